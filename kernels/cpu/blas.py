@@ -1,0 +1,175 @@
+"""The vendor's GEMM, as an address that kernels call.
+
+Our own instance of the library, set to one thread: the threads are ours. `FASTOPT_BLAS` chooses "mkl", "openblas",
+"none" (plain loops) or the path of any CBLAS library; by default MKL is taken where it is installed, else OpenBLAS.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numba import types
+
+from .compile import INTERPRETED, Kernel, ffi
+from .primitives import python_address, view
+
+log = logging.getLogger("fastopt")
+
+ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
+
+_GEMM = "void {name}(int, int, int, int, int, int, {T}, intptr_t, int, intptr_t, int, {T}, intptr_t, int);"
+_REAL = {"float32": ("s", "float"), "float64": ("d", "double")}
+
+
+class Blas(NamedTuple):
+    """A BLAS in use; `gemm` maps a dtype's name to the address of cblas_?gemm."""
+
+    name: str
+    version: str
+    path: str
+    gemm: dict[str, int]
+
+
+def _openblas_path() -> Path | None:
+    found = importlib.util.find_spec("scipy_openblas32")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "lib"
+    names = [path for path in sorted(folder.glob("*scipy_openblas*")) if path.suffix in (".so", ".dylib", ".dll")]
+    return names[0] if names else None
+
+
+def _mkl_path() -> Path | None:
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    names = [file for file in files if file.name.startswith(("libmkl_rt.", "mkl_rt.")) and ".lib" not in file.name]
+    return Path(str(names[0].locate())).resolve() if names else None
+
+
+def _declare(library: Any, prefix: str) -> dict[str, int]:
+    """The addresses of prefix + cblas_?gemm."""
+    found = {}
+    for dtype, (letter, real) in _REAL.items():
+        name = f"{prefix}cblas_{letter}gemm"
+        ffi.cdef(_GEMM.format(name=name, T=real), override=True)
+        function = getattr(library, name)
+        found[dtype] = python_address(function) if INTERPRETED else int(ffi.cast("intptr_t", function))
+    return found
+
+
+def _open_openblas(path: Path) -> Blas:
+    prefix = "scipy_" if "scipy_openblas" in path.name else ""
+    ffi.cdef(
+        f"void {prefix}openblas_set_num_threads(int); char *{prefix}openblas_get_config(void);"
+        f"char *{prefix}openblas_get_corename(void);",
+        override=True,
+    )
+    library = ffi.dlopen(str(path))
+    getattr(library, f"{prefix}openblas_set_num_threads")(1)
+    version = ffi.string(getattr(library, f"{prefix}openblas_get_config")()).decode().split()[1]
+    core = ffi.string(getattr(library, f"{prefix}openblas_get_corename")()).decode()
+    return Blas("openblas", f"{version} for {core}", str(path), _declare(library, prefix))
+
+
+def _open_mkl(path: Path) -> Blas:
+    ffi.cdef("int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int);", override=True)
+    library = ffi.dlopen(str(path))
+    library.MKL_Set_Interface_Layer(0)  # 32-bit integers
+    library.MKL_Set_Threading_Layer(1)  # sequential
+    return Blas("mkl", importlib.metadata.version("mkl"), str(path), _declare(library, ""))
+
+
+def _open_other(path: Path) -> Blas:
+    library = ffi.dlopen(str(path))
+    return Blas("custom", "unknown", str(path), _declare(library, ""))
+
+
+def _plain_gemm(real: Any) -> Callable[..., None]:
+    def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        # Row-major C (m, n) = A (m, k) B (k, n); alpha is 1 and beta 0 in all our calls.
+        A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), real)
+        B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), real)
+        C = view(c, (m - 1) * ldc + n, real)
+        for i in range(m):
+            for j in range(n):
+                C[i * ldc + j] = 0
+            for p in range(k):
+                left = A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p]
+                if tb == TRANSPOSED:
+                    for j in range(n):
+                        C[i * ldc + j] += left * B[j * ldb + p]
+                else:
+                    for j in range(n):
+                        C[i * ldc + j] += left * B[p * ldb + j]
+
+    return gemm
+
+
+@cache
+def _plain_kernels() -> dict[str, Kernel]:
+    import numpy as np
+
+    i32, i64 = types.int32, types.int64
+    kernels = {}
+    for dtype in _REAL:
+        real = types.float32 if dtype == "float32" else types.float64
+        parameters = (*[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+        function = _plain_gemm(getattr(np, dtype))
+        kernels[dtype] = Kernel(function, f"plain_gemm_{dtype}", parameters)
+    return kernels
+
+
+class _PlainGemm(dict[str, int]):
+    """Addresses of the plain loops, compiled when one is asked for."""
+
+    def __missing__(self, dtype: str) -> int:
+        self[dtype] = _plain_kernels()[dtype].address
+        return self[dtype]
+
+
+PLAIN = Blas("none", "plain loops", "", _PlainGemm())
+
+
+@cache
+def blas() -> Blas:
+    """The BLAS in use, opened on first use."""
+    wanted = os.environ.get("FASTOPT_BLAS", "").strip()
+    known = {"mkl": (_mkl_path, _open_mkl), "openblas": (_openblas_path, _open_openblas)}
+    if wanted.lower() == "none":
+        return PLAIN
+    if wanted and wanted.lower() not in known:
+        if not Path(wanted).is_file():
+            raise ValueError(
+                f"FASTOPT_BLAS must be 'mkl', 'openblas', 'none' or the path of a CBLAS library, got {wanted!r}"
+            )
+        path = Path(wanted)
+        return (_open_openblas if "openblas" in path.name else _open_other)(path)
+    for name in [wanted.lower()] if wanted else list(known):
+        find, open_ = known[name]
+        path_found = find()
+        if path_found is None:
+            if wanted:
+                raise ValueError(f"FASTOPT_BLAS={wanted}, but {wanted} is not installed (pip install fastopt[{name}])")
+            continue
+        try:
+            return open_(path_found)
+        except (OSError, AttributeError) as error:
+            if wanted:
+                raise ValueError(f"FASTOPT_BLAS={wanted}, but {path_found} could not be opened: {error}") from error
+            log.warning("%s at %s could not be opened: %s", name, path_found, error)
+    log.warning(
+        "neither MKL nor OpenBLAS could be opened, so matrix products run on plain loops, several times slower; "
+        "`pip install scipy-openblas32` (or fastopt[mkl]) brings one"
+    )
+    return PLAIN
+
+

@@ -1,0 +1,237 @@
+"""Dense layers: the vendor's GEMM on tiles, and everything else on the tile while it is in cache.
+
+Four phases, each free of barriers: forward (x, w, b -> y), slope (dy -> dz, db), inputs (dz, w -> dx) and weights
+(x, dz -> dw, or straight into the update of w). How a product is cut depends on its shape alone, so results do not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from ..formulas import ACTIVATIONS
+from .blas import AS_IS, ROW_MAJOR, TRANSPOSED, blas
+from .compile import Kernel
+from .launch import FLOPS, parallel, ranks_for
+from .layout import DENSE, RUN, fill, read
+from .primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
+
+ROWS = 128  # of an output tile
+COLUMNS = 64
+WEIGHTS = 16_384  # elements of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
+WEIGHT_COLUMNS = 256
+SUMS = 64  # columns of a piece of the slope phase
+
+
+@register_jitable
+def pieces(total, size):
+    return (total + size - 1) // size
+
+
+@register_jitable
+def batch_rows(run, step):
+    """The rows of this step's batch: the last one may be shorter."""
+    r = read(run, RUN)
+    return min(r.batch, r.rows - step * r.batch)
+
+
+# ---------------------------------------------------------------- tiles
+def _activate(value, real, width):
+    def activate(z, b, y, unused, rows, columns, stride):
+        # y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it.
+        B = view(b, columns, real)
+        for i in range(rows):
+            Z, Y = view(z + i * stride * width, columns, real), view(y + i * stride * width, columns, real)
+            if b == 0:
+                for j in range(columns):
+                    Y[j] = value(Z[j])
+            elif z == y:
+                for j in range(columns):
+                    Y[j] = value(Z[j] + B[j])
+            else:
+                for j in range(columns):
+                    Z[j] += B[j]
+                    Y[j] = value(Z[j])
+
+    return activate
+
+
+def _slope(slope, real, width):
+    def gradient(dy, s, dz, sums, rows, columns, stride):
+        # dz = dy f'(s) on a tile, and the sums of its columns in float64. A product that lands in the denormal range is
+        # zero: GEMM would be slow on it, and the weights cannot feel it.
+        D = view(sums, columns, np.float64)
+        tiny, zero = real(np.finfo(real).tiny), real(0)
+        for j in range(columns):
+            D[j] = 0
+        for i in range(rows):
+            skip = i * stride * width
+            A, S, Z = view(dy + skip, columns, real), view(s + skip, columns, real), view(dz + skip, columns, real)
+            for j in range(columns):
+                product = A[j] * slope(S[j])
+                Z[j] = zero if abs(product) < tiny else product
+                D[j] += Z[j]
+
+    return gradient
+
+
+@cache
+def activate_kernel(name: str, dtype: str) -> Kernel:
+    real = getattr(np, dtype)
+    return Kernel(_activate(ACTIVATIONS[name].value, real, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
+
+
+@cache
+def slope_kernel(name: str, dtype: str) -> Kernel:
+    real = getattr(np, dtype)
+    return Kernel(_slope(ACTIVATIONS[name].slope, real, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
+
+
+# ---------------------------------------------------------------- phases
+def _forward(gemm, real, width):
+    def forward(work, step, rank, ranks):
+        d = read(work, DENSE)
+        rows = batch_rows(d.run, step)
+        across = pieces(d.outputs, COLUMNS)
+        for piece in range(rank, pieces(rows, ROWS) * across, ranks):
+            r, c = piece // across * ROWS, piece % across * COLUMNS
+            m, n = min(ROWS, rows - r), min(COLUMNS, d.outputs - c)
+            at = (r * d.outputs + c) * width
+            x, w = d.x + r * d.inputs * width, d.w + c * width
+            gemm(
+                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, d.inputs, real(1), x, d.inputs, w, d.outputs,
+                real(0), d.z + at, d.outputs,
+            )  # fmt: skip
+            b = d.b + c * width if d.b else 0
+            call_tile(d.activate, d.z + at, b, d.y + at, 0, m, n, d.outputs)
+
+    return forward
+
+
+def _slopes(gemm, real, width):
+    def slopes(work, step, rank, ranks):
+        d = read(work, DENSE)
+        rows = batch_rows(d.run, step)
+        scratch = d.scratch + rank * d.scratch_size
+        for piece in range(rank, pieces(d.outputs, SUMS), ranks):
+            c = piece * SUMS
+            n, at = min(SUMS, d.outputs - c), c * width
+            s = (d.y if d.uses_y else d.z) + at
+            call_tile(d.slope, d.dy + at, s, d.dz + at, scratch, rows, n, d.outputs)
+            if d.db or (d.update and d.b):
+                sums = view(scratch, n, np.float64)
+                db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
+                for j in range(n):
+                    db[j] = real(sums[j])
+                if d.update:
+                    scalars = d.scalars + step * d.scalars_stride
+                    call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, n)
+
+    return slopes
+
+
+def _inputs(gemm, real, width):
+    def inputs(work, step, rank, ranks):
+        d = read(work, DENSE)
+        rows = batch_rows(d.run, step)
+        across = pieces(d.inputs, COLUMNS)
+        for piece in range(rank, pieces(rows, ROWS) * across, ranks):
+            r, c = piece // across * ROWS, piece % across * COLUMNS
+            m, n = min(ROWS, rows - r), min(COLUMNS, d.inputs - c)
+            dz, w = d.dz + r * d.outputs * width, d.w + c * d.outputs * width
+            dx = d.dx + (r * d.inputs + c) * width
+            gemm(
+                d.gemm, ROW_MAJOR, AS_IS, TRANSPOSED, m, n, d.outputs, real(1), dz, d.outputs, w, d.outputs,
+                real(0), dx, d.inputs,
+            )  # fmt: skip
+
+    return inputs
+
+
+def _weights(gemm, real, width):
+    def weights(work, step, rank, ranks):
+        d = read(work, DENSE)
+        rows = batch_rows(d.run, step)
+        wide = min(d.outputs, WEIGHT_COLUMNS)
+        high = max(1, WEIGHTS // wide)
+        across = pieces(d.outputs, wide)
+        scratch = d.scratch + rank * d.scratch_size
+        scalars = d.scalars + step * d.scalars_stride
+        for piece in range(rank, pieces(d.inputs, high) * across, ranks):
+            r, c = piece // across * high, piece % across * wide
+            m, n = min(high, d.inputs - r), min(wide, d.outputs - c)
+            x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
+            g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
+            gemm(
+                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(1), x, d.inputs, dz, d.outputs,
+                real(0), g, stride,
+            )  # fmt: skip
+            if d.update and n == d.outputs:
+                call_update(d.update, d.w, g, d.w_states, scalars, at, m * n)
+            elif d.update:
+                for i in range(m):
+                    call_update(d.update, d.w, g + i * n * width, d.w_states, scalars, at + i * d.outputs, n)
+
+    return weights
+
+
+_PHASES: dict[str, Callable[..., Any]] = {
+    "forward": _forward,
+    "slopes": _slopes,
+    "inputs": _inputs,
+    "weights": _weights,
+}
+
+
+@cache
+def dense_kernel(phase: str, dtype: str) -> Kernel:
+    build = _PHASES[phase]
+    return Kernel(build(CALL_GEMM[dtype], getattr(np, dtype), np.dtype(dtype).itemsize), f"dense_{phase}_{dtype}")
+
+
+def scratch_bytes(inputs: int, outputs: int, dtype: Any) -> int:
+    """What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type."""
+    wide = min(outputs, WEIGHT_COLUMNS)
+    tile = min(inputs, max(1, WEIGHTS // wide)) * wide * np.dtype(dtype).itemsize
+    return -(-max(tile, SUMS * 16) // 64) * 64
+
+
+# ---------------------------------------------------------------- verbs
+def dense_forward(x, w, b, activation, y, z=None) -> None:
+    """y = f(x w + b); z, the pre-activation, is needed where the slope is a function of it."""
+    (rows, inputs), outputs, dtype = x.shape, w.shape[1], x.dtype.name
+    if not y.size:
+        return
+    run = fill(RUN, batch=rows, rows=rows)
+    work = fill(
+        DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y, inputs=inputs, outputs=outputs,
+        gemm=blas().gemm[dtype], activate=activate_kernel(activation, dtype).address,
+    )  # fmt: skip
+    ranks = ranks_for(2 * rows * inputs * outputs, FLOPS, pieces(rows, ROWS) * pieces(outputs, COLUMNS))
+    parallel(dense_kernel("forward", dtype), address_of(work), 0, ranks)
+
+
+def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
+    """Write dx, dw and db (each may be None) for y = f(x w + b); s is y or z, as the activation's row says."""
+    (rows, inputs), outputs, dtype = x.shape, w.shape[1], x.dtype.name
+    if not rows or not outputs:
+        for gradient in (dx, dw, db):
+            if gradient is not None:
+                gradient[...] = 0
+        return
+    work_done = 2 * rows * inputs * outputs
+    ranks = ranks_for(work_done, FLOPS, 1 << 30)
+    size = scratch_bytes(inputs, outputs, dtype)
+    run, dz, scratch = fill(RUN, batch=rows, rows=rows), np.empty_like(dy), aligned_zeros(ranks * size, np.uint8)
+    work = fill(
+        DENSE, run=run, x=x, w=w, y=s, z=s, dy=dy, dz=dz, dx=dx, dw=dw, db=db, inputs=inputs, outputs=outputs,
+        gemm=blas().gemm[dtype], slope=slope_kernel(activation, dtype).address, scratch=scratch, scratch_size=size,
+    )  # fmt: skip
+    wanted = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}
+    for phase in (phase for phase, needed in wanted.items() if needed):
+        parallel(dense_kernel(phase, dtype), address_of(work), 0, ranks)

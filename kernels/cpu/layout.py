@@ -1,0 +1,92 @@
+"""Records: what a kernel is told, as fields of 64 bits that Python fills in and kernels read.
+
+A field holds a number, the address of an array, or the address of code; 0 stands for "none".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from .primitives import address_of, view
+
+
+def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
+    kinds = dict.fromkeys(names, "i8") | dict.fromkeys(reals, "f8") | dict.fromkeys(words, "u8")
+    return np.dtype(list(kinds.items()))
+
+
+# One pass over the data: the program, the rows, and what the ranks tell each other.
+RUN = _record(
+    "phases",  # (count, 3): code of a phase, its work record, whether all ranks meet after it
+    "count",
+    "steps",
+    "batch",  # rows of a full batch
+    "rows",  # rows in all
+    "order",  # their indices in x and y; 0: 0, 1, 2, ...
+    "first",  # optimizer steps done before
+    "arrived",  # ranks that have come to a barrier, ever
+    "give_way",  # code of sched_yield
+    "done",  # steps done, for whoever watches
+    "stop",  # set by whoever watches
+    "halt",  # set by rank 0 when it has seen `stop`, read by all ranks after the step's last barrier
+)
+
+GATHER = _record("run", "x", "y", "into_x", "into_y", "inputs", "targets", "labels")
+
+DENSE = _record(
+    "run",
+    "x",  # (rows, inputs)
+    "w",  # (inputs, outputs)
+    "b",  # (outputs,)
+    "z",  # (rows, outputs), pre-activation; the same as y where the slope is a function of y
+    "y",  # (rows, outputs)
+    "dy",  # gradient of y
+    "dz",  # gradient of z; may be dy
+    "dx",  # gradient of x
+    "dw",  # where the gradients go if the layer is not updated
+    "db",
+    "inputs",
+    "outputs",
+    "gemm",  # code
+    "activate",  # code: z, b -> y
+    "slope",  # code: dy, y or z -> dz, column sums
+    "update",  # code of the optimizer's rule
+    "w_states",  # (3,) addresses
+    "b_states",
+    "scalars",  # (steps, HYPER + 1)
+    "scalars_stride",  # in bytes
+    "uses_y",  # the slope is a function of y (1) or of z (0)
+    "scratch",  # (ranks, scratch_size) bytes: a tile of dw, or the column sums in float64
+    "scratch_size",
+)
+
+DROPOUT = _record("run", "x", "y", "dy", "dx", "columns", "threshold", reals=("scale",), words=("stream",))
+
+LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))
+
+METRIC = _record("run", "z", "t", "columns", "sums", reals=("z_boundary", "t_boundary"))
+
+ACTIVATE = _record("run", "z", "y", "columns", "activate")
+
+TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
+
+UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "size", "first_tile", "width")
+UPDATES = _record("count", "table", "tiles")
+
+
+def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
+    """One record; arrays are given by their addresses. The caller keeps them alive."""
+    record = np.zeros(1, dtype)
+    row = record[0]
+    for name, value in values.items():
+        row[name] = address_of(value) if value is None or isinstance(value, np.ndarray) else value
+    return record
+
+
+@register_jitable
+def read(address, dtype):
+    """The record at an address, in a kernel: fields are attributes."""
+    return view(address, 1, dtype)[0]

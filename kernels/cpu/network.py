@@ -1,0 +1,349 @@
+"""A pass over the data in one compiled call, for a network of any depth.
+
+A network becomes a program: a list of phases, each with its work record, and whether all ranks must meet before the next
+one. One kernel runs the program for every batch on every rank; what a phase does is none of its business. So a new kind
+of layer is a new phase, and evaluation is a shorter program.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..formulas import ACTIVATIONS, LOSSES, dropout_stream
+from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
+from .blas import blas
+from .compile import Kernel
+from .dense import activate_kernel, dense_kernel, pieces, scratch_bytes, slope_kernel
+from .launch import FLOPS, ranks_for, team, yield_address
+from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
+from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
+from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
+from .update import MAX_STATES, scalars_of, update_code
+
+SPINS = 4_000  # looks at the barrier before the processor is given up, some 100 us
+LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
+
+
+def _run_program(work, step, rank, ranks):
+    run = read(work, RUN)
+    phases = view(run.phases, run.count * 3, np.int64)
+    meetings = 0
+    for batch in range(run.steps):
+        for i in range(run.count):
+            call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, ranks)
+            if phases[3 * i + 2] and ranks > 1:
+                # Arrivals are counted and never reset: at meeting k everybody waits for the (k ranks)-th.
+                meetings += 1
+                atomic_add(work + ARRIVED, 1)
+                looks = 0
+                while atomic_load(work + ARRIVED) < meetings * ranks:
+                    looks += 1
+                    if looks < SPINS:
+                        relax()
+                    else:
+                        call_yield(run.give_way)
+        if run.halt:
+            break
+
+
+ARRIVED = RUN.fields["arrived"][1]
+RUN_PROGRAM = Kernel(_run_program, "run_program")
+
+
+class _Program:
+    """Phases in order, and the memory that they work on."""
+
+    def __init__(self, batch: int, dtype: str) -> None:
+        self.batch, self.dtype = batch, dtype
+        self.run = fill(RUN, batch=batch, give_way=yield_address())
+        self.phases: list[tuple[int, int, int]] = []
+        self.kept: list[Any] = []  # what the records point to
+
+    def add(self, kernel: Kernel, record: np.ndarray, meet: bool) -> None:
+        self.kept.append(record)
+        self.phases.append((kernel.address, address_of(record), int(meet)))
+
+    def real(self, *shape: int) -> np.ndarray:
+        array = aligned_zeros(int(np.prod(shape)), self.dtype).reshape(shape)
+        self.kept.append(array)
+        return array
+
+    def execute(
+        self,
+        rows: int,
+        order: np.ndarray | None,
+        first: int,
+        flops: float,
+        progress: Callable[[int], None] | None,
+    ) -> int:
+        """Run all batches; return how many were run (fewer if the calling thread was interrupted, which is raised)."""
+        run, table = self.run[0], np.array(self.phases, np.int64)
+        run["phases"], run["count"], run["rows"], run["first"] = address_of(table), len(table), rows, first
+        run["order"], run["steps"] = address_of(order), -(-rows // self.batch)
+        run["arrived"] = run["done"] = run["stop"] = run["halt"] = 0
+        ranks = ranks_for(flops / max(1, run["steps"]), FLOPS, 1 << 30)
+
+        def watch() -> None:
+            if progress:
+                progress(int(run["done"]))
+
+        def stop() -> None:
+            run["stop"] = 1
+
+        team(RUN_PROGRAM, address_of(self.run), min(ranks, self.ranks), watch if flops > LONG else None, stop)
+        return int(run["done"])
+
+    ranks = 1  # for how many ranks there is scratch memory
+
+
+class Network:
+    """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
+
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        params: Sequence[np.ndarray],
+        dtype: str,
+        loss: LossSpec | None = None,
+        metrics: Sequence[str] = (),
+    ) -> None:
+        self.layers, self.dtype, self.loss, self.metrics = list(layers), np.dtype(dtype).name, loss, tuple(metrics)
+        self.params = list(params)
+        dense = [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+        self.inputs, self.outputs = dense[0].inputs, dense[-1].outputs
+        self.link = dense[-1].activation if loss and dense[-1].activation == LOSSES[loss.name].link else None
+        if dense[-1].activation == "softmax":
+            self.link = "softmax"
+        self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
+        self.steps_done = 0
+
+    # ------------------------------------------------------------ programs
+    def _forward(self, program: _Program, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Add the layers; return the outputs (logits, where a link follows) and what the backward pass needs."""
+        params, trail, dtype = iter(self.params), [], self.dtype
+        last = max(i for i, layer in enumerate(self.layers) if isinstance(layer, DenseSpec))
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, DropoutSpec):
+                if seed is None or layer.rate == 0:
+                    continue
+                y = program.real(*x.shape)
+                fields = {"columns": x.shape[1], "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate)}
+                fields |= {"run": program.run, "stream": dropout_stream(seed, i)}
+                program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=x, y=y, **fields), meet=True)
+                trail.append({"kind": DROPOUT, "x": x, **fields})
+                x = y
+                continue
+            w = next(params)
+            b = next(params) if layer.bias else None
+            activation = "linear" if i == last and self.link else layer.activation
+            y = program.real(program.batch, layer.outputs)
+            z = y if ACTIVATIONS[activation].uses == "y" else program.real(program.batch, layer.outputs)
+            fields = {
+                "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "inputs": layer.inputs,
+                "outputs": layer.outputs, "gemm": blas().gemm[dtype], "uses_y": int(z is y),
+            }  # fmt: skip
+            record = fill(DENSE, activate=activate_kernel(activation, dtype).address, **fields)
+            program.add(dense_kernel("forward", dtype), record, meet=True)
+            trail.append({"kind": DENSE, "activation": activation, "bias": layer.bias, **fields})
+            x = y
+        return x, trail
+
+    def _batch(self, program: _Program, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
+        x, y = program.real(program.batch, self.inputs), None
+        fields: dict[str, Any] = {"run": program.run, "x": data.x, "into_x": x, "inputs": self.inputs}
+        if data.y is not None:
+            labels = data.y.dtype == np.int64 and data.y.ndim == 1
+            y = np.zeros(program.batch, np.int64) if labels else program.real(program.batch, self.outputs)
+            program.kept.append(y)
+            fields |= {"y": data.y, "into_y": y, "targets": self.outputs, "labels": int(labels)}
+        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), meet=True)
+        return x, y
+
+    def _sums(self, program: _Program, into: np.ndarray, stride: int) -> tuple[np.ndarray, Callable[[], None]]:
+        """Room for the sums of a batch, and the phase that adds them to `into`, for after the next meeting."""
+        sums = np.zeros(pieces(program.batch, ROWS))
+        program.kept.append(sums)
+        record = fill(TOTAL, run=program.run, sums=sums, into=into, stride=stride)
+        return sums, lambda: program.add(TOTAL_KERNEL, record, meet=False)
+
+    def _judge(
+        self, program: _Program, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int,
+        gradient: np.ndarray | None,
+    ) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:  # fmt: skip
+        """Add loss, its gradient, and metrics; return the metrics' accumulators and the phases that total the sums."""
+        assert self.loss is not None
+        shown = outputs
+        kind = "labels" if targets.dtype == np.int64 and targets.ndim == 1 else "dense"
+        z_boundary, t_boundary = LOSSES[self.loss.name].boundary
+        if self.link and any(name != "accuracy" for name in self.metrics):
+            shown = program.real(*outputs.shape)
+            self._link(program, outputs, shown)
+            z_boundary = 0.5
+        sums, total = self._sums(program, losses, stride)
+        columns, totals, accumulators = self.outputs, [total], {}
+        record = fill(
+            LOSS, run=program.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums,
+            param=loss_param(self.loss),
+        )  # fmt: skip
+        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not self.metrics)
+        for name in self.metrics:
+            accumulators[name] = np.zeros(1)
+            sums, total = self._sums(program, accumulators[name], 0)
+            totals.append(total)
+            record = fill(
+                METRIC, run=program.run, z=shown, t=targets, columns=columns, sums=sums,
+                z_boundary=z_boundary, t_boundary=t_boundary,
+            )  # fmt: skip
+            program.add(metric_kernel(name, kind, self.dtype), record, meet=name == self.metrics[-1])
+        return accumulators, totals
+
+    def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
+        assert self.link is not None
+        code = 0 if self.link == "softmax" else activate_kernel(self.link, self.dtype).address
+        record = fill(ACTIVATE, run=program.run, z=z, y=y, columns=self.outputs, activate=code)
+        program.add(rows_kernel("activate_rows", self.dtype), record, meet=True)
+
+    def _backward(
+        self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, ranks: int, rule: str,
+        states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Add the gradients and updates, last layer first."""
+        dtype, end = self.dtype, len(self.params)
+        dense = [step for step in trail if step["kind"] is DENSE]
+        sizes = [scratch_bytes(step["inputs"], step["outputs"], dtype) for step in dense]
+        scratch = aligned_zeros(ranks * max(sizes), np.uint8)
+        update = update_code(rule, dtype)
+        tables = [np.array([address_of(s) for s in arrays] + [0] * MAX_STATES, np.int64) for arrays in states]
+        program.kept += [scratch, tables, scalars, states]
+        while trail:
+            fields = trail.pop()
+            kind, x = fields.pop("kind"), fields["x"]
+            needs_dx = any(step["kind"] is DENSE for step in trail)
+            dx = program.real(*x.shape) if needs_dx else None
+            if kind is DROPOUT:
+                if needs_dx:
+                    del fields["x"]
+                    program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=dy, y=dx, **fields), meet=True)
+            else:
+                end -= 1 + fields["bias"]
+                w_states, b_states = tables[end], tables[end + 1] if fields.pop("bias") else None
+                record = fill(
+                    DENSE, dy=dy, dz=dy, dx=dx, slope=slope_kernel(fields.pop("activation"), dtype).address,
+                    update=update, w_states=w_states, b_states=b_states, scalars=scalars,
+                    scalars_stride=scalars.strides[0], scratch=scratch, scratch_size=max(sizes), **fields,
+                )  # fmt: skip
+                program.add(dense_kernel("slopes", dtype), record, meet=True)
+                if needs_dx:  # with the weights from before their update
+                    program.add(dense_kernel("inputs", dtype), record, meet=True)
+                program.add(dense_kernel("weights", dtype), record, meet=False)
+            if needs_dx:
+                assert dx is not None
+                dy = dx
+
+    # ------------------------------------------------------------ verbs
+    def train(
+        self,
+        batches: Batches,
+        rule: str,
+        states: Sequence[tuple[np.ndarray, ...]],
+        options: Mapping[str, Any],
+        learning_rates: np.ndarray,
+        step: int,
+        seed: int,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> Totals:
+        """Train on every batch once, params and states in place; `step` optimizer steps were done before."""
+        start = time.perf_counter()
+        steps, rows = batches.steps, len(batches.order)
+        losses = np.zeros(steps)
+        program = _Program(batches.batch_size, self.dtype)
+        flops = 3 * self.flops * rows
+        program.ranks = ranks_for(flops / max(1, steps), FLOPS, 1 << 30)
+        x, y = self._batch(program, batches)
+        assert y is not None
+        outputs, trail = self._forward(program, x, seed)
+        gradient = program.real(program.batch, self.outputs)
+        accumulators, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient)
+        for total in totals:
+            total()
+        scalars = scalars_of(rule, range(step + 1, step + 1 + steps), options, self.dtype, learning_rates)
+        self._backward(program, trail, gradient, program.ranks, rule, states, scalars)
+        program.add(FINISH_KERNEL, program.run, meet=True)
+
+        counts = np.full(steps, batches.batch_size)
+        counts[-1:] = rows - (steps - 1) * batches.batch_size
+        counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
+
+        def report(done: int) -> None:
+            if progress and done:
+                progress(done, float(losses[:done].sum() / counts[:done].sum()))
+
+        try:
+            self.steps_done = 0
+            program.execute(rows, batches.order, step, flops, report)
+        finally:
+            self.steps_done = int(program.run[0]["done"])
+        report(steps)
+        return self._totals(losses / counts, accumulators, batches.y[batches.order], start)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+        """The mean loss and the metrics over all rows, without dropout."""
+        start = time.perf_counter()
+        program = _Program(min(batch_size, len(x)), self.dtype)
+        program.ranks = 1 << 30
+        inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
+        assert targets is not None
+        outputs, _ = self._forward(program, inputs, None)
+        losses = np.zeros(1)
+        accumulators, totals = self._judge(program, outputs, targets, losses, 0, None)
+        for total in totals:
+            total()
+        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.execute(len(x), None, 0, self.flops * len(x), None)
+        count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
+        return self._totals(losses / count, accumulators, y, start)
+
+    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+        """The outputs for every row, after the output activation."""
+        out = np.empty((len(x), self.outputs), self.dtype)
+        if not len(x):
+            return out
+        program = _Program(min(batch_size, len(x)), self.dtype)
+        program.ranks = 1 << 30
+        inputs, _ = self._batch(program, Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
+        outputs, _ = self._forward(program, inputs, None)
+        if self.link:
+            self._link(program, outputs, outputs)
+        record = fill(GATHER, run=program.run, x=out, into_x=outputs, inputs=self.outputs)
+        program.add(rows_kernel("scatter", self.dtype), record, meet=False)
+        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.execute(len(x), None, 0, self.flops * len(x), None)
+        return out
+
+    @property
+    def _spec(self) -> LossSpec:
+        assert self.loss is not None
+        return self.loss
+
+    def _totals(
+        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], targets: np.ndarray, start: float
+    ) -> Totals:
+        metrics, rows = {}, max(1, len(targets))
+        for name, accumulator in accumulators.items():
+            total = float(accumulator[0])
+            if name == "accuracy":
+                metrics[name] = total / rows
+            elif name == "r2":
+                around = targets - targets.mean(axis=0, dtype=np.float64)
+                spread = float(np.square(around).sum(dtype=np.float64))
+                metrics[name] = 1 - total / spread if spread else float("nan")
+            else:
+                metrics[name] = total / (rows * self.outputs)
+        return Totals(losses, metrics, time.perf_counter() - start)

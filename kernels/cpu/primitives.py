@@ -1,0 +1,190 @@
+"""What a kernel needs and Python cannot say: memory at an address, code at an address, atomics.
+
+Kernels speak one language, 64-bit integers: a number, the address of memory (`view` makes an array of it) or the address
+of code (`call_phase` and its kin call it). So each kernel is compiled once, and what it works on, with which formula and
+which BLAS, is data. Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import platform
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, config, types
+from numba.core import cgutils
+from numba.extending import intrinsic, register_jitable
+
+INTERPRETED = bool(config.DISABLE_JIT)
+
+
+# ---------------------------------------------------------------- compiled
+@intrinsic
+def _pointer(typingctx, address):
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+@register_jitable
+def _view(address, size, dtype):
+    return carray(_pointer(address), (size,), dtype)
+
+
+def _caller(result: types.Type, *parameters: types.Type) -> tuple[Any, Callable[..., Any]]:
+    """Type and code of an intrinsic f(address, *arguments) that calls the C function at an address."""
+    signature = result(types.int64, *parameters)
+
+    def codegen(context, builder, signature, args):
+        kinds = [context.get_value_type(kind) for kind in parameters]
+        back = ir.VoidType() if result == types.void else context.get_value_type(result)
+        function = builder.inttoptr(args[0], ir.FunctionType(back, kinds).as_pointer())
+        called = builder.call(function, args[1:])
+        return context.get_dummy_value() if result == types.void else called
+
+    return signature, codegen
+
+
+def _gemm_caller(real: types.Float) -> tuple[Any, Callable[..., Any]]:
+    i32, i64 = types.int32, types.int64
+    return _caller(types.void, *[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+
+
+# Numba wants the parameters of an intrinsic spelled out.
+@intrinsic
+def _call_phase(typingctx, code, work, step, rank, ranks):
+    return _caller(types.void, *[types.int64] * 4)
+
+
+@intrinsic
+def _call_tile(typingctx, code, a, b, c, d, rows, columns, stride):
+    return _caller(types.void, *[types.int64] * 7)
+
+
+@intrinsic
+def _call_update(typingctx, code, p, g, states, scalars, start, size):
+    return _caller(types.void, *[types.int64] * 6)
+
+
+@intrinsic
+def _call_yield(typingctx, code):
+    return _caller(types.int32)
+
+
+@intrinsic
+def _call_sgemm(typingctx, code, order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    return _gemm_caller(types.float32)
+
+
+@intrinsic
+def _call_dgemm(typingctx, code, order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    return _gemm_caller(types.float64)
+
+
+def _word_pointer(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def _atomic_add(typingctx, address, value):
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _word_pointer(builder, args[0]), args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _atomic_load(typingctx, address):
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_word_pointer(builder, args[0]), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _relax(typingctx):
+    """Tell the processor that this is a waiting loop."""
+    machine = platform.machine().lower()
+
+    def codegen(context, builder, signature, args):
+        void, i32 = ir.VoidType(), ir.IntType(32)
+        if machine in ("x86_64", "amd64"):
+            kind = ir.FunctionType(void, [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        elif machine in ("aarch64", "arm64"):
+            kind = ir.FunctionType(void, [i32])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint"), [i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+# ---------------------------------------------------------------- interpreted
+PYTHON_CODE: dict[int, Callable[..., Any]] = {}  # "address" of code -> function
+_addresses = itertools.count(1)
+_atom = threading.Lock()
+
+
+def python_address(function: Callable[..., Any]) -> int:
+    address = next(_addresses)
+    PYTHON_CODE[address] = function
+    return address
+
+
+def _view_python(address, size, dtype):
+    dtype = np.dtype(dtype)
+    memory = (ctypes.c_char * (int(size) * dtype.itemsize)).from_address(int(address))
+    array = np.frombuffer(memory, dtype)
+    return array.view(np.recarray) if dtype.names else array
+
+
+def _call_python(code, *args):
+    return PYTHON_CODE[int(code)](*args)
+
+
+def _atomic_add_python(address, value):
+    with _atom:
+        word = ctypes.c_int64.from_address(int(address))
+        before = word.value
+        word.value = before + int(value)
+        return before
+
+
+def _atomic_load_python(address):
+    with _atom:
+        return ctypes.c_int64.from_address(int(address)).value
+
+
+def _relax_python():
+    time.sleep(0)
+
+
+if INTERPRETED:
+    view, atomic_add, atomic_load, relax = _view_python, _atomic_add_python, _atomic_load_python, _relax_python
+    call_phase = call_tile = call_update = call_yield = call_sgemm = call_dgemm = _call_python
+else:
+    view, atomic_add, atomic_load, relax = _view, _atomic_add, _atomic_load, _relax
+    call_phase, call_tile, call_update, call_yield = _call_phase, _call_tile, _call_update, _call_yield
+    call_sgemm, call_dgemm = _call_sgemm, _call_dgemm
+
+CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}
+
+
+def address_of(array: np.ndarray | None) -> int:
+    """The address of an array's first element; 0 stands for no array."""
+    return 0 if array is None else array.__array_interface__["data"][0]
+
+
+def aligned_zeros(size: int, dtype: Any) -> np.ndarray:
+    """Zeros that start on a cache line, so that results cannot depend on where the allocator put them."""
+    dtype = np.dtype(dtype)
+    memory = np.zeros(size * dtype.itemsize + 64, np.uint8)
+    start = -address_of(memory) % 64
+    return memory[start : start + size * dtype.itemsize].view(dtype)

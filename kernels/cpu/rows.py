@@ -1,0 +1,309 @@
+"""Phases that go through a batch row by row: gathering it, dropout, losses with their gradients, metrics, totals.
+
+Sums over the batch are taken in float64 within pieces of ROWS rows and then over the pieces in order, so they do not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import exp, log
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from .. import formulas
+from ..formulas import LOSSES
+from ..spec import LossSpec
+from .compile import Kernel
+from .dense import activate_kernel, batch_rows, pieces
+from .launch import parallel, ranks_for
+from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
+from .primitives import INTERPRETED, address_of, call_tile, view
+
+ROWS = 32
+ELEMENTS = 8_192  # outputs that deserve a thread in a loss or an activation
+
+word = int if INTERPRETED else np.uint64
+
+
+# ---------------------------------------------------------------- the batch
+def _gather(real, width):
+    def gather(work, step, rank, ranks):
+        g = read(work, GATHER)
+        run = read(g.run, RUN)
+        rows, start = batch_rows(g.run, step), step * run.batch
+        order = view(run.order, run.rows if run.order else 0, np.int64)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                row = order[start + i] if run.order else start + i
+                source = view(g.x + row * g.inputs * width, g.inputs, real)
+                target = view(g.into_x + i * g.inputs * width, g.inputs, real)
+                for j in range(g.inputs):
+                    target[j] = source[j]
+                if g.labels:
+                    view(g.into_y + i * 8, 1, np.int64)[0] = view(g.y + row * 8, 1, np.int64)[0]
+                elif g.y:
+                    source = view(g.y + row * g.targets * width, g.targets, real)
+                    target = view(g.into_y + i * g.targets * width, g.targets, real)
+                    for j in range(g.targets):
+                        target[j] = source[j]
+
+    return gather
+
+
+def _scatter(real, width):
+    def scatter(work, step, rank, ranks):
+        # The way back of `gather`: rows of the batch into rows of x, in order.
+        g = read(work, GATHER)
+        rows, start = batch_rows(g.run, step), step * read(g.run, RUN).batch
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            size = min(rows - piece * ROWS, ROWS) * g.inputs
+            source = view(g.into_x + piece * ROWS * g.inputs * width, size, real)
+            target = view(g.x + (start + piece * ROWS) * g.inputs * width, size, real)
+            for i in range(size):
+                target[i] = source[i]
+
+    return scatter
+
+
+def _dropout(real, width):
+    def dropout(work, step, rank, ranks):
+        # Forward x -> y; backward the same with dy -> dx: the mask is drawn again, not kept.
+        d = read(work, DROPOUT)
+        run = read(d.run, RUN)
+        key = formulas.dropout_key(word(d.stream), word(run.first + step + 1))
+        threshold, scale, zero = word(d.threshold), real(d.scale), real(0)
+        rows = batch_rows(d.run, step)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            start = piece * ROWS * d.columns
+            size = min(rows - piece * ROWS, ROWS) * d.columns
+            X, Y = view(d.x + start * width, size, real), view(d.y + start * width, size, real)
+            for i in range(size):
+                kept = formulas.dropout_draw(key, word(start + i)) >= threshold
+                Y[i] = X[i] * scale if kept else zero
+
+    return dropout
+
+
+def _activate_rows(real, width):
+    def activate(work, step, rank, ranks):
+        a = read(work, ACTIVATE)
+        rows = batch_rows(a.run, step)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            skip = piece * ROWS * a.columns * width
+            high = min(rows - piece * ROWS, ROWS)
+            if a.activate:
+                call_tile(a.activate, a.z + skip, 0, a.y + skip, 0, 1, high * a.columns, high * a.columns)
+            else:
+                for i in range(high):
+                    at = skip + i * a.columns * width
+                    Z, Y = view(a.z + at, a.columns, real), view(a.y + at, a.columns, real)
+                    top = Z[0]
+                    for j in range(1, a.columns):
+                        top = max(top, Z[j])
+                    total = real(0)
+                    for j in range(a.columns):
+                        Y[j] = real(exp(Z[j] - top))
+                        total += Y[j]
+                    for j in range(a.columns):
+                        Y[j] /= total
+
+    return activate
+
+
+# ---------------------------------------------------------------- losses
+def _elementwise(value, slope, real, width):
+    def loss(work, step, rank, ranks):
+        w = read(work, LOSS)
+        rows = batch_rows(w.run, step)
+        param, scale, sums = real(w.param), real(1.0 / (rows * w.columns)), view(w.sums, pieces(rows, ROWS), np.float64)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            skip = piece * ROWS * w.columns * width
+            size = min(rows - piece * ROWS, ROWS) * w.columns
+            Z, T = view(w.z + skip, size, real), view(w.t + skip, size, real)
+            total = 0.0
+            for i in range(size):
+                total += value(Z[i], T[i], param)
+            sums[piece] = total
+            if w.dz:
+                D = view(w.dz + skip, size, real)
+                for i in range(size):
+                    D[i] = slope(Z[i], T[i], param) * scale
+
+    return loss
+
+
+def _by_row(value, slope, real, width, labels):
+    def loss(work, step, rank, ranks):
+        # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy.
+        w = read(work, LOSS)
+        rows, columns = batch_rows(w.run, step), w.columns
+        smooth, scale, sums = real(w.param), real(1.0 / rows), view(w.sums, pieces(rows, ROWS), np.float64)
+        tiny, zero, one = real(np.finfo(real).tiny), real(0), real(1)
+        floor, keep = smooth / real(columns), one - smooth
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            total = 0.0
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                Z = view(w.z + i * columns * width, columns, real)
+                T = view(0 if labels else w.t + i * columns * width, columns, real)
+                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
+                top = Z[0]
+                for j in range(1, columns):
+                    top = max(top, Z[j])
+                mass = zero
+                for j in range(columns):
+                    mass += real(exp(Z[j] - top))
+                log_sum = top + real(log(mass))
+                for j in range(columns):
+                    t = (one if j == label else zero) if labels else T[j]
+                    t = t * keep + floor
+                    if t != 0:
+                        total += value(Z[j], t, log_sum)
+                    if w.dz:
+                        g = slope(Z[j], t, log_sum) * scale
+                        view(w.dz + (i * columns + j) * width, 1, real)[0] = zero if abs(g) < tiny else g
+            sums[piece] = total
+
+    return loss
+
+
+@cache
+def loss_kernel(name: str, dtype: str) -> Kernel:
+    row, real, width = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
+    if row.by_row:
+        function = _by_row(row.value, row.slope, real, width, row.targets == "labels")
+    else:
+        function = _elementwise(row.value, row.slope, real, width)
+    return Kernel(function, f"loss_{name}_{dtype}")
+
+
+# ---------------------------------------------------------------- metrics
+def _count_labels(Z, T, label, columns, w):
+    best = 0
+    for j in range(1, columns):
+        if Z[j] > Z[best]:
+            best = j
+    return 1.0 if best == label else 0.0
+
+
+def _count_classes(Z, T, label, columns, w):
+    if columns == 1:
+        return 1.0 if (Z[0] > w.z_boundary) == (T[0] > w.t_boundary) else 0.0
+    best, right = 0, 0
+    for j in range(1, columns):
+        if Z[j] > Z[best]:
+            best = j
+        if T[j] > T[right]:
+            right = j
+    return 1.0 if best == right else 0.0
+
+
+def _sum_squares(Z, T, label, columns, w):
+    total = 0.0
+    for j in range(columns):
+        total += formulas.squared(Z[j], T[j], Z[j])
+    return total
+
+
+def _sum_distances(Z, T, label, columns, w):
+    total = 0.0
+    for j in range(columns):
+        total += formulas.absolute(Z[j], T[j], Z[j])
+    return total
+
+
+COUNTS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("accuracy", "labels"): _count_labels,
+    ("accuracy", "dense"): _count_classes,
+    ("mean_squared_error", "dense"): _sum_squares,
+    ("mean_absolute_error", "dense"): _sum_distances,
+    ("r2", "dense"): _sum_squares,
+}
+
+
+def _metric(count, real, width, labels):
+    def metric(work, step, rank, ranks):
+        w = read(work, METRIC)
+        rows, sums = batch_rows(w.run, step), view(w.sums, pieces(batch_rows(w.run, step), ROWS), np.float64)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            total = 0.0
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                Z = view(w.z + i * w.columns * width, w.columns, real)
+                T = view(0 if labels else w.t + i * w.columns * width, w.columns, real)
+                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
+                total += count(Z, T, label, w.columns, w)
+            sums[piece] = total
+
+    return metric
+
+
+@cache
+def metric_kernel(name: str, targets: str, dtype: str) -> Kernel:
+    count = register_jitable(error_model="numpy")(COUNTS[name, targets])
+    function = _metric(count, getattr(np, dtype), np.dtype(dtype).itemsize, targets == "labels")
+    return Kernel(function, f"metric_{name}_{targets}_{dtype}")
+
+
+# ---------------------------------------------------------------- totals
+def _total(work, step, rank, ranks):
+    if rank == 0:
+        t = read(work, TOTAL)
+        count = pieces(batch_rows(t.run, step), ROWS)
+        sums, into = view(t.sums, count, np.float64), view(t.into + step * t.stride, 1, np.float64)
+        total = 0.0
+        for i in range(count):
+            total += sums[i]
+        into[0] += total
+
+
+def _finish(work, step, rank, ranks):
+    if rank == 0:
+        run = read(work, RUN)
+        run.done = step + 1
+        run.halt = run.stop
+
+
+TOTAL_KERNEL = Kernel(_total, "total")
+FINISH_KERNEL = Kernel(_finish, "finish")
+
+_BUILD: dict[str, Callable[..., Any]] = {"gather": _gather, "scatter": _scatter, "dropout": _dropout, "activate_rows": _activate_rows}
+
+
+@cache
+def rows_kernel(phase: str, dtype: str) -> Kernel:
+    return Kernel(_BUILD[phase](getattr(np, dtype), np.dtype(dtype).itemsize), f"{phase}_{dtype}")
+
+
+# ---------------------------------------------------------------- verbs
+def loss_param(spec: LossSpec) -> float:
+    """The one parameter a loss may have."""
+    row = LOSSES[spec.name]
+    return next((float(spec.params.get(name, default)) for name, default in row.params.items()), 0.0)
+
+
+def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
+    """The mean loss of outputs (rows, columns); writes its gradient if given."""
+    rows, columns = outputs.shape
+    dtype, count = outputs.dtype.name, pieces(rows, ROWS)
+    run, sums = fill(RUN, batch=rows, rows=rows), np.zeros(count)
+    work = fill(
+        LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec)
+    )
+    ranks = ranks_for(outputs.size, ELEMENTS, count)
+    parallel(loss_kernel(spec.name, dtype), address_of(work), 0, ranks)
+    return float(sums.sum()) / (rows if LOSSES[spec.name].by_row else outputs.size)
+
+
+def activate(name: str, z, y) -> None:
+    """y = f(z), elementwise or, for softmax, over rows (rows, columns); y may be z."""
+    if not z.size:
+        return
+    rows, columns = z.shape if z.ndim == 2 else (1, z.size)
+    dtype = z.dtype.name
+    code = 0 if name == "softmax" else activate_kernel(name, dtype).address
+    run = fill(RUN, batch=rows, rows=rows)
+    work = fill(ACTIVATE, run=run, z=z, y=y, columns=columns, activate=code)
+    parallel(rows_kernel("activate_rows", dtype), address_of(work), 0, ranks_for(z.size, ELEMENTS, pieces(rows, ROWS)))

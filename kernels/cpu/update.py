@@ -1,0 +1,143 @@
+"""In-place optimizer updates: one loop for each number of state arrays, whatever the rule.
+
+A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..formulas import HYPER, OPTIMIZERS
+from ..spec import Update
+from .compile import Kernel
+from .launch import UPDATE_ELEMENTS, parallel, ranks_for
+from .layout import UPDATE, UPDATES, fill, read
+from .primitives import address_of, call_update, view
+
+TILE = 16_384  # elements of one piece of work
+MAX_STATES = 3
+
+# (p, g, addresses of the states, scalars, start, size): p and the states from element `start` on, g from its first.
+# The scalars are copied to a tuple first: a write to p might change them, for all that the compiler knows.
+
+
+def _loop0(rule, real, width):
+    def update(p, g, states, scalars, start, size):
+        skip = start * width
+        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
+        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        for i in range(size):
+            P[i], _ = rule(P[i], G[i], (), h, tiny)
+
+    return update
+
+
+def _loop1(rule, real, width):
+    def update(p, g, states, scalars, start, size):
+        skip, S = start * width, view(states, 1, np.int64)
+        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
+        A = view(S[0] + skip, size, real)
+        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        for i in range(size):
+            P[i], s = rule(P[i], G[i], (A[i],), h, tiny)
+            A[i] = s[0]
+
+    return update
+
+
+def _loop2(rule, real, width):
+    def update(p, g, states, scalars, start, size):
+        skip, S = start * width, view(states, 2, np.int64)
+        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
+        A, B = view(S[0] + skip, size, real), view(S[1] + skip, size, real)
+        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        for i in range(size):
+            P[i], s = rule(P[i], G[i], (A[i], B[i]), h, tiny)
+            A[i], B[i] = s
+
+    return update
+
+
+def _loop3(rule, real, width):
+    def update(p, g, states, scalars, start, size):
+        skip, S = start * width, view(states, 3, np.int64)
+        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
+        A, B, C = view(S[0] + skip, size, real), view(S[1] + skip, size, real), view(S[2] + skip, size, real)
+        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        for i in range(size):
+            P[i], s = rule(P[i], G[i], (A[i], B[i], C[i]), h, tiny)
+            A[i], B[i], C[i] = s
+
+    return update
+
+
+LOOPS: tuple[Callable[..., Any], ...] = (_loop0, _loop1, _loop2, _loop3)
+
+
+@cache
+def update_kernel(rule: Callable[..., Any], states: int, dtype: str) -> Kernel:
+    """The loop of a scalar rule; rows of OPTIMIZERS with the same rule share it."""
+    real = getattr(np, dtype)
+    return Kernel(LOOPS[states](rule, real, np.dtype(dtype).itemsize), f"update_{rule.__name__}_{dtype}")
+
+
+def update_code(name: str, dtype: str) -> int:
+    row = OPTIMIZERS[name]
+    return update_kernel(row.rule, len(row.states), dtype).address
+
+
+def scalars_of(name: str, steps: Sequence[int], options: Any, dtype: Any, rates: Any = None) -> np.ndarray:
+    """(steps, HYPER + 1): the scalars of each step in the array's dtype, computed in float64, and its smallest normal."""
+    row = OPTIMIZERS[name]
+    options = {key: options[key] for key in row.options}
+    table = np.zeros((len(steps), HYPER + 1), dtype)
+    table[:, HYPER] = np.finfo(dtype).tiny
+    for i, step in enumerate(steps):
+        if rates is not None:
+            options["lr"] = float(rates[i])
+        values = row.scalars(step, **options)
+        table[i, : len(values)] = values
+    return table
+
+
+def _update_all(work, step, rank, ranks):
+    # Rank r does tiles r T / ranks to (r + 1) T / ranks of all arrays laid end to end.
+    all_ = read(work, UPDATES)
+    first, last = rank * all_.tiles // ranks, (rank + 1) * all_.tiles // ranks
+    for i in range(all_.count):
+        at = all_.table + i * RECORD
+        one = read(at, UPDATE)
+        start = max(first - one.first_tile, 0) * TILE
+        end = min((last - one.first_tile) * TILE, one.size)
+        if start < end:
+            call_update(one.update, one.p, one.g + start * one.width, at + STATES, one.scalars, start, end - start)
+
+
+RECORD, STATES = UPDATE.itemsize, UPDATE.fields["state0"][1]
+UPDATE_ALL = Kernel(_update_all, "update_all")
+
+
+def update(jobs: Sequence[Update]) -> None:
+    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous."""
+    rows, scalars, tiles, elements = [], {}, 0, 0
+    for rule, p, g, states, options, step in jobs:
+        size = p.size
+        if not size:
+            continue
+        key = rule, id(options), step, p.dtype
+        if key not in scalars:
+            table = scalars_of(rule, [step], options, p.dtype)
+            scalars[key] = table, address_of(table), update_code(rule, p.dtype.name)
+        _, values, code = scalars[key]
+        where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
+        rows.append((code, address_of(p), address_of(g), *where, values, size, tiles, p.itemsize))
+        tiles += -(-size // TILE)
+        elements += size
+    if rows:
+        table = np.array(rows, UPDATE)
+        work = fill(UPDATES, count=len(rows), table=table, tiles=tiles)
+        parallel(UPDATE_ALL, address_of(work), 0, ranks_for(elements, UPDATE_ELEMENTS, tiles))

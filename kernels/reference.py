@@ -1,0 +1,361 @@
+"""The "numpy" backend: the vectorised NumPy specification of what every other backend computes.
+
+It is the oracle of the tests, the baseline of the benchmarks and a backend of its own. The formulas are in
+`reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names, shapes and
+number types are checked before they get here. Overflow and division by zero give inf and NaN without a
+warning, as in compiled code.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, softmax
+from .reference_metrics import METRICS, Metric
+from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "METRICS",
+    "UPDATES",
+    "Network",
+    "activate",
+    "dense_backward",
+    "dense_forward",
+    "loss",
+    "update",
+]
+
+Array = np.ndarray
+PROGRESS_SECONDS = 0.1
+
+
+@np.errstate(all="ignore")
+def update(jobs: Sequence[Update]) -> None:
+    """Run one optimizer step per job, changing its p and its states in place.
+
+    p, g and the states have one shape and one number type; `options` holds every option of the rule.
+
+    >>> p = np.array([1.0, 2.0])
+    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False}
+    >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
+    >>> p.tolist()
+    [0.5, 3.0]
+    """
+    for job in jobs:
+        UPDATES[job.rule](job.p, job.g, job.states, job.options, job.step)
+
+
+@np.errstate(all="ignore")
+def activate(name: str, z: Array, y: Array) -> None:
+    """Write y = f(z), elementwise, or for "softmax" over the rows of a matrix; y may be z.
+
+    >>> y = np.empty(2)
+    >>> activate("relu", np.array([-1.0, 3.0]), y)
+    >>> y.tolist()
+    [0.0, 3.0]
+    """
+    if name == "softmax":
+        softmax(z, y)
+    else:
+        ACTIVATIONS[name].value(z, y)
+
+
+def dense_forward(
+    x: Array, w: Array, b: Array | None, activation: str, y: Array, z: Array | None = None
+) -> None:
+    """Write y = f(x w + b): x (batch, inputs), w (inputs, outputs), b (outputs,) or None, y (batch, outputs).
+
+    z, of y's shape, receives x w + b; the activations whose derivative uses z need it.
+
+    >>> y = np.empty((1, 2))
+    >>> x, w, b = np.array([[1.0, 2.0]]), np.array([[1.0, -1.0], [1.0, -1.0]]), np.array([0.5, 0.0])
+    >>> dense_forward(x, w, b, "relu", y)
+    >>> y.tolist()
+    [[3.5, 0.0]]
+    """
+    linear = y if z is None else z
+    np.matmul(x, w, out=linear)
+    if b is not None:
+        linear += b
+    if activation != "linear" or linear is not y:
+        activate(activation, linear, y)
+
+
+@np.errstate(all="ignore")
+def dense_backward(
+    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array, db: Array | None
+) -> None:
+    """Write the gradients of a dense layer: dz = dy f'(s), dw = x^T dz, db = column sums of dz, dx = dz w^T.
+
+    dy (batch, outputs) is left alone; s is the layer's y or z, whichever the activation's derivative uses.
+
+    >>> dx, dw, db = np.empty((1, 2)), np.empty((2, 1)), np.empty(1)
+    >>> x, w, y = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([[11.0]])
+    >>> dense_backward(np.array([[2.0]]), x, w, y, "relu", dx, dw, db)
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[6.0, 8.0]], [[2.0], [4.0]], [2.0])
+    """
+    dz = dy if activation == "linear" else dy * ACTIVATIONS[activation].slope(s)
+    np.matmul(x.T, dz, out=dw)
+    if db is not None:
+        np.sum(dz, axis=0, out=db)
+    if dx is not None:
+        np.matmul(dz, w.T, out=dx)
+
+
+@np.errstate(all="ignore")
+def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None) -> float:
+    """Return the mean loss of outputs (n, K); its gradient by the outputs goes into `gradient`, if given.
+
+    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits.
+
+    >>> gradient = np.empty((1, 2))
+    >>> loss(LossSpec("mean_squared_error"), np.array([[1.0, 4.0]]), np.array([[0.0, 1.0]]), gradient)
+    5.0
+    >>> gradient.tolist()
+    [[1.0, 3.0]]
+    """
+    return LOSSES[spec.name].value(outputs, targets, gradient, **spec.params)
+
+
+class Buffer:
+    """Rows of memory kept between batches; a call gives the first `rows` of them, and grows it if need be."""
+
+    def __init__(self, width: int, dtype: np.dtype) -> None:
+        self.array = np.empty((0, width), dtype)
+
+    def __call__(self, rows: int) -> Array:
+        if rows > len(self.array):
+            self.array = np.empty((rows, self.array.shape[1]), self.array.dtype)
+        return self.array[:rows]
+
+
+class Dense:
+    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it."""
+
+    def __init__(self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool) -> None:
+        self.activation, self.w, self.b = activation, w, b
+        self.dw = np.empty_like(w)
+        self.db = None if b is None else np.empty_like(b)
+        self._y = Buffer(spec.outputs, w.dtype)
+        self._z = Buffer(spec.outputs, w.dtype) if ACTIVATIONS[activation].uses == "z" else None
+        self._dx = None if first else Buffer(spec.inputs, w.dtype)
+
+    def forward(self, x: Array) -> Array:
+        self.x, self.y = x, self._y(len(x))
+        self.z = None if self._z is None else self._z(len(x))
+        dense_forward(x, self.w, self.b, self.activation, self.y, self.z)
+        return self.y
+
+    def backward(self, dy: Array) -> Array | None:
+        dx = None if self._dx is None else self._dx(len(dy))
+        s = self.y if self.z is None else self.z
+        dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
+        return dx
+
+
+class Dropout:
+    """Inverted dropout: y = x / (1 - rate) where kept, otherwise 0."""
+
+    def __init__(self, spec: DropoutSpec, index: int) -> None:
+        self.rate, self.index = spec.rate, index
+
+    def forward(self, x: Array, seed: int, step: int) -> Array:
+        self.kept = kept(seed, self.index, step, (x.shape[0], x.shape[1]), self.rate)
+        return self._masked(x)
+
+    def backward(self, dy: Array) -> Array:
+        return self._masked(dy)
+
+    def _masked(self, x: Array) -> Array:
+        T = x.dtype.type
+        return np.where(self.kept, x * T(1 / (1 - self.rate)), T(0))
+
+
+class Network:
+    """A stack of dense and dropout layers over the caller's parameters, which `train` changes in place.
+
+    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
+    last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
+    activation is applied to what `predict` returns and the metrics see.
+
+    >>> w = np.array([[1.0], [-1.0]])
+    >>> network = Network([DenseSpec(2, 1, bias=False)], [w], np.float64, LossSpec("mean_squared_error"), [])
+    >>> network.predict(np.array([[3.0, 1.0]])).tolist()
+    [[2.0]]
+    >>> batches = Batches(np.array([[3.0, 1.0]]), np.array([[1.0]]), order=np.array([0]), batch_size=1)
+    >>> options = {"weight_decay": 0.0, "maximize": False}
+    >>> network.train(batches, "sgd", [()], options, np.array([0.1]), step=0, seed=0).losses.tolist()
+    [1.0]
+    >>> w.round(6).tolist()
+    [[0.4], [-1.2]]
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        params: Sequence[Array],
+        dtype: Any,
+        loss: LossSpec | None,
+        metrics: Sequence[str],
+    ) -> None:
+        self.params = list(params)
+        self.steps_done = 0
+        self._loss, self._metrics = loss, list(metrics)
+        self._boundary = (0.0, 0.0)
+        link = None
+        if loss is not None:
+            link, self._boundary = LOSSES[loss.name].link, LOSSES[loss.name].boundary
+        last = layers[-1]
+        fused = isinstance(last, DenseSpec) and last.activation in ("softmax", link)
+        self._link = last.activation if isinstance(last, DenseSpec) and fused else None
+        if self._link == "sigmoid":
+            self._boundary = (0.5, self._boundary[1])  # the logit 0 as a prediction
+
+        self._layers: list[Dense | Dropout] = []
+        remaining = iter(self.params)
+        first = True
+        for index, spec in enumerate(layers):
+            if isinstance(spec, DenseSpec):
+                activation = "linear" if fused and index == len(layers) - 1 else spec.activation
+                w, b = next(remaining), next(remaining) if spec.bias else None
+                self._layers.append(Dense(spec, activation, w, b, first))
+                self._outputs = spec.outputs
+                first = False
+            else:
+                self._layers.append(Dropout(spec, index))
+        dense = [layer for layer in self._layers if isinstance(layer, Dense)]
+        self._gradients = [g for layer in dense for g in (layer.dw, layer.db) if g is not None]
+        self._doutputs = Buffer(self._outputs, np.dtype(dtype))
+        self._predictions = Buffer(self._outputs, np.dtype(dtype))
+
+    def train(
+        self,
+        batches: Batches,
+        rule: str,
+        states: Sequence[tuple[Array, ...]],
+        options: Mapping[str, Any],
+        learning_rates: Array,
+        step: int,
+        seed: int,
+        progress: Callable[[int, float], object] | None = None,
+    ) -> Totals:
+        """Take one optimizer step per batch; the parameters and the states change in place.
+
+        states: one tuple of arrays per parameter; options: the rule's, lr replaced by learning_rates
+        (steps,); step: optimizer steps taken before; seed: of the dropout masks. The losses and the metrics
+        are those of the training outputs (dropout on), each batch's before its update.
+        progress(steps_done, mean_loss_so_far) is called about ten times a second at most. An interrupt
+        (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
+        """
+        start = reported = time.perf_counter()
+        losses = np.empty(batches.steps)
+        metrics = self._new_metrics()
+        self.steps_done = 0
+        with interrupts_held() as check:
+            for i in range(batches.steps):
+                rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
+                losses[i] = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step + i + 1)
+                now = {**options, "lr": float(learning_rates[i])}
+                arrays = zip(self.params, self._gradients, states, strict=True)
+                update([Update(rule, p, g, s, now, step + i + 1) for p, g, s in arrays])
+                self.steps_done = i + 1
+                check()
+                if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
+                    progress(i + 1, float(losses[: i + 1].mean()))
+                    reported = time.perf_counter()
+        return Totals(losses, _results(metrics), time.perf_counter() - start)
+
+    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> Totals:
+        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
+        start = time.perf_counter()
+        metrics = self._new_metrics()
+        total = 0.0
+        for i in range(0, len(x), batch_size):
+            targets = y[i : i + batch_size]
+            outputs = self._forward(x[i : i + batch_size])
+            total += len(targets) * loss(self._known_loss(), outputs, targets)
+            self._measure(metrics, outputs, targets)
+        mean = total / len(x) if len(x) else np.nan
+        return Totals(np.array([mean]), _results(metrics), time.perf_counter() - start)
+
+    def predict(self, x: Array, batch_size: int = 1024) -> Array:
+        """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
+        result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)
+        for i in range(0, len(x), batch_size):
+            result[i : i + batch_size] = self._forward(x[i : i + batch_size])
+        if self._link is not None:
+            activate(self._link, result, result)
+        return result
+
+    def _known_loss(self) -> LossSpec:
+        if self._loss is None:
+            raise ValueError("a network without a loss can only predict")
+        return self._loss
+
+    def _new_metrics(self) -> dict[str, Metric]:
+        return {name: METRICS[name](self._boundary) for name in self._metrics}
+
+    def _measure(self, metrics: dict[str, Metric], outputs: Array, targets: Array) -> None:
+        if metrics and self._link is not None:
+            logits, outputs = outputs, self._predictions(len(outputs))
+            activate(self._link, logits, outputs)
+        for metric in metrics.values():
+            metric.add(outputs, targets)
+
+    def _forward(self, x: Array) -> Array:
+        for layer in self._layers:
+            if isinstance(layer, Dense):
+                x = layer.forward(x)
+        return x
+
+    def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
+        """Fill the gradients for one training batch and return its mean loss."""
+        for layer in self._layers:
+            x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
+        dy: Array | None = self._doutputs(len(x))
+        mean = loss(self._known_loss(), x, y, dy)
+        self._measure(metrics, x, y)
+        for layer in reversed(self._layers):
+            if dy is None:  # only dropouts of the network's input are left
+                break
+            dy = layer.backward(dy)
+        return mean
+
+
+def _results(metrics: dict[str, Metric]) -> dict[str, float]:
+    return {name: metric.result() for name, metric in metrics.items()}
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT back until the function this gives is called, so that no batch is left half done.
+
+    Outside Python's main thread, or where the handler is not a Python function, it does nothing.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield lambda: None
+        return
+    pending: list[tuple[int, FrameType | None]] = []
+
+    def check() -> None:
+        if pending:
+            handler(*pending.pop())
+
+    signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    check()

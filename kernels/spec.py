@@ -1,0 +1,68 @@
+"""Plain data that says what is to be computed; every backend takes it, none adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NO_PARAMS: Mapping[str, float] = MappingProxyType({})
+
+
+class DenseSpec(NamedTuple):
+    """A dense layer: y = activation(x w + b), with w of shape (inputs, outputs)."""
+
+    inputs: int
+    outputs: int
+    activation: str = "linear"
+    bias: bool = True
+
+
+class DropoutSpec(NamedTuple):
+    """Inverted dropout: in training each element is zeroed with probability `rate`, the others divided by 1 - rate."""
+
+    rate: float
+
+
+LayerSpec = DenseSpec | DropoutSpec
+
+
+class LossSpec(NamedTuple):
+    """A row of LOSSES with its parameters, such as `delta` of Huber's loss."""
+
+    name: str
+    params: Mapping[str, float] = NO_PARAMS
+
+
+class Update(NamedTuple):
+    """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1."""
+
+    rule: str
+    p: np.ndarray
+    g: np.ndarray
+    states: tuple[np.ndarray, ...]
+    options: Mapping[str, Any]
+    step: int
+
+
+class Batches(NamedTuple):
+    """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter."""
+
+    x: np.ndarray  # (n, inputs)
+    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of x's dtype
+    order: np.ndarray  # (m,) int64 row indices
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+
+class Totals(NamedTuple):
+    """What a pass over the data adds up to."""
+
+    losses: np.ndarray  # (steps,) float64, the mean loss of every batch
+    metrics: dict[str, float]
+    seconds: float
