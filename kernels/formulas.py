@@ -127,38 +127,44 @@ def amsgrad(p, g, s, h, tiny):
     return p - lr * (m / (root(top) * correction + eps)), (m, v, top)
 
 
-# The scalars of a step, in float64 on the host: functions of the step's number (from 1) and the options.
-def _head(lr: float, weight_decay: float, maximize: bool, decoupled: bool = False) -> tuple[float, ...]:
-    coupled, shrink = (0.0, 1.0 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
-    return -1.0 if maximize else 1.0, coupled, shrink
+# The scalars of some steps, in float64 on the host: a column for each element of h, given the numbers of the steps (from
+# 1), their learning rates, and the other options. A column is a list of numbers, or one number for all steps.
+Column = float | list[float]
 
 
-def _sgd_scalars(step, lr, weight_decay, maximize):
-    return *_head(lr, weight_decay, maximize), lr
+def _head(rates: list[float], weight_decay: float, maximize: bool, decoupled: bool = False) -> tuple[Column, ...]:
+    sign = -1.0 if maximize else 1.0
+    return (sign, 0.0, [1.0 - lr * weight_decay for lr in rates]) if decoupled else (sign, weight_decay, 1.0)
 
 
-def _momentum_scalars(step, lr, weight_decay, maximize, momentum, dampening, nesterov):
-    mu, undamped = (0.0, 1.0) if step == 1 else (momentum, 1.0 - dampening)  # the first buffer is the gradient itself
-    return *_head(lr, weight_decay, maximize), lr, mu, undamped, momentum if nesterov else 0.0
+def _sgd_scalars(steps, rates, weight_decay, maximize):
+    return *_head(rates, weight_decay, maximize), rates
 
 
-def _adagrad_scalars(step, lr, weight_decay, maximize, lr_decay, eps):
-    return *_head(lr, weight_decay, maximize), lr / (1.0 + (step - 1) * lr_decay), eps
+def _momentum_scalars(steps, rates, weight_decay, maximize, momentum, dampening, nesterov):
+    mu = [0.0 if step == 1 else momentum for step in steps]  # the first buffer is the gradient itself
+    undamped = [1.0 if step == 1 else 1.0 - dampening for step in steps]
+    return *_head(rates, weight_decay, maximize), rates, mu, undamped, momentum if nesterov else 0.0
 
 
-def _rmsprop_scalars(step, lr, weight_decay, maximize, alpha, eps, momentum=0.0):
-    return *_head(lr, weight_decay, maximize), lr, alpha, 1.0 - alpha, eps, momentum
+def _adagrad_scalars(steps, rates, weight_decay, maximize, lr_decay, eps):
+    decayed = [lr / (1.0 + (step - 1) * lr_decay) for step, lr in zip(steps, rates, strict=True)]
+    return *_head(rates, weight_decay, maximize), decayed, eps
 
 
-def _adam_scalars(step, lr, weight_decay, maximize, beta1, beta2, eps, decoupled=False):
-    rate = lr / (1.0 - beta1**step)
-    correction = 1.0 / sqrt(1.0 - beta2**step)
-    head = _head(lr, weight_decay, maximize, decoupled)
-    return *head, rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
+def _rmsprop_scalars(steps, rates, weight_decay, maximize, alpha, eps, momentum=0.0):
+    return *_head(rates, weight_decay, maximize), rates, alpha, 1.0 - alpha, eps, momentum
 
 
-def _adamw_scalars(step, **options):
-    return _adam_scalars(step, decoupled=True, **options)
+def _adam_scalars(steps, rates, weight_decay, maximize, beta1, beta2, eps, decoupled=False):
+    unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
+    correction = [1.0 / sqrt(1.0 - beta2**step) for step in steps]
+    head = _head(rates, weight_decay, maximize, decoupled)
+    return *head, unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
+
+
+def _adamw_scalars(steps, rates, **options):
+    return _adam_scalars(steps, rates, decoupled=True, **options)
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,7 @@ class Optimizer:
 
     rule: Callable[..., Any]
     states: tuple[str, ...]
-    scalars: Callable[..., tuple[float, ...]]
+    scalars: Callable[..., tuple[Column, ...]]
     options: Mapping[str, float]
     source: str
 
@@ -390,7 +396,8 @@ OUTPUTS = (*ACTIVATIONS, "softmax")  # what the last layer may use; softmax need
 
 # ---------------------------------------------------------------- losses
 # value(z, t, a) and slope(z, t, a) = d value / dz of one output z against its target t, with the loss's parameter a.
-# A softmax loss takes a row: `log_sum` is log(sum(exp(z))) of the row, and t sums to 1 over it.
+# A softmax loss takes a row: value(z, t, log_sum) with log(sum(exp(z))) of the row, slope(p, t) with the softmax p of z;
+# t sums to 1 over the row.
 
 
 def squared(z, t, a):
@@ -456,8 +463,8 @@ def cross_entropy(z, t, log_sum):
     return t * (log_sum - z)
 
 
-def cross_entropy_slope(z, t, log_sum):
-    return type(z)(exp(z - log_sum)) - t
+def cross_entropy_slope(p, t):
+    return p - t
 
 
 @dataclass(frozen=True)

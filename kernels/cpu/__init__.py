@@ -1,9 +1,31 @@
 """The CPU backend: Numba kernels, the vendor's GEMM, threads. The verbs are those of `fastopt.kernels.reference`."""
 
-from .compile import compiling
-from .dense import dense_backward, dense_forward
-from .network import Network
-from .rows import activate, loss
-from .update import update
+from collections.abc import Iterable
 
-__all__ = ["Network", "activate", "compiling", "dense_backward", "dense_forward", "loss", "update"]
+from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
+from .blas import PLAIN, blas, plain_kernel
+from .compile import Kernel, compiling
+from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
+from .launch import LAUNCH
+from .network import RUN_PROGRAM, Network
+from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
+from .rows import FINISH_KERNEL as FINISH
+from .rows import TOTAL_KERNEL as TOTAL
+from .updates import UPDATE_ALL, update, update_kernel
+
+__all__ = ["Network", "activate", "all_kernels", "compiling", "dense_backward", "dense_forward", "loss", "update"]
+
+
+def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
+    """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
+    kernels = [LAUNCH, UPDATE_ALL, RUN_PROGRAM, TOTAL, FINISH]
+    for dtype in dtypes:
+        kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
+        kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
+        kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
+        kernels += [loss_kernel(name, dtype) for name in LOSSES]
+        kernels += [metric_kernel(name, targets, dtype) for name, targets in COUNTS]
+        if blas() is PLAIN:
+            kernels.append(plain_kernel(dtype))
+    return list(dict.fromkeys(kernels))

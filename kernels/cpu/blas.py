@@ -6,15 +6,18 @@ Our own instance of the library, set to one thread: the threads are ours. `FASTO
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 
 from .compile import INTERPRETED, Kernel, ffi
@@ -75,22 +78,34 @@ def _open_openblas(path: Path) -> Blas:
     )
     library = ffi.dlopen(str(path))
     getattr(library, f"{prefix}openblas_set_num_threads")(1)
-    version = ffi.string(getattr(library, f"{prefix}openblas_get_config")()).decode().split()[1]
+    config = ffi.string(getattr(library, f"{prefix}openblas_get_config")()).decode()
+    if "USE64BITINT" in config:
+        raise OSError("it is built for 64-bit integers")
+    version = config.split()[1]
     core = ffi.string(getattr(library, f"{prefix}openblas_get_corename")()).decode()
     return Blas("openblas", f"{version} for {core}", str(path), _declare(library, prefix))
 
 
 def _open_mkl(path: Path) -> Blas:
-    ffi.cdef("int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int);", override=True)
+    ffi.cdef(
+        "int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int); void MKL_Get_Version_String(char *, int);",
+        override=True,
+    )
     library = ffi.dlopen(str(path))
     library.MKL_Set_Interface_Layer(0)  # 32-bit integers
     library.MKL_Set_Threading_Layer(1)  # sequential
-    return Blas("mkl", importlib.metadata.version("mkl"), str(path), _declare(library, ""))
+    text = ffi.new("char[]", 200)
+    library.MKL_Get_Version_String(text, 200)
+    version = re.search(r"Version ([\d.]+)", ffi.string(text).decode())
+    return Blas("mkl", version[1] if version else "unknown", str(path), _declare(library, ""))
 
 
-def _open_other(path: Path) -> Blas:
-    library = ffi.dlopen(str(path))
-    return Blas("custom", "unknown", str(path), _declare(library, ""))
+def _open_path(path: Path) -> Blas:
+    """Any CBLAS library. Those that we know are told to use one thread; another is taken to do so."""
+    for open_ in (_open_openblas, _open_mkl):
+        with contextlib.suppress(AttributeError):  # it has not the functions of that library
+            return open_(path)
+    return Blas("custom", "unknown", str(path), _declare(ffi.dlopen(str(path)), ""))
 
 
 def _plain_gemm(real: Any) -> Callable[..., None]:
@@ -115,24 +130,19 @@ def _plain_gemm(real: Any) -> Callable[..., None]:
 
 
 @cache
-def _plain_kernels() -> dict[str, Kernel]:
-    import numpy as np
-
+def plain_kernel(dtype: str) -> Kernel:
+    """The plain loops, called as a BLAS is called."""
     i32, i64 = types.int32, types.int64
-    kernels = {}
-    for dtype in _REAL:
-        real = types.float32 if dtype == "float32" else types.float64
-        parameters = (*[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
-        function = _plain_gemm(getattr(np, dtype))
-        kernels[dtype] = Kernel(function, f"plain_gemm_{dtype}", parameters)
-    return kernels
+    real = types.float32 if dtype == "float32" else types.float64
+    parameters = (*[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+    return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", parameters)
 
 
 class _PlainGemm(dict[str, int]):
     """Addresses of the plain loops, compiled when one is asked for."""
 
     def __missing__(self, dtype: str) -> int:
-        self[dtype] = _plain_kernels()[dtype].address
+        self[dtype] = plain_kernel(dtype).address
         return self[dtype]
 
 
@@ -151,8 +161,10 @@ def blas() -> Blas:
             raise ValueError(
                 f"FASTOPT_BLAS must be 'mkl', 'openblas', 'none' or the path of a CBLAS library, got {wanted!r}"
             )
-        path = Path(wanted)
-        return (_open_openblas if "openblas" in path.name else _open_other)(path)
+        try:
+            return _open_path(Path(wanted))
+        except (OSError, AttributeError) as error:
+            raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
     for name in [wanted.lower()] if wanted else list(known):
         find, open_ = known[name]
         path_found = find()

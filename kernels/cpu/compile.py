@@ -20,7 +20,7 @@ import types as pytypes
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cffi
 import llvmlite
@@ -36,12 +36,14 @@ from .primitives import INTERPRETED, PYTHON_CODE, python_address
 
 log = logging.getLogger("fastopt")
 
-# No fastmath, anywhere: updates equal the reference bit for bit, and they wait for memory anyway. The "numpy" error model
-# makes x / 0 an infinity instead of an exception, without which no loop with a division would be vectorised.
+# No fastmath, anywhere: updates equal the reference bit for bit, and they wait for memory anyway. The "numpy" error
+# model makes x / 0 an infinity instead of an exception, without which no loop with a division would be vectorised.
 OPTIONS = {"nopython": True, "error_model": "numpy"}
 
 ffi = cffi.FFI()
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child must not inherit a compilation that no thread of it will ever finish
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 if not INTERPRETED:
     for _function in list(vars(formulas).values()):
@@ -54,7 +56,10 @@ def cache_root() -> Path:
     """The folder for compiled kernels: FASTOPT_CACHE_DIR, or the user's cache folder."""
     if chosen := os.environ.get("FASTOPT_CACHE_DIR"):
         return Path(chosen)
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container that runs as a user without a name or a home
+        return Path(tempfile.gettempdir()) / f"fastopt-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "fastopt" / "Cache"
     if sys.platform == "darwin":
@@ -62,17 +67,29 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "fastopt"
 
 
+def sources_digest(folder: Path) -> str:
+    """Of the sources of all kernels."""
+    digest = hashlib.sha256()
+    for source in sorted([*folder.glob("*.py"), *folder.glob("cpu/*.py")]):
+        content = source.read_bytes()
+        digest.update(f"{source.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+# Taken now, when this process imports them: a later edit must not pass for what was compiled here.
+_SOURCES = sources_digest(Path(formulas.__file__).parent)
+
+# Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
+_SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
+
+
 @cache
 def _digest() -> str:
     """Of all that the machine code depends on: kernel sources, compilers, processor, Python."""
-    digest = hashlib.sha256()
-    folder = Path(formulas.__file__).parent
-    for source in sorted([*folder.glob("*.py"), *folder.glob("cpu/*.py")]):
-        digest.update(source.read_bytes())
     target = CFunc._targetdescr.target_context.codegen().magic_tuple()
-    versions = numba.__version__, llvmlite.__version__, sys.version_info[:3], numba.config.OPT
-    digest.update(repr((target, versions)).encode())
-    return digest.hexdigest()[:20]
+    versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
+    settings = [getattr(numba.config, name, None) for name in _SETTINGS]
+    return hashlib.sha256(repr((_SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
 
 
 def cache_folder() -> Path:
@@ -82,14 +99,19 @@ def cache_folder() -> Path:
 
 def _own(status: os.stat_result) -> bool:
     """Code is only loaded from files that nobody but this user (or root) can have written."""
-    return not hasattr(os, "getuid") or (status.st_uid in (os.getuid(), 0) and not status.st_mode & 0o022)
+    return not hasattr(os, "geteuid") or (status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022)
 
 
 class _Disk:
     """The cache of one kernel, in the form Numba asks for. It may fail in any way; then the kernel is compiled."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, identity: str) -> None:
+        self.name, self.identity = name, identity
+        self.trouble: Exception | None = None
+
+    def _seal(self, payload: bytes) -> bytes:
+        """A checksum that fits no other kernel and no other version, whatever a file is renamed to."""
+        return hashlib.sha256(f"{_digest()} {self.name} {self.identity}\n".encode() + payload).digest()
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         try:
@@ -98,8 +120,8 @@ class _Disk:
                 if not _own(os.fstat(file.fileno())):
                     return None
                 content = file.read()
-            checksum, payload = content[:32], content[32:]
-            if hashlib.sha256(payload).digest() != checksum:
+            seal, payload = content[:32], content[32:]
+            if seal != self._seal(payload):
                 return None
             context.refresh()
             return CompileResult._rebuild(context, *pickle.loads(payload))
@@ -115,14 +137,18 @@ class _Disk:
             if result.library.has_dynamic_globals:
                 raise AssertionError("its code contains addresses of this process")
             folder = cache_folder()
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             payload = serialize.dumps(result._reduce())
             handle, temporary = tempfile.mkstemp(prefix=self.name, dir=folder)
             with open(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
+                file.write(self._seal(payload) + payload)
+            os.chmod(temporary, 0o644)  # what root has compiled for an image, its users may load
             os.replace(temporary, folder / f"{self.name}.bin")
+            temporary = None
         except Exception as error:  # read-only folder, full disk, ...
+            self.trouble = error
             log.debug("compiled kernel %s could not be kept: %r", self.name, error)
+        finally:
             if temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
@@ -132,7 +158,7 @@ class _Disk:
 class _Notice:
     """Says that a call waits for the compiler, once it has for a second."""
 
-    listeners: list[Callable[[str], None]] = []
+    listeners: ClassVar[list[Callable[[str], None]]] = []
     depth, spent, kernels = 0, 0.0, 0
 
     @classmethod
@@ -141,17 +167,20 @@ class _Notice:
             listener(name)
 
     @classmethod
-    def after(cls, seconds: float) -> None:
+    def after(cls, seconds: float, trouble: Exception | None) -> None:
         announced = cls.spent > 1.0
         cls.spent += seconds
         cls.kernels += 1
         if cls.spent > 1.0 and not announced:
-            log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
+            if trouble is None:
+                log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
+            else:
+                log.warning("compiling kernels, as every process will, for they could not be kept: %s", trouble)
 
 
 @contextlib.contextmanager
 def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
-    """While open, `listener(name)` hears of each kernel before it is compiled; the end is logged if it took a second."""
+    """While open, `listener(name)` hears of each kernel before it is compiled; more than a second of it is logged."""
     with _lock:
         if listener:
             _Notice.listeners.append(listener)
@@ -177,7 +206,7 @@ class Kernel:
     which are int64 otherwise. `parallel` is for the one kernel with a prange, which launches all others.
     """
 
-    names: dict[str, Kernel] = {}
+    names: ClassVar[dict[str, Kernel]] = {}
 
     def __init__(
         self,
@@ -186,16 +215,22 @@ class Kernel:
         parameters: tuple[Any, ...] | None = None,
         parallel: bool = False,
     ) -> None:
-        if name in Kernel.names:
-            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
-        Kernel.names[name] = self
         self.function, self.name = function, name
         self.options = {**OPTIONS, "parallel": True} if parallel else OPTIONS
+        known = Kernel.names.setdefault(name, self)
+        if not known._does_as(self):  # it does where two threads have asked for a kernel at the same time
+            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
         count = len(inspect.signature(function).parameters)
         self.parameters = parameters or (types.int64,) * count
         self.compiled = self.loaded = False  # in this process, for `fastopt info` and the tests
         self._address = 0
         self._call: Callable[..., None] = self._first_call
+
+    def _does_as(self, other: Kernel) -> bool:
+        """Whether two kernels are made of the same code, with the same values around it, and compiled alike."""
+        mine, its = self.function, other.function
+        values = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (mine, its)]
+        return mine.__code__ == its.__code__ and values[0] == values[1] and self.options == other.options
 
     @property
     def address(self) -> int:
@@ -206,14 +241,14 @@ class Kernel:
         return self._address
 
     def _compile(self) -> int:
-        disk, start = _Disk(self.name), time.perf_counter()
+        disk, start = _Disk(self.name, f"{self.parameters} {self.options}"), time.perf_counter()
         code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
         code._cache = _Heard(disk, self.name)
         code.compile()
         self.loaded = code.cache_hits > 0
         self.compiled = not self.loaded
         if self.compiled:
-            _Notice.after(time.perf_counter() - start)
+            _Notice.after(time.perf_counter() - start, disk.trouble)
         self._code = code  # owns the machine code
         return int(code.address)
 

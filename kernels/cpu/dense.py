@@ -180,7 +180,7 @@ def _weights(gemm, real, width):
     return weights
 
 
-_PHASES: dict[str, Callable[..., Any]] = {
+DENSE_PHASES: dict[str, Callable[..., Any]] = {
     "forward": _forward,
     "slopes": _slopes,
     "inputs": _inputs,
@@ -190,7 +190,7 @@ _PHASES: dict[str, Callable[..., Any]] = {
 
 @cache
 def dense_kernel(phase: str, dtype: str) -> Kernel:
-    build = _PHASES[phase]
+    build = DENSE_PHASES[phase]
     return Kernel(build(CALL_GEMM[dtype], getattr(np, dtype), np.dtype(dtype).itemsize), f"dense_{phase}_{dtype}")
 
 

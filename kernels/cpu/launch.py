@@ -11,7 +11,9 @@ the same bits for any number of threads. A phase is a kernel(work, step, rank, r
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -20,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 import numba
-from numba import prange, types
+from numba import prange
 from numba.core import config
 from numba.np.ufunc import parallel as numba_parallel
 
@@ -48,7 +50,7 @@ def get_num_threads() -> int:
     chosen = os.environ.get("FASTOPT_NUM_THREADS")
     if not chosen:
         return _available()
-    if not chosen.isdigit() or int(chosen) < 1:
+    if not chosen.isdecimal() or int(chosen) < 1:
         raise ValueError(f"FASTOPT_NUM_THREADS must be an integer of at least 1, got {chosen!r}")
     return int(chosen)
 
@@ -98,22 +100,33 @@ def threading_layer() -> str:
 
 
 class _Fork:
-    happened = False  # after the threading layer was started
+    """Whether this process was forked off one whose threading layer was at work, in a way that may break the layer.
 
+    OpenMP ends such a process at its next launch. TBB survives a fork of a process without other threads; otherwise
+    the child's next launch may hang (1 of 15 did, beside two threads that launched all the time).
+    """
 
-def _after_fork() -> None:
-    _Fork.happened = _Fork.happened or threading_layer.cache_info().currsize > 0
+    # Under multiprocessing, another module may have started the layer in the parent before this one was imported.
+    harmed = numba_parallel._is_initialized and multiprocessing.parent_process() is not None
+    alone = False  # no other thread was there at the time of the last fork
+
+    @classmethod
+    def before(cls) -> None:
+        cls.alone = threading.current_thread() is threading.main_thread() and threading.active_count() == 1
+
+    @classmethod
+    def after(cls) -> None:
+        if numba_parallel._is_initialized and not (cls.alone and numba.threading_layer() == "tbb"):
+            cls.harmed = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_Fork.before, after_in_child=_Fork.after)
 
 
 def _can_launch() -> bool:
-    """TBB can always be used. OpenMP ends a forked process that uses it again. Workqueue ends the process if two
-    threads launch at once, and another thread may be launching a Numba function of the user's."""
-    layer = threading_layer()
-    return layer == "tbb" or (layer == "omp" and not _Fork.happened)
+    """Workqueue ends the process if two threads launch at once, and one may be launching a function of the user's."""
+    return not _Fork.harmed and threading_layer() in ("tbb", "omp")
 
 
 def _launch(code, work, step, ranks):
@@ -134,8 +147,8 @@ def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
     if wanted == before:
         LAUNCH(kernel.address, work, step, ranks)
         return
-    numba.set_num_threads(wanted)
     try:
+        numba.set_num_threads(wanted)
         LAUNCH(kernel.address, work, step, ranks)
     finally:
         numba.set_num_threads(before)
@@ -166,47 +179,53 @@ def team(
     watch: Callable[[], None] | None = None,
     stop: Callable[[], None] | None = None,
 ) -> None:
-    """Run kernel(work, 0, rank, ranks) for every rank at the same time.
+    """Run kernel(work, 0, rank, ranks) for every rank at the same time, on threads of its own.
 
-    With `watch` all ranks run on threads of their own and the calling thread calls watch() some twenty times a second;
-    if it is interrupted, it calls stop() and waits for the kernel to end.
+    The calling thread waits and calls watch() some twenty times a second. If it is interrupted, it calls stop() and
+    still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
     """
     if watch is None and ranks == 1:
         kernel(work, 0, 0, 1)
         return
     _ = kernel.address  # compiled here, not in a rank
-    gate, size = threading.Event(), [1]
+    gate, size = threading.Event(), [0]
+    # `join` and `is_alive` are of no use here: before Python 3.13 an interrupted `join` takes the thread for ended.
+    ends: list[threading.Event] = []
 
-    def body(rank: int) -> None:
-        gate.wait()
-        kernel(work, 0, rank, size[0])
-
-    first = 0 if watch else 1
-    threads = []
-    for rank in range(first, ranks):
-        thread = threading.Thread(target=body, args=(rank,), name=f"fastopt-{rank}", daemon=True)
+    def body(rank: int, end: threading.Event) -> None:
         try:
-            thread.start()
-        except RuntimeError as error:  # the system grants no further thread: the team is smaller, its results the same
-            log.debug("a team of %d instead of %d: %s", first + len(threads), ranks, error)
-            break
-        threads.append(thread)
-    if watch and not threads:
-        kernel(work, 0, 0, 1)
-        return
-    size[0] = (0 if watch else 1) + len(threads)
-    gate.set()
+            gate.wait()
+            if size[0]:  # otherwise the caller was interrupted before the team was complete
+                kernel(work, 0, rank, size[0])
+        finally:
+            end.set()
+
     try:
-        if watch is None:
-            kernel(work, 0, 0, size[0])
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.05)
+        for rank in range(ranks):
+            end = threading.Event()
+            thread = threading.Thread(target=body, args=(rank, end), name=f"fastopt-{rank}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no further thread is granted: the team is smaller, its results the same
+                log.debug("a team of %d instead of %d: %s", len(ends), ranks, error)
+                break
+            ends.append(end)
+        size[0] = len(ends)
+        gate.set()
+        for end in ends:
+            while not end.wait(0.05):
                 if watch:
                     watch()
     except BaseException:
+        if not gate.is_set():
+            size[0] = 0
+        gate.set()
         if stop:
             stop()
-        for thread in threads:
-            thread.join()
+        for end in ends:
+            while not end.is_set():
+                with contextlib.suppress(BaseException):  # further interruptions
+                    end.wait()
         raise
+    if not ends:
+        kernel(work, 0, 0, 1)

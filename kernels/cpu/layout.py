@@ -1,6 +1,7 @@
 """Records: what a kernel is told, as fields of 64 bits that Python fills in and kernels read.
 
-A field holds a number, the address of an array, or the address of code; 0 stands for "none".
+A field holds a number, the address of an array, or the address of code; 0 stands for "none". Its name must not be one of
+an array's attributes, such as `size`: interpreted kernels read fields as attributes of NumPy's records.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ ACTIVATE = _record("run", "z", "y", "columns", "activate")
 
 TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
 
-UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "size", "first_tile", "width")
+UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
 UPDATES = _record("count", "table", "tiles")
 
 
@@ -84,6 +85,12 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     for name, value in values.items():
         row[name] = address_of(value) if value is None or isinstance(value, np.ndarray) else value
     return record
+
+
+def offset(dtype: np.dtype[Any], name: str) -> int:
+    """Where in a record a field lies, in bytes."""
+    assert dtype.fields is not None
+    return dtype.fields[name][1]
 
 
 @register_jitable

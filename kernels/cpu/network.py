@@ -1,8 +1,8 @@
 """A pass over the data in one compiled call, for a network of any depth.
 
-A network becomes a program: a list of phases, each with its work record, and whether all ranks must meet before the next
-one. One kernel runs the program for every batch on every rank; what a phase does is none of its business. So a new kind
-of layer is a new phase, and evaluation is a shorter program.
+A network becomes a program: a list of phases, each with its work record, and whether all ranks must meet before the
+next one. One kernel runs the program for every batch on every rank; what a phase does is none of its business. So a new
+kind of layer is a new phase, and evaluation is a shorter program.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ..formulas import ACTIVATIONS, LOSSES, dropout_stream
+from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
 from .blas import blas
 from .compile import Kernel
 from .dense import activate_kernel, dense_kernel, pieces, scratch_bytes, slope_kernel
-from .launch import FLOPS, ranks_for, team, yield_address
-from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
+from .launch import FLOPS, get_num_threads, ranks_for, team, yield_address
+from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, offset, read
 from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
-from .update import MAX_STATES, scalars_of, update_code
+from .updates import MAX_STATES, fill_scalars, update_code
 
 SPINS = 4_000  # looks at the barrier before the processor is given up, some 100 us
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
@@ -50,12 +50,14 @@ def _run_program(work, step, rank, ranks):
             break
 
 
-ARRIVED = RUN.fields["arrived"][1]
+ARRIVED = offset(RUN, "arrived")
 RUN_PROGRAM = Kernel(_run_program, "run_program")
 
 
 class _Program:
     """Phases in order, and the memory that they work on."""
+
+    ranks = 1  # at most: there is scratch memory for so many
 
     def __init__(self, batch: int, dtype: str) -> None:
         self.batch, self.dtype = batch, dtype
@@ -84,9 +86,8 @@ class _Program:
         run, table = self.run[0], np.array(self.phases, np.int64)
         run["phases"], run["count"], run["rows"], run["first"] = address_of(table), len(table), rows, first
         run["order"], run["steps"] = address_of(order), -(-rows // self.batch)
-        run["arrived"] = run["done"] = run["stop"] = run["halt"] = 0
-        ranks = ranks_for(flops / max(1, run["steps"]), FLOPS, 1 << 30)
-
+        for name in ("arrived", "done", "stop", "halt"):
+            run[name] = 0
         def watch() -> None:
             if progress:
                 progress(int(run["done"]))
@@ -94,10 +95,8 @@ class _Program:
         def stop() -> None:
             run["stop"] = 1
 
-        team(RUN_PROGRAM, address_of(self.run), min(ranks, self.ranks), watch if flops > LONG else None, stop)
+        team(RUN_PROGRAM, address_of(self.run), min(self.ranks, get_num_threads()), watch if flops > LONG else None, stop)
         return int(run["done"])
-
-    ranks = 1  # for how many ranks there is scratch memory
 
 
 class Network:
@@ -123,6 +122,7 @@ class Network:
             self.link = "softmax"
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
+        self._trained: Any = None
 
     # ------------------------------------------------------------ programs
     def _forward(self, program: _Program, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -175,7 +175,7 @@ class Network:
 
     def _judge(
         self, program: _Program, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int,
-        gradient: np.ndarray | None,
+        gradient: np.ndarray,
     ) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:  # fmt: skip
         """Add loss, its gradient, and metrics; return the metrics' accumulators and the phases that total the sums."""
         assert self.loss is not None
@@ -211,14 +211,14 @@ class Network:
         program.add(rows_kernel("activate_rows", self.dtype), record, meet=True)
 
     def _backward(
-        self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, ranks: int, rule: str,
+        self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
     ) -> None:  # fmt: skip
         """Add the gradients and updates, last layer first."""
         dtype, end = self.dtype, len(self.params)
         dense = [step for step in trail if step["kind"] is DENSE]
         sizes = [scratch_bytes(step["inputs"], step["outputs"], dtype) for step in dense]
-        scratch = aligned_zeros(ranks * max(sizes), np.uint8)
+        scratch = aligned_zeros(program.ranks * max(sizes), np.uint8)
         update = update_code(rule, dtype)
         tables = [np.array([address_of(s) for s in arrays] + [0] * MAX_STATES, np.int64) for arrays in states]
         program.kept += [scratch, tables, scalars, states]
@@ -247,6 +247,34 @@ class Network:
                 assert dx is not None
                 dy = dx
 
+    def _training(
+        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int
+    ) -> tuple[_Program, dict[str, np.ndarray]]:
+        """The program of a training pass; the next epoch, on the same arrays, finds it made."""
+        arrays = [data.x, data.y, *(state for of_param in states for state in of_param)]
+        key = data.batch_size, rule, seed, len(data.order), [id(array) for array in arrays]
+        if self._trained and self._trained[0] == key:
+            return self._trained[1:]
+        program = _Program(data.batch_size, self.dtype)
+        program.kept += arrays  # so that no other array can have the same id
+        program.ranks = ranks_for(3 * self.flops * data.batch_size, FLOPS, 1 << 30)
+        losses, scalars = np.zeros(data.steps), np.zeros((data.steps, HYPER + 1), self.dtype)
+        x, y = self._batch(program, data)
+        assert y is not None
+        outputs, trail = self._forward(program, x, seed)
+        gradient = program.real(program.batch, self.outputs)
+        results, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient)
+        for total in totals:
+            total()
+        self._backward(program, trail, gradient, rule, states, scalars)
+        program.add(FINISH_KERNEL, program.run, meet=True)
+        counts = np.full(data.steps, data.batch_size)
+        counts[-1:] = len(data.order) - (data.steps - 1) * data.batch_size
+        counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
+        results |= {"losses": losses, "scalars": scalars, "counts": counts}
+        self._trained = key, program, results
+        return program, results
+
     # ------------------------------------------------------------ verbs
     def train(
         self,
@@ -262,24 +290,11 @@ class Network:
         """Train on every batch once, params and states in place; `step` optimizer steps were done before."""
         start = time.perf_counter()
         steps, rows = batches.steps, len(batches.order)
-        losses = np.zeros(steps)
-        program = _Program(batches.batch_size, self.dtype)
-        flops = 3 * self.flops * rows
-        program.ranks = ranks_for(flops / max(1, steps), FLOPS, 1 << 30)
-        x, y = self._batch(program, batches)
-        assert y is not None
-        outputs, trail = self._forward(program, x, seed)
-        gradient = program.real(program.batch, self.outputs)
-        accumulators, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient)
-        for total in totals:
-            total()
-        scalars = scalars_of(rule, range(step + 1, step + 1 + steps), options, self.dtype, learning_rates)
-        self._backward(program, trail, gradient, program.ranks, rule, states, scalars)
-        program.add(FINISH_KERNEL, program.run, meet=True)
-
-        counts = np.full(steps, batches.batch_size)
-        counts[-1:] = rows - (steps - 1) * batches.batch_size
-        counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
+        program, results = self._training(batches, rule, states, seed)
+        losses, counts = results["losses"], results["counts"]
+        for name in ("losses", *self.metrics):
+            results[name].fill(0)
+        fill_scalars(results["scalars"], rule, range(step + 1, step + 1 + steps), options, learning_rates)
 
         def report(done: int) -> None:
             if progress and done:
@@ -287,28 +302,29 @@ class Network:
 
         try:
             self.steps_done = 0
-            program.execute(rows, batches.order, step, flops, report)
+            program.execute(rows, batches.order, step, 3 * self.flops * rows, report)
         finally:
             self.steps_done = int(program.run[0]["done"])
         report(steps)
-        return self._totals(losses / counts, accumulators, batches.y[batches.order], start)
+        accumulators = {name: results[name] for name in self.metrics}
+        return self._totals(losses / counts, accumulators, batches.y, batches.order, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program(min(batch_size, len(x)), self.dtype)
-        program.ranks = 1 << 30
+        program.ranks = ranks_for(self.flops * program.batch, FLOPS, 1 << 30)
         inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
         losses = np.zeros(1)
-        accumulators, totals = self._judge(program, outputs, targets, losses, 0, None)
+        accumulators, totals = self._judge(program, outputs, targets, losses, 0, program.real(program.batch, self.outputs))
         for total in totals:
             total()
         program.add(FINISH_KERNEL, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
-        return self._totals(losses / count, accumulators, y, start)
+        return self._totals(losses / count, accumulators, y, None, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -316,7 +332,7 @@ class Network:
         if not len(x):
             return out
         program = _Program(min(batch_size, len(x)), self.dtype)
-        program.ranks = 1 << 30
+        program.ranks = ranks_for(self.flops * program.batch, FLOPS, 1 << 30)
         inputs, _ = self._batch(program, Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
         outputs, _ = self._forward(program, inputs, None)
         if self.link:
@@ -333,14 +349,16 @@ class Network:
         return self.loss
 
     def _totals(
-        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], targets: np.ndarray, start: float
-    ) -> Totals:
-        metrics, rows = {}, max(1, len(targets))
+        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], y: np.ndarray, order: np.ndarray | None,
+        start: float,
+    ) -> Totals:  # fmt: skip
+        metrics, rows = {}, max(1, len(y if order is None else order))
         for name, accumulator in accumulators.items():
             total = float(accumulator[0])
             if name == "accuracy":
                 metrics[name] = total / rows
             elif name == "r2":
+                targets = y if order is None else y[order]
                 around = targets - targets.mean(axis=0, dtype=np.float64)
                 spread = float(np.square(around).sum(dtype=np.float64))
                 metrics[name] = 1 - total / spread if spread else float("nan")

@@ -1,8 +1,8 @@
 """What a kernel needs and Python cannot say: memory at an address, code at an address, atomics.
 
-Kernels speak one language, 64-bit integers: a number, the address of memory (`view` makes an array of it) or the address
-of code (`call_phase` and its kin call it). So each kernel is compiled once, and what it works on, with which formula and
-which BLAS, is data. Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
+Kernels speak one language, 64-bit integers: a number, the address of memory (`view` makes an array of it) or the
+address of code (`call_phase` and its kin call it). So each kernel is compiled once, and what it works on, with which
+formula and which BLAS, is data. Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ _atom = threading.Lock()
 
 def python_address(function: Callable[..., Any]) -> int:
     address = next(_addresses)
-    PYTHON_CODE[address] = function
+    PYTHON_CODE[address] = np.errstate(all="ignore")(function)  # compiled code does not warn either
     return address
 
 
@@ -179,7 +179,7 @@ CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}
 
 def address_of(array: np.ndarray | None) -> int:
     """The address of an array's first element; 0 stands for no array."""
-    return 0 if array is None else array.__array_interface__["data"][0]
+    return 0 if array is None else int(array.ctypes.data)
 
 
 def aligned_zeros(size: int, dtype: Any) -> np.ndarray:

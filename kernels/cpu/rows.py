@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import exp, log
+from math import log
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from .dense import activate_kernel, batch_rows, pieces
 from .launch import parallel, ranks_for
 from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
 from .primitives import INTERPRETED, address_of, call_tile, view
+from .vector_math import EXP
 
 ROWS = 32
 ELEMENTS = 8_192  # outputs that deserve a thread in a loss or an activation
@@ -88,28 +89,43 @@ def _dropout(real, width):
     return dropout
 
 
+def _exponentials(exp, real):
+    @register_jitable(error_model="numpy")
+    def exponentials(z, e, rows, columns, width):
+        # e = exp(z - the largest z of the row): one loop for the rows' ends, one for all exponentials.
+        Z, E = view(z, rows * columns, real), view(e, rows * columns, real)
+        for i in range(rows):
+            start = i * columns
+            top = Z[start]
+            for j in range(start + 1, start + columns):
+                top = max(top, Z[j])
+            for j in range(start, start + columns):
+                E[j] = Z[j] - top
+        for j in range(rows * columns):
+            E[j] = exp(E[j])
+
+    return exponentials
+
+
 def _activate_rows(real, width):
+    exponentials = _exponentials(EXP[np.dtype(real).name], real)
+
     def activate(work, step, rank, ranks):
         a = read(work, ACTIVATE)
-        rows = batch_rows(a.run, step)
+        rows, columns = batch_rows(a.run, step), a.columns
         for piece in range(rank, pieces(rows, ROWS), ranks):
-            skip = piece * ROWS * a.columns * width
-            high = min(rows - piece * ROWS, ROWS)
+            skip, high = piece * ROWS * columns * width, min(rows - piece * ROWS, ROWS)
             if a.activate:
-                call_tile(a.activate, a.z + skip, 0, a.y + skip, 0, 1, high * a.columns, high * a.columns)
-            else:
-                for i in range(high):
-                    at = skip + i * a.columns * width
-                    Z, Y = view(a.z + at, a.columns, real), view(a.y + at, a.columns, real)
-                    top = Z[0]
-                    for j in range(1, a.columns):
-                        top = max(top, Z[j])
-                    total = real(0)
-                    for j in range(a.columns):
-                        Y[j] = real(exp(Z[j] - top))
-                        total += Y[j]
-                    for j in range(a.columns):
-                        Y[j] /= total
+                call_tile(a.activate, a.z + skip, 0, a.y + skip, 0, 1, high * columns, high * columns)
+                continue
+            exponentials(a.z + skip, a.y + skip, high, columns, width)
+            for i in range(high):
+                Y = view(a.y + skip + i * columns * width, columns, real)
+                mass = real(0)
+                for j in range(columns):
+                    mass += Y[j]
+                for j in range(columns):
+                    Y[j] /= mass
 
     return activate
 
@@ -128,15 +144,16 @@ def _elementwise(value, slope, real, width):
             for i in range(size):
                 total += value(Z[i], T[i], param)
             sums[piece] = total
-            if w.dz:
-                D = view(w.dz + skip, size, real)
-                for i in range(size):
-                    D[i] = slope(Z[i], T[i], param) * scale
+            D = view(w.dz + skip, size, real)
+            for i in range(size):
+                D[i] = slope(Z[i], T[i], param) * scale
 
     return loss
 
 
 def _by_row(value, slope, real, width, labels):
+    exponentials = _exponentials(EXP[np.dtype(real).name], real)
+
     def loss(work, step, rank, ranks):
         # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy.
         w = read(work, LOSS)
@@ -145,26 +162,29 @@ def _by_row(value, slope, real, width, labels):
         tiny, zero, one = real(np.finfo(real).tiny), real(0), real(1)
         floor, keep = smooth / real(columns), one - smooth
         for piece in range(rank, pieces(rows, ROWS), ranks):
-            total = 0.0
-            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
-                Z = view(w.z + i * columns * width, columns, real)
-                T = view(0 if labels else w.t + i * columns * width, columns, real)
+            total, high = 0.0, min(rows - piece * ROWS, ROWS)
+            first = piece * ROWS * columns * width
+            exponentials(w.z + first, w.dz + first, high, columns, width)
+            for i in range(piece * ROWS, piece * ROWS + high):
+                at = i * columns * width
+                Z, E = view(w.z + at, columns, real), view(w.dz + at, columns, real)
+                T = view(0 if labels else w.t + at, columns, real)
                 label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
-                top = Z[0]
-                for j in range(1, columns):
+                mass, top = zero, Z[0]
+                for j in range(columns):
+                    mass += E[j]
                     top = max(top, Z[j])
-                mass = zero
+                log_sum, share = top + real(log(mass)), one / mass
+                if labels and smooth == 0:
+                    total += value(Z[label], one, log_sum)
+                else:
+                    for j in range(columns):
+                        t = ((one if j == label else zero) if labels else T[j]) * keep + floor
+                        total += value(Z[j], t, log_sum) if t != 0 else zero
                 for j in range(columns):
-                    mass += real(exp(Z[j] - top))
-                log_sum = top + real(log(mass))
-                for j in range(columns):
-                    t = (one if j == label else zero) if labels else T[j]
-                    t = t * keep + floor
-                    if t != 0:
-                        total += value(Z[j], t, log_sum)
-                    if w.dz:
-                        g = slope(Z[j], t, log_sum) * scale
-                        view(w.dz + (i * columns + j) * width, 1, real)[0] = zero if abs(g) < tiny else g
+                    t = ((one if j == label else zero) if labels else T[j]) * keep + floor
+                    g = slope(E[j] * share, t) * scale
+                    E[j] = zero if abs(g) < tiny else g
             sums[piece] = total
 
     return loss
@@ -269,12 +289,17 @@ def _finish(work, step, rank, ranks):
 TOTAL_KERNEL = Kernel(_total, "total")
 FINISH_KERNEL = Kernel(_finish, "finish")
 
-_BUILD: dict[str, Callable[..., Any]] = {"gather": _gather, "scatter": _scatter, "dropout": _dropout, "activate_rows": _activate_rows}
+ROW_PHASES: dict[str, Callable[..., Any]] = {
+    "gather": _gather,
+    "scatter": _scatter,
+    "dropout": _dropout,
+    "activate_rows": _activate_rows,
+}
 
 
 @cache
 def rows_kernel(phase: str, dtype: str) -> Kernel:
-    return Kernel(_BUILD[phase](getattr(np, dtype), np.dtype(dtype).itemsize), f"{phase}_{dtype}")
+    return Kernel(ROW_PHASES[phase](getattr(np, dtype), np.dtype(dtype).itemsize), f"{phase}_{dtype}")
 
 
 # ---------------------------------------------------------------- verbs
@@ -286,6 +311,7 @@ def loss_param(spec: LossSpec) -> float:
 
 def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
     """The mean loss of outputs (rows, columns); writes its gradient if given."""
+    gradient = np.empty_like(outputs) if gradient is None else gradient
     rows, columns = outputs.shape
     dtype, count = outputs.dtype.name, pieces(rows, ROWS)
     run, sums = fill(RUN, batch=rows, rows=rows), np.zeros(count)

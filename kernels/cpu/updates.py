@@ -15,7 +15,7 @@ from ..formulas import HYPER, OPTIMIZERS
 from ..spec import Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
-from .layout import UPDATE, UPDATES, fill, read
+from .layout import UPDATE, UPDATES, fill, offset, read
 from .primitives import address_of, call_update, view
 
 TILE = 16_384  # elements of one piece of work
@@ -90,18 +90,14 @@ def update_code(name: str, dtype: str) -> int:
     return update_kernel(row.rule, len(row.states), dtype).address
 
 
-def scalars_of(name: str, steps: Sequence[int], options: Any, dtype: Any, rates: Any = None) -> np.ndarray:
-    """(steps, HYPER + 1): the scalars of each step in the array's dtype, computed in float64, and its smallest normal."""
+def fill_scalars(table: np.ndarray, name: str, steps: Sequence[int], options: Any, rates: Any = None) -> None:
+    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1)."""
     row = OPTIMIZERS[name]
-    options = {key: options[key] for key in row.options}
-    table = np.zeros((len(steps), HYPER + 1), dtype)
-    table[:, HYPER] = np.finfo(dtype).tiny
-    for i, step in enumerate(steps):
-        if rates is not None:
-            options["lr"] = float(rates[i])
-        values = row.scalars(step, **options)
-        table[i, : len(values)] = values
-    return table
+    rates = [options["lr"]] * len(steps) if rates is None else np.asarray(rates).tolist()
+    rest = {key: options[key] for key in row.options if key != "lr"}
+    for i, column in enumerate(row.scalars(steps, rates, **rest)):
+        table[:, i] = column
+    table[:, HYPER] = np.finfo(table.dtype).tiny
 
 
 def _update_all(work, step, rank, ranks):
@@ -112,12 +108,12 @@ def _update_all(work, step, rank, ranks):
         at = all_.table + i * RECORD
         one = read(at, UPDATE)
         start = max(first - one.first_tile, 0) * TILE
-        end = min((last - one.first_tile) * TILE, one.size)
+        end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
             call_update(one.update, one.p, one.g + start * one.width, at + STATES, one.scalars, start, end - start)
 
 
-RECORD, STATES = UPDATE.itemsize, UPDATE.fields["state0"][1]
+RECORD, STATES = UPDATE.itemsize, offset(UPDATE, "state0")
 UPDATE_ALL = Kernel(_update_all, "update_all")
 
 
@@ -130,7 +126,8 @@ def update(jobs: Sequence[Update]) -> None:
             continue
         key = rule, id(options), step, p.dtype
         if key not in scalars:
-            table = scalars_of(rule, [step], options, p.dtype)
+            table = np.zeros((1, HYPER + 1), p.dtype)
+            fill_scalars(table, rule, [step], options)
             scalars[key] = table, address_of(table), update_code(rule, p.dtype.name)
         _, values, code = scalars[key]
         where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))

@@ -1,0 +1,32 @@
+"""Sizes and helpers of the CPU kernels' tests; interpreted kernels get small work."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from fastopt.kernels.cpu import launch, network, rows
+from fastopt.kernels.cpu.primitives import INTERPRETED
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """threads(n): let kernels use n threads, also for work that is too small to deserve them."""
+    monkeypatch.setattr(launch, "_threads", None)
+
+    @contextlib.contextmanager
+    def use(n):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch, "_threads", n)
+            patch.setattr(network, "FLOPS", 1)
+            patch.setattr(rows, "ELEMENTS", 1)
+            yield
+
+    return use
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A factor for sizes: interpreted kernels are a thousand times slower."""
+    return INTERPRETED
