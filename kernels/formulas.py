@@ -397,7 +397,7 @@ OUTPUTS = (*ACTIVATIONS, "softmax")  # what the last layer may use; softmax need
 # ---------------------------------------------------------------- losses
 # value(z, t, a) and slope(z, t, a) = d value / dz of one output z against its target t, with the loss's parameter a.
 # A softmax loss takes a row: value(z, t, log_sum) with log(sum(exp(z))) of the row, slope(p, t) with the softmax p of z;
-# t sums to 1 over the row.
+# t sums to 1 over the row, and z may be shifted by the same amount in all of it.
 
 
 def squared(z, t, a):

@@ -153,7 +153,10 @@ PLAIN = Blas("none", "plain loops", "", _PlainGemm())
 def blas() -> Blas:
     """The BLAS in use, opened on first use."""
     wanted = os.environ.get("FASTOPT_BLAS", "").strip()
-    known = {"mkl": (_mkl_path, _open_mkl), "openblas": (_openblas_path, _open_openblas)}
+    known = {
+        "mkl": (_mkl_path, _open_mkl, "fastopt[mkl]"),
+        "openblas": (_openblas_path, _open_openblas, "scipy-openblas32"),
+    }
     if wanted.lower() == "none":
         return PLAIN
     if wanted and wanted.lower() not in known:
@@ -166,11 +169,11 @@ def blas() -> Blas:
         except (OSError, AttributeError) as error:
             raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
     for name in [wanted.lower()] if wanted else list(known):
-        find, open_ = known[name]
+        find, open_, package = known[name]
         path_found = find()
         if path_found is None:
             if wanted:
-                raise ValueError(f"FASTOPT_BLAS={wanted}, but {wanted} is not installed (pip install fastopt[{name}])")
+                raise ValueError(f"FASTOPT_BLAS={wanted}, but {wanted} is not installed (pip install {package})")
             continue
         try:
             return open_(path_found)
@@ -183,5 +186,3 @@ def blas() -> Blas:
         "`pip install scipy-openblas32` (or fastopt[mkl]) brings one"
     )
     return PLAIN
-
-

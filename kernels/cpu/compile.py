@@ -203,7 +203,8 @@ class Kernel:
     """A function of integers, compiled when its address is first asked for.
 
     `name` names one function for good: it is the key of the cache. `parameters` overrides the types of the parameters,
-    which are int64 otherwise. `parallel` is for the one kernel with a prange, which launches all others.
+    which are int64 otherwise. `layer` is for the one kernel with a prange, which launches all others: it starts the
+    threading layer, which Numba would otherwise choose itself when it compiles or loads the code.
     """
 
     names: ClassVar[dict[str, Kernel]] = {}
@@ -213,10 +214,11 @@ class Kernel:
         function: Callable[..., None],
         name: str,
         parameters: tuple[Any, ...] | None = None,
-        parallel: bool = False,
+        layer: Callable[[], object] | None = None,
     ) -> None:
         self.function, self.name = function, name
-        self.options = {**OPTIONS, "parallel": True} if parallel else OPTIONS
+        self.layer = layer
+        self.options = {**OPTIONS, "parallel": True} if layer else OPTIONS
         known = Kernel.names.setdefault(name, self)
         if not known._does_as(self):  # it does where two threads have asked for a kernel at the same time
             raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
@@ -241,6 +243,8 @@ class Kernel:
         return self._address
 
     def _compile(self) -> int:
+        if self.layer:
+            self.layer()
         disk, start = _Disk(self.name, f"{self.parameters} {self.options}"), time.perf_counter()
         code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
         code._cache = _Heard(disk, self.name)

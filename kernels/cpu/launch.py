@@ -12,12 +12,14 @@ the same bits for any number of threads. A phase is a kernel(work, step, rank, r
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -84,15 +86,29 @@ def _prefer_tbb() -> None:
             log.debug("TBB at %s could not be opened: %s", library, error)
 
 
+def _has_tbb() -> bool:
+    try:
+        importlib.import_module("numba.np.ufunc.tbbpool")
+    except ImportError:
+        return False
+    return True
+
+
 @cache
 def threading_layer() -> str:
     """Numba's threading layer, started if need be: "tbb", "omp", "workqueue", or "none" where none can be started."""
     if INTERPRETED:
         return "none"
-    if not numba_parallel._is_initialized and config.THREADING_LAYER.lower() not in ("omp", "workqueue"):
+    tbb = config.THREADING_LAYER.lower() not in ("omp", "workqueue")
+    if not numba_parallel._is_initialized and tbb:
         _prefer_tbb()
+        tbb = _has_tbb()
     try:
-        numba_parallel._launch_threads()
+        if tbb:  # which calls the thread that starts it its main thread
+            numba_parallel._launch_threads()
+        else:  # Numba would set the calling thread's number of OpenMP threads, which may be torch's, too
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(numba_parallel._launch_threads).result()
         return str(numba.threading_layer())
     except (ValueError, ImportError) as error:  # the layer asked for is not installed
         log.warning("no threading layer, so kernels on arrays run on one thread: %s", error)
@@ -134,7 +150,7 @@ def _launch(code, work, step, ranks):
         call_phase(code, work, step, rank, ranks)
 
 
-LAUNCH = Kernel(_launch, "launch", parallel=True)
+LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
 
 
 def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:

@@ -155,7 +155,8 @@ def _by_row(value, slope, real, width, labels):
     exponentials = _exponentials(EXP[np.dtype(real).name], real)
 
     def loss(work, step, rank, ranks):
-        # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy.
+        # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy. z is taken from the
+        # row's largest: added to a large z, log_sum would lose its digits.
         w = read(work, LOSS)
         rows, columns = batch_rows(w.run, step), w.columns
         smooth, scale, sums = real(w.param), real(1.0 / rows), view(w.sums, pieces(rows, ROWS), np.float64)
@@ -174,13 +175,13 @@ def _by_row(value, slope, real, width, labels):
                 for j in range(columns):
                     mass += E[j]
                     top = max(top, Z[j])
-                log_sum, share = top + real(log(mass)), one / mass
+                log_sum, share = real(log(mass)), one / mass
                 if labels and smooth == 0:
-                    total += value(Z[label], one, log_sum)
+                    total += value(Z[label] - top, one, log_sum)
                 else:
                     for j in range(columns):
                         t = ((one if j == label else zero) if labels else T[j]) * keep + floor
-                        total += value(Z[j], t, log_sum) if t != 0 else zero
+                        total += value(Z[j] - top, t, log_sum) if t != 0 else zero
                 for j in range(columns):
                     t = ((one if j == label else zero) if labels else T[j]) * keep + floor
                     g = slope(E[j] * share, t) * scale

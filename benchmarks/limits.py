@@ -1,0 +1,90 @@
+"""What the machine can do at best, measured in the run that it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import numpy as np
+
+from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.compile import Kernel
+from fastopt.kernels.cpu.layout import UPDATE, UPDATES, fill
+from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.cpu.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
+from fastopt.kernels.formulas import HYPER
+
+
+def _stream0(p, g, s, h, tiny):
+    return p + g, s
+
+
+def _stream1(p, g, s, h, tiny):
+    return p + g, (s[0] + g,)
+
+
+def _stream2(p, g, s, h, tiny):
+    return p + g, (s[0] + g, s[1] + g)
+
+
+def _stream3(p, g, s, h, tiny):
+    return p + g, (s[0] + g, s[1] + g, s[2] + g)
+
+
+@cache
+def _stream_kernel(states: int, dtype: str) -> Kernel:
+    """An update's loop over the same arrays with one addition for each that is written."""
+    from numba.extending import register_jitable
+
+    rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
+    kind = np.dtype(dtype)
+    return Kernel(LOOPS[states](rule, kind.type, kind.itemsize), f"stream_{states}_{dtype}")
+
+
+def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
+    """A call that moves what an update of these arrays moves, with next to no arithmetic."""
+    code = _stream_kernel(len(states), p.dtype.name).address
+    where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
+    scalars, tiles = np.zeros(HYPER + 1, p.dtype), -(-p.size // TILE)
+    row = (code, address_of(p), address_of(g), *where, address_of(scalars), p.size, 0, p.itemsize)
+    table = np.array([row], UPDATE)
+    work = fill(UPDATES, count=1, table=table, tiles=tiles)
+    ranks = launch.ranks_for(p.size, launch.UPDATE_ELEMENTS, tiles)
+
+    def call(kept: object = (p, g, states, scalars, table, work)) -> None:
+        launch.parallel(UPDATE_ALL, address_of(work), 0, ranks)
+
+    return call
+
+
+def update_bytes(p: np.ndarray, states: int) -> int:
+    """Moved by an update: p and the states read and written, g read."""
+    return (3 + 2 * states) * p.nbytes
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
+    """The median time of each call in seconds, the calls taken in turn so that all see the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + warm):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if i >= warm:
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+@cache
+def gemm_peak(dtype: str) -> float:
+    """FLOP/s of a large product by NumPy's BLAS, on all processors."""
+    a, b = np.random.default_rng(0).standard_normal((2, 1536, 1536)).astype(dtype)
+    out = np.empty_like(a)
+    return 2 * 1536**3 / interleave({"gemm": lambda: np.matmul(a, b, out=out)}, rounds=5)["gemm"]
+
+
+@cache
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of streaming arrays much larger than any cache."""
+    p, g = np.zeros((2, 20_000_000), "float32")
+    return 3 * p.nbytes / interleave({"stream": stream(p, g, ())}, rounds=5)["stream"]

@@ -1,0 +1,68 @@
+"""Compiled kernels for training dense networks.
+
+Importing the package loads neither NumPy nor a compiler: every name below is imported when it is first used.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+from typing import Any as _Any
+
+if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
+    from . import callbacks as callbacks
+    from . import datasets as datasets
+    from . import functional as functional
+    from . import layers as layers
+    from . import losses as losses
+    from . import optim as optim
+    from .callbacks import Callback as Callback
+    from .callbacks import EarlyStopping as EarlyStopping
+    from .checkpoint import load_model as load_model
+    from .functional import dense_backward as dense_backward
+    from .functional import dense_forward as dense_forward
+    from .history import History as History
+    from .kernels.cpu.launch import get_num_threads as get_num_threads
+    from .kernels.cpu.launch import set_num_threads as set_num_threads
+    from .layers import Dense as Dense
+    from .layers import Dropout as Dropout
+    from .model import Sequential as Sequential
+    from .optim import SGD as SGD
+    from .optim import Adagrad as Adagrad
+    from .optim import Adam as Adam
+    from .optim import AdamW as AdamW
+    from .optim import Optimizer as Optimizer
+    from .optim import RMSprop as RMSprop
+    from .optim import get_optimizer as get_optimizer
+
+    __version__: str
+
+_NAMES = {
+    "callbacks": ("Callback", "EarlyStopping"),
+    "checkpoint": ("load_model",),
+    "functional": ("dense_backward", "dense_forward"),
+    "history": ("History",),
+    "kernels.cpu.launch": ("get_num_threads", "set_num_threads"),
+    "layers": ("Dense", "Dropout"),
+    "model": ("Sequential",),
+    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim")
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _HOMES:
+        value = getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = _import_module(f".{name}", __name__)
+    elif name == "__version__":
+        value = _import_module("importlib.metadata").version("fastopt")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,30 @@
+"""Which module of kernels serves which backend; all of them have the same functions."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from ._arrays import check_name
+
+DEFAULT = "cpu"
+MODULES = {
+    "numpy": "fastopt.kernels.reference",  # plain NumPy: the specification, and what the others are compared with
+    "cpu": "fastopt.kernels.cpu",  # Numba and the vendor BLAS
+}
+
+
+def check(name: Any) -> str:
+    """A backend's name, or a ValueError that lists the known ones; imports nothing."""
+    return check_name("backend", name, MODULES)
+
+
+def get(name: Any) -> Any:
+    """The kernel module of a backend, imported on first use."""
+    return _load(check(name))
+
+
+@cache
+def _load(name: str) -> Any:
+    return import_module(MODULES[name])

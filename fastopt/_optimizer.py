@@ -1,0 +1,343 @@
+"""What all optimizers share: groups of parameters, checked hyper-parameters, states, the step, and its state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _backends
+from ._arrays import Memory, Parameter, describe
+from ._slot import Slot
+from ._tree import Template, flatten, match
+from .kernels.formulas import DOMAINS, FLAG, OPTIMIZERS, POSITIVE, Domain
+from .kernels.spec import Update
+
+Hyper = dict[str, Any]
+
+# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, or fill the states.
+_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE}
+
+# In torch's groups, but without effect on the numbers.
+_TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
+
+
+def check_hyper(name: str, value: Any, domain: Domain) -> float | bool:
+    """A number or flag of the domain as Python's own; else an error that says the domain and the value."""
+    kinds = bool | int | float | np.bool_ | np.integer | np.floating
+    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
+        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
+    if value not in domain:
+        raise ValueError(f"{name} must be {domain}; got {value}")
+    return bool(value) if domain.flag else float(value)
+
+
+class Group:
+    """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
+
+    def __init__(self, public: Hyper, slots: list[Slot]) -> None:
+        self.public = public
+        self.slots = slots
+        self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
+        self.rule = ""
+        self.options: dict[str, Any] = {}
+
+    def take(self, rule: str, hyper: Hyper) -> None:
+        """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
+        self.public.update(hyper)
+        named = dict(hyper)
+        if "betas" in named:
+            named["beta1"], named["beta2"] = named.pop("betas")
+        self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
+        self.rule = rule
+        self.values = tuple(hyper.values())
+        for slot in self.slots:
+            slot.use(rule, hyper.get("initial_accumulator_value", 0.0))
+
+
+class Optimizer:
+    """Base of the optimizers: updates NumPy arrays in place, one backend call a step."""
+
+    _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
+    _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
+    _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
+
+    def __init__(self, params: Any, backend: str, hyper: Hyper) -> None:
+        self.backend = _backends.check(backend)
+        self.defaults = self._checked(hyper)
+        self._take([], [(self.defaults, [])])
+        if params is not None:
+            self._attach(params)
+
+    # -- hyper-parameters
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        """The row of OPTIMIZERS that these hyper-parameters ask for."""
+        raise NotImplementedError
+
+    @classmethod
+    def _checked(cls, hyper: Mapping[str, Any]) -> Hyper:
+        """The hyper-parameters, complete, in order, and each within its domain, as plain Python values."""
+        missing = [name for name in cls._hyper if name not in hyper]
+        unknown = [name for name in hyper if name not in cls._hyper]
+        if missing or unknown:
+            raise ValueError(
+                f"{cls.__name__} takes the hyper-parameters {', '.join(cls._hyper)};"
+                f" missing: {missing}, unknown: {unknown}"
+            )
+        return {name: cls._checked_one(name, hyper[name]) for name in cls._hyper}
+
+    @classmethod
+    def _checked_one(cls, name: str, value: Any) -> Any:
+        if name != "betas":
+            return check_hyper(name, value, _DOMAINS[name])
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise TypeError(f"betas must be two numbers; got {value!r}")
+        return tuple(check_hyper(f"betas[{i}]", value[i], _DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
+
+    def _current(self) -> list[Group]:
+        """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
+        values, size = self._values, 1 + len(self._hyper)
+        stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
+        checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
+        rules = [self._rule(hyper) for hyper in checked]
+        for group, rule, hyper in zip(stale, rules, checked, strict=True):
+            group.take(rule, hyper)
+        return self._groups
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; with several groups that of the first, to be set through `param_groups`."""
+        return self.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if len(self.param_groups) > 1:
+            raise ValueError(
+                f"there are {len(self.param_groups)} groups, each with its own learning rate:"
+                " set opt.param_groups[i]['lr']"
+            )
+        self.param_groups[0]["lr"] = self._checked_one("lr", value)
+
+    @property
+    def rule(self) -> str:
+        """The row of `fastopt.kernels.formulas.OPTIMIZERS` in use (by the first group)."""
+        return self._current()[0].rule
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of that row, with their values."""
+        return dict(self._current()[0].options)
+
+    # -- parameters and states
+
+    def _attach(self, params: Any) -> None:
+        """Checks and takes all arrays, or none."""
+        tree = list(params) if isinstance(params, Iterator) else params
+        grouped = isinstance(tree, list | tuple) and any(isinstance(g, Mapping) and "params" in g for g in tree)
+        if grouped and not all(isinstance(g, Mapping) and "params" in g for g in tree):
+            raise ValueError("where one entry of params is a group, all must be: mappings with the key 'params'")
+        leaves: list[tuple[str, Any]] = []
+        templates, groups = [], []
+        for i, entry in enumerate(tree if grouped else [{"params": tree}]):
+            first = len(leaves)
+            templates.append(flatten(entry["params"], f"[{i}]" if grouped else "", leaves))
+            own = {name: value for name, value in entry.items() if name != "params"}
+            groups.append((self._checked({**self.defaults, **own}), leaves[first:]))
+        if not leaves:
+            raise ValueError("params holds no array")
+        self._take(templates if grouped else templates[0], groups)
+
+    def _take(self, template: Template, groups: list[tuple[Hyper, list[tuple[str, Any]]]]) -> None:
+        """The groups, each of checked hyper-parameters and (path, array) pairs."""
+        rules = [self._rule(hyper) for hyper, _ in groups]
+        parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
+        memory = Memory(parameter for some in parameters for parameter in some)
+        made = []
+        for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
+            slots = [Slot(path, p, memory.foreign) for (path, _), p in zip(leaves, some, strict=True)]
+            made.append(Group({"params": [array for _, array in leaves]}, slots))
+            made[-1].take(rule, hyper)
+        self._groups = made
+        self._slots = [slot for group in made for slot in group.slots]
+        self._memory = memory
+        self._template = template
+        self._flat = template == list(range(len(self._slots)))
+        self._values = itemgetter(*self._hyper)
+        self.param_groups: list[Hyper] = [group.public for group in made]
+
+    def bind(self, params: Sequence[np.ndarray]) -> None:
+        """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
+        if self.bound:
+            raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
+        self._current()  # takes over what was set in the meantime
+        self.defaults = {name: self.param_groups[0][name] for name in self._hyper}
+        self._attach(params)
+
+    @property
+    def bound(self) -> bool:
+        """Whether the optimizer has its arrays."""
+        return bool(self._slots)
+
+    @property
+    def states(self) -> list[tuple[np.ndarray, ...]]:
+        """The states of every array, in the order of the rule's row; the optimizer's own memory, not copies."""
+        self._current()
+        return [tuple(slot.parameter.outward(state) for state in slot.states) for slot in self._slots]
+
+    @property
+    def steps(self) -> int:
+        """Steps done (by the first array)."""
+        return self._slots[0].steps if self._slots else 0
+
+    def advance(self, n: int) -> None:
+        """Counts `n` steps that a compiled epoch did on the arrays and states."""
+        for slot in self._slots:
+            slot.steps += n
+
+    # -- the step
+
+    def step(self, grads: Any) -> None:
+        """Updates every array in place from its gradient.
+
+        Args:
+            grads: gradients in the structure of `params`, each a NumPy array of its parameter's shape and dtype, in
+                any layout; None skips an array, or a whole branch. With groups: a sequence with one entry a group.
+                Gradients are not changed.
+
+        Raises:
+            TypeError: a gradient is not an array, or of another dtype.
+            ValueError: another structure or shape, a gradient that shares memory with a parameter, or a
+                hyper-parameter out of its domain. All is checked before anything changes.
+        """
+        if not self._slots:
+            raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
+        leaves = iter(self._leaves(grads))
+        owners, ndarray = self._memory.owners, np.ndarray
+        jobs: list[Update] = []
+        done: list[Slot] = []
+        copies: list[tuple[Parameter, np.ndarray]] = []
+        for group in self._current():
+            rule, options = group.rule, group.options
+            for slot, g in zip(group.slots, leaves):  # noqa: B905 (goes on to the next group's)
+                if g is None:
+                    continue
+                if not (
+                    type(g) is ndarray
+                    and g.shape == slot.shape
+                    and g.dtype is slot.dtype
+                    and (flags := g.flags).carray
+                    and flags.owndata
+                    and id(g) not in owners
+                ):
+                    g = self._check(slot, g)
+                work = slot.work
+                if work is None:
+                    work = slot.parameter.load()
+                    copies.append((slot.parameter, work))
+                done.append(slot)
+                jobs.append(Update(rule, work, g, slot.states, options, slot.steps - slot.origin + 1))
+        _backends.get(self.backend).update(jobs)
+        for parameter, work in copies:
+            parameter.store(work)
+        for slot in done:
+            slot.steps += 1
+
+    def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
+        if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
+            return grads
+        out: list[Any] = [None] * len(self._slots)
+        match(self._template, grads, "grads", out)
+        return out
+
+    def _check(self, slot: Slot, g: Any) -> np.ndarray:
+        """Any gradient as kernels take it, or the error that says what is wrong with it."""
+        name = f"grads{slot.path}"
+        g = slot.parameter.check_like(name, g)
+        self._memory.check_gradient(name, g)
+        return slot.parameter.inward(g)
+
+    # -- saving and loading
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on later, in torch's layout; the arrays are copies.
+
+        `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
+        the arrays numbered in the order of the groups, and states in the shape of their array.
+        """
+        groups, numbers = [], iter(range(len(self._slots)))
+        for group in self._current():
+            hyper = {name: group.public[name] for name in self._hyper}
+            if self._decoupled is not None:
+                hyper["decoupled_weight_decay"] = self._decoupled
+            groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
+        return {"state": {i: slot.saved() for i, slot in enumerate(self._slots)}, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
+
+        A state_dict of the torch optimizer of the same name is understood too (its tensors must be on the CPU). An
+        array without an entry starts afresh.
+
+        Raises:
+            TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
+                states, shapes or dtypes. All is checked before anything changes.
+        """
+        if not isinstance(state_dict, Mapping) or not all(
+            isinstance(state_dict.get(key), kind) for key, kind in (("state", Mapping), ("param_groups", Sequence))
+        ):
+            raise TypeError("a state_dict must be a mapping with a mapping 'state' and a sequence 'param_groups'")
+        state, groups = state_dict["state"], state_dict["param_groups"]
+        if not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups):
+            raise TypeError("every group of a state_dict must be a mapping with a sequence 'params'")
+        if [len(group["params"]) for group in groups] != [len(group.slots) for group in self._groups]:
+            raise ValueError(
+                f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
+                f" this optimizer of {[len(group.slots) for group in self._groups]}"
+            )
+        hypers = [self._loaded_hyper(group) for group in groups]
+        rules = [self._rule(hyper) for hyper in hypers]
+        numbers = [number for group in groups for number in group["params"]]
+        unknown = [number for number in state if number not in numbers]
+        if unknown:
+            raise ValueError(f"the state_dict has states of arrays that are in none of its groups: {unknown}")
+        required = [rule for rule, group in zip(rules, groups, strict=True) for _ in group["params"]]
+        loaded = [
+            slot.checked(state.get(number, {}), rule, self._states)
+            for slot, number, rule in zip(self._slots, numbers, required, strict=True)
+        ]
+        for slot, (steps, states) in zip(self._slots, loaded, strict=True):
+            slot.restore(steps, states)
+        for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
+            group.take(rule, hyper)
+
+    def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
+        decoupled = group.get("decoupled_weight_decay", self._decoupled)
+        if decoupled != self._decoupled:
+            raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
+        return self._checked({k: v for k, v in group.items() if k != "params" and k not in _TORCH_ONLY})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without the views of the arrays, which a copy would tear from its own arrays."""
+        return {
+            "defaults": self.defaults,
+            "backend": self.backend,
+            "template": self._template,
+            "paths": [slot.path for slot in self._slots],
+            "arrays": [group["params"] for group in self.param_groups],
+            "saved": self.state_dict(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.defaults, self.backend = state["defaults"], state["backend"]
+        paths = iter(state["paths"])
+        groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
+        self._take(state["template"], groups)
+        self.load_state_dict(state["saved"])
+
+    def __repr__(self) -> str:
+        hyper = ", ".join(f"{name}={self.param_groups[0][name]!r}" for name in self._hyper)
+        return f"{type(self).__name__}({hyper}, backend={self.backend!r})"

@@ -1,0 +1,80 @@
+"""One array that an optimizer updates, with its states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Parameter, describe
+from .kernels.formulas import OPTIMIZERS
+
+
+class Slot:
+    """One parameter array with its states and its number of steps."""
+
+    __slots__ = ("dtype", "named", "origin", "parameter", "path", "shape", "states", "steps", "work")
+
+    def __init__(self, path: str, parameter: Parameter, foreign: bool) -> None:
+        self.path = path
+        self.parameter = parameter
+        self.dtype = parameter.dtype
+        self.work = parameter.work
+        # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
+        # `Optimizer._check`, as all do where the parameter is turned or its memory is not NumPy's.
+        self.shape = parameter.array.shape if parameter.direct and not foreign else None
+        self.named: dict[str, np.ndarray] = {}
+        self.states: tuple[np.ndarray, ...] = ()
+        self.steps = 0
+        self.origin = 0  # the step after which the rule's states were made: see `use`
+
+    def use(self, rule: str, fill: float) -> None:
+        """Takes the states of the rule, making those that are not there yet."""
+        for name in OPTIMIZERS[rule].states:
+            if name not in self.named:
+                self.named[name] = self.parameter.new_state(fill)
+                if rule == "momentum":  # as torch: the first buffer is the gradient, whenever momentum is turned on
+                    self.origin = self.steps
+        self.states = tuple(self.named[name] for name in OPTIMIZERS[rule].states)
+
+    def saved(self) -> dict[str, Any]:
+        """Copies of the states in the array's own shape; without a momentum buffer that no step has filled yet."""
+        unused = "momentum_buffer" if 0 < self.origin == self.steps else None
+        states = {name: s for name, s in self.named.items() if name != unused}
+        return {"step": self.steps, **{n: self.parameter.outward(s).copy(order="C") for n, s in states.items()}}
+
+    def checked(self, saved: Any, rule: str, known: frozenset[str]) -> tuple[int, dict[str, np.ndarray]]:
+        """Steps and states of an entry of a state_dict, as `restore` takes them."""
+        where = f"the state of {self.parameter.name}"
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"{where} must be a mapping; got {describe(saved)}")
+        present = {name: value for name, value in saved.items() if name != "step" and value is not None}
+        unknown = [name for name in present if name not in known]
+        if unknown:
+            raise ValueError(f"{where} has the unknown entries {unknown}; known: {', '.join(sorted(known))}")
+        # torch's SGD counts no steps: a buffer tells that there was one.
+        step = np.asarray(saved.get("step", 1 if present else 0))  # torch's is a 0-d tensor
+        if step.ndim or step.dtype.kind not in "iuf":
+            raise TypeError(f"the step of {where} must be a number; got {describe(saved['step'])}")
+        if not (step >= 0 and float(step).is_integer()):
+            raise ValueError(f"the step of {where} must be a whole number of at least 0; got {step}")
+        lacking = [name for name in OPTIMIZERS[rule].states if name not in present]
+        if step and lacking and rule != "momentum":  # a first buffer may still be to come
+            raise ValueError(f"{where} lacks {', '.join(lacking)}, which the rule {rule!r} has after {int(step)} steps")
+        states = {}
+        for name, value in present.items():
+            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            states[name] = self.parameter.inward(self.parameter.check_like(f"{name} of {where}", array))
+        return int(step), states
+
+    def restore(self, steps: int, states: dict[str, np.ndarray]) -> None:
+        """Copies the states into the present ones where there are any (others may hold them); drops the rest."""
+        self.steps, self.origin = steps, 0
+        kept = {name: self.named.get(name, state) for name, state in states.items()}
+        for name, state in states.items():
+            if kept[name] is state:
+                kept[name] = state.copy()
+            else:
+                kept[name][...] = state
+        self.named = kept

@@ -1,0 +1,119 @@
+"""Callbacks: code that `fit` calls between epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arrays import check_count, check_flag, check_name, check_number, describe
+
+if TYPE_CHECKING:
+    from .model import Sequential
+
+
+class Callback:
+    """Base class: override what you need. `epoch` counts from 1; `logs` are the epoch's figures, as in `History`.
+
+    `on_epoch_end` may set `model.stop_training = True` to end the training after this epoch, or change
+    `model.optimizer.lr` for the next one. An exception from any method ends `fit`, with model and optimizer as they
+    were at that moment.
+
+    >>> class Decay(Callback):
+    ...     def on_epoch_end(self, model, epoch, logs):
+    ...         model.optimizer.lr *= 0.9
+    """
+
+    def check(self, names: Sequence[str]) -> None:
+        """Called before anything else, with the names that the logs will have: raise ValueError to refuse."""
+
+    def on_train_begin(self, model: Sequential) -> None:
+        """Called once, before the first epoch."""
+
+    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+        """Called before every epoch."""
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Called after every epoch, its validation included."""
+
+    def on_train_end(self, model: Sequential) -> None:
+        """Called once, after the last epoch, whether all were run or a callback stopped the training."""
+
+
+MODES = ("auto", "min", "max")
+RISING = ("accuracy", "r2")  # what is better when larger
+
+
+class EarlyStopping(Callback):
+    """Stop when a figure has not improved for `patience` epochs in a row.
+
+    monitor               name of the figure: "loss", "val_loss", a metric, or "val_" and a metric
+    patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
+    min_delta             a change smaller than this, or equal to it, is no improvement
+    mode                  "min", "max", or "auto": "max" for accuracy and r2, "min" for the rest
+    restore_best_weights  put back the weights of the best epoch when the training ends; the optimizer's state stays
+
+    After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None where all epochs ran). NaN is never an
+    improvement. Raises ValueError, in `fit` before anything is changed, where `monitor` is not among the figures.
+
+    >>> EarlyStopping("val_accuracy", patience=3).mode
+    'max'
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 0,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a string; got {describe(monitor)}")
+        check_name("mode", mode, MODES)
+        self.monitor = monitor
+        self.patience = check_count("patience", patience, least=0)
+        self.min_delta = check_number("min_delta", min_delta, 0.0)
+        rises = monitor.removeprefix("val_") in RISING
+        self.mode = mode if mode != "auto" else "max" if rises else "min"
+        self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.stopped_epoch: int | None = None
+        self._waited = 0
+        self._weights: list[NDArray[np.floating]] | None = None
+
+    def check(self, names: Sequence[str]) -> None:
+        if self.monitor not in names:
+            hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
+            raise ValueError(f"EarlyStopping cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
+
+    def on_train_begin(self, model: Sequential) -> None:
+        self._reset()
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        value = logs[self.monitor]
+        if self._improves(value):
+            self.best, self.best_epoch, self._waited = value, epoch, 0
+            if self.restore_best_weights:
+                self._weights = model.get_weights()
+            return
+        self._waited += 1
+        if self._waited >= max(1, self.patience):
+            self.stopped_epoch = epoch
+            model.stop_training = True
+
+    def on_train_end(self, model: Sequential) -> None:
+        if self._weights is not None:
+            model.set_weights(self._weights)
+            self._weights = None
+
+    def _improves(self, value: float) -> bool:
+        if self.best is None:
+            return value == value
+        return value - self.min_delta > self.best if self.mode == "max" else value + self.min_delta < self.best

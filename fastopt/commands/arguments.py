@@ -1,0 +1,38 @@
+"""Types of command-line arguments; what is wrong with a value is said by argparse, with the option's name."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of whole numbers of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise ArgumentTypeError(f"expected a whole number of at least {least}; got {text!r}")
+        return number
+
+    return parse
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """Return the widths of hidden layers.
+
+    >>> widths("128,64"), widths("none")
+    ((128, 64), ())
+    """
+    if text == "none":
+        return ()
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 1:
+        raise ArgumentTypeError(f"expected widths of hidden layers, such as 128,64, or none; got {text!r}")
+    return found

@@ -1,0 +1,172 @@
+"""Training for `fastopt train`: one model, or the same model on several backends in turn.
+
+All contestants start from the same weights and see the same batches, because both follow from the seed. They take turns
+of a few epochs, so that whatever else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..callbacks import EarlyStopping
+from ..kernels.formulas import LOSSES
+from ..layers import Dense, Dropout, Layer
+from ..model import Sequential
+from ..optim import get_optimizer
+from ..training import compiling
+
+TITLES = {"cpu": "compiled kernels", "numpy": "NumPy reference"}
+COMPARED_STEPS = 100
+TURNS = 6
+# Seconds before a round. The threads of NumPy's BLAS go on spinning for 0.1 s after their last product, and while they
+# hold a processor, kernels on all of them took ten times as long (64-128-64-10, batches of 64, 2 processors).
+REST = 0.15
+
+
+class Experiment(NamedTuple):
+    """What is trained, and how: everything but the backend."""
+
+    x: np.ndarray  # (rows, features)
+    y: np.ndarray  # what the loss takes
+    x_test: np.ndarray
+    y_test: np.ndarray
+    outputs: int
+    metrics: tuple[str, ...]
+    loss: str
+    hidden: tuple[int, ...]  # widths
+    activation: str
+    dropout: float
+    optimizer: str
+    hyper: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    validation_split: float
+    patience: int | None
+    dtype: str
+    seed: int
+
+    def model(self, backend: str) -> Sequential:
+        """Return a new model, built and compiled."""
+        layers: list[Layer] = []
+        for width in self.hidden:
+            layers.append(Dense(width, self.activation))
+            if self.dropout:
+                layers.append(Dropout(self.dropout))
+        layers.append(Dense(self.outputs, LOSSES[self.loss].link or "linear"))
+        model = Sequential(layers, seed=self.seed, backend=backend, dtype=self.dtype, inputs=self.x.shape[1])
+        model.compile(get_optimizer(self.optimizer, **self.hyper), self.loss, self.metrics)
+        return model
+
+    def stopper(self) -> EarlyStopping | None:
+        """Return what watches for the end, if there is to be such a thing."""
+        if self.patience is None:
+            return None
+        monitor = "val_loss" if self.validation_split else "loss"
+        return EarlyStopping(monitor, self.patience, restore_best_weights=True)
+
+
+@dataclass
+class Contestant:
+    """A model in training, and what was measured."""
+
+    experiment: Experiment
+    backend: str
+    epochs: int = 0
+    seconds: list[float] = field(default_factory=list)  # of the training pass of every epoch
+    rates: list[float] = field(default_factory=list)  # samples per second
+    losses: list[float] = field(default_factory=list)  # of every epoch, on the training rows
+    step_losses: list[float] = field(default_factory=list)  # of the first COMPARED_STEPS steps
+
+    def __post_init__(self) -> None:
+        self.title = TITLES[self.backend]
+        self.model = self.experiment.model(self.backend)
+        self.stopper = self.experiment.stopper()
+        self.test: dict[str, float] = {}
+        if self.stopper:
+            self.stopper.on_train_begin(self.model)
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs were run, or early stopping ended them."""
+        return self.epochs == self.experiment.epochs or self.model.stop_training
+
+    @property
+    def loss(self) -> float:
+        """The training loss of the epoch that the weights come from."""
+        best = self.stopper.best_epoch if self.stopper else None
+        return self.losses[(best or self.epochs) - 1]
+
+    @property
+    def median_seconds(self) -> float:
+        """The median time of an epoch."""
+        return statistics.median(self.seconds)
+
+    def warm_up(self, compiles: Callable[[str], None]) -> None:
+        """Train, validate and test a throw-away model on one batch, so that nothing is compiled or loaded later.
+
+        `compiles` hears the name of each kernel that is not in the cache folder.
+        """
+        plan = self.experiment
+        x, y = plan.x[: plan.batch_size], plan.y[: plan.batch_size]
+        with compiling(self.backend, compiles):
+            plan.model(self.backend).fit(x, y, batch_size=plan.batch_size, validation_data=(x, y), verbose=0)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Train for one more epoch and return its figures."""
+        plan = self.experiment
+        history = self.model.fit(
+            plan.x,
+            plan.y,
+            epochs=self.epochs + 1,
+            initial_epoch=self.epochs,
+            batch_size=plan.batch_size,
+            validation_split=plan.validation_split,
+            verbose=0,
+        )
+        self.epochs += 1
+        logs = {name: values[-1] for name, values in history.history.items()}
+        self.seconds.append(logs.pop("seconds"))
+        self.rates.append(logs.pop("samples_per_second"))
+        self.losses.append(logs["loss"])
+        self.step_losses += history.step_losses[: COMPARED_STEPS - len(self.step_losses)].tolist()
+        if self.stopper:
+            self.stopper.on_epoch_end(self.model, self.epochs, logs)
+        return logs
+
+    def finish(self) -> None:
+        """Take the best weights, where early stopping kept some, and test the model."""
+        if self.stopper:
+            self.stopper.on_train_end(self.model)
+        self.test = self.model.evaluate(self.experiment.x_test, self.experiment.y_test)
+
+
+def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[str, float]], None]) -> None:
+    """Train all to the end, some epochs of each in turn; `show` hears of every epoch and its figures."""
+    while running := [contestant for contestant in contestants if not contestant.done]:
+        if len(contestants) > 1:
+            time.sleep(REST)
+        for contestant in running:
+            for _ in range(math.ceil(contestant.experiment.epochs / TURNS)):
+                if not contestant.done:
+                    show(contestant, contestant.train_epoch())
+    for contestant in contestants:
+        contestant.finish()
+
+
+def disagreement(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the largest difference between losses of the same step, relative to the larger one.
+
+    >>> disagreement([2.0, 1.0], [2.0, 0.5])
+    0.5
+    """
+    first, second = np.array(a), np.array(b)
+    with np.errstate(invalid="ignore"):
+        larger = np.maximum(np.abs(first), np.abs(second))
+        return float((np.abs(first - second) / np.where(larger == 0, 1, larger)).max())

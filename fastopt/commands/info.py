@@ -1,0 +1,191 @@
+"""`fastopt info`: what runs here, on what, with what, and what could be added."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import datasets
+from .tables import in_bytes
+
+PACKAGES = (
+    "fastopt",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "cffi",
+    "tqdm",
+    "safetensors",
+    "scipy-openblas32",
+    "mkl",
+    "tbb",
+    "pooch",
+)
+# Of the hundreds of features that LLVM knows, those that decide how fast the kernels are.
+FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bf16", "amx-bf16", "neon", "sve")
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "info",
+        help="show versions, processor, threads, BLAS, cached kernels and data",
+        description="Show what fastopt runs on, and what could be installed beside it.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is known."""
+    facts = collect()
+    print(json.dumps(facts, indent=2) if args.json else describe(facts))
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """Return everything as plain values."""
+    from ..kernels.cpu.blas import blas
+    from ..kernels.cpu.compile import INTERPRETED, cache_folder, cache_root
+    from ..kernels.cpu.launch import get_num_threads, threading_layer
+
+    layer = threading_layer()
+    facts: dict[str, Any] = {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "processor": _processor(),
+        "threads": {**_attempt(lambda: {"kernels": get_num_threads()}), "layer": layer},
+        "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
+        "interpreted": INTERPRETED,
+        "cache": _cache(cache_root(), cache_folder()),
+        "data": {name: _place(name) for name in datasets.NAMES},
+    }
+    facts["missing"] = [{"what": what, "install": install} for absent, what, install in _wishes(facts, layer) if absent]
+    return facts
+
+
+def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
+    """Whether something is missing, what that means, and how to get it."""
+    versions, data = facts["versions"], facts["data"]
+    intel = platform.machine().lower() in ("x86_64", "amd64")
+    download = "pip install 'fastopt[datasets]', which lets fastopt download it"
+    return [
+        (
+            facts["blas"].get("name") == "none",
+            "a BLAS (matrix products run on plain loops)",
+            "pip install scipy-openblas32",
+        ),
+        (
+            intel and versions["mkl"] is None,
+            "MKL (often faster than OpenBLAS on small layers)",
+            "pip install 'fastopt[mkl]'",
+        ),
+        (intel and layer != "tbb", "TBB (threads that may be used after a fork)", "pip install tbb"),
+        (
+            not data["fashion-mnist"] and versions["pooch"] is None,
+            "the data set fashion-mnist",
+            f"apt install dataset-fashion-mnist, or {download}",
+        ),
+        (not data["mnist"] and versions["pooch"] is None, "the data set mnist", download),
+    ]
+
+
+def _attempt(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `ask` says, or what is wrong with a setting: the rest is to be seen all the more."""
+    try:
+        return ask()
+    except ValueError as error:
+        return {"error": str(error)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> dict[str, Any]:
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    return {
+        "name": _processor_name(),
+        "llvm": llvm.get_host_cpu_name(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "features": [name for name in FEATURES if features.get(name)],
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _cache(root: Path, current: Path) -> dict[str, Any]:
+    """Kernels and bytes in the folder of this version, and in those of others."""
+    try:
+        others = [folder for folder in root.iterdir() if folder != current and folder.is_dir()]
+    except OSError:
+        others = []
+    here, elsewhere = _weigh([current]), _weigh(others)
+    return {"folder": str(current), **here, "other_versions": {"folders": len(others), **elsewhere}}
+
+
+def _weigh(folders: list[Path]) -> dict[str, int]:
+    sizes = []
+    for folder in folders:
+        try:
+            sizes += [file.stat().st_size for file in folder.glob("*.bin")]
+        except OSError:  # another process may be at work here
+            continue
+    return {"kernels": len(sizes), "bytes": sum(sizes)}
+
+
+def _place(name: str) -> str | None:
+    """The folder that has the data set: one of those where `datasets.load` looks, or that of its download."""
+    if name == "digits":
+        return "ships with fastopt"
+    setting = os.environ.get("FASTOPT_DATA_DIR")
+    places = [Path(setting), Path(setting) / name] if setting else []
+    places += [Path(folder) for folder in datasets._SOURCES[name].folders]
+    if importlib.util.find_spec("pooch"):
+        import pooch
+
+        places.append(Path(pooch.os_cache("fastopt")) / name)
+    complete = (place for place in places if all(datasets._find(place, file) for file in datasets._IDX_FILES))
+    return next(map(str, complete), None)
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return the facts as lines of text."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    processor, threads, blas, cache = (facts[key] for key in ("processor", "threads", "blas", "cache"))
+    features = " ".join(processor["features"])
+    others = cache["other_versions"]
+    kept = f"{cache['kernels']} kernels, {in_bytes(cache['bytes'])}"
+    if others["folders"]:
+        kept += f"; other versions or machines: {others['kernels']} kernels, {in_bytes(others['bytes'])}"
+    rows = [
+        ("versions", versions),
+        ("processor", f"{processor['name']} ({processor['llvm']}), {processor['cores']} cores, {features}"),
+        ("threads", f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}"),
+        ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
+        ("cache", f"{cache['folder']}: {kept}"),
+        *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
+        *(("missing", f"{wish['what']}: {wish['install']}") for wish in facts["missing"]),
+    ]
+    if facts["interpreted"]:
+        rows.append(("note", "NUMBA_DISABLE_JIT is set: kernels run in the interpreter, very slowly"))
+    return "\n".join(f"{title:<10} {text}".rstrip() for title, text in rows)

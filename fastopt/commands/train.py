@@ -1,0 +1,248 @@
+"""`fastopt train`: train a network on a data set or a file, and say how fast it went and how well it learnt."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _backends, datasets
+from ..kernels.formulas import ACTIVATIONS, LOSSES
+from ..optim import OPTIMIZER_CLASSES
+from .arguments import whole, widths
+
+FILES = (".npz", ".csv")
+
+
+class Defaults(NamedTuple):
+    """What is not given on the command line."""
+
+    layers: tuple[int, ...]
+    epochs: int
+    batch_size: int
+
+
+# Digits: both contestants are done within two seconds, at 92 % (its test rows come from writers of their own).
+DEFAULTS = {
+    "digits": Defaults((64, 32), 30, 16),
+    "fashion-mnist": Defaults((256, 128), 10, 64),
+    "mnist": Defaults((256, 128), 10, 64),
+}
+FOR_FILES = Defaults((64, 32), 50, 32)
+CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
+# What real-valued targets can be fitted with: the losses that take a number for a number.
+REGRESSION_LOSSES = tuple(
+    name for name, row in LOSSES.items() if row.targets == "dense" and row.link is None and not row.signs
+)
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network and report speed and accuracy",
+        description="Train a dense network; without arguments on handwritten digits, on the compiled kernels and on "
+        "the NumPy reference from identical inputs.",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "data",
+        nargs="?",
+        default="digits",
+        metavar="DATA",
+        help=f"{', '.join(datasets.NAMES)}, or the path of a .npz or .csv file (default: digits)",
+    )
+    data.add_argument("--folder", help="where the IDX files of mnist or fashion-mnist are")
+    data.add_argument("--target", metavar="COLUMN", help="name or index of the column to predict in a .csv file")
+    data.add_argument(
+        "--validation-split", type=float, default=0.0, metavar="SHARE", help="share of the training rows to hold out"
+    )
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--layers", type=widths, metavar="WIDTHS", help="hidden layers, such as 128,64, or none")
+    network.add_argument("--activation", choices=ACTIVATIONS, default="relu", metavar="NAME", help=_names(ACTIVATIONS))
+    network.add_argument("--dropout", type=float, default=0.0, metavar="RATE", help="after every hidden layer")
+    network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--loss", choices=LOSSES, metavar="NAME", help=_names(LOSSES))
+    training.add_argument(
+        "--optimizer", choices=OPTIMIZER_CLASSES, default="adam", metavar="NAME", help=_names(OPTIMIZER_CLASSES)
+    )
+    training.add_argument("--lr", type=float, help="learning rate (default: the optimizer's)")
+    training.add_argument("--weight-decay", type=float, metavar="X", help="(default: the optimizer's)")
+    training.add_argument("--momentum", type=float, metavar="X", help="of sgd, momentum and rmsprop")
+    training.add_argument("--epochs", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument("--batch-size", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument(
+        "--patience",
+        type=whole(0),
+        metavar="N",
+        help="stop when the loss on the held-out rows (without --validation-split, the training loss) has not improved "
+        "for N epochs in a row, and take the best weights",
+    )
+    training.add_argument("--seed", type=whole(0), default=0, help="of weights, batches and dropout (default: 0)")
+
+    running = parser.add_argument_group("running")
+    running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
+    running.add_argument("--threads", type=whole(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
+    running.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="train the NumPy reference as well, on the same inputs (default: for digits only)",
+    )
+    running.add_argument("--save", metavar="FILE", help="write the model (the compiled one) to a safetensors file")
+    running.add_argument("--quiet", action="store_true", help="print nothing but the result")
+    parser.set_defaults(run=run)
+
+
+def _names(table: Any) -> str:
+    return ", ".join(table)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what `args` say and print the result."""
+    from .contest import Contestant, compete
+    from .report import Progress, headline, result
+
+    backends = _contestants(args)
+    if args.save is not None:
+        _check_writable(args.save)
+    data = _load(args)
+    experiment = _experiment(args, data)
+    if args.threads is not None:
+        from ..kernels.cpu.launch import set_num_threads
+
+        set_num_threads(args.threads)
+    contestants = [Contestant(experiment, backend) for backend in backends]
+    if not args.quiet:
+        print(headline(data, contestants), flush=True)
+    with Progress(contestants, args.quiet) as progress:
+        try:
+            for contestant in contestants:
+                contestant.warm_up(progress.compiling)
+            compete(contestants, progress.show)
+        except KeyboardInterrupt:
+            progress.close()
+            return _interrupted(contestants[0], args.save)
+    print(result(contestants))
+    if args.save is not None:
+        contestants[0].model.save(args.save)
+        if not args.quiet:
+            print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
+    return 0
+
+
+def _interrupted(contestant: Any, path: str | None) -> int:
+    done, epochs = contestant.model.epochs_done, contestant.experiment.epochs
+    saved = ""
+    if path is not None:
+        contestant.model.save(path)
+        saved = f"; what was trained so far is saved in {path}"
+    print(f"fastopt: interrupted after {done} of {epochs} epochs{saved}", file=sys.stderr)
+    return 130
+
+
+def _contestants(args: argparse.Namespace) -> list[str]:
+    """The backends to train on, the one asked for first."""
+    if args.backend == "numpy":
+        if args.compare:
+            raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu")
+        if args.threads is not None:
+            raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
+    compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
+    return [args.backend, "numpy"] if compare else [args.backend]
+
+
+def _check_writable(path: str) -> None:
+    """Raise before the training, not after it."""
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--save {path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"--save {path}: expected the name of a file, but this is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--save {path}: the folder {folder} cannot be written to")
+
+
+def _load(args: argparse.Namespace) -> datasets.Dataset:
+    if args.data in datasets.NAMES:
+        if args.target is not None:
+            raise ValueError(f"--target is for .csv files, not for the data set {args.data}")
+        return datasets.load(args.data, args.folder)
+    path = Path(args.data)
+    if path.suffix.lower() not in FILES and not path.exists():
+        known = ", ".join(datasets.NAMES)
+        raise ValueError(f"unknown data set {args.data!r}; known: {known}, or the path of a .npz or .csv file")
+    if args.folder is not None:
+        raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
+    return datasets.read_table(path, args.target, args.seed)
+
+
+def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
+    from .contest import Experiment
+
+    defaults = DEFAULTS.get(args.data, FOR_FILES)
+    hidden = defaults.layers if args.layers is None else args.layers
+    if args.dropout and not hidden:
+        raise ValueError("--dropout comes after hidden layers, and --layers none has none")
+    loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
+    outputs, y, y_test = _targets(data, loss)
+    return Experiment(
+        x=data.x_train.astype(args.dtype, copy=False),
+        y=y,
+        x_test=data.x_test.astype(args.dtype, copy=False),
+        y_test=y_test,
+        outputs=outputs,
+        metrics=("accuracy",) if data.classes else ("mean_squared_error", "r2"),
+        loss=loss,
+        hidden=hidden,
+        activation=args.activation,
+        dropout=args.dropout,
+        optimizer=args.optimizer,
+        hyper=_hyper(args),
+        epochs=args.epochs or defaults.epochs,
+        batch_size=min(args.batch_size or defaults.batch_size, len(data.x_train)),
+        validation_split=args.validation_split,
+        patience=args.patience,
+        dtype=args.dtype,
+        seed=args.seed,
+    )
+
+
+def _hyper(args: argparse.Namespace) -> dict[str, float]:
+    given = {"lr": args.lr, "weight_decay": args.weight_decay, "momentum": args.momentum}
+    hyper = {name: value for name, value in given.items() if value is not None}
+    known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters
+    for name in hyper:
+        if name not in known:
+            takers = [key for key, make in OPTIMIZER_CLASSES.items() if name in inspect.signature(make).parameters]
+            raise ValueError(f"--{name.replace('_', '-')} is for {', '.join(takers)}, not for {args.optimizer}")
+    return hyper
+
+
+def _targets(data: datasets.Dataset, loss: str) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the number of outputs, and the training and test targets in the form that the loss takes.
+
+    A loss that takes numbers gets labels as one column of 0 and 1 where there are two classes (unless it compares
+    classes with each other, as the softmax does), and as one such column a class otherwise.
+    """
+    row = LOSSES[loss]
+    if not data.classes:
+        if loss not in REGRESSION_LOSSES:
+            raise ValueError(
+                f"{data.description} have real-valued targets, and the loss {loss} is for classes; "
+                f"known for such targets: {', '.join(REGRESSION_LOSSES)}"
+            )
+        return data.y_train.shape[1], data.y_train, data.y_test
+    if row.targets == "labels":
+        return data.classes, data.y_train, data.y_test
+    if data.classes == 2 and not row.by_row:
+        return 1, data.y_train.reshape(-1, 1).astype(np.float32), data.y_test.reshape(-1, 1).astype(np.float32)
+    codes = np.eye(data.classes, dtype=np.float32)
+    return data.classes, codes[data.y_train], codes[data.y_test]

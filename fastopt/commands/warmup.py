@@ -1,0 +1,57 @@
+"""`fastopt warmup`: compile every kernel, so that no later run has to wait."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from ..progress import wanted
+
+DTYPES = ("float32", "float64")
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "warmup",
+        help="compile all kernels and keep them in the cache folder",
+        description="Compile all kernels and keep them in the cache folder (see `fastopt info`), for example when an "
+        "image is built.",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="only for this number type (default: both)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile or load all kernels, and say what was done."""
+    from tqdm import tqdm
+
+    from ..kernels.cpu import all_kernels
+    from ..kernels.cpu.compile import INTERPRETED, cache_folder
+
+    if INTERPRETED:
+        raise ValueError("NUMBA_DISABLE_JIT is set, so there is nothing to compile")
+    start = time.perf_counter()
+    dtypes = DTYPES if args.dtype is None else (args.dtype,)
+    kernels = all_kernels(dtypes)
+    with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=args.quiet or not wanted("auto"), unit="") as bar:
+        for kernel in bar:
+            bar.set_postfix_str(kernel.name, refresh=True)
+            _ = kernel.address
+        bar.set_postfix_str("")
+    seconds = time.perf_counter() - start
+    compiled = [kernel for kernel in kernels if kernel.compiled]
+    print(
+        f"{len(kernels)} kernels for {' and '.join(dtypes)}: {len(compiled)} compiled, {len(kernels) - len(compiled)} "
+        f"loaded, in {seconds:.1f} s"
+    )
+    folder = cache_folder()
+    lost = [kernel.name for kernel in kernels if not (folder / f"{kernel.name}.bin").is_file()]
+    if lost:
+        print(f"fastopt: error: {len(lost)} kernels could not be kept in {folder}: is it writable?", file=sys.stderr)
+        return 1
+    print(f"kept in {folder}")
+    return 0

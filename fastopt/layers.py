@@ -1,0 +1,246 @@
+"""Layers: descriptions of what a network is made of. They hold no weights; the model does.
+
+A layer is immutable, so the same object may stand in several models, or several times in one, each time with weights
+of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._arrays import check_count, check_finite, check_flag, check_name, check_number, describe, plain
+from .kernels.formulas import OUTPUTS
+from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
+
+
+def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """U(-a, a) with a = sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010)."""
+    limit = math.sqrt(6.0 / sum(shape))
+    return rng.uniform(-limit, limit, shape)
+
+
+def glorot_normal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """N(0, s^2) with s = sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010; not truncated, as torch's)."""
+    return rng.standard_normal(shape) * math.sqrt(2.0 / sum(shape))
+
+
+def he_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """U(-a, a) with a = sqrt(6 / inputs), for relu and its kin (He et al. 2015)."""
+    limit = math.sqrt(6.0 / shape[0])
+    return rng.uniform(-limit, limit, shape)
+
+
+def he_normal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """N(0, s^2) with s = sqrt(2 / inputs), for relu and its kin (He et al. 2015; not truncated, as torch's)."""
+    return rng.standard_normal(shape) * math.sqrt(2.0 / shape[0])
+
+
+def orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Orthonormal rows or columns, whichever are fewer (Saxe, McClelland & Ganguli 2014)."""
+    inputs, outputs = shape
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the factorisation unique, and so the draw uniform
+    return q if inputs >= outputs else np.ascontiguousarray(q.T)
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """All zeros."""
+    return np.zeros(shape)
+
+
+INITIALIZERS: dict[str, Callable[..., NDArray[np.float64]]] = {
+    "glorot_uniform": glorot_uniform,
+    "glorot_normal": glorot_normal,
+    "he_uniform": he_uniform,
+    "he_normal": he_normal,
+    "orthogonal": orthogonal,
+    "zeros": zeros,
+}
+BIAS_INITIALIZERS = {"zeros": zeros}  # the others need the number of inputs as well as of outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A fully connected layer: y = activation(x w + b), x (batch, inputs), w (inputs, units), b (units,).
+
+    units               number of outputs
+    activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh;
+                        for the last layer of a model also softmax
+    use_bias            False leaves b out
+    kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
+                        (inputs, units), which is copied
+    bias_initializer    zeros, or an array (units,), which is copied
+    name                what `summary` and error messages call it; by default dense_1, dense_2, ... in a model
+
+    Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
+
+    >>> Dense(256, "relu")
+    Dense(256, 'relu')
+    >>> Dense(10, "swish")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown activation 'swish'; known: linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu,
+    gelu_tanh, softmax
+    """
+
+    units: int
+    activation: str = "linear"
+    use_bias: bool = True
+    kernel_initializer: str | ArrayLike = "glorot_uniform"
+    bias_initializer: str | ArrayLike = "zeros"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
+        set_(self, "units", check_count("units", self.units))
+        set_(self, "use_bias", check_flag("use_bias", self.use_bias))
+        check_name("activation", self.activation, OUTPUTS)
+        _check_label(self.name)
+        kernel = _initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
+        bias = _initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
+        if isinstance(kernel, np.ndarray) and kernel.shape[1] != self.units:
+            raise ValueError(
+                f"kernel_initializer must be an array (inputs, {self.units}) for units={self.units}; "
+                f"got shape {kernel.shape}"
+            )
+        if isinstance(bias, np.ndarray):
+            if not self.use_bias:
+                raise ValueError("bias_initializer is an array, but use_bias=False leaves the bias out")
+            if bias.shape != (self.units,):
+                raise ValueError(
+                    f"bias_initializer must be an array ({self.units},) for units={self.units}; got shape {bias.shape}"
+                )
+        set_(self, "kernel_initializer", kernel)
+        set_(self, "bias_initializer", bias)
+
+    def __repr__(self) -> str:
+        return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
+
+    def spec(self, inputs: int) -> DenseSpec:
+        """Return what the backends need to know of the layer behind `inputs` features; ValueError where they clash."""
+        kernel = self.kernel_initializer
+        if isinstance(kernel, np.ndarray) and kernel.shape[0] != inputs:
+            raise ValueError(
+                f"its kernel_initializer has shape {kernel.shape}, but {inputs} features come in: "
+                f"expected shape ({inputs}, {self.units})"
+            )
+        return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+
+    def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
+        """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments and nothing else.
+
+        `index` is the layer's place in its model. Every array has a random stream of its own, so another initializer
+        in one place changes nothing in the others.
+        """
+        arrays = [((inputs, self.units), self.kernel_initializer), ((self.units,), self.bias_initializer)]
+        drawn = []
+        for which, (shape, source) in enumerate(arrays[: 1 + self.use_bias]):
+            if isinstance(source, str):
+                stream = np.random.SeedSequence(seed, spawn_key=(0, index, which))
+                drawn.append(INITIALIZERS[source](np.random.Generator(np.random.PCG64(stream)), shape))
+            else:
+                drawn.append(np.array(source))
+        return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class Dropout:
+    """Inverted dropout (Srivastava et al. 2014): in training each value is zeroed with probability `rate`, the others
+    are divided by 1 - rate; in `evaluate` and `predict` the layer does nothing.
+
+    The mask is a function of the model's seed, the layer's place, the optimizer's step and the element, so it is the
+    same on every backend and for any number of threads.
+
+    rate   a number in [0, 1)
+    name   what `summary` and error messages call it; by default dropout_1, dropout_2, ... in a model
+
+    Raises TypeError or ValueError for any other rate.
+
+    >>> Dropout(0.2)
+    Dropout(0.2)
+    """
+
+    rate: float
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", check_number("rate", self.rate, 0.0, 1.0))
+        _check_label(self.name)
+
+    def __repr__(self) -> str:
+        return _repr(self, self.rate)
+
+    def spec(self, inputs: int) -> DropoutSpec:
+        """Return what the backends need to know of the layer."""
+        return DropoutSpec(self.rate)
+
+
+Layer = Dense | Dropout
+LAYERS: dict[str, type[Dense] | type[Dropout]] = {"dense": Dense, "dropout": Dropout}
+
+
+def kind(layer: Layer) -> str:
+    """Return the name of the layer's class in LAYERS."""
+    return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
+
+
+def to_config(layer: Layer) -> dict[str, Any]:
+    """Return the layer as plain values for a file. An initializer that is an array becomes None: the weights say it."""
+    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
+    plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+    return {"kind": kind(layer), **plain}
+
+
+def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:
+    """Return the specs of `layers` behind each other, from `inputs` features on; ValueError where they clash."""
+    specs: list[LayerSpec] = []
+    width = inputs
+    for layer, name in zip(layers, names, strict=True):
+        try:
+            specs.append(layer.spec(width))
+        except ValueError as error:
+            raise ValueError(f"layer {name}: {error}") from None
+        if isinstance(layer, Dense):
+            width = layer.units
+    return specs
+
+
+def _check_label(name: str | None) -> None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a string; got {describe(name)}")
+    if name == "":
+        raise ValueError("name must not be empty")
+
+
+def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str | NDArray[np.float64]:
+    if isinstance(value, str):
+        return check_name(what, value, known)
+    array = plain(what, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what} must be one of {', '.join(known)}, or an array of numbers; got {describe(value)}")
+    array = check_finite(what, np.array(array, np.float64))
+    if array.ndim != ndim:
+        raise ValueError(f"{what} must be an array of {ndim} dimension(s); got shape {array.shape}")
+    array.flags.writeable = False
+    return array
+
+
+def _repr(layer: Layer, *values: object) -> str:
+    """The values given, then the other fields that are not at their defaults."""
+    parts = [str(value) for value in values]
+    for name, field in list(layer.__dataclass_fields__.items())[len(LEADING[type(layer)]) :]:
+        value = getattr(layer, name)
+        if isinstance(value, np.ndarray):
+            parts.append(f"{name}=<array {value.shape}>")
+        elif value != field.default:
+            parts.append(f"{name}={value!r}")
+    return f"{type(layer).__name__}({', '.join(parts)})"
+
+
+LEADING = {Dense: ("units", "activation"), Dropout: ("rate",)}  # the fields a repr gives without their names

@@ -1,0 +1,392 @@
+"""Sequential: layers behind each other, and everything one does with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _backends, batching, checkpoint, training
+from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_name, check_number, describe
+from .callbacks import Callback
+from .history import History
+from .kernels.formulas import LOSSES, METRICS
+from .kernels.spec import LayerSpec
+from .layers import Dense, Dropout, Layer, chain, kind
+from .losses import Loss
+from .losses import get as get_loss
+from .optim import Optimizer, get_optimizer
+from .progress import check_verbose
+
+
+class Sequential:
+    """A network of dense layers, each working on what the one before it gives.
+
+    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax
+    seed     whole number in [0, 2^64): the initial weights, the order of the rows and the dropout masks follow from it
+             and from nothing else, so every backend starts from the same weights and sees the same batches
+    backend  "cpu" (compiled kernels) or "numpy" (the reference); `model.backend` may be changed between calls
+    dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
+    inputs   number of features; left out, it comes from the data (or from `build`)
+
+    Where the activation of the last layer is the one that the loss undoes (softmax for the cross-entropies, sigmoid for
+    binary_crossentropy), training runs on the logits, which is exact and fast, and `predict` gives probabilities. With
+    a linear last layer and such a loss training is the same, and `predict` gives logits.
+
+    Attributes: `layers`, `seed`, `dtype`, `inputs` (None until built), `optimizer`, `loss`, `metrics` (None, None, ()
+    until compiled), `parameters`, `epochs_done` (over the model's life), `history` (of the last `fit`) and
+    `stop_training`, for callbacks.
+
+    Every method checks its arguments before it changes anything: TypeError for a wrong kind, ValueError for a wrong
+    shape or value, and model, optimizer and arrays are as before.
+
+    >>> import numpy as np, fastopt as fo
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> model = fo.Sequential([fo.Dense(8, "tanh"), fo.Dense(1)], seed=1)
+    >>> model.compile(fo.Adam(lr=0.03), loss="mean_squared_error", metrics=["r2"])
+    >>> history = model.fit(x, x**2, epochs=40, batch_size=16)
+    >>> history["loss"][-1] < 0.01 and model.evaluate(x, x**2)["r2"] > 0.9
+    True
+    >>> model.predict(x).shape
+    (64, 1)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        seed: int = 0,
+        backend: str = _backends.DEFAULT,
+        dtype: DTypeLike = "float32",
+        inputs: int | None = None,
+    ) -> None:
+        self.layers = _check_layers(layers)
+        self.names = _name(self.layers)
+        self.seed = check_count("seed", seed, least=0)
+        if self.seed >= 2**64:
+            raise ValueError(f"seed must be below 2^64; got {seed}")
+        self.backend = backend
+        self.dtype = _check_dtype(dtype)
+        self.inputs: int | None = None
+        self.optimizer: Optimizer | None = None
+        self.loss: Loss | None = None
+        self.metrics: tuple[str, ...] = ()
+        self.epochs_done = 0
+        self.history: History | None = None
+        self.stop_training = False
+        self._specs: list[LayerSpec] = []
+        self._parameters: list[np.ndarray] = []
+        if inputs is not None:
+            self.build(inputs)
+
+    # -- structure and weights
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the kernels."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        self._backend = _backends.check(name)
+
+    @property
+    def outputs(self) -> int:
+        """The number of columns that `predict` gives."""
+        return self._last.units
+
+    @property
+    def built(self) -> bool:
+        """Whether the model has weights."""
+        return self.inputs is not None
+
+    @property
+    def parameters(self) -> list[np.ndarray]:
+        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        return list(self._parameters)
+
+    @property
+    def _last(self) -> Dense:
+        last = self.layers[-1]
+        assert isinstance(last, Dense)  # checked in __init__
+        return last
+
+    def specs(self, inputs: int) -> list[LayerSpec]:
+        """What the backends need to know of the layers, behind `inputs` features; ValueError where layers clash."""
+        return chain(self.layers, self.names, inputs)
+
+    def build(self, inputs: int) -> None:
+        """Make the weights for `inputs` features, from the seed. Once built, only the same number is accepted.
+
+        >>> model = Sequential([Dense(2)])
+        >>> model.build(3)
+        >>> [p.shape for p in model.parameters]
+        [(3, 2), (2,)]
+        """
+        inputs = check_count("inputs", inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # refuses layers that clash before a weight is drawn
+            drawn: list[np.ndarray] = []
+            width = inputs
+            for index, layer in enumerate(self.layers):
+                if isinstance(layer, Dense):
+                    drawn += layer.draw(width, self.seed, index)
+                    width = layer.units
+            self.adopt(inputs, [array.astype(self.dtype) for array in drawn])
+        elif inputs != self.inputs:
+            raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
+
+    def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        """Take arrays of the right shapes and dtype as the weights of a model that has none yet."""
+        if self.optimizer is not None:
+            self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
+        self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return copies of the weights, in the order of `parameters`."""
+        return [p.copy() for p in self._parameters]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
+        if not self.built:
+            raise ValueError("the model has no weights yet: call build, or fit")
+        if isinstance(weights, np.ndarray | str) or not isinstance(weights, Sequence):
+            raise TypeError(f"weights must be a list of arrays; got {describe(weights)}")
+        if len(weights) != len(self._parameters):
+            raise ValueError(f"expected {len(self._parameters)} arrays of weights; got {len(weights)}")
+        arrays = [as_numbers(f"weights[{i}]", w, self.dtype) for i, w in enumerate(weights)]
+        for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
+            if p.shape != w.shape:
+                raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
+        for p, w in zip(self._parameters, arrays, strict=True):
+            p[...] = w
+
+    def summary(self) -> str:
+        """Return a table of the layers: what they give and how many parameters they have.
+
+        >>> print(Sequential([Dense(16, "relu"), Dropout(0.2), Dense(3)], inputs=4).summary())
+        layer      activation  outputs  parameters
+        dense_1    relu             16          80
+        dropout_1  rate 0.2         16           0
+        dense_2    linear            3          51
+        total: 131 parameters, 4 inputs, float32
+        """
+        width, total = self.inputs, 0
+        rows = [("layer", "activation", "outputs", "parameters")]
+        for layer, name in zip(self.layers, self.names, strict=True):
+            if isinstance(layer, Dropout):
+                rows.append((name, f"rate {layer.rate:g}", "?" if width is None else f"{width:,}", "0"))
+                continue
+            count = None if width is None else (width + layer.use_bias) * layer.units
+            total += count or 0
+            rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
+            width = layer.units
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
+            for name, what, outputs, count in rows
+        ]
+        end = f"total: {total:,} parameters, {self.inputs:,} inputs" if self.inputs else "not built: inputs unknown"
+        return "\n".join([*lines, f"{end}, {self.dtype.name}"])
+
+    def __repr__(self) -> str:
+        inputs = "" if self.inputs is None else f", inputs={self.inputs}"
+        layers = ", ".join(map(repr, self.layers))
+        return f"Sequential([{layers}], seed={self.seed}, backend={self.backend!r}, dtype={self.dtype.name!r}{inputs})"
+
+    # -- training
+
+    def compile(
+        self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Iterable[str] = ()
+    ) -> None:
+        """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
+
+        optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
+                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is
+        loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`
+        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit
+
+        >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
+        Traceback (most recent call last):
+        ...
+        ValueError: softmax as the last activation needs a softmax cross-entropy as the loss: \
+sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_error
+        """
+        if loss is None:
+            raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
+        new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
+        row = LOSSES[new_loss.spec.name]
+        if self._last.activation == "softmax" and row.link != "softmax":
+            fitting = ", ".join(name for name, other in LOSSES.items() if other.link == "softmax")
+            raise ValueError(
+                "softmax as the last activation needs a softmax cross-entropy as the loss: "
+                f"{fitting}; got {new_loss.spec.name}"
+            )
+        names = _check_metrics(metrics, new_loss.spec.name, row.targets)
+        if new_optimizer is not self.optimizer:
+            if new_optimizer.bound:
+                raise ValueError("the optimizer has its arrays already; give compile one that was made without params")
+            if self.built:
+                new_optimizer.bind(self._parameters)
+        self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+
+    def fit(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_split: float = 0.0,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        verbose: int | str = "auto",
+        initial_epoch: int = 0,
+        nan: str = "raise",
+    ) -> History:
+        """Train, in place, and return the figures of every epoch.
+
+        x                 (n, inputs), real numbers of any type, converted to the model's dtype and not scaled
+        y                 labels (n,), whole numbers from 0, for sparse_categorical_crossentropy; else (n, outputs), or
+                          (n,) where there is one output
+        epochs            number of the last epoch; with initial_epoch=0 that is how many are run
+        batch_size        rows per step; the last batch of an epoch has what is left
+        validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
+        validation_data   (x, y) to validate on instead
+        shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
+        callbacks         a sequence of `Callback`
+        verbose           1 for a progress bar on stderr, 0 for none, "auto" for one where stderr is a terminal
+        initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
+                          initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
+        nan               "raise": NaN and infinity in the data are errors; "skip": rows that have them are left out
+
+        An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
+        `model.history` has the epochs that were finished.
+        """
+        loss = self._compiled()
+        first, last = check_count("initial_epoch", initial_epoch, least=0), check_count("epochs", epochs)
+        if first > last:
+            raise ValueError(f"initial_epoch must be at most epochs={last}; got {first}")
+        batch_size = check_count("batch_size", batch_size)
+        fraction = check_number("validation_split", validation_split, 0.0, 1.0)
+        check_flag("shuffle", shuffle)
+        check_verbose(verbose)
+        if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
+            raise TypeError(f"callbacks must be a list of Callback; got {describe(callbacks)}")
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"every callback must be a Callback; got {describe(callback)}")
+        data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
+        inputs = data.x.shape[1]
+        self.specs(inputs)
+        rows, validation = np.arange(len(data.x)), None
+        if validation_data is not None:
+            if fraction:
+                raise ValueError("give validation_split or validation_data, not both")
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(validation_data)}")
+            names = ("validation x", "validation y")
+            validation = training.samples(names, *validation_data, inputs, self.outputs, loss, self.dtype, nan)
+        elif fraction:
+            rows, held_out = batching.split(len(rows), fraction, self.seed, shuffle)
+            validation = training.Data(data.x[held_out], data.y[held_out])
+        names_of_figures = training.figure_names(self.metrics, validation is not None)
+        for callback in callbacks:
+            callback.check(names_of_figures)
+        self.build(inputs)
+        epoch_numbers = range(first + 1, last + 1)
+        plan = training.Plan(data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose)
+        return training.run(self, plan)
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
+        """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout."""
+        loss = self._compiled()
+        batch_size = check_count("batch_size", batch_size)
+        data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
+        self.build(data.x.shape[1])
+        return training.figures(self.network().evaluate(*data, batch_size))
+
+    def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
+        """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout."""
+        batch_size = check_count("batch_size", batch_size)
+        rows = training.features("x", x, self.inputs, self.dtype)
+        self.build(rows.shape[1])
+        return self.network(training=False).predict(rows, batch_size)
+
+    def network(self, training: bool = True) -> Any:
+        """Return a new network of the backend over the model's own weights; without a loss unless for training."""
+        spec = None if self.loss is None or not training else self.loss.spec
+        metrics = self.metrics if training else ()
+        network = _backends.get(self.backend).Network
+        return network(self._specs, self._parameters, self.dtype, spec, metrics)
+
+    def _compiled(self) -> Loss:
+        if self.loss is None:
+            raise ValueError("the model has no loss and optimizer yet: call compile")
+        return self.loss
+
+    # -- files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`."""
+        checkpoint.save(self, path)
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a file written by `save`; its dense layers must be the model's.
+
+        They are converted to the model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the
+        differences, for a file of another architecture, or one that is damaged or foreign; nothing is changed then.
+        """
+        checkpoint.load_weights(self, path)
+
+
+def _check_layers(layers: Any) -> tuple[Layer, ...]:
+    if isinstance(layers, Dense | Dropout | str) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers must be a list of Dense and Dropout; got {describe(layers)}")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Dense | Dropout):
+            raise TypeError(f"layers[{i}] must be Dense or Dropout; got {describe(layer)}")
+    if not layers:
+        raise ValueError("layers must hold at least one Dense")
+    if not isinstance(layers[-1], Dense):
+        raise ValueError("the last layer must be Dense: Dropout would zero outputs at random")
+    for i, layer in enumerate(layers[:-1]):
+        if isinstance(layer, Dense) and layer.activation == "softmax":
+            raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
+    return tuple(layers)
+
+
+def _name(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    """The layers' names: dense_1, dropout_1, dense_2, ... where they have none of their own."""
+    counts: dict[str, int] = {}
+    names: list[str] = []
+    for layer in layers:
+        counts[kind(layer)] = counts.get(kind(layer), 0) + 1
+        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"two layers have the name {twice[0]!r}")
+    return tuple(names)
+
+
+def _check_dtype(dtype: Any) -> np.dtype:
+    with contextlib.suppress(TypeError):
+        if dtype is not None and np.dtype(dtype) in FLOATS:  # None would be float64
+            return np.dtype(dtype)
+    raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")
+
+
+def _check_metrics(metrics: Any, loss: str, targets: str) -> tuple[str, ...]:
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
+    names = tuple(check_name("metric", name, METRICS) for name in metrics)
+    for i, name in enumerate(names):
+        if targets not in METRICS[name]:
+            fitting = [other for other, kinds in METRICS.items() if targets in kinds]
+            raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
+        if name in names[:i]:
+            raise ValueError(f"the metric {name} is given twice")
+    return names

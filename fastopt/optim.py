@@ -1,0 +1,304 @@
+"""Optimizers for NumPy arrays, with the formulas, defaults and state names of torch.optim.
+
+    opt = fastopt.Adam([w, b], lr=1e-3)
+    opt.step([dw, db])  # w and b have changed
+
+Common to all of them:
+
+- `params` is one array, a sequence, a (nested) mapping or sequence of arrays, or a list of groups: mappings with the
+  key "params" and the group's own hyper-parameters. The arrays are float32 or float64, of any shape and strides, and
+  are updated in place; arrays with gaps, negative strides or foreign byte order go through a copy that is written back.
+  Read-only arrays and arrays that share memory are refused. None leaves the optimizer without arrays until `bind`,
+  which `Sequential.compile` calls.
+- States have the dtype and shape of their array. A state that decays below the smallest normal number becomes zero (or
+  that number, for second moments), because processors are slow on denormal numbers.
+- `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
+- Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
+
+Below, g is the gradient, negated if `maximize`, plus `weight_decay` times the parameter p (but see AdamW).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from . import _backends
+from ._arrays import check_name
+from ._optimizer import Hyper, Optimizer
+
+__all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, plain or with (heavy-ball or Nesterov) momentum.
+
+        p = p - lr g                                                        momentum = 0
+        b = momentum b + (1 - dampening) g  (first step: b = g)             else
+        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
+
+    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State: momentum_buffer.
+
+    Args:
+        params: arrays to update, see the module; or None.
+        lr: learning rate, at least 0.
+        momentum: at least 0; 0 for none.
+        dampening: of the gradient's entry into the buffer.
+        weight_decay: L2 penalty, at least 0.
+        nesterov: needs momentum > 0 and dampening 0.
+        maximize: ascend instead of descend.
+        backend: "cpu" for compiled kernels, or "numpy" for the reference.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> opt = fo.SGD(w, lr=0.1, momentum=0.9, backend="numpy")
+        >>> for _ in range(2):
+        ...     opt.step(2 * w)
+        >>> print(w.round(3))
+        [0.46 0.92]
+    """
+
+    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    _states = frozenset(["momentum_buffer"])
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float = 1e-2,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        backend: str = _backends.DEFAULT,
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(params, backend, {**hyper, "nesterov": nesterov, "maximize": maximize})
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        if hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
+            raise ValueError(
+                "nesterov needs momentum > 0 and dampening 0;"
+                f" got momentum={hyper['momentum']}, dampening={hyper['dampening']}"
+            )
+        return "momentum" if hyper["momentum"] else "sgd"
+
+
+class Adagrad(Optimizer):
+    """Adagrad: steps divided by the root of the sum of all squared gradients so far.
+
+        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+
+    Source: Duchi, Hazan & Singer 2011; as torch.optim.Adagrad. State: sum.
+
+    Args:
+        params: arrays to update, see the module; or None.
+        lr: learning rate, at least 0.
+        lr_decay: at least 0.
+        weight_decay: L2 penalty, at least 0.
+        initial_accumulator_value: of s, at least 0.
+        eps: at least 0.
+        maximize: ascend instead of descend.
+        backend: "cpu" for compiled kernels, or "numpy" for the reference.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.Adagrad(w, lr=0.5, backend="numpy").step(np.array([3.0, -0.1]))
+        >>> print(w.round(3))
+        [0.5 2.5]
+    """
+
+    _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize")
+    _states = frozenset(["sum"])
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        backend: str = _backends.DEFAULT,
+    ) -> None:
+        hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
+        initial = {"initial_accumulator_value": initial_accumulator_value}
+        super().__init__(params, backend, {**hyper, **initial, "maximize": maximize})
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        return "adagrad"
+
+
+class RMSprop(Optimizer):
+    """RMSprop: steps divided by a running root mean square of the gradients.
+
+        v = alpha v + (1 - alpha) g^2
+        d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
+        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
+
+    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013; as torch.optim.RMSprop. States: square_avg,
+    grad_avg, momentum_buffer.
+
+    Args:
+        params: arrays to update, see the module; or None.
+        lr: learning rate, at least 0.
+        alpha: smoothing, in [0, 1).
+        eps: at least 0.
+        weight_decay: L2 penalty, at least 0.
+        momentum: at least 0; 0 for none.
+        centered: divide by the standard deviation instead.
+        maximize: ascend instead of descend.
+        backend: "cpu" for compiled kernels, or "numpy" for the reference.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.RMSprop(w, lr=0.05, backend="numpy").step(np.array([3.0, -0.1]))
+        >>> print(w.round(3))
+        [0.5 2.5]
+    """
+
+    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize")
+    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer"])
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        backend: str = _backends.DEFAULT,
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
+        super().__init__(params, backend, {**hyper, "weight_decay": weight_decay, "maximize": maximize})
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
+
+
+class Adam(Optimizer):
+    """Adam: running means of the gradient and of its square, corrected for their start at zero.
+
+        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+
+    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
+    2018, algorithm 2; as torch.optim.Adam. States: exp_avg, exp_avg_sq, max_exp_avg_sq.
+
+    Args:
+        params: arrays to update, see the module; or None.
+        lr: learning rate, at least 0.
+        betas: (beta1, beta2), each in [0, 1).
+        eps: at least 0.
+        weight_decay: L2 penalty, at least 0.
+        amsgrad: divide by the largest second moment so far.
+        maximize: ascend instead of descend.
+        backend: "cpu" for compiled kernels, or "numpy" for the reference.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> opt = fo.Adam({"w": w}, lr=0.5, backend="numpy")
+        >>> opt.step({"w": np.array([3.0, -0.1])})
+        >>> print(w.round(3))
+        [0.5 2.5]
+    """
+
+    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+    _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
+    _decoupled = False
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        backend: str = _backends.DEFAULT,
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, backend, {**hyper, "amsgrad": amsgrad, "maximize": maximize})
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        return "amsgrad" if hyper["amsgrad"] else "adam"
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p = p (1 - lr weight_decay) first, and g without weight decay.
+
+    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam, with weight_decay
+    0.01 by default.
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.AdamW(w, lr=0.5, weight_decay=0.1, backend="numpy").step(np.array([3.0, -0.1]))
+        >>> print(w.round(3))
+        [0.45 2.4 ]
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        backend: str = _backends.DEFAULT,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, backend=backend)
+
+    @classmethod
+    def _rule(cls, hyper: Hyper) -> str:
+        return "adamw_amsgrad" if hyper["amsgrad"] else "adamw"
+
+
+OPTIMIZER_CLASSES: dict[str, Any] = {
+    "sgd": SGD,
+    "momentum": partial(SGD, momentum=0.9),
+    "adagrad": Adagrad,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+def get_optimizer(optimizer: str | Optimizer, **hyper: Any) -> Optimizer:
+    """An optimizer by its name in OPTIMIZER_CLASSES, with hyper-parameters; an optimizer is returned as it is.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+
+    Example:
+        >>> import fastopt as fo
+        >>> fo.get_optimizer("momentum", lr=0.1).rule
+        'momentum'
+    """
+    if not isinstance(optimizer, Optimizer):
+        return OPTIMIZER_CLASSES[check_name("optimizer", optimizer, OPTIMIZER_CLASSES)](**hyper)
+    if hyper:
+        raise TypeError(f"hyper-parameters {list(hyper)} cannot be given beside an optimizer that has its own")
+    return optimizer

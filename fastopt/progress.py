@@ -1,0 +1,90 @@
+"""The progress bar of `fit`, drawn by tqdm, which is imported only when a bar is to be seen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = ("seconds", "samples_per_second")  # the bar shows these in its own way
+
+
+def wanted(verbose: int | str) -> bool:
+    """Return whether `verbose` ("auto", 0 or 1) asks for a bar: "auto" does where stderr is a terminal."""
+    if verbose == "auto":
+        return sys.stderr is not None and sys.stderr.isatty()
+    return bool(verbose)
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise unless `verbose` is "auto", 0 or 1."""
+    if not isinstance(verbose, int | str):
+        raise TypeError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
+    if verbose not in ("auto", 0, 1):
+        raise ValueError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
+
+
+class Silent:
+    """No bar: the methods of `Bar`, doing nothing. `advance` is None, which spares the backend the calls."""
+
+    advance = None
+
+    def compiling(self, name: str) -> None:
+        """Nothing to show."""
+
+    def finish(self, logs: Mapping[str, float]) -> None:
+        """Nothing to show."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Bar:
+    """One line per epoch: a bar over its samples, the time, every figure of the epoch, and the samples per second."""
+
+    def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
+        from tqdm import tqdm
+
+        self._samples, self._batch_size = samples, batch_size
+        self._title = f"Epoch {epoch}/{epochs}"
+        self._bar = tqdm(
+            total=samples,
+            desc=self._title,
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+        )
+        self._start = time.perf_counter()
+
+    def compiling(self, name: str) -> None:
+        """Say that kernel `name` is being compiled: the first epoch of the first run may stand still for it."""
+        self._bar.set_description_str(f"{self._title} (compiling {name})")
+
+    def advance(self, steps: int, loss: float) -> None:
+        """Show that `steps` batches are done, with mean loss `loss`."""
+        samples = min(steps * self._batch_size, self._samples)
+        self._show(samples, {"loss": loss}, samples / max(time.perf_counter() - self._start, 1e-9))
+
+    def finish(self, logs: Mapping[str, float]) -> None:
+        """Show the whole epoch with its figures and leave the line standing."""
+        figures = {name: value for name, value in logs.items() if name not in HIDDEN}
+        self._show(self._samples, figures, logs["samples_per_second"])
+        self.close()
+
+    def close(self) -> None:
+        """Leave the line as it is."""
+        self._bar.close()
+
+    def _show(self, samples: int, figures: Mapping[str, float], rate: float) -> None:
+        parts = [f"{name}={value:.4g}" for name, value in figures.items()]
+        self._bar.set_description_str(self._title, refresh=False)
+        self._bar.set_postfix_str(", ".join([*parts, f"{self._bar.format_sizeof(rate)} samples/s"]), refresh=False)
+        self._bar.n = samples
+        self._bar.refresh()
+
+
+def bar(verbose: int | str, epoch: int, epochs: int, samples: int, batch_size: int) -> Bar | Silent:
+    """Return a started bar for one epoch, or its silent stand-in where `verbose` wants none."""
+    return Bar(epoch, epochs, samples, batch_size) if wanted(verbose) else Silent()

@@ -1,0 +1,154 @@
+"""What `Sequential.fit` and `Sequential.evaluate` do: data checked and brought into shape, then epoch after epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import _backends, progress
+from ._arrays import as_numbers, check_finite, check_matrix, check_name, finite_rows, plain
+from .batching import epoch_order
+from .callbacks import Callback
+from .history import History
+from .kernels.spec import Batches, Totals
+from .losses import Loss, prepare_targets
+
+if TYPE_CHECKING:
+    from .model import Sequential
+
+log = logging.getLogger("fastopt")
+
+NAN = ("raise", "skip")
+EVALUATION_BATCH = 1024
+
+
+class Data(NamedTuple):
+    """Rows as the backends take them."""
+
+    x: np.ndarray  # (n, inputs) of the model's dtype
+    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
+
+
+class Plan(NamedTuple):
+    """A checked call of `fit`."""
+
+    data: Data
+    rows: np.ndarray  # int64, the rows of `data` to train on
+    validation: Data | None
+    epochs: range  # their numbers, from 1
+    batch_size: int
+    shuffle: bool
+    callbacks: Sequence[Callback]
+    verbose: int | str
+
+
+def features(name: str, x: Any, inputs: int | None, dtype: np.dtype, finite: bool = True) -> np.ndarray:
+    """Return x as a contiguous matrix of `dtype` and, where they are known, of `inputs` columns."""
+    array = check_matrix(name, as_numbers(name, x, dtype), inputs)
+    return check_finite(name, array) if finite else array
+
+
+def samples(
+    names: tuple[str, str], x: Any, y: Any, inputs: int | None, outputs: int, loss: Loss, dtype: np.dtype, nan: str
+) -> Data:
+    """Return checked rows of x with the targets that `loss` wants; with nan="skip" without those not finite."""
+    check_name("nan", nan, NAN)
+    matrix = features(names[0], x, inputs, dtype, finite=nan == "raise")
+    targets = plain(names[1], y)
+    if targets.ndim == 0 or len(targets) != len(matrix):
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have as many rows; got shapes {matrix.shape} and {targets.shape}"
+        )
+    if nan == "skip":
+        good = finite_rows(matrix) & finite_rows(targets)
+        dropped = len(good) - np.count_nonzero(good)
+        if dropped == len(good):
+            raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
+        if dropped:
+            log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
+            matrix, targets = matrix[good], targets[good]
+    return Data(matrix, prepare_targets(loss.spec, targets, outputs, dtype, rows=len(matrix), name=names[1]))
+
+
+def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
+    """While open, `listener(kernel's name)` hears of compilations, on a backend that compiles."""
+    open_ = getattr(_backends.get(backend), "compiling", None)
+    return nullcontext() if open_ is None else open_(listener)
+
+
+def run(model: Sequential, plan: Plan) -> History:
+    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other."""
+    history = model.history = History()
+    model.stop_training = False
+    network = model.network()
+    for callback in plan.callbacks:
+        callback.on_train_begin(model)
+    for epoch in plan.epochs:
+        for callback in plan.callbacks:
+            callback.on_epoch_begin(model, epoch)
+        with _bar(plan, epoch) as bar, compiling(model.backend, bar.compiling):
+            order = epoch_order(plan.rows, model.seed, model.epochs_done, plan.shuffle)
+            batches = Batches(*plan.data, order, min(plan.batch_size, len(order)))
+            totals = train_epoch(model, network, batches, bar.advance)
+            model.epochs_done += 1
+            logs = _figures(batches, totals)
+            if plan.validation is not None:
+                scores = network.evaluate(*plan.validation, EVALUATION_BATCH)
+                logs |= {f"val_{name}": value for name, value in figures(scores).items()}
+            logs |= {"seconds": totals.seconds, "samples_per_second": len(order) / max(totals.seconds, 1e-9)}
+            bar.finish(logs)
+        history.append(epoch, logs, totals.losses)
+        for callback in plan.callbacks:
+            callback.on_epoch_end(model, epoch, logs)
+        if model.stop_training:
+            break
+    for callback in plan.callbacks:
+        callback.on_train_end(model)
+    return history
+
+
+def train_epoch(
+    model: Sequential, network: Any, batches: Batches, advance: Callable[[int, float], None] | None = None
+) -> Totals:
+    """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
+    optimizer = model.optimizer
+    assert optimizer is not None
+    rates = np.full(batches.steps, optimizer.lr)
+    network.steps_done = 0
+    try:
+        return network.train(
+            batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed, advance
+        )
+    finally:
+        optimizer.advance(network.steps_done)
+
+
+def figures(totals: Totals) -> dict[str, float]:
+    """The mean loss and the metrics of an evaluation."""
+    return {"loss": float(totals.losses[0]), **totals.metrics}
+
+
+def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
+    """The names that the figures of an epoch will have."""
+    names = ["loss", *metrics]
+    return names + [f"val_{name}" for name in names] * validation + ["seconds", "samples_per_second"]
+
+
+def _figures(batches: Batches, totals: Totals) -> dict[str, float]:
+    """The mean loss over the rows of an epoch, and its metrics: the last batch may be short and then counts less."""
+    sizes = np.full(batches.steps, batches.batch_size)
+    sizes[-1] = len(batches.order) - batches.batch_size * (batches.steps - 1)
+    return {"loss": float(np.average(totals.losses, weights=sizes)), **totals.metrics}
+
+
+@contextmanager
+def _bar(plan: Plan, epoch: int) -> Iterator[progress.Bar | progress.Silent]:
+    bar = progress.bar(plan.verbose, epoch, plan.epochs[-1], len(plan.rows), plan.batch_size)
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -1,0 +1,68 @@
+"""What the tests of the optimizers share: a class with arguments for every rule, arrays in every layout, snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from fastopt.kernels.formulas import OPTIMIZERS
+
+import fastopt as fo
+
+DTYPES = ("float32", "float64")
+
+# Every row of OPTIMIZERS: the class that runs it, and with which arguments.
+MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
+    "sgd": (fo.SGD, {}),
+    "momentum": (fo.SGD, {"momentum": 0.9}),
+    "adagrad": (fo.Adagrad, {}),
+    "rmsprop": (fo.RMSprop, {}),
+    "rmsprop_momentum": (fo.RMSprop, {"momentum": 0.9}),
+    "rmsprop_centered": (fo.RMSprop, {"centered": True}),
+    "rmsprop_centered_momentum": (fo.RMSprop, {"centered": True, "momentum": 0.9}),
+    "adam": (fo.Adam, {}),
+    "amsgrad": (fo.Adam, {"amsgrad": True}),
+    "adamw": (fo.AdamW, {}),
+    "adamw_amsgrad": (fo.AdamW, {"amsgrad": True}),
+}
+assert list(MAKE) == list(OPTIMIZERS)
+
+
+def make(rule: str, params: Any = None, **more: Any) -> fo.Optimizer:
+    cls, arguments = MAKE[rule]
+    return cls(params, **{**arguments, **more})
+
+
+def _with_gaps(a: np.ndarray) -> np.ndarray:
+    return np.repeat(a, 2, axis=-1)[..., ::2]
+
+
+def _misaligned(a: np.ndarray) -> np.ndarray:
+    view = np.frombuffer(bytearray(a.nbytes + 1), np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+# The same values in another layout, in new memory.
+LAYOUTS = {
+    "contiguous": lambda a: a.copy(),
+    "fortran": lambda a: a.copy(order="F"),
+    "permuted": lambda a: np.ascontiguousarray(np.moveaxis(a, 0, 1)).swapaxes(0, 1),
+    "gaps": _with_gaps,
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "misaligned": _misaligned,
+    "memory not NumPy's": lambda a: np.frombuffer(bytearray(a.tobytes()), a.dtype).reshape(a.shape),
+    "part of a larger array": lambda a: np.concatenate([a, a])[: len(a)],
+}
+
+
+def drawn(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def snapshot(optimizer: fo.Optimizer, *arrays: Any) -> bytes:
+    """Everything that a refused call must leave alone."""
+    states = b"".join(state.tobytes() for states in optimizer.states for state in states)
+    hyper = repr([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
+    return states + repr(optimizer.state_dict()).encode() + hyper.encode() + b"".join(a.tobytes() for a in arrays)

@@ -1,0 +1,52 @@
+"""The examples in docstrings and in the README run and give what they say."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import fastopt.kernels
+import pytest
+
+import fastopt
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def modules():
+    """Names of all modules of both packages (in a checkout the second is not a folder of the first)."""
+    found = {
+        module.name
+        for package in (fastopt, fastopt.kernels)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    }
+    return sorted(name for name in found | {"fastopt", "fastopt.kernels"} if not name.endswith(".__main__"))
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstrings(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "fastopt":
+            raise
+        pytest.skip(f"{error.name}, which is optional, is not installed")
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    report = []
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module, name):
+        runner.run(example, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_readme(tmp_path, monkeypatch):
+    """The python blocks, one after the other in one namespace, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    text = README.read_text(encoding="utf-8")
+    namespace = {"__name__": "__main__"}
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert blocks
+    for block in blocks:
+        lines_before = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * lines_before + block[1], README, "exec"), namespace)
