@@ -70,6 +70,7 @@ def activate(name: str, z: Array, y: Array) -> None:
         ACTIVATIONS[name].value(z, y)
 
 
+@np.errstate(all="ignore")
 def dense_forward(
     x: Array, w: Array, b: Array | None, activation: str, y: Array, z: Array | None = None
 ) -> None:

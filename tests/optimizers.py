@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from fastopt.kernels.formulas import OPTIMIZERS
 
 import fastopt as fo
+from fastopt.kernels.formulas import OPTIMIZERS
 
 DTYPES = ("float32", "float64")
 

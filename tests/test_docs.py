@@ -6,10 +6,10 @@ import pkgutil
 import re
 from pathlib import Path
 
-import fastopt.kernels
 import pytest
 
 import fastopt
+import fastopt.kernels
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from fastopt.kernels.formulas import ACTIVATIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
+from fastopt.kernels.formulas import ACTIVATIONS
 
 from .optimizers import DTYPES, LAYOUTS, drawn
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from fastopt.kernels.formulas import LOSSES
 
 import fastopt as fo
+from fastopt.kernels.formulas import LOSSES
 from fastopt.losses import ALIASES, LOSS_CLASSES, prepare_targets
 
 from .optimizers import DTYPES, LAYOUTS, drawn

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from fastopt.kernels.formulas import DOMAINS, OPTIMIZERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
+from fastopt.kernels.formulas import DOMAINS, OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
 

@@ -5,9 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
-from fastopt.kernels.formulas import OPTIMIZERS
 
 import fastopt as fo
+from fastopt.kernels.formulas import OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, drawn, make, snapshot
 

@@ -17,6 +17,8 @@ from .contest import Contestant, disagreement
 from .tables import aligned, in_one_unit, rounded
 
 COMPILING = "compiling kernels (first time only)"
+ROUNDING = 1e-5  # relative difference of losses in float32 beyond which one should say why
+KINKED = ("relu", "leaky_relu")
 
 
 def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
@@ -141,9 +143,14 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
             "Both started from the same weights and saw the same batches, taking turns; in their first "
             f"{steps} steps\nthe losses differ by at most {apart:.1e} of their size."
         )
+        if apart > ROUNDING and first.experiment.dtype == "float32" and first.experiment.activation in KINKED:
+            notes.append(
+                "(More than rounding: where the input of a relu is 0 but for rounding, the two may take different "
+                "sides\nof the kink, and go slightly different ways from there. --dtype float64 makes that rare.)"
+            )
     notes.append(
-        f"Times are medians over {first.epochs} epochs, of the training pass alone; everything was compiled and warmed up "
-        "on a\nthrow-away model before."
+        f"Times are medians over {first.epochs} epoch{'s' * (first.epochs > 1)}, of the training pass alone; "
+        "everything was compiled and\nwarmed up on a throw-away model before."
     )
     for contestant in contestants:
         if contestant.stopper and contestant.stopper.stopped_epoch:

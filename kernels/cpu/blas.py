@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from .compile import INTERPRETED, Kernel, ffi
-from .primitives import python_address, view
+from .compile import Kernel, ffi
+from .primitives import INTERPRETED, python_address, view
 
 log = logging.getLogger("fastopt")
 
@@ -88,12 +88,14 @@ def _open_openblas(path: Path) -> Blas:
 
 def _open_mkl(path: Path) -> Blas:
     ffi.cdef(
-        "int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int); void MKL_Get_Version_String(char *, int);",
+        "int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int); int MKL_Disable_Fast_MM(void);"
+        "void MKL_Get_Version_String(char *, int);",
         override=True,
     )
     library = ffi.dlopen(str(path))
     library.MKL_Set_Interface_Layer(0)  # 32-bit integers
     library.MKL_Set_Threading_Layer(1)  # sequential
+    library.MKL_Disable_Fast_MM()  # its own allocator goes round in circles, now and then, after a fork
     text = ffi.new("char[]", 200)
     library.MKL_Get_Version_String(text, 200)
     version = re.search(r"Version ([\d.]+)", ffi.string(text).decode())

@@ -41,14 +41,15 @@ log = logging.getLogger("fastopt")
 OPTIONS = {"nopython": True, "error_model": "numpy"}
 
 ffi = cffi.FFI()
-_lock = threading.RLock()
+lock = threading.RLock()  # one compilation at a time
 if hasattr(os, "register_at_fork"):  # a child must not inherit a compilation that no thread of it will ever finish
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 if not INTERPRETED:
-    for _function in list(vars(formulas).values()):
-        if isinstance(_function, pytypes.FunctionType) and _function.__module__ == formulas.__name__:
-            register_jitable(error_model="numpy")(_function)
+    for _module in formulas.MODULES:
+        for _function in [f for f in vars(_module).values() if isinstance(f, pytypes.FunctionType)]:
+            if _function.__module__ == _module.__name__:
+                register_jitable(error_model="numpy")(_function)
 
 
 # ---------------------------------------------------------------- cache folder
@@ -70,14 +71,14 @@ def cache_root() -> Path:
 def sources_digest(folder: Path) -> str:
     """Of the sources of all kernels."""
     digest = hashlib.sha256()
-    for source in sorted([*folder.glob("*.py"), *folder.glob("cpu/*.py")]):
+    for source in sorted(folder.rglob("*.py")):
         content = source.read_bytes()
         digest.update(f"{source.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
 # Taken now, when this process imports them: a later edit must not pass for what was compiled here.
-_SOURCES = sources_digest(Path(formulas.__file__).parent)
+_SOURCES = sources_digest(Path(formulas.__file__).parents[1])
 
 # Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
 _SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
@@ -181,7 +182,7 @@ class _Notice:
 @contextlib.contextmanager
 def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
     """While open, `listener(name)` hears of each kernel before it is compiled; more than a second of it is logged."""
-    with _lock:
+    with lock:
         if listener:
             _Notice.listeners.append(listener)
         if _Notice.depth == 0:
@@ -190,7 +191,7 @@ def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with lock:
             if listener:
                 _Notice.listeners.remove(listener)
             _Notice.depth -= 1
@@ -237,7 +238,7 @@ class Kernel:
     @property
     def address(self) -> int:
         if not self._address:
-            with _lock:
+            with lock:
                 if not self._address:
                     self._address = python_address(self.function) if INTERPRETED else self._compile()
         return self._address

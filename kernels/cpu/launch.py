@@ -18,18 +18,21 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numba
 from numba import prange
 from numba.core import config
 from numba.np.ufunc import parallel as numba_parallel
 
-from .compile import INTERPRETED, Kernel
-from .primitives import call_phase
+from .compile import Kernel, lock
+from .primitives import INTERPRETED, call_phase
 
 log = logging.getLogger("fastopt")
 
@@ -99,6 +102,11 @@ def threading_layer() -> str:
     """Numba's threading layer, started if need be: "tbb", "omp", "workqueue", or "none" where none can be started."""
     if INTERPRETED:
         return "none"
+    with lock:  # no fork in the midst of it
+        return _start_layer()
+
+
+def _start_layer() -> str:
     tbb = config.THREADING_LAYER.lower() not in ("omp", "workqueue")
     if not numba_parallel._is_initialized and tbb:
         _prefer_tbb()
@@ -116,24 +124,30 @@ def threading_layer() -> str:
 
 
 class _Fork:
-    """Whether this process was forked off one whose threading layer was at work, in a way that may break the layer.
+    """Whether this process was forked off one whose threading layer was at work; it does without the layer.
 
-    OpenMP ends such a process at its next launch. TBB survives a fork of a process without other threads; otherwise
-    the child's next launch may hang (1 of 15 did, beside two threads that launched all the time).
+    OpenMP would end it at its next launch. TBB survives a fork if the one thread there is has started the layer;
+    otherwise the child's next launch may hang (1 of 15 did, beside two threads that launched all the time).
     """
 
     # Under multiprocessing, another module may have started the layer in the parent before this one was imported.
-    harmed = numba_parallel._is_initialized and multiprocessing.parent_process() is not None
-    alone = False  # no other thread was there at the time of the last fork
+    happened = numba_parallel._is_initialized and multiprocessing.parent_process() is not None
+
+    ended: ClassVar[deque[int]] = deque(maxlen=64)  # the system's ids of the last threads of teams
 
     @classmethod
     def before(cls) -> None:
-        cls.alone = threading.current_thread() is threading.main_thread() and threading.active_count() == 1
+        """Wait for threads of teams that are about to end: MKL takes a lock then, and a child that is forked at that
+        moment would hang in its first product (1 of 8 did)."""
+        until = time.monotonic() + 0.1  # an id may already belong to another thread
+        while cls.ended:
+            task = f"/proc/self/task/{cls.ended.pop()}"
+            while os.path.exists(task) and time.monotonic() < until:
+                time.sleep(1e-4)
 
     @classmethod
     def after(cls) -> None:
-        if numba_parallel._is_initialized and not (cls.alone and numba.threading_layer() == "tbb"):
-            cls.harmed = True
+        cls.happened = cls.happened or numba_parallel._is_initialized
 
 
 if hasattr(os, "register_at_fork"):
@@ -142,7 +156,7 @@ if hasattr(os, "register_at_fork"):
 
 def _can_launch() -> bool:
     """Workqueue ends the process if two threads launch at once, and one may be launching a function of the user's."""
-    return not _Fork.harmed and threading_layer() in ("tbb", "omp")
+    return not _Fork.happened and threading_layer() in ("tbb", "omp")
 
 
 def _launch(code, work, step, ranks):
@@ -214,6 +228,7 @@ def team(
             if size[0]:  # otherwise the caller was interrupted before the team was complete
                 kernel(work, 0, rank, size[0])
         finally:
+            _Fork.ended.append(threading.get_native_id())
             end.set()
 
     try:

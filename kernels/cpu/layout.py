@@ -1,7 +1,7 @@
 """Records: what a kernel is told, as fields of 64 bits that Python fills in and kernels read.
 
-A field holds a number, the address of an array, or the address of code; 0 stands for "none". Its name must not be one of
-an array's attributes, such as `size`: interpreted kernels read fields as attributes of NumPy's records.
+A field holds a number, the address of an array, or the address of code; 0 stands for "none". Its name must not be one
+of an array's attributes, such as `size`: interpreted kernels read fields as attributes of NumPy's records.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from .updates import MAX_STATES, fill_scalars, update_code
 
-SPINS = 4_000  # looks at the barrier before the processor is given up, some 100 us
+SPINS = 100  # looks at the barrier before the processor is given up, some 4 us
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
 
 
@@ -95,7 +95,8 @@ class _Program:
         def stop() -> None:
             run["stop"] = 1
 
-        team(RUN_PROGRAM, address_of(self.run), min(self.ranks, get_num_threads()), watch if flops > LONG else None, stop)
+        ranks = min(self.ranks, get_num_threads())
+        team(RUN_PROGRAM, address_of(self.run), ranks, watch if flops > LONG else None, stop)
         return int(run["done"])
 
 
@@ -317,8 +318,8 @@ class Network:
         inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
-        losses = np.zeros(1)
-        accumulators, totals = self._judge(program, outputs, targets, losses, 0, program.real(program.batch, self.outputs))
+        losses, workspace = np.zeros(1), program.real(program.batch, self.outputs)
+        accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace)
         for total in totals:
             total()
         program.add(FINISH_KERNEL, program.run, meet=True)

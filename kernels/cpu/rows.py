@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from .. import formulas
-from ..formulas import LOSSES
+from ..formulas import LOSSES, dropout_draw, dropout_key, losses
 from ..spec import LossSpec
 from .compile import Kernel
 from .dense import activate_kernel, batch_rows, pieces
@@ -75,7 +74,7 @@ def _dropout(real, width):
         # Forward x -> y; backward the same with dy -> dx: the mask is drawn again, not kept.
         d = read(work, DROPOUT)
         run = read(d.run, RUN)
-        key = formulas.dropout_key(word(d.stream), word(run.first + step + 1))
+        key = dropout_key(word(d.stream), word(run.first + step + 1))
         threshold, scale, zero = word(d.threshold), real(d.scale), real(0)
         rows = batch_rows(d.run, step)
         for piece in range(rank, pieces(rows, ROWS), ranks):
@@ -83,7 +82,7 @@ def _dropout(real, width):
             size = min(rows - piece * ROWS, ROWS) * d.columns
             X, Y = view(d.x + start * width, size, real), view(d.y + start * width, size, real)
             for i in range(size):
-                kept = formulas.dropout_draw(key, word(start + i)) >= threshold
+                kept = dropout_draw(key, word(start + i)) >= threshold
                 Y[i] = X[i] * scale if kept else zero
 
     return dropout
@@ -225,14 +224,14 @@ def _count_classes(Z, T, label, columns, w):
 def _sum_squares(Z, T, label, columns, w):
     total = 0.0
     for j in range(columns):
-        total += formulas.squared(Z[j], T[j], Z[j])
+        total += losses.squared(Z[j], T[j], Z[j])
     return total
 
 
 def _sum_distances(Z, T, label, columns, w):
     total = 0.0
     for j in range(columns):
-        total += formulas.absolute(Z[j], T[j], Z[j])
+        total += losses.absolute(Z[j], T[j], Z[j])
     return total
 
 

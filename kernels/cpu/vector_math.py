@@ -1,7 +1,7 @@
 """The exponential function as arithmetic that the compiler can run on whole vectors; libm's takes one number a call.
 
-Cephes' expf and exp (S. L. Moshier 1989): x = n log 2 + r with |r| <= log(2) / 2, a polynomial or rational function in r,
-and n added to the exponent. Within 1 unit in the last place in float32, 2 in float64; 0 instead of a denormal result.
+Cephes' expf and exp (S. L. Moshier 1989): x = n log 2 + r with |r| <= log(2) / 2, a polynomial or rational function in
+r, and n added to the exponent. Within 1 unit in the last place in float32, 2 in float64; 0 for a denormal result.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def _exp32(x):
     half = np.int32(n) >> np.int32(1)  # in two factors, since 2**128 alone is no float32
     rest = np.int32(n) - half
     bias, shift = np.int32(127), np.int32(23)
-    value = (p * r * r + r + T(1)) * _float32_of_bits((half + bias) << shift) * _float32_of_bits((rest + bias) << shift)
+    value = p * r * r + r + T(1)
+    value = value * _float32_of_bits((half + bias) << shift) * _float32_of_bits((rest + bias) << shift)
     value = T(math.inf) if x > high else value
     return (value if x >= low else T(0)) if x == x else x
 
@@ -69,7 +70,8 @@ def _exp64(x):
     half = np.int64(n) >> np.int64(1)
     rest = np.int64(n) - half
     bias, shift = np.int64(1023), np.int64(52)
-    value = (1.0 + 2.0 * p / (q - p)) * _float64_of_bits((half + bias) << shift) * _float64_of_bits((rest + bias) << shift)
+    value = 1.0 + 2.0 * p / (q - p)
+    value = value * _float64_of_bits((half + bias) << shift) * _float64_of_bits((rest + bias) << shift)
     value = math.inf if x > high else value
     return (value if x >= low else 0.0) if x == x else x
 

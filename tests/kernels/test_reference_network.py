@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from fastopt.kernels import reference, reference_maths
 from fastopt.kernels.reference import Network
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec

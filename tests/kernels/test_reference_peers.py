@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from fastopt.kernels import reference
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 

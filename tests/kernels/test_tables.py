@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import formulas, reference
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout
 from fastopt.kernels.spec import LossSpec
 
 POINTS = np.concatenate([np.linspace(-6, 6, 97), [-40.0, -0.0, 0.0, 40.0]])
@@ -106,5 +106,5 @@ def test_the_mixer_is_splitmix64():
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     state = 1234567
     for value in expected:
-        state = (state + formulas.GOLDEN) & formulas.WORD
-        assert formulas.mix(state) == value
+        state = (state + dropout.GOLDEN) & dropout.WORD
+        assert dropout.mix(state) == value

@@ -222,10 +222,11 @@ assert work() == expected
 @forks
 @compiled
 def test_a_fork_amid_launches_of_other_threads(python):
-    # TBB, the layer that survives most. Numba itself may print that its threads could not be joined.
+    # With TBB, which survives most, Numba prints on stdout that not all threads could be joined.
     python(
         CHILD
         + """
+launch.threading_layer()
 expected, running = serial(), True
 def body():
     while running:
@@ -433,15 +434,15 @@ def test_small_work_is_not_launched(monkeypatch, size, launched):
 
 
 @pytest.mark.parametrize("layer_here", ["tbb", "omp", "workqueue", "none"])
-@pytest.mark.parametrize("harmed", [False, True])
+@pytest.mark.parametrize("forked", [False, True])
 @compiled
-def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, harmed):
+def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, forked):
     calls = []
     monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, ranks: calls.append(ranks))
     monkeypatch.setattr(launch, "threading_layer", lambda: layer_here)
-    monkeypatch.setattr(launch._Fork, "harmed", harmed)
+    monkeypatch.setattr(launch._Fork, "happened", forked)
     launch.set_num_threads(2)
-    safe = layer_here in ("tbb", "omp") and not harmed
+    safe = layer_here in ("tbb", "omp") and not forked
     p = np.zeros(200_000)
     cpu.update([Update("sgd", p, np.ones_like(p), (), dict(OPTIMIZERS["sgd"].options, lr=1.0), 1)])
     assert calls == [2] * safe
@@ -537,21 +538,34 @@ def test_an_interruption_ends_at_a_batch(monkeypatch, kind, threads):
     assert b"".join(p.tobytes() for p in net.params) == fit(net.steps_done, 1, monkeypatch)
 
 
-def test_an_interruption_before_the_team_is_complete(monkeypatch):
-    start, started = threading.Thread.start, []
+@pytest.mark.parametrize("where", ["a thread starts", "the gate opens"])
+def test_an_interruption_before_the_team_works(monkeypatch, where):
+    start, opened, started, interruptions = threading.Thread.start, threading.Event.set, [], []
 
-    def interrupted(thread):
+    def interrupt():
+        if not interruptions:
+            interruptions.append(where)
+            raise KeyboardInterrupt
+
+    def starting(thread):
         start(thread)
         started.append(thread)
-        if len(started) == 2:
-            raise KeyboardInterrupt
+        if where == "a thread starts" and len(started) == 2:
+            interrupt()
+
+    def opening(event):
+        if where == "the gate opens" and threading.current_thread() is threading.main_thread():
+            interrupt()
+        opened(event)
 
     monkeypatch.setattr(network, "LONG", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", interrupted)
+        patch.setattr(threading.Thread, "start", starting)
+        patch.setattr(threading.Event, "set", opening)
         with pytest.raises(KeyboardInterrupt) as caught:
             fit(STEPS, 4, monkeypatch)
     assert caught.value.net.steps_done == 0
+    assert interruptions == [where]
     for thread in started:
         thread.join(10)
         assert not thread.is_alive()
@@ -560,7 +574,7 @@ def test_an_interruption_before_the_team_is_complete(monkeypatch):
 @compiled
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_control_c(python):
-    # Twice, because the second must not release the memory that the team still works on.
+    # More than once, because the second must not release the memory that the team still works on.
     out = python(
         """
 updates()
@@ -570,10 +584,12 @@ def press():
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.0005)
-threading.Timer(0.2, press).start()
-pressed = 0
+thread = threading.Thread(target=press)
+def progress(done, loss):
+    if not thread.ident:
+        thread.start()
 try:
-    fit(steps)
+    fit(steps, progress)
 except KeyboardInterrupt:
     done, bits = fit.network.steps_done, fit.bits()
     for _ in range(20):  # the others come now at the latest

@@ -154,7 +154,8 @@ def test_the_same_program_serves_other_rows_seeds_and_arrays():
     rng = np.random.default_rng(0)
     loss, layers = "sparse_categorical_crossentropy", LAYERS
     ours, theirs = (Run(backend, layers, loss, ["accuracy"], "float64") for backend in (cpu, reference))
-    for i, (n, batch_size, seed) in enumerate([(40, 16, 1), (40, 16, 1), (40, 8, 1), (40, 8, 2), (24, 8, 2), (33, 8, 2)]):
+    cases = [(40, 16, 1), (40, 16, 1), (40, 8, 1), (40, 8, 2), (24, 8, 2), (33, 8, 2)]
+    for i, (n, batch_size, seed) in enumerate(cases):
         x, y = data_for(np.random.default_rng(i // 2), loss, n, 7, 3, "float64")
         order = rng.permutation(n)[: n - i]
         assert_agree(*(run.train(x, y, order, batch_size, seed) for run in (ours, theirs)), "float64")

@@ -1,0 +1,151 @@
+"""Losses and metrics.
+
+value(z, t, a) and slope(z, t, a) = d value / dz of one output z against its target t, with the loss's parameter a.
+A softmax loss takes a row: value(z, t, log_sum) with log(sum(exp(z))) of the row, slope(p, t) with the softmax p of
+z; t sums to 1 over the row, and z may be shifted by the same amount in all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import exp, log1p
+from typing import Any
+
+from .activations import sigmoid
+from .domains import FRACTION, Domain
+
+
+def squared(z, t, a):
+    return (z - t) * (z - t)
+
+
+def squared_slope(z, t, a):
+    return type(z)(2) * (z - t)
+
+
+def absolute(z, t, a):
+    return abs(z - t)
+
+
+def absolute_slope(z, t, a):
+    one = type(z)(1)
+    return one if z > t else -one if z < t else z - t  # 0 at 0, NaN stays NaN
+
+
+def huber(z, t, a):
+    half, r = type(z)(0.5), abs(z - t)
+    return half * r * r if r <= a else a * (r - half * a)
+
+
+def huber_slope(z, t, a):
+    r = z - t
+    return a if r > a else -a if r < -a else r
+
+
+def logistic(z, t, a):
+    T = type(z)
+    t = t * (T(1) - a) + T(0.5) * a
+    return (z if z > 0 else T(0)) - z * t + T(log1p(exp(-abs(z))))
+
+
+def logistic_slope(z, t, a):
+    T = type(z)
+    return sigmoid(z) - (t * (T(1) - a) + T(0.5) * a)
+
+
+def hinge(z, t, a):
+    T = type(z)
+    margin = T(1) - t * z
+    return T(0) if margin < 0 else margin
+
+
+def hinge_slope(z, t, a):
+    T = type(z)
+    return T(0) if t * z >= 1 else -t
+
+
+def perceptron(z, t, a):
+    T = type(z)
+    return T(0) if t * z > 0 else -t * z
+
+
+def perceptron_slope(z, t, a):
+    T = type(z)
+    return T(0) if t * z > 0 else -t
+
+
+def cross_entropy(z, t, log_sum):
+    return t * (log_sum - z)
+
+
+def cross_entropy_slope(p, t):
+    return p - t
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A row of LOSSES.
+
+    `targets`: "dense" for one target an output, "labels" for one class number a row. `link`: the output activation
+    whose inverse the loss includes, so that training runs on logits. `boundary`: above which output, and above which
+    target, a row with a single output counts as the second class. `signs`: targets must be -1 or 1.
+    """
+
+    value: Callable[..., Any]
+    slope: Callable[..., Any]
+    targets: str
+    source: str
+    params: Mapping[str, float] = field(default_factory=dict)
+    link: str | None = None
+    boundary: tuple[float, float] = (0.5, 0.5)
+    target_range: tuple[float, float] | None = None
+    signs: bool = False
+
+    @property
+    def by_row(self) -> bool:
+        return self.link == "softmax"
+
+
+LOSS_DOMAINS = {"delta": Domain(low=5e-324), "label_smoothing": FRACTION}
+_SMOOTH = {"label_smoothing": 0.0}
+
+LOSSES: dict[str, Loss] = {
+    "mean_squared_error": Loss(squared, squared_slope, "dense", "Gauss 1809"),
+    "mean_absolute_error": Loss(absolute, absolute_slope, "dense", "Laplace 1774"),
+    "huber": Loss(huber, huber_slope, "dense", "Huber 1964", {"delta": 1.0}),
+    "binary_crossentropy": Loss(
+        logistic,
+        logistic_slope,
+        "dense",
+        "max(z, 0) - z t + log(1 + exp(-|z|)), from logits",
+        _SMOOTH,
+        link="sigmoid",
+        boundary=(0.0, 0.5),
+        target_range=(0.0, 1.0),
+    ),
+    "hinge": Loss(hinge, hinge_slope, "dense", "Cortes & Vapnik 1995", boundary=(0.0, 0.0), signs=True),
+    "perceptron": Loss(perceptron, perceptron_slope, "dense", "Rosenblatt 1958", boundary=(0.0, 0.0), signs=True),
+    "sparse_categorical_crossentropy": Loss(
+        cross_entropy, cross_entropy_slope, "labels", "Bridle 1990, from logits", _SMOOTH, link="softmax"
+    ),
+    "categorical_crossentropy": Loss(
+        cross_entropy,
+        cross_entropy_slope,
+        "dense",
+        "Bridle 1990, from logits",
+        _SMOOTH,
+        link="softmax",
+        target_range=(0.0, 1.0),
+    ),
+}
+
+
+# Metrics
+# A metric is the mean over outputs (or rows) of a count; `name: (targets it is defined for)`.
+METRICS: dict[str, tuple[str, ...]] = {
+    "accuracy": ("labels", "dense"),
+    "mean_squared_error": ("dense",),
+    "mean_absolute_error": ("dense",),
+    "r2": ("dense",),
+}

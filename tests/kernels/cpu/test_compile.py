@@ -1,0 +1,492 @@
+"""Kernels: compiled on first use, kept between processes, and never wrong whatever happens to the cache."""
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import prange, types
+
+from fastopt.kernels import cpu, formulas
+from fastopt.kernels.cpu import compile as compile_
+from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.compile import Kernel, cache_folder, cache_root, compiling, sources_digest
+from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
+
+compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not kept")
+
+
+def store(address, value):
+    view(address, 1, np.int64)[0] = value
+
+
+def store_twice(address, value):
+    view(address, 1, np.int64)[0] = 2 * value
+
+
+def store_all(address, value):
+    numbers = view(address, 1, np.int64)
+    for i in prange(1):
+        numbers[i] = value
+
+
+def calls(kernel, factor=1):
+    """Whether the kernel does what it should."""
+    word = np.zeros(1, np.int64)
+    kernel(address_of(word), 21)
+    return int(word[0]) == 21 * factor
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """fresh(function, name): a kernel as a new process would have it, with a cache in tmp_path."""
+    monkeypatch.setattr(Kernel, "names", {})
+    monkeypatch.setattr(compile_._Notice, "spent", 0.0)
+    monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "cache"))
+
+    def make(function=store, name="store", **options):
+        Kernel.names.clear()
+        return Kernel(function, name, **options)
+
+    return make
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every compilation takes two seconds, by the clock of the notice."""
+    monkeypatch.setattr(compile_, "time", SimpleNamespace(perf_counter=itertools.count(0.0, 2.0).__next__))
+
+
+def file_of(name):
+    return cache_folder() / f"{name}.bin"
+
+
+# ---------------------------------------------------------------- between processes
+UPDATE = """
+import json
+import numpy as np
+from fastopt.kernels import cpu
+from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.compile import Kernel
+from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.spec import Update
+
+def update(size, rule="sgd"):
+    p = np.ones(size, "f4")
+    states = tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
+    cpu.update([Update(rule, p, p.copy(), states, dict(OPTIMIZERS[rule].options, lr=0.5), 1)])
+    return p
+
+assert (update(8) == 0.5).all()
+"""
+REPORT = """
+used = [kernel for kernel in Kernel.names.values() if kernel.compiled or kernel.loaded]
+print(json.dumps({kernel.name: "compiled" if kernel.compiled else "loaded" for kernel in used}))
+"""
+
+
+def start(code, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert err == ""
+    assert process.returncode == 0
+    return json.loads(out)
+
+
+def run(code, **environment):
+    return finish(start(code, **environment))
+
+
+def test_importing_compiles_nothing():
+    run("""
+        import sys
+        import fastopt
+        assert "numba" not in sys.modules
+        import fastopt.kernels.cpu
+        from fastopt.kernels.cpu.compile import Kernel
+        kernels = Kernel.names.values()
+        assert kernels and not any(kernel._address or kernel.compiled or kernel.loaded for kernel in kernels)
+        from numba.np.ufunc import parallel
+        assert not parallel._is_initialized
+        print(0)
+    """)
+
+
+@compiled
+def test_a_second_process_compiles_nothing(tmp_path):
+    code = (
+        UPDATE
+        + """
+launch.set_num_threads(2)
+update(200_000, "adam")
+y = np.ones((4, 5), "f4")
+cpu.dense_forward(np.ones((4, 3), "f4"), np.ones((3, 5), "f4"), None, "relu", y)
+assert (y == 3).all()
+"""
+        + REPORT
+    )
+    first = run(code, FASTOPT_CACHE_DIR=str(tmp_path))
+    second = run(code, FASTOPT_CACHE_DIR=str(tmp_path))
+    assert set(first.values()) == {"compiled"}
+    assert second == dict.fromkeys(first, "loaded")
+    assert {"update_all", "update_sgd_float32", "update_adam_float32", "dense_forward_float32"} <= set(first)
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {f"{name}.bin" for name in first}
+
+
+@compiled
+def test_many_processes_at_once(tmp_path):
+    code = UPDATE + 'assert update(8, "adagrad")[0] == 0.5\n' + REPORT
+    found = [finish(process) for process in [start(code, FASTOPT_CACHE_DIR=str(tmp_path)) for _ in range(6)]]
+    assert all(set(report) == set(found[0]) for report in found)
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {f"{name}.bin" for name in found[0]}
+    assert set(run(code, FASTOPT_CACHE_DIR=str(tmp_path)).values()) == {"loaded"}
+
+
+@compiled
+def test_no_folder_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    report = run(UPDATE + REPORT, FASTOPT_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    assert set(report.values()) == {"compiled"}
+
+
+# ---------------------------------------------------------------- the folder
+def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "here"))
+    assert cache_root() == tmp_path / "here"
+    monkeypatch.setenv("FASTOPT_CACHE_DIR", "")
+    assert cache_root().is_absolute()
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the folders of freedesktop.org")
+def test_the_folder_of_the_desktop(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTOPT_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "fastopt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_root() == Path.home() / ".cache" / "fastopt"
+
+
+def test_a_user_without_a_home(monkeypatch, fresh):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FASTOPT_CACHE_DIR")
+    monkeypatch.setattr(compile_.Path, "home", fail)
+    assert cache_root().is_absolute()
+    assert cache_root().name.startswith("fastopt-")
+
+
+def test_an_edit_of_any_source_changes_the_digest(tmp_path):
+    folder = Path(shutil.copytree(Path(formulas.__file__).parents[1], tmp_path / "kernels"))
+    assert sources_digest(folder) == sources_digest(Path(formulas.__file__).parents[1])
+    found = {sources_digest(folder)}
+    sources = [folder / "formulas" / "optimizers.py", folder / "cpu" / "updates.py", folder / "cpu" / "primitives.py"]
+    for source in sources:
+        source.write_text(source.read_text() + "\n")
+        found.add(sources_digest(folder))
+    (folder / "cpu" / "another.py").write_text("")
+    found.add(sources_digest(folder))
+    assert len(found) == len(sources) + 2
+
+
+@compiled
+@pytest.mark.parametrize("what", ["_SOURCES", "numba.config.USING_SVML", "numba.config.OPT", "llvmlite.__version__"])
+def test_what_the_code_depends_on_changes_the_folder(monkeypatch, what):
+    before = cache_folder()
+    compile_._digest.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{compile_.__name__}.{what}" if what[0] == "_" else what, "another")
+            assert cache_folder() != before
+    finally:
+        compile_._digest.cache_clear()
+    assert cache_folder() == before
+
+
+# ---------------------------------------------------------------- one kernel
+@compiled
+def test_kept_and_loaded(fresh):
+    first, second = fresh(), fresh()
+    assert not first.compiled
+    assert calls(first)
+    assert calls(second)
+    assert (first.compiled, first.loaded) == (True, False)
+    assert (second.compiled, second.loaded) == (False, True)
+    assert [path.name for path in cache_folder().iterdir()] == ["store.bin"]
+
+
+def cut(content, seal):
+    return content[: len(content) // 2]
+
+
+def flip(content, seal):
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+def noise(content, seal):
+    return hashlib.sha512(content).digest() * 100
+
+
+def sealed_noise(content, seal):
+    payload = noise(content, seal)
+    return seal(payload) + payload
+
+
+def sealed_other(content, seal):
+    payload = pickle.dumps(("something", "else"))
+    return seal(payload) + payload
+
+
+DAMAGES = [lambda *_: b"", lambda *_: b"short", cut, flip, noise, sealed_noise, sealed_other]
+
+
+@compiled
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_replaced(fresh, damage):
+    first = fresh()
+    assert calls(first)
+    path = file_of("store")
+    disk = compile_._Disk("store", f"{first.parameters} {first.options}")
+    path.write_bytes(damage(path.read_bytes(), disk._seal))
+    second, third = fresh(), fresh()
+    assert calls(second)
+    assert second.compiled
+    assert calls(third)
+    assert third.loaded
+
+
+@compiled
+def test_the_file_of_another_kernel_is_refused(fresh):
+    assert calls(fresh())
+    assert calls(fresh(store_twice, "store_twice"), factor=2)
+    os.replace(file_of("store_twice"), file_of("store"))
+    again = fresh()
+    assert calls(again)
+    assert again.compiled
+
+
+@compiled
+def test_the_file_of_another_version_is_refused(fresh, monkeypatch):
+    assert calls(fresh(store_twice), factor=2)
+    content = file_of("store").read_bytes()
+    monkeypatch.setattr(compile_, "_digest", lambda: "another")
+    cache_folder().mkdir()
+    file_of("store").write_bytes(content)
+    again = fresh()
+    assert calls(again)
+    assert again.compiled
+
+
+@compiled
+def test_variants_do_not_share_a_place(fresh):
+    serial, parallel = fresh(store_all, "store"), fresh(store_all, "store", layer=launch.threading_layer)
+    assert calls(serial)
+    assert parallel.address
+    assert parallel.compiled
+    other = fresh(store_all, "store", parameters=(types.int64, types.float64))
+    assert other.address
+    assert other.compiled
+
+
+@compiled
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_what_others_can_write_is_not_loaded(fresh, mode):
+    assert calls(fresh())
+    file_of("store").chmod(mode)
+    again, healed = fresh(), fresh()
+    assert calls(again)
+    assert again.compiled
+    assert calls(healed)
+    assert healed.loaded
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_what_somebody_else_owns_is_not_loaded(fresh):
+    assert calls(fresh())
+    os.chown(file_of("store"), 12345, -1)
+    again = fresh()
+    assert calls(again)
+    assert again.compiled
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system knows no such owners")
+def test_whose_files_are_loaded(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    def own(user, mode):
+        return compile_._own(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
+
+    assert own(1000, 0o600)
+    assert own(1000, 0o644)
+    assert own(0, 0o644)  # compiled by root, for an image
+    assert not own(1001, 0o644)
+    assert not own(1000, 0o664)
+    assert not own(0, 0o666)
+
+
+@compiled
+def test_a_folder_that_all_can_write(fresh):
+    cache_folder().mkdir(parents=True)
+    cache_folder().chmod(0o777)
+    (cache_folder() / "foreign.txt").write_text("not ours")
+    first, second = fresh(), fresh()
+    assert calls(first)
+    assert calls(second)
+    assert second.loaded
+    assert sorted(path.name for path in cache_folder().iterdir()) == ["foreign.txt", "store.bin"]
+
+
+@compiled
+def test_a_folder_in_the_place_of_a_file(fresh):
+    file_of("store").mkdir(parents=True)
+    first, second = fresh(), fresh()
+    assert calls(first)
+    assert calls(second)
+    assert second.compiled
+    assert [path.name for path in cache_folder().iterdir()] == ["store.bin"]
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        ("tempfile.mkstemp", errno.EROFS),
+        ("os.replace", errno.EACCES),
+        ("os.chmod", errno.EPERM),
+        ("open", errno.ENOSPC),
+    ],
+)
+def test_a_full_or_read_only_folder(fresh, monkeypatch, where, code):
+    assert calls(fresh(store_twice, "other"), factor=2)
+
+    def fail(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        if where == "open":
+            patch.setattr(compile_, "open", fail, raising=False)
+        else:
+            patch.setattr(where, fail)
+        kernel = fresh()
+        assert calls(kernel)
+        assert kernel.compiled
+    assert [path.name for path in cache_folder().iterdir()] == ["other.bin"]
+
+
+@compiled
+def test_an_interruption_leaves_no_file(fresh, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fresh().address  # noqa: B018
+    assert list(cache_folder().iterdir()) == []
+    assert calls(fresh())
+
+
+@pytest.mark.parametrize(("function", "options"), [(store_twice, {}), (store, {"layer": launch.threading_layer})])
+def test_two_kernels_of_one_name_are_refused(fresh, function, options):
+    fresh()
+    with pytest.raises(AssertionError, match="two kernels are called store"):
+        Kernel(function, "store", **options)
+
+
+def made(factor):
+    def kernel(address, value):
+        view(address, 1, np.int64)[0] = factor * value
+
+    return kernel
+
+
+def test_the_values_around_a_function_count(fresh):
+    fresh(made(1))
+    with pytest.raises(AssertionError, match="two kernels are called store"):
+        Kernel(made(2), "store")
+    assert calls(Kernel(made(1), "store"))  # as happens when two threads ask for it at the same time
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="compiled kernels have machine code")
+def test_interpreted(fresh):
+    kernel = fresh()
+    assert calls(kernel)
+    assert not kernel.compiled
+    assert not kernel.loaded
+
+
+# ---------------------------------------------------------------- telling the user
+@compiled
+def test_the_notice(fresh, slow, caplog):
+    caplog.set_level(logging.INFO, "fastopt")
+    assert calls(fresh())
+    assert [(record.name, record.levelname) for record in caplog.records] == [("fastopt", "INFO")]
+    assert str(cache_folder()) in caplog.text
+    caplog.clear()
+    assert calls(fresh(store_twice, "another"), factor=2)
+    assert calls(fresh())  # from the cache
+    assert caplog.records == []
+
+
+@compiled
+def test_no_notice_of_what_is_quick_or_kept(fresh, caplog, monkeypatch):
+    monkeypatch.setattr(compile_, "time", SimpleNamespace(perf_counter=itertools.count(0.0, 0.1).__next__))
+    caplog.set_level(logging.INFO, "fastopt")
+    with compiling():
+        assert calls(fresh())
+    with compiling():
+        assert calls(fresh())
+    assert caplog.records == []
+
+
+@compiled
+def test_the_notice_where_nothing_is_kept(fresh, slow, caplog, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    assert calls(fresh())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "could not be kept" in caplog.text
+
+
+@compiled
+def test_listening(fresh, slow, caplog):
+    caplog.set_level(logging.INFO, "fastopt")
+    heard = []
+    with compiling(heard.append), compiling():
+        assert calls(fresh())
+        assert calls(fresh(store_twice, "another"), factor=2)
+        assert heard == ["store", "another"]
+        assert calls(fresh())  # from the cache
+    assert heard == ["store", "another"]
+    assert len(caplog.records) == 2
+    assert "compiled 2 kernels in 4.0 s" in caplog.text
+    with contextlib.suppress(KeyError), compiling(heard.append):
+        raise KeyError
+    assert calls(fresh(made(3), "third"), factor=3)
+    assert heard == ["store", "another"]
+    assert cpu.compiling is compiling
