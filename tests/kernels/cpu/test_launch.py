@@ -554,7 +554,7 @@ def test_an_interruption_before_the_team_works(monkeypatch, where):
             interrupt()
 
     def opening(event):
-        if where == "the gate opens" and threading.current_thread() is threading.main_thread():
+        if where == "the gate opens" and threading.get_ident() == threading.main_thread().ident:
             interrupt()
         opened(event)
 
