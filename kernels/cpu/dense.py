@@ -1,6 +1,6 @@
 """Dense layers: the vendor's GEMM on tiles, and everything else on the tile while it is in cache.
 
-Four phases, each free of barriers: forward (x, w, b -> y), slope (dy -> dz, db), inputs (dz, w -> dx) and weights
+Four phases, each free of barriers: forward (x, w, b -> y), slopes (dy -> dz, db), inputs (dz, w -> dx) and weights
 (x, dz -> dw, or straight into the update of w). How a product is cut depends on its shape alone, so results do not
 depend on the number of threads.
 """
@@ -17,7 +17,7 @@ from numba.extending import register_jitable
 from ..formulas import ACTIVATIONS
 from .blas import AS_IS, ROW_MAJOR, TRANSPOSED, blas
 from .compile import Kernel
-from .launch import FLOPS, parallel, ranks_for
+from .launch import CALL_FLOPS, parallel, ranks_for
 from .layout import DENSE, RUN, fill, read
 from .primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 
@@ -31,6 +31,18 @@ SUMS = 64  # columns of a piece of the slope phase
 @register_jitable
 def pieces(total, size):
     return (total + size - 1) // size
+
+
+@register_jitable
+def weight_tile(inputs, outputs):
+    """Rows and columns of a tile of dw: an eighth of it where that is neither too small nor too large.
+
+    Whole rows if they are not too long. Tiles as wide as those of y would leave a tile of w with one rank for good, but
+    were 1.25 times slower with two: what is fetched ahead at the ends of their short rows belongs to the other rank.
+    """
+    wide = min(outputs, WEIGHT_COLUMNS)
+    elements = min(max(inputs * outputs // 8, WEIGHTS // 8), WEIGHTS)
+    return max(1, elements // wide), wide
 
 
 @register_jitable
@@ -62,20 +74,22 @@ def _activate(value, real, width):
 
 
 def _slope(slope, real, width):
-    def gradient(dy, s, dz, sums, rows, columns, stride):
-        # dz = dy f'(s) on a tile, and the sums of its columns in float64. A product that lands in the denormal range is
-        # zero: GEMM would be slow on it, and the weights cannot feel it.
+    def gradient(dz, s, sums, unused, rows, columns, stride):
+        # dz *= f'(s) on a tile, and the sums of its columns in float64. A product that lands in the denormal range is
+        # zero: GEMM would be slow on it, and the weights cannot feel it. In place: read and written under two names,
+        # dz would keep the compiler from using vectors.
         D = view(sums, columns, np.float64)
         tiny, zero = real(np.finfo(real).tiny), real(0)
         for j in range(columns):
             D[j] = 0
         for i in range(rows):
             skip = i * stride * width
-            A, S, Z = view(dy + skip, columns, real), view(s + skip, columns, real), view(dz + skip, columns, real)
+            Z, S = view(dz + skip, columns, real), view(s + skip, columns, real)
             for j in range(columns):
-                product = A[j] * slope(S[j])
-                Z[j] = zero if abs(product) < tiny else product
-                D[j] += Z[j]
+                product = Z[j] * slope(S[j])
+                product = zero if abs(product) < tiny else product
+                Z[j] = product
+                D[j] += product
 
     return gradient
 
@@ -122,7 +136,7 @@ def _slopes(gemm, real, width):
             c = piece * SUMS
             n, at = min(SUMS, d.outputs - c), c * width
             s = (d.y if d.uses_y else d.z) + at
-            call_tile(d.slope, d.dy + at, s, d.dz + at, scratch, rows, n, d.outputs)
+            call_tile(d.slope, d.dz + at, s, scratch, 0, rows, n, d.outputs)
             if d.db or (d.update and d.b):
                 sums = view(scratch, n, np.float64)
                 db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
@@ -130,7 +144,7 @@ def _slopes(gemm, real, width):
                     db[j] = real(sums[j])
                 if d.update:
                     scalars = d.scalars + step * d.scalars_stride
-                    call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, n)
+                    call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, 1, n, 0)
 
     return slopes
 
@@ -157,8 +171,7 @@ def _weights(gemm, real, width):
     def weights(work, step, rank, ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        wide = min(d.outputs, WEIGHT_COLUMNS)
-        high = max(1, WEIGHTS // wide)
+        high, wide = weight_tile(d.inputs, d.outputs)
         across = pieces(d.outputs, wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
@@ -172,10 +185,9 @@ def _weights(gemm, real, width):
                 real(0), g, stride,
             )  # fmt: skip
             if d.update and n == d.outputs:
-                call_update(d.update, d.w, g, d.w_states, scalars, at, m * n)
+                call_update(d.update, d.w, g, d.w_states, scalars, at, 1, m * n, 0)
             elif d.update:
-                for i in range(m):
-                    call_update(d.update, d.w, g + i * n * width, d.w_states, scalars, at + i * d.outputs, n)
+                call_update(d.update, d.w, g, d.w_states, scalars, at, m, n, d.outputs)
 
     return weights
 
@@ -196,8 +208,8 @@ def dense_kernel(phase: str, dtype: str) -> Kernel:
 
 def scratch_bytes(inputs: int, outputs: int, dtype: Any) -> int:
     """What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type."""
-    wide = min(outputs, WEIGHT_COLUMNS)
-    tile = min(inputs, max(1, WEIGHTS // wide)) * wide * np.dtype(dtype).itemsize
+    high, wide = weight_tile(inputs, outputs)
+    tile = min(inputs, high) * wide * np.dtype(dtype).itemsize
     return -(-max(tile, SUMS * 16) // 64) * 64
 
 
@@ -212,7 +224,7 @@ def dense_forward(x, w, b, activation, y, z=None) -> None:
         DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y, inputs=inputs, outputs=outputs,
         gemm=blas().gemm[dtype], activate=activate_kernel(activation, dtype).address,
     )  # fmt: skip
-    ranks = ranks_for(2 * rows * inputs * outputs, FLOPS, pieces(rows, ROWS) * pieces(outputs, COLUMNS))
+    ranks = ranks_for(2 * rows * inputs * outputs, CALL_FLOPS, pieces(rows, ROWS) * pieces(outputs, COLUMNS))
     parallel(dense_kernel("forward", dtype), address_of(work), 0, ranks)
 
 
@@ -225,11 +237,11 @@ def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
                 gradient[...] = 0
         return
     work_done = 2 * rows * inputs * outputs
-    ranks = ranks_for(work_done, FLOPS, 1 << 30)
+    ranks = ranks_for(work_done, CALL_FLOPS, 1 << 30)
     size = scratch_bytes(inputs, outputs, dtype)
-    run, dz, scratch = fill(RUN, batch=rows, rows=rows), np.empty_like(dy), aligned_zeros(ranks * size, np.uint8)
+    run, dz, scratch = fill(RUN, batch=rows, rows=rows), dy.copy(), aligned_zeros(ranks * size, np.uint8)
     work = fill(
-        DENSE, run=run, x=x, w=w, y=s, z=s, dy=dy, dz=dz, dx=dx, dw=dw, db=db, inputs=inputs, outputs=outputs,
+        DENSE, run=run, x=x, w=w, y=s, z=s, dz=dz, dx=dx, dw=dw, db=db, inputs=inputs, outputs=outputs,
         gemm=blas().gemm[dtype], slope=slope_kernel(activation, dtype).address, scratch=scratch, scratch_size=size,
     )  # fmt: skip
     wanted = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}

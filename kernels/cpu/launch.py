@@ -36,10 +36,12 @@ from .primitives import INTERPRETED, call_phase
 
 log = logging.getLogger("fastopt")
 
-# Below these a second thread costs more than it brings (measured on 2 cores: an update of 32 k float32 values takes
-# 12 us, a launch 2 to 5 us).
+# What deserves a thread; below twice as much a second one costs more than it brings. Measured on 2 cores: an update of
+# 32 k float32 values takes 12 us, a launch 2 to 5 us. A training step meets a dozen times and passes on what it has
+# computed from cache to cache: two threads are at 0.9 of one's speed with 5 MFLOP a step, at 1.2 with 10.
 UPDATE_ELEMENTS = 32_768
-FLOPS = 1_000_000
+CALL_FLOPS = 1_000_000
+STEP_FLOPS = 4_000_000
 
 _threads: int | None = None
 

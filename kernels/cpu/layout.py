@@ -44,8 +44,7 @@ DENSE = _record(
     "b",  # (outputs,)
     "z",  # (rows, outputs), pre-activation; the same as y where the slope is a function of y
     "y",  # (rows, outputs)
-    "dy",  # gradient of y
-    "dz",  # gradient of z; may be dy
+    "dz",  # first the gradient of y, then that of z
     "dx",  # gradient of x
     "dw",  # where the gradients go if the layer is not updated
     "db",
@@ -53,7 +52,7 @@ DENSE = _record(
     "outputs",
     "gemm",  # code
     "activate",  # code: z, b -> y
-    "slope",  # code: dy, y or z -> dz, column sums
+    "slope",  # code: dz, y or z -> dz, column sums
     "update",  # code of the optimizer's rule
     "w_states",  # (3,) addresses
     "b_states",

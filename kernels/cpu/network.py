@@ -18,13 +18,13 @@ from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
 from .blas import blas
 from .compile import Kernel
 from .dense import activate_kernel, dense_kernel, pieces, scratch_bytes, slope_kernel
-from .launch import FLOPS, get_num_threads, ranks_for, team, yield_address
+from .launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
 from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, offset, read
 from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from .updates import MAX_STATES, fill_scalars, update_code
 
-SPINS = 100  # looks at the barrier before the processor is given up, some 4 us
+SPINS = 400  # looks at the barrier before the processor is given up, some 10 us
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
 
 
@@ -236,7 +236,7 @@ class Network:
                 end -= 1 + fields["bias"]
                 w_states, b_states = tables[end], tables[end + 1] if fields.pop("bias") else None
                 record = fill(
-                    DENSE, dy=dy, dz=dy, dx=dx, slope=slope_kernel(fields.pop("activation"), dtype).address,
+                    DENSE, dz=dy, dx=dx, slope=slope_kernel(fields.pop("activation"), dtype).address,
                     update=update, w_states=w_states, b_states=b_states, scalars=scalars,
                     scalars_stride=scalars.strides[0], scratch=scratch, scratch_size=max(sizes), **fields,
                 )  # fmt: skip
@@ -258,7 +258,7 @@ class Network:
             return self._trained[1:]
         program = _Program(data.batch_size, self.dtype)
         program.kept += arrays  # so that no other array can have the same id
-        program.ranks = ranks_for(3 * self.flops * data.batch_size, FLOPS, 1 << 30)
+        program.ranks = ranks_for(3 * self.flops * data.batch_size, STEP_FLOPS, 1 << 30)
         losses, scalars = np.zeros(data.steps), np.zeros((data.steps, HYPER + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
@@ -314,7 +314,7 @@ class Network:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program(min(batch_size, len(x)), self.dtype)
-        program.ranks = ranks_for(self.flops * program.batch, FLOPS, 1 << 30)
+        program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
@@ -333,7 +333,7 @@ class Network:
         if not len(x):
             return out
         program = _Program(min(batch_size, len(x)), self.dtype)
-        program.ranks = ranks_for(self.flops * program.batch, FLOPS, 1 << 30)
+        program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, _ = self._batch(program, Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
         outputs, _ = self._forward(program, inputs, None)
         if self.link:

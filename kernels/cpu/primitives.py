@@ -69,8 +69,8 @@ def _call_tile(typingctx, code, a, b, c, d, rows, columns, stride):
 
 
 @intrinsic
-def _call_update(typingctx, code, p, g, states, scalars, start, size):
-    return _caller(types.void, *[types.int64] * 6)
+def _call_update(typingctx, code, p, g, states, scalars, start, rows, columns, stride):
+    return _caller(types.void, *[types.int64] * 8)
 
 
 @intrinsic

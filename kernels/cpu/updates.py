@@ -21,56 +21,66 @@ from .primitives import address_of, call_update, view
 TILE = 16_384  # elements of one piece of work
 MAX_STATES = 3
 
-# (p, g, addresses of the states, scalars, start, size): p and the states from element `start` on, g from its first.
-# The scalars are copied to a tuple first: a write to p might change them, for all that the compiler knows.
+# (p, g, addresses of the states, scalars, start, rows, columns, stride): p and the states from element `start` on, rows of
+# `columns` elements `stride` apart; g has the same rows without gaps. The scalars are copied to a tuple first: a write to
+# p might change them, for all that the compiler knows.
 
 
 def _loop0(rule, real, width):
-    def update(p, g, states, scalars, start, size):
-        skip = start * width
-        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
+    def update(p, g, states, scalars, start, rows, columns, stride):
+        H = view(scalars, HYPER + 1, real)
         h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
-        for i in range(size):
-            P[i], _ = rule(P[i], G[i], (), h, tiny)
+        for row in range(rows):
+            P = view(p + (start + row * stride) * width, columns, real)
+            G = view(g + row * columns * width, columns, real)
+            for i in range(columns):
+                P[i], _ = rule(P[i], G[i], (), h, tiny)
 
     return update
 
 
 def _loop1(rule, real, width):
-    def update(p, g, states, scalars, start, size):
-        skip, S = start * width, view(states, 1, np.int64)
-        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
-        A = view(S[0] + skip, size, real)
+    def update(p, g, states, scalars, start, rows, columns, stride):
+        S, H = view(states, 1, np.int64), view(scalars, HYPER + 1, real)
         h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
-        for i in range(size):
-            P[i], s = rule(P[i], G[i], (A[i],), h, tiny)
-            A[i] = s[0]
+        for row in range(rows):
+            skip = (start + row * stride) * width
+            P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
+            A = view(S[0] + skip, columns, real)
+            for i in range(columns):
+                P[i], s = rule(P[i], G[i], (A[i],), h, tiny)
+                A[i] = s[0]
 
     return update
 
 
 def _loop2(rule, real, width):
-    def update(p, g, states, scalars, start, size):
-        skip, S = start * width, view(states, 2, np.int64)
-        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
-        A, B = view(S[0] + skip, size, real), view(S[1] + skip, size, real)
+    def update(p, g, states, scalars, start, rows, columns, stride):
+        S, H = view(states, 2, np.int64), view(scalars, HYPER + 1, real)
         h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
-        for i in range(size):
-            P[i], s = rule(P[i], G[i], (A[i], B[i]), h, tiny)
-            A[i], B[i] = s
+        for row in range(rows):
+            skip = (start + row * stride) * width
+            P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
+            A, B = view(S[0] + skip, columns, real), view(S[1] + skip, columns, real)
+            for i in range(columns):
+                P[i], s = rule(P[i], G[i], (A[i], B[i]), h, tiny)
+                A[i], B[i] = s
 
     return update
 
 
 def _loop3(rule, real, width):
-    def update(p, g, states, scalars, start, size):
-        skip, S = start * width, view(states, 3, np.int64)
-        P, G, H = view(p + skip, size, real), view(g, size, real), view(scalars, HYPER + 1, real)
-        A, B, C = view(S[0] + skip, size, real), view(S[1] + skip, size, real), view(S[2] + skip, size, real)
+    def update(p, g, states, scalars, start, rows, columns, stride):
+        S, H = view(states, 3, np.int64), view(scalars, HYPER + 1, real)
         h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
-        for i in range(size):
-            P[i], s = rule(P[i], G[i], (A[i], B[i], C[i]), h, tiny)
-            A[i], B[i], C[i] = s
+        for row in range(rows):
+            skip = (start + row * stride) * width
+            P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
+            A, B = view(S[0] + skip, columns, real), view(S[1] + skip, columns, real)
+            C = view(S[2] + skip, columns, real)
+            for i in range(columns):
+                P[i], s = rule(P[i], G[i], (A[i], B[i], C[i]), h, tiny)
+                A[i], B[i], C[i] = s
 
     return update
 
@@ -110,7 +120,8 @@ def _update_all(work, step, rank, ranks):
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
-            call_update(one.update, one.p, one.g + start * one.width, at + STATES, one.scalars, start, end - start)
+            g = one.g + start * one.width
+            call_update(one.update, one.p, g, at + STATES, one.scalars, start, 1, end - start, 0)
 
 
 RECORD, STATES = UPDATE.itemsize, offset(UPDATE, "state0")

@@ -19,7 +19,7 @@ def threads(monkeypatch):
     def use(n):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch, "_threads", n)
-            patch.setattr(network, "FLOPS", 1)
+            patch.setattr(network, "STEP_FLOPS", 1)
             patch.setattr(rows, "ELEMENTS", 1)
             yield
 

@@ -21,8 +21,8 @@ if not INTERPRETED:
         (dense.ROWS + 1, 32, dense.COLUMNS - 1),
         (dense.ROWS - 1, 33, dense.COLUMNS + 1),
         (64, 784, 256),
-        (7, 1000, dense.WEIGHT_COLUMNS + 1),
-        (300, 5, 2 * dense.WEIGHT_COLUMNS),
+        (7, 1000, 4 * dense.COLUMNS + 1),
+        (300, 5, 8 * dense.COLUMNS),
     ]
 
 
@@ -99,7 +99,7 @@ def test_nothing_to_do(rows, inputs, outputs):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads, monkeypatch):
-    monkeypatch.setattr(dense, "FLOPS", 1)
+    monkeypatch.setattr(dense, "CALL_FLOPS", 1)
     sizes = (5, 9, 70) if INTERPRETED else (300, 200, 600)
     x, w, b, dy = problem(np.random.default_rng(1), *sizes, dtype)
     results = []
