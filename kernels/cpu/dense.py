@@ -33,8 +33,19 @@ def pieces(total, size):
     return (total + size - 1) // size
 
 
-@register_jitable
-def weight_tile(inputs, outputs):
+def _even(total: int, most: int) -> int:
+    """The size of equal pieces of `total`, none larger than `most`."""
+    return -(-total // pieces(total, most))
+
+
+def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
+    """Rows and columns of a tile of y: small enough for the BLAS not to pack its operands, if there is such a size."""
+    wide = min(outputs, COLUMNS)
+    high = unpacked // max(1, inputs * wide) // 4 * 4
+    return (_even(rows, min(high, ROWS)) if high >= 8 else ROWS), wide
+
+
+def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of dw: an eighth of it where that is neither too small nor too large.
 
     Whole rows if they are not too long. Tiles as wide as those of y would leave a tile of w with one rank for good, but
@@ -42,7 +53,9 @@ def weight_tile(inputs, outputs):
     """
     wide = min(outputs, WEIGHT_COLUMNS)
     elements = min(max(inputs * outputs // 8, WEIGHTS // 8), WEIGHTS)
-    return max(1, elements // wide), wide
+    if unpacked // rows >= WEIGHTS // 8:
+        elements = min(elements, unpacked // rows)
+    return max(1, _even(inputs, max(4, elements // wide // 4 * 4))), wide
 
 
 @register_jitable
@@ -111,10 +124,10 @@ def _forward(gemm, real, width):
     def forward(work, step, rank, ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.outputs, COLUMNS)
-        for piece in range(rank, pieces(rows, ROWS) * across, ranks):
-            r, c = piece // across * ROWS, piece % across * COLUMNS
-            m, n = min(ROWS, rows - r), min(COLUMNS, d.outputs - c)
+        across = pieces(d.outputs, d.wide)
+        for piece in range(rank, pieces(rows, d.high) * across, ranks):
+            r, c = piece // across * d.high, piece % across * d.wide
+            m, n = min(d.high, rows - r), min(d.wide, d.outputs - c)
             at = (r * d.outputs + c) * width
             x, w = d.x + r * d.inputs * width, d.w + c * width
             gemm(
@@ -171,13 +184,12 @@ def _weights(gemm, real, width):
     def weights(work, step, rank, ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        high, wide = weight_tile(d.inputs, d.outputs)
-        across = pieces(d.outputs, wide)
+        across = pieces(d.outputs, d.dw_wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
-        for piece in range(rank, pieces(d.inputs, high) * across, ranks):
-            r, c = piece // across * high, piece % across * wide
-            m, n = min(high, d.inputs - r), min(wide, d.outputs - c)
+        for piece in range(rank, pieces(d.inputs, d.dw_high) * across, ranks):
+            r, c = piece // across * d.dw_high, piece % across * d.dw_wide
+            m, n = min(d.dw_high, d.inputs - r), min(d.dw_wide, d.outputs - c)
             x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
             g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
             gemm(
@@ -206,11 +218,17 @@ def dense_kernel(phase: str, dtype: str) -> Kernel:
     return Kernel(build(CALL_GEMM[dtype], getattr(np, dtype), np.dtype(dtype).itemsize), f"dense_{phase}_{dtype}")
 
 
-def scratch_bytes(inputs: int, outputs: int, dtype: Any) -> int:
-    """What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type."""
-    high, wide = weight_tile(inputs, outputs)
-    tile = min(inputs, high) * wide * np.dtype(dtype).itemsize
-    return -(-max(tile, SUMS * 16) // 64) * 64
+def shape_fields(rows: int, inputs: int, outputs: int, dtype: str) -> dict[str, int]:
+    """The fields of a record that follow from a layer's shape (rows: of a full batch) and the BLAS."""
+    unpacked = blas().unpacked
+    high, wide = forward_tile(rows, inputs, outputs, unpacked)
+    dw_high, dw_wide = weight_tile(rows, inputs, outputs, unpacked)
+    # What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type.
+    scratch = max(dw_high * dw_wide * np.dtype(dtype).itemsize, SUMS * 16)
+    return {
+        "inputs": inputs, "outputs": outputs, "gemm": blas().gemm[dtype], "high": high, "wide": wide,
+        "dw_high": dw_high, "dw_wide": dw_wide, "scratch_size": -(-scratch // 64) * 64,
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- verbs
@@ -221,10 +239,10 @@ def dense_forward(x, w, b, activation, y, z=None) -> None:
         return
     run = fill(RUN, batch=rows, rows=rows)
     work = fill(
-        DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y, inputs=inputs, outputs=outputs,
-        gemm=blas().gemm[dtype], activate=activate_kernel(activation, dtype).address,
+        DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y,
+        activate=activate_kernel(activation, dtype).address, **shape_fields(rows, inputs, outputs, dtype),
     )  # fmt: skip
-    ranks = ranks_for(2 * rows * inputs * outputs, CALL_FLOPS, pieces(rows, ROWS) * pieces(outputs, COLUMNS))
+    ranks = ranks_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
     parallel(dense_kernel("forward", dtype), address_of(work), 0, ranks)
 
 
@@ -238,11 +256,12 @@ def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
         return
     work_done = 2 * rows * inputs * outputs
     ranks = ranks_for(work_done, CALL_FLOPS, 1 << 30)
-    size = scratch_bytes(inputs, outputs, dtype)
-    run, dz, scratch = fill(RUN, batch=rows, rows=rows), dy.copy(), aligned_zeros(ranks * size, np.uint8)
+    fields = shape_fields(rows, inputs, outputs, dtype)
+    run, dz = fill(RUN, batch=rows, rows=rows), dy.copy()
+    scratch = aligned_zeros(ranks * fields["scratch_size"], np.uint8)
     work = fill(
-        DENSE, run=run, x=x, w=w, y=s, z=s, dz=dz, dx=dx, dw=dw, db=db, inputs=inputs, outputs=outputs,
-        gemm=blas().gemm[dtype], slope=slope_kernel(activation, dtype).address, scratch=scratch, scratch_size=size,
+        DENSE, run=run, x=x, w=w, y=s, z=s, dz=dz, dx=dx, dw=dw, db=db,
+        slope=slope_kernel(activation, dtype).address, scratch=scratch, **fields,
     )  # fmt: skip
     wanted = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}
     for phase in (phase for phase, needed in wanted.items() if needed):

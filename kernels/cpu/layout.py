@@ -50,6 +50,10 @@ DENSE = _record(
     "db",
     "inputs",
     "outputs",
+    "high",  # rows and columns of a tile of y, and of a tile of dw
+    "wide",
+    "dw_high",
+    "dw_wide",
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums

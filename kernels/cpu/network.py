@@ -15,9 +15,8 @@ import numpy as np
 
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
-from .blas import blas
 from .compile import Kernel
-from .dense import activate_kernel, dense_kernel, pieces, scratch_bytes, slope_kernel
+from .dense import activate_kernel, dense_kernel, pieces, shape_fields, slope_kernel
 from .launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
 from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, offset, read
 from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
@@ -147,8 +146,8 @@ class Network:
             y = program.real(program.batch, layer.outputs)
             z = y if ACTIVATIONS[activation].uses == "y" else program.real(program.batch, layer.outputs)
             fields = {
-                "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "inputs": layer.inputs,
-                "outputs": layer.outputs, "gemm": blas().gemm[dtype], "uses_y": int(z is y),
+                "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
+                **shape_fields(program.batch, layer.inputs, layer.outputs, dtype),
             }  # fmt: skip
             record = fill(DENSE, activate=activate_kernel(activation, dtype).address, **fields)
             program.add(dense_kernel("forward", dtype), record, meet=True)
@@ -218,8 +217,8 @@ class Network:
         """Add the gradients and updates, last layer first."""
         dtype, end = self.dtype, len(self.params)
         dense = [step for step in trail if step["kind"] is DENSE]
-        sizes = [scratch_bytes(step["inputs"], step["outputs"], dtype) for step in dense]
-        scratch = aligned_zeros(program.ranks * max(sizes), np.uint8)
+        size = max(step["scratch_size"] for step in dense)
+        scratch = aligned_zeros(program.ranks * size, np.uint8)
         update = update_code(rule, dtype)
         tables = [np.array([address_of(s) for s in arrays] + [0] * MAX_STATES, np.int64) for arrays in states]
         program.kept += [scratch, tables, scalars, states]
@@ -238,7 +237,7 @@ class Network:
                 record = fill(
                     DENSE, dz=dy, dx=dx, slope=slope_kernel(fields.pop("activation"), dtype).address,
                     update=update, w_states=w_states, b_states=b_states, scalars=scalars,
-                    scalars_stride=scalars.strides[0], scratch=scratch, scratch_size=max(sizes), **fields,
+                    scalars_stride=scalars.strides[0], scratch=scratch, **{**fields, "scratch_size": size},
                 )  # fmt: skip
                 program.add(dense_kernel("slopes", dtype), record, meet=True)
                 if needs_dx:  # with the weights from before their update

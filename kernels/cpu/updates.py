@@ -21,9 +21,9 @@ from .primitives import address_of, call_update, view
 TILE = 16_384  # elements of one piece of work
 MAX_STATES = 3
 
-# (p, g, addresses of the states, scalars, start, rows, columns, stride): p and the states from element `start` on, rows of
-# `columns` elements `stride` apart; g has the same rows without gaps. The scalars are copied to a tuple first: a write to
-# p might change them, for all that the compiler knows.
+# (p, g, addresses of the states, scalars, start, rows, columns, stride): p and the states from element `start` on, rows
+# of `columns` elements `stride` apart; g has the same rows without gaps. The scalars are copied to a tuple first: a
+# write to p might change them, for all that the compiler knows.
 
 
 def _loop0(rule, real, width):
