@@ -25,7 +25,7 @@ from .primitives import INTERPRETED, python_address, view
 
 log = logging.getLogger("fastopt")
 
-# OpenBLAS's kernels for small products on AVX-512 take m n k up to this. They ran at 104 to 110 GFLOP/s where its others,
+# OpenBLAS has kernels for small products on AVX-512, up to this m n k. They ran at 104 to 110 GFLOP/s where its others,
 # which pack their operands first, ran at 83 to 98 (float32, Zen 4).
 UNPACKED = 1_000_000
 
