@@ -210,7 +210,6 @@ def test_without_any_the_plain_loops_run_and_it_is_said_once(monkeypatch, caplog
 def in_use(request, monkeypatch):
     chosen = known(request.param)
     monkeypatch.setattr(dense, "blas", lambda: chosen)
-    monkeypatch.setattr(network, "blas", lambda: chosen)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -144,3 +144,26 @@ def test_denormal_gradients_are_flushed():
     db = np.empty(3, "float32")
     cpu.dense_backward(dy, x, w, np.ones_like(dy), "linear", None, None, db)
     np.testing.assert_array_equal(db, np.array([0, tiny, 0], "float32"))
+
+
+@given(st.tuples(*[st.integers(1, 5000)] * 3), st.sampled_from([0, 1_000_000]))
+def test_tiles(shape, unpacked):
+    rows, inputs, outputs = shape
+    high, wide = dense.forward_tile(*shape, unpacked)
+    dw_high, dw_wide = dense.weight_tile(*shape, unpacked)
+    assert 1 <= high <= dense.ROWS
+    assert 1 <= wide <= min(outputs, dense.COLUMNS)
+    assert 1 <= dw_high <= inputs
+    assert 1 <= dw_wide <= min(outputs, dense.WEIGHT_COLUMNS)
+    assert dw_high * dw_wide <= max(dense.WEIGHTS, 4 * dw_wide)
+    if unpacked >= 8 * inputs * wide:
+        assert high * wide * inputs <= unpacked
+
+
+def test_tiles_of_common_layers_are_multiplied_without_packing():
+    for inputs, outputs in [(784, 256), (256, 128), (128, 10)]:
+        for tile, depth in ((dense.forward_tile, inputs), (dense.weight_tile, 64)):
+            high, wide = tile(64, inputs, outputs, 1_000_000)
+            assert high * wide * depth <= 1_000_000
+    assert dense.forward_tile(64, 784, 256, 1_000_000) == (16, 64)
+    assert dense.weight_tile(64, 784, 256, 1_000_000) == (56, 256)
