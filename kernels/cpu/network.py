@@ -87,6 +87,7 @@ class _Program:
         run["order"], run["steps"] = address_of(order), -(-rows // self.batch)
         for name in ("arrived", "done", "stop", "halt"):
             run[name] = 0
+
         def watch() -> None:
             if progress:
                 progress(int(run["done"]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import dense, network
+from fastopt.kernels.cpu import dense
 from fastopt.kernels.cpu.blas import AS_IS, PLAIN, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.compile import ffi
 from fastopt.kernels.cpu.primitives import INTERPRETED, PYTHON_CODE, address_of

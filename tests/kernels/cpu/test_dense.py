@@ -148,7 +148,7 @@ def test_denormal_gradients_are_flushed():
 
 @given(st.tuples(*[st.integers(1, 5000)] * 3), st.sampled_from([0, 1_000_000]))
 def test_tiles(shape, unpacked):
-    rows, inputs, outputs = shape
+    _, inputs, outputs = shape
     high, wide = dense.forward_tile(*shape, unpacked)
     dw_high, dw_wide = dense.weight_tile(*shape, unpacked)
     assert 1 <= high <= dense.ROWS
