@@ -68,16 +68,20 @@ def batch_rows(run, step):
 # ---------------------------------------------------------------- tiles
 def _activate(value, real, width):
     def activate(z, b, y, unused, rows, columns, stride):
-        # y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it.
+        # y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it. An array that is
+        # read and written goes by one name: under two, the compiler's check for overlap would keep it from vectors.
         B = view(b, columns, real)
         for i in range(rows):
             Z, Y = view(z + i * stride * width, columns, real), view(y + i * stride * width, columns, real)
-            if b == 0:
+            if z == y and b == 0:
                 for j in range(columns):
-                    Y[j] = value(Z[j])
+                    Y[j] = value(Y[j])
             elif z == y:
                 for j in range(columns):
-                    Y[j] = value(Z[j] + B[j])
+                    Y[j] = value(Y[j] + B[j])
+            elif b == 0:
+                for j in range(columns):
+                    Y[j] = value(Z[j])
             else:
                 for j in range(columns):
                     Z[j] += B[j]
@@ -89,8 +93,7 @@ def _activate(value, real, width):
 def _slope(slope, real, width):
     def gradient(dz, s, sums, unused, rows, columns, stride):
         # dz *= f'(s) on a tile, and the sums of its columns in float64. A product that lands in the denormal range is
-        # zero: GEMM would be slow on it, and the weights cannot feel it. In place: read and written under two names,
-        # dz would keep the compiler from using vectors.
+        # zero: GEMM would be slow on it, and the weights cannot feel it.
         D = view(sums, columns, np.float64)
         tiny, zero = real(np.finfo(real).tiny), real(0)
         for j in range(columns):
