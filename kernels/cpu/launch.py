@@ -5,8 +5,8 @@ the same bits for any number of threads. A phase is a kernel(work, step, rank, r
 
 - `parallel` runs one phase on Numba's threading layer: a few microseconds, for calls on arrays.
 - `team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a barrier
-  of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork, and from any
-  number of Python threads at once.
+  of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork, and
+  from any number of Python threads at once.
 """
 
 from __future__ import annotations
