@@ -1,4 +1,4 @@
-"""Sizes and helpers of the CPU kernels' tests; interpreted kernels get small work."""
+"""What the tests of the CPU kernels share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import pytest
 
 from fastopt.kernels.cpu import launch, network, rows
-from fastopt.kernels.cpu.primitives import INTERPRETED
 
 
 @pytest.fixture
@@ -24,9 +23,3 @@ def threads(monkeypatch):
             yield
 
     return use
-
-
-@pytest.fixture(scope="session")
-def small():
-    """A factor for sizes: interpreted kernels are a thousand times slower."""
-    return INTERPRETED
