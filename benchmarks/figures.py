@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from limits import interleave, stream, update_bytes
 
 import fastopt as fo
+from fastopt.benchmarks.limits import interleave, stream, update_bytes
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from limits import gemm_peak
 
+from fastopt.benchmarks.limits import gemm_peak
 from fastopt.kernels import reference
 from fastopt.kernels.formulas import ACTIVATIONS
 

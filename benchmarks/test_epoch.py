@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from limits import gemm_peak
 
 import fastopt as fo
+from fastopt.benchmarks.limits import gemm_peak
 
 CASES = {  # hidden widths, batch size
     "digits": ((16,), 32),

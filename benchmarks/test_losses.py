@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from limits import copy_bandwidth
 
+from fastopt.benchmarks.limits import copy_bandwidth
 from fastopt.kernels import reference
 from fastopt.kernels.formulas import LOSSES
 from fastopt.kernels.spec import LossSpec

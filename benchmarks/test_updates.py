@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from limits import interleave, stream, update_bytes
 
+from fastopt.benchmarks.limits import interleave, stream, update_bytes
 from fastopt.kernels import reference
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update

@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
     if int(setuptools.partition(".")[0]) < 77:
         pytest.skip(f"building a wheel needs setuptools>=77 (in the extra `test`), not {setuptools}")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for folder in ("fastopt", "kernels"):
+    for folder in ("fastopt", "kernels", "benchmarks"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
@@ -45,16 +45,14 @@ def test_contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     # Every module of the checkout, so that a new folder is not forgotten in setup.cfg.
-    for folder, package in (("fastopt", "fastopt"), ("kernels", "fastopt/kernels")):
-        modules = {
-            f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
-            for path in (ROOT / folder).rglob("*.py")
-        }
+    for folder in ("fastopt", "kernels", "benchmarks"):
+        package = "fastopt" if folder == "fastopt" else f"fastopt/{folder}"
+        modules = {f"{package}/{path.relative_to(ROOT / folder).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
         assert modules <= names
     assert {"fastopt/py.typed", "fastopt/data/digits.npz", "fastopt/data/README.md"} <= names
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
     assert f"{info}/licenses/LICENSE" in names
-    assert {name.partition("/")[0] for name in names} == {"fastopt", info}  # no top-level `kernels`
+    assert {name.partition("/")[0] for name in names} == {"fastopt", info}  # no top-level `kernels` or `benchmarks`
     assert not [name for name in names if "__pycache__" in name]
 
 
