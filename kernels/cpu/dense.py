@@ -1,8 +1,8 @@
 """Dense layers: the vendor's GEMM on tiles, and everything else on the tile while it is in cache.
 
-Four phases, each free of barriers: forward (x, w, b -> y), slopes (dy -> dz, db), inputs (dz, w -> dx) and weights
-(x, dz -> dw, or straight into the update of w). How a product is cut depends on its shape alone, so results do not
-depend on the number of threads.
+Five phases, each free of barriers: forward (x, w, b -> y), combine (where forward left a sum of products), slopes
+(dy -> dz, db), inputs (dz, w -> dx) and weights (x, dz -> dw, or straight into the update of w). How a product is cut
+depends on its shape alone, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ ROWS = 128  # of an output tile
 COLUMNS = 64
 WEIGHTS = 16_384  # elements of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
 WEIGHT_COLUMNS = 256
+PARTS = 2  # of the rows of w
+PART_FLOPS = 1e6  # of a product that is worth a phase more
+LINE = 16  # numbers of float32 in a cache line
 SUMS = 64  # columns of a piece of the slope phase
 
 
 @register_jitable
 def pieces(total, size):
     return (total + size - 1) // size
+
+
+@register_jitable
+def share(total, rank, ranks):
+    """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
+    return range(rank * total // ranks, (rank + 1) * total // ranks)
 
 
 def _even(total: int, most: int) -> int:
@@ -48,8 +57,7 @@ def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[i
 def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of dw: an eighth of it where that is neither too small nor too large.
 
-    Whole rows if they are not too long. Tiles as wide as those of y would leave a tile of w with one rank for good, but
-    were 1.25 times slower with two: what is fetched ahead at the ends of their short rows belongs to the other rank.
+    Whole rows if they are not too long.
     """
     wide = min(outputs, WEIGHT_COLUMNS)
     elements = min(max(inputs * outputs // 8, WEIGHTS // 8), WEIGHTS)
@@ -128,19 +136,48 @@ def _forward(gemm, real, width):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         across = pieces(d.outputs, d.wide)
-        for piece in range(rank, pieces(rows, d.high) * across, ranks):
-            r, c = piece // across * d.high, piece % across * d.wide
-            m, n = min(d.high, rows - r), min(d.wide, d.outputs - c)
+        tiles = pieces(rows, d.high) * across
+        for piece in share(d.parts * tiles, rank, ranks):
+            part, tile = piece // tiles, piece % tiles
+            r, c, k = tile // across * d.high, tile % across * d.wide, part * d.part
+            m, n, depth = min(d.high, rows - r), min(d.wide, d.outputs - c), min(d.part, d.inputs - k)
             at = (r * d.outputs + c) * width
-            x, w = d.x + r * d.inputs * width, d.w + c * width
+            x, w = d.x + (r * d.inputs + k) * width, d.w + (k * d.outputs + c) * width
+            z = (d.z if d.parts == 1 else d.sums + part * rows * d.outputs * width) + at
             gemm(
-                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, d.inputs, real(1), x, d.inputs, w, d.outputs,
-                real(0), d.z + at, d.outputs,
+                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, depth, real(1), x, d.inputs, w, d.outputs,
+                real(0), z, d.outputs,
             )  # fmt: skip
-            b = d.b + c * width if d.b else 0
-            call_tile(d.activate, d.z + at, b, d.y + at, 0, m, n, d.outputs)
+            if d.parts == 1:
+                b = d.b + c * width if d.b else 0
+                call_tile(d.activate, z, b, d.y + at, 0, m, n, d.outputs)
 
     return forward
+
+
+def _combine(gemm, real, width):
+    def combine(work, step, rank, ranks):
+        # The products of the parts, summed in their order, and the activation.
+        d = read(work, DENSE)
+        rows = batch_rows(d.run, step)
+        for piece in share(pieces(d.outputs, COLUMNS), rank, ranks):
+            c = piece * COLUMNS
+            n = min(COLUMNS, d.outputs - c)
+            for i in range(rows):
+                at = (i * d.outputs + c) * width
+                first, z = view(d.sums + at, n, real), view(d.z + at, n, real)
+                for part in range(1, d.parts):
+                    other = view(d.sums + part * rows * d.outputs * width + at, n, real)
+                    if part == 1:
+                        for j in range(n):
+                            z[j] = first[j] + other[j]
+                    else:
+                        for j in range(n):
+                            z[j] += other[j]
+            b, at = d.b + c * width if d.b else 0, c * width
+            call_tile(d.activate, d.z + at, b, d.y + at, 0, rows, n, d.outputs)
+
+    return combine
 
 
 def _slopes(gemm, real, width):
@@ -148,7 +185,7 @@ def _slopes(gemm, real, width):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         scratch = d.scratch + rank * d.scratch_size
-        for piece in range(rank, pieces(d.outputs, SUMS), ranks):
+        for piece in share(pieces(d.outputs, SUMS), rank, ranks):
             c = piece * SUMS
             n, at = min(SUMS, d.outputs - c), c * width
             s = (d.y if d.uses_y else d.z) + at
@@ -169,9 +206,9 @@ def _inputs(gemm, real, width):
     def inputs(work, step, rank, ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.inputs, COLUMNS)
-        for piece in range(rank, pieces(rows, ROWS) * across, ranks):
-            r, c = piece // across * ROWS, piece % across * COLUMNS
+        down = pieces(rows, ROWS)
+        for piece in share(pieces(d.inputs, COLUMNS) * down, rank, ranks):
+            r, c = piece % down * ROWS, piece // down * COLUMNS
             m, n = min(ROWS, rows - r), min(COLUMNS, d.inputs - c)
             dz, w = d.dz + r * d.outputs * width, d.w + c * d.outputs * width
             dx = d.dx + (r * d.inputs + c) * width
@@ -190,9 +227,13 @@ def _weights(gemm, real, width):
         across = pieces(d.outputs, d.dw_wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
-        for piece in range(rank, pieces(d.inputs, d.dw_high) * across, ranks):
-            r, c = piece // across * d.dw_high, piece % across * d.dw_wide
-            m, n = min(d.dw_high, d.inputs - r), min(d.dw_wide, d.outputs - c)
+        tiles = pieces(d.part, d.dw_high) * across
+        for piece in share(d.parts * tiles, rank, ranks):
+            part, tile = piece // tiles, piece % tiles
+            r, c = part * d.part + tile // across * d.dw_high, tile % across * d.dw_wide
+            m, n = min(d.dw_high, min((part + 1) * d.part, d.inputs) - r), min(d.dw_wide, d.outputs - c)
+            if m <= 0:  # the last part is the shortest, and may need fewer tiles
+                continue
             x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
             g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
             gemm(
@@ -209,6 +250,7 @@ def _weights(gemm, real, width):
 
 DENSE_PHASES: dict[str, Callable[..., Any]] = {
     "forward": _forward,
+    "combine": _combine,
     "slopes": _slopes,
     "inputs": _inputs,
     "weights": _weights,
@@ -221,16 +263,30 @@ def dense_kernel(phase: str, dtype: str) -> Kernel:
     return Kernel(build(CALL_GEMM[dtype], getattr(np, dtype), np.dtype(dtype).itemsize), f"dense_{phase}_{dtype}")
 
 
-def shape_fields(rows: int, inputs: int, outputs: int, dtype: str) -> dict[str, int]:
+def parts_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
+    """In how many parts the rows of w are cut, and how many rows each has (whole cache lines of x).
+
+    A rank that owns rows of w multiplies them with its columns of x, updates them, and shares nothing but y and dz with
+    the others. It pays where those are smaller than w.
+    """
+    if 2 * rows > inputs or 2 * rows * inputs * outputs < PART_FLOPS:
+        return 1, inputs
+    part = -(-inputs // (PARTS * LINE)) * LINE
+    return pieces(inputs, part), part
+
+
+def shape_fields(rows: int, inputs: int, outputs: int, dtype: str, whole: bool = True) -> dict[str, int]:
     """The fields of a record that follow from a layer's shape (rows: of a full batch) and the BLAS."""
     unpacked = blas().unpacked
-    high, wide = forward_tile(rows, inputs, outputs, unpacked)
-    dw_high, dw_wide = weight_tile(rows, inputs, outputs, unpacked)
+    parts, part = (1, inputs) if whole else parts_of(rows, inputs, outputs)
+    high, wide = forward_tile(rows, part, outputs, unpacked)
+    dw_high, dw_wide = weight_tile(rows, part, outputs, unpacked)
     # What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type.
     scratch = max(dw_high * dw_wide * np.dtype(dtype).itemsize, SUMS * 16)
     return {
         "inputs": inputs, "outputs": outputs, "gemm": blas().gemm[dtype], "high": high, "wide": wide,
-        "dw_high": dw_high, "dw_wide": dw_wide, "scratch_size": -(-scratch // 64) * 64,
+        "dw_high": dw_high, "dw_wide": dw_wide, "parts": parts, "part": part,
+        "scratch_size": -(-scratch // 64) * 64,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ RUN = _record(
     "halt",  # set by rank 0 when it has seen `stop`, read by all ranks after the step's last barrier
 )
 
-GATHER = _record("run", "x", "y", "into_x", "into_y", "inputs", "targets", "labels")
+GATHER = _record("run", "x", "y", "into_x", "into_y", "inputs", "part", "targets", "labels")
 
 DENSE = _record(
     "run",
@@ -54,6 +54,9 @@ DENSE = _record(
     "wide",
     "dw_high",
     "dw_wide",
+    "parts",  # in which the rows of w are cut, and rows of one
+    "part",
+    "sums",  # (parts, rows, outputs): the products of the parts, where there are several
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums

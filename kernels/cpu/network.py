@@ -16,7 +16,7 @@ import numpy as np
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
 from .compile import Kernel
-from .dense import activate_kernel, dense_kernel, pieces, shape_fields, slope_kernel
+from .dense import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
 from .launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
 from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, offset, read
 from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
@@ -148,10 +148,13 @@ class Network:
             z = y if ACTIVATIONS[activation].uses == "y" else program.real(program.batch, layer.outputs)
             fields = {
                 "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
-                **shape_fields(program.batch, layer.inputs, layer.outputs, dtype),
+                **shape_fields(program.batch, layer.inputs, layer.outputs, dtype, whole=seed is None),
             }  # fmt: skip
-            record = fill(DENSE, activate=activate_kernel(activation, dtype).address, **fields)
+            sums = program.real(fields["parts"], program.batch, layer.outputs) if fields["parts"] > 1 else None
+            record = fill(DENSE, activate=activate_kernel(activation, dtype).address, sums=sums, **fields)
             program.add(dense_kernel("forward", dtype), record, meet=True)
+            if sums is not None:
+                program.add(dense_kernel("combine", dtype), record, meet=True)
             trail.append({"kind": DENSE, "activation": activation, "bias": layer.bias, **fields})
             x = y
         return x, trail
@@ -159,6 +162,8 @@ class Network:
     def _batch(self, program: _Program, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
         x, y = program.real(program.batch, self.inputs), None
         fields: dict[str, Any] = {"run": program.run, "x": data.x, "into_x": x, "inputs": self.inputs}
+        first = next(layer for layer in self.layers if isinstance(layer, DenseSpec))
+        fields["part"] = parts_of(program.batch, first.inputs, first.outputs)[1]
         if data.y is not None:
             labels = data.y.dtype == np.int64 and data.y.ndim == 1
             y = np.zeros(program.batch, np.int64) if labels else program.real(program.batch, self.outputs)

@@ -126,6 +126,20 @@ def _relax(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def _prefetch(typingctx, address):
+    """Ask for the cache line at an address, to be read soon."""
+
+    def codegen(context, builder, signature, args):
+        i32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        code = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(code, [builder.inttoptr(args[0], byte), i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 # ---------------------------------------------------------------- interpreted
 PYTHON_CODE: dict[int, Callable[..., Any]] = {}  # "address" of code -> function
 _addresses = itertools.count(1)
@@ -166,11 +180,16 @@ def _relax_python():
     time.sleep(0)
 
 
+def _prefetch_python(address):
+    pass
+
+
 if INTERPRETED:
     view, atomic_add, atomic_load, relax = _view_python, _atomic_add_python, _atomic_load_python, _relax_python
+    prefetch = _prefetch_python
     call_phase = call_tile = call_update = call_yield = call_sgemm = call_dgemm = _call_python
 else:
-    view, atomic_add, atomic_load, relax = _view, _atomic_add, _atomic_load, _relax
+    view, atomic_add, atomic_load, relax, prefetch = _view, _atomic_add, _atomic_load, _relax, _prefetch
     call_phase, call_tile, call_update, call_yield = _call_phase, _call_tile, _call_update, _call_yield
     call_sgemm, call_dgemm = _call_sgemm, _call_dgemm
 

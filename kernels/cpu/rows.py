@@ -17,13 +17,14 @@ from numba.extending import register_jitable
 from ..formulas import LOSSES, dropout_draw, dropout_key, losses
 from ..spec import LossSpec
 from .compile import Kernel
-from .dense import activate_kernel, batch_rows, pieces
+from .dense import activate_kernel, batch_rows, pieces, share
 from .launch import parallel, ranks_for
 from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
-from .primitives import INTERPRETED, address_of, call_tile, view
+from .primitives import INTERPRETED, address_of, call_tile, prefetch, view
 from .vector_math import EXP
 
 ROWS = 32
+AHEAD = 4  # rows that are asked for before they are copied
 ELEMENTS = 8_192  # outputs that deserve a thread in a loss or an activation
 
 word = int if INTERPRETED else np.uint64
@@ -36,13 +37,22 @@ def _gather(real, width):
         run = read(g.run, RUN)
         rows, start = batch_rows(g.run, step), step * run.batch
         order = view(run.order, run.rows if run.order else 0, np.int64)
-        for piece in range(rank, pieces(rows, ROWS), ranks):
-            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+        down = pieces(rows, ROWS)
+        for piece in share(pieces(g.inputs, g.part) * down, rank, ranks):
+            c, down_to = piece // down * g.part, piece % down * ROWS
+            n = min(g.part, g.inputs - c)
+            for i in range(down_to, min(rows, down_to + ROWS)):
                 row = order[start + i] if run.order else start + i
-                source = view(g.x + row * g.inputs * width, g.inputs, real)
-                target = view(g.into_x + i * g.inputs * width, g.inputs, real)
-                for j in range(g.inputs):
+                if run.order and start + i + AHEAD < run.rows:
+                    ahead = g.x + (order[start + i + AHEAD] * g.inputs + c) * width
+                    for line in range(0, n * width, 64):
+                        prefetch(ahead + line)
+                source = view(g.x + (row * g.inputs + c) * width, n, real)
+                target = view(g.into_x + (i * g.inputs + c) * width, n, real)
+                for j in range(n):
                     target[j] = source[j]
+                if c:  # the targets go with the first part
+                    continue
                 if g.labels:
                     view(g.into_y + i * 8, 1, np.int64)[0] = view(g.y + row * 8, 1, np.int64)[0]
                 elif g.y:
@@ -315,9 +325,7 @@ def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
     rows, columns = outputs.shape
     dtype, count = outputs.dtype.name, pieces(rows, ROWS)
     run, sums = fill(RUN, batch=rows, rows=rows), np.zeros(count)
-    work = fill(
-        LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec)
-    )
+    work = fill(LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec))
     ranks = ranks_for(outputs.size, ELEMENTS, count)
     parallel(loss_kernel(spec.name, dtype), address_of(work), 0, ranks)
     return float(sums.sum()) / (rows if LOSSES[spec.name].by_row else outputs.size)

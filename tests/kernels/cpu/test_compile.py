@@ -109,7 +109,8 @@ def start(code, **environment):
 
 def finish(process):
     out, err = process.communicate(timeout=120)
-    assert err == ""
+    # On a busy machine even one kernel may take the second after which compiling is announced.
+    assert [line for line in err.splitlines() if not line.startswith("compiling kernels")] == []
     assert process.returncode == 0
     return json.loads(out)
 

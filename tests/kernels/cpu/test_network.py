@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import network
+from fastopt.kernels.cpu import dense, network
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
@@ -64,9 +64,9 @@ def assert_agree(ours, theirs, dtype):
 
 
 def compare(layers, loss, metrics, dtype, rule="adam", n=50, batch_size=16, seed=0, **options):
-    dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
+    ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
     rng = np.random.default_rng(seed)
-    x, y = data_for(rng, loss, n, dense[0].inputs, dense[-1].outputs, dtype)
+    x, y = data_for(rng, loss, n, ends[0].inputs, ends[-1].outputs, dtype)
     ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule, seed) for backend in (cpu, reference))
     for epoch in range(2):
         order = np.random.default_rng(epoch).permutation(n)
@@ -100,6 +100,29 @@ def test_every_activation(activation):
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_optimizer(rule):
     compare(LAYERS, "sparse_categorical_crossentropy", ["accuracy"], "float64", rule, weight_decay=0.1, maximize=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_weights_in_parts(data):
+    """Layers whose rows of w are cut into parts, of which the last is shorter: every tile once, none twice."""
+    inputs, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 70))
+    batch, dtype = data.draw(st.integers(1, 12)), data.draw(st.sampled_from(["float32", "float64"]))
+    activation = data.draw(st.sampled_from(["relu", "silu"]))  # whose slopes need y, and z
+    layers = [DenseSpec(inputs, width, activation), DropoutSpec(0.2), DenseSpec(width, 3, bias=False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "PART_FLOPS", 0)
+        patch.setattr(dense, "PARTS", data.draw(st.integers(2, 4)))
+        patch.setattr(dense, "WEIGHTS", data.draw(st.sampled_from([8 * 70, dense.WEIGHTS])))
+        compare(layers, "sparse_categorical_crossentropy", ["accuracy"], dtype, n=3 * batch + 1, batch_size=batch)
+
+
+@pytest.mark.parametrize("batch_size", [64, 100, 256])
+def test_products_of_real_size(batch_size, capfd):
+    layers = [DenseSpec(784, 256, "relu"), DenseSpec(256, 10)]
+    assert dense.parts_of(batch_size, 784, 256)[0] > 1
+    compare(layers, "sparse_categorical_crossentropy", ["accuracy"], "float64", "sgd", 2 * batch_size + 9, batch_size)
+    assert capfd.readouterr().err == ""  # where a BLAS says what it does not like
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,7 +161,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
     for count in (1, 2, 4):
         with threads(count):
             run = Run(cpu, layers, "sparse_categorical_crossentropy", ["accuracy"], dtype)
-            losses = [run.train(x, y, np.random.default_rng(e).permutation(n), 160) for e in range(2)]
+            losses = [run.train(x, y, np.random.default_rng(e).permutation(n), 100) for e in range(2)]
             results.append((run.params, losses, run.net.evaluate(x, y, 300), run.net.predict(x, 300)))
     for params, losses, evaluated, predicted in results[1:]:
         for a, b in zip(params, results[0][0], strict=True):
