@@ -1,9 +1,9 @@
-"""The CPU backend: Numba kernels, the vendor's GEMM, threads. The verbs are those of `fastopt.kernels.reference`."""
+"""The CPU backend: Numba kernels, a GEMM, threads. The verbs are those of `fastopt.kernels.reference`."""
 
 from collections.abc import Iterable
 
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
-from .blas import PLAIN, blas, plain_kernel
+from .blas import blas
 from .compile import Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
@@ -28,6 +28,5 @@ def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels += [loss_kernel(name, dtype) for name in LOSSES]
         kernels += [metric_kernel(name, targets, dtype) for name, targets in COUNTS]
-        if blas() is PLAIN:
-            kernels.append(plain_kernel(dtype))
+        kernels += blas().kernels(dtype)
     return list(dict.fromkeys(kernels))

@@ -1,7 +1,8 @@
-"""The vendor's GEMM, as an address that kernels call.
+"""The GEMM in use, as an address that kernels call: a vendor's, or our own.
 
-Our own instance of the library, set to one thread: the threads are ours. `FASTOPT_BLAS` chooses "mkl", "openblas",
-"none" (plain loops) or the path of any CBLAS library; by default MKL is taken where it is installed, else OpenBLAS.
+Of a vendor's library we open an instance of our own, set to one thread: the threads are ours. `FASTOPT_BLAS` chooses
+"mkl", "fastopt" (the products of `matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. By
+default MKL is taken where it is installed, else our own products where the processor has AVX-512, else OpenBLAS.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
 from .compile import Kernel, ffi
+from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
 from .primitives import INTERPRETED, python_address, view
 
 log = logging.getLogger("fastopt")
@@ -28,8 +29,6 @@ log = logging.getLogger("fastopt")
 # OpenBLAS has kernels for small products on AVX-512, up to this m n k. They ran at 104 to 110 GFLOP/s where its others,
 # which pack their operands first, ran at 83 to 98 (float32, Zen 4).
 UNPACKED = 1_000_000
-
-ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
 
 _GEMM = "void {name}(int, int, int, int, int, int, {T}, intptr_t, int, intptr_t, int, {T}, intptr_t, int);"
 _REAL = {"float32": ("s", "float"), "float64": ("d", "double")}
@@ -43,6 +42,10 @@ class Blas(NamedTuple):
     path: str
     gemm: dict[str, int]
     unpacked: int = 0  # it multiplies (m, k) by (k, n) without packing them first where m n k is at most this
+
+    def kernels(self, dtype: str) -> list[Kernel]:
+        """Those of ours that it consists of."""
+        return [self.gemm.kernel(dtype)] if isinstance(self.gemm, _Compiled) else []
 
 
 def _openblas_path() -> Path | None:
@@ -140,21 +143,22 @@ def _plain_gemm(real: Any) -> Callable[..., None]:
 @cache
 def plain_kernel(dtype: str) -> Kernel:
     """The plain loops, called as a BLAS is called."""
-    i32, i64 = types.int32, types.int64
-    real = types.float32 if dtype == "float32" else types.float64
-    parameters = (*[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
-    return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", parameters)
+    return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
-class _PlainGemm(dict[str, int]):
-    """Addresses of the plain loops, compiled when one is asked for."""
+class _Compiled(dict[str, int]):
+    """Addresses of kernels, compiled when one is asked for."""
+
+    def __init__(self, kernel: Callable[[str], Kernel]) -> None:
+        self.kernel = kernel
 
     def __missing__(self, dtype: str) -> int:
-        self[dtype] = plain_kernel(dtype).address
+        self[dtype] = self.kernel(dtype).address
         return self[dtype]
 
 
-PLAIN = Blas("none", "plain loops", "", _PlainGemm())
+OWN = Blas("fastopt", "for AVX-512", "", _Compiled(matmul_kernel), unpacked=1 << 62)
+PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
 
 
 @cache
@@ -167,16 +171,25 @@ def blas() -> Blas:
     }
     if wanted.lower() == "none":
         return PLAIN
+    if wanted.lower() == "fastopt":
+        if not available():
+            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
+        return OWN
     if wanted and wanted.lower() not in known:
         if not Path(wanted).is_file():
             raise ValueError(
-                f"FASTOPT_BLAS must be 'mkl', 'openblas', 'none' or the path of a CBLAS library, got {wanted!r}"
+                "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library, "
+                f"got {wanted!r}"
             )
         try:
             return _open_path(Path(wanted))
         except (OSError, AttributeError) as error:
             raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
-    for name in [wanted.lower()] if wanted else list(known):
+    for name in [wanted.lower()] if wanted else ["mkl", "fastopt", "openblas"]:
+        if name == "fastopt":
+            if available():
+                return OWN
+            continue
         find, open_, package = known[name]
         path_found = find()
         if path_found is None:

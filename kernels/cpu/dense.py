@@ -15,10 +15,11 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ..formulas import ACTIVATIONS
-from .blas import AS_IS, ROW_MAJOR, TRANSPOSED, blas
+from .blas import blas
 from .compile import Kernel
 from .launch import CALL_FLOPS, parallel, ranks_for
 from .layout import DENSE, RUN, fill, read
+from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 from .primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 
 ROWS = 128  # of an output tile

@@ -6,13 +6,16 @@ import sys
 import threading
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu import dense
-from fastopt.kernels.cpu.blas import AS_IS, PLAIN, ROW_MAJOR, TRANSPOSED
+from fastopt.kernels.cpu.blas import PLAIN
 from fastopt.kernels.cpu.compile import ffi
+from fastopt.kernels.cpu.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.primitives import INTERPRETED, PYTHON_CODE, address_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec
@@ -54,7 +57,49 @@ def gemm(address, dtype, ta, tb, a, b, c, m, n, k):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["none", "openblas", "mkl"])
+def check_product(address, dtype, ta, tb, matrix, m, n, k):
+    """Multiply matrices made by matrix(rows, columns), which may be wider than asked for."""
+    a = matrix(m, k) if ta == AS_IS else matrix(k, m)
+    b = matrix(k, n) if tb == AS_IS else matrix(n, k)
+    c = np.full_like(matrix(m, n), np.nan)  # beta = 0 must not multiply what is there
+    gemm(address, dtype, ta, tb, a, b, c, m, n, k)
+    left = (a[:, :k] if ta == AS_IS else a[:, :m].T).astype("f8")
+    right = (b[:, :n] if tb == AS_IS else b[:, :k].T).astype("f8")
+    bound = (k + 2) * np.finfo(dtype).eps * (np.abs(left) @ np.abs(right))
+    assert (np.abs(c[:, :n] - left @ right) <= bound).all()
+    assert np.isnan(c[:, n:]).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    kinds=st.sampled_from(TRANSPOSES),
+    m=st.integers(1, 40),
+    n=st.integers(1, 80),
+    k=st.integers(1, 40) | st.integers(DEPTH - 2, DEPTH + 40) | st.integers(2 * DEPTH - 1, 2 * DEPTH + 1),
+    padding=st.integers(0, 20),
+)
+def test_our_products_of_any_size(dtype, kinds, m, n, k, padding):
+    rng = np.random.default_rng(0)
+    check_product(
+        known("fastopt").gemm[dtype], dtype, *kinds,
+        lambda rows, columns: rng.standard_normal((rows, columns + padding)).astype(dtype), m, n, k,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_our_products_do_not_depend_on_the_tiles(dtype):
+    """Every element is summed in the same order wherever it lies in C."""
+    address, rng = known("fastopt").gemm[dtype], np.random.default_rng(0)
+    a, b = rng.standard_normal((21, DEPTH + 30)).astype(dtype), rng.standard_normal((DEPTH + 30, 75)).astype(dtype)
+    whole, part = np.empty((21, 75), dtype), np.empty((21, 75), dtype)
+    gemm(address, dtype, AS_IS, AS_IS, a, b, whole, 21, 75, DEPTH + 30)
+    for i, j in ((0, 0), (3, 17), (20, 74)):
+        gemm(address, dtype, AS_IS, AS_IS, a[i:], b[:, j:], part, 21 - i, 75 - j, DEPTH + 30)
+        np.testing.assert_array_equal(part[: 21 - i, : 75 - j], whole[i:, j:])
+
+
+@pytest.mark.parametrize("name", ["none", "fastopt", "openblas", "mkl"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("ta", "tb"), TRANSPOSES)
 @pytest.mark.parametrize("padding", [0, 3])
@@ -65,18 +110,10 @@ def test_products_are_numpys(name, dtype, ta, tb, padding):
         return rng.standard_normal((rows, columns + padding)).astype(dtype)
 
     for m, n, k in SIZES:
-        a = matrix(m, k) if ta == AS_IS else matrix(k, m)
-        b = matrix(k, n) if tb == AS_IS else matrix(n, k)
-        c = np.full((m, n + padding), np.nan, dtype)  # beta = 0 must not multiply what is there
-        gemm(address, dtype, ta, tb, a, b, c, m, n, k)
-        left = (a[:, :k] if ta == AS_IS else a[:, :m].T).astype("f8")
-        right = (b[:, :n] if tb == AS_IS else b[:, :k].T).astype("f8")
-        bound = (k + 2) * np.finfo(dtype).eps * (np.abs(left) @ np.abs(right))
-        assert (np.abs(c[:, :n] - left @ right) <= bound).all()
-        assert np.isnan(c[:, n:]).all()
+        check_product(address, dtype, ta, tb, matrix, m, n, k)
 
 
-@pytest.mark.parametrize("name", ["none", "openblas", "mkl"])
+@pytest.mark.parametrize("name", ["none", "fastopt", "openblas", "mkl"])
 def test_from_several_threads_at_once(name):
     address, rng = known(name).gemm["float32"], np.random.default_rng(0)
     size = 8 if INTERPRETED else 150
@@ -120,8 +157,11 @@ def test_mkl_comes_first(monkeypatch):
     for name in ("mkl", "openblas"):
         monkeypatch.setattr(blas_, f"_{name}_path", lambda: Path("somewhere"))
         monkeypatch.setattr(blas_, f"_open_{name}", opened(name))
+    monkeypatch.setattr(blas_, "available", lambda: True)
     assert choose().name == "mkl"
     monkeypatch.setattr(blas_, "_mkl_path", lambda: None)
+    assert choose().name == "fastopt"
+    monkeypatch.setattr(blas_, "available", lambda: False)
     assert choose().name == "openblas"
 
 
@@ -141,7 +181,7 @@ def test_a_path_can_be_chosen(monkeypatch, name):
 
 def test_an_unknown_name(monkeypatch):
     monkeypatch.setenv("FASTOPT_BLAS", "atlas")
-    with pytest.raises(ValueError, match="'mkl', 'openblas', 'none' or the path of a CBLAS library, got 'atlas'"):
+    with pytest.raises(ValueError, match="'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library, got 'atlas'"):
         choose()
 
 
@@ -183,7 +223,15 @@ def test_one_that_cannot_be_opened(monkeypatch, name):
         choose()
 
 
+def test_our_own_where_the_processor_has_not_got_the_vectors(monkeypatch):
+    monkeypatch.setattr(blas_, "available", lambda: False)
+    monkeypatch.setenv("FASTOPT_BLAS", "fastopt")
+    with pytest.raises(ValueError, match="needs a processor with AVX-512"):
+        choose()
+
+
 def test_the_next_one_where_the_first_cannot_be_opened(monkeypatch, caplog):
+    monkeypatch.setattr(blas_, "available", lambda: False)
     expected = known("openblas")
     monkeypatch.setattr(blas_, "_mkl_path", lambda: Path("broken"))
     monkeypatch.setattr(blas_, "_open_mkl", fail)
@@ -192,6 +240,7 @@ def test_the_next_one_where_the_first_cannot_be_opened(monkeypatch, caplog):
 
 
 def test_without_any_the_plain_loops_run_and_it_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(blas_, "available", lambda: False)
     for name in ("mkl", "openblas"):
         monkeypatch.setattr(blas_, f"_{name}_path", lambda: None)
     blas_.blas.cache_clear()
@@ -206,7 +255,7 @@ def test_without_any_the_plain_loops_run_and_it_is_said_once(monkeypatch, caplog
 
 
 # ---------------------------------------------------------------- the whole network on each
-@pytest.fixture(params=["none", "openblas", "mkl"])
+@pytest.fixture(params=["none", "fastopt", "openblas", "mkl"])
 def in_use(request, monkeypatch):
     chosen = known(request.param)
     monkeypatch.setattr(dense, "blas", lambda: chosen)
