@@ -1,7 +1,7 @@
 """The loop that runs a program's phases, batch after batch, on all ranks; and its twin that marks when each was done.
 
-The twin is a kernel of its own, so a run that nobody profiles has no code for marks. It reads the clock twice a phase,
-some 20 ns each, and writes to memory of its rank's own.
+The twin is a kernel of its own, so a run that nobody profiles has no code for marks. It reads the clock after each phase
+and each meeting, at 20 to 80 ns, and writes to memory of its rank's own: 1.4 us for a step of 16 phases.
 """
 
 from __future__ import annotations
