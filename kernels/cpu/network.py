@@ -218,10 +218,8 @@ class Network:
             if kind is DROPOUT:
                 if needs_dx:
                     del fields["x"]
-                    record, cost = (
-                        fill(DROPOUT, x=dy, y=dx, **fields),
-                        costs.dropout(x.shape[1], self.width, backward=True),
-                    )
+                    cost = costs.dropout(x.shape[1], self.width, backward=True)
+                    record = fill(DROPOUT, x=dy, y=dx, **fields)
                     program.add(rows_kernel("dropout", dtype), record, meet=True, cost=cost)
             else:
                 bias, activation, shape = fields.pop("bias"), fields.pop("activation"), (x.shape[1], dy.shape[1])

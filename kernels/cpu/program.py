@@ -1,7 +1,7 @@
 """The loop that runs a program's phases, batch after batch, on all ranks; and its twin that marks when each was done.
 
-The twin is a kernel of its own, so a run that nobody profiles has no code for marks. It reads the clock after each phase
-and each meeting, at 20 to 80 ns, and writes to memory of its rank's own: 1.4 us for a step of 16 phases.
+The twin is a kernel of its own, so a run that nobody profiles has no code for marks. It reads the clock after each
+phase and each meeting, at 20 to 80 ns, and writes to memory of its rank's own: 1.4 us for a step of 16 phases.
 """
 
 from __future__ import annotations
@@ -88,7 +88,12 @@ MARKED_PROGRAM = Kernel(_program(True), "run_program_marked")
 
 class _Clock(NamedTuple):
     address: int
-    units: tuple[int, int]  # nanoseconds in each of the two words
+    frequency: int  # of the first of the two words it writes; the second, if it is used, has nanoseconds
+
+    def nanoseconds(self, words: np.ndarray) -> np.ndarray:
+        """Of words (..., 2)."""
+        seconds, rest = np.divmod(words[..., 0], self.frequency)
+        return seconds * 10**9 + rest * 10**9 // self.frequency + words[..., 1]
 
 
 @cache
@@ -100,14 +105,14 @@ def _clock() -> _Clock:
             words[0], words[1] = divmod(time.perf_counter_ns(), 10**9)
             return 0
 
-        return _Clock(python_address(now), (10**9, 1))
+        return _Clock(python_address(now), 1)
     if WINDOWS:
         ffi.cdef("int QueryPerformanceCounter(int64_t *); int QueryPerformanceFrequency(int64_t *);")
         library, frequency = ffi.dlopen("kernel32.dll"), ffi.new("int64_t *")
         library.QueryPerformanceFrequency(frequency)
-        return _Clock(int(ffi.cast("intptr_t", library.QueryPerformanceCounter)), (10**9 // frequency[0], 0))
+        return _Clock(int(ffi.cast("intptr_t", library.QueryPerformanceCounter)), frequency[0])
     ffi.cdef("int clock_gettime(int, int64_t *);")
-    return _Clock(int(ffi.cast("intptr_t", ffi.dlopen(None).clock_gettime)), (10**9, 1))
+    return _Clock(int(ffi.cast("intptr_t", ffi.dlopen(None).clock_gettime)), 1)
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], ranks: int) 
         yield MARKED_PROGRAM
     finally:
         end, done = time.perf_counter_ns(), int(run["done"])
-        at_work = words[:, 0].any(axis=(1, 2))  # a team may be smaller than asked for
-        marks = words[at_work, :done] @ np.array(clock.units)
+        at_work = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
+        marks = clock.nanoseconds(words[at_work, :done])
         rows = min(int(run["rows"]), done * int(run["batch"]))
         listener.record(Pass(verb, dtype, tuple(costs), int(run["batch"]), rows, done, start, end, marks))

@@ -178,6 +178,16 @@ def test_the_kernel_without_marks_has_no_code_for_them(monkeypatch, tmp_path, ma
     assert bool(looks_at_the_clock) == marked
 
 
+@pytest.mark.parametrize(
+    ("frequency", "words", "expected"),
+    [(1, (3, 7), 3 * 10**9 + 7), (10_000_000, (31, 0), 3100), (24_000_000, (10**15 + 12, 0), 41666666666666666 + 500)],
+)
+def test_the_clocks_of_all_systems(frequency, words, expected):
+    """Seconds and nanoseconds, or ticks: of a clock that has run for longer than a year."""
+    clock = program._Clock(0, frequency)
+    np.testing.assert_array_equal(clock.nanoseconds(np.array([words])), [expected])
+
+
 # ---------------------------------------------------------------- counts, by hand for a batch of 16 rows in float32
 @pytest.mark.parametrize(
     ("cost", "name", "moved", "operations"),
