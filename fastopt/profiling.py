@@ -86,7 +86,7 @@ class profile:
 
     Only passes of models on the backend cpu that this thread runs are recorded: training, evaluation, prediction;
     models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not fit into
-    64 MB is recorded as far as they do (some 70,000 steps of a network of three layers on two threads).
+    64 MB is recorded as far as they do (some 60,000 steps of three layers on two threads).
 
     >>> from fastopt import Dense, Sequential
     >>> model = Sequential([Dense(8, "relu"), Dense(1)])
