@@ -9,11 +9,14 @@ from functools import cache
 import numpy as np
 
 from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.blas import AS_IS, ROW_MAJOR, blas
 from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.layout import UPDATE, UPDATES, fill
-from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.cpu.layout import DENSE, UPDATE, UPDATES, fill, read
+from fastopt.kernels.cpu.primitives import CALL_GEMM, address_of
 from fastopt.kernels.cpu.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
 from fastopt.kernels.formulas import HYPER
+
+SIDE = 1024  # of the products of `product_peak`
 
 
 def _stream0(p, g, s, h, tiny):
@@ -81,6 +84,29 @@ def gemm_peak(dtype: str) -> float:
     a, b = np.random.default_rng(0).standard_normal((2, 1536, 1536)).astype(dtype)
     out = np.empty_like(a)
     return 2 * 1536**3 / interleave({"gemm": lambda: np.matmul(a, b, out=out)}, rounds=5)["gemm"]
+
+
+def _product(gemm, real, width):
+    def product(work, step, rank, ranks):
+        d, n = read(work, DENSE), SIDE
+        gemm(
+            d.gemm, ROW_MAJOR, AS_IS, AS_IS, n, n, n, real(1), d.x, n, d.w, n,
+            real(0), d.y + rank * n * n * width, n,
+        )  # fmt: skip
+
+    return product
+
+
+@cache
+def product_peak(dtype: str, threads: int) -> float:
+    """FLOP/s of large products by the BLAS that kernels use, one on each thread at the same time."""
+    kind = np.dtype(dtype)
+    x, w = np.random.default_rng(0).standard_normal((2, SIDE, SIDE)).astype(kind)
+    y = np.empty((threads, SIDE, SIDE), kind)
+    work = fill(DENSE, x=x, w=w, y=y, gemm=blas().gemm[dtype])
+    kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
+    calls = {"products": lambda: launch.team(kernel, address_of(work), threads)}
+    return threads * 2 * SIDE**3 / interleave(calls, rounds=5)["products"]
 
 
 @cache

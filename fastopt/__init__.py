@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from .optim import Optimizer as Optimizer
     from .optim import RMSprop as RMSprop
     from .optim import get_optimizer as get_optimizer
+    from .profiling import profile as profile
 
     __version__: str
 
@@ -44,6 +45,7 @@ _NAMES = {
     "layers": ("Dense", "Dropout"),
     "model": ("Sequential",),
     "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+    "profiling": ("profile",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim")

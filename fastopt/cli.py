@@ -38,12 +38,12 @@ class Version(argparse.Action):
 
 def parser() -> Parser:
     """Return the parser of the command line; `run` of what it parses is the command's function."""
-    from .commands import info, train, warmup
+    from .commands import info, profile, train, warmup
 
     top = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
     top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, info, warmup):
+    for command in (train, profile, info, warmup):
         command.add(commands)
     return top
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _backends, batching, checkpoint, training
+from . import _backends, batching, checkpoint, profiling, training
 from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_name, check_number, describe
 from .callbacks import Callback
 from .history import History
@@ -318,6 +318,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
+        profiling.check_backend(self.backend)
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.get(self.backend).Network

@@ -96,7 +96,7 @@ def test_module():
     assert (result.returncode, result.stdout) == (0, f"fastopt {fastopt.__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "nothing"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "nothing"], ["profile", "nothing"]])
 def test_start_without_compiler(arguments):
     program = (
         "import sys\nfrom fastopt.cli import main\n"
@@ -596,6 +596,69 @@ def test_info_with_a_wrong_setting():
     assert result.returncode == 0
     assert "FASTOPT_BLAS must be" in result.stdout
     assert "FASTOPT_NUM_THREADS must be" in result.stdout
+
+
+# ---------------------------------------------------------------- profile
+@pytest.fixture
+def quick_limits(monkeypatch):
+    """Nothing is measured for the limits."""
+    from fastopt import profiling
+
+    measured = profiling.Limits(1e10, 1e11)
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, dtype: self._limits.setdefault(dtype, measured))
+
+
+def test_profile(run, classes, tmp_path, quick_limits):
+    model, trace = tmp_path / "model.safetensors", tmp_path / "trace.json"
+    options = ["--layers", "4", "--epochs", 2, "--batch-size", 16, "--save", model]
+    status, out, err = run("profile", classes, *options, "--trace", trace)
+    assert (status, err) == (0, "")
+    assert "train: 4 steps in 2 passes, float32, 1 thread; " in out  # without the throw-away model
+    for text in ("forward 5x4 relu", "weights+adam 4x3", "evaluate: 1 steps in 1 pass", "limits, measured now: "):
+        assert text in out
+    assert out.endswith(f"\nThe trace is in {trace}; ui.perfetto.dev shows it.\n")
+    steps = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("cat") == "step"]
+    assert len(steps) == 5
+    profiled = fastopt.load_model(model).get_weights()
+    assert run("train", classes, *options)[0] == 0  # any option of train; the same bits
+    for a, b in zip(profiled, fastopt.load_model(model).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_profile_of_the_default_data(run, quick_limits):
+    """No comparison, which `train` makes by default."""
+    status, out, _ = run("profile", "--epochs", 1, "--quiet", *["--batch-size", 512] * INTERPRETED)
+    assert status == 0
+    assert "NumPy reference" not in out
+    assert "train: " in out
+
+
+def test_profile_of_an_interrupted_training(run, classes, tmp_path, monkeypatch, quick_limits):
+    ended = contest.Contestant.train_epoch
+
+    def train_epoch(contestant):
+        if contestant.epochs == 1:
+            raise KeyboardInterrupt
+        return ended(contestant)
+
+    monkeypatch.setattr(contest.Contestant, "train_epoch", train_epoch)
+    status, out, err = run("profile", classes, "--batch-size", 16)
+    assert (status, "interrupted after 1 of" in err) == (130, True)
+    assert "train: 2 steps in 1 pass" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "numpy"], "only the backend cpu can be profiled, not numpy"),
+        (["--compare"], "--compare trains the reference as well, which cannot be profiled: use fastopt train"),
+        (["--trace", "no/such/folder.json"], "--trace no/such/folder.json: there is no folder "),
+    ],
+)
+def test_profile_errors(run, classes, arguments, message):
+    status, out, err = run("profile", classes, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fastopt: error: {message}")
 
 
 # ---------------------------------------------------------------- warmup

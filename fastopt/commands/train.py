@@ -6,6 +6,7 @@ import argparse
 import inspect
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,12 @@ def add(commands: Any) -> None:
         description="Train a dense network; without arguments on handwritten digits, on the compiled kernels and on "
         "the NumPy reference from identical inputs.",
     )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which data to train which network on, and how."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "data",
@@ -98,21 +105,20 @@ def add(commands: Any) -> None:
     )
     running.add_argument("--save", metavar="FILE", help="write the model (the compiled one) to a safetensors file")
     running.add_argument("--quiet", action="store_true", help="print nothing but the result")
-    parser.set_defaults(run=run)
 
 
 def _names(table: Any) -> str:
     return ", ".join(table)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train what `args` say and print the result."""
+def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
+    """Train what `args` say and print the result; `during` is open while the epochs run."""
     from .contest import Contestant, compete
     from .report import Progress, headline, result
 
     backends = _contestants(args)
     if args.save is not None:
-        _check_writable(args.save)
+        check_writable("--save", args.save)
     data = _load(args)
     experiment = _experiment(args, data)
     if args.threads is not None:
@@ -126,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             for contestant in contestants:
                 contestant.warm_up(progress.compiling)
-            compete(contestants, progress.show)
+            with during or nullcontext():
+                compete(contestants, progress.show)
         except KeyboardInterrupt:
             progress.close()
             return _interrupted(contestants[0], args.save)
@@ -159,15 +166,15 @@ def _contestants(args: argparse.Namespace) -> list[str]:
     return [args.backend, "numpy"] if compare else [args.backend]
 
 
-def _check_writable(path: str) -> None:
+def check_writable(option: str, path: str) -> None:
     """Raise before the training, not after it."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"--save {path}: there is no folder {folder}")
+        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
     if Path(path).is_dir():
-        raise IsADirectoryError(f"--save {path}: expected the name of a file, but this is a folder")
+        raise IsADirectoryError(f"{option} {path}: expected the name of a file, but this is a folder")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--save {path}: the folder {folder} cannot be written to")
+        raise PermissionError(f"{option} {path}: the folder {folder} cannot be written to")
 
 
 def _load(args: argparse.Namespace) -> datasets.Dataset:

@@ -7,7 +7,8 @@ from .blas import blas
 from .compile import Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
-from .network import RUN_PROGRAM, Network
+from .network import Network
+from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
@@ -18,7 +19,7 @@ __all__ = ["Network", "activate", "all_kernels", "compiling", "dense_backward", 
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [UPDATE_ALL, RUN_PROGRAM, TOTAL, FINISH]
+    kernels = [UPDATE_ALL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

@@ -33,6 +33,9 @@ RUN = _record(
     "done",  # steps done, for whoever watches
     "stop",  # set by whoever watches
     "halt",  # set by rank 0 when it has seen `stop`, read by all ranks after the step's last barrier
+    "marks",  # (ranks, marked, 1 + 2 count, 2): when phases were done, where the run is profiled
+    "marked",  # steps that have room there
+    "clock",  # code
 )
 
 GATHER = _record("run", "x", "y", "into_x", "into_y", "inputs", "part", "targets", "labels")

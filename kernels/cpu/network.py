@@ -14,43 +14,19 @@ from typing import Any
 import numpy as np
 
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
+from ..profile import Cost
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
+from . import costs
 from .compile import Kernel
 from .dense import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
 from .launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
-from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, offset, read
-from .primitives import address_of, aligned_zeros, atomic_add, atomic_load, call_phase, call_yield, relax, view
+from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
+from .primitives import address_of, aligned_zeros
+from .program import marking
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from .updates import MAX_STATES, fill_scalars, update_code
 
-SPINS = 400  # looks at the barrier before the processor is given up, some 10 us
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
-
-
-def _run_program(work, step, rank, ranks):
-    run = read(work, RUN)
-    phases = view(run.phases, run.count * 3, np.int64)
-    meetings = 0
-    for batch in range(run.steps):
-        for i in range(run.count):
-            call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, ranks)
-            if phases[3 * i + 2] and ranks > 1:
-                # Arrivals are counted and never reset: at meeting k everybody waits for the (k ranks)-th.
-                meetings += 1
-                atomic_add(work + ARRIVED, 1)
-                looks = 0
-                while atomic_load(work + ARRIVED) < meetings * ranks:
-                    looks += 1
-                    if looks < SPINS:
-                        relax()
-                    else:
-                        call_yield(run.give_way)
-        if run.halt:
-            break
-
-
-ARRIVED = offset(RUN, "arrived")
-RUN_PROGRAM = Kernel(_run_program, "run_program")
 
 
 class _Program:
@@ -58,15 +34,17 @@ class _Program:
 
     ranks = 1  # at most: there is scratch memory for so many
 
-    def __init__(self, batch: int, dtype: str) -> None:
-        self.batch, self.dtype = batch, dtype
+    def __init__(self, verb: str, batch: int, dtype: str) -> None:
+        self.verb, self.batch, self.dtype = verb, batch, dtype
         self.run = fill(RUN, batch=batch, give_way=yield_address())
         self.phases: list[tuple[int, int, int]] = []
+        self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # what the records point to
 
-    def add(self, kernel: Kernel, record: np.ndarray, meet: bool) -> None:
+    def add(self, kernel: Kernel, record: np.ndarray, meet: bool, cost: Cost | None = None) -> None:
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(meet)))
+        self.costs.append(cost or Cost(kernel.name))
 
     def real(self, *shape: int) -> np.ndarray:
         array = aligned_zeros(int(np.prod(shape)), self.dtype).reshape(shape)
@@ -96,7 +74,8 @@ class _Program:
             run["stop"] = 1
 
         ranks = min(self.ranks, get_num_threads())
-        team(RUN_PROGRAM, address_of(self.run), ranks, watch if flops > LONG else None, stop)
+        with marking(self.verb, self.dtype, run, self.costs, ranks) as kernel:
+            team(kernel, address_of(self.run), ranks, watch if flops > LONG else None, stop)
         return int(run["done"])
 
 
@@ -121,6 +100,7 @@ class Network:
         self.link = dense[-1].activation if loss and dense[-1].activation == LOSSES[loss.name].link else None
         if dense[-1].activation == "softmax":
             self.link = "softmax"
+        self.width = np.dtype(dtype).itemsize
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self._trained: Any = None
@@ -137,7 +117,8 @@ class Network:
                 y = program.real(*x.shape)
                 fields = {"columns": x.shape[1], "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate)}
                 fields |= {"run": program.run, "stream": dropout_stream(seed, i)}
-                program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=x, y=y, **fields), meet=True)
+                cost = costs.dropout(x.shape[1], self.width, backward=False)
+                program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=x, y=y, **fields), meet=True, cost=cost)
                 trail.append({"kind": DROPOUT, "x": x, **fields})
                 x = y
                 continue
@@ -150,17 +131,24 @@ class Network:
                 "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
                 **shape_fields(program.batch, layer.inputs, layer.outputs, dtype, whole=seed is None),
             }  # fmt: skip
-            sums = program.real(fields["parts"], program.batch, layer.outputs) if fields["parts"] > 1 else None
+            parts, keeps_z = fields["parts"], z is not y
+            sums = program.real(parts, program.batch, layer.outputs) if parts > 1 else None
             record = fill(DENSE, activate=activate_kernel(activation, dtype).address, sums=sums, **fields)
-            program.add(dense_kernel("forward", dtype), record, meet=True)
-            if sums is not None:
-                program.add(dense_kernel("combine", dtype), record, meet=True)
+            end = activation, layer.bias, keeps_z
+            if sums is None:
+                cost = costs.forward(layer.inputs, layer.outputs, *end, self.width)
+                program.add(dense_kernel("forward", dtype), record, meet=True, cost=cost)
+            else:
+                cost = costs.products(layer.inputs, layer.outputs, parts, self.width)
+                program.add(dense_kernel("forward", dtype), record, meet=True, cost=cost)
+                cost = costs.combine(layer.outputs, *end, parts, self.width)
+                program.add(dense_kernel("combine", dtype), record, meet=True, cost=cost)
             trail.append({"kind": DENSE, "activation": activation, "bias": layer.bias, **fields})
             x = y
         return x, trail
 
     def _batch(self, program: _Program, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
-        x, y = program.real(program.batch, self.inputs), None
+        x, y, labels = program.real(program.batch, self.inputs), None, False
         fields: dict[str, Any] = {"run": program.run, "x": data.x, "into_x": x, "inputs": self.inputs}
         first = next(layer for layer in self.layers if isinstance(layer, DenseSpec))
         fields["part"] = parts_of(program.batch, first.inputs, first.outputs)[1]
@@ -169,7 +157,9 @@ class Network:
             y = np.zeros(program.batch, np.int64) if labels else program.real(program.batch, self.outputs)
             program.kept.append(y)
             fields |= {"y": data.y, "into_y": y, "targets": self.outputs, "labels": int(labels)}
-        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), meet=True)
+        targets = 0 if y is None else self.outputs
+        cost = costs.gather(self.inputs, targets, program.verb == "train", self.width, labels)
+        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), meet=True, cost=cost)
         return x, y
 
     def _sums(self, program: _Program, into: np.ndarray, stride: int) -> tuple[np.ndarray, Callable[[], None]]:
@@ -198,7 +188,8 @@ class Network:
             LOSS, run=program.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums,
             param=loss_param(self.loss),
         )  # fmt: skip
-        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not self.metrics)
+        cost = costs.loss(self.loss.name, columns, kind == "labels", self.width)
+        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not self.metrics, cost=cost)
         for name in self.metrics:
             accumulators[name] = np.zeros(1)
             sums, total = self._sums(program, accumulators[name], 0)
@@ -207,14 +198,16 @@ class Network:
                 METRIC, run=program.run, z=shown, t=targets, columns=columns, sums=sums,
                 z_boundary=z_boundary, t_boundary=t_boundary,
             )  # fmt: skip
-            program.add(metric_kernel(name, kind, self.dtype), record, meet=name == self.metrics[-1])
+            cost = costs.metric(name, columns, kind == "labels", self.width)
+            program.add(metric_kernel(name, kind, self.dtype), record, meet=name == self.metrics[-1], cost=cost)
         return accumulators, totals
 
     def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
         assert self.link is not None
         code = 0 if self.link == "softmax" else activate_kernel(self.link, self.dtype).address
         record = fill(ACTIVATE, run=program.run, z=z, y=y, columns=self.outputs, activate=code)
-        program.add(rows_kernel("activate_rows", self.dtype), record, meet=True)
+        cost = costs.link(self.link, self.outputs, self.width)
+        program.add(rows_kernel("activate_rows", self.dtype), record, meet=True, cost=cost)
 
     def _backward(
         self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
@@ -236,19 +229,25 @@ class Network:
             if kind is DROPOUT:
                 if needs_dx:
                     del fields["x"]
-                    program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=dy, y=dx, **fields), meet=True)
+                    cost = costs.dropout(x.shape[1], self.width, backward=True)
+                    record = fill(DROPOUT, x=dy, y=dx, **fields)
+                    program.add(rows_kernel("dropout", dtype), record, meet=True, cost=cost)
             else:
-                end -= 1 + fields["bias"]
-                w_states, b_states = tables[end], tables[end + 1] if fields.pop("bias") else None
+                bias, activation, shape = fields.pop("bias"), fields.pop("activation"), (x.shape[1], dy.shape[1])
+                end -= 1 + bias
+                w_states, b_states = tables[end], tables[end + 1] if bias else None
                 record = fill(
-                    DENSE, dz=dy, dx=dx, slope=slope_kernel(fields.pop("activation"), dtype).address,
+                    DENSE, dz=dy, dx=dx, slope=slope_kernel(activation, dtype).address,
                     update=update, w_states=w_states, b_states=b_states, scalars=scalars,
                     scalars_stride=scalars.strides[0], scratch=scratch, **{**fields, "scratch_size": size},
                 )  # fmt: skip
-                program.add(dense_kernel("slopes", dtype), record, meet=True)
+                cost = costs.slopes(shape[1], activation, bias, rule, self.width)
+                program.add(dense_kernel("slopes", dtype), record, meet=True, cost=cost)
                 if needs_dx:  # with the weights from before their update
-                    program.add(dense_kernel("inputs", dtype), record, meet=True)
-                program.add(dense_kernel("weights", dtype), record, meet=False)
+                    cost = costs.inputs_gradient(*shape, self.width)
+                    program.add(dense_kernel("inputs", dtype), record, meet=True, cost=cost)
+                cost = costs.weights(*shape, rule, self.width)
+                program.add(dense_kernel("weights", dtype), record, meet=False, cost=cost)
             if needs_dx:
                 assert dx is not None
                 dy = dx
@@ -261,7 +260,7 @@ class Network:
         key = data.batch_size, rule, seed, len(data.order), [id(array) for array in arrays]
         if self._trained and self._trained[0] == key:
             return self._trained[1:]
-        program = _Program(data.batch_size, self.dtype)
+        program = _Program("train", data.batch_size, self.dtype)
         program.kept += arrays  # so that no other array can have the same id
         program.ranks = ranks_for(3 * self.flops * data.batch_size, STEP_FLOPS, 1 << 30)
         losses, scalars = np.zeros(data.steps), np.zeros((data.steps, HYPER + 1), self.dtype)
@@ -318,7 +317,7 @@ class Network:
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
-        program = _Program(min(batch_size, len(x)), self.dtype)
+        program = _Program("evaluate", min(batch_size, len(x)), self.dtype)
         program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
@@ -337,14 +336,15 @@ class Network:
         out = np.empty((len(x), self.outputs), self.dtype)
         if not len(x):
             return out
-        program = _Program(min(batch_size, len(x)), self.dtype)
+        program = _Program("predict", min(batch_size, len(x)), self.dtype)
         program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, _ = self._batch(program, Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
         outputs, _ = self._forward(program, inputs, None)
         if self.link:
             self._link(program, outputs, outputs)
         record = fill(GATHER, run=program.run, x=out, into_x=outputs, inputs=self.outputs)
-        program.add(rows_kernel("scatter", self.dtype), record, meet=False)
+        cost = costs.scatter(self.outputs, self.width)
+        program.add(rows_kernel("scatter", self.dtype), record, meet=False, cost=cost)
         program.add(FINISH_KERNEL, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         return out

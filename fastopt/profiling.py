@@ -1,0 +1,300 @@
+"""Profiling: which kernels a training step runs, how long each takes, and how near that is to the machine's limits."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextvars import Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import check_count
+from .commands.tables import aligned, in_bytes, rounded
+from .kernels.profile import Cost, Pass, Recorder, recorder
+
+PROFILED = ("cpu",)  # backends
+
+
+class Limits(NamedTuple):
+    """What the machine does at best with the threads that kernels may use."""
+
+    bandwidth: float  # bytes a second, streamed from and to memory
+    flops: float  # operations a second, in large products
+
+
+@dataclass
+class Row:
+    """A kernel with the shapes of a layer: what it did in all its calls. Times are those of the average thread."""
+
+    verb: str  # the pass it belongs to: "train", "evaluate" or "predict"
+    dtype: str
+    kernel: str
+    calls: int = 0  # each of all threads together
+    seconds: float = 0.0  # at work
+    waiting: float = 0.0  # for the other threads, at the barrier behind it
+    bytes: int = 0  # that must be moved at least
+    flops: int = 0  # floating-point operations
+    of_step: float = 0.0  # share of the step's time, without the waiting
+    of_limit: float | None = None  # share of the limit, where that can be measured and something is counted
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second."""
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return self.flops / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Total:
+    """All passes of one kind: how much of them the rows account for."""
+
+    verb: str
+    dtype: str
+    threads: int = 0
+    passes: int = 0
+    steps: int = 0  # that were run
+    marked: int = 0  # of them, those that the rows tell of
+    seconds: float = 0.0  # of these, by the average thread's marks: work and waiting
+    wall: float = 0.0  # from before the threads are started to the last mark, or to when they have ended
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        return self.seconds / self.marked if self.marked else 0.0
+
+    @property
+    def coverage(self) -> float:
+        """The share of the wall time that the marks account for; the rest goes to starting and ending threads."""
+        return self.seconds / self.wall if self.wall else 0.0
+
+
+Key = tuple[str, str]  # verb, dtype
+
+
+class profile:
+    """Record what the kernels of models do while open: `with fastopt.profile() as p: model.fit(...)`.
+
+    trace_steps  how many steps, the first ones, `save_trace` writes down
+
+    Only passes of models on the backend cpu that this thread runs are recorded: training, evaluation, prediction;
+    models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not fit into
+    64 MB is recorded as far as they do (some 60,000 steps of three layers on two threads).
+
+    >>> from fastopt import Dense, Sequential
+    >>> model = Sequential([Dense(8, "relu"), Dense(1)])
+    >>> model.compile("adam", "mean_squared_error")
+    >>> with profile() as p:
+    ...     _ = model.fit(np.ones((64, 4)), np.ones(64), batch_size=16)
+    >>> for row in p.rows:
+    ...     print(row.kernel, row.calls, row.bytes, row.flops)
+    gather 4 4 3072 0
+    forward 4x8 relu 4 3712 4608
+    forward 8x1 linear 4 2448 1088
+    loss mean_squared_error 4 768 0
+    ...
+    """
+
+    def __init__(self, trace_steps: int = 1000) -> None:
+        self._trace_steps = check_count("trace_steps", trace_steps, least=0)
+        self._rows: dict[tuple[Key, str], Row] = {}
+        self._totals: dict[Key, Total] = {}
+        self._limits: dict[str, Limits | None] = {}
+        self._traced: list[Pass] = []  # with the marks of the steps that are written down
+        self._token: Token[Recorder | None] | None = None
+
+    def __enter__(self) -> profile:
+        if self._token is not None:
+            raise RuntimeError("this profile is open already")
+        self._token = recorder.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        recorder.reset(self._token)
+        self._token = None
+
+    def record(self, done: Pass) -> None:
+        """Add a pass; called by the backend."""
+        ranks, marked, _ = done.marks.shape
+        if not marked:
+            return
+        key = done.verb, done.dtype
+        total = self._totals.setdefault(key, Total(*key))
+        spans = np.diff(done.marks, axis=2).mean(axis=0).sum(axis=0) / 1e9  # work, waiting, work, ...
+        end = done.end if marked == done.steps else int(done.marks[:, -1, -1].max())
+        total.threads = max(total.threads, ranks)
+        total.passes += 1
+        total.steps += done.steps
+        total.marked += marked
+        total.seconds += float(spans.sum())
+        total.wall += (end - done.start) / 1e9
+        rows = min(done.rows, marked * done.batch)
+        for i, cost in enumerate(done.costs):
+            row = self._rows.setdefault((key, cost.name), Row(*key, cost.name))
+            moved, operations = cost.total(marked, rows)
+            row.calls += marked
+            row.seconds += float(spans[2 * i])
+            row.waiting += float(spans[2 * i + 1])
+            row.bytes += moved
+            row.flops += operations
+        keep = min(marked, self._trace_steps - sum(kept.marks.shape[1] for kept in self._traced))
+        if keep > 0:
+            self._traced.append(done._replace(marks=done.marks[:, :keep].copy()))
+
+    # -- what came of it
+
+    @property
+    def totals(self) -> list[Total]:
+        """A `Total` for each kind of pass."""
+        return list(self._totals.values())
+
+    @property
+    def rows(self) -> list[Row]:
+        """A `Row` for each kernel, in the order of the step. The machine's limits are measured when first asked for."""
+        for (key, _), row in self._rows.items():
+            row.of_step = row.seconds / (self._totals[key].seconds or 1.0)
+            limits = self.limits(row.dtype)
+            if limits and row.seconds and (row.bytes or row.flops):
+                row.of_limit = max(row.bytes / limits.bandwidth, row.flops / limits.flops) / row.seconds
+        return list(self._rows.values())
+
+    def limits(self, dtype: str) -> Limits | None:
+        """What the machine does at best, measured once, within a second; None in interpreted mode."""
+        if dtype not in self._limits:
+            from .benchmarks.limits import copy_bandwidth, product_peak
+            from .kernels.cpu.launch import get_num_threads
+            from .kernels.cpu.primitives import INTERPRETED
+
+            measured = None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
+            self._limits[dtype] = measured
+        return self._limits[dtype]
+
+    def table(self) -> str:
+        """Return a table for each kind of pass, with the limits below.
+
+        Time and waiting are those of the average thread, so that they add up to the time of the step; a kernel's rates
+        are those of all threads while they work. "of limit" is the larger of bytes / bandwidth and operations / peak,
+        divided by the time: what memory or arithmetic would take at best. It says how much a better kernel could gain,
+        if its operands come from memory; operands that stay in a cache come faster, so it may exceed 100 %.
+        """
+        rows = self.rows
+        parts = [
+            _section(total, [row for row in rows if (row.verb, row.dtype) == key])
+            for key, total in self._totals.items()
+        ]
+        parts += [_limits_line(dtype, limits) for dtype, limits in self._limits.items() if limits]
+        return "\n\n".join(parts) if parts else "nothing was recorded"
+
+    def save_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write the first steps as JSON trace events, which ui.perfetto.dev and chrome://tracing show.
+
+        The first row is what was called, below it is a row for each thread: a step, in it the kernels, each followed by
+        the waiting for the other threads.
+        """
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"traceEvents": _events(self._traced), "displayTimeUnit": "ns"}, file, separators=(",", ":"))
+
+
+def check_backend(name: str) -> None:
+    """Refuse a backend that records nothing, where a profile is open; a ValueError."""
+    if name not in PROFILED and recorder.get() is not None:
+        raise ValueError(f"only the backend {' and '.join(PROFILED)} can be profiled; this model's is {name}")
+
+
+# ---------------------------------------------------------------- as text
+HEAD = ("kernel", "calls", "time", "a call", "moved", "GB/s", "operations", "GFLOP/s", "of limit", "of step", "waiting")
+
+
+def _section(total: Total, rows: list[Row]) -> str:
+    seconds = total.seconds or 1.0
+    waiting = sum(row.waiting for row in rows)
+    lines: list[tuple[str, ...]] = [HEAD]
+    for row in rows:
+        lines.append((
+            row.kernel, f"{row.calls:,}", _time(row.seconds), _time(row.seconds / row.calls),
+            in_bytes(row.bytes) if row.bytes else "-", rounded(row.bandwidth / 1e9) if row.bytes else "-",
+            _count(row.flops), rounded(row.rate / 1e9) if row.flops else "-",
+            "-" if row.of_limit is None else f"{row.of_limit:.0%}", f"{row.of_step:.1%}",
+            f"{row.waiting / seconds:.1%}",
+        ))  # fmt: skip
+    moved, flops = sum(row.bytes for row in rows), sum(row.flops for row in rows)
+    work = seconds - waiting
+    lines.append((
+        "all", f"{total.marked:,}", _time(seconds), _time(total.step), in_bytes(moved), rounded(moved / seconds / 1e9),
+        _count(flops), rounded(flops / seconds / 1e9), "", f"{work / seconds:.1%}", f"{waiting / seconds:.1%}",
+    ))  # fmt: skip
+    threads = f"{total.threads} thread{'s' * (total.threads > 1)}"
+    passes = f"{total.passes} pass{'es' * (total.passes > 1)}"
+    left_out = f"; {total.steps - total.marked:,} more without marks" if total.steps > total.marked else ""
+    title = (
+        f"{total.verb}: {total.marked:,} steps in {passes}, {total.dtype}, {threads}{left_out}; "
+        f"{_time(total.step)} a step, {total.coverage:.1%} of the time of the passes"
+    )
+    return f"{title}\n{aligned(lines, gap=2)}"
+
+
+def _limits_line(dtype: str, limits: Limits) -> str:
+    bandwidth, flops = rounded(limits.bandwidth / 1e9), rounded(limits.flops / 1e9)
+    return f"limits, measured now: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+
+
+def _time(seconds: float) -> str:
+    unit, size = next((u for u in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= u[1]), ("us", 1e-6))
+    return f"{rounded(seconds / size)} {unit}"
+
+
+def _count(operations: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if operations >= size:
+            return f"{rounded(operations / size)} {unit}"
+    return str(operations or "-")
+
+
+# ---------------------------------------------------------------- as a trace
+def _events(passes: list[Pass]) -> list[dict[str, Any]]:
+    """Trace events: times in microseconds from the start of the first pass, rank r as thread r + 1."""
+    if not passes:
+        return []
+    origin = passes[0].start
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": 0, "tid": 0, "args": {"name": "fastopt"}}
+    ]
+    names = ["calls", *(f"rank {rank}" for rank in range(max(len(done.marks) for done in passes)))]
+    events += [
+        {"ph": "M", "name": "thread_name", "pid": 0, "tid": tid, "args": {"name": name}}
+        for tid, name in enumerate(names)
+    ]
+
+    def add(tid: int, name: str, category: str, start: int, end: int, **args: Any) -> None:
+        events.append({
+            "ph": "X", "name": name, "cat": category, "pid": 0, "tid": tid,
+            "ts": (start - origin) / 1e3, "dur": (end - start) / 1e3, "args": args,
+        })  # fmt: skip
+
+    for done in passes:
+        add(0, done.verb, "pass", done.start, done.end, dtype=done.dtype, rows=done.rows, steps=done.steps)
+        for rank, steps in enumerate(done.marks.tolist()):
+            for step, times in enumerate(steps):
+                _step_events(add, done.costs, rank + 1, step, min(done.batch, done.rows - step * done.batch), times)
+    return events
+
+
+def _step_events(add: Callable[..., None], costs: Any, tid: int, step: int, rows: int, times: list[int]) -> None:
+    add(tid, f"step {step}", "step", times[0], times[-1], rows=rows)
+    cost: Cost
+    for i, cost in enumerate(costs):
+        start, end, left = times[2 * i : 2 * i + 3]
+        moved, operations = cost.total(1, rows)
+        add(tid, cost.name, "kernel", start, end, bytes=moved, flops=operations)
+        if left > end:
+            add(tid, "waiting", "waiting", end, left)

@@ -1,0 +1,167 @@
+"""What each phase moves and computes at least, from shapes: every formula of `fastopt profile` is here.
+
+Bytes: each operand is read once and each result written once a call, whatever a cache spares or is asked for twice;
+what does not outlive a call (a tile of dw, sums of columns) is not counted.
+Operations: additions and multiplications of products (2 m n k), of biases and their gradients, and the arithmetic of
+the optimizer's rule with its default options. Not counted are functions such as exp, comparisons, the draws of dropout,
+losses and metrics.
+
+In all functions, `width` is the size of an element in bytes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..formulas import ACTIVATIONS, HYPER, OPTIMIZERS
+from ..profile import Cost
+from .updates import fill_scalars
+
+INDEX = 8  # bytes of a row's number, and of a label
+
+
+class _Counted:
+    """A number that counts the operations on numbers of its class, to go through a scalar rule."""
+
+    operations = 0
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def _operate(self, other: Any) -> _Counted:
+        type(self).operations += 1
+        return type(self)(1.0)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operate
+
+    def __float__(self) -> float:  # asked for by sqrt
+        type(self).operations += 1
+        return float(self.value)
+
+    def __abs__(self) -> _Counted:
+        return self
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self.value < getattr(other, "value", other))
+
+    def __gt__(self, other: Any) -> bool:
+        return bool(self.value > getattr(other, "value", other))
+
+
+@cache
+def update_flops(rule: str) -> int:
+    """The operations of an optimizer on one parameter.
+
+    >>> update_flops("sgd")  # the sign, the (decoupled) decay, lr g, and the difference
+    4
+    """
+    row, table = OPTIMIZERS[rule], np.zeros((1, HYPER + 1))
+    fill_scalars(table, rule, [2], row.options)
+    number: Any = type("Counted", (_Counted,), {})
+    row.rule(number(1.0), number(1.0), tuple(number(1.0) for _ in row.states), table[0, :HYPER].tolist(), 0.0)
+    return int(number.operations)
+
+
+def _update_bytes(rule: str, width: int) -> int:
+    """Of one parameter and its states, read and written."""
+    return 2 * (1 + len(OPTIMIZERS[rule].states)) * width
+
+
+def gather(inputs: int, targets: int, ordered: bool, width: int, labels: bool = False) -> Cost:
+    """Rows of x and y (`targets` columns, or labels) copied to the batch, by their numbers where there is an order."""
+    target = INDEX if labels else targets * width
+    return Cost(f"gather {inputs}", row_bytes=2 * (inputs * width + target) + ordered * INDEX)
+
+
+def scatter(outputs: int, width: int) -> Cost:
+    """Rows of the batch copied to the outputs."""
+    return Cost(f"scatter {outputs}", row_bytes=2 * outputs * width)
+
+
+def dropout(columns: int, width: int, backward: bool) -> Cost:
+    """x (or dy) read, y (or dx) written; the mask is drawn, not kept."""
+    return Cost(f"dropout{' backward' * backward} {columns}", row_bytes=2 * columns * width)
+
+
+def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: bool, width: int) -> Cost:
+    """x, w and b read; y written, and z where the backward pass needs it."""
+    return Cost(
+        f"forward {inputs}x{outputs} {activation}",
+        bytes=(inputs + bias) * outputs * width,
+        row_bytes=(inputs + (1 + keeps_z) * outputs) * width,
+        row_flops=(2 * inputs + bias) * outputs,
+    )
+
+
+def products(inputs: int, outputs: int, parts: int, width: int) -> Cost:
+    """x and w read, the products of the parts written, for `combine` to add up."""
+    return Cost(
+        f"forward {inputs}x{outputs}",
+        bytes=inputs * outputs * width,
+        row_bytes=(inputs + parts * outputs) * width,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, parts: int, width: int) -> Cost:
+    """The products of the parts and b read; y written, and z where the backward pass needs it."""
+    return Cost(
+        f"combine {outputs} {activation}",
+        bytes=bias * outputs * width,
+        row_bytes=(parts + 1 + keeps_z) * outputs * width,
+        row_flops=(parts - 1 + bias) * outputs,
+    )
+
+
+def slopes(outputs: int, activation: str, bias: bool, rule: str, width: int) -> Cost:
+    """The gradient of y read and that of z written in its place, y or z read for the slope; b updated.
+
+    The linear activation's slope reads nothing. A row takes a multiplication by the slope and an addition to db.
+    """
+    reads = ACTIVATIONS[activation].slope is not ACTIVATIONS["linear"].slope
+    return Cost(
+        f"slopes {outputs} {activation}",
+        bytes=bias * outputs * _update_bytes(rule, width),
+        flops=bias * outputs * update_flops(rule),
+        row_bytes=(2 + reads) * outputs * width,
+        row_flops=(1 + bias) * outputs,
+    )
+
+
+def inputs_gradient(inputs: int, outputs: int, width: int) -> Cost:
+    """dz and w read, dx written."""
+    return Cost(
+        f"inputs {inputs}x{outputs}",
+        bytes=inputs * outputs * width,
+        row_bytes=(inputs + outputs) * width,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def weights(inputs: int, outputs: int, rule: str, width: int) -> Cost:
+    """x and dz read, w and its states read and written; dw goes straight into the update."""
+    return Cost(
+        f"weights+{rule} {inputs}x{outputs}",
+        bytes=inputs * outputs * _update_bytes(rule, width),
+        flops=inputs * outputs * update_flops(rule),
+        row_bytes=(inputs + outputs) * width,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def loss(name: str, outputs: int, labels: bool, width: int) -> Cost:
+    """z and the targets read, dz written."""
+    return Cost(f"loss {name}", row_bytes=2 * outputs * width + (INDEX if labels else outputs * width))
+
+
+def metric(name: str, outputs: int, labels: bool, width: int) -> Cost:
+    """The outputs and the targets read."""
+    return Cost(f"metric {name}", row_bytes=outputs * width + (INDEX if labels else outputs * width))
+
+
+def link(name: str, outputs: int, width: int) -> Cost:
+    """z read, y written."""
+    return Cost(f"{name} {outputs}", row_bytes=2 * outputs * width)
