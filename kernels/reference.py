@@ -8,6 +8,7 @@ warning, as in compiled code.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, softmax
+from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, prepared, softmax, total
 from .reference_metrics import METRICS, Metric
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
@@ -31,6 +32,7 @@ __all__ = [
     "activate",
     "dense_backward",
     "dense_forward",
+    "gradient_norm",
     "loss",
     "update",
 ]
@@ -40,19 +42,30 @@ PROGRESS_SECONDS = 0.1
 
 
 @np.errstate(all="ignore")
-def update(jobs: Sequence[Update]) -> None:
+def gradient_norm(gradients: Sequence[Array]) -> float:
+    """Return the Euclidean norm of all gradients laid end to end, summed in float64.
+
+    >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
+    5.0
+    """
+    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in gradients))
+
+
+@np.errstate(all="ignore")
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     """Run one optimizer step per job, changing its p and its states in place.
 
-    p, g and the states have one shape and one number type; `options` holds every option of the rule.
+    p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
+    taken times `scale`, and are not changed.
 
     >>> p = np.array([1.0, 2.0])
-    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False}
+    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
     >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
     >>> p.tolist()
     [0.5, 3.0]
     """
     for job in jobs:
-        UPDATES[job.rule](job.p, job.g, job.states, job.options, job.step)
+        UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
 
 
 @np.errstate(all="ignore")
@@ -195,7 +208,7 @@ class Network:
     >>> network.predict(np.array([[3.0, 1.0]])).tolist()
     [[2.0]]
     >>> batches = Batches(np.array([[3.0, 1.0]]), np.array([[1.0]]), order=np.array([0]), batch_size=1)
-    >>> options = {"weight_decay": 0.0, "maximize": False}
+    >>> options = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
     >>> network.train(batches, "sgd", [()], options, np.array([0.1]), step=0, seed=0).losses.tolist()
     [1.0]
     >>> w.round(6).tolist()

@@ -80,6 +80,9 @@ TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(s
 UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
 UPDATES = _record("count", "table", "tiles")
 
+SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
+SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes")
+
 
 def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     """One record; arrays are given by their addresses. The caller keeps them alive."""

@@ -11,7 +11,7 @@ from fastopt.kernels import reference, reference_maths
 from fastopt.kernels.reference import Network
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
 
-SGD = {"weight_decay": 0.0, "maximize": False}
+SGD = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
 ADAM = {**SGD, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 MSE = LossSpec("mean_squared_error")
 SPARSE = LossSpec("sparse_categorical_crossentropy")
