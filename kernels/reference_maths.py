@@ -48,6 +48,11 @@ def prepared(g: Array, o: Options, scale: float) -> Array:
     return g if o["clip_value"] is None else np.clip(g, T(-o["clip_value"]), T(o["clip_value"]))
 
 
+def shrinkage(most: float, norm: float) -> float:
+    """The factor that brings a gradient of this norm to `most`, a trifle less; at most 1, and NaN for NaN."""
+    return float(np.minimum(np.float64(most) / (norm + 1e-6), 1.0))
+
+
 def lasso(p: Array, g: Array, o: Options) -> Array:
     """The gradient with that of the L1 penalty, l1 times the sign of the parameter."""
     T = p.dtype.type

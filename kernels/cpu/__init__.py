@@ -12,6 +12,7 @@ from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
+from .two_pass import apply_kernel
 from .updates import UPDATE_ALL, update, update_kernel
 
 __all__ = [
@@ -34,7 +35,7 @@ def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
         kernels.append(LAUNCH)
     for dtype in dtypes:
         kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
-        kernels.append(squares_kernel(dtype))
+        kernels += [squares_kernel(dtype), apply_kernel(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

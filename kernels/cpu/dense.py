@@ -65,6 +65,15 @@ def batch_rows(run, step):
     return min(r.batch, r.rows - step * r.batch)
 
 
+@register_jitable
+def shares(d, step):
+    """How the gradients of this step's batch are weighted, and whether they are added to those that are there (1)."""
+    if d.shares == 0:
+        return 1.0, 0.0
+    s = view(d.shares + step * 16, 2, np.float64)
+    return s[0], s[1]
+
+
 # ---------------------------------------------------------------- tiles
 def _activate(value, real, width):
     def activate(z, b, y, unused, rows, columns, stride):
@@ -156,8 +165,9 @@ def _slopes(gemm, real, width):
             if d.db or (d.update and d.b):
                 sums = view(scratch, n, np.float64)
                 db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
+                share, kept = shares(d, step)
                 for j in range(n):
-                    db[j] = real(sums[j])
+                    db[j] = real(share * sums[j]) if kept == 0 else db[j] + real(share * sums[j])
                 if d.update:
                     scalars = d.scalars + step * d.scalars_stride
                     call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, 1, n, 0)
@@ -190,14 +200,15 @@ def _weights(gemm, real, width):
         across = pieces(d.outputs, d.dw_wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
+        share, kept = shares(d, step)
         for piece in range(rank, pieces(d.inputs, d.dw_high) * across, ranks):
             r, c = piece // across * d.dw_high, piece % across * d.dw_wide
             m, n = min(d.dw_high, d.inputs - r), min(d.dw_wide, d.outputs - c)
             x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
             g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
             gemm(
-                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(1), x, d.inputs, dz, d.outputs,
-                real(0), g, stride,
+                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(share), x, d.inputs, dz, d.outputs,
+                real(kept), g, stride,
             )  # fmt: skip
             if d.update and n == d.outputs:
                 call_update(d.update, d.w, g, d.w_states, scalars, at, 1, m * n, 0)

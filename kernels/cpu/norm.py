@@ -45,6 +45,8 @@ def squares_kernel(dtype: str) -> Kernel:
 def _squares_all(work, step, rank, ranks):
     # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
     all_ = read(work, SQUARES_ALL)
+    if all_.due and view(all_.due + step * 8, 1, np.int64)[0] == 0:
+        return
     first, last = rank * all_.pieces // ranks, (rank + 1) * all_.pieces // ranks
     lanes = all_.lanes + rank * LANES * 8
     for i in range(all_.count):
@@ -62,18 +64,23 @@ SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
 
 
 class Squares:
-    """The sums of squares of some arrays, to be run as a phase: a record with what it points to."""
+    """The sums of squares of some arrays, to be run as a phase: a record with what it points to.
 
-    def __init__(self, arrays: Sequence[np.ndarray], ranks: int | None = None) -> None:
+    due: (batches,) int64, 0 where the phase has nothing to do.
+    """
+
+    def __init__(
+        self, arrays: Sequence[np.ndarray], ranks: int | None = None, due: np.ndarray | None = None
+    ) -> None:
         rows, pieces = [], 0
         for x in arrays:
             rows.append((squares_kernel(x.dtype.name).address, address_of(x), x.size, pieces, x.itemsize))
             pieces += -(-x.size // PIECE)
         self.ranks = ranks_for(sum(x.size for x in arrays), UPDATE_ELEMENTS, pieces) if ranks is None else ranks
-        self.sums, self.arrays = np.zeros(pieces), arrays
+        self.sums, self.arrays, self.due = np.zeros(pieces), arrays, due
         self.table, self.lanes = np.array(rows, SQUARES), np.empty(self.ranks * LANES)
         self.record = fill(
-            SQUARES_ALL, count=len(rows), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes
+            SQUARES_ALL, count=len(rows), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
         )
 
 
