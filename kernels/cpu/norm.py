@@ -12,6 +12,7 @@ from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import SQUARES, SQUARES_ALL, fill, read
 from .primitives import address_of, call_tile, view
+from .updates import NAMES
 
 PIECE = 16_384  # elements of a piece
 LANES = 64  # sums of a piece, for every 64th element each: one sum could not run on vectors without changing its bits
@@ -74,8 +75,9 @@ class Squares:
     ) -> None:
         rows, pieces = [], 0
         for x in arrays:
-            rows.append((squares_kernel(x.dtype.name).address, address_of(x), x.size, pieces, x.itemsize))
-            pieces += -(-x.size // PIECE)
+            size = x.size
+            rows.append((squares_kernel(NAMES[x.dtype]).address, address_of(x), size, pieces, x.itemsize))
+            pieces += -(-size // PIECE)
         self.ranks = ranks_for(sum(x.size for x in arrays), UPDATE_ELEMENTS, pieces) if ranks is None else ranks
         self.sums, self.arrays, self.due = np.zeros(pieces), arrays, due
         self.table, self.lanes = np.array(rows, SQUARES), np.empty(self.ranks * LANES)
