@@ -79,16 +79,15 @@ ACTIVATE = _record("run", "z", "y", "columns", "activate")
 TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
 
 UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
-UPDATES = _record("count", "table", "tiles")
+UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
 # The update of all parameters from whole gradients: see two_pass.py.
 APPLY = _record(
-    "table",  # (count,) of UPDATE
-    "count",
-    "tiles",
+    "update_all",  # code
+    "updates",  # (ranks,) of UPDATES
     "due",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
     "scalars",  # (steps, HYPER + 1)
     "scalars_stride",  # in bytes

@@ -16,12 +16,15 @@ import numpy as np
 from ..formulas import HYPER, clip_factor
 from ..spec import Batches
 from .compile import Kernel
-from .layout import APPLY, UPDATE, fill, read
+from .layout import APPLY, UPDATE, UPDATES, fill, read
 from .norm import SQUARES_KERNEL, Squares
-from .primitives import address_of, aligned_zeros, view
-from .updates import MAX_STATES, TILE, update_code, update_tiles
+from .primitives import address_of, aligned_zeros, call_phase, view
+from .updates import MAX_STATES, TILE, UPDATE_ALL, update_code
 
 OWN = HYPER + 1 + (-HYPER - 1) % 16  # scalars of a rank, on cache lines of its own
+
+
+RECORD = UPDATES.itemsize
 
 
 def _apply(real, width):
@@ -41,7 +44,10 @@ def _apply(real, width):
                 mine[i] = given[i]
             mine[0] *= real(clip_factor(a.most, sqrt(total)))
             scalars = own
-        update_tiles(a.table, a.count, rank * a.tiles // ranks, (rank + 1) * a.tiles // ranks, scalars)
+        at = a.updates + rank * RECORD
+        updates = read(at, UPDATES)
+        updates.scalars = scalars
+        call_phase(a.update_all, at, step, rank, ranks)
 
     return apply
 
@@ -78,13 +84,14 @@ class TwoPass:
             table.append((code, address_of(p), address_of(g), *where, 0, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         self.table, self.own = np.array(table, UPDATE), aligned_zeros(ranks * OWN, self.dtype)
+        self.updates = np.repeat(fill(UPDATES, count=len(table), table=self.table, tiles=tiles), ranks)
         self.scalars = scalars
         self.squares = Squares(self.gradients, ranks, self.due) if norm else None
         sums: dict[str, Any] = {}
         if self.squares is not None:
             sums = {"sums": self.squares.sums, "pieces": len(self.squares.sums)}
         self.record = fill(
-            APPLY, table=self.table, count=len(table), tiles=tiles, due=self.due, own=self.own, scalars=scalars,
+            APPLY, update_all=UPDATE_ALL.address, updates=self.updates, due=self.due, own=self.own, scalars=scalars,
             scalars_stride=scalars.strides[0], **sums,
         )  # fmt: skip
 

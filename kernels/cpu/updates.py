@@ -129,24 +129,19 @@ def fill_scalars(
         table[:, 0] *= scale
 
 
-@register_jitable
-def update_tiles(table, count, first, last, scalars):
-    """Tiles first to last of all arrays laid end to end; scalars: of all of them, or 0 where each has its own."""
-    for i in range(count):
-        at = table + i * RECORD
+def _update_all(work, step, rank, ranks):
+    # Rank r does tiles r T / ranks to (r + 1) T / ranks of all arrays laid end to end.
+    all_ = read(work, UPDATES)
+    first, last = rank * all_.tiles // ranks, (rank + 1) * all_.tiles // ranks
+    for i in range(all_.count):
+        at = all_.table + i * RECORD
         one = read(at, UPDATE)
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
             g = one.g + start * one.width
-            h = scalars if scalars else one.scalars
+            h = all_.scalars if all_.scalars else one.scalars
             call_update(one.update, one.p, g, at + STATES, h, start, 1, end - start, 0)
-
-
-def _update_all(work, step, rank, ranks):
-    # Rank r does tiles r T / ranks to (r + 1) T / ranks.
-    all_ = read(work, UPDATES)
-    update_tiles(all_.table, all_.count, rank * all_.tiles // ranks, (rank + 1) * all_.tiles // ranks, 0)
 
 
 RECORD, STATES = UPDATE.itemsize, offset(UPDATE, "state0")
