@@ -9,9 +9,10 @@ from functools import cache
 import numpy as np
 
 from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.blas import AS_IS, ROW_MAJOR, blas
+from fastopt.kernels.cpu.blas import blas
 from fastopt.kernels.cpu.compile import Kernel
 from fastopt.kernels.cpu.layout import DENSE, UPDATE, UPDATES, fill, read
+from fastopt.kernels.cpu.matmul import AS_IS, ROW_MAJOR
 from fastopt.kernels.cpu.primitives import CALL_GEMM, address_of
 from fastopt.kernels.cpu.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
 from fastopt.kernels.formulas import HYPER

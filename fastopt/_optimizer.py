@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -9,30 +10,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _backends
-from ._arrays import Memory, Parameter, describe
+from ._arrays import Memory, Parameter, check_flag
+from ._hyper import (
+    EXTRA,
+    HYPER_DOMAINS,
+    TORCH_ONLY,
+    all_finite,
+    check_clipping,
+    check_hyper,
+    check_one_number,
+    check_scale,
+)
 from ._slot import Slot
 from ._tree import Template, flatten, match
-from .kernels.formulas import DOMAINS, FLAG, OPTIMIZERS, POSITIVE, Domain
+from .kernels.formulas import BOUND, OPTIMIZERS, clip_factor
 from .kernels.spec import Update
 
 Hyper = dict[str, Any]
-
-# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, or fill the states.
-_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE}
-
-# In torch's groups, but without effect on the numbers.
-_TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
-
-
-def check_hyper(name: str, value: Any, domain: Domain) -> float | bool:
-    """A number or flag of the domain as Python's own; else an error that says the domain and the value."""
-    kinds = bool | int | float | np.bool_ | np.integer | np.floating
-    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
-        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
-    if value not in domain:
-        raise ValueError(f"{name} must be {domain}; got {value}")
-    return bool(value) if domain.flag else float(value)
-
 
 class Group:
     """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
@@ -64,9 +58,11 @@ class Optimizer:
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
 
-    def __init__(self, params: Any, backend: str, hyper: Hyper) -> None:
+    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None = None) -> None:
         self.backend = _backends.check(backend)
         self.defaults = self._checked(hyper)
+        self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
+        self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
         if params is not None:
             self._attach(params)
@@ -93,16 +89,17 @@ class Optimizer:
     @classmethod
     def _checked_one(cls, name: str, value: Any) -> Any:
         if name != "betas":
-            return check_hyper(name, value, _DOMAINS[name])
+            return check_hyper(name, value, HYPER_DOMAINS[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be two numbers; got {value!r}")
-        return tuple(check_hyper(f"betas[{i}]", value[i], _DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
+        return tuple(check_hyper(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
 
     def _current(self) -> list[Group]:
         """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
         values, size = self._values, 1 + len(self._hyper)
         stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
         checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
+        check_clipping(self._clip_norm, checked)
         rules = [self._rule(hyper) for hyper in checked]
         for group, rule, hyper in zip(stale, rules, checked, strict=True):
             group.take(rule, hyper)
@@ -121,6 +118,17 @@ class Optimizer:
                 " set opt.param_groups[i]['lr']"
             )
         self.param_groups[0]["lr"] = self._checked_one("lr", value)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The largest norm that the gradients of a step may have, all groups together; None: any."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, value: float | None) -> None:
+        checked = check_hyper("clip_norm", value, BOUND)
+        check_clipping(checked, self.param_groups)
+        self._clip_norm = checked
 
     @property
     def rule(self) -> str:
@@ -153,6 +161,7 @@ class Optimizer:
 
     def _take(self, template: Template, groups: list[tuple[Hyper, list[tuple[str, Any]]]]) -> None:
         """The groups, each of checked hyper-parameters and (path, array) pairs."""
+        check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
@@ -200,19 +209,44 @@ class Optimizer:
 
     # -- the step
 
-    def step(self, grads: Any) -> None:
+    def step(
+        self, grads: Any, grad_scale: Any = None, found_inf: Any = None, skip_nonfinite: bool = False
+    ) -> bool:
         """Updates every array in place from its gradient.
 
         Args:
             grads: gradients in the structure of `params`, each a NumPy array of its parameter's shape and dtype, in
                 any layout; None skips an array, or a whole branch. With groups: a sequence with one entry a group.
                 Gradients are not changed.
+            grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
+                array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
+            found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
+            skip_nonfinite: look through all gradients first, and do nothing if there is inf or NaN in one.
+
+        Returns:
+            Whether the step was done. If not, nothing has changed and no step is counted.
+
+        With `clip_norm` or `skip_nonfinite` the gradients are read once more, beforehand, and `grad_norm` becomes
+        their Euclidean norm after the division by `grad_scale` and before any clipping: inf or NaN where one of them
+        is. A norm is the same bits for any number of threads.
 
         Raises:
             TypeError: a gradient is not an array, or of another dtype.
             ValueError: another structure or shape, a gradient that shares memory with a parameter, or a
                 hyper-parameter out of its domain. All is checked before anything changes.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> w = np.zeros(2)
+            >>> opt = fo.SGD(w, lr=1.0, clip_norm=1.0, backend="numpy")
+            >>> opt.step(np.array([30.0, -40.0]), grad_scale=2.0), opt.grad_norm, w.round(6).tolist()
+            (True, 25.0, [-0.6, 0.8])
+            >>> opt.step(np.array([np.inf, 0.0]), skip_nonfinite=True), w.round(6).tolist()
+            (False, [-0.6, 0.8])
         """
+        scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
+        check_flag("skip_nonfinite", skip_nonfinite)
+        skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         leaves = iter(self._leaves(grads))
@@ -240,11 +274,22 @@ class Optimizer:
                     copies.append((slot.parameter, work))
                 done.append(slot)
                 jobs.append(Update(rule, work, g, slot.states, options, slot.steps - slot.origin + 1))
-        _backends.get(self.backend).update(jobs)
+        if skip:
+            return False
+        backend = _backends.get(self.backend)
+        if self._clip_norm is not None or skip_nonfinite:
+            gradients = [job.g for job in jobs]
+            self.grad_norm = scale * backend.gradient_norm(gradients)
+            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(gradients):
+                return False
+            if self._clip_norm is not None:
+                scale *= clip_factor(self._clip_norm, self.grad_norm)
+        backend.update(jobs, scale)
         for parameter, work in copies:
             parameter.store(work)
         for slot in done:
             slot.steps += 1
+        return True
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
         if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
@@ -270,7 +315,7 @@ class Optimizer:
         """
         groups, numbers = [], iter(range(len(self._slots)))
         for group in self._current():
-            hyper = {name: group.public[name] for name in self._hyper}
+            hyper = {name: group.public[name] for name in self._hyper} | {"clip_norm": self._clip_norm}
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
             groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
@@ -280,7 +325,7 @@ class Optimizer:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
         A state_dict of the torch optimizer of the same name is understood too (its tensors must be on the CPU). An
-        array without an entry starts afresh.
+        array without an entry starts afresh; options that torch does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -299,6 +344,10 @@ class Optimizer:
                 f" this optimizer of {[len(group.slots) for group in self._groups]}"
             )
         hypers = [self._loaded_hyper(group) for group in groups]
+        norms = [check_hyper("clip_norm", group.get("clip_norm"), BOUND) for group in groups]
+        if any(norm != norms[0] for norm in norms):
+            raise ValueError(f"clip_norm must be the same in all groups of a state_dict; got {norms}")
+        check_clipping(norms[0], hypers)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
         unknown = [number for number in state if number not in numbers]
@@ -309,6 +358,7 @@ class Optimizer:
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
+        self._clip_norm = norms[0]
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
@@ -318,7 +368,8 @@ class Optimizer:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        return self._checked({k: v for k, v in group.items() if k != "params" and k not in _TORCH_ONLY})
+        known = {k: v for k, v in {**EXTRA, **group}.items() if k not in ("params", "clip_norm", *TORCH_ONLY)}
+        return self._checked(known)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the views of the arrays, which a copy would tear from its own arrays."""
@@ -333,11 +384,13 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
+        self._clip_norm = self.grad_norm = None
         paths = iter(state["paths"])
         groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
         self._take(state["template"], groups)
         self.load_state_dict(state["saved"])
 
     def __repr__(self) -> str:
-        hyper = ", ".join(f"{name}={self.param_groups[0][name]!r}" for name in self._hyper)
-        return f"{type(self).__name__}({hyper}, backend={self.backend!r})"
+        hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

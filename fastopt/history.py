@@ -15,7 +15,7 @@ class History:
                  the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
                  "seconds" (the training pass alone) and "samples_per_second"
     epochs       list of the epochs' numbers, from 1
-    step_losses  float64 array: the mean loss of every batch before its update, in order, over all epochs
+    step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
 
     >>> history = History()
     >>> history.append(1, {"loss": 0.5, "seconds": 0.25}, np.array([0.6, 0.4]))
@@ -34,7 +34,7 @@ class History:
 
     @property
     def step_losses(self) -> NDArray[np.float64]:
-        """The mean loss of every batch, (steps,) float64; a new array each time."""
+        """The mean loss of every optimizer step, (steps,) float64; a new array each time."""
         return np.concatenate(self._losses) if self._losses else np.empty(0)
 
     def append(self, epoch: int, logs: Mapping[str, float], losses: NDArray[np.float64]) -> None:

@@ -32,7 +32,7 @@ from ._arrays import (
     check_range,
     check_row_sums,
 )
-from ._optimizer import check_hyper
+from ._hyper import check_hyper
 from .kernels.formulas import LOSS_DOMAINS, LOSSES
 from .kernels.spec import LossSpec
 

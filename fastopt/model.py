@@ -246,6 +246,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         verbose: int | str = "auto",
         initial_epoch: int = 0,
         nan: str = "raise",
+        accumulate: int = 1,
     ) -> History:
         """Train, in place, and return the figures of every epoch.
 
@@ -253,7 +254,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         y                 labels (n,), whole numbers from 0, for sparse_categorical_crossentropy; else (n, outputs), or
                           (n,) where there is one output
         epochs            number of the last epoch; with initial_epoch=0 that is how many are run
-        batch_size        rows per step; the last batch of an epoch has what is left
+        batch_size        rows per batch; the last batch of an epoch has what is left
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
@@ -262,6 +263,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
                           initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
         nan               "raise": NaN and infinity in the data are errors; "skip": rows that have them are left out
+        accumulate        batches per optimizer step: their gradients are averaged over all their rows, so that
+                          accumulate=4 with batch_size=16 takes the steps of batch_size=64 in a quarter of the memory.
+                          Steps, also those of `step_losses`, are the optimizer's; the last of an epoch has what is left
+
+        Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
+        `accumulate` the gradients are written to memory before the update; else they never are.
 
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished.
@@ -270,7 +277,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         first, last = check_count("initial_epoch", initial_epoch, least=0), check_count("epochs", epochs)
         if first > last:
             raise ValueError(f"initial_epoch must be at most epochs={last}; got {first}")
-        batch_size = check_count("batch_size", batch_size)
+        batch_size, accumulate = check_count("batch_size", batch_size), check_count("accumulate", accumulate)
         fraction = check_number("validation_split", validation_split, 0.0, 1.0)
         check_flag("shuffle", shuffle)
         check_verbose(verbose)
@@ -298,7 +305,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             callback.check(names_of_figures)
         self.build(inputs)
         epoch_numbers = range(first + 1, last + 1)
-        plan = training.Plan(data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose)
+        plan = training.Plan(
+            data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose, accumulate
+        )
         return training.run(self, plan)
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:

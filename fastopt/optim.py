@@ -13,9 +13,20 @@ Common to all of them:
 - States have the dtype and shape of their array. A state that decays below the smallest normal number becomes zero (or
   that number, for second moments), because processors are slow on denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
+- Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
+  `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
-Below, g is the gradient, negated if `maximize`, plus `weight_decay` times the parameter p (but see AdamW).
+Below, g is made from the gradient in this order:
+
+1. divided by `step`'s `grad_scale`; then with `clip_norm` multiplied by min(1, clip_norm / (norm + 1e-6)), where norm
+   is the Euclidean norm of all gradients of the step (as torch.nn.utils.clip_grad_norm_, inf and NaN included); and
+   negated if `maximize`;
+2. with `clip_value` every element brought into [-clip_value, clip_value] (as torch.nn.utils.clip_grad_value_); NaN
+   stays NaN;
+3. plus `weight_decay` times the parameter p (but see AdamW), and plus `l1` times the sign of p, which is 0 at 0. The
+   gradient of an L1 penalty goes through the rule's states like any other, in AdamW too; it makes weights small, but
+   seldom exactly zero.
 """
 
 from __future__ import annotations
@@ -47,6 +58,8 @@ class SGD(Optimizer):
         weight_decay: L2 penalty, at least 0.
         nesterov: needs momentum > 0 and dampening 0.
         maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -54,12 +67,12 @@ class SGD(Optimizer):
         >>> w = np.array([1.0, 2.0])
         >>> opt = fo.SGD(w, lr=0.1, momentum=0.9, backend="numpy")
         >>> for _ in range(2):
-        ...     opt.step(2 * w)
+        ...     _ = opt.step(2 * w)
         >>> print(w.round(3))
         [0.46 0.92]
     """
 
-    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value")
     _states = frozenset(["momentum_buffer"])
 
     def __init__(
@@ -72,10 +85,14 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        super().__init__(params, backend, {**hyper, "nesterov": nesterov, "maximize": maximize})
+        more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        super().__init__(params, backend, {**hyper, **more}, clip_norm)
 
     @classmethod
     def _rule(cls, hyper: Hyper) -> str:
@@ -102,17 +119,20 @@ class Adagrad(Optimizer):
         initial_accumulator_value: of s, at least 0.
         eps: at least 0.
         maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
         >>> import numpy as np, fastopt as fo
         >>> w = np.array([1.0, 2.0])
         >>> fo.Adagrad(w, lr=0.5, backend="numpy").step(np.array([3.0, -0.1]))
+        True
         >>> print(w.round(3))
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize")
+    _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value")
     _states = frozenset(["sum"])
 
     def __init__(
@@ -125,11 +145,15 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         *,
         maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
         initial = {"initial_accumulator_value": initial_accumulator_value}
-        super().__init__(params, backend, {**hyper, **initial, "maximize": maximize})
+        more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
+        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm)
 
     @classmethod
     def _rule(cls, hyper: Hyper) -> str:
@@ -155,17 +179,20 @@ class RMSprop(Optimizer):
         momentum: at least 0; 0 for none.
         centered: divide by the standard deviation instead.
         maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
         >>> import numpy as np, fastopt as fo
         >>> w = np.array([1.0, 2.0])
         >>> fo.RMSprop(w, lr=0.05, backend="numpy").step(np.array([3.0, -0.1]))
+        True
         >>> print(w.round(3))
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize")
+    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
     _states = frozenset(["square_avg", "grad_avg", "momentum_buffer"])
 
     def __init__(
@@ -179,10 +206,14 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
-        super().__init__(params, backend, {**hyper, "weight_decay": weight_decay, "maximize": maximize})
+        more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        super().__init__(params, backend, {**hyper, **more}, clip_norm)
 
     @classmethod
     def _rule(cls, hyper: Hyper) -> str:
@@ -206,6 +237,8 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, at least 0.
         amsgrad: divide by the largest second moment so far.
         maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -213,11 +246,12 @@ class Adam(Optimizer):
         >>> w = np.array([1.0, 2.0])
         >>> opt = fo.Adam({"w": w}, lr=0.5, backend="numpy")
         >>> opt.step({"w": np.array([3.0, -0.1])})
+        True
         >>> print(w.round(3))
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
+    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value")
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
 
@@ -231,10 +265,14 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, backend, {**hyper, "amsgrad": amsgrad, "maximize": maximize})
+        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        super().__init__(params, backend, {**hyper, **more}, clip_norm)
 
     @classmethod
     def _rule(cls, hyper: Hyper) -> str:
@@ -251,6 +289,7 @@ class AdamW(Adam):
         >>> import numpy as np, fastopt as fo
         >>> w = np.array([1.0, 2.0])
         >>> fo.AdamW(w, lr=0.5, weight_decay=0.1, backend="numpy").step(np.array([3.0, -0.1]))
+        True
         >>> print(w.round(3))
         [0.45 2.4 ]
     """
@@ -267,9 +306,15 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
         backend: str = _backends.DEFAULT,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, backend=backend)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad,
+            maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm, backend=backend,
+        )  # fmt: skip
 
     @classmethod
     def _rule(cls, hyper: Hyper) -> str:

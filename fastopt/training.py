@@ -44,6 +44,7 @@ class Plan(NamedTuple):
     shuffle: bool
     callbacks: Sequence[Callback]
     verbose: int | str
+    accumulate: int
 
 
 def features(name: str, x: Any, inputs: int | None, dtype: np.dtype, finite: bool = True) -> np.ndarray:
@@ -92,7 +93,7 @@ def run(model: Sequential, plan: Plan) -> History:
             callback.on_epoch_begin(model, epoch)
         with _bar(plan, epoch) as bar, compiling(model.backend, bar.compiling):
             order = epoch_order(plan.rows, model.seed, model.epochs_done, plan.shuffle)
-            batches = Batches(*plan.data, order, min(plan.batch_size, len(order)))
+            batches = Batches(*plan.data, order, min(plan.batch_size, len(order)), plan.accumulate)
             totals = train_epoch(model, network, batches, bar.advance)
             model.epochs_done += 1
             logs = _figures(batches, totals)
@@ -121,8 +122,9 @@ def train_epoch(
     network.steps_done = 0
     try:
         return network.train(
-            batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed, advance
-        )
+            batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed, advance,
+            optimizer.clip_norm,
+        )  # fmt: skip
     finally:
         optimizer.advance(network.steps_done)
 
@@ -139,15 +141,15 @@ def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
 
 
 def _figures(batches: Batches, totals: Totals) -> dict[str, float]:
-    """The mean loss over the rows of an epoch, and its metrics: the last batch may be short and then counts less."""
-    sizes = np.full(batches.steps, batches.batch_size)
-    sizes[-1] = len(batches.order) - batches.batch_size * (batches.steps - 1)
+    """The mean loss over the rows of an epoch, and its metrics: the last step may have fewer and then counts less."""
+    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
+    sizes[-1] = len(batches.order) - sizes[:-1].sum()
     return {"loss": float(np.average(totals.losses, weights=sizes)), **totals.metrics}
 
 
 @contextmanager
 def _bar(plan: Plan, epoch: int) -> Iterator[progress.Bar | progress.Silent]:
-    bar = progress.bar(plan.verbose, epoch, plan.epochs[-1], len(plan.rows), plan.batch_size)
+    bar = progress.bar(plan.verbose, epoch, plan.epochs[-1], len(plan.rows), plan.batch_size * plan.accumulate)
     try:
         yield bar
     finally:

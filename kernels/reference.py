@@ -8,6 +8,7 @@ warning, as in compiled code.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, softmax
+from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, prepared, shrinkage, softmax, total
 from .reference_metrics import METRICS, Metric
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
@@ -31,6 +32,7 @@ __all__ = [
     "activate",
     "dense_backward",
     "dense_forward",
+    "gradient_norm",
     "loss",
     "update",
 ]
@@ -40,19 +42,30 @@ PROGRESS_SECONDS = 0.1
 
 
 @np.errstate(all="ignore")
-def update(jobs: Sequence[Update]) -> None:
+def gradient_norm(gradients: Sequence[Array]) -> float:
+    """Return the Euclidean norm of all gradients laid end to end, summed in float64.
+
+    >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
+    5.0
+    """
+    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in gradients))
+
+
+@np.errstate(all="ignore")
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     """Run one optimizer step per job, changing its p and its states in place.
 
-    p, g and the states have one shape and one number type; `options` holds every option of the rule.
+    p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
+    taken times `scale`, and are not changed.
 
     >>> p = np.array([1.0, 2.0])
-    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False}
+    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
     >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
     >>> p.tolist()
     [0.5, 3.0]
     """
     for job in jobs:
-        UPDATES[job.rule](job.p, job.g, job.states, job.options, job.step)
+        UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
 
 
 @np.errstate(all="ignore")
@@ -195,7 +208,7 @@ class Network:
     >>> network.predict(np.array([[3.0, 1.0]])).tolist()
     [[2.0]]
     >>> batches = Batches(np.array([[3.0, 1.0]]), np.array([[1.0]]), order=np.array([0]), batch_size=1)
-    >>> options = {"weight_decay": 0.0, "maximize": False}
+    >>> options = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
     >>> network.train(batches, "sgd", [()], options, np.array([0.1]), step=0, seed=0).losses.tolist()
     [1.0]
     >>> w.round(6).tolist()
@@ -250,14 +263,16 @@ class Network:
         step: int,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
+        clip_norm: float | None = None,
     ) -> Totals:
-        """Take one optimizer step per batch; the parameters and the states change in place.
+        """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
 
         states: one tuple of arrays per parameter; options: the rule's, lr replaced by learning_rates
-        (steps,); step: optimizer steps taken before; seed: of the dropout masks. The losses and the metrics
-        are those of the training outputs (dropout on), each batch's before its update.
+        (steps,); step: optimizer steps taken before; seed: of the dropout masks; clip_norm: the largest norm of
+        all gradients of a step together. The losses and the metrics are those of the training outputs (dropout
+        on), each batch's before its update.
         progress(steps_done, mean_loss_so_far) is called about ten times a second at most. An interrupt
-        (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
+        (SIGINT) waits for the end of the step; `steps_done` then holds the number of steps taken.
         """
         start = reported = time.perf_counter()
         losses = np.empty(batches.steps)
@@ -265,11 +280,11 @@ class Network:
         self.steps_done = 0
         with interrupts_held() as check:
             for i in range(batches.steps):
-                rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
-                losses[i] = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step + i + 1)
+                losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
                 now = {**options, "lr": float(learning_rates[i])}
-                arrays = zip(self.params, self._gradients, states, strict=True)
-                update([Update(rule, p, g, s, now, step + i + 1) for p, g, s in arrays])
+                arrays = zip(self.params, gradients, states, strict=True)
+                scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
+                update([Update(rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
                 self.steps_done = i + 1
                 check()
                 if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
@@ -320,8 +335,27 @@ class Network:
                 x = layer.forward(x)
         return x
 
+    @np.errstate(all="ignore")
+    def _group(
+        self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
+    ) -> tuple[float, list[Array]]:
+        """The mean loss and the gradients over the batches of step i, to which each adds by its share of the rows."""
+        size, k = batches.batch_size, batches.accumulate
+        group = batches.order[i * k * size : (i + 1) * k * size]
+        mean, sums = 0.0, self._gradients
+        for j in range(-(-len(group) // size)):
+            rows = group[j * size : (j + 1) * size]
+            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1)
+            if k == 1:
+                return value, self._gradients
+            share = len(rows) / len(group)
+            parts = [g.dtype.type(share) * g for g in self._gradients]
+            sums = parts if j == 0 else [a + b for a, b in zip(sums, parts, strict=True)]
+            mean += share * value
+        return mean, sums
+
     def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
-        """Fill the gradients for one training batch and return its mean loss."""
+        """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
         for layer in self._layers:
             x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))

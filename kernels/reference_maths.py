@@ -40,10 +40,31 @@ def ascent(g: Array, o: Options) -> Array:
     return -g if o["maximize"] else g
 
 
+def prepared(g: Array, o: Options, scale: float) -> Array:
+    """The gradient times `scale`, then clipped by value; NaN stays NaN."""
+    T = g.dtype.type
+    if scale != 1:
+        g = g * T(scale)
+    return g if o["clip_value"] is None else np.clip(g, T(-o["clip_value"]), T(o["clip_value"]))
+
+
+def shrinkage(most: float, norm: float) -> float:
+    """The factor that brings a gradient of this norm to `most`, a trifle less; at most 1, and NaN for NaN."""
+    return float(np.minimum(np.float64(most) / (norm + 1e-6), 1.0))
+
+
+def lasso(p: Array, g: Array, o: Options) -> Array:
+    """The gradient with that of the L1 penalty, l1 times the sign of the parameter."""
+    T = p.dtype.type
+    return g + np.where(p > 0, T(o["l1"]), np.where(p < 0, T(-o["l1"]), T(0))) if o["l1"] != 0 else g
+
+
 def coupled(p: Array, g: Array, o: Options) -> Array:
-    """The gradient with its sign and its weight decay: what every rule but AdamW's starts from."""
+    """The gradient with its sign and both penalties: what every rule but AdamW's starts from."""
     g = ascent(g, o)
-    return g + p.dtype.type(o["weight_decay"]) * p if o["weight_decay"] != 0 else g
+    if o["weight_decay"] != 0:
+        g = g + p.dtype.type(o["weight_decay"]) * p
+    return lasso(p, g, o)
 
 
 def sgd(p: Array, g: Array, states: States, o: Options, step: int) -> None:
@@ -112,7 +133,7 @@ def adam(
     if not decoupled:
         g = coupled(p, g, o)
     else:
-        g = ascent(g, o)
+        g = lasso(p, ascent(g, o), o)
         if o["weight_decay"] != 0:
             p *= T(1 - o["lr"] * o["weight_decay"])
     m, v = states[:2]

@@ -48,21 +48,30 @@ class Update(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter."""
+    """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
+
+    The gradients of `accumulate` successive batches make one optimizer step: their mean over all rows of the group.
+    """
 
     x: np.ndarray  # (n, inputs)
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of x's dtype
     order: np.ndarray  # (m,) int64 row indices
     batch_size: int
+    accumulate: int = 1
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.order) // self.batch_size)
 
     @property
     def steps(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        """Optimizer steps."""
+        return -(-len(self.order) // (self.batch_size * self.accumulate))
 
 
 class Totals(NamedTuple):
     """What a pass over the data adds up to."""
 
-    losses: np.ndarray  # (steps,) float64, the mean loss of every batch
+    losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, float]
     seconds: float

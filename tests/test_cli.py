@@ -285,9 +285,26 @@ def test_hyper(trained):
     assert (optimizer.options["weight_decay"], optimizer.options["momentum"]) == (0.125, 0.75)
 
 
+def test_penalties_and_clipping(trained):
+    optimizer = trained("--l1", 0.25, "--clip-value", 0.5).optimizer
+    assert (optimizer.options["l1"], optimizer.options["clip_value"], optimizer.clip_norm) == (0.25, 0.5, None)
+    assert trained("--clip-norm", 2).optimizer.clip_norm == 2.0
+
+
+def test_accumulate(trained):
+    model = trained("--epochs", 3, "--batch-size", 10, "--accumulate", 3)  # 32 rows: batches of 10, 10, 10 and of 2
+    assert (model.epochs_done, model.optimizer.steps) == (3, 6)
+
+
 def test_hyper_is_shown(run, classes):
     _, out, _ = run("train", classes, "--backend", "numpy", "--epochs", 1, "--lr", 0.02, "--weight-decay", 0.1)
     assert "adam (lr 0.02, weight decay 0.1)" in out
+    assert "a step" not in out
+    _, out, _ = run(
+        "train", classes, "--backend", "numpy", "--epochs", 1, "--batch-size", 8, "--accumulate", 2, "--clip-norm", 1
+    )
+    assert "adam (lr 0.001, clip norm 1)" in out
+    assert "batches of 8, 2 a step" in out
 
 
 def test_epochs_and_batch_size(trained):
@@ -468,6 +485,11 @@ ERRORS = [
     (["--lr", "nan"], "lr must be a finite number of at least 0; got nan"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
     (["--weight-decay", "-1"], "weight_decay must be"),
+    (["--l1", "-1"], "l1 must be a finite number of at least 0; got -1.0"),
+    (["--clip-value", "0"], "clip_value must be None or a finite number above 0; got 0.0"),
+    (["--clip-norm", "nan"], "clip_norm must be None or a finite number above 0; got nan"),
+    (["--clip-norm", "1", "--clip-value", "1"], "gradients are clipped by value or by norm, not by both"),
+    (["--accumulate", "0"], "argument --accumulate: expected a whole number of at least 1; got '0'"),
     (["--momentum", "0.5"], "--momentum is for sgd, momentum, rmsprop, not for adam"),
     (["--epochs", "0"], "argument --epochs: expected a whole number of at least 1; got '0'"),
     (["--batch-size", "1.5"], "argument --batch-size: expected a whole number of at least 1; got '1.5'"),

@@ -66,6 +66,37 @@ def test_backends_agree_on_digits(digits):
     assert abs(accuracies[1] - accuracies[0]) <= 0.005
 
 
+def test_accumulated_batches_are_one_large_batch(backend):
+    x, y = blobs(110)
+    models = [
+        Sequential([Dense(12, "tanh"), Dense(3)], seed=1, backend=backend, dtype="float64") for _ in range(2)
+    ]
+    histories = []
+    for model, (batch_size, accumulate) in zip(models, [(8, 4), (32, 1)], strict=True):
+        model.compile(fo.SGD(lr=0.1, momentum=0.9, clip_norm=0.5, l1=1e-3), CROSS_ENTROPY, ["accuracy"])
+        histories.append(model.fit(x, y, epochs=3, batch_size=batch_size, accumulate=accumulate))
+        assert model.optimizer.steps == 3 * 4
+        assert len(histories[-1].step_losses) == 12
+    np.testing.assert_allclose(histories[0].step_losses, histories[1].step_losses, rtol=1e-12)
+    assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], rel=1e-12)
+    assert histories[0]["accuracy"] == pytest.approx(histories[1]["accuracy"])
+    for a, b in zip(models[0].parameters, models[1].parameters, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_clipping_survives_a_file(backend, tmp_path):
+    x, y = blobs()
+    model = classifier(backend)
+    model.compile(fo.Adam(clip_norm=0.25, l1=1e-3), CROSS_ENTROPY)
+    model.fit(x, y)
+    model.save(tmp_path / "m.safetensors")
+    again = fo.load_model(tmp_path / "m.safetensors")
+    assert (again.optimizer.clip_norm, again.optimizer.options["l1"]) == (0.25, 1e-3)
+    for one in (model, again):
+        one.fit(x, y, epochs=2, initial_epoch=1)
+    assert_same(model.get_weights(), again.get_weights())
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_every_loss_and_its_metrics(backend, loss, outputs):

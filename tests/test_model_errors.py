@@ -200,6 +200,8 @@ def test_targets(loss, y, message):
         ({"initial_epoch": 2}, ValueError, "initial_epoch must be at most epochs=1; got 2"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1; got 0"),
         ({"batch_size": "32"}, TypeError, "batch_size must be a whole number; got '32'"),
+        ({"accumulate": 0}, ValueError, "accumulate must be at least 1; got 0"),
+        ({"accumulate": 1.5}, TypeError, "accumulate must be a whole number; got 1.5"),
         ({"validation_split": 1.0}, ValueError, r"validation_split must be in \[0, 1\); got 1.0"),
         ({"validation_split": -0.1}, ValueError, r"validation_split must be in \[0, 1\)"),
         ({"validation_split": float("nan")}, ValueError, r"validation_split must be in \[0, 1\)"),

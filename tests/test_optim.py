@@ -99,6 +99,8 @@ OFF = {
     "nesterov": (True, {"momentum": 0.9}),
     "weight_decay": (0.2, {}),
     "maximize": (True, {}),
+    "l1": (0.3, {}),
+    "clip_value": (0.3, {}),
     "lr_decay": (0.5, {}),
     "initial_accumulator_value": (0.5, {}),
     "eps": (0.1, {}),
@@ -146,7 +148,7 @@ def test_hyperparameters_out_of_their_domain(cls, name, bad):
     if flag:
         fine = bad is True
     elif domain is not None:
-        fine = number and bad in domain
+        fine = (number or bad is None) and bad in domain
     else:
         fine = number and 0 <= bad < np.inf
     value = (bad, 0.9) if name == "betas" else bad

@@ -85,6 +85,9 @@ def test_layout_of_a_state_dict():
         "weight_decay": 0.0,
         "amsgrad": False,
         "maximize": False,
+        "l1": 0.0,
+        "clip_value": None,
+        "clip_norm": None,
         "decoupled_weight_decay": False,
         "params": [1],
     }

@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
     hyper: Mapping[str, Any]
     epochs: int
     batch_size: int
+    accumulate: int  # batches per step
     validation_split: float
     patience: int | None
     dtype: str
@@ -116,7 +117,9 @@ class Contestant:
         plan = self.experiment
         x, y = plan.x[: plan.batch_size], plan.y[: plan.batch_size]
         with compiling(self.backend, compiles):
-            plan.model(self.backend).fit(x, y, batch_size=plan.batch_size, validation_data=(x, y), verbose=0)
+            plan.model(self.backend).fit(
+                x, y, batch_size=plan.batch_size, accumulate=plan.accumulate, validation_data=(x, y), verbose=0
+            )
 
     def train_epoch(self) -> dict[str, float]:
         """Train for one more epoch and return its figures."""
@@ -128,6 +131,7 @@ class Contestant:
             initial_epoch=self.epochs,
             batch_size=plan.batch_size,
             validation_split=plan.validation_split,
+            accumulate=plan.accumulate,
             verbose=0,
         )
         self.epochs += 1

@@ -32,7 +32,8 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     hyper = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items())
     network = [shape, plan.activation] if plan.hidden else [shape]
     network += [f"dropout {plan.dropout:g}"] if plan.dropout else []
-    training = [f"{plan.optimizer} ({hyper})", plan.loss, f"batches of {plan.batch_size}"]
+    together = f", {plan.accumulate} a step" if plan.accumulate > 1 else ""
+    training = [f"{plan.optimizer} ({hyper})", plan.loss, f"batches of {plan.batch_size}{together}"]
     training += [f"{plan.epochs} epochs", plan.dtype, f"seed {plan.seed}"]
     held_out = f", {plan.validation_split:.0%} of them held out" if plan.validation_split else ""
     rows = [

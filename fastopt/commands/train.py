@@ -83,9 +83,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--lr", type=float, help="learning rate (default: the optimizer's)")
     training.add_argument("--weight-decay", type=float, metavar="X", help="(default: the optimizer's)")
+    training.add_argument("--l1", type=float, metavar="X", help="L1 penalty (default: 0)")
+    training.add_argument("--clip-value", type=float, metavar="X", help="bring every gradient into [-X, X]")
+    training.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of all gradients together")
     training.add_argument("--momentum", type=float, metavar="X", help="of sgd, momentum and rmsprop")
     training.add_argument("--epochs", type=whole(1), metavar="N", help="(default: depends on DATA)")
     training.add_argument("--batch-size", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument(
+        "--accumulate", type=whole(1), default=1, metavar="N", help="batches per step of the optimizer (default: 1)"
+    )
     training.add_argument(
         "--patience",
         type=whole(0),
@@ -215,6 +221,7 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         hyper=_hyper(args),
         epochs=args.epochs or defaults.epochs,
         batch_size=min(args.batch_size or defaults.batch_size, len(data.x_train)),
+        accumulate=args.accumulate,
         validation_split=args.validation_split,
         patience=args.patience,
         dtype=args.dtype,
@@ -223,8 +230,8 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
 
 
 def _hyper(args: argparse.Namespace) -> dict[str, float]:
-    given = {"lr": args.lr, "weight_decay": args.weight_decay, "momentum": args.momentum}
-    hyper = {name: value for name, value in given.items() if value is not None}
+    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum")
+    hyper = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters
     for name in hyper:
         if name not in known:

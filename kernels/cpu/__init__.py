@@ -8,22 +8,35 @@ from .compile import Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
 from .network import Network
+from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
 from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
+from .two_pass import apply_kernel
 from .updates import UPDATE_ALL, update, update_kernel
 
-__all__ = ["Network", "activate", "all_kernels", "compiling", "dense_backward", "dense_forward", "loss", "update"]
+__all__ = [
+    "Network",
+    "activate",
+    "all_kernels",
+    "compiling",
+    "dense_backward",
+    "dense_forward",
+    "gradient_norm",
+    "loss",
+    "update",
+]
 
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [UPDATE_ALL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
+    kernels = [UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
         kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        kernels += [squares_kernel(dtype), apply_kernel(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

@@ -121,15 +121,16 @@ def _open_path(path: Path) -> Blas:
 
 def _plain_gemm(real: Any) -> Callable[..., None]:
     def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        # Row-major C (m, n) = A (m, k) B (k, n); alpha is 1 and beta 0 in all our calls.
+        # Row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all our calls.
         A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), real)
         B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), real)
         C = view(c, (m - 1) * ldc + n, real)
         for i in range(m):
-            for j in range(n):
-                C[i * ldc + j] = 0
+            if beta == 0:
+                for j in range(n):
+                    C[i * ldc + j] = 0
             for p in range(k):
-                left = A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p]
+                left = alpha * (A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
                 if tb == TRANSPOSED:
                     for j in range(n):
                         C[i * ldc + j] += left * B[j * ldb + p]

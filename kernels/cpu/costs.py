@@ -65,9 +65,13 @@ def update_flops(rule: str) -> int:
     return int(number.operations)
 
 
-def _update_bytes(rule: str, width: int) -> int:
-    """Of one parameter and its states, read and written."""
-    return 2 * (1 + len(OPTIMIZERS[rule].states)) * width
+def _update_bytes(rule: str | None, width: int) -> int:
+    """Of one parameter and its states, read and written; of its gradient, written, where no rule is applied yet."""
+    return 2 * (1 + len(OPTIMIZERS[rule].states)) * width if rule else width
+
+
+def _update_flops(rule: str | None) -> int:
+    return update_flops(rule) if rule else 0
 
 
 def gather(inputs: int, targets: int, ordered: bool, width: int, labels: bool = False) -> Cost:
@@ -116,7 +120,7 @@ def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, parts: int
     )
 
 
-def slopes(outputs: int, activation: str, bias: bool, rule: str, width: int) -> Cost:
+def slopes(outputs: int, activation: str, bias: bool, rule: str | None, width: int) -> Cost:
     """The gradient of y read and that of z written in its place, y or z read for the slope; b updated.
 
     The linear activation's slope reads nothing. A row takes a multiplication by the slope and an addition to db.
@@ -125,7 +129,7 @@ def slopes(outputs: int, activation: str, bias: bool, rule: str, width: int) -> 
     return Cost(
         f"slopes {outputs} {activation}",
         bytes=bias * outputs * _update_bytes(rule, width),
-        flops=bias * outputs * update_flops(rule),
+        flops=bias * outputs * _update_flops(rule),
         row_bytes=(2 + reads) * outputs * width,
         row_flops=(1 + bias) * outputs,
     )
@@ -141,12 +145,12 @@ def inputs_gradient(inputs: int, outputs: int, width: int) -> Cost:
     )
 
 
-def weights(inputs: int, outputs: int, rule: str, width: int) -> Cost:
-    """x and dz read, w and its states read and written; dw goes straight into the update."""
+def weights(inputs: int, outputs: int, rule: str | None, width: int) -> Cost:
+    """x and dz read, w and its states read and written; dw goes straight into the update, or is written without one."""
     return Cost(
-        f"weights+{rule} {inputs}x{outputs}",
+        f"weights{f'+{rule}' if rule else ''} {inputs}x{outputs}",
         bytes=inputs * outputs * _update_bytes(rule, width),
-        flops=inputs * outputs * update_flops(rule),
+        flops=inputs * outputs * _update_flops(rule),
         row_bytes=(inputs + outputs) * width,
         row_flops=2 * inputs * outputs,
     )
@@ -165,3 +169,13 @@ def metric(name: str, outputs: int, labels: bool, width: int) -> Cost:
 def link(name: str, outputs: int, width: int) -> Cost:
     """z read, y written."""
     return Cost(f"{name} {outputs}", row_bytes=2 * outputs * width)
+
+
+def squares(size: int, width: int) -> Cost:
+    """All gradients read."""
+    return Cost("squares", bytes=size * width, flops=2 * size)
+
+
+def apply(size: int, rule: str, width: int) -> Cost:
+    """All gradients read, parameters and states read and written."""
+    return Cost(f"apply {rule}", bytes=size * (width + _update_bytes(rule, width)), flops=size * update_flops(rule))

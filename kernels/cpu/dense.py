@@ -38,7 +38,7 @@ def pieces(total, size):
 
 
 @register_jitable
-def share(total, rank, ranks):
+def span(total, rank, ranks):
     """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
     return range(rank * total // ranks, (rank + 1) * total // ranks)
 
@@ -72,6 +72,15 @@ def batch_rows(run, step):
     """The rows of this step's batch: the last one may be shorter."""
     r = read(run, RUN)
     return min(r.batch, r.rows - step * r.batch)
+
+
+@register_jitable
+def shares(d, step):
+    """How the gradients of this step's batch are weighted, and whether they are added to those that are there (1)."""
+    if d.shares == 0:
+        return 1.0, 0.0
+    s = view(d.shares + step * 16, 2, np.float64)
+    return s[0], s[1]
 
 
 # ---------------------------------------------------------------- tiles
@@ -138,7 +147,7 @@ def _forward(gemm, real, width):
         rows = batch_rows(d.run, step)
         across = pieces(d.outputs, d.wide)
         tiles = pieces(rows, d.high) * across
-        for piece in share(d.parts * tiles, rank, ranks):
+        for piece in span(d.parts * tiles, rank, ranks):
             part, tile = piece // tiles, piece % tiles
             r, c, k = tile // across * d.high, tile % across * d.wide, part * d.part
             m, n, depth = min(d.high, rows - r), min(d.wide, d.outputs - c), min(d.part, d.inputs - k)
@@ -161,7 +170,7 @@ def _combine(gemm, real, width):
         # The products of the parts, summed in their order, and the activation.
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        for piece in share(pieces(d.outputs, COLUMNS), rank, ranks):
+        for piece in span(pieces(d.outputs, COLUMNS), rank, ranks):
             c = piece * COLUMNS
             n = min(COLUMNS, d.outputs - c)
             for i in range(rows):
@@ -186,7 +195,7 @@ def _slopes(gemm, real, width):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         scratch = d.scratch + rank * d.scratch_size
-        for piece in share(pieces(d.outputs, SUMS), rank, ranks):
+        for piece in span(pieces(d.outputs, SUMS), rank, ranks):
             c = piece * SUMS
             n, at = min(SUMS, d.outputs - c), c * width
             s = (d.y if d.uses_y else d.z) + at
@@ -194,8 +203,9 @@ def _slopes(gemm, real, width):
             if d.db or (d.update and d.b):
                 sums = view(scratch, n, np.float64)
                 db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
+                share, kept = shares(d, step)
                 for j in range(n):
-                    db[j] = real(sums[j])
+                    db[j] = real(share * sums[j]) if kept == 0 else db[j] + real(share * sums[j])
                 if d.update:
                     scalars = d.scalars + step * d.scalars_stride
                     call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, 1, n, 0)
@@ -208,7 +218,7 @@ def _inputs(gemm, real, width):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         down = pieces(rows, ROWS)
-        for piece in share(pieces(d.inputs, COLUMNS) * down, rank, ranks):
+        for piece in span(pieces(d.inputs, COLUMNS) * down, rank, ranks):
             r, c = piece % down * ROWS, piece // down * COLUMNS
             m, n = min(ROWS, rows - r), min(COLUMNS, d.inputs - c)
             dz, w = d.dz + r * d.outputs * width, d.w + c * d.outputs * width
@@ -228,8 +238,9 @@ def _weights(gemm, real, width):
         across = pieces(d.outputs, d.dw_wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
+        share, kept = shares(d, step)
         tiles = pieces(d.part, d.dw_high) * across
-        for piece in share(d.parts * tiles, rank, ranks):
+        for piece in span(d.parts * tiles, rank, ranks):
             part, tile = piece // tiles, piece % tiles
             r, c = part * d.part + tile // across * d.dw_high, tile % across * d.dw_wide
             m, n = min(d.dw_high, min((part + 1) * d.part, d.inputs) - r), min(d.dw_wide, d.outputs - c)
@@ -238,8 +249,8 @@ def _weights(gemm, real, width):
             x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
             g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
             gemm(
-                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(1), x, d.inputs, dz, d.outputs,
-                real(0), g, stride,
+                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(share), x, d.inputs, dz, d.outputs,
+                real(kept), g, stride,
             )  # fmt: skip
             if d.update and n == d.outputs:
                 call_update(d.update, d.w, g, d.w_states, scalars, at, 1, m * n, 0)

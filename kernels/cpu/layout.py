@@ -27,7 +27,7 @@ RUN = _record(
     "batch",  # rows of a full batch
     "rows",  # rows in all
     "order",  # their indices in x and y; 0: 0, 1, 2, ...
-    "first",  # optimizer steps done before
+    "first",  # batches done before, by which dropout draws
     "arrived",  # ranks that have come to a barrier, ever
     "give_way",  # code of sched_yield
     "done",  # steps done, for whoever watches
@@ -69,6 +69,7 @@ DENSE = _record(
     "scalars",  # (steps, HYPER + 1)
     "scalars_stride",  # in bytes
     "uses_y",  # the slope is a function of y (1) or of z (0)
+    "shares",  # (batches, 2) float64, where dw and db add up: the batch's weight, and 1 to add to what is there, else 0
     "scratch",  # (ranks, scratch_size) bytes: a tile of dw, or the column sums in float64
     "scratch_size",
 )
@@ -84,7 +85,23 @@ ACTIVATE = _record("run", "z", "y", "columns", "activate")
 TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
 
 UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
-UPDATES = _record("count", "table", "tiles")
+UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
+
+SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
+SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
+
+# The update of all parameters from whole gradients: see two_pass.py.
+APPLY = _record(
+    "update_all",  # code
+    "updates",  # (ranks,) of UPDATES
+    "due",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
+    "scalars",  # (steps, HYPER + 1)
+    "scalars_stride",  # in bytes
+    "own",  # (ranks, OWN): the scalars of a rank with the factor of clipping
+    "sums",  # (pieces,) float64: squares of the gradients
+    "pieces",
+    reals=("most",),  # the norm to clip to; 0: none
+)
 
 
 def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Matrix products of our own: C (m, n) = A (m, k) B (k, n), either operand transposed, called as a BLAS is called.
+"""Matrix products of our own, called as a BLAS is called: C (m, n) = alpha A (m, k) B (k, n), or added to C, with A, B
+or both given transposed.
 
 The products of a dense layer's training step have few rows or a short sum, and a BLAS spends much of their time on
 packing its operands. Here a tile of C is kept in vector registers while A and B are read where they lie; only a B that
@@ -81,7 +82,7 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
             masked(builder, "store", ir.VoidType(), value, place, i32(width), mask)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, a_row, a_step, b, b_step, c, c_row, depth, columns, add = args
+        alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add = args
         kind = ir.FunctionType(vector, [vector] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * width}")
         masks: list[Any] = [None] * vectors
@@ -119,28 +120,29 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
 
         builder.position_at_end(after)
+        many = builder.insert_element(ir.Constant(vector, ir.Undefined), alpha, i32(0))
+        many = builder.shuffle_vector(many, many, one)
         more, done = builder.append_basic_block("add"), builder.append_basic_block("set")
         end = builder.append_basic_block("end")
-        places = [
-            [
-                (builder.add(builder.add(c, builder.mul(c_row, i64(i))), i64(v * lanes * width)), v, added[i][v])
-                for v in range(vectors)
-            ]
-            for i in range(rows)
-        ]
+        places = []
+        for i in range(rows):
+            row_of_c = builder.add(c, builder.mul(c_row, i64(i)))
+            for v in range(vectors):
+                place = builder.add(row_of_c, i64(v * lanes * width))
+                places.append((place, masks[v], builder.fmul(many, added[i][v])))
         builder.cbranch(builder.icmp_signed("!=", add, i64(0)), more, done)
         for block, adds in ((more, True), (done, False)):
             builder.position_at_end(block)
-            for place, v, value in [one for row in places for one in row]:
-                total = builder.fadd(load(builder, place, masks[v]), value) if adds else value
-                store(builder, total, place, masks[v])
+            for place, mask, value in places:
+                total = builder.fadd(load(builder, place, mask), value) if adds else value
+                store(builder, total, place, mask)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
     @intrinsic
-    def tile(typingctx, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
-        return types.void(*[types.int64] * 10), codegen
+    def tile(typingctx, alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
+        return types.void(types.float32 if real == np.float32 else types.float64, *[types.int64] * 10), codegen
 
     return tile
 
@@ -200,19 +202,19 @@ def _strip(real: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., No
     tile, four, two, one = (tile_of(real, lanes, rows, vectors, whole) for rows in (TILE_ROWS, 4, 2, 1))
 
     @register_jitable
-    def strip(m, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
+    def strip(alpha, m, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
         i = 0
         while m - i >= TILE_ROWS:
-            tile(a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            tile(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
             i += TILE_ROWS
         if m - i >= 4:
-            four(a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            four(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
             i += 4
         if m - i >= 2:
-            two(a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            two(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
             i += 2
         if i < m:
-            one(a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            one(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
 
     return strip
 
@@ -243,8 +245,8 @@ def _matmul(real: Any) -> Callable[..., None]:
                     target[pp * wide + jj] = source[pp]
 
     def matmul(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        # Row-major; alpha is 1 and beta 0 in all our calls.
-        packed = room()
+        # Row-major; beta is 0 or 1 in all our calls.
+        packed, kept = room(), int(beta != 0)
         a_row, a_step = (width, lda * width) if ta == TRANSPOSED else (lda * width, width)
         for j in range(0, n, wide):
             columns = min(wide, n - j)
@@ -256,14 +258,14 @@ def _matmul(real: Any) -> Callable[..., None]:
                     source, b_step = packed, wide * width
                 else:
                     source, b_step = b + (p * ldb + j) * width, ldb * width
-                from_a = a + p * a_step
+                from_a, add = a + p * a_step, p + kept
                 if columns == wide:
-                    strip(m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, p)
+                    strip(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
                 elif columns <= lanes:
-                    narrow(m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, p)
+                    narrow(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
                 else:
-                    edge(m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, p)
-            if k == 0:
+                    edge(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
+            if k == 0 and not kept:
                 for i in range(m):
                     row = view(to + i * ldc * width, columns, real)
                     for jj in range(columns):

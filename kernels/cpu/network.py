@@ -24,6 +24,7 @@ from .layout import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, 
 from .primitives import address_of, aligned_zeros
 from .program import marking
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
+from .two_pass import TwoPass
 from .updates import MAX_STATES, fill_scalars, update_code
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
@@ -211,9 +212,9 @@ class Network:
 
     def _backward(
         self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
-        states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
+        states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray, later: TwoPass | None,
     ) -> None:  # fmt: skip
-        """Add the gradients and updates, last layer first."""
+        """Add the gradients, last layer first, and the updates: each with its gradient, or all `later`."""
         dtype, end = self.dtype, len(self.params)
         dense = [step for step in trail if step["kind"] is DENSE]
         size = max(step["scratch_size"] for step in dense)
@@ -235,35 +236,43 @@ class Network:
             else:
                 bias, activation, shape = fields.pop("bias"), fields.pop("activation"), (x.shape[1], dy.shape[1])
                 end -= 1 + bias
-                w_states, b_states = tables[end], tables[end + 1] if bias else None
+                if later:
+                    db = later.gradients[end + 1] if bias else None
+                    fields |= {"dw": later.gradients[end], "db": db, "shares": later.shares}
+                else:
+                    fields |= {"update": update, "scalars": scalars, "scalars_stride": scalars.strides[0]}
+                    fields |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 record = fill(
                     DENSE, dz=dy, dx=dx, slope=slope_kernel(activation, dtype).address,
-                    update=update, w_states=w_states, b_states=b_states, scalars=scalars,
-                    scalars_stride=scalars.strides[0], scratch=scratch, **{**fields, "scratch_size": size},
+                    scratch=scratch, **{**fields, "scratch_size": size},
                 )  # fmt: skip
-                cost = costs.slopes(shape[1], activation, bias, rule, self.width)
+                done_here = None if later else rule
+                cost = costs.slopes(shape[1], activation, bias, done_here, self.width)
                 program.add(dense_kernel("slopes", dtype), record, meet=True, cost=cost)
                 if needs_dx:  # with the weights from before their update
                     cost = costs.inputs_gradient(*shape, self.width)
                     program.add(dense_kernel("inputs", dtype), record, meet=True, cost=cost)
-                cost = costs.weights(*shape, rule, self.width)
-                program.add(dense_kernel("weights", dtype), record, meet=False, cost=cost)
+                cost = costs.weights(*shape, done_here, self.width)
+                last = later is not None and not needs_dx
+                program.add(dense_kernel("weights", dtype), record, meet=last, cost=cost)
             if needs_dx:
                 assert dx is not None
                 dy = dx
+        if later:
+            later.add_to(program)
 
     def _training(
-        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int
-    ) -> tuple[_Program, dict[str, np.ndarray]]:
+        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, norm: bool
+    ) -> tuple[_Program, dict[str, np.ndarray], TwoPass | None]:
         """The program of a training pass; the next epoch, on the same arrays, finds it made."""
         arrays = [data.x, data.y, *(state for of_param in states for state in of_param)]
-        key = data.batch_size, rule, seed, len(data.order), [id(array) for array in arrays]
+        key = data.batch_size, data.accumulate, norm, rule, seed, len(data.order), [id(array) for array in arrays]
         if self._trained and self._trained[0] == key:
             return self._trained[1:]
         program = _Program("train", data.batch_size, self.dtype)
         program.kept += arrays  # so that no other array can have the same id
         program.ranks = ranks_for(3 * self.flops * data.batch_size, STEP_FLOPS, 1 << 30)
-        losses, scalars = np.zeros(data.steps), np.zeros((data.steps, HYPER + 1), self.dtype)
+        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, HYPER + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
         outputs, trail = self._forward(program, x, seed)
@@ -271,14 +280,17 @@ class Network:
         results, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient)
         for total in totals:
             total()
-        self._backward(program, trail, gradient, rule, states, scalars)
+        later = None
+        if norm or data.accumulate > 1:
+            later = TwoPass(self.params, rule, states, scalars, data, norm, program.ranks)
+        self._backward(program, trail, gradient, rule, states, scalars, later)
         program.add(FINISH_KERNEL, program.run, meet=True)
-        counts = np.full(data.steps, data.batch_size)
-        counts[-1:] = len(data.order) - (data.steps - 1) * data.batch_size
+        counts = np.full(data.batches, data.batch_size)
+        counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
         results |= {"losses": losses, "scalars": scalars, "counts": counts}
-        self._trained = key, program, results
-        return program, results
+        self._trained = key, program, results, later
+        return program, results, later
 
     # ------------------------------------------------------------ verbs
     def train(
@@ -291,11 +303,17 @@ class Network:
         step: int,
         seed: int,
         progress: Callable[[int, float], None] | None = None,
+        clip_norm: float | None = None,
     ) -> Totals:
-        """Train on every batch once, params and states in place; `step` optimizer steps were done before."""
+        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
+
+        clip_norm: the largest norm of all gradients of a step together.
+        """
         start = time.perf_counter()
-        steps, rows = batches.steps, len(batches.order)
-        program, results = self._training(batches, rule, states, seed)
+        steps, rows, group = batches.steps, len(batches.order), batches.accumulate
+        program, results, later = self._training(batches, rule, states, seed, clip_norm is not None)
+        if later:
+            later.clip(clip_norm)
         losses, counts = results["losses"], results["counts"]
         for name in ("losses", *self.metrics):
             results[name].fill(0)
@@ -303,15 +321,20 @@ class Network:
 
         def report(done: int) -> None:
             if progress and done:
-                progress(done, float(losses[:done].sum() / counts[:done].sum()))
+                progress(whole_steps(done), float(losses[:done].sum() / counts[:done].sum()))
+
+        def whole_steps(done: int) -> int:
+            return steps if done == batches.batches else done // group
 
         try:
             self.steps_done = 0
-            program.execute(rows, batches.order, step, 3 * self.flops * rows, report)
+            program.execute(rows, batches.order, step * group, 3 * self.flops * rows, report)
         finally:
-            self.steps_done = int(program.run[0]["done"])
-        report(steps)
+            self.steps_done = whole_steps(int(program.run[0]["done"]))
+        report(batches.batches)
         accumulators = {name: results[name] for name in self.metrics}
+        firsts = np.arange(0, batches.batches, group)
+        losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
         return self._totals(losses / counts, accumulators, batches.y, batches.order, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:

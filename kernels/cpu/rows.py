@@ -17,7 +17,7 @@ from numba.extending import register_jitable
 from ..formulas import LOSSES, dropout_draw, dropout_key, losses
 from ..spec import LossSpec
 from .compile import Kernel
-from .dense import activate_kernel, batch_rows, pieces, share
+from .dense import activate_kernel, batch_rows, pieces, span
 from .launch import parallel, ranks_for
 from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
 from .primitives import INTERPRETED, address_of, call_tile, prefetch, view
@@ -38,7 +38,7 @@ def _gather(real, width):
         rows, start = batch_rows(g.run, step), step * run.batch
         order = view(run.order, run.rows if run.order else 0, np.int64)
         down = pieces(rows, ROWS)
-        for piece in share(pieces(g.inputs, g.part) * down, rank, ranks):
+        for piece in span(pieces(g.inputs, g.part) * down, rank, ranks):
             c, down_to = piece // down * g.part, piece % down * ROWS
             n = min(g.part, g.inputs - c)
             for i in range(down_to, min(rows, down_to + ROWS)):

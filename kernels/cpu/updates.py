@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 
 from ..formulas import HYPER, OPTIMIZERS
 from ..spec import Update
@@ -24,14 +25,19 @@ NAMES = {np.dtype(name): name for name in ("float32", "float64")}  # dtype.name 
 TINY = {dtype: float(np.finfo(dtype).tiny) for dtype in NAMES}
 
 # (p, g, addresses of the states, scalars, start, rows, columns, stride): p and the states from element `start` on, rows
-# of `columns` elements `stride` apart; g has the same rows without gaps. The scalars are copied to a tuple first: a
-# write to p might change them, for all that the compiler knows.
+# of `columns` elements `stride` apart; g has the same rows without gaps.
+
+
+@register_jitable
+def hyper(scalars, real):
+    """The scalars of a step as a tuple, which a write to p cannot change, and the smallest normal number."""
+    H = view(scalars, HYPER + 1, real)
+    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11]), H[HYPER]
 
 
 def _loop0(rule, real, width):
     def update(p, g, states, scalars, start, rows, columns, stride):
-        H = view(scalars, HYPER + 1, real)
-        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        h, tiny = hyper(scalars, real)
         for row in range(rows):
             P = view(p + (start + row * stride) * width, columns, real)
             G = view(g + row * columns * width, columns, real)
@@ -43,8 +49,8 @@ def _loop0(rule, real, width):
 
 def _loop1(rule, real, width):
     def update(p, g, states, scalars, start, rows, columns, stride):
-        S, H = view(states, 1, np.int64), view(scalars, HYPER + 1, real)
-        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        S = view(states, 1, np.int64)
+        h, tiny = hyper(scalars, real)
         for row in range(rows):
             skip = (start + row * stride) * width
             P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
@@ -58,8 +64,8 @@ def _loop1(rule, real, width):
 
 def _loop2(rule, real, width):
     def update(p, g, states, scalars, start, rows, columns, stride):
-        S, H = view(states, 2, np.int64), view(scalars, HYPER + 1, real)
-        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        S = view(states, 2, np.int64)
+        h, tiny = hyper(scalars, real)
         for row in range(rows):
             skip = (start + row * stride) * width
             P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
@@ -73,8 +79,8 @@ def _loop2(rule, real, width):
 
 def _loop3(rule, real, width):
     def update(p, g, states, scalars, start, rows, columns, stride):
-        S, H = view(states, 3, np.int64), view(scalars, HYPER + 1, real)
-        h, tiny = (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9]), H[10]
+        S = view(states, 3, np.int64)
+        h, tiny = hyper(scalars, real)
         for row in range(rows):
             skip = (start + row * stride) * width
             P, G = view(p + skip, columns, real), view(g + row * columns * width, columns, real)
@@ -102,8 +108,13 @@ def update_code(name: str, dtype: str) -> int:
     return update_kernel(row.rule, len(row.states), dtype).address
 
 
-def fill_scalars(table: np.ndarray, name: str, steps: Sequence[int], options: Any, rates: Any = None) -> None:
-    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1)."""
+def fill_scalars(
+    table: np.ndarray, name: str, steps: Sequence[int], options: Any, rates: Any = None, scale: float = 1.0
+) -> None:
+    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1).
+
+    Gradients are to be taken times `scale`.
+    """
     row = OPTIMIZERS[name]
     rates = [options["lr"]] * len(steps) if rates is None else np.asarray(rates).tolist()
     rest = {key: options[key] for key in row.options if key != "lr"}
@@ -114,6 +125,8 @@ def fill_scalars(table: np.ndarray, name: str, steps: Sequence[int], options: An
         for i, column in enumerate(columns):
             table[:, i] = column
     table[:, HYPER] = TINY[table.dtype]
+    if scale != 1:
+        table[:, 0] *= scale
 
 
 def _update_all(work, step, rank, ranks):
@@ -127,15 +140,19 @@ def _update_all(work, step, rank, ranks):
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
             g = one.g + start * one.width
-            call_update(one.update, one.p, g, at + STATES, one.scalars, start, 1, end - start, 0)
+            h = all_.scalars if all_.scalars else one.scalars
+            call_update(one.update, one.p, g, at + STATES, h, start, 1, end - start, 0)
 
 
 RECORD, STATES = UPDATE.itemsize, offset(UPDATE, "state0")
 UPDATE_ALL = Kernel(_update_all, "update_all")
 
 
-def update(jobs: Sequence[Update]) -> None:
-    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous."""
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
+    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous.
+
+    Gradients are taken times `scale`, and are not changed.
+    """
     rows, scalars, tiles, elements = [], {}, 0, 0
     for rule, p, g, states, options, step in jobs:
         size = p.size
@@ -144,7 +161,7 @@ def update(jobs: Sequence[Update]) -> None:
         key = rule, id(options), step, p.dtype
         if key not in scalars:
             table = np.zeros((1, HYPER + 1), p.dtype)
-            fill_scalars(table, rule, [step], options)
+            fill_scalars(table, rule, [step], options, scale=scale)
             scalars[key] = table, address_of(table), update_code(rule, NAMES[p.dtype])
         _, values, code = scalars[key]
         where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))

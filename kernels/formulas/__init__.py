@@ -10,15 +10,16 @@ T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 
 from . import activations, dropout, losses, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
-from .domains import FLAG, FRACTION, POSITIVE, Domain
+from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, METRICS, Loss
-from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer
+from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer, clip_factor
 
 MODULES = (optimizers, activations, losses, dropout)  # whose functions kernels may call
 
 __all__ = [
     "ACTIVATIONS",
+    "BOUND",
     "DOMAINS",
     "FLAG",
     "FRACTION",
@@ -34,6 +35,7 @@ __all__ = [
     "Domain",
     "Loss",
     "Optimizer",
+    "clip_factor",
     "dropout_draw",
     "dropout_key",
     "dropout_stream",

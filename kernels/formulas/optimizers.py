@@ -1,7 +1,7 @@
 """Optimizers: what a step does to one parameter.
 
 A rule is rule(p, g, s, h, tiny) -> (p, s): the parameter, its gradient, the tuple of its states, the step's scalars
-in the array's type, and the smallest normal number of that type. h[:3] mean the same in every rule (see `decay`).
+in the array's type, and the smallest normal number of that type. h[:5] mean the same in every rule (see `penalise`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,33 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from .domains import FLAG, FRACTION, POSITIVE, Domain
+from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 
-HYPER = 10  # scalars a rule may have
+HYPER = 12  # scalars a rule may have
 
 
-def decay(p, g, h):
-    """Maximisation, weight decay added to the gradient (coupled), or applied to the parameter (decoupled)."""
-    sign, coupled, shrink = h[:3]
-    g = sign * g
-    return p * shrink, g + coupled * p if coupled != 0 else g
+def penalise(p, g, h):
+    """What every rule starts from: the parameter after decoupled weight decay, and the gradient it is to use.
+
+    The gradient is scaled (negatively, to maximise), clipped by value, and then joined by the gradients of the L2 and
+    the L1 penalty. NaN passes; the sign of 0 is 0.
+    """
+    scale, most, coupled, l1, shrink = h[:5]
+    g = scale * g
+    g = most if g > most else (-most if g < -most else g)
+    g = g + coupled * p if coupled != 0 else g
+    if l1 != 0:
+        g = g + (l1 if p > 0 else (-l1 if p < 0 else type(p)(0)))
+    return p * shrink, g
+
+
+def clip_factor(most, norm):
+    """What gradients are multiplied by so that their norm is at most `most`, as torch's clip_grad_norm_; in float64.
+
+    NaN where the norm is NaN, 0 where it is infinite.
+    """
+    factor = most / (norm + 1e-6)
+    return 1.0 if factor > 1 else factor
 
 
 def flush(x, tiny):
@@ -38,28 +55,28 @@ def root(x):
 
 
 def sgd(p, g, s, h, tiny):
-    lr = h[3]
-    p, g = decay(p, g, h)
+    lr = h[5]
+    p, g = penalise(p, g, h)
     return p - lr * g, s
 
 
 def momentum(p, g, s, h, tiny):
-    lr, mu, undamped, nesterov = h[3:7]
-    p, g = decay(p, g, h)
+    lr, mu, undamped, nesterov = h[5:9]
+    p, g = penalise(p, g, h)
     b = flush(mu * s[0] + undamped * g, tiny)
     d = g + nesterov * b if nesterov != 0 else b
     return p - lr * d, (b,)
 
 
 def adagrad(p, g, s, h, tiny):
-    lr, eps = h[3:5]
-    p, g = decay(p, g, h)
+    lr, eps = h[5:7]
+    p, g = penalise(p, g, h)
     total = s[0] + g * g
     return p - lr * (g / (root(total) + eps)), (total,)
 
 
 def mean_square(v, g, h, tiny):
-    alpha, rest = h[4:6]
+    alpha, rest = h[6:8]
     return floor(alpha * v + rest * (g * g), tiny)
 
 
@@ -70,31 +87,31 @@ def centred_root(v, a, eps):
 
 
 def rmsprop(p, g, s, h, tiny):
-    lr, eps = h[3], h[6]
-    p, g = decay(p, g, h)
+    lr, eps = h[5], h[8]
+    p, g = penalise(p, g, h)
     v = mean_square(s[0], g, h, tiny)
     return p - lr * (g / (root(v) + eps)), (v,)
 
 
 def rmsprop_momentum(p, g, s, h, tiny):
-    lr, eps, mu = h[3], h[6], h[7]
-    p, g = decay(p, g, h)
+    lr, eps, mu = h[5], h[8], h[9]
+    p, g = penalise(p, g, h)
     v = mean_square(s[0], g, h, tiny)
     b = flush(mu * s[1] + g / (root(v) + eps), tiny)
     return p - lr * b, (v, b)
 
 
 def rmsprop_centered(p, g, s, h, tiny):
-    lr, alpha, rest, eps = h[3:7]
-    p, g = decay(p, g, h)
+    lr, alpha, rest, eps = h[5:9]
+    p, g = penalise(p, g, h)
     v = mean_square(s[0], g, h, tiny)
     a = flush(alpha * s[1] + rest * g, tiny)
     return p - lr * (g / centred_root(v, a, eps)), (v, a)
 
 
 def rmsprop_centered_momentum(p, g, s, h, tiny):
-    lr, alpha, rest, eps, mu = h[3:8]
-    p, g = decay(p, g, h)
+    lr, alpha, rest, eps, mu = h[5:10]
+    p, g = penalise(p, g, h)
     v = mean_square(s[0], g, h, tiny)
     a = flush(alpha * s[1] + rest * g, tiny)
     b = flush(mu * s[2] + g / centred_root(v, a, eps), tiny)
@@ -102,20 +119,20 @@ def rmsprop_centered_momentum(p, g, s, h, tiny):
 
 
 def moments(m, v, g, h, tiny):
-    beta1, rest1, beta2, rest2 = h[4:8]
+    beta1, rest1, beta2, rest2 = h[6:10]
     return flush(beta1 * m + rest1 * g, tiny), floor(beta2 * v + rest2 * (g * g), tiny)
 
 
 def adam(p, g, s, h, tiny):
-    lr, correction, eps = h[3], h[8], h[9]
-    p, g = decay(p, g, h)
+    lr, correction, eps = h[5], h[10], h[11]
+    p, g = penalise(p, g, h)
     m, v = moments(s[0], s[1], g, h, tiny)
     return p - lr * (m / (root(v) * correction + eps)), (m, v)
 
 
 def amsgrad(p, g, s, h, tiny):
-    lr, correction, eps = h[3], h[8], h[9]
-    p, g = decay(p, g, h)
+    lr, correction, eps = h[5], h[10], h[11]
+    p, g = penalise(p, g, h)
     m, v = moments(s[0], s[1], g, h, tiny)
     top = s[2] if s[2] > v else v
     return p - lr * (m / (root(top) * correction + eps)), (m, v, top)
@@ -126,35 +143,44 @@ def amsgrad(p, g, s, h, tiny):
 Column = float | list[float]
 
 
-def _head(rates: list[float], weight_decay: float, maximize: bool, decoupled: bool = False) -> tuple[Column, ...]:
-    sign = -1.0 if maximize else 1.0
-    return (sign, 0.0, [1.0 - lr * weight_decay for lr in rates]) if decoupled else (sign, weight_decay, 1.0)
+def _head(
+    rates: list[float],
+    weight_decay: float,
+    maximize: bool,
+    l1: float,
+    clip_value: float | None,
+    decoupled: bool = False,
+) -> tuple[Column, ...]:
+    most = float("inf") if clip_value is None else clip_value
+    scale = -1.0 if maximize else 1.0
+    if decoupled:
+        return scale, most, 0.0, l1, [1.0 - lr * weight_decay for lr in rates]
+    return scale, most, weight_decay, l1, 1.0
 
 
-def _sgd_scalars(steps, rates, weight_decay, maximize):
-    return *_head(rates, weight_decay, maximize), rates
+def _sgd_scalars(steps, rates, **common):
+    return *_head(rates, **common), rates
 
 
-def _momentum_scalars(steps, rates, weight_decay, maximize, momentum, dampening, nesterov):
+def _momentum_scalars(steps, rates, momentum, dampening, nesterov, **common):
     mu = [0.0 if step == 1 else momentum for step in steps]  # the first buffer is the gradient itself
     undamped = [1.0 if step == 1 else 1.0 - dampening for step in steps]
-    return *_head(rates, weight_decay, maximize), rates, mu, undamped, momentum if nesterov else 0.0
+    return *_head(rates, **common), rates, mu, undamped, momentum if nesterov else 0.0
 
 
-def _adagrad_scalars(steps, rates, weight_decay, maximize, lr_decay, eps):
+def _adagrad_scalars(steps, rates, lr_decay, eps, **common):
     decayed = [lr / (1.0 + (step - 1) * lr_decay) for step, lr in zip(steps, rates, strict=True)]
-    return *_head(rates, weight_decay, maximize), decayed, eps
+    return *_head(rates, **common), decayed, eps
 
 
-def _rmsprop_scalars(steps, rates, weight_decay, maximize, alpha, eps, momentum=0.0):
-    return *_head(rates, weight_decay, maximize), rates, alpha, 1.0 - alpha, eps, momentum
+def _rmsprop_scalars(steps, rates, alpha, eps, momentum=0.0, **common):
+    return *_head(rates, **common), rates, alpha, 1.0 - alpha, eps, momentum
 
 
-def _adam_scalars(steps, rates, weight_decay, maximize, beta1, beta2, eps, decoupled=False):
+def _adam_scalars(steps, rates, beta1, beta2, eps, **common):
     unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
     correction = [1.0 / sqrt(1.0 - beta2**step) for step in steps]
-    head = _head(rates, weight_decay, maximize, decoupled)
-    return *head, unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
+    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
 
 
 def _adamw_scalars(steps, rates, **options):
@@ -165,6 +191,8 @@ DOMAINS = {
     "lr": POSITIVE,
     "weight_decay": POSITIVE,
     "maximize": FLAG,
+    "l1": POSITIVE,
+    "clip_value": BOUND,
     "momentum": POSITIVE,
     "dampening": Domain(low=-float("inf")),
     "nesterov": FLAG,
@@ -183,7 +211,7 @@ class Optimizer:
     rule: Callable[..., Any]
     states: tuple[str, ...]
     scalars: Callable[..., tuple[Column, ...]]
-    options: Mapping[str, float]
+    options: Mapping[str, float | None]
     source: str
 
     @property
@@ -191,8 +219,8 @@ class Optimizer:
         return {name: DOMAINS[name] for name in self.options}
 
 
-def _options(lr: float, weight_decay: float = 0.0, **more: float) -> dict[str, float]:
-    return {"lr": lr, "weight_decay": weight_decay, "maximize": False, **more}
+def _options(lr: float, **more: float) -> dict[str, float | None]:
+    return {"lr": lr, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None, **more}
 
 
 _RMSPROP = _options(1e-2, alpha=0.99, eps=1e-8)

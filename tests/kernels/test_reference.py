@@ -11,7 +11,8 @@ from fastopt.kernels.spec import LossSpec, Update
 
 DTYPES = [np.float32, np.float64]
 OPTIONS = {
-    "lr": 0.1, "weight_decay": 0.0, "maximize": False, "momentum": 0.0, "dampening": 0.0, "nesterov": False,
+    "lr": 0.1, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None,
+    "momentum": 0.0, "dampening": 0.0, "nesterov": False,
     "lr_decay": 0.0, "alpha": 0.5, "beta1": 0.5, "beta2": 0.75, "eps": 0.0,
 }  # fmt: skip
 STATES = {

@@ -11,7 +11,7 @@ from fastopt.kernels import reference, reference_maths
 from fastopt.kernels.reference import Network
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
 
-SGD = {"weight_decay": 0.0, "maximize": False}
+SGD = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
 ADAM = {**SGD, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 MSE = LossSpec("mean_squared_error")
 SPARSE = LossSpec("sparse_categorical_crossentropy")
@@ -131,7 +131,7 @@ def test_float32_stays_float32(loss, monkeypatch):
     layers = [DropoutSpec(0.1), *(DenseSpec(3, 3, name) for name in reference.ACTIVATIONS), DenseSpec(3, 2)]
     params = parameters(layers, np.float32)
     jobs = []
-    monkeypatch.setattr(reference, "update", jobs.extend)
+    monkeypatch.setattr(reference, "update", lambda some, scale: jobs.extend(some))
     x, y = data(loss=loss, dtype=np.float32)
     network = Network(layers, params, np.float32, loss, ["accuracy"])
     totals = sgd(network, Batches(x, y, np.arange(10), 4), lr=0.1)

@@ -8,7 +8,7 @@ import pytest
 from fastopt.kernels import reference
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 
-COMMON = {"lr": 0.03, "weight_decay": 0.1, "maximize": False}
+COMMON = {"lr": 0.03, "weight_decay": 0.1, "maximize": False, "l1": 0.0, "clip_value": None}
 DECAY = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
 RMS = {"alpha": 0.9, "eps": 1e-3, "momentum": 0.0}
 HEAVY = {**RMS, "momentum": 0.7}
@@ -149,7 +149,7 @@ def test_a_network_trains_like_scikit_learns():
     ours = reference.Network(
         layers, params, np.float64, LossSpec("sparse_categorical_crossentropy"), ["accuracy"]
     )
-    options = {"weight_decay": 0.0, "maximize": False}
+    options = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
     batches = Batches(x, y, np.arange(60), 20)
     for _ in range(5):
         peer.partial_fit(x, y)

@@ -24,7 +24,7 @@ def test_scalars_fill_a_column_for_each_element_that_a_rule_reads(rule):
     row = OPTIMIZERS[rule]
     options = {name: value for name, value in row.options.items() if name != "lr"}
     columns = row.scalars([1, 2], [0.5, 0.25], **options)
-    assert 4 <= len(columns) <= formulas.HYPER
+    assert 6 <= len(columns) <= formulas.HYPER
     assert all(not isinstance(column, list) or len(column) == 2 for column in columns)
     assert set(row.domains) == set(row.options)
     assert all(value in row.domains[name] for name, value in row.options.items())
@@ -33,7 +33,7 @@ def test_scalars_fill_a_column_for_each_element_that_a_rule_reads(rule):
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_a_rule_returns_as_many_states_as_its_row_names(rule):
     row = OPTIMIZERS[rule]
-    h = (1.0, 0.1, 0.9) + (0.5,) * (formulas.HYPER - 3)
+    h = (1.0, 0.4, 0.1, 0.01, 0.9) + (0.5,) * (formulas.HYPER - 5)
     p, states = row.rule(1.0, 0.5, (0.25,) * len(row.states), h, 1e-300)
     assert isinstance(p, float)
     assert len(states) == len(row.states)
@@ -99,6 +99,10 @@ def test_domains():
     assert str(formulas.POSITIVE) == "a finite number of at least 0"
     assert str(formulas.DOMAINS["dampening"]) == "a finite number"
     assert str(formulas.FLAG) == "True or False"
+    assert None in formulas.BOUND
+    assert 0.0 not in formulas.BOUND
+    assert float("inf") not in formulas.BOUND
+    assert str(formulas.BOUND) == "None or a finite number above 0"
 
 
 def test_the_mixer_is_splitmix64():

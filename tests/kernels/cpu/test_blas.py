@@ -46,14 +46,14 @@ def known(name):
             pytest.skip(str(error))
 
 
-def gemm(address, dtype, ta, tb, a, b, c, m, n, k):
-    """C (m, n) = A (m, k) B (k, n), where a and b hold A and B as `ta` and `tb` say, with strides of their own."""
+def gemm(address, dtype, ta, tb, a, b, c, m, n, k, alpha=1.0, beta=0.0):
+    """C (m, n) = alpha A (m, k) B (k, n) + beta C; a, b hold A, B as `ta`, `tb` say, with strides of their own."""
     width, real = np.dtype(dtype).itemsize, "float" if dtype == "float32" else "double"
     lda, ldb, ldc = (array.strides[0] // width for array in (a, b, c))
     kind = f"void(*)(int, int, int, int, int, int, {real}, intptr_t, int, intptr_t, int, {real}, intptr_t, int)"
     function = PYTHON_CODE[address] if INTERPRETED else ffi.cast(kind, address)
     function(
-        ROW_MAJOR, ta, tb, m, n, k, 1.0, address_of(a), lda, address_of(b), ldb, 0.0, address_of(c), ldc,
+        ROW_MAJOR, ta, tb, m, n, k, alpha, address_of(a), lda, address_of(b), ldb, beta, address_of(c), ldc,
     )  # fmt: skip
 
 
@@ -67,6 +67,9 @@ def check_product(address, dtype, ta, tb, matrix, m, n, k):
     right = (b[:, :n] if tb == AS_IS else b[:, :k].T).astype("f8")
     bound = (k + 2) * np.finfo(dtype).eps * (np.abs(left) @ np.abs(right))
     assert (np.abs(c[:, :n] - left @ right) <= bound).all()
+    assert np.isnan(c[:, n:]).all()
+    gemm(address, dtype, ta, tb, a, b, c, m, n, k, alpha=0.25, beta=1.0)
+    assert (np.abs(c[:, :n] - 1.25 * (left @ right)) <= 2 * bound).all()
     assert np.isnan(c[:, n:]).all()
 
 

@@ -47,11 +47,13 @@ class Run:
         self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics)
         self.rule, self.step = rule, 0
 
-    def train(self, x, y, order, batch_size, seed=3, lr=1e-2, progress=None, **options):
-        batches = Batches(x, y, order, batch_size)
+    def train(
+        self, x, y, order, batch_size, seed=3, lr=1e-2, progress=None, accumulate=1, clip_norm=None, **options
+    ):
+        batches = Batches(x, y, order, batch_size, accumulate)
         rates = np.full(batches.steps, lr)
         options = {**OPTIMIZERS[self.rule].options, **options}
-        totals = self.net.train(batches, self.rule, self.states, options, rates, self.step, seed, progress)
+        totals = self.net.train(batches, self.rule, self.states, options, rates, self.step, seed, progress, clip_norm)
         self.step += batches.steps
         return totals
 

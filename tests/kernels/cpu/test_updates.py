@@ -17,6 +17,8 @@ SIZES = [0, 1, 31, 32, 33] + ([] if INTERPRETED else [TILE - 1, TILE, TILE + 1, 
 OTHER_OPTIONS = {
     "weight_decay": 0.1,
     "maximize": True,
+    "l1": 0.05,
+    "clip_value": 0.4,
     "momentum": 0.7,
     "dampening": 0.3,
     "nesterov": True,

@@ -1,0 +1,65 @@
+"""Checks of what optimizers are told in numbers: hyper-parameters, clipping, and the scale of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._arrays import describe
+from .kernels.formulas import DOMAINS, FLAG, POSITIVE, Domain
+
+# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, or fill the states.
+HYPER_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE}
+
+# In torch's groups, but without effect on the numbers.
+TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
+
+# What groups of a state_dict may lack: neither torch nor our first version has it.
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None}
+
+_SCALE = Domain(open_low=True)
+
+
+def check_hyper(name: str, value: Any, domain: Domain) -> float | bool | None:
+    """A number, flag or None of the domain as Python's own; else an error that says the domain and the value."""
+    if value is None and domain.optional:
+        return None
+    kinds = bool | int | float | np.bool_ | np.integer | np.floating
+    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
+        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
+    if value not in domain:
+        raise ValueError(f"{name} must be {domain}; got {value}")
+    return bool(value) if domain.flag else float(value)
+
+
+def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise where gradients would be clipped in both ways."""
+    for group in groups:
+        if clip_norm is not None and group["clip_value"] is not None:
+            raise ValueError(
+                "gradients are clipped by value or by norm, not by both;"
+                f" got clip_value={group['clip_value']}, clip_norm={clip_norm}"
+            )
+
+
+def check_one_number(name: str, value: Any) -> float:
+    """A flag, a number, or an array of one number, such as a GradScaler's tensors."""
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be a number or an array of one; got {describe(value)}")
+    return float(number.reshape(()))
+
+
+def check_scale(value: Any) -> float:
+    """What gradients are to be divided by."""
+    scale = check_one_number("grad_scale", value)
+    if scale not in _SCALE:
+        raise ValueError(f"grad_scale must be {_SCALE}; got {scale}")
+    return scale
+
+
+def all_finite(gradients: Sequence[np.ndarray]) -> bool:
+    """What a norm that is not finite leaves open: the squares of large float64 numbers overflow."""
+    return all(bool(np.isfinite(g).all()) for g in gradients)

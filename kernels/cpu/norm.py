@@ -1,0 +1,94 @@
+"""The norm of all gradients: sums of squares in float64, in pieces that depend on sizes alone, added up in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from .compile import Kernel
+from .launch import UPDATE_ELEMENTS, parallel, ranks_for
+from .layout import SQUARES, SQUARES_ALL, fill, read
+from .primitives import address_of, call_tile, view
+from .updates import NAMES
+
+PIECE = 16_384  # elements of a piece
+LANES = 64  # sums of a piece, for every 64th element each: one sum could not run on vectors without changing its bits
+
+
+def _squares(real, width):
+    def squares(x, lanes, into, unused, rows, columns, stride):
+        S = view(lanes, LANES, np.float64)
+        for j in range(LANES):
+            S[j] = 0
+        for i in range(rows):
+            for start in range(i * stride, i * stride + columns, LANES):
+                count = min(LANES, i * stride + columns - start)
+                X = view(x + start * width, count, real)
+                for j in range(count):
+                    value = np.float64(X[j])
+                    S[j] += value * value
+        total = 0.0
+        for j in range(LANES):
+            total += S[j]
+        view(into, 1, np.float64)[0] = total
+
+    return squares
+
+
+@cache
+def squares_kernel(dtype: str) -> Kernel:
+    return Kernel(_squares(getattr(np, dtype), np.dtype(dtype).itemsize), f"squares_{dtype}")
+
+
+def _squares_all(work, step, rank, ranks):
+    # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
+    all_ = read(work, SQUARES_ALL)
+    if all_.due and view(all_.due + step * 8, 1, np.int64)[0] == 0:
+        return
+    first, last = rank * all_.pieces // ranks, (rank + 1) * all_.pieces // ranks
+    lanes = all_.lanes + rank * LANES * 8
+    for i in range(all_.count):
+        one = read(all_.table + i * RECORD, SQUARES)
+        for piece in range(max(first, one.first_piece), last):
+            start = (piece - one.first_piece) * PIECE
+            if start >= one.elements:
+                break
+            size = min(PIECE, one.elements - start)
+            call_tile(one.squares, one.x + start * one.width, lanes, all_.sums + piece * 8, 0, 1, size, 0)
+
+
+RECORD = SQUARES.itemsize
+SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
+
+
+class Squares:
+    """The sums of squares of some arrays, to be run as a phase: a record with what it points to.
+
+    due: (batches,) int64, 0 where the phase has nothing to do.
+    """
+
+    def __init__(
+        self, arrays: Sequence[np.ndarray], ranks: int | None = None, due: np.ndarray | None = None
+    ) -> None:
+        rows, pieces = [], 0
+        for x in arrays:
+            size = x.size
+            rows.append((squares_kernel(NAMES[x.dtype]).address, address_of(x), size, pieces, x.itemsize))
+            pieces += -(-size // PIECE)
+        self.ranks = ranks_for(sum(x.size for x in arrays), UPDATE_ELEMENTS, pieces) if ranks is None else ranks
+        self.sums, self.arrays, self.due = np.zeros(pieces), arrays, due
+        self.table, self.lanes = np.array(rows, SQUARES), np.empty(self.ranks * LANES)
+        self.record = fill(
+            SQUARES_ALL, count=len(rows), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
+        )
+
+
+def gradient_norm(gradients: Sequence[np.ndarray]) -> float:
+    """The Euclidean norm of all gradients laid end to end; they are C-contiguous."""
+    squares = Squares([g for g in gradients if g.size])
+    if squares.arrays:
+        parallel(SQUARES_KERNEL, address_of(squares.record), 0, squares.ranks)
+    return math.sqrt(sum(squares.sums.tolist()))
