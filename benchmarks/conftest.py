@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +12,26 @@ import pytest
 
 from fastopt import _backends, get_num_threads
 from fastopt.benchmarks.limits import copy_bandwidth, gemm_peak
+from fastopt.benchmarks.peers import TITLES
+from fastopt.kernels.cpu.blas import blas
+
+PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="small sizes and few rounds: to see that a suite runs")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What the figures depend on, beside the processor."""
+    library = blas()
+    machine_info["fastopt"] = {
+        "threads": get_num_threads(),
+        "blas": f"{library.name} {library.version}",
+        "quick": config.getoption("--quick"),
+        "versions": {name: version(name) for module, name in PACKAGES.items() if find_spec(module)},
+    }
 
 
 @pytest.fixture(params=list(_backends.MODULES))
@@ -31,19 +49,20 @@ def quick(request: pytest.FixtureRequest, benchmark: Any) -> bool:
 def note(benchmark: Any) -> Callable[..., None]:
     """note(kind, name, contestant, ...): add to the benchmark's record what a report needs to know of it.
 
-    Machine-readable, all of one call: kind, name (of the rule, activation, loss or workload), contestant (a backend or
-    a peer), size (parameters, or elements), dtype, shape, threads, calls (in what was timed), bytes, flops, samples,
-    limit_seconds (what the machine would take at best), and two limits of the machine measured in the same run,
-    stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
+    Machine-readable, all of one call: kind, name (of the rule, activation, loss or workload), contestant (one of
+    PEERS), the titles of both, size (parameters, or elements), dtype, shape, threads, calls (in what was timed), bytes,
+    flops, samples, limit_seconds (what the machine would take at best), and two limits of the machine measured in the
+    same run, stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
     """
 
     def add(
         kind: str,
         name: str,
-        contestant: str,
+        contestant: str | ModuleType,
         *,
         size: int,
         shape: str = "",
+        title: str = "",
         moved: float = 0,
         flops: float = 0,
         samples: float = 0,
@@ -52,11 +71,14 @@ def note(benchmark: Any) -> Callable[..., None]:
     ) -> None:
         if benchmark.disabled or not benchmark.stats:
             return
+        if isinstance(contestant, ModuleType):
+            contestant = "numpy" if contestant is _backends.get("numpy") else "fastopt"
         seconds = benchmark.stats.stats.median / calls
         info = benchmark.extra_info
         peak, bandwidth = gemm_peak("float32"), copy_bandwidth()
         at_best = limit() if limit else max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
         info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
+        info |= {"title": title or name, "contestant_title": TITLES[contestant]}
         info |= {"shape": shape, "threads": get_num_threads(), "calls": calls, "bytes": float(moved)}
         info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": at_best}
         info |= {"stream_bytes_per_second": bandwidth, "gemm_flops_per_second": peak}

@@ -27,6 +27,5 @@ def test_loss_and_gradient(benchmark, note, backend, name, shape):
     np.testing.assert_allclose(backend.loss(spec, z, t, ours), reference.loss(spec, z, t, theirs), rtol=1e-5)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 / shape[0])
     benchmark(backend.loss, spec, z, t, ours)
-    contestant = "numpy" if backend is reference else "cpu"
     moved, flops = 2 * z.nbytes + t.nbytes, loss_flops(name) * z.size
-    note("loss", name, contestant, size=z.size, shape="x".join(map(str, shape)), moved=moved, flops=flops)
+    note("loss", name, backend, size=z.size, shape="x".join(map(str, shape)), moved=moved, flops=flops)

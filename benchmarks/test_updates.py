@@ -52,8 +52,7 @@ def test_update(benchmark, note, backend, quick, rule, size):
         for a, b in zip((ours.p, *ours.states), (twin.p, *twin.states), strict=True):
             np.copyto(a, b)
 
-    contestant = "numpy" if backend is reference else "cpu"
-    measure(benchmark, note, rule, size, contestant, lambda: backend.update([ours]), restore)
+    measure(benchmark, note, rule, size, backend, lambda: backend.update([ours]), restore)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from .. import _backends, datasets
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..optim import OPTIMIZER_CLASSES
-from .arguments import whole, widths
+from .arguments import check_writable, whole, widths
 
 FILES = (".npz", ".csv")
 
@@ -108,11 +107,11 @@ def _names(table: Any) -> str:
 def run(args: argparse.Namespace) -> int:
     """Train what `args` say and print the result."""
     from .contest import Contestant, compete
-    from .report import Progress, headline, result
+    from .outcome import Progress, headline, result
 
     backends = _contestants(args)
     if args.save is not None:
-        _check_writable(args.save)
+        check_writable("--save", args.save)
     data = _load(args)
     experiment = _experiment(args, data)
     if args.threads is not None:
@@ -157,17 +156,6 @@ def _contestants(args: argparse.Namespace) -> list[str]:
             raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
     compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
     return [args.backend, "numpy"] if compare else [args.backend]
-
-
-def _check_writable(path: str) -> None:
-    """Raise before the training, not after it."""
-    folder = Path(path).absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--save {path}: there is no folder {folder}")
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"--save {path}: expected the name of a file, but this is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--save {path}: the folder {folder} cannot be written to")
 
 
 def _load(args: argparse.Namespace) -> datasets.Dataset:
