@@ -40,6 +40,7 @@ RECORDS = [
     record("dense", "forward relu", "fastopt", 1e-3, shape="64x784x256", bytes=1e6, flops=25.7e6),
     record("loss", "hinge", "fastopt", 1e-5, shape="64x10", bytes=5e3, flops=4e3),
     record("epoch", "digits", "fastopt", 0.3e-3, title="digits, 64-32-10", bytes=0.0),
+    record("memory", "wide", "fastopt", 1.0, before_bytes=2e8, peak_bytes=5.5e8),
     record("epoch", "digits", "jax-scan", 0.6e-3, title="digits, 64-32-10", bytes=0.0),
 ]
 MACHINE = {"cpu": {"brand_raw": "A Processor"}, "fastopt": {"threads": 2, "versions": {"torch": "2.9"}}}
@@ -83,6 +84,7 @@ def test_tables(write, capsys):
     assert ["digits, 64-32-10", "Jax-Scan", "600 us", "0.50", "23.3", "0.83"] in rows
     assert ["adam", "100 x 1000", "Fastopt", "5 us", ""] in rows
     assert ["forward relu", "64x784x256", "Fastopt", "1 ms", "", "1", "25.7", "0.50"] in rows
+    assert ["wide", "Fastopt", "200 MB", "550 MB", "350 MB"] in rows
     assert "50 GB/s streamed, 200 GFLOP/s in large products" in out
     assert "## Change" not in out
 
@@ -168,6 +170,7 @@ BROKEN = {
     "a huge number": (document([record("update", "a", "fastopt", 1.0, bytes=10**400)]), "'bytes' must be a finite"),
     "below zero": (document([record("update", "a", "fastopt", 1.0, flops=-1)]), "'flops' must be a finite"),
     "no calls": (document([record("update", "a", "fastopt", 1.0, calls=0)]), "'calls' must be at least 1"),
+    "no peak": (document([record("memory", "a", "fastopt", 1.0)]), "'before_bytes' must be a number"),
     "a flag": (document([record("update", "a", "fastopt", 1.0, size=True)]), "'size' must be a number"),
     "a long name": (document([record("update", "a" * 201, "fastopt", 1.0)]), "'name' must be a text"),
     "a name that is none": (document([record("update", "a", "fastopt", 1.0, title=["x"])]), "'title' must be a text"),

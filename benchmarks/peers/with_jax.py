@@ -24,7 +24,7 @@ class Step:
         self.x, self.y = put(workload.x), put(workload.y.astype("int32") if workload.classes else workload.y)
         self.params = [put(p) for p in workload.weights]
         self.states = jax.tree.map(put, rule.init(self.params))
-        self.rows = len(workload.x)
+        self.rows = len(workload.order)
         self.batches = [put(rows.astype("int32")) for rows in workload.batches()]
 
         def loss_of(params, x, y):

@@ -42,6 +42,7 @@ class Default:
         self.loss_of = lambda x, y: criterion(model(x), y)
         self.optimizer = optimizer(workload.optimizer, model.parameters(), workload.lr, **self.options)
         self.x, self.y = torch.from_numpy(workload.x), torch.from_numpy(workload.y)
+        self.rows = len(workload.order)
         self.batches = [torch.from_numpy(rows) for rows in workload.batches()]
 
     def epoch(self) -> float:
@@ -52,7 +53,7 @@ class Default:
             loss.backward()
             self.optimizer.step()
             total += loss.detach() * len(rows)
-        return float(total) / len(self.x)
+        return float(total) / self.rows
 
 
 class Fused(Default):

@@ -18,7 +18,7 @@ TEXTS = ("kind", "name", "title", "contestant", "contestant_title", "shape", "dt
 class Result:
     """A benchmark: what was called, by whom it was done, and what a call took."""
 
-    kind: str  # update, step, dense, loss, epoch
+    kind: str  # update, step, dense, loss, epoch, memory
     name: str  # of the rule, layer, loss or workload
     title: str  # the same for people
     contestant: str
@@ -30,6 +30,8 @@ class Result:
     bytes: float  # moved at least, by a call; 0 where not known
     flops: float
     limit_seconds: float  # what the machine would take at best; 0 where not known
+    before_bytes: float = 0.0  # of kind memory: resident before training,
+    peak_bytes: float = 0.0  # and at most while training
 
     @property
     def work(self) -> tuple[str, str, str, int, str]:
@@ -99,6 +101,8 @@ def _result(info: Mapping[str, Any], stats: Any) -> Result:
         raise ValueError("'stats' must be an object")
     texts: dict[str, Any] = {name: _text(info, name) for name in TEXTS}
     numbers: dict[str, Any] = {name: _number(info, name) for name in ("bytes", "flops", "limit_seconds")}
+    if texts["kind"] == "memory":
+        numbers |= {name: _number(info, name) for name in ("before_bytes", "peak_bytes")}
     calls, size = _number(info, "calls"), _number(info, "size")
     seconds = _number(stats, "median")
     if not calls >= 1 or not seconds > 0:

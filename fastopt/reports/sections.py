@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..commands.tables import in_one_unit, rounded
+from ..commands.tables import in_bytes, in_one_unit, rounded
 from .read import Result, Run
 
 OURS = "fastopt"
@@ -24,7 +24,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return the tables of every run, and after each but the first what has changed since the one before."""
     found = []
     for i, run in enumerate(runs):
-        own = [_epochs(run), _updates(run), _steps(run), _kernels(run)]
+        own = [_epochs(run), _updates(run), _steps(run), _kernels(run), _memory(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -112,13 +112,24 @@ def _kernels(run: Run) -> Section:
     return Section("Dense layers and losses", text, _table(run.of("dense", "loss"), columns), "roofline")
 
 
+def _memory(run: Run) -> Section:
+    text = "Resident memory: with libraries imported and data made, at most while training, and the difference."
+    rows = [["work", "contestant", "before", "peak", "difference"]]
+    for group in by_work(run.of("memory")).values():
+        for result in group:
+            before, peak = int(result.before_bytes), int(result.peak_bytes)
+            sizes = (in_bytes(before), in_bytes(peak), in_bytes(max(0, peak - before)))
+            rows.append([result.title, result.contestant_title, *sizes])
+    return Section("Memory", text, rows if len(rows) > 1 else [])
+
+
 def changes(before: Run, after: Run) -> list[tuple[Result, float, float]]:
     """Return (result, seconds before, seconds after) of what both have, the largest growth first."""
     old = {(result.work, result.contestant): result.seconds for result in before.results}
     pairs = [
         (result, old[result.work, result.contestant], result.seconds)
         for result in after.results
-        if (result.work, result.contestant) in old
+        if (result.work, result.contestant) in old and result.kind != "memory"
     ]
     return sorted(pairs, key=lambda pair: pair[1] / pair[2])
 
