@@ -14,7 +14,7 @@ from fastopt.benchmarks.peers import PEERS, TITLES
 from fastopt.benchmarks.workloads import TITLES as WORK
 from fastopt.benchmarks.workloads import WORKLOADS, Absent, Workload
 
-ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 9}
+ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 5}
 Row = tuple[str, str, str, str]
 
 

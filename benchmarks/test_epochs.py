@@ -10,7 +10,7 @@ from fastopt.benchmarks.contest import contest
 from fastopt.benchmarks.peers import PEERS
 from fastopt.benchmarks.workloads import WORKLOADS, Absent
 
-ROUNDS = {"fashion-64": 5, "fashion-256": 7, "fashion-1024": 7, "digits": 15, "wide": 3, "linear": 7}
+ROUNDS = {"fashion-64": 5, "fashion-256": 7, "fashion-1024": 7, "digits": 15, "wide": 3, "linear": 5}
 
 
 class Clock:

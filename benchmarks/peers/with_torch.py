@@ -70,7 +70,9 @@ class Inductor(Fused):
         if not any(map(shutil.which, filter(None, (compiler, "g++", "clang++", "c++")))):
             raise Absent("torch.compile needs a C++ compiler (g++ or clang++, or the one that CXX names)")
         super().__init__(workload)
+        import torch._dynamo
         import torch._inductor.config
 
         torch._inductor.config.compile_threads = 1  # no pool of processes that outlives the run
+        torch._dynamo.reset()  # of too many versions of one function it would silently run the rest uncompiled
         self.loss_of = torch.compile(self.loss_of, dynamic=False)
