@@ -8,7 +8,7 @@ import pytest
 
 from fastopt.benchmarks.contest import contest
 from fastopt.benchmarks.peers import PEERS
-from fastopt.benchmarks.workloads import WORKLOADS, Absent
+from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent
 
 ROUNDS = {"fashion-64": 5, "fashion-256": 7, "fashion-1024": 7, "digits": 15, "wide": 3, "linear": 5}
 
@@ -69,5 +69,6 @@ def test_epoch(benchmark, note, request, quick, workload, contestant):
     benchmark.pedantic(CLOCK.advance, (seconds,), rounds=len(found.seconds[contestant]))
     widths = "-".join(map(str, (made.x.shape[1], *made.hidden, made.outputs)))
     note("epoch", workload, contestant, size=sum(p.size for p in made.weights),
-         shape=f"{widths}, batch {made.batch_size}", flops=made.flops, samples=len(made.x))  # fmt: skip
+         shape=f"{widths}, batch {made.batch_size}", title=TITLES[workload], flops=made.flops,
+         samples=len(made.order))  # fmt: skip
     benchmark.extra_info["loss"] = found.losses[contestant][0] if contestant != "sklearn" else None

@@ -127,7 +127,11 @@ def test_files_are_written(write, tmp_path, capsys):
 def test_the_same_file_gives_the_same_pictures(write):
     plots = pytest.importorskip("fastopt.reports.plots", exc_type=ImportError)
     runs = [read.read(write(document()))]
-    assert plots.plot(runs) == plots.plot(runs)
+    pictures = plots.plot(runs)
+    assert pictures == plots.plot(runs)
+    for picture in pictures.values():  # each text is there as a comment, too: no formula is left unset
+        assert b"<!-- " in picture
+        assert b"mathdefault" not in picture
 
 
 def test_texts_are_escaped(write):

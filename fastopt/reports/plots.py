@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .read import Result, Run
 from .sections import OURS, changes, suffix
@@ -62,6 +63,14 @@ def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any,
     return figure
 
 
+def _logarithmic(axis: Any) -> None:
+    """Both axes, labelled without the formulas that matplotlib would write there."""
+    axis.set(xscale="log", yscale="log")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
+
+
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -86,7 +95,8 @@ def _draw_updates(axis: Any, results: list[Result]) -> None:
             limits[result.size] = min(result.limit_seconds, limits.get(result.size, math.inf))
     if limits:
         axis.plot(*zip(*sorted(limits.items()), strict=True), "k--", linewidth=1, label="streaming limit")
-    axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="seconds")
+    _logarithmic(axis)
+    axis.set(xlabel="parameters", ylabel="seconds")
     axis.legend(fontsize=7)
 
 
@@ -130,7 +140,8 @@ def _roofline(run: Run) -> Figure | None:
     for r in fastest.values():
         where = (r.flops / r.bytes, r.flops / r.seconds / 1e9)
         axis.annotate(r.name, where, xytext=(4, 2), textcoords="offset points", fontsize=6)
-    axis.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
+    _logarithmic(axis)
+    axis.set(xlabel="operations per byte", ylabel="GFLOP/s")
     axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.gemm / 1e9:.0f} GFLOP/s")
     return figure
 
