@@ -1,13 +1,37 @@
-"""What the suites share: backends and the report's extra figures."""
+"""What the suites share: backends, small sizes for quick runs, and what a benchmark's record says of itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from fastopt import _backends
+from fastopt import _backends, get_num_threads
+from fastopt.benchmarks.limits import copy_bandwidth, gemm_peak
+from fastopt.benchmarks.peers import TITLES
+from fastopt.kernels.cpu.blas import blas
+
+PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="small sizes and few rounds: to see that a suite runs")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What the figures depend on, beside the processor."""
+    library = blas()
+    machine_info["fastopt"] = {
+        "threads": get_num_threads(),
+        "blas": f"{library.name} {library.version}",
+        "quick": config.getoption("--quick"),
+        "versions": {name: version(name) for module, name in PACKAGES.items() if find_spec(module)},
+    }
 
 
 @pytest.fixture(params=list(_backends.MODULES))
@@ -16,21 +40,55 @@ def backend(request: pytest.FixtureRequest) -> ModuleType:
 
 
 @pytest.fixture
-def note(benchmark: Any) -> Any:
-    """note(...): add the rate reached, and its share of the machine's limit, to the benchmark's report."""
+def quick(request: pytest.FixtureRequest, benchmark: Any) -> bool:
+    """Whether sizes and rounds are to be small: with --quick, and where only agreement is checked."""
+    return benchmark.disabled or request.config.getoption("--quick")
 
-    def add(moved: float = 0, flops: float = 0, samples: float = 0, limit: float = 0) -> None:
+
+@pytest.fixture
+def note(benchmark: Any) -> Callable[..., None]:
+    """note(kind, name, contestant, ...): add to the benchmark's record what a report needs to know of it.
+
+    Machine-readable, all of one call: kind, name (of the rule, activation, loss or workload), contestant (one of
+    PEERS), the titles of both, size (parameters, or elements), dtype, shape, threads, calls (in what was timed), bytes,
+    flops, samples, limit_seconds (what the machine would take at best), and two limits of the machine measured in the
+    same run, stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
+    """
+
+    def add(
+        kind: str,
+        name: str,
+        contestant: str | ModuleType,
+        *,
+        size: int,
+        shape: str = "",
+        title: str = "",
+        moved: float = 0,
+        flops: float = 0,
+        samples: float = 0,
+        limit: Callable[[], float] | None = None,
+        calls: int = 1,
+    ) -> None:
         if benchmark.disabled or not benchmark.stats:
             return
-        seconds = benchmark.stats.stats.median
+        if isinstance(contestant, ModuleType):
+            contestant = "numpy" if contestant is _backends.get("numpy") else "fastopt"
+        seconds = benchmark.stats.stats.median / calls
         info = benchmark.extra_info
+        peak, bandwidth = gemm_peak("float32"), copy_bandwidth()
+        at_best = limit() if limit else max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
+        info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
+        info |= {"title": title or name, "contestant_title": TITLES[contestant]}
+        info |= {"shape": shape, "threads": get_num_threads(), "calls": calls, "bytes": float(moved)}
+        info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": at_best}
+        info |= {"stream_bytes_per_second": bandwidth, "gemm_flops_per_second": peak}
         if moved:
             info["GB/s"] = round(moved / seconds / 1e9, 2)
         if flops:
             info["GFLOP/s"] = round(flops / seconds / 1e9, 2)
         if samples:
             info["samples/s"] = round(samples / seconds)
-        if limit:
-            info["share of limit"] = round((moved or flops) / seconds / limit, 3)
+        if at_best:
+            info["share of limit"] = round(at_best / seconds, 3)
 
     return add

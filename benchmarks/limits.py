@@ -67,11 +67,18 @@ def update_bytes(p: np.ndarray, states: int) -> int:
     return (3 + 2 * states) * p.nbytes
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
-    """The median time of each call in seconds, the calls taken in turn so that all see the same machine."""
+def interleave(
+    calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, pause: float = 0
+) -> dict[str, float]:
+    """The median time of each call in seconds, the calls taken in turn so that all see the same machine.
+
+    `pause` is how long to wait before each, for the threads of the one before to come to rest.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds + warm):
         for name, call in calls.items():
+            if pause:
+                time.sleep(pause)
             start = time.perf_counter()
             call()
             if i >= warm:

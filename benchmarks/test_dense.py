@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import gemm_peak
+from fastopt.benchmarks.work import dense_bytes
 from fastopt.kernels import reference
 from fastopt.kernels.formulas import ACTIVATIONS
 
 SHAPES = [(64, 784, 256), (64, 256, 128), (64, 128, 10), (1024, 784, 256), (64, 1024, 1024)]  # rows, inputs, outputs
 CASES = [("relu", shape) for shape in SHAPES] + [(name, SHAPES[1]) for name in ACTIVATIONS if name != "relu"]
+
+
+def record(note, backend, name, activation, shape, flops):
+    moved = dense_bytes(*shape, backward=name == "backward")
+    text = "x".join(map(str, shape))
+    size = int(np.prod(shape))
+    note("dense", f"{name} {activation}", backend, size=size, shape=text, moved=moved, flops=flops)
 
 
 def make(rows, inputs, outputs, dtype="float32"):
@@ -39,7 +46,7 @@ def test_forward(benchmark, note, backend, activation, shape):
     assert_agree(backend, (x, w, b, dy), activation)
     y, z = np.empty_like(dy), np.empty_like(dy) if ACTIVATIONS[activation].uses == "z" else None
     benchmark(backend.dense_forward, x, w, b, activation, y, z)
-    note(flops=2 * np.prod(shape, dtype=float), limit=0 if benchmark.disabled else gemm_peak("float32"))
+    record(note, backend, "forward", activation, shape, 2 * np.prod(shape, dtype=float))
 
 
 @pytest.mark.parametrize(("activation", "shape"), CASES)
@@ -49,4 +56,4 @@ def test_backward(benchmark, note, backend, activation, shape):
     assert_agree(backend, (x, w, b, dy), activation)
     y, z, gradients = outputs_of(backend, x, w, b, dy, activation)
     benchmark(backend.dense_backward, dy, x, w, y if z is None else z, activation, *gradients)
-    note(flops=4 * np.prod(shape, dtype=float), limit=0 if benchmark.disabled else gemm_peak("float32"))
+    record(note, backend, "backward", activation, shape, 4 * np.prod(shape, dtype=float))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import copy_bandwidth
+from fastopt.benchmarks.work import loss_flops
 from fastopt.kernels import reference
 from fastopt.kernels.formulas import LOSSES
 from fastopt.kernels.spec import LossSpec
@@ -27,4 +27,5 @@ def test_loss_and_gradient(benchmark, note, backend, name, shape):
     np.testing.assert_allclose(backend.loss(spec, z, t, ours), reference.loss(spec, z, t, theirs), rtol=1e-5)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 / shape[0])
     benchmark(backend.loss, spec, z, t, ours)
-    note(moved=2 * z.nbytes + t.nbytes, limit=0 if benchmark.disabled else copy_bandwidth())
+    moved, flops = 2 * z.nbytes + t.nbytes, loss_flops(name) * z.size
+    note("loss", name, backend, size=z.size, shape="x".join(map(str, shape)), moved=moved, flops=flops)

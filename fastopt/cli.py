@@ -1,7 +1,8 @@
 """The command `fastopt`: its parser, and what happens when something goes wrong.
 
-Exit status: 0 for success; 1 where `warmup` could not keep what it compiled; 2 for arguments, data and files that
-cannot be used, with a line `fastopt: error: ...` on stderr; 130 after an interrupt (Ctrl-C).
+Exit status: 0 for success; 1 where `warmup` could not keep what it compiled, or a benchmark of `bench` failed; 2 for
+arguments, data and files that cannot be used, with a line `fastopt: error: ...` on stderr; 130 after an interrupt
+(Ctrl-C).
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Version(argparse.Action):
 
 def parser() -> Parser:
     """Return the parser of the command line; `run` of what it parses is the command's function."""
-    from .commands import info, profile, train, warmup
+    from .commands import bench, info, profile, report, train, warmup
 
     top = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
     top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, profile, info, warmup):
+    for command in (train, profile, bench, report, info, warmup):
         command.add(commands)
     return top
 

@@ -1,9 +1,14 @@
-"""Types of command-line arguments; what is wrong with a value is said by argparse, with the option's name."""
+"""Types of command-line arguments; what is wrong with a value is said by argparse, with the option's name.
+
+And a check of files to be written, which comes before the work that they are to hold.
+"""
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from pathlib import Path
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -36,3 +41,14 @@ def widths(text: str) -> tuple[int, ...]:
     if min(found) < 1:
         raise ArgumentTypeError(f"expected widths of hidden layers, such as 128,64, or none; got {text!r}")
     return found
+
+
+def check_writable(option: str, path: str) -> None:
+    """Raise where the file that `option` names cannot be written: its folder is missing or read-only, or it is one."""
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{option} {path}: expected the name of a file, but this is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{option} {path}: the folder {folder} cannot be written to")

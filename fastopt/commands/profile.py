@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from . import train
+from .arguments import check_writable
 
 
 def add(commands: Any) -> None:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         raise ValueError("--compare trains the reference as well, which cannot be profiled: use fastopt train")
     if args.trace is not None:
-        train.check_writable("--trace", args.trace)
+        check_writable("--trace", args.trace)
     args.compare = False
     recorded = profile()
     status = train.run(args, recorded)

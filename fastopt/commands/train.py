@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from .. import _backends, datasets
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..optim import OPTIMIZER_CLASSES
-from .arguments import whole, widths
+from .arguments import check_writable, whole, widths
 
 FILES = (".npz", ".csv")
 
@@ -120,7 +119,7 @@ def _names(table: Any) -> str:
 def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
     """Train what `args` say and print the result; `during` is open while the epochs run."""
     from .contest import Contestant, compete
-    from .report import Progress, headline, result
+    from .outcome import Progress, headline, result
 
     backends = _contestants(args)
     if args.save is not None:
@@ -170,17 +169,6 @@ def _contestants(args: argparse.Namespace) -> list[str]:
             raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
     compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
     return [args.backend, "numpy"] if compare else [args.backend]
-
-
-def check_writable(option: str, path: str) -> None:
-    """Raise before the training, not after it."""
-    folder = Path(path).absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{option} {path}: expected the name of a file, but this is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{option} {path}: the folder {folder} cannot be written to")
 
 
 def _load(args: argparse.Namespace) -> datasets.Dataset:

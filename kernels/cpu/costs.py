@@ -23,32 +23,63 @@ from .updates import fill_scalars
 INDEX = 8  # bytes of a row's number, and of a label
 
 
-class _Counted:
-    """A number that counts the operations on numbers of its class, to go through a scalar rule."""
+class Counted:
+    """A number that counts what is done with it: an operation for each + - * / and each function of `math`."""
 
-    operations = 0
+    done = 0
 
     def __init__(self, value: Any) -> None:
-        self.value = value
+        self.value: Any = value.value if isinstance(value, Counted) else value
 
-    def _operate(self, other: Any) -> _Counted:
-        type(self).operations += 1
-        return type(self)(1.0)
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operate
-
-    def __float__(self) -> float:  # asked for by sqrt
-        type(self).operations += 1
+    def __float__(self) -> float:  # what the functions of `math` ask for
+        Counted.done += 1
         return float(self.value)
 
-    def __abs__(self) -> _Counted:
-        return self
+    def __neg__(self) -> Counted:
+        return Counted(-self.value)
+
+    def __abs__(self) -> Counted:
+        return Counted(abs(self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == Counted(other).value
 
     def __lt__(self, other: Any) -> bool:
-        return bool(self.value < getattr(other, "value", other))
+        return self.value < Counted(other).value
+
+    def __le__(self, other: Any) -> bool:
+        return self.value <= Counted(other).value
 
     def __gt__(self, other: Any) -> bool:
-        return bool(self.value > getattr(other, "value", other))
+        return self.value > Counted(other).value
+
+    def __ge__(self, other: Any) -> bool:
+        return self.value >= Counted(other).value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def _operation(self, value: float) -> Counted:
+        Counted.done += 1
+        return Counted(value)
+
+    def __add__(self, other: Any) -> Counted:
+        return self._operation(self.value + Counted(other).value)
+
+    def __sub__(self, other: Any) -> Counted:
+        return self._operation(self.value - Counted(other).value)
+
+    def __mul__(self, other: Any) -> Counted:
+        return self._operation(self.value * Counted(other).value)
+
+    def __truediv__(self, other: Any) -> Counted:
+        return self._operation(self.value / Counted(other).value)
+
+
+def count_operations(function: Any, *arguments: Any) -> int:
+    before = Counted.done
+    function(*arguments)
+    return Counted.done - before
 
 
 @cache
@@ -60,9 +91,9 @@ def update_flops(rule: str) -> int:
     """
     row, table = OPTIMIZERS[rule], np.zeros((1, HYPER + 1))
     fill_scalars(table, rule, [2], row.options)
-    number: Any = type("Counted", (_Counted,), {})
-    row.rule(number(1.0), number(1.0), tuple(number(1.0) for _ in row.states), table[0, :HYPER].tolist(), 0.0)
-    return int(number.operations)
+    h = [Counted(value) for value in table[0, :HYPER].tolist()]
+    states = tuple(Counted(0.5) for _ in row.states)
+    return count_operations(row.rule, Counted(0.5), Counted(0.5), states, h, Counted(1e-38))
 
 
 def _update_bytes(rule: str | None, width: int) -> int:

@@ -1,0 +1,33 @@
+"""This library's own backends."""
+
+from __future__ import annotations
+
+import fastopt as fo
+from fastopt.benchmarks.workloads import Workload
+from fastopt.kernels.spec import Batches
+from fastopt.training import train_epoch
+
+
+class Reference:
+    """`Sequential` on the NumPy reference, by the epochs that `fit` is made of, so that the order can be given."""
+
+    same_steps = True
+    backend = "numpy"
+
+    def __init__(self, workload: Workload) -> None:
+        layers = [*(fo.Dense(width, "relu") for width in workload.hidden), fo.Dense(workload.outputs)]
+        self.model = fo.Sequential(layers, backend=self.backend, inputs=workload.x.shape[1])
+        self.model.set_weights(workload.weights)
+        self.model.compile(fo.get_optimizer(workload.optimizer, lr=workload.lr), workload.loss)
+        self.workload = workload
+        self.network = self.model.network()
+        self.batches = Batches(workload.x, workload.y, workload.order, workload.batch_size)
+
+    def epoch(self) -> float:
+        return self.workload.mean(train_epoch(self.model, self.network, self.batches).losses)
+
+
+class Compiled(Reference):
+    """The same on the compiled kernels."""
+
+    backend = "cpu"

@@ -1,0 +1,71 @@
+"""Optimizer steps as calls to be timed: of one array, and of many; ours and torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import fastopt as fo
+from fastopt.benchmarks.peers import need
+from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.spec import Update
+
+LARGE = [10_000_000, 50_000_000]
+REPORTED = ("sgd", "momentum", "adagrad", "adam")
+STEP = 10  # the number of the step that `job` is
+SHAPES = {  # arrays of a step
+    "784-256-128-10": [(784, 256), (256,), (256, 128), (128,), (128, 10), (10,)],
+    "100 x 1000": [(1000,)] * 100,
+}
+
+
+def job(rule: str, size: int, dtype: str = "float32") -> Update:
+    """An update of new arrays, always the same."""
+    rng = np.random.default_rng(0)
+    p, g = (rng.random(size, dtype=dtype) - np.float32(0.5) for _ in range(2))
+    states = tuple(rng.random(size, dtype=dtype) for _ in OPTIMIZERS[rule].states)
+    return Update(rule, p, g, states, OPTIMIZERS[rule].options, STEP)
+
+
+def torch_update(ours: Update) -> Callable[[], object]:
+    """torch's fused step on the memory of the job's arrays, its states included. Raises Absent."""
+    need("torch")
+    import torch
+
+    from fastopt.benchmarks.peers.with_torch import optimizer, use_our_threads
+
+    use_our_threads()
+    p = torch.nn.Parameter(torch.from_numpy(ours.p))
+    p.grad = torch.from_numpy(ours.g)
+    made = optimizer(ours.rule, [p], ours.options["lr"], fused=True)
+    state = made.state[p]
+    for name, values in zip(OPTIMIZERS[ours.rule].states, ours.states, strict=True):
+        state[name] = torch.from_numpy(values)
+    if ours.rule != "momentum":
+        state["step"] = torch.tensor(float(STEP - 1))
+    return made.step
+
+
+def steps(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> dict[str, Callable[[], object]]:
+    """Adam steps of some arrays, by contestant: fastopt, numpy, torch-fused, torch-default. Raises Absent."""
+    rng = np.random.default_rng(0)
+    calls: dict[str, Callable[[], object]] = {}
+    for name in names:
+        params = [rng.random(shape, dtype="float32") for shape in shapes]
+        grads = [rng.random(shape, dtype="float32") for shape in shapes]
+        if name in ("fastopt", "numpy"):
+            made = fo.Adam(params, backend="numpy" if name == "numpy" else "cpu")
+            calls[name] = lambda made=made, grads=grads: made.step(grads)
+            continue
+        need("torch")
+        import torch
+
+        from fastopt.benchmarks.peers.with_torch import optimizer, use_our_threads
+
+        use_our_threads()
+        tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = torch.from_numpy(grad)
+        calls[name] = optimizer("adam", tensors, 1e-3, **{"fused": True} if name == "torch-fused" else {}).step
+    return calls

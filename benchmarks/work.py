@@ -1,0 +1,25 @@
+"""How much arithmetic a kernel does, and how much memory it has to move at least."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fastopt.kernels.cpu.costs import Counted, count_operations
+from fastopt.kernels.formulas import LOSSES
+
+
+@cache
+def loss_flops(name: str) -> int:
+    """Operations for the loss and the gradient of one output; of a softmax also its exponential, sum and division."""
+    row = LOSSES[name]
+    z, t = Counted(0.25), Counted(0.75)
+    if row.by_row:
+        return 4 + count_operations(row.value, z, t, Counted(2.0)) + count_operations(row.slope, z, t)
+    a = Counted(0.5)
+    return count_operations(row.value, z, t, a) + count_operations(row.slope, z, t, a)
+
+
+def dense_bytes(rows: int, inputs: int, outputs: int, backward: bool, itemsize: int = 4) -> int:
+    """Each array once: x, w, b, y; backward dy, x, w, y and the three gradients."""
+    x, w, y = rows * inputs, inputs * outputs, rows * outputs
+    return itemsize * (2 * x + 2 * w + 2 * y + outputs if backward else x + w + y + outputs)

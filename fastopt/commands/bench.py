@@ -1,0 +1,107 @@
+"""`fastopt bench`: run the suites of benchmarks and keep what they measure in a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .arguments import check_writable, whole
+
+# Whoever multiplies matrices: this library, OpenMP (torch), OpenBLAS and MKL (NumPy), XLA (JAX).
+THREADS = ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+QUICK = ("--quick", "--benchmark-max-time=0.05", "--benchmark-min-rounds=3")
+FAILED, INTERRUPTED, NOTHING = 1, 2, 5  # exit statuses of pytest
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure kernels and epochs, against the machine's limits and other libraries",
+        description="Run suites of benchmarks (by pytest-benchmark): each checks that its contestants agree, then "
+        "times them. Other libraries (torch, JAX, scikit-learn) take part where they are installed. `fastopt report` "
+        "makes tables and plots of the file that --json writes.",
+    )
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="which suites (default: all; see --list)")
+    parser.add_argument("--list", action="store_true", help="list the suites and exit")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured, for `fastopt report`")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that everything runs")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="of all contestants (default: each its own)")
+    parser.add_argument("-k", dest="only", metavar="EXPRESSION", help="only benchmarks whose names match, as in pytest")
+    parser.set_defaults(run=run)
+
+
+def folder() -> Path:
+    """Return the folder that holds the suites."""
+    spec = importlib.util.find_spec("fastopt.benchmarks")
+    if spec is None or spec.origin is None:
+        raise ValueError("this installation of fastopt has no benchmarks: the package fastopt.benchmarks is missing")
+    return Path(spec.origin).parent
+
+
+def suites() -> dict[str, Path]:
+    """Return the suites by name.
+
+    >>> list(suites())
+    ['dense', 'epochs', 'losses', ...]
+    """
+    return {path.stem.removeprefix("test_"): path for path in sorted(folder().glob("test_*.py"))}
+
+
+def summary(path: Path) -> str:
+    """Return the first line of a suite's docstring, without running the suite."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the suites that `args` name."""
+    known = suites()
+    if args.list:
+        print("\n".join(f"{name:<{max(map(len, known))}}   {summary(path)}" for name, path in known.items()))
+        return 0
+    for name in args.suites:
+        if name not in known:
+            raise ValueError(f"unknown suite {name!r}; known: {', '.join(known)}")
+    for package, module in (("pytest", "pytest"), ("pytest-benchmark", "pytest_benchmark")):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"the benchmarks need {package}: pip install 'fastopt[bench]'")
+    if args.json is not None:
+        check_writable("--json", args.json)
+    status = _pytest(command(args, [known[name] for name in args.suites or known]), args.threads)
+    if status == NOTHING:
+        raise ValueError(f"no benchmark matches -k {args.only!r}")
+    if status not in (0, FAILED):
+        raise KeyboardInterrupt if status == INTERRUPTED else ValueError(f"pytest ended with status {status}")
+    if args.json is not None and Path(args.json).is_file():
+        print(f"What was measured is in {args.json}; `fastopt report {args.json}` makes tables of it.")
+    return status
+
+
+def command(args: argparse.Namespace, files: list[Path]) -> list[str]:
+    """Return the command line of pytest."""
+    options = [f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
+    options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean"]
+    options += [f"--benchmark-json={Path(args.json).absolute()}"] if args.json is not None else []
+    options += QUICK if args.quick else ()
+    options += ["-k", args.only] if args.only is not None else []
+    return [sys.executable, "-m", "pytest", *options, *map(str, files)]
+
+
+def _pytest(command: list[str], threads: int | None) -> int:
+    """Run pytest in a process of its own, because libraries read their numbers of threads when they are loaded."""
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= dict.fromkeys(THREADS, str(threads))
+    sys.stdout.flush()
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # which pytest has got as well
+        process.wait()
+        raise

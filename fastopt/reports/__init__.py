@@ -1,0 +1,1 @@
+"""What becomes of measurements: files read and checked (`read`), rows of tables (`sections`), plots, pages."""

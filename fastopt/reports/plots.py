@@ -1,0 +1,163 @@
+"""The plots of a report, as SVG pictures. The only module that needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from .read import Result, Run
+from .sections import OURS, changes, suffix
+
+# Texts come from files and are no formulas; and the same data gives the same file.
+SETTINGS: Any = {
+    "text.parse_math": False,
+    "svg.hashsalt": "fastopt",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+COLOURS = {OURS: "#d62728", "numpy": "#7f7f7f", "torch-fused": "#ff7f0e", "torch-default": "#ffbb78"}
+COLOURS |= {"torch-compile": "#8c564b", "jax-step": "#9ecae1", "jax-scan": "#1f77b4", "sklearn": "#2ca02c"}
+OTHER = "#9467bd"
+MARKERS = {"update": "o", "step": "v", "dense": "s", "loss": "^"}
+COLUMNS = 3
+MOST_CHANGES = 40
+
+
+def plot(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Return SVG pictures by name (updates, roofline, epochs, change), as far as there is something to draw."""
+    pictures: dict[str, bytes] = {}
+    with matplotlib.rc_context(SETTINGS):
+        for i, run in enumerate(runs):
+            drawn = {"epochs": _epochs(run), "updates": _updates(run), "roofline": _roofline(run)}
+            drawn["change"] = _change(runs[i - 1], run) if i else None
+            pictures |= {name + suffix(i, runs): _svg(figure) for name, figure in drawn.items() if figure}
+    return pictures
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any, list[Result]], None]) -> Figure | None:
+    """A figure with a panel for each group."""
+    if not groups:
+        return None
+    columns = min(COLUMNS, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(groups) :]:
+        axis.remove()
+    for axis, (title, results) in zip(axes, groups.items(), strict=False):
+        axis.set_title(title, fontsize=9)
+        draw(axis, results)
+    return figure
+
+
+def _logarithmic(axis: Any) -> None:
+    """Both axes, labelled without the formulas that matplotlib would write there."""
+    axis.set(xscale="log", yscale="log")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+        side.set_minor_formatter(NullFormatter())
+
+
+def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.title, []).append(result)
+    return groups
+
+
+def _updates(run: Run) -> Figure | None:
+    """Time against size, a panel for each rule, with the streaming limit drawn in."""
+    return _panels(_grouped(run.of("update")), 3.0, _draw_updates)
+
+
+def _draw_updates(axis: Any, results: list[Result]) -> None:
+    for contestant in dict.fromkeys(result.contestant for result in results):
+        own = sorted((r for r in results if r.contestant == contestant), key=lambda r: r.size)
+        colour = COLOURS.get(contestant, OTHER)
+        sizes, times = [r.size for r in own], [r.seconds for r in own]
+        axis.plot(sizes, times, marker="o", markersize=4, color=colour, label=own[0].contestant_title)
+    limits: dict[int, float] = {}
+    for result in results:
+        if result.limit_seconds:
+            limits[result.size] = min(result.limit_seconds, limits.get(result.size, math.inf))
+    if limits:
+        axis.plot(*zip(*sorted(limits.items()), strict=True), "k--", linewidth=1, label="streaming limit")
+    _logarithmic(axis)
+    axis.set(xlabel="parameters", ylabel="seconds")
+    axis.legend(fontsize=7)
+
+
+def _epochs(run: Run) -> Figure | None:
+    """Bars of the time of an epoch, a panel for each workload."""
+    return _panels(_grouped(run.of("epoch")), 2.4, _draw_epochs)
+
+
+def _draw_epochs(axis: Any, results: list[Result]) -> None:
+    best = sorted(results, key=lambda r: r.seconds)
+    places = range(len(best))
+    axis.barh(places, [r.seconds for r in best], color=[COLOURS.get(r.contestant, OTHER) for r in best])
+    axis.set_yticks(places, [r.contestant_title for r in best])
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds per epoch")
+    if best[0].limit_seconds:
+        axis.axvline(best[0].limit_seconds, color="k", linestyle="--", linewidth=1)
+
+
+def _roofline(run: Run) -> Figure | None:
+    """Speed against operations per byte of every kernel, under what memory and multipliers allow."""
+    points = [r for r in run.of(*MARKERS) if r.contestant == OURS and r.bytes and r.flops]
+    if not points or not run.stream or not run.gemm:
+        return None
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axis = figure.subplots()
+    intensities = [r.flops / r.bytes for r in points]
+    ridge = run.gemm / run.stream
+    low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2
+    corners = [low, ridge, high]
+    axis.plot(corners, [min(x * run.stream, run.gemm) / 1e9 for x in corners], "k-", label="limit of this machine")
+    for kind, marker in MARKERS.items():
+        own = [r for r in points if r.kind == kind]
+        if own:
+            xs, ys = [r.flops / r.bytes for r in own], [r.flops / r.seconds / 1e9 for r in own]
+            axis.plot(xs, ys, marker, label=kind, alpha=0.6, markersize=5)
+    fastest: dict[str, Result] = {}
+    for r in points:  # a name for each kernel, at its fastest
+        if r.name not in fastest or r.flops / r.seconds > fastest[r.name].flops / fastest[r.name].seconds:
+            fastest[r.name] = r
+    for r in fastest.values():
+        where = (r.flops / r.bytes, r.flops / r.seconds / 1e9)
+        axis.annotate(r.name, where, xytext=(4, 2), textcoords="offset points", fontsize=6)
+    _logarithmic(axis)
+    axis.set(xlabel="operations per byte", ylabel="GFLOP/s")
+    axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.gemm / 1e9:.0f} GFLOP/s")
+    return figure
+
+
+def _change(before: Run, after: Run) -> Figure | None:
+    """Bars of the time after over the time before, of what has changed most."""
+    found = sorted(changes(before, after), key=lambda pair: -abs(math.log(pair[2] / pair[1])))[:MOST_CHANGES]
+    if not found:
+        return None
+    found.sort(key=lambda pair: pair[1] / pair[2])
+    figure = Figure(figsize=(9, 0.8 + 0.22 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    ratios, places = [new / old for _, old, new in found], range(len(found))
+    axis.barh(places, [math.log2(ratio) for ratio in ratios], color=["#d62728" if r > 1 else "#2ca02c" for r in ratios])
+    axis.set_yticks(places, [f"{r.label}, {r.contestant_title}" for r, _, _ in found], fontsize=7)
+    axis.invert_yaxis()
+    axis.axvline(0, color="k", linewidth=1)
+    axis.set_xlabel("log2(time after / time before): below 0 is faster")
+    return figure

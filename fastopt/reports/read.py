@@ -1,0 +1,145 @@
+"""Files of pytest-benchmark as results; whatever a file holds, it is checked here and nowhere after."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LONGEST = 200  # characters of a text in a file
+TEXTS = ("kind", "name", "title", "contestant", "contestant_title", "shape", "dtype")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark: what was called, by whom it was done, and what a call took."""
+
+    kind: str  # update, step, dense, loss, epoch, memory
+    name: str  # of the rule, layer, loss or workload
+    title: str  # the same for people
+    contestant: str
+    contestant_title: str
+    shape: str
+    size: int
+    dtype: str
+    seconds: float  # median
+    bytes: float  # moved at least, by a call; 0 where not known
+    flops: float
+    limit_seconds: float  # what the machine would take at best; 0 where not known
+    before_bytes: float = 0.0  # of kind memory: resident before training,
+    peak_bytes: float = 0.0  # and at most while training
+
+    @property
+    def work(self) -> tuple[str, str, str, int, str]:
+        """What was done, whoever did it."""
+        return self.kind, self.name, self.shape, self.size, self.dtype
+
+    @property
+    def label(self) -> str:
+        """A line about what was done."""
+        what = self.title if self.kind == "epoch" else f"{self.name} {self.shape or f'{self.size:,}'}"
+        return f"{self.kind}: {what}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A file: its results, and what they were measured on."""
+
+    path: str
+    when: str
+    machine: str  # a line about processor, threads and versions
+    stream: float  # bytes a second, read and written; 0 where not known
+    gemm: float  # FLOP/s of large products
+    results: tuple[Result, ...]
+
+    def of(self, *kinds: str) -> list[Result]:
+        """The results of some kinds, in the file's order."""
+        return [result for result in self.results if result.kind in kinds]
+
+
+def read(path: str | os.PathLike[str]) -> Run:
+    """Return what a file of `fastopt bench --json` holds; benchmarks of other projects in it are left out.
+
+    Raises OSError for a file that cannot be read, and ValueError, naming the file, for one that is not JSON, not
+    pytest-benchmark's, or without a benchmark of fastopt, and for records with fields missing or impossible.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected a JSON file of pytest-benchmark, but it cannot be parsed: {error}"
+        ) from None
+    if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list):
+        raise ValueError(f"{path}: expected a JSON file of pytest-benchmark: an object with a list 'benchmarks'")
+    results, streams, gemms = [], [], []
+    for i, record in enumerate(data["benchmarks"]):
+        info = record.get("extra_info") if isinstance(record, dict) else None
+        if not isinstance(info, dict) or "kind" not in info:
+            continue
+        try:
+            results.append(_result(info, record.get("stats")))
+            streams.append(_number(info, "stream_bytes_per_second"))
+            gemms.append(_number(info, "gemm_flops_per_second"))
+        except ValueError as error:
+            raise ValueError(f"{path}: benchmarks[{i}]: {error}") from None
+    if not results:
+        count = len(data["benchmarks"])
+        raise ValueError(
+            f"{path}: expected results of `fastopt bench`, but none of its {count} benchmarks is of fastopt"
+        )
+    when = data.get("datetime")
+    when = when[:16].replace("T", " ") if isinstance(when, str) else "unknown time"
+    return Run(str(path), when, _machine(data.get("machine_info")), max(streams), max(gemms), tuple(results))
+
+
+def _result(info: Mapping[str, Any], stats: Any) -> Result:
+    if not isinstance(stats, dict):
+        raise ValueError("'stats' must be an object")
+    texts: dict[str, Any] = {name: _text(info, name) for name in TEXTS}
+    numbers: dict[str, Any] = {name: _number(info, name) for name in ("bytes", "flops", "limit_seconds")}
+    if texts["kind"] == "memory":
+        numbers |= {name: _number(info, name) for name in ("before_bytes", "peak_bytes")}
+    calls, size = _number(info, "calls"), _number(info, "size")
+    seconds = _number(stats, "median")
+    if not calls >= 1 or not seconds > 0:
+        raise ValueError(f"'calls' must be at least 1 and 'median' above 0; got {calls:g} and {seconds:g}")
+    return Result(**texts, **numbers, size=int(size), seconds=seconds / calls)
+
+
+def _text(info: Mapping[str, Any], name: str) -> str:
+    value = info.get(name)
+    if not isinstance(value, str) or len(value) > LONGEST:
+        raise ValueError(f"{name!r} must be a text of at most {LONGEST} characters")
+    return value
+
+
+def _number(info: Mapping[str, Any], name: str) -> float:
+    value = info.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name!r} must be a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number < 1e300:  # NaN as well
+        raise ValueError(f"{name!r} must be a finite number of at least 0")
+    return number
+
+
+def _machine(info: Any) -> str:
+    """A line about the machine, from whatever is known of it."""
+    own, cpu = (_object(_object(info).get(name)) for name in ("fastopt", "cpu"))
+    versions = _object(own.get("versions"))
+    threads = f"{own['threads']} threads" if isinstance(own.get("threads"), int) else ""
+    parts = [cpu.get("brand_raw"), threads, own.get("blas"), *(f"{name} {value}" for name, value in versions.items())]
+    line = ", ".join(part for part in parts if isinstance(part, str) and part) or "unknown machine"
+    quick = "; a quick run: sizes and rounds are too small to judge by" if own.get("quick") is True else ""
+    return line[: 3 * LONGEST] + quick
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,142 @@
+"""The tables of a report, as plain text in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..commands.tables import in_bytes, in_one_unit, rounded
+from .read import Result, Run
+
+OURS = "fastopt"
+
+
+class Section(NamedTuple):
+    """A table: a title, a line about it, a heading row and the others; `plot` names the picture that goes with it."""
+
+    title: str
+    text: str
+    rows: list[list[str]]
+    plot: str = ""
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """Return the tables of every run, and after each but the first what has changed since the one before."""
+    found = []
+    for i, run in enumerate(runs):
+        own = [_epochs(run), _updates(run), _steps(run), _kernels(run), _memory(run)]
+        if i:
+            own.append(_change(runs[i - 1], run))
+        prefix = f"{run.path}: " if len(runs) > 1 else ""
+        found += [
+            part._replace(title=prefix + part.title, plot=f"{part.plot}{suffix(i, runs)}") for part in own if part.rows
+        ]
+    return found
+
+
+def suffix(i: int, runs: Sequence[Run]) -> str:
+    """Return what the names of the plots of run i end with: nothing if there is only one."""
+    return f"-{i + 1}" if len(runs) > 1 else ""
+
+
+def by_work(results: Iterable[Result]) -> dict[tuple, list[Result]]:
+    """Return the results of the same work together, ours first, then from the fastest to the slowest."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.work, []).append(result)
+    return {
+        work: sorted(some, key=lambda result: (result.contestant != OURS, result.seconds))
+        for work, some in groups.items()
+    }
+
+
+def _time(seconds: float) -> str:
+    return in_one_unit([seconds])[0]
+
+
+def _rate(amount: float, seconds: float) -> str:
+    return rounded(amount / seconds / 1e9) if amount else ""
+
+
+def _share(result: Result) -> str:
+    return f"{result.limit_seconds / result.seconds:.2f}" if result.limit_seconds else ""
+
+
+def _table(results: Iterable[Result], columns: Sequence[str]) -> list[list[str]]:
+    """Rows of the chosen columns; empty without results."""
+    rows = []
+    for group in by_work(results).values():
+        ours = group[0] if group[0].contestant == OURS else None
+        for result in group:
+            cells = {
+                "work": result.title,
+                "shape": result.shape or f"{result.size:,}",
+                "contestant": result.contestant_title,
+                "time": _time(result.seconds),
+                "ours / theirs": f"{ours.seconds / result.seconds:.2f}" if ours and result is not ours else "",
+                "GB/s": _rate(result.bytes, result.seconds),
+                "GFLOP/s": _rate(result.flops, result.seconds),
+                "share of limit": _share(result),
+            }
+            rows.append([cells[column] for column in columns])
+    return [list(columns), *rows] if rows else []
+
+
+RATIO = "ours / theirs: below 1, fastopt takes less time."
+
+
+def _epochs(run: Run) -> Section:
+    columns = ("work", "contestant", "time", "ours / theirs", "GFLOP/s", "share of limit")
+    text = f"Median time of an epoch; all start from the same weights and see the same batches. {RATIO}"
+    return Section("Epochs against other libraries", text, _table(run.of("epoch"), columns), "epochs")
+
+
+def _updates(run: Run) -> Section:
+    columns = ("work", "shape", "contestant", "time", "ours / theirs", "GB/s", "share of limit")
+    text = f"In-place updates of one array; the limit is a loop that only streams the same arrays. {RATIO}"
+    return Section("Optimizer updates", text, _table(run.of("update"), columns), "updates")
+
+
+def _steps(run: Run) -> Section:
+    text = f"The method step of an optimizer, on several arrays. {RATIO}"
+    columns = ("work", "shape", "contestant", "time", "ours / theirs")
+    return Section("Steps on many arrays", text, _table(run.of("step"), columns))
+
+
+def _kernels(run: Run) -> Section:
+    columns = ("work", "shape", "contestant", "time", "ours / theirs", "GB/s", "GFLOP/s", "share of limit")
+    text = f"The limit is a large matrix product for dense layers, streaming for losses. {RATIO}"
+    known = f" Measured: {_rate(run.stream, 1)} GB/s streamed, {_rate(run.gemm, 1)} GFLOP/s in large products."
+    text += known if run.stream and run.gemm else ""
+    # The plot has the updates on it as well.
+    return Section("Dense layers and losses", text, _table(run.of("dense", "loss"), columns), "roofline")
+
+
+def _memory(run: Run) -> Section:
+    text = "Resident memory: with libraries imported and data made, at most while training, and the difference."
+    rows = [["work", "contestant", "before", "peak", "difference"]]
+    for group in by_work(run.of("memory")).values():
+        for result in group:
+            before, peak = int(result.before_bytes), int(result.peak_bytes)
+            sizes = (in_bytes(before), in_bytes(peak), in_bytes(max(0, peak - before)))
+            rows.append([result.title, result.contestant_title, *sizes])
+    return Section("Memory", text, rows if len(rows) > 1 else [])
+
+
+def changes(before: Run, after: Run) -> list[tuple[Result, float, float]]:
+    """Return (result, seconds before, seconds after) of what both have, the largest growth first."""
+    old = {(result.work, result.contestant): result.seconds for result in before.results}
+    pairs = [
+        (result, old[result.work, result.contestant], result.seconds)
+        for result in after.results
+        if (result.work, result.contestant) in old and result.kind != "memory"
+    ]
+    return sorted(pairs, key=lambda pair: pair[1] / pair[2])
+
+
+def _change(before: Run, after: Run) -> Section:
+    rows = [["benchmark", "contestant", "before", "after", "after / before"]]
+    for result, old, new in changes(before, after):
+        rows.append([result.label, result.contestant_title, _time(old), _time(new), f"{new / old:.2f}"])
+    text = f"Since {before.path} ({before.when}); slowest first, only what both files have."
+    return Section("Change", text, rows if len(rows) > 1 else [], "change")

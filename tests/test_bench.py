@@ -1,0 +1,158 @@
+"""`fastopt bench`: what it runs and how, and that a run's file is one that `fastopt report` reads."""
+
+import argparse
+import ast
+import json
+import os
+import sys
+
+import pytest
+
+from fastopt import cli
+from fastopt.commands import bench
+from fastopt.reports import read
+
+
+@pytest.fixture
+def pytest_call(monkeypatch):
+    """What pytest would be called with: a list of (command, environment); it ends with the status in `status`."""
+
+    class Process:
+        calls, status = [], 0
+
+        def __init__(self, command, env):
+            self.calls.append((command, env))
+
+        def wait(self):
+            return self.status
+
+    Process.calls = []
+    monkeypatch.setattr(bench.subprocess, "Popen", Process)
+    return Process
+
+
+def test_suites_are_the_files(capsys):
+    files = {name for name in os.listdir(bench.folder()) if name.startswith("test_")}
+    assert {f"test_{name}.py" for name in bench.suites()} == files
+    assert {"dense", "epochs", "losses", "steps", "updates"} <= set(bench.suites())
+    assert cli.main(["bench", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(bench.suites())
+    for line, path in zip(lines, bench.suites().values(), strict=True):
+        assert line.partition("   ")[2].strip() in ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert len(line) > 30  # every suite says what it is
+
+
+def test_all_suites_without_options(pytest_call):
+    assert cli.main(["bench"]) == 0
+    ((command, environment),) = pytest_call.calls
+    assert command[:3] == [sys.executable, "-m", "pytest"]
+    assert command[-len(bench.suites()) :] == [str(path) for path in bench.suites().values()]
+    assert environment == dict(os.environ)
+    assert not [part for part in command if part.startswith(("--quick", "--benchmark-json", "-k"))]
+
+
+def test_options_reach_pytest(pytest_call, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.json").touch()
+    options = ["--json", "run.json", "--quick", "--threads", "3", "-k", "adam"]
+    assert cli.main(["bench", "updates", "dense", *options]) == 0
+    ((command, environment),) = pytest_call.calls
+    assert command[-2:] == [str(bench.suites()[name]) for name in ("updates", "dense")]
+    assert f"--benchmark-json={tmp_path / 'run.json'}" in command
+    assert "--quick" in command
+    assert command[command.index("-k") + 1] == "adam"
+    assert {environment[name] for name in bench.THREADS} == {"3"}
+    assert "fastopt report run.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "message"),
+    [
+        (1, 1, ""),
+        (2, 130, "fastopt: interrupted"),
+        (4, 2, "pytest ended with status 4"),
+        (5, 2, "no benchmark matches -k 'x'"),
+    ],
+)
+def test_how_pytest_ends(pytest_call, capsys, status, expected, message):
+    pytest_call.status = status
+    assert cli.main(["bench", "-k", "x"]) == expected
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
+    waits = []
+
+    def wait(self):
+        waits.append(self)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        return 2
+
+    monkeypatch.setattr(pytest_call, "wait", wait)
+    assert cli.main(["bench"]) == 130
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["update"], "unknown suite 'update'; known: dense, epochs, losses"),
+        (["--json", "no/such/folder/run.json"], "--json no/such/folder/run.json: there is no folder"),
+        (["--json", "."], "this is a folder"),
+    ],
+)
+def test_errors_come_before_anything_runs(pytest_call, capsys, arguments, message):
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not pytest_call.calls
+
+
+@pytest.mark.parametrize("module", ["pytest", "pytest_benchmark"])
+def test_without_pytest_benchmark(pytest_call, capsys, monkeypatch, module):
+    find = bench.importlib.util.find_spec
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None if name == module else find(name))
+    assert cli.main(["bench"]) == 2
+    assert "the benchmarks need pytest" in capsys.readouterr().err
+    assert not pytest_call.calls
+
+
+def test_without_the_package_of_benchmarks(capsys, monkeypatch):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["bench"]) == 2
+    assert "has no benchmarks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
+    """A suite without other libraries, in the process that `bench` starts."""
+    pytest.importorskip("pytest_benchmark", reason="in the extra `bench`")
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)  # pytest-benchmark measures nothing in one of several workers
+    path = tmp_path / "run.json"
+    only = "fastopt-100 or (cpu-sgd-1000 and not 10000)"
+    status = cli.main(["bench", "steps", "updates", "--quick", "--threads", "1", "--json", str(path), "-k", only])
+    out = capfd.readouterr().out
+    assert status == 0, out
+    run = read.read(path)
+    assert [(result.kind, result.name, result.contestant) for result in run.results] == [
+        ("step", "adam", "fastopt"),
+        ("update", "sgd", "fastopt"),
+    ]
+    step, update = run.results
+    assert (step.size, step.bytes, update.size, update.bytes) == (100_000, 2.8e6, 1000, 12e3)
+    assert update.flops == 4 * 1000
+    assert 0 < update.limit_seconds < 1
+    assert run.gemm > 0
+    assert "1 threads" in run.machine
+    info = json.loads(path.read_text(encoding="utf-8"))["benchmarks"][1]["extra_info"]
+    assert info["threads"] == 1
+    assert info["GB/s"] > 0
+
+
+def test_command_is_for_this_python_only():
+    args = argparse.Namespace(json=None, quick=False, only=None)
+    command = bench.command(args, [])
+    assert command[0] == sys.executable
+    assert "--import-mode=importlib" in command
