@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastopt import _backends, get_num_threads
-from fastopt.benchmarks.limits import copy_bandwidth, gemm_peak
+from fastopt.benchmarks.limits import copy_bandwidth, product_peak
 from fastopt.benchmarks.peers import TITLES
 from fastopt.kernels.cpu.blas import blas
 
@@ -75,7 +75,7 @@ def note(benchmark: Any) -> Callable[..., None]:
             contestant = "numpy" if contestant is _backends.get("numpy") else "fastopt"
         seconds = benchmark.stats.stats.median / calls
         info = benchmark.extra_info
-        peak, bandwidth = gemm_peak("float32"), copy_bandwidth()
+        peak, bandwidth = product_peak("float32", get_num_threads()), copy_bandwidth()
         at_best = limit() if limit else max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
         info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
         info |= {"title": title or name, "contestant_title": TITLES[contestant]}

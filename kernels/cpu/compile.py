@@ -78,7 +78,8 @@ def sources_digest(folder: Path) -> str:
 
 
 # Taken now, when this process imports them: a later edit must not pass for what was compiled here.
-_SOURCES = sources_digest(Path(formulas.__file__).parents[1])
+_FOLDER = Path(formulas.__file__).parents[1]
+_SOURCES = sources_digest(_FOLDER)
 
 # Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
 _SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
@@ -91,6 +92,18 @@ def _digest() -> str:
     versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
     settings = [getattr(numba.config, name, None) for name in _SETTINGS]
     return hashlib.sha256(repr((_SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _written_elsewhere(function: Callable[..., None]) -> str:
+    """The digest of the file a function comes from, where that is not one of the kernels' sources."""
+    path = Path(function.__code__.co_filename)
+    inside = path.resolve().is_relative_to(_FOLDER.resolve())
+    return "" if inside or not path.is_file() else _file_digest(path)
 
 
 def cache_folder() -> Path:
@@ -246,7 +259,8 @@ class Kernel:
     def _compile(self) -> int:
         if self.layer:
             self.layer()
-        disk, start = _Disk(self.name, f"{self.parameters} {self.options}"), time.perf_counter()
+        start = time.perf_counter()
+        disk = _Disk(self.name, f"{self.parameters} {self.options} {_written_elsewhere(self.function)}")
         code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
         code._cache = _Heard(disk, self.name)
         code.compile()

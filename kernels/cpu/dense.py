@@ -279,9 +279,9 @@ def parts_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
     """In how many parts the rows of w are cut, and how many rows each has (whole cache lines of x).
 
     A rank that owns rows of w multiplies them with its columns of x, updates them, and shares nothing but y and dz with
-    the others. It pays where those are smaller than w.
+    the others. Of those there is less than of w, x and their like unless there are many rows.
     """
-    if 2 * rows > inputs or 2 * rows * inputs * outputs < PART_FLOPS:
+    if rows > 2 * inputs or 2 * rows * inputs * outputs < PART_FLOPS:
         return 1, inputs
     part = -(-inputs // (PARTS * LINE)) * LINE
     return pieces(inputs, part), part

@@ -214,6 +214,28 @@ def test_an_edit_of_any_source_changes_the_digest(tmp_path):
 
 
 @compiled
+def test_a_kernel_from_elsewhere_is_compiled_again_when_its_file_has_changed(tmp_path):
+    """Whoever writes a kernel outside of this package must not be given the code of its last version."""
+    code = """
+        import json, numpy as np, elsewhere
+        out = np.zeros(1)
+        elsewhere.KERNEL(out.ctypes.data)
+        print(json.dumps([float(out[0]), elsewhere.KERNEL.loaded]))
+    """
+    found = []
+    for number in (1.0, 1.0, 2.0):
+        (tmp_path / "elsewhere.py").write_text(
+            "import numpy as np\nfrom fastopt.kernels.cpu.compile import Kernel\n"
+            "from fastopt.kernels.cpu.primitives import view\n"
+            f"NUMBER = {number}\ndef write(out):\n    view(out, 1, np.float64)[0] = NUMBER\n"
+            "KERNEL = Kernel(write, 'write_a_number')\n"
+        )
+        environment = {"PYTHONPATH": str(tmp_path), "FASTOPT_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        found.append(run(code, **environment))
+    assert found == [[1.0, False], [1.0, True], [2.0, False]]
+
+
+@compiled
 @pytest.mark.parametrize("what", ["_SOURCES", "numba.config.USING_SVML", "numba.config.OPT", "llvmlite.__version__"])
 def test_what_the_code_depends_on_changes_the_folder(monkeypatch, what):
     before = cache_folder()
