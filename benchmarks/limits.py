@@ -89,7 +89,8 @@ def interleave(
 
 def _product(gemm, real, width):
     def product(work, step, rank, ranks):
-        d, n = read(work, DENSE), SIDE
+        d = read(work, DENSE)
+        n = d.inputs
         for _ in range(TIMES):
             gemm(
                 d.gemm, ROW_MAJOR, AS_IS, AS_IS, n, n, n, real(1), d.x, n, d.w, n,
@@ -105,7 +106,7 @@ def product_peak(dtype: str, threads: int) -> float:
     kind = np.dtype(dtype)
     x, w = np.random.default_rng(0).standard_normal((2, SIDE, SIDE)).astype(kind)
     y = np.empty((threads, SIDE, SIDE), kind)
-    work = fill(DENSE, x=x, w=w, y=y, gemm=blas().gemm[dtype])
+    work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
     kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
     calls = {"products": lambda: launch.team(kernel, address_of(work), threads)}
     return threads * TIMES * 2 * SIDE**3 / interleave(calls, rounds=5)["products"]
