@@ -32,6 +32,7 @@ from numba.core.compiler import CompileResult
 from numba.extending import register_jitable
 
 from .. import formulas
+from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, python_address
 
 log = logging.getLogger("fastopt")
@@ -49,7 +50,7 @@ if not INTERPRETED:
     for _module in formulas.MODULES:
         for _function in [f for f in vars(_module).values() if isinstance(f, pytypes.FunctionType)]:
             if _function.__module__ == _module.__name__:
-                register_jitable(error_model="numpy")(_function)
+                register_jitable(error_model="numpy", forceinline=True)(_function)
 
 
 # ---------------------------------------------------------------- cache folder

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import erf, exp, expm1, log1p, tanh
 from typing import Any
+
+from .functions import erf, exp, expm1, log1pexp, tanh
 
 
 def linear(z):
@@ -63,7 +64,7 @@ def hyperbolic_tangent_slope(y):
 
 
 def softplus(z):
-    return (z if z > 0 else type(z)(0)) + type(z)(log1p(exp(-abs(z))))
+    return (z if z > 0 else type(z)(0)) + type(z)(log1pexp(-abs(z)))
 
 
 def softplus_slope(y):

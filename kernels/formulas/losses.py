@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import exp, log1p
 from typing import Any
 
 from .activations import sigmoid
 from .domains import FRACTION, Domain
+from .functions import log1pexp
 
 
 def squared(z, t, a):
@@ -46,7 +46,7 @@ def huber_slope(z, t, a):
 def logistic(z, t, a):
     T = type(z)
     t = t * (T(1) - a) + T(0.5) * a
-    return (z if z > 0 else T(0)) - z * t + T(log1p(exp(-abs(z))))
+    return (z if z > 0 else T(0)) - z * t + T(log1pexp(-abs(z)))
 
 
 def logistic_slope(z, t, a):
