@@ -168,8 +168,9 @@ class Optimizer:
         rules = [self._rule(hyper) for hyper, _ in groups]
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
-        self._numbers = np.zeros((2, sum(map(len, parameters))), np.int64)
-        numbers = iter(self._numbers.T)
+        counted = np.zeros((2, sum(map(len, parameters))), np.int64)
+        self._done, self._origins = counted  # the `steps` and `origin` of all slots
+        numbers = iter(counted.T)
         made = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
             slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
@@ -211,7 +212,7 @@ class Optimizer:
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        self._numbers[0] += n
+        self._done += n
 
     # -- the step
 
@@ -256,7 +257,7 @@ class Optimizer:
         leaves = tuple(self._leaves(grads))
         groups, plan = self._current(), self._planned()
         gradients, others = plan.read(leaves)
-        arrays = list(leaves)
+        arrays = list(leaves)  # as kernels take them
         for i in others:
             if arrays[i] is not None:
                 arrays[i] = self._check(self._slots[i], arrays[i])
@@ -270,8 +271,8 @@ class Optimizer:
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
         copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None}
-        done, origins = self._numbers
-        plan.update(gradients, done - origins + 1, [group.options for group in groups], scale, copies)
+        done = self._done
+        plan.update(gradients, done - self._origins + 1, [group.options for group in groups], scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
         done += [g is not None for g in arrays] if others else 1
