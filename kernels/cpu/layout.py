@@ -87,6 +87,34 @@ TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(s
 UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
+# What a step does of a plan: see plan.py.
+PLAN = _record(
+    "count",
+    "gradients",  # (count,) addresses; 0: the array is left out
+    "steps",  # (count,) numbers
+    "sizes",  # (count,) elements
+    "kinds",  # (count,)
+    "table",  # (count,) of UPDATE
+    "updates",  # one of UPDATES
+    "scalars",  # (count, ROW) bytes
+    "rows",  # (count, 2): the kind and the step number of each row of scalars in use
+    "used",  # rows in use
+    "elements",  # to be updated
+)
+
+# Gradients to be checked and their addresses to be read: see arrays.py.
+ARRAYS = _record(
+    "count",
+    "objects",  # (count,) addresses of Python's objects
+    "head",  # bytes of what all Python objects begin with
+    "ndarray",  # the type's address
+    "expected",  # (count, 3): addresses of dtype and shape, with the number of axes between them; -1: nothing will do
+    "owners",  # (owned,) addresses of arrays that are not expected, sorted
+    "owned",
+    "into",  # (count,): the address of each array's first element; -1 where it is not as expected
+    "others",  # how many are not
+)
+
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
