@@ -9,15 +9,18 @@ from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward,
 from .launch import LAUNCH, threading_layer
 from .network import Network
 from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
+from .plan import ARRANGE, Plan, Target, update
 from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
 from .two_pass import apply_kernel
-from .updates import UPDATE_ALL, update, update_kernel
+from .updates import UPDATE_ALL, update_kernel
 
 __all__ = [
     "Network",
+    "Plan",
+    "Target",
     "activate",
     "all_kernels",
     "compiling",
@@ -31,7 +34,7 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
+    kernels = [ARRANGE, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

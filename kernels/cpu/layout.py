@@ -87,6 +87,21 @@ TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(s
 UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
+# What a step does of a plan: see plan.py.
+PLAN = _record(
+    "count",
+    "gradients",  # (count,) addresses; 0: the array is left out
+    "steps",  # (count,) numbers
+    "sizes",  # (count,) elements
+    "kinds",  # (count,)
+    "table",  # (count,) of UPDATE
+    "updates",  # one of UPDATES
+    "scalars",  # (count, ROW) bytes
+    "rows",  # (count, 2): the kind and the step number of each row of scalars in use
+    "used",  # rows in use
+    "elements",  # to be updated
+)
+
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 

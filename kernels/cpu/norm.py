@@ -65,30 +65,42 @@ SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
 
 
 class Squares:
-    """The sums of squares of some arrays, to be run as a phase: a record with what it points to.
+    """The sums of squares of some arrays: a record with what it points to, to be run as a phase, or by `norm`.
 
+    parts: dtype and elements of each array; `take` says where they are.
+    ranks: of the phase; `norm` chooses its own.
     due: (batches,) int64, 0 where the phase has nothing to do.
     """
 
-    def __init__(
-        self, arrays: Sequence[np.ndarray], ranks: int | None = None, due: np.ndarray | None = None
-    ) -> None:
-        rows, pieces = [], 0
-        for x in arrays:
-            size = x.size
-            rows.append((squares_kernel(NAMES[x.dtype]).address, address_of(x), size, pieces, x.itemsize))
+    def __init__(self, parts: Sequence[tuple[str, int]], ranks: int = 1, due: np.ndarray | None = None) -> None:
+        self.sizes = np.array([size for _, size in parts], np.int64)
+        self.table = np.zeros(len(parts), SQUARES)
+        pieces = 0
+        for i, (dtype, size) in enumerate(parts):
+            self.table[i] = (squares_kernel(dtype).address, 0, 0, pieces, np.dtype(dtype).itemsize)
             pieces += -(-size // PIECE)
-        self.ranks = ranks_for(sum(x.size for x in arrays), UPDATE_ELEMENTS, pieces) if ranks is None else ranks
-        self.sums, self.arrays, self.due = np.zeros(pieces), arrays, due
-        self.table, self.lanes = np.array(rows, SQUARES), np.empty(self.ranks * LANES)
+        self.sums, self.due = np.zeros(pieces), due
+        self.lanes = np.empty(max(ranks, pieces) * LANES)
         self.record = fill(
-            SQUARES_ALL, count=len(rows), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
+            SQUARES_ALL, count=len(parts), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
         )
+        self.x, self.elements, self.at = self.table["x"], self.table["elements"], address_of(self.record)
+
+    def take(self, addresses: Sequence[int] | np.ndarray) -> None:
+        """The addresses of the arrays; 0 for one that does not count."""
+        self.x[:] = addresses
+        np.multiply(self.sizes, self.x != 0, out=self.elements)
+        self.sums[:] = 0  # nobody writes those of an array that does not count
+
+    def norm(self, addresses: Sequence[int] | np.ndarray) -> float:
+        """The root of all squares, with the pieces added up in order."""
+        self.take(addresses)
+        if len(self.sums):
+            parallel(SQUARES_KERNEL, self.at, 0, ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums)))
+        return math.sqrt(sum(self.sums.tolist()))
 
 
 def gradient_norm(gradients: Sequence[np.ndarray]) -> float:
     """The Euclidean norm of all gradients laid end to end; they are C-contiguous."""
-    squares = Squares([g for g in gradients if g.size])
-    if squares.arrays:
-        parallel(SQUARES_KERNEL, address_of(squares.record), 0, squares.ranks)
-    return math.sqrt(sum(squares.sums.tolist()))
+    squares = Squares([(NAMES[g.dtype], g.size) for g in gradients])
+    return squares.norm([address_of(g) for g in gradients])

@@ -88,9 +88,10 @@ class TwoPass:
         self.table, self.own = np.array(table, UPDATE), aligned_zeros(ranks * OWN, self.dtype)
         self.updates = np.repeat(fill(UPDATES, count=len(table), table=self.table, tiles=tiles), ranks)
         self.scalars = scalars
-        self.squares = Squares(self.gradients, ranks, self.due) if norm else None
+        self.squares = Squares([(self.dtype, p.size) for p in params], ranks, self.due) if norm else None
         sums: dict[str, Any] = {}
         if self.squares is not None:
+            self.squares.take([address_of(g) for g in self.gradients])
             sums = {"sums": self.squares.sums, "pieces": len(self.squares.sums)}
         self.record = fill(
             APPLY, update_all=UPDATE_ALL.address, updates=self.updates, due=self.due, own=self.own, scalars=scalars,

@@ -5,7 +5,7 @@ A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,11 +13,10 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ..formulas import HYPER, OPTIMIZERS
-from ..spec import Update
+from ..formulas.optimizers import Column
 from .compile import Kernel
-from .launch import UPDATE_ELEMENTS, parallel, ranks_for
-from .layout import UPDATE, UPDATES, fill, offset, read
-from .primitives import address_of, call_update, view
+from .layout import UPDATE, UPDATES, offset, read
+from .primitives import call_update, view
 
 TILE = 16_384  # elements of one piece of work
 MAX_STATES = 3
@@ -109,24 +108,30 @@ def update_code(name: str, dtype: str) -> int:
 
 
 def fill_scalars(
-    table: np.ndarray, name: str, steps: Sequence[int], options: Any, rates: Any = None, scale: float = 1.0
+    table: np.ndarray, name: str, steps: Sequence[int], options: Mapping[str, Any], rates: Any = None
 ) -> None:
-    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1).
-
-    Gradients are to be taken times `scale`.
-    """
-    row = OPTIMIZERS[name]
+    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1)."""
     rates = [options["lr"]] * len(steps) if rates is None else np.asarray(rates).tolist()
-    rest = {key: options[key] for key in row.options if key != "lr"}
-    columns = row.scalars(steps, rates, **rest)
-    if len(steps) == 1:  # one assignment instead of one a column: half the cost of updating a small array
-        table[0, : len(columns)] = [column[0] if isinstance(column, list) else column for column in columns]
-    else:
-        for i, column in enumerate(columns):
-            table[:, i] = column
+    for i, column in enumerate(_columns(name, steps, rates, options)):
+        table[:, i] = column
     table[:, HYPER] = TINY[table.dtype]
-    if scale != 1:
-        table[:, 0] *= scale
+
+
+def fill_row(row: np.ndarray, name: str, step: int, options: Mapping[str, Any], scale: float = 1.0) -> None:
+    """Write the scalars of one step: (HYPER + 1,). Gradients are to be taken times `scale`.
+
+    For itself, because it is the half of what a step of a small array costs.
+    """
+    columns = _columns(name, [step], [options["lr"]], options)
+    values = [column[0] if isinstance(column, list) else column for column in columns]
+    values[0] *= scale  # 1 or -1
+    row[: len(values)] = values
+    row[HYPER] = TINY[row.dtype]
+
+
+def _columns(name: str, steps: Sequence[int], rates: list[float], options: Mapping[str, Any]) -> tuple[Column, ...]:
+    row = OPTIMIZERS[name]
+    return row.scalars(steps, rates, **{key: options[key] for key in row.options if key != "lr"})
 
 
 def _update_all(work, step, rank, ranks):
@@ -146,29 +151,3 @@ def _update_all(work, step, rank, ranks):
 
 RECORD, STATES = UPDATE.itemsize, offset(UPDATE, "state0")
 UPDATE_ALL = Kernel(_update_all, "update_all")
-
-
-def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
-    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous.
-
-    Gradients are taken times `scale`, and are not changed.
-    """
-    rows, scalars, tiles, elements = [], {}, 0, 0
-    for rule, p, g, states, options, step in jobs:
-        size = p.size
-        if not size:
-            continue
-        key = rule, id(options), step, p.dtype
-        if key not in scalars:
-            table = np.zeros((1, HYPER + 1), p.dtype)
-            fill_scalars(table, rule, [step], options, scale=scale)
-            scalars[key] = table, address_of(table), update_code(rule, NAMES[p.dtype])
-        _, values, code = scalars[key]
-        where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
-        rows.append((code, address_of(p), address_of(g), *where, values, size, tiles, p.itemsize))
-        tiles += -(-size // TILE)
-        elements += size
-    if rows:
-        table = np.array(rows, UPDATE)
-        work = fill(UPDATES, count=len(rows), table=table, tiles=tiles)
-        parallel(UPDATE_ALL, address_of(work), 0, ranks_for(elements, UPDATE_ELEMENTS, tiles))

@@ -1,0 +1,192 @@
+"""An optimizer's step, laid out once: all that does not change from step to step stands in records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..formulas import HYPER
+from ..spec import Update
+from .compile import Kernel
+from .launch import UPDATE_ELEMENTS, parallel, ranks_for
+from .layout import PLAN, UPDATE, UPDATES, fill, read
+from .norm import Squares
+from .primitives import address_of, aligned_zeros, view
+from .updates import MAX_STATES, NAMES, TILE, UPDATE_ALL, fill_row, update_code
+
+ROW = 128  # bytes of a row of scalars, of either dtype
+
+
+class Target(NamedTuple):
+    """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
+
+    rule: str  # a row of OPTIMIZERS
+    dtype: str  # "float32" or "float64"
+    elements: int
+    p: int  # address; 0: given in every step
+    states: Sequence[int]  # addresses, in the order of the rule's row
+    group: int = 0  # which of the options that `update` is given are its own
+
+
+def _arrange(work):
+    # What a step does: gives every array that has a gradient its tiles and its row of scalars. Arrays of one kind
+    # (group, rule and dtype) and one step number share a row; there are as many rows as that makes.
+    a = read(work, PLAN)
+    gradients, steps = view(a.gradients, a.count, np.int64), view(a.steps, a.count, np.int64)
+    sizes, kinds = view(a.sizes, a.count, np.int64), view(a.kinds, a.count, np.int64)
+    rows = view(a.rows, 2 * a.count, np.int64)
+    used, tiles, elements = 0, 0, 0
+    for i in range(a.count):
+        one = read(a.table + i * RECORD, UPDATE)
+        one.elements = 0
+        one.first_tile = tiles
+        if gradients[i] != 0 and sizes[i] != 0:
+            row = used - 1  # that of the array before, nearly always
+            while row >= 0 and (rows[2 * row] != kinds[i] or rows[2 * row + 1] != steps[i]):
+                row -= 1
+            if row < 0:
+                row = used
+                rows[2 * row], rows[2 * row + 1] = kinds[i], steps[i]
+                used += 1
+            one.g, one.elements, one.scalars = gradients[i], sizes[i], a.scalars + row * ROW
+            tiles += (sizes[i] + TILE - 1) // TILE
+            elements += sizes[i]
+    a.used, a.elements = used, elements
+    updates = read(a.updates, UPDATES)
+    updates.tiles = tiles
+
+
+RECORD = UPDATE.itemsize
+ARRANGE = Kernel(_arrange, "arrange")
+
+
+class Plan:
+    """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
+
+        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...])
+        plan.update([g.data_ptr(), ...], [1, ...], [options])
+
+    Every call takes `gradients`: for each target the address of as many elements of its dtype, without gaps and
+    aligned, or 0 to leave the array out: its parameter and states stay as they are, and no norm counts it. They are a
+    sequence of integers, or fastest an int64 array (n,). Nothing of a call is kept, and gradients are not changed. All
+    addresses must be right and must not overlap, and the memory must live until the call returns: the GIL is released
+    meanwhile. Threads may call one plan at the same time as long as their memory is not the same.
+
+    A plan holds for as long as the addresses, rules, dtypes and groups of its targets; options, step numbers and
+    threads may change from call to call.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        # A kind has a group, a rule and a dtype: what the values of a row of scalars depend on, but for the step.
+        self.kinds = list(dict.fromkeys((t.group, t.rule, t.dtype) for t in targets))
+        numbers = {kind: number for number, kind in enumerate(self.kinds)}
+        self.of = np.array([numbers[t.group, t.rule, t.dtype] for t in targets], np.int64)
+        self.sizes = np.array([t.elements for t in targets], np.int64)
+        self.parts = [(t.dtype, t.elements) for t in targets]
+        self.table = np.zeros(len(targets), UPDATE)
+        for i, t in enumerate(targets):
+            states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
+            width = np.dtype(t.dtype).itemsize
+            self.table[i] = (update_code(t.rule, t.dtype), t.p, 0, *states, 0, 0, 0, width)
+        self._idle: list[_Working] = []
+
+    def _take(self) -> _Working:
+        try:  # not asked before: another thread may be quicker
+            return self._idle.pop()
+        except IndexError:
+            return _Working(self)
+
+    def update(
+        self,
+        gradients: Sequence[int] | np.ndarray,
+        steps: Sequence[int] | np.ndarray,
+        options: Sequence[Mapping[str, Any]],
+        scale: float = 1.0,
+        places: Mapping[int, int] | None = None,
+    ) -> None:
+        """Update every array that has a gradient, in place and in one launch.
+
+        steps: (n,) which step this is for each array, counted from 1; those of arrays left out do not matter.
+        options: for each group all options of its targets' rules, by their names in OPTIMIZERS; others are passed over.
+        scale: what gradients are to be multiplied by.
+        places: the addresses of those parameters that lie somewhere else than last time, by their index.
+        """
+        working = self._take()
+        if places:
+            for i, address in places.items():
+                working.places[i] = address
+        working.arrange(gradients, steps)
+        for i, (kind, step) in enumerate(working.used()):
+            group, rule, dtype = self.kinds[kind]
+            fill_row(working.rows[dtype][i], rule, step, options[group], scale)
+        working.update()
+        self._idle.append(working)
+
+    def norm(self, gradients: Sequence[int] | np.ndarray) -> float:
+        """The Euclidean norm of all gradients laid end to end; the same bits for any number of threads."""
+        working = self._take()
+        if working.squares is None:
+            working.squares = Squares(self.parts)
+        norm = working.squares.norm(gradients)
+        self._idle.append(working)
+        return norm
+
+
+class _Working:
+    """What one call of a plan at a time writes to."""
+
+    def __init__(self, plan: Plan) -> None:
+        count = len(plan.sizes)
+        self.table = plan.table.copy()
+        self.places = self.table["p"]
+        self.gradients, self.steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self.pairs = np.zeros((count, 2), np.int64)
+        memory = aligned_zeros(count * ROW, np.uint8)
+        self.rows = {
+            name: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1]
+            for dtype, name in NAMES.items()
+        }
+        self.updates = fill(UPDATES, count=count, table=self.table)
+        self.plan = fill(
+            PLAN, count=count, gradients=self.gradients, steps=self.steps, sizes=plan.sizes, kinds=plan.of,
+            table=self.table, scalars=memory, rows=self.pairs, updates=self.updates,
+        )  # fmt: skip
+        self.kept = plan.sizes, plan.of, memory
+        self.at, self.updates_at = address_of(self.plan), address_of(self.updates)
+        self.squares: Squares | None = None
+
+    def arrange(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
+        self.gradients[:] = gradients
+        self.steps[:] = steps
+        ARRANGE(self.at)
+
+    def used(self) -> list[list[int]]:
+        """Kind and step number of every row of scalars that is wanted."""
+        used: list[list[int]] = self.pairs[: self.plan["used"][0]].tolist()
+        return used
+
+    def update(self) -> None:
+        tiles = int(self.updates["tiles"][0])
+        if tiles:
+            elements = int(self.plan["elements"][0])
+            parallel(UPDATE_ALL, self.updates_at, 0, ranks_for(elements, UPDATE_ELEMENTS, tiles))
+
+
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
+    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous.
+
+    Gradients are taken times `scale`, and are not changed. For once: `Plan` is for what is done again.
+    """
+    groups = {id(job.options): job.options for job in jobs}
+    numbers = {key: number for number, key in enumerate(groups)}
+    plan = Plan([
+        Target(
+            job.rule, NAMES[job.p.dtype], job.p.size, address_of(job.p), [address_of(s) for s in job.states],
+            numbers[id(job.options)],
+        )
+        for job in jobs
+    ])  # fmt: skip
+    gradients, steps = [address_of(job.g) for job in jobs], [job.step for job in jobs]
+    plan.update(gradients, steps, list(groups.values()), scale)
