@@ -66,7 +66,7 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         group 0, parameter 0 (2x3 float32): fastopt
         group 0, parameter 1 (4 float16): torch: dtype float16
     """
-    slots = iter(make_slots([p for group in optimizer.param_groups for p in group["params"]]))
+    slots = iter(make_slots(optimizer.param_groups))
     ours = isinstance(optimizer, Accelerated)
     result = Explanation()
     for at, group in enumerate(optimizer.param_groups):

@@ -102,6 +102,12 @@ def counts_steps(rule: str) -> bool:
     return rule not in ("sgd", "momentum")
 
 
+@cache
+def names_of(rule: str) -> tuple[str, ...]:
+    """The states that a rule needs, in its order, and torch's number of steps behind them, where it keeps one."""
+    return *OPTIMIZERS[rule].states, *(("step",) if counts_steps(rule) else ())
+
+
 def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
     states = {}

@@ -6,11 +6,9 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..kernels.formulas import OPTIMIZERS
-from ._rules import Group, counts_steps, new_states
+from ._rules import Group, counts_steps, names_of, new_states
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
 DTYPES = (torch.float32, torch.float64)
@@ -22,37 +20,24 @@ class Slot:
     """One parameter: where it lies, why torch's code must update it ("": it need not), and its states."""
 
     __slots__ = (
-        "address",
-        "addresses",
-        "array",
-        "counter",
-        "dtype",
-        "fresh",
-        "p",
-        "reason",
-        "rule",
-        "shape",
-        "state",
-        "states",
-        "stride",
-        "tensors",
-    )
+        "address", "addresses", "counter", "dtype", "fresh", "group", "p", "place", "reason", "rule", "shape", "state",
+        "stride", "tensors",
+    )  # fmt: skip
 
     fresh: dict[str, torch.Tensor]  # states that the optimizer does not have yet
     state: Mapping[str, Any] | None  # the optimizer's own record of them
-    tensors: tuple[tuple[str, torch.Tensor], ...]  # names and tensors, `step` included
+    tensors: tuple[tuple[str, torch.Tensor], ...]  # names and tensors; `step`, if there is one, is the last
     addresses: tuple[int, ...]  # of the tensors
-    states: tuple[np.ndarray, ...]  # those of the rule, as the kernels want them
     counter: Any  # torch's number of steps so far, in place
 
-    def __init__(self, p: torch.Tensor) -> None:
-        self.p = p
+    def __init__(self, p: torch.Tensor, group: int) -> None:
+        self.p, self.group = p, group
         self.reason = why_not_parameter(p)
         self.address = _address(p)
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()
-        self.rule = ""  # of the states below; "": none are known yet
-        self.array = None if self.reason else flat(p)
+        self.rule = ""  # of the states; "": none are known yet
+        self.place = -1  # in the plan of the step; -1: the plan does not know these states
 
     def moved(self) -> bool:
         """Whether the parameter's memory is no longer what it was, as after `p.data = ...`."""
@@ -81,21 +66,18 @@ class Slot:
         """
         if self.rule == rule and self._holds(state):
             return ""
-        self.rule = ""
+        self.rule, self.place = "", -1
         reason = why_not_states(self.p, state, rule)
         if reason:
             return reason
-        names = OPTIMIZERS[rule].states
         self.fresh = {} if _begun(state, rule) else new_states(self.p, rule, group, defaults)
         found: Mapping[str, Any] = self.fresh or state or {}
         self.state = state
-        self.tensors = tuple((name, found[name]) for name in (*(("step",) * counts_steps(rule)), *names))
+        self.tensors = tuple((name, found[name]) for name in names_of(rule))
         self.addresses = tuple(tensor.data_ptr() for _, tensor in self.tensors)
-        self.states = tuple(flat(found[name]) for name in names)
         self.counter = None
         if counts_steps(rule):
-            step = found["step"]
-            self.counter = _COUNTERS[step.dtype].from_address(step.data_ptr())
+            self.counter = _COUNTERS[found["step"].dtype].from_address(self.addresses[-1])
         self.rule = rule
         return ""
 
@@ -123,9 +105,9 @@ class Slot:
             self.fresh = {}
 
 
-def make_slots(params: Sequence[torch.Tensor]) -> list[Slot]:
+def make_slots(groups: Sequence[Group]) -> list[Slot]:
     """A slot for each of all parameters of an optimizer; those that share memory are left to torch's code."""
-    slots = [Slot(p) for p in params]
+    slots = [Slot(p, number) for number, group in enumerate(groups) for p in group["params"]]
     placed = [(extent, slot) for slot in slots if (extent := slot.extent())]
     placed.sort(key=lambda item: item[0])
     for i, ((_, end), slot) in enumerate(placed):
@@ -146,7 +128,7 @@ def why_not_parameter(p: torch.Tensor) -> str:
         return f"on {p.device}"
     if p.dtype not in DTYPES:
         return f"dtype {_name(p.dtype)}"
-    if p.is_neg() or p.is_inference() or (p.numel() and not _address(p)):
+    if p.is_neg() or p.is_inference() or not _placed(p):
         return "a tensor that is not plainly its memory"
     return "" if _dense(p.shape, p.stride()) else f"memory with gaps or overlaps: strides {tuple(p.stride())}"
 
@@ -169,8 +151,7 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
     if not _begun(state, rule):
         return ""
     assert state is not None
-    names = OPTIMIZERS[rule].states
-    for name in (*(("step",) * counts_steps(rule)), *names):
+    for name in names_of(rule):
         value: Any = state.get(name)
         if type(value) not in PLAIN or value.layout != torch.strided or not value.is_cpu or value.requires_grad:
             return f"state {name} is {'missing' if value is None else 'not a plain tensor on the CPU'}"
@@ -179,23 +160,17 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
                 return "state step is not one floating-point number"
         elif value.dtype != p.dtype or value.shape != p.shape:
             return f"state {name} differs from the parameter in dtype or shape"
-        elif not _same_layout(p, value):
+        elif not (_same_layout(p, value) and _placed(value)):
             return f"state {name} has other strides than the parameter"
     return ""
 
 
-def gradient_array(p: torch.Tensor, g: torch.Tensor) -> np.ndarray:
-    """A gradient's elements in the order in which the parameter's lie in memory: a view, or else a copy."""
-    if g.is_neg() or not _same_layout(p, g) or not _address(g):
-        with torch.no_grad():
-            g = torch.empty_like(p, requires_grad=False).copy_(g)
-    return flat(g)
-
-
-def flat(t: torch.Tensor) -> np.ndarray:
-    """The elements of a dense tensor in the order of memory; shares memory."""
-    array: np.ndarray = t.detach().as_strided((t.numel(),), (1,)).numpy()
-    return array
+def lay_out(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """A gradient whose elements lie in memory as the parameter's do: itself, or else a copy."""
+    if _same_layout(p, g) and _placed(g) and not g.is_neg():
+        return g
+    with torch.no_grad():
+        return torch.empty_like(p, requires_grad=False).copy_(g)
 
 
 def _begun(state: Mapping[str, Any] | None, rule: str) -> bool:
@@ -229,6 +204,12 @@ def _address(t: torch.Tensor) -> int:
         return t.data_ptr()
     except RuntimeError:
         return 0
+
+
+def _placed(t: torch.Tensor) -> bool:
+    """Whether a tensor's elements lie in memory where elements of its dtype may."""
+    address = _address(t)
+    return (address != 0 and address % t.element_size() == 0) or t.numel() == 0
 
 
 def _name(value: torch.dtype | torch.layout) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..kernels.cpu import update
-from ..kernels.spec import Update
+from ..kernels.cpu.plan import Plan, Target
+from ..kernels.formulas import OPTIMIZERS
 from ._rules import RULES, read_group
-from ._slots import Slot, gradient_array, make_slots, why_not_gradient
+from ._slots import Slot, lay_out, make_slots, why_not_gradient
 
 Optimizer = torch.optim.Optimizer
 
@@ -38,70 +38,106 @@ class Accelerated(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        jobs, left = _divide(self)
+        work = _work(self)
+        jobs, options, left = _divide(self, work.slots)
         if any(left):
             _step_rest(self, left)
         if jobs and not _skipped(self):
-            _run(self, jobs)
+            _run(self, work, jobs, options)
         return loss
 
 
-Job = tuple[Slot, str, dict[str, Any], torch.Tensor]
+class _Work:
+    """What is laid out once for many steps: a slot for every parameter, and the plan of those that have states."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        self.count = 0  # of slots in the plan
+        self.plan: Plan | None = None
+
+    def planned(self) -> Plan:
+        """The plan of all slots whose states are known."""
+        members = [slot for slot in self.slots if slot.rule]
+        self.count = len(members)
+        for place, slot in enumerate(members):
+            slot.place = place
+        self.plan = Plan([
+            Target(
+                slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
+                slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
+            )
+            for slot in members
+        ])  # fmt: skip
+        return self.plan
 
 
-def _divide(optimizer: Any) -> tuple[list[Job], list[list[torch.Tensor]]]:
-    """The parameters with gradients: jobs for the kernels, and for each group the parameters left to torch's code."""
+def _work(optimizer: Any) -> _Work:
+    """What is laid out for an optimizer; made anew where its parameters or their memory are not as they were."""
+    work: _Work | None = optimizer.__dict__.get("_fastopt_work")
+    if work is None or _differs(work.slots, optimizer.param_groups):
+        work = optimizer._fastopt_work = _Work(make_slots(optimizer.param_groups))
+    return work
+
+
+def _differs(slots: list[Slot], groups: list[dict[str, Any]]) -> bool:
+    at = 0
+    for number, group in enumerate(groups):
+        params = group["params"]
+        if len(slots) < at + len(params):
+            return True
+        for slot, p in zip(slots[at : at + len(params)], params, strict=True):
+            if slot.p is not p or slot.group != number or slot.moved():
+                return True
+        at += len(params)
+    return at != len(slots)
+
+
+Job = tuple[Slot, torch.Tensor]
+
+
+def _divide(optimizer: Any, slots: list[Slot]) -> tuple[list[Job], list[dict[str, Any]], list[list[torch.Tensor]]]:
+    """The parameters with gradients: jobs for the kernels, and for each group its options and what is left to torch."""
     peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
     states, defaults = optimizer.state, optimizer.defaults
-    slots = iter(_slots(optimizer))
+    all_slots = iter(slots)
     jobs: list[Job] = []
-    left: list[list[torch.Tensor]] = []
+    all_options, left = [], []
     for group in optimizer.param_groups:
         rule, options, whole = read_group(peer, group, scaled)
         rest = []
         for p in group["params"]:
-            slot = next(slots)
+            slot = next(all_slots)
             g = p.grad
             if g is None:
                 continue
             if whole or slot.reason or why_not_gradient(p, g) or slot.use(states.get(p), rule, group, defaults):
                 rest.append(p)
             else:
-                jobs.append((slot, rule, options, g))
+                jobs.append((slot, g))
+        all_options.append(options)
         left.append(rest)
-    return jobs, left
+    return jobs, all_options, left
 
 
-def _slots(optimizer: Any) -> list[Slot]:
-    """A slot for every parameter, in order; made anew where the parameters or their memory are not as they were."""
-    slots: list[Slot] | None = optimizer.__dict__.get("_fastopt_slots")
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if slots is not None and len(slots) == len(params):
-        for slot, p in zip(slots, params, strict=True):
-            if slot.p is not p or slot.moved():
-                break
-        else:
-            return slots
-    slots = make_slots(params)
-    optimizer._fastopt_slots = slots
-    return slots
-
-
-def _run(optimizer: Any, jobs: list[Job]) -> None:
+def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, Any]]) -> None:
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:  # as torch's fused steps do: who looks at the gradients afterwards finds them unscaled
         with torch.no_grad():
-            torch._foreach_div_([g for _, _, _, g in jobs], float(scale))
-    update(
-        [
-            Update(rule, slot.array, gradient_array(slot.p, g), slot.states, options, slot.steps())  # type: ignore[arg-type]
-            for slot, rule, options, g in jobs
-        ]
-    )
-    for slot, _, _, _ in jobs:
+            torch._foreach_div_([g for _, g in jobs], float(scale))
+    plan = work.plan
+    if plan is None or any(slot.place < 0 for slot, _ in jobs):
+        plan = work.planned()
+    gradients, steps = [0] * work.count, [0] * work.count
+    kept = []  # copies live until the kernels are done
+    for slot, gradient in jobs:
+        g = lay_out(slot.p, gradient)
+        kept.append(g)
+        gradients[slot.place], steps[slot.place] = g.data_ptr(), slot.steps()
+    plan.update(gradients, steps, options)
+    for slot, _ in jobs:
         slot.publish(optimizer.state)
     # Autograd finds out that a value it has kept was overwritten, as with torch's own updates.
-    torch.autograd.graph.increment_version([slot.p for slot, _, _, _ in jobs])
+    torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
 
 
 def scaling(optimizer: Any) -> bool:
