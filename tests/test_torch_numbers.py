@@ -210,6 +210,7 @@ def test_torch_counts_in_float64_where_that_is_the_default():
     assert_same(*optimizers, **TOLERANCE[torch.float64])
 
 
+@pytest.mark.slow
 def test_large_arrays_are_shared_between_threads():
     left = [torch.randn(300, 1000), torch.randn(100_001)]
     right = twins(left)

@@ -59,6 +59,15 @@ def test_hooks(name):
     assert len(seen) == 3
 
 
+def test_profilers_see_steps():
+    params = parameters()
+    optimizer = fastopt.torch.Adam(params)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run(optimizer, params, range(3))
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["Optimizer.step#Adam.step"] == 3
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_schedulers(name):
     schedulers = {
@@ -142,6 +151,7 @@ def test_zero_grad():
     assert all(p.grad is None for p in params)
 
 
+@pytest.mark.slow
 def test_nothing_about_the_process_changes():
     """In a new process, because settings of this one may have been changed long ago."""
     code = """
@@ -179,6 +189,7 @@ def _in_child(queue) -> None:
     queue.put(_train(0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_after_a_fork():
@@ -195,6 +206,7 @@ def test_after_a_fork():
     assert [queue.get() for _ in children] == [expected] * 2
 
 
+@pytest.mark.slow
 def test_several_threads_at_once():
     expected = [_train(seed) for seed in range(4)]
     found = {}

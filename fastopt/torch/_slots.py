@@ -38,6 +38,9 @@ class Slot:
         self.stride = p.stride() if p.layout == torch.strided else ()
         self.rule = ""  # of the states; "": none are known yet
         self.place = -1  # in the plan of the step; -1: the plan does not know these states
+        self.fresh = {}
+        self.state = None
+        self.tensors = self.addresses = ()
 
     def moved(self) -> bool:
         """Whether the parameter's memory is no longer what it was, as after `p.data = ...`."""
