@@ -60,6 +60,6 @@ def check_scale(value: Any) -> float:
     return scale
 
 
-def all_finite(gradients: Sequence[np.ndarray]) -> bool:
+def all_finite(gradients: Sequence[np.ndarray | None]) -> bool:
     """What a norm that is not finite leaves open: the squares of large float64 numbers overflow."""
-    return all(bool(np.isfinite(g).all()) for g in gradients)
+    return all(bool(np.isfinite(g).all()) for g in gradients if g is not None)

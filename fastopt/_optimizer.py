@@ -24,9 +24,9 @@ from ._hyper import (
 from ._slot import Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, OPTIMIZERS, clip_factor
-from .kernels.spec import Update
 
 Hyper = dict[str, Any]
+
 
 class Group:
     """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
@@ -57,6 +57,7 @@ class Optimizer:
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
+    _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None = None) -> None:
         self.backend = _backends.check(backend)
@@ -102,6 +103,8 @@ class Optimizer:
         check_clipping(self._clip_norm, checked)
         rules = [self._rule(hyper) for hyper in checked]
         for group, rule, hyper in zip(stale, rules, checked, strict=True):
+            if rule != group.rule:
+                self._plan = None
             group.take(rule, hyper)
         return self._groups
 
@@ -165,14 +168,19 @@ class Optimizer:
         rules = [self._rule(hyper) for hyper, _ in groups]
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
+        counted = np.zeros((2, sum(map(len, parameters))), np.int64)
+        self._done, self._origins = counted  # the `steps` and `origin` of all slots
+        numbers = iter(counted.T)
         made = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
-            slots = [Slot(path, p, memory.foreign) for (path, _), p in zip(leaves, some, strict=True)]
+            slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
             made.append(Group({"params": [array for _, array in leaves]}, slots))
             made[-1].take(rule, hyper)
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
+        self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._memory = memory
+        self._plan = None
         self._template = template
         self._flat = template == list(range(len(self._slots)))
         self._values = itemgetter(*self._hyper)
@@ -204,14 +212,11 @@ class Optimizer:
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        for slot in self._slots:
-            slot.steps += n
+        self._done += n
 
     # -- the step
 
-    def step(
-        self, grads: Any, grad_scale: Any = None, found_inf: Any = None, skip_nonfinite: bool = False
-    ) -> bool:
+    def step(self, grads: Any, grad_scale: Any = None, found_inf: Any = None, skip_nonfinite: bool = False) -> bool:
         """Updates every array in place from its gradient.
 
         Args:
@@ -249,47 +254,37 @@ class Optimizer:
         skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        leaves = iter(self._leaves(grads))
-        owners, ndarray = self._memory.owners, np.ndarray
-        jobs: list[Update] = []
-        done: list[Slot] = []
-        copies: list[tuple[Parameter, np.ndarray]] = []
-        for group in self._current():
-            rule, options = group.rule, group.options
-            for slot, g in zip(group.slots, leaves):  # noqa: B905 (goes on to the next group's)
-                if g is None:
-                    continue
-                if not (
-                    type(g) is ndarray
-                    and g.shape == slot.shape
-                    and g.dtype is slot.dtype
-                    and (flags := g.flags).carray
-                    and flags.owndata
-                    and id(g) not in owners
-                ):
-                    g = self._check(slot, g)
-                work = slot.work
-                if work is None:
-                    work = slot.parameter.load()
-                    copies.append((slot.parameter, work))
-                done.append(slot)
-                jobs.append(Update(rule, work, g, slot.states, options, slot.steps - slot.origin + 1))
+        leaves = tuple(self._leaves(grads))
+        groups, plan = self._current(), self._planned()
+        gradients, others = plan.read(leaves)
+        arrays = list(leaves)  # as kernels take them
+        for i in others:
+            if arrays[i] is not None:
+                arrays[i] = self._check(self._slots[i], arrays[i])
+                plan.put(gradients, i, arrays[i])
         if skip:
             return False
-        backend = _backends.get(self.backend)
         if self._clip_norm is not None or skip_nonfinite:
-            gradients = [job.g for job in jobs]
-            self.grad_norm = scale * backend.gradient_norm(gradients)
-            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(gradients):
+            self.grad_norm = scale * plan.norm(gradients)
+            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(arrays):
                 return False
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
-        backend.update(jobs, scale)
-        for parameter, work in copies:
-            parameter.store(work)
-        for slot in done:
-            slot.steps += 1
+        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None}
+        done = self._done
+        plan.update(gradients, done - self._origins + 1, [group.options for group in groups], scale, copies)
+        for i, work in copies.items():
+            self._slots[i].parameter.store(work)
+        done += [g is not None for g in arrays] if others else 1
         return True
+
+    def _planned(self) -> Any:
+        """The plan of the backend for the arrays with their present states."""
+        if self._plan is None or self._plan[0] != self.backend:
+            planned = [slot.planned(group.rule, i) for i, group in enumerate(self._groups) for slot in group.slots]
+            plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
+            self._plan = self.backend, plan
+        return self._plan[1]
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
         if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
@@ -358,7 +353,7 @@ class Optimizer:
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
-        self._clip_norm = norms[0]
+        self._clip_norm, self._plan = norms[0], None
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):

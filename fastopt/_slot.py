@@ -9,25 +9,37 @@ import numpy as np
 
 from ._arrays import Parameter, describe
 from .kernels.formulas import OPTIMIZERS
+from .kernels.spec import Planned
 
 
 class Slot:
     """One parameter array with its states and its number of steps."""
 
-    __slots__ = ("dtype", "named", "origin", "parameter", "path", "shape", "states", "steps", "work")
+    __slots__ = ("named", "numbers", "parameter", "path", "shape", "states")
 
-    def __init__(self, path: str, parameter: Parameter, foreign: bool) -> None:
+    def __init__(self, path: str, parameter: Parameter, foreign: bool, numbers: np.ndarray) -> None:
         self.path = path
         self.parameter = parameter
-        self.dtype = parameter.dtype
-        self.work = parameter.work
         # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
         # `Optimizer._check`, as all do where the parameter is turned or its memory is not NumPy's.
         self.shape = parameter.array.shape if parameter.direct and not foreign else None
         self.named: dict[str, np.ndarray] = {}
         self.states: tuple[np.ndarray, ...] = ()
-        self.steps = 0
-        self.origin = 0  # the step after which the rule's states were made: see `use`
+        self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return int(self.numbers[0])
+
+    @property
+    def origin(self) -> int:
+        """The step after which the rule's states were made: see `use`."""
+        return int(self.numbers[1])
+
+    def planned(self, rule: str, group: int) -> Planned:
+        p = self.parameter
+        return Planned(rule, p.work, self.states, p.dtype, p.array.size, self.shape, group)
 
     def use(self, rule: str, fill: float) -> None:
         """Takes the states of the rule, making those that are not there yet."""
@@ -35,7 +47,7 @@ class Slot:
             if name not in self.named:
                 self.named[name] = self.parameter.new_state(fill)
                 if rule == "momentum":  # as torch: the first buffer is the gradient, whenever momentum is turned on
-                    self.origin = self.steps
+                    self.numbers[1] = self.steps
         self.states = tuple(self.named[name] for name in OPTIMIZERS[rule].states)
 
     def saved(self) -> dict[str, Any]:
@@ -57,7 +69,7 @@ class Slot:
         step = np.asarray(saved.get("step", 1 if present else 0))  # torch's is a 0-d tensor
         if step.ndim or step.dtype.kind not in "iuf":
             raise TypeError(f"the step of {where} must be a number; got {describe(saved['step'])}")
-        if not (step >= 0 and float(step).is_integer()):
+        if not (0 <= step < 2**63 and float(step).is_integer()):
             raise ValueError(f"the step of {where} must be a whole number of at least 0; got {step}")
         lacking = [name for name in OPTIMIZERS[rule].states if name not in present]
         if step and lacking and rule != "momentum":  # a first buffer may still be to come
@@ -70,7 +82,7 @@ class Slot:
 
     def restore(self, steps: int, states: dict[str, np.ndarray]) -> None:
         """Copies the states into the present ones where there are any (others may hold them); drops the rest."""
-        self.steps, self.origin = steps, 0
+        self.numbers[:] = steps, 0
         kept = {name: self.named.get(name, state) for name, state in states.items()}
         for name, state in states.items():
             if kept[name] is state:

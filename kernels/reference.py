@@ -8,7 +8,6 @@ warning, as in compiled code.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -19,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, prepared, shrinkage, softmax, total
+from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, shrinkage, softmax
 from .reference_metrics import METRICS, Metric
+from .reference_updates import ArrayPlan, gradient_norm, update
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "LOSSES",
     "METRICS",
     "UPDATES",
+    "ArrayPlan",
     "Network",
     "activate",
     "dense_backward",
@@ -39,33 +40,6 @@ __all__ = [
 
 Array = np.ndarray
 PROGRESS_SECONDS = 0.1
-
-
-@np.errstate(all="ignore")
-def gradient_norm(gradients: Sequence[Array]) -> float:
-    """Return the Euclidean norm of all gradients laid end to end, summed in float64.
-
-    >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
-    5.0
-    """
-    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in gradients))
-
-
-@np.errstate(all="ignore")
-def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
-    """Run one optimizer step per job, changing its p and its states in place.
-
-    p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
-    taken times `scale`, and are not changed.
-
-    >>> p = np.array([1.0, 2.0])
-    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
-    >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
-    >>> p.tolist()
-    [0.5, 3.0]
-    """
-    for job in jobs:
-        UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
 
 
 @np.errstate(all="ignore")

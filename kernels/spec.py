@@ -47,6 +47,22 @@ class Update(NamedTuple):
     step: int
 
 
+class Planned(NamedTuple):
+    """An array that is updated step after step, for a backend's `ArrayPlan`; `rule` is a row of OPTIMIZERS.
+
+    `shape` is that of gradients which need no further check if they are C-contiguous and aligned, own their memory, are
+    none of the plan's `owners`, and have the dtype (the very object) `dtype`; None: there are none such.
+    """
+
+    rule: str
+    p: np.ndarray | None  # C-contiguous; None: given in every step
+    states: tuple[np.ndarray, ...]
+    dtype: np.dtype[Any]
+    elements: int
+    shape: tuple[int, ...] | None
+    group: int  # which of the options given to `update` are its own
+
+
 class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 

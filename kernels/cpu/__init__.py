@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
+from .arrays import READ_ARRAYS, ArrayPlan
 from .blas import blas
 from .compile import Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
@@ -18,6 +19,7 @@ from .two_pass import apply_kernel
 from .updates import UPDATE_ALL, update_kernel
 
 __all__ = [
+    "ArrayPlan",
     "Network",
     "Plan",
     "Target",
@@ -34,7 +36,7 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ARRANGE, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
+    kernels = [ARRANGE, READ_ARRAYS, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

@@ -74,7 +74,8 @@ def set_num_threads(n: int) -> None:
 
 def ranks_for(work: float, worth: float, pieces: int) -> int:
     """The number of ranks for an amount of work of which `worth` deserves a thread, in so many pieces."""
-    return max(1, min(get_num_threads(), int(work // worth), pieces))
+    most = min(int(work // worth), pieces)
+    return min(get_num_threads(), most) if most > 1 else 1  # asking costs 2 us
 
 
 # ---------------------------------------------------------------- Numba's threading layer

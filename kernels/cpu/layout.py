@@ -102,6 +102,19 @@ PLAN = _record(
     "elements",  # to be updated
 )
 
+# Gradients to be checked and their addresses to be read: see arrays.py.
+ARRAYS = _record(
+    "count",
+    "objects",  # (count,) addresses of Python's objects
+    "head",  # bytes of what all Python objects begin with
+    "ndarray",  # the type's address
+    "expected",  # (count, 3): addresses of dtype and shape, with the number of axes between them; -1: nothing will do
+    "owners",  # (owned,) addresses of arrays that are not expected, sorted
+    "owned",
+    "into",  # (count,): the address of each array's first element; -1 where it is not as expected
+    "others",  # how many are not
+)
+
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 

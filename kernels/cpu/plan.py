@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -62,6 +62,27 @@ RECORD = UPDATE.itemsize
 ARRANGE = Kernel(_arrange, "arrange")
 
 
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """Memory that calls write to, one call at a time: as many pieces as there are calls at once. Without a lock, which
+    a process might be forked with; what a call leaves through an exception is not used again."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.make = make
+        self.idle: list[T] = []
+
+    def take(self) -> T:
+        try:  # not asked before: another thread may be quicker
+            return self.idle.pop()
+        except IndexError:
+            return self.make()
+
+    def give(self, piece: T) -> None:
+        self.idle.append(piece)
+
+
 class Plan:
     """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
 
@@ -90,13 +111,7 @@ class Plan:
             states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
             width = np.dtype(t.dtype).itemsize
             self.table[i] = (update_code(t.rule, t.dtype), t.p, 0, *states, 0, 0, 0, width)
-        self._idle: list[_Working] = []
-
-    def _take(self) -> _Working:
-        try:  # not asked before: another thread may be quicker
-            return self._idle.pop()
-        except IndexError:
-            return _Working(self)
+        self._idle = Pool(lambda: _Working(self))
 
     def update(
         self,
@@ -113,24 +128,24 @@ class Plan:
         scale: what gradients are to be multiplied by.
         places: the addresses of those parameters that lie somewhere else than last time, by their index.
         """
-        working = self._take()
+        working = self._idle.take()
         if places:
             for i, address in places.items():
                 working.places[i] = address
         working.arrange(gradients, steps)
-        for i, (kind, step) in enumerate(working.used()):
+        for i, (kind, step) in enumerate(working.wanted()):
             group, rule, dtype = self.kinds[kind]
             fill_row(working.rows[dtype][i], rule, step, options[group], scale)
         working.update()
-        self._idle.append(working)
+        self._idle.give(working)
 
     def norm(self, gradients: Sequence[int] | np.ndarray) -> float:
         """The Euclidean norm of all gradients laid end to end; the same bits for any number of threads."""
-        working = self._take()
+        working = self._idle.take()
         if working.squares is None:
             working.squares = Squares(self.parts)
         norm = working.squares.norm(gradients)
-        self._idle.append(working)
+        self._idle.give(working)
         return norm
 
 
@@ -154,6 +169,7 @@ class _Working:
             table=self.table, scalars=memory, rows=self.pairs, updates=self.updates,
         )  # fmt: skip
         self.kept = plan.sizes, plan.of, memory
+        self.used, self.elements, self.tiles = self.plan["used"], self.plan["elements"], self.updates["tiles"]
         self.at, self.updates_at = address_of(self.plan), address_of(self.updates)
         self.squares: Squares | None = None
 
@@ -162,16 +178,15 @@ class _Working:
         self.steps[:] = steps
         ARRANGE(self.at)
 
-    def used(self) -> list[list[int]]:
+    def wanted(self) -> list[list[int]]:
         """Kind and step number of every row of scalars that is wanted."""
-        used: list[list[int]] = self.pairs[: self.plan["used"][0]].tolist()
-        return used
+        wanted: list[list[int]] = self.pairs[: self.used[0]].tolist()
+        return wanted
 
     def update(self) -> None:
-        tiles = int(self.updates["tiles"][0])
+        tiles = int(self.tiles[0])
         if tiles:
-            elements = int(self.plan["elements"][0])
-            parallel(UPDATE_ALL, self.updates_at, 0, ranks_for(elements, UPDATE_ELEMENTS, tiles))
+            parallel(UPDATE_ALL, self.updates_at, 0, ranks_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles))
 
 
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:

@@ -18,7 +18,7 @@ from .compile import Kernel
 from .layout import UPDATE, UPDATES, offset, read
 from .primitives import call_update, view
 
-TILE = 16_384  # elements of one piece of work
+TILE = 1_024  # elements of one piece of work; a rank does all its pieces of an array at a stretch
 MAX_STATES = 3
 NAMES = {np.dtype(name): name for name in ("float32", "float64")}  # dtype.name takes 4 us to find its name
 TINY = {dtype: float(np.finfo(dtype).tiny) for dtype in NAMES}

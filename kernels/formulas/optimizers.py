@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
@@ -21,13 +21,18 @@ def penalise(p, g, h):
 
     The gradient is scaled (negatively, to maximise), clipped by value, and then joined by the gradients of the L2 and
     the L1 penalty. NaN passes; the sign of 0 is 0.
+
+    One condition on scalars, which LLVM takes out of the loop, decides whether there is anything but the scaling to do:
+    with all of it in every loop, Adam in cache took a fifth longer; with a condition each there would be many loops.
     """
     scale, most, coupled, l1, shrink = h[:5]
     g = scale * g
-    g = most if g > most else (-most if g < -most else g)
-    g = g + coupled * p if coupled != 0 else g
-    if l1 != 0:
-        g = g + (l1 if p > 0 else (-l1 if p < 0 else type(p)(0)))
+    if (most < type(p)(inf)) | (coupled != 0) | (l1 != 0):
+        g = most if g > most else (-most if g < -most else g)
+        decayed = g + coupled * p
+        g = decayed if coupled != 0 else g  # 0 times infinity would be NaN
+        pulled = g + (l1 if p > 0 else (-l1 if p < 0 else type(p)(0)))
+        g = pulled if l1 != 0 else g
     return p * shrink, g
 
 

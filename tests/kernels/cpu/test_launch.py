@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import launch, network, updates
+from fastopt.kernels.cpu import launch, network, plan
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
@@ -450,8 +450,7 @@ def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here
 
 
 def test_the_same_bits_for_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(updates, "TILE", 64 if INTERPRETED else updates.TILE)
-    monkeypatch.setattr(updates, "UPDATE_ELEMENTS", 64)
+    monkeypatch.setattr(plan, "UPDATE_ELEMENTS", 64)
     size = 300 if INTERPRETED else 200_000
     found = set()
     for threads in (1, 2, 4):

@@ -1,0 +1,79 @@
+"""Optimizer steps of the "numpy" backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .reference_maths import UPDATES, prepared, total
+from .spec import Planned, Update
+
+Array = np.ndarray
+
+
+@np.errstate(all="ignore")
+def gradient_norm(gradients: Sequence[Array]) -> float:
+    """Return the Euclidean norm of all gradients laid end to end, summed in float64.
+
+    >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
+    5.0
+    """
+    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in gradients))
+
+
+@np.errstate(all="ignore")
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
+    """Run one optimizer step per job, changing its p and its states in place.
+
+    p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
+    taken times `scale`, and are not changed.
+
+    >>> p = np.array([1.0, 2.0])
+    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
+    >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
+    >>> p.tolist()
+    [0.5, 3.0]
+    """
+    for job in jobs:
+        UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
+
+
+class ArrayPlan:
+    """The updates of some arrays, to be run any number of times."""
+
+    def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
+        self.planned = planned
+
+    def read(self, gradients: tuple[Any, ...]) -> tuple[list[Array | None], list[int]]:
+        """What the other calls take, and the indices of the gradients that `put` must give: here all."""
+        return [None] * len(self.planned), list(range(len(self.planned)))
+
+    def put(self, gradients: list[Array | None], i: int, gradient: Array) -> None:
+        gradients[i] = gradient
+
+    def norm(self, gradients: list[Array | None]) -> float:
+        return gradient_norm([g for g in gradients if g is not None])
+
+    def update(
+        self,
+        gradients: list[Array | None],
+        steps: Sequence[int] | Array,
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        copies: Mapping[int, Array],
+    ) -> None:
+        """Update the arrays that have a gradient; `steps` are their step numbers, `options` each group's.
+
+        copies: the parameters that are given in every step, by their index.
+        """
+        update(
+            [
+                Update(t.rule, copies[i] if t.p is None else t.p, g, t.states, options[t.group], int(step))
+                for i, (t, g, step) in enumerate(zip(self.planned, gradients, steps, strict=True))
+                if g is not None
+            ],
+            scale,
+        )
