@@ -58,7 +58,8 @@ def _look(
                 gradients.append(0)
                 steps.append(0)
                 continue
-            shape, stride, state = slot.shape, slot.stride, states.get(p)
+            shape, stride = slot.shape, slot.stride
+            state: Any = states.get(p)
             if (
                 p.data_ptr() != slot.address
                 or p.shape != shape

@@ -25,7 +25,7 @@ class Slot:
     )  # fmt: skip
 
     fresh: dict[str, torch.Tensor]  # states that the optimizer does not have yet
-    state: Mapping[str, Any] | None  # the optimizer's own record of them
+    state: Any  # the optimizer's own record of them
     tensors: tuple[tuple[str, torch.Tensor], ...]  # names and tensors; `step`, if there is one, is the last
     addresses: tuple[int, ...]  # of the tensors
     counter: Any  # torch's number of steps so far, in place
@@ -84,7 +84,7 @@ class Slot:
         self.rule = rule
         return ""
 
-    def _holds(self, state: Mapping[str, Any] | None) -> bool:
+    def _holds(self, state: Any) -> bool:
         if self.fresh or state is not self.state:  # fresh: the step that made them did not come to its end
             return False
         for (name, tensor), address in zip(self.tensors, self.addresses, strict=True):

@@ -16,13 +16,10 @@ from ._again import same_again
 from ._rules import RULES, read_group
 from ._slots import Slot, lay_out, make_slots, why_not_gradient
 
-Optimizer = torch.optim.Optimizer
+_peers: dict[type, type[torch.optim.Optimizer]] = {}
 
 
-_peers: dict[type, type[Optimizer]] = {}
-
-
-def peer_of(cls: type) -> type[Optimizer]:
+def peer_of(cls: type) -> type[torch.optim.Optimizer]:
     """The optimizer of torch's that a class is, or is derived from."""
     if cls not in _peers:
         _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
@@ -40,7 +37,7 @@ def watched(optimizer: Any) -> bool:
     )
 
 
-class Accelerated(Optimizer):
+class Accelerated(torch.optim.Optimizer):
     """What comes before torch's own class in the bases of ours: its step, and nothing else."""
 
     @staticmethod
@@ -49,7 +46,7 @@ class Accelerated(Optimizer):
 
         It takes 10 us, as much as the update of a thousand parameters.
         """
-        around = Optimizer.profile_hook_step(func)
+        around = torch.optim.Optimizer.profile_hook_step(func)
 
         @functools.wraps(func)
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:

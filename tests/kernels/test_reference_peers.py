@@ -46,7 +46,8 @@ def test_updates_are_torchs(rule, ours, peer, theirs, maximize):
     common = {**COMMON, "maximize": maximize}
     if "beta1" in ours:
         theirs = {**theirs, "betas": (ours["beta1"], ours["beta2"]), "eps": ours["eps"]}
-    optimizer = getattr(torch.optim, peer)([q], **common, **theirs)
+    known = {name: value for name, value in common.items() if name not in ("l1", "clip_value")}  # those are ours
+    optimizer = getattr(torch.optim, peer)([q], **known, **theirs)
     names = [name for name in STATES[peer.removesuffix("W")] if _has(rule, name)]
     states = tuple(np.zeros_like(p) for _ in names)
     for step in range(1, 21):
