@@ -1,0 +1,90 @@
+"""Who updates which parameter, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ._rules import RULES, read_group
+from ._slots import make_slots, why_not_gradient, why_not_states
+from ._step import Accelerated, peer_of, scaling
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who updates a parameter.
+
+    Attributes:
+        group, index: of the parameter, as in `optimizer.param_groups[group]["params"][index]`.
+        name: the parameter's, where the optimizer was given named parameters; else "".
+        shape, dtype: of the parameter.
+        where: "fastopt" (our kernels) or "torch" (torch's own code).
+        reason: why it is torch's own code; "" for "fastopt".
+    """
+
+    group: int
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "()"
+        name = f" {self.name}" if self.name else ""
+        why = f": {self.reason}" if self.reason else ""
+        return f"group {self.group}, parameter {self.index}{name} ({shape} {self.dtype}): {self.where}{why}"
+
+
+class Explanation(list[Placement]):
+    """The placement of every parameter; as a string, a line for each after a summary."""
+
+    def __str__(self) -> str:
+        ours = sum(placement.where == "fastopt" for placement in self)
+        head = f"{ours} of {len(self)} parameters are updated by fastopt, {len(self) - ours} by torch"
+        return "\n".join([head, *map(str, self)])
+
+
+def explain(optimizer: torch.optim.Optimizer) -> Explanation:
+    """Tell which parameters the next step updates by our kernels, and which by torch's own code, and why.
+
+    A parameter is judged with the gradient that it has now, where it has one. Nothing is changed.
+
+    Args:
+        optimizer: one of this module's, or any other of torch's, all of whose parameters are torch's.
+
+    Returns:
+        A list with a record for each parameter, in the order of the groups; print it to read it.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w, h = torch.zeros(2, 3, requires_grad=True), torch.zeros(4, dtype=torch.float16, requires_grad=True)
+        >>> print(fastopt.torch.explain(fastopt.torch.Adam([w, h])))
+        1 of 2 parameters are updated by fastopt, 1 by torch
+        group 0, parameter 0 (2x3 float32): fastopt
+        group 0, parameter 1 (4 float16): torch: dtype float16
+    """
+    slots = iter(make_slots(optimizer.param_groups))
+    ours = isinstance(optimizer, Accelerated)
+    result = Explanation()
+    for at, group in enumerate(optimizer.param_groups):
+        if ours:
+            rule, _, whole = read_group(peer_of(type(optimizer)), group, scaling(optimizer))
+        else:
+            rule, whole = "", _stranger(type(optimizer))
+        names = group.get("param_names") or [""] * len(group["params"])
+        for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
+            reason = whole or next(slots).reason
+            if not reason and p.grad is not None:
+                reason = why_not_gradient(p, p.grad)
+            reason = reason or why_not_states(p, optimizer.state.get(p), rule)
+            where, dtype = "torch" if reason else "fastopt", str(p.dtype).removeprefix("torch.")
+            result.append(Placement(at, index, name, tuple(p.shape), dtype, where, reason))
+    return result
+
+
+def _stranger(cls: type) -> str:
+    known = " (fastopt.torch.accelerate would change that)" if cls in RULES else ""
+    return f"the optimizer is {cls.__module__}.{cls.__qualname__}{known}"

@@ -1,0 +1,120 @@
+"""What a parameter group of torch's says, in the words of the kernels: rule, options, states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..kernels.formulas import OPTIMIZERS
+
+Group = dict[str, Any]
+
+
+def _sgd(group: Group) -> str:
+    return "momentum" if group["momentum"] != 0 else "sgd"
+
+
+def _adagrad(group: Group) -> str:
+    return "adagrad"
+
+
+def _rmsprop(group: Group) -> str:
+    return "rmsprop" + "_centered" * bool(group["centered"]) + "_momentum" * (group["momentum"] > 0)
+
+
+def _adam(group: Group) -> str:
+    if group.get("decoupled_weight_decay"):
+        return "adamw_amsgrad" if group["amsgrad"] else "adamw"
+    return "amsgrad" if group["amsgrad"] else "adam"
+
+
+def _adamw(group: Group) -> str:
+    return "adamw_amsgrad" if group["amsgrad"] else "adamw"
+
+
+# Of every optimizer that there is a class for: the rule of a group.
+RULES: dict[type[torch.optim.Optimizer], Callable[[Group], str]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adagrad: _adagrad,
+    torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adamw,
+}
+
+_FLAGS = ("capturable", "differentiable")
+_NUMBERS = (int, float, np.integer, np.floating)
+
+
+@cache
+def _names(rule: str) -> tuple[str, ...]:
+    # l1 and clip_value are not torch's: such a key of a group is the user's own and means nothing to us.
+    return tuple(name for name in OPTIMIZERS[rule].options if name not in ("l1", "clip_value", "beta1", "beta2"))
+
+
+@cache
+def _has_betas(rule: str) -> bool:
+    return "beta1" in OPTIMIZERS[rule].options
+
+
+def read_group(peer: type[torch.optim.Optimizer], group: Group, scaled: bool) -> tuple[str, dict[str, Any], str]:
+    """The rule of a group, its options, and why torch's code is needed ("": it is not).
+
+    `scaled` says that a GradScaler has given the optimizer a scale or its verdict on the gradients.
+    """
+    for flag in _FLAGS:
+        if group.get(flag):
+            return "", {}, f"{flag}=True"
+    if scaled and not group.get("fused"):
+        return "", {}, "grad_scale and found_inf are for fused=True"
+    rule = RULES[peer](group)
+    options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
+    for name in _names(rule):
+        options[name] = group[name]
+    if _has_betas(rule):
+        options["beta1"], options["beta2"] = group["betas"]
+    for name, value in options.items():
+        if value is None or isinstance(value, _NUMBERS):
+            continue
+        if not _readable(value):
+            return "", {}, f"{name} is {_describe(value)}"
+        if group.get("foreach"):  # torch refuses it
+            return "", {}, f"{name} is a tensor and foreach=True"
+        options[name] = value.item()
+    return rule, options, ""
+
+
+def _readable(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1 and not value.requires_grad
+
+
+def _describe(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return "a tensor that requires a gradient" if value.requires_grad else f"a tensor on {value.device}"
+
+
+def counts_steps(rule: str) -> bool:
+    """Whether torch keeps a number of steps in the states of the optimizer that a rule belongs to."""
+    return rule not in ("sgd", "momentum")
+
+
+@cache
+def names_of(rule: str) -> tuple[str, ...]:
+    """The states that a rule needs, in its order, and torch's number of steps behind them, where it keeps one."""
+    return *OPTIMIZERS[rule].states, *(("step",) if counts_steps(rule) else ())
+
+
+def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
+    states = {}
+    if counts_steps(rule):
+        wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        states["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32, device="cpu")
+    fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
+    for name in OPTIMIZERS[rule].states:
+        states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
+    return states

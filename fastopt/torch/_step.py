@@ -1,0 +1,217 @@
+"""The step: whatever the kernels can update is theirs, and torch's own code does the rest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
+from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
+
+from ..kernels.cpu.plan import Plan, Target
+from ..kernels.formulas import OPTIMIZERS
+from ._again import same_again
+from ._rules import RULES, read_group
+from ._slots import Slot, lay_out, make_slots, why_not_gradient
+
+_peers: dict[type, type[torch.optim.Optimizer]] = {}
+
+
+def peer_of(cls: type) -> type[torch.optim.Optimizer]:
+    """The optimizer of torch's that a class is, or is derived from."""
+    if cls not in _peers:
+        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
+    return _peers[cls]
+
+
+def watched(optimizer: Any) -> bool:
+    """Whether somebody wants to know of a step: a hook, or a profiler."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _all_pre_hooks
+        or _all_post_hooks
+        or getattr(torch.autograd.profiler, "_is_profiler_enabled", True)
+    )
+
+
+class Accelerated(torch.optim.Optimizer):
+    """What comes before torch's own class in the bases of ours: its step, and nothing else."""
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch puts around the `step` of a class, for hooks and profilers, only where there are some.
+
+        It takes 10 us, as much as the update of a thousand parameters.
+        """
+        around = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return (around if watched(self) else func)(self, *args, **kwargs)
+
+        return step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update the parameters that have gradients.
+
+        Args:
+            closure: computes the loss anew, with gradients; called first.
+
+        Returns:
+            What `closure` returned.
+        """
+        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+            return torch_step(self, closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if _repeated(self):
+            return loss
+        work = _work(self)
+        jobs, options, left = _divide(self, work.slots)
+        if any(left):
+            _step_rest(self, left)
+        if jobs and not _skipped(self):
+            _run(self, work, jobs, options)
+        return loss
+
+
+def _repeated(optimizer: Any) -> bool:
+    """Make the step if it is the last one again; else say that it is not, and change nothing."""
+    work: _Work | None = optimizer.__dict__.get("_fastopt_work")
+    if work is None or work.plan is None or work.count != len(work.slots) or scaling(optimizer):
+        return False
+    again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots)
+    if again is None:
+        return False
+    work.plan.update(again.gradients, again.steps, again.options)
+    for slot in again.slots:
+        if slot.counter is not None:
+            slot.counter.value += 1
+    torch.autograd.graph.increment_version([slot.p for slot in again.slots])
+    return True
+
+
+class _Work:
+    """What is laid out once for many steps: a slot for every parameter, and the plan of those that have states."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        self.count = 0  # of slots in the plan
+        self.plan: Plan | None = None
+
+    def planned(self) -> Plan:
+        """The plan of all slots whose states are known."""
+        members = [slot for slot in self.slots if slot.rule]
+        self.count = len(members)
+        for place, slot in enumerate(members):
+            slot.place = place
+        self.plan = Plan([
+            Target(
+                slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
+                slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
+            )
+            for slot in members
+        ])  # fmt: skip
+        return self.plan
+
+
+def _work(optimizer: Any) -> _Work:
+    """What is laid out for an optimizer; made anew where its parameters or their memory are not as they were."""
+    work: _Work | None = optimizer.__dict__.get("_fastopt_work")
+    if work is None or _differs(work.slots, optimizer.param_groups):
+        work = optimizer._fastopt_work = _Work(make_slots(optimizer.param_groups))
+    return work
+
+
+def _differs(slots: list[Slot], groups: list[dict[str, Any]]) -> bool:
+    at = 0
+    for number, group in enumerate(groups):
+        params = group["params"]
+        if len(slots) < at + len(params):
+            return True
+        for slot, p in zip(slots[at : at + len(params)], params, strict=True):
+            if slot.p is not p or slot.group != number or slot.moved():
+                return True
+        at += len(params)
+    return at != len(slots)
+
+
+Job = tuple[Slot, torch.Tensor]
+
+
+def _divide(optimizer: Any, slots: list[Slot]) -> tuple[list[Job], list[dict[str, Any]], list[list[torch.Tensor]]]:
+    """The parameters with gradients: jobs for the kernels, and for each group its options and what is left to torch."""
+    peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
+    states, defaults = optimizer.state, optimizer.defaults
+    all_slots = iter(slots)
+    jobs: list[Job] = []
+    all_options, left = [], []
+    for group in optimizer.param_groups:
+        rule, options, whole = read_group(peer, group, scaled)
+        rest = []
+        for p in group["params"]:
+            slot = next(all_slots)
+            g = p.grad
+            if g is None:
+                continue
+            if whole or slot.reason or why_not_gradient(p, g) or slot.use(states.get(p), rule, group, defaults):
+                rest.append(p)
+            else:
+                jobs.append((slot, g))
+        all_options.append(options)
+        left.append(rest)
+    return jobs, all_options, left
+
+
+def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, Any]]) -> None:
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:  # as torch's fused steps do: who looks at the gradients afterwards finds them unscaled
+        with torch.no_grad():
+            torch._foreach_div_([g for _, g in jobs], float(scale))
+    plan = work.plan
+    if plan is None or any(slot.place < 0 for slot, _ in jobs):
+        plan = work.planned()
+    gradients, steps = [0] * work.count, [0] * work.count
+    kept = []  # copies live until the kernels are done
+    for slot, gradient in jobs:
+        g = lay_out(slot.p, gradient)
+        kept.append(g)
+        gradients[slot.place], steps[slot.place] = g.data_ptr(), slot.steps()
+    plan.update(gradients, steps, options)
+    for slot, _ in jobs:
+        slot.publish(optimizer.state)
+    # Autograd finds out that a value it has kept was overwritten, as with torch's own updates.
+    torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
+
+
+def scaling(optimizer: Any) -> bool:
+    """Whether a GradScaler has left word; it does for optimizers that were made with fused=True."""
+    found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+    return peer_of(type(optimizer)) is not torch.optim.RMSprop and any(value is not None for value in found)
+
+
+def _skipped(optimizer: Any) -> bool:
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and peer_of(type(optimizer)) is not torch.optim.RMSprop and bool(found)
+
+
+def torch_step(optimizer: Any, closure: Callable[[], Any] | None = None) -> Any:
+    """The step of torch's own class, without the hooks that are called around ours."""
+    step: Any = peer_of(type(optimizer)).step
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__
+    return step(optimizer, closure)
+
+
+def _step_rest(optimizer: Any, left: list[list[torch.Tensor]]) -> None:
+    """Let torch's own code update some parameters: on a stand-in with the same states, whose groups have only those."""
+    stand_in = object.__new__(type(optimizer))
+    stand_in.__dict__.update(optimizer.__dict__)
+    groups = zip(optimizer.param_groups, left, strict=True)
+    stand_in.param_groups = [{**group, "params": params} for group, params in groups if params]
+    torch_step(stand_in)
