@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from fastopt.benchmarks.limits import interleave, stream, update_bytes
 from fastopt.benchmarks.peers import TITLES, tolerant
 from fastopt.benchmarks.updates import LARGE, SHAPES, job, torch_update
 from fastopt.benchmarks.updates import steps as calls_of
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels import cpu, reference
+from fastopt.kernels import reference
+from fastopt.kernels.cpu.plan import Plan, Target
+from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.spec import Update
 
 RULES = ("adam", "adagrad", "momentum")
 STEPS = 200  # of small arrays in a turn: the first of them bring the caches back
@@ -26,11 +31,19 @@ def large_updates() -> Iterator[Row]:
     yield from _updates(LARGE[1], rounds=9, with_reference=False)
 
 
+def planned(one: Update) -> Callable[[], None]:
+    """An update laid out once, as an optimizer does."""
+    states = [address_of(state) for state in one.states]
+    plan = Plan([Target(one.rule, one.p.dtype.name, one.p.size, address_of(one.p), states)])
+    gradients, steps, options = np.array([address_of(one.g)]), np.array([one.step]), [one.options]
+    return lambda kept=one: plan.update(gradients, steps, options)
+
+
 def _updates(size: int, rounds: int, with_reference: bool) -> Iterator[Row]:
     for rule in RULES:
         ours = job(rule, size)
         # All work on the same arrays: whichever does, the cost is that of memory.
-        calls: dict[str, Callable[[], object]] = {"fastopt": lambda ours=ours: cpu.update([ours])}
+        calls: dict[str, Callable[[], object]] = {"fastopt": planned(ours)}
         calls["limit"] = stream(ours.p, ours.g, ours.states)
         with tolerant():
             try:

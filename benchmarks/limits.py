@@ -73,11 +73,14 @@ def interleave(
 ) -> dict[str, float]:
     """The median time of each call in seconds, the calls taken in turn so that all see the same machine.
 
+    In another order every round: what the call before has left in the caches should not always help the same one.
     `pause` is how long to wait before each, for the threads of the one before to come to rest.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    rng, names = np.random.default_rng(0), list(calls)
     for i in range(rounds + warm):
-        for name, call in calls.items():
+        for name in [names[k] for k in rng.permutation(len(names))]:
+            call = calls[name]
             if pause:
                 time.sleep(pause)
             start = time.perf_counter()
