@@ -10,8 +10,8 @@ from fastopt.kernels.cpu import dense
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS
 
-# Of the largest element of the result. A product of k terms is off by up to k rounding errors of its terms' sizes, in
-# practice by sqrt(k); k is at most 1000 here.
+# Of the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is off by up to
+# k rounding errors of those, in practice by sqrt(k); k is at most 1000 here.
 TOLERANCE = {"float32": 32 * 1.2e-7, "float64": 32 * 2.3e-16}
 
 EDGES = [(1, 1, 1), (2, 3, 5), (33, 17, 65)]
@@ -26,9 +26,9 @@ if not INTERPRETED:
     ]
 
 
-def assert_close(actual, expected, dtype):
+def assert_close(actual, expected, dtype, sizes=None):
     assert actual.dtype == dtype
-    scale = np.abs(expected).max(initial=1e-30)
+    scale = np.abs(expected if sizes is None else sizes).max(initial=1e-30)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
@@ -54,7 +54,7 @@ def check(rng, rows, inputs, outputs, dtype, activation, bias=True, wanted=(True
     Y = np.empty((rows, outputs))
     Z = np.empty_like(Y) if uses_z else None
     reference.dense_forward(X, W, B, activation, Y, Z)
-    assert_close(y, Y, dtype)
+    assert_close(y, Y, dtype, np.abs(X) @ np.abs(W) + (np.abs(B) if bias else 0))
 
     # The slope is taken where the kernel took it: a kink may lie between two roundings of z.
     s = z if uses_z else y
@@ -62,9 +62,10 @@ def check(rng, rows, inputs, outputs, dtype, activation, bias=True, wanted=(True
     theirs = [np.empty_like(a) for a in (X, W, W[0])]
     cpu.dense_backward(dy, x, w, s, activation, *ours)
     reference.dense_backward(DY, X, W, s.astype("float64"), activation, *theirs)
-    for mine, other in zip(ours, theirs, strict=True):
+    terms = np.abs(DY) @ np.abs(W).T, np.abs(X).T @ np.abs(DY), np.abs(DY).sum(axis=0)
+    for mine, other, sizes in zip(ours, theirs, terms, strict=True):
         if mine is not None:
-            assert_close(mine, other, dtype)
+            assert_close(mine, other, dtype, sizes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
