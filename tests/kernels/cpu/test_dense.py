@@ -10,8 +10,8 @@ from fastopt.kernels.cpu import dense
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS
 
-# Of the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is off by up to
-# k rounding errors of those, in practice by sqrt(k); k is at most 1000 here.
+# Of the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is off by up
+# to k rounding errors of those, in practice by sqrt(k); k is at most 1000 here.
 TOLERANCE = {"float32": 32 * 1.2e-7, "float64": 32 * 2.3e-16}
 
 EDGES = [(1, 1, 1), (2, 3, 5), (33, 17, 65)]
@@ -26,9 +26,9 @@ if not INTERPRETED:
     ]
 
 
-def assert_close(actual, expected, dtype, sizes=None):
+def assert_close(actual, expected, dtype, sizes):
     assert actual.dtype == dtype
-    scale = np.abs(expected if sizes is None else sizes).max(initial=1e-30)
+    scale = sizes.max(initial=1e-30)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
