@@ -60,8 +60,12 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
     """
     scalar, vector = _vector(real, lanes)
     width = np.dtype(real).itemsize
-    i64, i32, i1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
-    bits = ir.VectorType(i1, lanes)
+    i64, i32 = ir.IntType(64), ir.IntType(32)
+
+    def everywhere(builder: Any, number: Any) -> Any:
+        """A vector with the number in every lane."""
+        first = builder.insert_element(ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined), number, i32(0))
+        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
 
     def masked(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -87,13 +91,10 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * width}")
         masks: list[Any] = [None] * vectors
         if not whole:
-            zeros = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
-            limit = builder.insert_element(ir.Constant(ir.VectorType(i64, lanes), None), columns, i32(0))
-            limit = builder.shuffle_vector(limit, limit, zeros)
+            limit = everywhere(builder, columns)
             for v in range(vectors):
                 numbers = ir.Constant(ir.VectorType(i64, lanes), [v * lanes + lane for lane in range(lanes)])
                 masks[v] = builder.icmp_signed("<", numbers, limit)
-                assert masks[v].type == bits
 
         before, loop = builder.block, builder.append_basic_block("products")
         after = builder.append_basic_block("sums")
@@ -104,12 +105,10 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         from_b = builder.add(b, builder.mul(count, b_step))
         row_of_b = [load(builder, builder.add(from_b, i64(v * lanes * width)), masks[v]) for v in range(vectors)]
         from_a = builder.add(a, builder.mul(count, a_step))
-        one = ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
         added = []
         for i in range(rows):
             number = builder.load(_at(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar), align=width)
-            many = builder.insert_element(ir.Constant(vector, ir.Undefined), number, i32(0))
-            many = builder.shuffle_vector(many, many, one)
+            many = everywhere(builder, number)
             added.append([builder.call(fma, [many, row_of_b[v], sums[i][v]]) for v in range(vectors)])
         following = builder.add(count, i64(1))
         for phi, first, value in [(count, i64(0), following)] + [
@@ -120,8 +119,7 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
 
         builder.position_at_end(after)
-        many = builder.insert_element(ir.Constant(vector, ir.Undefined), alpha, i32(0))
-        many = builder.shuffle_vector(many, many, one)
+        many = everywhere(builder, alpha)
         more, done = builder.append_basic_block("add"), builder.append_basic_block("set")
         end = builder.append_basic_block("end")
         places = []

@@ -15,13 +15,13 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ..formulas import LOSSES, dropout_draw, dropout_key, losses
+from ..formulas.functions import exp
 from ..spec import LossSpec
 from .compile import Kernel
 from .dense import activate_kernel, batch_rows, pieces, span
 from .launch import parallel, ranks_for
 from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
 from .primitives import INTERPRETED, address_of, call_tile, prefetch, view
-from .vector_math import EXP
 
 ROWS = 32
 AHEAD = 4  # rows that are asked for before they are copied
@@ -98,7 +98,7 @@ def _dropout(real, width):
     return dropout
 
 
-def _exponentials(exp, real):
+def _exponentials(real):
     @register_jitable(error_model="numpy")
     def exponentials(z, e, rows, columns, width):
         # e = exp(z - the largest z of the row): one loop for the rows' ends, one for all exponentials.
@@ -117,7 +117,7 @@ def _exponentials(exp, real):
 
 
 def _activate_rows(real, width):
-    exponentials = _exponentials(EXP[np.dtype(real).name], real)
+    exponentials = _exponentials(real)
 
     def activate(work, step, rank, ranks):
         a = read(work, ACTIVATE)
@@ -161,7 +161,7 @@ def _elementwise(value, slope, real, width):
 
 
 def _by_row(value, slope, real, width, labels):
-    exponentials = _exponentials(EXP[np.dtype(real).name], real)
+    exponentials = _exponentials(real)
 
     def loss(work, step, rank, ranks):
         # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy. z is taken from the

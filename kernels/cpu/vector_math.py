@@ -37,11 +37,9 @@ def _float64_of_bits(typingctx, bits):
 
 
 @register_jitable(error_model="numpy", forceinline=True)
-def _exp32(x):
+def _reduced32(y):
+    """n and exp(r) - 1, where y = n log 2 + r."""
     T = np.float32
-    low, high = T(-87.33654), T(88.72283)
-    y = x if x >= low else low  # also for NaN, which no integer can hold
-    y = min(y, high)
     n = T(floor(y * T(1.4426950408889634) + T(0.5)))
     r = y - n * T(0.693359375) + n * T(2.12194440e-4)
     p = T(1.9875691500e-4)
@@ -50,11 +48,31 @@ def _exp32(x):
     p = p * r + T(4.1665795894e-2)
     p = p * r + T(1.6666665459e-1)
     p = p * r + T(5.0000001201e-1)
-    half = np.int32(n) >> np.int32(1)  # in two factors, since 2**128 alone is no float32
-    rest = np.int32(n) - half
+    return np.int32(n), p * r * r + r
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _reduced64(y):
+    """n and exp(r) - 1, where y = n log 2 + r."""
+    n = floor(y * 1.4426950408889634 + 0.5)
+    r = y - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6
+    s = r * r
+    p = r * ((1.26177193074810590878e-4 * s + 3.02994407707441961300e-2) * s + 9.99999999999999999910e-1)
+    q = ((3.00198505138664455042e-6 * s + 2.52448340349684104192e-3) * s + 2.27265548208155028766e-1) * s + 2.0
+    return np.int64(n), 2.0 * p / (q - p)
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _exp32(x):
+    T = np.float32
+    low, high = T(-87.33654), T(88.72283)
+    y = x if x >= low else low  # also for NaN, which no integer can hold
+    y = min(y, high)
+    n, excess = _reduced32(y)
+    half = n >> np.int32(1)  # in two factors, since 2**128 alone is no float32
+    rest = n - half
     bias, shift = np.int32(127), np.int32(23)
-    value = p * r * r + r + T(1)
-    value = value * _float32_of_bits((half + bias) << shift) * _float32_of_bits((rest + bias) << shift)
+    value = (excess + T(1)) * _float32_of_bits((half + bias) << shift) * _float32_of_bits((rest + bias) << shift)
     value = T(math.inf) if x > high else value
     return (value if x >= low else T(0)) if x == x else x
 
@@ -64,16 +82,11 @@ def _exp64(x):
     low, high = -708.3964185322641, 709.782712893384
     y = x if x >= low else low
     y = min(y, high)
-    n = floor(y * 1.4426950408889634 + 0.5)
-    r = y - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6
-    s = r * r
-    p = r * ((1.26177193074810590878e-4 * s + 3.02994407707441961300e-2) * s + 9.99999999999999999910e-1)
-    q = ((3.00198505138664455042e-6 * s + 2.52448340349684104192e-3) * s + 2.27265548208155028766e-1) * s + 2.0
-    half = np.int64(n) >> np.int64(1)
-    rest = np.int64(n) - half
+    n, excess = _reduced64(y)
+    half = n >> np.int64(1)
+    rest = n - half
     bias, shift = np.int64(1023), np.int64(52)
-    value = 1.0 + 2.0 * p / (q - p)
-    value = value * _float64_of_bits((half + bias) << shift) * _float64_of_bits((rest + bias) << shift)
+    value = (1.0 + excess) * _float64_of_bits((half + bias) << shift) * _float64_of_bits((rest + bias) << shift)
     value = math.inf if x > high else value
     return (value if x >= low else 0.0) if x == x else x
 
@@ -110,29 +123,18 @@ def _tanh64(x):
 def _expm1_32(x):
     T = np.float32
     y = x if x >= T(-87.33654) else T(-87.33654)
-    n = T(floor(y * T(1.4426950408889634) + T(0.5)))
-    r = y - n * T(0.693359375) + n * T(2.12194440e-4)
-    p = T(1.9875691500e-4)
-    p = p * r + T(1.3981999507e-3)
-    p = p * r + T(8.3334519073e-3)
-    p = p * r + T(4.1665795894e-2)
-    p = p * r + T(1.6666665459e-1)
-    p = p * r + T(5.0000001201e-1)
-    power = _float32_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
-    value = power * (p * r * r + r) + (power - T(1))
+    n, excess = _reduced32(y)
+    power = _float32_of_bits((n + np.int32(127)) << np.int32(23))
+    value = power * excess + (power - T(1))
     return value if x == x else x
 
 
 @register_jitable(error_model="numpy", forceinline=True)
 def _expm1_64(x):
     y = x if x >= -708.3964185322641 else -708.3964185322641
-    n = floor(y * 1.4426950408889634 + 0.5)
-    r = y - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6
-    s = r * r
-    p = r * ((1.26177193074810590878e-4 * s + 3.02994407707441961300e-2) * s + 9.99999999999999999910e-1)
-    q = ((3.00198505138664455042e-6 * s + 2.52448340349684104192e-3) * s + 2.27265548208155028766e-1) * s + 2.0
-    power = _float64_of_bits((np.int64(n) + np.int64(1023)) << np.int64(52))
-    value = power * (2.0 * p / (q - p)) + (power - 1.0)
+    n, excess = _reduced64(y)
+    power = _float64_of_bits((n + np.int64(1023)) << np.int64(52))
+    value = power * excess + (power - 1.0)
     return value if x == x else x
 
 
@@ -273,13 +275,3 @@ if not INTERPRETED:
     _overload(functions.log1pexp, _log1pexp32, _log1pexp64)
     _overload(functions.tanh, _tanh32, _tanh64)
     _overload(functions.erf, _erf32, _erf64)
-
-
-def _exp_python(x: Any) -> Any:
-    try:
-        return type(x)(math.exp(x))
-    except OverflowError:
-        return type(x)(math.inf)
-
-
-EXP = dict.fromkeys(("float32", "float64"), _exp_python) if INTERPRETED else {"float32": _exp32, "float64": _exp64}

@@ -6,7 +6,10 @@ import math
 
 
 def exp(x):
-    return math.exp(x)
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
 
 
 def expm1(x):
