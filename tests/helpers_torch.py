@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 import fastopt.torch  # noqa: E402
 
+EXACT = {"rtol": 0, "atol": 0}
+NEAR = {"rtol": 1e-12, "atol": 1e-13}
 CLASSES = [
     (getattr(fastopt.torch, name), getattr(torch.optim, name))
     for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")

@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 from helpers_torch import (  # noqa: E402
+    EXACT,
     NAMES,
+    NEAR,
     TELLING,
     all_params,
     assert_same,
@@ -21,9 +23,6 @@ from helpers_torch import (  # noqa: E402
 )
 
 import fastopt.torch  # noqa: E402
-
-EXACT = {"rtol": 0, "atol": 0}
-NEAR = {"rtol": 1e-12, "atol": 1e-13}
 
 
 def both(name, make, steps=10, **kwargs):

@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 from helpers_torch import (  # noqa: E402
     CLASSES,
+    EXACT,
     NAMES,
+    NEAR,
     TELLING,
     all_params,
     assert_same,
@@ -25,9 +27,6 @@ from helpers_torch import (  # noqa: E402
 )
 
 import fastopt.torch  # noqa: E402
-
-EXACT = {"rtol": 0, "atol": 0}
-NEAR = {"rtol": 1e-12, "atol": 1e-13}
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CLASSES)
