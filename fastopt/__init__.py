@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from . import layers as layers
     from . import losses as losses
     from . import optim as optim
+    from . import schedules as schedules
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
     from .checkpoint import load_model as load_model
@@ -48,7 +49,7 @@ _NAMES = {
     "profiling": ("profile",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim")
+_MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim", "schedules")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _backends
-from ._arrays import Memory, Parameter, check_flag
+from . import _backends, _conventions
+from ._arrays import Memory, Parameter, check_count, check_flag, describe
+from ._conventions import Convention
+from ._group import Group, Hyper
 from ._hyper import (
+    COMMON,
     EXTRA,
     HYPER_DOMAINS,
     TORCH_ONLY,
     all_finite,
     check_clipping,
     check_hyper,
+    check_lr,
     check_one_number,
     check_scale,
+    common,
+    rate,
 )
 from ._slot import Slot
 from ._tree import Template, flatten, match
-from .kernels.formulas import BOUND, OPTIMIZERS, clip_factor
-
-Hyper = dict[str, Any]
-
-
-class Group:
-    """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
-
-    def __init__(self, public: Hyper, slots: list[Slot]) -> None:
-        self.public = public
-        self.slots = slots
-        self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
-        self.rule = ""
-        self.options: dict[str, Any] = {}
-
-    def take(self, rule: str, hyper: Hyper) -> None:
-        """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
-        self.public.update(hyper)
-        named = dict(hyper)
-        if "betas" in named:
-            named["beta1"], named["beta2"] = named.pop("betas")
-        self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
-        self.rule = rule
-        self.values = tuple(hyper.values())
-        for slot in self.slots:
-            slot.use(rule, hyper.get("initial_accumulator_value", 0.0))
+from .kernels.formulas import BOUND, clip_factor
 
 
 class Optimizer:
@@ -57,12 +38,22 @@ class Optimizer:
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
+    _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
     _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
 
-    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        backend: str,
+        hyper: Hyper,
+        clip_norm: float | None,
+        convention: str,
+    ) -> None:
         self.backend = _backends.check(backend)
-        self.defaults = self._checked(hyper)
+        self._convention = _conventions.find(type(self).__name__, self._peers, convention)
+        self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
+        self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
         self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
         if params is not None:
@@ -70,10 +61,13 @@ class Optimizer:
 
     # -- hyper-parameters
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
-        """The row of OPTIMIZERS that these hyper-parameters ask for."""
+    def _kind(self, hyper: Hyper) -> str:
+        """What these hyper-parameters ask for, as a row of OPTIMIZERS in torch's convention."""
         raise NotImplementedError
+
+    def _rule(self, hyper: Hyper) -> str:
+        """The row of OPTIMIZERS that does it in this convention."""
+        return self._convention.row(self._kind(hyper), hyper)
 
     @classmethod
     def _checked(cls, hyper: Mapping[str, Any]) -> Hyper:
@@ -89,6 +83,8 @@ class Optimizer:
 
     @classmethod
     def _checked_one(cls, name: str, value: Any) -> Any:
+        if name == "lr":
+            return check_lr(value)
         if name != "betas":
             return check_hyper(name, value, HYPER_DOMAINS[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
@@ -109,12 +105,20 @@ class Optimizer:
         return self._groups
 
     @property
+    def convention(self) -> str:
+        """Whose formulas, defaults and options these are."""
+        return next(name for name, row in self._peers.items() if row is self._convention)
+
+    @property
     def lr(self) -> float:
-        """The learning rate; with several groups that of the first, to be set through `param_groups`."""
-        return self.param_groups[0]["lr"]
+        """The learning rate of the next step, also where a schedule gives it; to be set as a number or a schedule.
+
+        With several groups that of the first; those of the others are read and set through `param_groups`.
+        """
+        return rate(self.param_groups[0]["lr"], self._count)
 
     @lr.setter
-    def lr(self, value: float) -> None:
+    def lr(self, value: float | Callable[[int], float]) -> None:
         if len(self.param_groups) > 1:
             raise ValueError(
                 f"there are {len(self.param_groups)} groups, each with its own learning rate:"
@@ -140,8 +144,13 @@ class Optimizer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of that row, with their values."""
-        return dict(self._current()[0].options)
+        """The options of that row, with their values for the next step."""
+        return dict(self._current()[0].at(self._count))
+
+    def rates(self, n: int) -> np.ndarray:
+        """The learning rates of the next `n` steps, (n,) float64 (those of the first group)."""
+        lr = self._current()[0].options["lr"]
+        return np.array([rate(lr, self._count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
 
     # -- parameters and states
 
@@ -160,28 +169,74 @@ class Optimizer:
             groups.append((self._checked({**self.defaults, **own}), leaves[first:]))
         if not leaves:
             raise ValueError("params holds no array")
-        self._take(templates if grouped else templates[0], groups)
+        self._take(templates if grouped else templates[0], groups, grouped)
 
-    def _take(self, template: Template, groups: list[tuple[Hyper, list[tuple[str, Any]]]]) -> None:
-        """The groups, each of checked hyper-parameters and (path, array) pairs."""
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Takes more arrays, with hyper-parameters of their own: `{"params": ..., "lr": 1e-4}`, as torch's.
+
+        What the group does not name is as given to the constructor. The arrays start afresh, the others keep states and
+        steps. From now on `step` takes one entry of gradients a group, also where there were no groups before.
+
+        Raises:
+            TypeError, ValueError: as from the constructor, also for arrays that share memory with those it has. All is
+                checked before anything changes.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> w, b, more = np.zeros(2), np.zeros(1), np.zeros(1)
+            >>> opt = fo.SGD([w, b], lr=0.5, backend="numpy")
+            >>> opt.add_param_group({"params": more, "lr": 2.0})
+            >>> opt.step([[np.ones(2), None], np.ones(1)]), w.tolist(), more.tolist()
+            (True, [-0.5, -0.5], [-2.0])
+        """
+        if not self._slots:
+            raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
+        before = self._current()
+        leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.parameter.array) for slot in self._slots]
+        template = flatten(group["params"], f"[{len(before)}]", leaves)
+        if len(leaves) == len(self._slots):
+            raise ValueError("params of the group holds no array")
+        own = {name: value for name, value in group.items() if name != "params"}
+        rest = iter(leaves)
+        groups = [({name: g.public[name] for name in self._hyper}, [next(rest) for _ in g.slots]) for g in before]
+        groups.append((self._checked({**self.defaults, **own}), list(rest)))
+        there = self._template if self._grouped and isinstance(self._template, list) else [self._template]
+        self._take([*there, template], groups, True, before)
+
+    def _take(
+        self,
+        template: Template,
+        groups: list[tuple[Hyper, list[tuple[str, Any]]]],
+        grouped: bool = False,
+        before: Sequence[Group] = (),
+    ) -> None:
+        """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
         counted = np.zeros((2, sum(map(len, parameters))), np.int64)
-        self._done, self._origins = counted  # the `steps` and `origin` of all slots
         numbers = iter(counted.T)
-        made = []
+        made: list[Group] = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
             slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
-            made.append(Group({"params": [array for _, array in leaves]}, slots))
+            public: Hyper = {"params": [array for _, array in leaves]}
+            if len(made) < len(before):
+                old = before[len(made)]
+                public = old.public
+                for slot, same in zip(slots, old.slots, strict=True):
+                    slot.follow(same)
+            made.append(Group(public, slots, self._convention.decoupled))
             made[-1].take(rule, hyper)
+        self._done, self._origins = counted  # the `steps` and `origin` of all slots
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._memory = memory
         self._plan = None
-        self._template = template
+        self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
         self._values = itemgetter(*self._hyper)
         self.param_groups: list[Hyper] = [group.public for group in made]
@@ -213,6 +268,7 @@ class Optimizer:
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
         self._done += n
+        self._count += n
 
     # -- the step
 
@@ -255,7 +311,7 @@ class Optimizer:
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         leaves = tuple(self._leaves(grads))
-        groups, plan = self._current(), self._planned()
+        options, plan = [group.at(self._count) for group in self._current()], self._planned()
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
         for i in others:
@@ -272,10 +328,11 @@ class Optimizer:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
         copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None}
         done = self._done
-        plan.update(gradients, done - self._origins + 1, [group.options for group in groups], scale, copies)
+        plan.update(gradients, done - self._origins + 1, options, scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
         done += [g is not None for g in arrays] if others else 1
+        self._count += 1
         return True
 
     def _planned(self) -> Any:
@@ -309,8 +366,9 @@ class Optimizer:
         the arrays numbered in the order of the groups, and states in the shape of their array.
         """
         groups, numbers = [], iter(range(len(self._slots)))
+        shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         for group in self._current():
-            hyper = {name: group.public[name] for name in self._hyper} | {"clip_norm": self._clip_norm}
+            hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
             groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
@@ -338,11 +396,15 @@ class Optimizer:
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
                 f" this optimizer of {[len(group.slots) for group in self._groups]}"
             )
+        convention = common(groups, "convention", _conventions.DEFAULT)
+        if convention != self.convention:
+            raise ValueError(
+                f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
+                f" {self.convention!r}: states and hyper-parameters do not mean the same in both"
+            )
         hypers = [self._loaded_hyper(group) for group in groups]
-        norms = [check_hyper("clip_norm", group.get("clip_norm"), BOUND) for group in groups]
-        if any(norm != norms[0] for norm in norms):
-            raise ValueError(f"clip_norm must be the same in all groups of a state_dict; got {norms}")
-        check_clipping(norms[0], hypers)
+        clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
+        check_clipping(clip_norm, hypers)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
         unknown = [number for number in state if number not in numbers]
@@ -353,7 +415,9 @@ class Optimizer:
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
-        self._clip_norm, self._plan = norms[0], None
+        latest = max((steps for steps, _ in loaded), default=0)
+        self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
+        self._clip_norm, self._plan = clip_norm, None
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
@@ -363,7 +427,8 @@ class Optimizer:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        known = {k: v for k, v in {**EXTRA, **group}.items() if k not in ("params", "clip_norm", *TORCH_ONLY)}
+        extra = {name: value for name, value in EXTRA.items() if name in self._hyper}
+        known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
         return self._checked(known)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -371,7 +436,9 @@ class Optimizer:
         return {
             "defaults": self.defaults,
             "backend": self.backend,
+            "convention": self.convention,
             "template": self._template,
+            "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
@@ -379,13 +446,17 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
+        self._convention = self._peers[state["convention"]]
         self._clip_norm = self.grad_norm = None
+        self._count = 0
         paths = iter(state["paths"])
         groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
-        self._take(state["template"], groups)
+        self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        if self.convention != _conventions.DEFAULT:
+            shown.append(f"convention={self.convention!r}")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

@@ -37,6 +37,11 @@ class Slot:
         """The step after which the rule's states were made: see `use`."""
         return int(self.numbers[1])
 
+    def follow(self, other: Slot) -> None:
+        """Takes the states and numbers of a slot of the same array, in whose place it comes."""
+        self.numbers[:] = other.numbers
+        self.named = other.named
+
     def planned(self, rule: str, group: int) -> Planned:
         p = self.parameter
         return Planned(rule, p.work, self.states, p.dtype, p.array.size, self.shape, group)

@@ -341,7 +341,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`."""
+        """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
+
+        A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
+        saved, and a warning logged, now and when the file is loaded.
+        """
         checkpoint.save(self, path)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:

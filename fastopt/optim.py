@@ -13,6 +13,10 @@ Common to all of them:
 - States have the dtype and shape of their array. A state that decays below the smallest normal number becomes zero (or
   that number, for second moments), because processors are slow on denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
+- `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
+  first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
+  checked at every step, before anything changes; `Sequential.fit` asks it for all steps of an epoch before that begins.
+- `convention` says whose optimizer this is: see below.
 - Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
   `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
@@ -27,18 +31,57 @@ Below, g is made from the gradient in this order:
 3. plus `weight_decay` times the parameter p (but see AdamW), and plus `l1` times the sign of p, which is 0 at 0. The
    gradient of an L1 penalty goes through the rule's states like any other, in AdamW too; it makes weights small, but
    seldom exactly zero.
+
+**Conventions.** Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas
+given with the classes. "keras" (Keras 3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
+
+              keras                               optax                               sklearn
+    SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
+              nesterov: p = p + momentum v - lr g
+    Adagrad   lr g / sqrt(s + eps)                keras's, 0 where s = 0              -
+    RMSprop   lr g / sqrt(v + eps), and momentum  keras's                             -
+              adds that up, times lr
+    Adam      lr' m / (sqrt(v) + eps)             sqrt(v / (1 - beta2^step)           keras's, without
+              lr' = lr sqrt(1 - beta2^step)       + eps_root) + eps for the           amsgrad
+              / (1 - beta1^step)                  denominator of torch's
+    amsgrad   the largest v                       the largest v / (1 - beta2^step);   -
+                                                  not with AdamW
+    weight    every class as in AdamW:            as torch, which is                  as torch, which is the
+    decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
+                                                  the optimizer; AdamW decouples it   alpha = rows weight_decay
+
+Their defaults, where they are not the same in all; `None` as an argument stands for them:
+
+              torch                 keras                  optax                        sklearn
+    SGD       lr=1e-3, momentum=0   lr=1e-2, momentum=0    momentum=0                   lr=1e-3, momentum=0.9, nesterov
+    Adagrad   lr=1e-2, eps=1e-10,   lr=1e-3, eps=1e-7,     eps=1e-7,                    -
+              from 0                from 0.1               from 0.1
+    RMSprop   lr=1e-2, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8, alpha=0.9          -
+              alpha=0.99            alpha=0.9
+    Adam      lr=1e-3, eps=1e-8     lr=1e-3, eps=1e-7      eps=1e-8                     lr=1e-3, eps=1e-8
+    AdamW     lr=1e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8,                    -
+              weight_decay=0.01     weight_decay=0.004     weight_decay=1e-4
+
+optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
+alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
+convention. So do flush to zero and `clip_norm` as they are described above.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from . import _backends
 from ._arrays import check_name
-from ._optimizer import Hyper, Optimizer
+from ._conventions import CONVENTIONS
+from ._group import Hyper
+from ._optimizer import Optimizer
 
 __all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
+
+Rate = float | Callable[[int], float]  # a number or a schedule
 
 
 class SGD(Optimizer):
@@ -48,18 +91,20 @@ class SGD(Optimizer):
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
         p = p - lr b, or with nesterov p = p - lr (g + momentum b)
 
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State: momentum_buffer.
+    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State:
+    momentum_buffer, or velocity.
 
     Args:
         params: arrays to update, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         momentum: at least 0; 0 for none.
         dampening: of the gradient's entry into the buffer.
         weight_decay: L2 penalty, at least 0.
-        nesterov: needs momentum > 0 and dampening 0.
+        nesterov: needs momentum > 0 and dampening 0; in other conventions without effect where momentum is 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose optimizer this is, with what defaults; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -73,30 +118,31 @@ class SGD(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value")
-    _states = frozenset(["momentum_buffer"])
+    _peers = CONVENTIONS["SGD"]
+    _states = frozenset(["momentum_buffer", "velocity"])
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
-        momentum: float = 0.0,
+        lr: Rate | None = None,
+        momentum: float | None = None,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
-        nesterov: bool = False,
+        nesterov: bool | None = None,
         *,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
-        if hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
+    def _kind(self, hyper: Hyper) -> str:
+        if self.convention == "torch" and hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
             raise ValueError(
                 "nesterov needs momentum > 0 and dampening 0;"
                 f" got momentum={hyper['momentum']}, dampening={hyper['dampening']}"
@@ -113,7 +159,7 @@ class Adagrad(Optimizer):
 
     Args:
         params: arrays to update, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         lr_decay: at least 0.
         weight_decay: L2 penalty, at least 0.
         initial_accumulator_value: of s, at least 0.
@@ -121,6 +167,7 @@ class Adagrad(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras" or "optax": whose optimizer this is, with what defaults; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -133,30 +180,31 @@ class Adagrad(Optimizer):
     """
 
     _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value")
+    _peers = CONVENTIONS["Adagrad"]
     _states = frozenset(["sum"])
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
+        lr: Rate | None = None,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
+        initial_accumulator_value: float | None = None,
+        eps: float | None = None,
         *,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
         initial = {"initial_accumulator_value": initial_accumulator_value}
         more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "adagrad"
 
 
@@ -168,11 +216,11 @@ class RMSprop(Optimizer):
         p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
 
     Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013; as torch.optim.RMSprop. States: square_avg,
-    grad_avg, momentum_buffer.
+    grad_avg, momentum_buffer (or velocity).
 
     Args:
         params: arrays to update, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         alpha: smoothing, in [0, 1).
         eps: at least 0.
         weight_decay: L2 penalty, at least 0.
@@ -181,6 +229,7 @@ class RMSprop(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras" or "optax": whose optimizer this is, with what defaults; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -193,14 +242,15 @@ class RMSprop(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
-    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer"])
+    _peers = CONVENTIONS["RMSprop"]
+    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
+        lr: Rate | None = None,
+        alpha: float | None = None,
+        eps: float | None = None,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
@@ -209,14 +259,14 @@ class RMSprop(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
         more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
 
 
@@ -231,14 +281,16 @@ class Adam(Optimizer):
 
     Args:
         params: arrays to update, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         betas: (beta1, beta2), each in [0, 1).
         eps: at least 0.
         weight_decay: L2 penalty, at least 0.
         amsgrad: divide by the largest second moment so far.
+        eps_root: optax's second eps, inside the root, at least 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose optimizer this is, with what defaults; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -251,39 +303,41 @@ class Adam(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value")
+    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "eps_root")
+    _peers = CONVENTIONS["Adam"]
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-3,
+        lr: Rate | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        eps: float | None = None,
+        weight_decay: float | None = 0.0,
         amsgrad: bool = False,
         *,
+        eps_root: float = 0.0,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "amsgrad" if hyper["amsgrad"] else "adam"
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: p = p (1 - lr weight_decay) first, and g without weight decay.
 
-    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam, with weight_decay
-    0.01 by default.
+    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam; scikit-learn has
+    no such optimizer.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -294,30 +348,33 @@ class AdamW(Adam):
         [0.45 2.4 ]
     """
 
+    _peers = CONVENTIONS["AdamW"]
     _decoupled = True
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-3,
+        lr: Rate | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        eps: float | None = None,
+        weight_decay: float | None = None,
         amsgrad: bool = False,
         *,
+        eps_root: float = 0.0,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
-            maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm, backend=backend,
+            eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
+            convention=convention, backend=backend,
         )  # fmt: skip
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "adamw_amsgrad" if hyper["amsgrad"] else "adamw"
 
 
