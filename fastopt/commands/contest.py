@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import batching
+from .._arrays import check_number
 from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
@@ -80,7 +81,7 @@ class Experiment(NamedTuple):
     def steps(self) -> int:
         """Steps of the whole training, if nothing ends it early."""
         rows = np.arange(len(self.x))
-        if self.validation_split:
+        if check_number("validation_split", self.validation_split, 0.0, 1.0):
             rows, _ = batching.split(len(rows), self.validation_split, self.seed, shuffle=True)
         return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
 
