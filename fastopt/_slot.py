@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Parameter, describe
+from ._dlpack import speaks_dlpack
 from .kernels.formulas import OPTIMIZERS
 from .kernels.spec import Planned
 
@@ -76,7 +77,7 @@ class Slot:
             raise ValueError(f"{where} lacks {', '.join(lacking)}, which the rule {rule!r} has after {int(step)} steps")
         states = {}
         for name, value in present.items():
-            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            array = value if speaks_dlpack(value) else np.asarray(value)
             states[name] = self.parameter.inward(self.parameter.check_like(f"{name} of {where}", array))
         return int(step), states
 
