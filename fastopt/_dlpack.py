@@ -51,7 +51,7 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 class _Lent:
-    """Memory that NumPy is to look at, kept alive by `lender`: a capsule gives it back when nobody holds it any more."""
+    """Memory that NumPy is to look at, kept alive by `lender`: a capsule gives it back when it goes."""
 
     __slots__ = ("__array_interface__", "lender")
 
@@ -98,7 +98,9 @@ def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
     if kind == b"dltensor_versioned":
         versioned = _Versioned.from_address(address)
         if versioned.major != _NEWEST[0]:
-            raise TypeError(f"{name}, {_described(value)}, speaks DLPack {versioned.major}; known: {_NEWEST[0]} or less")
+            raise TypeError(
+                f"{name}, {_described(value)}, speaks DLPack {versioned.major}; known: {_NEWEST[0]} or less"
+            )
         tensor, flags = versioned.tensor, versioned.flags
     else:
         tensor = _DLTensor.from_address(address)

@@ -326,8 +326,9 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
-        A state_dict of the torch optimizer of the same name is understood too (its tensors must be on the CPU, as all
-        states: NumPy arrays, lists, or what speaks `__dlpack__`). An array without an entry starts afresh; options that torch does not have get their defaults.
+        A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
+        what speaks `__dlpack__` such as tensors, or lists. An array without an entry starts afresh; options that torch
+        does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,

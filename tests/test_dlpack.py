@@ -187,7 +187,9 @@ def says(**fields):
 def elsewhere(array):
     """One whose device is asked before its capsule says it."""
     exporter = Exporter(array)
-    exporter.__class__ = type("OnDevice", (Exporter,), {"__dlpack_device__": lambda self: (2, 0), "__dlpack__": failing})
+    exporter.__class__ = type(
+        "OnDevice", (Exporter,), {"__dlpack_device__": lambda self: (2, 0), "__dlpack__": failing}
+    )
     return exporter
 
 
@@ -209,7 +211,7 @@ REFUSED = {
 }
 if VERSIONED:
     REFUSED["a later DLPack"] = (
-        lambda a: Exporter(a, forge=says(major=2)), TypeError, "a Exporter, speaks DLPack 2; known: 1 or less",
+        lambda a: Exporter(a, forge=says(major=2)), TypeError, "a Exporter, speaks DLPack 2, and at most 1 is known",
     )  # fmt: skip
 
 
