@@ -235,7 +235,11 @@ class Parameter:
 
     def inward(self, array: np.ndarray) -> np.ndarray:
         """An array of the parameter's shape as kernels see it: turned, contiguous, native; copied only if needed."""
-        return np.require(array.transpose(self.axes), self.dtype, ["C", "A"])
+        turned = array.transpose(self.axes)
+        flags = turned.flags
+        if flags.c_contiguous and flags.aligned and turned.dtype == self.dtype:  # half of the time of `require`
+            return turned
+        return np.require(turned, self.dtype, ["C", "A"])
 
     def outward(self, state: np.ndarray) -> np.ndarray:
         """A state in the parameter's own shape; the same memory."""

@@ -80,10 +80,14 @@ def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
     It is read-only where the exporter says so. Refused: other devices, dtypes that NumPy does not have, and if it is to
     be changed `in_place`, a copy.
     """
-    if is_tensor(value) and not in_place:  # a gradient of every step
-        interface = _asked(value)
-        if interface is not None:
-            return np.asarray(_Lent(interface, value))
+    interface = _asked(value) if is_tensor(value) and not in_place else None
+    if interface is not None:
+        return np.asarray(_Lent(interface, value))
+    return np.asarray(_Lent(*_exported(name, value, in_place)))
+
+
+def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, Any], Any]:
+    """What NumPy must know of an array's memory, and what keeps that alive."""
     try:
         value = detached(value)
         negated = is_tensor(value) and value.is_neg()  # torch hands out its memory all the same
@@ -98,9 +102,7 @@ def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
     if kind == b"dltensor_versioned":
         versioned = _Versioned.from_address(address)
         if versioned.major != _NEWEST[0]:
-            raise TypeError(
-                f"{name}, {_described(value)}, speaks DLPack {versioned.major}; known: {_NEWEST[0]} or less"
-            )
+            raise TypeError(f"{name}, {_described(value)}, speaks DLPack {versioned.major}; at most 1 is known")
         tensor, flags = versioned.tensor, versioned.flags
     else:
         tensor = _DLTensor.from_address(address)
@@ -108,15 +110,14 @@ def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
     _check_device(name, value, tensor.device_type)
     if in_place and flags & _COPIED:
         raise ValueError(f"{name}, {_described(value)}, hands out a copy and cannot be updated in place")
-    interface = _interface(name, tensor)
-    if not interface["data"] and 0 not in interface["shape"]:
+    interface = _interface(name, tensor, bool(flags & _READ_ONLY))
+    if not tensor.data and 0 not in interface["shape"]:
         raise TypeError(f"{name}, {_described(value)}, has no memory")
-    interface["data"] = interface["data"], bool(flags & _READ_ONLY)
-    return np.asarray(_Lent(interface, capsule))
+    return interface, capsule
 
 
 def _asked(tensor: Any) -> dict[str, Any] | None:
-    """The same, asked of a plain tensor in a quarter of the time; None where it is not so plain."""
+    """The first of the two, asked of a plain tensor in a quarter of the time; None where it is not so plain."""
     torch: Any = sys.modules["torch"]
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
         return None
@@ -135,20 +136,20 @@ def _asked(tensor: Any) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _interface(name: str, tensor: Any) -> dict[str, Any]:
+def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
     """NumPy's words for a DLTensor. Here dtypes are told apart, by their code and bits."""
     dtype = _DTYPES.get((tensor.code, tensor.bits))
     if dtype is None or tensor.lanes != 1:
         known = tensor.code in _CODES and tensor.lanes == 1
         what = f"{_CODES[tensor.code]}{tensor.bits}" if known else f"DLPack's {tensor.code, tensor.bits, tensor.lanes}"
         raise TypeError(f"{name} must be float32 or float64, not {what}")
-    axes = tensor.ndim  # of no axes there need not be a shape
-    strides = [dtype.itemsize * stride for stride in tensor.strides[:axes]] if axes and tensor.strides else None
-    return {
-        "version": 3, "typestr": dtype.str, "shape": tuple(tensor.shape[:axes]) if axes else (),
-        "strides": None if strides is None else tuple(strides),  # none: in C order
-        "data": tensor.data + tensor.byte_offset if tensor.data else 0,
-    }  # fmt: skip
+    address = tensor.data + tensor.byte_offset if tensor.data else 0
+    axes, shape, strides = tensor.ndim, (), None  # of no axes there need not be either
+    if axes:
+        shape = tuple(tensor.shape[:axes])
+        if tensor.strides:  # none: in C order
+            strides = tuple([dtype.itemsize * stride for stride in tensor.strides[:axes]])
+    return {"version": 3, "typestr": dtype.str, "shape": shape, "strides": strides, "data": (address, read_only)}
 
 
 def _described(value: Any) -> str:
@@ -205,5 +206,5 @@ class Lender:
     def _place(self) -> Any:
         if is_tensor(self.value):  # a tenth of the time
             return self.value.data_ptr(), self.value.shape, self.value.stride()
-        array = view_of(self.name, self.value)
-        return array.__array_interface__["data"], array.shape, array.strides
+        interface, _ = _exported(self.name, self.value)
+        return interface["data"], interface["shape"], interface["strides"]

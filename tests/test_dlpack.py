@@ -211,7 +211,7 @@ REFUSED = {
 }
 if VERSIONED:
     REFUSED["a later DLPack"] = (
-        lambda a: Exporter(a, forge=says(major=2)), TypeError, "a Exporter, speaks DLPack 2, and at most 1 is known",
+        lambda a: Exporter(a, forge=says(major=2)), TypeError, "a Exporter, speaks DLPack 2; at most 1 is known",
     )  # fmt: skip
 
 
