@@ -39,7 +39,7 @@ def assert_all_ours(optimizer):
 
 # ---------------------------------------------------------------- Lightning
 def lightning_run(cls, kwargs, folder):
-    """Five epochs with clipping, a schedule and accumulation; the last two from a checkpoint, in a trainer of its own."""
+    """Five epochs with clipping, a schedule and accumulation; the last two from a checkpoint, in a new trainer."""
     lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
     made = []
 
