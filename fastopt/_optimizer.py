@@ -256,8 +256,6 @@ class Optimizer:
         skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        for _, lender in self._lenders:
-            lender.check_place()
         leaves = tuple(self._leaves(grads))
         groups, plan = self._current(), self._planned()
         gradients, others = plan.read(leaves)
@@ -279,10 +277,10 @@ class Optimizer:
         plan.update(gradients, done - self._origins + 1, [group.options for group in groups], scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
-        for i, lender in self._lenders:
+        done += [g is not None for g in arrays] if others else 1
+        for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
                 lender.changed()
-        done += [g is not None for g in arrays] if others else 1
         return True
 
     def _planned(self) -> Any:
@@ -303,6 +301,8 @@ class Optimizer:
     def _check(self, slot: Slot, g: Any) -> np.ndarray:
         """Any gradient as kernels take it, or the error that says what is wrong with it."""
         name = f"grads{slot.path}"
+        if slot.parameter.lender is not None:
+            slot.parameter.lender.check_place()
         g = slot.parameter.check_like(name, g)
         self._memory.check_gradient(name, g)
         return slot.parameter.inward(g)

@@ -22,8 +22,9 @@ class Slot:
         self.path = path
         self.parameter = parameter
         # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
-        # `Optimizer._check`, as all do where the parameter is turned or its memory is not NumPy's.
-        self.shape = parameter.array.shape if parameter.direct and not foreign else None
+        # `Optimizer._check`, as all do where the parameter is turned or not NumPy's.
+        quick = parameter.direct and parameter.lender is None and not foreign
+        self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
         self.states: tuple[np.ndarray, ...] = ()
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`

@@ -262,6 +262,7 @@ def test_memory_that_has_moved_is_noticed(backend):
         p.array = other
         with pytest.raises(ValueError, match=r"params\[1\] is no longer where it was .* make a new optimizer"):
             optimizer.step([np.ones(2), np.ones((2, 3))])
+        optimizer.step([None, None])
     assert optimizer.steps == 0
     p.array = first[:]
     assert optimizer.step([np.ones(2), np.ones((2, 3))])
