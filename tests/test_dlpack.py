@@ -1,9 +1,12 @@
-"""Arrays of other libraries as parameters, gradients and states: what speaks `__dlpack__`, torch's and JAX's too."""
+"""Arrays of other libraries as parameters, gradients and states: what speaks `__dlpack__`, JAX's too; torch's have tests of their own."""
 
 import copy
 import ctypes
 import gc
+import importlib.util
 import pickle
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -281,3 +284,40 @@ def test_optimizers_on_several_threads():
         found = list(pool.map(lambda seed: train(seed, Exporter), range(6)))
     for seed, ours in enumerate(found):
         np.testing.assert_array_equal(ours, train(seed, np.asarray))
+
+
+JAX = """
+import sys
+import jax
+import numpy as np
+import fastopt as fo
+
+def refused(error, words, call, *args):
+    try:
+        call(*args)
+    except error as found:
+        assert all(word in str(found) for word in words), found
+    else:
+        raise AssertionError(words)
+
+for backend in ("cpu", "numpy"):
+    p = np.zeros((2, 3), "float32")
+    optimizer = fo.SGD(p, lr=1.0, backend=backend)
+    optimizer.step(jax.numpy.arange(6, dtype="float32").reshape(2, 3))
+    assert p.ravel().tolist() == [0, -1, -2, -3, -4, -5]
+    fixed = jax.numpy.ones((2, 3), "float32")
+    refused(ValueError, ["params is read-only"], fo.SGD, fixed)
+    for dtype in ("bfloat16", "int32"):
+        refused(TypeError, ["grads must be float32", dtype], optimizer.step, jax.numpy.ones((2, 3), dtype))
+    assert (p.ravel().tolist(), optimizer.steps) == ([0, -1, -2, -3, -4, -5], 1)
+    assert (fixed == 1).all()
+assert "torch" not in sys.modules
+"""
+
+
+def test_jax_arrays_are_gradients_and_never_change():
+    """In a process of its own: where JAX was imported, it warns of every fork."""
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("JAX is not installed")
+    done = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
