@@ -1,4 +1,4 @@
-"""Arrays of other libraries as parameters, gradients and states: what speaks `__dlpack__`, JAX's too; torch's have tests of their own."""
+"""Arrays of other libraries as parameters, gradients and states: what speaks `__dlpack__`, JAX's arrays among it."""
 
 import copy
 import ctypes
