@@ -33,7 +33,7 @@ from .kernels.formulas import BOUND, clip_factor
 
 
 class Optimizer:
-    """Base of the optimizers: updates NumPy arrays in place, one backend call a step."""
+    """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
@@ -194,7 +194,9 @@ class Optimizer:
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
         before = self._current()
-        leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.parameter.array) for slot in self._slots]
+        for _, lender in self._lenders:
+            lender.check_place()
+        leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
         template = flatten(group["params"], f"[{len(before)}]", leaves)
         if len(leaves) == len(self._slots):
             raise ValueError("params of the group holds no array")
@@ -234,6 +236,7 @@ class Optimizer:
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
+        self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
         self._plan = None
         self._template, self._grouped = template, grouped
@@ -241,7 +244,7 @@ class Optimizer:
         self._values = itemgetter(*self._hyper)
         self.param_groups: list[Hyper] = [group.public for group in made]
 
-    def bind(self, params: Sequence[np.ndarray]) -> None:
+    def bind(self, params: Sequence[Any]) -> None:
         """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
@@ -276,9 +279,9 @@ class Optimizer:
         """Updates every array in place from its gradient.
 
         Args:
-            grads: gradients in the structure of `params`, each a NumPy array of its parameter's shape and dtype, in
-                any layout; None skips an array, or a whole branch. With groups: a sequence with one entry a group.
-                Gradients are not changed.
+            grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
+                layout: NumPy's, or one that speaks `__dlpack__` on the CPU, whatever the parameter is. None skips an
+                array, or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
             grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
                 array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
             found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
@@ -292,9 +295,10 @@ class Optimizer:
         is. A norm is the same bits for any number of threads.
 
         Raises:
-            TypeError: a gradient is not an array, or of another dtype.
-            ValueError: another structure or shape, a gradient that shares memory with a parameter, or a
-                hyper-parameter out of its domain. All is checked before anything changes.
+            TypeError: a gradient is not an array, of another dtype, or not on the CPU.
+            ValueError: another structure or shape, a gradient that shares memory with a parameter, a parameter of
+                another library that was moved to other memory, or a hyper-parameter out of its domain. All is checked
+                before anything changes.
 
         Example:
             >>> import numpy as np, fastopt as fo
@@ -332,6 +336,9 @@ class Optimizer:
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
         done += [g is not None for g in arrays] if others else 1
+        for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
+            if arrays[i] is not None:
+                lender.changed()
         self._count += 1
         return True
 
@@ -353,6 +360,8 @@ class Optimizer:
     def _check(self, slot: Slot, g: Any) -> np.ndarray:
         """Any gradient as kernels take it, or the error that says what is wrong with it."""
         name = f"grads{slot.path}"
+        if slot.parameter.lender is not None:
+            slot.parameter.lender.check_place()
         g = slot.parameter.check_like(name, g)
         self._memory.check_gradient(name, g)
         return slot.parameter.inward(g)
@@ -377,8 +386,9 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
-        A state_dict of the torch optimizer of the same name is understood too (its tensors must be on the CPU). An
-        array without an entry starts afresh; options that torch does not have get their defaults.
+        A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
+        what speaks `__dlpack__` such as tensors, or lists. An array without an entry starts afresh; options that torch
+        does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Parameter, describe
+from ._dlpack import speaks_dlpack
 from .kernels.formulas import OPTIMIZERS
 from .kernels.spec import Planned
 
@@ -21,8 +22,9 @@ class Slot:
         self.path = path
         self.parameter = parameter
         # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
-        # `Optimizer._check`, as all do where the parameter is turned or its memory is not NumPy's.
-        self.shape = parameter.array.shape if parameter.direct and not foreign else None
+        # `Optimizer._check`, as all do where the parameter is turned or not NumPy's.
+        quick = parameter.direct and parameter.lender is None and not foreign
+        self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
         self.states: tuple[np.ndarray, ...] = ()
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
@@ -36,6 +38,12 @@ class Slot:
     def origin(self) -> int:
         """The step after which the rule's states were made: see `use`."""
         return int(self.numbers[1])
+
+    @property
+    def given(self) -> Any:
+        """The array that the optimizer was given, or a view of all of it."""
+        lender = self.parameter.lender
+        return lender.value if lender else self.parameter.array
 
     def follow(self, other: Slot) -> None:
         """Takes the states and numbers of a slot of the same array, in whose place it comes."""
@@ -81,7 +89,7 @@ class Slot:
             raise ValueError(f"{where} lacks {', '.join(lacking)}, which the rule {rule!r} has after {int(step)} steps")
         states = {}
         for name, value in present.items():
-            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            array = value if speaks_dlpack(value) else np.asarray(value)
             states[name] = self.parameter.inward(self.parameter.check_like(f"{name} of {where}", array))
         return int(step), states
 

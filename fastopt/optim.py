@@ -1,4 +1,4 @@
-"""Optimizers for NumPy arrays, with the formulas, defaults and state names of torch.optim.
+"""Optimizers for arrays on the CPU, with the formulas, defaults and state names of torch.optim.
 
     opt = fastopt.Adam([w, b], lr=1e-3)
     opt.step([dw, db])  # w and b have changed
@@ -10,8 +10,14 @@ Common to all of them:
   are updated in place; arrays with gaps, negative strides or foreign byte order go through a copy that is written back.
   Read-only arrays and arrays that share memory are refused. None leaves the optimizer without arrays until `bind`,
   which `Sequential.compile` calls.
-- States have the dtype and shape of their array. A state that decays below the smallest normal number becomes zero (or
-  that number, for second moments), because processors are slow on denormal numbers.
+- An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
+  `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
+  parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they
+  came. They must stay where they are: after `p.data = ...`, `resize_` or `model.to(...)` a step is refused. It needs
+  no `torch.no_grad()`; autograd notices the change, as it does with torch's own optimizers. `fastopt.torch` has
+  optimizers for torch programs, which are faster there, take gradients from the parameters, and follow such moves.
+- States are NumPy arrays of the dtype and shape of their array. A state that decays below the smallest normal number
+  becomes zero (or that number, for second moments), because processors are slow on denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
 - `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
   first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
@@ -95,7 +101,7 @@ class SGD(Optimizer):
     momentum_buffer, or velocity.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0, or a schedule; see the module.
         momentum: at least 0; 0 for none.
         dampening: of the gradient's entry into the buffer.
@@ -158,7 +164,7 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan & Singer 2011; as torch.optim.Adagrad. State: sum.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0, or a schedule; see the module.
         lr_decay: at least 0.
         weight_decay: L2 penalty, at least 0.
@@ -219,7 +225,7 @@ class RMSprop(Optimizer):
     grad_avg, momentum_buffer (or velocity).
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0, or a schedule; see the module.
         alpha: smoothing, in [0, 1).
         eps: at least 0.
@@ -280,7 +286,7 @@ class Adam(Optimizer):
     2018, algorithm 2; as torch.optim.Adam. States: exp_avg, exp_avg_sq, max_exp_avg_sq.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0, or a schedule; see the module.
         betas: (beta1, beta2), each in [0, 1).
         eps: at least 0.

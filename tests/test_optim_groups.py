@@ -89,6 +89,23 @@ def test_saved_copied_and_extended_again(duplicate):
     assert c.tolist() == pytest.approx([0.5] * 3)
 
 
+def test_other_libraries_arrays(backend):
+    torch = pytest.importorskip("torch")
+    w, b = torch.nn.Parameter(torch.zeros(2, 3)), torch.zeros(2, dtype=torch.float64)
+    optimizer = fo.SGD(w, lr=1.0, momentum=0.5, backend=backend)
+    optimizer.step(torch.ones(2, 3))
+    optimizer.add_param_group({"params": [b]})
+    assert optimizer.param_groups[0]["params"][0] is w
+    assert optimizer.param_groups[1]["params"][0] is b
+    optimizer.step([torch.ones(2, 3), [torch.ones(2, dtype=torch.float64)]])
+    assert w.tolist() == [[-2.5] * 3] * 2
+    assert b.tolist() == [-1, -1]
+    w.data = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="is no longer where it was"):
+        optimizer.add_param_group({"params": np.ones(1)})
+    assert len(optimizer.param_groups) == 2
+
+
 WRONG = [
     (lambda a: a, TypeError, "a group must be a mapping with the key 'params'; got a float64 array"),
     (lambda a: {"lr": 0.1}, TypeError, "a group must be a mapping with the key 'params'"),
