@@ -118,6 +118,23 @@ ARRAYS = _record(
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
+# Updates of some rows of an array: see sparse_rows.py.
+ROWS_SORT = _record(
+    "count",
+    "indices",  # (count,)
+    "order",  # (count,): the places of the sorted indices, after an even number of flips
+    "other",  # (count,): the same, after an odd number
+    "flips",
+    "ends",  # (BINS,)
+    "rows",  # (count,): the indices, each once
+    "starts",  # (count + 1,): where their places begin, and where the last one's end
+    "used",  # how many rows there are
+)
+ROWS_SUM = _record("count", "used", "order", "starts", "values", "into", "columns")
+ROWS_UPDATE = _record(
+    "update", "p", "g", "state0", "state1", "state2", "scalars", "rows", "used", "columns", "width", "states"
+)
+
 # The update of all parameters from whole gradients: see two_pass.py.
 APPLY = _record(
     "update_all",  # code
