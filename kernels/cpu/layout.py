@@ -119,20 +119,28 @@ SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
 # Updates of some rows of an array: see sparse_rows.py.
-ROWS_SORT = _record(
+ROWS_SUM = _record(
+    "values",  # (count, columns)
     "count",
-    "indices",  # (count,)
-    "order",  # (count,): the places of the sorted indices, after an even number of flips
-    "other",  # (count,): the same, after an odd number
-    "flips",
-    "ends",  # (BINS,)
-    "rows",  # (count,): the indices, each once
-    "starts",  # (count + 1,): where their places begin, and where the last one's end
-    "used",  # how many rows there are
+    "columns",
+    "order",  # (count,): the places of the values, row by row
+    "starts",  # (used + 1,): where in that order a row's places begin
+    "used",  # rows
+    "into",  # (used, columns)
 )
-ROWS_SUM = _record("count", "used", "order", "starts", "values", "into", "columns")
 ROWS_UPDATE = _record(
-    "update", "p", "g", "state0", "state1", "state2", "scalars", "rows", "used", "columns", "width", "states"
+    "update",  # code
+    "p",
+    "g",  # (used, columns)
+    "state0",
+    "state1",
+    "state2",
+    "states",  # how many of them there are
+    "scalars",
+    "rows",  # (used,): which of p's they are, sorted
+    "used",
+    "columns",
+    "width",
 )
 
 # The update of all parameters from whole gradients: see two_pass.py.

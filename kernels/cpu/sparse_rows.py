@@ -14,8 +14,8 @@ from ..formulas import HYPER
 from ..spec import Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
-from .layout import ROWS_SORT, ROWS_SUM, ROWS_UPDATE, fill, offset, read
-from .primitives import address_of, aligned_zeros, call_update, prefetch, view
+from .layout import ROWS_SUM, ROWS_UPDATE, fill, offset, read
+from .primitives import address_of, call_update, prefetch, view
 from .updates import NAMES, fill_row, update_code
 
 BITS = 11  # of an index that one pass sorts by: two passes for tables of up to 4 million rows
@@ -27,40 +27,38 @@ START = 1_024  # bytes of a row that are asked for
 LINE = 64
 
 
-def _sort_rows(work, step, rank, ranks):
+def _sort_rows(indices, count, memory):
     # Sorts 0 ... count - 1 by their index, those of one index in their order; then lists the indices, each once, and
-    # where in that order each one's places begin.
-    a = read(work, ROWS_SORT)
-    indices, starts = view(a.indices, a.count, np.int64), view(a.starts, a.count + 1, np.int64)
-    order, other = view(a.order, a.count, np.int64), view(a.other, a.count, np.int64)
-    ends, rows = view(a.ends, BINS, np.int64), view(a.rows, a.count, np.int64)
-    largest = 0
-    for i in range(a.count):
+    # where in that order each one's places begin. Memory: how many rows; order; starts and their end; rows; scratch.
+    keys, used, largest, shift = view(indices, count, np.int64), 0, 0, 0
+    order, starts = view(memory + 8, count, np.int64), view(memory + 8 * (1 + count), count + 1, np.int64)
+    rows = view(memory + 8 * (2 + 2 * count), count, np.int64)
+    other = view(memory + 8 * (2 + 3 * count), count, np.int64)
+    ends = view(memory + 8 * (2 + 4 * count), BINS, np.int64)
+    for i in range(count):
         order[i] = i
-        largest = max(largest, indices[i])
-    shift, flips = 0, 0
-    while largest >> shift > 0:
+        largest = max(largest, keys[i])
+    while shift < 63 and largest >> shift > 0:
         for i in range(BINS):
             ends[i] = 0
-        for i in range(a.count):
-            ends[(indices[i] >> shift) & (BINS - 1)] += 1
+        for i in range(count):
+            ends[(keys[i] >> shift) & (BINS - 1)] += 1
         for i in range(1, BINS):
             ends[i] += ends[i - 1]
-        for back in range(a.count):
-            i = order[a.count - 1 - back]
-            bin_ = (indices[i] >> shift) & (BINS - 1)
+        for i in range(count):
+            other[i] = order[i]
+        for back in range(count):
+            i = other[count - 1 - back]
+            bin_ = (keys[i] >> shift) & (BINS - 1)
             ends[bin_] -= 1
-            other[ends[bin_]] = i
-        order, other = other, order
+            order[ends[bin_]] = i
         shift += BITS
-        flips += 1
-    used = 0
-    for i in range(a.count):
-        if i == 0 or indices[order[i]] != rows[used - 1]:
-            rows[used], starts[used] = indices[order[i]], i
+    for i in range(count):
+        if i == 0 or keys[order[i]] != rows[used - 1]:
+            rows[used], starts[used] = keys[order[i]], i
             used += 1
-    starts[used] = a.count
-    a.used, a.flips = used, flips
+    starts[used] = count
+    view(memory, 1, np.int64)[0] = used
 
 
 def _sum_rows(real, width):
@@ -116,20 +114,19 @@ def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
     count = len(indices)
     if (indices[1:] > indices[:-1]).all():
         return indices, values
-    order, other, rows = np.empty((3, count), np.int64)
-    starts, ends = np.empty(count + 1, np.int64), np.empty(BINS, np.int64)
-    sort = fill(ROWS_SORT, count=count, indices=indices, order=order, other=other, ends=ends, rows=rows, starts=starts)
-    SORT_ROWS(address_of(sort), 0, 0, 1)
-    used = int(sort["used"][0])
-    summed = np.empty((used, *values.shape[1:]), values.dtype)
+    memory = np.empty(2 + 4 * count + BINS, np.int64)
+    at = address_of(memory)
+    SORT_ROWS(address_of(indices), count, at)
+    used = int(memory[0])
+    rows, sums = memory[2 + 2 * count :][:used], np.empty((used, *values.shape[1:]), values.dtype)
     if values.size:
-        sums = fill(
-            ROWS_SUM, count=count, used=used, order=other if sort["flips"][0] % 2 else order, starts=starts,
-            values=values, into=summed, columns=values.size // count,
+        work = fill(
+            ROWS_SUM, count=count, used=used, order=at + 8, starts=at + (1 + count) * 8, values=values, into=sums,
+            columns=values.size // count,
         )  # fmt: skip
         ranks = ranks_for(values.size, UPDATE_ELEMENTS, used)
-        parallel(sum_rows_kernel(NAMES[values.dtype]), address_of(sums), 0, ranks)
-    return rows[:used], summed
+        parallel(sum_rows_kernel(NAMES[values.dtype]), address_of(work), 0, ranks)
+    return rows, sums
 
 
 def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
@@ -140,7 +137,7 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     if job.g.size == 0:
         return
     dtype = NAMES[job.p.dtype]
-    scalars = aligned_zeros(HYPER + 1, job.p.dtype)
+    scalars = np.zeros(HYPER + 1, job.p.dtype)
     fill_row(scalars, job.rule, job.step, job.options, scale)
     states = {f"state{i}": state for i, state in enumerate(job.states)}
     work = fill(

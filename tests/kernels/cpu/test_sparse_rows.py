@@ -17,7 +17,7 @@ INDICES = {
     "all the same": [5] * 7,
     "each twice": [1, 0, 1, 0],
     "of several digits": [BINS, 0, BINS - 1, BINS * BINS, 1, BINS, BINS * BINS + 1, 0, BINS + 1],
-    "large": [2**62, 3, 2**40, 2**62 - 1, 2**40],
+    "large": [2**62, 3, 2**40, 2**63 - 1, 2**62 - 1, 2**40, 2**56],
 }
 
 
