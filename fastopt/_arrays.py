@@ -146,6 +146,21 @@ def check_labels(name: str, value: Any, classes: int, rows: int | None = None) -
     return np.require(array, np.int64, ["C", "A"])
 
 
+def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
+    """Indices of the rows of an array as an int64 vector of its own memory: whole numbers from 0 to rows - 1."""
+    array = plain(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not {array.dtype} (got {describe(value)})")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be a vector of row indices, of shape (k,); got shape {array.shape}")
+    wrong = (array < 0) | (array >= rows)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        expected = f"in 0 ... {rows - 1}" if rows else "none"
+        raise ValueError(f"{name} must be {expected}, as {of} has {rows} row(s); got {array[first]} at index {first}")
+    return np.array(array, np.int64)
+
+
 def check_range(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
     """Finite values in [low, high]."""
     check_finite(name, array)
@@ -247,8 +262,11 @@ class Parameter:
             return state
         return state.transpose([self.axes.index(axis) for axis in range(len(self.axes))])
 
-    def check_like(self, name: str, value: Any) -> np.ndarray:
-        """An array of the parameter's shape and dtype (in either byte order): a gradient, or a state."""
+    def check_like(self, name: str, value: Any, rows: int | None = None) -> np.ndarray:
+        """An array of the parameter's shape and dtype (in either byte order): a gradient, or a state.
+
+        rows: how many the array must have instead of the parameter's own number.
+        """
         if isinstance(value, np.generic):  # arithmetic on 0-d arrays gives scalars
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
@@ -262,8 +280,13 @@ class Parameter:
             )
         if array.dtype.newbyteorder("=") != self.dtype:
             raise TypeError(f"{name} must be {self.dtype} like {self.name}; got {array.dtype}")
-        if array.shape != self.array.shape:
+        if rows is None and array.shape != self.array.shape:
             raise ValueError(f"{name} must have the shape {self.array.shape} of {self.name}; got {array.shape}")
+        if rows is not None and array.shape != (rows, *self.array.shape[1:]):
+            raise ValueError(
+                f"{name} must have the shape {(rows, *self.array.shape[1:])}: a row for each index, like those of"
+                f" {self.name}, whose shape is {self.array.shape}; got {array.shape}"
+            )
         return array
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from . import _backends, _conventions
 from ._arrays import Memory, Parameter, check_count, check_flag, describe
-from ._group import Group, Hyper
 from ._hyper import (
     COMMON,
     EXTRA,
@@ -23,8 +22,9 @@ from ._hyper import (
     check_scale,
     common,
 )
+from ._rows import Rows, check_rows, joint_norm
 from ._settings import Settings
-from ._slot import Slot
+from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, clip_factor
 
@@ -34,6 +34,7 @@ class Optimizer(Settings):
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
+    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
         self.backend = _backends.check(backend)
@@ -126,6 +127,7 @@ class Optimizer(Settings):
         self._done, self._origins = counted  # the `steps` and `origin` of all slots
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
+        self._of = [i for i, group in enumerate(made) for _ in group.slots]
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
@@ -172,6 +174,9 @@ class Optimizer(Settings):
             grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
                 layout: NumPy's, or one that speaks `__dlpack__` on the CPU, whatever the parameter is. None skips an
                 array, or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
+                The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Adagrad, Adam):
+                integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows, with
+                their states, stay as they are; see `fastopt.optim`.
             grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
                 array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
             found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
@@ -185,10 +190,11 @@ class Optimizer(Settings):
         is. A norm is the same bits for any number of threads.
 
         Raises:
-            TypeError: a gradient is not an array, of another dtype, or not on the CPU.
-            ValueError: another structure or shape, a gradient that shares memory with a parameter, a parameter of
-                another library that was moved to other memory, or a hyper-parameter out of its domain. All is checked
-                before anything changes.
+            TypeError: a gradient is not an array, of another dtype, or not on the CPU; rows are given to AdamW or
+                RMSprop.
+            ValueError: another structure or shape, a row that is not there, a gradient that shares memory with a
+                parameter, a parameter of another library that was moved to other memory, or a hyper-parameter out of
+                its domain. All is checked before anything changes.
 
         Example:
             >>> import numpy as np, fastopt as fo
@@ -198,6 +204,15 @@ class Optimizer(Settings):
             (True, 25.0, [-0.6, 0.8])
             >>> opt.step(np.array([np.inf, 0.0]), skip_nonfinite=True), w.round(6).tolist()
             (False, [-0.6, 0.8])
+            >>> table = np.zeros((4, 2))
+            >>> opt = fo.SGD(table, lr=1.0, backend="numpy")
+            >>> opt.step((np.array([3, 1, 3]), np.array([[1.0, 2.0], [5.0, 6.0], [10.0, 20.0]])))
+            True
+            >>> print(table)
+            [[  0.   0.]
+             [ -5.  -6.]
+             [  0.   0.]
+             [-11. -22.]]
         """
         scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         check_flag("skip_nonfinite", skip_nonfinite)
@@ -205,26 +220,37 @@ class Optimizer(Settings):
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         leaves = tuple(self._leaves(grads))
-        options, plan = [group.at(self._count) for group in self._current()], self._planned()
+        groups, plan = self._current(), self._planned()
+        options = [group.at(self._count) for group in groups]
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
-        for i in others:
-            if arrays[i] is not None:
-                arrays[i] = self._check(self._slots[i], arrays[i])
+        rows: dict[int, Rows] = {}
+        for i in [i for i in others if arrays[i] is not None]:
+            slot = self._slots[i]
+            if slot.parameter.lender is not None:
+                slot.parameter.lender.check_place()
+            if isinstance(arrays[i], tuple):
+                rows[i] = check_rows(slot, arrays[i], self._memory, self.backend, self._against_rows(i))
+                arrays[i] = rows[i].values
+            else:
+                arrays[i] = self._check(slot, arrays[i])
                 plan.put(gradients, i, arrays[i])
         if skip:
             return False
         if self._clip_norm is not None or skip_nonfinite:
-            self.grad_norm = scale * plan.norm(gradients)
+            self.grad_norm = scale * joint_norm(plan.norm(gradients), rows, self.backend)
             if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(arrays):
                 return False
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
-        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None}
+        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None and i not in rows}
         done = self._done
-        plan.update(gradients, done - self._origins + 1, options, scale, copies)
+        numbers = done - self._origins + 1
+        plan.update(gradients, numbers, options, scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
+        for i, some in rows.items():
+            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale)
         done += [g is not None for g in arrays] if others else 1
         for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
@@ -240,6 +266,12 @@ class Optimizer(Settings):
             self._plan = self.backend, plan
         return self._plan[1]
 
+    def _against_rows(self, i: int) -> str:
+        """Why the gradient of an array must not be of some rows only; "": it may."""
+        if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
+            return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        return self._whole
+
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
         if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
             return grads
@@ -250,8 +282,6 @@ class Optimizer(Settings):
     def _check(self, slot: Slot, g: Any) -> np.ndarray:
         """Any gradient as kernels take it, or the error that says what is wrong with it."""
         name = f"grads{slot.path}"
-        if slot.parameter.lender is not None:
-            slot.parameter.lender.check_place()
         g = slot.parameter.check_like(name, g)
         self._memory.check_gradient(name, g)
         return slot.parameter.inward(g)

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import _conventions
 from ._conventions import Convention
-from ._group import Group, Hyper
 from ._hyper import HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
+from ._slot import Group, Hyper
 from .kernels.formulas import BOUND
 
 

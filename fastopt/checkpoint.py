@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import schedules
-from ._arrays import check_count, check_name
+from ._arrays import check_count, check_name, check_number
 from .kernels.spec import DenseSpec, LayerSpec
 from .layers import LAYERS, Dense, Layer, to_config
 from .losses import LOSS_CLASSES
@@ -154,12 +154,13 @@ def _rate(optimizer: Optimizer, lr: Any) -> Any:
 
 def _loaded_rate(saved: Any) -> Any:
     if isinstance(saved, dict) and "foreign" in saved:
+        value = check_number("its learning rate", saved["value"], 0.0)
         log.warning(
             "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
             "Set model.optimizer.lr to go on with the schedule",
-            saved["foreign"], saved["value"],
+            saved["foreign"], value,
         )  # fmt: skip
-        return saved["value"]
+        return value
     return schedules.from_config(saved)
 
 

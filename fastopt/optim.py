@@ -25,6 +25,16 @@ Common to all of them:
 - `convention` says whose optimizer this is: see below.
 - Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
   `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
+- SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
+  for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
+  that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
+  updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter decays
+  there. The step is one of the array: by its number Adam corrects its means and Adagrad decays lr, and in the first
+  one momentum starts; a row that is listed for the first time later starts from a buffer of zeros. As torch's
+  SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse
+  gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay of AdamW is for all rows,
+  as all decay is in Keras's convention, where it must be 0. Only arrays whose rows lie one behind the other are updated
+  without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:
@@ -82,8 +92,8 @@ from typing import Any
 from . import _backends
 from ._arrays import check_name
 from ._conventions import CONVENTIONS
-from ._group import Hyper
 from ._optimizer import Optimizer
+from ._slot import Hyper
 
 __all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
@@ -250,6 +260,7 @@ class RMSprop(Optimizer):
     _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
     _peers = CONVENTIONS["RMSprop"]
     _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
+    _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
 
     def __init__(
         self,
@@ -356,6 +367,7 @@ class AdamW(Adam):
 
     _peers = CONVENTIONS["AdamW"]
     _decoupled = True
+    _whole = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
 
     def __init__(
         self,

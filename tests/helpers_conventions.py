@@ -4,10 +4,14 @@ Run as a program (with torch, keras, jax, optax and scikit-learn installed), it 
 holds what the libraries gave, so that the tests need none of them:
 
     python tests/helpers_conventions.py
+
+With the name of a library it writes that one's whole paths to stdout. The tests do so instead of importing it: where
+JAX was imported it warns of every fork, and Keras is asked for float64, which it has for the whole process.
 """
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,44 +119,40 @@ def by_torch(case: Case) -> list[np.ndarray]:
 
 
 def by_keras(case: Case) -> list[np.ndarray]:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
-    before = keras.backend.floatx()
     keras.backend.set_floatx("float64")  # of the learning rate
-    try:
-        p = keras.Variable(START, dtype="float64")
-        optimizer = getattr(keras.optimizers, case.peer)(**case.theirs)
-        path = []
-        for step in range(STEPS):
-            if not case.defaults:
-                optimizer.learning_rate = rate(step)
-            g = gradient(np.array(p.value.tolist()), step)
-            optimizer.apply([keras.ops.convert_to_tensor(g, dtype="float64")], [p])
-            path.append(np.array(p.value.tolist()))
-        return path
-    finally:
-        keras.backend.set_floatx(before)
+    p = keras.Variable(START, dtype="float64")
+    optimizer = getattr(keras.optimizers, case.peer)(**case.theirs)
+    path = []
+    for step in range(STEPS):
+        if not case.defaults:
+            optimizer.learning_rate = rate(step)
+        g = gradient(np.array(p.value.tolist()), step)
+        optimizer.apply([keras.ops.convert_to_tensor(g, dtype="float64")], [p])
+        path.append(np.array(p.value.tolist()))
+    return path
 
 
 def by_optax(case: Case) -> list[np.ndarray]:
     import jax
     import optax
 
-    with jax.enable_x64(True):
-        rates = jax.numpy.array([rate(step) for step in range(STEPS)])
-        options = dict(case.theirs)
-        # Of all its optimizers only adamw takes weight decay; in front of the others stands what adds an L2 penalty.
-        before = [] if case.peer == "adamw" else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
-        chain = optax.chain(*before, getattr(optax, case.peer)(lambda step: rates[step], **options))
-        p = jax.numpy.array(START)
-        state = chain.init(p)
-        path = []
-        for step in range(STEPS):
-            updates, state = chain.update(jax.numpy.array(gradient(np.asarray(p), step)), state, p)
-            p = optax.apply_updates(p, updates)
-            path.append(np.array(p))
-        return path
+    jax.config.update("jax_enable_x64", True)
+    rates = jax.numpy.array([rate(step) for step in range(STEPS)])
+    options = dict(case.theirs)
+    # Of all its optimizers only adamw takes weight decay; in front of the others stands what adds an L2 penalty.
+    before = [] if case.peer == "adamw" else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
+    chain = optax.chain(*before, getattr(optax, case.peer)(lambda step: rates[step], **options))
+    p = jax.numpy.array(START)
+    state = chain.init(p)
+    path = []
+    for step in range(STEPS):
+        updates, state = chain.update(jax.numpy.array(gradient(np.asarray(p), step)), state, p)
+        p = optax.apply_updates(p, updates)
+        path.append(np.array(p))
+    return path
 
 
 def by_sklearn(case: Case) -> list[np.ndarray]:
@@ -177,7 +177,11 @@ def by_sklearn(case: Case) -> list[np.ndarray]:
 PEERS = {"torch": by_torch, "keras": by_keras, "optax": by_optax, "sklearn": by_sklearn}
 
 
-def main() -> None:
+def main(library: str | None = None) -> None:
+    if library:
+        mine = [case for case in CASES if case.convention == library]
+        print(json.dumps({case.name: np.array(PEERS[library](case)).tolist() for case in mine}))
+        return
     golden = {}
     for case in CASES:
         path = PEERS[case.convention](case)
@@ -187,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

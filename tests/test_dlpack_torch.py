@@ -214,3 +214,19 @@ def test_what_only_reads_takes_tensors_too():
 
     data, labels = tensor((10, 3), "float32"), torch.arange(10) % 3
     np.testing.assert_array_equal(fit(data, labels), fit(data.numpy(), labels.numpy()))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_gradients_of_rows(backend):
+    table, twin = torch.nn.Parameter(torch.ones(4, 2)), np.ones((4, 2), np.float32)
+    rows, values = torch.tensor([3, 1, 3]), torch.arange(6, dtype=torch.float32).reshape(3, 2)
+    ours, theirs = fo.Adam([table], backend=backend), fo.Adam([twin], backend=backend)
+    for _ in range(3):
+        version = table._version
+        assert ours.step([(rows, values)])
+        assert table._version > version
+        theirs.step([(rows.numpy(), values.numpy())])
+    np.testing.assert_array_equal(table.detach().numpy(), twin)
+    table.data = table.data.clone()
+    with pytest.raises(ValueError, match="no longer where it was"):
+        ours.step([(rows, values)])

@@ -105,15 +105,6 @@ def test_other_functions_and_kinds_of_numbers(backend):
         assert p.tolist() == [-1, -1]
 
 
-def test_optaxs_schedules_do(backend):
-    optax = pytest.importorskip("optax")
-    p = np.zeros(1)
-    optimizer = fo.SGD(p, lr=optax.linear_schedule(1.0, 0.0, 4), backend=backend)
-    for _ in range(4):
-        optimizer.step(np.ones(1))
-    assert p.tolist() == [-2.5]
-
-
 BAD = [
     (lambda t: float("nan"), ValueError, "gives for step 1 must be a finite number of at least 0; got nan"),
     (lambda t: -0.1, ValueError, "gives for step 1 must be a finite number of at least 0; got -0.1"),
