@@ -9,6 +9,7 @@ from typing import Any as _Any
 
 if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from . import callbacks as callbacks
+    from . import conventions as conventions
     from . import datasets as datasets
     from . import functional as functional
     from . import layers as layers
@@ -49,7 +50,7 @@ _NAMES = {
     "profiling": ("profile",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim", "schedules")
+_MODULES = ("callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "schedules")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

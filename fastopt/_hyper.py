@@ -51,9 +51,11 @@ def rate(lr: Any, step: int) -> float:
     if not callable(lr):
         return float(lr)
     try:
-        given = check_one_number(f"what the schedule {lr!r} gives for step {step}", lr(step))
+        given = lr(step)
     except OverflowError:
         given = float("inf")
+    if type(given) is not float:
+        given = check_one_number(f"what the schedule {lr!r} gives for step {step}", given)
     if given not in DOMAINS["lr"]:
         raise ValueError(f"what the schedule {lr!r} gives for step {step} must be {DOMAINS['lr']}; got {given}")
     return given

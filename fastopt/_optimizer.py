@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _backends, _conventions
+from . import _backends, conventions
 from ._arrays import Memory, Parameter, check_count, check_flag, describe
 from ._hyper import (
     COMMON,
@@ -326,7 +326,7 @@ class Optimizer(Settings):
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
                 f" this optimizer of {[len(group.slots) for group in self._groups]}"
             )
-        convention = common(groups, "convention", _conventions.DEFAULT)
+        convention = common(groups, "convention", conventions.DEFAULT)
         if convention != self.convention:
             raise ValueError(
                 f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
@@ -388,6 +388,6 @@ class Optimizer(Settings):
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
-        if self.convention != _conventions.DEFAULT:
+        if self.convention != conventions.DEFAULT:
             shown.append(f"convention={self.convention!r}")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _conventions
-from ._conventions import Convention
+from . import conventions
 from ._hyper import HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
 from ._slot import Group, Hyper
+from .conventions import Convention
 from .kernels.formulas import BOUND
 
 
@@ -25,7 +25,7 @@ class Settings:
     param_groups: list[Hyper]
 
     def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
-        self._convention = _conventions.find(type(self).__name__, self._peers, convention)
+        self._convention = conventions.find(type(self).__name__, self._peers, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
         self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter

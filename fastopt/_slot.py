@@ -118,6 +118,7 @@ class Group:
         self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
         self.rule = ""
         self.options: dict[str, Any] = {}  # of the rule; lr may be a schedule
+        self.scheduled = False
 
     def take(self, rule: str, hyper: Hyper) -> None:
         """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
@@ -126,6 +127,7 @@ class Group:
         if "betas" in named:
             named["beta1"], named["beta2"] = named.pop("betas")
         self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
+        self.scheduled = callable(hyper["lr"])
         self.rule = rule
         self.values = tuple(hyper.values())
         for slot in self.slots:
@@ -133,5 +135,4 @@ class Group:
 
     def at(self, step: int) -> dict[str, Any]:
         """The options for a step, counted from 0: with the learning rate that a schedule gives for it."""
-        lr = self.options["lr"]
-        return {**self.options, "lr": rate(lr, step)} if callable(lr) else self.options
+        return {**self.options, "lr": rate(self.options["lr"], step)} if self.scheduled else self.options

@@ -205,7 +205,8 @@ class Sequential:
         """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
-                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is
+                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is.
+                   Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
         loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`
         metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit
 

@@ -22,7 +22,8 @@ Common to all of them:
 - `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
   first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
   checked at every step, before anything changes; `Sequential.fit` asks it for all steps of an epoch before that begins.
-- `convention` says whose optimizer this is: see below.
+- `convention` says whose optimizer this is, "torch", "keras", "optax" or "sklearn": see `fastopt.conventions`. `None`
+  as an argument stands for that one's default. The formulas given with the classes are torch's.
 - Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
   `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
 - SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
@@ -47,40 +48,6 @@ Below, g is made from the gradient in this order:
 3. plus `weight_decay` times the parameter p (but see AdamW), and plus `l1` times the sign of p, which is 0 at 0. The
    gradient of an L1 penalty goes through the rule's states like any other, in AdamW too; it makes weights small, but
    seldom exactly zero.
-
-**Conventions.** Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas
-given with the classes. "keras" (Keras 3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
-
-              keras                               optax                               sklearn
-    SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
-              nesterov: p = p + momentum v - lr g
-    Adagrad   lr g / sqrt(s + eps)                keras's, 0 where s = 0              -
-    RMSprop   lr g / sqrt(v + eps), and momentum  keras's                             -
-              adds that up, times lr
-    Adam      lr' m / (sqrt(v) + eps)             sqrt(v / (1 - beta2^step)           keras's, without
-              lr' = lr sqrt(1 - beta2^step)       + eps_root) + eps for the           amsgrad
-              / (1 - beta1^step)                  denominator of torch's
-    amsgrad   the largest v                       the largest v / (1 - beta2^step);   -
-                                                  not with AdamW
-    weight    every class as in AdamW:            as torch, which is                  as torch, which is the
-    decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
-                                                  the optimizer; AdamW decouples it   alpha = rows weight_decay
-
-Their defaults, where they are not the same in all; `None` as an argument stands for them:
-
-              torch                 keras                  optax                        sklearn
-    SGD       lr=1e-3, momentum=0   lr=1e-2, momentum=0    momentum=0                   lr=1e-3, momentum=0.9, nesterov
-    Adagrad   lr=1e-2, eps=1e-10,   lr=1e-3, eps=1e-7,     eps=1e-7,                    -
-              from 0                from 0.1               from 0.1
-    RMSprop   lr=1e-2, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8, alpha=0.9          -
-              alpha=0.99            alpha=0.9
-    Adam      lr=1e-3, eps=1e-8     lr=1e-3, eps=1e-7      eps=1e-8                     lr=1e-3, eps=1e-8
-    AdamW     lr=1e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8,                    -
-              weight_decay=0.01     weight_decay=0.004     weight_decay=1e-4
-
-optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
-alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
-convention. So do flush to zero and `clip_norm` as they are described above.
 """
 
 from __future__ import annotations
@@ -91,9 +58,9 @@ from typing import Any
 
 from . import _backends
 from ._arrays import check_name
-from ._conventions import CONVENTIONS
 from ._optimizer import Optimizer
 from ._slot import Hyper
+from .conventions import CONVENTIONS
 
 __all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
@@ -120,7 +87,7 @@ class SGD(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras", "optax" or "sklearn": whose optimizer this is, with what defaults; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -183,7 +150,7 @@ class Adagrad(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras" or "optax": whose optimizer this is, with what defaults; see the module.
+        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -245,7 +212,7 @@ class RMSprop(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras" or "optax": whose optimizer this is, with what defaults; see the module.
+        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -307,7 +274,7 @@ class Adam(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras", "optax" or "sklearn": whose optimizer this is, with what defaults; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:

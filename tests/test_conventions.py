@@ -14,7 +14,7 @@ from helpers_conventions import CASES, GOLDEN, START, STEPS, gradient, rate
 from helpers_model import blobs, classifier
 
 import fastopt as fo
-from fastopt._conventions import CONVENTIONS
+from fastopt.conventions import CONVENTIONS
 from fastopt.kernels.formulas import OPTIMIZERS
 
 from .optimizers import snapshot

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt._conventions import CONVENTIONS
+from fastopt.conventions import CONVENTIONS
 from fastopt.kernels.formulas import DOMAINS, OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot

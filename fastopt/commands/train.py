@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _backends, datasets
-from .._conventions import NAMES as CONVENTIONS
+from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..optim import OPTIMIZER_CLASSES
 from .arguments import check_writable, whole, widths

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastopt._conventions import CONVENTIONS
+from fastopt.conventions import CONVENTIONS
 from fastopt.kernels import reference
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 

@@ -1,8 +1,50 @@
-"""What the words of an optimizer mean: the rule, the defaults and the options of each class, library by library.
+"""Whose optimizer: `fo.Adam(params, convention="keras")` has Keras's formulas, defaults and options.
 
-A library's word for an optimizer of ours is a row here: which row of `fastopt.kernels.formulas.OPTIMIZERS` does its
-arithmetic, with which defaults, and what the library does not have. `tests/conventions/` checks every row against the
-library itself.
+Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas given with the
+classes in `fastopt.optim`. "keras" (Keras 3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
+
+              keras                               optax                               sklearn
+    SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
+              nesterov: p = p + momentum v - lr g
+    Adagrad   lr g / sqrt(s + eps)                keras's, 0 where s = 0              -
+    RMSprop   lr g / sqrt(v + eps), and momentum  keras's                             -
+              adds that up, times lr
+    Adam      lr' m / (sqrt(v) + eps)             sqrt(v / (1 - beta2^step)           keras's, without
+              lr' = lr sqrt(1 - beta2^step)       + eps_root) + eps for the           amsgrad
+              / (1 - beta1^step)                  denominator of torch's
+    amsgrad   the largest v                       the largest v / (1 - beta2^step);   -
+                                                  not with AdamW
+    weight    every class as in AdamW:            as torch, which is                  as torch, which is the
+    decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
+                                                  the optimizer; AdamW decouples it   alpha = rows weight_decay
+
+Their defaults, where they are not the same in all; `None` as an argument stands for them:
+
+              torch                 keras                  optax                        sklearn
+    SGD       lr=1e-3, momentum=0   lr=1e-2, momentum=0    momentum=0                   lr=1e-3, momentum=0.9, nesterov
+    Adagrad   lr=1e-2, eps=1e-10,   lr=1e-3, eps=1e-7,     eps=1e-7,                    -
+              from 0                from 0.1               from 0.1
+    RMSprop   lr=1e-2, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8, alpha=0.9          -
+              alpha=0.99            alpha=0.9
+    Adam      lr=1e-3, eps=1e-8     lr=1e-3, eps=1e-7      eps=1e-8                     lr=1e-3, eps=1e-8
+    AdamW     lr=1e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8,                    -
+              weight_decay=0.01     weight_decay=0.004     weight_decay=1e-4
+
+optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
+alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
+convention. So do flush to zero and `clip_norm` as they are described above.
+
+    >>> import fastopt as fo
+    >>> fo.RMSprop(convention="keras")
+    RMSprop(lr=0.001, momentum=0.0, alpha=0.9, eps=1e-07, centered=False, weight_decay=0.0, maximize=False,
+            convention='keras', backend='cpu')
+    >>> fo.Adagrad(convention="sklearn")
+    Traceback (most recent call last):
+    ...
+    ValueError: sklearn has no Adagrad; Adagrad has the conventions torch, keras, optax
+
+A library's form of an optimizer is a row of CONVENTIONS: which row of `fastopt.kernels.formulas.OPTIMIZERS` does its
+arithmetic, with which defaults, and what the library does not have.
 """
 
 from __future__ import annotations
