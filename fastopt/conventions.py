@@ -32,7 +32,7 @@ Their defaults, where they are not the same in all; `None` as an argument stands
 
 optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
 alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
-convention. So do flush to zero and `clip_norm` as they are described above.
+convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes.
 
     >>> import fastopt as fo
     >>> fo.RMSprop(convention="keras")
