@@ -136,6 +136,8 @@ def test_groups_and_parameters_without_gradients(name):
             [{"params": params[:3]}, {"params": params[3:6], "lr": 0.5, "weight_decay": 0}], **TELLING[name]
         )
         optimizer.add_param_group({"params": params[6:], "maximize": True})
+        if name == "Adagrad" and cls is theirs and optimizer.state[params[0]] and not optimizer.state[params[6]]:
+            pytest.skip("this torch's Adagrad makes states when it is made, and none for groups that are added")
         optimizers.append(optimizer)
     for step in range(12):
         params = [all_params(optimizer) for optimizer in optimizers]
