@@ -126,9 +126,24 @@ def test_channels_last(name):
     assert_same(one, other, **TOLERANCE[torch.float32])
 
 
+def takes_groups_later(cls):
+    """Adagrad before torch 2.8 makes states when it is made, and none for groups that are added."""
+    late = torch.zeros(1, requires_grad=True)
+    optimizer = cls([torch.zeros(1)])
+    optimizer.add_param_group({"params": [late]})
+    late.grad = torch.ones(1)
+    try:
+        optimizer.step()
+    except KeyError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_and_parameters_without_gradients(name):
     ours, theirs = pair(name)
+    if not takes_groups_later(theirs):
+        pytest.skip("this torch's optimizer has no states for groups that are added")
     optimizers = []
     for cls in (ours, theirs):
         params = [*parameters(), *parameters(seed=1)]
@@ -136,8 +151,6 @@ def test_groups_and_parameters_without_gradients(name):
             [{"params": params[:3]}, {"params": params[3:6], "lr": 0.5, "weight_decay": 0}], **TELLING[name]
         )
         optimizer.add_param_group({"params": params[6:], "maximize": True})
-        if name == "Adagrad" and cls is theirs and optimizer.state[params[0]] and not optimizer.state[params[6]]:
-            pytest.skip("this torch's Adagrad makes states when it is made, and none for groups that are added")
         optimizers.append(optimizer)
     for step in range(12):
         params = [all_params(optimizer) for optimizer in optimizers]
