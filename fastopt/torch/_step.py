@@ -92,7 +92,7 @@ def _repeated(optimizer: Any) -> bool:
     for slot in again.slots:
         if slot.counter is not None:
             slot.counter.value += 1
-    _count_changes(again.slots)
+    torch.autograd.graph.increment_version([slot.p for slot in again.slots])
     return True
 
 
@@ -185,27 +185,8 @@ def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, A
     plan.update(gradients, steps, options)
     for slot, _ in jobs:
         slot.publish(optimizer.state)
-    _count_changes([slot for slot, _ in jobs])
-
-
-def _takes_lists() -> bool:
-    try:
-        torch.autograd.graph.increment_version([])
-    except RuntimeError:  # before torch 2.6
-        return False
-    return True
-
-
-_LISTS = _takes_lists()
-
-
-def _count_changes(slots: list[Slot]) -> None:
-    """Autograd finds out that a value it has kept was overwritten, as with torch's own updates."""
-    if _LISTS:
-        torch.autograd.graph.increment_version([slot.p for slot in slots])
-    else:
-        for slot in slots:
-            torch.autograd.graph.increment_version(slot.p)
+    # Autograd finds out that a value it has kept was overwritten, as with torch's own updates.
+    torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
 
 
 def scaling(optimizer: Any) -> bool:
