@@ -12,13 +12,15 @@ from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import SQUARES, SQUARES_ALL, fill, read
 from .primitives import address_of, call_tile, view
-from .updates import NAMES
+from .storage import STORES, name_of
 
 PIECE = 16_384  # elements of a piece
 LANES = 64  # sums of a piece, for every 64th element each: one sum could not run on vectors without changing its bits
 
 
-def _squares(real, width):
+def _squares(store):
+    kind, width, widen = store.kind, store.width, store.widen
+
     def squares(x, lanes, into, unused, rows, columns, stride):
         S = view(lanes, LANES, np.float64)
         for j in range(LANES):
@@ -26,9 +28,9 @@ def _squares(real, width):
         for i in range(rows):
             for start in range(i * stride, i * stride + columns, LANES):
                 count = min(LANES, i * stride + columns - start)
-                X = view(x + start * width, count, real)
+                X = view(x + start * width, count, kind)
                 for j in range(count):
-                    value = np.float64(X[j])
+                    value = np.float64(widen(X[j]))
                     S[j] += value * value
         total = 0.0
         for j in range(LANES):
@@ -40,7 +42,7 @@ def _squares(real, width):
 
 @cache
 def squares_kernel(dtype: str) -> Kernel:
-    return Kernel(_squares(getattr(np, dtype), np.dtype(dtype).itemsize), f"squares_{dtype}")
+    return Kernel(_squares(STORES[dtype]), f"squares_{dtype}")
 
 
 def _squares_all(work, step, rank, ranks):
@@ -77,7 +79,7 @@ class Squares:
         self.table = np.zeros(len(parts), SQUARES)
         pieces = 0
         for i, (dtype, size) in enumerate(parts):
-            self.table[i] = (squares_kernel(dtype).address, 0, 0, pieces, np.dtype(dtype).itemsize)
+            self.table[i] = (squares_kernel(dtype).address, 0, 0, pieces, STORES[dtype].width)
             pieces += -(-size // PIECE)
         self.sums, self.due = np.zeros(pieces), due
         self.lanes = np.empty(max(ranks, pieces) * LANES)
@@ -102,5 +104,5 @@ class Squares:
 
 def gradient_norm(gradients: Sequence[np.ndarray]) -> float:
     """The Euclidean norm of all gradients laid end to end; they are C-contiguous."""
-    squares = Squares([(NAMES[g.dtype], g.size) for g in gradients])
+    squares = Squares([(name_of(g.dtype), g.size) for g in gradients])
     return squares.norm([address_of(g) for g in gradients])
