@@ -42,9 +42,9 @@ def test_closures():
 def test_hooks(name):
     params = parameters()
     optimizer = pair(name)[0](params)
-    half = torch.zeros(3, dtype=torch.float16, requires_grad=True)  # for which torch's own step runs as well
-    optimizer.add_param_group({"params": [half]})
-    half.grad = torch.ones_like(half)
+    strange = torch.zeros(3, dtype=torch.complex64, requires_grad=True)  # for which torch's own step runs as well
+    optimizer.add_param_group({"params": [strange]})
+    strange.grad = torch.ones_like(strange)
     seen = []
     handles = [
         optimizer.register_step_pre_hook(lambda opt, args, kwargs: seen.append(("pre", opt))),
