@@ -37,7 +37,7 @@ def widened(x: Array) -> Array:
 
 
 def store(x: Array, into: Array) -> None:
-    """Round float32 to the nearest 16-bit numbers, ties to even.
+    """Round float32 to the nearest 16-bit numbers, ties to even; bfloat16 has no denormal ones, but zero.
 
     >>> into = np.zeros(3, np.uint16)
     >>> store(np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32), into)
@@ -48,6 +48,7 @@ def store(x: Array, into: Array) -> None:
         with np.errstate(all="ignore"):
             into[...] = x
         return
+    x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
     high, low = np.divmod(x.view(np.uint32).astype(np.int64), 2**16)
     up = (low > 2**15) | ((low == 2**15) & (high % 2 == 1))
     into.view(np.uint16)[...] = np.where(np.isnan(x), 0x7FC0, high + up)

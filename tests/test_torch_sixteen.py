@@ -151,7 +151,7 @@ def test_gradients_of_another_dtype_are_torchs_business():
 
 
 def scaled_steps(optimizer, p):
-    """Three steps on gradients of 2^-11, which are 2^-27 when unscaled; the second is infinite, which halves the scale."""
+    """Three steps on gradients of 2^-11, or 2^-27 when unscaled; the second is infinite, which halves the scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     scaler.scale(torch.zeros(()))
     for step in range(3):

@@ -1,8 +1,9 @@
 """How numbers lie in memory: kernels calculate in float32 and float64, and arrays may also be float16 or bfloat16.
 
 A 16-bit number is widened to float32 when it is read, exactly, and rounded to nearest, ties to even, when it is
-written: overflow becomes infinity, NaN stays NaN, denormal numbers are kept. To kernels it is 16 bits (uint16).
-float16 is converted by the processor where it can. bfloat16 is the upper half of a float32.
+written: overflow becomes infinity, and NaN stays NaN. To kernels it is 16 bits (uint16). float16 is converted by the
+processor where it can, denormal numbers included. bfloat16 is the upper half of a float32; what is below its smallest
+normal number, which is float32's, is written as zero, as processors do that have an instruction for it.
 
 Stochastic rounding goes to one of the two neighbours of x in proportion to how near each is, so that on average nothing
 is lost: c added to p often enough moves p, though each c is less than half a unit in p's last place. Its random numbers
@@ -11,6 +12,7 @@ are counted, not drawn: a function of the array, the step and the element, whoev
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,12 +94,15 @@ def to_half_by_bits(x):
     return np.uint16(U(rounded | U(U(b & U(0x80000000)) >> U(16))))
 
 
+def target_has(feature: str) -> bool:
+    """Whether kernels may use an instruction, by LLVM's name for it."""
+    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
+
+
 def converts_half() -> bool:
     """Whether Numba's target converts float16 itself; otherwise LLVM would call functions that it does not find."""
-    if INTERPRETED:
-        return False
-    triple, _, features = CFunc._targetdescr.target_context.codegen().magic_tuple()
-    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+    arm = platform.machine().lower() in ("aarch64", "arm64") and not INTERPRETED
+    return arm or target_has("+f16c")
 
 
 from_half, to_half = (_from_half, _to_half) if converts_half() else (from_half_by_bits, to_half_by_bits)
@@ -145,6 +150,7 @@ def widen_bfloat16(stored):
 def nearest_bfloat16(x, key, element):
     b = bits_of(x)
     rounded = U(U(b + U(0x7FFF)) + U(U(b >> U(16)) & U(1)))
+    rounded = U(b & U(0x80000000)) if U(b & U(0x7F800000)) == U(0) else rounded
     return np.uint16((rounded if x == x else U(b | U(0x400000))) >> U(16))
 
 

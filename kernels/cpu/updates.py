@@ -24,7 +24,7 @@ from numba.extending import register_jitable
 from ..formulas import HYPER, OPTIMIZERS
 from ..formulas.optimizers import Column
 from ..spec import MASTER, SAME
-from .compile import Kernel
+from .compile import Kernel, lock
 from .layout import UPDATE, UPDATES, offset, read
 from .primitives import call_update, view
 from .storage import STOCHASTIC_STORES, STORES, word
@@ -50,7 +50,6 @@ def key_of(states):
     return word(view(states, WORDS, np.uint64)[MAX_STATES])
 
 
-@cache
 def on_master(rule: Callable[..., Any]) -> Callable[..., Any]:
     """The rule for the last of the states instead of p."""
 
@@ -160,11 +159,20 @@ def _loop4(rule, own, others):
 LOOPS: tuple[Callable[..., Any], ...] = (_loop0, _loop1, _loop2, _loop3, _loop4)
 
 
-@cache
 def update_kernel(rule: Callable[..., Any], states: int, dtype: str, form: str = SAME) -> Kernel:
     """The loop of a scalar rule; rows of OPTIMIZERS with the same rule share it."""
+    with lock:  # two threads would make two of a function that stands around a rule
+        return _update_kernel(rule, states, dtype, form)
+
+
+@cache
+def _update_kernel(rule: Callable[..., Any], states: int, dtype: str, form: str) -> Kernel:
     name = f"update_{rule.__name__}_{dtype}"
     if form == SAME:
+        from . import blocks  # which is made of the loops here
+
+        if dtype == "bfloat16" and blocks.ROUNDS:
+            return Kernel(blocks.in_blocks(rule, states), name)
         return Kernel(LOOPS[states](rule, STORES[dtype], STORES[dtype]), name)
     name, wide = f"{name}_{form}", STORES["float32"]
     if form == MASTER:

@@ -88,6 +88,8 @@ def test_widening(name):
 def test_narrowing_to_the_nearest(name):
     kind, x = kind_of(name), between()
     expected = x.astype(kind)
+    if name == "bfloat16":  # denormal numbers are written as zero
+        expected[np.abs(x) < np.finfo("f4").tiny] *= 0
     assert_equal_numbers(run(narrowing, NARROW[name], x, "u2").view(kind), expected)
     into = np.zeros(x.shape, kind)
     store(x, into)
@@ -95,7 +97,7 @@ def test_narrowing_to_the_nearest(name):
 
 
 @pytest.mark.skipif(INTERPRETED or platform.machine() not in ("x86_64", "AMD64"), reason="of compiled code on x86")
-def test_kernels_run_on_processors_that_cannot_convert_float16():
+def test_kernels_run_on_processors_that_cannot_convert():
     """LLVM would call a function that is not there, and end the process."""
     code = """
 import numpy as np
@@ -104,12 +106,13 @@ from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 from fastopt.kernels.cpu.storage import converts_half
 assert not converts_half()
-p, g, m, v = (np.arange(100).astype("f2") / 50 for _ in range(4))
-job = Update("adam", p, g, (m, v), OPTIMIZERS["adam"].options, 3)
-twin = job._replace(p=p.copy(), states=(m.copy(), v.copy()))
-cpu.update([job])
-reference.update([twin])
-assert p.tobytes() == twin.p.tobytes()
+for dtype in ("f2", "u2"):
+    p, g, m, v = (np.linspace(0, 2, 100).astype("f2").view(dtype) for _ in range(4))
+    job = Update("adam", p, g, (m, v), OPTIMIZERS["adam"].options, 3)
+    twin = job._replace(p=p.copy(), states=(m.copy(), v.copy()))
+    cpu.update([job])
+    reference.update([twin])
+    assert [a.tobytes() for a in (p, m, v)] == [a.tobytes() for a in (twin.p, *twin.states)]
 """
     environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
