@@ -41,9 +41,8 @@ def test_closures():
 @pytest.mark.parametrize("name", NAMES)
 def test_hooks(name):
     params = parameters()
-    optimizer = pair(name)[0](params)
     strange = torch.zeros(3, dtype=torch.complex64, requires_grad=True)  # for which torch's own step runs as well
-    optimizer.add_param_group({"params": [strange]})
+    optimizer = pair(name)[0]([*params, strange])
     strange.grad = torch.ones_like(strange)
     seen = []
     handles = [
