@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import UPDATES, prepared, total
+from .reference_maths import total
+from .reference_rules import UPDATES, prepared
 from .reference_storage import is_sixteen, store, store_stochastically, widened
 from .spec import MASTER, STOCHASTIC, Planned, Update
 

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from optimizers import CASES, OTHER_OPTIONS
+from optimizers import CASES, other
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.primitives import INTERPRETED
@@ -67,7 +67,7 @@ def compare(rule, options, size, kind, form, seed, steps=3, special=False, scale
 def test_bits_equal_the_reference(rule, option, kind, form):
     options = dict(OPTIMIZERS[rule].options)
     if option:
-        options[option] = OTHER_OPTIONS[option]
+        options[option] = other(rule, option)
     for size in SIZES:
         compare(rule, options, size, kind, form, seed=size, steps=2)
 
@@ -85,7 +85,7 @@ def test_bits_with_infinities_nan_denormals_and_overflow(rule, kind, form):
 def test_bits_with_random_rules_options_and_sizes(data):
     rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
     options = {
-        name: OTHER_OPTIONS[name] if data.draw(st.booleans()) else value
+        name: other(rule, name) if data.draw(st.booleans()) else value
         for name, value in OPTIMIZERS[rule].options.items()
     }
     size = data.draw(st.integers(0, 70 if INTERPRETED else 70_000))
