@@ -14,6 +14,7 @@ from fastopt.kernels.cpu.compile import Kernel
 from fastopt.kernels.cpu.layout import DENSE, UPDATE, UPDATES, fill, read
 from fastopt.kernels.cpu.matmul import AS_IS, ROW_MAJOR
 from fastopt.kernels.cpu.primitives import CALL_GEMM, address_of
+from fastopt.kernels.cpu.storage import STORES, name_of
 from fastopt.kernels.cpu.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
 from fastopt.kernels.formulas import HYPER
 
@@ -43,16 +44,15 @@ def _stream_kernel(states: int, dtype: str) -> Kernel:
     from numba.extending import register_jitable
 
     rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
-    kind = np.dtype(dtype)
-    return Kernel(LOOPS[states](rule, kind.type, kind.itemsize), f"stream_{states}_{dtype}")
+    return Kernel(LOOPS[states](rule, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
 
 
 def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
     """A call that moves what an update of these arrays moves, with next to no arithmetic."""
-    code = _stream_kernel(len(states), p.dtype.name).address
+    code = _stream_kernel(len(states), name_of(p.dtype)).address
     where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
-    scalars, tiles = np.zeros(HYPER + 1, p.dtype), -(-p.size // TILE)
-    row = (code, address_of(p), address_of(g), *where, address_of(scalars), p.size, 0, p.itemsize)
+    scalars, tiles = np.zeros(HYPER + 1), -(-p.size // TILE)
+    row = (code, address_of(p), address_of(g), *where, 0, address_of(scalars), p.size, 0, p.itemsize)
     table = np.array([row], UPDATE)
     work = fill(UPDATES, count=1, table=table, tiles=tiles)
     ranks = launch.ranks_for(p.size, launch.UPDATE_ELEMENTS, tiles)

@@ -10,7 +10,8 @@ import numpy as np
 
 from .reference_maths import total
 from .reference_rules import UPDATES, prepared
-from .spec import Planned, Update
+from .reference_storage import is_sixteen, store, store_stochastically, widened
+from .spec import MASTER, STOCHASTIC, Planned, Update
 
 Array = np.ndarray
 
@@ -22,7 +23,8 @@ def gradient_norm(gradients: Sequence[Array]) -> float:
     >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
     5.0
     """
-    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in gradients))
+    wide = (widened(g) if is_sixteen(g.dtype) else g for g in gradients)
+    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in wide))
 
 
 @np.errstate(all="ignore")
@@ -30,7 +32,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     """Run one optimizer step per job, changing its p and its states in place.
 
     p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
-    taken times `scale`, and are not changed.
+    taken times `scale`, and are not changed. Arrays of 16 bits are worked on in float32, in the form that `form` says.
 
     >>> p = np.array([1.0, 2.0])
     >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
@@ -39,7 +41,28 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     [0.5, 3.0]
     """
     for job in jobs:
-        UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
+        run = _run_wide if is_sixteen(job.p.dtype) else _run
+        run(job, scale)
+
+
+def _run(job: Update, scale: float) -> None:
+    UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
+
+
+def _run_wide(job: Update, scale: float) -> None:
+    wide = job._replace(p=widened(job.p), g=widened(job.g))
+    if job.form == MASTER:
+        *states, master = job.states
+        _run(wide._replace(p=master, states=tuple(states)), scale)
+        store(master, job.p)
+    elif job.form == STOCHASTIC:
+        _run(wide, scale)
+        store_stochastically(wide.p, job.p, job.stream, job.step)
+    else:
+        wide = wide._replace(states=tuple(widened(state) for state in job.states))
+        _run(wide, scale)
+        for into, value in zip((job.p, *job.states), (wide.p, *wide.states), strict=True):
+            store(value, into)
 
 
 @np.errstate(all="ignore")
@@ -97,7 +120,16 @@ class ArrayPlan:
         """
         update(
             [
-                Update(t.rule, copies[i] if t.p is None else t.p, g, t.states, options[t.group], int(step))
+                Update(
+                    t.rule,
+                    copies[i] if t.p is None else t.p,
+                    g,
+                    t.states,
+                    options[t.group],
+                    int(step),
+                    t.form,
+                    t.stream,
+                )
                 for i, (t, g, step) in enumerate(zip(self.planned, gradients, steps, strict=True))
                 if g is not None
             ],

@@ -36,8 +36,18 @@ class LossSpec(NamedTuple):
     params: Mapping[str, float] = NO_PARAMS
 
 
+# How an array of 16-bit numbers is updated. The arithmetic is float32's in all forms.
+SAME = "same"  # the states have its dtype; other arrays are always of this form
+MASTER = "master"  # the states are float32, and behind them is one more: the array itself in float32, its master copy
+STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
+FORMS = (SAME, MASTER, STOCHASTIC)
+
+
 class Update(NamedTuple):
-    """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1."""
+    """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1.
+
+    p and g may be of 16 bits: float16, or bfloat16 as uint16 (its bits) or as the dtype of ml_dtypes.
+    """
 
     rule: str
     p: np.ndarray
@@ -45,6 +55,8 @@ class Update(NamedTuple):
     states: tuple[np.ndarray, ...]
     options: Mapping[str, Any]
     step: int
+    form: str = SAME
+    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
 class Planned(NamedTuple):
@@ -61,6 +73,8 @@ class Planned(NamedTuple):
     elements: int
     shape: tuple[int, ...] | None
     group: int  # which of the options given to `update` are its own
+    form: str = SAME
+    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
 class Batches(NamedTuple):

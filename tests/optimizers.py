@@ -41,6 +41,32 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
 }
 assert list(MAKE) == list(OPTIMIZERS)
 
+# Values at which a wrong placement of an option shows.
+OTHER_OPTIONS = {
+    "weight_decay": 0.1,
+    "maximize": True,
+    "l1": 0.05,
+    "clip_value": 0.4,
+    "momentum": 0.7,
+    "dampening": 0.3,
+    "nesterov": True,
+    "lr_decay": 0.2,
+    "eps": 1e-2,
+    "eps_root": 0.05,
+    "alpha": 0.8,
+    "beta1": 0.6,
+    "beta2": 0.7,
+    "lr": 0.3,
+}
+
+
+def other(rule: str, option: str) -> Any:
+    """Another value of an option than the rule's own."""
+    return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
+
+
+CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]
+
 
 def make(rule: str, params: Any = None, **more: Any) -> fo.Optimizer:
     cls, arguments = MAKE[rule]

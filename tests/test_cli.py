@@ -12,7 +12,7 @@ import pytest
 
 import fastopt
 from fastopt import cli, datasets
-from fastopt.commands import contest, info, tables, train
+from fastopt.commands import contest, info, tables, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.optim import OPTIMIZER_CLASSES
 from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
@@ -727,7 +727,7 @@ def kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "all_kernels", all_kernels)
     monkeypatch.setattr(compile, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(compile, "INTERPRETED", False)
-    for kernel in all_kernels(["float32", "float64"]):
+    for kernel in all_kernels(warmup.DTYPES):
         (tmp_path / f"{kernel.name}.bin").touch()
     return tmp_path
 
@@ -735,7 +735,7 @@ def kernels(tmp_path, monkeypatch):
 def test_warmup(run, kernels):
     status, out, _ = run("warmup")
     assert status == 0
-    assert "4 kernels for float32 and float64: 2 compiled, 2 loaded, in " in out
+    assert "8 kernels for float32, float64, float16, bfloat16: 4 compiled, 4 loaded, in " in out
     assert f"kept in {kernels}" in out
 
 

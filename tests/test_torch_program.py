@@ -41,9 +41,9 @@ def test_closures():
 @pytest.mark.parametrize("name", NAMES)
 def test_hooks(name):
     params = parameters()
-    half = torch.zeros(3, dtype=torch.float16, requires_grad=True)  # for which torch's own step runs as well
-    optimizer = pair(name)[0]([*params, half])
-    half.grad = torch.ones_like(half)
+    strange = torch.zeros(3, dtype=torch.complex64, requires_grad=True)  # for which torch's own step runs as well
+    optimizer = pair(name)[0]([*params, strange])
+    strange.grad = torch.ones_like(strange)
     seen = []
     handles = [
         optimizer.register_step_pre_hook(lambda opt, args, kwargs: seen.append(("pre", opt))),

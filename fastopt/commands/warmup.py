@@ -9,7 +9,7 @@ from typing import Any
 
 from ..progress import wanted
 
-DTYPES = ("float32", "float64")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def add(commands: Any) -> None:
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         description="Compile all kernels and keep them in the cache folder (see `fastopt info`), for example when an "
         "image is built.",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="only for this number type (default: both)")
+    parser.add_argument("--dtype", choices=DTYPES, help="only for this number type (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     compiled = [kernel for kernel in kernels if kernel.compiled]
     print(
-        f"{len(kernels)} kernels for {' and '.join(dtypes)}: {len(compiled)} compiled, {len(kernels) - len(compiled)} "
+        f"{len(kernels)} kernels for {', '.join(dtypes)}: {len(compiled)} compiled, {len(kernels) - len(compiled)} "
         f"loaded, in {seconds:.1f} s"
     )
     folder = cache_folder()

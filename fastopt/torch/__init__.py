@@ -6,11 +6,16 @@ SGD, Adagrad, RMSprop, Adam and AdamW are subclasses of torch's own. Arguments, 
 directions), closures, hooks, schedulers, pickling and copying are torch's, because they are torch's code: only the
 update itself is ours.
 
-- Parameters on the CPU of dtype float32 or float64 are updated by our kernels, in place and in one pass over memory,
-  with up to as many threads as `fastopt.get_num_threads()` says.
+- Parameters on the CPU of dtype float32, float64, float16 or bfloat16 are updated by our kernels, in place and in one
+  pass over memory, with up to as many threads as `fastopt.get_num_threads()` says.
+- Of float16 and bfloat16 parameters the states have the same dtype, as torch makes them. A step calculates in float32,
+  as torch's `fused` ones do, and rounds what it writes once, to nearest; torch's default rounds after every operation.
 - Everything else is updated by torch's own code, in the same step: sparse and complex gradients, other devices and
   dtypes, subclasses of Tensor, parameters with gaps between elements or that share memory, `capturable` and
   `differentiable`. `explain` says who updates what, and why.
+- With `clip_norm=1.0`, of every class here, or the attribute of that name at any time, a step first brings the norm of
+  all gradients together down to 1.0, as torch.nn.utils.clip_grad_norm_ would before it: but without writing to the
+  gradients, which saves two passes over them. `optimizer.grad_norm` then is what the norm was. No checkpoint has it.
 - `foreach` and `fused` are accepted; they choose between torch's own implementations, so they matter only for the
   parameters that those update, and for a GradScaler, which leaves unscaling to the step with fused=True.
 - Results agree with torch's within rounding. A state that decays below the smallest normal number becomes zero (or

@@ -60,11 +60,11 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
 
     Example:
         >>> import torch, fastopt.torch
-        >>> w, h = torch.zeros(2, 3, requires_grad=True), torch.zeros(4, dtype=torch.float16, requires_grad=True)
-        >>> print(fastopt.torch.explain(fastopt.torch.Adam([w, h])))
+        >>> w, z = torch.zeros(2, 3, requires_grad=True), torch.zeros(4, dtype=torch.complex64, requires_grad=True)
+        >>> print(fastopt.torch.explain(fastopt.torch.Adam([w, z])))
         1 of 2 parameters are updated by fastopt, 1 by torch
         group 0, parameter 0 (2x3 float32): fastopt
-        group 0, parameter 1 (4 float16): torch: dtype float16
+        group 0, parameter 1 (4 complex64): torch: dtype complex64
     """
     slots = iter(make_slots(optimizer.param_groups))
     ours = isinstance(optimizer, Accelerated)

@@ -11,7 +11,7 @@ import torch
 from ._rules import Group, counts_steps, names_of, new_states
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _COUNTERS: dict[torch.dtype, Any] = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 SHARED = "shares memory with another parameter"
 
@@ -159,8 +159,8 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
         if type(value) not in PLAIN or value.layout != torch.strided or not value.is_cpu or value.requires_grad:
             return f"state {name} is {'missing' if value is None else 'not a plain tensor on the CPU'}"
         if name == "step":
-            if value.dtype not in DTYPES or value.numel() != 1:
-                return "state step is not one floating-point number"
+            if value.dtype not in _COUNTERS or value.numel() != 1:
+                return "state step is not one number of float32 or float64"
         elif value.dtype != p.dtype or value.shape != p.shape:
             return f"state {name} differs from the parameter in dtype or shape"
         elif not (_same_layout(p, value) and _placed(value)):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
+from .._hyper import check_hyper
 from ..kernels.cpu.plan import Plan, Target
-from ..kernels.formulas import OPTIMIZERS
+from ..kernels.formulas import BOUND, OPTIMIZERS, clip_factor
 from ._again import same_again
 from ._rules import RULES, read_group
 from ._slots import Slot, lay_out, make_slots, why_not_gradient
@@ -37,8 +39,45 @@ def watched(optimizer: Any) -> bool:
     )
 
 
+def _with_clip_norm(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a class of torch's, with one more keyword."""
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, clip_norm: float | None = None, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.clip_norm = clip_norm
+
+    signature = inspect.signature(init)
+    keyword = inspect.Parameter("clip_norm", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="float | None")
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), keyword]
+    )
+    return __init__
+
+
 class Accelerated(torch.optim.Optimizer):
-    """What comes before torch's own class in the bases of ours: its step, and nothing else."""
+    """What comes before torch's own class in the bases of ours: its step, and the clipping that the step can do."""
+
+    grad_norm: float | None = None  # of the last step with `clip_norm`, before clipping
+    _clip_norm: float | None = None  # of the class, for those that `accelerate` has turned into ours
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Accelerated in cls.__bases__:  # not a class of the user's own
+            cls.__init__ = _with_clip_norm(cls.__bases__[1].__init__)  # type: ignore[method-assign,misc]
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The largest norm that all gradients of a step together may have; None: any. In no state_dict."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, value: float | None) -> None:
+        self._clip_norm = check_hyper("clip_norm", value, BOUND)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {} if self._clip_norm is None else {"_clip_norm": self._clip_norm}
+        return {**super().__getstate__(), **own}
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,20 +102,27 @@ class Accelerated(torch.optim.Optimizer):
         Returns:
             What `closure` returned.
         """
-        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
-            return torch_step(self, closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+            if self._clip_norm is not None:
+                _clip_all(self, self._clip_norm)
+            torch_step(self)
+            return loss
         if _repeated(self):
             return loss
         work = _work(self)
         jobs, options, left = _divide(self, work.slots)
+        skipped, clip_norm = _skipped(self), self._clip_norm
         if any(left):
+            if clip_norm is not None and not skipped:
+                _clip_all(self, clip_norm)
+                clip_norm = None
             _step_rest(self, left)
-        if jobs and not _skipped(self):
-            _run(self, work, jobs, options)
+        if jobs and not skipped:
+            _run(self, work, jobs, options, clip_norm)
         return loss
 
 
@@ -88,7 +134,8 @@ def _repeated(optimizer: Any) -> bool:
     again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots)
     if again is None:
         return False
-    work.plan.update(again.gradients, again.steps, again.options)
+    scale = _clipping(optimizer, work.plan, again.gradients, optimizer._clip_norm)
+    work.plan.update(again.gradients, again.steps, again.options, scale)
     for slot in again.slots:
         if slot.counter is not None:
             slot.counter.value += 1
@@ -168,11 +215,25 @@ def _divide(optimizer: Any, slots: list[Slot]) -> tuple[list[Job], list[dict[str
     return jobs, all_options, left
 
 
-def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, Any]]) -> None:
-    scale = getattr(optimizer, "grad_scale", None)
-    if scale is not None:  # as torch's fused steps do: who looks at the gradients afterwards finds them unscaled
-        with torch.no_grad():
-            torch._foreach_div_([g for _, g in jobs], float(scale))
+def _clipping(
+    optimizer: Any, plan: Plan, gradients: Sequence[int], clip_norm: float | None, scale: float = 1.0
+) -> float:
+    """What gradients are to be multiplied by: `scale`, and the factor that brings their norm down to `clip_norm`."""
+    if clip_norm is None:
+        return scale
+    optimizer.grad_norm = norm = scale * plan.norm(gradients)
+    return scale * clip_factor(clip_norm, norm)
+
+
+def _clip_all(optimizer: Any, clip_norm: float) -> None:
+    """Clip the gradients of all parameters in place, by torch's own code, because it updates some of them."""
+    scale = getattr(optimizer, "grad_scale", None)  # by which the gradients are still too large
+    factor = 1.0 if scale is None else float(scale)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.grad_norm = float(torch.nn.utils.clip_grad_norm_(params, clip_norm * factor)) / factor
+
+
+def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None) -> None:
     plan = work.plan
     if plan is None or any(slot.place < 0 for slot, _ in jobs):
         plan = work.planned()
@@ -182,9 +243,16 @@ def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, A
         g = lay_out(slot.p, gradient)
         kept.append(g)
         gradients[slot.place], steps[slot.place] = g.data_ptr(), slot.steps()
-    plan.update(gradients, steps, options)
+    grad_scale = getattr(optimizer, "grad_scale", None)
+    unscale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+    plan.update(gradients, steps, options, _clipping(optimizer, plan, gradients, clip_norm, unscale))
     for slot, _ in jobs:
         slot.publish(optimizer.state)
+    if grad_scale is not None:
+        # As torch's fused steps do: who looks at the gradients afterwards finds them unscaled. Not before the update:
+        # in float16 small ones would be lost.
+        with torch.no_grad():
+            torch._foreach_div_([g for _, g in jobs], float(grad_scale))
     # Autograd finds out that a value it has kept was overwritten, as with torch's own updates.
     torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
 
@@ -200,12 +268,12 @@ def _skipped(optimizer: Any) -> bool:
     return found is not None and peer_of(type(optimizer)) is not torch.optim.RMSprop and bool(found)
 
 
-def torch_step(optimizer: Any, closure: Callable[[], Any] | None = None) -> Any:
+def torch_step(optimizer: Any) -> None:
     """The step of torch's own class, without the hooks that are called around ours."""
     step: Any = peer_of(type(optimizer)).step
     while getattr(step, "hooked", False):
         step = step.__wrapped__
-    return step(optimizer, closure)
+    step(optimizer)
 
 
 def _step_rest(optimizer: Any, left: list[list[torch.Tensor]]) -> None:

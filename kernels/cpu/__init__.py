@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
+from ..spec import FORMS
 from .arrays import READ_ARRAYS, ArrayPlan
 from .blas import blas
 from .compile import Kernel, compiling
@@ -16,6 +17,7 @@ from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
 from .sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
+from .storage import STORES
 from .two_pass import apply_kernel
 from .updates import UPDATE_ALL, update_kernel
 
@@ -37,15 +39,20 @@ __all__ = [
 ]
 
 
-def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
+def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ARRANGE, READ_ARRAYS, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
     kernels += [SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
+        kernels.append(squares_kernel(dtype))
+        if STORES[dtype].width == 2:  # which are updated, and nothing else
+            rows = OPTIMIZERS.values()
+            kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
+            continue
         kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
-        kernels += [squares_kernel(dtype), apply_kernel(dtype), sum_rows_kernel(dtype)]
+        kernels += [apply_kernel(dtype), sum_rows_kernel(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

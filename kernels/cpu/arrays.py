@@ -25,7 +25,7 @@ from .compile import Kernel
 from .layout import ARRAYS, fill, read
 from .plan import Plan, Pool, Target
 from .primitives import address_of, view
-from .updates import NAMES
+from .storage import name_of
 
 HEAD, ITEMS = object.__basicsize__, tuple.__basicsize__
 DATA, NDIM, DIMENSIONS, DESCR, FLAGS = 0, 1, 2, 5, 6  # words behind the head
@@ -97,7 +97,10 @@ class ArrayPlan:
 
     def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
         self.plan = Plan([
-            Target(t.rule, NAMES[t.dtype], t.elements, address_of(t.p), [address_of(s) for s in t.states], t.group)
+            Target(
+                t.rule, name_of(t.dtype), t.elements, address_of(t.p), [address_of(s) for s in t.states], t.group,
+                t.form, t.stream,
+            )
             for t in planned
         ])  # fmt: skip
         shapes = [t.shape if t.shape is not None and layout_known() else None for t in planned]

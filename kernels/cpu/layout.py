@@ -84,7 +84,17 @@ ACTIVATE = _record("run", "z", "y", "columns", "activate")
 
 TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
 
-UPDATE = _record("update", "p", "g", "state0", "state1", "state2", "scalars", "elements", "first_tile", "width")
+UPDATE = _record(
+    "update",  # code
+    "p",
+    "g",
+    *("state0", "state1", "state2", "state3"),
+    "key",  # of stochastic rounding
+    "scalars",
+    "elements",
+    "first_tile",
+    "width",  # bytes of an element of g
+)
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
 # What a step does of a plan: see plan.py.
@@ -94,6 +104,7 @@ PLAN = _record(
     "steps",  # (count,) numbers
     "sizes",  # (count,) elements
     "kinds",  # (count,)
+    "streams",  # (count,), from which the keys are made
     "table",  # (count,) of UPDATE
     "updates",  # one of UPDATES
     "scalars",  # (count, ROW) bytes
@@ -132,9 +143,8 @@ ROWS_UPDATE = _record(
     "update",  # code
     "p",
     "g",  # (used, columns)
-    "state0",
-    "state1",
-    "state2",
+    *("state0", "state1", "state2", "state3"),
+    "key",  # of stochastic rounding
     "states",  # how many of them there are
     "scalars",
     "rows",  # (used,): which of p's they are, sorted

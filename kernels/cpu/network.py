@@ -25,7 +25,7 @@ from .primitives import address_of, aligned_zeros
 from .program import marking
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from .two_pass import TwoPass
-from .updates import MAX_STATES, fill_scalars, update_code
+from .updates import WORDS, fill_scalars, update_code
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
 
@@ -220,7 +220,7 @@ class Network:
         size = max(step["scratch_size"] for step in dense)
         scratch = aligned_zeros(program.ranks * size, np.uint8)
         update = update_code(rule, dtype)
-        tables = [np.array([address_of(s) for s in arrays] + [0] * MAX_STATES, np.int64) for arrays in states]
+        tables = [np.array([address_of(s) for s in arrays] + [0] * WORDS, np.int64) for arrays in states]
         program.kept += [scratch, tables, scalars, states]
         while trail:
             fields = trail.pop()

@@ -7,14 +7,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..formulas import HYPER
-from ..spec import Update
+from ..formulas import HYPER, dropout_key
+from ..spec import SAME, Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import PLAN, UPDATE, UPDATES, fill, read
 from .norm import Squares
 from .primitives import address_of, aligned_zeros, view
-from .updates import MAX_STATES, NAMES, TILE, UPDATE_ALL, fill_row, update_code
+from .storage import STORES, name_of, word
+from .updates import MAX_STATES, STATES, TILE, TINY, UPDATE_ALL, fill_row, update_code
 
 ROW = 128  # bytes of a row of scalars, of either dtype
 
@@ -23,11 +24,13 @@ class Target(NamedTuple):
     """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
 
     rule: str  # a row of OPTIMIZERS
-    dtype: str  # "float32" or "float64"
+    dtype: str  # of p and g: "float32", "float64", "float16" or "bfloat16"
     elements: int
     p: int  # address; 0: given in every step
-    states: Sequence[int]  # addresses, in the order of the rule's row
+    states: Sequence[int]  # addresses, in the order of the rule's row; behind them that of the master copy
     group: int = 0  # which of the options that `update` is given are its own
+    form: str = SAME  # of 16-bit arrays: one of spec.FORMS
+    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
 def _arrange(work):
@@ -36,7 +39,7 @@ def _arrange(work):
     a = read(work, PLAN)
     gradients, steps = view(a.gradients, a.count, np.int64), view(a.steps, a.count, np.int64)
     sizes, kinds = view(a.sizes, a.count, np.int64), view(a.kinds, a.count, np.int64)
-    rows = view(a.rows, 2 * a.count, np.int64)
+    rows, streams = view(a.rows, 2 * a.count, np.int64), view(a.streams, a.count, np.uint64)
     used, tiles, elements = 0, 0, 0
     for i in range(a.count):
         one = read(a.table + i * RECORD, UPDATE)
@@ -51,6 +54,7 @@ def _arrange(work):
                 rows[2 * row], rows[2 * row + 1] = kinds[i], steps[i]
                 used += 1
             one.g, one.elements, one.scalars = gradients[i], sizes[i], a.scalars + row * ROW
+            view(a.table + i * RECORD + KEY, 1, np.uint64)[0] = dropout_key(word(streams[i]), word(steps[i]))
             tiles += (sizes[i] + TILE - 1) // TILE
             elements += sizes[i]
     a.used, a.elements = used, elements
@@ -58,7 +62,7 @@ def _arrange(work):
     updates.tiles = tiles
 
 
-RECORD = UPDATE.itemsize
+RECORD, KEY = UPDATE.itemsize, STATES + 8 * MAX_STATES
 ARRANGE = Kernel(_arrange, "arrange")
 
 
@@ -100,17 +104,20 @@ class Plan:
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        # A kind has a group, a rule and a dtype: what the values of a row of scalars depend on, but for the step.
-        self.kinds = list(dict.fromkeys((t.group, t.rule, t.dtype) for t in targets))
+        # A kind has a group, a rule and a dtype that is calculated with: what the values of a row of scalars depend on,
+        # but for the step.
+        kinds = [(t.group, t.rule, np.dtype(STORES[t.dtype].real)) for t in targets]
+        self.kinds = list(dict.fromkeys(kinds))
         numbers = {kind: number for number, kind in enumerate(self.kinds)}
-        self.of = np.array([numbers[t.group, t.rule, t.dtype] for t in targets], np.int64)
+        self.of = np.array([numbers[kind] for kind in kinds], np.int64)
+        self.streams = np.array([t.stream for t in targets], np.uint64)
         self.sizes = np.array([t.elements for t in targets], np.int64)
         self.parts = [(t.dtype, t.elements) for t in targets]
         self.table = np.zeros(len(targets), UPDATE)
         for i, t in enumerate(targets):
             states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
-            width = np.dtype(t.dtype).itemsize
-            self.table[i] = (update_code(t.rule, t.dtype), t.p, 0, *states, 0, 0, 0, width)
+            code = update_code(t.rule, t.dtype, t.form)
+            self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].width)
         self._idle = Pool(lambda: _Working(self))
 
     def update(
@@ -159,16 +166,13 @@ class _Working:
         self.gradients, self.steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.pairs = np.zeros((count, 2), np.int64)
         memory = aligned_zeros(count * ROW, np.uint8)
-        self.rows = {
-            name: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1]
-            for dtype, name in NAMES.items()
-        }
+        self.rows = {dtype: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1] for dtype in TINY}
         self.updates = fill(UPDATES, count=count, table=self.table)
         self.plan = fill(
             PLAN, count=count, gradients=self.gradients, steps=self.steps, sizes=plan.sizes, kinds=plan.of,
-            table=self.table, scalars=memory, rows=self.pairs, updates=self.updates,
+            streams=plan.streams, table=self.table, scalars=memory, rows=self.pairs, updates=self.updates,
         )  # fmt: skip
-        self.kept = plan.sizes, plan.of, memory
+        self.kept = plan.sizes, plan.of, plan.streams, memory
         self.used, self.elements, self.tiles = self.plan["used"], self.plan["elements"], self.updates["tiles"]
         self.at, self.updates_at = address_of(self.plan), address_of(self.updates)
         self.squares: Squares | None = None
@@ -198,8 +202,8 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     numbers = {key: number for number, key in enumerate(groups)}
     plan = Plan([
         Target(
-            job.rule, NAMES[job.p.dtype], job.p.size, address_of(job.p), [address_of(s) for s in job.states],
-            numbers[id(job.options)],
+            job.rule, name_of(job.p.dtype), job.p.size, address_of(job.p), [address_of(s) for s in job.states],
+            numbers[id(job.options)], job.form, job.stream,
         )
         for job in jobs
     ])  # fmt: skip

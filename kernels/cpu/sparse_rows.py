@@ -16,7 +16,8 @@ from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import ROWS_SUM, ROWS_UPDATE, fill, offset, read
 from .primitives import address_of, call_update, prefetch, view
-from .updates import NAMES, fill_row, update_code
+from .storage import name_of
+from .updates import fill_row, update_code
 
 BITS = 11  # of an index that one pass sorts by: two passes for tables of up to 4 million rows
 BINS = 1 << BITS
@@ -125,7 +126,7 @@ def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
             columns=values.size // count,
         )  # fmt: skip
         ranks = ranks_for(values.size, UPDATE_ELEMENTS, used)
-        parallel(sum_rows_kernel(NAMES[values.dtype]), address_of(work), 0, ranks)
+        parallel(sum_rows_kernel(name_of(values.dtype)), address_of(work), 0, ranks)
     return rows, sums
 
 
@@ -136,7 +137,7 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     """
     if job.g.size == 0:
         return
-    dtype = NAMES[job.p.dtype]
+    dtype = name_of(job.p.dtype)
     scalars = np.zeros(HYPER + 1, job.p.dtype)
     fill_row(scalars, job.rule, job.step, job.options, scale)
     states = {f"state{i}": state for i, state in enumerate(job.states)}

@@ -83,7 +83,7 @@ class TwoPass:
         table, tiles, code = [], 0, update_code(rule, self.dtype)
         for p, g, of_param in zip(params, self.gradients, states, strict=True):
             where = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
-            table.append((code, address_of(p), address_of(g), *where, 0, p.size, tiles, p.itemsize))
+            table.append((code, address_of(p), address_of(g), *where, 0, 0, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         self.table, self.own = np.array(table, UPDATE), aligned_zeros(ranks * OWN, self.dtype)
         self.updates = np.repeat(fill(UPDATES, count=len(table), table=self.table, tiles=tiles), ranks)

@@ -4,6 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from optimizers import CASES, other
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.primitives import INTERPRETED
@@ -12,31 +13,6 @@ from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 
 SIZES = [0, 1, 31, 32, 33] + ([] if INTERPRETED else [TILE - 1, TILE, TILE + 1, 3 * TILE + 5])
-
-# Values at which a wrong placement of an option shows.
-OTHER_OPTIONS = {
-    "weight_decay": 0.1,
-    "maximize": True,
-    "l1": 0.05,
-    "clip_value": 0.4,
-    "momentum": 0.7,
-    "dampening": 0.3,
-    "nesterov": True,
-    "lr_decay": 0.2,
-    "eps": 1e-2,
-    "eps_root": 0.05,
-    "alpha": 0.8,
-    "beta1": 0.6,
-    "beta2": 0.7,
-    "lr": 0.3,
-}
-
-
-def other(rule, option):
-    return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
-
-
-CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]
 
 
 def bits(array):
@@ -128,8 +104,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(rule, threads):
         with threads(n):
             cpu.update([Update(rule, p, g, states, OPTIMIZERS[rule].options, 1)])
         results.append([p, *states])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
+    for result in results[1:]:
+        for a, b in zip(results[0], result, strict=True):
             np.testing.assert_array_equal(bits(a), bits(b))
 
 

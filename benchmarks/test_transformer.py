@@ -1,0 +1,81 @@
+"""Adam's step on the 148 tensors of a transformer, 12 layers 768 wide, 86 M parameters: fastopt.torch against torch.
+
+What is timed is what a training loop calls: `step`, and with clipping torch's clip_grad_norm_ before it, or ours in it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fastopt.benchmarks.limits import turns
+from fastopt.benchmarks.peers import need, tolerant
+from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.workloads import Absent
+from fastopt.kernels.cpu.costs import update_flops
+
+CONTESTANTS = ("fastopt", "torch-fused", "torch-default")
+ROUNDS = 11
+CLIP_NORM = 1.0
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of an element
+
+
+def shapes(layers: int, width: int) -> list[tuple[int, ...]]:
+    """Of weights and biases: attention in and out, the two dense layers, two norms; a norm and a head at the end."""
+    dense = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
+    layer = [shape for out, *rest in dense for shape in ((out, *rest), (out,))]
+    return layer * layers + [(width,), (width,), (width, width), (width,)]
+
+
+def step_of(name: str, dtype: str, clipped: bool, quick: bool) -> Callable[[], object]:
+    """A step on new tensors, by contestant. Raises Absent."""
+    need("torch")
+    import torch
+
+    import fastopt.torch
+    from fastopt.benchmarks.peers.with_torch import use_our_threads
+
+    use_our_threads()
+    generator = torch.Generator().manual_seed(0)
+    params = []
+    for shape in shapes(1, 64) if quick else shapes(12, 768):
+        p = torch.randn(shape, generator=generator).mul_(0.02).to(getattr(torch, dtype))
+        p.grad = torch.randn(shape, generator=generator).mul_(0.01).to(p.dtype)
+        params.append(p)
+    if name == "fastopt":
+        return fastopt.torch.Adam(params, clip_norm=CLIP_NORM if clipped else None).step
+    step = torch.optim.Adam(params, fused=True if name == "torch-fused" else None).step
+    if not clipped:
+        return step
+
+    def clip_and_step() -> None:
+        torch.nn.utils.clip_grad_norm_(params, CLIP_NORM)
+        step()
+
+    return clip_and_step
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize(("dtype", "clipped"), [*((dtype, False) for dtype in BYTES), ("float32", True)])
+def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped):
+    benchmark.group = f"Adam step of a transformer, {dtype}{', clipped by norm' if clipped else ''}"
+    try:
+        with tolerant():
+            step_of(contestant, dtype, clipped, True)()
+    except Absent as reason:
+        pytest.skip(str(reason))
+    if benchmark.disabled:
+        benchmark(lambda: None)
+        return
+
+    def measured(names: list[str]) -> dict[str, list[float]]:
+        with tolerant():
+            return turns({name: step_of(name, dtype, clipped, quick) for name in names}, 3 if quick else ROUNDS)
+
+    record(benchmark, hold(request, measured)[contestant])
+    size = sum(int(np.prod(shape)) for shape in (shapes(1, 64) if quick else shapes(12, 768)))
+    passes = 7 + clipped  # p, m and v read and written, g read: once more for its norm
+    shape = f"transformer, {dtype}{', clipped' if clipped else ''}"
+    note("step", "adam", contestant, size=size, shape=shape, moved=passes * BYTES[dtype] * size,
+         flops=update_flops("adam") * size)  # fmt: skip
