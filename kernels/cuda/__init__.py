@@ -16,6 +16,8 @@ _HOMES = {
     "Plan": "plan",
     "Target": "plan",
     "all_kernels": "kernels",
+    "dense_backward": "dense",
+    "dense_forward": "dense",
     "gradient_norm": "arrays",
     "update": "arrays",
 }

@@ -6,11 +6,14 @@ and an epilogue is what its bits say. What the documentation forbids is an error
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
 
 from .blaslt import Compute, Epilogue
 from .primitives import view
-from .products import BYTES, Matrix, Product
+from .products import BYTES, Matrix, Product, known
 
 GELU_A, GELU_B = np.sqrt(2 / np.pi), 0.044715
 
@@ -119,3 +122,34 @@ def matmul(
         if e & bit:
             view(bias, len(values), storage(kind))[:] = encode(values, kind)
     D[...] = encode(z, kind)
+
+
+class SimulatedGemm:
+    """What `gemm.Gemm` does."""
+
+    def __init__(self, gpu: Any) -> None:
+        self.gpu, self._scratch = gpu, gpu.allocate(0)
+        self.launching = threading.RLock()
+
+    def prepare(self, stream: int, scratch: int = 0) -> None:
+        pass
+
+    def scratch(self, stream: int, size: int) -> int:
+        self._scratch = self.gpu.allocate(size)
+        return int(self._scratch.address)
+
+    def supported(self, product: Product, aligned: int = 256) -> bool:
+        return known(product)
+
+    def call(self, product: Product, *places: int, **scalars: float) -> SimulatedCall:
+        return SimulatedCall(product, places, scalars)
+
+
+class SimulatedCall:
+    """What `gemm.Call` does, at once."""
+
+    def __init__(self, product: Product, places: tuple[int, ...], scalars: dict[str, float]) -> None:
+        self.product, self.places, self.scalars = product, places, scalars
+
+    def run(self, stream: int) -> None:
+        matmul(self.product, *self.places, **self.scalars)

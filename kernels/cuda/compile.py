@@ -52,6 +52,8 @@ def device(function: Callable[..., Any]) -> Any:
         names = dict(function.__globals__)
         for name in function.__code__.co_names:
             callee = names.get(name)
+            if callee is function:  # math.tanh in a function tanh: names of attributes are among them
+                continue
             if isinstance(callee, pytypes.FunctionType) and callee.__module__.startswith(__name__.split(".")[0]):
                 names[name] = device(callee)
         own = pytypes.FunctionType(
@@ -59,6 +61,12 @@ def device(function: Callable[..., Any]) -> Any:
         )
         _device_functions[function] = cuda.jit(device=True, inline="always")(own)
     return _device_functions[function]
+
+
+def stand_in(function: Callable[..., Any], own: Callable[..., Any]) -> None:
+    """Have kernels call `own` where formulas call `function`, which cannot be compiled for a device."""
+    if not SIMULATED:
+        _device_functions[function] = device(own)
 
 
 class Listing(NamedTuple):

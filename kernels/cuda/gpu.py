@@ -92,6 +92,10 @@ class Gpu:
         into = ffi.cast("void *", array.ctypes.data)
         check(self.driver.cuMemcpyDtoHAsync_v2(into, address, array.nbytes, ffi.cast("void *", stream)))
 
+    def zero(self, address: int, size: int, stream: int) -> None:
+        """Bytes of device memory become 0, in the order of the stream."""
+        check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+
     def wait(self, stream: int) -> None:
         """Until all that was given to the stream is done."""
         check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))

@@ -89,6 +89,26 @@ class Product(NamedTuple):
         read = (self.a.stride | self.b.stride) * BYTES[self.dtype]
         return (read | self.d.stride * BYTES[self.result]) % TENSOR_CORES == 0
 
+    @property
+    def reads_bias(self) -> bool:
+        return self.has(BIAS)
+
+    @property
+    def sums(self) -> int:
+        """How many sums of columns the epilogue writes to where a bias would be read."""
+        if self.has(Epilogue.BGRADB):
+            return self.d.columns
+        return self.d.rows if self.has(BGRAD) or self.has(Epilogue.BGRADA) else 0
+
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """Bytes of A, B, D, the bias or its gradient, and what comes with the epilogue."""
+        a, b, d = (matrix.stride * matrix.columns for matrix in (self.a, self.b, self.d))
+        wide, vector = BYTES[self.result], self.sums or self.d.rows * self.reads_bias
+        aux = self.aux_stride * self.d.columns
+        in_bits = self.has(Epilogue.RELU_AUX) or self.has(Epilogue.DRELU)
+        read = BYTES[self.dtype]
+        return a * read, b * read, d * wide, vector * wide, aux // 8 if in_bits else aux * wide
+
     def has(self, bits: int) -> bool:
         """Whether the epilogue has all of these bits."""
         return self.epilogue & bits == bits

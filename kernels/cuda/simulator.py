@@ -41,6 +41,9 @@ class Gpu:
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
+    def zero(self, address: int, size: int, stream: int) -> None:
+        ctypes.memset(address, 0, size)
+
     def wait(self, stream: int) -> None:
         pass
 
