@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, be it a GPU or the simulator."""
+"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, a GPU or the simulator."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Kernel:
 
 
 def entry(cubin: bytes) -> bytes:
-    """The name of the only kernel of a cubin, which Numba makes up anew in every process: it has a section of its own."""
+    """The name of a cubin's only kernel, which Numba makes up anew in every process: it has a section of its own."""
     (name,) = set(re.findall(rb"\x00\.text\.([^\x00]+)\x00", cubin))
     return name
 

@@ -15,9 +15,7 @@ from fastopt.kernels.cuda.updates import update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 
 CAPABILITIES = [(8, 0), (9, 0)]
-UPDATES = {
-    (name, dtype): update_kernel(name, dtype).name for name in OPTIMIZERS for dtype in ("float32", "float64")
-}
+UPDATES = {(name, dtype): update_kernel(name, dtype).name for name in OPTIMIZERS for dtype in ("float32", "float64")}
 STATES = {kernel: len(OPTIMIZERS[name].states) for (name, _), kernel in UPDATES.items()}
 
 # A multiprocessor has 65536 registers: so many allow for 4 and 3 blocks of 256 threads at once, which is enough to keep
