@@ -50,9 +50,9 @@ def note(benchmark: Any) -> Callable[..., None]:
     """note(kind, name, contestant, ...): add to the benchmark's record what a report needs to know of it.
 
     Machine-readable, all of one call: kind, name (of the rule, activation, loss or workload), contestant (one of
-    PEERS), the titles of both, size (parameters, or elements), dtype, shape, threads, calls (in what was timed), bytes,
-    flops, samples, limit_seconds (what the machine would take at best), and two limits of the machine measured in the
-    same run, stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
+    PEERS), the titles of both, size (parameters, or elements), dtype, shape, threads, bytes, flops, samples,
+    limit_seconds (what the machine would take at best), and two limits of the machine measured in the same run,
+    stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
     """
 
     def add(
@@ -63,23 +63,23 @@ def note(benchmark: Any) -> Callable[..., None]:
         size: int,
         shape: str = "",
         title: str = "",
+        contestant_title: str = "",
         moved: float = 0,
         flops: float = 0,
         samples: float = 0,
-        limit: Callable[[], float] | None = None,
-        calls: int = 1,
+        limit: float = 0,
     ) -> None:
         if benchmark.disabled or not benchmark.stats:
             return
         if isinstance(contestant, ModuleType):
             contestant = "numpy" if contestant is _backends.get("numpy") else "fastopt"
-        seconds = benchmark.stats.stats.median / calls
+        seconds = benchmark.stats.stats.median
         info = benchmark.extra_info
         peak, bandwidth = product_peak("float32", get_num_threads()), copy_bandwidth()
-        at_best = limit() if limit else max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
+        at_best = limit or max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
         info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
-        info |= {"title": title or name, "contestant_title": TITLES[contestant]}
-        info |= {"shape": shape, "threads": get_num_threads(), "calls": calls, "bytes": float(moved)}
+        info |= {"title": title or name, "contestant_title": contestant_title or TITLES[contestant]}
+        info |= {"shape": shape, "threads": get_num_threads(), "bytes": float(moved)}
         info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": at_best}
         info |= {"stream_bytes_per_second": bandwidth, "gemm_flops_per_second": peak}
         if moved:

@@ -68,13 +68,14 @@ def update_bytes(p: np.ndarray, states: int) -> int:
     return (3 + 2 * states) * p.nbytes
 
 
-def interleave(
-    calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, pause: float = 0
-) -> dict[str, float]:
-    """The median time of each call in seconds, the calls taken in turn so that all see the same machine.
+def turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, pause: float = 0, count: int = 1
+) -> dict[str, list[float]]:
+    """Seconds that each call took in every round, the calls taken in turn so that all see the same machine.
 
     In another order every round: what the call before has left in the caches should not always help the same one.
-    `pause` is how long to wait before each, for the threads of the one before to come to rest.
+    `warm` rounds before them are not timed. `pause` is how long to wait before each turn, for the threads of the one
+    before to come to rest. A turn is `count` calls, and their mean is what is returned.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
@@ -84,10 +85,16 @@ def interleave(
             if pause:
                 time.sleep(pause)
             start = time.perf_counter()
-            call()
+            for _ in range(count):
+                call()
             if i >= warm:
-                times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(taken)) for name, taken in times.items()}
+                times[name].append((time.perf_counter() - start) / count)
+    return times
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
+    """The median of what `turns` measures."""
+    return {name: float(np.median(taken)) for name, taken in turns(calls, rounds, warm).items()}
 
 
 def _product(gemm, real, width):

@@ -1,78 +1,74 @@
-"""Optimizer updates of one array: every backend, and torch's fused one, against streaming the same bytes."""
+"""Optimizer updates of one array: ours, the reference and torch's fused one, against streaming the same bytes."""
 
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import interleave, stream, update_bytes
-from fastopt.benchmarks.updates import LARGE, REPORTED, job, torch_update
+from fastopt.benchmarks.limits import stream, turns, update_bytes
+from fastopt.benchmarks.peers import tolerant
+from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.updates import LARGE, REPORTED, job, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
 from fastopt.kernels.cpu.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
 
-SIZES = [1_000, 100_000, *LARGE]
+CALLS = {1_000: 100, 100_000: 20, LARGE[0]: 1, LARGE[1]: 1}  # in a turn
+ROUNDS = {1_000: 25, 100_000: 25, LARGE[0]: 15, LARGE[1]: 9}
+CONTESTANTS = ("fastopt", "numpy", "torch-fused")
 
 
-def measure(benchmark, note, rule, size, contestant, call, restore):
-    # In-cache sizes run several times between two restorations, or the timer would measure itself.
-    calls = 20 if size <= 1_000 else 1
-
-    def run():
-        for _ in range(calls):
-            call()
-
-    rounds = 25 if size <= 100_000 else 7
-    benchmark.pedantic(run, setup=restore, rounds=rounds, warmup_rounds=2)
-    spare = job(rule, size)
-    moved = update_bytes(spare.p, len(spare.states))
-    limit = stream(spare.p, spare.g, spare.states)
-    note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size, calls=calls,
-         limit=lambda: interleave({"limit": limit}, rounds=9)["limit"])  # fmt: skip
-
-
-def skip_large(rule, size, quick):
+def left_out(rule, size, contestant, quick):
+    """Why a contestant does not take part, or nothing."""
     if size in LARGE and (quick or rule not in REPORTED):
-        pytest.skip("large arrays: when timed, for the rules of the report")
+        return "large arrays: when timed, for the rules of the report"
+    if contestant == "numpy" and size == LARGE[1]:
+        return "the reference takes its time, and the same per element as on smaller arrays"
+    return "torch's: for the rules of the report" if contestant == "torch-fused" and rule not in REPORTED else ""
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_update(benchmark, note, backend, quick, rule, size):
-    skip_large(rule, size, quick)
-    if size == LARGE[-1] and backend is reference:
-        pytest.skip("the reference takes its time, and the same per element as on smaller arrays")
-    benchmark.group = f"update of {size:,} float32: {rule}"
+def agree(rule, size, name):
+    """Whether a contestant's first update is the reference's; raises Absent."""
     ours, twin = job(rule, size), job(rule, size)
-    backend.update([ours])
+    with tolerant():
+        update_by(name, ours)()
     reference.update([twin])
     for a, b in zip((ours.p, *ours.states), (twin.p, *twin.states), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-    def restore():
-        for a, b in zip((ours.p, *ours.states), (twin.p, *twin.states), strict=True):
-            np.copyto(a, b)
-
-    measure(benchmark, note, rule, size, backend, lambda: backend.update([ours]), restore)
+        if name == "fastopt":
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rule", [rule for rule in REPORTED if rule != "sgd"])
-def test_update_by_torch(benchmark, note, quick, rule, size):
-    skip_large(rule, size, quick)
+def measured(rule, size, names):
+    """Seconds of an update by contestant, and of the limit; all work on the same arrays."""
+    ours, calls, count = job(rule, size), {}, CALLS[size]
+    with tolerant():
+        for name in [name for name in names if not left_out(rule, size, name, quick=False)]:
+            try:
+                calls[name] = update_by(name, ours)
+            except Absent:
+                continue
+        calls["limit"] = stream(ours.p, ours.g, ours.states)
+        return turns(calls, ROUNDS[size], count=count)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("size", CALLS)
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_update(benchmark, note, request, quick, rule, size, contestant):
+    if reason := left_out(rule, size, contestant, quick):
+        pytest.skip(reason)
     benchmark.group = f"update of {size:,} float32: {rule}"
-    ours = job(rule, size)
-    before = [a.copy() for a in (ours.p, *ours.states)]
     try:
-        call = torch_update(ours)
+        agree(rule, size, contestant)
     except Absent as reason:
         pytest.skip(str(reason))
-    twin = job(rule, size)
-    call()
-    reference.update([twin])
-    np.testing.assert_allclose(ours.p, twin.p, rtol=1e-5, atol=1e-7)
-
-    def restore():
-        for a, b in zip((ours.p, *ours.states), before, strict=True):
-            np.copyto(a, b)
-
-    measure(benchmark, note, rule, size, "torch-fused", call, restore)
+    if benchmark.disabled:
+        benchmark(lambda: None)  # agreement was what mattered
+        return
+    found = hold(request, lambda names: measured(rule, size, names))
+    record(benchmark, found[contestant])
+    moved = update_bytes(job(rule, 1).p, len(OPTIMIZERS[rule].states)) * size
+    note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size,
+         limit=float(np.median(found["limit"])))  # fmt: skip

@@ -8,6 +8,9 @@ import numpy as np
 
 import fastopt as fo
 from fastopt.benchmarks.peers import need
+from fastopt.kernels import reference
+from fastopt.kernels.cpu.plan import Plan, Target
+from fastopt.kernels.cpu.primitives import address_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 
@@ -42,30 +45,41 @@ def torch_update(ours: Update) -> Callable[[], object]:
     state = made.state[p]
     for name, values in zip(OPTIMIZERS[ours.rule].states, ours.states, strict=True):
         state[name] = torch.from_numpy(values)
-    if ours.rule != "momentum":
+    if ours.rule not in ("sgd", "momentum"):
         state["step"] = torch.tensor(float(STEP - 1))
     return made.step
 
 
-def steps(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> dict[str, Callable[[], object]]:
-    """Adam steps of some arrays, by contestant: fastopt, numpy, torch-fused, torch-default. Raises Absent."""
+def planned(ours: Update) -> Callable[[], None]:
+    """Our update, laid out once, as an optimizer does."""
+    states = [address_of(state) for state in ours.states]
+    plan = Plan([Target(ours.rule, ours.p.dtype.name, ours.p.size, address_of(ours.p), states)])
+    gradients, numbers, options = np.array([address_of(ours.g)]), np.array([ours.step]), [ours.options]
+    return lambda kept=ours: plan.update(gradients, numbers, options)
+
+
+def update_by(name: str, ours: Update) -> Callable[[], object]:
+    """The update of a job as a call, by contestant: fastopt, numpy, torch-fused. Raises Absent."""
+    if name == "numpy":
+        return lambda: reference.update([ours])
+    return planned(ours) if name == "fastopt" else torch_update(ours)
+
+
+def step_by(name: str, shapes: Sequence[tuple[int, ...]]) -> Callable[[], object]:
+    """Adam's step on new arrays, by contestant: fastopt, numpy, torch-fused, torch-default. Raises Absent."""
     rng = np.random.default_rng(0)
-    calls: dict[str, Callable[[], object]] = {}
-    for name in names:
-        params = [rng.random(shape, dtype="float32") for shape in shapes]
-        grads = [rng.random(shape, dtype="float32") for shape in shapes]
-        if name in ("fastopt", "numpy"):
-            made = fo.Adam(params, backend="numpy" if name == "numpy" else "cpu")
-            calls[name] = lambda made=made, grads=grads: made.step(grads)
-            continue
-        need("torch")
-        import torch
+    params = [rng.random(shape, dtype="float32") for shape in shapes]
+    grads = [rng.random(shape, dtype="float32") for shape in shapes]
+    if name in ("fastopt", "numpy"):
+        made = fo.Adam(params, backend="numpy" if name == "numpy" else "cpu")
+        return lambda: made.step(grads)
+    need("torch")
+    import torch
 
-        from fastopt.benchmarks.peers.with_torch import optimizer, use_our_threads
+    from fastopt.benchmarks.peers.with_torch import optimizer, use_our_threads
 
-        use_our_threads()
-        tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
-        for tensor, grad in zip(tensors, grads, strict=True):
-            tensor.grad = torch.from_numpy(grad)
-        calls[name] = optimizer("adam", tensors, 1e-3, **{"fused": True} if name == "torch-fused" else {}).step
-    return calls
+    use_our_threads()
+    tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad)
+    return optimizer("adam", tensors, 1e-3, **{"fused": True} if name == "torch-fused" else {}).step

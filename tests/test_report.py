@@ -22,7 +22,6 @@ def record(kind, name, contestant, seconds, **changes):
         "shape": "",
         "size": 1_000_000,
         "dtype": "float32",
-        "calls": 1,
         "bytes": 28e6,
         "flops": 14e6,
         "limit_seconds": 0.5e-3,
@@ -34,7 +33,7 @@ def record(kind, name, contestant, seconds, **changes):
 
 RECORDS = [
     record("update", "adam", "torch-fused", 2e-3),
-    record("update", "adam", "fastopt", 20e-3, calls=20),  # 1 ms a call
+    record("update", "adam", "fastopt", 1e-3),
     record("update", "adam", "fastopt", 12e-3, size=10_000_000, bytes=28e7, flops=14e7, limit_seconds=10e-3),
     record("step", "adam", "fastopt", 5e-6, shape="100 x 1000"),
     record("dense", "forward relu", "fastopt", 1e-3, shape="64x784x256", bytes=1e6, flops=25.7e6),
@@ -42,6 +41,12 @@ RECORDS = [
     record("epoch", "digits", "fastopt", 0.3e-3, title="digits, 64-32-10", bytes=0.0),
     record("memory", "wide", "fastopt", 1.0, before_bytes=2e8, peak_bytes=5.5e8),
     record("epoch", "digits", "jax-scan", 0.6e-3, title="digits, 64-32-10", bytes=0.0),
+    record("memory", "wide", "torch-fused", 1.0, before_bytes=2e8, peak_bytes=9e8),
+    record("program", "import", "fastopt", 4e-3, title="import", contestant_title="import fastopt, after numpy"),
+    record("program", "import", "numpy", 64e-3, title="import", contestant_title="import numpy"),
+    record("program", "train later", "fastopt", 2.2, title="fastopt train, afterwards"),
+    record("accuracy", "fashion-64", "fastopt", 0.4, title="ten epochs", accuracy=0.8903, fifth_over_first=0.98),
+    record("accuracy", "fashion-64", "numpy", 1.2, title="ten epochs", accuracy=0.8866, fifth_over_first=1.01),
 ]
 MACHINE = {"cpu": {"brand_raw": "A Processor"}, "fastopt": {"threads": 2, "versions": {"torch": "2.9"}}}
 
@@ -85,6 +90,14 @@ def test_tables(write, capsys):
     assert ["adam", "100 x 1000", "Fastopt", "5 us", ""] in rows
     assert ["forward relu", "64x784x256", "Fastopt", "1 ms", "", "1", "25.7", "0.50"] in rows
     assert ["wide", "Fastopt", "200 MB", "550 MB", "350 MB"] in rows
+    # The summary: a line for each other contestant, of whole programs and large updates only
+    assert ["digits, 64-32-10", "300 us", "Jax-Scan 600 us", "0.50"] in rows
+    assert ["adam update, 10 M float32", "12 ms, 23.3 GB/s", "streaming limit 10 ms", "1.20"] in rows
+    assert ["memory for training wide", "350 MB", "Torch-Fused 700 MB", "0.50"] in rows
+    assert ["import", "4 ms", "import numpy 64 ms", "0.06"] in rows
+    assert ["fastopt train, afterwards", "2.2 s", "", ""] in rows
+    assert ["test accuracy: ten epochs", "89.03 %", "Numpy 88.66 %", ""] in rows
+    assert ["ten epochs: epoch 5 against epoch 1", "", "", "0.98"] in rows
     assert "50 GB/s streamed, 200 GFLOP/s in large products" in out
     assert "## Change" not in out
 
@@ -173,7 +186,7 @@ BROKEN = {
     "NaN": (document([record("update", "adam", "fastopt", float("nan"))]), "'median' must be a finite number"),
     "a huge number": (document([record("update", "a", "fastopt", 1.0, bytes=10**400)]), "'bytes' must be a finite"),
     "below zero": (document([record("update", "a", "fastopt", 1.0, flops=-1)]), "'flops' must be a finite"),
-    "no calls": (document([record("update", "a", "fastopt", 1.0, calls=0)]), "'calls' must be at least 1"),
+    "no accuracy": (document([record("accuracy", "a", "fastopt", 1.0)]), "'accuracy' must be a number"),
     "no peak": (document([record("memory", "a", "fastopt", 1.0)]), "'before_bytes' must be a number"),
     "a flag": (document([record("update", "a", "fastopt", 1.0, size=True)]), "'size' must be a number"),
     "a long name": (document([record("update", "a" * 201, "fastopt", 1.0)]), "'name' must be a text"),

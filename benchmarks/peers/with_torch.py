@@ -14,8 +14,8 @@ from fastopt.benchmarks.workloads import Absent, Workload
 
 def optimizer(rule: str, parameters: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
     """torch's counterpart of a rule of ours."""
-    if rule == "momentum":
-        return torch.optim.SGD(parameters, lr, momentum=0.9, **options)
+    if rule in ("sgd", "momentum"):
+        return torch.optim.SGD(parameters, lr, momentum=0.9 if rule == "momentum" else 0.0, **options)
     return {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}[rule](parameters, lr, **options)
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 LONGEST = 200  # characters of a text in a file
 TEXTS = ("kind", "name", "title", "contestant", "contestant_title", "shape", "dtype")
+MORE = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fifth_over_first")}  # numbers, by kind
 
 
 @dataclass(frozen=True)
 class Result:
     """A benchmark: what was called, by whom it was done, and what a call took."""
 
-    kind: str  # update, step, dense, loss, epoch, memory
+    kind: str  # update, step, dense, loss, epoch, memory, program, accuracy
     name: str  # of the rule, layer, loss or workload
     title: str  # the same for people
     contestant: str
@@ -32,6 +33,8 @@ class Result:
     limit_seconds: float  # what the machine would take at best; 0 where not known
     before_bytes: float = 0.0  # of kind memory: resident before training,
     peak_bytes: float = 0.0  # and at most while training
+    accuracy: float = 0.0  # of kind accuracy: on the test data,
+    fifth_over_first: float = 0.0  # and the time of the fifth epoch over that of the first
 
     @property
     def work(self) -> tuple[str, str, str, int, str]:
@@ -101,13 +104,11 @@ def _result(info: Mapping[str, Any], stats: Any) -> Result:
         raise ValueError("'stats' must be an object")
     texts: dict[str, Any] = {name: _text(info, name) for name in TEXTS}
     numbers: dict[str, Any] = {name: _number(info, name) for name in ("bytes", "flops", "limit_seconds")}
-    if texts["kind"] == "memory":
-        numbers |= {name: _number(info, name) for name in ("before_bytes", "peak_bytes")}
-    calls, size = _number(info, "calls"), _number(info, "size")
+    numbers |= {name: _number(info, name) for name in MORE.get(texts["kind"], ())}
     seconds = _number(stats, "median")
-    if not calls >= 1 or not seconds > 0:
-        raise ValueError(f"'calls' must be at least 1 and 'median' above 0; got {calls:g} and {seconds:g}")
-    return Result(**texts, **numbers, size=int(size), seconds=seconds / calls)
+    if not seconds > 0:
+        raise ValueError(f"'median' must be above 0; got {seconds:g}")
+    return Result(**texts, **numbers, size=int(_number(info, "size")), seconds=seconds)
 
 
 def _text(info: Mapping[str, Any], name: str) -> str:

@@ -9,6 +9,8 @@ from ..commands.tables import in_bytes, in_one_unit, rounded
 from .read import Result, Run
 
 OURS = "fastopt"
+WHOLE = ("epoch", "step", "memory", "program", "accuracy")  # kinds of the summary,
+LARGE = 10_000_000  # and updates of so many parameters
 
 
 class Section(NamedTuple):
@@ -24,7 +26,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return the tables of every run, and after each but the first what has changed since the one before."""
     found = []
     for i, run in enumerate(runs):
-        own = [_epochs(run), _updates(run), _steps(run), _kernels(run), _memory(run)]
+        own = [_summary(run), _epochs(run), _updates(run), _steps(run), _kernels(run), _memory(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -85,6 +87,48 @@ def _table(results: Iterable[Result], columns: Sequence[str]) -> list[list[str]]
 RATIO = "ours / theirs: below 1, fastopt takes less time."
 
 
+def _summary(run: Run) -> Section:
+    """What counts for users, a line for each other contestant."""
+    rows = []
+    chosen = [r for r in run.results if r.kind in WHOLE or (r.kind == "update" and r.size >= LARGE)]
+    for (kind, *_), (ours, *others) in by_work(chosen).items():
+        if ours.contestant != OURS:
+            continue
+        for other in others:
+            ratio = "" if kind == "accuracy" else f"{_amount(ours) / _amount(other):.2f}"
+            rows.append([_work(ours), _value(ours), f"{other.contestant_title} {_value(other)}", ratio])
+        if not others:
+            rows.append([_work(ours), _value(ours), "", ""])
+        if kind == "update" and ours.limit_seconds:
+            limit = f"streaming limit {_time(ours.limit_seconds)}"
+            rows.append([_work(ours), _value(ours), limit, f"{ours.seconds / ours.limit_seconds:.2f}"])
+        if kind == "accuracy":
+            rows.append([f"{ours.title}: epoch 5 against epoch 1", "", "", f"{ours.fifth_over_first:.2f}"])
+    text = f"Medians; contestants took turns. {RATIO}"
+    return Section("Summary", text, [["work", "fastopt", "against", "ours / theirs"], *rows] if rows else [])
+
+
+def _work(result: Result) -> str:
+    if result.kind == "update":
+        return f"{result.title} update, {result.size / 1e6:g} M {result.dtype}"
+    if result.kind == "step":
+        return f"{result.title} step of {result.shape}"
+    return {"memory": "memory for training ", "accuracy": "test accuracy: "}.get(result.kind, "") + result.title
+
+
+def _amount(result: Result) -> float:
+    return max(result.peak_bytes - result.before_bytes, 1) if result.kind == "memory" else result.seconds
+
+
+def _value(result: Result) -> str:
+    if result.kind == "memory":
+        return in_bytes(int(_amount(result)))
+    if result.kind == "accuracy":
+        return f"{100 * result.accuracy:.2f} %"
+    rate = f", {_rate(result.bytes, result.seconds)} GB/s" if result.kind == "update" else ""
+    return _time(result.seconds) + rate
+
+
 def _epochs(run: Run) -> Section:
     columns = ("work", "contestant", "time", "ours / theirs", "GFLOP/s", "share of limit")
     text = f"Median time of an epoch; all start from the same weights and see the same batches. {RATIO}"
@@ -129,7 +173,7 @@ def changes(before: Run, after: Run) -> list[tuple[Result, float, float]]:
     pairs = [
         (result, old[result.work, result.contestant], result.seconds)
         for result in after.results
-        if (result.work, result.contestant) in old and result.kind != "memory"
+        if (result.work, result.contestant) in old and result.kind not in ("memory", "accuracy")
     ]
     return sorted(pairs, key=lambda pair: pair[1] / pair[2])
 
