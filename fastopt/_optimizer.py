@@ -21,42 +21,19 @@ from ._hyper import (
     check_one_number,
     check_scale,
 )
-from ._slot import Slot
+from ._rows import Rows, check_rows, joint_norm
+from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
-from .kernels.formulas import BOUND, OPTIMIZERS, clip_factor
-
-Hyper = dict[str, Any]
-
-
-class Group:
-    """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
-
-    def __init__(self, public: Hyper, slots: list[Slot]) -> None:
-        self.public = public
-        self.slots = slots
-        self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
-        self.rule = ""
-        self.options: dict[str, Any] = {}
-
-    def take(self, rule: str, hyper: Hyper) -> None:
-        """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
-        self.public.update(hyper)
-        named = dict(hyper)
-        if "betas" in named:
-            named["beta1"], named["beta2"] = named.pop("betas")
-        self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
-        self.rule = rule
-        self.values = tuple(hyper.values())
-        for slot in self.slots:
-            slot.use(rule, hyper.get("initial_accumulator_value", 0.0))
+from .kernels.formulas import BOUND, clip_factor
 
 
 class Optimizer:
-    """Base of the optimizers: updates NumPy arrays in place, one backend call a step."""
+    """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
+    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None = None) -> None:
@@ -179,6 +156,7 @@ class Optimizer:
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
+        self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
         self._plan = None
         self._template = template
@@ -186,7 +164,7 @@ class Optimizer:
         self._values = itemgetter(*self._hyper)
         self.param_groups: list[Hyper] = [group.public for group in made]
 
-    def bind(self, params: Sequence[np.ndarray]) -> None:
+    def bind(self, params: Sequence[Any]) -> None:
         """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
@@ -220,9 +198,12 @@ class Optimizer:
         """Updates every array in place from its gradient.
 
         Args:
-            grads: gradients in the structure of `params`, each a NumPy array of its parameter's shape and dtype, in
-                any layout; None skips an array, or a whole branch. With groups: a sequence with one entry a group.
-                Gradients are not changed.
+            grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
+                layout: NumPy's, or one that speaks `__dlpack__` on the CPU, whatever the parameter is. None skips an
+                array, or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
+                The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Adagrad, Adam):
+                integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows, with
+                their states, stay as they are; see `fastopt.optim`.
             grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
                 array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
             found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
@@ -236,9 +217,11 @@ class Optimizer:
         is. A norm is the same bits for any number of threads.
 
         Raises:
-            TypeError: a gradient is not an array, or of another dtype.
-            ValueError: another structure or shape, a gradient that shares memory with a parameter, or a
-                hyper-parameter out of its domain. All is checked before anything changes.
+            TypeError: a gradient is not an array, of another dtype, or not on the CPU; rows are given to AdamW or
+                RMSprop.
+            ValueError: another structure or shape, a row that is not there, a gradient that shares memory with a
+                parameter, a parameter of another library that was moved to other memory, or a hyper-parameter out of
+                its domain. All is checked before anything changes.
 
         Example:
             >>> import numpy as np, fastopt as fo
@@ -248,6 +231,15 @@ class Optimizer:
             (True, 25.0, [-0.6, 0.8])
             >>> opt.step(np.array([np.inf, 0.0]), skip_nonfinite=True), w.round(6).tolist()
             (False, [-0.6, 0.8])
+            >>> table = np.zeros((4, 2))
+            >>> opt = fo.SGD(table, lr=1.0, backend="numpy")
+            >>> opt.step((np.array([3, 1, 3]), np.array([[1.0, 2.0], [5.0, 6.0], [10.0, 20.0]])))
+            True
+            >>> print(table)
+            [[  0.   0.]
+             [ -5.  -6.]
+             [  0.   0.]
+             [-11. -22.]]
         """
         scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         check_flag("skip_nonfinite", skip_nonfinite)
@@ -258,24 +250,39 @@ class Optimizer:
         groups, plan = self._current(), self._planned()
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
-        for i in others:
-            if arrays[i] is not None:
-                arrays[i] = self._check(self._slots[i], arrays[i])
+        rows: dict[int, Rows] = {}
+        for i in [i for i in others if arrays[i] is not None]:
+            slot = self._slots[i]
+            if slot.parameter.lender is not None:
+                slot.parameter.lender.check_place()
+            if isinstance(arrays[i], tuple):
+                rows[i] = check_rows(slot, arrays[i], self._memory, self.backend, self._whole)
+                arrays[i] = rows[i].values
+            else:
+                arrays[i] = self._check(slot, arrays[i])
                 plan.put(gradients, i, arrays[i])
         if skip:
             return False
         if self._clip_norm is not None or skip_nonfinite:
-            self.grad_norm = scale * plan.norm(gradients)
+            self.grad_norm = scale * joint_norm(plan.norm(gradients), rows, self.backend)
             if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(arrays):
                 return False
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
-        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None}
+        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None and i not in rows}
         done = self._done
-        plan.update(gradients, done - self._origins + 1, [group.options for group in groups], scale, copies)
+        numbers = done - self._origins + 1
+        plan.update(gradients, numbers, [group.options for group in groups], scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
+        if rows:
+            of = [group for group in groups for _ in group.slots]
+            for i, some in rows.items():
+                some.update(of[i].rule, of[i].options, int(numbers[i]), scale)
         done += [g is not None for g in arrays] if others else 1
+        for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
+            if arrays[i] is not None:
+                lender.changed()
         return True
 
     def _planned(self) -> Any:
@@ -319,8 +326,9 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
-        A state_dict of the torch optimizer of the same name is understood too (its tensors must be on the CPU). An
-        array without an entry starts afresh; options that torch does not have get their defaults.
+        A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
+        what speaks `__dlpack__` such as tensors, or lists. An array without an entry starts afresh; options that torch
+        does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,

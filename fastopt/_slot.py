@@ -1,4 +1,4 @@
-"""One array that an optimizer updates, with its states."""
+"""One array that an optimizer updates, with its states; and a group of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Parameter, describe
+from ._dlpack import speaks_dlpack
 from .kernels.formulas import OPTIMIZERS
 from .kernels.spec import Planned
+
+Hyper = dict[str, Any]
 
 
 class Slot:
@@ -21,8 +24,9 @@ class Slot:
         self.path = path
         self.parameter = parameter
         # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
-        # `Optimizer._check`, as all do where the parameter is turned or its memory is not NumPy's.
-        self.shape = parameter.array.shape if parameter.direct and not foreign else None
+        # `Optimizer._check`, as all do where the parameter is turned or not NumPy's.
+        quick = parameter.direct and parameter.lender is None and not foreign
+        self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
         self.states: tuple[np.ndarray, ...] = ()
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
@@ -76,7 +80,7 @@ class Slot:
             raise ValueError(f"{where} lacks {', '.join(lacking)}, which the rule {rule!r} has after {int(step)} steps")
         states = {}
         for name, value in present.items():
-            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            array = value if speaks_dlpack(value) else np.asarray(value)
             states[name] = self.parameter.inward(self.parameter.check_like(f"{name} of {where}", array))
         return int(step), states
 
@@ -90,3 +94,26 @@ class Slot:
             else:
                 kept[name][...] = state
         self.named = kept
+
+
+class Group:
+    """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
+
+    def __init__(self, public: Hyper, slots: list[Slot]) -> None:
+        self.public = public
+        self.slots = slots
+        self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
+        self.rule = ""
+        self.options: dict[str, Any] = {}
+
+    def take(self, rule: str, hyper: Hyper) -> None:
+        """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
+        self.public.update(hyper)
+        named = dict(hyper)
+        if "betas" in named:
+            named["beta1"], named["beta2"] = named.pop("betas")
+        self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
+        self.rule = rule
+        self.values = tuple(hyper.values())
+        for slot in self.slots:
+            slot.use(rule, hyper.get("initial_accumulator_value", 0.0))

@@ -52,7 +52,8 @@ def dense_forward(
         return_preactivation: return z = x w + b as well, which `dense_backward` needs for silu, gelu and gelu_tanh.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
-    Lists of numbers are taken for float64 arrays, or arrays of the dtype of those that are arrays.
+    Lists of numbers are taken for float64 arrays, or arrays of the dtype of those that are arrays. torch's tensors on
+    the CPU are taken for their values alone: autograd does not follow.
 
     Returns:
         y: (batch, out), a new array of x's dtype; or (y, z).

@@ -1,4 +1,4 @@
-"""Optimizers for NumPy arrays, with the formulas, defaults and state names of torch.optim.
+"""Optimizers for arrays on the CPU, with the formulas, defaults and state names of torch.optim.
 
     opt = fastopt.Adam([w, b], lr=1e-3)
     opt.step([dw, db])  # w and b have changed
@@ -10,11 +10,26 @@ Common to all of them:
   are updated in place; arrays with gaps, negative strides or foreign byte order go through a copy that is written back.
   Read-only arrays and arrays that share memory are refused. None leaves the optimizer without arrays until `bind`,
   which `Sequential.compile` calls.
-- States have the dtype and shape of their array. A state that decays below the smallest normal number becomes zero (or
-  that number, for second moments), because processors are slow on denormal numbers.
+- An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
+  `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
+  parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they
+  came. They must stay where they are: after `p.data = ...`, `resize_` or `model.to(...)` a step is refused. It needs
+  no `torch.no_grad()`; autograd notices the change, as it does with torch's own optimizers. `fastopt.torch` has
+  optimizers for torch programs, which are faster there, take gradients from the parameters, and follow such moves.
+- States are NumPy arrays of the dtype and shape of their array. A state that decays below the smallest normal number
+  becomes zero (or that number, for second moments), because processors are slow on denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
 - Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
   `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
+- SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
+  for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
+  that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
+  updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter decays
+  there. The step is one of the array: by its number Adam corrects its means and Adagrad decays lr, and in the first
+  one momentum starts; a row that is listed for the first time later starts from a buffer of zeros. As torch's
+  SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse
+  gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay of AdamW is for all rows. Only
+  arrays whose rows lie one behind the other are updated without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:
@@ -36,7 +51,8 @@ from typing import Any
 
 from . import _backends
 from ._arrays import check_name
-from ._optimizer import Hyper, Optimizer
+from ._optimizer import Optimizer
+from ._slot import Hyper
 
 __all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
 
@@ -51,7 +67,7 @@ class SGD(Optimizer):
     Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State: momentum_buffer.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0.
         momentum: at least 0; 0 for none.
         dampening: of the gradient's entry into the buffer.
@@ -112,7 +128,7 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan & Singer 2011; as torch.optim.Adagrad. State: sum.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0.
         lr_decay: at least 0.
         weight_decay: L2 penalty, at least 0.
@@ -171,7 +187,7 @@ class RMSprop(Optimizer):
     grad_avg, momentum_buffer.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0.
         alpha: smoothing, in [0, 1).
         eps: at least 0.
@@ -194,6 +210,7 @@ class RMSprop(Optimizer):
 
     _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
     _states = frozenset(["square_avg", "grad_avg", "momentum_buffer"])
+    _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
 
     def __init__(
         self,
@@ -230,7 +247,7 @@ class Adam(Optimizer):
     2018, algorithm 2; as torch.optim.Adam. States: exp_avg, exp_avg_sq, max_exp_avg_sq.
 
     Args:
-        params: arrays to update, see the module; or None.
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0.
         betas: (beta1, beta2), each in [0, 1).
         eps: at least 0.
@@ -295,6 +312,7 @@ class AdamW(Adam):
     """
 
     _decoupled = True
+    _whole = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
 
     def __init__(
         self,

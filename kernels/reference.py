@@ -20,7 +20,7 @@ import numpy as np
 
 from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, shrinkage, softmax
 from .reference_metrics import METRICS, Metric
-from .reference_updates import ArrayPlan, gradient_norm, update
+from .reference_updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
 __all__ = [
@@ -35,7 +35,9 @@ __all__ = [
     "dense_forward",
     "gradient_norm",
     "loss",
+    "sum_rows",
     "update",
+    "update_rows",
 ]
 
 Array = np.ndarray

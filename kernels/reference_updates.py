@@ -41,6 +41,31 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
         UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
 
 
+@np.errstate(all="ignore")
+def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
+    """Return the indices, sorted and each once, with the sums of their values, which are added up in their order.
+
+    >>> rows, sums = sum_rows(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]))
+    >>> rows.tolist(), sums.tolist()
+    ([0, 2], [[2.0], [4.0]])
+    """
+    rows, first, which = np.unique(indices, return_index=True, return_inverse=True)
+    sums = values[first]
+    again = np.ones(len(indices), bool)
+    again[first] = False
+    np.add.at(sums, which[again], values[again])
+    return rows, sums
+
+
+def update_rows(job: Update, rows: Array, scale: float = 1.0) -> None:
+    """Run one optimizer step on some rows of p and its states, which are listed once each; g has those rows only."""
+    p, states = job.p[rows], tuple(state[rows] for state in job.states)
+    update([job._replace(p=p, states=states)], scale)
+    job.p[rows] = p
+    for state, changed in zip(job.states, states, strict=True):
+        state[rows] = changed
+
+
 class ArrayPlan:
     """The updates of some arrays, to be run any number of times."""
 

@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, be it a GPU or the simulator."""
+"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, a GPU or the simulator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_device(array: np.ndarray, shift: int = 0) -> Any:
     """A copy on the device; its address is `shift` elements behind an aligned one."""
     from numba import cuda
 
-    room = np.zeros(array.size + 8, array.dtype)
+    room = np.full(array.size + 8, 9, array.dtype)
     room[shift : shift + array.size] = array.reshape(-1)
     if SIMULATED:  # whose memory comes from NumPy, aligned to 16 bytes but for chance
         memory = np.zeros(room.nbytes + 256, np.uint8)

@@ -126,9 +126,24 @@ def test_channels_last(name):
     assert_same(one, other, **TOLERANCE[torch.float32])
 
 
+def takes_groups_later(cls):
+    """Adagrad before torch 2.8 makes states when it is made, and none for groups that are added."""
+    late = torch.zeros(1, requires_grad=True)
+    optimizer = cls([torch.zeros(1)])
+    optimizer.add_param_group({"params": [late]})
+    late.grad = torch.ones(1)
+    try:
+        optimizer.step()
+    except KeyError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_and_parameters_without_gradients(name):
     ours, theirs = pair(name)
+    if not takes_groups_later(theirs):
+        pytest.skip("this torch's optimizer has no states for groups that are added")
     optimizers = []
     for cls in (ours, theirs):
         params = [*parameters(), *parameters(seed=1)]

@@ -41,9 +41,8 @@ def test_closures():
 @pytest.mark.parametrize("name", NAMES)
 def test_hooks(name):
     params = parameters()
-    optimizer = pair(name)[0](params)
     half = torch.zeros(3, dtype=torch.float16, requires_grad=True)  # for which torch's own step runs as well
-    optimizer.add_param_group({"params": [half]})
+    optimizer = pair(name)[0]([*params, half])
     half.grad = torch.ones_like(half)
     seen = []
     handles = [

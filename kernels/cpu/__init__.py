@@ -15,6 +15,7 @@ from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
 from .rows import TOTAL_KERNEL as TOTAL
+from .sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .two_pass import apply_kernel
 from .updates import UPDATE_ALL, update_kernel
 
@@ -30,18 +31,21 @@ __all__ = [
     "dense_forward",
     "gradient_norm",
     "loss",
+    "sum_rows",
     "update",
+    "update_rows",
 ]
 
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ARRANGE, READ_ARRAYS, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
+    kernels += [SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
         kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
-        kernels += [squares_kernel(dtype), apply_kernel(dtype)]
+        kernels += [squares_kernel(dtype), apply_kernel(dtype), sum_rows_kernel(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

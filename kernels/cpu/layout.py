@@ -118,6 +118,31 @@ ARRAYS = _record(
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
+# Updates of some rows of an array: see sparse_rows.py.
+ROWS_SUM = _record(
+    "values",  # (count, columns)
+    "count",
+    "columns",
+    "order",  # (count,): the places of the values, row by row
+    "starts",  # (used + 1,): where in that order a row's places begin
+    "used",  # rows
+    "into",  # (used, columns)
+)
+ROWS_UPDATE = _record(
+    "update",  # code
+    "p",
+    "g",  # (used, columns)
+    "state0",
+    "state1",
+    "state2",
+    "states",  # how many of them there are
+    "scalars",
+    "rows",  # (used,): which of p's they are, sorted
+    "used",
+    "columns",
+    "width",
+)
+
 # The update of all parameters from whole gradients: see two_pass.py.
 APPLY = _record(
     "update_all",  # code

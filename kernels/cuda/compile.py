@@ -29,6 +29,8 @@ from numba import cuda
 from ..files import SOURCES, cache_root, read_sealed, write_sealed
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+# The intermediate code is made for the oldest devices that CUDA 13 knows, and linked for the one that is there.
+OLDEST = (7, 5)
 THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread of Python for each
 
 # IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
@@ -72,6 +74,7 @@ def stand_in(function: Callable[..., Any], own: Callable[..., Any]) -> None:
 class Listing(NamedTuple):
     """What the compiler says of a kernel, for tests and for people."""
 
+    cubin: bytes
     ptx: str
     log: str
 
@@ -122,17 +125,17 @@ class Kernel:
         return found
 
     def listing(self, capability: tuple[int, int]) -> Listing:
-        """The kernel's PTX, and the report of ptxas."""
+        """The kernel compiled anew, with its PTX and the report of ptxas."""
         ptx, _ = self._link(capability, "ptx")
-        _, log = self._link(capability, "cubin")
-        return Listing(ptx.decode(errors="replace"), log)
+        cubin, log = self._link(capability, "cubin")
+        return Listing(cubin, ptx.decode(errors="replace"), log)
 
     @cache  # noqa: B019 (kernels live as long as the process)
-    def _lto_ir(self, capability: tuple[int, int]) -> bytes:
+    def _lto_ir(self) -> bytes:
         with lock:
-            signature = numba.cuda.types.void(*[numba.cuda.types.int64] * self.arguments)
+            signature = cuda.types.void(*[cuda.types.int64] * self.arguments)
             (code,), _ = cuda.compile_all(
-                self.function, signature, device=False, abi="numba", cc=capability, output="ltoir"
+                self.function, signature, device=False, abi="numba", cc=OLDEST, output="ltoir"
             )
         return bytes(code)
 
@@ -143,7 +146,7 @@ class Kernel:
         options = [f"-arch=sm_{capability[0]}{capability[1]}", *LINK_OPTIONS, "-Xptxas=-v", "-verbose"]
         if output == "ptx":
             options.append("-ptx")
-        code = self._lto_ir(capability)
+        code = self._lto_ir()
         handle = nvjitlink.create(len(options), options)
         try:
             nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), self.name)
@@ -162,7 +165,7 @@ class Kernel:
 
 
 def entry(cubin: bytes) -> bytes:
-    """The name of the only kernel of a cubin, which Numba made up: each has a section of its own."""
+    """The name of a cubin's only kernel, which Numba makes up anew in every process: it has a section of its own."""
     (name,) = set(re.findall(rb"\x00\.text\.([^\x00]+)\x00", cubin))
     return name
 
@@ -170,7 +173,7 @@ def entry(cubin: bytes) -> bytes:
 @cache
 def _digest() -> str:
     versions = [(name, _version(name)) for name in PACKAGES]
-    return hashlib.sha256(repr((SOURCES, versions, LINK_OPTIONS)).encode()).hexdigest()[:20]
+    return hashlib.sha256(repr((SOURCES, versions, OLDEST, LINK_OPTIONS)).encode()).hexdigest()[:20]
 
 
 def _version(package: str) -> str | None:

@@ -126,15 +126,14 @@ def test_one_launch_for_all_arrays_and_groups_of_a_rule(monkeypatch):
     assert launched == ["update_adam_float32"]
 
 
-def test_nothing_outside_the_array_is_written():
-    size = 2 * TILE + 3
-    for shift in (0, 1):
-        room = to_device(np.full(size + 64, 7.0, "float32"))
-        p, m, v, g = (to_device(np.full(size, x, "float32"), shift) for x in (1, 0, 0, 1))
-        inside = room[16 + shift : 16 + shift + size]
-        cuda.update([Update("adam", inside, g, (m, v), OPTIMIZERS["adam"].options, 1)])
-        after = room.copy_to_host()
-        changed = after != 7
-        assert changed[16 + shift : 16 + shift + size].all()
-        assert changed.sum() == size
-        assert p.copy_to_host().sum() == size
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("size", [3, TILE - 1, 2 * TILE + 3])
+def test_nothing_outside_the_array_is_written(size, shift):
+    rooms = on_device(*[np.full(size + 64, 7.0, "float32") for _ in range(4)])
+    place = slice(16 + shift, 16 + shift + size)
+    p, g, m, v = (room[place] for room in rooms)
+    cuda.update([Update("adam", p, g, (m, v), OPTIMIZERS["adam"].options, 1)])
+    for room, written in zip(rooms, (True, False, True, True), strict=True):
+        changed = room.copy_to_host() != 7
+        assert changed[place].all() == written
+        assert changed.sum() == size * written

@@ -1,0 +1,210 @@
+"""Arrays of other libraries, as NumPy views of their memory: what speaks `__dlpack__` on the CPU.
+
+The capsule that `__dlpack__` returns is read here, not by `np.from_dlpack`: that makes read-only arrays in NumPy before
+2.2.5 and wherever the exporter speaks DLPack below 1.0 (as JAX, and torch before 2.9, do), and knows no bfloat16.
+
+Source: https://dmlc.github.io/dlpack/latest/c_api.html and python_spec.html.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import numpy as np
+
+_NEWEST = (1, 0)  # the version of DLPack that is asked for; a later 1.x has the same fields
+_READ_ONLY, _COPIED = 1, 2  # flags
+_ON_CPU = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost: ordinary memory, and ordinary memory that is pinned
+_CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+_DTYPES = {
+    (code, bits): np.dtype("bool" if name == "bool" else f"{name}{bits}")
+    for code, name in _CODES.items()
+    for bits in {"bool": (8,), "bfloat": (), "float": (16, 32, 64), "complex": (64, 128)}.get(name, (8, 16, 32, 64))
+}
+# Libraries whose arrays never change, and whose capsules (DLPack below 1.0) cannot say so.
+_IMMUTABLE = ("jax", "jaxlib", "tensorflow")
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )  # fmt: skip
+
+
+class _Versioned(ctypes.Structure):  # DLManagedTensorVersioned; the older DLManagedTensor begins with the DLTensor
+    _fields_ = (
+        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p), ("flags", ctypes.c_uint64), ("tensor", _DLTensor),
+    )  # fmt: skip
+
+
+# Prototypes of our own: the functions of ctypes.pythonapi are everybody's, and so are the types set on them.
+_name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class _Lent:
+    """Memory that NumPy is to look at, kept alive by `lender`: a capsule gives it back when it goes."""
+
+    __slots__ = ("__array_interface__", "lender")
+
+    def __init__(self, interface: dict[str, Any], lender: Any) -> None:
+        self.__array_interface__ = interface
+        self.lender = lender
+
+
+def speaks_dlpack(value: Any) -> bool:
+    return hasattr(type(value), "__dlpack__")
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is torch's; without importing torch."""
+    return isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def detached(value: Any) -> Any:
+    """Without its tie to autograd, which refuses to hand out the memory of what requires gradients; the same memory."""
+    return value.detach() if getattr(value, "requires_grad", False) is True else value
+
+
+def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
+    """The memory of an array that speaks `__dlpack__` as a NumPy array, which keeps it alive; nothing is copied.
+
+    It is read-only where the exporter says so. Refused: other devices, dtypes that NumPy does not have, and if it is to
+    be changed `in_place`, a copy.
+    """
+    interface = _asked(value) if is_tensor(value) and not in_place else None
+    if interface is not None:
+        return np.asarray(_Lent(interface, value))
+    return np.asarray(_Lent(*_exported(name, value, in_place)))
+
+
+def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, Any], Any]:
+    """What NumPy must know of an array's memory, and what keeps that alive."""
+    try:
+        value = detached(value)
+        negated = is_tensor(value) and value.is_neg()  # torch hands out its memory all the same
+        capsule = _capsule(value)
+        kind = _name_of(capsule)
+        address = _pointer_of(capsule, kind)
+    except Exception as error:  # any, of any library
+        _check_device(name, value, _device_of(value))
+        raise TypeError(f"{name}, {_described(value)}, does not hand out its memory: {error}") from error
+    if negated:
+        raise TypeError(f"{name} must be its memory, not the negative of it; use resolve_neg()")
+    if kind == b"dltensor_versioned":
+        versioned = _Versioned.from_address(address)
+        if versioned.major != _NEWEST[0]:
+            raise TypeError(f"{name}, {_described(value)}, speaks DLPack {versioned.major}; at most 1 is known")
+        tensor, flags = versioned.tensor, versioned.flags
+    else:
+        tensor = _DLTensor.from_address(address)
+        flags = _READ_ONLY if type(value).__module__.partition(".")[0] in _IMMUTABLE else 0
+    _check_device(name, value, tensor.device_type)
+    if in_place and flags & _COPIED:
+        raise ValueError(f"{name}, {_described(value)}, hands out a copy and cannot be updated in place")
+    interface = _interface(name, tensor, bool(flags & _READ_ONLY))
+    if not tensor.data and 0 not in interface["shape"]:
+        raise TypeError(f"{name}, {_described(value)}, has no memory")
+    return interface, capsule
+
+
+def _asked(tensor: Any) -> dict[str, Any] | None:
+    """The first of the two, asked of a plain tensor in a quarter of the time; None where it is not so plain."""
+    torch: Any = sys.modules["torch"]
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+        return None
+    width = tensor.itemsize
+    if not (tensor.is_cpu and tensor.is_floating_point() and width in (4, 8)) or tensor.is_neg():
+        return None
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # there is none inside a transform of torch.func
+        return None
+    if not address:
+        return None
+    return {
+        "version": 3, "typestr": _DTYPES[2, 8 * width].str, "shape": tuple(tensor.shape),
+        "strides": tuple([width * stride for stride in tensor.stride()]), "data": (address, False),
+    }  # fmt: skip
+
+
+def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
+    """NumPy's words for a DLTensor. Here dtypes are told apart, by their code and bits."""
+    dtype = _DTYPES.get((tensor.code, tensor.bits))
+    if dtype is None or tensor.lanes != 1:
+        known = tensor.code in _CODES and tensor.lanes == 1
+        what = f"{_CODES[tensor.code]}{tensor.bits}" if known else f"DLPack's {tensor.code, tensor.bits, tensor.lanes}"
+        raise TypeError(f"{name} must be float32 or float64, not {what}")
+    address = tensor.data + tensor.byte_offset if tensor.data else 0
+    axes, shape, strides = tensor.ndim, (), None  # of no axes there need not be either
+    if axes:
+        shape = tuple(tensor.shape[:axes])
+        if tensor.strides:  # none: in C order
+            strides = tuple([dtype.itemsize * stride for stride in tensor.strides[:axes]])
+    return {"version": 3, "typestr": dtype.str, "shape": shape, "strides": strides, "data": (address, read_only)}
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _capsule(value: Any) -> Any:
+    try:
+        return value.__dlpack__(max_version=_NEWEST)
+    except TypeError:  # as before DLPack 1.0
+        return value.__dlpack__()
+
+
+def _device_of(value: Any) -> int:
+    """What the array says of itself; kDLCPU where it says nothing that is to be understood."""
+    try:
+        return int(value.__dlpack_device__()[0])
+    except Exception:  # such as torch's of the device "meta"
+        return _ON_CPU[0] if str(getattr(value, "device", "cpu")) == "cpu" else 0
+
+
+def _check_device(name: str, value: Any, device: int) -> None:
+    if device not in _ON_CPU:
+        where = getattr(value, "device", f"DLPack's device {device}")
+        advice = "copy it there, or use fastopt.torch" if is_tensor(value) else "copy it there"
+        raise TypeError(f"{name} must be on the CPU; got {_described(value)} on {where} ({advice})")
+
+
+class Lender:
+    """Another library's array that is updated in place, step after step, by way of a view of its memory."""
+
+    __slots__ = ("array", "name", "place", "torch", "value")
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value
+        self.array = view_of(name, value, in_place=True)
+        # Tensors of inference mode count no changes, and nothing that autograd keeps depends on them.
+        self.torch = sys.modules["torch"] if is_tensor(value) and not value.is_inference() else None
+        self.place = self._place()
+
+    def check_place(self) -> None:
+        """The view would still be of the old memory, which nobody reads."""
+        if self._place() != self.place:
+            raise ValueError(
+                f"{self.name} is no longer where it was when the optimizer was made, as after p.data = ..., resize_ or"
+                " model.to(...): make a new optimizer, and load this one's state_dict into it"
+            )
+
+    def changed(self) -> None:
+        """Tells autograd, so that it finds out where a value that it has kept for backward was overwritten."""
+        if self.torch is not None:
+            self.torch.autograd.graph.increment_version(self.value)
+
+    def _place(self) -> Any:
+        if is_tensor(self.value):  # a tenth of the time
+            return self.value.data_ptr(), self.value.shape, self.value.stride()
+        interface, _ = _exported(self.name, self.value)
+        return interface["data"], interface["shape"], interface["strides"]
