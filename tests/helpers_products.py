@@ -1,4 +1,4 @@
-"""What the tests of dense products on the device share: arrays in memory, whose gaps and neighbours show what is written."""
+"""What tests of products on the device share: arrays in memory, whose gaps and neighbours show what is written."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ and an epilogue is what its bits say. What the documentation forbids is an error
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,15 +143,15 @@ class SimulatedGemm:
     def supported(self, product: Product, aligned: int = 256) -> bool:
         return known(product)
 
-    def call(self, product: Product, *places: int, **scalars: float) -> SimulatedCall:
-        return SimulatedCall(product, places, scalars)
+    def call(self, product: Product, *places: int, alpha: float = 1.0, beta: float = 0.0) -> SimulatedCall:
+        return SimulatedCall(partial(matmul, product, *places, alpha=alpha, beta=beta))
 
 
 class SimulatedCall:
     """What `gemm.Call` does, at once."""
 
-    def __init__(self, product: Product, places: tuple[int, ...], scalars: dict[str, float]) -> None:
-        self.product, self.places, self.scalars = product, places, scalars
+    def __init__(self, compute: Callable[[], None]) -> None:
+        self.compute = compute
 
     def run(self, stream: int) -> None:
-        matmul(self.product, *self.places, **self.scalars)
+        self.compute()

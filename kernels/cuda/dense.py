@@ -88,8 +88,8 @@ def _forward_plan(gemm: Any, aligned: int, layer: Layer, activation: str, bias: 
 
 
 @lru_cache(maxsize=1024)
-def _backward_plan(gemm: Any, aligned: int, layer: Layer, activation: str, *wanted: bool) -> Backward:
-    return plan_backward(layer, activation, *wanted, _supported(gemm, aligned))
+def _backward_plan(gemm: Any, aligned: int, layer: Layer, activation: str, dx: bool, dw: bool, db: bool) -> Backward:
+    return plan_backward(layer, activation, dx, dw, db, _supported(gemm, aligned))
 
 
 def _supported(gemm: Any, aligned: int) -> Callable[[Product], bool]:

@@ -268,9 +268,7 @@ def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Sh
     gpu.launch(kernel, blocks, stream, z, b, y, rows, columns, stride)
 
 
-def slopes(
-    gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape
-) -> None:
+def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
     """dz = dy f'(s), and db its sums over the rows; dz may be 0 (not wanted) or dy, db may be 0.
 
     sums: memory of `sums_bytes`.

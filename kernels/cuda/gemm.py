@@ -55,8 +55,6 @@ class Places(NamedTuple):
         return Places(*map(alignment, self))
 
 
-
-
 def problem(product: Product, places: Places) -> Problem:
     """A product in cuBLASLt's words."""
     operation = blaslt.matmul_descriptor(product.compute, product.scale)

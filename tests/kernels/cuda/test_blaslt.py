@@ -1,4 +1,4 @@
-"""The binding of cuBLASLt: constants against the library's header, descriptors against the library. No device is needed."""
+"""The binding of cuBLASLt: constants against its header, descriptors against the library. No device is needed."""
 
 from __future__ import annotations
 

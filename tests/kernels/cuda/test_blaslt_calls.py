@@ -233,7 +233,12 @@ def test_an_algorithm_is_chosen_once(work, library):
 
 
 def test_partial_sums_of_16_bit_results_are_float32():
-    for kind, gradient, mask in [("bfloat16", "", 2), ("float16", "", 2), ("bfloat16", "float32", 7), ("float32", "", 7)]:
+    for kind, gradient, mask in [
+        ("bfloat16", "", 2),
+        ("float16", "", 2),
+        ("bfloat16", "float32", 7),
+        ("float32", "", 7),
+    ]:
         product = products.weights_product(Layer(4, 8, 16, kind, gradient=gradient))
         assert preference(product, Places(0, 0, 0), 1)[Preference.REDUCTION_SCHEME_MASK] == mask
 
@@ -270,7 +275,11 @@ def test_an_operation_has_only_what_its_epilogue_uses(library):
         (Epilogue.BGRADB, 0, 1024, 0),
     ]:
         operation = problem(products.forward_product(layer, epilogue, stride), places).operation
-        found = operation[Matmul.BIAS_POINTER], operation[Matmul.EPILOGUE_AUX_POINTER], operation[Matmul.EPILOGUE_AUX_LD]
+        found = (
+            operation[Matmul.BIAS_POINTER],
+            operation[Matmul.EPILOGUE_AUX_POINTER],
+            operation[Matmul.EPILOGUE_AUX_LD],
+        )
         assert found == (bias, aux, stride)
 
 

@@ -1,4 +1,4 @@
-"""Dense layers on the device against the float64 reference: verbs, and the kernels that finish what epilogues do not."""
+"""Dense layers on the device against the float64 reference: the verbs, and the kernels beside cuBLASLt."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_random_layers(data):
     dtype, activation = data.draw(st.sampled_from(DTYPES)), data.draw(st.sampled_from([*ACTIVATIONS]))
     wanted = data.draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
     bias, shift, tf32 = data.draw(st.booleans()), data.draw(st.integers(0, 3)), data.draw(st.booleans())
-    check(
-        np.random.default_rng(data.draw(st.integers(0, 2**32))), *sizes, dtype, activation, bias, wanted, shift, tf32
-    )
+    check(np.random.default_rng(data.draw(st.integers(0, 2**32))), *sizes, dtype, activation, bias, wanted, shift, tf32)
 
 
 @pytest.mark.parametrize(("rows", "outputs"), [(0, 4), (3, 0), (0, 0)])
