@@ -143,8 +143,18 @@ class SimulatedGemm:
     def supported(self, product: Product, aligned: int = 256) -> bool:
         return known(product)
 
-    def call(self, product: Product, *places: int, alpha: float = 1.0, beta: float = 0.0) -> SimulatedCall:
-        return SimulatedCall(partial(matmul, product, *places, alpha=alpha, beta=beta))
+    def call(
+        self,
+        product: Product,
+        a: int,
+        b: int,
+        d: int,
+        bias: int = 0,
+        aux: int = 0,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+    ) -> SimulatedCall:
+        return SimulatedCall(partial(matmul, product, a, b, d, bias, aux, alpha, beta))
 
 
 class SimulatedCall:

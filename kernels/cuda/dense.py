@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from .arrays import current_stream, gpu_of, see
 from .epilogues import Shape, activate, slopes, sums_bytes
 from .gemm import gemm_of
-from .products import BYTES, Backward, Forward, Layer, Product, alignment, plan_backward, plan_forward
+from .products import BYTES, TYPES, Backward, Forward, Layer, Product, alignment, plan_backward, plan_forward
 
-KERNELS = ("float32", "float64")  # the dtypes that our kernels are for
 ALIGNED = 256  # bytes that the parts of our own memory begin at
 
 
@@ -37,7 +36,7 @@ class Gradients(NamedTuple):
 
 
 def shape_of(layer: Layer) -> Shape:
-    return Shape(layer.rows, layer.outputs, layer.y.stride, layer.dtype)
+    return Shape(layer.rows, layer.outputs, layer.y.stride, layer.dtype, layer.gradient)
 
 
 def run_forward(
@@ -100,8 +99,8 @@ def _seen(arrays: tuple[Any, ...]) -> tuple[list[int], str]:
     """The addresses of arrays, None: 0, and their dtype."""
     seen = [None if array is None else see(array) for array in arrays]
     kinds = {s.dtype for s in seen if s is not None}
-    if len(kinds) > 1 or not kinds <= set(KERNELS):
-        raise TypeError(f"expected arrays of one dtype, {' or '.join(KERNELS)}; got {', '.join(sorted(kinds))}")
+    if len(kinds) > 1 or not kinds <= set(TYPES):
+        raise TypeError(f"expected arrays of one dtype, {', '.join(TYPES)}; got {', '.join(sorted(kinds))}")
     return [s.address if s is not None else 0 for s in seen], kinds.pop()
 
 
@@ -151,6 +150,6 @@ def dense_backward(
     plan = _backward_plan(gemm, min(map(alignment, places)), layer, activation, *wanted)
     size = -(-rows * outputs * BYTES[kind] // ALIGNED) * ALIGNED if plan.dz == "kernel" else 0
     with gemm.launching:  # dz is the caller's until all that reads it has been launched
-        memory = gemm.scratch(stream, size + sums_bytes(rows, outputs))
+        memory = gemm.scratch(stream, size + sums_bytes(shape_of(layer)))
         out = Gradients(memory, DX, DW, DB)
         run_backward(gemm, stream, plan, layer, activation, DY, X, W, S, out, memory + size)

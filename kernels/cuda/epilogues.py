@@ -19,6 +19,7 @@ from numba import cuda
 
 from ..formulas import ACTIVATIONS, functions
 from .compile import SIMULATED, THREADS, Kernel, device, stand_in
+from .halves import computed, high, join, low, narrow, stored, widen
 from .primitives import VECTOR, loader, reader, storer, writer
 
 LANES = 4 if SIMULATED else 32  # threads side by side, each with a vector of columns
@@ -36,24 +37,45 @@ def _exp(x):
 stand_in(functions.exp, _exp)  # which overflows to inf on a device, without an exception to be caught
 
 
-def _lanes(one, width):
-    """`one`, from a tuple to a tuple, for a vector of `width` of them."""
+class Vector(NamedTuple):
+    """What a thread loads of an array at once: `words` of a kind, each with `held` elements of `size` bytes."""
+
+    kind: str
+    words: int
+    held: int
+    size: int
+
+    @property
+    def elements(self) -> int:
+        return self.words * self.held
+
+
+def vector(dtype: str, wide: bool) -> Vector:
+    """16 bytes, or one element. Two numbers of 16 bits come in a word: 8 of them by themselves would be two loads."""
+    size = np.dtype(stored(dtype)).itemsize
+    if not wide:
+        return Vector(stored(dtype), 1, 1, size)
+    return Vector("uint32", 4, 2, size) if size == 2 else Vector(dtype, VECTOR // size, 1, size)
+
+
+def _words(one, count):
+    """`one`, from a word to a word, for a vector of them; a word is a tuple of one value, or of one of each array."""
     one = device(one)
 
-    def lanes1(v):
+    def words1(v):
         return (one(v[0]),)
 
-    def lanes2(v):
+    def words2(v):
         return one(v[0]), one(v[1])
 
-    def lanes4(v):
+    def words4(v):
         return one(v[0]), one(v[1]), one(v[2]), one(v[3])
 
-    return device({1: lanes1, 2: lanes2, 4: lanes4}[width])
+    return device({1: words1, 2: words2, 4: words4}[count])
 
 
-def _pairs(one, width):
-    """`one`, of two tuples, for two vectors."""
+def _pairs(one, count):
+    """`one`, of two words, for two vectors."""
     one = device(one)
 
     def pairs1(u, v):
@@ -65,36 +87,68 @@ def _pairs(one, width):
     def pairs4(u, v):
         return one(u[0], v[0]), one(u[1], v[1]), one(u[2], v[2]), one(u[3], v[3])
 
-    return device({1: pairs1, 2: pairs2, 4: pairs4}[width])
+    return device({1: pairs1, 2: pairs2, 4: pairs4}[count])
+
+
+def _of_one(f, held):
+    """f, of a number, for what a word holds."""
+    f, first, second, both = device(f), device(low), device(high), device(join)
+
+    def one(word):
+        return (f(word[0]),)
+
+    def two(word):
+        return (both(f(first(word[0])), f(second(word[0]))),)
+
+    return {1: one, 2: two}[held]
+
+
+def _of_two(f, held):
+    """f, of two numbers, for what the words of two arrays hold."""
+    f, first, second, both = device(f), device(low), device(high), device(join)
+
+    def one(x, y):
+        return (f(x, y),)
+
+    def two(x, y):
+        return (both(f(first(x), first(y)), f(second(x), second(y))),)
+
+    return device({1: one, 2: two}[held])
 
 
 # ---------------------------------------------------------------- activations
-def _activate(value, dtype, width):
-    size = np.dtype(dtype).itemsize
-    load, store, value = loader(dtype, width), storer(dtype, width), device(value)
+def _activate(value, dtype, wide):
+    v = vector(dtype, wide)
+    to_real, from_real, value = widen(dtype), narrow(dtype), device(value)
+    load, store, size, elements = loader(v.kind, v.words), storer(v.kind, v.words), v.size, v.elements
 
-    def one(element):
-        return (value(element[0]),)
+    def f(z):
+        return from_real(value(to_real(z)))
+
+    def plus(z, b):
+        return from_real(to_real(z) + to_real(b))
+
+    sum_of = _of_two(plus, v.held)
 
     def add(left, right):
-        return (left[0] + right[0],)
+        return sum_of(left[0], right[0])
 
-    activated, added = _lanes(one, width), _pairs(add, width)
+    activated, added = _words(_of_one(f, v.held), v.words), _pairs(add, v.words)
 
     def activate(z, b, y, rows, columns, stride):
         # y = f(z + b); z, where it is not y, keeps z + b. Where a vector lies is counted on, to divide only once.
-        across = columns // width
+        across = columns // elements
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
         row, column = first // across, first % across
         down, right = step // across, step % across
         while row < rows:
-            at = (row * stride + column * width) * size
-            v = load((z,), at)
+            at = (row * stride + column * elements) * size
+            x = load((z,), at)
             if b != 0:
-                v = added(v, load((b,), column * width * size))
+                x = added(x, load((b,), column * elements * size))
                 if z != y:
-                    store((z,), at, v)
-            store((y,), at, activated(v))
+                    store((z,), at, x)
+            store((y,), at, activated(x))
             row += down
             column += right
             if column >= across:
@@ -105,8 +159,8 @@ def _activate(value, dtype, width):
 
 
 # ---------------------------------------------------------------- slopes
-def _keep(width):
-    """Functions that put a vector of sums into shared memory."""
+def _keep(elements):
+    """A function that puts the sums of a thread into shared memory."""
 
     def keep1(totals, deep, at, t):
         totals[deep, at] = t[0][0]
@@ -121,60 +175,81 @@ def _keep(width):
         totals[deep, at + 2] = t[2][0]
         totals[deep, at + 3] = t[3][0]
 
-    return device({1: keep1, 2: keep2, 4: keep4}[width])
+    def keep8(totals, deep, at, t):
+        totals[deep, at] = t[0][0]
+        totals[deep, at + 1] = t[0][1]
+        totals[deep, at + 2] = t[1][0]
+        totals[deep, at + 3] = t[1][1]
+        totals[deep, at + 4] = t[2][0]
+        totals[deep, at + 5] = t[2][1]
+        totals[deep, at + 6] = t[3][0]
+        totals[deep, at + 7] = t[3][1]
+
+    return device({1: keep1, 2: keep2, 4: keep4, 8: keep8}[elements])
 
 
-def _slopes(slope, dtype, width):
-    real, size = getattr(np, dtype), np.dtype(dtype).itemsize
-    load, store, write, slope = loader(dtype, width), storer(dtype, width), writer(dtype), device(slope)
-    wide = LANES * width
-    nothing = ((0.0,),) * width
+def _slopes(slope, dtype, wide):
+    v = vector(dtype, wide)
+    to_real, from_real, slope = widen(dtype), narrow(dtype), device(slope)
+    load, store, size, elements = loader(v.kind, v.words), storer(v.kind, v.words), v.size, v.elements
+    write, real, span = writer(stored(dtype)), getattr(np, computed(dtype)), LANES * v.elements
+    nothing = ((0.0,) * v.held,) * v.words
+    first, second = device(low), device(high)
 
-    def one(element):
-        return (element[0] * slope(element[1]),)
+    def f(dy, s):
+        return from_real(to_real(dy) * slope(to_real(s)))
 
-    def add(total, element):
-        return (total[0] + np.float64(element[0]),)
+    product_of = _of_two(f, v.held)
 
-    sloped, added, keep = _lanes(one, width), _pairs(add, width), _keep(width)
+    def one(word):
+        return product_of(word[0], word[1])
 
-    def slopes(dy, s, dz, sums, db, rows, columns, stride, high):
+    def add(total, word):
+        return (total[0] + np.float64(to_real(word[0])),)
+
+    def add2(total, word):
+        return total[0] + np.float64(to_real(first(word[0]))), total[1] + np.float64(to_real(second(word[0])))
+
+    sloped, added, keep = _words(one, v.words), _pairs({1: add, 2: add2}[v.held], v.words), _keep(elements)
+
+    def slopes(dy, s, dz, sums, db, rows, columns, stride, height):
         # dz may be dy, or 0: only the sums are wanted. They go to sums (tiles, columns), or to db if that is 0.
-        totals = cuda.shared.array((DEEP, wide), np.float64)
+        totals = cuda.shared.array((DEEP, span), np.float64)
         lane, deep = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
-        across = (columns + wide - 1) // wide
-        for tile in range(cuda.blockIdx.x, across * ((rows + high - 1) // high), cuda.gridDim.x):
-            top, left = tile // across * high, tile % across * wide
-            column = left + lane * width
+        across = (columns + span - 1) // span
+        for tile in range(cuda.blockIdx.x, across * ((rows + height - 1) // height), cuda.gridDim.x):
+            top, left = tile // across * height, tile % across * span
+            column = left + lane * elements
             total = nothing
             if column < columns:
-                for row in range(top + deep, min(top + high, rows), DEEP):
+                for row in range(top + deep, min(top + height, rows), DEEP):
                     at = (row * stride + column) * size
-                    v = sloped(load((dy, s), at))
+                    x = sloped(load((dy, s), at))
                     if dz != 0:
-                        store((dz,), at, v)
-                    total = added(total, v)
-            keep(totals, deep, lane * width, total)
+                        store((dz,), at, x)
+                    total = added(total, x)
+            keep(totals, deep, lane * elements, total)
             half = DEEP // 2
             while half > 0:
                 cuda.syncthreads()
                 if deep < half:
-                    for i in range(lane, wide, LANES):
+                    for i in range(lane, span, LANES):
                         totals[deep, i] += totals[deep + half, i]
                 half //= 2
             if deep == 0:
-                for i in range(lane, min(wide, columns - left), LANES):
+                for i in range(lane, min(span, columns - left), LANES):
                     if sums != 0:
                         write_double(sums + (tile // across * columns + left + i) * 8, totals[0, i])
                     elif db != 0:
-                        write(db + (left + i) * size, real(totals[0, i]))
+                        write(db + (left + i) * size, from_real(real(totals[0, i])))
             cuda.syncthreads()  # the next tile begins with totals
 
     return slopes
 
 
 def _totals(dtype):
-    real, size, write = getattr(np, dtype), np.dtype(dtype).itemsize, writer(dtype)
+    kind, real, from_real = stored(dtype), getattr(np, computed(dtype)), narrow(dtype)
+    write, size = writer(kind), np.dtype(kind).itemsize
 
     def totals(sums, db, tiles, columns):
         kept = cuda.shared.array((DEEP, LANES), np.float64)
@@ -192,20 +267,20 @@ def _totals(dtype):
                     kept[deep, lane] += kept[deep + half, lane]
                 half //= 2
             if deep == 0 and column < columns:
-                write(db + column * size, real(kept[0, lane]))
+                write(db + column * size, from_real(real(kept[0, lane])))
             cuda.syncthreads()
 
     return totals
 
 
 @cache
-def activate_kernel(name: str, dtype: str, width: int) -> Kernel:
-    return Kernel(_activate(ACTIVATIONS[name].value, dtype, width), f"activate_{name}_{dtype}_{width}")
+def activate_kernel(name: str, dtype: str, wide: bool) -> Kernel:
+    return Kernel(_activate(ACTIVATIONS[name].value, dtype, wide), f"activate_{name}_{dtype}{'_wide' * wide}")
 
 
 @cache
-def slopes_kernel(name: str, dtype: str, width: int) -> Kernel:
-    return Kernel(_slopes(ACTIVATIONS[name].slope, dtype, width), f"slopes_{name}_{dtype}_{width}")
+def slopes_kernel(name: str, dtype: str, wide: bool) -> Kernel:
+    return Kernel(_slopes(ACTIVATIONS[name].slope, dtype, wide), f"slopes_{name}_{dtype}{'_wide' * wide}")
 
 
 @cache
@@ -215,21 +290,18 @@ def totals_kernel(dtype: str) -> Kernel:
 
 def dense_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype."""
-    widths = 1, VECTOR // np.dtype(dtype).itemsize
-    return [
-        totals_kernel(dtype),
-        *(make(name, dtype, n) for make in (activate_kernel, slopes_kernel) for name in ACTIVATIONS for n in widths),
-    ]
+    makers = activate_kernel, slopes_kernel
+    kernels = [make(name, dtype, wide) for make in makers for name in ACTIVATIONS for wide in (False, True)]
+    return [totals_kernel(dtype), *kernels]
 
 
 # ---------------------------------------------------------------- launches
-def _width(dtype: str, columns: int, stride: int, *addresses: int) -> int:
-    """Elements of a vector: 16 bytes where every row begins at a multiple of that and ends at one."""
-    size = np.dtype(dtype).itemsize
-    low = columns * size | stride * size
+def _wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
+    """Whether every row begins at a multiple of 16 bytes and is a multiple of them."""
+    low = (columns | stride) * vector(dtype, False).size
     for address in addresses:
         low |= address
-    return VECTOR // size if low % VECTOR == 0 else 1
+    return low % VECTOR == 0
 
 
 def _blocks(gpu: Any, pieces: int) -> int:
@@ -244,28 +316,30 @@ def tiles(rows: int, columns: int) -> tuple[int, int]:
     return high, -(-rows // high)
 
 
-def sums_bytes(rows: int, columns: int) -> int:
-    """The memory for the sums of `slopes`; 0 where one tile makes them."""
-    _, count = tiles(rows, columns)
-    return count * columns * 8 if count > 1 else 0
-
-
 class Shape(NamedTuple):
-    """Of a layer's outputs."""
+    """Of a layer's outputs; `gradient` is the dtype of db, if another."""
 
     rows: int
     columns: int
     stride: int
     dtype: str
+    gradient: str = ""
+
+
+def sums_bytes(shape: Shape) -> int:
+    """The memory for the sums of `slopes`; 0 where it writes db itself: from one tile, in its own dtype."""
+    _, count = tiles(shape.rows, shape.columns)
+    alone = count == 1 and shape.gradient in ("", shape.dtype)
+    return 0 if alone else count * shape.columns * 8
 
 
 def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Shape) -> None:
     """y = f(z + b), and z += b where z is not y; b may be 0: there is none."""
-    rows, columns, stride, dtype = shape
-    width = _width(dtype, columns, stride, z, y, b)
-    kernel = activate_kernel(name, dtype, width)
-    blocks = _blocks(gpu, -(-rows * (columns // width) // THREADS))
-    gpu.launch(kernel, blocks, stream, z, b, y, rows, columns, stride)
+    rows, columns, stride, dtype, _ = shape
+    wide = _wide(dtype, columns, stride, z, y, b)
+    pieces = rows * (columns // vector(dtype, wide).elements)
+    kernel = activate_kernel(name, dtype, wide)
+    gpu.launch(kernel, _blocks(gpu, -(-pieces // THREADS)), stream, z, b, y, rows, columns, stride)
 
 
 def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
@@ -273,12 +347,14 @@ def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int
 
     sums: memory of `sums_bytes`.
     """
-    rows, columns, stride, dtype = shape
-    high, count = tiles(rows, columns)
-    width = _width(dtype, columns, stride, dy, s, dz)
-    sums = sums if db and count > 1 else 0
-    pieces = count * -(-columns // (LANES * width))
-    kernel = slopes_kernel(name, dtype, width)
-    gpu.launch(kernel, _blocks(gpu, pieces), stream, dy, s, dz, sums, db, rows, columns, stride, high)
+    rows, columns, stride, dtype, gradient = shape
+    height, count = tiles(rows, columns)
+    wide = _wide(dtype, columns, stride, dy, s, dz)
+    sums = sums if db and sums_bytes(shape) else 0
+    pieces = count * -(-columns // (LANES * vector(dtype, wide).elements))
+    kernel = slopes_kernel(name, dtype, wide)
+    gpu.launch(kernel, _blocks(gpu, pieces), stream, dy, s, dz, sums, db, rows, columns, stride, height)
     if sums:
-        gpu.launch(totals_kernel(dtype), _blocks(gpu, -(-columns // LANES)), stream, sums, db, count, columns)
+        gpu.launch(
+            totals_kernel(gradient or dtype), _blocks(gpu, -(-columns // LANES)), stream, sums, db, count, columns
+        )

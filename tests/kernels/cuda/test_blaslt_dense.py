@@ -6,13 +6,18 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from helpers_cuda import SIMULATED, require_device, to_device
+from helpers_products import assert_close as products_close
+from helpers_products import rounded
 from hypothesis import given, settings
 
 require_device()
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import dense, epilogues
 from fastopt.kernels.cuda.arrays import gpu_of, see
+from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.epilogues import HIGH, LANES, Shape
+from fastopt.kernels.cuda.gemm import gemm_of
+from fastopt.kernels.cuda.products import Layer, plan_backward, plan_forward
 from fastopt.kernels.formulas import ACTIVATIONS
 
 pytestmark = pytest.mark.gpu
@@ -120,74 +125,139 @@ def test_nan_stays_nan():
         assert np.isnan(y.copy_to_host()).all(), activation
 
 
-def test_dtypes_that_have_no_kernels():
-    x, w = to_device(np.ones((2, 3), "float16")), to_device(np.ones((3, 4), "float16"))
-    with pytest.raises(TypeError, match="expected arrays of one dtype, float32 or float64; got float16"):
-        cuda.dense_forward(x, w, None, "relu", empty((2, 4), "float16"))
-    with pytest.raises(TypeError, match="got float32, float64"):
-        cuda.dense_forward(empty((2, 3), "float32"), empty((3, 4), "float64"), None, "relu", empty((2, 4), "float32"))
+@pytest.mark.parametrize(
+    ("kinds", "said"), [(["int32"] * 3, "int32"), (["float32", "float64", "float32"], "float32, float64")]
+)
+def test_dtypes_that_do_not_go(kinds, said):
+    x, w, y = (to_device(np.ones(shape, kind)) for shape, kind in zip([(2, 3), (3, 4), (2, 4)], kinds, strict=True))
+    with pytest.raises(TypeError, match=f"one dtype, float16, bfloat16, float32, float64; got {said}$"):
+        cuda.dense_forward(x, w, None, "relu", y)
+
+
+# ---------------------------------------------------------------- 16 bits
+def there(values, kind):
+    """An array on the device, as it lies there: bfloat16 as words, which no library but torch knows."""
+    return to_device(encode(np.asarray(values), kind))
+
+
+def numbers(array, kind):
+    return decode(array.copy_to_host(), kind).astype(np.float64)
+
+
+@pytest.mark.parametrize("gradient", ["", "float32"])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ["linear", "relu", "gelu", "gelu_tanh", "tanh"])
+def test_layers_of_16_bits(activation, kind, gradient):
+    rng = np.random.default_rng(5)
+    for rows, inputs, outputs in [(5, 7, 9), (HIGH + 1, 8, 16), (1, 4, 1)]:
+        layer = Layer(rows, inputs, outputs, kind, gradient=gradient)
+        X, W, B, DY = (rounded(a, kind) for a in drawn(rng, rows, inputs, outputs, "float64"))
+        x, w, b, dy = (there(a, kind) for a in (X, W, B, DY))
+        y, z, dz = (there(np.full(DY.shape, np.nan), kind) for _ in range(3))
+        gpu, uses_z = gpu_of([see(x).address]), ACTIVATIONS[activation].uses == "z"
+        gemm = gemm_of(gpu)
+        plan = plan_forward(layer, activation, True, "z" if uses_z else "", None, gemm.supported)
+        out = dense.Outputs(see(y).address, see(z).address)
+        dense.run_forward(gemm, 0, plan, layer, activation, see(x).address, see(w).address, see(b).address, out)
+        Z, Y = X @ W + B, np.empty(DY.shape)
+        reference.activate(activation, Z, Y)
+        sizes = np.abs(X) @ np.abs(W) + np.abs(B)
+        products_close(numbers(y, kind), Y, kind, sizes)
+
+        s, wide = numbers(z if uses_z else y, kind), gradient or kind
+        dx, dw, db = there(np.empty(X.shape), kind), there(np.empty(W.shape), wide), there(np.empty(B.shape), wide)
+        plan = plan_backward(layer, activation, True, True, True, gemm.supported)
+        gradients = dense.Gradients(see(dz).address, see(dx).address, see(dw).address, see(db).address)
+        sums = gpu.allocate(epilogues.sums_bytes(dense.shape_of(layer)))
+        dense.run_backward(
+            gemm, 0, plan, layer, activation, see(dy).address, see(x).address, see(w).address,
+            see(z if uses_z else y).address, gradients, sums.address,
+        )  # fmt: skip
+        theirs = [np.empty(a.shape) for a in (X, W, B)]
+        reference.dense_backward(DY, X, W, s, activation, *theirs)
+        terms = np.abs(DY) @ np.abs(W).T, np.abs(X).T @ np.abs(DY), np.abs(DY).sum(axis=0)
+        ours = numbers(dx, kind), numbers(dw, wide), numbers(db, wide)
+        for mine, other, sizes in zip(ours, theirs, terms, strict=True):
+            products_close(mine, other, kind, sizes)
+
+
+def test_float16_by_the_verbs():
+    x, w, b, dy = (a.astype("float16") for a in drawn(np.random.default_rng(6), 5, 4, 8, "float64"))
+    y, dx, dw, db = (empty(a.shape, "float16") for a in (dy, x, w, b))
+    cuda.dense_forward(to_device(x), to_device(w), to_device(b), "relu", y)
+    X, W, B, DY = double(x, w, b, dy)
+    products_close(numbers(y, "float16"), np.maximum(X @ W + B, 0), "float16", np.abs(X) @ np.abs(W) + np.abs(B))
+    cuda.dense_backward(to_device(dy), to_device(x), to_device(w), y, "relu", dx, dw, db)
+    DZ = DY * (numbers(y, "float16") > 0)
+    products_close(numbers(dx, "float16"), DZ @ W.T, "float16", np.abs(DY) @ np.abs(W).T)
+    products_close(numbers(dw, "float16"), X.T @ DZ, "float16", np.abs(X).T @ np.abs(DY))
+    products_close(numbers(db, "float16"), DZ.sum(axis=0), "float16", np.abs(DY).sum(axis=0))
 
 
 # ---------------------------------------------------------------- kernels
-@pytest.mark.parametrize("dtype", DTYPES)
+EPS = {"float64": 2.3e-16, "float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.9e-3}
+
+
+@pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_the_formulas(activation, dtype):
     """On every kind of number, with gaps between rows that stay as they are, and z kept."""
     rng = np.random.default_rng(2)
     special = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-42, -90, 90, -20, 20, 1e30, -1e30])
-    for rows, columns, stride in [(3, 8, 8), (7, 8, 12), (5, 7, 8), (2, 1, 3)]:
-        host = rng.standard_normal((rows, stride)).astype(dtype) * 3
+    for rows, columns, stride in [(3, 8, 8), (7, 8, 16), (5, 7, 8), (2, 1, 3)]:
+        host = rng.standard_normal((rows, stride)) * 3
         host.reshape(-1)[: min(len(special), host.size)] = special[: host.size]
-        bias = rng.standard_normal(columns).astype(dtype)
+        with np.errstate(over="ignore"):
+            host, bias = rounded(host, dtype), rounded(rng.standard_normal(columns), dtype)
         for b in (None, bias):
-            z, y, b_there = to_device(host), to_device(np.full_like(host, 7)), to_device(bias)
-            shape = Shape(rows, columns, stride, dtype)
+            z, y, b_there = there(host, dtype), there(np.full(host.shape, 7), dtype), there(bias, dtype)
             gpu = gpu_of([see(z).address])
             place = 0 if b is None else see(b_there).address
+            shape = Shape(rows, columns, stride, dtype)
             epilogues.activate(gpu, 0, activation, see(z).address, place, see(y).address, shape)
-            expected = host.copy()
+            expected, ours, theirs = host.copy(), numbers(y, dtype), np.empty((rows, columns))
             with np.errstate(all="ignore"):
-                expected[:, :columns] += 0 if b is None else b
-            np.testing.assert_array_equal(z.copy_to_host(), expected if b is not None else host)
-            ours, theirs = y.copy_to_host(), np.empty((rows, columns))
-            with np.errstate(all="ignore"):
-                reference.activate(activation, expected[:, :columns].astype(np.float64), theirs)
-            scale = np.finfo(dtype).eps * 4
-            np.testing.assert_allclose(ours[:, :columns], theirs.astype(dtype), rtol=scale, atol=scale)
+                if b is not None:
+                    expected[:, :columns] = rounded(expected[:, :columns] + b, dtype)
+                reference.activate(activation, expected[:, :columns], theirs)
+                theirs = rounded(theirs, dtype)
+            np.testing.assert_array_equal(numbers(z, dtype), expected)
+            np.testing.assert_allclose(ours[:, :columns], theirs, rtol=4 * EPS[dtype], atol=4 * EPS[dtype])
             np.testing.assert_array_equal(ours[:, columns:], 7)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EPS)
 def test_sums_over_many_tiles(dtype):
     """Partial sums in memory, in more than one tile each way; in place; and without dz."""
     rng = np.random.default_rng(3)
-    for rows, columns, stride in [(2 * HIGH + 3, 2 * LANES + 1, 2 * LANES + 1), (3 * HIGH, 8, 12), (1, 4, 4)]:
-        dy, s = (rng.standard_normal((rows, stride)).astype(dtype) for _ in range(2))
-        shape, into, s_there = Shape(rows, columns, stride, dtype), to_device(dy), to_device(s)
+    for rows, columns, stride in [(2 * HIGH + 3, 2 * LANES + 1, 2 * LANES + 1), (3 * HIGH, 8, 16), (1, 8, 8)]:
+        dy, s = (rounded(rng.standard_normal((rows, stride)), dtype) for _ in range(2))
+        shape, into, s_there = Shape(rows, columns, stride, dtype), there(dy, dtype), there(s, dtype)
         gpu = gpu_of([see(into).address])
-        memory = gpu.allocate(epilogues.sums_bytes(rows, columns))
-        expected = (dy * np.where(s > 0, 1, 0.01).astype(dtype))[:, :columns]
+        memory = gpu.allocate(epilogues.sums_bytes(shape))
+        slope = rounded(np.array(0.01), "float32" if dtype != "float64" else dtype)
+        expected = rounded(dy * np.where(s > 0, 1, slope), dtype)[:, :columns]
         results = []
         for dz in (see(into).address, 0):
-            db = empty(columns, dtype)
-            source = to_device(dy) if dz == 0 else into
+            db = there(np.full(columns, np.nan), dtype)
+            source = there(dy, dtype) if dz == 0 else into
             epilogues.slopes(
                 gpu, 0, "leaky_relu", see(source).address, see(s_there).address, dz, memory.address,
                 see(db).address, shape,
             )  # fmt: skip
-            results.append(db.copy_to_host())
-        np.testing.assert_array_equal(into.copy_to_host()[:, :columns], expected)
-        np.testing.assert_array_equal(into.copy_to_host()[:, columns:], dy[:, columns:])
+            results.append(numbers(db, dtype))
+        np.testing.assert_array_equal(numbers(into, dtype)[:, :columns], expected)
+        np.testing.assert_array_equal(numbers(into, dtype)[:, columns:], dy[:, columns:])
         np.testing.assert_array_equal(results[0], results[1])
-        exact = expected.astype(np.float64).sum(axis=0)
-        np.testing.assert_allclose(results[0], exact, rtol=np.finfo(dtype).eps, atol=1e-13)
+        np.testing.assert_allclose(results[0], expected.sum(axis=0), rtol=EPS[dtype], atol=1e-13)
 
 
 def test_tiles_are_cut_by_shape_alone():
     assert epilogues.tiles(HIGH, 10) == (HIGH, 1)
     assert epilogues.tiles(HIGH + 1, 10) == (HIGH, 2)
-    assert epilogues.sums_bytes(HIGH, 10) == 0
-    assert epilogues.sums_bytes(HIGH + 1, 10) == 2 * 10 * 8
+    assert epilogues.sums_bytes(Shape(HIGH, 10, 10, "float16")) == 0
+    assert epilogues.sums_bytes(Shape(HIGH, 10, 10, "float16", "float32")) == 10 * 8
+    assert epilogues.sums_bytes(Shape(HIGH + 1, 10, 10, "float32")) == 2 * 10 * 8
     for rows, columns in [(10**6, 4096), (10**7, 1), (100, 10**6)]:
         high, count = epilogues.tiles(rows, columns)
         assert high * count >= rows
