@@ -13,7 +13,7 @@ from fastopt.kernels.formulas import ACTIVATIONS
 
 VECTORS = {"float32": "v4.f32", "float64": "v2.f64", "float16": "v4.[bu]32", "bfloat16": "v4.[bu]32"}
 # Of 65536 a multiprocessor, by blocks of 256 threads: 5 and 2 are at work at once, in float64 4 and one.
-REGISTERS = {"activate": 48, "slopes": 104}
+REGISTERS = {"activate": 48, "slopes": 128}
 REGISTERS64 = {"activate": 64, "slopes": 168}
 MAKERS = {"activate": activate_kernel, "slopes": slopes_kernel}
 
