@@ -34,6 +34,7 @@ ffi.cdef("""
     CUresult cuMemcpyDtoHAsync_v2(void *into, CUdeviceptr from, size_t bytes, void *stream);
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
+    CUresult cuStreamIsCapturing(void *stream, int *status);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
     CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,

@@ -75,10 +75,14 @@ class Gpu:
         with self.active():
             pointer = ffi.new("void **")
             check(self.driver.cuMemHostAlloc(pointer, 8 * words, PORTABLE))
-        owner = ffi.gc(ffi.cast("char *", pointer[0]), self.driver.cuMemFreeHost, 8 * words)
+        owner = ffi.gc(ffi.cast("char *", pointer[0]), self._unpin, 8 * words)
         array = np.frombuffer(ffi.buffer(owner, 8 * words), np.int64)
         array[:] = 0
         return array
+
+    def _unpin(self, pointer: Any) -> None:
+        with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone before
+            check(self.driver.cuMemFreeHost(pointer))
 
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
         """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once: the driver
@@ -95,6 +99,12 @@ class Gpu:
     def wait(self, stream: int) -> None:
         """Until all that was given to the stream is done."""
         check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))
+
+    def capturing(self, stream: int) -> bool:
+        """Whether what is given to the stream becomes part of a graph, instead of being done."""
+        status = ffi.new("int *")
+        check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
+        return bool(status[0])
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         """Run a kernel once all that was given to the stream before is done."""

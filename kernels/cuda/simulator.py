@@ -44,6 +44,9 @@ class Gpu:
     def wait(self, stream: int) -> None:
         pass
 
+    def capturing(self, stream: int) -> bool:
+        return False
+
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         assert kernel.simulated is not None
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate

@@ -29,7 +29,7 @@ class Driver:
 
     def __init__(self):
         self.memory, self.pinned, self.names = {}, {}, []
-        self.contexts, self.streams, self.refuse = [OTHER], [], None
+        self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
 
     def __getattr__(self, name):
         assert name.startswith("cu")
@@ -117,6 +117,9 @@ class Driver:
     def do_cuStreamSynchronize(self, stream):
         self.note(stream)
 
+    def do_cuStreamIsCapturing(self, stream, status):
+        status[0] = self.capturing
+
     def do_cuModuleLoadData(self, module, image):
         name = bytes(ffi.buffer(ffi.cast("char *", image), 200)).split(b".text.")[1].split(b"\0")[0]
         self.names.append(name.decode())
@@ -195,6 +198,16 @@ def test_steps(fake):
     gc.collect()
     assert not fake.memory
     assert not fake.pinned
+
+
+def test_a_step_is_not_captured(fake):
+    p, g = on_device(np.ones(3, "float32"), np.ones(3, "float32"))
+    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    fake.capturing = 1
+    with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph"):
+        plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options])
+    assert p.copy_to_host().tolist() == [1, 1, 1]
+    assert fake.contexts == [OTHER]
 
 
 def test_a_context_that_is_there_already_is_left_alone(fake):
