@@ -54,7 +54,8 @@ def device(function: Callable[..., Any]) -> Any:
         names = dict(function.__globals__)
         for name in function.__code__.co_names:
             callee = names.get(name)
-            if isinstance(callee, pytypes.FunctionType) and callee.__module__.startswith(__name__.split(".")[0]):
+            ours = isinstance(callee, pytypes.FunctionType) and callee.__module__.startswith(__name__.split(".")[0])
+            if ours and callee is not function:  # its own name is that of another module's function: math.tanh
                 names[name] = device(callee)
         own = pytypes.FunctionType(
             function.__code__, names, function.__name__, function.__defaults__, function.__closure__
