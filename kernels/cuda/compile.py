@@ -54,8 +54,9 @@ def device(function: Callable[..., Any]) -> Any:
         names = dict(function.__globals__)
         for name in function.__code__.co_names:
             callee = names.get(name)
-            ours = isinstance(callee, pytypes.FunctionType) and callee.__module__.startswith(__name__.split(".")[0])
-            if ours and callee is not function:  # its own name is that of another module's function: math.tanh
+            if not isinstance(callee, pytypes.FunctionType) or callee is function:  # as tanh is, which calls math.tanh
+                continue
+            if callee.__module__.startswith(__name__.split(".")[0]):
                 names[name] = device(callee)
         own = pytypes.FunctionType(
             function.__code__, names, function.__name__, function.__defaults__, function.__closure__

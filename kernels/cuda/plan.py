@@ -239,7 +239,7 @@ class Plan:
     def _launch(self, batch: _Batch, kernel: Kernel, stream: int, last: int) -> None:
         if batch.tiles:
             turns = self._working.turns_at + batch.first * TURN
-            blocks = min(batch.tiles, self.gpu.most_blocks)
+            blocks = min(batch.tiles, self.gpu.most_blocks(kernel))
             self.gpu.launch(kernel, blocks, stream, batch.records, turns, batch.owners, batch.tiles, last)
 
 

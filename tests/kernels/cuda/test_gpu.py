@@ -15,6 +15,7 @@ from fastopt.kernels.cuda import Guard, Plan, Target, driver
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.compile import THREADS, Kernel
+from fastopt.kernels.cuda.norm import SETTLE
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import Update
 
@@ -65,7 +66,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 1}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -120,6 +121,11 @@ class Driver:
     def do_cuStreamIsCapturing(self, stream, status):
         status[0] = self.capturing
 
+    def do_cuOccupancyMaxActiveBlocksPerMultiprocessor(self, blocks, function, threads, shared):
+        assert (threads, shared) == (THREADS, 0)
+        assert self.contexts[-1] == CONTEXT
+        blocks[0] = 4
+
     def do_cuModuleLoadData(self, module, image):
         name = bytes(ffi.buffer(ffi.cast("char *", image), 200)).split(b".text.")[1].split(b"\0")[0]
         self.names.append(name.decode())
@@ -157,7 +163,9 @@ def test_what_there_is(fake):
     assert driver.device_count() == 2
     assert driver.device_of(12345) == 1
     gpu = gpu_.Gpu(1)
-    assert (gpu.name, gpu.capability, gpu.most_blocks) == ("A device", (9, 0), gpu_.BLOCKS)
+    assert (gpu.name, gpu.capability) == ("A device", (9, 0))
+    with gpu.active():
+        assert gpu.most_blocks(SETTLE) == 4 * 132
 
 
 def test_an_error_of_the_driver(fake):
