@@ -146,6 +146,8 @@ for name in ("SGD", "AdamW"):
     both = [torch.empty_like(flat) for _ in range(2)]
     dist.all_gather(both, flat)
     assert torch.equal(*both)  # bit for bit, on both ranks
+    del model, optimizer, models
+dist.barrier()  # a rank that goes while the other still talks to it ends that one's threads
 dist.destroy_process_group()
 """
 

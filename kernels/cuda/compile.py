@@ -54,9 +54,9 @@ def device(function: Callable[..., Any]) -> Any:
         names = dict(function.__globals__)
         for name in function.__code__.co_names:
             callee = names.get(name)
-            if callee is function:  # math.tanh in a function tanh: names of attributes are among them
+            if not isinstance(callee, pytypes.FunctionType) or callee is function:  # as tanh is, which calls math.tanh
                 continue
-            if isinstance(callee, pytypes.FunctionType) and callee.__module__.startswith(__name__.split(".")[0]):
+            if callee.__module__.startswith(__name__.split(".")[0]):
                 names[name] = device(callee)
         own = pytypes.FunctionType(
             function.__code__, names, function.__name__, function.__defaults__, function.__closure__

@@ -34,8 +34,10 @@ ffi.cdef("""
     CUresult cuMemcpyDtoHAsync_v2(void *into, CUdeviceptr from, size_t bytes, void *stream);
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
+    CUresult cuStreamIsCapturing(void *stream, int *status);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
+    CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared);
     CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
                             unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,
                             void *stream, void **parameters, void **extra);

@@ -19,7 +19,6 @@ from .driver import CudaError, asked, attribute, capability, check, device, devi
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
-BLOCKS = 8  # of a multiprocessor at once, at most: the grid is no larger
 
 
 class Gpu:
@@ -30,6 +29,7 @@ class Gpu:
         self.driver = library()
         self._device = device(ordinal)
         self._functions: dict[Kernel, Any] = {}
+        self._blocks: dict[Kernel, int] = {}
 
     @cached_property
     def name(self) -> str:
@@ -39,10 +39,13 @@ class Gpu:
     def capability(self) -> tuple[int, int]:
         return capability(self._device)
 
-    @cached_property
-    def most_blocks(self) -> int:
-        """Of a launch: as many as may run at once."""
-        return BLOCKS * attribute(self._device, MULTIPROCESSORS)
+    def most_blocks(self, kernel: Kernel) -> int:
+        """As many as run at once. With more, the last ones would have the device for themselves."""
+        if kernel not in self._blocks:
+            occupancy = self.driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
+            each = asked("int", occupancy, self._function(kernel), THREADS, 0)
+            self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
+        return self._blocks[kernel]
 
     @cached_property
     def _context(self) -> Any:
@@ -75,10 +78,14 @@ class Gpu:
         with self.active():
             pointer = ffi.new("void **")
             check(self.driver.cuMemHostAlloc(pointer, 8 * words, PORTABLE))
-        owner = ffi.gc(ffi.cast("char *", pointer[0]), self.driver.cuMemFreeHost, 8 * words)
+        owner = ffi.gc(ffi.cast("char *", pointer[0]), self._unpin, 8 * words)
         array = np.frombuffer(ffi.buffer(owner, 8 * words), np.int64)
         array[:] = 0
         return array
+
+    def _unpin(self, pointer: Any) -> None:
+        with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone before
+            check(self.driver.cuMemFreeHost(pointer))
 
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
         """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once: the driver
@@ -100,20 +107,27 @@ class Gpu:
         """Until all that was given to the stream is done."""
         check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))
 
+    def capturing(self, stream: int) -> bool:
+        """Whether what is given to the stream becomes part of a graph, instead of being done."""
+        status = ffi.new("int *")
+        check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
+        return bool(status[0])
+
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         """Run a kernel once all that was given to the stream before is done."""
-        if kernel not in self._functions:
-            self._functions[kernel] = self._load(kernel)
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
         where = ffi.cast("void *", stream)
-        function = self._functions[kernel]
+        function = self._function(kernel)
         check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
 
-    def _load(self, kernel: Kernel) -> Any:
-        image = kernel.cubin(self.capability)
-        module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
-        return asked("void *", self.driver.cuModuleGetFunction, module, entry(image))
+    def _function(self, kernel: Kernel) -> Any:
+        """The kernel, loaded."""
+        if kernel not in self._functions:
+            image = kernel.cubin(self.capability)
+            module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
+            self._functions[kernel] = asked("void *", self.driver.cuModuleGetFunction, module, entry(image))
+        return self._functions[kernel]
 
 
 class Memory:

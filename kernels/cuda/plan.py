@@ -128,6 +128,9 @@ class Plan:
         places: the addresses of those parameters that lie somewhere else than last time, by their index.
         guard: what the step depends on beyond that.
         stream: the handle of the stream on which this is to happen.
+
+        Raises:
+            RuntimeError: the stream is being captured into a CUDA graph, which would replay this very step number.
         """
         g = np.asarray(gradients, np.int64)
         present = (g != 0) & (self.sizes != 0)
@@ -136,11 +139,13 @@ class Plan:
                 self.places[i] = address
             if not present.any():
                 return
+            if self.gpu.capturing(stream):
+                raise RuntimeError("a step cannot be captured into a CUDA graph: it would be the same step every time")
             behind = self._look_behind(present)
             guarded = behind > 0 or guard != NO_GUARD
-            pairs = self._rows(present, np.asarray(steps, np.int64) - self.skipped)
+            pairs, rows = self._rows(present, np.asarray(steps, np.int64) - self.skipped)
             # With a guard the factor comes from the device: rows hold 1 or -1 for it, so that the bits are the same.
-            self._working.lay_out(self, g, pairs, options, 1.0 if guarded else scale, behind)
+            self._working.lay_out(self, g, rows, pairs, options, 1.0 if guarded else scale, behind)
             if guarded:
                 self._working.guard(guard, scale, self._skips, self._numbered(guard, present, stream))
             self._working.send(stream)
@@ -154,7 +159,7 @@ class Plan:
         """The Euclidean norm of all gradients laid end to end. Waits for the stream."""
         guard = Guard(clip_norm=math.inf)
         with self._lock, self.gpu.active():
-            self._working.lay_out(self, np.asarray(gradients, np.int64), [], [], 1.0, 0)
+            self._working.lay_out(self, np.asarray(gradients, np.int64), self.of, [], [], 1.0, 0)
             self._working.guard(guard, 1.0, self._skips, 0)
             self._working.send(stream)
             self._settle(guard, stream)
@@ -210,16 +215,13 @@ class Plan:
 
     # -- a step
 
-    def _rows(self, present: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]:
-        """The pairs of kind and step number that are wanted; the turns get each array's place among them."""
-        into = self._working.turns["row"]
+    def _rows(self, present: np.ndarray, steps: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """The pairs of kind and step number that are wanted, and each array's place among them."""
         if present.all() and (steps == steps[0]).all():
-            into[:] = self.of[self.order]
-            return [(kind, int(steps[0])) for kind in range(len(self.kinds))]
+            return [(kind, int(steps[0])) for kind in range(len(self.kinds))], self.of
         pairs = np.stack([self.of, np.where(present, steps, 0)], 1)
         wanted, place = np.unique(pairs, axis=0, return_inverse=True)
-        into[:] = place.reshape(-1)[self.order]
-        return [(int(kind), int(step)) for kind, step in wanted]
+        return [(int(kind), int(step)) for kind, step in wanted], place.reshape(-1)
 
     def _settle(self, guard: Guard, stream: int) -> None:
         """What the device finds out before the update."""
@@ -228,7 +230,7 @@ class Plan:
             for batch in self.batches:
                 self._launch(batch, batch.squares, stream, self.sums.address + tiles * SUM)
                 tiles += batch.tiles
-        settings, control = self._working.address(self._working.settings), self.control.address
+        settings, control = self._working.settings_at, self.control.address
         self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, control)
         if guard.may_skip:
             place = self._number % AHEAD
@@ -236,8 +238,8 @@ class Plan:
 
     def _launch(self, batch: _Batch, kernel: Kernel, stream: int, last: int) -> None:
         if batch.tiles:
-            turns = self._working.address(self._working.turns) + batch.first * TURN
-            blocks = min(batch.tiles, self.gpu.most_blocks)
+            turns = self._working.turns_at + batch.first * TURN
+            blocks = min(batch.tiles, self.gpu.most_blocks(kernel))
             self.gpu.launch(kernel, blocks, stream, batch.records, turns, batch.owners, batch.tiles, last)
 
 
@@ -246,8 +248,7 @@ class _Working:
 
     def __init__(self, plan: Plan) -> None:
         self.gpu, self.count = plan.gpu, len(plan.sizes)
-        self._make(2 * len(plan.kinds))
-        self.sent = np.zeros(0, np.uint8)
+        self._make((AHEAD + 1) * len(plan.kinds))  # enough, but where arrays of a kind lag behind others
 
     def _make(self, rows: int) -> None:
         fixed = self.count * TURN + SETTING
@@ -257,16 +258,15 @@ class _Working:
         self.settings = self.host[fixed - SETTING : fixed].view(SETTINGS)
         self.rows = self.host[fixed:].reshape(rows, ROW)
         self.memory = self.gpu.allocate(len(self.host))
-        self.used = 0
-
-    def address(self, part: np.ndarray) -> int:
-        """Where a part of the host's memory lies on the device."""
-        return int(self.memory.address + part.ctypes.data - self.host.ctypes.data)
+        self.turns_at = self.memory.address  # where they lie on the device
+        self.settings_at, self.rows_at = self.turns_at + fixed - SETTING, self.turns_at + fixed
+        self.used, self.sent = 0, np.zeros(0, np.uint8)
 
     def lay_out(
         self,
         plan: Plan,
         gradients: np.ndarray,
+        place: np.ndarray,
         kinds: list[tuple[int, int]],
         options: Sequence[Mapping[str, Any]],
         scale: float,
@@ -275,13 +275,10 @@ class _Working:
         """Writes where everything is, and the scalars: for each kind those of its step and of `behind` before it."""
         window = behind + 1
         if len(kinds) * window > len(self.rows):
-            place = self.turns["row"].copy()
             self._make(2 * len(kinds) * window)
-            self.turns["row"] = place
-            self.sent = np.zeros(0, np.uint8)
-        self.turns["p"], self.turns["g"] = plan.places[plan.order], gradients[plan.order]
-        self.turns["row"] *= window * ROW
-        self.turns["row"] += self.address(self.rows)
+        order = plan.order
+        self.turns["p"], self.turns["g"] = plan.places[order], gradients[order]
+        self.turns["row"] = self.rows_at + place[order] * (window * ROW)
         self.used = len(kinds) * window
         for i, (kind, step) in enumerate(kinds):
             group, rule, dtype = plan.kinds[kind]

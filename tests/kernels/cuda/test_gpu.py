@@ -15,6 +15,7 @@ from fastopt.kernels.cuda import Guard, Plan, Target, driver
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.compile import THREADS, Kernel
+from fastopt.kernels.cuda.norm import SETTLE
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import Update
 
@@ -29,7 +30,7 @@ class Driver:
 
     def __init__(self):
         self.memory, self.pinned, self.names = {}, {}, []
-        self.contexts, self.streams, self.refuse = [OTHER], [], None
+        self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
 
     def __getattr__(self, name):
         assert name.startswith("cu")
@@ -65,7 +66,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 1}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -117,6 +118,14 @@ class Driver:
     def do_cuStreamSynchronize(self, stream):
         self.note(stream)
 
+    def do_cuStreamIsCapturing(self, stream, status):
+        status[0] = self.capturing
+
+    def do_cuOccupancyMaxActiveBlocksPerMultiprocessor(self, blocks, function, threads, shared):
+        assert (threads, shared) == (THREADS, 0)
+        assert self.contexts[-1] == CONTEXT
+        blocks[0] = 4
+
     def do_cuModuleLoadData(self, module, image):
         name = bytes(ffi.buffer(ffi.cast("char *", image), 200)).split(b".text.")[1].split(b"\0")[0]
         self.names.append(name.decode())
@@ -154,7 +163,9 @@ def test_what_there_is(fake):
     assert driver.device_count() == 2
     assert driver.device_of(12345) == 1
     gpu = gpu_.Gpu(1)
-    assert (gpu.name, gpu.capability, gpu.most_blocks) == ("A device", (9, 0), gpu_.BLOCKS)
+    assert (gpu.name, gpu.capability) == ("A device", (9, 0))
+    with gpu.active():
+        assert gpu.most_blocks(SETTLE) == 4 * 132
 
 
 def test_an_error_of_the_driver(fake):
@@ -195,6 +206,16 @@ def test_steps(fake):
     gc.collect()
     assert not fake.memory
     assert not fake.pinned
+
+
+def test_a_step_is_not_captured(fake):
+    p, g = on_device(np.ones(3, "float32"), np.ones(3, "float32"))
+    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    fake.capturing = 1
+    with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph"):
+        plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options])
+    assert p.copy_to_host().tolist() == [1, 1, 1]
+    assert fake.contexts == [OTHER]
 
 
 def test_a_context_that_is_there_already_is_left_alone(fake):

@@ -94,6 +94,20 @@ def test_a_parameter_that_is_given_its_place_in_every_call():
             x.check()
 
 
+def test_more_step_numbers_than_there_is_room_for_at_first():
+    rng = np.random.default_rng(12)
+    arrays = [Arrays(rng, "adam", 1) for _ in range(plan_.AHEAD + 10)]
+    plan = planned(arrays)
+    for call in (1, 2, 3):
+        given = gradients(rng, arrays)
+        kept = on_device(*given)
+        steps = [call + i * (call > 1) for i in range(len(arrays))]
+        plan.update([at(k) for k in kept], steps, [ADAM])
+        for a, g, step in zip(arrays, given, steps, strict=True):
+            a.expect(g, ADAM, step)
+            a.check()
+
+
 def test_nothing_to_do():
     a = Arrays(np.random.default_rng(2), "sgd", 3)
     for arrays in ([], [a]):
