@@ -121,7 +121,8 @@ def dense_forward(x: Any, w: Any, b: Any, activation: str, y: Any, z: Any = None
     layer = Layer(rows, inputs, outputs, kind, tf32)
     X, W, B, Y, Z = places
     if not inputs:  # a sum of nothing
-        gpu.zero(Z or Y, rows * outputs * BYTES[kind], stream)
+        with gpu.active():
+            gpu.zero(Z or Y, rows * outputs * BYTES[kind], stream)
         activate(gpu, stream, activation, Z or Y, B, Y, shape_of(layer))
         return
     gemm = gemm_of(gpu)
@@ -141,9 +142,10 @@ def dense_backward(
     gpu, stream = gpu_of(places), current_stream(dy)
     DY, X, W, S, DX, DW, DB = places
     if not rows * outputs:
-        for address, count in ((DX, rows * inputs), (DW, inputs * outputs), (DB, outputs)):
-            if address:
-                gpu.zero(address, count * BYTES[kind], stream)
+        with gpu.active():
+            for address, count in ((DX, rows * inputs), (DW, inputs * outputs), (DB, outputs)):
+                if address and count:
+                    gpu.zero(address, count * BYTES[kind], stream)
         return
     gemm, layer = gemm_of(gpu), Layer(rows, inputs, outputs, kind, tf32)
     wanted = bool(DX and inputs), bool(DW and inputs), bool(DB)

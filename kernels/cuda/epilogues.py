@@ -304,16 +304,17 @@ def _wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
     return low % VECTOR == 0
 
 
-def _blocks(gpu: Any, pieces: int) -> int:
-    return max(1, min(gpu.most_blocks, pieces))
+def _launch(gpu: Any, kernel: Kernel, pieces: int, stream: int, *args: int) -> None:
+    with gpu.active():
+        gpu.launch(kernel, max(1, min(gpu.most_blocks(kernel), pieces)), stream, *args)
 
 
 def tiles(rows: int, columns: int) -> tuple[int, int]:
     """How many rows a sum of `slopes` is taken over, and how many such sums a column has."""
-    high = HIGH
-    while -(-rows // high) * columns * 8 > SUMS_BYTES and high < rows:
-        high *= 2
-    return high, -(-rows // high)
+    height = HIGH
+    while -(-rows // height) * columns * 8 > SUMS_BYTES and height < rows:
+        height *= 2
+    return height, -(-rows // height)
 
 
 class Shape(NamedTuple):
@@ -339,7 +340,7 @@ def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Sh
     wide = _wide(dtype, columns, stride, z, y, b)
     pieces = rows * (columns // vector(dtype, wide).elements)
     kernel = activate_kernel(name, dtype, wide)
-    gpu.launch(kernel, _blocks(gpu, -(-pieces // THREADS)), stream, z, b, y, rows, columns, stride)
+    _launch(gpu, kernel, -(-pieces // THREADS), stream, z, b, y, rows, columns, stride)
 
 
 def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
@@ -353,8 +354,6 @@ def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int
     sums = sums if db and sums_bytes(shape) else 0
     pieces = count * -(-columns // (LANES * vector(dtype, wide).elements))
     kernel = slopes_kernel(name, dtype, wide)
-    gpu.launch(kernel, _blocks(gpu, pieces), stream, dy, s, dz, sums, db, rows, columns, stride, height)
+    _launch(gpu, kernel, pieces, stream, dy, s, dz, sums, db, rows, columns, stride, height)
     if sums:
-        gpu.launch(
-            totals_kernel(gradient or dtype), _blocks(gpu, -(-columns // LANES)), stream, sums, db, count, columns
-        )
+        _launch(gpu, totals_kernel(gradient or dtype), -(-columns // LANES), stream, sums, db, count, columns)
