@@ -209,7 +209,7 @@ def library() -> Any:
         try:
             return ffi.dlopen(name)
         except OSError as error:
-            reasons.append(str(error))
+            reasons.append(str(error).partition("  Additionally")[0])  # where else cffi has looked
     raise BlasLtError(f"cuBLASLt is not installed (pip install 'fastopt[cuda]' brings it): {'; '.join(reasons)}")
 
 

@@ -5,6 +5,9 @@
     gemm.prepare(stream)                     # memory for what is to run on a stream
     call.run(stream)                         # launches; allocates nothing, waits for nothing, may be captured
 
+What is captured uses the memory of the stream it was captured on, so nothing else may run there while it is replayed on
+another.
+
 cuBLASLt takes tens of microseconds to choose an algorithm, so a choice is kept for all that it depends on: the product
 and how its arrays are aligned. With FASTOPT_CUDA_TUNE=n the n algorithms that promise most are timed, and the fastest
 is taken; which one that is, and so the last bits of results, may differ from process to process.
@@ -121,7 +124,7 @@ class Gemm:
         self._lock = threading.Lock()
         self._chosen: dict[tuple[Product, Places], Algorithm | None] = {}
         self._workspaces: dict[int, Any] = {}
-        self._scratch: dict[int, tuple[int, Any]] = {}
+        self._scratch: dict[int, list[tuple[int, Any]]] = {}
 
     def prepare(self, stream: int, scratch: int = 0) -> None:
         """Have memory ready for calls on a stream, and `scratch` bytes besides; to be called before it is captured."""
@@ -136,13 +139,16 @@ class Gemm:
             return int(self._workspaces[stream].address)
 
     def scratch(self, stream: int, size: int) -> int:
-        """The address of memory that is the caller's until the next call for the same stream."""
+        """The address of memory for what runs on a stream, until `scratch` is called for it again.
+
+        What has grown too small is kept, because a captured graph may use it: at most as much again, as sizes double.
+        """
         with self._lock:
-            had, memory = self._scratch.get(stream, (0, None))
-            if size > had:  # freeing what was there waits for the device
-                self._scratch[stream] = size, self.gpu.allocate(size)
-                memory = self._scratch[stream][1]
-            return int(memory.address) if memory else 0
+            kept = self._scratch.setdefault(stream, [])
+            if size and (not kept or kept[-1][0] < size):
+                size = max(size, 2 * kept[-1][0]) if kept else size
+                kept.append((size, self.gpu.allocate(size)))
+            return int(kept[-1][1].address) if kept else 0
 
     def supported(self, product: Product, aligned: int = ALIGNMENT) -> bool:
         """Whether there is an algorithm for a product of arrays that are aligned to so many bytes at least."""
