@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from helpers_blaslt import Library
 from helpers_cuda import SIMULATED, require_device, to_device
 from helpers_products import assert_close as products_close
 from helpers_products import rounded
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import dense, epilogues
+from fastopt.kernels.cuda import blaslt, dense, epilogues
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.epilogues import HIGH, LANES, Shape
-from fastopt.kernels.cuda.gemm import gemm_of
+from fastopt.kernels.cuda.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.products import Layer, plan_backward, plan_forward
 from fastopt.kernels.formulas import ACTIVATIONS
 
@@ -132,6 +133,24 @@ def test_dtypes_that_do_not_go(kinds, said):
     x, w, y = (to_device(np.ones(shape, kind)) for shape, kind in zip([(2, 3), (3, 4), (2, 4)], kinds, strict=True))
     with pytest.raises(TypeError, match=f"one dtype, float16, bfloat16, float32, float64; got {said}$"):
         cuda.dense_forward(x, w, None, "relu", y)
+
+
+@pytest.mark.skipif(not SIMULATED, reason="a device has the real one")
+@pytest.mark.parametrize("activation", ["linear", "relu", "gelu_tanh"])
+def test_through_descriptors(activation, monkeypatch):
+    """The same with the real library's descriptors, from which a simulation reads what to do."""
+    try:
+        library = Library(blaslt.library())
+    except blaslt.BlasLtError:
+        pytest.skip("needs cuBLASLt: pip install nvidia-cublas")
+    monkeypatch.setattr(blaslt, "library", lambda: library)
+    work = Gemm(gpu_of([]))
+    monkeypatch.setattr(dense, "gemm_of", lambda gpu: work)
+    rng = np.random.default_rng(8)
+    for dtype, shift, tf32 in [("float32", 0, False), ("float32", 1, True), ("float64", 0, False)]:
+        for _ in range(2):
+            check(rng, 9, 7, 16, dtype, activation, True, (True,) * 3, shift, tf32)
+    assert library.calls["matmul"] == 2 * 3 * 3  # forward, weights and inputs
 
 
 # ---------------------------------------------------------------- 16 bits
