@@ -184,7 +184,7 @@ def test_layers_of_16_bits(activation, kind, gradient):
         products_close(numbers(y, kind), Y, kind, sizes)
 
         s, wide = numbers(z if uses_z else y, kind), gradient or kind
-        dx, dw, db = there(np.empty(X.shape), kind), there(np.empty(W.shape), wide), there(np.empty(B.shape), wide)
+        dx, dw, db = (there(np.full(a.shape, np.nan), k) for a, k in ((X, kind), (W, wide), (B, wide)))
         plan = plan_backward(layer, activation, True, True, True, gemm.supported)
         gradients = dense.Gradients(see(dz).address, see(dx).address, see(dw).address, see(db).address)
         sums = gpu.allocate(epilogues.sums_bytes(dense.shape_of(layer)))
