@@ -9,11 +9,13 @@ from typing import Any as _Any
 
 if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from . import callbacks as callbacks
+    from . import conventions as conventions
     from . import datasets as datasets
     from . import functional as functional
     from . import layers as layers
     from . import losses as losses
     from . import optim as optim
+    from . import schedules as schedules
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
     from .checkpoint import load_model as load_model
@@ -48,7 +50,7 @@ _NAMES = {
     "profiling": ("profile",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = ("callbacks", "datasets", "functional", "layers", "losses", "optim")
+_MODULES = ("callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "schedules")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

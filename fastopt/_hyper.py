@@ -17,7 +17,10 @@ HYPER_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
 # What groups of a state_dict may lack: neither torch nor our first version has it.
-EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None}
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None, "eps_root": 0.0}
+
+# In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
+COMMON = ("clip_norm", "convention", "lr_step")
 
 _SCALE = Domain(open_low=True)
 
@@ -32,6 +35,38 @@ def check_hyper(name: str, value: Any, domain: Domain) -> float | bool | None:
     if value not in domain:
         raise ValueError(f"{name} must be {domain}; got {value}")
     return bool(value) if domain.flag else float(value)
+
+
+def check_lr(value: Any) -> Any:
+    """A learning rate as Python's own number, or a schedule as it is."""
+    if callable(value) and not isinstance(value, type):
+        return value
+    if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
+        return check_hyper("lr", value, DOMAINS["lr"])
+    raise TypeError(f"lr must be {DOMAINS['lr']}, or a schedule(step) that gives one; got {describe(value)}")
+
+
+def rate(lr: Any, step: int) -> float:
+    """The learning rate of a step, counted from 0: a number, or what a schedule gives for the step, checked."""
+    if not callable(lr):
+        return float(lr)
+    try:
+        given = lr(step)
+    except OverflowError:
+        given = float("inf")
+    if type(given) is not float:
+        given = check_one_number(f"what the schedule {lr!r} gives for step {step}", given)
+    if given not in DOMAINS["lr"]:
+        raise ValueError(f"what the schedule {lr!r} gives for step {step} must be {DOMAINS['lr']}; got {given}")
+    return given
+
+
+def common(groups: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
+    """An entry of COMMON out of the groups of a state_dict."""
+    values = [group.get(name, default) for group in groups]
+    if any(value != values[0] for value in values):
+        raise ValueError(f"{name} must be the same in all groups of a state_dict; got {values}")
+    return values[0] if values else default
 
 
 def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]]) -> None:

@@ -9,116 +9,40 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _backends
-from ._arrays import Memory, Parameter, check_flag
+from . import _backends, conventions
+from ._arrays import Memory, Parameter, check_count, check_flag, describe
 from ._hyper import (
+    COMMON,
     EXTRA,
-    HYPER_DOMAINS,
     TORCH_ONLY,
     all_finite,
     check_clipping,
     check_hyper,
     check_one_number,
     check_scale,
+    common,
 )
 from ._rows import Rows, check_rows, joint_norm
+from ._settings import Settings
 from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, clip_factor
 
 
-class Optimizer:
+class Optimizer(Settings):
     """Base of the optimizers: updates arrays in place, one backend call a step."""
 
-    _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
     _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
-    _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
 
-    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None = None) -> None:
+    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
         self.backend = _backends.check(backend)
-        self.defaults = self._checked(hyper)
-        self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
+        super().__init__(hyper, clip_norm, convention)
         self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
         if params is not None:
             self._attach(params)
-
-    # -- hyper-parameters
-
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
-        """The row of OPTIMIZERS that these hyper-parameters ask for."""
-        raise NotImplementedError
-
-    @classmethod
-    def _checked(cls, hyper: Mapping[str, Any]) -> Hyper:
-        """The hyper-parameters, complete, in order, and each within its domain, as plain Python values."""
-        missing = [name for name in cls._hyper if name not in hyper]
-        unknown = [name for name in hyper if name not in cls._hyper]
-        if missing or unknown:
-            raise ValueError(
-                f"{cls.__name__} takes the hyper-parameters {', '.join(cls._hyper)};"
-                f" missing: {missing}, unknown: {unknown}"
-            )
-        return {name: cls._checked_one(name, hyper[name]) for name in cls._hyper}
-
-    @classmethod
-    def _checked_one(cls, name: str, value: Any) -> Any:
-        if name != "betas":
-            return check_hyper(name, value, HYPER_DOMAINS[name])
-        if not isinstance(value, tuple | list) or len(value) != 2:
-            raise TypeError(f"betas must be two numbers; got {value!r}")
-        return tuple(check_hyper(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
-
-    def _current(self) -> list[Group]:
-        """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
-        values, size = self._values, 1 + len(self._hyper)
-        stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
-        checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
-        check_clipping(self._clip_norm, checked)
-        rules = [self._rule(hyper) for hyper in checked]
-        for group, rule, hyper in zip(stale, rules, checked, strict=True):
-            if rule != group.rule:
-                self._plan = None
-            group.take(rule, hyper)
-        return self._groups
-
-    @property
-    def lr(self) -> float:
-        """The learning rate; with several groups that of the first, to be set through `param_groups`."""
-        return self.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        if len(self.param_groups) > 1:
-            raise ValueError(
-                f"there are {len(self.param_groups)} groups, each with its own learning rate:"
-                " set opt.param_groups[i]['lr']"
-            )
-        self.param_groups[0]["lr"] = self._checked_one("lr", value)
-
-    @property
-    def clip_norm(self) -> float | None:
-        """The largest norm that the gradients of a step may have, all groups together; None: any."""
-        return self._clip_norm
-
-    @clip_norm.setter
-    def clip_norm(self, value: float | None) -> None:
-        checked = check_hyper("clip_norm", value, BOUND)
-        check_clipping(checked, self.param_groups)
-        self._clip_norm = checked
-
-    @property
-    def rule(self) -> str:
-        """The row of `fastopt.kernels.formulas.OPTIMIZERS` in use (by the first group)."""
-        return self._current()[0].rule
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of that row, with their values."""
-        return dict(self._current()[0].options)
 
     # -- parameters and states
 
@@ -137,32 +61,80 @@ class Optimizer:
             groups.append((self._checked({**self.defaults, **own}), leaves[first:]))
         if not leaves:
             raise ValueError("params holds no array")
-        self._take(templates if grouped else templates[0], groups)
+        self._take(templates if grouped else templates[0], groups, grouped)
 
-    def _take(self, template: Template, groups: list[tuple[Hyper, list[tuple[str, Any]]]]) -> None:
-        """The groups, each of checked hyper-parameters and (path, array) pairs."""
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Takes more arrays, with hyper-parameters of their own: `{"params": ..., "lr": 1e-4}`, as torch's.
+
+        What the group does not name is as given to the constructor. The arrays start afresh, the others keep states and
+        steps. From now on `step` takes one entry of gradients a group, also where there were no groups before.
+
+        Raises:
+            TypeError, ValueError: as from the constructor, also for arrays that share memory with those it has. All is
+                checked before anything changes.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> w, b, more = np.zeros(2), np.zeros(1), np.zeros(1)
+            >>> opt = fo.SGD([w, b], lr=0.5, backend="numpy")
+            >>> opt.add_param_group({"params": more, "lr": 2.0})
+            >>> opt.step([[np.ones(2), None], np.ones(1)]), w.tolist(), more.tolist()
+            (True, [-0.5, -0.5], [-2.0])
+        """
+        if not self._slots:
+            raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
+        before = self._current()
+        for _, lender in self._lenders:
+            lender.check_place()
+        leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
+        template = flatten(group["params"], f"[{len(before)}]", leaves)
+        if len(leaves) == len(self._slots):
+            raise ValueError("params of the group holds no array")
+        own = {name: value for name, value in group.items() if name != "params"}
+        rest = iter(leaves)
+        groups = [({name: g.public[name] for name in self._hyper}, [next(rest) for _ in g.slots]) for g in before]
+        groups.append((self._checked({**self.defaults, **own}), list(rest)))
+        there = self._template if self._grouped and isinstance(self._template, list) else [self._template]
+        self._take([*there, template], groups, True, before)
+
+    def _take(
+        self,
+        template: Template,
+        groups: list[tuple[Hyper, list[tuple[str, Any]]]],
+        grouped: bool = False,
+        before: Sequence[Group] = (),
+    ) -> None:
+        """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
         counted = np.zeros((2, sum(map(len, parameters))), np.int64)
-        self._done, self._origins = counted  # the `steps` and `origin` of all slots
         numbers = iter(counted.T)
-        made = []
+        made: list[Group] = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
             slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
-            made.append(Group({"params": [array for _, array in leaves]}, slots))
+            public: Hyper = {"params": [array for _, array in leaves]}
+            if len(made) < len(before):
+                old = before[len(made)]
+                public = old.public
+                for slot, same in zip(slots, old.slots, strict=True):
+                    slot.follow(same)
+            made.append(Group(public, slots, self._convention.decoupled))
             made[-1].take(rule, hyper)
+        self._done, self._origins = counted  # the `steps` and `origin` of all slots
         self._groups = made
         self._slots = [slot for group in made for slot in group.slots]
+        self._of = [i for i, group in enumerate(made) for _ in group.slots]
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
         self._plan = None
-        self._template = template
+        self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
-        self._values = itemgetter(*self._hyper)
-        self.param_groups: list[Hyper] = [group.public for group in made]
+        self.param_groups = [group.public for group in made]
 
     def bind(self, params: Sequence[Any]) -> None:
         """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
@@ -191,6 +163,7 @@ class Optimizer:
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
         self._done += n
+        self._count += n
 
     # -- the step
 
@@ -248,6 +221,7 @@ class Optimizer:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         leaves = tuple(self._leaves(grads))
         groups, plan = self._current(), self._planned()
+        options = [group.at(self._count) for group in groups]
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
         rows: dict[int, Rows] = {}
@@ -256,7 +230,7 @@ class Optimizer:
             if slot.parameter.lender is not None:
                 slot.parameter.lender.check_place()
             if isinstance(arrays[i], tuple):
-                rows[i] = check_rows(slot, arrays[i], self._memory, self.backend, self._whole)
+                rows[i] = check_rows(slot, arrays[i], self._memory, self.backend, self._against_rows(i))
                 arrays[i] = rows[i].values
             else:
                 arrays[i] = self._check(slot, arrays[i])
@@ -272,17 +246,16 @@ class Optimizer:
         copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None and i not in rows}
         done = self._done
         numbers = done - self._origins + 1
-        plan.update(gradients, numbers, [group.options for group in groups], scale, copies)
+        plan.update(gradients, numbers, options, scale, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
-        if rows:
-            of = [group for group in groups for _ in group.slots]
-            for i, some in rows.items():
-                some.update(of[i].rule, of[i].options, int(numbers[i]), scale)
+        for i, some in rows.items():
+            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale)
         done += [g is not None for g in arrays] if others else 1
         for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
                 lender.changed()
+        self._count += 1
         return True
 
     def _planned(self) -> Any:
@@ -292,6 +265,12 @@ class Optimizer:
             plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
             self._plan = self.backend, plan
         return self._plan[1]
+
+    def _against_rows(self, i: int) -> str:
+        """Why the gradient of an array must not be of some rows only; "": it may."""
+        if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
+            return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        return self._whole
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
         if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
@@ -316,8 +295,9 @@ class Optimizer:
         the arrays numbered in the order of the groups, and states in the shape of their array.
         """
         groups, numbers = [], iter(range(len(self._slots)))
+        shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         for group in self._current():
-            hyper = {name: group.public[name] for name in self._hyper} | {"clip_norm": self._clip_norm}
+            hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
             groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
@@ -346,11 +326,15 @@ class Optimizer:
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
                 f" this optimizer of {[len(group.slots) for group in self._groups]}"
             )
+        convention = common(groups, "convention", conventions.DEFAULT)
+        if convention != self.convention:
+            raise ValueError(
+                f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
+                f" {self.convention!r}: states and hyper-parameters do not mean the same in both"
+            )
         hypers = [self._loaded_hyper(group) for group in groups]
-        norms = [check_hyper("clip_norm", group.get("clip_norm"), BOUND) for group in groups]
-        if any(norm != norms[0] for norm in norms):
-            raise ValueError(f"clip_norm must be the same in all groups of a state_dict; got {norms}")
-        check_clipping(norms[0], hypers)
+        clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
+        check_clipping(clip_norm, hypers)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
         unknown = [number for number in state if number not in numbers]
@@ -361,7 +345,9 @@ class Optimizer:
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
-        self._clip_norm, self._plan = norms[0], None
+        latest = max((steps for steps, _ in loaded), default=0)
+        self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
+        self._clip_norm, self._plan = clip_norm, None
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
@@ -371,7 +357,8 @@ class Optimizer:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        known = {k: v for k, v in {**EXTRA, **group}.items() if k not in ("params", "clip_norm", *TORCH_ONLY)}
+        extra = {name: value for name, value in EXTRA.items() if name in self._hyper}
+        known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
         return self._checked(known)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -379,7 +366,9 @@ class Optimizer:
         return {
             "defaults": self.defaults,
             "backend": self.backend,
+            "convention": self.convention,
             "template": self._template,
+            "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
@@ -387,13 +376,18 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
+        self._convention = self._peers[state["convention"]]
         self._clip_norm = self.grad_norm = None
+        self._values = itemgetter(*self._hyper)
+        self._count = 0
         paths = iter(state["paths"])
         groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
-        self._take(state["template"], groups)
+        self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        if self.convention != conventions.DEFAULT:
+            shown.append(f"convention={self.convention!r}")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

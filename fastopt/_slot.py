@@ -9,6 +9,7 @@ import numpy as np
 
 from ._arrays import Parameter, describe
 from ._dlpack import speaks_dlpack
+from ._hyper import rate
 from .kernels.formulas import OPTIMIZERS
 from .kernels.spec import Planned
 
@@ -40,6 +41,17 @@ class Slot:
     def origin(self) -> int:
         """The step after which the rule's states were made: see `use`."""
         return int(self.numbers[1])
+
+    @property
+    def given(self) -> Any:
+        """The array that the optimizer was given, or a view of all of it."""
+        lender = self.parameter.lender
+        return lender.value if lender else self.parameter.array
+
+    def follow(self, other: Slot) -> None:
+        """Takes the states and numbers of a slot of the same array, in whose place it comes."""
+        self.numbers[:] = other.numbers
+        self.named = other.named
 
     def planned(self, rule: str, group: int) -> Planned:
         p = self.parameter
@@ -99,21 +111,28 @@ class Slot:
 class Group:
     """Arrays that share hyper-parameters. `public` is the dictionary that users read and change."""
 
-    def __init__(self, public: Hyper, slots: list[Slot]) -> None:
+    def __init__(self, public: Hyper, slots: list[Slot], decoupled: bool) -> None:
         self.public = public
         self.slots = slots
+        self.decoupled = decoupled  # of rules that take weight decay in both ways
         self.values: tuple[Any, ...] = ()  # the hyper-parameters that `rule` and `options` were made from
         self.rule = ""
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}  # of the rule; lr may be a schedule
+        self.scheduled = False
 
     def take(self, rule: str, hyper: Hyper) -> None:
         """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
         self.public.update(hyper)
-        named = dict(hyper)
+        named = {**hyper, "decoupled": self.decoupled}
         if "betas" in named:
             named["beta1"], named["beta2"] = named.pop("betas")
         self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
+        self.scheduled = callable(hyper["lr"])
         self.rule = rule
         self.values = tuple(hyper.values())
         for slot in self.slots:
             slot.use(rule, hyper.get("initial_accumulator_value", 0.0))
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The options for a step, counted from 0: with the learning rate that a schedule gives for it."""
+        return {**self.options, "lr": rate(self.options["lr"], step)} if self.scheduled else self.options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import check_count, check_name
+from . import schedules
+from ._arrays import check_count, check_name, check_number
 from .kernels.spec import DenseSpec, LayerSpec
 from .layers import LAYERS, Dense, Layer, to_config
 from .losses import LOSS_CLASSES
-from .optim import OPTIMIZER_CLASSES, get_optimizer
+from .optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 
 if TYPE_CHECKING:
     from .model import Sequential
+
+log = logging.getLogger("fastopt")
 
 FORMAT = 1
 KEY = "fastopt"
@@ -39,6 +43,9 @@ Tensors = dict[str, np.ndarray]
 
 def save(model: Sequential, path: Path) -> None:
     """Write `model`, which must be built, to `path`; an existing file is replaced in one step.
+
+    A learning rate that is one of `fastopt.schedules` goes with it. Any other schedule is code, which a model file does
+    not hold: its present value is saved, and a warning logged, now and when the file is loaded.
 
     Raises ValueError for a model without weights, TypeError for an optimizer class that `load_model` would not know,
     OSError where the file cannot be written.
@@ -108,12 +115,13 @@ def _describe(model: Sequential) -> dict[str, Any]:
         if CLASSES.get(name) is not type(model.optimizer):
             raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(CLASSES)}")
         saved = model.optimizer.state_dict()
+        group = saved["param_groups"][0]
         compiled = {
             "loss": model.loss.spec.name,
             "loss_params": dict(model.loss.spec.params),
             "metrics": list(model.metrics),
             "optimizer": name,
-            "group": saved["param_groups"][0],
+            "group": {**group, "lr": _rate(model.optimizer, group["lr"])},
             "states": [
                 {"step": entry["step"], "tensors": [name for name in entry if name != "step"]}
                 for entry in saved["state"].values()
@@ -129,6 +137,31 @@ def _describe(model: Sequential) -> dict[str, Any]:
         "epochs_done": model.epochs_done,
         "compile": compiled,
     }
+
+
+def _rate(optimizer: Optimizer, lr: Any) -> Any:
+    """The learning rate as JSON holds it."""
+    if not callable(lr) or type(lr) in schedules.SCHEDULES.values():
+        return schedules.to_config(lr)
+    # Not refused: who trained for hours with such a schedule wants the weights.
+    log.warning(
+        "the learning rate is %r, a schedule that a file cannot hold: what is saved is its present value, %g. "
+        "Set model.optimizer.lr after loading, to go on with the schedule",
+        lr, optimizer.lr,
+    )  # fmt: skip
+    return {"foreign": repr(lr), "value": optimizer.lr}
+
+
+def _loaded_rate(saved: Any) -> Any:
+    if isinstance(saved, dict) and "foreign" in saved:
+        value = check_number("its learning rate", saved["value"], 0.0)
+        log.warning(
+            "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
+            "Set model.optimizer.lr to go on with the schedule",
+            saved["foreign"], value,
+        )  # fmt: skip
+        return value
+    return schedules.from_config(saved)
 
 
 def _names(layers: Iterable[Layer]) -> list[str]:
@@ -228,7 +261,10 @@ def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
 
 def _compile(model: Sequential, saved: dict[str, Any], tensors: Tensors) -> None:
     loss = LOSS_CLASSES[check_name("loss", saved["loss"], LOSS_CLASSES)](**saved["loss_params"])
-    optimizer = CLASSES[check_name("optimizer", saved["optimizer"], CLASSES)]()
+    group = dict(saved["group"])
+    group["lr"] = _loaded_rate(group["lr"])
+    make = CLASSES[check_name("optimizer", saved["optimizer"], CLASSES)]
+    optimizer = make(lr=group["lr"], convention=group.get("convention", "torch"))
     model.compile(optimizer, loss, saved["metrics"])
     count, states = len(model.parameters), saved["states"]
     if len(states) != count:
@@ -237,7 +273,7 @@ def _compile(model: Sequential, saved: dict[str, Any], tensors: Tensors) -> None
     for i, entry in enumerate(states):
         state[i] = {"step": check_count("step", entry["step"], least=0)}
         state[i] |= {name: tensors.pop(f"optimizer.{i}.{name}") for name in entry["tensors"]}
-    group = {**saved["group"], "params": list(range(count))}
+    group["params"] = list(range(count))
     optimizer.load_state_dict({"state": state, "param_groups": [group]})
 
 

@@ -205,7 +205,8 @@ class Sequential:
         """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
-                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is
+                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is.
+                   Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
         loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`
         metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit
 
@@ -274,6 +275,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         `model.history` has the epochs that were finished.
         """
         loss = self._compiled()
+        if self.optimizer is not None and len(self.optimizer.param_groups) > 1:
+            raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         first, last = check_count("initial_epoch", initial_epoch, least=0), check_count("epochs", epochs)
         if first > last:
             raise ValueError(f"initial_epoch must be at most epochs={last}; got {first}")
@@ -341,7 +344,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`."""
+        """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
+
+        A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
+        saved, and a warning logged, now and when the file is loaded.
+        """
         checkpoint.save(self, path)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:

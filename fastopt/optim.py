@@ -19,6 +19,11 @@ Common to all of them:
 - States are NumPy arrays of the dtype and shape of their array. A state that decays below the smallest normal number
   becomes zero (or that number, for second moments), because processors are slow on denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
+- `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
+  first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
+  checked at every step, before anything changes; `Sequential.fit` asks it for all steps of an epoch before that begins.
+- `convention` says whose optimizer this is, "torch", "keras", "optax" or "sklearn": see `fastopt.conventions`. `None`
+  as an argument stands for that one's default. The formulas given with the classes are torch's.
 - Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
   `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
 - SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
@@ -28,8 +33,9 @@ Common to all of them:
   there. The step is one of the array: by its number Adam corrects its means and Adagrad decays lr, and in the first
   one momentum starts; a row that is listed for the first time later starts from a buffer of zeros. As torch's
   SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse
-  gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay of AdamW is for all rows. Only
-  arrays whose rows lie one behind the other are updated without copies of those rows.
+  gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay of AdamW is for all rows,
+  as all decay is in Keras's convention, where it must be 0. Only arrays whose rows lie one behind the other are updated
+  without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:
@@ -46,6 +52,7 @@ Below, g is made from the gradient in this order:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -53,8 +60,11 @@ from . import _backends
 from ._arrays import check_name
 from ._optimizer import Optimizer
 from ._slot import Hyper
+from .conventions import CONVENTIONS
 
 __all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
+
+Rate = float | Callable[[int], float]  # a number or a schedule
 
 
 class SGD(Optimizer):
@@ -64,18 +74,20 @@ class SGD(Optimizer):
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
         p = p - lr b, or with nesterov p = p - lr (g + momentum b)
 
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State: momentum_buffer.
+    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State:
+    momentum_buffer, or velocity.
 
     Args:
         params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         momentum: at least 0; 0 for none.
         dampening: of the gradient's entry into the buffer.
         weight_decay: L2 penalty, at least 0.
-        nesterov: needs momentum > 0 and dampening 0.
+        nesterov: needs momentum > 0 and dampening 0; in other conventions without effect where momentum is 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -89,30 +101,31 @@ class SGD(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value")
-    _states = frozenset(["momentum_buffer"])
+    _peers = CONVENTIONS["SGD"]
+    _states = frozenset(["momentum_buffer", "velocity"])
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
-        momentum: float = 0.0,
+        lr: Rate | None = None,
+        momentum: float | None = None,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
-        nesterov: bool = False,
+        nesterov: bool | None = None,
         *,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
-        if hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
+    def _kind(self, hyper: Hyper) -> str:
+        if self.convention == "torch" and hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
             raise ValueError(
                 "nesterov needs momentum > 0 and dampening 0;"
                 f" got momentum={hyper['momentum']}, dampening={hyper['dampening']}"
@@ -129,7 +142,7 @@ class Adagrad(Optimizer):
 
     Args:
         params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         lr_decay: at least 0.
         weight_decay: L2 penalty, at least 0.
         initial_accumulator_value: of s, at least 0.
@@ -137,6 +150,7 @@ class Adagrad(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -149,30 +163,31 @@ class Adagrad(Optimizer):
     """
 
     _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value")
+    _peers = CONVENTIONS["Adagrad"]
     _states = frozenset(["sum"])
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
+        lr: Rate | None = None,
         lr_decay: float = 0.0,
         weight_decay: float = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: float = 1e-10,
+        initial_accumulator_value: float | None = None,
+        eps: float | None = None,
         *,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
         initial = {"initial_accumulator_value": initial_accumulator_value}
         more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "adagrad"
 
 
@@ -184,11 +199,11 @@ class RMSprop(Optimizer):
         p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
 
     Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013; as torch.optim.RMSprop. States: square_avg,
-    grad_avg, momentum_buffer.
+    grad_avg, momentum_buffer (or velocity).
 
     Args:
         params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         alpha: smoothing, in [0, 1).
         eps: at least 0.
         weight_decay: L2 penalty, at least 0.
@@ -197,6 +212,7 @@ class RMSprop(Optimizer):
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -209,15 +225,16 @@ class RMSprop(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
-    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer"])
+    _peers = CONVENTIONS["RMSprop"]
+    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
     _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
+        lr: Rate | None = None,
+        alpha: float | None = None,
+        eps: float | None = None,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
@@ -226,14 +243,14 @@ class RMSprop(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
         more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
 
 
@@ -248,14 +265,16 @@ class Adam(Optimizer):
 
     Args:
         params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0.
+        lr: learning rate, at least 0, or a schedule; see the module.
         betas: (beta1, beta2), each in [0, 1).
         eps: at least 0.
         weight_decay: L2 penalty, at least 0.
         amsgrad: divide by the largest second moment so far.
+        eps_root: optax's second eps, inside the root, at least 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -268,39 +287,41 @@ class Adam(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value")
+    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "eps_root")
+    _peers = CONVENTIONS["Adam"]
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-3,
+        lr: Rate | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        eps: float | None = None,
+        weight_decay: float | None = 0.0,
         amsgrad: bool = False,
         *,
+        eps_root: float = 0.0,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm)
+        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
+        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "amsgrad" if hyper["amsgrad"] else "adam"
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay: p = p (1 - lr weight_decay) first, and g without weight decay.
 
-    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam, with weight_decay
-    0.01 by default.
+    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam; scikit-learn has
+    no such optimizer.
 
     Example:
         >>> import numpy as np, fastopt as fo
@@ -311,31 +332,34 @@ class AdamW(Adam):
         [0.45 2.4 ]
     """
 
+    _peers = CONVENTIONS["AdamW"]
     _decoupled = True
     _whole = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
 
     def __init__(
         self,
         params: Any = None,
-        lr: float = 1e-3,
+        lr: Rate | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        eps: float | None = None,
+        weight_decay: float | None = None,
         amsgrad: bool = False,
         *,
+        eps_root: float = 0.0,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        convention: str = "torch",
         backend: str = _backends.DEFAULT,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
-            maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm, backend=backend,
+            eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
+            convention=convention, backend=backend,
         )  # fmt: skip
 
-    @classmethod
-    def _rule(cls, hyper: Hyper) -> str:
+    def _kind(self, hyper: Hyper) -> str:
         return "adamw_amsgrad" if hyper["amsgrad"] else "adamw"
 
 

@@ -118,7 +118,7 @@ def train_epoch(
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
     optimizer = model.optimizer
     assert optimizer is not None
-    rates = np.full(batches.steps, optimizer.lr)
+    rates = optimizer.rates(batches.steps)
     network.steps_done = 0
     try:
         return network.train(

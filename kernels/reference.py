@@ -1,8 +1,8 @@
 """The "numpy" backend: the vectorised NumPy specification of what every other backend computes.
 
 It is the oracle of the tests, the baseline of the benchmarks and a backend of its own. The formulas are in
-`reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names, shapes and
-number types are checked before they get here. Overflow and division by zero give inf and NaN without a
+`reference_rules` and `reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names,
+shapes and number types are checked before they get here. Overflow and division by zero give inf and NaN without a
 warning, as in compiled code.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import ACTIVATIONS, LOSSES, UPDATES, kept, shrinkage, softmax
+from .reference_maths import ACTIVATIONS, LOSSES, kept, softmax
 from .reference_metrics import METRICS, Metric
+from .reference_rules import UPDATES, shrinkage
 from .reference_updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
@@ -60,9 +61,7 @@ def activate(name: str, z: Array, y: Array) -> None:
 
 
 @np.errstate(all="ignore")
-def dense_forward(
-    x: Array, w: Array, b: Array | None, activation: str, y: Array, z: Array | None = None
-) -> None:
+def dense_forward(x: Array, w: Array, b: Array | None, activation: str, y: Array, z: Array | None = None) -> None:
     """Write y = f(x w + b): x (batch, inputs), w (inputs, outputs), b (outputs,) or None, y (batch, outputs).
 
     z, of y's shape, receives x w + b; the activations whose derivative uses z need it.

@@ -1,169 +1,20 @@
-"""The formulas in plain vectorised NumPy: the tables behind `reference`, written so that they can check.
+"""Activations, losses and dropout in plain vectorised NumPy: the tables behind `reference`, written so that they check.
 
-Nothing here comes from `formulas`; a mistake would have to be made twice, in two forms, to pass the tests.
-Scalars are worked out in float64 and cast to the arrays' number type T before they meet an array, so float32
-stays float32; the optimizer rules keep one order of operations, so that other backends can match them bit for
-bit.
+Nothing here comes from `formulas`; a mistake would have to be made twice, in two forms, to pass the tests. The rules of
+the optimizers are in `reference_rules`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ._erf import erf
 
 Array = np.ndarray
-Options = Mapping[str, Any]
-States = Sequence[Array]
-
-
-# Optimizer rules: rule(p, g, states, o, step) changes p and the states in place; o: options, step: from 1.
-
-
-def flush(x: Array) -> None:
-    """Put 0 where |x| is below the smallest normal number: processors are slow on denormals."""
-    x[np.abs(x) < np.finfo(x.dtype).tiny] = 0
-
-
-def floor(x: Array) -> None:
-    """Put the smallest normal number where x is positive and below it; 0 stays 0."""
-    tiny = np.finfo(x.dtype).tiny
-    x[(x > 0) & (x < tiny)] = tiny
-
-
-def ascent(g: Array, o: Options) -> Array:
-    return -g if o["maximize"] else g
-
-
-def prepared(g: Array, o: Options, scale: float) -> Array:
-    """The gradient times `scale`, then clipped by value; NaN stays NaN."""
-    T = g.dtype.type
-    if scale != 1:
-        g = g * T(scale)
-    return g if o["clip_value"] is None else np.clip(g, T(-o["clip_value"]), T(o["clip_value"]))
-
-
-def shrinkage(most: float, norm: float) -> float:
-    """The factor that brings a gradient of this norm to `most`, a trifle less; at most 1, and NaN for NaN."""
-    return float(np.minimum(np.float64(most) / (norm + 1e-6), 1.0))
-
-
-def lasso(p: Array, g: Array, o: Options) -> Array:
-    """The gradient with that of the L1 penalty, l1 times the sign of the parameter."""
-    T = p.dtype.type
-    return g + np.where(p > 0, T(o["l1"]), np.where(p < 0, T(-o["l1"]), T(0))) if o["l1"] != 0 else g
-
-
-def coupled(p: Array, g: Array, o: Options) -> Array:
-    """The gradient with its sign and both penalties: what every rule but AdamW's starts from."""
-    g = ascent(g, o)
-    if o["weight_decay"] != 0:
-        g = g + p.dtype.type(o["weight_decay"]) * p
-    return lasso(p, g, o)
-
-
-def sgd(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    T = p.dtype.type
-    p -= T(o["lr"]) * coupled(p, g, o)
-
-
-def momentum(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """Heavy ball, or Nesterov's form of it; the first step fills the buffer with the undamped gradient."""
-    T = p.dtype.type
-    (b,) = states
-    mu = T(o["momentum"])
-    g = coupled(p, g, o)
-    if step == 1:
-        b[...] = g
-    else:
-        b *= mu
-        b += T(1 - o["dampening"]) * g
-    flush(b)
-    p -= T(o["lr"]) * (g + mu * b if o["nesterov"] else b)
-
-
-def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    T = p.dtype.type
-    (s,) = states
-    g = coupled(p, g, o)
-    s += g * g
-    p -= T(o["lr"] / (1 + (step - 1) * o["lr_decay"])) * (g / (np.sqrt(s) + T(o["eps"])))
-
-
-def rmsprop(
-    p: Array, g: Array, states: States, o: Options, step: int, centered: bool = False, heavy: bool = False
-) -> None:
-    """Divide by the running root mean square; `centered`: of g minus its mean; `heavy`: a momentum buffer."""
-    T = p.dtype.type
-    alpha, rest = T(o["alpha"]), T(1 - o["alpha"])
-    g = coupled(p, g, o)
-    s = states[0]
-    s *= alpha
-    s += rest * (g * g)
-    floor(s)
-    spread = s
-    if centered:
-        a = states[1]
-        a *= alpha
-        a += rest * g
-        flush(a)
-        spread = np.maximum(s - a * a, T(0))
-    d = np.sqrt(spread) + T(o["eps"])
-    if heavy:
-        b = states[-1]
-        b *= T(o["momentum"])
-        b += g / d
-        flush(b)
-        p -= T(o["lr"]) * b
-    else:
-        p -= T(o["lr"]) * (g / d)
-
-
-def adam(
-    p: Array, g: Array, states: States, o: Options, step: int, amsgrad: bool = False, decoupled: bool = False
-) -> None:
-    """Adam; `amsgrad` divides by the largest second moment so far, `decoupled` is AdamW's weight decay."""
-    T = p.dtype.type
-    beta1, beta2 = o["beta1"], o["beta2"]
-    if not decoupled:
-        g = coupled(p, g, o)
-    else:
-        g = lasso(p, ascent(g, o), o)
-        if o["weight_decay"] != 0:
-            p *= T(1 - o["lr"] * o["weight_decay"])
-    m, v = states[:2]
-    m *= T(beta1)
-    m += T(1 - beta1) * g
-    flush(m)
-    v *= T(beta2)
-    v += T(1 - beta2) * (g * g)
-    floor(v)
-    if amsgrad:
-        largest = states[2]
-        np.copyto(largest, v, where=~(largest > v))  # so a NaN in v gets through
-        v = largest
-    d = np.sqrt(v) * T(1 / math.sqrt(1 - beta2**step)) + T(o["eps"])
-    p -= T(o["lr"] / (1 - beta1**step)) * (m / d)
-
-
-UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
-    "sgd": sgd,
-    "momentum": momentum,
-    "adagrad": adagrad,
-    "rmsprop": rmsprop,
-    "rmsprop_momentum": partial(rmsprop, heavy=True),
-    "rmsprop_centered": partial(rmsprop, centered=True),
-    "rmsprop_centered_momentum": partial(rmsprop, centered=True, heavy=True),
-    "adam": adam,
-    "amsgrad": partial(adam, amsgrad=True),
-    "adamw": partial(adam, decoupled=True),
-    "adamw_amsgrad": partial(adam, amsgrad=True, decoupled=True),
-}
 
 
 # Activations: value(z, y) writes y = f(z), y may be z itself; slope(s) is f' from what `uses` names, y or z.
@@ -318,9 +169,7 @@ def log_softmax(z: Array, gradient: Array | None) -> Array:
     return shifted
 
 
-def sparse_categorical_crossentropy(
-    z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0
-) -> float:
+def sparse_categorical_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
     rows, classes = z.shape
     chosen = np.arange(rows), t
     log_p = log_softmax(z, gradient)
@@ -335,9 +184,7 @@ def sparse_categorical_crossentropy(
     return value / rows
 
 
-def categorical_crossentropy(
-    z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0
-) -> float:
+def categorical_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
     rows, classes = z.shape
     if label_smoothing:
         t = t * (1 - label_smoothing) + label_smoothing / classes

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .reference_maths import UPDATES, prepared, total
+from .reference_maths import total
+from .reference_rules import UPDATES, prepared
 from .spec import Planned, Update
 
 Array = np.ndarray

@@ -11,19 +11,33 @@ from fastopt.kernels.formulas import OPTIMIZERS
 
 DTYPES = ("float32", "float64")
 
+KERAS, OPTAX = {"convention": "keras"}, {"convention": "optax"}
+
 # Every row of OPTIMIZERS: the class that runs it, and with which arguments.
 MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "sgd": (fo.SGD, {}),
     "momentum": (fo.SGD, {"momentum": 0.9}),
+    "sgdw": (fo.SGD, KERAS),
+    "velocity": (fo.SGD, {"momentum": 0.9, **KERAS}),
     "adagrad": (fo.Adagrad, {}),
+    "adagrad_inner": (fo.Adagrad, KERAS),
+    "adagrad_guarded": (fo.Adagrad, {"lr": 1e-2, **OPTAX}),
     "rmsprop": (fo.RMSprop, {}),
     "rmsprop_momentum": (fo.RMSprop, {"momentum": 0.9}),
     "rmsprop_centered": (fo.RMSprop, {"centered": True}),
     "rmsprop_centered_momentum": (fo.RMSprop, {"centered": True, "momentum": 0.9}),
+    "rmsprop_inner": (fo.RMSprop, KERAS),
+    "rmsprop_inner_momentum": (fo.RMSprop, {"momentum": 0.9, **KERAS}),
+    "rmsprop_inner_centered": (fo.RMSprop, {"centered": True, **KERAS}),
+    "rmsprop_inner_centered_momentum": (fo.RMSprop, {"centered": True, "momentum": 0.9, **KERAS}),
     "adam": (fo.Adam, {}),
     "amsgrad": (fo.Adam, {"amsgrad": True}),
     "adamw": (fo.AdamW, {}),
     "adamw_amsgrad": (fo.AdamW, {"amsgrad": True}),
+    "adam_hat": (fo.Adam, KERAS),
+    "amsgrad_hat": (fo.Adam, {"amsgrad": True, **KERAS}),
+    "adam_rooted": (fo.Adam, {"lr": 1e-3, **OPTAX}),
+    "amsgrad_rooted": (fo.Adam, {"lr": 1e-3, "amsgrad": True, **OPTAX}),
 }
 assert list(MAKE) == list(OPTIMIZERS)
 

@@ -124,6 +124,16 @@ BAD_FOR_LOAD_MODEL = [  # `load_weights` needs neither backend nor optimizer
     (("compile",), 3),
     (("compile",), {}),
     (("compile",), None),  # leaves the optimizer's tensors over
+    (("compile", "group", "lr"), {"schedule": "os.system"}),
+    (("compile", "group", "lr"), {"schedule": "Step", "lr": 0.1}),
+    (("compile", "group", "lr"), {"schedule": "WarmUp", "steps": 3, "then": {"lr": 0.1}}),
+    (("compile", "group", "lr"), {"schedule": "Join", "schedules": [0.1, "x"], "boundaries": [1]}),
+    (("compile", "group", "lr"), {"foreign": "f"}),
+    (("compile", "group", "lr"), {"foreign": "f", "value": "fast"}),
+    (("compile", "group", "lr"), [0.1]),
+    (("compile", "group", "convention"), "tf"),
+    (("compile", "group", "convention"), 3),
+    (("compile", "group", "lr_step"), -1),
     (("compile", "loss"), "os.system"),
     (("compile", "loss"), "mean_squared_error"),  # not with softmax
     (("compile", "loss_params"), {"delta": 1}),

@@ -15,6 +15,7 @@ from fastopt import cli, datasets
 from fastopt.commands import contest, info, tables, train
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.optim import OPTIMIZER_CLASSES
+from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 ROWS = 40  # of them 8 are held out for the test
@@ -285,6 +286,29 @@ def test_hyper(trained):
     assert (optimizer.options["weight_decay"], optimizer.options["momentum"]) == (0.125, 0.75)
 
 
+def test_convention(trained, run, classes):
+    optimizer = trained("--optimizer", "rmsprop", "--convention", "keras").optimizer
+    assert (optimizer.convention, optimizer.lr, optimizer.options["alpha"]) == ("keras", 1e-3, 0.9)
+    arguments = ("--backend", "numpy", "--epochs", 1, "--convention", "optax", "--lr", 0.01)
+    assert "adam (lr 0.01, convention optax)" in run("train", classes, *arguments)[1]
+
+
+def test_schedule(trained, run, classes):
+    steps = ("--epochs", 3, "--batch-size", 10, "--lr", 0.5)  # 32 rows: 4 batches, 12 steps
+    for options, expected, count in [
+        (["--schedule", "cosine", "--warmup", 2], Cosine(0.5, 12, warmup=2), 12),
+        (["--schedule", "linear", "--accumulate", 3], Linear(0.5, 6), 6),
+        (["--schedule", "one-cycle", "--validation-split", 0.4], OneCycle(0.5, 6), 6),  # 20 rows
+        (["--warmup", 3], WarmUp(3, 0.5), 12),
+        (["--schedule", "constant"], 0.5, 12),
+    ]:
+        model = trained(*steps, *options)
+        assert model.optimizer.param_groups[0]["lr"] == expected
+        assert model.optimizer.steps == count
+    _, out, _ = run("train", classes, "--backend", "numpy", "--epochs", 5, "--schedule", "linear", "--warmup", 2)
+    assert "adam (lr 0.001, schedule linear, warmup 2)" in out
+
+
 def test_penalties_and_clipping(trained):
     optimizer = trained("--l1", 0.25, "--clip-value", 0.5).optimizer
     assert (optimizer.options["l1"], optimizer.options["clip_value"], optimizer.clip_norm) == (0.25, 0.5, None)
@@ -485,6 +509,13 @@ ERRORS = [
     (["--lr", "nan"], "lr must be a finite number of at least 0; got nan"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
     (["--weight-decay", "-1"], "weight_decay must be"),
+    (["--schedule", "zigzag"], "argument --schedule: invalid choice: 'zigzag' (choose from"),
+    (["--schedule", "cosine", "--warmup", "999999"], "warmup must be less than steps="),
+    (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the schedules constant, cosine and linear"),
+    (["--warmup", "-1"], "argument --warmup: expected a whole number of at least 0; got '-1'"),
+    (["--convention", "tf"], "argument --convention: invalid choice: 'tf' (choose from"),
+    (["--convention", "optax"], "--convention optax needs --lr: optax has no default learning rate"),
+    (["--convention", "sklearn", "--optimizer", "adamw"], "sklearn has no AdamW; AdamW has the conventions torch"),
     (["--l1", "-1"], "l1 must be a finite number of at least 0; got -1.0"),
     (["--clip-value", "0"], "clip_value must be None or a finite number above 0; got 0.0"),
     (["--clip-norm", "nan"], "clip_norm must be None or a finite number above 0; got nan"),

@@ -42,7 +42,7 @@ def test_orthogonal(shape):
     np.testing.assert_allclose(gram, np.eye(min(shape)), atol=1e-14)
 
 
-@pytest.mark.parametrize("name", set(INITIALIZERS) - {"zeros"})
+@pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"zeros"}))
 def test_draws_depend_on_seed_and_place(name):
     np.testing.assert_array_equal(draw(name), draw(name))
     assert not np.array_equal(draw(name, seed=1), draw(name))

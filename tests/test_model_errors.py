@@ -300,3 +300,14 @@ def test_backend_setter():
     with pytest.raises(ValueError, match="unknown backend 'tpu'; known: numpy, cpu"):
         model.backend = "tpu"
     assert model.backend == "numpy"
+
+
+def test_an_optimizer_with_more_arrays_than_the_model_has():
+    model = fo.Sequential([fo.Dense(2)], inputs=3, seed=0)
+    model.compile("adam", loss="mean_squared_error")
+    model.optimizer.add_param_group({"params": [np.zeros(2)]})
+    before = [w.copy() for w in model.get_weights()]
+    with pytest.raises(ValueError, match="given more by add_param_group"):
+        model.fit(np.zeros((4, 3)), np.zeros((4, 2)), epochs=1, verbose=0)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

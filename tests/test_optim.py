@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
+from fastopt.conventions import CONVENTIONS
 from fastopt.kernels.formulas import DOMAINS, OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
@@ -108,6 +109,7 @@ OFF = {
     "centered": (True, {}),
     "betas": ((0.5, 0.9), {}),
     "amsgrad": (True, {"betas": (0.9, 0.5)}),  # so that the second moment falls
+    "eps_root": (0.1, {"convention": "optax", "lr": 0.1}),
 }
 EACH_HYPER = [(cls, name) for cls in CLASSES for name in cls._hyper]
 
@@ -152,13 +154,17 @@ def test_hyperparameters_out_of_their_domain(cls, name, bad):
     else:
         fine = number and 0 <= bad < np.inf
     value = (bad, 0.9) if name == "betas" else bad
-    needed = {"momentum": 0.9} if name == "nesterov" else {}
-    if fine:
+    needed = {"nesterov": {"momentum": 0.9}, "eps_root": {"convention": "optax", "lr": 0.1}}.get(name, {})
+    of_convention = bad is None and name in CONVENTIONS[cls.__name__]["torch"].defaults
+    if of_convention:
+        assert cls(np.ones(2), **{name: None}).param_groups[0][name] is not None
+    elif fine:
         cls(np.ones(2), **{**needed, name: value})
         return
-    with pytest.raises(ValueError if number else TypeError, match=r"must be .*got") as refused:
-        cls(np.ones(2), **{name: value})
-    assert name in str(refused.value)
+    else:
+        with pytest.raises(ValueError if number else TypeError, match=r"must be .*got") as refused:
+            cls(np.ones(2), **{**needed, name: value})
+        assert name in str(refused.value)
 
     p = np.ones(2)
     optimizer = cls(p, backend="numpy", **needed)

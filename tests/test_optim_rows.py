@@ -16,6 +16,7 @@ from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
 RULES = [rule for rule in OPTIMIZERS if MAKE[rule][0] in (fo.SGD, fo.Adagrad, fo.Adam)]
 # Rows one behind the other, each of them transposed: the same way for kernels as contiguous ones.
 TURNED = {**LAYOUTS, "rows transposed": lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)}
+KERAS = [rule for rule in RULES if MAKE[rule][1].get("convention") == "keras"]  # whose weight decay is for all rows
 REFUSING = [rule for rule in OPTIMIZERS if rule not in RULES]
 
 
@@ -63,6 +64,7 @@ def test_listed_rows_take_a_step_and_others_stay(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     backend = data.draw(st.sampled_from(["cpu", "numpy"]))
     options = {"lr": 0.1, "weight_decay": data.draw(st.sampled_from([0.0, 0.1])), "l1": 0.01, "maximize": True}
+    options["weight_decay"] *= rule not in KERAS
     if data.draw(st.booleans()):
         options["clip_value"] = 0.5
     call = {"grad_scale": 2.0} if data.draw(st.booleans()) else {}
@@ -93,7 +95,7 @@ def test_listed_rows_take_a_step_and_others_stay(data):
 def test_every_row_once_is_the_dense_step(rule, dtype, backend):
     p = drawn((6, 4), dtype)
     q = p.copy()
-    some, whole = make(rule, p, weight_decay=0.1, backend=backend), make(rule, q, weight_decay=0.1, backend=backend)
+    some, whole = (make(rule, x, weight_decay=0.1 * (rule not in KERAS), backend=backend) for x in (p, q))
     order = np.array([3, 0, 5, 1, 4, 2])
     for seed in (1, 2, 3):
         g = drawn((6, 4), dtype, seed)
@@ -239,6 +241,27 @@ def test_values_that_are_refused(backend):
 def test_rules_that_take_whole_gradients_only(rule, backend):
     message = r"grads\[1\] must be an array like params\[1\], not \(indices, values\): .*SGD, Adagrad and Adam"
     refused([np.ones((4, 3))], (np.array([0]), np.ones((1, 3))), TypeError, message, backend, rule)
+
+
+@pytest.mark.parametrize("rule", KERAS)
+def test_decay_of_all_rows_goes_with_whole_gradients_only(rule, backend):
+    p, q = np.ones((4, 3)), np.ones((4, 3))
+    groups = [{"params": p, "weight_decay": 0.1}, {"params": q}]
+    optimizer = make(rule, groups, backend=backend)
+    some = (np.array([0]), np.ones((1, 3)))
+    optimizer.step([np.ones((4, 3)), some])
+    before = snapshot(optimizer, p, q)
+    with pytest.raises(TypeError, match=r"grads\[0\] must be .* weight decay of keras.* is for all rows in every step"):
+        optimizer.step([some, some])
+    assert snapshot(optimizer, p, q) == before
+
+
+def test_a_schedule_is_asked_for_rows_too(backend):
+    p = np.zeros((3, 1))
+    optimizer = fo.SGD([{"params": np.zeros(1), "lr": 0.0}, {"params": p}], lr=lambda t: 0.5**t, backend=backend)
+    for _ in range(2):
+        optimizer.step([np.ones(1), (np.array([1]), np.ones((1, 1)))])
+    assert p.tolist() == [[0], [-1.5], [0]]
 
 
 def test_saving_and_copying_between_sparse_steps(backend):

@@ -88,6 +88,9 @@ def test_layout_of_a_state_dict():
         "l1": 0.0,
         "clip_value": None,
         "clip_norm": None,
+        "eps_root": 0.0,
+        "convention": "torch",
+        "lr_step": 1,
         "decoupled_weight_decay": False,
         "params": [1],
     }

@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import batching
+from .._arrays import check_number
 from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
+from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
-from ..optim import get_optimizer
+from ..optim import Optimizer, get_optimizer
 from ..training import compiling
+from .rates import SCHEDULES
 
 TITLES = {"cpu": "compiled kernels", "numpy": "NumPy reference"}
 COMPARED_STEPS = 100
@@ -45,6 +49,8 @@ class Experiment(NamedTuple):
     dropout: float
     optimizer: str
     hyper: Mapping[str, Any]
+    schedule: str  # one of SCHEDULES
+    warmup: int  # steps
     epochs: int
     batch_size: int
     accumulate: int  # batches per step
@@ -62,8 +68,22 @@ class Experiment(NamedTuple):
                 layers.append(Dropout(self.dropout))
         layers.append(Dense(self.outputs, LOSSES[self.loss].link or "linear"))
         model = Sequential(layers, seed=self.seed, backend=backend, dtype=self.dtype, inputs=self.x.shape[1])
-        model.compile(get_optimizer(self.optimizer, **self.hyper), self.loss, self.metrics)
+        model.compile(self.new_optimizer(), self.loss, self.metrics)
         return model
+
+    def new_optimizer(self) -> Optimizer:
+        """Return a new optimizer with its schedule."""
+        optimizer = get_optimizer(self.optimizer, **self.hyper)
+        optimizer.lr = SCHEDULES[self.schedule](optimizer.lr, self.steps, self.warmup)
+        return optimizer
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training, if nothing ends it early."""
+        rows = np.arange(len(self.x))
+        if check_number("validation_split", self.validation_split, 0.0, 1.0):
+            rows, _ = batching.split(len(rows), self.validation_split, self.seed, shuffle=True)
+        return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
 
     def stopper(self) -> EarlyStopping | None:
         """Return what watches for the end, if there is to be such a thing."""

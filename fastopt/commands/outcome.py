@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Dataset
+from ..optim import get_optimizer
 from ..progress import wanted
 from .contest import Contestant, disagreement
 from .tables import aligned, in_one_unit, rounded
@@ -24,12 +25,15 @@ KINKED = ("relu", "leaky_relu")
 def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     """Return a few lines about what is trained, how, and on what."""
     plan, model = contestants[0].experiment, contestants[0].model
-    optimizer = model.optimizer
-    assert optimizer is not None
     shape = "-".join(str(width) for width in (plan.x.shape[1], *plan.hidden, plan.outputs))
     size = sum(p.size for p in model.parameters)
-    options = {"lr": optimizer.lr, **plan.hyper}
-    hyper = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items())
+    options = {"lr": get_optimizer(plan.optimizer, **plan.hyper).lr, **plan.hyper}
+    options |= {"schedule": plan.schedule} if plan.schedule != "constant" else {}
+    options |= {"warmup": plan.warmup} if plan.warmup else {}
+    hyper = ", ".join(
+        f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in options.items()
+    )
     network = [shape, plan.activation] if plan.hidden else [shape]
     network += [f"dropout {plan.dropout:g}"] if plan.dropout else []
     together = f", {plan.accumulate} a step" if plan.accumulate > 1 else ""

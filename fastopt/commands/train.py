@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _backends, datasets
+from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..optim import OPTIMIZER_CLASSES
 from .arguments import check_writable, whole, widths
+from .rates import SCHEDULES
 
 FILES = (".npz", ".csv")
 
@@ -80,7 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--optimizer", choices=OPTIMIZER_CLASSES, default="adam", metavar="NAME", help=_names(OPTIMIZER_CLASSES)
     )
+    training.add_argument(
+        "--convention", choices=CONVENTIONS, help="whose formulas and defaults the optimizer has (default: torch)"
+    )
     training.add_argument("--lr", type=float, help="learning rate (default: the optimizer's)")
+    training.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="constant",
+        help="what becomes of the learning rate until the last step: constant (the default), cosine and linear, which "
+        "bring it down to 0, or one-cycle, up and down",
+    )
+    training.add_argument(
+        "--warmup", type=whole(0), default=0, metavar="N", help="steps in which the learning rate rises from 0"
+    )
     training.add_argument("--weight-decay", type=float, metavar="X", help="(default: the optimizer's)")
     training.add_argument("--l1", type=float, metavar="X", help="L1 penalty (default: 0)")
     training.add_argument("--clip-value", type=float, metavar="X", help="bring every gradient into [-X, X]")
@@ -207,6 +222,8 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         dropout=args.dropout,
         optimizer=args.optimizer,
         hyper=_hyper(args),
+        schedule=args.schedule,
+        warmup=args.warmup,
         epochs=args.epochs or defaults.epochs,
         batch_size=min(args.batch_size or defaults.batch_size, len(data.x_train)),
         accumulate=args.accumulate,
@@ -217,8 +234,12 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
     )
 
 
-def _hyper(args: argparse.Namespace) -> dict[str, float]:
-    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum")
+def _hyper(args: argparse.Namespace) -> dict[str, Any]:
+    if args.convention == "optax" and args.lr is None:
+        raise ValueError("--convention optax needs --lr: optax has no default learning rate")
+    if args.schedule == "one-cycle" and args.warmup:
+        raise ValueError("--warmup is for the schedules constant, cosine and linear: one-cycle has its own")
+    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum", "convention")
     hyper = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters
     for name in hyper:

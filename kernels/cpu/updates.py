@@ -31,7 +31,7 @@ TINY = {dtype: float(np.finfo(dtype).tiny) for dtype in NAMES}
 def hyper(scalars, real):
     """The scalars of a step as a tuple, which a write to p cannot change, and the smallest normal number."""
     H = view(scalars, HYPER + 1, real)
-    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11]), H[HYPER]
+    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[HYPER]
 
 
 def _loop0(rule, real, width):

@@ -1,21 +1,22 @@
 """The mathematics, once: scalar formulas of plain arithmetic, and the tables that name them.
 
 Every backend compiles these same functions into its own loops. To add an optimizer, an activation or a loss, write one
-function, add one row, and add its independent counterpart to `reference_maths.py`; loops, tests, benchmarks and command
-line iterate the tables.
+function, add one row, and add its independent counterpart to `reference_rules.py` or `reference_maths.py`; loops,
+tests, benchmarks and command line iterate the tables.
 
 Rules for a formula: arguments are scalars of one floating-point type T, and so is the result. A literal is written
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, optimizers
+from . import activations, dropout, losses, rules
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, METRICS, Loss
-from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer, clip_factor
+from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer
+from .rules import clip_factor
 
-MODULES = (optimizers, activations, losses, dropout)  # whose functions kernels may call
+MODULES = (rules, activations, losses, dropout)  # whose functions kernels may call
 
 __all__ = [
     "ACTIVATIONS",

@@ -1,147 +1,35 @@
-"""Optimizers: what a step does to one parameter.
-
-A rule is rule(p, g, s, h, tiny) -> (p, s): the parameter, its gradient, the tuple of its states, the step's scalars
-in the array's type, and the smallest normal number of that type. h[:5] mean the same in every rule (see `penalise`).
-"""
+"""Optimizers: the table of the rules, with what makes a rule's scalars out of options and step numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from typing import Any
 
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
+from .rules import (
+    adagrad,
+    adagrad_guarded,
+    adagrad_inner,
+    adam,
+    adam_rooted,
+    amsgrad,
+    amsgrad_rooted,
+    momentum,
+    rmsprop,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    rmsprop_inner,
+    rmsprop_inner_centered,
+    rmsprop_inner_centered_momentum,
+    rmsprop_inner_momentum,
+    rmsprop_momentum,
+    sgd,
+    velocity,
+)
 
-HYPER = 12  # scalars a rule may have
-
-
-def penalise(p, g, h):
-    """What every rule starts from: the parameter after decoupled weight decay, and the gradient it is to use.
-
-    The gradient is scaled (negatively, to maximise), clipped by value, and then joined by the gradients of the L2 and
-    the L1 penalty. NaN passes; the sign of 0 is 0.
-
-    One condition on scalars, which LLVM takes out of the loop, decides whether there is anything but the scaling to do:
-    with all of it in every loop, Adam in cache took a fifth longer; with a condition each there would be many loops.
-    """
-    scale, most, coupled, l1, shrink = h[:5]
-    g = scale * g
-    if (most < type(p)(inf)) | (coupled != 0) | (l1 != 0):
-        g = most if g > most else (-most if g < -most else g)
-        decayed = g + coupled * p
-        g = decayed if coupled != 0 else g  # 0 times infinity would be NaN
-        pulled = g + (l1 if p > 0 else (-l1 if p < 0 else type(p)(0)))
-        g = pulled if l1 != 0 else g
-    return p * shrink, g
-
-
-def clip_factor(most, norm):
-    """What gradients are multiplied by so that their norm is at most `most`, as torch's clip_grad_norm_; in float64.
-
-    NaN where the norm is NaN, 0 where it is infinite.
-    """
-    factor = most / (norm + 1e-6)
-    return 1.0 if factor > 1 else factor
-
-
-def flush(x, tiny):
-    """Zero instead of a denormal number: a state that decays into that range makes every later step slow."""
-    return type(x)(0) if abs(x) < tiny else x
-
-
-def floor(x, tiny):
-    """The smallest normal number instead of a positive denormal one: like `flush`, for what is divided by."""
-    return tiny if 0 < x and x < tiny else x  # noqa: SIM300 (a chained comparison is not vectorised)
-
-
-def root(x):
-    return type(x)(sqrt(x))
-
-
-def sgd(p, g, s, h, tiny):
-    lr = h[5]
-    p, g = penalise(p, g, h)
-    return p - lr * g, s
-
-
-def momentum(p, g, s, h, tiny):
-    lr, mu, undamped, nesterov = h[5:9]
-    p, g = penalise(p, g, h)
-    b = flush(mu * s[0] + undamped * g, tiny)
-    d = g + nesterov * b if nesterov != 0 else b
-    return p - lr * d, (b,)
-
-
-def adagrad(p, g, s, h, tiny):
-    lr, eps = h[5:7]
-    p, g = penalise(p, g, h)
-    total = s[0] + g * g
-    return p - lr * (g / (root(total) + eps)), (total,)
-
-
-def mean_square(v, g, h, tiny):
-    alpha, rest = h[6:8]
-    return floor(alpha * v + rest * (g * g), tiny)
-
-
-def centred_root(v, a, eps):
-    """sqrt(v - a^2) + eps: the standard deviation of the gradient where v and a are its second and first moment."""
-    variance = v - a * a
-    return root(type(v)(0) if variance < 0 else variance) + eps
-
-
-def rmsprop(p, g, s, h, tiny):
-    lr, eps = h[5], h[8]
-    p, g = penalise(p, g, h)
-    v = mean_square(s[0], g, h, tiny)
-    return p - lr * (g / (root(v) + eps)), (v,)
-
-
-def rmsprop_momentum(p, g, s, h, tiny):
-    lr, eps, mu = h[5], h[8], h[9]
-    p, g = penalise(p, g, h)
-    v = mean_square(s[0], g, h, tiny)
-    b = flush(mu * s[1] + g / (root(v) + eps), tiny)
-    return p - lr * b, (v, b)
-
-
-def rmsprop_centered(p, g, s, h, tiny):
-    lr, alpha, rest, eps = h[5:9]
-    p, g = penalise(p, g, h)
-    v = mean_square(s[0], g, h, tiny)
-    a = flush(alpha * s[1] + rest * g, tiny)
-    return p - lr * (g / centred_root(v, a, eps)), (v, a)
-
-
-def rmsprop_centered_momentum(p, g, s, h, tiny):
-    lr, alpha, rest, eps, mu = h[5:10]
-    p, g = penalise(p, g, h)
-    v = mean_square(s[0], g, h, tiny)
-    a = flush(alpha * s[1] + rest * g, tiny)
-    b = flush(mu * s[2] + g / centred_root(v, a, eps), tiny)
-    return p - lr * b, (v, a, b)
-
-
-def moments(m, v, g, h, tiny):
-    beta1, rest1, beta2, rest2 = h[6:10]
-    return flush(beta1 * m + rest1 * g, tiny), floor(beta2 * v + rest2 * (g * g), tiny)
-
-
-def adam(p, g, s, h, tiny):
-    lr, correction, eps = h[5], h[10], h[11]
-    p, g = penalise(p, g, h)
-    m, v = moments(s[0], s[1], g, h, tiny)
-    return p - lr * (m / (root(v) * correction + eps)), (m, v)
-
-
-def amsgrad(p, g, s, h, tiny):
-    lr, correction, eps = h[5], h[10], h[11]
-    p, g = penalise(p, g, h)
-    m, v = moments(s[0], s[1], g, h, tiny)
-    top = s[2] if s[2] > v else v
-    return p - lr * (m / (root(top) * correction + eps)), (m, v, top)
-
+HYPER = 13  # scalars a rule may have
 
 # The scalars of some steps, in float64 on the host: a column for each element of h, given the numbers of the steps
 # (from 1), their learning rates, and the other options. A column is a list of numbers, or one number for all steps.
@@ -167,6 +55,14 @@ def _sgd_scalars(steps, rates, **common):
     return *_head(rates, **common), rates
 
 
+def _sgdw_scalars(steps, rates, **common):
+    return _sgd_scalars(steps, rates, decoupled=True, **common)
+
+
+def _velocity_scalars(steps, rates, momentum, nesterov, **common):
+    return *_head(rates, **common), rates, momentum, float(nesterov)
+
+
 def _momentum_scalars(steps, rates, momentum, dampening, nesterov, **common):
     mu = [0.0 if step == 1 else momentum for step in steps]  # the first buffer is the gradient itself
     undamped = [1.0 if step == 1 else 1.0 - dampening for step in steps]
@@ -176,6 +72,10 @@ def _momentum_scalars(steps, rates, momentum, dampening, nesterov, **common):
 def _adagrad_scalars(steps, rates, lr_decay, eps, **common):
     decayed = [lr / (1.0 + (step - 1) * lr_decay) for step, lr in zip(steps, rates, strict=True)]
     return *_head(rates, **common), decayed, eps
+
+
+def _adagrad_inner_scalars(steps, rates, eps, **common):
+    return *_head(rates, **common), rates, eps
 
 
 def _rmsprop_scalars(steps, rates, alpha, eps, momentum=0.0, **common):
@@ -192,6 +92,18 @@ def _adamw_scalars(steps, rates, **options):
     return _adam_scalars(steps, rates, decoupled=True, **options)
 
 
+def _adam_hat_scalars(steps, rates, beta1, beta2, eps, **common):
+    """Of `adam` and `amsgrad`: both corrections in the rate, so that eps stands beside the uncorrected root."""
+    unbiased = [lr * sqrt(1.0 - beta2**step) / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
+    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, 1.0, eps
+
+
+def _adam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
+    unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
+    correction = [1.0 / (1.0 - beta2**step) for step in steps]
+    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps, eps_root
+
+
 DOMAINS = {
     "lr": POSITIVE,
     "weight_decay": POSITIVE,
@@ -203,6 +115,8 @@ DOMAINS = {
     "nesterov": FLAG,
     "lr_decay": POSITIVE,
     "eps": POSITIVE,
+    "eps_root": POSITIVE,
+    "decoupled": FLAG,
     "alpha": FRACTION,
     "beta1": FRACTION,
     "beta2": FRACTION,
@@ -232,20 +146,47 @@ _RMSPROP = _options(1e-2, alpha=0.99, eps=1e-8)
 _ADAM = _options(1e-3, beta1=0.9, beta2=0.999, eps=1e-8)
 _ADAMW = {**_ADAM, "weight_decay": 1e-2}
 _TIELEMAN = "Tieleman & Hinton 2012, lecture 6.5; torch's form"
+_RMSPROP_INNER = _options(1e-3, alpha=0.9, eps=1e-7, decoupled=True)
+_ADAM_HAT = {**_ADAM, "eps": 1e-7, "decoupled": True}
+_ADAM_ROOTED = {**_ADAM, "eps_root": 0.0}
+_HINTON = "Tieleman & Hinton 2012, lecture 6.5; Keras's and optax's form"
+_GRAVES = "Graves 2013; Keras's and optax's form"
 _KINGMA = "Kingma & Ba 2015, algorithm 1; torch's form"
 _REDDI = "Reddi, Kale & Kumar 2018, algorithm 2; torch's form"
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": Optimizer(sgd, (), _sgd_scalars, _options(1e-2), "Robbins & Monro 1951"),
+    "sgd": Optimizer(sgd, (), _sgd_scalars, _options(1e-3), "Robbins & Monro 1951"),
     "momentum": Optimizer(
         momentum,
         ("momentum_buffer",),
         _momentum_scalars,
-        _options(1e-2, momentum=0.9, dampening=0.0, nesterov=False),
+        _options(1e-3, momentum=0.9, dampening=0.0, nesterov=False),
         "Polyak 1964; Nesterov's form after Sutskever et al. 2013; torch's form",
+    ),
+    "sgdw": Optimizer(sgd, (), _sgdw_scalars, _options(1e-2), "Loshchilov & Hutter 2019, algorithm 1; Keras's form"),
+    "velocity": Optimizer(
+        velocity,
+        ("velocity",),
+        _velocity_scalars,
+        _options(1e-2, momentum=0.9, nesterov=False, decoupled=True),
+        "Polyak 1964; Nesterov's form after Sutskever et al. 2013; Keras's and scikit-learn's form",
     ),
     "adagrad": Optimizer(
         adagrad, ("sum",), _adagrad_scalars, _options(1e-2, lr_decay=0.0, eps=1e-10), "Duchi, Hazan & Singer 2011"
+    ),
+    "adagrad_inner": Optimizer(
+        adagrad_inner,
+        ("sum",),
+        _adagrad_inner_scalars,
+        _options(1e-3, eps=1e-7, decoupled=True),
+        "Duchi, Hazan & Singer 2011; Keras's form",
+    ),
+    "adagrad_guarded": Optimizer(
+        adagrad_guarded,
+        ("sum",),
+        _adagrad_inner_scalars,
+        _options(1e-2, eps=1e-7),
+        "Duchi, Hazan & Singer 2011; optax's form",
     ),
     "rmsprop": Optimizer(rmsprop, ("square_avg",), _rmsprop_scalars, _RMSPROP, _TIELEMAN),
     "rmsprop_momentum": Optimizer(
@@ -265,6 +206,24 @@ OPTIMIZERS: dict[str, Optimizer] = {
         {**_RMSPROP, "momentum": 0.9},
         "Graves 2013; torch's form",
     ),
+    "rmsprop_inner": Optimizer(rmsprop_inner, ("square_avg",), _rmsprop_scalars, _RMSPROP_INNER, _HINTON),
+    "rmsprop_inner_momentum": Optimizer(
+        rmsprop_inner_momentum,
+        ("square_avg", "velocity"),
+        _rmsprop_scalars,
+        {**_RMSPROP_INNER, "momentum": 0.9},
+        _HINTON,
+    ),
+    "rmsprop_inner_centered": Optimizer(
+        rmsprop_inner_centered, ("square_avg", "grad_avg"), _rmsprop_scalars, _RMSPROP_INNER, _GRAVES
+    ),
+    "rmsprop_inner_centered_momentum": Optimizer(
+        rmsprop_inner_centered_momentum,
+        ("square_avg", "grad_avg", "velocity"),
+        _rmsprop_scalars,
+        {**_RMSPROP_INNER, "momentum": 0.9},
+        _GRAVES,
+    ),
     "adam": Optimizer(adam, ("exp_avg", "exp_avg_sq"), _adam_scalars, _ADAM, _KINGMA),
     "amsgrad": Optimizer(amsgrad, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adam_scalars, _ADAM, _REDDI),
     "adamw": Optimizer(
@@ -272,5 +231,33 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "adamw_amsgrad": Optimizer(
         amsgrad, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), _adamw_scalars, _ADAMW, f"{_REDDI}, decoupled decay"
+    ),
+    "adam_hat": Optimizer(
+        adam,
+        ("exp_avg", "exp_avg_sq"),
+        _adam_hat_scalars,
+        _ADAM_HAT,
+        "Kingma & Ba 2015, end of section 2; Keras's and scikit-learn's form",
+    ),
+    "amsgrad_hat": Optimizer(
+        amsgrad,
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        _adam_hat_scalars,
+        _ADAM_HAT,
+        "Reddi, Kale & Kumar 2018, algorithm 2; Keras's form",
+    ),
+    "adam_rooted": Optimizer(
+        adam_rooted,
+        ("exp_avg", "exp_avg_sq"),
+        _adam_rooted_scalars,
+        {**_ADAM_ROOTED, "decoupled": False},
+        "Kingma & Ba 2015, algorithm 1; optax's form",
+    ),
+    "amsgrad_rooted": Optimizer(
+        amsgrad_rooted,
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        _adam_rooted_scalars,
+        _ADAM_ROOTED,
+        "Reddi, Kale & Kumar 2018, algorithm 2; optax's form",
     ),
 }

@@ -14,10 +14,14 @@ OPTIONS = {
     "lr": 0.1, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None,
     "momentum": 0.0, "dampening": 0.0, "nesterov": False,
     "lr_decay": 0.0, "alpha": 0.5, "beta1": 0.5, "beta2": 0.75, "eps": 0.0,
+    "eps_root": 0.0, "decoupled": False,
 }  # fmt: skip
 STATES = {
     "sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "rmsprop_momentum": 2, "rmsprop_centered": 2,
     "rmsprop_centered_momentum": 3, "adam": 2, "amsgrad": 3, "adamw": 2, "adamw_amsgrad": 3,
+    "sgdw": 0, "velocity": 1, "adagrad_inner": 1, "adagrad_guarded": 1, "rmsprop_inner": 1, "rmsprop_inner_momentum": 2,
+    "rmsprop_inner_centered": 2, "rmsprop_inner_centered_momentum": 3, "adam_hat": 2, "amsgrad_hat": 3,
+    "adam_rooted": 2, "amsgrad_rooted": 3,
 }  # fmt: skip
 
 
@@ -73,6 +77,44 @@ HAND_WORKED = [
     ("adamw", {"weight_decay": 0.5}, [2, -2], [0.85, 0.8075 + 1 / 30]),
     # AMSGrad's steps of 0.1 and 0.04409585518440984, after p = 0.95 * 1 and p = 0.95 * 0.85
     ("adamw_amsgrad", {"weight_decay": 0.5}, [4, 0], [0.85, 0.7634041448155902]),
+    # 0.95 * 1 - 0.1 * 0.5; 0.95 * 0.9 - 0.1 * -0.25
+    ("sgdw", {"weight_decay": 0.5}, [0.5, -0.25], [0.9, 0.88]),
+    # v = -0.2; v = 0.5 * -0.2 - 0.1 = -0.2
+    ("velocity", {"momentum": 0.5}, [2, 1], [0.8, 0.6]),
+    # v = -0.2, d = -0.1 - 0.2; v = -0.2, d = -0.1 - 0.1
+    ("velocity", {"momentum": 0.5, "nesterov": True}, [2, 1], [0.7, 0.5]),
+    # g = 2 + 1, v = -0.3; g = 1 + 0.7, v = -0.15 - 0.17
+    ("velocity", {"momentum": 0.5, "weight_decay": 1.0}, [2, 1], [0.7, 0.38]),
+    # the steps of -0.2 above, after p = 0.95 * 1 and p = 0.95 * 0.75
+    ("velocity", {"momentum": 0.5, "weight_decay": 0.5, "decoupled": True}, [2, 1], [0.75, 0.5125]),
+    # s = 9, 0.1 * 3 / sqrt(9 + 7); s = 18, 0.1 * 3 / sqrt(18 + 7)
+    ("adagrad_inner", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
+    # the same after p = 0.95 * 1 and p = 0.95 * 0.875
+    ("adagrad_inner", {"eps": 7.0, "weight_decay": 0.5, "decoupled": True}, [3, 3], [0.875, 0.77125]),
+    ("adagrad_guarded", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
+    # s = 0; s = 9, 0.1 * 3 / 3
+    ("adagrad_guarded", {}, [0, 3], [1, 0.9]),
+    # s = 1, 0.1 * 2 / sqrt(1 + 3); s = 0.75 + 0.25, 0.1 * 1 / 2
+    ("rmsprop_inner", {"alpha": 0.75, "eps": 3.0}, [2, 1], [0.9, 0.85]),
+    # v = -0.1; v = -0.05 - 0.05
+    ("rmsprop_inner_momentum", {"alpha": 0.75, "eps": 3.0, "momentum": 0.5}, [2, 1], [0.9, 0.8]),
+    # s = 2, a = 1, 0.1 * 2 / sqrt(1 + 3); s = 3, a = 1.5, 0.2 / sqrt(0.75 + 3) = 0.10327955589886445
+    ("rmsprop_inner_centered", {"eps": 3.0}, [2, 2], [0.9, 0.9 - 0.10327955589886445]),
+    # v = -0.1; v = -0.05 - 0.10327955589886445
+    ("rmsprop_inner_centered_momentum", {"eps": 3.0, "momentum": 0.5}, [2, 2], [0.9, 0.85 - 0.10327955589886445]),
+    # m = 1, v = 1, 0.1 * sqrt 0.25 / 0.5 = 0.1, 0.1 * 1 / (1 + 1);
+    # m = -0.5, v = 1.75, 0.1 * sqrt 0.4375 / 0.75 = 0.08819171036881969, 0.5 of that / (sqrt 1.75 + 1)
+    ("adam_hat", {"eps": 1.0}, [2, -2], [0.95, 0.95 + 0.044095855184409846 / 2.322875655532295]),
+    # g = 1 + 1 = 2; the first step above, and without the penalty but after p = 0.5 * 1
+    ("adam_hat", {"eps": 1.0, "weight_decay": 1.0}, [1], [0.95]),
+    ("adam_hat", {"eps": 1.0, "weight_decay": 5.0, "decoupled": True}, [2], [0.45]),
+    # m = 2, v = 4, 0.1 * 2 / (2 + 2); m = 1, v = 3 but its maximum is 4, 0.08819171036881969 / (2 + 2)
+    ("amsgrad_hat", {"eps": 2.0}, [4, 0], [0.95, 0.95 - 0.08819171036881969 / 4]),
+    # m^ = 2, v^ = 4, 0.1 * 2 / (sqrt(4 + 5) + 1); the same after p = 0.95 * 1
+    ("adam_rooted", {"eps": 1.0, "eps_root": 5.0}, [2], [0.95]),
+    ("adam_rooted", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True}, [2], [0.9]),
+    # m^ = 4, v^ = 16, 0.1 * 4 / (sqrt(16 + 9) + 3); m^ = 4/3, v^ = 3 / 0.4375 but its maximum is 16, 0.1 * 4/3 / 8
+    ("amsgrad_rooted", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
 ]
 
 
@@ -127,7 +169,7 @@ def test_states_stay_out_of_the_denormal_range(T):
     np.testing.assert_array_equal(v, np.array([tiny, 3 * tiny, 0, 0, np.nan], T))  # times 3/4, at least tiny
 
 
-@pytest.mark.parametrize("rule", [rule for rule in STATES if STATES[rule] and rule != "adagrad"])
+@pytest.mark.parametrize("rule", [rule for rule in STATES if STATES[rule] and "adagrad" not in rule])
 def test_zero_gradients_for_long_end_in_no_denormals(rule):  # Adagrad's sum does not decay
     _, states = run(rule, [1.0], [1e-20, *[0.0] * 400], np.float32, momentum=0.5, eps=1e-8)
     for s in states:
@@ -143,9 +185,7 @@ def test_nan_in_the_second_moment_gets_through_amsgrad():
 
 
 def test_erf():
-    x = np.concatenate(
-        [np.linspace(-6.5, 6.5, 5001), [0.84375, 1.25, 1 / 0.35, 5e-324, -0.0, np.inf, -np.inf]]
-    )
+    x = np.concatenate([np.linspace(-6.5, 6.5, 5001), [0.84375, 1.25, 1 / 0.35, 5e-324, -0.0, np.inf, -np.inf]])
     exact = np.array([math.erf(v) for v in x])
     with np.errstate(divide="ignore", over="ignore"):
         np.testing.assert_array_max_ulp(erf(x), exact, maxulp=2)
@@ -305,11 +345,7 @@ def test_losses_by_hand(name, params, z, t, value, gradient):
 
 
 def test_every_loss_is_worked_by_hand():
-    assert (
-        set(reference.LOSSES)
-        == {name for name, *_ in LOSSES_BY_HAND}
-        == {spec.name for spec, _ in LOSS_CASES}
-    )
+    assert set(reference.LOSSES) == {name for name, *_ in LOSSES_BY_HAND} == {spec.name for spec, _ in LOSS_CASES}
 
 
 @pytest.mark.parametrize("name", ["binary_crossentropy", "sparse_categorical_crossentropy"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from fastopt.conventions import CONVENTIONS
 from fastopt.kernels import reference
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 
@@ -68,8 +69,10 @@ def _has(rule, state):
     }.get(state, True)
 
 
-def test_every_rule_has_its_peer():
-    assert {rule for rule, *_ in PEERS} == set(reference.UPDATES)
+def test_every_rule_of_torchs_convention_is_here():
+    """The others are checked where the conventions are: in test_conventions.py."""
+    rows = {row for peers in CONVENTIONS.values() for row in peers["torch"].rows.values()}
+    assert {rule for rule, *_ in PEERS} == rows
 
 
 @pytest.mark.parametrize("name", [*reference.ACTIVATIONS, "softmax"])

@@ -235,6 +235,18 @@ RULES = {
     "amsgrad": 15,
     "adamw": 15,
     "adamw_amsgrad": 15,
+    "sgdw": 4,
+    "velocity": 6,
+    "adagrad_inner": 9,
+    "adagrad_guarded": 9,
+    "rmsprop_inner": 11,
+    "rmsprop_inner_momentum": 13,
+    "rmsprop_inner_centered": 16,
+    "rmsprop_inner_centered_momentum": 18,
+    "adam_hat": 15,
+    "amsgrad_hat": 15,
+    "adam_rooted": 16,
+    "amsgrad_rooted": 16,
 }
 
 

@@ -24,11 +24,18 @@ OTHER_OPTIONS = {
     "nesterov": True,
     "lr_decay": 0.2,
     "eps": 1e-2,
+    "eps_root": 0.05,
     "alpha": 0.8,
     "beta1": 0.6,
     "beta2": 0.7,
     "lr": 0.3,
 }
+
+
+def other(rule, option):
+    return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
+
+
 CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]
 
 
@@ -68,7 +75,8 @@ def assert_same_bits(rule, options, size, dtype, seed, steps=3, special=False):
 def test_bits_equal_the_reference(rule, option, dtype):
     options = dict(OPTIMIZERS[rule].options)
     if option:
-        options[option] = OTHER_OPTIONS[option]
+        options["weight_decay"] = 0.1 * (option == "decoupled")  # which is about it
+        options[option] = other(rule, option)
     for size in SIZES:
         assert_same_bits(rule, options, size, dtype, seed=size)
 
@@ -84,7 +92,7 @@ def test_bits_with_infinities_nan_and_denormals(rule, dtype):
 def test_bits_with_random_rules_options_and_sizes(data):
     rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
     options = {
-        name: OTHER_OPTIONS[name] if data.draw(st.booleans()) else value
+        name: other(rule, name) if data.draw(st.booleans()) else value
         for name, value in OPTIMIZERS[rule].options.items()
     }
     size = data.draw(st.integers(0, 70 if INTERPRETED else 70_000))
@@ -104,7 +112,9 @@ def test_every_option_makes_a_difference(rule, option):
     base = dict(OPTIMIZERS[rule].options)
     if option in ("dampening", "nesterov"):
         base["momentum"] = 0.9
-    assert not np.array_equal(run(base), run({**base, option: OTHER_OPTIONS[option]}))
+    if option == "decoupled":
+        base["weight_decay"] = 0.1
+    assert not np.array_equal(run(base), run({**base, option: other(rule, option)}))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")

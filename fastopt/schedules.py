@@ -1,0 +1,383 @@
+"""Learning rates that change from step to step: `fo.Adam(params, lr=fo.schedules.Cosine(1e-3, steps=1000))`.
+
+A schedule is a function of the number of steps done: 0 at the first step of an optimizer, 1 at the second. It knows
+nothing else, so a saved optimizer goes on where it was. Those here are plain values: they compare, print and pickle,
+and go into model files by their names and fields. Below, t is that number of steps.
+
+Any other function of a step will do as `lr`, such as one of optax's schedules. A model file cannot hold it: see
+`Sequential.save`.
+
+    >>> import numpy as np, fastopt as fo
+    >>> p = np.zeros(1)
+    >>> opt = fo.SGD(p, lr=Step(0.5, size=2), backend="numpy")
+    >>> for _ in range(4):
+    ...     print(f"{opt.lr:g}", opt.step(np.ones(1)), p.round(3).tolist())
+    0.5 True [-0.5]
+    0.5 True [-1.0]
+    0.05 True [-1.05]
+    0.05 True [-1.1]
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import cos, pi
+from typing import Any
+
+from ._arrays import check_count, check_name, check_number, describe
+
+__all__ = [
+    "SCHEDULES",
+    "Cosine",
+    "Exponential",
+    "InverseTime",
+    "Join",
+    "Linear",
+    "MultiStep",
+    "OneCycle",
+    "Polynomial",
+    "Schedule",
+    "Step",
+    "WarmUp",
+    "from_config",
+    "to_config",
+]
+
+# What fields of these names are checked against, and turned into.
+_COUNTS = {"size": 1, "steps": 1, "warmup": 0}  # whole numbers, with the least
+_LOWS = {"lr": 0.0, "end": 0.0, "start": 0.0, "gamma": 0.0, "decay": 0.0, "power": 0.0, "divisor": 1.0}
+
+
+class Schedule(ABC):
+    """Base of the schedules: called with the number of steps done, it gives the learning rate of the next step."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.name in _COUNTS:
+                object.__setattr__(self, field.name, check_count(field.name, value, _COUNTS[field.name]))
+            elif field.name in _LOWS:
+                object.__setattr__(self, field.name, check_number(field.name, value, _LOWS[field.name]))
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """The learning rate of the step before which `step` others were done."""
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """The rate times gamma after every `size` steps: lr gamma^floor(t / size).
+
+    Source: torch.optim.lr_scheduler.StepLR.
+
+    >>> [round(Step(0.8, size=2, gamma=0.5)(t), 9) for t in range(6)]
+    [0.8, 0.8, 0.4, 0.4, 0.2, 0.2]
+    """
+
+    lr: float
+    size: int
+    gamma: float = 0.1
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma ** (step // self.size)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """The rate times gamma at each milestone: lr gamma^(number of milestones that are at most t).
+
+    Source: torch.optim.lr_scheduler.MultiStepLR. The milestones are step numbers that rise.
+
+    >>> [round(MultiStep(0.8, milestones=(1, 4), gamma=0.5)(t), 9) for t in range(6)]
+    [0.8, 0.4, 0.4, 0.4, 0.2, 0.2]
+    """
+
+    lr: float
+    milestones: tuple[int, ...]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "milestones", _rising("milestones", self.milestones))
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma ** bisect_right(self.milestones, step)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """Times gamma in every `steps` steps, a little at each: lr gamma^(t / steps).
+
+    Source: torch.optim.lr_scheduler.ExponentialLR, with steps=1; keras.optimizers.schedules.ExponentialDecay.
+
+    >>> [round(Exponential(0.8, gamma=0.25, steps=2)(t), 9) for t in range(4)]
+    [0.8, 0.4, 0.2, 0.1]
+    """
+
+    lr: float
+    gamma: float
+    steps: int = 1
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.gamma ** (step / self.steps)
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """The rate divided by a growing number: lr / (1 + decay t)^power.
+
+    Source: keras.optimizers.schedules.InverseTimeDecay with power=1, which is lr_decay of torch.optim.Adagrad too;
+    Robbins & Monro 1951. With decay=1 and power=0.5 it falls with the root of the steps.
+
+    >>> [round(InverseTime(0.6, decay=1.0)(t), 9) for t in range(4)]
+    [0.6, 0.3, 0.2, 0.15]
+    """
+
+    lr: float
+    decay: float
+    power: float = 1.0
+
+    def __call__(self, step: int) -> float:
+        return self.lr / (1 + self.decay * step) ** self.power
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """From lr to `end` in `steps` steps, and then `end`: end + (lr - end) (1 - t / steps)^power.
+
+    Source: torch.optim.lr_scheduler.PolynomialLR with end=0; optax.polynomial_schedule.
+
+    >>> [round(Polynomial(0.9, steps=3, power=2.0)(t), 9) for t in range(5)]
+    [0.9, 0.4, 0.1, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+    power: float = 1.0
+    end: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        return self.end + (self.lr - self.end) * (1 - min(step / self.steps, 1.0)) ** self.power
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """From lr to `end` on a straight line in `steps` steps, and then `end`; after `warmup` steps from 0 up to lr.
+
+    The warm-up belongs to the steps: lr t / warmup for t < warmup, then as `Polynomial` with power 1 over those left.
+
+    Source: torch.optim.lr_scheduler.LinearLR; optax.linear_schedule; with warm-up as Devlin et al. 2019 (BERT).
+
+    >>> [round(Linear(0.8, steps=6, warmup=2)(t), 9) for t in range(8)]
+    [0.0, 0.4, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self.warmup, self.steps)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * step / self.warmup
+        return self.lr + (self.end - self.lr) * min((step - self.warmup) / (self.steps - self.warmup), 1.0)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """From lr to `end` along half a cosine in `steps` steps, and then `end`; after `warmup` steps from `start` to lr.
+
+        start + (lr - start) t / warmup                                                      t < warmup
+        end + (lr - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2                   else
+
+    Source: Loshchilov & Hutter 2017 (SGDR), without restarts; torch.optim.lr_scheduler.CosineAnnealingLR up to T_max;
+    optax.warmup_cosine_decay_schedule, whose decay_steps have the warm-up in them too.
+
+    >>> [round(Cosine(0.8, steps=6, warmup=2)(t), 9) for t in range(8)]
+    [0.0, 0.4, 0.8, 0.682842712, 0.4, 0.117157288, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+    warmup: int = 0
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self.warmup, self.steps)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.start + (self.lr - self.start) * step / self.warmup
+        part = min((step - self.warmup) / (self.steps - self.warmup), 1.0)
+        return _half_cosine(self.lr, self.end, part)
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from lr / divisor to lr and down to lr / (divisor final_divisor), along half cosines; then it stays there.
+
+    The top is at step share * steps - 1, the bottom at the last one, steps - 1.
+
+    Source: Smith & Topin 2019; torch.optim.lr_scheduler.OneCycleLR, whose pct_start is `share`.
+
+    >>> [round(OneCycle(0.8, steps=5, share=0.6, divisor=2.0, final_divisor=4.0)(t), 9) for t in range(6)]
+    [0.4, 0.6, 0.8, 0.45, 0.1, 0.1]
+    """
+
+    lr: float
+    steps: int
+    share: float = 0.3
+    divisor: float = 25.0
+    final_divisor: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "share", check_number("share", self.share, 0.0, 1.0))
+        object.__setattr__(self, "final_divisor", check_number("final_divisor", self.final_divisor, 1.0))
+
+    def __call__(self, step: int) -> float:
+        first = self.lr / self.divisor
+        top, bottom = self.share * self.steps - 1, self.steps - 1
+        if step <= top:
+            return _half_cosine(first, self.lr, step / top if top else 1.0)
+        return _half_cosine(self.lr, first / self.final_divisor, min((step - top) / (bottom - top), 1.0))
+
+
+@dataclass(frozen=True)
+class Join(Schedule):
+    """One schedule after the other, each from its own step 0: the next one begins at each boundary.
+
+    There is one boundary less than there are schedules; a number stands for a rate that stays.
+
+    Source: optax.join_schedules; torch.optim.lr_scheduler.SequentialLR.
+
+    >>> [Join((0.1, Linear(0.8, steps=2), 0.3), boundaries=(1, 3))(t) for t in range(5)]
+    [0.1, 0.8, 0.4, 0.3, 0.3]
+    """
+
+    schedules: tuple[Schedule | float, ...]
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedules, str) or not isinstance(self.schedules, tuple | list):
+            raise TypeError(f"schedules must be a sequence of schedules; got {describe(self.schedules)}")
+        parts = tuple(_part(f"schedules[{i}]", part) for i, part in enumerate(self.schedules))
+        boundaries = _rising("boundaries", self.boundaries)
+        if len(boundaries) != len(parts) - 1:
+            raise ValueError(
+                f"there must be one boundary less than schedules; got {len(boundaries)} and {len(parts)} of them"
+            )
+        object.__setattr__(self, "schedules", parts)
+        object.__setattr__(self, "boundaries", boundaries)
+
+    def __call__(self, step: int) -> float:
+        which = bisect_right(self.boundaries, step)
+        return _at(self.schedules[which], step - self.boundaries[which - 1] if which else step)
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """`steps` steps on a straight line from `start` to where `then` begins, and `then`, from its own step 0.
+
+        start + (then(0) - start) t / steps       t < steps
+        then(t - steps)                           else
+
+    Source: Goyal et al. 2017. A number as `then` stands for a rate that stays.
+
+    >>> [round(WarmUp(2, then=Exponential(0.8, gamma=0.5))(t), 9) for t in range(5)]
+    [0.0, 0.4, 0.8, 0.4, 0.2]
+    """
+
+    steps: int
+    then: Schedule | float
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "then", _part("then", self.then))
+
+    def __call__(self, step: int) -> float:
+        if step < self.steps:
+            return self.start + (_at(self.then, 0) - self.start) * step / self.steps
+        return _at(self.then, step - self.steps)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    cls.__name__: cls
+    for cls in (Step, MultiStep, Exponential, InverseTime, Polynomial, Linear, Cosine, OneCycle, Join, WarmUp)
+}
+
+
+def to_config(schedule: Schedule | float) -> Any:
+    """A schedule as what JSON holds: its name and its fields; a number as it is.
+
+    Raises TypeError for a schedule that is not one of SCHEDULES.
+
+    >>> to_config(WarmUp(2, then=Step(0.8, size=3)))
+    {'schedule': 'WarmUp', 'steps': 2, 'then': {'schedule': 'Step', 'lr': 0.8, 'size': 3, 'gamma': 0.1}, 'start': 0.0}
+    """
+    if isinstance(schedule, int | float):
+        return schedule
+    if SCHEDULES.get(type(schedule).__name__) is not type(schedule):
+        raise TypeError(f"a schedule must be one of {', '.join(SCHEDULES)}; got {describe(schedule)}")
+    own = {field.name: getattr(schedule, field.name) for field in fields(schedule)}  # type: ignore[arg-type]
+    for name, value in own.items():
+        if isinstance(value, Schedule):
+            own[name] = to_config(value)
+        elif isinstance(value, tuple):
+            own[name] = [to_config(part) for part in value]
+    return {"schedule": type(schedule).__name__, **own}
+
+
+def from_config(config: Any) -> Schedule | float:
+    """What `to_config` was given; TypeError or ValueError for anything else.
+
+    >>> from_config({"schedule": "Step", "lr": 0.8, "size": 3})
+    Step(lr=0.8, size=3, gamma=0.1)
+    """
+    if not isinstance(config, Mapping):
+        return config  # whoever takes it checks it
+    own = {key: value for key, value in config.items() if key != "schedule"}
+    for key, value in own.items():
+        own[key] = tuple(from_config(part) for part in value) if isinstance(value, list) else from_config(value)
+    return SCHEDULES[check_name("schedule", config.get("schedule"), SCHEDULES)](**own)
+
+
+def _half_cosine(first: float, last: float, part: float) -> float:
+    return last + (first - last) * (1 + cos(pi * part)) / 2
+
+
+def _at(part: Schedule | float, step: int) -> float:
+    return part(step) if isinstance(part, Schedule) else part
+
+
+def _part(name: str, part: Any) -> Schedule | float:
+    if isinstance(part, Schedule):
+        return part
+    if callable(part):
+        raise TypeError(f"{name} must be a number or a Schedule, such as a subclass of your own; got {describe(part)}")
+    return check_number(name, part, 0.0)
+
+
+def _within(warmup: int, steps: int) -> None:
+    if warmup >= steps:
+        raise ValueError(f"warmup must be less than steps={steps}, which it is part of; got {warmup}")
+
+
+def _rising(name: str, numbers: Any) -> tuple[int, ...]:
+    if isinstance(numbers, str) or not isinstance(numbers, tuple | list):
+        raise TypeError(f"{name} must be a sequence of step numbers; got {describe(numbers)}")
+    checked = tuple(check_count(f"{name}[{i}]", number) for i, number in enumerate(numbers))
+    if any(a >= b for a, b in pairwise(checked)):
+        raise ValueError(f"{name} must rise; got {checked}")
+    return checked
