@@ -34,7 +34,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     }
 
 
-@pytest.fixture(params=list(_backends.MODULES))
+@pytest.fixture(params=list(_backends.HOST))
 def backend(request: pytest.FixtureRequest) -> ModuleType:
     return _backends.get(request.param)
 

@@ -9,20 +9,21 @@ from typing import Any
 from ._arrays import check_name
 
 DEFAULT = "cpu"
-MODULES = {
+HOST = {
     "numpy": "fastopt.kernels.reference",  # plain NumPy: the specification, and what the others are compared with
     "cpu": "fastopt.kernels.cpu",  # Numba and the vendor BLAS
 }
+MODULES = {**HOST, "cuda": "fastopt.kernels.cuda"}  # the last for arrays in a GPU's memory
 
 
 def check(name: Any) -> str:
-    """A backend's name, or a ValueError that lists the known ones; imports nothing."""
-    return check_name("backend", name, MODULES)
+    """The name of a backend for NumPy's arrays, or a ValueError that lists the known ones; imports nothing."""
+    return check_name("backend", name, HOST)
 
 
 def get(name: Any) -> Any:
     """The kernel module of a backend, imported on first use."""
-    return _load(check(name))
+    return _load(check_name("backend", name, MODULES))
 
 
 @cache

@@ -9,7 +9,7 @@ import pytest
 from fastopt import _backends
 
 
-@pytest.fixture(params=list(_backends.MODULES))
+@pytest.fixture(params=list(_backends.HOST))
 def backend(request: pytest.FixtureRequest) -> str:
     """The name of every backend in turn."""
     return request.param

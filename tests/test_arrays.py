@@ -221,5 +221,5 @@ def test_backends():
         assert _backends.get(name).__name__ == module
     with pytest.raises(ValueError, match="unknown backend 'gpu'; known: numpy, cpu"):
         _backends.get("gpu")
-    with pytest.raises(TypeError, match="backend must be one of numpy, cpu; got 3"):
+    with pytest.raises(TypeError, match="backend must be one of numpy, cpu, cuda; got 3"):
         _backends.get(3)

@@ -61,6 +61,8 @@ def test_metadata(site):
     assert distribution.metadata["License-Expression"].startswith("BSD-3-Clause")
     assert set(distribution.metadata.get_all("Provides-Extra")) >= {
         "bench",
+        "cuda",
+        "cuda-compiler",
         "datasets",
         "mkl",
         "plot",

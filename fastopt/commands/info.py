@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
 def collect() -> dict[str, Any]:
     """Return everything as plain values."""
     from ..kernels.cpu.blas import blas
-    from ..kernels.cpu.compile import INTERPRETED, cache_folder, cache_root
+    from ..kernels.cpu.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.launch import get_num_threads, threading_layer
+    from ..kernels.cuda.parts import parts
+    from ..kernels.files import cache_root
 
     layer = threading_layer()
     facts: dict[str, Any] = {
@@ -62,6 +64,7 @@ def collect() -> dict[str, Any]:
         "processor": _processor(),
         "threads": {**_attempt(lambda: {"kernels": get_num_threads()}), "layer": layer},
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
+        "cuda": parts(),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),
         "data": {name: _place(name) for name in datasets.NAMES},
@@ -72,7 +75,7 @@ def collect() -> dict[str, Any]:
 
 def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
     """Whether something is missing, what that means, and how to get it."""
-    versions, data = facts["versions"], facts["data"]
+    versions, data, cuda = facts["versions"], facts["data"], facts["cuda"]
     intel = platform.machine().lower() in ("x86_64", "amd64")
     download = "pip install 'fastopt[datasets]', which lets fastopt download it"
     return [
@@ -87,6 +90,11 @@ def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
             "pip install 'fastopt[mkl]'",
         ),
         (intel and layer != "tbb", "TBB (threads that may be used after a fork)", "pip install tbb"),
+        (
+            bool(cuda["devices"]) and not all(cuda.values()),
+            "parts of the CUDA backend",
+            "pip install 'fastopt[cuda]'",
+        ),
         (
             not data["fashion-mnist"] and versions["pooch"] is None,
             "the data set fashion-mnist",
@@ -168,6 +176,15 @@ def _place(name: str) -> str | None:
     return next(map(str, complete), None)
 
 
+def _cuda(parts: dict[str, Any]) -> str:
+    """What there is of the CUDA backend, in one line."""
+    versions = [f"{name} {parts[name]}" for name in ("driver", "numba-cuda") if parts[name]]
+    libraries = [name for name, found in parts.items() if found and name not in ("driver", "numba-cuda", "devices")]
+    missing = [name for name, found in parts.items() if not found]
+    there = ", ".join([*parts["devices"], *versions, *libraries])
+    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else ""]))
+
+
 def describe(facts: dict[str, Any]) -> str:
     """Return the facts as lines of text."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
@@ -182,6 +199,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("processor", f"{processor['name']} ({processor['llvm']}), {processor['cores']} cores, {features}"),
         ("threads", f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}"),
         ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
+        ("CUDA", _cuda(facts["cuda"])),
         ("cache", f"{cache['folder']}: {kept}"),
         *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
         *(("missing", f"{wish['what']}: {wish['install']}") for wish in facts["missing"]),

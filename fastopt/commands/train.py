@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", type=whole(0), default=0, help="of weights, batches and dropout (default: 0)")
 
     running = parser.add_argument_group("running")
-    running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
+    running.add_argument("--backend", choices=_backends.HOST, default=_backends.DEFAULT, help="(default: cpu)")
     running.add_argument("--threads", type=whole(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
     running.add_argument(
         "--compare",

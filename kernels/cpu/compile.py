@@ -13,7 +13,6 @@ import logging
 import os
 import pickle
 import sys
-import tempfile
 import threading
 import time
 import types as pytypes
@@ -32,6 +31,7 @@ from numba.core.compiler import CompileResult
 from numba.extending import register_jitable
 
 from .. import formulas
+from ..files import FOLDER, SOURCES, cache_root, read_sealed, write_sealed
 from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, python_address
 
@@ -53,35 +53,7 @@ if not INTERPRETED:
                 register_jitable(error_model="numpy", forceinline=True)(_function)
 
 
-# ---------------------------------------------------------------- cache folder
-def cache_root() -> Path:
-    """The folder for compiled kernels: FASTOPT_CACHE_DIR, or the user's cache folder."""
-    if chosen := os.environ.get("FASTOPT_CACHE_DIR"):
-        return Path(chosen)
-    try:
-        home = Path.home()
-    except RuntimeError:  # a container that runs as a user without a name or a home
-        return Path(tempfile.gettempdir()) / f"fastopt-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "fastopt" / "Cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "fastopt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "fastopt"
-
-
-def sources_digest(folder: Path) -> str:
-    """Of the sources of all kernels."""
-    digest = hashlib.sha256()
-    for source in sorted(folder.rglob("*.py")):
-        content = source.read_bytes()
-        digest.update(f"{source.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-# Taken now, when this process imports them: a later edit must not pass for what was compiled here.
-_FOLDER = Path(formulas.__file__).parents[1]
-_SOURCES = sources_digest(_FOLDER)
-
+# ---------------------------------------------------------------- cache
 # Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
 _SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
 
@@ -92,7 +64,7 @@ def _digest() -> str:
     target = CFunc._targetdescr.target_context.codegen().magic_tuple()
     versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
     settings = [getattr(numba.config, name, None) for name in _SETTINGS]
-    return hashlib.sha256(repr((_SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
+    return hashlib.sha256(repr((SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
 
 
 @cache
@@ -103,18 +75,13 @@ def _file_digest(path: Path) -> str:
 def _written_elsewhere(function: Callable[..., None]) -> str:
     """The digest of the file a function comes from, where that is not one of the kernels' sources."""
     path = Path(function.__code__.co_filename)
-    inside = path.resolve().is_relative_to(_FOLDER.resolve())
+    inside = path.resolve().is_relative_to(FOLDER.resolve())
     return "" if inside or not path.is_file() else _file_digest(path)
 
 
 def cache_folder() -> Path:
     """Where this version's kernels for this processor are kept."""
     return cache_root() / _digest()
-
-
-def _own(status: os.stat_result) -> bool:
-    """Code is only loaded from files that nobody but this user (or root) can have written."""
-    return not hasattr(os, "geteuid") or (status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022)
 
 
 class _Disk:
@@ -124,49 +91,29 @@ class _Disk:
         self.name, self.identity = name, identity
         self.trouble: Exception | None = None
 
-    def _seal(self, payload: bytes) -> bytes:
-        """A checksum that fits no other kernel and no other version, whatever a file is renamed to."""
-        return hashlib.sha256(f"{_digest()} {self.name} {self.identity}\n".encode() + payload).digest()
+    def _identity(self) -> str:
+        return f"{_digest()} {self.name} {self.identity}"
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         try:
-            path = cache_folder() / f"{self.name}.bin"
-            with open(path, "rb") as file:
-                if not _own(os.fstat(file.fileno())):
-                    return None
-                content = file.read()
-            seal, payload = content[:32], content[32:]
-            if seal != self._seal(payload):
+            payload = read_sealed(cache_folder() / f"{self.name}.bin", self._identity())
+            if payload is None:
                 return None
             context.refresh()
             return CompileResult._rebuild(context, *pickle.loads(payload))
-        except FileNotFoundError:
-            return None
         except Exception as error:  # the cache is an accelerator, never a reason to fail
             log.debug("compiled kernel %s could not be loaded: %r", self.name, error)
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        temporary = None
         try:
             if result.library.has_dynamic_globals:
                 raise AssertionError("its code contains addresses of this process")
-            folder = cache_folder()
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             payload = serialize.dumps(result._reduce())
-            handle, temporary = tempfile.mkstemp(prefix=self.name, dir=folder)
-            with open(handle, "wb") as file:
-                file.write(self._seal(payload) + payload)
-            os.chmod(temporary, 0o644)  # what root has compiled for an image, its users may load
-            os.replace(temporary, folder / f"{self.name}.bin")
-            temporary = None
+            write_sealed(cache_folder() / f"{self.name}.bin", self._identity(), payload)
         except Exception as error:  # read-only folder, full disk, ...
             self.trouble = error
             log.debug("compiled kernel %s could not be kept: %r", self.name, error)
-        finally:
-            if temporary:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
 
 
 # ---------------------------------------------------------------- telling the user

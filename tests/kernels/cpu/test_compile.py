@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from numba import prange, types
 
-from fastopt.kernels import cpu, formulas
+from fastopt.kernels import cpu, files, formulas
 from fastopt.kernels.cpu import compile as compile_
 from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.compile import Kernel, cache_folder, cache_root, compiling, sources_digest
+from fastopt.kernels.cpu.compile import Kernel, cache_folder, compiling
 from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
+from fastopt.kernels.files import cache_root, sources_digest
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not kept")
 
@@ -236,13 +237,13 @@ def test_a_kernel_from_elsewhere_is_compiled_again_when_its_file_has_changed(tmp
 
 
 @compiled
-@pytest.mark.parametrize("what", ["_SOURCES", "numba.config.USING_SVML", "numba.config.OPT", "llvmlite.__version__"])
+@pytest.mark.parametrize("what", ["SOURCES", "numba.config.USING_SVML", "numba.config.OPT", "llvmlite.__version__"])
 def test_what_the_code_depends_on_changes_the_folder(monkeypatch, what):
     before = cache_folder()
     compile_._digest.cache_clear()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(f"{compile_.__name__}.{what}" if what[0] == "_" else what, "another")
+            patch.setattr(what if "." in what else f"{compile_.__name__}.{what}", "another")
             assert cache_folder() != before
     finally:
         compile_._digest.cache_clear()
@@ -293,7 +294,7 @@ def test_a_damaged_file_is_replaced(fresh, damage):
     assert calls(first)
     path = file_of("store")
     disk = compile_._Disk("store", f"{first.parameters} {first.options}")
-    path.write_bytes(damage(path.read_bytes(), disk._seal))
+    path.write_bytes(damage(path.read_bytes(), lambda payload: files._seal(disk._identity(), payload)))
     second, third = fresh(), fresh()
     assert calls(second)
     assert second.compiled
@@ -362,7 +363,7 @@ def test_whose_files_are_loaded(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def own(user, mode):
-        return compile_._own(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
+        return files.own(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
 
     assert own(1000, 0o600)
     assert own(1000, 0o644)
@@ -412,7 +413,7 @@ def test_a_full_or_read_only_folder(fresh, monkeypatch, where, code):
 
     with monkeypatch.context() as patch:
         if where == "open":
-            patch.setattr(compile_, "open", fail, raising=False)
+            patch.setattr(files, "open", fail, raising=False)
         else:
             patch.setattr(where, fail)
         kernel = fresh()

@@ -1,0 +1,32 @@
+"""The CUDA backend: numba-cuda kernels on arrays in a GPU's memory. The verbs are those of `fastopt.kernels.reference`.
+
+Importing this loads nothing; asking for a verb does, or says what is missing. Networks are not among the verbs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .parts import require
+
+_HOMES = {
+    "ArrayPlan": "arrays",
+    "Guard": "plan",
+    "Plan": "plan",
+    "Target": "plan",
+    "all_kernels": "kernels",
+    "dense_backward": "dense",
+    "dense_forward": "dense",
+    "gradient_norm": "arrays",
+    "update": "arrays",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"the backend 'cuda' has no {name}; it has {', '.join(_HOMES)}")
+    require()
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

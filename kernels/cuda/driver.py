@@ -1,0 +1,115 @@
+"""The CUDA driver, opened with cffi. Nothing else is needed to ask what there is."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import cffi
+
+ffi = cffi.FFI()
+ffi.cdef("""
+    typedef int CUresult;
+    typedef int CUdevice;
+    typedef unsigned long long CUdeviceptr;
+    CUresult cuInit(unsigned int flags);
+    CUresult cuGetErrorName(CUresult error, const char **name);
+    CUresult cuGetErrorString(CUresult error, const char **text);
+    CUresult cuDriverGetVersion(int *version);
+    CUresult cuDeviceGetCount(int *count);
+    CUresult cuDeviceGet(CUdevice *device, int ordinal);
+    CUresult cuDeviceGetName(char *name, int length, CUdevice device);
+    CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device);
+    CUresult cuDevicePrimaryCtxRetain(void **context, CUdevice device);
+    CUresult cuCtxGetCurrent(void **context);
+    CUresult cuCtxPushCurrent_v2(void *context);
+    CUresult cuCtxPopCurrent_v2(void **context);
+    CUresult cuPointerGetAttribute(void *value, int attribute, CUdeviceptr pointer);
+    CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes);
+    CUresult cuMemFree_v2(CUdeviceptr pointer);
+    CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned int flags);
+    CUresult cuMemFreeHost(void *pointer);
+    CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr into, const void *from, size_t bytes, void *stream);
+    CUresult cuMemcpyDtoHAsync_v2(void *into, CUdeviceptr from, size_t bytes, void *stream);
+    CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
+    CUresult cuStreamSynchronize(void *stream);
+    CUresult cuStreamIsCapturing(void *stream, int *status);
+    CUresult cuModuleLoadData(void **module, const void *image);
+    CUresult cuModuleGetFunction(void **function, void *module, const char *name);
+    CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared);
+    CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
+                            unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,
+                            void *stream, void **parameters, void **extra);
+""")
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+
+
+class CudaError(RuntimeError):
+    """A call of the driver failed."""
+
+
+@cache
+def library() -> Any:
+    """The driver, started; CudaError where there is none."""
+    try:
+        driver = ffi.dlopen(LIBRARY)
+    except OSError as error:
+        raise CudaError(f"there is no NVIDIA driver here: {error}") from None
+    check(driver.cuInit(0), driver)
+    return driver
+
+
+def check(code: int, driver: Any = None) -> None:
+    if code:
+        driver = driver or library()
+        name, text = ffi.new("const char **"), ffi.new("const char **")
+        if driver.cuGetErrorName(code, name) or driver.cuGetErrorString(code, text):
+            raise CudaError(f"the CUDA driver reports error {code}")
+        raise CudaError(f"{ffi.string(name[0]).decode()}: {ffi.string(text[0]).decode()}")
+
+
+def asked(kind: str, function: Any, *args: Any) -> Any:
+    """What a function of the driver writes to its first argument."""
+    value = ffi.new(f"{kind} *")
+    check(function(value, *args))
+    return value[0]
+
+
+def driver_version() -> tuple[int, int]:
+    """The newest CUDA that the driver knows."""
+    version = asked("int", library().cuDriverGetVersion)
+    return version // 1000, version % 1000 // 10
+
+
+def device_count() -> int:
+    return int(asked("int", library().cuDeviceGetCount))
+
+
+def device(ordinal: int) -> int:
+    """The driver's handle of a device."""
+    return int(asked("CUdevice", library().cuDeviceGet, ordinal))
+
+
+def device_name(handle: int) -> str:
+    text = ffi.new("char[]", 256)
+    check(library().cuDeviceGetName(text, 256, handle))
+    return str(ffi.string(text).decode())
+
+
+def attribute(handle: int, number: int) -> int:
+    return int(asked("int", library().cuDeviceGetAttribute, number, handle))
+
+
+def capability(handle: int) -> tuple[int, int]:
+    return attribute(handle, MAJOR), attribute(handle, MINOR)
+
+
+def device_of(address: int) -> int:
+    """The number of the device whose memory this is."""
+    value = ffi.new("int *")
+    check(library().cuPointerGetAttribute(value, ORDINAL, address))
+    return int(value[0])

@@ -1,0 +1,149 @@
+"""One GPU: memory, copies and launches, on streams that belong to the caller.
+
+We use the device's primary context, as CuPy, Numba and torch do, so that everybody's addresses are everybody's. A
+stream is its handle, an integer: 0 is the default stream. Nothing here waits for the device, except what says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+
+from .compile import THREADS, Kernel, entry
+from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
+
+MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
+
+
+class Gpu:
+    """One device, by its number."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+        self.driver = library()
+        self._device = device(ordinal)
+        self._functions: dict[Kernel, Any] = {}
+        self._blocks: dict[Kernel, int] = {}
+
+    @cached_property
+    def name(self) -> str:
+        return device_name(self._device)
+
+    @cached_property
+    def capability(self) -> tuple[int, int]:
+        return capability(self._device)
+
+    def most_blocks(self, kernel: Kernel) -> int:
+        """As many as run at once. With more, the last ones would have the device for themselves."""
+        if kernel not in self._blocks:
+            occupancy = self.driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
+            each = asked("int", occupancy, self._function(kernel), THREADS, 0)
+            self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
+        return self._blocks[kernel]
+
+    @cached_property
+    def _context(self) -> Any:
+        return asked("void *", self.driver.cuDevicePrimaryCtxRetain, self._device)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """While open, the driver's calls of this thread go to this device. Nearly always they do anyway."""
+        if asked("void *", self.driver.cuCtxGetCurrent) == self._context:
+            yield
+            return
+        check(self.driver.cuCtxPushCurrent_v2(self._context))
+        try:
+            yield
+        finally:
+            asked("void *", self.driver.cuCtxPopCurrent_v2)
+
+    def allocate(self, size: int) -> Memory:
+        """Device memory of this size, zeros on the default stream; it is freed, when nobody has it any more."""
+        with self.active():
+            address = int(asked("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
+            memory = Memory(address)
+            weakref.finalize(memory, _free, self, address)
+            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.NULL))
+            check(self.driver.cuStreamSynchronize(ffi.NULL))  # another stream may use it at once
+        return memory
+
+    def pinned(self, words: int) -> np.ndarray:
+        """Zeros, (words,) int64, in host memory that the device can write to while the host goes on."""
+        with self.active():
+            pointer = ffi.new("void **")
+            check(self.driver.cuMemHostAlloc(pointer, 8 * words, PORTABLE))
+        owner = ffi.gc(ffi.cast("char *", pointer[0]), self._unpin, 8 * words)
+        array = np.frombuffer(ffi.buffer(owner, 8 * words), np.int64)
+        array[:] = 0
+        return array
+
+    def _unpin(self, pointer: Any) -> None:
+        with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone before
+            check(self.driver.cuMemFreeHost(pointer))
+
+    def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
+        """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once: the driver
+        has taken what it copies when it returns."""
+        size = array.nbytes
+        source = ffi.cast("void *", array.ctypes.data)
+        check(self.driver.cuMemcpyHtoDAsync_v2(address, source, size, ffi.cast("void *", stream)))
+
+    def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
+        """Device to host, in the order of the stream; into pinned memory without waiting."""
+        into = ffi.cast("void *", array.ctypes.data)
+        check(self.driver.cuMemcpyDtoHAsync_v2(into, address, array.nbytes, ffi.cast("void *", stream)))
+
+    def zero(self, address: int, size: int, stream: int) -> None:
+        """Bytes of device memory become 0, in the order of the stream."""
+        check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+
+    def wait(self, stream: int) -> None:
+        """Until all that was given to the stream is done."""
+        check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))
+
+    def capturing(self, stream: int) -> bool:
+        """Whether what is given to the stream becomes part of a graph, instead of being done."""
+        status = ffi.new("int *")
+        check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
+        return bool(status[0])
+
+    def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
+        """Run a kernel once all that was given to the stream before is done."""
+        values = ffi.new("long long[]", args)
+        pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
+        where = ffi.cast("void *", stream)
+        function = self._function(kernel)
+        check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
+
+    def _function(self, kernel: Kernel) -> Any:
+        """The kernel, loaded."""
+        if kernel not in self._functions:
+            image = kernel.cubin(self.capability)
+            module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
+            self._functions[kernel] = asked("void *", self.driver.cuModuleGetFunction, module, entry(image))
+        return self._functions[kernel]
+
+
+class Memory:
+    """Device memory, owned."""
+
+    __slots__ = ("__weakref__", "address")
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+
+def _free(gpu: Gpu, address: int) -> None:
+    with contextlib.suppress(CudaError), gpu.active():  # at exit the driver may be gone before
+        check(gpu.driver.cuMemFree_v2(address))
+
+
+@cache
+def gpu(ordinal: int) -> Gpu:
+    return Gpu(ordinal)

@@ -1,0 +1,49 @@
+"""Records in device memory: NumPy's layout for the host that fills them in, offsets in bytes for kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .compile import THREADS
+
+TILE = 16 * THREADS  # elements of one piece of work
+ROW = 128  # bytes of a row of scalars, of either dtype
+MAX_STATES = 3
+
+# An array, as far as it does not change: its elements, its first tile, its states.
+RECORDS = np.dtype([("elements", "i8"), ("first_tile", "i8"), ("states", "i8", (MAX_STATES,)), ("unused", "i8", (3,))])
+
+# What may change from step to step: addresses of the parameter, the gradient (0: it is left out), the row of scalars.
+TURNS = np.dtype([("p", "i8"), ("g", "i8"), ("row", "i8"), ("unused", "i8")])
+
+# What the host asks of a step that depends on what only the device knows.
+SETTINGS = np.dtype([
+    ("scale", "f8"),  # what gradients are multiplied by
+    ("most", "f8"),  # their norm is clipped to this; inf: it is not
+    ("grad_scale", "i8"),  # address of a float32 that they are divided by; 0: none
+    ("found_inf", "i8"),  # address of a float32: other than 0, and the step is skipped; 0: none
+    ("careful", "i8"),  # 1: the step is skipped if a gradient is not finite
+    ("seen", "i8"),  # the steps skipped that the rows of scalars allow for
+    ("number", "i8"),  # of this step, for `news`; 0: it cannot be skipped
+    ("unused", "i8"),
+])  # fmt: skip
+
+# What the device makes of it, for the update, and for the host to read when it wants.
+CONTROL = np.dtype([
+    ("skip", "i8"),  # 1: the update does nothing
+    ("shift", "i8"),  # bytes from the newest row of scalars to the one to be used
+    ("skips", "i8"),  # steps skipped so far
+    ("news", "i8"),  # 2 number + skip, in one word, so that the host sees both of the same step
+    ("norm", "f8"),  # of the gradients, divided by grad_scale, before clipping
+    ("float64", "f8"),  # what gradients are multiplied by, for kernels of either dtype
+    ("float32", "f4"),
+    ("unused", "f4"),
+])  # fmt: skip
+
+
+def offset(dtype: np.dtype[Any], name: str) -> int:
+    """Where in a record a field lies, in bytes."""
+    assert dtype.fields is not None
+    return dtype.fields[name][1]

@@ -1,0 +1,303 @@
+"""An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule and dtype.
+
+What changes from step to step is written to one piece of host memory and copied in one go: where the gradients are, and
+the scalars of the step, a row for all arrays of one kind (group, rule, dtype) and step number. Then
+
+    update                          the whole step, where the host knows all that it depends on
+    squares | settle | update       where it does not: gradients to be clipped by their norm, a scale or a flag that
+                                    lies on the device, steps to be skipped where a gradient is not finite
+
+and nothing waits for the device. A step that the device skips does not count: the next one is to use the scalars of
+the same step number. The host, which is ahead, does not know yet, so it lays out rows for every number that may come to
+be needed, the newest first, and the device takes the one that is as many rows further as steps were skipped. What
+became of a step the device writes to host memory when it gets there, and the host looks when it comes by.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..cpu.plan import Target
+from ..cpu.updates import fill_row
+from ..formulas import HYPER, OPTIMIZERS
+from .compile import Kernel
+from .layout import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
+from .norm import SETTLE, SUM, squares_kernel
+from .updates import update_kernel
+
+AHEAD = 64  # steps that may be skipped that the host may be ahead of the device
+TURN, SETTING, NEWS = TURNS.itemsize, SETTINGS.itemsize, offset(CONTROL, "news")
+
+
+class Guard(NamedTuple):
+    """What a step depends on that only the device knows; addresses are of one float32 each, 0: there is none."""
+
+    clip_norm: float | None = None  # the largest norm that the gradients may have
+    grad_scale: int = 0  # what they are to be divided by
+    found_inf: int = 0  # other than 0, and the step is skipped
+    skip_nonfinite: bool = False  # the step is skipped if a gradient is not finite
+
+    @property
+    def may_skip(self) -> bool:
+        return bool(self.found_inf or self.skip_nonfinite)
+
+
+NO_GUARD = Guard()
+
+
+class _Batch:
+    """The arrays of one rule and dtype, which one launch updates."""
+
+    def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
+        some = targets[which[0]]
+        self.kernel, self.squares = update_kernel(some.rule, some.dtype), squares_kernel(some.dtype)
+        self.first, self.count = first, len(which)  # in the order of the turns
+        sizes = np.array([targets[i].elements for i in which], np.int64)
+        tiles = -(-sizes // TILE)
+        self.tiles = int(tiles.sum())
+        records = np.zeros(len(which), RECORDS)
+        records["elements"], records["first_tile"] = sizes, np.cumsum(tiles) - tiles
+        for record, i in zip(records, which, strict=True):
+            record["states"][: len(targets[i].states)] = targets[i].states
+        owners = np.repeat(np.arange(len(which), dtype=np.int32), tiles)
+        self.memory = gpu.allocate(records.nbytes + owners.nbytes)
+        self.records, self.owners = self.memory.address, self.memory.address + records.nbytes
+        gpu.copy_in(self.records, records, 0)
+        gpu.copy_in(self.owners, owners, 0)
+
+
+class Plan:
+    """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
+
+        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
+        plan.update([g.data_ptr(), ...], [1, ...], [options], stream=torch.cuda.current_stream().cuda_stream)
+
+    As the Plan of the CPU, but that a call returns when its work has been given to a stream, and that memory must live
+    until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
+    """
+
+    def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
+        self.gpu = gpu
+        self.kinds = list(dict.fromkeys((t.group, t.rule, t.dtype) for t in targets))
+        numbers = {kind: number for number, kind in enumerate(self.kinds)}
+        self.of = np.array([numbers[t.group, t.rule, t.dtype] for t in targets], np.int64)
+        self.sizes = np.array([t.elements for t in targets], np.int64)
+        self.places = np.array([t.p for t in targets], np.int64)
+        together: dict[tuple[Callable[..., Any], str], list[int]] = {}
+        for i, t in enumerate(targets):
+            assert len(t.states) == len(OPTIMIZERS[t.rule].states) <= MAX_STATES
+            together.setdefault((OPTIMIZERS[t.rule].rule, t.dtype), []).append(i)
+        self.order = np.array([i for which in together.values() for i in which], np.int64)
+        self.batches: list[_Batch] = []
+        with gpu.active():
+            for which in together.values():
+                self.batches.append(_Batch(gpu, targets, which, sum(b.count for b in self.batches)))
+            self.tiles = sum(batch.tiles for batch in self.batches)
+            self.sums = gpu.allocate(self.tiles * SUM)
+            self.control = gpu.allocate(CONTROL.itemsize)
+            gpu.wait(0)  # the tables are there before any stream asks for them
+        self.news = gpu.pinned(AHEAD)
+        self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped
+        self._skips, self._number = 0, 0  # of the plan, and the steps so far that might have been
+        self._open: deque[tuple[int, int, np.ndarray]] = deque()  # number, stream, which arrays had a gradient
+        self._working = _Working(self)
+        self._lock = threading.Lock()
+
+    def update(
+        self,
+        gradients: Sequence[int] | np.ndarray,
+        steps: Sequence[int] | np.ndarray,
+        options: Sequence[Mapping[str, Any]],
+        scale: float = 1.0,
+        places: Mapping[int, int] | None = None,
+        guard: Guard = NO_GUARD,
+        stream: int = 0,
+    ) -> None:
+        """Update every array that has a gradient, in place.
+
+        steps: (n,) which step this is for each array, counted from 1, as if no step of this plan had been skipped;
+            those of arrays left out do not matter.
+        options: for each group all options of its targets' rules, by their names in OPTIMIZERS; others are passed over.
+        scale: what gradients are to be multiplied by.
+        places: the addresses of those parameters that lie somewhere else than last time, by their index.
+        guard: what the step depends on beyond that.
+        stream: the handle of the stream on which this is to happen.
+
+        Raises:
+            RuntimeError: the stream is being captured into a CUDA graph, which would replay this very step number.
+        """
+        g = np.asarray(gradients, np.int64)
+        present = (g != 0) & (self.sizes != 0)
+        with self._lock, self.gpu.active():
+            for i, address in (places or {}).items():
+                self.places[i] = address
+            if not present.any():
+                return
+            if self.gpu.capturing(stream):
+                raise RuntimeError("a step cannot be captured into a CUDA graph: it would be the same step every time")
+            behind = self._look_behind(present)
+            guarded = behind > 0 or guard != NO_GUARD
+            pairs, rows = self._rows(present, np.asarray(steps, np.int64) - self.skipped)
+            # With a guard the factor comes from the device: rows hold 1 or -1 for it, so that the bits are the same.
+            self._working.lay_out(self, g, rows, pairs, options, 1.0 if guarded else scale, behind)
+            if guarded:
+                self._working.guard(guard, scale, self._skips, self._numbered(guard, present, stream))
+            self._working.send(stream)
+            if guarded:
+                self._settle(guard, stream)
+            control = self.control.address if guarded else 0
+            for batch in self.batches:
+                self._launch(batch, batch.kernel, stream, control)
+
+    def norm(self, gradients: Sequence[int] | np.ndarray, stream: int = 0) -> float:
+        """The Euclidean norm of all gradients laid end to end. Waits for the stream."""
+        guard = Guard(clip_norm=math.inf)
+        with self._lock, self.gpu.active():
+            self._working.lay_out(self, np.asarray(gradients, np.int64), self.of, [], [], 1.0, 0)
+            self._working.guard(guard, 1.0, self._skips, 0)
+            self._working.send(stream)
+            self._settle(guard, stream)
+        return self.last_norm(stream)
+
+    def last_norm(self, stream: int = 0) -> float:
+        """The norm of the last step that was clipped or careful, before clipping. Waits for the stream."""
+        record = np.zeros(1, CONTROL)
+        with self.gpu.active():
+            self.gpu.copy_out(record, self.control.address, stream)
+            self.gpu.wait(stream)
+        return float(record["norm"][0])
+
+    def settled(self) -> np.ndarray:
+        """How many steps of each array the device has skipped, (n,): of all given so far. Waits for them."""
+        with self.gpu.active():
+            self._wait()
+        return self.skipped.copy()
+
+    # -- what became of steps
+
+    def _look_behind(self, present: np.ndarray) -> int:
+        """Takes note of what the device has done meanwhile; how many steps are still unknown, of the same arrays."""
+        self._take_note()
+        # An array that had no gradient in one of them would have to go another number of rows back than the others.
+        if len(self._open) >= AHEAD or any((then != present).any() for _, _, then in self._open):
+            self._wait()
+        return len(self._open)
+
+    def _take_note(self) -> None:
+        while self._open:
+            number, _, present = self._open[0]
+            news = int(self.news[number % AHEAD])
+            if news >> 1 != number:
+                return
+            self._open.popleft()
+            if news & 1:
+                self._skips += 1
+                self.skipped += present
+
+    def _wait(self) -> None:
+        for stream in dict.fromkeys(stream for _, stream, _ in self._open):
+            self.gpu.wait(stream)
+        self._take_note()
+
+    def _numbered(self, guard: Guard, present: np.ndarray, stream: int) -> int:
+        """The number of a step that may be skipped, 0 for another."""
+        if not guard.may_skip:
+            return 0
+        self._number += 1
+        self._open.append((self._number, stream, present))
+        return self._number
+
+    # -- a step
+
+    def _rows(self, present: np.ndarray, steps: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """The pairs of kind and step number that are wanted, and each array's place among them."""
+        if present.all() and (steps == steps[0]).all():
+            return [(kind, int(steps[0])) for kind in range(len(self.kinds))], self.of
+        pairs = np.stack([self.of, np.where(present, steps, 0)], 1)
+        wanted, place = np.unique(pairs, axis=0, return_inverse=True)
+        return [(int(kind), int(step)) for kind, step in wanted], place.reshape(-1)
+
+    def _settle(self, guard: Guard, stream: int) -> None:
+        """What the device finds out before the update."""
+        tiles = 0
+        if guard.clip_norm is not None or guard.skip_nonfinite:
+            for batch in self.batches:
+                self._launch(batch, batch.squares, stream, self.sums.address + tiles * SUM)
+                tiles += batch.tiles
+        settings, control = self._working.settings_at, self.control.address
+        self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, control)
+        if guard.may_skip:
+            place = self._number % AHEAD
+            self.gpu.copy_out(self.news[place : place + 1], control + NEWS, stream)
+
+    def _launch(self, batch: _Batch, kernel: Kernel, stream: int, last: int) -> None:
+        if batch.tiles:
+            turns = self._working.turns_at + batch.first * TURN
+            blocks = min(batch.tiles, self.gpu.most_blocks(kernel))
+            self.gpu.launch(kernel, blocks, stream, batch.records, turns, batch.owners, batch.tiles, last)
+
+
+class _Working:
+    """What one call of a plan after the other writes to: turns, settings and rows, on the host and on the device."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.gpu, self.count = plan.gpu, len(plan.sizes)
+        self._make((AHEAD + 1) * len(plan.kinds))  # enough, but where arrays of a kind lag behind others
+
+    def _make(self, rows: int) -> None:
+        fixed = self.count * TURN + SETTING
+        fixed += -fixed % ROW
+        self.host = np.zeros(fixed + rows * ROW, np.uint8)
+        self.turns = self.host[: self.count * TURN].view(TURNS)
+        self.settings = self.host[fixed - SETTING : fixed].view(SETTINGS)
+        self.rows = self.host[fixed:].reshape(rows, ROW)
+        self.memory = self.gpu.allocate(len(self.host))
+        self.turns_at = self.memory.address  # where they lie on the device
+        self.settings_at, self.rows_at = self.turns_at + fixed - SETTING, self.turns_at + fixed
+        self.used, self.sent = 0, np.zeros(0, np.uint8)
+
+    def lay_out(
+        self,
+        plan: Plan,
+        gradients: np.ndarray,
+        place: np.ndarray,
+        kinds: list[tuple[int, int]],
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        behind: int,
+    ) -> None:
+        """Writes where everything is, and the scalars: for each kind those of its step and of `behind` before it."""
+        window = behind + 1
+        if len(kinds) * window > len(self.rows):
+            self._make(2 * len(kinds) * window)
+        order = plan.order
+        self.turns["p"], self.turns["g"] = plan.places[order], gradients[order]
+        self.turns["row"] = self.rows_at + place[order] * (window * ROW)
+        self.used = len(kinds) * window
+        for i, (kind, step) in enumerate(kinds):
+            group, rule, dtype = plan.kinds[kind]
+            for back in range(window if step else 0):  # no number: all arrays of the kind are left out
+                row = self.rows[i * window + back].view(dtype)[: HYPER + 1]
+                fill_row(row, rule, max(step - back, 1), options[group], scale)
+
+    def guard(self, guard: Guard, scale: float, skips: int, number: int) -> None:
+        """Writes the settings of a step."""
+        most = math.inf if guard.clip_norm is None else guard.clip_norm
+        careful = int(guard.skip_nonfinite)
+        self.settings[0] = (scale, most, guard.grad_scale, guard.found_inf, careful, skips, number, 0)
+
+    def send(self, stream: int) -> None:
+        """Copies to the device what is new."""
+        turns = self.count * TURN
+        end = len(self.host) - self.rows.nbytes + self.used * ROW
+        same = len(self.sent) and np.array_equal(self.host[:turns], self.sent)
+        start = turns if same else 0
+        if not same:
+            self.sent = self.host[:turns].copy()
+        self.gpu.copy_in(self.memory.address + start, self.host[start:end], stream)

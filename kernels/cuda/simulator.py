@@ -1,0 +1,60 @@
+"""What `gpu.py` does, under Numba's simulator: the device's memory is that of the process, and nothing is late."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from .compile import THREADS, Kernel
+
+
+class Memory:
+    """Device memory, owned."""
+
+    def __init__(self, size: int) -> None:
+        self.array = np.zeros(size + 256, np.uint8)
+        self.address = -(-self.array.ctypes.data // 256) * 256  # aligned as the driver's
+
+
+class Gpu:
+    """The only device there is."""
+
+    name, capability = "Numba's simulator", (9, 0)
+
+    def most_blocks(self, kernel: Kernel) -> int:
+        return 3  # fewer than the tiles of most tests
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        yield
+
+    def allocate(self, size: int) -> Memory:
+        return Memory(size)
+
+    def pinned(self, words: int) -> np.ndarray:
+        return np.zeros(words, np.int64)
+
+    def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def zero(self, address: int, size: int, stream: int) -> None:
+        ctypes.memset(address, 0, size)
+
+    def wait(self, stream: int) -> None:
+        pass
+
+    def capturing(self, stream: int) -> bool:
+        return False
+
+    def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
+        assert kernel.simulated is not None
+        with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
+            warnings.simplefilter("ignore", RuntimeWarning)
+            kernel.simulated[blocks, THREADS](*args)

@@ -1,0 +1,69 @@
+"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, a GPU or the simulator."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def require_compiler() -> None:
+    """Skips a module where CUDA kernels cannot be compiled."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        pytest.skip("needs numba-cuda: pip install -e '.[cuda-compiler]'", allow_module_level=True)
+    if SIMULATED:
+        pytest.skip("the simulator compiles nothing", allow_module_level=True)
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        pytest.skip("NUMBA_DISABLE_JIT compiles nothing", allow_module_level=True)
+
+
+def require_device() -> None:
+    """Skips a module where CUDA kernels cannot run."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        pytest.skip("needs numba-cuda: pip install -e '.[cuda-compiler]'", allow_module_level=True)
+    if not SIMULATED:
+        from fastopt.kernels.cuda.parts import require
+
+        try:
+            require()
+        except ImportError as error:
+            pytest.skip(f"{error}; or set NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+
+
+def to_device(array: np.ndarray, shift: int = 0) -> Any:
+    """A copy on the device; its address is `shift` elements behind an aligned one."""
+    from numba import cuda
+
+    room = np.full(array.size + 8, 9, array.dtype)
+    room[shift : shift + array.size] = array.reshape(-1)
+    if SIMULATED:  # whose memory comes from NumPy, aligned to 16 bytes but for chance
+        memory = np.zeros(room.nbytes + 256, np.uint8)
+        start = -memory.ctypes.data % 256
+        aligned = memory[start : start + room.nbytes].view(array.dtype)
+        aligned[:] = room
+        on_device = cuda.to_device(aligned, copy=False)
+    else:
+        on_device = cuda.to_device(room)
+    return on_device[shift : shift + array.size].reshape(array.shape)
+
+
+def on_device(*arrays: np.ndarray) -> list[Any]:
+    return [to_device(array) for array in arrays]
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.itemsize}")
+
+
+def assert_same_bits(ours: Any, theirs: np.ndarray) -> None:
+    """An array on the device equals one on the host; NaN has many bit patterns, which are the processors' business."""
+    ours = ours.copy_to_host()
+    assert ours.dtype == theirs.dtype
+    numbers = ~np.isnan(theirs)
+    np.testing.assert_array_equal(np.isnan(ours), ~numbers)
+    np.testing.assert_array_equal(bits(np.ascontiguousarray(ours))[numbers], bits(theirs)[numbers])
