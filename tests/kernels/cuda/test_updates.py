@@ -23,8 +23,15 @@ DTYPES = ("float32", "float64")
 # Values at which a wrong placement of an option shows.
 OTHER_OPTIONS = {
     "weight_decay": 0.1, "maximize": True, "l1": 0.05, "clip_value": 0.4, "momentum": 0.7, "dampening": 0.3,
-    "nesterov": True, "lr_decay": 0.2, "eps": 1e-2, "alpha": 0.8, "beta1": 0.6, "beta2": 0.7, "lr": 0.3,
+    "nesterov": True, "lr_decay": 0.2, "eps": 1e-2, "eps_root": 0.05, "alpha": 0.8, "beta1": 0.6,
+    "beta2": 0.7, "lr": 0.3,
 }  # fmt: skip
+
+
+def other(rule, option):
+    return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
+
+
 CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]
 
 
@@ -59,7 +66,7 @@ def check(rule, options, size, dtype, seed, steps=2, special=False, shifts=(0,) 
 def test_bits_equal_the_reference(rule, option, dtype):
     options = dict(OPTIMIZERS[rule].options)
     if option:
-        options[option] = OTHER_OPTIONS.get(option, options[option])
+        options[option] = other(rule, option)
     for size in (TILE + 6,) if option and SIMULATED else SIZES:
         check(rule, options, size, dtype, seed=size)
 
@@ -81,7 +88,7 @@ def test_bits_of_arrays_that_are_not_aligned(shifts, dtype):
 def test_bits_with_random_rules_options_sizes_and_places(data):
     rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
     options = {
-        name: OTHER_OPTIONS.get(name, value) if data.draw(st.booleans()) else value
+        name: other(rule, name) if data.draw(st.booleans()) else value
         for name, value in OPTIMIZERS[rule].options.items()
     }
     size = data.draw(st.integers(0, 300 if SIMULATED else 300_000))
