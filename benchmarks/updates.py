@@ -9,10 +9,10 @@ import numpy as np
 import fastopt as fo
 from fastopt.benchmarks.peers import need
 from fastopt.kernels import reference
-from fastopt.kernels.cpu.plan import Plan, Target
+from fastopt.kernels.cpu.plan import Plan
 from fastopt.kernels.cpu.primitives import address_of
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Update
+from fastopt.kernels.spec import Target, Update
 
 LARGE = [10_000_000, 50_000_000]
 REPORTED = ("sgd", "momentum", "adagrad", "adam")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -74,6 +74,19 @@ class Planned(NamedTuple):
     shape: tuple[int, ...] | None
     group: int  # which of the options given to `update` are its own
     form: str = SAME
+    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
+
+
+class Target(NamedTuple):
+    """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
+
+    rule: str  # a row of OPTIMIZERS
+    dtype: str  # of p and g: "float32", "float64", "float16" or "bfloat16"
+    elements: int
+    p: int  # address; 0: given in every step
+    states: Sequence[int]  # addresses, in the order of the rule's row; behind them that of the master copy
+    group: int = 0  # which of the options that `update` is given are its own
+    form: str = SAME  # of 16-bit arrays: one of spec.FORMS
     stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 

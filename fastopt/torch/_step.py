@@ -12,8 +12,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hook
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
 from .._hyper import check_hyper
-from ..kernels.cpu.plan import Plan, Target
+from ..kernels.cpu.plan import Plan
 from ..kernels.formulas import BOUND, OPTIMIZERS, clip_factor
+from ..kernels.spec import Target
 from ._again import same_again
 from ._rules import RULES, read_group
 from ._slots import Slot, lay_out, make_slots, why_not_gradient

@@ -11,7 +11,7 @@ from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward,
 from .launch import LAUNCH, threading_layer
 from .network import Network
 from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
-from .plan import ARRANGE, Plan, Target, update
+from .plan import ARRANGE, Plan, update
 from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .rows import FINISH_KERNEL as FINISH
@@ -25,7 +25,6 @@ __all__ = [
     "ArrayPlan",
     "Network",
     "Plan",
-    "Target",
     "activate",
     "all_kernels",
     "compiling",

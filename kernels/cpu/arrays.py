@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ..spec import Planned
+from ..spec import Planned, Target
 from .compile import Kernel
 from .layout import ARRAYS, fill, read
-from .plan import Plan, Pool, Target
+from .plan import Plan, Pool
 from .primitives import address_of, view
 from .storage import name_of
 

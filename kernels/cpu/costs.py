@@ -18,7 +18,7 @@ import numpy as np
 
 from ..formulas import ACTIVATIONS, HYPER, OPTIMIZERS
 from ..profile import Cost
-from .updates import fill_scalars
+from ..scalars import fill_scalars
 
 INDEX = 8  # bytes of a row's number, and of a label
 

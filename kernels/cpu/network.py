@@ -15,6 +15,7 @@ import numpy as np
 
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ..profile import Cost
+from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
 from . import costs
 from .compile import Kernel
@@ -25,7 +26,7 @@ from .primitives import address_of, aligned_zeros
 from .program import marking
 from .rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from .two_pass import TwoPass
-from .updates import WORDS, fill_scalars, update_code
+from .updates import WORDS, update_code
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
 

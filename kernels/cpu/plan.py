@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ..formulas import HYPER, dropout_key
-from ..spec import SAME, Update
+from ..scalars import TINY, Scalars
+from ..spec import Target, Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import PLAN, UPDATE, UPDATES, fill, read
 from .norm import Squares
 from .primitives import address_of, aligned_zeros, view
 from .storage import STORES, name_of, word
-from .updates import MAX_STATES, STATES, TILE, TINY, UPDATE_ALL, fill_row, update_code
+from .updates import MAX_STATES, STATES, TILE, UPDATE_ALL, update_code
 
 ROW = 128  # bytes of a row of scalars, of either dtype
-
-
-class Target(NamedTuple):
-    """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
-
-    rule: str  # a row of OPTIMIZERS
-    dtype: str  # of p and g: "float32", "float64", "float16" or "bfloat16"
-    elements: int
-    p: int  # address; 0: given in every step
-    states: Sequence[int]  # addresses, in the order of the rule's row; behind them that of the master copy
-    group: int = 0  # which of the options that `update` is given are its own
-    form: str = SAME  # of 16-bit arrays: one of spec.FORMS
-    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
 def _arrange(work):
@@ -141,8 +129,8 @@ class Plan:
                 working.places[i] = address
         working.arrange(gradients, steps)
         for i, (kind, step) in enumerate(working.wanted()):
-            group, rule, dtype = self.kinds[kind]
-            fill_row(working.rows[dtype][i], rule, step, options[group], scale)
+            group, _, dtype = self.kinds[kind]
+            working.scalars[kind].fill(working.rows[dtype][i], step, options[group], scale)
         working.update()
         self._idle.give(working)
 
@@ -167,6 +155,7 @@ class _Working:
         self.pairs = np.zeros((count, 2), np.int64)
         memory = aligned_zeros(count * ROW, np.uint8)
         self.rows = {dtype: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1] for dtype in TINY}
+        self.scalars = [Scalars(rule, dtype) for _, rule, dtype in plan.kinds]
         self.updates = fill(UPDATES, count=count, table=self.table)
         self.plan = fill(
             PLAN, count=count, gradients=self.gradients, steps=self.steps, sizes=plan.sizes, kinds=plan.of,

@@ -11,13 +11,14 @@ from functools import cache
 import numpy as np
 
 from ..formulas import HYPER
+from ..scalars import fill_row
 from ..spec import Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import ROWS_SUM, ROWS_UPDATE, fill, offset, read
 from .primitives import address_of, call_update, prefetch, view
 from .storage import name_of
-from .updates import fill_row, update_code
+from .updates import update_code
 
 BITS = 11  # of an index that one pass sorts by: two passes for tables of up to 4 million rows
 BINS = 1 << BITS

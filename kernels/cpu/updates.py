@@ -14,7 +14,7 @@ larger: what it cannot hold becomes denormal or zero, as it does in torch; conve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,6 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ..formulas import HYPER, OPTIMIZERS
-from ..formulas.optimizers import Column
 from ..spec import MASTER, SAME
 from .compile import Kernel, lock
 from .layout import UPDATE, UPDATES, offset, read
@@ -32,7 +31,6 @@ from .storage import STOCHASTIC_STORES, STORES, word
 TILE = 1_024  # elements of one piece of work; a rank does all its pieces of an array at a stretch
 MAX_STATES = 4  # with the master copy
 WORDS = MAX_STATES + 1  # addresses of the states, and the key of stochastic rounding
-TINY = {np.dtype(name): float(np.finfo(name).tiny) for name in ("float32", "float64")}
 
 # (p, g, states, scalars, start, rows, columns, stride): p and the states from element `start` on, rows of `columns`
 # elements `stride` apart; g has the same rows without gaps. `states` is the address of WORDS words.
@@ -183,33 +181,6 @@ def _update_kernel(rule: Callable[..., Any], states: int, dtype: str, form: str)
 def update_code(name: str, dtype: str, form: str = SAME) -> int:
     row = OPTIMIZERS[name]
     return update_kernel(row.rule, len(row.states), dtype, form).address
-
-
-def fill_scalars(
-    table: np.ndarray, name: str, steps: Sequence[int], options: Mapping[str, Any], rates: Any = None
-) -> None:
-    """Write each step's scalars, computed in float64, and the dtype's smallest normal number: (steps, HYPER + 1)."""
-    rates = [options["lr"]] * len(steps) if rates is None else np.asarray(rates).tolist()
-    for i, column in enumerate(_columns(name, steps, rates, options)):
-        table[:, i] = column
-    table[:, HYPER] = TINY[table.dtype]
-
-
-def fill_row(row: np.ndarray, name: str, step: int, options: Mapping[str, Any], scale: float = 1.0) -> None:
-    """Write the scalars of one step: (HYPER + 1,). Gradients are to be taken times `scale`.
-
-    For itself, because it is the half of what a step of a small array costs.
-    """
-    columns = _columns(name, [step], [options["lr"]], options)
-    values = [column[0] if isinstance(column, list) else column for column in columns]
-    values[0] *= scale  # 1 or -1
-    row[: len(values)] = values
-    row[HYPER] = TINY[row.dtype]
-
-
-def _columns(name: str, steps: Sequence[int], rates: list[float], options: Mapping[str, Any]) -> tuple[Column, ...]:
-    row = OPTIMIZERS[name]
-    return row.scalars(steps, rates, **{key: options[key] for key in row.options if key != "lr"})
 
 
 def _update_all(work, step, rank, ranks):

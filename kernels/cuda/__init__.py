@@ -14,7 +14,6 @@ _HOMES = {
     "ArrayPlan": "arrays",
     "Guard": "plan",
     "Plan": "plan",
-    "Target": "plan",
     "all_kernels": "kernels",
     "dense_backward": "dense",
     "dense_forward": "dense",

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu.plan import Target
-from ..cpu.updates import NAMES
-from ..spec import Planned, Update
+from ..spec import Planned, Target, Update
 from .compile import SIMULATED
 from .plan import NO_GUARD, Guard, Plan
 
@@ -109,7 +107,7 @@ class ArrayPlan:
         self.planned, self.owners = planned, frozenset(owners)
         targets = [
             Target(
-                t.rule, NAMES[t.dtype], t.elements, 0 if t.p is None else see(t.p).address,
+                t.rule, t.dtype.name, t.elements, 0 if t.p is None else see(t.p).address,
                 [see(s).address for s in t.states], t.group,
             )
             for t in planned

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu.plan import Target
-from ..cpu.updates import fill_row
 from ..formulas import HYPER, OPTIMIZERS
+from ..scalars import fill_row
+from ..spec import Target
 from .compile import Kernel
 from .layout import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
 from .norm import SETTLE, SUM, squares_kernel

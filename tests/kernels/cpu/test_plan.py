@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import Plan, Target
+from fastopt.kernels.cpu import Plan
 from fastopt.kernels.cpu.primitives import INTERPRETED, address_of
 from fastopt.kernels.cpu.updates import TILE
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Update
+from fastopt.kernels.spec import Target, Update
 
 SIZES = [0, 1, 33, 5, 0, 40] if INTERPRETED else [0, 1, 33, TILE, 0, 2 * TILE + 1, 7]
 ADAM = OPTIMIZERS["adam"].options

@@ -11,13 +11,13 @@ from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device
 
 require_device()
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import Guard, Plan, Target, driver
+from fastopt.kernels.cuda import Guard, Plan, driver
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.compile import THREADS, Kernel
 from fastopt.kernels.cuda.norm import SETTLE
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import Update
+from fastopt.kernels.spec import Target, Update
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver")
 

@@ -10,12 +10,12 @@ from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device,
 
 require_device()
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import Guard, Plan, Target
+from fastopt.kernels.cuda import Guard, Plan
 from fastopt.kernels.cuda import arrays as arrays_
 from fastopt.kernels.cuda import plan as plan_
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import Update
+from fastopt.kernels.spec import Target, Update
 
 pytestmark = pytest.mark.gpu
 
