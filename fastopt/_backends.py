@@ -13,7 +13,8 @@ HOST = {
     "numpy": "fastopt.kernels.reference",  # plain NumPy: the specification, and what the others are compared with
     "cpu": "fastopt.kernels.cpu",  # Numba and the vendor BLAS
 }
-MODULES = {**HOST, "cuda": "fastopt.kernels.cuda"}  # the last for arrays in a GPU's memory
+DEVICE = "cuda"
+MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # the last for arrays in a GPU's memory
 
 
 def check(name: Any) -> str:
@@ -21,9 +22,14 @@ def check(name: Any) -> str:
     return check_name("backend", name, HOST)
 
 
+def known(name: Any) -> str:
+    """The name of any backend, for what also works on arrays in a GPU's memory; imports nothing."""
+    return check_name("backend", name, MODULES)
+
+
 def get(name: Any) -> Any:
     """The kernel module of a backend, imported on first use."""
-    return _load(check_name("backend", name, MODULES))
+    return _load(known(name))
 
 
 @cache

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _backends, conventions
 from ._arrays import Memory, Parameter, check_count, check_flag, describe
+from ._device import DeviceMemory, DeviceParameter, DeviceSlot, DeviceSteps
 from ._hyper import (
     COMMON,
     EXTRA,
@@ -23,13 +24,12 @@ from ._hyper import (
     common,
 )
 from ._rows import Rows, check_rows, joint_norm
-from ._settings import Settings
 from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, clip_factor
 
 
-class Optimizer(Settings):
+class Optimizer(DeviceSteps):
     """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
@@ -37,7 +37,7 @@ class Optimizer(Settings):
     _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
-        self.backend = _backends.check(backend)
+        self.backend = _backends.known(backend)
         super().__init__(hyper, clip_norm, convention)
         self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
@@ -109,13 +109,20 @@ class Optimizer(Settings):
         """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
-        parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
-        memory = Memory(parameter for some in parameters for parameter in some)
+        here: tuple[Any, Any, Any] = (Parameter, Memory, Slot)
+        if self.backend == _backends.DEVICE:
+            here = DeviceParameter, DeviceMemory, DeviceSlot
+        of_array, of_all, of_parameter = here
+        parameters = [[of_array(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
+        memory = of_all(parameter for some in parameters for parameter in some)
+        self._drop_plan()  # after all checks, before the numbers of `before` are taken over
         counted = np.zeros((2, sum(map(len, parameters))), np.int64)
         numbers = iter(counted.T)
         made: list[Group] = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
-            slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
+            slots = [
+                of_parameter(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)
+            ]
             public: Hyper = {"params": [array for _, array in leaves]}
             if len(made) < len(before):
                 old = before[len(made)]
@@ -131,7 +138,7 @@ class Optimizer(Settings):
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
-        self._plan = None
+        self._taken = np.zeros_like(self._done)
         self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
         self.param_groups = [group.public for group in made]
@@ -214,6 +221,8 @@ class Optimizer(Settings):
              [  0.   0.]
              [-11. -22.]]
         """
+        if self._on_device and self._slots:
+            return self._step_on_device(tuple(self._leaves(grads)), grad_scale, found_inf, skip_nonfinite)
         scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         check_flag("skip_nonfinite", skip_nonfinite)
         skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
@@ -258,14 +267,6 @@ class Optimizer(Settings):
         self._count += 1
         return True
 
-    def _planned(self) -> Any:
-        """The plan of the backend for the arrays with their present states."""
-        if self._plan is None or self._plan[0] != self.backend:
-            planned = [slot.planned(group.rule, i) for i, group in enumerate(self._groups) for slot in group.slots]
-            plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
-            self._plan = self.backend, plan
-        return self._plan[1]
-
     def _against_rows(self, i: int) -> str:
         """Why the gradient of an array must not be of some rows only; "": it may."""
         if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
@@ -294,6 +295,7 @@ class Optimizer(Settings):
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
         the arrays numbered in the order of the groups, and states in the shape of their array.
         """
+        self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         for group in self._current():
@@ -347,7 +349,8 @@ class Optimizer(Settings):
         ]
         latest = max((steps for steps, _ in loaded), default=0)
         self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        self._clip_norm, self._plan = clip_norm, None
+        self._clip_norm = clip_norm
+        self._drop_plan()
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):

@@ -31,6 +31,10 @@ class Settings:
         self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
         self._values = itemgetter(*self._hyper)
 
+    def _drop_plan(self) -> None:
+        """Before states change: the next step makes another plan."""
+        raise NotImplementedError
+
     def _kind(self, hyper: Hyper) -> str:
         """What these hyper-parameters ask for, as a row of OPTIMIZERS in torch's convention."""
         raise NotImplementedError
@@ -70,7 +74,7 @@ class Settings:
         rules = [self._rule(hyper) for hyper in checked]
         for group, rule, hyper in zip(stale, rules, checked, strict=True):
             if rule != group.rule:
-                self._plan = None
+                self._drop_plan()
             group.take(rule, hyper)
         return self._groups
 

@@ -70,7 +70,17 @@ class Slot:
         """Copies of the states in the array's own shape; without a momentum buffer that no step has filled yet."""
         unused = "momentum_buffer" if 0 < self.origin == self.steps else None
         states = {name: s for name, s in self.named.items() if name != unused}
-        return {"step": self.steps, **{n: self.parameter.outward(s).copy(order="C") for n, s in states.items()}}
+        return {"step": self.steps, **{name: self._copy(state) for name, state in states.items()}}
+
+    def _copy(self, state: Any) -> np.ndarray:
+        return self.parameter.outward(state).copy(order="C")
+
+    def _copy_into(self, kept: Any, state: np.ndarray) -> None:
+        kept[...] = state
+
+    def _own(self, state: np.ndarray) -> Any:
+        """A state of the slot's own memory, with these values."""
+        return state.copy()
 
     def checked(self, saved: Any, rule: str, known: frozenset[str]) -> tuple[int, dict[str, np.ndarray]]:
         """Steps and states of an entry of a state_dict, as `restore` takes them."""
@@ -102,9 +112,9 @@ class Slot:
         kept = {name: self.named.get(name, state) for name, state in states.items()}
         for name, state in states.items():
             if kept[name] is state:
-                kept[name] = state.copy()
+                kept[name] = self._own(state)
             else:
-                kept[name][...] = state
+                self._copy_into(kept[name], state)
         self.named = kept
 
 

@@ -1,4 +1,4 @@
-"""Optimizers for arrays on the CPU, with the formulas, defaults and state names of torch.optim.
+"""Optimizers for arrays in place, with the formulas, defaults and state names of torch.optim.
 
     opt = fastopt.Adam([w, b], lr=1e-3)
     opt.step([dw, db])  # w and b have changed
@@ -8,8 +8,9 @@ Common to all of them:
 - `params` is one array, a sequence, a (nested) mapping or sequence of arrays, or a list of groups: mappings with the
   key "params" and the group's own hyper-parameters. The arrays are float32 or float64, of any shape and strides, and
   are updated in place; arrays with gaps, negative strides or foreign byte order go through a copy that is written back.
-  Read-only arrays and arrays that share memory are refused. None leaves the optimizer without arrays until `bind`,
-  which `Sequential.compile` calls.
+  Read-only arrays and arrays that share memory are refused. With `backend="cuda"` they are C-contiguous arrays in a
+  GPU's memory, of Numba, CuPy or torch, and `step` does not wait: see `Optimizer.settle`. None leaves the optimizer
+  without arrays until `bind`, which `Sequential.compile` calls.
 - An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
   `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
   parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they

@@ -66,4 +66,4 @@ def assert_same_bits(ours: Any, theirs: np.ndarray) -> None:
     assert ours.dtype == theirs.dtype
     numbers = ~np.isnan(theirs)
     np.testing.assert_array_equal(np.isnan(ours), ~numbers)
-    np.testing.assert_array_equal(bits(np.ascontiguousarray(ours))[numbers], bits(theirs)[numbers])
+    np.testing.assert_array_equal(bits(np.array(ours, order="C"))[numbers], bits(theirs)[numbers])

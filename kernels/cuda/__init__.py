@@ -12,12 +12,17 @@ from .parts import require
 
 _HOMES = {
     "ArrayPlan": "arrays",
+    "DeviceArray": "memory",
     "Guard": "plan",
     "Plan": "plan",
     "all_kernels": "kernels",
+    "current_stream": "arrays",
     "dense_backward": "dense",
     "dense_forward": "dense",
+    "gpu_of": "arrays",
     "gradient_norm": "arrays",
+    "see": "arrays",
+    "to_host": "memory",
     "update": "arrays",
 }
 

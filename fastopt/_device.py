@@ -1,0 +1,271 @@
+"""Optimizers on arrays in a GPU's memory: what stands for Parameter, Memory and Slot there, and the step.
+
+    opt = fastopt.Adam(params, backend="cuda")       arrays of Numba, CuPy or torch, float32 or float64, C-contiguous
+    opt.step(grads)                                  of any of these libraries; returns at once
+    opt.settle()                                     waits; then `steps` and `grad_norm` are what they are on the host
+
+A step works on the stream that the library of the first array works on at that moment, and nothing waits for it. So
+`step` says True of every step that was given to the device, whether or not that then leaves it out; a step that it
+leaves out (`found_inf` on the device, `skip_nonfinite`) is not counted by the next ones, but a schedule counts all that
+were given. States are in the device's memory; `state_dict` waits, and copies them to the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from . import _backends
+from ._arrays import FLOATS, check_flag, describe, plain
+from ._dlpack import is_tensor, speaks_dlpack, view_of
+from ._hyper import check_one_number, check_scale
+from ._settings import Settings
+from ._slot import Group, Slot
+from .kernels.spec import Planned
+
+
+def _kernels() -> Any:
+    return _backends.get(_backends.DEVICE)
+
+
+def _seen(name: str, value: Any) -> Any:
+    """What an array in a GPU's memory says of itself; the error of one that kernels do not take as it is."""
+    see = _kernels().see
+    try:
+        seen = see(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
+    if seen.dtype not in {dtype.name for dtype in FLOATS}:
+        raise TypeError(f"{name} must be float32 or float64, not {seen.dtype}")
+    if not seen.contiguous:
+        raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
+    if seen.address % np.dtype(seen.dtype).itemsize:
+        raise ValueError(f"{name} must be aligned: its address {seen.address} is no multiple of its numbers' size")
+    return seen
+
+
+class DeviceParameter:
+    """An array that is updated in place in a GPU's memory; the counterpart of `Parameter`."""
+
+    __slots__ = ("address", "array", "dtype", "gpu", "lender", "name", "shape", "work")
+
+    direct = False  # gradients are checked here, not as those on the host
+
+    def __init__(self, name: str, value: Any) -> None:
+        seen = _seen(name, value)
+        self.name, self.array, self.work = name, value, value
+        self.dtype, self.shape, self.address = np.dtype(seen.dtype), seen.shape, seen.address
+        self.gpu = _kernels().gpu_of({seen.address})
+        self.lender = self if is_tensor(value) else None  # others cannot move their memory
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def check_place(self) -> None:
+        if (self.array.data_ptr(), tuple(self.array.shape)) != (self.address, self.shape):
+            raise ValueError(
+                f"{self.name} is no longer where it was when the optimizer was made, as after p.data = ... or resize_:"
+                " make a new optimizer, and load this one's state_dict into it"
+            )
+
+    def changed(self) -> None:
+        """Tells autograd, as on the host."""
+        import torch
+
+        if not self.array.is_inference():
+            torch.autograd.graph.increment_version(self.array)
+
+    def new_state(self, fill: float) -> Any:
+        return _kernels().DeviceArray(self.gpu, self.shape, self.dtype, fill)
+
+    def inward(self, array: Any) -> Any:
+        return array
+
+    def outward(self, state: Any) -> Any:
+        return state
+
+    def check_like(self, name: str, value: Any) -> np.ndarray:
+        """A state of the parameter's shape and dtype, on the host or copied there."""
+        try:
+            array = _kernels().to_host(value)
+        except TypeError:
+            foreign = not isinstance(value, np.ndarray) and speaks_dlpack(value)
+            array = view_of(name, value) if foreign else plain(name, value)
+        self._check(name, np.dtype(array.dtype.newbyteorder("=")), array.shape)
+        return np.require(array, self.dtype, ["C", "A"])
+
+    def check_gradient(self, name: str, value: Any) -> None:
+        """Raises unless the gradient is one that kernels take."""
+        if isinstance(value, tuple):
+            raise TypeError(
+                f"{name} must be an array like {self.name}, not (indices, values): they are for the CPU alone"
+            )
+        seen = _seen(name, value)
+        self._check(name, np.dtype(seen.dtype), seen.shape)
+
+    def _check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if dtype != self.dtype:
+            raise TypeError(f"{name} must be {self.dtype} like {self.name}; got {dtype}")
+        if shape != self.shape:
+            raise ValueError(f"{name} must have the shape {self.shape} of {self.name}; got {shape}")
+
+
+class DeviceMemory:
+    """Where the parameters lie: refuses overlapping ones, and gradients that overlap any of them."""
+
+    foreign = False
+    owners: frozenset[int] = frozenset()
+
+    def __init__(self, parameters: Iterable[DeviceParameter]) -> None:
+        self.parameters = list(parameters)
+        _kernels().gpu_of({p.address for p in self.parameters})  # all on one
+        self.sizes = np.array([p.size * p.dtype.itemsize for p in self.parameters], np.int64)
+        spans = sorted((p.address, int(size), p) for p, size in zip(self.parameters, self.sizes, strict=True) if size)
+        for (start, size, first), (later, _, second) in pairwise(spans):
+            if later < start + size:
+                names = sorted((first.name, second.name))
+                raise ValueError(f"{names[0]} and {names[1]} share memory; each array must be given once")
+        self.starts = np.array([start for start, _, _ in spans], np.int64)
+        self.ends = np.array([start + size for start, size, _ in spans], np.int64)
+        self.sorted = [parameter for _, _, parameter in spans]
+
+    def check_gradients(self, addresses: np.ndarray) -> None:
+        """Raises for the first that shares memory with a parameter; the address 0 stands for none."""
+        last = np.searchsorted(self.starts, addresses + self.sizes) - 1  # the last that begins before the gradient ends
+        wrong = (addresses != 0) & (last >= 0)
+        wrong[wrong] = self.ends[last[wrong]] > addresses[wrong]
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            name = "grads" + self.parameters[i].name.removeprefix("params")
+            raise ValueError(f"{name} shares memory with {self.sorted[last[i]].name}, which the step changes")
+
+
+class DeviceSlot(Slot):
+    """One parameter array in a GPU's memory with its states."""
+
+    __slots__ = ()
+
+    @property
+    def given(self) -> Any:
+        return self.parameter.array
+
+    def planned(self, rule: str, group: int) -> Planned:
+        p: Any = self.parameter
+        return Planned(rule, p.work, self.states, p.dtype, p.size, p.shape, group)
+
+    def _copy(self, state: Any) -> Any:
+        return state.copy_to_host(_kernels().current_stream(self.parameter.array))
+
+    def _copy_into(self, kept: Any, state: np.ndarray) -> None:
+        kept.write(state, _kernels().current_stream(self.parameter.array))
+
+    def _own(self, state: np.ndarray) -> Any:
+        made = self.parameter.new_state(0.0)
+        self._copy_into(made, state)
+        return made
+
+
+class DeviceSteps(Settings):
+    """The part of `Optimizer` that has the plan, and gives steps to a GPU."""
+
+    grad_norm: float | None
+    _groups: list[Group]
+    _memory: Any
+    backend: str
+    _slots: list[Slot]
+    _lenders: list[tuple[int, Any]]
+    _done: np.ndarray
+    _origins: np.ndarray
+    _taken: np.ndarray  # of the steps that the plan knows to have been skipped, those that `_done` counts no more
+    _measured = False  # whether the last step found out the norm of its gradients
+
+    @property
+    def _on_device(self) -> bool:
+        return isinstance(self._memory, DeviceMemory)
+
+    def settle(self) -> list[int]:
+        """The steps done, for each array; what `steps` and `grad_norm` say is then exact.
+
+        For arrays in a GPU's memory (`backend="cuda"`) this waits for all steps that were given, because only the
+        device knows which of them it skipped, and the norm of the last one's gradients. Otherwise all is known anyway.
+        An array without elements is said to have done all steps.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> opt = fo.SGD(np.zeros(2), lr=0.5, backend="numpy")
+            >>> opt.step(np.ones(2)), opt.step(np.array([np.inf, 1.0]), skip_nonfinite=True), opt.settle()
+            (True, False, [1])
+        """
+        if self._on_device and self._plan is not None:
+            plan = self._plan[1].plan
+            skipped = plan.settled()
+            self._done -= skipped - self._taken
+            self._taken[:] = skipped
+            if self._measured:
+                self.grad_norm = plan.last_norm(self._plan[1].stream())
+        return [slot.steps for slot in self._slots]
+
+    def _drop_plan(self) -> None:
+        if self._plan is not None:
+            self.settle()
+            self._taken[:] = 0  # the next one begins to count anew
+            self._plan = None
+
+    def _planned(self) -> Any:
+        """The plan of the backend for the arrays with their present states."""
+        if self._plan is None or self._plan[0] != self.backend:
+            planned = [slot.planned(group.rule, i) for i, group in enumerate(self._groups) for slot in group.slots]
+            plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
+            self._plan = self.backend, plan
+        return self._plan[1]
+
+    def _step_on_device(self, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool) -> bool:
+        """`Optimizer.step`, of gradients one for each array."""
+        if self.backend != _backends.DEVICE:
+            raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {self.backend!r}")
+        check_flag("skip_nonfinite", skip_nonfinite)
+        scale, scale_at = 1.0, 0 if grad_scale is None else _one_on_device("grad_scale", grad_scale)
+        if grad_scale is not None and not scale_at:
+            scale = 1.0 / check_scale(grad_scale)
+        found_at = 0 if found_inf is None else _one_on_device("found_inf", found_inf)
+        skip = found_inf is not None and not found_at and check_one_number("found_inf", found_inf) != 0
+        for _, lender in self._lenders:
+            lender.check_place()
+        groups, plan = self._current(), self._planned()
+        options = [group.at(self._count) for group in groups]
+        gradients, others = plan.read(leaves)
+        for i in [i for i in others if leaves[i] is not None]:
+            self._memory.parameters[i].check_gradient(f"grads{self._slots[i].path}", leaves[i])
+        self._memory.check_gradients(gradients)
+        if skip:
+            return False
+        guard = _kernels().Guard(self._clip_norm, scale_at, found_at, bool(skip_nonfinite))
+        numbers = self._done + self._taken - self._origins + 1
+        plan.update(gradients, numbers, options, scale, {}, guard)
+        self._measured = bool(gradients.any()) and (self._clip_norm is not None or bool(skip_nonfinite))
+        self.grad_norm = None
+        self._done += [g is not None for g in leaves]
+        for i, lender in self._lenders:
+            if leaves[i] is not None:
+                lender.changed()
+        self._count += 1
+        return True
+
+
+def _one_on_device(name: str, value: Any) -> int:
+    """The address of one float32 in a GPU's memory, 0 for what is on the host."""
+    try:
+        seen = _kernels().see(value)
+    except TypeError:
+        return 0
+    if seen.dtype != "float32" or math.prod(seen.shape) != 1:
+        raise TypeError(
+            f"{name} must be a number, or in a GPU's memory one float32; got {describe(value)} of {seen.dtype},"
+            f" shape {seen.shape}"
+        )
+    return int(seen.address)

@@ -1,0 +1,82 @@
+"""Arrays of our own in a device's memory, for what a user's arrays come with: states, and what a network works on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .arrays import current_stream, gpu_of, see
+
+
+class DeviceArray:
+    """A C-contiguous array in a device's memory, which it owns; other libraries reach it by its array interface.
+
+    Filled with one number, and ready for any stream, when it is made. `np.asarray` gives a copy on the host.
+    """
+
+    def __init__(self, gpu: Any, shape: tuple[int, ...], dtype: str | np.dtype[Any], fill: float = 0) -> None:
+        self.gpu, self.shape, self.dtype = gpu, tuple(shape), np.dtype(dtype)
+        self.size = math.prod(self.shape)
+        self._memory = gpu.allocate(self.nbytes) if self.size else None
+        if fill and self.size:
+            self.write(np.full(self.shape, fill, self.dtype), 0)
+            with gpu.active():
+                gpu.wait(0)
+
+    @property
+    def address(self) -> int:
+        return int(self._memory.address) if self._memory else 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "strides": None, "data": (self.address, False),
+            "version": 3,
+        }  # fmt: skip
+
+    def write(self, array: np.ndarray, stream: int) -> None:
+        """Copies a host array of the same shape and dtype, contiguous, in the order of the stream."""
+        assert array.nbytes == self.nbytes
+        if self.size:
+            with self.gpu.active():
+                self.gpu.copy_in(self.address, array, stream)
+
+    def copy_to_host(self, stream: int = 0) -> np.ndarray:
+        """A copy on the host, as it is when all that was given to the stream is done. Waits for that."""
+        return _copied(self.gpu, self.address, self.shape, self.dtype, stream)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an array in a GPU's memory can only be copied to the host")
+        array = self.copy_to_host()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype.name})"
+
+
+def to_host(array: Any, stream: int | None = None) -> np.ndarray:
+    """A copy of any library's array, C-contiguous in a device's memory, in the order of its stream. Waits for it.
+
+    stream: another one than that which its library works on.
+    """
+    seen = see(array)
+    if not seen.contiguous:
+        raise ValueError(f"the array must be C-contiguous; got one with gaps or turned axes, of shape {seen.shape}")
+    gpu, stream = gpu_of({seen.address}), current_stream(array) if stream is None else stream
+    return _copied(gpu, seen.address, seen.shape, np.dtype(seen.dtype), stream)
+
+
+def _copied(gpu: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    if array.size:
+        with gpu.active():
+            gpu.copy_out(array, address, stream)
+            gpu.wait(stream)
+    return array
