@@ -296,7 +296,7 @@ def dense_kernels(dtype: str) -> list[Kernel]:
 
 
 # ---------------------------------------------------------------- launches
-def _wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
+def is_wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
     """Whether every row begins at a multiple of 16 bytes and is a multiple of them."""
     low = (columns | stride) * vector(dtype, False).size
     for address in addresses:
@@ -304,7 +304,8 @@ def _wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
     return low % VECTOR == 0
 
 
-def _launch(gpu: Any, kernel: Kernel, pieces: int, stream: int, *args: int) -> None:
+def launch(gpu: Any, kernel: Kernel, pieces: int, stream: int, *args: int) -> None:
+    """With a block for each piece of work, but no more than run at once."""
     with gpu.active():
         gpu.launch(kernel, max(1, min(gpu.most_blocks(kernel), pieces)), stream, *args)
 
@@ -337,10 +338,10 @@ def sums_bytes(shape: Shape) -> int:
 def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Shape) -> None:
     """y = f(z + b), and z += b where z is not y; b may be 0: there is none."""
     rows, columns, stride, dtype, _ = shape
-    wide = _wide(dtype, columns, stride, z, y, b)
+    wide = is_wide(dtype, columns, stride, z, y, b)
     pieces = rows * (columns // vector(dtype, wide).elements)
     kernel = activate_kernel(name, dtype, wide)
-    _launch(gpu, kernel, -(-pieces // THREADS), stream, z, b, y, rows, columns, stride)
+    launch(gpu, kernel, -(-pieces // THREADS), stream, z, b, y, rows, columns, stride)
 
 
 def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
@@ -350,10 +351,10 @@ def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int
     """
     rows, columns, stride, dtype, gradient = shape
     height, count = tiles(rows, columns)
-    wide = _wide(dtype, columns, stride, dy, s, dz)
+    wide = is_wide(dtype, columns, stride, dy, s, dz)
     sums = sums if db and sums_bytes(shape) else 0
     pieces = count * -(-columns // (LANES * vector(dtype, wide).elements))
     kernel = slopes_kernel(name, dtype, wide)
-    _launch(gpu, kernel, pieces, stream, dy, s, dz, sums, db, rows, columns, stride, height)
+    launch(gpu, kernel, pieces, stream, dy, s, dz, sums, db, rows, columns, stride, height)
     if sums:
-        _launch(gpu, totals_kernel(gradient or dtype), -(-columns // LANES), stream, sums, db, count, columns)
+        launch(gpu, totals_kernel(gradient or dtype), -(-columns // LANES), stream, sums, db, count, columns)

@@ -42,6 +42,18 @@ CONTROL = np.dtype([
     ("unused", "f4"),
 ])  # fmt: skip
 
+# Which batch it is.
+CLOCK = np.dtype([
+    ("batch", "i8"),  # of this pass, from 0
+    ("ever", "i8"),  # batches trained on before it, in all passes: dropout's masks go by that
+])  # fmt: skip
+
+DROPOUT = np.dtype([
+    ("scale", "f8"),  # of what is kept: 1 / (1 - rate)
+    ("threshold", "i8"),  # rate * 2**53: draws below it are dropped
+    ("stream", "u8"),  # `dropout_stream` of the layer
+])  # fmt: skip
+
 
 def offset(dtype: np.dtype[Any], name: str) -> int:
     """Where in a record a field lies, in bytes."""

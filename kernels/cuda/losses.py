@@ -1,0 +1,361 @@
+"""Losses with their gradients, softmax, accuracy, and the sums of them over a batch.
+
+    loss       sums[tile] of the loss, and dz, its gradient: elementwise, or by rows where the loss includes the softmax
+    softmax    y = softmax(z), by rows
+    accuracy   sums[tile] of the rows whose class is right
+    collect    adds the sums of all tiles to one number: that of the batch, or of the whole pass
+
+Other metrics are sums of elementwise losses. Tiles are cut by the shape alone, sums are taken in float64 and added in a
+fixed order, so they are the same bits in every run. Arrays lie in rows, z and dz with one stride and targets with
+another. A row that is taken as a whole is shared by LANES threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from ..formulas import LOSSES
+from ..spec import LossSpec
+from .arrays import current_stream, gpu_of, see
+from .compile import THREADS, Kernel, device
+from .epilogues import DEEP, LANES, Shape, launch
+from .epilogues import activate as activate_elements
+from .layout import CLOCK, offset
+from .primitives import loader, reader, storer, writer
+
+ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
+ROWS = 4 * DEEP  # of a tile, where it goes by rows
+BATCH = offset(CLOCK, "batch")
+
+read_word, read_double, write_double = reader("int64", 1), reader("float64", 1), writer("float64")
+
+
+def _add_up(totals, me, count):
+    """The sum of `count` numbers in shared memory, a power of two, by halves; it ends in the first."""
+    half = count // 2
+    while half > 0:
+        cuda.syncthreads()
+        if me < half:
+            totals[me] += totals[me + half]
+        half //= 2
+
+
+def _along(cells, deep, lane):
+    """Each row of cells (DEEP, LANES) added up into its first."""
+    half = LANES // 2
+    while half > 0:
+        cuda.syncthreads()
+        if lane < half:
+            cells[deep, lane] += cells[deep, lane + half]
+        half //= 2
+    cuda.syncthreads()
+
+
+def _tops(cells, deep, lane):
+    """The largest of each row of cells (DEEP, LANES) into its first."""
+    half = LANES // 2
+    while half > 0:
+        cuda.syncthreads()
+        if lane < half and cells[deep, lane + half] > cells[deep, lane]:
+            cells[deep, lane] = cells[deep, lane + half]
+        half //= 2
+    cuda.syncthreads()
+
+
+add_up, along, tops = device(_add_up), device(_along), device(_tops)
+
+
+# ---------------------------------------------------------------- losses
+def _elementwise(value, slope, dtype):
+    value, slope = device(value), device(slope)
+    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
+        totals = cuda.shared.array(THREADS, np.float64)
+        me, elements = cuda.threadIdx.x, rows * columns
+        a, scale = real(read_double(param)[0]), real(1.0 / elements)
+        for tile in range(cuda.blockIdx.x, (elements + ELEMENTS - 1) // ELEMENTS, cuda.gridDim.x):
+            start, total = tile * ELEMENTS, 0.0
+            for i in range(start + me, min(start + ELEMENTS, elements), THREADS):
+                row, column = i // columns, i % columns
+                at = (row * z_stride + column) * size
+                x, y = load((z,), at)[0][0], load((t,), (row * t_stride + column) * size)[0][0]
+                total += np.float64(value(x, y, a))
+                if dz != 0:
+                    store((dz,), at, ((slope(x, y, a) * scale,),))
+            totals[me] = total
+            add_up(totals, me, THREADS)
+            if me == 0:
+                write_double(sums + tile * 8, totals[0])
+            cuda.syncthreads()  # the next tile begins with totals
+
+    return loss
+
+
+def _by_row(value, slope, dtype, labels):
+    value, slope = device(value), device(slope)
+    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    tiny = real(np.finfo(dtype).tiny)
+
+    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
+        # As on the CPU: t is the smoothed target, and z is taken from the largest of its row.
+        largest = cuda.shared.array((DEEP, LANES), real)
+        masses = cuda.shared.array((DEEP, LANES), np.float64)
+        totals = cuda.shared.array(THREADS, np.float64)
+        me = cuda.threadIdx.x
+        lane, deep = me % LANES, me // LANES
+        zero, one, smooth = real(0), real(1), real(read_double(param)[0])
+        floor, keep, scale = smooth / real(columns), one - smooth, real(1.0 / rows)
+        for tile in range(cuda.blockIdx.x, (rows + ROWS - 1) // ROWS, cuda.gridDim.x):
+            total = 0.0
+            for part in range(ROWS // DEEP):
+                row = tile * ROWS + part * DEEP + deep
+                end = columns if row < rows else 0  # all threads of a block meet, also those without a row
+                top = real(-math.inf)
+                for j in range(lane, end, LANES):
+                    x = load((z,), (row * z_stride + j) * size)[0][0]
+                    top = x if x > top else top
+                largest[deep, lane] = top
+                tops(largest, deep, lane)
+                top, mass = largest[deep, 0], 0.0
+                for j in range(lane, end, LANES):
+                    mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
+                masses[deep, lane] = mass
+                along(masses, deep, lane)
+                log_sum, share = zero, zero
+                if end != 0:
+                    log_sum, share = real(math.log(masses[deep, 0])), real(1.0 / masses[deep, 0])
+                label = read_word(t + row * 8)[0] if labels and end != 0 else 0
+                for j in range(lane, end, LANES):
+                    at = (row * z_stride + j) * size
+                    x = load((z,), at)[0][0] - top
+                    if labels:  # noqa: SIM108 (the other form is longer than a line)
+                        target = one if j == label else zero
+                    else:
+                        target = load((t,), (row * t_stride + j) * size)[0][0]
+                    target = target * keep + floor
+                    if target != zero:
+                        total += np.float64(value(x, target, log_sum))
+                    if dz != 0:
+                        g = slope(real(math.exp(x)) * share, target) * scale
+                        store((dz,), at, ((zero if abs(g) < tiny else g,),))
+                cuda.syncthreads()  # the next part begins with largest and masses
+            totals[me] = total
+            add_up(totals, me, THREADS)
+            if me == 0:
+                write_double(sums + tile * 8, totals[0])
+            cuda.syncthreads()
+
+    return loss
+
+
+def _softmax(dtype):
+    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def softmax(z, y, rows, columns, z_stride, y_stride):
+        largest = cuda.shared.array((DEEP, LANES), real)
+        masses = cuda.shared.array((DEEP, LANES), np.float64)
+        lane, deep = cuda.threadIdx.x % LANES, cuda.threadIdx.x // LANES
+        for part in range(cuda.blockIdx.x, (rows + DEEP - 1) // DEEP, cuda.gridDim.x):
+            row = part * DEEP + deep
+            end = columns if row < rows else 0
+            top = real(-math.inf)
+            for j in range(lane, end, LANES):
+                x = load((z,), (row * z_stride + j) * size)[0][0]
+                top = x if x > top else top
+            largest[deep, lane] = top
+            tops(largest, deep, lane)
+            top, mass = largest[deep, 0], 0.0
+            for j in range(lane, end, LANES):
+                mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
+            masses[deep, lane] = mass
+            along(masses, deep, lane)
+            whole = masses[deep, 0]
+            for j in range(lane, end, LANES):
+                x = real(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
+                store((y,), (row * y_stride + j) * size, ((real(np.float64(x) / whole),),))
+            cuda.syncthreads()
+
+    return softmax
+
+
+# ---------------------------------------------------------------- accuracy
+def _accuracy(dtype, labels):
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def best_of(row, columns):
+        best, most = 0, load((row,), 0)[0][0]
+        for j in range(1, columns):
+            x = load((row,), j * size)[0][0]
+            if x > most:
+                best, most = j, x
+        return best
+
+    best_of = device(best_of)
+
+    def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
+        # A thread takes a row: of a single column, the side of the boundaries (of z, of t) that it is on.
+        totals = cuda.shared.array(THREADS, np.float64)
+        me = cuda.threadIdx.x
+        z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
+        for tile in range(cuda.blockIdx.x, (rows + THREADS - 1) // THREADS, cuda.gridDim.x):
+            row, right = tile * THREADS + me, False
+            if row < rows:
+                ours = z + row * z_stride * size
+                if labels:
+                    right = best_of(ours, columns) == read_word(t + row * 8)[0]
+                else:
+                    theirs = t + row * t_stride * size
+                    if columns == 1:
+                        right = (load((ours,), 0)[0][0] > z_boundary) == (load((theirs,), 0)[0][0] > t_boundary)
+                    else:
+                        right = best_of(ours, columns) == best_of(theirs, columns)
+            totals[me] = 1.0 if right else 0.0
+            add_up(totals, me, THREADS)
+            if me == 0:
+                write_double(sums + tile * 8, totals[0])
+            cuda.syncthreads()
+
+    return accuracy
+
+
+def _collect(sums, tiles, into, stride, clock):
+    totals = cuda.shared.array(THREADS, np.float64)
+    me, total = cuda.threadIdx.x, 0.0
+    for tile in range(me, tiles, THREADS):
+        total += read_double(sums + tile * 8)[0]
+    totals[me] = total
+    add_up(totals, me, THREADS)
+    if me == 0:
+        place = into + read_word(clock + BATCH)[0] * stride
+        write_double(place, read_double(place)[0] + totals[0])
+
+
+COLLECT = Kernel(_collect, "collect")
+
+
+# ---------------------------------------------------------------- kernels
+@cache
+def _loss_kernel(name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str) -> Kernel:
+    if kind == "elements":
+        return Kernel(_elementwise(value, slope, dtype), f"loss_{name}_{dtype}")
+    return Kernel(_by_row(value, slope, dtype, kind == "labels"), f"loss_{name}_{dtype}")
+
+
+def loss_kernel(name: str, dtype: str) -> Kernel:
+    """The kernel of a row of LOSSES."""
+    row = LOSSES[name]
+    return _loss_kernel(name, row.value, row.slope, dtype, row.targets if row.by_row else "elements")
+
+
+@cache
+def softmax_kernel(dtype: str) -> Kernel:
+    return Kernel(_softmax(dtype), f"softmax_{dtype}")
+
+
+@cache
+def accuracy_kernel(dtype: str, labels: bool) -> Kernel:
+    return Kernel(_accuracy(dtype, labels), f"accuracy_{'labels' if labels else 'dense'}_{dtype}")
+
+
+def loss_kernels(dtype: str) -> list[Kernel]:
+    """Every kernel of a dtype, with that of none."""
+    accuracies = [accuracy_kernel(dtype, labels) for labels in (False, True)]
+    return [COLLECT, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
+
+
+# ---------------------------------------------------------------- launches
+METRIC_LOSSES = {  # metrics that are sums of a loss
+    "mean_squared_error": "mean_squared_error",
+    "r2": "mean_squared_error",
+    "mean_absolute_error": "mean_absolute_error",
+}
+
+
+def loss_tiles(name: str, rows: int, columns: int) -> int:
+    """How many sums a loss leaves."""
+    return -(-rows // ROWS) if LOSSES[name].by_row else -(-rows * columns // ELEMENTS)
+
+
+def accuracy_tiles(rows: int) -> int:
+    return -(-rows // THREADS)
+
+
+def run_loss(
+    gpu: Any, stream: int, name: str, z: int, t: int, dz: int, sums: int, param: int, shape: Shape, t_stride: int
+) -> None:
+    """sums (loss_tiles,) float64 of the loss of z, and dz, the gradient of its mean; dz may be 0: it is not wanted.
+
+    t: int64 labels, or targets; param: address of the loss's parameter, a float64.
+    """
+    rows, columns, stride, dtype, _ = shape
+    kernel = loss_kernel(name, dtype)
+    pieces = loss_tiles(name, rows, columns)
+    launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param)
+
+
+def run_accuracy(
+    gpu: Any, stream: int, labels: bool, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
+) -> None:
+    """sums (accuracy_tiles,) float64 of the rows that are right; boundaries: address of two float64."""
+    rows, columns, stride, dtype, _ = shape
+    kernel = accuracy_kernel(dtype, labels)
+    launch(gpu, kernel, accuracy_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
+
+
+def run_softmax(gpu: Any, stream: int, z: int, y: int, shape: Shape, y_stride: int) -> None:
+    """y = softmax(z), by rows; y may be z, with the same stride."""
+    rows, columns, stride, dtype, _ = shape
+    launch(gpu, softmax_kernel(dtype), -(-rows // DEEP), stream, z, y, rows, columns, stride, y_stride)
+
+
+def collect(gpu: Any, stream: int, sums: int, tiles: int, into: int, stride: int, clock: int) -> None:
+    """Adds all sums to the float64 that lies `stride` bytes times the clock's batch behind `into`."""
+    launch(gpu, COLLECT, 1, stream, sums, tiles, into, stride, clock)
+
+
+# ---------------------------------------------------------------- verbs
+def loss(spec: LossSpec, outputs: Any, targets: Any, gradient: Any = None) -> float:
+    """The mean loss of outputs (rows, columns); writes its gradient if given. Waits for it.
+
+    Arrays on one device, C-contiguous, of float32 or float64; targets like the outputs, or int64 labels (rows,).
+    """
+    row, seen = LOSSES[spec.name], see(outputs)
+    (rows, columns), dtype = seen.shape, seen.dtype
+    z, t, dz = seen.address, see(targets).address, 0 if gradient is None else see(gradient).address
+    gpu, stream = gpu_of({z, t, dz}), current_stream(outputs)
+    param = next((float(spec.params.get(name, default)) for name, default in row.params.items()), 0.0)
+    tiles, size = loss_tiles(spec.name, rows, columns), CLOCK.itemsize
+    words = np.zeros(size // 8 + 2 + tiles)  # a clock that stands at 0, the parameter, the result, the sums
+    words[size // 8] = param
+    with gpu.active():
+        memory = gpu.allocate(words.nbytes)
+        gpu.copy_in(memory.address, words, stream)
+        at = memory.address + size
+        shape = Shape(rows, columns, columns, dtype)
+        run_loss(gpu, stream, spec.name, z, t, dz, at + 16, at, shape, columns)
+        collect(gpu, stream, at + 16, tiles, at + 8, 0, memory.address)
+        result = np.zeros(1)
+        gpu.copy_out(result, at + 8, stream)
+        gpu.wait(stream)
+    return float(result[0]) / (rows if row.by_row else rows * columns)
+
+
+def activate(name: str, z: Any, y: Any) -> None:
+    """y = f(z), elementwise or, for softmax, over rows (rows, columns); y may be z. On one device, C-contiguous."""
+    seen, into = see(z), see(y).address
+    elements = math.prod(seen.shape)
+    if not elements:
+        return
+    gpu, stream = gpu_of({seen.address, into}), current_stream(y)
+    rows, columns = seen.shape if len(seen.shape) == 2 else (1, elements)
+    if name == "softmax":
+        run_softmax(gpu, stream, seen.address, into, Shape(rows, columns, columns, seen.dtype), columns)
+    else:
+        activate_elements(gpu, stream, name, seen.address, 0, into, Shape(1, elements, elements, seen.dtype))

@@ -1,0 +1,73 @@
+"""Gathering batches and dropout on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers_cuda import require_device, to_device
+
+require_device()
+from fastopt.kernels.cuda import rows
+from fastopt.kernels.cuda.arrays import gpu_of, see
+from fastopt.kernels.cuda.layout import CLOCK, DROPOUT
+from fastopt.kernels.formulas import dropout_stream
+from fastopt.kernels.reference_maths import kept
+
+pytestmark = pytest.mark.gpu
+
+
+def at(array):
+    return see(array).address
+
+
+def clock_at(batch, ever=0):
+    return to_device(np.array([(batch, ever)], CLOCK).view(np.int64))
+
+
+# Rows of whole vectors of 16 bytes and others, without and with gaps between those of the batch.
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize(("columns", "stride"), [(8, 8), (8, 16), (5, 8), (1, 1), (7, 7)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])
+def test_gather(dtype, columns, stride, shift):
+    rng = np.random.default_rng(0)
+    host = rng.integers(0, 1000, (23, columns)).astype(dtype)
+    stored = "uint16" if dtype == "float16" else dtype
+    x, order = to_device(host.view(stored), shift), rng.permutation(23)
+    on_device = to_device(order)
+    gpu = gpu_of({at(x)})
+    for number, count in ((0, 9), (1, 9), (2, 5)):
+        for by in (on_device, None):
+            into = to_device(np.full((9, stride), 77, stored))
+            places = at(x), at(by) if by is not None else 0, at(into)
+            rows.gather(gpu, 0, *places, count, columns, stride, dtype, at(clock_at(number)), 9)
+            wanted = (order if by is not None else np.arange(23))[number * 9 :][:count]
+            found = into.copy_to_host()
+            np.testing.assert_array_equal(found[:count, :columns].view(dtype), host[wanted])
+            assert (found[count:] == 77).all()
+            assert (found[:, columns:] == 77).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.97])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_has_the_references_masks(dtype, rate):
+    count, columns, seed, layer, done = 13, 7, 2**63 + 5, 2, 40
+    x = np.random.default_rng(1).standard_normal((count, columns)).astype(dtype)
+    record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, layer))], DROPOUT)
+    settings, clock = to_device(record.view(np.int64)), clock_at(3, done)
+    room = np.full((count, 8), 77, dtype)
+    room[:, :columns] = x
+    here, into = to_device(room), to_device(np.full((count, 9), 77, dtype))
+    gpu, sizes = gpu_of({at(here)}), (count, columns)
+    rows.dropout(gpu, 0, at(here), at(into), *sizes, 8, 9, dtype, at(clock), at(settings))
+    T = np.dtype(dtype).type
+    want = np.where(kept(seed, layer, done + 1, sizes, rate), x * T(1 / (1 - rate)), T(0))
+    np.testing.assert_array_equal(into.copy_to_host()[:, :columns], want)
+    assert (into.copy_to_host()[:, columns:] == 77).all()
+    rows.dropout(gpu, 0, at(here), at(here), *sizes, 8, 8, dtype, at(clock), at(settings))
+    np.testing.assert_array_equal(here.copy_to_host()[:, :columns], want)
+
+
+def test_the_clock_goes_on():
+    clock = clock_at(3, 40)
+    rows.advance(gpu_of({at(clock)}), 0, at(clock))
+    assert clock.copy_to_host().tolist() == [4, 41]

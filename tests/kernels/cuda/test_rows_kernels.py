@@ -1,0 +1,38 @@
+"""The kernels of batches and losses, compiled and looked at: what is stated of updates, as far as it holds for them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from helpers_cuda import require_compiler
+
+require_compiler()
+from fastopt.kernels.cuda.epilogues import vector
+from fastopt.kernels.cuda.losses import loss_kernel, loss_kernels
+from fastopt.kernels.cuda.rows import gather_kernel, rows_kernels
+
+KERNELS = list(
+    dict.fromkeys(k for dtype in ("float32", "float64") for k in (*rows_kernels(dtype), *loss_kernels(dtype)))
+)
+CASES = [(kernel, (9, 0)) for kernel in KERNELS]
+CASES += [(loss_kernel(name, "float32"), (8, 0)) for name in ("binary_crossentropy", "categorical_crossentropy")]
+
+
+@pytest.mark.parametrize(("kernel", "capability"), CASES, ids=lambda value: getattr(value, "name", value))
+def test_machine_code(kernel, capability):
+    listing = kernel.listing(capability)
+    assert listing.local_bytes == 0
+    assert ".local" not in listing.ptx
+    # Of 65536 a multiprocessor, by blocks of 256 threads: 4 are at work at once, in float64 3.
+    assert 0 < listing.registers <= (80 if kernel.name.endswith("float64") else 64)
+    assert not re.findall(r"\bcall\b", listing.ptx)
+
+
+def test_rows_are_gathered_by_128_bits():
+    for dtype, what in (("float32", "v4.f32"), ("float64", "v2.f64"), ("float16", "v4.[bu]32")):
+        v = vector(dtype, True)
+        ptx = gather_kernel(v.kind, v.words).listing((9, 0)).ptx
+        accesses = re.findall(r"(ld|st)\.global\.(v\S+)", ptx)
+        assert {way for way, _ in accesses} == {"ld", "st"}
+        assert all(re.fullmatch(what, kind) for _, kind in accesses)
