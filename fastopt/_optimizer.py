@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _backends, conventions
-from ._arrays import Memory, Parameter, check_count, check_flag, describe
+from ._arrays import check_count, check_flag, describe
 from ._hyper import (
     COMMON,
     EXTRA,
@@ -22,11 +22,13 @@ from ._hyper import (
     check_scale,
     common,
 )
+from ._parameters import Memory, Parameter
 from ._rows import Rows, check_rows, joint_norm
 from ._settings import Settings
 from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, clip_factor
+from .kernels.spec import STOCHASTIC
 
 
 class Optimizer(Settings):
@@ -36,9 +38,9 @@ class Optimizer(Settings):
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
     _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
 
-    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
+    def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.check(backend)
-        super().__init__(hyper, clip_norm, convention)
+        super().__init__(hyper, **settings)
         self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
         if params is not None:
@@ -112,10 +114,11 @@ class Optimizer(Settings):
         parameters = [[Parameter(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
         memory = Memory(parameter for some in parameters for parameter in some)
         counted = np.zeros((2, sum(map(len, parameters))), np.int64)
-        numbers = iter(counted.T)
+        numbers = enumerate(counted.T)
         made: list[Group] = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
-            slots = [Slot(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)]
+            pairs = zip(leaves, some, strict=True)
+            slots = [Slot(path, p, memory.foreign, *next(numbers), self._master_weights) for (path, _), p in pairs]
             public: Hyper = {"params": [array for _, array in leaves]}
             if len(made) < len(before):
                 old = before[len(made)]
@@ -151,7 +154,10 @@ class Optimizer(Settings):
 
     @property
     def states(self) -> list[tuple[np.ndarray, ...]]:
-        """The states of every array, in the order of the rule's row; the optimizer's own memory, not copies."""
+        """The states of every array, in the order of the rule's row, and behind them its master copy, if it has one.
+
+        The optimizer's own memory, not copies.
+        """
         self._current()
         return [tuple(slot.parameter.outward(state) for state in slot.states) for slot in self._slots]
 
@@ -261,7 +267,8 @@ class Optimizer(Settings):
     def _planned(self) -> Any:
         """The plan of the backend for the arrays with their present states."""
         if self._plan is None or self._plan[0] != self.backend:
-            planned = [slot.planned(group.rule, i) for i, group in enumerate(self._groups) for slot in group.slots]
+            pairs = zip(self._of, self._slots, strict=True)
+            planned = [slot.planned(self._groups[i].rule, i, self._seed) for i, slot in pairs]
             plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
             self._plan = self.backend, plan
         return self._plan[1]
@@ -270,6 +277,8 @@ class Optimizer(Settings):
         """Why the gradient of an array must not be of some rows only; "": it may."""
         if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        if self._slots[i].parameter.sixteen:
+            return "rows are updated of float32 and float64 arrays alone"
         return self._whole
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
@@ -296,6 +305,8 @@ class Optimizer(Settings):
         """
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
+        if any(slot.form == STOCHASTIC for slot in self._slots):
+            shared["seed"] = self._seed
         for group in self._current():
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
@@ -307,8 +318,9 @@ class Optimizer(Settings):
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
-        what speaks `__dlpack__` such as tensors, or lists. An array without an entry starts afresh; options that torch
-        does not have get their defaults.
+        what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
+        An array without an entry starts afresh, and a master copy that is not there is made from its array; options
+        that torch does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -345,9 +357,10 @@ class Optimizer(Settings):
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
+        seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
         self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        self._clip_norm, self._plan = clip_norm, None
+        self._clip_norm, self._seed, self._plan = clip_norm, seed, None
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
         for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
@@ -367,6 +380,7 @@ class Optimizer(Settings):
             "defaults": self.defaults,
             "backend": self.backend,
             "convention": self.convention,
+            "sixteen": (self._master_weights, self._seed),
             "template": self._template,
             "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
@@ -377,6 +391,7 @@ class Optimizer(Settings):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._convention = self._peers[state["convention"]]
+        self._master_weights, self._seed = state["sixteen"]
         self._clip_norm = self.grad_norm = None
         self._values = itemgetter(*self._hyper)
         self._count = 0
@@ -384,10 +399,3 @@ class Optimizer(Settings):
         groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
         self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
-
-    def __repr__(self) -> str:
-        hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
-        if self.convention != conventions.DEFAULT:
-            shown.append(f"convention={self.convention!r}")
-        return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"
