@@ -85,6 +85,6 @@ def test_accuracy(benchmark, note, quick, contestant):
     time.sleep(PAUSE)
     seconds = model.fit(data.x_train, data.y_train, epochs=11, initial_epoch=1, batch_size=64, verbose=0)["seconds"]
     record(benchmark, seconds)
-    note("accuracy", "fashion-64", contestant, size=sum(w.size for w in model.weights), title=ACCURACY)
+    note("accuracy", "fashion-64", contestant, size=sum(w.size for w in model.get_weights()), title=ACCURACY)
     benchmark.extra_info["accuracy"] = model.evaluate(data.x_test, data.y_test)["accuracy"]
     benchmark.extra_info["fifth_over_first"] = seconds[4] / seconds[0]

@@ -4,6 +4,7 @@ What is timed is what a training loop calls: `step`, and with clipping torch's c
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,32 +28,46 @@ def shapes(layers: int, width: int) -> list[tuple[int, ...]]:
     return layer * layers + [(width,), (width,), (width, width), (width,)]
 
 
-def step_of(name: str, dtype: str, clipped: bool, quick: bool) -> Callable[[], object]:
-    """A step on new tensors, by contestant. Raises Absent."""
+def parameters(dtype: str, quick: bool) -> list[Any]:
+    """Tensors with gradients. Raises Absent."""
     need("torch")
     import torch
 
-    import fastopt.torch
-    from fastopt.benchmarks.peers.with_torch import use_our_threads
-
-    use_our_threads()
     generator = torch.Generator().manual_seed(0)
     params = []
     for shape in shapes(1, 64) if quick else shapes(12, 768):
         p = torch.randn(shape, generator=generator).mul_(0.02).to(getattr(torch, dtype))
         p.grad = torch.randn(shape, generator=generator).mul_(0.01).to(p.dtype)
         params.append(p)
-    if name == "fastopt":
-        return fastopt.torch.Adam(params, clip_norm=CLIP_NORM if clipped else None).step
-    step = torch.optim.Adam(params, fused=True if name == "torch-fused" else None).step
-    if not clipped:
-        return step
+    return params
 
-    def clip_and_step() -> None:
-        torch.nn.utils.clip_grad_norm_(params, CLIP_NORM)
-        step()
 
-    return clip_and_step
+def steps_of(names: list[str], params: list[Any], clipped: bool) -> dict[str, Callable[[], object]]:
+    """A step by contestant, all on the same tensors and states: how fast memory is depends on where it lies."""
+    import torch
+
+    import fastopt.torch
+    from fastopt.benchmarks.peers.with_torch import use_our_threads
+
+    use_our_threads()
+    calls: dict[str, Callable[[], object]] = {}
+    states = torch.optim.Adam(params, fused=True)
+    states.step()
+    for name in names:
+        if name == "fastopt":
+            ours = fastopt.torch.Adam(params, clip_norm=CLIP_NORM if clipped else None)
+            ours.state = states.state
+            calls[name] = ours.step
+            continue
+        theirs = torch.optim.Adam(params, fused=True if name == "torch-fused" else None)
+        theirs.state = states.state
+
+        def clip_and_step(step: Callable[[], object] = theirs.step) -> None:
+            torch.nn.utils.clip_grad_norm_(params, CLIP_NORM)
+            step()
+
+        calls[name] = clip_and_step if clipped else theirs.step
+    return calls
 
 
 @by_turns
@@ -62,7 +77,7 @@ def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped
     benchmark.group = f"Adam step of a transformer, {dtype}{', clipped by norm' if clipped else ''}"
     try:
         with tolerant():
-            step_of(contestant, dtype, clipped, True)()
+            steps_of([contestant], parameters(dtype, quick=True), clipped)[contestant]()
     except Absent as reason:
         pytest.skip(str(reason))
     if benchmark.disabled:
@@ -71,7 +86,7 @@ def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped
 
     def measured(names: list[str]) -> dict[str, list[float]]:
         with tolerant():
-            return turns({name: step_of(name, dtype, clipped, quick) for name in names}, 3 if quick else ROUNDS)
+            return turns(steps_of(names, parameters(dtype, quick), clipped), 3 if quick else ROUNDS)
 
     record(benchmark, hold(request, measured)[contestant])
     size = sum(int(np.prod(shape)) for shape in (shapes(1, 64) if quick else shapes(12, 768)))

@@ -1,4 +1,5 @@
-"""Any array a user hands over -> a validated one. Every error message about a single array is written here.
+"""Any array a user hands over -> a validated one. Every error message about a single array is written here, but for
+those of arrays that are updated in place, which are in `_parameters`.
 
 TypeError for a wrong kind or dtype, ValueError for a wrong shape or value; a message says what was expected and what
 came. Nothing here changes an array.
@@ -6,13 +7,12 @@ came. Nothing here changes an array.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from ._dlpack import Lender, detached, speaks_dlpack, view_of
+from ._dlpack import detached
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (FLOAT32, FLOAT64)
@@ -194,174 +194,6 @@ def as_signs(name: str, array: np.ndarray) -> np.ndarray:
 def _some(array: np.ndarray) -> str:
     values = np.unique(array)
     return ", ".join(str(v) for v in values[:5]) + (" ..." if len(values) > 5 else "")
-
-
-# ---------------------------------------------------------------- arrays that are updated in place
-
-
-class Parameter:
-    """An array that is updated in place, and how kernels, which take contiguous arrays, reach it.
-
-    `work` is a C-contiguous view of the same memory wherever the elements lie densely in some order of the axes (C or
-    Fortran order, any transpose); `axes` is that order, so that `array.transpose(axes)` is C-contiguous. Elsewhere
-    (gaps, negative strides, swapped bytes, misaligned) `work` is None: `load` copies, `store` writes the copy back.
-    Of another library's array, `array` is a view, and `lender` knows it.
-    """
-
-    __slots__ = ("array", "axes", "dtype", "lender", "name", "work")
-
-    def __init__(self, name: str, value: Any) -> None:
-        foreign = not isinstance(value, np.ndarray)
-        if foreign and not speaks_dlpack(value):
-            raise TypeError(
-                f"{name} must be a NumPy array, or another that speaks __dlpack__, which can be updated in place;"
-                f" got {describe(value)}"
-            )
-        self.name = name
-        self.lender = Lender(name, value) if foreign else None
-        self.array = array = self.lender.array if self.lender else plain(name, value)
-        self.dtype = native_float(name, array)
-        if not array.flags.writeable:
-            raise ValueError(f"{name} is read-only and cannot be updated in place")
-        if _may_overlap_itself(array):
-            raise ValueError(f"elements of {name} share memory (strides {array.strides}, shape {array.shape})")
-        in_order = tuple(range(array.ndim))
-        axes = in_order if array.flags.c_contiguous else tuple(sorted(in_order, key=lambda i: -array.strides[i]))
-        turned = array.transpose(axes)
-        dense = turned.flags.carray and array.dtype.isnative
-        self.axes = axes if dense else in_order
-        self.work = turned.view(self.dtype) if dense else None
-
-    @property
-    def direct(self) -> bool:
-        """Whether kernels use the array, and C-contiguous gradients, exactly as they are."""
-        return self.work is not None and self.array.flags.c_contiguous
-
-    def load(self) -> np.ndarray:
-        return np.array(self.array, self.dtype, order="C") if self.work is None else self.work
-
-    def store(self, work: np.ndarray) -> None:
-        if work is not self.work:
-            self.array[...] = work
-
-    def new_state(self, fill: float) -> np.ndarray:
-        """A state for kernels, laid out as `work`; `outward` shows it in the array's own shape."""
-        return np.full([self.array.shape[axis] for axis in self.axes], fill, self.dtype)
-
-    def inward(self, array: np.ndarray) -> np.ndarray:
-        """An array of the parameter's shape as kernels see it: turned, contiguous, native; copied only if needed."""
-        turned = array.transpose(self.axes)
-        flags = turned.flags
-        if flags.c_contiguous and flags.aligned and turned.dtype == self.dtype:  # half of the time of `require`
-            return turned
-        return np.require(turned, self.dtype, ["C", "A"])
-
-    def outward(self, state: np.ndarray) -> np.ndarray:
-        """A state in the parameter's own shape; the same memory."""
-        if self.axes == tuple(range(len(self.axes))):
-            return state
-        return state.transpose([self.axes.index(axis) for axis in range(len(self.axes))])
-
-    def check_like(self, name: str, value: Any, rows: int | None = None) -> np.ndarray:
-        """An array of the parameter's shape and dtype (in either byte order): a gradient, or a state.
-
-        rows: how many the array must have instead of the parameter's own number.
-        """
-        if isinstance(value, np.generic):  # arithmetic on 0-d arrays gives scalars
-            value = np.asarray(value)
-        if isinstance(value, np.ndarray):
-            array = plain(name, value)
-        elif speaks_dlpack(value):
-            array = view_of(name, value)
-        else:
-            raise TypeError(
-                f"{name} must be a NumPy array, or another that speaks __dlpack__, like {self.name};"
-                f" got {describe(value)}"
-            )
-        if array.dtype.newbyteorder("=") != self.dtype:
-            raise TypeError(f"{name} must be {self.dtype} like {self.name}; got {array.dtype}")
-        if rows is None and array.shape != self.array.shape:
-            raise ValueError(f"{name} must have the shape {self.array.shape} of {self.name}; got {array.shape}")
-        if rows is not None and array.shape != (rows, *self.array.shape[1:]):
-            raise ValueError(
-                f"{name} must have the shape {(rows, *self.array.shape[1:])}: a row for each index, like those of"
-                f" {self.name}, whose shape is {self.array.shape}; got {array.shape}"
-            )
-        return array
-
-
-def root(array: np.ndarray) -> np.ndarray | None:
-    """The array that owns the memory; None where that is not NumPy's (a memory map, a buffer, another library)."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array if array.base is None and array.flags.owndata else None
-
-
-class Memory:
-    """Where the parameters lie: refuses overlapping ones, and gradients that overlap any of them."""
-
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
-        spans = sorted(((*_span(p.array), p) for p in parameters if p.array.size), key=lambda span: span[:2])
-        self._parameters = [parameter for _, _, parameter in spans]
-        self._starts = [start for start, _, _ in spans]
-        self._reach: list[int] = []  # the highest end of all up to this one
-        for position, (start, end, parameter) in enumerate(spans):
-            clash = self._find(parameter.array, start, position)
-            if clash is not None:
-                first, second = sorted((clash.name, parameter.name))
-                raise ValueError(f"{first} and {second} share memory; each array must be given once")
-            self._reach.append(max(end, self._reach[-1]) if position else end)
-        owners = [root(p.array) for p in self._parameters]
-        # A gradient that owns its memory, and whose memory no parameter uses, overlaps none: no addresses are compared.
-        self.owners = {id(owner) for owner in owners if owner is not None}
-        self.foreign = any(owner is None for owner in owners)
-
-    def check_gradient(self, name: str, gradient: np.ndarray) -> None:
-        owner = root(gradient)
-        if gradient.size == 0 or not (self.foreign or owner is None or id(owner) in self.owners):
-            return
-        start, end = _span(gradient)
-        clash = self._find(gradient, start, bisect_left(self._starts, end))
-        if clash is not None:
-            raise ValueError(f"{name} shares memory with {clash.name}, which the step changes")
-
-    def _find(self, array: np.ndarray, start: int, position: int) -> Parameter | None:
-        """The parameter among the first `position` that shares memory with the array, which begins at `start`."""
-        while position and self._reach[position - 1] > start:
-            position -= 1
-            if _share_memory(self._parameters[position].array, array):
-                return self._parameters[position]
-        return None
-
-
-def _span(array: np.ndarray) -> tuple[int, int]:
-    """First byte, and one past the last."""
-    start = end = array.__array_interface__["data"][0]
-    if array.flags.c_contiguous:
-        return start, start + max(array.nbytes, array.itemsize)
-    if array.size:
-        for length, stride in zip(array.shape, array.strides, strict=True):
-            start, end = (start, end + (length - 1) * stride) if stride > 0 else (start + (length - 1) * stride, end)
-    return start, end + array.itemsize
-
-
-def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type] # stubs: 0 and -1 only
-    except np.exceptions.TooHardError:  # interleaved in a way too hard to decide: taken for overlapping
-        return True
-
-
-def _may_overlap_itself(array: np.ndarray) -> bool:
-    """Whether an axis steps less far than the axes inside it reach, as in broadcast or sliding-window views."""
-    if array.flags.forc or array.size == 0:
-        return False
-    reach = array.itemsize
-    for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach += (length - 1) * stride
-    return False
 
 
 # ---------------------------------------------------------------- numbers, and rows of a data set

@@ -53,6 +53,7 @@ class DeviceParameter:
 
     __slots__ = ("address", "array", "dtype", "gpu", "lender", "name", "shape", "work")
 
+    sixteen = False
     direct = False  # gradients are checked here, not as those on the host
 
     def __init__(self, name: str, value: Any) -> None:
@@ -83,13 +84,21 @@ class DeviceParameter:
     def new_state(self, fill: float) -> Any:
         return _kernels().DeviceArray(self.gpu, self.shape, self.dtype, fill)
 
-    def inward(self, array: Any) -> Any:
+    @property
+    def given(self) -> Any:
+        return self.array
+
+    @property
+    def real(self) -> np.dtype[Any]:
+        return self.dtype
+
+    def inward(self, array: Any, dtype: np.dtype[Any]) -> Any:
         return array
 
     def outward(self, state: Any) -> Any:
         return state
 
-    def check_like(self, name: str, value: Any) -> np.ndarray:
+    def check_like(self, name: str, value: Any, state: bool = True) -> np.ndarray:
         """A state of the parameter's shape and dtype, on the host or copied there."""
         try:
             array = _kernels().to_host(value)
@@ -150,11 +159,7 @@ class DeviceSlot(Slot):
 
     __slots__ = ()
 
-    @property
-    def given(self) -> Any:
-        return self.parameter.array
-
-    def planned(self, rule: str, group: int) -> Planned:
+    def planned(self, rule: str, group: int, seed: int) -> Planned:
         p: Any = self.parameter
         return Planned(rule, p.work, self.states, p.dtype, p.size, p.shape, group)
 
@@ -179,6 +184,7 @@ class DeviceSteps(Settings):
     backend: str
     _slots: list[Slot]
     _lenders: list[tuple[int, Any]]
+    _of: list[int]
     _done: np.ndarray
     _origins: np.ndarray
     _taken: np.ndarray  # of the steps that the plan knows to have been skipped, those that `_done` counts no more
@@ -219,7 +225,8 @@ class DeviceSteps(Settings):
     def _planned(self) -> Any:
         """The plan of the backend for the arrays with their present states."""
         if self._plan is None or self._plan[0] != self.backend:
-            planned = [slot.planned(group.rule, i) for i, group in enumerate(self._groups) for slot in group.slots]
+            pairs = zip(self._of, self._slots, strict=True)
+            planned = [slot.planned(self._groups[i].rule, i, self._seed) for i, slot in pairs]
             plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
             self._plan = self.backend, plan
         return self._plan[1]

@@ -23,6 +23,8 @@ _DTYPES = {
     for code, name in _CODES.items()
     for bits in {"bool": (8,), "bfloat": (), "float": (16, 32, 64), "complex": (64, 128)}.get(name, (8, 16, 32, 64))
 }
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # NumPy has none: its bits, under a name that nothing else has
+_DTYPES[4, 16] = BFLOAT16
 # Libraries whose arrays never change, and whose capsules (DLPack below 1.0) cannot say so.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 
@@ -122,7 +124,7 @@ def _asked(tensor: Any) -> dict[str, Any] | None:
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
         return None
     width = tensor.itemsize
-    if not (tensor.is_cpu and tensor.is_floating_point() and width in (4, 8)) or tensor.is_neg():
+    if not (tensor.is_cpu and tensor.is_floating_point() and width > 1) or tensor.is_neg():
         return None
     try:
         address = tensor.data_ptr()
@@ -130,10 +132,9 @@ def _asked(tensor: Any) -> dict[str, Any] | None:
         return None
     if not address:
         return None
-    return {
-        "version": 3, "typestr": _DTYPES[2, 8 * width].str, "shape": tuple(tensor.shape),
-        "strides": tuple([width * stride for stride in tensor.stride()]), "data": (address, False),
-    }  # fmt: skip
+    strides = tuple([width * stride for stride in tensor.stride()])
+    dtype = _DTYPES[4 if tensor.dtype is torch.bfloat16 else 2, 8 * width]
+    return _words(dtype, tuple(tensor.shape), strides, address, False)
 
 
 def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
@@ -142,14 +143,21 @@ def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
     if dtype is None or tensor.lanes != 1:
         known = tensor.code in _CODES and tensor.lanes == 1
         what = f"{_CODES[tensor.code]}{tensor.bits}" if known else f"DLPack's {tensor.code, tensor.bits, tensor.lanes}"
-        raise TypeError(f"{name} must be float32 or float64, not {what}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {what}")
     address = tensor.data + tensor.byte_offset if tensor.data else 0
     axes, shape, strides = tensor.ndim, (), None  # of no axes there need not be either
     if axes:
         shape = tuple(tensor.shape[:axes])
         if tensor.strides:  # none: in C order
             strides = tuple([dtype.itemsize * stride for stride in tensor.strides[:axes]])
-    return {"version": 3, "typestr": dtype.str, "shape": shape, "strides": strides, "data": (address, read_only)}
+    return _words(dtype, shape, strides, address, read_only)
+
+
+def _words(dtype: np.dtype, shape: Any, strides: Any, address: int, read_only: bool) -> dict[str, Any]:
+    fields = {"descr": dtype.descr} if dtype.names else {}
+    return {
+        "version": 3, "typestr": dtype.str, **fields, "shape": shape, "strides": strides, "data": (address, read_only),
+    }  # fmt: skip
 
 
 def _described(value: Any) -> str:

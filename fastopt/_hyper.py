@@ -20,7 +20,7 @@ TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_wei
 EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None, "eps_root": 0.0}
 
 # In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
-COMMON = ("clip_norm", "convention", "lr_step")
+COMMON = ("clip_norm", "convention", "lr_step", "seed")
 
 _SCALE = Domain(open_low=True)
 
@@ -97,4 +97,9 @@ def check_scale(value: Any) -> float:
 
 def all_finite(gradients: Sequence[np.ndarray | None]) -> bool:
     """What a norm that is not finite leaves open: the squares of large float64 numbers overflow."""
-    return all(bool(np.isfinite(g).all()) for g in gradients if g is not None)
+    return all(bool(_finite(g).all()) for g in gradients if g is not None)
+
+
+def _finite(g: np.ndarray) -> np.ndarray:
+    infinite = 0x7F80  # the exponent of bfloat16
+    return g & infinite != infinite if g.dtype == np.uint16 else np.isfinite(g)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _backends, conventions
-from ._arrays import Memory, Parameter, check_count, check_flag, describe
+from ._arrays import check_count, check_flag, describe
 from ._device import DeviceMemory, DeviceParameter, DeviceSlot, DeviceSteps
 from ._hyper import (
     COMMON,
@@ -23,10 +23,12 @@ from ._hyper import (
     check_scale,
     common,
 )
+from ._parameters import Memory, Parameter
 from ._rows import Rows, check_rows, joint_norm
 from ._slot import Group, Hyper, Slot
 from ._tree import Template, flatten, match
 from .kernels.formulas import BOUND, clip_factor
+from .kernels.spec import STOCHASTIC
 
 
 class Optimizer(DeviceSteps):
@@ -36,9 +38,9 @@ class Optimizer(DeviceSteps):
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
     _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
 
-    def __init__(self, params: Any, backend: str, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
+    def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
-        super().__init__(hyper, clip_norm, convention)
+        super().__init__(hyper, **settings)
         self.grad_norm: float | None = None
         self._take([], [(self.defaults, [])])
         if params is not None:
@@ -117,12 +119,12 @@ class Optimizer(DeviceSteps):
         memory = of_all(parameter for some in parameters for parameter in some)
         self._drop_plan()  # after all checks, before the numbers of `before` are taken over
         counted = np.zeros((2, sum(map(len, parameters))), np.int64)
-        numbers = iter(counted.T)
+        numbers = enumerate(counted.T)
         made: list[Group] = []
         for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
-            slots = [
-                of_parameter(path, p, memory.foreign, next(numbers)) for (path, _), p in zip(leaves, some, strict=True)
-            ]
+            pairs = zip(leaves, some, strict=True)
+            more = memory.foreign, self._master_weights
+            slots = [of_parameter(path, p, more[0], *next(numbers), more[1]) for (path, _), p in pairs]
             public: Hyper = {"params": [array for _, array in leaves]}
             if len(made) < len(before):
                 old = before[len(made)]
@@ -158,7 +160,10 @@ class Optimizer(DeviceSteps):
 
     @property
     def states(self) -> list[tuple[np.ndarray, ...]]:
-        """The states of every array, in the order of the rule's row; the optimizer's own memory, not copies."""
+        """The states of every array, in the order of the rule's row, and behind them its master copy, if it has one.
+
+        The optimizer's own memory, not copies.
+        """
         self._current()
         return [tuple(slot.parameter.outward(state) for state in slot.states) for slot in self._slots]
 
@@ -271,6 +276,8 @@ class Optimizer(DeviceSteps):
         """Why the gradient of an array must not be of some rows only; "": it may."""
         if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        if self._slots[i].parameter.sixteen:
+            return "rows are updated of float32 and float64 arrays alone"
         return self._whole
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
@@ -298,6 +305,8 @@ class Optimizer(DeviceSteps):
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
+        if any(slot.form == STOCHASTIC for slot in self._slots):
+            shared["seed"] = self._seed
         for group in self._current():
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
@@ -309,8 +318,9 @@ class Optimizer(DeviceSteps):
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
-        what speaks `__dlpack__` such as tensors, or lists. An array without an entry starts afresh; options that torch
-        does not have get their defaults.
+        what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
+        An array without an entry starts afresh, and a master copy that is not there is made from its array; options
+        that torch does not have get their defaults.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -347,9 +357,10 @@ class Optimizer(DeviceSteps):
             slot.checked(state.get(number, {}), rule, self._states)
             for slot, number, rule in zip(self._slots, numbers, required, strict=True)
         ]
+        seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
         self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        self._clip_norm = clip_norm
+        self._clip_norm, self._seed = clip_norm, seed
         self._drop_plan()
         for slot, (steps, states) in zip(self._slots, loaded, strict=True):
             slot.restore(steps, states)
@@ -370,6 +381,7 @@ class Optimizer(DeviceSteps):
             "defaults": self.defaults,
             "backend": self.backend,
             "convention": self.convention,
+            "sixteen": (self._master_weights, self._seed),
             "template": self._template,
             "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
@@ -380,6 +392,7 @@ class Optimizer(DeviceSteps):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._convention = self._peers[state["convention"]]
+        self._master_weights, self._seed = state["sixteen"]
         self._clip_norm = self.grad_norm = None
         self._values = itemgetter(*self._hyper)
         self._count = 0
@@ -387,10 +400,3 @@ class Optimizer(DeviceSteps):
         groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
         self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
-
-    def __repr__(self) -> str:
-        hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
-        if self.convention != conventions.DEFAULT:
-            shown.append(f"convention={self.convention!r}")
-        return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

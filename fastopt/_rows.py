@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import _backends
-from ._arrays import Memory, check_indices
+from ._arrays import check_indices
+from ._parameters import Memory
 from ._slot import Slot
 from .kernels.spec import Update
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import conventions
-from ._hyper import HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
+from ._arrays import check_count, check_flag
+from ._hyper import EXTRA, HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
 from ._slot import Group, Hyper
 from .conventions import Convention
 from .kernels.formulas import BOUND
@@ -23,13 +24,16 @@ class Settings:
     _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
     _groups: list[Group]
     param_groups: list[Hyper]
+    backend: str
 
-    def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str) -> None:
+    def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str, master_weights: bool, seed: int) -> None:
         self._convention = conventions.find(type(self).__name__, self._peers, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
         self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
         self._values = itemgetter(*self._hyper)
+        self._master_weights = check_flag("master_weights", master_weights)
+        self._seed = check_count("seed", seed, least=0)
 
     def _drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
@@ -84,6 +88,16 @@ class Settings:
         return next(name for name, row in self._peers.items() if row is self._convention)
 
     @property
+    def master_weights(self) -> bool:
+        """Whether 16-bit arrays have a master copy; if not, they are rounded stochastically."""
+        return self._master_weights
+
+    @property
+    def seed(self) -> int:
+        """Of stochastic rounding."""
+        return self._seed
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next step, also where a schedule gives it; to be set as a number or a schedule.
 
@@ -125,3 +139,12 @@ class Settings:
         """The learning rates of the next `n` steps, (n,) float64 (those of the first group)."""
         lr = self._current()[0].options["lr"]
         return np.array([rate(lr, self._count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
+
+    def __repr__(self) -> str:
+        hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        if self.convention != conventions.DEFAULT:
+            shown.append(f"convention={self.convention!r}")
+        if not self.master_weights:
+            shown.append(f"master_weights=False, seed={self.seed}")
+        return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

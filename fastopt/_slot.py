@@ -7,29 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Parameter, describe
+from ._arrays import describe
 from ._dlpack import speaks_dlpack
 from ._hyper import rate
-from .kernels.formulas import OPTIMIZERS
-from .kernels.spec import Planned
+from ._parameters import Parameter
+from .kernels.formulas import OPTIMIZERS, dropout_stream
+from .kernels.reference_storage import widened
+from .kernels.spec import MASTER, SAME, STOCHASTIC, Planned
 
 Hyper = dict[str, Any]
+COPY = "master"  # the name of the master copy among the states
 
 
 class Slot:
     """One parameter array with its states and its number of steps."""
 
-    __slots__ = ("named", "numbers", "parameter", "path", "shape", "states")
+    __slots__ = ("form", "named", "number", "numbers", "parameter", "path", "shape", "states")
 
-    def __init__(self, path: str, parameter: Parameter, foreign: bool, numbers: np.ndarray) -> None:
+    def __init__(
+        self, path: str, parameter: Parameter, foreign: bool, number: int, numbers: np.ndarray, master: bool
+    ) -> None:
         self.path = path
         self.parameter = parameter
+        self.form = SAME if not parameter.sixteen else MASTER if master else STOCHASTIC
         # Gradients of this shape, contiguous and with memory of their own, need no further check; others take
         # `Optimizer._check`, as all do where the parameter is turned or not NumPy's.
         quick = parameter.direct and parameter.lender is None and not foreign
         self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
         self.states: tuple[np.ndarray, ...] = ()
+        self.number = number  # of all arrays of the optimizer
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
 
     @property
@@ -45,17 +52,17 @@ class Slot:
     @property
     def given(self) -> Any:
         """The array that the optimizer was given, or a view of all of it."""
-        lender = self.parameter.lender
-        return lender.value if lender else self.parameter.array
+        return self.parameter.given
 
     def follow(self, other: Slot) -> None:
         """Takes the states and numbers of a slot of the same array, in whose place it comes."""
         self.numbers[:] = other.numbers
         self.named = other.named
 
-    def planned(self, rule: str, group: int) -> Planned:
+    def planned(self, rule: str, group: int, seed: int) -> Planned:
         p = self.parameter
-        return Planned(rule, p.work, self.states, p.dtype, p.array.size, self.shape, group)
+        stream = dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
+        return Planned(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
 
     def use(self, rule: str, fill: float) -> None:
         """Takes the states of the rule, making those that are not there yet."""
@@ -64,7 +71,12 @@ class Slot:
                 self.named[name] = self.parameter.new_state(fill)
                 if rule == "momentum":  # as torch: the first buffer is the gradient, whenever momentum is turned on
                     self.numbers[1] = self.steps
-        self.states = tuple(self.named[name] for name in OPTIMIZERS[rule].states)
+        names = OPTIMIZERS[rule].states
+        if self.form == MASTER:
+            if COPY not in self.named:
+                self.named[COPY] = widened(self.parameter.load())
+            names = (*names, COPY)
+        self.states = tuple(self.named[name] for name in names)
 
     def saved(self) -> dict[str, Any]:
         """Copies of the states in the array's own shape; without a momentum buffer that no step has filled yet."""
@@ -88,7 +100,9 @@ class Slot:
         if not isinstance(saved, Mapping):
             raise TypeError(f"{where} must be a mapping; got {describe(saved)}")
         present = {name: value for name, value in saved.items() if name != "step" and value is not None}
-        unknown = [name for name in present if name not in known]
+        if COPY in present and self.form == STOCHASTIC:
+            raise ValueError(f"{where} has a master copy, which is of no use with master_weights=False: take it out")
+        unknown = [name for name in present if name not in known and not (name == COPY and self.form == MASTER)]
         if unknown:
             raise ValueError(f"{where} has the unknown entries {unknown}; known: {', '.join(sorted(known))}")
         # torch's SGD counts no steps: a buffer tells that there was one.
@@ -103,8 +117,15 @@ class Slot:
         states = {}
         for name, value in present.items():
             array = value if speaks_dlpack(value) else np.asarray(value)
-            states[name] = self.parameter.inward(self.parameter.check_like(f"{name} of {where}", array))
+            states[name] = self._state(f"{name} of {where}", array)
         return int(step), states
+
+    def _state(self, name: str, value: Any) -> np.ndarray:
+        p = self.parameter
+        array = p.check_like(name, value, state=True)
+        if p.sixteen and array.dtype.itemsize == 2:  # as torch keeps them
+            return widened(p.inward(array))
+        return p.inward(array, p.real)
 
     def restore(self, steps: int, states: dict[str, np.ndarray]) -> None:
         """Copies the states into the present ones where there are any (others may hold them); drops the rest."""

@@ -6,19 +6,38 @@
 Common to all of them:
 
 - `params` is one array, a sequence, a (nested) mapping or sequence of arrays, or a list of groups: mappings with the
-  key "params" and the group's own hyper-parameters. The arrays are float32 or float64, of any shape and strides, and
-  are updated in place; arrays with gaps, negative strides or foreign byte order go through a copy that is written back.
-  Read-only arrays and arrays that share memory are refused. With `backend="cuda"` they are C-contiguous arrays in a
-  GPU's memory, of Numba, CuPy or torch, and `step` does not wait: see `Optimizer.settle`. None leaves the optimizer
-  without arrays until `bind`, which `Sequential.compile` calls.
+  key "params" and the group's own hyper-parameters. The arrays are float32, float64, float16 or bfloat16 (NumPy's with
+  the dtype of ml_dtypes), of any shape and strides, and are updated in place; arrays with gaps, negative strides or
+  foreign byte order go through a copy that is written back. Read-only arrays and arrays that share memory are refused.
+  With `backend="cuda"` they are C-contiguous float32 or float64 arrays in a GPU's memory, of Numba, CuPy or torch, and
+  `step` does not wait: see `Optimizer.settle`. None leaves the optimizer without arrays until `bind`, which
+  `Sequential.compile` calls.
 - An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
   `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
   parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they
   came. They must stay where they are: after `p.data = ...`, `resize_` or `model.to(...)` a step is refused. It needs
   no `torch.no_grad()`; autograd notices the change, as it does with torch's own optimizers. `fastopt.torch` has
   optimizers for torch programs, which are faster there, take gradients from the parameters, and follow such moves.
-- States are NumPy arrays of the dtype and shape of their array. A state that decays below the smallest normal number
-  becomes zero (or that number, for second moments), because processors are slow on denormal numbers.
+- Arrays of 16 bits are worked on in float32, with float32 states; their gradients have the array's own dtype. A step
+  that is smaller than half of the distance to the next number would be lost by rounding. So each has a master copy in
+  float32, which is updated; the array is its rounding to nearest. The copy is saved with the states, as "master", and
+  lies behind them in `opt.states`. Whoever writes to such an array between steps is heeded: where an element is no
+  rounding of its copy any more, the copy is taken anew. With `master_weights=False` there is no copy; the new value is
+  rounded up or down at random, in proportion to how near both neighbours are, so that on average nothing is lost. Which
+  way is a function of `seed`, the number of the array in the optimizer, its step and the element (counted as they lie
+  in memory): the same bits for any number of threads. `seed` is saved in the state_dict. Either argument is without
+  effect on arrays of float32 and float64, which the same optimizer may have, too.
+
+      >>> import numpy as np, fastopt as fo
+      >>> w = np.ones(3, np.float16)  # the next smaller number is 1 - 2**-11
+      >>> opt = fo.SGD(w, lr=2.0**-13, backend="numpy")
+      >>> done = [opt.step(np.ones(3, np.float16)) for _ in range(16)]
+      >>> print(2**11 * (1 - w))
+      [4. 4. 4.]
+
+- States are NumPy arrays of the shape of their array, and of its dtype, but for those of 16 bits. A state that decays
+  below the smallest normal number becomes zero (or that number, for second moments), because processors are slow on
+  denormal numbers.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
 - `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
   first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
@@ -31,12 +50,12 @@ Common to all of them:
   for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
   that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
   updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter decays
-  there. The step is one of the array: by its number Adam corrects its means and Adagrad decays lr, and in the first
-  one momentum starts; a row that is listed for the first time later starts from a buffer of zeros. As torch's
-  SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse
-  gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay of AdamW is for all rows,
-  as all decay is in Keras's convention, where it must be 0. Only arrays whose rows lie one behind the other are updated
-  without copies of those rows.
+  there. Arrays of 16 bits have no such gradients. The step is one of the array: by its number Adam corrects its means
+  and Adagrad decays lr, and in the first one momentum starts; a row that is listed for the first time later starts from
+  a buffer of zeros. As torch's SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD
+  without momentum do to sparse gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay
+  of AdamW is for all rows, as all decay is in Keras's convention, where it must be 0. Only arrays whose rows lie one
+  behind the other are updated without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:
@@ -89,6 +108,7 @@ class SGD(Optimizer):
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -119,11 +139,16 @@ class SGD(Optimizer):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
+        super().__init__(
+            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            master_weights=master_weights, seed=seed,
+        )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
         if self.convention == "torch" and hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
@@ -152,6 +177,7 @@ class Adagrad(Optimizer):
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -181,12 +207,17 @@ class Adagrad(Optimizer):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
         initial = {"initial_accumulator_value": initial_accumulator_value}
         more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **initial, **more}, clip_norm, convention)
+        super().__init__(
+            params, backend, {**hyper, **initial, **more}, clip_norm=clip_norm, convention=convention,
+            master_weights=master_weights, seed=seed,
+        )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
         return "adagrad"
@@ -214,6 +245,7 @@ class RMSprop(Optimizer):
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -245,11 +277,16 @@ class RMSprop(Optimizer):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
         more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
+        super().__init__(
+            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            master_weights=master_weights, seed=seed,
+        )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
         return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
@@ -276,6 +313,7 @@ class Adam(Optimizer):
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -308,11 +346,16 @@ class Adam(Optimizer):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
-        super().__init__(params, backend, {**hyper, **more}, clip_norm, convention)
+        super().__init__(
+            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            master_weights=master_weights, seed=seed,
+        )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
         return "amsgrad" if hyper["amsgrad"] else "adam"
@@ -352,12 +395,14 @@ class AdamW(Adam):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
         backend: str = _backends.DEFAULT,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
-            convention=convention, backend=backend,
+            convention=convention, master_weights=master_weights, seed=seed, backend=backend,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:

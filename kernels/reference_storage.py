@@ -54,6 +54,18 @@ def store(x: Array, into: Array) -> None:
     into.view(np.uint16)[...] = np.where(np.isnan(x), 0x7FC0, high + up)
 
 
+def is_rounding(p: Array, x: Array) -> Array:
+    """Where the 16-bit numbers p are float32 numbers x, rounded to nearest; of bfloat16, are x to within half a unit.
+
+    >>> is_rounding(np.array([0x3F80, 0x3F80], np.uint16), np.array([1 + 2**-8, 1 + 2**-7], np.float32)).tolist()
+    [True, False]
+    """
+    if p.dtype == np.float16:
+        return widened(p) == widened(x.astype(np.float16))
+    bits = p.view(np.uint16).astype(np.int64) * 2**16
+    return np.abs(x.view(np.uint32).astype(np.int64) - bits) <= 2**15
+
+
 def draws(stream: int, step: int, count: int) -> Array:
     """53 random bits for each element of an array at a step: (count,) int64."""
     key = mix(np.array([(stream + step) % 2**64], np.uint64))

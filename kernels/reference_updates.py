@@ -10,7 +10,7 @@ import numpy as np
 
 from .reference_maths import total
 from .reference_rules import UPDATES, prepared
-from .reference_storage import is_sixteen, store, store_stochastically, widened
+from .reference_storage import is_rounding, is_sixteen, store, store_stochastically, widened
 from .spec import MASTER, STOCHASTIC, Planned, Update
 
 Array = np.ndarray
@@ -53,6 +53,7 @@ def _run_wide(job: Update, scale: float) -> None:
     wide = job._replace(p=widened(job.p), g=widened(job.g))
     if job.form == MASTER:
         *states, master = job.states
+        master[...] = np.where(is_rounding(job.p, master), master, wide.p)
         _run(wide._replace(p=master, states=tuple(states)), scale)
         store(master, job.p)
     elif job.form == STOCHASTIC:

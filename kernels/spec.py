@@ -38,7 +38,8 @@ class LossSpec(NamedTuple):
 
 # How an array of 16-bit numbers is updated. The arithmetic is float32's in all forms.
 SAME = "same"  # the states have its dtype; other arrays are always of this form
-MASTER = "master"  # the states are float32, and behind them is one more: the array itself in float32, its master copy
+MASTER = "master"  # the states are float32, and behind them is one more: the array itself in float32, its master copy,
+#   which is taken anew, element by element, where the array is no rounding of it: it was written to in the meantime
 STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
 FORMS = (SAME, MASTER, STOCHASTIC)
 

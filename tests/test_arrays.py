@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastopt import _arrays as fa
 from fastopt import _backends
+from fastopt import _parameters as fp
 
 from .optimizers import DTYPES, LAYOUTS, drawn
 
@@ -146,7 +147,7 @@ def test_names():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_parameter_reaches_its_memory(layout):
     a = LAYOUTS[layout](drawn((2, 3, 4), "float32"))
-    parameter = fa.Parameter("p", a)
+    parameter = fp.Parameter("p", a)
     without_copy = layout in ("contiguous", "fortran", "permuted", "memory not NumPy's", "part of a larger array")
     assert (parameter.work is not None) == without_copy
     work = parameter.load()
@@ -170,7 +171,7 @@ def test_arrays_that_overlap_themselves_are_refused(data):
     addresses = {sum(i * s for i, s in zip(index, steps, strict=True)) for index in np.ndindex(*shape)}
     if len(addresses) < a.size:
         with pytest.raises(ValueError, match="elements of p share memory"):
-            fa.Parameter("p", a)
+            fp.Parameter("p", a)
     else:
         nested = sorted((abs(s), n) for s, n in zip(steps, shape, strict=True) if n > 1)
         reach = 1
@@ -178,7 +179,7 @@ def test_arrays_that_overlap_themselves_are_refused(data):
             if step < reach:
                 return
             reach += (n - 1) * step
-        fa.Parameter("p", a)
+        fp.Parameter("p", a)
 
 
 @given(st.data())
@@ -189,12 +190,12 @@ def test_overlap_of_many_arrays(data):
     parts = [whole[start : start + length : step] for start, length, step in data.draw(st.lists(cuts, min_size=1))]
     *first, last = parts
     clash = any(np.shares_memory(a, b) for i, a in enumerate(first) for b in first[:i])
-    parameters = [fa.Parameter(f"p{i}", part) for i, part in enumerate(first)]
+    parameters = [fp.Parameter(f"p{i}", part) for i, part in enumerate(first)]
     if clash:
         with pytest.raises(ValueError, match="share memory; each array must be given once"):
-            fa.Memory(parameters)
+            fp.Memory(parameters)
         return
-    memory = fa.Memory(parameters)
+    memory = fp.Memory(parameters)
     if any(np.shares_memory(part, last) for part in first):
         with pytest.raises(ValueError, match="g shares memory with p"):
             memory.check_gradient("g", last)
@@ -209,7 +210,7 @@ def test_overlap_that_is_too_hard_to_decide_is_refused(monkeypatch):
     whole = np.zeros(8)
     monkeypatch.setattr(np, "shares_memory", too_hard)
     with pytest.raises(ValueError, match="p0 and p1 share memory"):
-        fa.Memory([fa.Parameter("p0", whole[::2]), fa.Parameter("p1", whole[1::2])])
+        fp.Memory([fp.Parameter("p0", whole[::2]), fp.Parameter("p1", whole[1::2])])
 
 
 # ---------------------------------------------------------------- backends

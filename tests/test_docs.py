@@ -4,12 +4,14 @@ import doctest
 import importlib
 import pkgutil
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import fastopt
 import fastopt.kernels
+from fastopt import cli
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,6 +29,8 @@ def modules():
 @pytest.mark.parametrize("name", modules())
 def test_docstrings(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name.startswith("fastopt.kernels.cuda.") and find_spec("numba_cuda") is None:
+        pytest.skip("numba-cuda, which is optional, is not installed: Numba's own module of that name lacks too much")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -50,3 +54,16 @@ def test_readme(tmp_path, monkeypatch):
     for block in blocks:
         lines_before = text.count("\n", 0, block.start(1))
         exec(compile("\n" * lines_before + block[1], README, "exec"), namespace)
+
+
+def test_readme_shows_what_was_measured(capsys):
+    """Every line of the table is one of the report on the run that is kept."""
+    text, results = README.read_text(encoding="utf-8"), README.parent / "benchmarks" / "results"
+    (picture,) = re.findall(r"^!\[.*\]\((benchmarks/results/.*\.svg)\)$", text, re.MULTILINE)
+    assert (README.parent / picture).is_file()
+    assert cli.main(["report", str(results / f"{Path(picture).parent.name}.json")]) == 0
+    reported = capsys.readouterr().out.splitlines()
+    _, _, table = text.partition("| work | fastopt | against |")
+    rows = [line for line in table.partition("\n\n")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    assert [row for row in rows if row not in reported] == []

@@ -161,6 +161,21 @@ def stochastic_bfloat16(x, key, element):
     return np.uint16((rounded if x == x else U(b | U(0x400000))) >> U(16))
 
 
+# ---------------------------------------------------------------- is_rounding(p, x): of x to nearest; p is widened
+@register_jitable(forceinline=True)
+def rounding_float16(p, x):
+    return from_half(to_half(x)) == p
+
+
+@register_jitable(forceinline=True)
+def rounding_bfloat16(p, x):
+    # At most half a unit off: a third of the operations of rounding. What is written as zero is none of that.
+    return U(U(bits_of(x) + U(0x8000)) - bits_of(p)) <= U(0x10000)
+
+
+IS_ROUNDING = {"float16": rounding_float16, "bfloat16": rounding_bfloat16}
+
+
 # ---------------------------------------------------------------- dtypes
 class Store(NamedTuple):
     """How an array keeps its numbers: what they are in memory, what is calculated with, the ways there and back."""

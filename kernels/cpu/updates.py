@@ -5,7 +5,8 @@ have 16 bits, the same rules work on their values in float32, and there are thre
 
 - same: the states have p's dtype, as in torch's optimizers. Adam moves 14 bytes.
 - master: the states are float32, and one more of them is the parameter in float32, which the rule works on; p becomes
-  its rounding, and is never read. Adam moves 28 bytes.
+  its rounding. Adam moves 30 bytes. Where p is no rounding of it, someone else has written there, and the rule works on
+  p: in memory that costs nothing to be seen, in the cache a tenth of Adam's time.
 - stochastic: the states are float32, and p is rounded up or down at random. Adam moves 22 bytes.
 
 States are kept above the smallest normal number of float32 in all of them. bfloat16 has the same one. float16's is
@@ -26,7 +27,7 @@ from ..spec import MASTER, SAME
 from .compile import Kernel, lock
 from .layout import UPDATE, UPDATES, offset, read
 from .primitives import call_update, view
-from .storage import STOCHASTIC_STORES, STORES, word
+from .storage import IS_ROUNDING, STOCHASTIC_STORES, STORES, word
 
 TILE = 1_024  # elements of one piece of work; a rank does all its pieces of an array at a stretch
 MAX_STATES = 4  # with the master copy
@@ -48,11 +49,12 @@ def key_of(states):
     return word(view(states, WORDS, np.uint64)[MAX_STATES])
 
 
-def on_master(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule for the last of the states instead of p."""
+def on_master(rule: Callable[..., Any], is_rounding: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule for the last of the states instead of p, as long as p is its rounding."""
 
     def with_master(p, g, s, h, tiny):
-        new, others = rule(s[-1], g, s[:-1], h, tiny)
+        last = s[-1]
+        new, others = rule(last if is_rounding(p, last) else p, g, s[:-1], h, tiny)
         return new, (*others, new)
 
     return register_jitable(error_model="numpy", forceinline=True)(with_master)
@@ -174,7 +176,7 @@ def _update_kernel(rule: Callable[..., Any], states: int, dtype: str, form: str)
         return Kernel(LOOPS[states](rule, STORES[dtype], STORES[dtype]), name)
     name, wide = f"{name}_{form}", STORES["float32"]
     if form == MASTER:
-        return Kernel(LOOPS[states + 1](on_master(rule), STORES[dtype], wide), name)
+        return Kernel(LOOPS[states + 1](on_master(rule, IS_ROUNDING[dtype]), STORES[dtype], wide), name)
     return Kernel(LOOPS[states](rule, STOCHASTIC_STORES[dtype], wide), name)
 
 

@@ -94,6 +94,28 @@ def test_bits_with_random_rules_options_and_sizes(data):
     compare(rule, options, size, kind, form, data.draw(st.integers(0, 2**32)), steps=2, scale=scale)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_master_copy_is_taken_anew_where_the_array_was_written_to(kind):
+    rng = np.random.default_rng(4)
+    job = made(rng, "adam", 300, kind, MASTER)
+    g = made(rng, "adam", 300, kind, MASTER).p
+    for step in range(1, 4):
+        cpu.update([job._replace(g=g, step=step)])
+    finer = job.states[-1].copy()
+    assert (finer != widened(job.p)).mean() > 0.9
+    job.p[::3] = sixteen(np.resize([2.0, 0.0, -0.0, np.inf, np.nan, 6e-8, 1e-39], 100), kind)
+    job.p.view("u2")[1::3] += np.uint16(1)  # to the next number
+    twin = job._replace(p=job.p.copy(), states=tuple(state.copy() for state in job.states))
+    frozen = {**job.options, "lr": 0.0}
+    cpu.update([job._replace(g=g, step=4, options=frozen)])
+    with np.errstate(all="ignore"):
+        reference.update([twin._replace(g=g, step=4, options=frozen)])
+    assert_same_bits(job, twin)
+    master = job.states[-1]
+    np.testing.assert_array_equal(master[2::3], finer[2::3])
+    np.testing.assert_array_equal(master[1::3], widened(twin.p)[1::3])
+
+
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
