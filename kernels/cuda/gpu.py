@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
+from .streams import Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
@@ -30,6 +31,7 @@ class Gpu:
         self._device = device(ordinal)
         self._functions: dict[Kernel, Any] = {}
         self._blocks: dict[Kernel, int] = {}
+        self.idle_streams: list[int] = []
 
     @cached_property
     def name(self) -> str:
@@ -112,6 +114,24 @@ class Gpu:
         status = ffi.new("int *")
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
         return bool(status[0])
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated."""
+        free, total = ffi.new("size_t *"), ffi.new("size_t *")
+        with self.active():
+            check(self.driver.cuMemGetInfo_v2(free, total))
+        return int(free[0])
+
+    def stream(self) -> Stream:
+        """A stream of one's own."""
+        return Stream(self)
+
+    def event(self) -> Event:
+        return Event(self)
+
+    def replay(self, stream: int, run: Callable[[], None]) -> Replay:
+        """What `run` gives to the stream, to be given to it again and again."""
+        return Replay(self, stream, run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         """Run a kernel once all that was given to the stream before is done."""

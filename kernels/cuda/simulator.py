@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -18,6 +18,32 @@ class Memory:
     def __init__(self, size: int) -> None:
         self.array = np.zeros(size + 256, np.uint8)
         self.address = -(-self.array.ctypes.data // 256) * 256  # aligned as the driver's
+
+
+class Stream:
+    """The only stream there is."""
+
+    handle = 0
+
+
+class Event:
+    """Reached when it is recorded."""
+
+    def record(self, stream: int) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def before(self, stream: int) -> None:
+        pass
+
+
+class Replay:
+    """Launches one by one, each time."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.launch = run
 
 
 class Gpu:
@@ -52,6 +78,18 @@ class Gpu:
 
     def capturing(self, stream: int) -> bool:
         return False
+
+    def free_memory(self) -> int:
+        return 1 << 30
+
+    def stream(self) -> Stream:
+        return Stream()
+
+    def event(self) -> Event:
+        return Event()
+
+    def replay(self, stream: int, run: Callable[[], None]) -> Replay:
+        return Replay(run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         assert kernel.simulated is not None
