@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..formulas import OPTIMIZERS
 from .compile import Kernel
 from .norm import SETTLE, squares_kernel
-from .updates import update_kernel
+from .updates import accumulate_kernel, update_kernel
 
 
 def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
@@ -15,5 +15,5 @@ def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
     kernels = [SETTLE]
     for dtype in dtypes:
         kernels += [update_kernel(name, dtype) for name in OPTIMIZERS]
-        kernels.append(squares_kernel(dtype))
+        kernels += [accumulate_kernel(dtype), squares_kernel(dtype)]
     return list(dict.fromkeys(kernels))

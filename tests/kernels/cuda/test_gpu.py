@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 
 import numpy as np
@@ -10,152 +9,22 @@ import pytest
 from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device
 
 require_device()
+from helpers_driver import CONTEXT, OTHER, install
+
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan, driver
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
-from fastopt.kernels.cuda.compile import THREADS, Kernel
 from fastopt.kernels.cuda.norm import SETTLE
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import Target, Update
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver")
 
-ffi = driver.ffi
-CONTEXT, OTHER = 77, 78
-
-
-class Driver:
-    """The driver's functions, on the host's memory; kernels run in the simulator."""
-
-    def __init__(self):
-        self.memory, self.pinned, self.names = {}, {}, []
-        self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
-
-    def __getattr__(self, name):
-        assert name.startswith("cu")
-
-        def call(*args):
-            if name == self.refuse:
-                return 2
-            getattr(Driver, f"do_{name}")(self, *args)
-            return 0
-
-        return call
-
-    def do_cuInit(self, flags):
-        assert flags == 0
-
-    def do_cuGetErrorName(self, error, name):
-        self.text = ffi.new("char[]", b"CUDA_ERROR_OUT_OF_MEMORY"), ffi.new("char[]", b"out of memory")
-        name[0] = self.text[0]
-
-    def do_cuGetErrorString(self, error, text):
-        text[0] = self.text[1]
-
-    def do_cuDriverGetVersion(self, version):
-        version[0] = 13010
-
-    def do_cuDeviceGetCount(self, count):
-        count[0] = 2
-
-    def do_cuDeviceGet(self, device, ordinal):
-        device[0] = 40 + ordinal
-
-    def do_cuDeviceGetName(self, name, length, device):
-        ffi.memmove(name, b"A device\0", 9)
-
-    def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 132}[attribute]
-
-    def do_cuDevicePrimaryCtxRetain(self, context, device):
-        assert device == 41
-        context[0] = ffi.cast("void *", CONTEXT)
-
-    def do_cuCtxGetCurrent(self, context):
-        context[0] = ffi.cast("void *", self.contexts[-1])
-
-    def do_cuCtxPushCurrent_v2(self, context):
-        self.contexts.append(int(ffi.cast("intptr_t", context)))
-
-    def do_cuCtxPopCurrent_v2(self, context):
-        assert self.contexts.pop() == CONTEXT
-
-    def do_cuPointerGetAttribute(self, value, attribute, pointer):
-        assert attribute == 9
-        ffi.cast("int *", value)[0] = 1
-
-    def do_cuMemAlloc_v2(self, pointer, size):
-        memory = np.full(size + 256, 0xA5, np.uint8)
-        pointer[0] = -(-memory.ctypes.data // 256) * 256
-        self.memory[pointer[0]] = memory
-        assert self.contexts[-1] == CONTEXT
-
-    def do_cuMemFree_v2(self, pointer):
-        del self.memory[pointer]
-        assert self.contexts[-1] == CONTEXT
-
-    def do_cuMemHostAlloc(self, pointer, size, flags):
-        assert flags == 1
-        memory = np.full(size, 0xA5, np.uint8)
-        pointer[0] = ffi.cast("void *", memory.ctypes.data)
-        self.pinned[memory.ctypes.data] = memory
-
-    def do_cuMemFreeHost(self, pointer):
-        del self.pinned[int(ffi.cast("intptr_t", pointer))]
-
-    def do_cuMemcpyHtoDAsync_v2(self, into, source, size, stream):
-        self.note(stream)
-        ctypes.memmove(into, int(ffi.cast("intptr_t", source)), size)
-
-    def do_cuMemcpyDtoHAsync_v2(self, into, source, size, stream):
-        self.note(stream)
-        ctypes.memmove(int(ffi.cast("intptr_t", into)), source, size)
-
-    def do_cuMemsetD8Async(self, into, value, size, stream):
-        ctypes.memset(into, value, size)
-
-    def do_cuStreamSynchronize(self, stream):
-        self.note(stream)
-
-    def do_cuStreamIsCapturing(self, stream, status):
-        status[0] = self.capturing
-
-    def do_cuOccupancyMaxActiveBlocksPerMultiprocessor(self, blocks, function, threads, shared):
-        assert (threads, shared) == (THREADS, 0)
-        assert self.contexts[-1] == CONTEXT
-        blocks[0] = 4
-
-    def do_cuModuleLoadData(self, module, image):
-        name = bytes(ffi.buffer(ffi.cast("char *", image), 200)).split(b".text.")[1].split(b"\0")[0]
-        self.names.append(name.decode())
-        module[0] = ffi.cast("void *", len(self.names))
-
-    def do_cuModuleGetFunction(self, function, module, name):
-        index = int(ffi.cast("intptr_t", module))
-        assert name.decode() == self.names[index - 1]  # cffi takes bytes for a const char *
-        function[0] = ffi.cast("void *", 1000 + index)
-
-    def do_cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, pointers, extra):
-        assert (gy, gz, bx, by, bz, shared, extra) == (1, 1, THREADS, 1, 1, 0, ffi.NULL)
-        assert self.contexts[-1] == CONTEXT
-        self.note(stream)
-        kernel = Kernel.names[self.names[int(ffi.cast("intptr_t", function)) - 1001]]
-        args = [ffi.cast("long long *", pointers[i])[0] for i in range(kernel.arguments)]
-        with np.errstate(all="ignore"):
-            kernel.simulated[gx, bx](*args)
-
-    def note(self, stream):
-        self.streams.append(int(ffi.cast("intptr_t", stream)))
-
 
 @pytest.fixture
 def fake(monkeypatch):
-    fake = Driver()
-    monkeypatch.setattr(driver, "library", lambda: fake)
-    monkeypatch.setattr(gpu_, "library", lambda: fake)
-    monkeypatch.setattr(Kernel, "cubin", lambda self, _: b"\0.text." + self.name.encode() + bytes(200))
-    return fake
+    return install(monkeypatch)
 
 
 def test_what_there_is(fake):
@@ -166,6 +35,8 @@ def test_what_there_is(fake):
     assert (gpu.name, gpu.capability) == ("A device", (9, 0))
     with gpu.active():
         assert gpu.most_blocks(SETTLE) == 4 * 132
+    assert gpu.free_memory() == 1 << 20
+    assert fake.contexts == [OTHER]
 
 
 def test_an_error_of_the_driver(fake):

@@ -11,12 +11,13 @@ from helpers_cuda import require_compiler
 require_compiler()
 from fastopt.kernels.cuda.compile import THREADS, Kernel, entry
 from fastopt.kernels.cuda.kernels import all_kernels
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 
 CAPABILITIES = [(8, 0), (9, 0)]
 UPDATES = {(name, dtype): update_kernel(name, dtype).name for name in OPTIMIZERS for dtype in ("float32", "float64")}
 STATES = {kernel: len(OPTIMIZERS[name].states) for (name, _), kernel in UPDATES.items()}
+STATES |= {accumulate_kernel(dtype).name: 0 for dtype in ("float32", "float64")}
 
 # A multiprocessor has 65536 registers: so many allow for 4 and 3 blocks of 256 threads at once, which is enough to keep
 # the memory busy, since each thread has 16 bytes of every array under way.

@@ -1,0 +1,186 @@
+"""How a pass goes through its batches: kinds of batches, data that do not fit, progress, interrupts."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+from helpers_cuda import require_device
+
+require_device()
+from helpers_network import Run, compare, data_for
+
+from fastopt.kernels import cuda
+from fastopt.kernels.cuda import feed, memory, network, passes
+from fastopt.kernels.cuda.passes import Turn, turn
+from fastopt.kernels.spec import DenseSpec, DropoutSpec
+
+pytestmark = pytest.mark.gpu
+
+MSE, LABELS = "mean_squared_error", "sparse_categorical_crossentropy"
+SMALL = [DenseSpec(3, 2)]
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 4, 5, 8, 12, 13, 27])
+def test_kinds_of_batches(rows, group):
+    batches = [range(start, min(start + 4, rows)) for start in range(0, rows, 4)]
+    steps = [batches[start : start + group] for start in range(0, len(batches), group)]
+    wanted = [
+        Turn(len(batch), sum(map(len, step)), batch is step[0], batch is step[-1]) for step in steps for batch in step
+    ]
+    assert [turn(number, rows, 4, group) for number in range(len(batches))] == wanted
+
+
+# ---------------------------------------------------------------- data that do not fit
+@pytest.fixture(params=[1, 200, 10_000])
+def streamed(monkeypatch, request):
+    """Data are never kept on the device: parts of one batch, of some, of all."""
+    monkeypatch.setattr(feed, "SHARE", 0)
+    monkeypatch.setattr(feed, "PART", request.param)
+
+
+def results(n, accumulate):
+    x, y = data_for(np.random.default_rng(0), LABELS, n, 3, 3, "float32")
+    layers = [DropoutSpec(0.3), DenseSpec(3, 3, "softmax")]
+    run, found = Run(cuda, layers, LABELS, ["accuracy"], "float32"), []
+    for epoch in range(2):
+        order = np.random.default_rng(epoch).permutation(n)[1:]
+        found.append(run.train(x, y, order, 3, accumulate=accumulate)[:2])
+    return *found, run.net.evaluate(x, y, 4)[:2], run.net.predict(x, 4), run.params
+
+
+def test_streamed_data_give_the_same_bits():
+    for n, accumulate in ((8, 1), (11, 2)):
+        kept = results(n, accumulate)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(feed, "SHARE", 0)
+            patch.setattr(feed, "PART", 1)
+            for a, b in zip(results(n, accumulate), kept, strict=True):
+                for left, right in zip(a, b, strict=True):
+                    np.testing.assert_equal(left, right)
+
+
+def test_streamed_targets_of_several_columns(streamed):
+    compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
+
+
+def test_what_fits(monkeypatch):
+    x, y = np.zeros((100, 8), "float32"), np.zeros(100, np.int64)
+
+    class Gpu(type(cuda.gpu_of(()))):
+        def __init__(self, free):
+            self.free = free
+
+        def free_memory(self):
+            return self.free
+
+    monkeypatch.setattr(feed, "Resident", lambda *args: "resident")
+    monkeypatch.setattr(feed, "Streamed", lambda *args: "streamed")
+    size = x.nbytes + y.nbytes + 50
+    for free, kind in ((size / feed.SHARE + 1, "resident"), (size / feed.SHARE - 1, "streamed")):
+        assert feed.feed(Gpu(free), 0, x, y, 10, 50) == kind
+    assert feed.feed(Gpu((x.nbytes + 50) / feed.SHARE + 1), 0, x, None, 10, 50) == "resident"
+
+
+def test_how_far_the_host_is_ahead(monkeypatch):
+    """Chunks grow until they take a moment, and shrink where they take two."""
+    now = [0.0]
+    monkeypatch.setattr(feed.time, "perf_counter", lambda: now[0])
+    rows = feed.Resident(cuda.gpu_of(()), 0, np.zeros((4, 2), "float32"), None)
+
+    def sizes(batches, seconds):
+        found = []
+        for chunk in rows.chunks(None, batches):
+            found.append(len(chunk))
+            now[0] += seconds * len(chunk)
+        assert sum(found) == batches
+        return found
+
+    assert sizes(20, 1e-6) == [20]
+    assert sizes(300, 1e-6) == [32, 64, 128, 76]
+    assert sizes(300, 1e-3) == [256, 44]
+    assert sizes(300, 1e-3) == [128, 64, 64, 44]
+    assert sizes(100, 1) == [64, 32, 4]
+    assert sizes(10, 1) == [8, 2]
+    assert sizes(3, 1) == [2, 1]
+
+
+# ---------------------------------------------------------------- progress and interrupts
+def test_progress(monkeypatch):
+    monkeypatch.setattr(network, "REPORT", 0)
+    monkeypatch.setattr(feed, "FIRST", 2)
+    monkeypatch.setattr(feed, "MOMENT", 1000)
+    x, y = data_for(np.random.default_rng(0), MSE, 13, 3, 2, "float32")
+    run, seen = Run(cuda, SMALL, MSE, [], "float32"), []
+    totals = run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append((steps, loss)))
+    assert [steps for steps, _ in seen] == [2, 6, 7, 7]
+    np.testing.assert_allclose(seen[0][1], totals.losses[:2].mean())
+    np.testing.assert_allclose(seen[-1][1], np.average(totals.losses, weights=[2] * 6 + [1]))
+    seen.clear()
+    monkeypatch.setattr(network, "REPORT", 1000)
+    run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append(steps))
+    assert seen == [7]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
+    x, y = data_for(np.random.default_rng(0), MSE, 24, 3, 2, "float32")
+    run = Run(cuda, SMALL, MSE, [], "float32")
+    launch, calls = passes.Pass._replay, []
+
+    def interrupted(self, kind, list_batch):
+        calls.append(kind)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return launch(self, kind, list_batch)
+
+    monkeypatch.setattr(passes.Pass, "_replay", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(x, y, np.arange(24), 2, accumulate=accumulate)
+    monkeypatch.undo()
+    done = {1: 3, 2: 2}[accumulate]
+    assert (len(calls), run.net.steps_done) == (done * accumulate, done)
+    again = Run(cuda, SMALL, MSE, [], "float32")
+    again.train(x, y, np.arange(done * accumulate * 2), 2, accumulate=accumulate)
+    run.train(x, y, np.arange(8), 2)
+    again.train(x, y, np.arange(8), 2)
+    for a, b in zip(run.params, again.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_error_of_a_callback(monkeypatch):
+    monkeypatch.setattr(network, "REPORT", 0)
+    monkeypatch.setattr(feed, "FIRST", 1)
+    monkeypatch.setattr(feed, "MOMENT", 0)
+    x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 2, "float32")
+    run = Run(cuda, SMALL, MSE, [], "float32")
+
+    def progress(steps, loss):
+        if steps == 2:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        run.train(x, y, np.arange(12), 2, progress=progress)
+    assert run.step == 2
+    again = Run(cuda, SMALL, MSE, [], "float32")
+    again.train(x, y, np.arange(4), 2)
+    for a, b in zip(run.params, again.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_never_came_back_counts_for_nothing(monkeypatch):
+    x, y = data_for(np.random.default_rng(0), MSE, 4, 3, 2, "float32")
+    run = Run(cuda, SMALL, MSE, [], "float32")
+    kept = [p.copy() for p in run.params]
+
+    def lost(self, stream):
+        raise OSError("the device has gone")
+
+    monkeypatch.setattr(memory.Mirror, "download", lost)
+    with pytest.raises(OSError, match="the device has gone"):
+        run.train(x, y, np.arange(4), 2)
+    assert run.step == 0
+    for a, b in zip(run.params, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
