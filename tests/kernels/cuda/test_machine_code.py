@@ -9,7 +9,7 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.compile import THREADS, Kernel, entry
+from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
 from fastopt.kernels.cuda.kernels import all_kernels
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -121,7 +121,11 @@ def test_cubins_are_kept_between_processes(tmp_path, monkeypatch):
         monkeypatch.setattr(kernel, "_cubins", {})
         return kernel.cubin((9, 0))
 
-    first = fresh()
+    heard: list[str] = []
+    with compiling(heard.append):
+        first = fresh()
+        assert fresh() == first
+    assert heard == ["update_sgd_float32"]
     (file,) = tmp_path.rglob("*.cubin")
     assert fresh() == first
     assert len(made) == 1

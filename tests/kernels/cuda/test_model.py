@@ -1,0 +1,113 @@
+"""Models on the device: everything around a network works as on the other backends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers_cuda import SIMULATED, require_device
+
+require_device()
+import fastopt as fo
+from fastopt.cli import main
+
+pytestmark = pytest.mark.gpu
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((14, 3)).astype("float32"), RNG.integers(0, 3, 14)
+
+
+def model_of(backend, dtype="float64", optimizer=None):
+    layers = [fo.Dense(4, "tanh"), fo.Dropout(0.25), fo.Dense(3, "softmax")]
+    model = fo.Sequential(layers, seed=1, backend=backend, dtype=dtype)
+    model.compile(optimizer or fo.Adam(lr=0.02), "sparse_categorical_crossentropy", ["accuracy"])
+    return model
+
+
+def assert_alike(ours, theirs, rtol=1e-9):
+    for a, b in zip(ours.parameters, theirs.parameters, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+    for mine, other in zip(ours.optimizer.states, theirs.optimizer.states, strict=True):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
+    assert (ours.optimizer.steps, ours.epochs_done) == (theirs.optimizer.steps, theirs.epochs_done)
+
+
+def test_fit_evaluate_and_predict():
+    schedule = fo.schedules.Cosine(0.05, 8)
+    models = [model_of(backend, optimizer=fo.Adam(lr=schedule, clip_norm=1.0)) for backend in ("cuda", "numpy")]
+    histories = [model.fit(X, Y, epochs=2, batch_size=4, validation_split=0.3, accumulate=2) for model in models]
+    assert_alike(*models)
+    for name, values in histories[1].history.items():
+        if name not in ("seconds", "samples_per_second"):
+            np.testing.assert_allclose(histories[0][name], values, rtol=1e-9)
+    np.testing.assert_allclose(histories[0].step_losses, histories[1].step_losses, rtol=1e-9)
+    ours, theirs = (model.evaluate(X, Y, batch_size=8) for model in models)
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    np.testing.assert_allclose(*(model.predict(X, batch_size=8) for model in models), rtol=1e-9)
+
+
+def test_a_callback_sees_and_changes_weights(tmp_path):
+    seen = {}
+
+    class Halve(fo.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            model.set_weights([w / 2 for w in model.get_weights()])
+            seen.setdefault(model.backend, []).append(model.get_weights())
+            model.save(tmp_path / f"{model.backend}.safetensors")
+
+    models = [model_of(backend) for backend in ("cuda", "numpy")]
+    for model in models:
+        model.fit(X, Y, epochs=2, batch_size=8, callbacks=[Halve()])
+    assert_alike(*models)
+    for ours, theirs in zip(*seen.values(), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+    loaded = fo.load_model(tmp_path / "cuda.safetensors")
+    assert loaded.backend == "cuda"
+    for a, b in zip(loaded.parameters, models[0].parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_goes_on_from_a_file_bit_for_bit(tmp_path):
+    whole, first = model_of("cuda", "float32"), model_of("cuda", "float32")
+    whole.fit(X, Y, epochs=2, batch_size=8)
+    first.fit(X, Y, epochs=1, batch_size=8)
+    first.save(tmp_path / "model.safetensors")
+    second = fo.load_model(tmp_path / "model.safetensors")
+    second.fit(X, Y, epochs=2, initial_epoch=1, batch_size=8)
+    for a, b in zip(whole.parameters, second.parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_backend_may_change_between_calls():
+    mixed, theirs = model_of("cuda"), model_of("numpy")
+    for epoch, backend in enumerate(("cuda", "numpy", "cuda")):
+        mixed.backend = backend
+        for model in (mixed, theirs):
+            model.fit(X, Y, epochs=epoch + 1, initial_epoch=epoch, batch_size=8)
+    assert_alike(mixed, theirs)
+
+
+def test_an_interrupted_fit_leaves_a_model_that_goes_on():
+    model = model_of("cuda")
+
+    class Stop(fo.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=2, batch_size=8, callbacks=[Stop()])
+    model.fit(X, Y, epochs=2, initial_epoch=model.epochs_done, batch_size=8)
+    theirs = model_of("numpy")
+    theirs.fit(X, Y, epochs=2, batch_size=8)
+    assert_alike(model, theirs)
+
+
+def test_the_command_line(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("".join(f"{a:.3f},{b:.3f},{a - b:.3f}\n" for a, b in X[:10, :2]))
+    arguments = ["train", str(table), "--backend", "cuda", "--compare", "--layers", "3", "--epochs", "2"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "CUDA kernels" in out
+    assert not SIMULATED or "Numba's simulator" in out
