@@ -32,6 +32,7 @@ ffi.cdef("""
     CUresult cuMemFreeHost(void *pointer);
     CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr into, const void *from, size_t bytes, void *stream);
     CUresult cuMemcpyDtoHAsync_v2(void *into, CUdeviceptr from, size_t bytes, void *stream);
+    CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr into, CUdeviceptr from, size_t bytes, void *stream);
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
     CUresult cuStreamIsCapturing(void *stream, int *status);
@@ -41,6 +42,7 @@ ffi.cdef("""
     CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
                             unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,
                             void *stream, void **parameters, void **extra);
+    CUresult cuMemGetInfo_v2(size_t *free, size_t *total);
 """)
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

@@ -18,6 +18,7 @@ from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
 
@@ -46,6 +47,11 @@ class Gpu:
             each = asked("int", occupancy, self._function(kernel), THREADS, 0)
             self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
         return self._blocks[kernel]
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        """The size of the cache that all multiprocessors share."""
+        return attribute(self._device, L2_CACHE)
 
     @cached_property
     def _context(self) -> Any:
@@ -99,6 +105,10 @@ class Gpu:
         into = ffi.cast("void *", array.ctypes.data)
         check(self.driver.cuMemcpyDtoHAsync_v2(into, address, array.nbytes, ffi.cast("void *", stream)))
 
+    def copy(self, into: int, source: int, size: int, stream: int) -> None:
+        """Bytes from one place of the device's memory to another, in the order of the stream."""
+        check(self.driver.cuMemcpyDtoDAsync_v2(into, source, size, ffi.cast("void *", stream)))
+
     def zero(self, address: int, size: int, stream: int) -> None:
         """Bytes of device memory become 0, in the order of the stream."""
         check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
@@ -112,6 +122,13 @@ class Gpu:
         status = ffi.new("int *")
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
         return bool(status[0])
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated."""
+        free, total = ffi.new("size_t *"), ffi.new("size_t *")
+        with self.active():
+            check(self.driver.cuMemGetInfo_v2(free, total))
+        return int(free[0])
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         """Run a kernel once all that was given to the stream before is done."""

@@ -66,7 +66,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 132}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -111,6 +111,14 @@ class Driver:
     def do_cuMemcpyDtoHAsync_v2(self, into, source, size, stream):
         self.note(stream)
         ctypes.memmove(int(ffi.cast("intptr_t", into)), source, size)
+
+    def do_cuMemcpyDtoDAsync_v2(self, into, source, size, stream):
+        self.note(stream)
+        ctypes.memmove(into, source, size)
+
+    def do_cuMemGetInfo_v2(self, free, total):
+        assert self.contexts[-1] == CONTEXT
+        free[0], total[0] = 1 << 30, 1 << 32
 
     def do_cuMemsetD8Async(self, into, value, size, stream):
         ctypes.memset(into, value, size)
@@ -164,8 +172,16 @@ def test_what_there_is(fake):
     assert driver.device_of(12345) == 1
     gpu = gpu_.Gpu(1)
     assert (gpu.name, gpu.capability) == ("A device", (9, 0))
+    assert (gpu.cache_bytes, gpu.free_memory()) == (1 << 20, 1 << 30)
     with gpu.active():
         assert gpu.most_blocks(SETTLE) == 4 * 132
+
+
+def test_a_copy(fake):
+    gpu, (source, into) = gpu_.Gpu(1), on_device(np.arange(9.0), np.zeros(9))
+    gpu.copy(see(into).address + 8, see(source).address, 24, 5)
+    assert into.copy_to_host().tolist() == [0, 0, 1, 2, 0, 0, 0, 0, 0]
+    assert fake.streams == [5]
 
 
 def test_an_error_of_the_driver(fake):
