@@ -14,16 +14,16 @@ HOST = {
     "cpu": "fastopt.kernels.cpu",  # Numba and the vendor BLAS
 }
 DEVICE = "cuda"
-MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # the last for arrays in a GPU's memory
+MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # models run on all, functions of arrays where their arrays are
 
 
 def check(name: Any) -> str:
-    """The name of a backend for NumPy's arrays, or a ValueError that lists the known ones; imports nothing."""
+    """As `known`, for what only works on NumPy's arrays."""
     return check_name("backend", name, HOST)
 
 
 def known(name: Any) -> str:
-    """The name of any backend, for what also works on arrays in a GPU's memory; imports nothing."""
+    """The name of any backend, or a ValueError that lists the known ones; imports nothing."""
     return check_name("backend", name, MODULES)
 
 

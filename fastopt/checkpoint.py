@@ -85,7 +85,7 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
     from . import _backends
 
     if backend is not None:
-        _backends.check(backend)
+        _backends.known(backend)
     with _damage(path):
         description, tensors = _read(path)
         model = _model(description, tensors, backend)

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `fastopt info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:  # the last for what is not installed
         log.debug("where it came from:", exc_info=True)
         print(f"fastopt: error: {error}", file=sys.stderr)
         return 2

@@ -29,7 +29,9 @@ class Sequential:
     layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax
     seed     whole number in [0, 2^64): the initial weights, the order of the rows and the dropout masks follow from it
              and from nothing else, so every backend starts from the same weights and sees the same batches
-    backend  "cpu" (compiled kernels) or "numpy" (the reference); `model.backend` may be changed between calls
+    backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
+             changed between calls. `fit` takes the data to the GPU once, so that nothing should write to them
+             meanwhile. Where kernels cannot run there, an ImportError says what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
     inputs   number of features; left out, it comes from the data (or from `build`)
 
@@ -91,7 +93,7 @@ class Sequential:
 
     @backend.setter
     def backend(self, name: str) -> None:
-        self._backend = _backends.check(name)
+        self._backend = _backends.known(name)
 
     @property
     def outputs(self) -> int:

@@ -8,16 +8,13 @@ warning, as in compiled code.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .interrupts import interrupts_held
 from .reference_maths import ACTIVATIONS, LOSSES, kept, softmax
 from .reference_metrics import METRICS, Metric
 from .reference_rules import UPDATES, shrinkage
@@ -345,27 +342,3 @@ class Network:
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:
     return {name: metric.result() for name, metric in metrics.items()}
-
-
-@contextmanager
-def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT back until the function this gives is called, so that no batch is left half done.
-
-    Outside Python's main thread, or where the handler is not a Python function, it does nothing.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield lambda: None
-        return
-    pending: list[tuple[int, FrameType | None]] = []
-
-    def check() -> None:
-        if pending:
-            handler(*pending.pop())
-
-    signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    check()

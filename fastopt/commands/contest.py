@@ -26,7 +26,7 @@ from ..optim import Optimizer, get_optimizer
 from ..training import compiling
 from .rates import SCHEDULES
 
-TITLES = {"cpu": "compiled kernels", "numpy": "NumPy reference"}
+TITLES = {"cpu": "compiled kernels", "cuda": "CUDA kernels", "numpy": "NumPy reference"}
 COMPARED_STEPS = 100
 TURNS = 6
 # Seconds before a round. The threads of NumPy's BLAS go on spinning for 0.1 s after their last product, and while they

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _backends
 from ..datasets import Dataset
 from ..optim import get_optimizer
 from ..progress import wanted
@@ -53,6 +54,8 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
 def _machinery(backend: str) -> str:
     if backend == "numpy":
         return f"NumPy {np.__version__}, with its own BLAS and threads"
+    if backend == _backends.DEVICE:
+        return str(_backends.get(backend).gpu_of(()).name)
     from ..kernels.cpu.blas import blas
     from ..kernels.cpu.launch import get_num_threads
 

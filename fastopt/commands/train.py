@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", type=whole(0), default=0, help="of weights, batches and dropout (default: 0)")
 
     running = parser.add_argument_group("running")
-    running.add_argument("--backend", choices=_backends.HOST, default=_backends.DEFAULT, help="(default: cpu)")
+    running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
     running.add_argument("--threads", type=whole(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
     running.add_argument(
         "--compare",
@@ -177,11 +177,10 @@ def _interrupted(contestant: Any, path: str | None) -> int:
 
 def _contestants(args: argparse.Namespace) -> list[str]:
     """The backends to train on, the one asked for first."""
-    if args.backend == "numpy":
-        if args.compare:
-            raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu")
-        if args.threads is not None:
-            raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
+    if args.backend == "numpy" and args.compare:
+        raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu or cuda")
+    if args.backend != "cpu" and args.threads is not None:
+        raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
     compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
     return [args.backend, "numpy"] if compare else [args.backend]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
+from ..metrics import metric_values
 from ..profile import Cost
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
@@ -382,16 +383,6 @@ class Network:
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], y: np.ndarray, order: np.ndarray | None,
         start: float,
     ) -> Totals:  # fmt: skip
-        metrics, rows = {}, max(1, len(y if order is None else order))
-        for name, accumulator in accumulators.items():
-            total = float(accumulator[0])
-            if name == "accuracy":
-                metrics[name] = total / rows
-            elif name == "r2":
-                targets = y if order is None else y[order]
-                around = targets - targets.mean(axis=0, dtype=np.float64)
-                spread = float(np.square(around).sum(dtype=np.float64))
-                metrics[name] = 1 - total / spread if spread else float("nan")
-            else:
-                metrics[name] = total / (rows * self.outputs)
+        sums = {name: float(accumulator[0]) for name, accumulator in accumulators.items()}
+        metrics = metric_values(sums, y, order, self.outputs)
         return Totals(losses, metrics, time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """The CUDA backend: numba-cuda kernels on arrays in a GPU's memory. The verbs are those of `fastopt.kernels.reference`.
 
-Importing this loads nothing; asking for a verb does, or says what is missing. Networks are not among the verbs.
+Importing this loads nothing; asking for a verb does, or says what is missing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ _HOMES = {
     "ArrayPlan": "arrays",
     "DeviceArray": "memory",
     "Guard": "plan",
+    "Network": "network",
     "Plan": "plan",
     "activate": "losses",
     "all_kernels": "kernels",
+    "compiling": "compile",
     "current_stream": "arrays",
     "dense_backward": "dense",
     "dense_forward": "dense",
@@ -28,11 +30,13 @@ _HOMES = {
     "update": "arrays",
 }
 
+_PRODUCTS = ("Network", "dense_backward", "dense_forward")
+
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"the backend 'cuda' has no {name}; it has {', '.join(_HOMES)}")
-    require()
+    require(*["cuBLASLt"] * (name in _PRODUCTS))
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -18,7 +18,7 @@ import inspect
 import re
 import threading
 import types as pytypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, NamedTuple
@@ -71,6 +71,19 @@ def stand_in(function: Callable[..., Any], own: Callable[..., Any]) -> None:
         _device_functions[function] = device(own)
 
 
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def compiling(listener: Callable[[str], None]) -> Iterator[None]:
+    """While open, `listener(name)` hears of each kernel before it is compiled."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 class Listing(NamedTuple):
     """What the compiler says of a kernel, for tests and for people."""
 
@@ -119,6 +132,8 @@ class Kernel:
         except OSError:
             found = None
         if found is None:
+            for listener in _listeners:
+                listener(self.name)
             found, _ = self._link(capability, "cubin")
             with contextlib.suppress(OSError):  # the cache is an accelerator, never a reason to fail
                 write_sealed(path, identity, found)

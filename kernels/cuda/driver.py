@@ -43,6 +43,19 @@ ffi.cdef("""
                             unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,
                             void *stream, void **parameters, void **extra);
     CUresult cuMemGetInfo_v2(size_t *free, size_t *total);
+    CUresult cuEventCreate(void **event, unsigned int flags);
+    CUresult cuEventDestroy_v2(void *event);
+    CUresult cuEventRecord(void *event, void *stream);
+    CUresult cuEventSynchronize(void *event);
+    CUresult cuEventElapsedTime(float *milliseconds, void *start, void *end);
+    CUresult cuStreamCreate(void **stream, unsigned int flags);
+    CUresult cuStreamWaitEvent(void *stream, void *event, unsigned int flags);
+    CUresult cuStreamBeginCapture_v2(void *stream, int mode);
+    CUresult cuStreamEndCapture(void *stream, void **graph);
+    CUresult cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags);
+    CUresult cuGraphLaunch(void *executable, void *stream);
+    CUresult cuGraphExecDestroy(void *executable);
+    CUresult cuGraphDestroy(void *graph);
 """)
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

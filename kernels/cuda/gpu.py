@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
+from .streams import Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
@@ -31,6 +32,7 @@ class Gpu:
         self._device = device(ordinal)
         self._functions: dict[Kernel, Any] = {}
         self._blocks: dict[Kernel, int] = {}
+        self.idle_streams: list[int] = []
 
     @cached_property
     def name(self) -> str:
@@ -129,6 +131,17 @@ class Gpu:
         with self.active():
             check(self.driver.cuMemGetInfo_v2(free, total))
         return int(free[0])
+
+    def stream(self) -> Stream:
+        """A stream of one's own."""
+        return Stream(self)
+
+    def event(self) -> Event:
+        return Event(self)
+
+    def replay(self, stream: int, run: Callable[[], None]) -> Replay:
+        """What `run` gives to the stream, to be given to it again and again."""
+        return Replay(self, stream, run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         """Run a kernel once all that was given to the stream before is done."""

@@ -48,6 +48,9 @@ CLOCK = np.dtype([
     ("ever", "i8"),  # batches trained on before it, in all passes: dropout's masks go by that
 ])  # fmt: skip
 
+# Sums that a batch leaves, a float64 for each tile, and where their total is added: `stride` bytes further each batch.
+TOTALS = np.dtype([("sums", "i8"), ("tiles", "i8"), ("into", "i8"), ("stride", "i8")])
+
 DROPOUT = np.dtype([
     ("scale", "f8"),  # of what is kept: 1 / (1 - rate)
     ("threshold", "i8"),  # rate * 2**53: draws below it are dropped

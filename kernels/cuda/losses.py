@@ -3,7 +3,7 @@
     loss       sums[tile] of the loss, and dz, its gradient: elementwise, or by rows where the loss includes the softmax
     softmax    y = softmax(z), by rows
     accuracy   sums[tile] of the rows whose class is right
-    collect    adds the sums of all tiles to one number: that of the batch, or of the whole pass
+    finish     adds the sums of all tiles to one number: that of the batch, or of the whole pass; the batch is done
 
 Other metrics are sums of elementwise losses. Tiles are cut by the shape alone, sums are taken in float64 and added in a
 fixed order, so they are the same bits in every run. Arrays lie in rows, z and dz with one stride and targets with
@@ -26,14 +26,17 @@ from .arrays import current_stream, gpu_of, see
 from .compile import THREADS, Kernel, device
 from .epilogues import DEEP, LANES, Shape, launch
 from .epilogues import activate as activate_elements
-from .layout import CLOCK, offset
+from .layout import CLOCK, CONTROL, ROW, TOTALS, offset
 from .primitives import loader, reader, storer, writer
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
 ROWS = 4 * DEEP  # of a tile, where it goes by rows
-BATCH = offset(CLOCK, "batch")
+BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
+SHIFT, SKIPS = offset(CONTROL, "shift"), offset(CONTROL, "skips")
+TOTAL = TOTALS.itemsize
 
-read_word, read_double, write_double = reader("int64", 1), reader("float64", 1), writer("float64")
+read_word, read_words4, write_word = reader("int64", 1), reader("int64", 4), writer("int64")
+read_double, write_double = reader("float64", 1), writer("float64")
 
 
 def _add_up(totals, me, count):
@@ -71,6 +74,31 @@ def _tops(cells, deep, lane):
 add_up, along, tops = device(_add_up), device(_along), device(_tops)
 
 
+@cache
+def _mass_of_row(dtype):
+    """The largest z of a row, and in masses[deep, 0] the sum of exp(z - it); of no columns -inf and 0.
+
+    To be called by all threads of a block; `largest` and `masses` are its shared memory, (DEEP, LANES).
+    """
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def mass_of_row(z, row, stride, columns, largest, masses, deep, lane):
+        top = real(-math.inf)
+        for j in range(lane, columns, LANES):
+            x = load((z,), (row * stride + j) * size)[0][0]
+            top = x if x > top else top
+        largest[deep, lane] = top
+        tops(largest, deep, lane)
+        top, mass = largest[deep, 0], 0.0
+        for j in range(lane, columns, LANES):
+            mass += np.float64(math.exp(load((z,), (row * stride + j) * size)[0][0] - top))
+        masses[deep, lane] = mass
+        along(masses, deep, lane)
+        return top
+
+    return device(mass_of_row)
+
+
 # ---------------------------------------------------------------- losses
 def _elementwise(value, slope, dtype):
     value, slope = device(value), device(slope)
@@ -101,7 +129,7 @@ def _elementwise(value, slope, dtype):
 def _by_row(value, slope, dtype, labels):
     value, slope = device(value), device(slope)
     load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
-    tiny = real(np.finfo(dtype).tiny)
+    tiny, largest_of = real(np.finfo(dtype).tiny), _mass_of_row(dtype)
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
         # As on the CPU: t is the smoothed target, and z is taken from the largest of its row.
@@ -117,17 +145,7 @@ def _by_row(value, slope, dtype, labels):
             for part in range(ROWS // DEEP):
                 row = tile * ROWS + part * DEEP + deep
                 end = columns if row < rows else 0  # all threads of a block meet, also those without a row
-                top = real(-math.inf)
-                for j in range(lane, end, LANES):
-                    x = load((z,), (row * z_stride + j) * size)[0][0]
-                    top = x if x > top else top
-                largest[deep, lane] = top
-                tops(largest, deep, lane)
-                top, mass = largest[deep, 0], 0.0
-                for j in range(lane, end, LANES):
-                    mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-                masses[deep, lane] = mass
-                along(masses, deep, lane)
+                top = largest_of(z, row, z_stride, end, largest, masses, deep, lane)
                 log_sum, share = zero, zero
                 if end != 0:
                     log_sum, share = real(math.log(masses[deep, 0])), real(1.0 / masses[deep, 0])
@@ -157,6 +175,7 @@ def _by_row(value, slope, dtype, labels):
 
 def _softmax(dtype):
     load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    largest_of = _mass_of_row(dtype)
 
     def softmax(z, y, rows, columns, z_stride, y_stride):
         largest = cuda.shared.array((DEEP, LANES), real)
@@ -165,21 +184,10 @@ def _softmax(dtype):
         for part in range(cuda.blockIdx.x, (rows + DEEP - 1) // DEEP, cuda.gridDim.x):
             row = part * DEEP + deep
             end = columns if row < rows else 0
-            top = real(-math.inf)
-            for j in range(lane, end, LANES):
-                x = load((z,), (row * z_stride + j) * size)[0][0]
-                top = x if x > top else top
-            largest[deep, lane] = top
-            tops(largest, deep, lane)
-            top, mass = largest[deep, 0], 0.0
-            for j in range(lane, end, LANES):
-                mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-            masses[deep, lane] = mass
-            along(masses, deep, lane)
-            whole = masses[deep, 0]
+            top = largest_of(z, row, z_stride, end, largest, masses, deep, lane)
             for j in range(lane, end, LANES):
                 x = real(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-                store((y,), (row * y_stride + j) * size, ((real(np.float64(x) / whole),),))
+                store((y,), (row * y_stride + j) * size, ((real(np.float64(x) / masses[deep, 0]),),))
             cuda.syncthreads()
 
     return softmax
@@ -225,19 +233,30 @@ def _accuracy(dtype, labels):
     return accuracy
 
 
-def _collect(sums, tiles, into, stride, clock):
+def _finish(table, count, clock, control):
     totals = cuda.shared.array(THREADS, np.float64)
-    me, total = cuda.threadIdx.x, 0.0
-    for tile in range(me, tiles, THREADS):
-        total += read_double(sums + tile * 8)[0]
-    totals[me] = total
-    add_up(totals, me, THREADS)
+    me, batch = cuda.threadIdx.x, read_word(clock + BATCH)[0]
+    for i in range(count):
+        sums, tiles, into, stride = read_words4(table + i * TOTAL)
+        total = 0.0
+        for tile in range(me, tiles, THREADS):
+            total += read_double(sums + tile * 8)[0]
+        totals[me] = total
+        add_up(totals, me, THREADS)
+        if me == 0:
+            place = into + batch * stride
+            write_double(place, read_double(place)[0] + totals[0])
+        cuda.syncthreads()  # the next one begins with totals
     if me == 0:
-        place = into + read_word(clock + BATCH)[0] * stride
-        write_double(place, read_double(place)[0] + totals[0])
+        write_word(clock + BATCH, batch + 1)
+        write_word(clock + EVER, read_word(clock + EVER)[0] + 1)
+        if control != 0:  # a step was done; `settle` takes the row of this count, too
+            done = read_word(control + SKIPS)[0] + 1
+            write_word(control + SKIPS, done)
+            write_word(control + SHIFT, done * ROW)
 
 
-COLLECT = Kernel(_collect, "collect")
+FINISH = Kernel(_finish, "finish")
 
 
 # ---------------------------------------------------------------- kernels
@@ -267,7 +286,7 @@ def accuracy_kernel(dtype: str, labels: bool) -> Kernel:
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with that of none."""
     accuracies = [accuracy_kernel(dtype, labels) for labels in (False, True)]
-    return [COLLECT, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
+    return [FINISH, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
 
 
 # ---------------------------------------------------------------- launches
@@ -315,9 +334,12 @@ def run_softmax(gpu: Any, stream: int, z: int, y: int, shape: Shape, y_stride: i
     launch(gpu, softmax_kernel(dtype), -(-rows // DEEP), stream, z, y, rows, columns, stride, y_stride)
 
 
-def collect(gpu: Any, stream: int, sums: int, tiles: int, into: int, stride: int, clock: int) -> None:
-    """Adds all sums to the float64 that lies `stride` bytes times the clock's batch behind `into`."""
-    launch(gpu, COLLECT, 1, stream, sums, tiles, into, stride, clock)
+def finish(gpu: Any, stream: int, table: int, count: int, clock: int, control: int) -> None:
+    """Adds up what a batch has left, by a table of `count` records TOTALS, and moves the clock on to the next.
+
+    control: of the updates, where the batch ended a step; 0: it did not.
+    """
+    launch(gpu, FINISH, 1, stream, table, count, clock, control)
 
 
 # ---------------------------------------------------------------- verbs
@@ -331,16 +353,18 @@ def loss(spec: LossSpec, outputs: Any, targets: Any, gradient: Any = None) -> fl
     z, t, dz = seen.address, see(targets).address, 0 if gradient is None else see(gradient).address
     gpu, stream = gpu_of({z, t, dz}), current_stream(outputs)
     param = next((float(spec.params.get(name, default)) for name, default in row.params.items()), 0.0)
-    tiles, size = loss_tiles(spec.name, rows, columns), CLOCK.itemsize
-    words = np.zeros(size // 8 + 2 + tiles)  # a clock that stands at 0, the parameter, the result, the sums
-    words[size // 8] = param
+    tiles = loss_tiles(spec.name, rows, columns)
     with gpu.active():
-        memory = gpu.allocate(words.nbytes)
-        gpu.copy_in(memory.address, words, stream)
-        at = memory.address + size
+        memory = gpu.allocate(CLOCK.itemsize + TOTAL + 16 + 8 * tiles)
+        table = (
+            memory.address + CLOCK.itemsize
+        )  # behind a clock that stands at 0; then the parameter, the result, the sums
+        at = table + TOTAL
+        gpu.copy_in(table, np.array([(at + 16, tiles, at + 8, 0)], TOTALS), stream)
+        gpu.copy_in(at, np.array([param]), stream)
         shape = Shape(rows, columns, columns, dtype)
         run_loss(gpu, stream, spec.name, z, t, dz, at + 16, at, shape, columns)
-        collect(gpu, stream, at + 16, tiles, at + 8, 0, memory.address)
+        finish(gpu, stream, table, 1, memory.address, 0)
         result = np.zeros(1)
         gpu.copy_out(result, at + 8, stream)
         gpu.wait(stream)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .arrays import current_stream, gpu_of, see
+from .blaslt import ALIGNMENT
 
 
 class DeviceArray:
@@ -59,6 +61,36 @@ class DeviceArray:
 
     def __repr__(self) -> str:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype.name})"
+
+
+class Block:
+    """Memory for arrays of these sizes in bytes, one behind the other, each aligned to whatever anybody asks for."""
+
+    def __init__(self, gpu: Any, sizes: Sequence[int]) -> None:
+        ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes], dtype=np.int64)
+        self.size = int(ends[-1]) if len(ends) else 0
+        self.memory = gpu.allocate(self.size)
+        self.places = [self.memory.address + int(start) for start in (0, *ends[:-1])][: len(sizes)]
+
+
+class Mirror:
+    """Copies, on the device, of the host's arrays, which are C-contiguous and must stay where they are."""
+
+    def __init__(self, gpu: Any, arrays: Sequence[np.ndarray]) -> None:
+        self.gpu, self.arrays = gpu, list(arrays)
+        self.block = Block(gpu, [array.nbytes for array in arrays])
+        self.places = self.block.places
+
+    def upload(self, stream: int) -> None:
+        """What the host's arrays hold now, in the order of the stream."""
+        for array, place in zip(self.arrays, self.places, strict=True):
+            self.gpu.copy_in(place, array, stream)
+
+    def download(self, stream: int) -> None:
+        """Into the host's arrays, what is there when all that was given to the stream is done. Waits for it."""
+        for array, place in zip(self.arrays, self.places, strict=True):
+            self.gpu.copy_out(array, place, stream)
+        self.gpu.wait(stream)
 
 
 def to_host(array: Any, stream: int | None = None) -> np.ndarray:

@@ -34,18 +34,21 @@ def parts() -> dict[str, Any]:
     return found
 
 
-def require() -> None:
-    """Raises ImportError, with what is missing and how to get it, where kernels cannot run."""
+def require(*more: str) -> None:
+    """Raises ImportError, with what is missing and how to get it, where kernels cannot run.
+
+    more: parts that are needed besides the compiler, the driver and a device.
+    """
     if simulated():
         lacking = [] if _numba_cuda() else ["numba-cuda"]
     else:
         found = parts()
-        lacking = [name for name in (*COMPILER, "driver") if found[name] is None]
+        lacking = [name for name in (*COMPILER, *more, "driver") if found[name] is None]
         if found["driver"] and not found["devices"]:
             lacking.append("a device")
     if not lacking:
         return
-    advice = [f"{INSTALL} brings the libraries"] if set(lacking) & set(COMPILER) else []
+    advice = [f"{INSTALL} brings the libraries"] if set(lacking) & {*COMPILER, *more} else []
     if set(lacking) & {"driver", "a device"}:
         advice.append("the driver comes with the system, and wants an NVIDIA GPU")
     raise ImportError(f"the backend 'cuda' lacks {', '.join(lacking)}: {'; '.join(advice)}")

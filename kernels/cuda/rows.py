@@ -1,8 +1,8 @@
-"""What goes through a batch row by row, besides losses: gathering it, dropout, and the count of batches.
+"""What goes through a batch row by row, besides losses.
 
     gather    rows of the data, in the order of the epoch, into the rows of the batch
+    scatter   rows of the batch to those of the outputs of all batches
     dropout   forward x -> y, and backward dy -> dx: the mask is drawn again, not kept
-    advance   one batch more is done
 
 Which batch it is lies in device memory, in a record `CLOCK`, so that a list of launches is the same for every batch.
 Arrays lie in rows, each array with a stride of its own; 0 in place of an address: there is none.
@@ -21,12 +21,12 @@ from ..formulas.dropout import WORD
 from .compile import SIMULATED, THREADS, Kernel, device
 from .epilogues import is_wide, launch, vector
 from .layout import CLOCK, DROPOUT, offset
-from .primitives import loader, reader, storer, writer
+from .primitives import loader, reader, storer
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
 
-read_word, write_word, read_double = reader("int64", 1), writer("int64"), reader("float64", 1)
+read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
 
 
@@ -42,9 +42,11 @@ def _gather(kind, words):
     load, store = loader(kind, words), storer(kind, words)
     size = np.dtype(kind).itemsize * words
 
-    def gather(x, order, into, rows, across, x_bytes, into_bytes, clock, batch):
-        # `across` vectors a row. Without an order, rows come one after the other.
+    def gather(x, order, into, rows, across, x_bytes, into_bytes, clock, batch, ring):
+        # `across` vectors a row. Without an order, rows come one after the other, and from the first after `ring` rows.
         start = read_word(clock + BATCH)[0] * batch
+        if order == 0:
+            start %= ring
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
         for i in range(first, rows * across, step):
             row, column = i // across, i % across
@@ -52,6 +54,20 @@ def _gather(kind, words):
             store((into,), row * into_bytes + column * size, load((x,), source * x_bytes + column * size))
 
     return gather
+
+
+def _scatter(kind, words):
+    load, store = loader(kind, words), storer(kind, words)
+    size = np.dtype(kind).itemsize * words
+
+    def scatter(y, out, rows, across, y_bytes, out_bytes, clock, batch, ring):
+        start = read_word(clock + BATCH)[0] * batch % ring
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for i in range(first, rows * across, step):
+            row, column = i // across, i % across
+            store((out,), (start + row) * out_bytes + column * size, load((y,), row * y_bytes + column * size))
+
+    return scatter
 
 
 def _dropout(dtype):
@@ -73,18 +89,14 @@ def _dropout(dtype):
     return dropout
 
 
-def _advance(clock):
-    if cuda.threadIdx.x == 0:
-        write_word(clock + BATCH, read_word(clock + BATCH)[0] + 1)
-        write_word(clock + EVER, read_word(clock + EVER)[0] + 1)
-
-
-ADVANCE = Kernel(_advance, "advance")
-
-
 @cache
 def gather_kernel(kind: str, words: int) -> Kernel:
     return Kernel(_gather(kind, words), f"gather_{kind}_{words}")
+
+
+@cache
+def scatter_kernel(kind: str, words: int) -> Kernel:
+    return Kernel(_scatter(kind, words), f"scatter_{kind}_{words}")
 
 
 @cache
@@ -94,18 +106,19 @@ def dropout_kernel(dtype: str) -> Kernel:
 
 def rows_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with those of none."""
-    gathers = [gather_kernel(v.kind, v.words) for v in (vector(dtype, False), vector(dtype, True))]
-    return [ADVANCE, gather_kernel(LABEL, 1), *gathers, dropout_kernel(dtype)]
+    kinds = [(v.kind, v.words) for v in (vector(dtype, False), vector(dtype, True))]
+    moving = [make(*kind) for make in (gather_kernel, scatter_kernel) for kind in kinds]
+    return [gather_kernel(LABEL, 1), *moving, dropout_kernel(dtype)]
 
 
 # ---------------------------------------------------------------- launches
 def gather(
     gpu: Any, stream: int, x: int, order: int, into: int, rows: int, columns: int, into_stride: int, dtype: str,
-    clock: int, batch: int,
+    clock: int, batch: int, ring: int,
 ) -> None:  # fmt: skip
-    """Rows `order[b * batch :][:rows]` of x (n, columns) into those of `into`, for batch b of the clock.
+    """Rows `order[b * batch :][:rows]` of x (ring, columns) into those of `into`, for batch b of the clock.
 
-    order: int64; 0: the rows as they come. dtype: also LABEL.
+    order: int64; 0: the rows as they come, from [b * batch % ring :][:rows]. dtype: also LABEL.
     """
     if dtype == LABEL:
         kind, words, size, across = LABEL, 1, 8, columns
@@ -115,7 +128,19 @@ def gather(
         kind, words, size, across = v.kind, v.words, vector(dtype, False).size, columns // v.elements
     pieces = -(-rows * across // THREADS)
     strides = columns * size, into_stride * size
-    launch(gpu, gather_kernel(kind, words), pieces, stream, x, order, into, rows, across, *strides, clock, batch)
+    launch(gpu, gather_kernel(kind, words), pieces, stream, x, order, into, rows, across, *strides, clock, batch, ring)
+
+
+def scatter(
+    gpu: Any, stream: int, y: int, out: int, rows: int, columns: int, y_stride: int, dtype: str, clock: int, batch: int,
+    ring: int,
+) -> None:  # fmt: skip
+    """The rows of y into rows [b * batch % ring :][:rows] of `out` (ring, columns), for batch b of the clock."""
+    v = vector(dtype, is_wide(dtype, columns, y_stride, y, out))
+    across = columns // v.elements
+    strides = y_stride * v.size, columns * v.size
+    kernel = scatter_kernel(v.kind, v.words)
+    launch(gpu, kernel, -(-rows * across // THREADS), stream, y, out, rows, across, *strides, clock, batch, ring)
 
 
 def dropout(
@@ -125,8 +150,3 @@ def dropout(
     """y = x scale where kept, else 0, with the mask of the clock's batch; y may be x. settings: a record DROPOUT."""
     pieces = -(-rows * columns // THREADS)
     launch(gpu, dropout_kernel(dtype), pieces, stream, x, y, rows, columns, x_stride, y_stride, clock, settings)
-
-
-def advance(gpu: Any, stream: int, clock: int) -> None:
-    """The clock's next batch."""
-    launch(gpu, ADVANCE, 1, stream, clock)

@@ -22,6 +22,32 @@ class Memory:
         self.address = -(-self.array.ctypes.data // 256) * 256  # aligned as the driver's
 
 
+class Stream:
+    """The only stream there is."""
+
+    handle = 0
+
+
+class Event:
+    """Reached when it is recorded."""
+
+    def record(self, stream: int) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def before(self, stream: int) -> None:
+        pass
+
+
+class Replay:
+    """Launches one by one, each time."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.launch = run
+
+
 class Gpu:
     """The only device there is."""
 
@@ -60,6 +86,15 @@ class Gpu:
 
     def free_memory(self) -> int:
         return 1 << 30
+
+    def stream(self) -> Stream:
+        return Stream()
+
+    def event(self) -> Event:
+        return Event()
+
+    def replay(self, stream: int, run: Callable[[], None]) -> Replay:
+        return Replay(run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
         assert kernel.simulated is not None

@@ -8,14 +8,6 @@ from typing import Any
 from .compile import SIMULATED
 from .driver import asked, check, ffi, library
 
-ffi.cdef("""
-    CUresult cuEventCreate(void **event, unsigned int flags);
-    CUresult cuEventDestroy_v2(void *event);
-    CUresult cuEventRecord(void *event, void *stream);
-    CUresult cuEventSynchronize(void *event);
-    CUresult cuEventElapsedTime(float *milliseconds, void *start, void *end);
-""")
-
 
 class Timer:
     """Two events of a device."""

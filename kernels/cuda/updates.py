@@ -113,6 +113,16 @@ def _kernel(rule: Callable[..., Any], states: int, dtype: str) -> Kernel:
     return Kernel(_update(rule, states, dtype), f"update_{rule.__name__}_{dtype}")
 
 
+def accumulate(p, g, s, h, tiny):
+    """The rule of a sum of gradients: p + share g."""
+    return p + h[0] * g, ()
+
+
+def accumulate_kernel(dtype: str) -> Kernel:
+    """For arrays of sums in the place of parameters; the share is the first of the scalars."""
+    return _kernel(accumulate, 0, dtype)
+
+
 def update_kernel(name: str, dtype: str) -> Kernel:
     """The kernel of a row of OPTIMIZERS; rows with the same rule share it."""
     row = OPTIMIZERS[name]

@@ -11,7 +11,7 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import losses
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.epilogues import Shape
-from fastopt.kernels.cuda.layout import CLOCK
+from fastopt.kernels.cuda.layout import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.kernels.reference_metrics import METRICS
 from fastopt.kernels.spec import LossSpec
@@ -123,9 +123,15 @@ def test_rows_with_gaps_and_sums_of_a_pass(name, dtype):
         now = to_device(clock.view(np.int64))
         places = [see(a).address for a in (here, there, gradient, sums, param)]
         losses.run_loss(gpu, 0, name, *places, Shape(rows, columns, stride, dtype), 7)
-        for into, step in ((results, 8), (counted, 0)):
-            at = see(into).address
-            losses.collect(gpu, 0, see(sums).address, sums.size, at, step, see(now).address)
+        table = np.zeros(2, TOTALS)
+        table["sums"], table["tiles"], table["stride"] = see(sums).address, sums.size, (8, 0)
+        table["into"] = see(results).address, see(counted).address
+        records, control = to_device(table.view(np.int64)), to_device(np.zeros(1, CONTROL).view(np.int64))
+        step_done = number == 2
+        losses.finish(gpu, 0, see(records).address, 2, see(now).address, see(control).address if step_done else 0)
+        assert now.copy_to_host().tolist() == [number + 1, 1]
+        left = control.copy_to_host().view(CONTROL)[0]
+        assert (left["skips"], left["shift"]) == ((1, ROW) if step_done else (0, 0))
         np.testing.assert_allclose(gradient.copy_to_host()[:, :columns], want, rtol=0, atol=1e-6)
         assert (gradient.copy_to_host()[:, columns:] == 77).all()
     count = rows if LOSSES[name].by_row else rows * columns

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import fastopt
 from fastopt import _backends
+from fastopt.cli import main
 from fastopt.commands.info import _cuda
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda import driver, parts
@@ -56,8 +59,29 @@ def test_what_is_missing_is_said(have, found, message):
 def test_with_all_of_it_nothing_is_said(have):
     have(ALL)
     parts.require()
-    have({**ALL, "cuBLASLt": None})  # not needed by what there is so far
+    have({**ALL, "cuBLASLt": None})  # which only products need
     parts.require()
+    for name in ("Network", "dense_forward"):
+        with pytest.raises(ImportError, match=r"lacks cuBLASLt: pip install 'fastopt\[cuda\]' brings the libraries$"):
+            getattr(cuda, name)
+
+
+def test_models_say_what_is_missing(have, capsys, tmp_path):
+    have(NOTHING)
+    model = fastopt.Sequential([fastopt.Dense(1)], backend="cuda")
+    model.compile(loss="mean_squared_error")
+    x = np.ones((4, 2))
+    with pytest.raises(ImportError, match=r"the backend 'cuda' lacks .*driver: pip install"):
+        model.fit(x, x[:, 0])
+    with pytest.raises(ImportError, match=r"the backend 'cuda' lacks .*driver: pip install"):
+        model.predict(x)
+    model.backend = "cpu"
+    model.fit(x, x[:, 0])
+    table = tmp_path / "table.csv"
+    table.write_text("1,2.5\n3,4.5\n5,6.5\n7,8.5\n9,1.5\n")
+    for more in ([], ["--quiet"]):
+        assert main(["train", str(table), "--backend", "cuda", *more]) == 2
+        assert capsys.readouterr().err.startswith("fastopt: error: the backend 'cuda' lacks numba-cuda, ")
 
 
 def test_the_simulator_needs_numba_cuda_alone(have, monkeypatch):
@@ -71,8 +95,8 @@ def test_the_simulator_needs_numba_cuda_alone(have, monkeypatch):
 
 
 def test_what_the_backend_does_not_have():
-    with pytest.raises(AttributeError, match="the backend 'cuda' has no Network; it has ArrayPlan, "):
-        cuda.Network  # noqa: B018
+    with pytest.raises(AttributeError, match="the backend 'cuda' has no forward; it has ArrayPlan, "):
+        cuda.forward  # noqa: B018
 
 
 def test_a_machine_without_a_driver(monkeypatch):

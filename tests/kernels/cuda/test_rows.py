@@ -39,8 +39,9 @@ def test_gather(dtype, columns, stride, shift):
         for by in (on_device, None):
             into = to_device(np.full((9, stride), 77, stored))
             places = at(x), at(by) if by is not None else 0, at(into)
-            rows.gather(gpu, 0, *places, count, columns, stride, dtype, at(clock_at(number)), 9)
-            wanted = (order if by is not None else np.arange(23))[number * 9 :][:count]
+            ring = 23 if number < 2 or by is not None else 18
+            rows.gather(gpu, 0, *places, count, columns, stride, dtype, at(clock_at(number)), 9, ring)
+            wanted = (order if by is not None else np.arange(23))[number * 9 % ring :][:count]
             found = into.copy_to_host()
             np.testing.assert_array_equal(found[:count, :columns].view(dtype), host[wanted])
             assert (found[count:] == 77).all()
@@ -67,7 +68,17 @@ def test_dropout_has_the_references_masks(dtype, rate):
     np.testing.assert_array_equal(here.copy_to_host()[:, :columns], want)
 
 
-def test_the_clock_goes_on():
-    clock = clock_at(3, 40)
-    rows.advance(gpu_of({at(clock)}), 0, at(clock))
-    assert clock.copy_to_host().tolist() == [4, 41]
+@pytest.mark.parametrize(("columns", "stride"), [(8, 8), (8, 16), (5, 8), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scatter(dtype, columns, stride):
+    y = np.random.default_rng(0).standard_normal((9, stride)).astype(dtype)
+    here = to_device(y)
+    for ring, number, count, place in ((23, 0, 9, 0), (23, 2, 5, 18), (18, 3, 9, 9), (18, 2, 5, 0)):
+        out = to_device(np.full((ring, columns), 77, dtype))
+        rows.scatter(
+            gpu_of({at(here)}), 0, at(here), at(out), count, columns, stride, dtype, at(clock_at(number)), 9, ring
+        )
+        found = out.copy_to_host()
+        np.testing.assert_array_equal(found[place : place + count], y[:count, :columns])
+        found[place : place + count] = 77
+        assert (found == 77).all()

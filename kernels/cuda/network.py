@@ -1,0 +1,241 @@
+"""A network on a GPU: a batch is one CUDA graph, and an epoch is a loop of launches that waits for nothing.
+
+The parameters and the states of the optimizer belong to the caller, and are the host's. A pass takes them to the
+device, and brings them back when it is over, however it ends. The data are taken there once, and stay as long as passes
+are over the same arrays: whoever writes to such an array must make a new network. Where they do not fit, they are
+streamed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..formulas import HYPER, LOSSES
+from ..interrupts import interrupts_held
+from ..metrics import metric_values
+from ..scalars import fill_scalars
+from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
+from .arrays import gpu_of
+from .layout import ROW
+from .memory import Block, Mirror
+from .passes import Pass, Turn
+from .program import Program, Structure
+from .steps import Places, Updates
+
+REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
+
+
+class _Training:
+    """A pass that trains, and what it needs beyond others: gradients, states, scalars, updates."""
+
+    def __init__(
+        self,
+        network: Network,
+        data: Batches,
+        rule: str,
+        states: Sequence[tuple[np.ndarray, ...]],
+        seed: int,
+        norm: bool,
+    ) -> None:
+        gpu, stream, params, group = network.gpu, network.stream.handle, network.params, data.accumulate
+        sizes = [p.nbytes for p in params]
+        self.gpu, self.stream, self.norm = gpu, stream, norm
+        self.states = Mirror(gpu, [state for of_param in states for state in of_param])
+        self.gradients = Block(gpu, sizes)
+        self.totals = Block(gpu, sizes) if group > 1 else self.gradients
+        self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
+        places = iter(self.states.places)
+        where = Places(
+            network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
+            self.gradients.places, self.totals.places,
+        )  # fmt: skip
+        elements = [p.size for p in params]
+        self.updates = Updates(gpu, stream, rule, network.net.dtype, elements, where, self.scalars.address)
+        self.program = Program(gpu, stream, network.net, network.mirror.places, data.batch_size, seed)
+        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
+
+    def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
+        """Takes what a pass begins with to the device; table: (steps, scalars)."""
+        rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
+        rows[:, : table.shape[1]] = table
+        self.states.upload(self.stream)
+        self.gpu.copy_in(self.scalars.address, rows, self.stream)
+        self.updates.begin(clip_norm)
+
+    def list_batch(self, kind: Turn) -> None:
+        """The launches for a kind of batch."""
+        program, updates, rows = self.program, self.updates, kind.rows
+        x, t, labels = self.batches.gather(rows)
+        z, trail = program.forward(x, rows)
+        places = self.batches.losses, 8, self.batches.results.address, program.gradient(0)
+        table = program.judge(z, t, labels, rows, *places)
+        program.backward(trail, rows, self.gradients.places)
+        if self.totals is not self.gradients:
+            if kind.first:
+                program.add(self.gpu.zero, self.totals.memory.address, self.totals.size, self.stream)
+            program.add(updates.accumulate, updates.shares(rows / kind.whole))
+        if kind.due and self.norm:
+            program.add(updates.clip)
+        if kind.due:
+            program.add(updates.update)
+        program.finish(table, 1 + len(program.net.metrics), updates.control.address if kind.due else 0)
+
+
+class Network:
+    """The layers of a network on a GPU; `params` belong to the caller, and are as after the last step when a call ends.
+
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        params: Sequence[np.ndarray],
+        dtype: Any,
+        loss: LossSpec | None = None,
+        metrics: Sequence[str] = (),
+    ) -> None:
+        last, layers, link = layers[-1], list(layers), None
+        if isinstance(last, DenseSpec) and last.activation in ("softmax", LOSSES[loss.name].link if loss else None):
+            link = last.activation
+            layers[-1] = last._replace(activation="linear")
+        self.net = Structure(layers, np.dtype(dtype).name, loss, tuple(metrics), link)
+        self.params, self.steps_done = list(params), 0
+        self.gpu = gpu_of(())
+        self.stream = self.gpu.stream()
+        self.mirror = Mirror(self.gpu, self.params)
+        self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
+
+    def _same(
+        self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
+    ) -> Any:
+        """The pass of a verb, as it was made for the same arrays, which it keeps alive."""
+        key = *map(id, arrays), *key
+        if verb not in self._kept or self._kept[verb][0] != key:
+            self._kept.pop(verb, None)  # whose memory the next one may need
+            self._kept[verb] = key, make()
+        return self._kept[verb][1]
+
+    def train(
+        self,
+        batches: Batches,
+        rule: str,
+        states: Sequence[tuple[np.ndarray, ...]],
+        options: Mapping[str, Any],
+        learning_rates: np.ndarray,
+        step: int,
+        seed: int,
+        progress: Callable[[int, float], object] | None = None,
+        clip_norm: float | None = None,
+    ) -> Totals:
+        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
+
+        clip_norm: the largest norm of all gradients of a step together. progress(steps_done, mean_loss_so_far) is
+        called some ten times a second, and at the end. An interrupt waits for the end of the steps that were launched,
+        which is a moment; `steps_done` then holds their number.
+        """
+        start = reported = time.perf_counter()
+        self.steps_done = 0
+        steps, group, count = batches.steps, batches.accumulate, batches.batches
+        if not steps:
+            return self._totals(np.zeros(0), [0.0] * len(self.net.metrics), batches.y, batches.order, start)
+        with self.gpu.active(), interrupts_held() as check:
+            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
+            norm = clip_norm is not None
+            key = batches.batch_size, group, len(batches.order), rule, seed, norm
+            make = partial(_Training, self, batches, rule, states, seed, norm)
+            training: _Training = self._same("train", arrays, key, make)
+            running = training.batches
+            counts = np.full(count, batches.batch_size)
+            counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
+            counts *= self._terms
+
+            def whole_steps() -> int:
+                return steps if running.done == count else running.done // group
+
+            def report(chunk: range) -> None:
+                nonlocal reported
+                if progress and time.perf_counter() - reported >= REPORT:
+                    losses = running.sums()[1]
+                    progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
+                    reported = time.perf_counter()
+
+            scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
+            fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
+            self.mirror.upload(self.stream.handle)
+            training.begin(scalars, clip_norm)
+            try:
+                running.run(training.list_batch, batches.order, step * group, check, report)
+            finally:
+                self.mirror.download(self.stream.handle)
+                training.states.download(self.stream.handle)
+                self.steps_done = whole_steps()
+            sums, losses = running.sums()
+        if progress:
+            progress(steps, float(losses.sum() / counts.sum()))
+        firsts = np.arange(0, count, group)
+        losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
+        return self._totals(losses, sums, batches.y, batches.order, start)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+        """The mean loss and the metrics over all rows, without dropout."""
+        start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
+        if not size:
+            return self._totals(np.full(1, np.nan), [0.0] * len(self.net.metrics), y, None, start)
+        with self.gpu.active():
+            running: Pass = self._same("evaluate", [x, y], (size,), lambda: self._pass(x, y, size))
+            self.mirror.upload(self.stream.handle)
+            running.run(lambda kind: self._list_evaluation(running, kind.rows))
+            sums, losses = running.sums()
+        return self._totals(losses[:1] / (len(x) * terms), sums, y, None, start)
+
+    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+        """The outputs for every row, after the output activation."""
+        out = np.empty((len(x), self.net.outputs), self.net.dtype)
+        if not len(x):
+            return out
+        with self.gpu.active():
+            running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
+            self.mirror.upload(self.stream.handle)
+            running.run(
+                lambda kind: self._list_prediction(running, kind.rows),
+                after=lambda chunk: running.collect(chunk, out),
+            )
+        return out
+
+    def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:
+        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.places, batch)
+        return Pass(program, x, y, len(x), False, outputs=outputs)
+
+    def _list_evaluation(self, running: Pass, rows: int) -> None:
+        x, t, labels = running.gather(rows)
+        z, _ = running.program.forward(x, rows)
+        table = running.program.judge(z, t, labels, rows, running.losses, 0, running.results.address, 0)
+        running.program.finish(table, 1 + len(self.net.metrics), 0)
+
+    def _list_prediction(self, running: Pass, rows: int) -> None:
+        x, _, _ = running.gather(rows)
+        y, _ = running.program.forward(x, rows)
+        if self.net.link:
+            running.program.link(y, y, rows)
+        assert running.outputs is not None
+        running.program.scatter(y, running.outputs.address, rows, running.feed.ring)
+        running.program.finish(0, 0, 0)
+
+    @property
+    def _terms(self) -> int:
+        """Of the loss of a row."""
+        if self.net.loss is None:
+            raise ValueError("a network without a loss can only predict")
+        return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
+
+    def _totals(
+        self, losses: np.ndarray, sums: Sequence[float], y: np.ndarray, order: np.ndarray | None, start: float
+    ) -> Totals:
+        named = dict(zip(self.net.metrics, sums, strict=True))
+        return Totals(losses, metric_values(named, y, order, self.net.outputs), time.perf_counter() - start)

@@ -1,0 +1,89 @@
+"""What ends a step of the optimizer: gradients of several batches added up, their norm, the update.
+
+The scalars of all steps of a pass lie in device memory. Which row is due stands in the control record: `finish` moves
+it on after a batch that ended a step. Where a norm is wanted, `squares` and `settle` write the factor there, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..spec import Target
+from .compile import Kernel
+from .epilogues import launch
+from .layout import CONTROL, ROW, SETTINGS, TURNS
+from .norm import SETTLE, SUM, squares_kernel
+from .plan import _Batch
+from .updates import accumulate_kernel, update_kernel
+
+
+class Places(NamedTuple):
+    """Addresses of the arrays of all parameters, in their order."""
+
+    params: Sequence[int]
+    states: Sequence[Sequence[int]]
+    gradients: Sequence[int]  # of a batch
+    totals: Sequence[int]  # of a step: those of its only batch, or what the batches add up to
+
+
+class Updates:
+    """The launches on all parameters at once. Scalars are rows of ROW bytes, one for each step of the pass."""
+
+    def __init__(
+        self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], places: Places, scalars: int
+    ) -> None:
+        self.gpu, self.stream, self.dtype, self.places = gpu, stream, dtype, places
+        targets = [
+            Target(rule, dtype, size, p, states)
+            for size, p, states in zip(sizes, places.params, places.states, strict=True)
+        ]
+        self.table, self.kernel = _Batch(gpu, targets, list(range(len(targets))), 0), update_kernel(rule, dtype)
+        gpu.wait(0)  # on which the table is copied
+        self.turns = self._turns(places.params, places.totals, scalars)
+        self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
+        self.sums = gpu.allocate(self.table.tiles * SUM)
+        self._start = np.zeros(1, CONTROL)
+        self._start["float64"] = self._start["float32"] = 1
+
+    def begin(self, clip_norm: float | None) -> None:
+        """A pass is to begin, with the first row of scalars."""
+        self.gpu.copy_in(self.control.address, self._start, self.stream)
+        settings = np.zeros(1, SETTINGS)
+        settings["scale"], settings["most"] = 1, math.inf if clip_norm is None else clip_norm
+        self.gpu.copy_in(self.settings.address, settings, self.stream)
+
+    def shares(self, share: float) -> Any:
+        """What `accumulate` needs for batches that count for so much of their step."""
+        row = self.gpu.allocate(ROW)
+        self.gpu.copy_in(row.address, np.array([share], self.dtype), self.stream)
+        return row, self._turns(self.places.totals, self.places.gradients, row.address)
+
+    def accumulate(self, shares: Any) -> None:
+        """totals += share * gradients."""
+        self._launch(accumulate_kernel(self.dtype), shares[1], 0)
+
+    def clip(self) -> None:
+        """Leaves the factor in the control record that brings the norm of all gradients down to the largest."""
+        self._launch(squares_kernel(self.dtype), self.turns, self.sums.address)
+        places = self.sums.address, self.table.tiles, self.settings.address, self.control.address
+        launch(self.gpu, SETTLE, 1, self.stream, *places)
+
+    def update(self) -> None:
+        """The optimizer's step, from the totals."""
+        self._launch(self.kernel, self.turns, self.control.address)
+
+    def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int) -> Any:
+        turns = np.zeros(len(changed), TURNS)
+        turns["p"], turns["g"], turns["row"] = changed, gradients, row
+        memory = self.gpu.allocate(turns.nbytes)
+        self.gpu.copy_in(memory.address, turns, self.stream)
+        return memory
+
+    def _launch(self, kernel: Kernel, turns: Any, last: int) -> None:
+        table = self.table
+        places = table.records, turns.address, table.owners
+        launch(self.gpu, kernel, table.tiles, self.stream, *places, table.tiles, last)

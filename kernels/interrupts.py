@@ -1,0 +1,33 @@
+"""Interrupts that wait for a moment at which nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT back until the function this gives is called, so that no batch is left half done.
+
+    Outside Python's main thread, or where the handler is not a Python function, it does nothing.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield lambda: None
+        return
+    pending: list[tuple[int, FrameType | None]] = []
+
+    def check() -> None:
+        if pending:
+            handler(*pending.pop())
+
+    signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    check()

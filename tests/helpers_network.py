@@ -1,0 +1,93 @@
+"""Networks on a backend beside the reference, from identical inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastopt.kernels import cuda, reference
+from fastopt.kernels.formulas import LOSSES, OPTIMIZERS
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
+
+# Rounding grows from step to step; float64 shows that nothing else does.
+TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
+LAYERS = [DenseSpec(3, 5, "relu"), DropoutSpec(0.25), DenseSpec(5, 4, "gelu", False), DenseSpec(4, 3)]
+
+
+def data_for(
+    rng: np.random.Generator, loss: str, n: int, inputs: int, outputs: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of features with targets of the kind that the loss takes."""
+    row = LOSSES[loss]
+    x = rng.standard_normal((n, inputs)).astype(dtype)
+    if row.targets == "labels":
+        return x, rng.integers(0, outputs, n)
+    y = (rng.random((n, outputs)) > 0.5).astype(dtype)
+    if row.signs:
+        y = 2 * y - 1
+    if row.by_row:
+        y = np.eye(outputs, dtype=dtype)[rng.integers(0, outputs, n)]
+    return x, y
+
+
+def params_for(rng: np.random.Generator, layers: list[LayerSpec], dtype: str) -> list[np.ndarray]:
+    params = []
+    for layer in layers:
+        if isinstance(layer, DenseSpec):
+            params.append((rng.standard_normal((layer.inputs, layer.outputs)) / layer.inputs**0.5).astype(dtype))
+            if layer.bias:
+                params.append((0.1 * rng.standard_normal(layer.outputs)).astype(dtype))
+    return params
+
+
+class Run:
+    """A network with its own copies of parameters and states on one backend."""
+
+    def __init__(
+        self, backend: Any, layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam",
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.params = params_for(np.random.default_rng(seed), layers, dtype)
+        self.states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in self.params]
+        self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics)
+        self.rule, self.step = rule, 0
+
+    def train(
+        self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
+        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, **options: Any,
+    ) -> Totals:  # fmt: skip
+        batches = Batches(x, y, order, batch_size, accumulate)
+        rates = np.broadcast_to(lr, batches.steps).astype(float)
+        options = {**OPTIMIZERS[self.rule].options, **options}
+        try:
+            return self.net.train(batches, self.rule, self.states, options, rates, self.step, seed, progress, clip_norm)
+        finally:
+            self.step += self.net.steps_done
+
+
+def assert_agree(ours: Totals, theirs: Totals, dtype: str) -> None:
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert list(ours.metrics) == list(theirs.metrics)
+    for name, value in theirs.metrics.items():
+        np.testing.assert_allclose(ours.metrics[name], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def compare(
+    layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam", n: int = 10,
+    batch_size: int = 4, epochs: int = 2, **options: Any,
+) -> None:  # fmt: skip
+    """Some epochs, an evaluation and a prediction on CUDA and on the reference."""
+    ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
+    x, y = data_for(np.random.default_rng(0), loss, n, ends[0].inputs, ends[-1].outputs, dtype)
+    ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule) for backend in (cuda, reference))
+    for epoch in range(epochs):
+        order = np.random.default_rng(epoch).permutation(n)
+        assert_agree(*(run.train(x, y, order, batch_size, **options) for run in (ours, theirs)), dtype)
+        assert ours.step == theirs.step > 0
+    rounding = {"rtol": 10 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
+    for ours_all, theirs_all in ((ours.params, theirs.params), (ours.states, theirs.states)):
+        for a, b in zip(ours_all, theirs_all, strict=True):
+            np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
+    assert_agree(ours.net.evaluate(x, y, 6), theirs.net.evaluate(x, y, 6), dtype)
+    np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)
