@@ -20,9 +20,9 @@ from fastopt.kernels.cuda.compile import Kernel
 from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
 from fastopt.kernels.cuda.kernels import all_kernels
 from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import LossSpec, Update
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Update
 
 REAL = ("float32", "float64")
 ALL = (*REAL, "float16", "bfloat16")
@@ -35,7 +35,7 @@ SHAPE = (19, 7)  # of what goes by rows
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    found = all_kernels(REAL)
+    found = [*all_kernels(REAL), *map(accumulate_kernel, REAL)]
     for dtype in ALL:
         found += dense_kernels(dtype)
     for dtype in REAL:
@@ -70,7 +70,8 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for labels in (False, True):
             yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
-    yield "labels and the clock", _labels
+        yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+    yield "labels", _labels
     for dtype in ALL:
         for name in ACTIVATIONS:
             for shape in SHAPES:
@@ -100,16 +101,16 @@ def _gather(shape: tuple[int, int], dtype: str) -> Outputs:
     x, order = there(drawn(*shape), dtype), to_device(np.random.default_rng(0).permutation(count))
     into, now = there(np.zeros((half, columns)), dtype), _clock()
     places = at(x), at(order), at(into)
-    rows.gather(gpu_of({at(x)}), 0, *places, half, columns, columns, dtype, at(now), half)
-    return [into]
+    rows.gather(gpu_of({at(x)}), 0, *places, half, columns, columns, dtype, at(now), half, count)
+    out = there(np.zeros(shape), dtype)
+    rows.scatter(gpu_of({at(x)}), 0, at(into), at(out), half, columns, columns, dtype, at(now), half, count)
+    return [into, out]
 
 
 def _labels() -> Outputs:
     t, into, now = to_device(np.arange(9)), to_device(np.zeros(4, np.int64)), _clock()
-    gpu = gpu_of({at(t)})
-    rows.gather(gpu, 0, at(t), 0, at(into), 4, 1, 1, rows.LABEL, at(now), 4)
-    rows.advance(gpu, 0, at(now))
-    return [into, now]
+    rows.gather(gpu_of({at(t)}), 0, at(t), 0, at(into), 4, 1, 1, rows.LABEL, at(now), 4, 9)
+    return [into]
 
 
 def _dropout(dtype: str) -> Outputs:
@@ -158,6 +159,19 @@ def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     epilogues.slopes(gpu, 0, name, at(z), at(s), at(dz), sums.address, at(db), how)
     gpu.wait(0)  # before the memory of the sums goes back
     return [z, y, dz, db]
+
+
+def _network(dtype: str) -> Outputs:
+    """A pass with all that there is: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
+    layers = [DropoutSpec(0.2), DenseSpec(6, 8, "relu"), DenseSpec(8, 3, "softmax")]
+    params = [drawn(6, 8).astype(dtype), np.zeros(8, dtype), drawn(8, 3).astype(dtype), np.zeros(3, dtype)]
+    states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
+    x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
+    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"])
+    batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
+    options = OPTIMIZERS["adam"].options
+    losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
+    return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
 
 
 def products() -> Outputs:

@@ -14,7 +14,7 @@ from fastopt.kernels.cuda import epilogues, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.epilogues import Shape
-from fastopt.kernels.cuda.layout import CLOCK
+from fastopt.kernels.cuda.layout import CLOCK, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.kernels.spec import LossSpec
 
@@ -86,7 +86,8 @@ def test_losses(case, name):
     sums = to_device(np.full(losses.loss_tiles(name, count, columns), np.nan))
     gpu, shape = gpu_of({z.at}), Shape(count, columns, z.stride, kind)
     losses.run_loss(gpu, 0, name, z.at, t_at, dz.at, at(sums), at(more), shape, t_stride)
-    losses.collect(gpu, 0, at(sums), sums.size, at(more) + 8, 0, at(clock))
+    table = to_device(np.array([(at(sums), sums.size, at(more) + 8, 0)], TOTALS).view(np.int64))
+    losses.finish(gpu, 0, at(table), 1, at(clock), 0)
     theirs = np.empty((count, columns))
     mean = reference.loss(LossSpec(name), z.values, t, theirs)
     terms = count if row.by_row else count * columns
@@ -140,7 +141,7 @@ def test_gather(case, batch):
     x, order = Rows(rng.standard_normal((count, columns)), kind, 0, 0), rng.permutation(count)
     into = Rows(np.zeros((batch, columns)), kind, gap, 0)
     by, clock = to_device(order), to_device(np.array([(number, 7)], CLOCK).view(np.int64))
-    rows.gather(gpu_of({x.at}), 0, x.at, at(by), into.at, batch, columns, into.stride, kind, at(clock), batch)
+    rows.gather(gpu_of({x.at}), 0, x.at, at(by), into.at, batch, columns, into.stride, kind, at(clock), batch, count)
     np.testing.assert_array_equal(into.numbers(), x.values[order[number * batch :][:batch]])
 
 
