@@ -17,6 +17,8 @@ from fastopt.kernels.cpu.blas import blas
 
 PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
 
+collect_ignore = ["cuda"]  # the suites for a GPU run by themselves: fastopt bench --backend cuda
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="small sizes and few rounds: to see that a suite runs")

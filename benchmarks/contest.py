@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fastopt.benchmarks.peers import PEERS, Peer, tolerant
+from fastopt.benchmarks.peers import PEERS, Build, Peer, tolerant
 from fastopt.benchmarks.workloads import Absent, Workload
 
 # The threads of NumPy's BLAS look for more work for 0.1 s after a product (those of other libraries for less), and
@@ -23,7 +23,7 @@ MOST_EPOCHS = 10  # in a turn
 # the others 1e-7); over an epoch of 938 steps all scatter around it, by up to 1.3e-3 on either side. So the first steps
 # tell whether contestants do the same work, and the epoch only that none of them goes astray later.
 FIRST_STEPS = 10
-SAME_START = 3e-4
+SAME_START = {"float32": 3e-4, "bfloat16": 3e-2}
 SAME_EPOCH = 1e-2
 SAME_END = 0.1  # of those that take other steps: the loss on all rows after the last epoch
 
@@ -40,7 +40,13 @@ class Outcome:
         return float(np.median(self.seconds[name]))
 
 
-def contest(workload: Workload, names: Iterable[str], rounds: int, pause: float = PAUSE) -> Outcome:
+def contest(
+    workload: Workload,
+    names: Iterable[str],
+    rounds: int,
+    pause: float = PAUSE,
+    known: Mapping[str, Build] = PEERS,
+) -> Outcome:
     """Train the contestants on the workload for `rounds` turns each and check that they reach the same losses.
 
     The first epoch of each, in which libraries compile, is not timed. AssertionError where losses differ.
@@ -52,14 +58,14 @@ def contest(workload: Workload, names: Iterable[str], rounds: int, pause: float 
         starts = {}
         for name in names:
             try:
-                peer = PEERS[name](start)
+                peer = known[name](start)
                 if peer.same_steps:
                     starts[name] = peer.epoch()
                 del peer  # before the memory is needed again
-                peers[name] = PEERS[name](workload)
+                peers[name] = known[name](workload)
             except Absent as reason:
                 outcome.absent[name] = str(reason)
-        check(workload, "the first steps' loss", starts, SAME_START)
+        check(workload, "the first steps' loss", starts, SAME_START[workload.dtype])
         first = {name: timed(peer) for name, peer in peers.items()}
         outcome.losses = {name: [loss] for name, (_, loss) in first.items()}
         outcome.seconds = {name: [] for name in peers}

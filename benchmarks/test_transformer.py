@@ -12,6 +12,7 @@ import pytest
 from fastopt.benchmarks.limits import turns
 from fastopt.benchmarks.peers import need, tolerant
 from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.updates import transformer
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.cpu.costs import update_flops
 
@@ -21,13 +22,6 @@ CLIP_NORM = 1.0
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of an element
 
 
-def shapes(layers: int, width: int) -> list[tuple[int, ...]]:
-    """Of weights and biases: attention in and out, the two dense layers, two norms; a norm and a head at the end."""
-    dense = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
-    layer = [shape for out, *rest in dense for shape in ((out, *rest), (out,))]
-    return layer * layers + [(width,), (width,), (width, width), (width,)]
-
-
 def parameters(dtype: str, quick: bool) -> list[Any]:
     """Tensors with gradients. Raises Absent."""
     need("torch")
@@ -35,7 +29,7 @@ def parameters(dtype: str, quick: bool) -> list[Any]:
 
     generator = torch.Generator().manual_seed(0)
     params = []
-    for shape in shapes(1, 64) if quick else shapes(12, 768):
+    for shape in transformer(1, 64) if quick else transformer(12, 768):
         p = torch.randn(shape, generator=generator).mul_(0.02).to(getattr(torch, dtype))
         p.grad = torch.randn(shape, generator=generator).mul_(0.01).to(p.dtype)
         params.append(p)
@@ -89,7 +83,7 @@ def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped
             return turns(steps_of(names, parameters(dtype, quick), clipped), 3 if quick else ROUNDS)
 
     record(benchmark, hold(request, measured)[contestant])
-    size = sum(int(np.prod(shape)) for shape in (shapes(1, 64) if quick else shapes(12, 768)))
+    size = sum(int(np.prod(shape)) for shape in (transformer(1, 64) if quick else transformer(12, 768)))
     passes = 7 + clipped  # p, m and v read and written, g read: once more for its norm
     shape = f"transformer, {dtype}{', clipped' if clipped else ''}"
     note("step", "adam", contestant, size=size, shape=shape, moved=passes * BYTES[dtype] * size,

@@ -50,6 +50,13 @@ def torch_update(ours: Update) -> Callable[[], object]:
     return made.step
 
 
+def transformer(layers: int, width: int) -> list[tuple[int, ...]]:
+    """Of weights and biases: attention in and out, the two dense layers, two norms; a norm and a head at the end."""
+    dense = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
+    layer = [shape for out, *rest in dense for shape in ((out, *rest), (out,))]
+    return layer * layers + [(width,), (width,), (width, width), (width,)]
+
+
 def planned(ours: Update) -> Callable[[], None]:
     """Our update, laid out once, as an optimizer does."""
     states = [address_of(state) for state in ours.states]

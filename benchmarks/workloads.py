@@ -29,6 +29,7 @@ class Workload:
     lr: float
     order: np.ndarray  # (n,) int64
     weights: list[np.ndarray]  # [w0, b0, ...], float32: w (inputs, outputs), b (outputs,)
+    dtype: str = "float32"  # that is trained in
 
     @property
     def classes(self) -> bool:

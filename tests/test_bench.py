@@ -43,6 +43,30 @@ def test_suites_are_the_files(capsys):
         assert len(line) > 30  # every suite says what it is
 
 
+def test_suites_for_a_gpu(capsys):
+    assert {"dense", "kernels", "limits", "networks", "steps", "updates"} == set(bench.suites("cuda"))
+    assert cli.main(["bench", "--backend", "cuda", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(bench.suites("cuda"))
+    assert min(map(len, lines)) > 30
+
+
+def test_a_gpu_is_looked_for_first(pytest_call, capsys, monkeypatch):
+    def require():
+        raise ImportError("the backend 'cuda' lacks a device: buy one")
+
+    monkeypatch.setattr("fastopt.kernels.cuda.parts.require", require)
+    assert cli.main(["bench", "--backend", "cuda"]) == 2
+    assert capsys.readouterr().err == "fastopt: error: the backend 'cuda' lacks a device: buy one\n"
+    assert not pytest_call.calls
+    monkeypatch.setattr("fastopt.kernels.cuda.parts.require", lambda: None)
+    assert cli.main(["bench", "--backend", "cuda", "updates"]) == 0
+    ((command, _),) = pytest_call.calls
+    assert command[-1] == str(bench.suites("cuda")["updates"])
+    assert cli.main(["bench", "--backend", "cuda", "--threads", "2"]) == 2
+    assert "--threads is for the CPU" in capsys.readouterr().err
+
+
 def test_all_suites_without_options(pytest_call):
     assert cli.main(["bench"]) == 0
     ((command, environment),) = pytest_call.calls
@@ -152,7 +176,7 @@ def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
 
 
 def test_command_is_for_this_python_only():
-    args = argparse.Namespace(json=None, quick=False, only=None)
+    args = argparse.Namespace(json=None, quick=False, only=None, backend="cpu")
     command = bench.command(args, [])
     assert command[0] == sys.executable
     assert "--import-mode=importlib" in command

@@ -28,6 +28,7 @@ class Default:
 
     same_steps = True
     options: dict[str, Any] = {}  # noqa: RUF012
+    device = "cpu"
 
     def __init__(self, workload: Workload) -> None:
         use_our_threads()
@@ -37,16 +38,18 @@ class Default:
             with torch.no_grad():
                 modules[-2].weight.copy_(torch.from_numpy(w).T)
                 modules[-2].bias.copy_(torch.from_numpy(b))
-        model = torch.nn.Sequential(*modules[:-1])
+        dtype = getattr(torch, workload.dtype)
+        model = torch.nn.Sequential(*modules[:-1]).to(self.device, dtype)
         criterion = torch.nn.CrossEntropyLoss() if workload.classes else torch.nn.MSELoss()
         self.loss_of = lambda x, y: criterion(model(x), y)
         self.optimizer = optimizer(workload.optimizer, model.parameters(), workload.lr, **self.options)
-        self.x, self.y = torch.from_numpy(workload.x), torch.from_numpy(workload.y)
+        self.x = torch.from_numpy(workload.x).to(self.device, dtype)
+        self.y = torch.from_numpy(workload.y).to(self.device, None if workload.classes else dtype)
         self.rows = len(workload.order)
-        self.batches = [torch.from_numpy(rows) for rows in workload.batches()]
+        self.batches = [torch.from_numpy(rows).to(self.device) for rows in workload.batches()]
 
     def epoch(self) -> float:
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for rows in self.batches:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.loss_of(self.x[rows], self.y[rows])

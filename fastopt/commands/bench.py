@@ -28,6 +28,9 @@ def add(commands: Any) -> None:
         "times them. Other libraries (torch, JAX, scikit-learn) take part where they are installed. `fastopt report` "
         "makes tables and plots of the file that --json writes.",
     )
+    parser.add_argument(
+        "--backend", choices=("cpu", "cuda"), default="cpu", help="what is measured: kernels for the CPU, or for a GPU"
+    )
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="which suites (default: all; see --list)")
     parser.add_argument("--list", action="store_true", help="list the suites and exit")
     parser.add_argument("--json", metavar="FILE", help="write what was measured, for `fastopt report`")
@@ -37,21 +40,21 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def folder() -> Path:
-    """Return the folder that holds the suites."""
+def folder(backend: str = "cpu") -> Path:
+    """Return the folder that holds the suites of a backend."""
     spec = importlib.util.find_spec("fastopt.benchmarks")
     if spec is None or spec.origin is None:
         raise ValueError("this installation of fastopt has no benchmarks: the package fastopt.benchmarks is missing")
-    return Path(spec.origin).parent
+    return Path(spec.origin).parent / ("cuda" if backend == "cuda" else "")
 
 
-def suites() -> dict[str, Path]:
+def suites(backend: str = "cpu") -> dict[str, Path]:
     """Return the suites by name.
 
     >>> list(suites())
     ['dense', 'epochs', 'losses', ...]
     """
-    return {path.stem.removeprefix("test_"): path for path in sorted(folder().glob("test_*.py"))}
+    return {path.stem.removeprefix("test_"): path for path in sorted(folder(backend).glob("test_*.py"))}
 
 
 def summary(path: Path) -> str:
@@ -61,7 +64,7 @@ def summary(path: Path) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run the suites that `args` name."""
-    known = suites()
+    known = suites(args.backend)
     if args.list:
         print("\n".join(f"{name:<{max(map(len, known))}}   {summary(path)}" for name, path in known.items()))
         return 0
@@ -73,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"the benchmarks need {package}: pip install 'fastopt[bench]'")
     if args.json is not None:
         check_writable("--json", args.json)
+    if args.backend == "cuda":
+        _check_gpu(args)
     status = _pytest(command(args, [known[name] for name in args.suites or known]), args.threads)
     if status == NOTHING:
         raise ValueError(f"no benchmark matches -k {args.only!r}")
@@ -83,12 +88,24 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
+def _check_gpu(args: argparse.Namespace) -> None:
+    from ..kernels.cuda.parts import require
+
+    if args.threads is not None:
+        raise ValueError("--threads is for the CPU: it needs --backend cpu")
+    try:
+        require()
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+
+
 def command(args: argparse.Namespace, files: list[Path]) -> list[str]:
     """Return the command line of pytest."""
     options = [f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
     options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean"]
     options += [f"--benchmark-json={Path(args.json).absolute()}"] if args.json is not None else []
     options += QUICK if args.quick else ()
+    options += ["-W", "default"] if args.backend == "cuda" else []  # other libraries' are no reason to fail there
     options += ["-k", args.only] if args.only is not None else []
     return [sys.executable, "-m", "pytest", *options, *map(str, files)]
 

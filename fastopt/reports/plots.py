@@ -23,9 +23,10 @@ SETTINGS: Any = {
     "grid.alpha": 0.3,
 }
 COLOURS = {OURS: "#d62728", "numpy": "#7f7f7f", "torch-fused": "#ff7f0e", "torch-default": "#ffbb78"}
+COLOURS |= {"torch-foreach": "#ffbb78", "torch-graph": "#e377c2", "stream": "#000000", "cublaslt": "#2ca02c"}
 COLOURS |= {"torch-compile": "#8c564b", "jax-step": "#9ecae1", "jax-scan": "#1f77b4", "sklearn": "#2ca02c"}
 OTHER = "#9467bd"
-MARKERS = {"update": "o", "step": "v", "dense": "s", "loss": "^"}
+MARKERS = {"update": "o", "step": "v", "dense": "s", "loss": "^", "kernel": "D"}
 COLUMNS = 3
 MOST_CHANGES = 40
 
@@ -74,7 +75,7 @@ def _logarithmic(axis: Any) -> None:
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(result.title, []).append(result)
+        groups.setdefault(result.what, []).append(result)
     return groups
 
 
@@ -128,6 +129,10 @@ def _roofline(run: Run) -> Figure | None:
     low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2
     corners = [low, ridge, high]
     axis.plot(corners, [min(x * run.stream, run.gemm) / 1e9 for x in corners], "k-", label="limit of this machine")
+    for dtype, peak in run.peaks.items():
+        if len(run.peaks) > 1:
+            axis.plot([peak / run.stream, high], [peak / 1e9] * 2, "k--", linewidth=1)
+            axis.annotate(dtype, (high, peak / 1e9), fontsize=6, ha="right", va="bottom")
     for kind, marker in MARKERS.items():
         own = [r for r in points if r.kind == kind]
         if own:

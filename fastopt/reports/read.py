@@ -19,7 +19,7 @@ MORE = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fift
 class Result:
     """A benchmark: what was called, by whom it was done, and what a call took."""
 
-    kind: str  # update, step, dense, loss, epoch, memory, program, accuracy
+    kind: str  # update, step, dense, loss, kernel, limit, epoch, memory, program, accuracy
     name: str  # of the rule, layer, loss or workload
     title: str  # the same for people
     contestant: str
@@ -31,6 +31,7 @@ class Result:
     bytes: float  # moved at least, by a call; 0 where not known
     flops: float
     limit_seconds: float  # what the machine would take at best; 0 where not known
+    peak: float  # FLOP/s of large products in its dtype; 0 where not known
     before_bytes: float = 0.0  # of kind memory: resident before training,
     peak_bytes: float = 0.0  # and at most while training
     accuracy: float = 0.0  # of kind accuracy: on the test data,
@@ -42,9 +43,15 @@ class Result:
         return self.kind, self.name, self.shape, self.size, self.dtype
 
     @property
+    def what(self) -> str:
+        """What was done, for people, with the dtype where that is none of the usual."""
+        return self.title if self.dtype == "float32" else f"{self.title}, {self.dtype}"
+
+    @property
     def label(self) -> str:
         """A line about what was done."""
-        what = self.title if self.kind == "epoch" else f"{self.name} {self.shape or f'{self.size:,}'}"
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        what = self.title if self.kind == "epoch" else f"{self.name} {self.shape or f'{self.size:,}'}{dtype}"
         return f"{self.kind}: {what}"
 
 
@@ -56,8 +63,22 @@ class Run:
     when: str
     machine: str  # a line about processor, threads and versions
     stream: float  # bytes a second, read and written; 0 where not known
-    gemm: float  # FLOP/s of large products
     results: tuple[Result, ...]
+    gpu: bool = False  # whether it was measured on one
+
+    @property
+    def gemm(self) -> float:
+        """FLOP/s of large products; 0 where not known."""
+        return max(self.peaks.values(), default=0.0)
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """FLOP/s of large products in each dtype, as far as known."""
+        found: dict[str, float] = {}
+        for result in self.results:
+            if result.peak:
+                found[result.dtype] = max(result.peak, found.get(result.dtype, 0.0))
+        return found
 
     def of(self, *kinds: str) -> list[Result]:
         """The results of some kinds, in the file's order."""
@@ -78,7 +99,7 @@ def read(path: str | os.PathLike[str]) -> Run:
         ) from None
     if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list):
         raise ValueError(f"{path}: expected a JSON file of pytest-benchmark: an object with a list 'benchmarks'")
-    results, streams, gemms = [], [], []
+    results, streams = [], []
     for i, record in enumerate(data["benchmarks"]):
         info = record.get("extra_info") if isinstance(record, dict) else None
         if not isinstance(info, dict) or "kind" not in info:
@@ -86,7 +107,6 @@ def read(path: str | os.PathLike[str]) -> Run:
         try:
             results.append(_result(info, record.get("stats")))
             streams.append(_number(info, "stream_bytes_per_second"))
-            gemms.append(_number(info, "gemm_flops_per_second"))
         except ValueError as error:
             raise ValueError(f"{path}: benchmarks[{i}]: {error}") from None
     if not results:
@@ -96,7 +116,8 @@ def read(path: str | os.PathLike[str]) -> Run:
         )
     when = data.get("datetime")
     when = when[:16].replace("T", " ") if isinstance(when, str) else "unknown time"
-    return Run(str(path), when, _machine(data.get("machine_info")), max(streams), max(gemms), tuple(results))
+    info = _object(data.get("machine_info"))
+    return Run(str(path), when, _machine(info), max(streams), tuple(results), bool(_object(info.get("gpu"))))
 
 
 def _result(info: Mapping[str, Any], stats: Any) -> Result:
@@ -108,7 +129,8 @@ def _result(info: Mapping[str, Any], stats: Any) -> Result:
     seconds = _number(stats, "median")
     if not seconds > 0:
         raise ValueError(f"'median' must be above 0; got {seconds:g}")
-    return Result(**texts, **numbers, size=int(_number(info, "size")), seconds=seconds)
+    size, peak = int(_number(info, "size")), _number(info, "gemm_flops_per_second")
+    return Result(**texts, **numbers, size=size, seconds=seconds, peak=peak)
 
 
 def _text(info: Mapping[str, Any], name: str) -> str:
@@ -131,15 +153,24 @@ def _number(info: Mapping[str, Any], name: str) -> float:
     return number
 
 
-def _machine(info: Any) -> str:
+def _machine(info: Mapping[str, Any]) -> str:
     """A line about the machine, from whatever is known of it."""
-    own, cpu = (_object(_object(info).get(name)) for name in ("fastopt", "cpu"))
+    own, cpu = (_object(info.get(name)) for name in ("fastopt", "cpu"))
     versions = _object(own.get("versions"))
     threads = f"{own['threads']} threads" if isinstance(own.get("threads"), int) else ""
-    parts = [cpu.get("brand_raw"), threads, own.get("blas"), *(f"{name} {value}" for name, value in versions.items())]
+    gpu = _gpu(_object(info.get("gpu")))
+    about = [threads, own.get("blas")] if not gpu else []
+    parts = [*gpu, cpu.get("brand_raw"), *about, *(f"{name} {value}" for name, value in versions.items())]
     line = ", ".join(part for part in parts if isinstance(part, str) and part) or "unknown machine"
     quick = "; a quick run: sizes and rounds are too small to judge by" if own.get("quick") is True else ""
     return line[: 3 * LONGEST] + quick
+
+
+def _gpu(info: Mapping[str, Any]) -> list[str]:
+    """What is to be said of the GPU that was measured; nothing where there was none."""
+    about = {"name": "{}", "capability": "compute capability {}", "driver_version": "driver {}"}
+    about |= {"cublas": "cuBLASLt {}", "clock_mhz": "{} MHz at most"}
+    return [text.format(info[key]) for key, text in about.items() if isinstance(info.get(key), str | int | float)]
 
 
 def _object(value: Any) -> dict[str, Any]:

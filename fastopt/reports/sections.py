@@ -10,7 +10,8 @@ from .read import Result, Run
 
 OURS = "fastopt"
 WHOLE = ("epoch", "step", "memory", "program", "accuracy")  # kinds of the summary,
-LARGE = 10_000_000  # and updates of so many parameters
+LARGE = 10_000_000  # and updates of so many parameters;
+LARGE_ON_GPU = 100_000_000  # on a GPU of so many float32, as other sizes are there for every rule
 
 
 class Section(NamedTuple):
@@ -26,7 +27,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return the tables of every run, and after each but the first what has changed since the one before."""
     found = []
     for i, run in enumerate(runs):
-        own = [_summary(run), _epochs(run), _updates(run), _steps(run), _kernels(run), _memory(run)]
+        own = [_summary(run), _epochs(run), _updates(run), _steps(run), _kernels(run), _limits(run), _memory(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -64,14 +65,14 @@ def _share(result: Result) -> str:
     return f"{result.limit_seconds / result.seconds:.2f}" if result.limit_seconds else ""
 
 
-def _table(results: Iterable[Result], columns: Sequence[str]) -> list[list[str]]:
-    """Rows of the chosen columns; empty without results."""
+def _table(results: Iterable[Result], columns: Sequence[str], copy: float = 0.0) -> list[list[str]]:
+    """Rows of the chosen columns; empty without results. copy: bytes a second that a copy moves."""
     rows = []
     for group in by_work(results).values():
         ours = group[0] if group[0].contestant == OURS else None
         for result in group:
             cells = {
-                "work": result.title,
+                "work": result.what,
                 "shape": result.shape or f"{result.size:,}",
                 "contestant": result.contestant_title,
                 "time": _time(result.seconds),
@@ -79,6 +80,7 @@ def _table(results: Iterable[Result], columns: Sequence[str]) -> list[list[str]]
                 "GB/s": _rate(result.bytes, result.seconds),
                 "GFLOP/s": _rate(result.flops, result.seconds),
                 "share of limit": _share(result),
+                "share of copy": f"{result.bytes / result.seconds / copy:.2f}" if copy and result.bytes else "",
             }
             rows.append([cells[column] for column in columns])
     return [list(columns), *rows] if rows else []
@@ -90,7 +92,7 @@ RATIO = "ours / theirs: below 1, fastopt takes less time."
 def _summary(run: Run) -> Section:
     """What counts for users, a line for each other contestant."""
     rows = []
-    chosen = [r for r in run.results if r.kind in WHOLE or (r.kind == "update" and r.size >= LARGE)]
+    chosen = [r for r in run.results if r.kind in WHOLE or (r.kind == "update" and _is_large(r, run.gpu))]
     for (kind, *_), (ours, *others) in by_work(chosen).items():
         if ours.contestant != OURS:
             continue
@@ -99,13 +101,22 @@ def _summary(run: Run) -> Section:
             rows.append([_work(ours), _value(ours), f"{other.contestant_title} {_value(other)}", ratio])
         if not others:
             rows.append([_work(ours), _value(ours), "", ""])
-        if kind == "update" and ours.limit_seconds:
+        if kind == "update" and run.gpu and run.stream:
+            copying = ours.bytes / run.stream
+            rows.append([
+                _work(ours), _value(ours), f"copying as much {_time(copying)}", f"{ours.seconds / copying:.2f}",
+            ])  # fmt: skip
+        elif kind == "update" and ours.limit_seconds:
             limit = f"streaming limit {_time(ours.limit_seconds)}"
             rows.append([_work(ours), _value(ours), limit, f"{ours.seconds / ours.limit_seconds:.2f}"])
         if kind == "accuracy":
             rows.append([f"{ours.title}: epoch 5 against epoch 1", "", "", f"{ours.fifth_over_first:.2f}"])
     text = f"Medians; contestants took turns. {RATIO}"
     return Section("Summary", text, [["work", "fastopt", "against", "ours / theirs"], *rows] if rows else [])
+
+
+def _is_large(result: Result, gpu: bool) -> bool:
+    return result.size >= (LARGE_ON_GPU if gpu else LARGE) and (not gpu or result.dtype == "float32")
 
 
 def _work(result: Result) -> str:
@@ -136,24 +147,33 @@ def _epochs(run: Run) -> Section:
 
 
 def _updates(run: Run) -> Section:
-    columns = ("work", "shape", "contestant", "time", "ours / theirs", "GB/s", "share of limit")
+    columns = ["work", "shape", "contestant", "time", "ours / theirs", "GB/s", "share of limit"]
+    columns += ["share of copy"] * run.gpu
     text = f"In-place updates of one array; the limit is a loop that only streams the same arrays. {RATIO}"
-    return Section("Optimizer updates", text, _table(run.of("update"), columns), "updates")
+    return Section("Optimizer updates", text, _table(run.of("update"), columns, run.stream), "updates")
 
 
 def _steps(run: Run) -> Section:
     text = f"The method step of an optimizer, on several arrays. {RATIO}"
-    columns = ("work", "shape", "contestant", "time", "ours / theirs")
+    columns = ["work", "shape", "contestant", "time", "ours / theirs", *["GB/s"] * run.gpu]
     return Section("Steps on many arrays", text, _table(run.of("step"), columns))
 
 
 def _kernels(run: Run) -> Section:
     columns = ("work", "shape", "contestant", "time", "ours / theirs", "GB/s", "GFLOP/s", "share of limit")
     text = f"The limit is a large matrix product for dense layers, streaming for losses. {RATIO}"
-    known = f" Measured: {_rate(run.stream, 1)} GB/s streamed, {_rate(run.gemm, 1)} GFLOP/s in large products."
-    text += known if run.stream and run.gemm else ""
+    if run.stream and run.gemm:
+        peaks = run.peaks
+        rates = [f"{_rate(peak, 1)} GFLOP/s" + f" of {dtype}" * (len(peaks) > 1) for dtype, peak in peaks.items()]
+        text += f" Measured: {_rate(run.stream, 1)} GB/s streamed, {', '.join(rates)} in large products."
     # The plot has the updates on it as well.
-    return Section("Dense layers and losses", text, _table(run.of("dense", "loss"), columns), "roofline")
+    return Section("Dense layers and losses", text, _table(run.of("dense", "loss", "kernel"), columns), "roofline")
+
+
+def _limits(run: Run) -> Section:
+    columns = ("work", "shape", "contestant", "time", "GB/s", "GFLOP/s")
+    text = "What the machine did at best: copies count bytes read and written."
+    return Section("Limits", text, _table(run.of("limit"), columns))
 
 
 def _memory(run: Run) -> Section:

@@ -32,6 +32,7 @@ ffi.cdef("""
     CUresult cuMemFreeHost(void *pointer);
     CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr into, const void *from, size_t bytes, void *stream);
     CUresult cuMemcpyDtoHAsync_v2(void *into, CUdeviceptr from, size_t bytes, void *stream);
+    CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr into, CUdeviceptr from, size_t bytes, void *stream);
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
     CUresult cuStreamIsCapturing(void *stream, int *status);

@@ -19,6 +19,7 @@ from .driver import CudaError, asked, attribute, capability, check, device, devi
 from .streams import Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
 
@@ -48,6 +49,11 @@ class Gpu:
             each = asked("int", occupancy, self._function(kernel), THREADS, 0)
             self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
         return self._blocks[kernel]
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        """The size of the cache that all multiprocessors share."""
+        return attribute(self._device, L2_CACHE)
 
     @cached_property
     def _context(self) -> Any:
@@ -100,6 +106,10 @@ class Gpu:
         """Device to host, in the order of the stream; into pinned memory without waiting."""
         into = ffi.cast("void *", array.ctypes.data)
         check(self.driver.cuMemcpyDtoHAsync_v2(into, address, array.nbytes, ffi.cast("void *", stream)))
+
+    def copy(self, into: int, source: int, size: int, stream: int) -> None:
+        """Bytes from one place of the device's memory to another, in the order of the stream."""
+        check(self.driver.cuMemcpyDtoDAsync_v2(into, source, size, ffi.cast("void *", stream)))
 
     def zero(self, address: int, size: int, stream: int) -> None:
         """Bytes of device memory become 0, in the order of the stream."""

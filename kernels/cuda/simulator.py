@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +51,7 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    name, capability = "Numba's simulator", (9, 0)
+    name, capability, cache_bytes = "Numba's simulator", (9, 0), 1024
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -69,6 +71,9 @@ class Gpu:
 
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def copy(self, into: int, source: int, size: int, stream: int) -> None:
+        ctypes.memmove(into, source, size)
 
     def zero(self, address: int, size: int, stream: int) -> None:
         ctypes.memset(address, 0, size)
@@ -96,3 +101,15 @@ class Gpu:
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
             kernel.simulated[blocks, THREADS](*args)
+
+
+class Timer:
+    """What `timing.Timer` does, by the host's clock."""
+
+    def __init__(self, gpu: Any) -> None:
+        pass
+
+    def seconds(self, run: Callable[[], None], stream: int) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .compile import SIMULATED
 from .driver import asked, check, ffi, library
 
 
@@ -27,3 +28,12 @@ class Timer:
             check(self.driver.cuEventRecord(self.end, where))
             check(self.driver.cuEventSynchronize(self.end))
             return float(asked("float", self.driver.cuEventElapsedTime, self.start, self.end)) / 1e3
+
+
+def timer_of(gpu: Any) -> Any:
+    """A timer of a device; under Numba's simulator, the host's clock."""
+    if SIMULATED:
+        from .simulator import Timer as Simulated
+
+        return Simulated(gpu)
+    return Timer(gpu)

@@ -33,10 +33,18 @@ def test_what_there_is(fake):
     assert driver.device_of(12345) == 1
     gpu = gpu_.Gpu(1)
     assert (gpu.name, gpu.capability) == ("A device", (9, 0))
+    assert gpu.cache_bytes == 1 << 20
     with gpu.active():
         assert gpu.most_blocks(SETTLE) == 4 * 132
     assert gpu.free_memory() == 1 << 20
     assert fake.contexts == [OTHER]
+
+
+def test_a_copy(fake):
+    gpu, (source, into) = gpu_.Gpu(1), on_device(np.arange(9.0), np.zeros(9))
+    gpu.copy(see(into).address + 8, see(source).address, 24, 5)
+    assert into.copy_to_host().tolist() == [0, 0, 1, 2, 0, 0, 0, 0, 0]
+    assert fake.streams == [5]
 
 
 def test_an_error_of_the_driver(fake):

@@ -1,0 +1,40 @@
+"""Whoever can train a workload on a GPU, with its data there: this library, and torch in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from fastopt import _backends
+from fastopt.benchmarks.peers import Build, Peer, need
+from fastopt.benchmarks.peers.own import Reference
+from fastopt.benchmarks.workloads import Absent, Workload
+
+
+class OnDevice(Reference):
+    """This library on its backend "cuda"."""
+
+    backend = "cuda"
+
+    def __init__(self, workload: Workload) -> None:
+        if not hasattr(_backends.get(self.backend), "Network"):
+            raise Absent("the backend 'cuda' has no networks")
+        if workload.dtype != "float32":
+            raise Absent(f"networks have no {workload.dtype}")
+        super().__init__(workload)
+
+
+def _torch(name: str) -> Callable[[Workload], Peer]:
+    def build(workload: Workload) -> Peer:
+        need("torch")
+        return getattr(import_module("fastopt.benchmarks.cuda.torch_peers"), name)(workload)
+
+    return build
+
+
+PEERS: dict[str, Build] = {
+    "fastopt": OnDevice,
+    "torch-fused": _torch("Eager"),
+    "torch-graph": _torch("Captured"),
+    "torch-compile": _torch("Compiled"),
+}

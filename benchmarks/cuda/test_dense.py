@@ -1,0 +1,64 @@
+"""Dense layers of MLPs in float32, TF32, float16 and bfloat16: ours, cuBLASLt's products alone, and torch."""
+
+import pytest
+
+from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.peers import tolerant
+from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.workloads import Absent
+
+require_device()
+from fastopt.benchmarks.cuda.dense import PASSES, Dense, dense_by
+from fastopt.benchmarks.cuda.turns import turns
+
+ROUNDS = 15
+CONTESTANTS = ("fastopt", "fastopt-epilogues", "cublaslt", "torch-eager")
+KINDS = ("float32", "tf32", "float16", "bfloat16")
+# Rows, inputs, outputs, and sizes for a run that is only to run.
+SMALL = [(rows, *sizes) for rows in (64, 256) for sizes in ((784, 256), (256, 128), (128, 10))]
+LARGE = [(4096, 1024, 4096), (4096, 4096, 4096), (4096, 4096, 10)]
+QUICK, TINY = (64, 80, 48), (9, 8, 16)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("sizes", SMALL + LARGE, ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("which", PASSES)
+def test_dense(benchmark, note, request, pick, which, kind, sizes, contestant):
+    if which == "backward" and contestant == "fastopt-epilogues":
+        pytest.skip("slopes as epilogues belong to the layer above: whole networks have them")
+    sizes = pick(sizes, QUICK, TINY)
+    text = "x".join(map(str, sizes))
+    benchmark.group = f"dense {which} {text} {kind}"
+    dense = Dense(sizes, "relu", kind)
+    if which == "backward":
+        dense.forward(None)()
+    with tolerant():
+        try:
+            dense_by(contestant, which, dense)()
+        except Absent as reason:
+            pytest.skip(str(reason))
+        if contestant != "cublaslt":
+            dense.check(which)
+        if benchmark.disabled:
+            benchmark(lambda: None)  # agreement was what mattered
+            return
+        found = hold(request, lambda names: measured(which, dense, names))
+    record(benchmark, found[contestant])
+    rows, inputs, outputs = sizes
+    note("dense", f"{which} relu", contestant, size=rows * inputs * outputs, dtype=kind, shape=text,
+         moved=dense.moved(which), flops=dense.flops(which))  # fmt: skip
+
+
+def measured(which, dense, names):
+    """Seconds of a pass by contestant, on the same arrays."""
+    calls = {}
+    for name in names:
+        if which == "backward" and name == "fastopt-epilogues":
+            continue
+        try:
+            calls[name] = dense_by(name, which, dense)
+        except Absent:
+            continue
+    return turns(calls, ROUNDS)

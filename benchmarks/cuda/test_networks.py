@@ -1,0 +1,120 @@
+"""Whole networks with their data on the GPU: steps of MLPs, epochs of Fashion-MNIST, against torch in several ways."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastopt.benchmarks.contest import contest
+from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent, Workload, make, random_classes
+
+require_device()
+from fastopt.benchmarks.cuda.limits import best_product
+from fastopt.benchmarks.cuda.peers import PEERS
+from fastopt.benchmarks.cuda.turns import turns
+from fastopt.benchmarks.cuda.work import layer_of
+from fastopt.kernels.cuda.products import forward_product, inputs_product, weights_product
+
+ROUNDS = 10
+PAUSE = 0.02  # seconds: nobody's threads look for work
+CONTESTANTS = (*PEERS, "cublaslt")
+
+
+def mlp(rows: int, hidden: tuple[int, ...], inputs: int, batch: int, dtype: str = "float32") -> Workload:
+    made = make(f"mlp-{batch}-{dtype}", *random_classes(rows, inputs), hidden, batch)
+    return replace(made, dtype=dtype)
+
+
+def tiny(dtype: str = "float32") -> Workload:
+    return mlp(10, (5, 4), 6, 4, dtype)
+
+
+# Titles, and what makes the workload of the size that `pick` chooses. Where an epoch is of a few steps on random rows,
+# it is the step that matters.
+CASES: dict[str, tuple[str, Callable[..., Workload]]] = {
+    "mlp-64": (
+        "784-256-128-10, Adam, batch 64, 200 steps",
+        lambda pick: pick(mlp(12_800, (256, 128), 784, 64), mlp(160, (256, 128), 784, 64), tiny()),
+    ),
+    "mlp-4096-bfloat16": (
+        "1024-4096-4096-10, Adam, batch 4096, bfloat16, 10 steps",
+        lambda pick: pick(
+            mlp(40_960, (4096, 4096), 1024, 4096, "bfloat16"), mlp(160, (64, 64), 32, 64, "bfloat16"), tiny("bfloat16")
+        ),
+    ),
+    "mlp-4096": (
+        "1024-4096-4096-10, Adam, batch 4096, 10 steps",
+        lambda pick: pick(mlp(40_960, (4096, 4096), 1024, 4096), mlp(160, (64, 64), 32, 64), tiny()),
+    ),
+    "rows-256": (
+        "60,000 random rows, 784-256-128-10, Adam, batch 256",
+        lambda pick: pick(mlp(60_000, (256, 128), 784, 256), mlp(160, (256, 128), 784, 64), tiny()),
+    ),
+    **{
+        name: (TITLES[name], lambda pick, name=name: tiny() if pick(0, 0, 1) else WORKLOADS[name](bool(pick(0, 1, 1))))
+        for name in ("fashion-64", "fashion-256")
+    },
+}
+
+
+def products_alone(workload: Workload) -> float:
+    """Seconds that cuBLASLt takes for the products of an epoch, each by the fastest of its algorithms."""
+    layers = [layer_of((workload.batch_size, *w.shape), workload.dtype) for w in workload.weights[::2]]
+    products = [make(layer) for layer in layers for make in (forward_product, weights_product)]
+    products += [inputs_product(layer) for layer in layers[1:]]
+    calls = [best_product(product) for product in products]
+
+    def step() -> None:
+        for call in calls:
+            call()
+
+    return float(np.median(turns({"products": step}, ROUNDS)["products"])) * workload.steps
+
+
+def held(workload, names, rounds):
+    names = [name for name in names if name in PEERS and (rounds or name != "torch-compile")]
+    return contest(workload, names, rounds, PAUSE, PEERS)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("name", CASES)
+def test_network(benchmark, note, request, pick, name, contestant):
+    title, build = CASES[name]
+    benchmark.group = title
+    try:
+        workload = hold_workload(name, build, pick)
+    except Absent as reason:
+        pytest.skip(str(reason))
+    if contestant == "cublaslt":
+        if benchmark.disabled:
+            pytest.skip("nothing to agree on")
+        record(benchmark, [products_alone(workload)])
+    else:
+        rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
+        found = hold(request, lambda names: held(workload, names, rounds))
+        if contestant in found.absent:
+            pytest.skip(found.absent[contestant])
+        if contestant not in found.losses:
+            pytest.skip("compiles for half a minute: when timed")
+        if benchmark.disabled:
+            benchmark(lambda: None)  # agreement was what mattered
+            return
+        record(benchmark, found.seconds[contestant])
+    widths = "-".join(map(str, (workload.x.shape[1], *workload.hidden, workload.outputs)))
+    note("epoch", name, contestant, size=sum(p.size for p in workload.weights), dtype=workload.dtype, title=title,
+         shape=f"{widths}, batch {workload.batch_size}", flops=workload.flops, samples=len(workload.order))  # fmt: skip
+    benchmark.extra_info["seconds of a step"] = benchmark.stats.stats.median / workload.steps
+
+
+_workloads: dict[str, Workload] = {}
+
+
+def hold_workload(name, build, pick):
+    """The same for all contestants."""
+    if name not in _workloads:
+        _workloads[name] = build(pick)
+    return _workloads[name]

@@ -1,0 +1,53 @@
+"""Contestants on one GPU that take turns, timed by the device's own clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from fastopt.benchmarks.cuda.device import the_gpu
+from fastopt.kernels.cuda.compile import SIMULATED
+from fastopt.kernels.cuda.timing import timer_of
+
+WARM = 2  # calls before the first turn: the first of all loads kernels, and chooses algorithms
+LEAST, MOST = 2e-3, 500  # a turn is as many calls as take so many seconds, but no more than this
+
+
+def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a call in every round, the calls taken in turn so that all see the same device.
+
+    A turn is a number of calls given one after the other to the default stream, between two events; its mean counts.
+    Where the host takes longer to give the work than the device to do it, that is what is measured, as whoever calls
+    them so would see it. In another order every round, as on the CPU.
+    """
+    gpu = the_gpu()
+    timer, counts = timer_of(gpu), {}
+    for name, call in calls.items():
+        for _ in range(WARM):
+            call()
+        counts[name] = 1 if SIMULATED else _count(timer.seconds(lambda call=call: _several(call, 3), 0) / 3)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    rng, names = np.random.default_rng(0), list(calls)
+    for _ in range(1 if SIMULATED else rounds):
+        for name in [names[k] for k in rng.permutation(len(names))]:
+            call, count = calls[name], counts[name]
+            call()  # brings back what the one before has driven out of caches, of the host's as well
+            taken = timer.seconds(lambda call=call, count=count: _several(call, count), 0)
+            times[name].append(taken / count)
+    return times
+
+
+def _several(call: Callable[[], object], count: int) -> None:
+    for _ in range(count):
+        call()
+
+
+def _count(seconds: float) -> int:
+    return max(1, min(MOST, math.ceil(LEAST / max(seconds, 1e-9))))
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median of what `turns` measures."""
+    return {name: float(np.median(taken)) for name, taken in turns(calls, rounds).items()}

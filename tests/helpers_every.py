@@ -1,0 +1,204 @@
+"""Every kernel of the tables once, on small arrays: for tests of all of them, and as a script for compute-sanitizer.
+
+compute-sanitizer --tool racecheck python tests/helpers_every.py ours
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from helpers_cuda import SIMULATED, to_device
+
+from fastopt.kernels import cuda
+from fastopt.kernels.cuda import epilogues, losses, rows
+from fastopt.kernels.cuda.arrays import gpu_of, see
+from fastopt.kernels.cuda.blaslt_simulator import encode
+from fastopt.kernels.cuda.compile import Kernel
+from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
+from fastopt.kernels.cuda.kernels import all_kernels
+from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Update
+
+REAL = ("float32", "float64")
+ALL = (*REAL, "float16", "bfloat16")
+Outputs = list[Any]  # arrays on the device
+
+# More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
+SHAPES = [(HIGH + 3, 7), (HIGH + 3, 8)]
+SHAPE = (19, 7)  # of what goes by rows
+
+
+def kernels() -> list[Kernel]:
+    """All there are, but for those of products."""
+    found = [*all_kernels(REAL), *map(accumulate_kernel, REAL)]
+    for dtype in ALL:
+        found += dense_kernels(dtype)
+    for dtype in REAL:
+        found += [*rows.rows_kernels(dtype), *losses.loss_kernels(dtype)]
+    return list(dict.fromkeys(found))
+
+
+def at(array: Any) -> int:
+    return see(array).address
+
+
+def there(values: Any, kind: str) -> Any:
+    return to_device(encode(np.ascontiguousarray(values), kind))
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).random(shape) - 0.5
+
+
+def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
+    """(name, call): a call works on new arrays, always with the same numbers, and returns what it has written."""
+    for rule in {update_kernel(rule, "float32"): rule for rule in OPTIMIZERS}.values():
+        for dtype in REAL:
+            yield f"update {rule} {dtype}", lambda rule=rule, dtype=dtype: _update(rule, dtype)
+    for dtype in REAL:
+        yield f"norm {dtype}", lambda dtype=dtype: _norm(dtype)
+        for shape in SHAPES:
+            yield f"gather {shape} {dtype}", lambda dtype=dtype, shape=shape: _gather(shape, dtype)
+        yield f"dropout {dtype}", lambda dtype=dtype: _dropout(dtype)
+        for name in LOSSES:
+            yield f"loss {name} {dtype}", lambda name=name, dtype=dtype: _loss(name, dtype)
+        yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
+        for labels in (False, True):
+            yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
+        yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+    yield "labels", _labels
+    for dtype in ALL:
+        for name in ACTIVATIONS:
+            for shape in SHAPES:
+                yield (
+                    f"epilogues {name} {shape} {dtype}",
+                    lambda name=name, shape=shape, dtype=dtype: _epilogues(name, shape, dtype),
+                )
+
+
+def _update(rule: str, dtype: str) -> Outputs:
+    p, g, *states = (drawn(TILE + 5) for _ in range(2 + len(OPTIMIZERS[rule].states)))
+    p, g, states = there(p, dtype), there(g, dtype), tuple(there(np.abs(s), dtype) for s in states)
+    cuda.update([Update(rule, p, g, states, OPTIMIZERS[rule].options, 3)])
+    return [p, *states]
+
+
+def _norm(dtype: str) -> Outputs:
+    return [there([cuda.gradient_norm([there(drawn(2 * TILE + 3), dtype)])], "float64")]
+
+
+def _clock() -> Any:
+    return to_device(np.array([(1, 41)], CLOCK).view(np.int64))
+
+
+def _gather(shape: tuple[int, int], dtype: str) -> Outputs:
+    (count, columns), half = shape, shape[0] // 2
+    x, order = there(drawn(*shape), dtype), to_device(np.random.default_rng(0).permutation(count))
+    into, now = there(np.zeros((half, columns)), dtype), _clock()
+    places = at(x), at(order), at(into)
+    rows.gather(gpu_of({at(x)}), 0, *places, half, columns, columns, dtype, at(now), half, count)
+    out = there(np.zeros(shape), dtype)
+    rows.scatter(gpu_of({at(x)}), 0, at(into), at(out), half, columns, columns, dtype, at(now), half, count)
+    return [into, out]
+
+
+def _labels() -> Outputs:
+    t, into, now = to_device(np.arange(9)), to_device(np.zeros(4, np.int64)), _clock()
+    rows.gather(gpu_of({at(t)}), 0, at(t), 0, at(into), 4, 1, 1, rows.LABEL, at(now), 4, 9)
+    return [into]
+
+
+def _dropout(dtype: str) -> Outputs:
+    count, columns = SHAPE
+    x = there(drawn(count, columns), dtype)
+    record = np.array([(1.25, int(0.2 * 2**53), dropout_stream(3, 1))], DROPOUT)
+    settings, now = to_device(record.view(np.int64)), _clock()
+    sizes = count, columns, columns, columns
+    rows.dropout(gpu_of({at(x)}), 0, at(x), at(x), *sizes, dtype, at(now), at(settings))
+    return [x]
+
+
+def _targets(name: str, shape: tuple[int, int], dtype: str) -> Any:
+    if LOSSES[name].targets == "labels":
+        return to_device(np.random.default_rng(1).integers(0, shape[1], shape[0]))
+    return there(drawn(*shape) + 0.5, dtype)
+
+
+def _loss(name: str, dtype: str) -> Outputs:
+    shape = SHAPE
+    z, t, dz = there(drawn(*shape), dtype), _targets(name, shape, dtype), there(np.zeros(shape), dtype)
+    return [there([cuda.loss(LossSpec(name), z, t, dz)], "float64"), dz]
+
+
+def _softmax(dtype: str) -> Outputs:
+    z = there(drawn(*SHAPE), dtype)
+    cuda.activate("softmax", z, z)
+    return [z]
+
+
+def _accuracy(labels: bool, dtype: str) -> Outputs:
+    shape = SHAPE
+    z, t = there(drawn(*shape), dtype), _targets("sparse_" * labels + "categorical_crossentropy", shape, dtype)
+    sums, boundaries = there(np.zeros(losses.accuracy_tiles(shape[0])), "float64"), there([0, 0], "float64")
+    places = at(z), at(t), at(sums), at(boundaries)
+    losses.run_accuracy(gpu_of({at(z)}), 0, labels, *places, Shape(*shape, shape[1], dtype), shape[1])
+    return [sums]
+
+
+def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
+    z, b, y, dz = (there(drawn(*size), dtype) for size in (shape, shape[1:], shape, shape))
+    db, gpu, how = there(np.zeros(shape[1]), dtype), gpu_of({at(z)}), Shape(*shape, shape[1], dtype)
+    sums = gpu.allocate(epilogues.sums_bytes(how))
+    epilogues.activate(gpu, 0, name, at(z), at(b), at(y), how)
+    s = z if ACTIVATIONS[name].uses == "z" else y
+    epilogues.slopes(gpu, 0, name, at(z), at(s), at(dz), sums.address, at(db), how)
+    gpu.wait(0)  # before the memory of the sums goes back
+    return [z, y, dz, db]
+
+
+def _network(dtype: str) -> Outputs:
+    """A pass with all that there is: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
+    layers = [DropoutSpec(0.2), DenseSpec(6, 8, "relu"), DenseSpec(8, 3, "softmax")]
+    params = [drawn(6, 8).astype(dtype), np.zeros(8, dtype), drawn(8, 3).astype(dtype), np.zeros(3, dtype)]
+    states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
+    x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
+    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"])
+    batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
+    options = OPTIMIZERS["adam"].options
+    losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
+    return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
+
+
+def products() -> Outputs:
+    """The library's, by the verbs of dense layers."""
+    written = []
+    for dtype in ("float32", "float64", "float16"):
+        x, w, b, dy = (there(drawn(*shape), dtype) for shape in ((33, 24), (24, 16), (16,), (33, 16)))
+        for name in ("linear", "relu", "gelu_tanh"):
+            y, z, dx, dw, db = (there(np.zeros(a.shape), dtype) for a in (dy, dy, x, w, b))
+            cuda.dense_forward(x, w, b, name, y, z)
+            cuda.dense_backward(dy, x, w, z if ACTIVATIONS[name].uses == "z" else y, name, dx, dw, db)
+            written += [y, z, dx, dw, db]
+    return written
+
+
+def main(what: str) -> None:
+    """Everything ("all"), or everything but the library's products ("ours"), with its results read."""
+    count = 0
+    for _, call in every():
+        for array in call():
+            array.copy_to_host()
+        count += 1
+    if what == "all":
+        for array in products():
+            array.copy_to_host()
+    print(f"{count} calls of {len(kernels())} kernels{' in the simulator' if SIMULATED else ''}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
