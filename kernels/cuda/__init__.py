@@ -23,9 +23,11 @@ _HOMES = {
     "gpu_of": "arrays",
     "gradient_norm": "arrays",
     "loss": "losses",
+    "numpy_dtype": "arrays",
     "see": "arrays",
     "to_host": "memory",
     "update": "arrays",
+    "widened": "memory",
 }
 
 __all__ = list(_HOMES)
