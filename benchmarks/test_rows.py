@@ -6,7 +6,7 @@ import pytest
 import fastopt as fo
 from fastopt.benchmarks.limits import turns
 from fastopt.benchmarks.peers import TITLES, need, tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.cpu.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -60,13 +60,8 @@ def step_by(name, rule):
 
 def measured(rule, names, quick):
     """Seconds of a step by contestant."""
-    calls = {}
     with tolerant():
-        for name in names:
-            try:
-                calls[name] = step_by(name, rule)[1]
-            except Absent:
-                continue
+        calls = present(lambda name: step_by(name, rule)[1], names)
         return turns(calls, 3 if quick else ROUNDS, count=STEPS)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from fastopt.benchmarks.limits import stream, turns
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import SHAPES, job, step_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.cpu.costs import update_flops
@@ -18,13 +18,9 @@ CONTESTANTS = ("fastopt", "numpy", "torch-fused", "torch-default")
 
 def measured(shapes, names, quick):
     """Seconds of a step by contestant, and of streaming as many parameters in one array."""
-    calls, flat = {}, job("adam", sum(int(np.prod(shape)) for shape in SHAPES[shapes]))
+    flat = job("adam", sum(int(np.prod(shape)) for shape in SHAPES[shapes]))
     with tolerant():
-        for name in names:
-            try:
-                calls[name] = step_by(name, SHAPES[shapes])
-            except Absent:
-                continue
+        calls = present(lambda name: step_by(name, SHAPES[shapes]), names)
         calls["limit"] = stream(flat.p, flat.g, flat.states)
         return turns(calls, 3 if quick else ROUNDS, count=10 if quick else STEPS, pause=PAUSE)
 

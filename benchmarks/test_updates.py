@@ -5,7 +5,7 @@ import pytest
 
 from fastopt.benchmarks.limits import stream, turns, update_bytes
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import LARGE, REPORTED, job, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
@@ -41,13 +41,10 @@ def agree(rule, size, name):
 
 def measured(rule, size, names):
     """Seconds of an update by contestant, and of the limit; all work on the same arrays."""
-    ours, calls, count = job(rule, size), {}, CALLS[size]
+    ours, count = job(rule, size), CALLS[size]
     with tolerant():
-        for name in [name for name in names if not left_out(rule, size, name, quick=False)]:
-            try:
-                calls[name] = update_by(name, ours)
-            except Absent:
-                continue
+        allowed = [name for name in names if not left_out(rule, size, name, quick=False)]
+        calls = present(lambda name: update_by(name, ours), allowed)
         calls["limit"] = stream(ours.p, ours.g, ours.states)
         return turns(calls, ROUNDS[size], count=count)
 

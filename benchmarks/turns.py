@@ -5,10 +5,13 @@ One contestant after the other, as benchmarks usually go, would see the machine 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
+
+from fastopt.benchmarks.workloads import Absent
 
 Outcome = TypeVar("Outcome")
 
@@ -46,6 +49,15 @@ def hold(request: pytest.FixtureRequest, contest: Callable[[list[str]], Outcome]
         wanted = [item.callspec.params for item in items if work(item.callspec.params) == mine]  # type: ignore[attr-defined]
         _held[key] = contest([params["contestant"] for params in wanted])
     return _held[key]
+
+
+def present(make: Callable[[str], Callable[[], Any]], names: Iterable[str]) -> dict[str, Callable[[], Any]]:
+    """What `make` gives for each contestant that is there: it raises Absent for the others."""
+    calls = {}
+    for name in names:
+        with suppress(Absent):
+            calls[name] = make(name)
+    return calls
 
 
 def record(benchmark: Any, seconds: Sequence[float]) -> None:

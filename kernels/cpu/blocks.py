@@ -16,8 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from .primitives import view
-from .storage import STORES, target_has
+from .primitives import target_has, view
+from .storage import STORES
 from .updates import LOOPS, hyper
 
 BLOCK = 64  # elements: constant, so that LLVM unrolls the loop over its vectors

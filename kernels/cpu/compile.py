@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import pickle
+import secrets
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ import llvmlite
 import numba
 from numba import types
 from numba.core import serialize
+from numba.core.bytecode import FunctionIdentity
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.extending import register_jitable
@@ -82,6 +84,22 @@ def _written_elsewhere(function: Callable[..., None]) -> str:
 def cache_folder() -> Path:
     """Where this version's kernels for this processor are kept."""
     return cache_root() / _digest()
+
+
+@contextlib.contextmanager
+def _unique_symbols() -> Iterator[None]:
+    """While open, Numba numbers functions at random.
+
+    It counts them, in every process from 1, and the number is what tells the symbols of two closures of one factory
+    apart. So kernels that were compiled in two processes could both have a function of one name, and where a third
+    process loads both, one of them would call the other's: https://github.com/numba/numba/issues/10486.
+    """
+    before = FunctionIdentity._unique_ids
+    FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(63), None)  # also a forked process draws its own
+    try:
+        yield
+    finally:
+        FunctionIdentity._unique_ids = before
 
 
 class _Disk:
@@ -211,7 +229,8 @@ class Kernel:
         disk = _Disk(self.name, f"{self.parameters} {self.options} {_written_elsewhere(self.function)}")
         code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
         code._cache = _Heard(disk, self.name)
-        code.compile()
+        with _unique_symbols():
+            code.compile()
         self.loaded = code.cache_hits > 0
         self.compiled = not self.loaded
         if self.compiled:

@@ -20,11 +20,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, register_jitable
 
 from .compile import Kernel, lock
-from .primitives import INTERPRETED, view
+from .primitives import target_has, view
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
 DEPTH = 256  # of a block of products: a strip of B stays in the first-level cache
@@ -40,7 +39,7 @@ def available() -> bool:
 
     With the 16 registers of AVX2, in tiles of 4 x 3 vectors, the same loops reached 0.6 to 1.1 of OpenBLAS's speed.
     """
-    return not INTERPRETED and "+avx512f" in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
+    return target_has("+avx512f")
 
 
 def _vector(real: Any, lanes: int) -> tuple[ir.Type, ir.VectorType]:

@@ -14,8 +14,8 @@ from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import PLAN, UPDATE, UPDATES, fill, read
 from .norm import Squares
-from .primitives import address_of, aligned_zeros, view
-from .storage import STORES, name_of, word
+from .primitives import address_of, aligned_zeros, view, word
+from .storage import STORES, name_of
 from .updates import MAX_STATES, STATES, TILE, UPDATE_ALL, update_code
 
 ROW = 128  # bytes of a row of scalars, of either dtype

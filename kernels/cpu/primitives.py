@@ -19,9 +19,29 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, config, types
 from numba.core import cgutils
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, register_jitable
 
 INTERPRETED = bool(config.DISABLE_JIT)
+
+word = int if INTERPRETED else np.uint64  # as random numbers are counted
+
+
+def target_has(feature: str) -> bool:
+    """Whether kernels may use an instruction, by LLVM's name for it."""
+    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
+
+
+def bitcast(source: types.Number, target: types.Number) -> Callable[[Any, Any], Any]:
+    """What an intrinsic does that takes the bits of one kind of number for those of another."""
+
+    def of_bits(typingctx: Any, bits: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(target))
+
+        return target(source), codegen
+
+    return of_bits
 
 
 # ---------------------------------------------------------------- compiled

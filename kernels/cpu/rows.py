@@ -21,13 +21,11 @@ from .compile import Kernel
 from .dense import activate_kernel, batch_rows, pieces, span
 from .launch import parallel, ranks_for
 from .layout import ACTIVATE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill, read
-from .primitives import INTERPRETED, address_of, call_tile, prefetch, view
+from .primitives import address_of, call_tile, prefetch, view, word
 
 ROWS = 32
 AHEAD = 4  # rows that are asked for before they are copied
 ELEMENTS = 8_192  # outputs that deserve a thread in a loss or an activation
-
-word = int if INTERPRETED else np.uint64
 
 
 # ---------------------------------------------------------------- the batch

@@ -19,31 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, register_jitable
 
 from ..formulas import dropout_draw
-from .primitives import INTERPRETED
+from .primitives import INTERPRETED, bitcast, target_has, word
 
-word = int if INTERPRETED else np.uint64
 U = np.uint32
 
 
 # ---------------------------------------------------------------- bits
-@intrinsic
-def _bits(typingctx, x):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), codegen
-
-
-@intrinsic
-def _float32(typingctx, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.uint32), codegen
+_bits = intrinsic(bitcast(types.float32, types.uint32))
+_float32 = intrinsic(bitcast(types.uint32, types.float32))
 
 
 @intrinsic
@@ -92,11 +78,6 @@ def to_half_by_bits(x):
     rounded = U(0x7C00) if size >= U(143 << 23) else rounded
     rounded = U(0x7E00) if size > U(0x7F800000) else rounded
     return np.uint16(U(rounded | U(U(b & U(0x80000000)) >> U(16))))
-
-
-def target_has(feature: str) -> bool:
-    """Whether kernels may use an instruction, by LLVM's name for it."""
-    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def converts_half() -> bool:

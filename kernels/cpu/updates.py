@@ -26,8 +26,8 @@ from ..formulas import HYPER, OPTIMIZERS
 from ..spec import MASTER, SAME
 from .compile import Kernel, lock
 from .layout import UPDATE, UPDATES, offset, read
-from .primitives import call_update, view
-from .storage import IS_ROUNDING, STOCHASTIC_STORES, STORES, word
+from .primitives import call_update, view, word
+from .storage import IS_ROUNDING, STOCHASTIC_STORES, STORES
 
 TILE = 1_024  # elements of one piece of work; a rank does all its pieces of an array at a stretch
 MAX_STATES = 4  # with the master copy

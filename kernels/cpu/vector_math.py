@@ -12,28 +12,14 @@ from math import floor
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
 from ..formulas import functions
-from .primitives import INTERPRETED
+from .primitives import INTERPRETED, bitcast
 
-
-@intrinsic
-def _float32_of_bits(typingctx, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
-@intrinsic
-def _float64_of_bits(typingctx, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), codegen
+_float32_of_bits = intrinsic(bitcast(types.int32, types.float32))
+_float64_of_bits = intrinsic(bitcast(types.int64, types.float64))
 
 
 @register_jitable(error_model="numpy", forceinline=True)

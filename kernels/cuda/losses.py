@@ -71,6 +71,31 @@ def _tops(cells, deep, lane):
 add_up, along, tops = device(_add_up), device(_along), device(_tops)
 
 
+@cache
+def _mass_of_row(dtype):
+    """The largest z of a row, and in masses[deep, 0] the sum of exp(z - it); of no columns -inf and 0.
+
+    To be called by all threads of a block; `largest` and `masses` are its shared memory, (DEEP, LANES).
+    """
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def mass_of_row(z, row, stride, columns, largest, masses, deep, lane):
+        top = real(-math.inf)
+        for j in range(lane, columns, LANES):
+            x = load((z,), (row * stride + j) * size)[0][0]
+            top = x if x > top else top
+        largest[deep, lane] = top
+        tops(largest, deep, lane)
+        top, mass = largest[deep, 0], 0.0
+        for j in range(lane, columns, LANES):
+            mass += np.float64(math.exp(load((z,), (row * stride + j) * size)[0][0] - top))
+        masses[deep, lane] = mass
+        along(masses, deep, lane)
+        return top
+
+    return device(mass_of_row)
+
+
 # ---------------------------------------------------------------- losses
 def _elementwise(value, slope, dtype):
     value, slope = device(value), device(slope)
@@ -101,7 +126,7 @@ def _elementwise(value, slope, dtype):
 def _by_row(value, slope, dtype, labels):
     value, slope = device(value), device(slope)
     load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
-    tiny = real(np.finfo(dtype).tiny)
+    tiny, largest_of = real(np.finfo(dtype).tiny), _mass_of_row(dtype)
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
         # As on the CPU: t is the smoothed target, and z is taken from the largest of its row.
@@ -117,17 +142,7 @@ def _by_row(value, slope, dtype, labels):
             for part in range(ROWS // DEEP):
                 row = tile * ROWS + part * DEEP + deep
                 end = columns if row < rows else 0  # all threads of a block meet, also those without a row
-                top = real(-math.inf)
-                for j in range(lane, end, LANES):
-                    x = load((z,), (row * z_stride + j) * size)[0][0]
-                    top = x if x > top else top
-                largest[deep, lane] = top
-                tops(largest, deep, lane)
-                top, mass = largest[deep, 0], 0.0
-                for j in range(lane, end, LANES):
-                    mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-                masses[deep, lane] = mass
-                along(masses, deep, lane)
+                top = largest_of(z, row, z_stride, end, largest, masses, deep, lane)
                 log_sum, share = zero, zero
                 if end != 0:
                     log_sum, share = real(math.log(masses[deep, 0])), real(1.0 / masses[deep, 0])
@@ -157,6 +172,7 @@ def _by_row(value, slope, dtype, labels):
 
 def _softmax(dtype):
     load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    largest_of = _mass_of_row(dtype)
 
     def softmax(z, y, rows, columns, z_stride, y_stride):
         largest = cuda.shared.array((DEEP, LANES), real)
@@ -165,21 +181,10 @@ def _softmax(dtype):
         for part in range(cuda.blockIdx.x, (rows + DEEP - 1) // DEEP, cuda.gridDim.x):
             row = part * DEEP + deep
             end = columns if row < rows else 0
-            top = real(-math.inf)
-            for j in range(lane, end, LANES):
-                x = load((z,), (row * z_stride + j) * size)[0][0]
-                top = x if x > top else top
-            largest[deep, lane] = top
-            tops(largest, deep, lane)
-            top, mass = largest[deep, 0], 0.0
-            for j in range(lane, end, LANES):
-                mass += np.float64(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-            masses[deep, lane] = mass
-            along(masses, deep, lane)
-            whole = masses[deep, 0]
+            top = largest_of(z, row, z_stride, end, largest, masses, deep, lane)
             for j in range(lane, end, LANES):
                 x = real(math.exp(load((z,), (row * z_stride + j) * size)[0][0] - top))
-                store((y,), (row * y_stride + j) * size, ((real(np.float64(x) / whole),),))
+                store((y,), (row * y_stride + j) * size, ((real(np.float64(x) / masses[deep, 0]),),))
             cuda.syncthreads()
 
     return softmax

@@ -36,6 +36,20 @@ NORM, FACTOR64, FACTOR32 = (offset(CONTROL, name) for name in ("norm", "float64"
 clip = device(clip_factor)
 
 
+def _add_up(totals, odds, me):
+    """The sums of both over the threads of a block, by halves; they end in the first."""
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if me < half:
+            totals[me] += totals[me + half]
+            odds[me] += odds[me + half]
+        half //= 2
+
+
+add_up = device(_add_up)
+
+
 def _squares(dtype):
     own = STORES[dtype]
     width = own.width
@@ -65,13 +79,7 @@ def _squares(dtype):
                 total += x * x
                 odd += x - x
             totals[me], odds[me] = total, odd
-            half = THREADS // 2
-            while half > 0:
-                cuda.syncthreads()
-                if me < half:
-                    totals[me] += totals[me + half]
-                    odds[me] += odds[me + half]
-                half //= 2
+            add_up(totals, odds, me)
             if me == 0:
                 write_double(sums + tile * SUM, totals[0])
                 write_double(sums + tile * SUM + 8, odds[0])
@@ -96,13 +104,7 @@ def _settle(sums, tiles, settings, control):
         total += squares
         odd += strange
     totals[me], odds[me] = total, odd
-    half = THREADS // 2
-    while half > 0:
-        cuda.syncthreads()
-        if me < half:
-            totals[me] += totals[me + half]
-            odds[me] += odds[me + half]
-        half //= 2
+    add_up(totals, odds, me)
     if me == 0:
         scale = read_double(settings + SCALE)[0]
         grad_scale, found_inf = read_word(settings + GRAD_SCALE)[0], read_word(settings + FOUND_INF)[0]

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numba import prange, types
+from numba.core.bytecode import FunctionIdentity
 
 from fastopt.kernels import cpu, files, formulas
 from fastopt.kernels.cpu import compile as compile_
@@ -165,6 +166,48 @@ def test_many_processes_at_once(tmp_path):
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {f"{name}.bin" for name in found[0]}
     assert set(run(code, FASTOPT_CACHE_DIR=str(tmp_path)).values()) == {"loaded"}
+
+
+@compiled
+def test_kernels_of_different_processes_do_not_share_functions(tmp_path):
+    code = """
+        import numpy as np
+        from fastopt.kernels import cpu, reference
+        from fastopt.kernels.formulas import OPTIMIZERS
+        from fastopt.kernels.spec import Update
+
+        for rule in RULES:
+            p, g = (np.full(257, bits, np.uint16) for bits in (0x3F80, 0x3F00))  # 1.0 and 0.5 as bfloat16
+            states = tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
+            twin = p.copy(), tuple(state.copy() for state in states)
+            options = dict(OPTIMIZERS[rule].options, lr=0.5)
+            cpu.update([Update(rule, p, g, states, options, 1)])
+            reference.update([Update(rule, twin[0], g, twin[1], options, 1)])
+            assert (p == twin[0]).all()
+        print(0)
+    """
+    one, other = "adagrad", "momentum"  # made by the same functions, with the same number of states
+    places = {"FASTOPT_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}  # with another seed names may differ
+    for rules in [(one,), (other,)]:
+        run(code.replace("RULES", repr(rules)), **places)
+    for rules in [(one, other), (other, one)]:
+        run(code.replace("RULES", repr(rules)), **places)
+
+
+@compiled
+def test_symbols_are_unique(fresh, monkeypatch):
+    def names():
+        monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1))  # as in a new process
+        kernel = fresh()
+        assert kernel.address
+        assert kernel.compiled
+        assert next(FunctionIdentity._unique_ids) == 1  # of the functions that others compile
+        file_of(kernel.name).unlink()
+        return {f.name for f in kernel._code._library.get_defined_functions() if "store" in f.name}
+
+    first, second = names(), names()
+    assert first
+    assert first.isdisjoint(second)
 
 
 @compiled
