@@ -1,6 +1,6 @@
 """Optimizers on arrays in a GPU's memory: what stands for Parameter, Memory and Slot there, and the step.
 
-    opt = fastopt.Adam(params, backend="cuda")       arrays of Numba, CuPy or torch, float32 or float64, C-contiguous
+    opt = fastopt.Adam(params, backend="cuda")       arrays of Numba, CuPy or torch, C-contiguous, of all four dtypes
     opt.step(grads)                                  of any of these libraries; returns at once
     opt.settle()                                     waits; then `steps` and `grad_norm` are what they are on the host
 
@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from . import _backends
-from ._arrays import FLOATS, check_flag, describe, plain
+from ._arrays import FLOAT32, check_flag, describe, plain
 from ._dlpack import is_tensor, speaks_dlpack, view_of
 from ._hyper import check_one_number, check_scale
+from ._parameters import WORK, bits_of, name_of
 from ._settings import Settings
 from ._slot import Group, Slot
-from .kernels.spec import Planned
+from .kernels.formulas import dropout_stream
+from .kernels.spec import STOCHASTIC, Planned
 
 
 def _kernels() -> Any:
@@ -39,11 +41,11 @@ def _seen(name: str, value: Any) -> Any:
         seen = see(value)
     except TypeError as error:
         raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
-    if seen.dtype not in {dtype.name for dtype in FLOATS}:
-        raise TypeError(f"{name} must be float32 or float64, not {seen.dtype}")
+    if seen.dtype not in WORK:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {seen.dtype}")
     if not seen.contiguous:
         raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
-    if seen.address % np.dtype(seen.dtype).itemsize:
+    if seen.address % WORK[seen.dtype].itemsize:
         raise ValueError(f"{name} must be aligned: its address {seen.address} is no multiple of its numbers' size")
     return seen
 
@@ -51,15 +53,15 @@ def _seen(name: str, value: Any) -> Any:
 class DeviceParameter:
     """An array that is updated in place in a GPU's memory; the counterpart of `Parameter`."""
 
-    __slots__ = ("address", "array", "dtype", "gpu", "lender", "name", "shape", "work")
+    __slots__ = ("address", "array", "dtype", "gpu", "kind", "lender", "name", "shape", "work")
 
-    sixteen = False
     direct = False  # gradients are checked here, not as those on the host
 
     def __init__(self, name: str, value: Any) -> None:
         seen = _seen(name, value)
         self.name, self.array, self.work = name, value, value
-        self.dtype, self.shape, self.address = np.dtype(seen.dtype), seen.shape, seen.address
+        self.kind, self.shape, self.address = seen.dtype, seen.shape, seen.address
+        self.dtype = WORK[self.kind]
         self.gpu = _kernels().gpu_of({seen.address})
         self.lender = self if is_tensor(value) else None  # others cannot move their memory
 
@@ -82,31 +84,41 @@ class DeviceParameter:
             torch.autograd.graph.increment_version(self.array)
 
     def new_state(self, fill: float) -> Any:
-        return _kernels().DeviceArray(self.gpu, self.shape, self.dtype, fill)
+        return _kernels().DeviceArray(self.gpu, self.shape, self.real, fill)
+
+    def new_copy(self) -> Any:
+        return _kernels().widened(self.array)
 
     @property
     def given(self) -> Any:
         return self.array
 
     @property
-    def real(self) -> np.dtype[Any]:
-        return self.dtype
+    def sixteen(self) -> bool:
+        return self.dtype.itemsize == 2
 
-    def inward(self, array: Any, dtype: np.dtype[Any]) -> Any:
+    @property
+    def real(self) -> np.dtype[Any]:
+        return FLOAT32 if self.sixteen else self.dtype
+
+    def inward(self, array: Any, dtype: np.dtype[Any] | None = None) -> Any:
         return array
 
     def outward(self, state: Any) -> Any:
         return state
 
     def check_like(self, name: str, value: Any, state: bool = True) -> np.ndarray:
-        """A state of the parameter's shape and dtype, on the host or copied there."""
+        """A state of the parameter's shape and dtype, on the host or copied there; see `Parameter.check_like`."""
         try:
-            array = _kernels().to_host(value)
+            array, kind = _kernels().to_host(value), _kernels().see(value).dtype
         except TypeError:
             foreign = not isinstance(value, np.ndarray) and speaks_dlpack(value)
             array = view_of(name, value) if foreign else plain(name, value)
-        self._check(name, np.dtype(array.dtype.newbyteorder("=")), array.shape)
-        return np.require(array, self.dtype, ["C", "A"])
+            kind = name_of(array.dtype)
+        kind = self.kind if self.sixteen and kind == "float32" else kind
+        self._check(name, kind, array.shape, "float32, or " if self.sixteen else "")
+        array = bits_of(array) if name_of(array.dtype) == "bfloat16" else array
+        return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
     def check_gradient(self, name: str, value: Any) -> None:
         """Raises unless the gradient is one that kernels take."""
@@ -115,11 +127,11 @@ class DeviceParameter:
                 f"{name} must be an array like {self.name}, not (indices, values): they are for the CPU alone"
             )
         seen = _seen(name, value)
-        self._check(name, np.dtype(seen.dtype), seen.shape)
+        self._check(name, seen.dtype, seen.shape)
 
-    def _check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        if dtype != self.dtype:
-            raise TypeError(f"{name} must be {self.dtype} like {self.name}; got {dtype}")
+    def _check(self, name: str, kind: str, shape: tuple[int, ...], also: str = "") -> None:
+        if kind != self.kind:
+            raise TypeError(f"{name} must be {also}{self.kind} like {self.name}; got {kind}")
         if shape != self.shape:
             raise ValueError(f"{name} must have the shape {self.shape} of {self.name}; got {shape}")
 
@@ -161,7 +173,8 @@ class DeviceSlot(Slot):
 
     def planned(self, rule: str, group: int, seed: int) -> Planned:
         p: Any = self.parameter
-        return Planned(rule, p.work, self.states, p.dtype, p.size, p.shape, group)
+        stream = dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
+        return Planned(rule, p.work, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
 
     def _copy(self, state: Any) -> Any:
         return state.copy_to_host(_kernels().current_stream(self.parameter.array))

@@ -10,21 +10,22 @@ import numpy as np
 
 from ._arrays import FLOAT32, FLOAT64, describe, plain
 from ._dlpack import BFLOAT16, Lender, speaks_dlpack, view_of
+from .kernels.reference_storage import widened
 
 FLOAT16 = np.dtype(np.float16)
 _NAMES: dict[np.dtype[Any], str] = {
     FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16",
 }  # fmt: skip
 _BITS = np.dtype(np.uint16)
-_WORK: dict[str, np.dtype[Any]] = {**{name: dtype for dtype, name in _NAMES.items()}, "bfloat16": _BITS}  # of kernels
+WORK: dict[str, np.dtype[Any]] = {**{name: dtype for dtype, name in _NAMES.items()}, "bfloat16": _BITS}  # of kernels
 
 
-def _name_of(dtype: np.dtype) -> str:
-    """What an array's numbers are, in either byte order: a name in _WORK where they are known."""
+def name_of(dtype: np.dtype) -> str:
+    """What an array's numbers are, in either byte order: a name in WORK where they are known."""
     return _NAMES.get(dtype) or _NAMES.get(dtype.newbyteorder("=")) or dtype.name  # that of ml_dtypes is "bfloat16"
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
+def bits_of(array: np.ndarray) -> np.ndarray:
     """An array of bfloat16, of ml_dtypes or by way of DLPack, as one of its bits: the same memory."""
     return array.view(_BITS.newbyteorder(array.dtype.byteorder))
 
@@ -52,13 +53,13 @@ class Parameter:
         self.lender = Lender(name, value) if foreign else None
         array = self.lender.array if self.lender else plain(name, value)
         self.given = value if foreign else array
-        self.kind = _name_of(array.dtype)
-        if self.kind not in _WORK:
+        self.kind = name_of(array.dtype)
+        if self.kind not in WORK:
             raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {array.dtype}")
-        self.dtype = self.expected = _WORK[self.kind]
+        self.dtype = self.expected = WORK[self.kind]
         if self.kind == "bfloat16":
             self.expected = self.dtype if foreign else np.dtype(array.dtype.type)
-            array = _bits(array)
+            array = bits_of(array)
         self.array = array
         if not array.flags.writeable:
             raise ValueError(f"{name} is read-only and cannot be updated in place")
@@ -97,6 +98,10 @@ class Parameter:
         """A state for kernels, laid out as `work`; `outward` shows it in the array's own shape."""
         return np.full([self.array.shape[axis] for axis in self.axes], fill, self.real)
 
+    def new_copy(self) -> np.ndarray:
+        """A master copy of a 16-bit array."""
+        return widened(self.load())
+
     def inward(self, array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
         """An array of the parameter's shape as kernels see it: turned, contiguous, native; copied only if needed.
 
@@ -131,7 +136,7 @@ class Parameter:
                 f"{name} must be a NumPy array, or another that speaks __dlpack__, like {self.name};"
                 f" got {describe(value)}"
             )
-        kind = _name_of(array.dtype)
+        kind = name_of(array.dtype)
         if kind != self.kind and not (state and self.sixteen and kind == "float32"):
             also = "float32, or " if state and self.sixteen else ""
             raise TypeError(
@@ -145,7 +150,7 @@ class Parameter:
                 f"{name} must have the shape {(rows, *self.array.shape[1:])}: a row for each index, like those of"
                 f" {self.name}, whose shape is {self.array.shape}; got {array.shape}"
             )
-        return _bits(array) if kind == "bfloat16" else array
+        return bits_of(array) if kind == "bfloat16" else array
 
 
 def root(array: np.ndarray) -> np.ndarray | None:

@@ -74,7 +74,7 @@ class Slot:
         names = OPTIMIZERS[rule].states
         if self.form == MASTER:
             if COPY not in self.named:
-                self.named[COPY] = widened(self.parameter.load())
+                self.named[COPY] = self.parameter.new_copy()
             names = (*names, COPY)
         self.states = tuple(self.named[name] for name in names)
 

@@ -25,9 +25,11 @@ _HOMES = {
     "gpu_of": "arrays",
     "gradient_norm": "arrays",
     "loss": "losses",
+    "numpy_dtype": "arrays",
     "see": "arrays",
     "to_host": "memory",
     "update": "arrays",
+    "widened": "memory",
 }
 
 _PRODUCTS = ("Network", "dense_backward", "dense_forward")

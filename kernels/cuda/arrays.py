@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
     address: int
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # of NumPy's names, and "bfloat16"
     contiguous: bool  # in C order
     stream: int | None  # on which what was last written to it is done; None: on the library's current one
 
@@ -45,7 +45,19 @@ def see(array: Any) -> Seen:
         raise TypeError(f"expected an array in a GPU's memory; got {type(array).__module__}.{type(array).__qualname__}")
     shape, dtype, strides = tuple(interface["shape"]), np.dtype(interface["typestr"]), interface.get("strides")
     contiguous = strides is None or 0 in shape or _dense(shape, strides, dtype.itemsize)
-    return Seen(interface["data"][0] or 0, shape, dtype.name, contiguous, interface.get("stream"))
+    # The interface has no word for bfloat16: CuPy's arrays of it are of two bytes there, and of ml_dtypes' dtype.
+    name = str(getattr(array, "dtype", dtype.name)) if dtype.kind == "V" else dtype.name
+    return Seen(interface["data"][0] or 0, shape, name, contiguous, interface.get("stream"))
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """What NumPy has for an array that says so of itself: of bfloat16 its bits."""
+    return np.dtype("uint16" if name == "bfloat16" else name)
+
+
+def _kernel_dtype(dtype: np.dtype[Any]) -> str:
+    """The name that kernels have for it: bits of 16 are bfloat16's."""
+    return "bfloat16" if dtype == np.uint16 else dtype.name
 
 
 def _dense(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
@@ -105,10 +117,11 @@ class ArrayPlan:
 
     def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
         self.planned, self.owners = planned, frozenset(owners)
+        self.dtypes = [_kernel_dtype(t.dtype) for t in planned]
         targets = [
             Target(
-                t.rule, t.dtype.name, t.elements, 0 if t.p is None else see(t.p).address,
-                [see(s).address for s in t.states], t.group,
+                t.rule, _kernel_dtype(t.dtype), t.elements, 0 if t.p is None else see(t.p).address,
+                [see(s).address for s in t.states], t.group, t.form, t.stream,
             )
             for t in planned
         ]  # fmt: skip
@@ -123,13 +136,13 @@ class ArrayPlan:
         The others are those whose indices come with it: `put` gives them. All must stay alive until they are used.
         """
         found, others = np.zeros(len(self.planned), np.int64), []
-        for i, (g, t) in enumerate(zip(gradients, self.planned, strict=True)):
+        for i, (g, t, dtype) in enumerate(zip(gradients, self.planned, self.dtypes, strict=True)):
             try:
                 seen = see(g)
             except TypeError:
                 others.append(i)
                 continue
-            fits = seen.shape == t.shape and seen.dtype == t.dtype.name and seen.contiguous and id(g) not in self.owners
+            fits = seen.shape == t.shape and seen.dtype == dtype and seen.contiguous and id(g) not in self.owners
             if fits and seen.address % t.dtype.itemsize == 0:
                 found[i] = seen.address
             else:
@@ -169,7 +182,8 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     for job in jobs:
         p = see(job.p)
         group, elements = numbers[id(job.options)], math.prod(p.shape)
-        planned.append(Planned(job.rule, job.p, job.states, np.dtype(p.dtype), elements, p.shape, group))
+        dtype = numpy_dtype(p.dtype)
+        planned.append(Planned(job.rule, job.p, job.states, dtype, elements, p.shape, group, job.form, job.stream))
     plan = ArrayPlan(planned, ())
     gradients = np.array([see(job.g).address for job in jobs], np.int64)
     plan.update(gradients, np.array([job.step for job in jobs], np.int64), list(groups.values()), scale, {})
@@ -179,7 +193,7 @@ def gradient_norm(gradients: Sequence[Any]) -> float:
     """The Euclidean norm of all gradients laid end to end; they are C-contiguous. Waits for it."""
     seen = [see(g) for g in gradients]
     planned = [
-        Planned("sgd", g, (), np.dtype(s.dtype), math.prod(s.shape), s.shape, 0)
+        Planned("sgd", g, (), numpy_dtype(s.dtype), math.prod(s.shape), s.shape, 0)
         for g, s in zip(gradients, seen, strict=True)
     ]
     return ArrayPlan(planned, ()).norm(np.array([s.address for s in seen], np.int64))

@@ -65,6 +65,11 @@ def _narrow_b16(builder: Any, number: Any) -> Any:
     return builder.trunc(builder.select(is_nan, i32(0x7FC0), rounded), ir.IntType(16))
 
 
+# LLVM's instructions, of a builder and a value.
+WIDEN = {"float16": _widen16, "bfloat16": _widen_b16}
+NARROW = {"float16": _narrow16, "bfloat16": _narrow_b16}
+
+
 def _compiled(emit: Callable[[Any, Any], Any], takes: str, gives: str) -> Any:
     from numba import cuda
     from numba.cuda.extending import intrinsic
@@ -111,7 +116,7 @@ def widen(kind: str) -> Any:
         return device(_same)
     if SIMULATED:
         return _simulated_widen(kind)
-    return _compiled(_widen16 if kind == "float16" else _widen_b16, "uint16", "float32")
+    return _compiled(WIDEN[kind], "uint16", "float32")
 
 
 @cache
@@ -121,4 +126,4 @@ def narrow(kind: str) -> Any:
         return device(_same)
     if SIMULATED:
         return _simulated_narrow(kind)
-    return _compiled(_narrow16 if kind == "float16" else _narrow_b16, "float32", "uint16")
+    return _compiled(NARROW[kind], "float32", "uint16")

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..formulas import OPTIMIZERS
+from ..spec import FORMS, SAME
 from .compile import Kernel
+from .halves import HALVES
 from .norm import SETTLE, squares_kernel
+from .storage import STORES, widen_kernel
 from .updates import accumulate_kernel, update_kernel
 
 
-def all_kernels(dtypes: Iterable[str] = ("float32", "float64")) -> list[Kernel]:
+def forms_of(dtype: str) -> tuple[str, ...]:
+    """The forms in which arrays of a dtype are updated."""
+    return FORMS if dtype in HALVES else (SAME,)
+
+
+def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel; asking one for its `cubin` loads or compiles it."""
     kernels = [SETTLE]
     for dtype in dtypes:
-        kernels += [update_kernel(name, dtype) for name in OPTIMIZERS]
-        kernels += [accumulate_kernel(dtype), squares_kernel(dtype)]
+        kernels += [update_kernel(name, dtype, form) for form in forms_of(dtype) for name in OPTIMIZERS]
+        kernels.append(squares_kernel(dtype))
+        kernels.append(widen_kernel(dtype) if dtype in HALVES else accumulate_kernel(dtype))
     return list(dict.fromkeys(kernels))

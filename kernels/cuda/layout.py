@@ -10,10 +10,17 @@ from .compile import THREADS
 
 TILE = 16 * THREADS  # elements of one piece of work
 ROW = 128  # bytes of a row of scalars, of either dtype
-MAX_STATES = 3
+STEP = ROW - 16  # where in it the number of the step is, int64: behind HYPER + 1 numbers of float64
+MAX_STATES = 4  # with the master copy
 
-# An array, as far as it does not change: its elements, its first tile, its states.
-RECORDS = np.dtype([("elements", "i8"), ("first_tile", "i8"), ("states", "i8", (MAX_STATES,)), ("unused", "i8", (3,))])
+# An array, as far as it does not change.
+RECORDS = np.dtype([
+    ("elements", "i8"),
+    ("first_tile", "i8"),
+    ("states", "i8", (MAX_STATES,)),
+    ("stream", "u8"),  # of rounding at random: with the number of the step it makes the key of the draws
+    ("unused", "i8"),
+])  # fmt: skip
 
 # What may change from step to step: addresses of the parameter, the gradient (0: it is left out), the row of scalars.
 TURNS = np.dtype([("p", "i8"), ("g", "i8"), ("row", "i8"), ("unused", "i8")])

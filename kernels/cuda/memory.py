@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import current_stream, gpu_of, see
+from .arrays import current_stream, gpu_of, numpy_dtype, see
 from .blaslt import ALIGNMENT
+from .compile import THREADS
+from .storage import STORES, widen_kernel
 
 
 class DeviceArray:
@@ -96,13 +98,27 @@ class Mirror:
 def to_host(array: Any, stream: int | None = None) -> np.ndarray:
     """A copy of any library's array, C-contiguous in a device's memory, in the order of its stream. Waits for it.
 
+    Of bfloat16 the copy has the bits, as uint16.
+
     stream: another one than that which its library works on.
     """
     seen = see(array)
     if not seen.contiguous:
         raise ValueError(f"the array must be C-contiguous; got one with gaps or turned axes, of shape {seen.shape}")
     gpu, stream = gpu_of({seen.address}), current_stream(array) if stream is None else stream
-    return _copied(gpu, seen.address, seen.shape, np.dtype(seen.dtype), stream)
+    return _copied(gpu, seen.address, seen.shape, numpy_dtype(seen.dtype), stream)
+
+
+def widened(array: Any) -> DeviceArray:
+    """A float16 or bfloat16 array, C-contiguous, as a new one of float32, on the stream that its library works on."""
+    seen = see(array)
+    gpu = gpu_of({seen.address})
+    wide, kernel = DeviceArray(gpu, seen.shape, "float32"), widen_kernel(seen.dtype)
+    if wide.size:
+        with gpu.active():
+            blocks = min(-(-wide.size // (THREADS * STORES[seen.dtype].width)), gpu.most_blocks(kernel))
+            gpu.launch(kernel, blocks, current_stream(array), seen.address, wide.address, wide.size)
+    return wide
 
 
 def _copied(gpu: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> np.ndarray:

@@ -18,7 +18,8 @@ from numba import cuda
 from ..formulas import clip_factor
 from .compile import THREADS, Kernel, device
 from .layout import CONTROL, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
-from .primitives import VECTOR, loader, reader, writer
+from .primitives import VECTOR, reader, writer
+from .storage import STORES, columns
 
 SUM = 16  # bytes of what is known of a tile: the sum of squares, and 0, or NaN where an element is not finite
 
@@ -50,9 +51,9 @@ add_up = device(_add_up)
 
 
 def _squares(dtype):
-    size = np.dtype(dtype).itemsize
-    width = VECTOR // size
-    load, load1 = loader(dtype, width), loader(dtype, 1)
+    own = STORES[dtype]
+    width = own.width
+    load, load1 = columns((own,), width), columns((own,), 1)
 
     def squares(records, turns, owners, tiles, sums):
         totals = cuda.shared.array(THREADS, np.float64)
@@ -69,12 +70,12 @@ def _squares(dtype):
             if g % VECTOR == 0:
                 whole = end - (end - start) % width
                 for j in range(start + me * width, whole, THREADS * width):
-                    for lane in load((g,), j * size):
+                    for lane in load((g,), j):
                         x = np.float64(lane[0])
                         total += x * x
                         odd += x - x
             for j in range(whole + me, end, THREADS):
-                x = np.float64(load1((g,), j * size)[0][0])
+                x = np.float64(load1((g,), j)[0][0])
                 total += x * x
                 odd += x - x
             totals[me], odds[me] = total, odd

@@ -1,4 +1,5 @@
-"""An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule and dtype.
+"""An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule, dtype and
+form of 16-bit arrays.
 
 What changes from step to step is written to one piece of host memory and copied in one go: where the gradients are, and
 the scalars of the step, a row for all arrays of one kind (group, rule, dtype) and step number. Then
@@ -25,10 +26,11 @@ import numpy as np
 
 from ..formulas import HYPER, OPTIMIZERS
 from ..scalars import fill_row
-from ..spec import Target
+from ..spec import MASTER, Target
 from .compile import Kernel
-from .layout import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
+from .layout import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, STEP, TILE, TURNS, offset
 from .norm import SETTLE, SUM, squares_kernel
+from .storage import STORES
 from .updates import update_kernel
 
 AHEAD = 64  # steps that may be skipped that the host may be ahead of the device
@@ -52,11 +54,11 @@ NO_GUARD = Guard()
 
 
 class _Batch:
-    """The arrays of one rule and dtype, which one launch updates."""
+    """The arrays of one rule, dtype and form, which one launch updates."""
 
     def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
         some = targets[which[0]]
-        self.kernel, self.squares = update_kernel(some.rule, some.dtype), squares_kernel(some.dtype)
+        self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
         self.first, self.count = first, len(which)  # in the order of the turns
         sizes = np.array([targets[i].elements for i in which], np.int64)
         tiles = -(-sizes // TILE)
@@ -65,6 +67,7 @@ class _Batch:
         records["elements"], records["first_tile"] = sizes, np.cumsum(tiles) - tiles
         for record, i in zip(records, which, strict=True):
             record["states"][: len(targets[i].states)] = targets[i].states
+            record["stream"] = targets[i].stream
         owners = np.repeat(np.arange(len(which), dtype=np.int32), tiles)
         self.memory = gpu.allocate(records.nbytes + owners.nbytes)
         self.records, self.owners = self.memory.address, self.memory.address + records.nbytes
@@ -84,15 +87,16 @@ class Plan:
 
     def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
         self.gpu = gpu
-        self.kinds = list(dict.fromkeys((t.group, t.rule, t.dtype) for t in targets))
+        kinds = [(t.group, t.rule, STORES[t.dtype].real) for t in targets]
+        self.kinds = list(dict.fromkeys(kinds))
         numbers = {kind: number for number, kind in enumerate(self.kinds)}
-        self.of = np.array([numbers[t.group, t.rule, t.dtype] for t in targets], np.int64)
+        self.of = np.array([numbers[kind] for kind in kinds], np.int64)
         self.sizes = np.array([t.elements for t in targets], np.int64)
         self.places = np.array([t.p for t in targets], np.int64)
-        together: dict[tuple[Callable[..., Any], str], list[int]] = {}
+        together: dict[tuple[Callable[..., Any], str, str], list[int]] = {}
         for i, t in enumerate(targets):
-            assert len(t.states) == len(OPTIMIZERS[t.rule].states) <= MAX_STATES
-            together.setdefault((OPTIMIZERS[t.rule].rule, t.dtype), []).append(i)
+            assert len(t.states) == len(OPTIMIZERS[t.rule].states) + (t.form == MASTER) <= MAX_STATES
+            together.setdefault((OPTIMIZERS[t.rule].rule, t.dtype, t.form), []).append(i)
         self.order = np.array([i for which in together.values() for i in which], np.int64)
         self.batches: list[_Batch] = []
         with gpu.active():
@@ -283,8 +287,9 @@ class _Working:
         for i, (kind, step) in enumerate(kinds):
             group, rule, dtype = plan.kinds[kind]
             for back in range(window if step else 0):  # no number: all arrays of the kind are left out
-                row = self.rows[i * window + back].view(dtype)[: HYPER + 1]
-                fill_row(row, rule, max(step - back, 1), options[group], scale)
+                row, number = self.rows[i * window + back], max(step - back, 1)
+                fill_row(row.view(dtype)[: HYPER + 1], rule, number, options[group], scale)
+                row.view(np.int64)[STEP // 8] = number
 
     def guard(self, guard: Guard, scale: float, skips: int, number: int) -> None:
         """Writes the settings of a step."""

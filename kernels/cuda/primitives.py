@@ -15,9 +15,18 @@ import numpy as np
 from llvmlite import ir
 from numba import cuda
 
+from ..formulas.dropout import WORD
 from .compile import SIMULATED
 
 VECTOR = 16  # bytes of the widest load
+
+
+def _word(x):
+    return int(x) & WORD
+
+
+# An unsigned number of 64 bits, as draws at random are made of: in Python its own integers are.
+word = _word if SIMULATED else np.uint64
 
 
 def _compiled_reader(kind: str, count: int) -> Any:
@@ -56,12 +65,16 @@ def _compiled_writer(kind: str) -> Any:
     return write
 
 
+def pointer_to(builder: Any, kind: ir.Type, place: Any) -> Any:
+    return builder.inttoptr(place, ir.PointerType(kind, addrspace=1))
+
+
 def _lane_pointer(context: Any, builder: Any, real: Any, width: int, address: Any, at: Any) -> tuple[Any, int]:
     """A pointer to the vector `at` bytes behind an address, and its alignment."""
     kind = context.get_value_type(real)
     vector = ir.VectorType(kind, width) if width > 1 else kind
     place = builder.add(address, at)
-    return builder.inttoptr(place, ir.PointerType(vector, addrspace=1)), width * real.bitwidth // 8
+    return pointer_to(builder, vector, place), width * real.bitwidth // 8
 
 
 def _compiled_load(kind: str, width: int) -> Any:
@@ -152,7 +165,8 @@ def _simulated_writer(kind: str) -> Any:
     return write
 
 
-def _aligned(address: int, kind: str, width: int) -> None:
+def check_aligned(address: int, kind: str, width: int) -> None:
+    """Raises where a device would stop."""
     if address % (width * np.dtype(kind).itemsize):
         raise AssertionError(f"{width} values of {kind} at once from {address}: a device would stop here")
 
@@ -160,7 +174,7 @@ def _aligned(address: int, kind: str, width: int) -> None:
 def _simulated_load(kind: str, width: int) -> Any:
     def load(addresses, at):
         for address in addresses:
-            _aligned(address + at, kind, width)
+            check_aligned(address + at, kind, width)
         return tuple(zip(*[view(address + at, width, kind) for address in addresses], strict=True))
 
     return load
@@ -169,7 +183,7 @@ def _simulated_load(kind: str, width: int) -> Any:
 def _simulated_store(kind: str, width: int) -> Any:
     def store(addresses, at, lanes):
         for address, values in zip(addresses, zip(*lanes, strict=True), strict=True):
-            _aligned(address + at, kind, width)
+            check_aligned(address + at, kind, width)
             for value in values:
                 if type(value) is not np.dtype(kind).type:
                     raise AssertionError(f"a kernel of {kind} stores a {type(value).__name__}")

@@ -17,25 +17,16 @@ import numpy as np
 from numba import cuda
 
 from ..formulas import dropout_draw, dropout_key
-from ..formulas.dropout import WORD
-from .compile import SIMULATED, THREADS, Kernel, device
+from .compile import THREADS, Kernel, device
 from .epilogues import is_wide, launch, vector
 from .layout import CLOCK, DROPOUT, offset
-from .primitives import loader, reader, storer
+from .primitives import loader, reader, storer, word
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
 
 read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
-
-
-def _word(x):
-    """An unsigned number of 64 bits, as the draws of dropout are made of: in Python its own integers are."""
-    return int(x) & WORD
-
-
-word = _word if SIMULATED else np.uint64
 
 
 def _gather(kind, words):

@@ -1,7 +1,8 @@
-"""In-place optimizer updates: one launch for all arrays of a rule and a dtype, however many there are.
+"""In-place optimizer updates: one launch for all arrays of a rule, dtype and form, however many there are.
 
 A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory: what counts is
-that every access is one of 128 bits.
+that every access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic);
+a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32.
 
 Arrays are cut into tiles of TILE elements by their sizes alone. A block takes tile after tile: it finds the array in
 the table `owners`, and its addresses in two records. One loop serves every rule: it loads the parameter, the gradient
@@ -17,42 +18,81 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ..formulas import HYPER, OPTIMIZERS
-from .compile import THREADS, Kernel, device
-from .layout import CONTROL, RECORDS, TILE, TURNS, offset
-from .primitives import VECTOR, loader, reader, storer
+from ..formulas import HYPER, OPTIMIZERS, dropout_key
+from ..spec import MASTER, SAME, STOCHASTIC
+from .compile import SIMULATED, THREADS, Kernel, device
+from .layout import CONTROL, RECORDS, STEP, TILE, TURNS, offset
+from .primitives import VECTOR, reader, word
+from .storage import AT_RANDOM, IS_ROUNDING, columns, into_columns, stores_of
 
 read_owner = reader("int32", 1)
+read_word = reader("int64", 1)
 read_words2 = reader("int64", 2)
 read_words3 = reader("int64", 3)
 
-TURN, RECORD, STATES = TURNS.itemsize, RECORDS.itemsize, offset(RECORDS, "states")
+TURN, RECORD, STATES, STREAM = TURNS.itemsize, RECORDS.itemsize, offset(RECORDS, "states"), offset(RECORDS, "stream")
 
 
-def _one(rule):
+def _one(rule, dtype, form):
+    """The rule for one element, (p, g, states...), which becomes (p, states...)."""
     rule = device(rule)
 
-    def one(x, h, tiny):
+    def same(x, h, tiny, key, element):
         p, s = rule(x[0], x[1], x[2:], h, tiny)
         return (p, *s)
 
-    return device(one)
+    if form == SAME:
+        return device(same)
+    is_rounding, at_random = device(IS_ROUNDING[dtype]), device(AT_RANDOM[dtype])
+
+    def master(x, h, tiny, key, element):
+        copy = x[-1]
+        p, s = rule(copy if is_rounding(x[0], copy) else x[0], x[1], x[2:-1], h, tiny)
+        return (p, *s, p)
+
+    def stochastic(x, h, tiny, key, element):
+        p, s = rule(x[0], x[1], x[2:], h, tiny)
+        return (at_random(p, key, element), *s)
+
+    return device({MASTER: master, STOCHASTIC: stochastic}[form])
 
 
-def _lanes(rule, width):
-    """The rule for `width` elements at once; each is (p, g, states...), and becomes (p, states...)."""
-    one = _one(rule)
+def _simulated_lanes(one, width):
+    def lanes(x, h, tiny, key, i):
+        return tuple([one(x[k], h, tiny, key, i + k) for k in range(width)])
 
-    def lanes1(x, h, tiny):
-        return (one(x[0], h, tiny),)
+    return lanes
 
-    def lanes2(x, h, tiny):
-        return one(x[0], h, tiny), one(x[1], h, tiny)
 
-    def lanes4(x, h, tiny):
-        return one(x[0], h, tiny), one(x[1], h, tiny), one(x[2], h, tiny), one(x[3], h, tiny)
+def _compiled_lanes(one, width):
+    from numba.cuda import cgutils
+    from numba.cuda.extending import intrinsic
 
-    return device({1: lanes1, 2: lanes2, 4: lanes4}[width])
+    types = cuda.types
+
+    def lane(x, h, tiny, key, i):
+        return one(x, h, tiny, key, i)
+
+    @intrinsic
+    def lanes(typingctx, x, h, tiny, key, i):
+        result = types.UniTuple(x.dtype.dtype, x.dtype.count - 1)
+        inner = result(x.dtype, h, tiny, key, types.int64)
+
+        def codegen(context, builder, signature, args):
+            found = []
+            for k, elements in enumerate(cgutils.unpack_tuple(builder, args[0], width)):
+                number = builder.add(args[4], args[4].type(k))
+                found.append(context.compile_internal(builder, lane, inner, (elements, *args[1:4], number)))
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.UniTuple(result, width)(x, h, tiny, key, types.int64), codegen
+
+    return lanes
+
+
+# lanes(one, width): `one` for `width` elements at once, from number i on. Numba compiles it once, and LLVM puts it in
+# place: to have Numba do that eight times takes 10 s.
+_lanes = _simulated_lanes if SIMULATED else _compiled_lanes
 
 
 def _states(count):
@@ -64,13 +104,29 @@ def _states(count):
     return reader("int64", count) if count else device(states0)
 
 
-def _update(rule, states, dtype):
-    real, size = getattr(np, dtype), np.dtype(dtype).itemsize
-    width = VECTOR // size
-    wide, narrow = _lanes(rule, width), _lanes(rule, 1)
-    load, load1, store, store1 = loader(dtype, width), loader(dtype, 1), storer(dtype, width), storer(dtype, 1)
-    read_row, read_factor, read_states = reader(dtype, HYPER + 1), reader(dtype, 1), _states(states)
-    factor_at = offset(CONTROL, dtype)
+def _no_key(stream, step):
+    return 0
+
+
+def _key(stream, step):
+    return dropout_key(word(stream), word(step))
+
+
+def _update(rule, states, dtype, form):
+    own, *others = stores_of(dtype, states, form)
+    real, width = getattr(np, own.real), own.width
+    one = _one(rule, dtype, form)
+    wide, narrow = _lanes(one, width), _lanes(one, 1)
+    read, written = (own, own, *others), (own, *others)
+    load, load1, store, store1 = (
+        columns(read, width),
+        columns(read, 1),
+        into_columns(written, width),
+        into_columns(written, 1),
+    )
+    read_row, read_factor, read_states = reader(own.real, HYPER + 1), reader(own.real, 1), _states(states)
+    factor_at = offset(CONTROL, own.real)
+    key_of = device(_key if form == STOCHASTIC else _no_key)
 
     def update(records, turns, owners, tiles, control):
         factor, shift = real(1), 0
@@ -90,6 +146,7 @@ def _update(rule, states, dtype):
             scalars = read_row(row + shift)
             h = (scalars[0] * factor, *scalars[1:HYPER])
             tiny = scalars[HYPER]
+            key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
             places = (p, g, *s)
             results = (p, *s)
             low = 0
@@ -101,16 +158,17 @@ def _update(rule, states, dtype):
             if low % VECTOR == 0:
                 whole = end - (end - start) % width
                 for j in range(start + cuda.threadIdx.x * width, whole, THREADS * width):
-                    store(results, j * size, wide(load(places, j * size), h, tiny))
+                    store(results, j, wide(load(places, j), h, tiny, key, j))
             for j in range(whole + cuda.threadIdx.x, end, THREADS):
-                store1(results, j * size, narrow(load1(places, j * size), h, tiny))
+                store1(results, j, narrow(load1(places, j), h, tiny, key, j))
 
     return update
 
 
 @cache
-def _kernel(rule: Callable[..., Any], states: int, dtype: str) -> Kernel:
-    return Kernel(_update(rule, states, dtype), f"update_{rule.__name__}_{dtype}")
+def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str) -> Kernel:
+    name = f"update_{rule.__name__}_{dtype}"
+    return Kernel(_update(rule, states, dtype, form), name if form == SAME else f"{name}_{form}")
 
 
 def accumulate(p, g, s, h, tiny):
@@ -120,10 +178,10 @@ def accumulate(p, g, s, h, tiny):
 
 def accumulate_kernel(dtype: str) -> Kernel:
     """For arrays of sums in the place of parameters; the share is the first of the scalars."""
-    return _kernel(accumulate, 0, dtype)
+    return _kernel(accumulate, 0, dtype, SAME)
 
 
-def update_kernel(name: str, dtype: str) -> Kernel:
+def update_kernel(name: str, dtype: str, form: str = SAME) -> Kernel:
     """The kernel of a row of OPTIMIZERS; rows with the same rule share it."""
     row = OPTIMIZERS[name]
-    return _kernel(row.rule, len(row.states), dtype)
+    return _kernel(row.rule, len(row.states) + (form == MASTER), dtype, form)

@@ -10,19 +10,28 @@ from helpers_cuda import require_compiler
 
 require_compiler()
 from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
-from fastopt.kernels.cuda.kernels import all_kernels
+from fastopt.kernels.cuda.halves import HALVES
+from fastopt.kernels.cuda.kernels import all_kernels, forms_of
+from fastopt.kernels.cuda.storage import STORES
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC
 
 CAPABILITIES = [(8, 0), (9, 0)]
-UPDATES = {(name, dtype): update_kernel(name, dtype).name for name in OPTIMIZERS for dtype in ("float32", "float64")}
-STATES = {kernel: len(OPTIMIZERS[name].states) for (name, _), kernel in UPDATES.items()}
-STATES |= {accumulate_kernel(dtype).name: 0 for dtype in ("float32", "float64")}
+# Every update kernel, with its dtype, its form and the number of its states.
+UPDATES = {
+    update_kernel(name, dtype, form).name: (dtype, form, len(row.states) + (form == MASTER))
+    for dtype in STORES
+    for form in forms_of(dtype)
+    for name, row in OPTIMIZERS.items()
+}
+UPDATES |= {accumulate_kernel(dtype).name: (dtype, SAME, 0) for dtype in ("float32", "float64")}
 
-# A multiprocessor has 65536 registers: so many allow for 4 and 3 blocks of 256 threads at once, which is enough to keep
-# the memory busy, since each thread has 16 bytes of every array under way.
-REGISTERS = {"float32": 64, "float64": 80, "settle": 80}
-assert [65536 // (registers * THREADS) for registers in (64, 80)] == [4, 3]
+# A multiprocessor has 65536 registers: so many allow for 4, 3 and 2 blocks of 256 threads at once, which is enough to
+# keep the memory busy: each thread has 16 bytes of every array under way, and where states are wider than the
+# parameter, 32 bytes of those.
+REGISTERS = {"float32": 64, "float64": 80, "float16": 88, "bfloat16": 88, "settle": 80, MASTER: 104, STOCHASTIC: 112}
+assert [65536 // (registers * THREADS) for registers in (64, 80, 112)] == [4, 3, 2]
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +71,45 @@ def test_arithmetic_is_what_the_formula_says(kernel, listing):
 
 
 def test_float32_stays_float32(kernel, listing):
-    if kernel.name in STATES and kernel.name.endswith("float32"):
+    if kernel.name in UPDATES and UPDATES[kernel.name][0] != "float64":
         assert ".f64" not in listing.ptx
         assert ".f32" in listing.ptx
 
 
+def wide(dtype, states, form):
+    """128-bit loads of one turn of the loop, by their names in PTX; stores are one less of the first."""
+    if dtype not in HALVES:
+        return {"v4.f32" if dtype == "float32" else "v2.f64": states + 2}
+    return {"v4.u32": states + 2} if form == SAME else {"v4.u32": 2, "v4.f32": 2 * states}
+
+
 def test_accesses_of_128_bits(kernel, listing):
-    vector = "v4.f32" if kernel.name.endswith("float32") else "v2.f64"
-    loads, stores = (listing.ptx.count(f"{way}.global.{vector}") for way in ("ld", "st"))
-    if kernel.name in STATES:
-        states = STATES[kernel.name]  # an unrolled loop has a multiple of
-        assert loads > 0 == loads % (states + 2)
-        assert stores > 0 == stores % (states + 1)
-        assert loads // (states + 2) == stores // (states + 1)
+    if kernel.name in UPDATES:
+        dtype, form, states = UPDATES[kernel.name]
+        wanted = wide(dtype, states, form)
+        found = {
+            way: {v: listing.ptx.count(f"{way}.global.{v}") for v in ("v4.f32", "v2.f64", "v4.u32", "v4.u16", "v2.u32")}
+            for way in ("ld", "st")
+        }
+        turns = found["ld"][next(iter(wanted))] // next(iter(wanted.values()))  # an unrolled loop has several
+        assert turns > 0
+        assert {v: n for v, n in found["ld"].items() if n} == {v: n * turns for v, n in wanted.items() if n}
+        wanted[next(iter(wanted))] -= 1
+        assert {v: n for v, n in found["st"].items() if n} == {v: n * turns for v, n in wanted.items() if n}
     elif kernel.name.startswith("squares"):
-        assert loads > 0 == stores
+        dtype = kernel.name.removeprefix("squares_")
+        assert listing.ptx.count(f"ld.global.{next(iter(wide(dtype, 0, SAME)))}") > 0
+        assert "st.global.v" not in listing.ptx
+    elif kernel.name.startswith("widen"):
+        assert listing.ptx.count("ld.global.v4.u32") > 0
+        assert listing.ptx.count("st.global.v4.f32") == 2 * listing.ptx.count("ld.global.v4.u32")
+
+
+def test_rounding_at_random_is_of_its_form_alone(kernel, listing):
+    """No other kernel pays for draws, which are multiplications of 64 bits."""
+    if kernel.name in UPDATES:
+        draws = "13787848793156543929" in listing.ptx or "-4658895280553007687" in listing.ptx  # of `mix`
+        assert draws == (UPDATES[kernel.name][1] == STOCHASTIC)
 
 
 def test_a_cubin_has_one_kernel_of_integers(kernel, listing):
@@ -96,9 +129,10 @@ def sass(cubin, path):
     return subprocess.run([tool, str(path)], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("rule", ["adam", "adagrad"])
-def test_instructions_of_128_bits(rule, capability, tmp_path):
-    code = sass(update_kernel(rule, "float32").cubin(capability), tmp_path / "cubin")
+def test_instructions_of_128_bits(rule, dtype, capability, tmp_path):
+    code = sass(update_kernel(rule, dtype).cubin(capability), tmp_path / "cubin")
     states = len(OPTIMIZERS[rule].states)
     assert len(re.findall(r"LDG\.E\.128", code)) % (states + 2) == 0 < code.count("LDG.E.128")
     assert len(re.findall(r"STG\.E\.128", code)) % (states + 1) == 0 < code.count("STG.E.128")
