@@ -264,7 +264,7 @@ class Optimizer(DeviceSteps):
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
         for i, some in rows.items():
-            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale)
+            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale, self._seed)
         done += [g is not None for g in arrays] if others else 1
         for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
@@ -276,8 +276,6 @@ class Optimizer(DeviceSteps):
         """Why the gradient of an array must not be of some rows only; "": it may."""
         if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
-        if self._slots[i].parameter.sixteen:
-            return "rows are updated of float32 and float64 arrays alone"
         return self._whole
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:

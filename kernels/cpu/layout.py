@@ -138,6 +138,7 @@ ROWS_SUM = _record(
     "starts",  # (used + 1,): where in that order a row's places begin
     "used",  # rows
     "into",  # (used, columns)
+    "room",  # (ranks, columns) float32, where values of 16 bits are added up; 0: in `into`
 )
 ROWS_UPDATE = _record(
     "update",  # code
@@ -150,7 +151,8 @@ ROWS_UPDATE = _record(
     "rows",  # (used,): which of p's they are, sorted
     "used",
     "columns",
-    "width",
+    "width",  # bytes of an element of p and g
+    "states_width",
 )
 
 # The update of all parameters from whole gradients: see two_pass.py.
