@@ -126,6 +126,22 @@ ARRAYS = _record(
     "others",  # how many are not
 )
 
+# Capsules of other libraries' arrays: see capsules.py.
+CAPSULES = _record(
+    "count",
+    "objects",  # (count,) addresses of Python's objects
+    "head",  # bytes of what all Python objects begin with
+    "kind",  # the address of the type of capsules
+    "old_name",
+    "new_name",
+    "expected",  # (count, 7): dtype and axes, as DLPack packs them; addresses of shape and strides; whether these may
+    #   be left out; bytes of an element, and in all; address, or 0
+    "starts",  # (spans,), and `ends`: memory that no array may share
+    "ends",
+    "spans",
+    "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
+)
+
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
