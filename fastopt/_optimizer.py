@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from ._hyper import (
     check_scale,
     common,
 )
+from ._lent import Lent
 from ._parameters import Memory, Parameter
 from ._rows import Rows, check_rows, joint_norm
 from ._slot import Group, Hyper, Slot
@@ -140,6 +142,7 @@ class Optimizer(DeviceSteps):
         self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
         self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
         self._memory = memory
+        self.__dict__.pop("_lent", None)
         self._taken = np.zeros_like(self._done)
         self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
@@ -239,7 +242,10 @@ class Optimizer(DeviceSteps):
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
         rows: dict[int, Rows] = {}
-        for i in [i for i in others if arrays[i] is not None]:
+        rest = [i for i in others if arrays[i] is not None]
+        if rest and self.backend == _backends.DEFAULT:
+            rest, _alive = self._lent.take(gradients, leaves, rest)
+        for i in rest:
             slot = self._slots[i]
             if slot.parameter.lender is not None:
                 slot.parameter.lender.check_place()
@@ -253,7 +259,7 @@ class Optimizer(DeviceSteps):
             return False
         if self._clip_norm is not None or skip_nonfinite:
             self.grad_norm = scale * joint_norm(plan.norm(gradients), rows, self.backend)
-            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(arrays):
+            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(self._readable(arrays)):
                 return False
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
@@ -264,7 +270,7 @@ class Optimizer(DeviceSteps):
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
         for i, some in rows.items():
-            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale)
+            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale, self._seed)
         done += [g is not None for g in arrays] if others else 1
         for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
@@ -272,12 +278,19 @@ class Optimizer(DeviceSteps):
         self._count += 1
         return True
 
+    @cached_property
+    def _lent(self) -> Lent:
+        return Lent(self._slots, self._memory)
+
+    def _readable(self, arrays: Iterable[Any]) -> list[np.ndarray]:
+        """The gradients of a step as NumPy's, also those that only kernels have looked at."""
+        pairs = zip(self._slots, arrays, strict=True)
+        return [g if isinstance(g, np.ndarray) else self._check(slot, g) for slot, g in pairs if g is not None]
+
     def _against_rows(self, i: int) -> str:
         """Why the gradient of an array must not be of some rows only; "": it may."""
         if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
-        if self._slots[i].parameter.sixteen:
-            return "rows are updated of float32 and float64 arrays alone"
         return self._whole
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:

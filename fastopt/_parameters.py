@@ -166,14 +166,14 @@ class Memory:
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         spans = sorted(((*_span(p.array), p) for p in parameters if p.array.size), key=lambda span: span[:2])
         self._parameters = [parameter for _, _, parameter in spans]
-        self._starts = [start for start, _, _ in spans]
-        self._reach: list[int] = []  # the highest end of all up to this one
+        self.starts = [start for start, _, _ in spans]
+        self.reach: list[int] = []  # the highest end of all up to this one
         for position, (start, end, parameter) in enumerate(spans):
             clash = self._find(parameter.array, start, position)
             if clash is not None:
                 first, second = sorted((clash.name, parameter.name))
                 raise ValueError(f"{first} and {second} share memory; each array must be given once")
-            self._reach.append(max(end, self._reach[-1]) if position else end)
+            self.reach.append(max(end, self.reach[-1]) if position else end)
         owners = [root(p.array) for p in self._parameters]
         # A gradient that owns its memory, and whose memory no parameter uses, overlaps none: no addresses are compared.
         self.owners = {id(owner) for owner in owners if owner is not None}
@@ -184,13 +184,13 @@ class Memory:
         if gradient.size == 0 or not (self.foreign or owner is None or id(owner) in self.owners):
             return
         start, end = _span(gradient)
-        clash = self._find(gradient, start, bisect_left(self._starts, end))
+        clash = self._find(gradient, start, bisect_left(self.starts, end))
         if clash is not None:
             raise ValueError(f"{name} shares memory with {clash.name}, which the step changes")
 
     def _find(self, array: np.ndarray, start: int, position: int) -> Parameter | None:
         """The parameter among the first `position` that shares memory with the array, which begins at `start`."""
-        while position and self._reach[position - 1] > start:
+        while position and self.reach[position - 1] > start:
             position -= 1
             if _share_memory(self._parameters[position].array, array):
                 return self._parameters[position]

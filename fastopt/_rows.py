@@ -31,14 +31,15 @@ class Rows:
         turned = np.require(values, p.dtype, ["C", "A"]) if self.work is None else p.inward(values)
         self.indices, self.values = backend.sum_rows(indices, turned)
 
-    def update(self, rule: str, options: Mapping[str, Any], step: int, scale: float) -> None:
-        p, rows, states = self.slot.parameter, self.indices, self.slot.states
+    def update(self, rule: str, options: Mapping[str, Any], step: int, scale: float, seed: int) -> None:
+        slot, p, rows, states = self.slot, self.slot.parameter, self.indices, self.slot.states
+        how = {"form": slot.form, "stream": slot.stream(seed)}
         if self.work is not None:
-            self.backend.update_rows(Update(rule, self.work, self.values, states, options, step), rows, scale)
+            self.backend.update_rows(Update(rule, self.work, self.values, states, options, step, **how), rows, scale)
             return
         whole = [p.array, *map(p.outward, states)]
-        parts = [np.array(array[rows], p.dtype, order="C") for array in whole]
-        self.backend.update([Update(rule, parts[0], self.values, tuple(parts[1:]), options, step)], scale)
+        parts = [np.array(array[rows], array.dtype.newbyteorder("="), order="C") for array in whole]
+        self.backend.update([Update(rule, parts[0], self.values, tuple(parts[1:]), options, step, **how)], scale)
         for array, part in zip(whole, parts, strict=True):
             array[rows] = part
 

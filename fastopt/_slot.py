@@ -59,9 +59,12 @@ class Slot:
         self.numbers[:] = other.numbers
         self.named = other.named
 
+    def stream(self, seed: int) -> int:
+        """Of the random numbers that the array is rounded by."""
+        return dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
+
     def planned(self, rule: str, group: int, seed: int) -> Planned:
-        p = self.parameter
-        stream = dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
+        p, stream = self.parameter, self.stream(seed)
         return Planned(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
 
     def use(self, rule: str, fill: float) -> None:

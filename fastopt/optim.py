@@ -25,8 +25,9 @@ Common to all of them:
   rounding of its copy any more, the copy is taken anew. With `master_weights=False` there is no copy; the new value is
   rounded up or down at random, in proportion to how near both neighbours are, so that on average nothing is lost. Which
   way is a function of `seed`, the number of the array in the optimizer, its step and the element (counted as they lie
-  in memory): the same bits for any number of threads. `seed` is saved in the state_dict. Either argument is without
-  effect on arrays of float32 and float64, which the same optimizer may have, too.
+  in memory; where rows have to be copied, see below, as they lie in the copy): the same bits for any number of threads.
+  `seed` is saved in the state_dict. Either argument is without effect on arrays of float32 and float64, which the same
+  optimizer may have, too.
 
       >>> import numpy as np, fastopt as fo
       >>> w = np.ones(3, np.float16)  # the next smaller number is 1 - 2**-11
@@ -50,12 +51,12 @@ Common to all of them:
   for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
   that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
   updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter decays
-  there. Arrays of 16 bits have no such gradients. The step is one of the array: by its number Adam corrects its means
-  and Adagrad decays lr, and in the first one momentum starts; a row that is listed for the first time later starts from
-  a buffer of zeros. As torch's SparseAdam (but for its eps, which it divides by sqrt(1 - beta2^step)), Adagrad, and SGD
-  without momentum do to sparse gradients, which they refuse with weight decay. RMSprop and AdamW take none: the decay
-  of AdamW is for all rows, as all decay is in Keras's convention, where it must be 0. Only arrays whose rows lie one
-  behind the other are updated without copies of those rows.
+  there. Values of 16 bits are added up in float32, and the sums rounded once. The step is one of the array: by its
+  number Adam corrects its means and Adagrad decays lr, and in the first one momentum starts; a row that is listed for
+  the first time later starts from a buffer of zeros. As torch's SparseAdam (but for its eps, which it divides by
+  sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse gradients, which they refuse with weight
+  decay. RMSprop and AdamW take none: the decay of AdamW is for all rows, as all decay is in Keras's convention, where
+  it must be 0. Only arrays whose rows lie one behind the other are updated without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:

@@ -66,21 +66,23 @@ def is_rounding(p: Array, x: Array) -> Array:
     return np.abs(x.view(np.uint32).astype(np.int64) - bits) <= 2**15
 
 
-def draws(stream: int, step: int, count: int) -> Array:
-    """53 random bits for each element of an array at a step: (count,) int64."""
+def draws(stream: int, step: int, elements: Array) -> Array:
+    """53 random bits for each of some elements of an array at a step, given their numbers; int64."""
     key = mix(np.array([(stream + step) % 2**64], np.uint64))
-    counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    counters = (elements.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
     return (mix(counters + key) // np.uint64(2**11)).astype(np.int64)
 
 
-def store_stochastically(x: Array, into: Array, stream: int, step: int) -> None:
+def store_stochastically(x: Array, into: Array, stream: int, step: int, elements: Array | None = None) -> None:
     """Round float32 to one of the two nearest 16-bit numbers, up with the probability of the part that is cut off.
 
+    elements: the numbers of x's elements, which its random bits are of; None: 0, 1, 2, ...
     float16's denormal numbers are 2^-24 apart, where float32 may have more places than there are random bits: 13 of
     them are kept.
     """
+    elements = np.arange(x.size).reshape(x.shape) if elements is None else elements
     if into.dtype == np.float16:
-        random = draws(stream, step, x.size).reshape(x.shape) // 2 ** (53 - 13)
+        random = draws(stream, step, elements) // 2 ** (53 - 13)
         size = np.abs(x.astype(np.float64))
         finite = np.isfinite(size)
         _, exponent = np.frexp(np.where(finite, size, 1))
@@ -89,6 +91,6 @@ def store_stochastically(x: Array, into: Array, stream: int, step: int) -> None:
         rounded = np.copysign((thirteenth + random) // 2**13 * unit, x)
         store(np.where(finite, rounded, x).astype(np.float32), into)
         return
-    random = draws(stream, step, x.size).reshape(x.shape) // 2 ** (53 - 16)
+    random = draws(stream, step, elements) // 2 ** (53 - 16)
     high, low = np.divmod(x.view(np.uint32).astype(np.int64), 2**16)
     into.view(np.uint16)[...] = np.where(np.isnan(x), 0x7FC0, high + (random >= 2**16 - low))

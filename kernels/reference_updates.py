@@ -41,15 +41,22 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     [0.5, 3.0]
     """
     for job in jobs:
-        run = _run_wide if is_sixteen(job.p.dtype) else _run
-        run(job, scale)
+        _run_any(job, scale)
+
+
+def _run_any(job: Update, scale: float, elements: Array | None = None) -> None:
+    """elements: their numbers, where they are not 0, 1, 2, ..."""
+    if is_sixteen(job.p.dtype):
+        _run_wide(job, scale, elements)
+    else:
+        _run(job, scale)
 
 
 def _run(job: Update, scale: float) -> None:
     UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
 
 
-def _run_wide(job: Update, scale: float) -> None:
+def _run_wide(job: Update, scale: float, elements: Array | None) -> None:
     wide = job._replace(p=widened(job.p), g=widened(job.g))
     if job.form == MASTER:
         *states, master = job.states
@@ -58,7 +65,7 @@ def _run_wide(job: Update, scale: float) -> None:
         store(master, job.p)
     elif job.form == STOCHASTIC:
         _run(wide, scale)
-        store_stochastically(wide.p, job.p, job.stream, job.step)
+        store_stochastically(wide.p, job.p, job.stream, job.step, elements)
     else:
         wide = wide._replace(states=tuple(widened(state) for state in job.states))
         _run(wide, scale)
@@ -70,22 +77,32 @@ def _run_wide(job: Update, scale: float) -> None:
 def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
     """Return the indices, sorted and each once, with the sums of their values, which are added up in their order.
 
+    Values of 16 bits are added up in float32, and the sums of several are rounded, once.
+
     >>> rows, sums = sum_rows(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]))
     >>> rows.tolist(), sums.tolist()
     ([0, 2], [[2.0], [4.0]])
     """
     rows, first, which = np.unique(indices, return_index=True, return_inverse=True)
-    sums = values[first]
     again = np.ones(len(indices), bool)
     again[first] = False
-    np.add.at(sums, which[again], values[again])
-    return rows, sums
+    wide = widened(values) if is_sixteen(values.dtype) else values
+    sums = wide[first]
+    np.add.at(sums, which[again], wide[again])
+    if wide is values:
+        return rows, sums
+    several = np.unique(which[again])
+    rounded, parts = values[first], np.empty_like(values, shape=(len(several), *values.shape[1:]))
+    store(sums[several], parts)
+    rounded[several] = parts
+    return rows, rounded
 
 
+@np.errstate(all="ignore")
 def update_rows(job: Update, rows: Array, scale: float = 1.0) -> None:
     """Run one optimizer step on some rows of p and its states, which are listed once each; g has those rows only."""
     p, states = job.p[rows], tuple(state[rows] for state in job.states)
-    update([job._replace(p=p, states=states)], scale)
+    _run_any(job._replace(p=p, states=states), scale, np.arange(job.p.size).reshape(job.p.shape)[rows])
     job.p[rows] = p
     for state, changed in zip(job.states, states, strict=True):
         state[rows] = changed

@@ -15,6 +15,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import _dlpack
+from fastopt._parameters import Parameter
 from fastopt.kernels.formulas import OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, drawn, make, snapshot
@@ -284,6 +285,30 @@ def test_optimizers_on_several_threads():
         found = list(pool.map(lambda seed: train(seed, Exporter), range(6)))
     for seed, ours in enumerate(found):
         np.testing.assert_array_equal(ours, train(seed, np.asarray))
+
+
+def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
+    """The checks of arrays of all sorts take 10 us for each."""
+    params = [np.zeros((3, 4), "float32"), np.zeros(5), np.zeros((4, 3)).T, np.zeros((), np.float16)]
+    gradients = [drawn(p.shape, "float64", 1).astype(p.dtype) for p in params]
+    gradients[2] = np.asfortranarray(gradients[2])
+    expected = [p.copy() for p in params]
+    fo.SGD(expected, lr=1.0, clip_norm=0.5).step(gradients)
+    optimizer = fo.SGD([Exporter(params[0]), params[1], *wrapped(params[2:])], lr=1.0, clip_norm=0.5)
+    optimizer.step([None, None, None, None])
+    for name in ("check_like", "inward"):
+        monkeypatch.setattr(Parameter, name, lambda *args, **more: pytest.fail("checked"))
+    optimizer.step([gradients[0], *wrapped(gradients[1:3]), gradients[3]])
+    for ours, theirs in zip(params, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gradients_that_only_kernels_have_read_are_looked_through_for_inf():
+    p = np.zeros(3)
+    optimizer = fo.SGD(Exporter(p), lr=1.0, momentum=0.9)
+    assert optimizer.step(Exporter(np.array([0.0, np.nan, 1.0])), skip_nonfinite=True) is False
+    assert optimizer.step(Exporter(np.array([0.0, 1e200, 1.0])), skip_nonfinite=True)  # whose square is infinite
+    assert p.tolist() == [0, -1e200, -1]
 
 
 JAX = """

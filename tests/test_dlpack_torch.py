@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
+from fastopt._parameters import Parameter
 from fastopt.kernels.formulas import OPTIMIZERS
 
 from .optimizers import DTYPES, drawn, make, snapshot
@@ -26,6 +27,17 @@ LAYOUTS = {
 
 def tensor(shape, dtype="float64", seed=0):
     return torch.from_numpy(np.asarray(drawn(shape, dtype, seed)))
+
+
+def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
+    params = [tensor((3, 4)), tensor((4, 3)).t(), torch.zeros(5, dtype=torch.bfloat16), torch.zeros(())]
+    gradients = [torch.ones_like(p) for p in params]
+    before = [p.clone() for p in params]
+    optimizer = fo.SGD(params, lr=0.5)
+    monkeypatch.setattr(Parameter, "check_like", lambda *args, **more: pytest.fail("checked"))
+    optimizer.step([*gradients[:3], gradients[3].numpy()])
+    for p, was in zip(params, before, strict=True):
+        torch.testing.assert_close(p, was - 0.5, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -247,11 +247,6 @@ WRONG = {
     ),
     "bits": (lambda k: np.ones(3, np.uint16), TypeError, "grads must be {kind} like params; got uint16"),
     "shape": (lambda k: given(sixteen(np.ones(4), k)), ValueError, r"must have the shape \(3,\) of params; got \(4,\)"),
-    "rows": (
-        lambda k: (np.array([0]), given(sixteen(np.ones(1), k))),
-        TypeError,
-        "not .indices, values.: rows are updated of float32 and float64 arrays alone",
-    ),
 }
 
 

@@ -15,6 +15,7 @@ from helpers_torch import NAMES, TELLING, assert_same, give_gradients, pair, par
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 import fastopt.torch  # noqa: E402
+from fastopt.kernels.cpu import launch, norm, plan  # noqa: E402
 
 NEAR = {"rtol": 1e-12, "atol": 1e-13}
 
@@ -174,6 +175,34 @@ for cls in (fastopt.torch.SGD, fastopt.torch.Adagrad, fastopt.torch.RMSprop, fas
 assert settings() == before, (before, settings())
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """How many threads were asked to run each kernel, with eight allowed to ours."""
+    used = []
+    for module in (plan, norm):
+        run = module.parallel
+        monkeypatch.setattr(module, "parallel", lambda *args, run=run: used.append(args[3]) or run(*args))
+    monkeypatch.setattr(launch, "_threads", 8)
+    before = torch.get_num_threads()
+    yield used
+    torch.set_num_threads(before)
+
+
+def test_steps_keep_to_torchs_number_of_threads(ranks, monkeypatch):
+    """As under torchrun, which gives each process one thread, and in the workers of a DataLoader."""
+    params = [torch.ones(700, 500, requires_grad=True), torch.ones(3, requires_grad=True)]
+    optimizer = fastopt.torch.Adam(params, clip_norm=1.0)
+    for threads in (1, 3, 2, 1):
+        torch.set_num_threads(threads)
+        run(optimizer, params, range(2))
+        assert (set(ranks), torch.get_num_threads()) == ({threads}, threads)
+        ranks.clear()
+    torch.set_num_threads(4)
+    monkeypatch.setattr(launch, "_threads", 2)
+    run(optimizer, params, range(1))
+    assert set(ranks) == {2}
 
 
 def _train(seed: int, steps: int = 5) -> list:

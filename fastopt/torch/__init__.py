@@ -7,7 +7,8 @@ directions), closures, hooks, schedulers, pickling and copying are torch's, beca
 update itself is ours.
 
 - Parameters on the CPU of dtype float32, float64, float16 or bfloat16 are updated by our kernels, in place and in one
-  pass over memory, with up to as many threads as `fastopt.get_num_threads()` says.
+  pass over memory, with up to as many threads as `torch.get_num_threads()` says, and no more than
+  `fastopt.get_num_threads()`. Neither is changed, and results are the same bits for any number.
 - Of float16 and bfloat16 parameters the states have the same dtype, as torch makes them. A step calculates in float32,
   as torch's `fused` ones do, and rounds what it writes once, to nearest; torch's default rounds after every operation.
 - Everything else is updated by torch's own code, in the same step: sparse and complex gradients, other devices and

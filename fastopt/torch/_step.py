@@ -158,13 +158,14 @@ class _Work:
         self.count = len(members)
         for place, slot in enumerate(members):
             slot.place = place
-        self.plan = Plan([
+        targets = [
             Target(
                 slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
                 slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
             )
             for slot in members
-        ])  # fmt: skip
+        ]  # fmt: skip
+        self.plan = Plan(targets, limit=torch.get_num_threads)
         return self.plan
 
 

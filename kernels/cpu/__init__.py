@@ -6,6 +6,7 @@ from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .arrays import READ_ARRAYS, ArrayPlan
 from .blas import blas
+from .capsules import READ_CAPSULES, Capsules
 from .compile import Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
@@ -23,6 +24,7 @@ from .updates import UPDATE_ALL, update_kernel
 
 __all__ = [
     "ArrayPlan",
+    "Capsules",
     "Network",
     "Plan",
     "activate",
@@ -40,18 +42,18 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ARRANGE, READ_ARRAYS, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH]
-    kernels += [SORT_ROWS, UPDATE_ROWS]
+    kernels = [ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM]
+    kernels += [TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
-        kernels.append(squares_kernel(dtype))
+        kernels += [squares_kernel(dtype), sum_rows_kernel(dtype)]
         if STORES[dtype].width == 2:  # which are updated, and nothing else
             rows = OPTIMIZERS.values()
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             continue
         kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
-        kernels += [apply_kernel(dtype), sum_rows_kernel(dtype)]
+        kernels.append(apply_kernel(dtype))
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

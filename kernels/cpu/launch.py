@@ -44,6 +44,7 @@ CALL_FLOPS = 1_000_000
 STEP_FLOPS = 4_000_000
 
 _threads: int | None = None
+Limit = Callable[[], int] | None  # the setting of another library, whose users expect it to be kept
 
 
 def _available() -> int:
@@ -72,9 +73,11 @@ def set_num_threads(n: int) -> None:
     _threads = n
 
 
-def ranks_for(work: float, worth: float, pieces: int) -> int:
+def ranks_for(work: float, worth: float, pieces: int, limit: Limit = None) -> int:
     """The number of ranks for an amount of work of which `worth` deserves a thread, in so many pieces."""
     most = min(int(work // worth), pieces)
+    if most > 1 and limit is not None:
+        most = min(most, limit())
     return min(get_num_threads(), most) if most > 1 else 1  # asking costs 2 us
 
 

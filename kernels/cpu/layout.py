@@ -126,6 +126,22 @@ ARRAYS = _record(
     "others",  # how many are not
 )
 
+# Capsules of other libraries' arrays: see capsules.py.
+CAPSULES = _record(
+    "count",
+    "objects",  # (count,) addresses of Python's objects
+    "head",  # bytes of what all Python objects begin with
+    "kind",  # the address of the type of capsules
+    "old_name",
+    "new_name",
+    "expected",  # (count, 7): dtype and axes, as DLPack packs them; addresses of shape and strides; whether these may
+    #   be left out; bytes of an element, and in all; address, or 0
+    "starts",  # (spans,), and `ends`: memory that no array may share
+    "ends",
+    "spans",
+    "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
+)
+
 SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
 SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
@@ -138,6 +154,7 @@ ROWS_SUM = _record(
     "starts",  # (used + 1,): where in that order a row's places begin
     "used",  # rows
     "into",  # (used, columns)
+    "room",  # (ranks, columns) float32, where values of 16 bits are added up; 0: in `into`
 )
 ROWS_UPDATE = _record(
     "update",  # code
@@ -150,7 +167,8 @@ ROWS_UPDATE = _record(
     "rows",  # (used,): which of p's they are, sorted
     "used",
     "columns",
-    "width",
+    "width",  # bytes of an element of p and g
+    "states_width",
 )
 
 # The update of all parameters from whole gradients: see two_pass.py.

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from .compile import Kernel, lock
-from .launch import UPDATE_ELEMENTS, parallel, ranks_for
+from .launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
 from .layout import SQUARES, SQUARES_ALL, fill, read
 from .primitives import INTERPRETED, address_of, call_tile, view
 from .storage import STORES, converts_half, name_of
@@ -164,11 +164,12 @@ class Squares:
         np.multiply(self.sizes, self.x != 0, out=self.elements)
         self.sums[:] = 0  # nobody writes those of an array that does not count
 
-    def norm(self, addresses: Sequence[int] | np.ndarray) -> float:
+    def norm(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> float:
         """The root of all squares, with the pieces added up in order."""
         self.take(addresses)
         if len(self.sums):
-            parallel(SQUARES_KERNEL, self.at, 0, ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums)))
+            ranks = ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
+            parallel(SQUARES_KERNEL, self.at, 0, ranks)
         return math.sqrt(sum(self.sums.tolist()))
 
 

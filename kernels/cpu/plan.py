@@ -11,7 +11,7 @@ from ..formulas import HYPER, dropout_key
 from ..scalars import TINY, Scalars
 from ..spec import Target, Update
 from .compile import Kernel
-from .launch import UPDATE_ELEMENTS, parallel, ranks_for
+from .launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
 from .layout import PLAN, UPDATE, UPDATES, fill, read
 from .norm import Squares
 from .primitives import address_of, aligned_zeros, view, word
@@ -89,9 +89,12 @@ class Plan:
 
     A plan holds for as long as the addresses, rules, dtypes and groups of its targets; options, step numbers and
     threads may change from call to call.
+
+    limit: says how many threads calls use at most, where that is not `get_num_threads` alone; asked anew by every call.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[Target], limit: Limit = None) -> None:
+        self.limit = limit
         # A kind has a group, a rule and a dtype that is calculated with: what the values of a row of scalars depend on,
         # but for the step.
         kinds = [(t.group, t.rule, np.dtype(STORES[t.dtype].real)) for t in targets]
@@ -139,7 +142,7 @@ class Plan:
         working = self._idle.take()
         if working.squares is None:
             working.squares = Squares(self.parts)
-        norm = working.squares.norm(gradients)
+        norm = working.squares.norm(gradients, self.limit)
         self._idle.give(working)
         return norm
 
@@ -165,6 +168,7 @@ class _Working:
         self.used, self.elements, self.tiles = self.plan["used"], self.plan["elements"], self.updates["tiles"]
         self.at, self.updates_at = address_of(self.plan), address_of(self.updates)
         self.squares: Squares | None = None
+        self.limit = plan.limit
 
     def arrange(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
         self.gradients[:] = gradients
@@ -179,7 +183,8 @@ class _Working:
     def update(self) -> None:
         tiles = int(self.tiles[0])
         if tiles:
-            parallel(UPDATE_ALL, self.updates_at, 0, ranks_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles))
+            ranks = ranks_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles, self.limit)
+            parallel(UPDATE_ALL, self.updates_at, 0, ranks)
 
 
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:

@@ -10,14 +10,14 @@ from functools import cache
 
 import numpy as np
 
-from ..formulas import HYPER
+from ..formulas import HYPER, dropout_key
 from ..scalars import fill_row
 from ..spec import Update
 from .compile import Kernel
 from .launch import UPDATE_ELEMENTS, parallel, ranks_for
 from .layout import ROWS_SUM, ROWS_UPDATE, fill, offset, read
 from .primitives import address_of, call_update, prefetch, view
-from .storage import name_of
+from .storage import STORES, Store, name_of
 from .updates import update_code
 
 BITS = 11  # of an index that one pass sorts by: two passes for tables of up to 4 million rows
@@ -63,20 +63,33 @@ def _sort_rows(indices, count, memory):
     view(memory, 1, np.int64)[0] = used
 
 
-def _sum_rows(real, width):
+def _sum_rows(store: Store):
+    kind, real, width, widen, narrow = store.kind, store.real, store.width, store.widen, store.narrow
+    real_width = np.dtype(real).itemsize
+
     def sum_rows(work, step, rank, ranks):
         # Rank r does rows r U / ranks to (r + 1) U / ranks, each in the order in which its values were given.
         a = read(work, ROWS_SUM)
         order, starts = view(a.order, a.count, np.int64), view(a.starts, a.used + 1, np.int64)
+        room = a.room + rank * a.columns * real_width
         for row in range(rank * a.used // ranks, (rank + 1) * a.used // ranks):
-            into = view(a.into + row * a.columns * width, a.columns, real)
-            values = view(a.values + order[starts[row]] * a.columns * width, a.columns, real)
-            for i in range(a.columns):
-                into[i] = values[i]
-            for place in range(starts[row] + 1, starts[row + 1]):
-                values = view(a.values + order[place] * a.columns * width, a.columns, real)
+            at = a.into + row * a.columns * width
+            into = view(at, a.columns, kind)
+            values = view(a.values + order[starts[row]] * a.columns * width, a.columns, kind)
+            if starts[row + 1] == starts[row] + 1:
                 for i in range(a.columns):
-                    into[i] += values[i]
+                    into[i] = values[i]
+            else:
+                total = view(room if a.room else at, a.columns, real)
+                for i in range(a.columns):
+                    total[i] = widen(values[i])
+                for place in range(starts[row] + 1, starts[row + 1]):
+                    values = view(a.values + order[place] * a.columns * width, a.columns, kind)
+                    for i in range(a.columns):
+                        total[i] += widen(values[i])
+                if a.room:
+                    for i in range(a.columns):
+                        into[i] = narrow(total[i], 0, 0)
 
     return sum_rows
 
@@ -85,15 +98,17 @@ def _update_rows(work, step, rank, ranks):
     # Rank r does rows r U / ranks to (r + 1) U / ranks.
     a = read(work, ROWS_UPDATE)
     rows, states = view(a.rows, a.used, np.int64), view(work + STATES, a.states, np.int64)
-    pitch = a.columns * a.width
+    pitch, states_pitch = a.columns * a.width, a.columns * a.states_width
     row, last = rank * a.used // ranks, (rank + 1) * a.used // ranks
     while row < last:
         if row + AHEAD < last:
-            ahead = rows[row + AHEAD] * pitch
+            ahead = a.p + rows[row + AHEAD] * pitch
             for line in range(ahead, ahead + min(pitch, START), LINE):
-                prefetch(a.p + line)
-                for i in range(a.states):
-                    prefetch(states[i] + line)
+                prefetch(line)
+            for i in range(a.states):
+                ahead = states[i] + rows[row + AHEAD] * states_pitch
+                for line in range(ahead, ahead + min(states_pitch, START), LINE):
+                    prefetch(line)
         end = row + 1
         while end < last and rows[end] == rows[end - 1] + 1:
             end += 1
@@ -108,11 +123,14 @@ SORT_ROWS, UPDATE_ROWS = Kernel(_sort_rows, "sort_rows"), Kernel(_update_rows, "
 
 @cache
 def sum_rows_kernel(dtype: str) -> Kernel:
-    return Kernel(_sum_rows(getattr(np, dtype), np.dtype(dtype).itemsize), f"sum_rows_{dtype}")
+    return Kernel(_sum_rows(STORES[dtype]), f"sum_rows_{dtype}")
 
 
 def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The indices (k,), sorted and each once, with the sums of their values (k, ...), which are not changed."""
+    """The indices (k,), sorted and each once, with the sums of their values (k, ...), which are not changed.
+
+    Values of 16 bits are added up in float32, and the sums of several are rounded, once.
+    """
     count = len(indices)
     if (indices[1:] > indices[:-1]).all():
         return indices, values
@@ -122,11 +140,12 @@ def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
     used = int(memory[0])
     rows, sums = memory[2 + 2 * count :][:used], np.empty((used, *values.shape[1:]), values.dtype)
     if values.size:
+        columns, ranks = values.size // count, ranks_for(values.size, UPDATE_ELEMENTS, used)
+        room = np.empty((ranks, columns), np.float32) if values.itemsize == 2 else None
         work = fill(
             ROWS_SUM, count=count, used=used, order=at + 8, starts=at + (1 + count) * 8, values=values, into=sums,
-            columns=values.size // count,
+            columns=columns, room=room,
         )  # fmt: skip
-        ranks = ranks_for(values.size, UPDATE_ELEMENTS, used)
         parallel(sum_rows_kernel(name_of(values.dtype)), address_of(work), 0, ranks)
     return rows, sums
 
@@ -139,11 +158,13 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     if job.g.size == 0:
         return
     dtype = name_of(job.p.dtype)
-    scalars = np.zeros(HYPER + 1, job.p.dtype)
+    scalars = np.zeros(HYPER + 1, STORES[dtype].real)
     fill_row(scalars, job.rule, job.step, job.options, scale)
     states = {f"state{i}": state for i, state in enumerate(job.states)}
     work = fill(
-        ROWS_UPDATE, update=update_code(job.rule, dtype), p=job.p, g=job.g, **states, scalars=scalars, rows=rows,
-        used=len(rows), states=len(states), columns=job.g.size // len(rows), width=job.p.itemsize,
+        ROWS_UPDATE, update=update_code(job.rule, dtype, job.form), p=job.p, g=job.g, **states, scalars=scalars,
+        key=np.uint64(dropout_key(job.stream, job.step)).view(np.int64), rows=rows, used=len(rows), states=len(states),
+        columns=job.g.size // len(rows), width=job.p.itemsize,
+        states_width=job.states[0].itemsize if states else 0,
     )  # fmt: skip
     parallel(UPDATE_ROWS, address_of(work), 0, ranks_for(job.g.size, UPDATE_ELEMENTS, len(rows)))

@@ -413,6 +413,8 @@ def test_ranks_follow_the_work():
     assert launch.ranks_for(10_000, 100, 8) == 4
     assert launch.ranks_for(10_000, 100, 3) == 3
     assert launch.ranks_for(10_000, 100, 0) == 1
+    assert [launch.ranks_for(10_000, 100, 8, limit=lambda n=n: n) for n in (1, 2, 7)] == [1, 2, 4]
+    assert launch.ranks_for(199, 100, 8, limit=lambda: pytest.fail("asked")) == 1
 
 
 def sgd(size):

@@ -6,8 +6,9 @@ import pytest
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.cpu.sparse_rows import AHEAD, BINS
-from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Update
+from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
+from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.spec import FORMS, MASTER, SAME, Update
 
 INDICES = {
     "none": [],
@@ -43,27 +44,69 @@ def test_sums_are_taken_in_the_order_given(backend, indices, dtype):
         np.testing.assert_array_equal(values, given[1])
 
 
+SIXTEEN = [np.dtype(np.float16), np.dtype(np.uint16)]  # which stands for bfloat16
+
+
+def sixteen(values, dtype):
+    out = np.zeros(values.shape, dtype)
+    store(values.astype("float32"), out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN, ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("indices", INDICES.values(), ids=INDICES.keys())
+@pytest.mark.parametrize("backend", [cpu, reference], ids=["cpu", "numpy"])
+def test_sums_of_16_bits_are_those_of_float32_rounded_once(backend, indices, dtype):
+    rng = np.random.default_rng(len(indices))
+    indices = np.array(indices, np.int64)
+    for row in ((), (3,), (70,), (2, 2), (0,)):
+        values = sixteen(rng.standard_normal((len(indices), *row)), dtype)
+        kept = values.copy()
+        rows, sums = backend.sum_rows(indices, values)
+        wide_rows, wide_sums = reference.sum_rows(indices, widened(values))
+        assert (sums.dtype, sums.shape) == (dtype, wide_sums.shape)
+        assert rows.tolist() == wide_rows.tolist()
+        assert sums.tobytes() == sixteen(wide_sums, dtype).tobytes()
+        assert values.tobytes() == kept.tobytes()
+
+
+@pytest.mark.parametrize("backend", [cpu, reference], ids=["cpu", "numpy"])
+def test_values_of_rows_that_are_listed_once_stay_as_they_are(backend):
+    denormal = np.array([1, 1, 1], np.uint16)  # what rounding to bfloat16 writes as zero
+    rows, sums = backend.sum_rows(np.array([3, 1, 3]), denormal)
+    assert (rows.tolist(), sums.tolist()) == ([1, 3], [1, 0])
+
+
 def test_the_sign_of_zero_is_kept():
     for backend in (cpu, reference):
         _, sums = backend.sum_rows(np.array([1, 0, 1]), np.array([-0.0, -0.0, -0.0]))
         assert np.signbit(sums).all()
 
 
-def job(rule, dtype, n, row, count, seed=0):
+def job(rule, dtype, n, row, count, seed=0, form=SAME):
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(n, count, replace=False))
-    p, g = rng.standard_normal((n, *row)).astype(dtype), rng.standard_normal((count, *row)).astype(dtype)
-    states = tuple(rng.random((n, *row)).astype(dtype) for _ in OPTIMIZERS[rule].states)
-    options = {**OPTIMIZERS[rule].options, "weight_decay": 0.1, "l1": 0.01, "clip_value": 1.5}
-    return Update(rule, p, g, states, options, 3), rows
+    wide = [rng.standard_normal((n, *row)), rng.standard_normal((count, *row))]
+    p, g = (sixteen(x, dtype) if dtype in SIXTEEN else x.astype(dtype) for x in wide)
+    states = [rng.random((n, *row)) for _ in OPTIMIZERS[rule].states]
+    if dtype not in SIXTEEN:
+        states = [state.astype(dtype) for state in states]
+    elif form == SAME:
+        states = [sixteen(state, dtype) for state in states]
+    else:
+        states = [*(state.astype("float32") for state in states), *([widened(p)] if form == MASTER else [])]
+    options = {**OPTIMIZERS[rule].options, "lr": 0.1, "weight_decay": 0.1, "l1": 0.01, "clip_value": 1.5}
+    return Update(rule, p, g, tuple(states), options, 3, form, dropout_stream(5, 1)), rows
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+EXACT = [("float32", SAME), ("float64", SAME), *((dtype, form) for dtype in SIXTEEN for form in FORMS)]
+
+
+@pytest.mark.parametrize(("dtype", "form"), EXACT)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_updates_equal_the_references_and_leave_other_rows_alone(rule, dtype):
+def test_updates_equal_the_references_and_leave_other_rows_alone(rule, dtype, form):
     for n, row, count in ((1, (), 1), (9, (1,), 4), (40, (17,), 2 * AHEAD + 1), (40, (2, 3), 40), (6, (0,), 3)):
-        (ours, rows), (theirs, _) = job(rule, dtype, n, row, count), job(rule, dtype, n, row, count)
-        before, _ = job(rule, dtype, n, row, count)
+        (ours, rows), (theirs, _), (before, _) = (job(rule, dtype, n, row, count, form=form) for _ in range(3))
         cpu.update_rows(ours, rows, 0.5)
         reference.update_rows(theirs, rows, 0.5)
         others = np.setdiff1d(np.arange(n), rows)
@@ -72,23 +115,27 @@ def test_updates_equal_the_references_and_leave_other_rows_alone(rule, dtype):
         ):
             assert a.tobytes() == b.tobytes()
             assert a[others].tobytes() == was[others].tobytes()
-        assert (ours.p[rows] != before.p[rows]).all()
+        changed = ours.states[-1] if form == MASTER else ours.p
+        was = before.states[-1] if form == MASTER else before.p
+        assert (changed[rows] != was[rows]).all() or (dtype in SIXTEEN and form != MASTER)
         assert ours.g.tobytes() == before.g.tobytes()
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
+@pytest.mark.parametrize(("dtype", "form"), EXACT[:1] + EXACT[2:])
 @pytest.mark.parametrize("columns", [1, 64, 2_000])
-def test_bits_do_not_depend_on_the_number_of_threads(columns, threads):
+def test_bits_do_not_depend_on_the_number_of_threads(columns, dtype, form, threads):
     n, k = 200_000 // columns, 300_000 // columns
     rng = np.random.default_rng(columns)
     indices = rng.integers(0, n, k)
     indices[::3] = n // 2
-    values = rng.standard_normal((k, columns)).astype("float32")
+    values = rng.standard_normal((k, columns))
+    values = sixteen(values, dtype) if dtype in SIXTEEN else values.astype(dtype)
     found = []
     for count in (1, 2, 4):
         with threads(count):
             rows, sums = cpu.sum_rows(indices, values)
-            ours, _ = job("adam", "float32", n, (columns,), 1)
+            ours, _ = job("adam", dtype, n, (columns,), 1, form=form)
             cpu.update_rows(ours._replace(g=sums), rows)
             found.append([a.tobytes() for a in (rows, sums, ours.p, *ours.states)])
     assert found[0] == found[1] == found[2]
