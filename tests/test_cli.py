@@ -71,7 +71,9 @@ def trained(run, classes, tmp_path):
         status, _, err = run(
             "train", data, "--backend", backend, "--layers", "4", "--epochs", 2, "--save", path, *options
         )
-        assert (status, err) == (0, "")
+        # On a busy machine kernels that no cache has yet may take the second after which compiling is announced.
+        errors = [line for line in err.splitlines() if not line.startswith(("compiling kernels", "compiled "))]
+        assert (status, errors) == (0, [])
         return fastopt.load_model(path)
 
     return trained
