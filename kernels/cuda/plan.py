@@ -53,7 +53,7 @@ class Guard(NamedTuple):
 NO_GUARD = Guard()
 
 
-class _Batch:
+class Table:
     """The arrays of one rule, dtype and form, which one launch updates."""
 
     def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
@@ -98,10 +98,10 @@ class Plan:
             assert len(t.states) == len(OPTIMIZERS[t.rule].states) + (t.form == MASTER) <= MAX_STATES
             together.setdefault((OPTIMIZERS[t.rule].rule, t.dtype, t.form), []).append(i)
         self.order = np.array([i for which in together.values() for i in which], np.int64)
-        self.batches: list[_Batch] = []
+        self.batches: list[Table] = []
         with gpu.active():
             for which in together.values():
-                self.batches.append(_Batch(gpu, targets, which, sum(b.count for b in self.batches)))
+                self.batches.append(Table(gpu, targets, which, sum(b.count for b in self.batches)))
             self.tiles = sum(batch.tiles for batch in self.batches)
             self.sums = gpu.allocate(self.tiles * SUM)
             self.control = gpu.allocate(CONTROL.itemsize)
@@ -240,7 +240,7 @@ class Plan:
             place = self._number % AHEAD
             self.gpu.copy_out(self.news[place : place + 1], control + NEWS, stream)
 
-    def _launch(self, batch: _Batch, kernel: Kernel, stream: int, last: int) -> None:
+    def _launch(self, batch: Table, kernel: Kernel, stream: int, last: int) -> None:
         if batch.tiles:
             turns = self._working.turns_at + batch.first * TURN
             blocks = min(batch.tiles, self.gpu.most_blocks(kernel))

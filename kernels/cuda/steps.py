@@ -17,7 +17,7 @@ from .compile import Kernel
 from .epilogues import launch
 from .layout import CONTROL, ROW, SETTINGS, TURNS
 from .norm import SETTLE, SUM, squares_kernel
-from .plan import _Batch
+from .plan import Table
 from .updates import accumulate_kernel, update_kernel
 
 
@@ -41,7 +41,7 @@ class Updates:
             Target(rule, dtype, size, p, states)
             for size, p, states in zip(sizes, places.params, places.states, strict=True)
         ]
-        self.table, self.kernel = _Batch(gpu, targets, list(range(len(targets))), 0), update_kernel(rule, dtype)
+        self.table, self.kernel = Table(gpu, targets, list(range(len(targets))), 0), update_kernel(rule, dtype)
         gpu.wait(0)  # on which the table is copied
         self.turns = self._turns(places.params, places.totals, scalars)
         self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
