@@ -12,7 +12,7 @@ from fastopt.kernels.cuda.parts import simulated
 
 TITLES = peers.TITLES | {
     "torch-foreach": "torch, foreach=True",
-    "torch-eager": "torch",
+    "torch-eager": "torch's kernels",
     "torch-graph": "torch, fused=True, as a CUDA graph",
     "torch-compile": "torch.compile with CUDA graphs",
     "fastopt-epilogues": "fastopt, activations as cuBLASLt's epilogues",

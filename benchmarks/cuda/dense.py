@@ -9,9 +9,12 @@ import numpy as np
 
 from fastopt.benchmarks.cuda.device import drawn, filled, numbers, tensor, the_gpu
 from fastopt.benchmarks.cuda.limits import best_product
+from fastopt.benchmarks.cuda.torch_graphs import captured, on_stream
+from fastopt.benchmarks.cuda.turns import INNER, as_graph, graph_stream
 from fastopt.benchmarks.cuda.work import NEAR, layer_of
 from fastopt.benchmarks.peers import need
 from fastopt.kernels import reference
+from fastopt.kernels.cuda.compile import SIMULATED
 from fastopt.kernels.cuda.dense import Gradients, Outputs, run_backward, run_forward, shape_of
 from fastopt.kernels.cuda.epilogues import sums_bytes
 from fastopt.kernels.cuda.gemm import gemm_of
@@ -50,19 +53,19 @@ class Dense:
         self.at = {name: array.address for name, array in self.arrays.items()}
         self.sums = self.gpu.allocate(sums_bytes(shape_of(self.layer)))
 
-    def forward(self, fused: frozenset[str] | None) -> Callable[[], None]:
+    def forward(self, fused: frozenset[str] | None) -> Callable[[int], None]:
         """y = f(x w + b); fused: activations that may be epilogues, None: those that are exact."""
         plan = plan_forward(self.layer, self.activation, True, "", fused, self.gemm.supported)
         at, out = self.at, Outputs(self.at["y"])
-        return lambda: run_forward(self.gemm, 0, plan, self.layer, self.activation, at["x"], at["w"], at["b"], out)
+        given = self.layer, self.activation, at["x"], at["w"], at["b"]
+        return lambda stream: run_forward(self.gemm, stream, plan, *given, out)
 
-    def backward(self) -> Callable[[], None]:
+    def backward(self) -> Callable[[int], None]:
         """dz, db, dw and dx, from y."""
         plan, at = plan_backward(self.layer, self.activation, supported=self.gemm.supported), self.at
         out = Gradients(at["dz"], at["dx"], at["dw"], at["db"])
-        return lambda: run_backward(
-            self.gemm, 0, plan, self.layer, self.activation, at["dy"], at["x"], at["w"], at["y"], out, self.sums.address
-        )
+        given = self.layer, self.activation, at["dy"], at["x"], at["w"], at["y"]
+        return lambda stream: run_backward(self.gemm, stream, plan, *given, out, self.sums.address)
 
     def flops(self, which: str) -> float:
         return 2.0 * PASSES[which] * self.layer.rows * self.layer.inputs * self.layer.outputs
@@ -101,15 +104,15 @@ class Dense:
         np.testing.assert_allclose(self._host(name), theirs, rtol=0, atol=NEAR[self.kind] * sizes.max())
 
 
-def alone(which: str, dense: Dense) -> Callable[[], None]:
+def alone(which: str, dense: Dense) -> Callable[[int], None]:
     """cuBLASLt's products of a pass and nothing else, each by the fastest of its algorithms."""
     layer = dense.layer
     products = [forward_product(layer)] if which == "forward" else [weights_product(layer), inputs_product(layer)]
     calls = [best_product(product) for product in products]
 
-    def call() -> None:
+    def call(stream: int) -> None:
         for one in calls:
-            one()
+            one(stream)
 
     return call
 
@@ -127,19 +130,19 @@ def _tf32(kind: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def by_torch(which: str, dense: Dense) -> Callable[[], None]:
-    """The same by torch, into our memory; relu alone. Raises Absent."""
+def by_torch(which: str, dense: Dense) -> Callable[[int], None]:
+    """The same by torch, on its current stream and into our memory; relu alone. Raises Absent."""
     need("torch")
     import torch
 
     x, w, b, dy, y = (tensor(dense.arrays[name], dense.dtype) for name in ("x", "w", "b", "dy", "y"))
     places = {name: tensor(dense.arrays[name], dense.dtype) for name in ("dx", "dw", "db")}
 
-    def forward() -> None:
+    def forward(_: int) -> None:
         with _tf32(dense.kind):
             torch.relu_(torch.addmm(b, x, w, out=y))
 
-    def backward() -> None:
+    def backward(_: int) -> None:
         with _tf32(dense.kind):
             dz = torch.ops.aten.threshold_backward(dy, y, 0)
             torch.mm(x.T, dz, out=places["dw"])
@@ -149,8 +152,8 @@ def by_torch(which: str, dense: Dense) -> Callable[[], None]:
     return {"forward": forward, "backward": backward}[which]
 
 
-def dense_by(name: str, which: str, dense: Dense) -> Callable[[], None]:
-    """A pass of a layer as a call, by contestant: fastopt, fastopt-epilogues, cublaslt, torch-eager. Raises Absent."""
+def dense_by(name: str, which: str, dense: Dense) -> Callable[[int], None]:
+    """A pass of a layer, on a stream: by fastopt, fastopt-epilogues, cublaslt or torch-eager. Raises Absent."""
     if name == "cublaslt":
         return alone(which, dense)
     if name == "torch-eager":
@@ -158,3 +161,15 @@ def dense_by(name: str, which: str, dense: Dense) -> Callable[[], None]:
     if which == "backward":
         return dense.backward()
     return dense.forward(frozenset({*SLOPES, "linear"}) if name == "fastopt-epilogues" else None)
+
+
+def graph_by(name: str, run: Callable[[int], None]) -> Callable[[], None]:
+    """INNER runs of what `dense_by` gives as one CUDA graph, on the stream of graphs."""
+    if name != "torch-eager" or SIMULATED:
+        return as_graph(run)
+
+    def several() -> None:
+        for _ in range(INNER):
+            run(0)
+
+    return on_stream(graph_stream().handle, captured(several))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -180,11 +180,11 @@ class Operands:
         self.places = {name: array.address for name, array in self.arrays.items()}
 
 
-def best_product(product: Product) -> Callable[[], None]:
-    """A call of the fastest of the algorithms that cuBLASLt proposes for a product, on memory of its own."""
+def best_product(product: Product) -> Callable[[int], None]:
+    """The fastest of the algorithms that cuBLASLt proposes for a product, on memory of its own; takes a stream."""
     operands = Operands(product)
     call = tuned_gemm().call(product, **operands.places)
-    return lambda kept=operands: call.run(0)
+    return lambda stream, kept=operands: call.run(stream)
 
 
 @cache
@@ -203,5 +203,5 @@ def product_peak(kind: str) -> float:
     peaks = []
     for side in (8,) if SIMULATED else SIDES[kind]:
         call = best_product(forward_product(layer_of((side,) * 3, kind)))
-        peaks.append(2 * side**3 / interleave({"product": call}, ROUNDS)["product"])
+        peaks.append(2 * side**3 / interleave({"product": partial(call, 0)}, ROUNDS)["product"])
     return max(peaks)

@@ -14,7 +14,7 @@ from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent, Workload, ma
 require_device()
 from fastopt.benchmarks.cuda.limits import best_product
 from fastopt.benchmarks.cuda.peers import PEERS
-from fastopt.benchmarks.cuda.turns import turns
+from fastopt.benchmarks.cuda.turns import as_graph, graph_turns
 from fastopt.benchmarks.cuda.work import layer_of
 from fastopt.kernels.cuda.products import forward_product, inputs_product, weights_product
 
@@ -67,11 +67,11 @@ def products_alone(workload: Workload) -> float:
     products += [inputs_product(layer) for layer in layers[1:]]
     calls = [best_product(product) for product in products]
 
-    def step() -> None:
+    def step(stream: int) -> None:
         for call in calls:
-            call()
+            call(stream)
 
-    return float(np.median(turns({"products": step}, ROUNDS)["products"])) * workload.steps
+    return float(np.median(graph_turns({"products": as_graph(step)}, ROUNDS)["products"])) * workload.steps
 
 
 def held(workload, names, rounds):

@@ -11,6 +11,19 @@ from fastopt.kernels.cuda.compile import SIMULATED
 WARM = 3  # calls before the capture, on another stream
 
 
+def on_stream(handle: int, call: Callable[[], Any]) -> Callable[[], None]:
+    """A call that gives torch's work to this stream."""
+    import torch
+
+    stream = torch.cuda.ExternalStream(handle)
+
+    def there() -> None:
+        with torch.cuda.stream(stream):
+            call()
+
+    return there
+
+
 def captured(step: Callable[[], Any], restore: Callable[[], None] = lambda: None) -> Callable[[], None]:
     """A call that replays what `step` gives to the device; `restore` undoes the calls before. Raises Absent.
 

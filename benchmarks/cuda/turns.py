@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +14,14 @@ from fastopt.kernels.cuda.compile import SIMULATED
 from fastopt.kernels.cuda.timing import timer_of
 
 WARM = 2  # calls before the first turn: the first of all loads kernels, and chooses algorithms
+INNER = 1 if SIMULATED else 20  # runs in a CUDA graph, which take longer than launching it
 LEAST, MOST = 2e-3, 500  # a turn is as many calls as take so many seconds, but no more than this
 
 
-def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def turns(calls: Mapping[str, Callable[[], object]], rounds: int, stream: int = 0) -> dict[str, list[float]]:
     """Seconds of a call in every round, the calls taken in turn so that all see the same device.
 
-    A turn is a number of calls given one after the other to the default stream, between two events; its mean counts.
+    A turn is a number of calls given one after the other to the stream, between two events; its mean counts.
     Where the host takes longer to give the work than the device to do it, that is what is measured, as whoever calls
     them so would see it. In another order every round, as on the CPU.
     """
@@ -27,14 +30,14 @@ def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, l
     for name, call in calls.items():
         for _ in range(WARM):
             call()
-        counts[name] = 1 if SIMULATED else _count(timer.seconds(lambda call=call: _several(call, 3), 0) / 3)
+        counts[name] = 1 if SIMULATED else _count(timer.seconds(lambda call=call: _several(call, 3), stream) / 3)
     times: dict[str, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
     for _ in range(1 if SIMULATED else rounds):
         for name in [names[k] for k in rng.permutation(len(names))]:
             call, count = calls[name], counts[name]
             call()  # brings back what the one before has driven out of caches, of the host's as well
-            taken = timer.seconds(lambda call=call, count=count: _several(call, count), 0)
+            taken = timer.seconds(lambda call=call, count=count: _several(call, count), stream)
             times[name].append(taken / count)
     return times
 
@@ -51,3 +54,26 @@ def _count(seconds: float) -> int:
 def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The median of what `turns` measures."""
     return {name: float(np.median(taken)) for name, taken in turns(calls, rounds).items()}
+
+
+@cache
+def graph_stream() -> Any:
+    """The stream of `graph_turns`."""
+    return the_gpu().stream()
+
+
+def as_graph(run: Callable[[int], object]) -> Callable[[], None]:
+    """INNER runs as one CUDA graph; `run` is told the stream. The second call captures."""
+    stream = graph_stream().handle
+
+    def several() -> None:
+        for _ in range(INNER):
+            run(stream)
+
+    return the_gpu().replay(stream, several).launch
+
+
+def graph_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """As `turns`, of calls of INNER runs on the stream of graphs: what the device takes for one, without the host."""
+    taken = turns(calls, rounds, graph_stream().handle)
+    return {name: [seconds / INNER for seconds in times] for name, times in taken.items()}
