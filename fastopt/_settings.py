@@ -21,7 +21,7 @@ class Settings:
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
-    _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
+    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[Group]
     param_groups: list[Hyper]
     backend: str
@@ -81,6 +81,12 @@ class Settings:
                 self._drop_plan()
             group.take(rule, hyper)
         return self._groups
+
+    def _against_rows(self, group: Group) -> str:
+        """Why the gradient of an array of a group must not be of some rows only; "": it may."""
+        if self._convention.decoupled and group.public["weight_decay"]:
+            return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        return self._whole
 
     @property
     def convention(self) -> str:
