@@ -12,9 +12,11 @@ from .parts import require
 
 _HOMES = {
     "ArrayPlan": "arrays",
+    "CountedPlan": "counted",
     "DeviceArray": "memory",
     "Guard": "plan",
     "Network": "network",
+    "Number": "counted",
     "Plan": "plan",
     "activate": "losses",
     "all_kernels": "kernels",

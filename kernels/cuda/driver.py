@@ -36,6 +36,7 @@ ffi.cdef("""
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
     CUresult cuStreamIsCapturing(void *stream, int *status);
+    CUresult cuThreadExchangeStreamCaptureMode(int *mode);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
     CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared);
