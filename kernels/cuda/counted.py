@@ -33,7 +33,7 @@ read_float, read_double, read_doubles4 = reader("float32", 1), reader("float64",
 write_word, write_double, write_float = writer("int64"), writer("float64"), writer("float32")
 
 TURN, COUNTER, RECIPE = TURNS.itemsize, COUNTERS.itemsize, RECIPES.itemsize
-SKIP, NORM = offset(CONTROL, "skip"), offset(CONTROL, "norm")
+SKIP = offset(CONTROL, "skip")
 NUMBERS, FIXED = offset(RECIPES, "lr"), offset(RECIPES, "row")
 
 decayed, unbiased = device(formulas.decayed), device(formulas.unbiased)
@@ -112,10 +112,12 @@ class CountedPlan(Tables):
 
     counters: for each array where its number of steps done is, which the plan does not own.
 
-    A step may be captured into a CUDA graph; `captured` is then what the graph needs, and must live as long.
+    captured: where what the graphs that steps are captured into need goes; it must live as long as they.
     """
 
-    def __init__(self, targets: Sequence[Target], counters: Sequence[Number], gpu: Any) -> None:
+    def __init__(
+        self, targets: Sequence[Target], counters: Sequence[Number], gpu: Any, captured: list[Any] | None = None
+    ) -> None:
         super().__init__(targets, gpu)
         table = np.zeros(len(targets), COUNTERS)
         table["address"], table["bytes"] = np.array(counters, np.int64).reshape(-1, 2).T
@@ -127,7 +129,7 @@ class CountedPlan(Tables):
             gpu.wait(0)
             self._sheet = _Sheet(self, 0)
         self._begun = False
-        self.captured: list[Any] = []
+        self.captured: list[Any] = [] if captured is None else captured
         self._lock = threading.Lock()
 
     def update(
@@ -176,11 +178,6 @@ class CountedPlan(Tables):
             self.gpu.launch(COUNT, -(-arrays // THREADS), stream, *tables, arrays, control)
             self._update(sheet.turns_at, stream, control)
 
-    @property
-    def norm_at(self) -> int:
-        """The address of the norm of the last step with `clip_norm`, a float64, before clipping."""
-        return int(self.control.address) + NORM
-
 
 class _Sheet:
     """What changes from step to step, on the host and on the device: turns, recipes, settings."""
@@ -210,7 +207,8 @@ class _Sheet:
     ) -> None:
         self.turns["g"], self.turns["there"] = gradients[plan.order], there[plan.order]
         self.settings[0] = settings
-        for i, (group, rule, real) in enumerate(plan.kinds):
+        for i in np.unique(plan.of[there]):
+            group, rule, real = plan.kinds[i]
             own = dict(options[group]), scale
             if self.known[i] != own:
                 _recipe(self.recipes[i : i + 1], rule, real, *own)

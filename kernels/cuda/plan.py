@@ -34,7 +34,8 @@ from .storage import STORES
 from .updates import update_kernel
 
 AHEAD = 64  # steps that may be skipped that the host may be ahead of the device
-TURN, SETTING, NEWS = TURNS.itemsize, SETTINGS.itemsize, offset(CONTROL, "news")
+TURN, SETTING = TURNS.itemsize, SETTINGS.itemsize
+NEWS, NORM = offset(CONTROL, "news"), offset(CONTROL, "norm")
 
 
 class Guard(NamedTuple):
@@ -104,6 +105,11 @@ class Tables:
             self.sums = gpu.allocate(self.tiles * SUM)
             self.control = gpu.allocate(CONTROL.itemsize)
             gpu.wait(0)  # the tables are there before any stream asks for them
+
+    @property
+    def norm_at(self) -> int:
+        """The address of the norm of the last step that was clipped or careful, a float64, before clipping."""
+        return int(self.control.address) + NORM
 
     def _settle(self, turns: int, settings: int, careful: bool, stream: int) -> None:
         """What the device finds out before the update; careful: from the gradients."""
