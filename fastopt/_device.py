@@ -13,7 +13,7 @@ were given. States are in the device's memory; `state_dict` waits, and copies th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -235,13 +235,25 @@ class OnDevice(Place):
         if skip:
             return False
         guard = _kernels().Guard(clip_norm, scale_at, found_at, bool(skip_nonfinite))
-        numbers = self.done + self.taken - self.origins + 1
-        plan.update(gradients, numbers, options, scale, {}, guard)
+        self.give(plan, gradients, leaves, options, scale, guard)
         self.measured = bool(gradients.any()) and (clip_norm is not None or bool(skip_nonfinite))
         self.grad_norm = None
-        self.done += [g is not None for g in leaves]
         self.changed(leaves)
         return True
+
+    def give(
+        self,
+        plan: Any,
+        gradients: np.ndarray,
+        leaves: Sequence[Any],
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        guard: Any,
+    ) -> None:
+        """A step to the device, counted here."""
+        numbers = self.done + self.taken - self.origins + 1
+        plan.update(gradients, numbers, options, scale, {}, guard)
+        self.done += [g is not None for g in leaves]
 
 
 def _one_on_device(name: str, value: Any) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _backends, conventions
 from ._arrays import check_count, check_flag, describe
+from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
 from ._hyper import COMMON, EXTRA, TORCH_ONLY, check_clipping, check_hyper, common
@@ -31,6 +32,8 @@ class Optimizer(Settings):
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
         super().__init__(hyper, **settings)
+        if self._capturable and self.backend != _backends.DEVICE:
+            raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
         self._take([], [(self.defaults, [])])
         if params is not None:
             self._attach(params)
@@ -100,11 +103,12 @@ class Optimizer(Settings):
         """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
-        where: type[Place] = OnDevice if self.backend == _backends.DEVICE else OnHost
+        where: type[Place] = OnHost
+        if self.backend == _backends.DEVICE:
+            where = Counting if self._capturable and any(leaves for _, leaves in groups) else OnDevice
         place = where([leaves for _, leaves in groups], self._master_weights)
         if before:  # after all checks, before the numbers of these groups are taken over
-            self._place.drop_plan()
-            place.grad_norm = self._place.grad_norm
+            place.replace(self._place)
         made: list[Group] = []
         for rule, (hyper, leaves), slots in zip(rules, groups, place.groups, strict=True):
             public: Hyper = {"params": [array for _, array in leaves]}
@@ -149,7 +153,7 @@ class Optimizer(Settings):
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        self._place.done += n
+        self._place.advance(n)
         self._count += n
 
     # -- the step
@@ -328,6 +332,7 @@ class Optimizer(Settings):
             "backend": self.backend,
             "convention": self.convention,
             "sixteen": (self._master_weights, self._seed),
+            "capturable": self._capturable,
             "template": self._template,
             "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
@@ -339,6 +344,7 @@ class Optimizer(Settings):
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
+        self._capturable = state.get("capturable", False)
         self._clip_norm = None
         self._values = itemgetter(*self._hyper)
         self._count = 0

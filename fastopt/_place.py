@@ -10,6 +10,7 @@ import numpy as np
 from . import _backends
 from ._settings import Settings
 from ._slot import Slot
+from .kernels.spec import Planned
 
 Leaves = list[tuple[str, Any]]  # arrays with their paths in what the user gave
 
@@ -50,13 +51,24 @@ class Place:
             rules = [group.rule for group in settings._groups]
             pairs = zip(self.of, self.slots, strict=True)
             planned = [slot.planned(rules[i], i, settings.seed) for i, slot in pairs]
-            plan = _backends.get(settings.backend).ArrayPlan(planned, self.memory.owners)
-            self._plan = settings.backend, plan
+            self._plan = settings.backend, self.made(_backends.get(settings.backend), planned)
         return self._plan[1]
+
+    def made(self, kernels: Any, planned: list[Planned]) -> Any:
+        return kernels.ArrayPlan(planned, self.memory.owners)
 
     def drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
         self._plan = None
+
+    def replace(self, other: Place) -> None:
+        """Comes in the place of another one, whose arrays are the first here."""
+        other.drop_plan()
+        self.grad_norm = other.grad_norm
+
+    def advance(self, n: int) -> None:
+        """Counts steps that were done elsewhere."""
+        self.done += n
 
     def settle(self) -> None:
         """Makes `done` and `grad_norm` what they are once all steps that were given are done."""

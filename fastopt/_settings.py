@@ -26,7 +26,15 @@ class Settings:
     param_groups: list[Hyper]
     backend: str
 
-    def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str, master_weights: bool, seed: int) -> None:
+    def __init__(
+        self,
+        hyper: Hyper,
+        clip_norm: float | None,
+        convention: str,
+        master_weights: bool,
+        seed: int,
+        capturable: bool = False,
+    ) -> None:
         self._convention = conventions.find(type(self).__name__, self._peers, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
@@ -34,6 +42,7 @@ class Settings:
         self._values = itemgetter(*self._hyper)
         self._master_weights = check_flag("master_weights", master_weights)
         self._seed = check_count("seed", seed, least=0)
+        self._capturable = check_flag("capturable", capturable)
 
     def _drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
@@ -99,6 +108,11 @@ class Settings:
         return self._master_weights
 
     @property
+    def capturable(self) -> bool:
+        """Whether steps may be captured into a CUDA graph."""
+        return self._capturable
+
+    @property
     def seed(self) -> int:
         """Of stochastic rounding."""
         return self._seed
@@ -153,4 +167,6 @@ class Settings:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")
+        if self.capturable:
+            shown.append("capturable=True")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
+
+import fastopt as fo
 
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
@@ -186,6 +189,21 @@ def test_replays_of_a_captured_step(name):
     steps(captured, range(8, 9))  # and one by one
     steps(plain, range(8, 9))
     assert_same(captured, plain, rtol=0, atol=0)
+
+
+def test_an_array_optimizer_in_torchs_graph():
+    w, g, host = torch.ones(1000, device="cuda"), torch.ones(1000, device="cuda"), np.ones(1000, "float32")
+    there, here = fo.Adam(w, lr=0.1, backend="cuda", capturable=True), fo.Adam(host, lr=0.1)
+    there.step(g)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        there.step(g)
+    for _ in range(5):
+        graph.replay()
+    for _ in range(6):
+        here.step(np.ones(1000, "float32"))
+    assert there.settle() == [6]
+    np.testing.assert_allclose(w.cpu().numpy(), host, rtol=1e-6)
 
 
 def test_a_host_that_counts_cannot_be_captured():

@@ -111,6 +111,14 @@ class Tables:
         """The address of the norm of the last step that was clipped or careful, a float64, before clipping."""
         return int(self.control.address) + NORM
 
+    def last_norm(self, stream: int = 0) -> float:
+        """The norm of the last step that was clipped or careful, before clipping. Waits for the stream."""
+        record = np.zeros(1, CONTROL)
+        with self.gpu.active():
+            self.gpu.copy_out(record, self.control.address, stream)
+            self.gpu.wait(stream)
+        return float(record["norm"][0])
+
     def _settle(self, turns: int, settings: int, careful: bool, stream: int) -> None:
         """What the device finds out before the update; careful: from the gradients."""
         tiles = 0
@@ -181,7 +189,10 @@ class Plan(Tables):
             if not present.any():
                 return
             if self.gpu.capturing(stream):
-                raise RuntimeError("a step cannot be captured into a CUDA graph: it would be the same step every time")
+                raise RuntimeError(
+                    "a step cannot be captured into a CUDA graph where the host counts steps: it would be the same step"
+                    " every time. Make the optimizer with capturable=True"
+                )
             behind = self._look_behind(present)
             guarded = behind > 0 or guard != NO_GUARD
             pairs, rows = self._rows(present, np.asarray(steps, np.int64) - self.skipped)
@@ -203,14 +214,6 @@ class Plan(Tables):
             self._working.send(stream)
             self._find_out(guard, stream)
         return self.last_norm(stream)
-
-    def last_norm(self, stream: int = 0) -> float:
-        """The norm of the last step that was clipped or careful, before clipping. Waits for the stream."""
-        record = np.zeros(1, CONTROL)
-        with self.gpu.active():
-            self.gpu.copy_out(record, self.control.address, stream)
-            self.gpu.wait(stream)
-        return float(record["norm"][0])
 
     def settled(self) -> np.ndarray:
         """How many steps of each array the device has skipped, (n,): of all given so far. Waits for them."""
