@@ -15,8 +15,9 @@ import torch
 from .. import _backends
 from ..kernels.formulas import OPTIMIZERS
 from ..kernels.spec import Target
+from ._again import same_again
 from ._place import DEVICE
-from ._rules import Group, why_not_there
+from ._rules import Group, peer_of, why_not_there
 from ._slots import Slot, lay_out, why_not_gradient
 
 Job = tuple[Slot, torch.Tensor]
@@ -69,21 +70,6 @@ class There:
         else:
             self.plan = kernels.Plan(targets, self.gpu)
 
-    def update(
-        self, jobs: Sequence[Job], options: Sequence[Mapping[str, Any]], scale: float, guard: Any, stream: int
-    ) -> None:
-        """A step of the parameters of some jobs; `options` are those of every group."""
-        count = len(self.members)
-        gradients, steps, present = [0] * count, [0] * count, [False] * count
-        for slot, g in jobs:
-            gradients[slot.place], present[slot.place] = g.data_ptr(), True
-            if not self.counted:
-                steps[slot.place] = slot.steps()
-        if self.counted:
-            self.plan.update(gradients, options, scale, guard, stream, present)
-        else:
-            self.plan.update(gradients, steps, options, scale, None, guard, stream)
-
 
 def step_there(
     optimizer: Any,
@@ -94,34 +80,82 @@ def step_there(
     scaled: bool,
 ) -> None:
     """Update the parameters of one plan, made anew where it does not know all of their states."""
-    kernels = _backends.get(_backends.DEVICE)
-    device, there = key[0], work.there.get(key)
+    there = work.there.get(key)
     if there is None or any(slot.place < 0 for (slot, _), _ in some):
         captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # of all graphs, whatever becomes of the plan
         there = work.there[key] = There(work.slots, key, captured)
-    jobs = [(slot, lay_out(slot.p, g)) for (slot, g), _ in some]
-    options: list[Mapping[str, Any]] = [{} for _ in optimizer.param_groups]
-    for (slot, _), own in some:
+    count = len(there.members)
+    gradients, steps, present = [0] * count, [0] * count, [False] * count
+    options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
+    kept = []  # copies live until the kernels have been given to the stream
+    for (slot, g), own in some:
+        laid = lay_out(slot.p, g)
+        kept.append(laid)
+        gradients[slot.place], steps[slot.place], present[slot.place] = laid.data_ptr(), slot.steps(), True
         options[slot.group] = own
-    for group, known in enumerate(options):
-        if isinstance(lr := known.get("lr"), torch.Tensor):
-            options[group] = {**known, "lr": kernels.Number(lr.data_ptr(), lr.element_size())}
+    _give(optimizer, there, gradients, steps, present, options, [slot for (slot, _), _ in some], clip_norm, scaled)
+
+
+def repeated_there(optimizer: Any, work: Any, scaled: bool) -> bool:
+    """Make the step if it is the last one again, of one plan; else say that it is not, and change nothing."""
+    there: There = next(iter(work.there.values()))
+    if len(there.members) != len(work.slots):
+        return False
+    again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots, scaled, DEVICE)
+    if again is None or not again.slots or (scaled and not there.counted):
+        return False
+    for options in again.options:
+        lr = options["lr"]
+        if isinstance(lr, torch.Tensor) and not (there.counted and lr.device == again.slots[0].p.device):
+            return False
+    _give(
+        optimizer, there, again.gradients, again.steps, None, again.options, again.slots, optimizer._clip_norm, scaled
+    )
+    return True
+
+
+def _give(
+    optimizer: Any,
+    there: There,
+    gradients: Sequence[int],
+    steps: Sequence[int],
+    present: Sequence[bool] | None,
+    options: Sequence[dict[str, Any]],
+    slots: Sequence[Slot],
+    clip_norm: float | None,
+    scaled: bool,
+) -> None:
+    """A step of one plan to the device, with all that belongs to it; `slots` are those with gradients."""
+    kernels = _backends.get(_backends.DEVICE)
+    first = slots[0].p
+    own = [_on_device(kernels, group) for group in options]
     left = [getattr(optimizer, name, None) if scaled else None for name in ("grad_scale", "found_inf")]
-    scale, found = (_number(value, device) for value in left)
+    scale, found = (_number(value, first.device) for value in left)
     guard = kernels.Guard(clip_norm, *(0 if n is None else n.data_ptr() for n in (scale, found)))
-    stream = _stream(jobs[0][0].p)
-    there.update(jobs, options, 1.0, guard, stream)
-    for slot, _ in jobs:
+    stream = _stream(first)
+    if there.counted:
+        there.plan.update(gradients, own, 1.0, guard, stream, present)
+    else:
+        there.plan.update(gradients, steps, own, 1.0, None, guard, stream)
+    for slot in slots:
         slot.publish(optimizer.state)
     if clip_norm is not None:
-        optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=device)
+        optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=first.device)
         with there.gpu.active():
             there.gpu.copy(norm.data_ptr(), there.plan.norm_at, 8, stream)
     if scale is not None:  # who looks at the gradients afterwards finds them unscaled, but in a step that was skipped
         divisor = scale if found is None else torch.where(found != 0, 1.0, scale)
         with torch.no_grad():
-            torch._foreach_div_([g for (_, g), _ in some], divisor)
-    torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
+            torch._foreach_div_([g for slot in slots if (g := slot.p.grad) is not None], divisor)
+    torch.autograd.graph.increment_version([slot.p for slot in slots])
+
+
+def _on_device(kernels: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a group, with the place of a learning rate that is on the device."""
+    lr = options.get("lr")
+    if not isinstance(lr, torch.Tensor):
+        return options
+    return {**options, "lr": kernels.Number(lr.data_ptr(), lr.element_size())}
 
 
 def _number(value: Any, device: torch.device) -> torch.Tensor | None:

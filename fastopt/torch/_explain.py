@@ -8,9 +8,9 @@ import torch
 
 from . import _place
 from ._place import DEVICE, HOST
-from ._rules import RULES, counts_there, read_group, why_not_there
+from ._rules import RULES, counts_there, peer_of, read_group, why_not_there
 from ._slots import make_slots, why_not_gradient, why_not_states
-from ._step import Accelerated, peer_of, scaling
+from ._step import Accelerated, scaling
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,16 @@ RULES: dict[type[torch.optim.Optimizer], Callable[[Group], str]] = {
     torch.optim.AdamW: _adamw,
 }
 
+_peers: dict[type, type[torch.optim.Optimizer]] = {}
+
+
+def peer_of(cls: type) -> type[torch.optim.Optimizer]:
+    """The optimizer of torch's that a class is, or is derived from."""
+    if cls not in _peers:
+        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
+    return _peers[cls]
+
+
 _FLAGS = {HOST: ("capturable", "differentiable"), DEVICE: ("differentiable",)}
 _NUMBERS = (int, float, np.integer, np.floating)
 _RATES = (torch.float32, torch.float64)

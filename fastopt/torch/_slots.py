@@ -22,8 +22,8 @@ class Slot:
     """One parameter: where it lies, why torch's code must update it ("": it need not), and its states."""
 
     __slots__ = (
-        "address", "addresses", "count", "counter", "dtype", "fresh", "group", "home", "p", "place", "reason", "rule",
-        "shape", "state", "stride", "tensors",
+        "address", "addresses", "count", "counter", "dtype", "fresh", "group", "home", "is_cpu", "p", "place", "reason",
+        "rule", "shape", "state", "stride", "tensors",
     )  # fmt: skip
 
     fresh: dict[str, torch.Tensor]  # states that the optimizer does not have yet
@@ -37,6 +37,7 @@ class Slot:
         self.p, self.group = p, group
         self.reason = why_not_parameter(p)
         self.home = _place.place_of(p)
+        self.is_cpu = p.is_cpu
         self.address = _address(p)
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()

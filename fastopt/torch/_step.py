@@ -16,19 +16,10 @@ from ..kernels.cpu.plan import Plan
 from ..kernels.formulas import BOUND, OPTIMIZERS, clip_factor
 from ..kernels.spec import Target
 from ._again import same_again
-from ._cuda import Job, Key, There, key_of, step_there, why_not_step
+from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
 from ._place import DEVICE, HOST
-from ._rules import RULES, read_group
+from ._rules import peer_of, read_group
 from ._slots import Slot, lay_out, make_slots, why_not_gradient
-
-_peers: dict[type, type[torch.optim.Optimizer]] = {}
-
-
-def peer_of(cls: type) -> type[torch.optim.Optimizer]:
-    """The optimizer of torch's that a class is, or is derived from."""
-    if cls not in _peers:
-        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
-    return _peers[cls]
 
 
 def watched(optimizer: Any) -> bool:
@@ -138,7 +129,11 @@ class Accelerated(torch.optim.Optimizer):
 def _repeated(optimizer: Any) -> bool:
     """Make the step if it is the last one again; else say that it is not, and change nothing."""
     work: _Work | None = optimizer.__dict__.get("_fastopt_work")
-    if work is None or work.plan is None or work.count != len(work.slots) or scaling(optimizer):
+    if work is None:
+        return False
+    if work.plan is None and len(work.there) == 1:
+        return repeated_there(optimizer, work, scaling(optimizer))
+    if work.plan is None or work.count != len(work.slots) or scaling(optimizer):
         return False
     again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots)
     if again is None:
