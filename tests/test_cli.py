@@ -661,7 +661,7 @@ def quick_limits(monkeypatch):
     from fastopt import profiling
 
     measured = profiling.Limits(1e10, 1e11)
-    monkeypatch.setattr(profiling.profile, "limits", lambda self, dtype: self._limits.setdefault(dtype, measured))
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: self._limits.setdefault(of, measured))
 
 
 def test_profile(run, classes, tmp_path, quick_limits):
@@ -706,7 +706,7 @@ def test_profile_of_an_interrupted_training(run, classes, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "numpy"], "only the backend cpu can be profiled, not numpy"),
+        (["--backend", "numpy"], "only the backends cpu and cuda can be profiled, not numpy"),
         (["--compare"], "--compare trains the reference as well, which cannot be profiled: use fastopt train"),
         (["--trace", "no/such/folder.json"], "--trace no/such/folder.json: there is no folder "),
     ],

@@ -7,7 +7,6 @@ import ctypes
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,13 @@ class Stream:
 
 
 class Event:
-    """Reached when it is recorded."""
+    """Reached when it is recorded; its time is the host's."""
 
     def record(self, stream: int) -> None:
-        pass
+        self.time = time.perf_counter()
+
+    def since(self, other: Event) -> float:
+        return self.time - other.time
 
     def wait(self) -> None:
         pass
@@ -52,7 +54,7 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    name, capability, cache_bytes = "Numba's simulator", (9, 0), 1024
+    ordinal, name, capability, cache_bytes = 0, "Numba's simulator", (9, 0), 1024
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -91,7 +93,7 @@ class Gpu:
     def stream(self) -> Stream:
         return Stream()
 
-    def event(self) -> Event:
+    def event(self, timed: bool = False) -> Event:
         return Event()
 
     def replay(self, stream: int, run: Callable[[], None]) -> Replay:
@@ -101,15 +103,3 @@ class Gpu:
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, blocks, THREADS, *args)
-
-
-class Timer:
-    """What `timing.Timer` does, by the host's clock."""
-
-    def __init__(self, gpu: Any) -> None:
-        pass
-
-    def seconds(self, run: Callable[[], None], stream: int) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
