@@ -194,6 +194,19 @@ def test_turns(run, classes, monkeypatch):
     assert turns == ["cpu", "cpu", "numpy", "numpy"] * 3 + ["cpu", "numpy"]
 
 
+def test_a_contestant_has_one_network_for_all_its_epochs(run, classes, monkeypatch):
+    """On a GPU each would take the data there anew. With a throw-away model, and one for the test."""
+    made = []
+    network = fastopt.Sequential.network
+    monkeypatch.setattr(
+        fastopt.Sequential, "network", lambda self, *of: (made.append(self.backend), network(self, *of))[1]
+    )
+    options = "--compare", "--epochs", 7, "--layers", "none", "--validation-split", 0.2, "--patience", 5
+    status, _, _ = run("train", classes, *options)
+    assert status == 0
+    assert made == ["cpu", "numpy", "cpu", "numpy", "cpu", "numpy"]
+
+
 def test_default_contestants():
     """The reference runs beside the compiled kernels where it is quick, or where it is asked for."""
 
