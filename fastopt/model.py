@@ -276,6 +276,28 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished.
         """
+        plan = self._plan(
+            x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
+            nan, accumulate,
+        )  # fmt: skip
+        return training.run(self, plan)
+
+    def _plan(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        epochs: int,
+        batch_size: int,
+        validation_split: float = 0.0,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        verbose: int | str = "auto",
+        initial_epoch: int = 0,
+        nan: str = "raise",
+        accumulate: int = 1,
+    ) -> training.Plan:
+        """Check the arguments of `fit` and build the model; `fastopt.training.run_epochs` takes what is returned."""
         loss = self._compiled()
         if self.optimizer is not None and len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
@@ -310,10 +332,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             callback.check(names_of_figures)
         self.build(inputs)
         epoch_numbers = range(first + 1, last + 1)
-        plan = training.Plan(
+        return training.Plan(
             data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose, accumulate
         )
-        return training.run(self, plan)
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +83,14 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
 
 def run(model: Sequential, plan: Plan) -> History:
     """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other."""
+    for _ in run_epochs(model, plan):
+        pass
+    assert model.history is not None
+    return model.history
+
+
+def run_epochs(model: Sequential, plan: Plan) -> Iterator[Mapping[str, float]]:
+    """`run`, an epoch whenever the next figures are asked for: for several models in turn. The last time ends it."""
     history = model.history = History()
     model.stop_training = False
     network = model.network()
@@ -105,11 +113,11 @@ def run(model: Sequential, plan: Plan) -> History:
         history.append(epoch, logs, totals.losses)
         for callback in plan.callbacks:
             callback.on_epoch_end(model, epoch, logs)
+        yield logs
         if model.stop_training:
             break
     for callback in plan.callbacks:
         callback.on_train_end(model)
-    return history
 
 
 def train_epoch(

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import costs
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ..metrics import metric_values
 from ..profile import Cost
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
-from . import costs
 from .compile import Kernel
 from .dense import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
 from .launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address

@@ -114,7 +114,6 @@ class Kernel:
         if Kernel.names.setdefault(name, self) is not self:
             raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
         self.arguments = len(inspect.signature(function).parameters)
-        self.simulated = cuda.jit(function) if SIMULATED else None
         self._cubins: dict[tuple[int, int], bytes] = {}
 
     def cubin(self, capability: tuple[int, int]) -> bytes:

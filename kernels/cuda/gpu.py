@@ -136,8 +136,8 @@ class Gpu:
         """A stream of one's own."""
         return Stream(self)
 
-    def event(self) -> Event:
-        return Event(self)
+    def event(self, timed: bool = False) -> Event:
+        return Event(self, timed)
 
     def replay(self, stream: int, run: Callable[[], None]) -> Replay:
         """What `run` gives to the stream, to be given to it again and again."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from .feed import feed
 from .layout import CLOCK
-from .program import Program
+from .marks import marking
+from .program import Launches, Program
 from .rows import LABEL
 
 
@@ -63,6 +64,8 @@ class Pass:
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched
         self._replays: dict[Turn, Any] = {}
+        self._lists: dict[Turn, Launches] = {}
+        self._verb = "train" if ordered else "predict" if outputs else "evaluate"
 
     @property
     def losses(self) -> int:
@@ -101,11 +104,15 @@ class Pass:
         gpu.zero(self.results.address, 8 * (self.metrics + self.batches), stream)
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
-        with closing(self.feed.chunks(order, self.batches)) as chunks:
+        with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             for chunk in chunks:
                 for number in chunk:
                     kind = turn(number, self.rows, program.batch, self.group)
-                    self._replay(kind, list_batch).launch()
+                    replay = self._replay(kind, list_batch)
+                    if marks:
+                        marks.launch(number, kind.rows, self._lists[kind], replay)
+                    else:
+                        replay.launch()
                     self.done = number + 1
                     if kind.due:
                         check()
@@ -115,7 +122,8 @@ class Pass:
         if kind not in self._replays:
             list_batch(kind)
             program = self.program
-            self._replays[kind] = program.gpu.replay(program.stream, program.launches())
+            self._lists[kind] = program.launches()
+            self._replays[kind] = program.gpu.replay(program.stream, self._lists[kind])
         return self._replays[kind]
 
     def sums(self) -> tuple[list[float], np.ndarray]:

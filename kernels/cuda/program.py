@@ -62,6 +62,14 @@ class _Dropout(NamedTuple):
     columns: int
 
 
+class Launches(list[partial[None]]):
+    """What is done with a batch; called, it is done."""
+
+    def __call__(self) -> None:
+        for launch in self:
+            launch()
+
+
 class Program:
     """Lists of launches, on memory for batches of at most `batch` rows.
 
@@ -75,7 +83,7 @@ class Program:
         self.gemm, self.size = gemm_of(gpu), BYTES[net.dtype]
         self.clock = gpu.allocate(CLOCK.itemsize)
         self._memory: dict[Any, Any] = {}
-        self._list: list[Callable[[], None]] = []
+        self._list = Launches()
 
     def room(self, key: Any, size: int) -> int:
         """The address of memory of this size, the same whenever it is asked for by this key."""
@@ -96,15 +104,10 @@ class Program:
     def add(self, function: Callable[..., None], *args: Any) -> None:
         self._list.append(partial(function, *args))
 
-    def launches(self) -> Callable[[], None]:
-        """What was added since the last time, as one function."""
-        done, self._list = self._list, []
-
-        def run() -> None:
-            for launch in done:
-                launch()
-
-        return run
+    def launches(self) -> Launches:
+        """What was added since the last time."""
+        done, self._list = self._list, Launches()
+        return done
 
     # ------------------------------------------------------------ parts of a batch
     def gather(self, x: int, order: int, rows: int, columns: int, dtype: str, ring: int) -> int:

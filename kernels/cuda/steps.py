@@ -36,7 +36,7 @@ class Updates:
     def __init__(
         self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], places: Places, scalars: int
     ) -> None:
-        self.gpu, self.stream, self.dtype, self.places = gpu, stream, dtype, places
+        self.gpu, self.stream, self.rule, self.dtype, self.places = gpu, stream, rule, dtype, places
         targets = [
             Target(rule, dtype, size, p, states)
             for size, p, states in zip(sizes, places.params, places.states, strict=True)
