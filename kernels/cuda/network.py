@@ -23,6 +23,7 @@ from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
 from .arrays import gpu_of
 from .layout import ROW
 from .memory import Block, Mirror
+from .mixed import Weights
 from .passes import Pass, Turn
 from .program import Program, Structure
 from .steps import Places, Updates
@@ -51,12 +52,13 @@ class _Training:
         self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
         places = iter(self.states.places)
         where = Places(
-            network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.places, self.totals.places,
+            network.weights.places, [[next(places) for _ in of_param] for of_param in states],
+            self.gradients.places, self.totals.places, network.weights.copies,
         )  # fmt: skip
-        elements = [p.size for p in params]
-        self.updates = Updates(gpu, stream, rule, network.net.dtype, elements, where, self.scalars.address)
-        self.program = Program(gpu, stream, network.net, network.mirror.places, data.batch_size, seed)
+        elements, net = [p.size for p in params], network.net
+        copy = net.compute if where.copies else ""
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
+        self.program = Program(gpu, stream, net, network.weights.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
@@ -72,7 +74,7 @@ class _Training:
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
         z, trail = program.forward(x, rows)
-        places = self.batches.losses, 8, self.batches.results.address, program.gradient(0)
+        places = self.batches.losses, 8, self.batches.results.address, program.top()
         table = program.judge(z, t, labels, rows, *places)
         program.backward(trail, rows, self.gradients.places)
         if self.totals is not self.gradients:
@@ -90,6 +92,7 @@ class Network:
     """The layers of a network on a GPU; `params` belong to the caller, and are as after the last step when a call ends.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`.
     """
 
     def __init__(
@@ -99,16 +102,18 @@ class Network:
         dtype: Any,
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
+        compute: str | None = None,
     ) -> None:
         last, layers, link = layers[-1], list(layers), None
         if isinstance(last, DenseSpec) and last.activation in ("softmax", LOSSES[loss.name].link if loss else None):
             link = last.activation
             layers[-1] = last._replace(activation="linear")
-        self.net = Structure(layers, np.dtype(dtype).name, loss, tuple(metrics), link)
+        name = np.dtype(dtype).name
+        self.net = Structure(layers, name, compute or name, loss, tuple(metrics), link)
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Mirror(self.gpu, self.params)
+        self.weights = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
         self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
 
     def _same(
@@ -167,12 +172,12 @@ class Network:
 
             scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
             fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
-            self.mirror.upload(self.stream.handle)
+            self.weights.upload(self.stream.handle)
             training.begin(scalars, clip_norm)
             try:
                 running.run(training.list_batch, batches.order, step * group, check, report)
             finally:
-                self.mirror.download(self.stream.handle)
+                self.weights.download(self.stream.handle)
                 training.states.download(self.stream.handle)
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
@@ -189,7 +194,7 @@ class Network:
             return self._totals(np.full(1, np.nan), [0.0] * len(self.net.metrics), y, None, start)
         with self.gpu.active():
             running: Pass = self._same("evaluate", [x, y], (size,), lambda: self._pass(x, y, size))
-            self.mirror.upload(self.stream.handle)
+            self.weights.upload(self.stream.handle)
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
         return self._totals(losses[:1] / (len(x) * terms), sums, y, None, start)
@@ -201,7 +206,7 @@ class Network:
             return out
         with self.gpu.active():
             running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
-            self.mirror.upload(self.stream.handle)
+            self.weights.upload(self.stream.handle)
             running.run(
                 lambda kind: self._list_prediction(running, kind.rows),
                 after=lambda chunk: running.collect(chunk, out),
@@ -209,7 +214,7 @@ class Network:
         return out
 
     def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:
-        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.places, batch)
+        program = Program(self.gpu, self.stream.handle, self.net, self.weights.read, batch)
         return Pass(program, x, y, len(x), False, outputs=outputs)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:

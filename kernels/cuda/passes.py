@@ -73,7 +73,7 @@ class Pass:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
         ring, order = self.feed.ring, 0 if self._order is None else self._order.address
-        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.dtype, ring)
+        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.compute, ring)
         if y is None:
             return into, 0, False
         labels = y.ndim == 1 and y.dtype == np.int64
