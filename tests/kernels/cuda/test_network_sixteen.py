@@ -9,6 +9,7 @@ from helpers_cuda import SIMULATED, require_device
 require_device()
 from helpers_network import Run, assert_agree, compare, data_for
 
+import fastopt as fo
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
@@ -109,3 +110,18 @@ def test_evaluate_and_predict_without_training():
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, theirs.net.predict(x, 4), atol=4e-3)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)  # outputs are not rounded to 16 bits
+
+
+def test_a_model():
+    x, y = data_for(np.random.default_rng(0), LABELS, 12, 3, 3, "float32")
+    models, histories = [], []
+    for backend in ("cuda", "numpy"):
+        layers = [fo.Dense(4, "relu"), fo.Dropout(0.25), fo.Dense(3, "softmax")]
+        models.append(fo.Sequential(layers, seed=1, backend=backend, compute_dtype="bfloat16"))
+        models[-1].compile(fo.SGD(lr=0.05, momentum=0.9), LABELS, ["accuracy"])
+        histories.append(models[-1].fit(x, y, epochs=2, batch_size=4, validation_split=0.25))
+    for name in ("loss", "accuracy", "val_loss"):
+        np.testing.assert_allclose(*(history[name] for history in histories), rtol=2e-3)
+    np.testing.assert_allclose(*(model.predict(x) for model in models), atol=2e-3)
+    for ours, theirs in zip(*(model.parameters for model in models), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
