@@ -19,7 +19,7 @@ from numba import cuda
 from ..formulas import dropout_draw, dropout_key
 from .compile import THREADS, Kernel, device
 from .epilogues import is_wide, launch, vector
-from .halves import HALVES, computed, narrow, stored, widen
+from .halves import computed, narrow, stored, widen
 from .layout import CLOCK, DROPOUT, offset
 from .primitives import loader, reader, storer, word
 from .storage import STORES, columns, into_columns
@@ -124,8 +124,7 @@ def rows_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with those of none."""
     kinds = [(v.kind, v.words) for v in (vector(dtype, False), vector(dtype, True))]
     moving = [make(*kind) for make in (gather_kernel, scatter_kernel) for kind in kinds]
-    narrowing = [gather_narrow_kernel(dtype, width) for width in (1, STORES[dtype].width)] if dtype in HALVES else []
-    return [gather_kernel(LABEL, 1), *moving, *narrowing, dropout_kernel(dtype)]
+    return [gather_kernel(LABEL, 1), *moving, dropout_kernel(dtype)]
 
 
 # ---------------------------------------------------------------- launches
