@@ -19,8 +19,6 @@ class OnDevice(Reference):
     def __init__(self, workload: Workload) -> None:
         if not hasattr(_backends.get(self.backend), "Network"):
             raise Absent("the backend 'cuda' has no networks")
-        if workload.dtype != "float32":
-            raise Absent(f"networks have no {workload.dtype}")
         super().__init__(workload)
 
 
@@ -35,6 +33,7 @@ def _torch(name: str) -> Callable[[Workload], Peer]:
 PEERS: dict[str, Build] = {
     "fastopt": OnDevice,
     "torch-fused": _torch("Eager"),
+    "torch-autocast": _torch("Autocast"),
     "torch-graph": _torch("Captured"),
     "torch-compile": _torch("Compiled"),
 }
