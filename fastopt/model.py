@@ -31,7 +31,8 @@ class Sequential:
              and from nothing else, so every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
              changed between calls. `fit` takes the data to the GPU once, so that nothing should write to them
-             meanwhile. Where kernels cannot run there, an ImportError says what is missing
+             meanwhile. It is the current GPU, as `with torch.cuda.device(1):` and its like in other libraries choose
+             it, or the first. Where kernels cannot run there, an ImportError says what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
     inputs   number of features; left out, it comes from the data (or from `build`)
     compute_dtype  "bfloat16" for mixed precision, as torch's autocast and Keras' "mixed_bfloat16": layers multiply

@@ -24,7 +24,7 @@ from .arrays import gpu_of
 from .layout import ROW
 from .memory import Block, Mirror
 from .mixed import Weights
-from .passes import Pass, Turn
+from .passes import Collector, Pass, Turn
 from .program import Program, Structure
 from .steps import Places, Updates
 
@@ -207,10 +207,9 @@ class Network:
         with self.gpu.active():
             running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
             self.weights.upload(self.stream.handle)
-            running.run(
-                lambda kind: self._list_prediction(running, kind.rows),
-                after=lambda chunk: running.collect(chunk, out),
-            )
+            collector = Collector(running, out)
+            running.run(lambda kind: self._list_prediction(running, kind.rows), after=collector.launched)
+            collector.finish()
         return out
 
     def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:

@@ -66,6 +66,31 @@ def test_streamed_targets_of_several_columns(streamed):
     compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
 
 
+def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
+    run, told = Run(cuda, SMALL, MSE, [], "float32"), []
+    x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
+    launch, bring = passes.Pass._replay, passes.Collector._bring
+
+    def launched(self, kind, list_batch):
+        told.append("launch")
+        return launch(self, kind, list_batch)
+
+    def brought(self, chunk, done):
+        told.extend(["bring"] * len(chunk))
+        bring(self, chunk, done)
+
+    monkeypatch.setattr(passes.Pass, "_replay", launched)
+    monkeypatch.setattr(passes.Collector, "_bring", brought)
+    found = run.net.predict(x, 4)
+    np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
+    part = feed.Streamed(run.net.gpu, 0, x, None, 4).count
+    chunks = [min(part, 6 - start) for start in range(0, 6, part)]
+    wanted = []
+    for before, count in zip([0, *chunks], [*chunks, 0], strict=True):
+        wanted += ["launch"] * count + ["bring"] * before
+    assert told[:12] == wanted
+
+
 def test_what_fits(monkeypatch):
     x, y = np.zeros((100, 8), "float32"), np.zeros(100, np.int64)
 
