@@ -52,13 +52,13 @@ class Run:
 
     def __init__(
         self, backend: Any, layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam",
-        seed: int = 0,
+        seed: int = 0, **more: Any,
     ) -> None:  # fmt: skip
-        compute = {"compute": dtype} if dtype == "bfloat16" else {}
+        more |= {"compute": dtype} if dtype == "bfloat16" else {}
         dtype = kept_in(dtype)
         self.params = params_for(np.random.default_rng(seed), layers, dtype)
         self.states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in self.params]
-        self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics, **compute)
+        self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics, **more)
         self.rule, self.step = rule, 0
 
     def train(

@@ -9,6 +9,7 @@ from fastopt import _backends
 from fastopt.benchmarks.peers import Build, Peer, need
 from fastopt.benchmarks.peers.own import Reference
 from fastopt.benchmarks.workloads import Absent, Workload
+from fastopt.kernels.cuda.products import SLOPES
 
 
 class OnDevice(Reference):
@@ -22,6 +23,18 @@ class OnDevice(Reference):
         super().__init__(workload)
 
 
+class WithEpilogues(OnDevice):
+    """The same with all activations and slopes as epilogues of products that can be some."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        model, fused = self.model, frozenset({"linear", *SLOPES})
+        assert model.inputs is not None
+        assert model.loss is not None
+        given = model.specs(model.inputs), model.parameters, model.dtype, model.loss.spec
+        self.network = _backends.get(self.backend).Network(*given, compute=model.compute_dtype, fused=fused)
+
+
 def _torch(name: str) -> Callable[[Workload], Peer]:
     def build(workload: Workload) -> Peer:
         need("torch")
@@ -32,6 +45,7 @@ def _torch(name: str) -> Callable[[Workload], Peer]:
 
 PEERS: dict[str, Build] = {
     "fastopt": OnDevice,
+    "fastopt-epilogues": WithEpilogues,
     "torch-fused": _torch("Eager"),
     "torch-autocast": _torch("Autocast"),
     "torch-graph": _torch("Captured"),

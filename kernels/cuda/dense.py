@@ -68,12 +68,12 @@ def run_backward(
     s: int,
     out: Gradients,
     sums: int = 0,
-    below: int = 0,
+    below: tuple[int, int] = (0, 0),
 ) -> None:
     """dz = dy f'(s), db, dw and dx.
 
-    s: y or z, as the activation's row says; sums: `sums_bytes` of memory; below: s of the layer below, where the plan
-    makes its dz of dx.
+    s: y or z, as the activation's row says; sums: `sums_bytes` of memory; below: mask or z, and db, of the layer below,
+    where the plan makes its dz, and db, of dx.
     """
     dz = dy
     if plan.dz == "kernel":
@@ -87,8 +87,8 @@ def run_backward(
     if plan.weights:
         gemm.call(plan.weights, dz, x, out.dw, out.db if plan.db == "weights" else 0).run(stream)
     if plan.inputs:
-        aux = below if plan.inputs.aux_stride else 0
-        gemm.call(plan.inputs, w, dz, out.dx, 0, aux).run(stream)
+        aux, db = below if plan.inputs.aux_stride else (0, 0)
+        gemm.call(plan.inputs, w, dz, out.dx, db if plan.inputs.sums else 0, aux).run(stream)
 
 
 # ---------------------------------------------------------------- verbs

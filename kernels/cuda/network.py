@@ -9,7 +9,7 @@ streamed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,6 +93,7 @@ class Network:
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`.
+    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact`).
     """
 
     def __init__(
@@ -103,13 +104,14 @@ class Network:
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
         compute: str | None = None,
+        fused: Collection[str] | None = None,
     ) -> None:
         last, layers, link = layers[-1], list(layers), None
         if isinstance(last, DenseSpec) and last.activation in ("softmax", LOSSES[loss.name].link if loss else None):
             link = last.activation
             layers[-1] = last._replace(activation="linear")
         name = np.dtype(dtype).name
-        self.net = Structure(layers, name, compute or name, loss, tuple(metrics), link)
+        self.net = Structure(layers, name, compute or name, loss, tuple(metrics), link, fused)
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()

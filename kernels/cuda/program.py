@@ -8,7 +8,7 @@ its memory, for they run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Structure(NamedTuple):
     loss: LossSpec | None
     metrics: Sequence[str]
     link: str | None
+    fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -55,6 +56,7 @@ class _Dense(NamedTuple):
     x: int
     w: int
     s: int
+    aux: int  # what the slope as an epilogue is taken from
     number: int  # of w among the parameters
 
 
@@ -136,25 +138,30 @@ class Program:
             w, b = self.params[index], self.params[index + 1] if layer.bias else 0
             y = self.rows(("y", i), layer.outputs, dtype)
             z = self.rows(("z", i), layer.outputs, dtype) if "z" in (plan.forward.into, plan.forward.aux) else 0
-            self.add(
-                run_forward, self.gemm, self.stream, plan.forward, plan.layer, plan.activation, x, w, b, Outputs(y, z)
-            )
+            mask = self.room(("mask", i), self._mask_bytes(plan)) if plan.forward.aux == "mask" else 0
+            out = Outputs(y, z, mask)
+            self.add(run_forward, self.gemm, self.stream, plan.forward, plan.layer, plan.activation, x, w, b, out)
             s = z if ACTIVATIONS[plan.activation].uses == "z" else y
-            trail.append(_Dense(plan, x, w, s, index))
+            trail.append(_Dense(plan, x, w, s, mask or s, index))
             x, columns, index = y, layer.outputs, index + 1 + layer.bias
         return x, trail
 
     def _plans(self, rows: int) -> list[Plan]:
         other = self.net.dtype if self.net.compute != self.net.dtype else ""
         plans = plan_network(
-            self.net.layers, rows, self.net.compute, gradient=other, supported=self.gemm.supported, output=other
-        )
+            self.net.layers, rows, self.net.compute, gradient=other, fused=self.net.fused,
+            supported=self.gemm.supported, output=other,
+        )  # fmt: skip
         if self.seed is not None:
             return plans
+        options = {"fused": self.net.fused, "supported": self.gemm.supported}
         return [  # no slopes follow, so nothing is kept for them
-            plan._replace(forward=plan_forward(plan.layer, plan.activation, spec.bias, supported=self.gemm.supported))
+            plan._replace(forward=plan_forward(plan.layer, plan.activation, spec.bias, **options))
             for plan, spec in zip(plans, self.net.dense, strict=True)
         ]
+
+    def _mask_bytes(self, plan: Plan) -> int:
+        return self.batch * plan.forward.product.aux_stride // 8
 
     def _masking(self, i: int, rate: float, seed: int) -> int:
         record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, i))], DROPOUT)
@@ -236,8 +243,9 @@ class Program:
             narrow = self.gradient(number) if plan.layer.output else 0
             out = Gradients(dy, dx, gradients[i], gradients[i + 1] if has_bias else 0, narrow)
             sums = self.room(("slopes", i, rows), sums_bytes(shape_of(plan.layer)))
-            below = next((below.s for below in reversed(trail) if isinstance(below, _Dense)), 0)
-            places = dy, step.x, step.w, step.s, out, sums, below
+            below = next((below for below in reversed(trail) if isinstance(below, _Dense)), None)
+            under = (below.aux, gradients[below.number + 1] if below.plan.backward.db else 0) if below else (0, 0)
+            places = dy, step.x, step.w, step.s, out, sums, under
             self.add(run_backward, self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *places)
             number, dy = 1 - number, dx
 

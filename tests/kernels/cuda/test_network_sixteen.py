@@ -12,6 +12,7 @@ from helpers_network import Run, assert_agree, compare, data_for
 import fastopt as fo
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import feed
+from fastopt.kernels.cuda.products import SLOPES
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.reference_storage import store
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
@@ -19,6 +20,7 @@ from fastopt.kernels.spec import DenseSpec, DropoutSpec
 pytestmark = pytest.mark.gpu
 
 MSE, LABELS = "mean_squared_error", "sparse_categorical_crossentropy"
+EVERY = frozenset({"linear", *SLOPES})
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -125,3 +127,18 @@ def test_a_model():
     np.testing.assert_allclose(*(model.predict(x) for model in models), atol=2e-3)
     for ours, theirs in zip(*(model.parameters for model in models), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_more_epilogues(dtype, bias):
+    """Activations and their slopes by the products, as far as they can: where that is faster is for measurements."""
+    layers = [DenseSpec(3, 9, "relu", bias), DenseSpec(9, 8, "gelu_tanh", bias), DropoutSpec(0.3)]
+    layers += [DenseSpec(8, 5, "relu", bias), DenseSpec(5, 3, "relu", bias), DenseSpec(3, 3, "linear")]
+    x, y = data_for(np.random.default_rng(0), LABELS, 7, 3, 3, "float32")
+    ours = Run(cuda, layers, LABELS, [], dtype, "sgd", fused=EVERY)
+    theirs = Run(reference, layers, LABELS, [], dtype, "sgd")
+    assert_agree(*(run.train(x, y, np.arange(7), 4) for run in (ours, theirs)), dtype)
+    for a, b in zip(ours.params, theirs.params, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 if dtype == "bfloat16" else 1e-5)
+    assert_agree(ours.net.evaluate(x, y), theirs.net.evaluate(x, y), dtype)
