@@ -82,12 +82,28 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
 
 
 def run(model: Sequential, plan: Plan) -> History:
-    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other."""
+    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other, but
+    where a device is lost before it has given back what it had.
+    """
     history = model.history = History()
     model.stop_training = False
     network = model.network()
     for callback in plan.callbacks:
         callback.on_train_begin(model)
+    with nullcontext() if plan.callbacks else _holding(network):
+        _epochs(model, network, plan, history)
+    for callback in plan.callbacks:
+        callback.on_train_end(model)
+    return history
+
+
+def _holding(network: Any) -> AbstractContextManager[None]:
+    """While open, weights may stay where the backend works, for nobody looks at them between epochs."""
+    held: AbstractContextManager[None] = getattr(network, "holding", nullcontext)()
+    return held
+
+
+def _epochs(model: Sequential, network: Any, plan: Plan, history: History) -> None:
     for epoch in plan.epochs:
         for callback in plan.callbacks:
             callback.on_epoch_begin(model, epoch)
@@ -107,9 +123,6 @@ def run(model: Sequential, plan: Plan) -> History:
             callback.on_epoch_end(model, epoch, logs)
         if model.stop_training:
             break
-    for callback in plan.callbacks:
-        callback.on_train_end(model)
-    return history
 
 
 def train_epoch(

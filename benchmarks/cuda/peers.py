@@ -21,6 +21,12 @@ class OnDevice(Reference):
         if not hasattr(_backends.get(self.backend), "Network"):
             raise Absent("the backend 'cuda' has no networks")
         super().__init__(workload)
+        self.hold()
+
+    def hold(self) -> None:
+        """Parameters stay on the GPU between epochs, as in `fit` where nobody looks at them in between."""
+        self.held = self.network.holding()
+        self.held.__enter__()
 
 
 class WithEpilogues(OnDevice):
@@ -33,6 +39,7 @@ class WithEpilogues(OnDevice):
         assert model.loss is not None
         given = model.specs(model.inputs), model.parameters, model.dtype, model.loss.spec
         self.network = _backends.get(self.backend).Network(*given, compute=model.compute_dtype, fused=fused)
+        self.hold()
 
 
 def _torch(name: str) -> Callable[[Workload], Peer]:

@@ -61,7 +61,7 @@ def test_copies_are_roundings_of_the_parameters():
     run = Run(cuda, [DenseSpec(3, 4, "tanh"), DenseSpec(4, 2)], MSE, [], "bfloat16")
     for _ in range(2):
         run.train(x, y, np.arange(6), 3)
-        weights = run.net.weights
+        weights = run.net.mirror
         for p, copy in zip(run.params, weights.copies, strict=True):
             found, wanted = np.zeros(p.shape, np.uint16), np.zeros(p.shape, np.uint16)
             run.net.gpu.copy_out(found, copy, run.net.stream.handle)
