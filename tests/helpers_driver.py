@@ -80,6 +80,9 @@ class Driver:
     def do_cuCtxGetCurrent(self, context):
         context[0] = ffi.cast("void *", self.contexts[-1])
 
+    def do_cuCtxGetDevice(self, device):
+        device[0] = {OTHER: 40, CONTEXT: 41}[self.contexts[-1]]
+
     def do_cuCtxPushCurrent_v2(self, context):
         self.contexts.append(int(ffi.cast("intptr_t", context)))
 

@@ -20,6 +20,7 @@ from fastopt.kernels.cuda.compile import Kernel
 from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
 from fastopt.kernels.cuda.kernels import all_kernels
 from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.mixed import mixed_kernels
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Update
@@ -40,7 +41,7 @@ def kernels() -> list[Kernel]:
         found += dense_kernels(dtype)
     for dtype in REAL:
         found += [*rows.rows_kernels(dtype), *losses.loss_kernels(dtype)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *mixed_kernels("bfloat16", ["adam"])]))
 
 
 def at(array: Any) -> int:
@@ -71,6 +72,9 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         for labels in (False, True):
             yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+    for shape in SHAPES:
+        yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
+    yield "network bfloat16", lambda: _network("float32", "bfloat16")
     yield "labels", _labels
     for dtype in ALL:
         for name in ACTIVATIONS:
@@ -94,6 +98,16 @@ def _norm(dtype: str) -> Outputs:
 
 def _clock() -> Any:
     return to_device(np.array([(1, 41)], CLOCK).view(np.int64))
+
+
+def _narrowing(shape: tuple[int, int]) -> Outputs:
+    (count, columns), stride = shape, 8
+    x, into, now = there(drawn(*shape), "float32"), there(np.zeros((count, stride)), "bfloat16"), _clock()
+    rows.gather(
+        gpu_of({at(x)}), 0, at(x), 0, at(into), count // 2, columns, stride, "bfloat16", at(now), count // 2, count,
+        "float32",
+    )  # fmt: skip
+    return [into]
 
 
 def _gather(shape: tuple[int, int], dtype: str) -> Outputs:
@@ -161,13 +175,13 @@ def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     return [z, y, dz, db]
 
 
-def _network(dtype: str) -> Outputs:
+def _network(dtype: str, compute: str | None = None) -> Outputs:
     """A pass with all that there is: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
     layers = [DropoutSpec(0.2), DenseSpec(6, 8, "relu"), DenseSpec(8, 3, "softmax")]
     params = [drawn(6, 8).astype(dtype), np.zeros(8, dtype), drawn(8, 3).astype(dtype), np.zeros(3, dtype)]
     states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
     x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
-    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"])
+    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"], compute)
     batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
     options = OPTIMIZERS["adam"].options
     losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses

@@ -13,6 +13,7 @@ from fastopt.kernels.cuda.parts import simulated
 TITLES = peers.TITLES | {
     "torch-foreach": "torch, foreach=True",
     "torch-eager": "torch's kernels",
+    "torch-autocast": "torch, autocast, fused=True",
     "torch-graph": "torch, fused=True, as a CUDA graph",
     "torch-compile": "torch.compile with CUDA graphs",
     "fastopt-epilogues": "fastopt, activations as cuBLASLt's epilogues",

@@ -9,6 +9,7 @@ from fastopt import _backends
 from fastopt.benchmarks.peers import Build, Peer, need
 from fastopt.benchmarks.peers.own import Reference
 from fastopt.benchmarks.workloads import Absent, Workload
+from fastopt.kernels.cuda.products import SLOPES
 
 
 class OnDevice(Reference):
@@ -19,9 +20,26 @@ class OnDevice(Reference):
     def __init__(self, workload: Workload) -> None:
         if not hasattr(_backends.get(self.backend), "Network"):
             raise Absent("the backend 'cuda' has no networks")
-        if workload.dtype != "float32":
-            raise Absent(f"networks have no {workload.dtype}")
         super().__init__(workload)
+        self.hold()
+
+    def hold(self) -> None:
+        """Parameters stay on the GPU between epochs, as in `fit` where nobody looks at them in between."""
+        self.held = self.network.holding()
+        self.held.__enter__()
+
+
+class WithEpilogues(OnDevice):
+    """The same with all activations and slopes as epilogues of products that can be some."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        model, fused = self.model, frozenset({"linear", *SLOPES})
+        assert model.inputs is not None
+        assert model.loss is not None
+        given = model.specs(model.inputs), model.parameters, model.dtype, model.loss.spec
+        self.network = _backends.get(self.backend).Network(*given, compute=model.compute_dtype, fused=fused)
+        self.hold()
 
 
 def _torch(name: str) -> Callable[[Workload], Peer]:
@@ -34,7 +52,9 @@ def _torch(name: str) -> Callable[[Workload], Peer]:
 
 PEERS: dict[str, Build] = {
     "fastopt": OnDevice,
+    "fastopt-epilogues": WithEpilogues,
     "torch-fused": _torch("Eager"),
+    "torch-autocast": _torch("Autocast"),
     "torch-graph": _torch("Captured"),
     "torch-compile": _torch("Compiled"),
 }

@@ -76,7 +76,7 @@ class Pass:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
         ring, order = self.feed.ring, 0 if self._order is None else self._order.address
-        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.dtype, ring)
+        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.compute, ring)
         if y is None:
             return into, 0, False
         labels = y.ndim == 1 and y.dtype == np.int64
@@ -134,11 +134,38 @@ class Pass:
         program.gpu.wait(program.stream)
         return found[: self.metrics].tolist(), found[self.metrics :]
 
-    def collect(self, chunk: range, into: np.ndarray) -> None:
-        """Copies the outputs of these batches into their rows. Waits for them."""
-        assert self.outputs is not None
-        program, batch = self.program, self.program.batch
+
+class Collector:
+    """Brings the outputs of a pass to the host: those of one chunk of batches while the device works on the next.
+
+    The next but one goes over the same half of the ring, so it is not launched before.
+    """
+
+    def __init__(self, running: Pass, into: np.ndarray) -> None:
+        gpu = running.program.gpu
+        self.running, self.into, self._copies = running, into, gpu.stream()
+        self._done = [gpu.event() for _ in range(2)]
+        self._open: range | None = None  # launched, and not yet brought
+
+    def launched(self, chunk: range) -> None:
+        """These batches were; those before them are brought, when they are done."""
+        self._done.reverse()
+        self._done[0].record(self.running.program.stream)
+        before, self._open = self._open, chunk
+        if before:
+            self._bring(before, self._done[1])
+
+    def finish(self) -> None:
+        """Brings what is left."""
+        if self._open:
+            self._bring(self._open, self._done[0])
+
+    def _bring(self, chunk: range, done: Any) -> None:
+        running, into, copies = self.running, self.into, self._copies.handle
+        assert running.outputs is not None
+        gpu, batch = running.program.gpu, running.program.batch
         part = into[chunk.start * batch : chunk.stop * batch]
-        place = chunk.start * batch % self.feed.ring * (into.nbytes // len(into))
-        program.gpu.copy_out(part, self.outputs.address + place, program.stream)
-        program.gpu.wait(program.stream)
+        place = chunk.start * batch % running.feed.ring * (into.nbytes // len(into))
+        done.before(copies)
+        gpu.copy_out(part, running.outputs.address + place, copies)
+        gpu.wait(copies)

@@ -142,6 +142,8 @@ def _compiled_store(kind: str, width: int) -> Any:
 # ---------------------------------------------------------------- simulated
 def view(address: int, count: int, kind: str) -> np.ndarray:
     """Memory of this process as an array."""
+    if count and not address:  # of which NumPy makes memory of its own
+        raise AssertionError("memory at address 0: a device would stop here")
     dtype = np.dtype(kind)
     memory = (ctypes.c_char * (int(count) * dtype.itemsize)).from_address(int(address))
     array: np.ndarray = np.frombuffer(memory, dtype)  # type: ignore[call-overload]
