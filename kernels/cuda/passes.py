@@ -69,10 +69,15 @@ class Pass:
         """Where the sums of the loss of all batches are, or that of the pass; those of metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
+    @property
+    def order(self) -> int:
+        """Where the order of rows is; 0: they come in it."""
+        return 0 if self._order is None else int(self._order.address)
+
     def gather(self, rows: int) -> tuple[int, int, bool]:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
-        ring, order = self.feed.ring, 0 if self._order is None else self._order.address
+        ring, order = self.feed.ring, self.order
         into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.dtype, ring)
         if y is None:
             return into, 0, False
@@ -87,12 +92,14 @@ class Pass:
         ever: int = 0,
         check: Callable[[], None] = lambda: None,
         after: Callable[[range], None] = lambda chunk: None,
+        together: Callable[[range], None] | None = None,
     ) -> None:
         """Launches all batches; `ever` batches were trained on before.
 
         list_batch: adds the launches for a kind of batch to the program; called for the first of them.
         check: called after each step; it may raise.
         after: called with batches that were launched, now and then.
+        together: launches several batches at once, each a step, and is called instead of `list_batch`.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
@@ -103,7 +110,11 @@ class Pass:
             gpu.copy_in(self._order.address, order, stream)
         with closing(self.feed.chunks(order, self.batches)) as chunks:
             for chunk in chunks:
-                for number in chunk:
+                if together:
+                    together(chunk)
+                    self.done = chunk.stop
+                    check()
+                for number in () if together else chunk:
                     kind = turn(number, self.rows, program.batch, self.group)
                     self._replay(kind, list_batch).launch()
                     self.done = number + 1

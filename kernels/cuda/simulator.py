@@ -51,7 +51,7 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    name, capability, cache_bytes = "Numba's simulator", (9, 0), 1024
+    name, capability, cache_bytes, shared_bytes = "Numba's simulator", (9, 0), 1024, 1 << 16
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -101,6 +101,12 @@ class Gpu:
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
             kernel.simulated[blocks, THREADS](*args)
+
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        assert kernel.simulated is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            kernel.simulated[1, threads, stream, shared](*args)
 
 
 class Timer:
