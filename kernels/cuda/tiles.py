@@ -10,8 +10,8 @@ of 16 bytes for 64 multiplications. Each factor lies in rows, either along the s
 Rows of what lies along the sum are dealt out to threads in turn (a thread has each `down`-th), so that threads side by
 side read rows side by side: with rows of an odd number of vectors, those are in different banks.
 
-Sums are cut and added in an order that depends on nothing but the sizes. The factors' rows are filled up to multiples of
-DEPTH, one of the two with zeros; the result is, too, with whatever comes out. Each term is added with one rounding.
+Sums are taken term by term, each with one rounding, by whichever thread: bits depend on nothing but the numbers. The
+factors are filled up to multiples of DEPTH, one of the two with zeros; so is the result, with whatever comes out.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _simulated_keep(kind: str, t: int, along: bool) -> Any:
     return keep
 
 
-# keep_sums(kind, t, along)(sums, c, row, column) stores the sums of a tile: its rows `row` bytes apart, in each its columns
-# side by side, or where they belong to a factor along the sum, `column` bytes apart.
+# keep_sums(kind, t, along)(sums, c, row, column) stores the sums of a tile: its rows `row` bytes apart, in each its
+# columns side by side, or where they belong to a factor along the sum, `column` bytes apart.
 keep_sums = cache(_simulated_keep if SIMULATED else _compiled_keep)
 
 
@@ -149,7 +149,8 @@ def _tiled(kind: str, t: int, a_along: bool, b_along: bool, threads: int) -> Cal
         c_down, c_step = (c_gap, down * c_gap) if a_along else (t * c_gap, c_gap)
         c_across = size if b_along else t * size
         for tile in range(me, down * across, threads):
-            i, j = tile // across, tile % across
+            i = tile // across
+            j = tile - i * across  # a division less
             sums, at, by = nothing, a + i * a_tile, b + j * b_tile
             for _ in range(0, depth, DEPTH):
                 sums = more(sums, at, a_step, by, b_step)
