@@ -92,7 +92,7 @@ def judge_elements(kind):
     def judge(table, layer, rows, found, count, me, lane, deep):
         z, t, dz = place(table, layer - table + L.y), place(table, H.targets), place(table, H.gradient)
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
-        a, scale = real(read_double(table + H.param)[0]), real(1.0 / (rows * columns))
+        a, scale = real(read_double(table + H.param)[0]), real(1) / real(rows * columns)
         for row in range(me, rows, threads):
             if right(table, z, t, row, gap, columns):
                 count += 1
@@ -126,7 +126,7 @@ def judge_rows(kind, meet):
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
         tops, span = place(table, H.rows), read_word(table + H.batch)[0] * size
         smooth = real(read_double(table + H.param)[0])
-        floor, keep, scale = smooth / real(columns), one - smooth, real(1.0 / rows)
+        floor, keep, scale = smooth / real(columns), one - smooth, one / real(rows)
         for row in range(me, rows, threads):
             top = least
             for j in range(columns):

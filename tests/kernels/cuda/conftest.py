@@ -3,6 +3,8 @@
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def launch_by_launch(monkeypatch):
-    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "0")
+@pytest.fixture(autouse=True, scope="module")
+def launch_by_launch():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTOPT_CUDA_FUSED", "0")
+        yield
