@@ -21,7 +21,7 @@ from .program import Structure
 from .tiles import DEPTH
 
 LANES = 4 if SIMULATED else 32  # threads side by side in a row, one behind the other for rows
-STATES = 3  # of a rule, at most
+STATES, METRICS = 3, 4  # of a rule, and of a network, at most
 
 # The network. Places in shared memory are counted from its beginning, where HEAD and the layers lie themselves.
 HEAD = np.dtype([
@@ -36,7 +36,7 @@ HEAD = np.dtype([
     ("scalars", "i8"),  # ROW bytes for each step
     ("clock", "i8"),
     ("losses", "i8"),  # a float64 for each batch
-    ("sums", "i8"), ("metrics", "i8"), ("metric", "i8", (4,)),  # a float64 for each metric, which is one of KINDS
+    ("sums", "i8"), ("metrics", "i8"), ("metric", "i8", (METRICS,)),  # a float64 for each metric, which is one of KINDS
     ("z_boundary", "f8"), ("t_boundary", "f8"), ("param", "f8"),  # of the loss
     ("targets", "i8"), ("gradient", "i8"), ("other", "i8"), ("rows", "i8"), ("totals", "i8"),  # in shared memory
     ("hyper", "i8"),
@@ -62,8 +62,8 @@ LAYER = np.dtype([
 def _offsets(kind: np.dtype[Any]) -> Any:
     """Of the fields of a record, by their names, as kernels can read them."""
     names = kind.names or ()
-    fields: Any = namedtuple("Offsets", names)
-    return fields(*[offset(kind, name) for name in names])
+    make: Any = namedtuple  # of whose names mypy would know more
+    return make("Offsets", names)(*[offset(kind, name) for name in names])
 
 
 H, L = _offsets(HEAD), _offsets(LAYER)

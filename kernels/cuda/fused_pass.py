@@ -13,7 +13,7 @@ import numpy as np
 
 from ..formulas import LOSSES, OPTIMIZERS, dropout_stream
 from .fused import fused_kernel
-from .fused_layout import KINDS, Kind, Parts, parts_of, placed, views
+from .fused_layout import KINDS, METRICS, Kind, Parts, parts_of, placed, views
 from .losses import METRIC_LOSSES
 from .passes import Pass
 from .primitives import VECTOR
@@ -21,15 +21,13 @@ from .program import Structure
 
 ERRORS = {"mean_squared_error": "squared", "mean_absolute_error": "absolute"}
 
-# What is counted on for `worth`: estimates from the counts of clocks and instructions, NOT measured on any GPU. A
-# multiprocessor at 1.7 GHz does 0.4 TFLOP/s at most; on small products, whose threads wait for loads and for each
-# other, a quarter of it. A meeting, with what every phase begins with, is some 300 clocks. A launch within a CUDA graph
-# takes no less than 2 us.
-FLOPS = 1e11
-PHASE = 0.2e-6
-LAUNCH = 2e-6
+# What is counted on for `worth`: estimates from counts of clocks and instructions, NOT measured on any GPU.
+FLOPS = 1e11  # a second: a multiprocessor does 0.4e12 at most, and threads of small products wait for each other
+PHASE = 0.2e-6  # seconds: a meeting, and what every phase begins with, are some 300 clocks
+ELEMENT = 0.4e-9  # seconds: a parameter's update, with a root and a division, by one thread of 512
 BYTES = 5e10  # a second, of states that do not fit into shared memory
-MARGIN = 0.5  # of the graph's time is what it may take: the estimate is a rough one
+LAUNCH = 2.5e-6  # seconds: a small kernel in a CUDA graph, until the next one may begin
+MARGIN = 0.5  # of the graph's time is what it may take, for all of these are rough
 
 
 def worth(net: Structure, parts: Parts, batch: int, states_beside: int) -> bool:
@@ -39,11 +37,16 @@ def worth(net: Structure, parts: Parts, batch: int, states_beside: int) -> bool:
     """
     dense, dropouts = parts.dense, sum(map(bool, parts.dropouts))
     products = [2 * batch * spec.inputs * spec.outputs for spec in dense]
-    flops = 3 * sum(products) - products[0]
-    ours = flops / FLOPS + PHASE * (6 + 4 * len(dense)) + 2 * states_beside / BYTES
+    flops, phases = 3 * sum(products) - products[0], 6 + 4 * len(dense)
+    ours = flops / FLOPS + phases * PHASE + _elements(parts) * ELEMENT + 2 * states_beside / BYTES
     # gather (2), loss, update, finish; of a layer its product with its epilogue, slopes, dw, and but for one dx
     launches = 5 + len(net.metrics) + 4 * len(dense) - 1 + 2 * dropouts
     return ours <= MARGIN * LAUNCH * launches
+
+
+def _elements(parts: Parts) -> int:
+    """Of all parameters."""
+    return sum((spec.inputs + spec.bias) * spec.outputs for spec in parts.dense)
 
 
 class Choice(NamedTuple):
@@ -73,7 +76,7 @@ class Fused:
 def chosen(net: Structure, rule: str, labels: bool, batch: int, most: int) -> Choice | None:
     """None where it cannot be done in so many bytes of shared memory, or is not wanted, or not worth it."""
     wish, parts = os.environ.get("FASTOPT_CUDA_FUSED"), parts_of(net)
-    if wish == "0" or parts is None or net.dtype not in ("float32", "float64"):
+    if wish == "0" or parts is None or net.dtype not in ("float32", "float64") or len(net.metrics) > METRICS:
         return None
     kind = kind_of(net, parts, rule, labels)
     words = placed(kind, parts, batch, most)
@@ -101,8 +104,7 @@ def _states_beside(kind: Kind, parts: Parts, words: np.ndarray) -> int:
     """Bytes of states that are not in shared memory."""
     if views(words)[0]["resident"]:
         return 0
-    elements = sum((spec.inputs + spec.bias) * spec.outputs for spec in parts.dense)
-    return len(OPTIMIZERS[kind.rule].states) * elements * np.dtype(kind.dtype).itemsize
+    return len(OPTIMIZERS[kind.rule].states) * _elements(parts) * np.dtype(kind.dtype).itemsize
 
 
 def kind_of(net: Structure, parts: Parts, rule: str, labels: bool) -> Kind:
