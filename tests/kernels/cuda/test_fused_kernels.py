@@ -57,11 +57,10 @@ def test_what_fits():
         found = [placed(kind, parts_of(net), batch, most) for most in MOST.values()]
         return [None if words is None else bool(views(words)[0]["resident"]) for words in found]
 
-    assert fits(64, 32, 10) == fits(30, 64, 64, 1) == fits(64, 64, 64, 10) == [True, True]
-    assert fits(128, 128, 10) == [None, False]
-    assert fits(784, 16, 10) == [None, None]
-    assert fits(64, 32, 10, batch=256) == [True, True]
-    assert fits(64, 32, 10, batch=512) == [None, None]
+    assert fits(64, 32, 10) == fits(30, 64, 64, 1) == [True, True]
+    assert fits(64, 64, 64, 10) == [False, True]
+    assert fits(128, 128, 10) == fits(64, 32, 10, batch=256) == fits(784, 16, 10, batch=16) == [None, False]
+    assert fits(64, 32, 10, batch=512) == fits(128, 128, 64, 10) == [None, None]
     wide = USUAL._replace(dtype="float64")
     assert fits(64, 32, 10, kind=wide) == [True, True]
 
