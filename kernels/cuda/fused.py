@@ -20,10 +20,10 @@ from numba import cuda
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, OPTIMIZERS, dropout_draw, dropout_key
 from .compile import Kernel, device
 from .fused_layout import FIRST, LANES, RECORD, H, Kind, L
-from .fused_loss import judge_elements, judge_rows, place, read_double, read_word, whole, write_double
+from .fused_loss import judge_elements, judge_rows, read_double, read_word, write_double
 from .layout import CLOCK, ROW, offset
 from .primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
-from .tiles import product
+from .tiles import DEPTH, product
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 
@@ -87,15 +87,15 @@ def _gather(kind):
 
     source = device(source)
 
-    def gather(table, number, rows, ever, lane, deep):
+    def gather(table, number, rows, high, ever, lane, deep):
         start, layer = number * read_word(table + H.batch)[0], table + FIRST
         x, y = read_word(table + H.x)[0], read_word(table + H.y)[0]
         columns, gap = read_word(layer + L.inputs)[0], read_word(layer + L.x_gap)[0]
-        into, targets = place(table, FIRST + L.x), place(table, H.targets)
+        into, targets = table + read_word(table + FIRST + L.x)[0], table + read_word(table + H.targets)[0]
         last = table + FIRST + (read_word(table + H.layers)[0] - 1) * RECORD
         outputs, t_gap = read_word(last + L.outputs)[0], read_word(last + L.gap)[0]
         dropped = dropout and read_word(table + H.threshold)[0] != 0
-        for row in range(deep, whole(rows), many):
+        for row in range(deep, high, many):
             there = source(table, start, row) if row < rows else 0
             for j in range(lane, gap // size, LANES):
                 value = one if j == columns else zero
@@ -123,16 +123,16 @@ def _forward(kind):
     activate = _chosen([ACTIVATIONS[name].value for name in kind.activations])
     multiply, zero, one = product(kind.dtype, True, False, kind.threads), real(0), real(1)
 
-    def forward(table, layer, rows, ever, me, lane, deep):
+    def forward(table, layer, high, ever, me, lane, deep):
         x, w = table + read_word(layer + L.x)[0], table + read_word(layer + L.weights)[0]
         y, s = table + read_word(layer + L.y)[0], table + read_word(layer + L.s)[0]
         x_gap, gap = read_word(layer + L.x_gap)[0], read_word(layer + L.gap)[0]
         inputs, columns = read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0]
-        multiply(me, x, x_gap, w, gap, y, gap, whole(rows), columns, inputs + 1)
+        multiply(me, x, x_gap, w, gap, y, gap, high, columns, inputs + 1)
         cuda.syncthreads()
         which, before = read_word(layer + L.activation)[0], read_word(layer + L.before)[0]
         dropped = dropout and read_word(layer + L.threshold)[0] != 0
-        for row in range(deep, whole(rows), many):
+        for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):
                 at, value = row * gap + j * size, one if j == columns else zero
                 if j < columns:
@@ -155,12 +155,12 @@ def _slopes(kind):
     masked, dropout = device(_masked(kind.dtype)[not kind.dropout]), kind.dropout
     slope, zero = _chosen([ACTIVATIONS[name].slope for name in kind.activations]), real(0)
 
-    def slopes(table, layer, dy, rows, ever, lane, deep):
+    def slopes(table, layer, dy, high, ever, lane, deep):
         # dy becomes dz.
         s, which = table + read_word(layer + L.s)[0], read_word(layer + L.activation)[0]
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
         dropped = dropout and read_word(layer + L.threshold)[0] != 0
-        for row in range(deep, whole(rows), many):
+        for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):
                 at, value = row * gap + j * size, zero
                 if j < columns:
@@ -201,7 +201,7 @@ def _update(kind):
 
     def update(table, layer, anywhere, lane, deep):
         # anywhere: what states' places are counted from.
-        scalars = read_scalars(place(table, H.hyper))
+        scalars = read_scalars(table + read_word(table + H.hyper)[0])
         h, tiny = scalars[:HYPER], scalars[HYPER]
         w, dw = table + read_word(layer + L.weights)[0], table + read_word(layer + L.dw)[0]
         inputs, columns = read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0]
@@ -281,7 +281,7 @@ def _keep_metric(kind):
     some, all_of_them = _sums(kind)
 
     def keep_metric(table, number, value, me):
-        totals = place(table, H.totals)
+        totals = table + read_word(table + H.totals)[0]
         write_double(totals + me * 8, value)
         cuda.syncthreads()
         some(totals, me)
@@ -300,9 +300,7 @@ def _keep_metric(kind):
 # ---------------------------------------------------------------- the kernel
 def _fused(kind):
     size, element = np.dtype(kind.dtype).itemsize, cuda.types.float64
-    gather, forward, slopes, update, moved = (
-        make(kind) for make in (_gather, _forward, _slopes, _update, _moved)
-    )
+    gather, forward, slopes, update, moved = (make(kind) for make in (_gather, _forward, _slopes, _update, _moved))
     judge = judge_rows(kind, device(_meet)) if LOSSES[kind.loss].by_row else judge_elements(kind)
     threads, keep_metric, (some, all_of_them) = kind.threads, _keep_metric(kind), _sums(kind)
     inputs_product = product(kind.dtype, True, True, threads)
@@ -327,40 +325,41 @@ def _fused(kind):
         states = anywhere if read_word(table + H.resident)[0] != 0 else 0
         clock, last = read_word(table + H.clock)[0], table + FIRST + (layers - 1) * RECORD
         begin, ever = read_global(clock + BATCH)[0], read_global(clock + EVER)[0]
-        batch, totals = read_word(table + H.batch)[0], place(table, H.totals)
+        batch, totals = read_word(table + H.batch)[0], table + read_word(table + H.totals)[0]
         right, found = 0, (0.0, 0.0)
         for turn in range(count):
             number, now = begin + turn, ever + turn
             rows = min(batch, read_word(table + H.total)[0] - number * batch)
+            high = (rows + DEPTH - 1) // DEPTH * DEPTH
             cuda.syncthreads()  # all have updated
-            gather(table, number, rows, now, lane, deep)
-            scalars, hyper = read_word(table + H.scalars)[0] + number * ROW, place(table, H.hyper)
+            gather(table, number, rows, high, now, lane, deep)
+            scalars, hyper = read_word(table + H.scalars)[0] + number * ROW, table + read_word(table + H.hyper)[0]
             for i in range(me, HYPER + 1, threads):
                 store_scalar((hyper,), i * size, load_scalar((scalars,), i * size))
             cuda.syncthreads()
             for i in range(layers):
-                forward(table, table + FIRST + i * RECORD, rows, now, me, lane, deep)
-            total, found, right = judge(table, last, rows, found, right, me, lane, deep)
+                forward(table, table + FIRST + i * RECORD, high, now, me, lane, deep)
+            total, found, right = judge(table, last, rows, high, found, right, me, lane, deep)
             write_double(totals + me * 8, total)
             cuda.syncthreads()
             some(totals, me)
-            dz, other = place(table, H.gradient), place(table, H.other)
+            dz, other = table + read_word(table + H.gradient)[0], table + read_word(table + H.other)[0]
             for i in range(layers):
                 layer = last - i * RECORD
                 if read_word(layer + L.plain)[0] == 0:
-                    slopes(table, layer, dz, rows, now, lane, deep)
+                    slopes(table, layer, dz, high, now, lane, deep)
                 x, w = table + read_word(layer + L.x)[0], table + read_word(layer + L.weights)[0]
                 dw, columns = table + read_word(layer + L.dw)[0], read_word(layer + L.outputs)[0]
                 x_gap, gap, inputs = (
                     read_word(layer + L.x_gap)[0], read_word(layer + L.gap)[0], read_word(layer + L.inputs)[0],
                 )  # fmt: skip
                 if layer != table + FIRST:
-                    inputs_product(me, dz, gap, w, gap, other, x_gap, whole(rows), inputs, columns)
+                    inputs_product(me, dz, gap, w, gap, other, x_gap, high, inputs, columns)
                 # Where there are fewer tiles than threads, those that had none above come first.
-                weights_product(threads - 1 - me, x, x_gap, dz, gap, dw, gap, inputs + 1, columns, whole(rows))
+                weights_product(threads - 1 - me, x, x_gap, dz, gap, dw, gap, inputs + 1, columns, high)
                 dz, other = other, dz
                 cuda.syncthreads()
-            if me == 0:
+            if me == threads - 1:  # whose line has no more rows to update than others
                 write_total(read_word(table + H.losses)[0] + number * 8, all_of_them(totals))
             for i in range(layers):
                 update(table, table + FIRST + i * RECORD, states, lane, deep)

@@ -1,6 +1,7 @@
 """Losses and metrics within the kernel of a small network: as in `losses.py`, of a batch in shared memory.
 
-What they leave are sums of each thread, in a fixed order, and the gradient of the outputs. Threads meet by `meet`.
+What they leave are sums of each thread, in a fixed order, and the gradient of the outputs, 0 in rows and columns that
+are only there to fill up. `rows` are those of the batch, `high` with those that it is filled up with.
 """
 
 from __future__ import annotations
@@ -13,23 +14,9 @@ from ..formulas import ACTIVATIONS, LOSSES
 from .compile import device
 from .fused_layout import LANES, H, L
 from .primitives import SHARED, loader, reader, storer, writer
-from .tiles import DEPTH
 
 read_word = reader("int64", 1, SHARED)
 read_double, write_double = reader("float64", 1, SHARED), writer("float64", SHARED)
-
-
-def _whole(rows):
-    """Rows of a batch with those that it is filled up with."""
-    return (rows + DEPTH - 1) // DEPTH * DEPTH
-
-
-def _place(table, at):
-    """A place in shared memory that a record names, as an address."""
-    return table + read_word(table + at)[0]
-
-
-whole, place = device(_whole), device(_place)
 
 
 def _errors(kind):
@@ -89,15 +76,16 @@ def judge_elements(kind):
     shown = device(ACTIVATIONS[kind.link or "linear"].value)
     zero = real(0)
 
-    def judge(table, layer, rows, found, count, me, lane, deep):
-        z, t, dz = place(table, layer - table + L.y), place(table, H.targets), place(table, H.gradient)
+    def judge(table, layer, rows, high, found, count, me, lane, deep):
+        z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
+        dz = table + read_word(table + H.gradient)[0]
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
         a, scale = real(read_double(table + H.param)[0]), real(1) / real(rows * columns)
         for row in range(me, rows, threads):
             if right(table, z, t, row, gap, columns):
                 count += 1
         total = 0.0
-        for row in range(deep, whole(rows), many):
+        for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):
                 at, d = row * gap + j * size, zero
                 if j < columns and row < rows:
@@ -119,12 +107,13 @@ def judge_rows(kind, meet):
     zero, one, tiny, least = real(0), real(1), real(np.finfo(kind.dtype).tiny), real(-math.inf)
     labels, linked = kind.labels, kind.link is not None
 
-    def judge(table, layer, rows, found, count, me, lane, deep):
+    def judge(table, layer, rows, high, found, count, me, lane, deep):
         # Threads of a row would wait for each other at every step of a sum; so one goes along a row for its largest
         # element and its mass, and exponentials are everybody's. `tops` (3, batch): that, log(mass) and 1 / mass.
-        z, t, dz = place(table, layer - table + L.y), place(table, H.targets), place(table, H.gradient)
+        z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
+        dz = table + read_word(table + H.gradient)[0]
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
-        tops, span = place(table, H.rows), read_word(table + H.batch)[0] * size
+        tops, span = table + read_word(table + H.rows)[0], read_word(table + H.batch)[0] * size
         smooth = real(read_double(table + H.param)[0])
         floor, keep, scale = smooth / real(columns), one - smooth, one / real(rows)
         for row in range(me, rows, threads):
@@ -136,7 +125,7 @@ def judge_rows(kind, meet):
             if right(table, z, t, row, gap, columns):
                 count += 1
         meet()
-        for row in range(deep, whole(rows), many):
+        for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):
                 at, e = row * gap + j * size, zero
                 if j < columns and row < rows:
