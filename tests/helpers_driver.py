@@ -22,7 +22,7 @@ class Driver:
     """The driver's functions, on the host's memory; kernels run in the simulator."""
 
     def __init__(self):
-        self.memory, self.pinned, self.names = {}, {}, []
+        self.memory, self.pinned, self.names, self.shared = {}, {}, [], {}
         self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
         self.timed, self.times, self.order = set(), {}, []
         self.made, self.graphs, self.capture, self.events, self.calls = 0, {}, None, {}, Counter()
@@ -71,7 +71,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20, 97: 227 << 10}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -144,13 +144,18 @@ class Driver:
         assert name.decode() == self.names[index - 1]  # cffi takes bytes for a const char *
         function[0] = ffi.cast("void *", 1000 + index)
 
+    def do_cuFuncSetAttribute(self, function, attribute, value):
+        assert (attribute, value <= 227 << 10) == (8, True)
+        self.shared[function] = value
+
     def do_cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, pointers, extra):
-        assert (gy, gz, bx, by, bz, shared, extra) == (1, 1, THREADS, 1, 1, 0, ffi.NULL)
+        assert (gy, gz, bx, by, bz, extra) == (1, 1, THREADS, 1, 1, ffi.NULL)
+        assert shared == self.shared.get(function, 0)
         assert self.contexts[-1] == CONTEXT
         self.note(stream)
         args = pointers if isinstance(pointers, list) else self.arguments(function, pointers)
         with np.errstate(all="ignore"):
-            run(self.kernel(function).function, gx, bx, *args)
+            run(self.kernel(function).function, gx, bx, *args, shared=shared)
 
     def kernel(self, function):
         return Kernel.names[self.names[int(ffi.cast("intptr_t", function)) - 1001]]

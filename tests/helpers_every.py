@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from helpers_cuda import SIMULATED, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import epilogues, losses, rows
+from fastopt.kernels.cuda import epilogues, feed, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.blaslt_simulator import encode
 from fastopt.kernels.cuda.compile import Kernel
@@ -72,6 +73,8 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         for labels in (False, True):
             yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
+            yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
     for shape in SHAPES:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
@@ -186,6 +189,21 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
     options = OPTIMIZERS["adam"].options
     losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
+
+
+def _fused(loss: str, dtype: str) -> Outputs:
+    """A pass as one kernel, in two launches and with a short batch at the end."""
+    layers = [DropoutSpec(0.2), DenseSpec(6, 9, "relu"), DropoutSpec(0.1), DenseSpec(9, 8, "gelu"), DenseSpec(8, 3)]
+    params = [drawn(*shape).astype(dtype) for shape in ((6, 9), (9,), (9, 8), (8,), (8, 3), (3,))]
+    states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
+    x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
+    if loss == "binary_crossentropy":
+        y = (drawn(11, 3) > 0).astype(dtype)
+    options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
+    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(feed, "FIRST", 1):
+        network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
+        totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
+    return [to_device(array) for array in (*params, totals.losses)]
 
 
 def products() -> Outputs:

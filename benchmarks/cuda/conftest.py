@@ -18,6 +18,8 @@ TITLES = peers.TITLES | {
     "torch-compile": "torch.compile with CUDA graphs",
     "fastopt-epilogues": "fastopt, activations as cuBLASLt's epilogues",
     "fastopt-torch": "fastopt.torch",
+    "fastopt-fused": "fastopt, many batches as one kernel",
+    "fastopt-graph": "fastopt, a CUDA graph a batch",
     "cublaslt": "cuBLASLt, products alone",
     "stream": "streaming the same bytes",
     "driver": "copy by the driver",

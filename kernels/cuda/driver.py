@@ -39,6 +39,7 @@ ffi.cdef("""
     CUresult cuStreamIsCapturing(void *stream, int *status);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
+    CUresult cuFuncSetAttribute(void *function, int attribute, int value);
     CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared);
     CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
                             unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,

@@ -22,6 +22,7 @@ from ..interrupts import interrupts_held
 from ..metrics import metric_values
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
+from . import fused_pass
 from .arrays import gpu_of
 from .layout import ROW
 from .memory import Block, Mirror
@@ -62,6 +63,8 @@ class _Training:
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
+        alone = group == 1 and not norm
+        self.fused = fused_pass.fused(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
@@ -212,7 +215,7 @@ class Network:
             training.begin(scalars, clip_norm)
             self._ahead = training
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report)
+                running.run(training.list_batch, batches.order, step * group, check, report, training.fused)
             finally:
                 if not self._holding:
                     self._bring()

@@ -72,10 +72,15 @@ class Pass:
         """Where the sums of the loss of all batches are, or that of the pass; those of metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
+    @property
+    def order(self) -> int:
+        """Where the order of rows is; 0: they come in it."""
+        return 0 if self._order is None else int(self._order.address)
+
     def gather(self, rows: int) -> tuple[int, int, bool]:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
-        ring, order = self.feed.ring, 0 if self._order is None else self._order.address
+        ring, order = self.feed.ring, self.order
         into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.compute, ring)
         if y is None:
             return into, 0, False
@@ -90,12 +95,14 @@ class Pass:
         ever: int = 0,
         check: Callable[[], None] = lambda: None,
         after: Callable[[range], None] = lambda chunk: None,
+        together: Callable[[range], None] | None = None,
     ) -> None:
         """Launches all batches; `ever` batches were trained on before.
 
         list_batch: adds the launches for a kind of batch to the program; called for the first of them.
         check: called after each step; it may raise.
         after: called with batches that were launched, now and then.
+        together: launches several batches at once, each a step, and is called instead of `list_batch`.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
@@ -106,7 +113,12 @@ class Pass:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             for chunk in chunks:
-                for number in chunk:
+                alone = together if marks is None else None  # each launch of a batch is to be seen
+                if alone:
+                    alone(chunk)
+                    self.done = chunk.stop
+                    check()
+                for number in () if alone else chunk:
                     kind = turn(number, self.rows, program.batch, self.group)
                     replay = self._replay(kind, list_batch)
                     if marks:

@@ -54,7 +54,8 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    ordinal, name, capability, cache_bytes = 0, "Numba's simulator", (9, 0), 1024
+    ordinal, name, capability = 0, "Numba's simulator", (9, 0)
+    cache_bytes, shared_bytes = 1024, 1 << 16
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -103,3 +104,8 @@ class Gpu:
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, blocks, THREADS, *args)
+
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            run(kernel.function, 1, threads, *args, shared=shared)
