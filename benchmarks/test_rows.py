@@ -8,7 +8,7 @@ from fastopt.benchmarks.limits import turns
 from fastopt.benchmarks.peers import TITLES, need, tolerant
 from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
 
 TABLE, COUNT = (100_000, 64), 4_096  # rows listed in a step, some of them twice

@@ -8,7 +8,7 @@ from fastopt.benchmarks.peers import tolerant
 from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import SHAPES, job, step_by
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 
 STEPS = 200  # in a turn: the first of them bring the caches back
 ROUNDS = 15

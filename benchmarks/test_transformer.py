@@ -14,7 +14,7 @@ from fastopt.benchmarks.peers import need, tolerant
 from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.updates import transformer
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 
 CONTESTANTS = ("fastopt", "torch-fused", "torch-default")
 ROUNDS = 11

@@ -9,7 +9,7 @@ from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import LARGE, REPORTED, job, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
 
 CALLS = {1_000: 100, 100_000: 20, LARGE[0]: 1, LARGE[1]: 1}  # in a turn

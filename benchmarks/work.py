@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fastopt.kernels.cpu.costs import Counted, count_operations
+from fastopt.kernels.costs import Counted, count_operations
 from fastopt.kernels.formulas import LOSSES
 
 

@@ -16,11 +16,11 @@ from ._arrays import check_count
 from .commands.tables import aligned, in_bytes, rounded
 from .kernels.profile import Cost, Pass, Recorder, recorder
 
-PROFILED = ("cpu",)  # backends
+PROFILED = ("cpu", "cuda")  # backends
 
 
 class Limits(NamedTuple):
-    """What the machine does at best with the threads that kernels may use."""
+    """What the machine does at best with the threads that kernels may use, or a GPU."""
 
     bandwidth: float  # bytes a second, streamed from and to memory
     flops: float  # operations a second, in large products
@@ -32,10 +32,11 @@ class Row:
 
     verb: str  # the pass it belongs to: "train", "evaluate" or "predict"
     dtype: str
+    device: str  # the name of the GPU; "": the host
     kernel: str
     calls: int = 0  # each of all threads together
     seconds: float = 0.0  # at work
-    waiting: float = 0.0  # for the other threads, at the barrier behind it
+    waiting: float = 0.0  # for the other threads, at the barrier behind it; of a GPU: for the next launch
     bytes: int = 0  # that must be moved at least
     flops: int = 0  # floating-point operations
     of_step: float = 0.0  # share of the step's time, without the waiting
@@ -58,9 +59,10 @@ class Total:
 
     verb: str
     dtype: str
-    threads: int = 0
+    device: str
+    threads: int = 0  # of the host
     passes: int = 0
-    steps: int = 0  # that were run
+    steps: int = 0  # that were run; on a GPU every batch counts
     marked: int = 0  # of them, those that the rows tell of
     seconds: float = 0.0  # of these, by the average thread's marks: work and waiting
     wall: float = 0.0  # from before the threads are started to the last mark, or to when they have ended
@@ -76,7 +78,7 @@ class Total:
         return self.seconds / self.wall if self.wall else 0.0
 
 
-Key = tuple[str, str]  # verb, dtype
+Key = tuple[str, str, str]  # verb, dtype, device
 
 
 class profile:
@@ -84,9 +86,13 @@ class profile:
 
     trace_steps  how many steps, the first ones, `save_trace` writes down
 
-    Only passes of models on the backend cpu that this thread runs are recorded: training, evaluation, prediction;
-    models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not fit into
-    64 MB is recorded as far as they do (some 60,000 steps of three layers on two threads).
+    Only passes of models on the backends cpu and cuda that this thread runs are recorded: training, evaluation,
+    prediction; models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not
+    fit into 64 MB is recorded as far as they do (some 60,000 steps of three layers on two threads).
+
+    On a GPU a batch is then launched kernel by kernel, not as one CUDA graph, and waited for, so an epoch of small
+    batches takes longer than without; in the table that is waiting, and the kernels' own times hold, but for those of a
+    few microseconds. The first batch of its shape is left out: kernels are loaded while it runs.
 
     >>> from fastopt import Dense, Sequential
     >>> model = Sequential([Dense(8, "relu"), Dense(1)])
@@ -106,7 +112,7 @@ class profile:
         self._trace_steps = check_count("trace_steps", trace_steps, least=0)
         self._rows: dict[tuple[Key, str], Row] = {}
         self._totals: dict[Key, Total] = {}
-        self._limits: dict[str, Limits | None] = {}
+        self._limits: dict[tuple[str, str], Limits | None] = {}
         self._traced: list[Pass] = []  # with the marks of the steps that are written down
         self._token: Token[Recorder | None] | None = None
 
@@ -125,16 +131,18 @@ class profile:
 
     def record(self, done: Pass) -> None:
         """Add a pass; called by the backend."""
+        if not done.steps:
+            return
         ranks, marked, _ = done.marks.shape
+        key = done.verb, done.dtype, done.device
+        total = self._totals.setdefault(key, Total(*key))
+        total.steps += done.steps
+        total.passes += not done.another
         if not marked:
             return
-        key = done.verb, done.dtype
-        total = self._totals.setdefault(key, Total(*key))
         spans = np.diff(done.marks, axis=2).mean(axis=0).sum(axis=0) / 1e9  # work, waiting, work, ...
         end = done.end if marked == done.steps else int(done.marks[:, -1, -1].max())
         total.threads = max(total.threads, ranks)
-        total.passes += 1
-        total.steps += done.steps
         total.marked += marked
         total.seconds += float(spans.sum())
         total.wall += (end - done.start) / 1e9
@@ -163,21 +171,18 @@ class profile:
         """A `Row` for each kernel, in the order of the step. The machine's limits are measured when first asked for."""
         for (key, _), row in self._rows.items():
             row.of_step = row.seconds / (self._totals[key].seconds or 1.0)
-            limits = self.limits(row.dtype)
+            limits = self.limits(row.dtype, row.device)
             if limits and row.seconds and (row.bytes or row.flops):
                 row.of_limit = max(row.bytes / limits.bandwidth, row.flops / limits.flops) / row.seconds
         return list(self._rows.values())
 
-    def limits(self, dtype: str) -> Limits | None:
-        """What the machine does at best, measured once, within a second; None in interpreted mode."""
-        if dtype not in self._limits:
-            from .benchmarks.limits import copy_bandwidth, product_peak
-            from .kernels.cpu.launch import get_num_threads
-            from .kernels.cpu.primitives import INTERPRETED
-
-            measured = None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
-            self._limits[dtype] = measured
-        return self._limits[dtype]
+    def limits(self, dtype: str, device: str = "") -> Limits | None:
+        """What the machine does at best, or its first GPU where `device` is the name of one, measured once, within a
+        second; None in interpreted mode and under the simulator."""
+        key = dtype, device
+        if key not in self._limits:
+            self._limits[key] = _limits_of_gpu(dtype) if device else _limits_of_host(dtype)
+        return self._limits[key]
 
     def table(self) -> str:
         """Return a table for each kind of pass, with the limits below.
@@ -189,10 +194,10 @@ class profile:
         """
         rows = self.rows
         parts = [
-            _section(total, [row for row in rows if (row.verb, row.dtype) == key])
+            _section(total, [row for row in rows if (row.verb, row.dtype, row.device) == key])
             for key, total in self._totals.items()
         ]
-        parts += [_limits_line(dtype, limits) for dtype, limits in self._limits.items() if limits]
+        parts += [_limits_line(*key, limits) for key, limits in self._limits.items() if limits]
         return "\n\n".join(parts) if parts else "nothing was recorded"
 
     def save_trace(self, path: str | os.PathLike[str]) -> None:
@@ -208,7 +213,25 @@ class profile:
 def check_backend(name: str) -> None:
     """Refuse a backend that records nothing, where a profile is open; a ValueError."""
     if name not in PROFILED and recorder.get() is not None:
-        raise ValueError(f"only the backend {' and '.join(PROFILED)} can be profiled; this model's is {name}")
+        raise ValueError(f"only the backends {' and '.join(PROFILED)} can be profiled; this model's is {name}")
+
+
+def _limits_of_host(dtype: str) -> Limits | None:
+    from .benchmarks.limits import copy_bandwidth, product_peak
+    from .kernels.cpu.launch import get_num_threads
+    from .kernels.cpu.primitives import INTERPRETED
+
+    return None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
+
+
+def _limits_of_gpu(dtype: str) -> Limits | None:
+    from .kernels.cuda.parts import simulated
+
+    if simulated():
+        return None
+    from .benchmarks.cuda.limits import copy_bandwidth, product_peak
+
+    return Limits(copy_bandwidth(), product_peak(dtype))
 
 
 # ---------------------------------------------------------------- as text
@@ -233,19 +256,21 @@ def _section(total: Total, rows: list[Row]) -> str:
         "all", f"{total.marked:,}", _time(seconds), _time(total.step), in_bytes(moved), rounded(moved / seconds / 1e9),
         _count(flops), rounded(flops / seconds / 1e9), "", f"{work / seconds:.1%}", f"{waiting / seconds:.1%}",
     ))  # fmt: skip
-    threads = f"{total.threads} thread{'s' * (total.threads > 1)}"
+    where = total.device or f"{total.threads} thread{'s' * (total.threads > 1)}"
     passes = f"{total.passes} pass{'es' * (total.passes > 1)}"
     left_out = f"; {total.steps - total.marked:,} more without marks" if total.steps > total.marked else ""
+    share = "launched one by one" if total.device else f"{total.coverage:.1%} of the time of the passes"
     title = (
-        f"{total.verb}: {total.marked:,} steps in {passes}, {total.dtype}, {threads}{left_out}; "
-        f"{_time(total.step)} a step, {total.coverage:.1%} of the time of the passes"
+        f"{total.verb}: {total.marked:,} steps in {passes}, {total.dtype}, {where}{left_out}; "
+        f"{_time(total.step)} a step, {share}"
     )
     return f"{title}\n{aligned(lines, gap=2)}"
 
 
-def _limits_line(dtype: str, limits: Limits) -> str:
+def _limits_line(dtype: str, device: str, limits: Limits) -> str:
     bandwidth, flops = rounded(limits.bandwidth / 1e9), rounded(limits.flops / 1e9)
-    return f"limits, measured now: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+    where = f" on {device}" if device else ""
+    return f"limits, measured now{where}: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
 
 
 def _time(seconds: float) -> str:
@@ -265,11 +290,13 @@ def _events(passes: list[Pass]) -> list[dict[str, Any]]:
     """Trace events: times in microseconds from the start of the first pass, rank r as thread r + 1."""
     if not passes:
         return []
-    origin = passes[0].start
+    origin = min(done.start for done in passes)
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": 0, "tid": 0, "args": {"name": "fastopt"}}
     ]
-    names = ["calls", *(f"rank {rank}" for rank in range(max(len(done.marks) for done in passes)))]
+    ranks = max((len(done.marks) for done in passes if not done.device), default=0)
+    devices = list(dict.fromkeys(done.device for done in passes if done.device))
+    names = ["calls", *(f"rank {rank}" for rank in range(ranks)), *devices]
     events += [
         {"ph": "M", "name": "thread_name", "pid": 0, "tid": tid, "args": {"name": name}}
         for tid, name in enumerate(names)
@@ -281,16 +308,22 @@ def _events(passes: list[Pass]) -> list[dict[str, Any]]:
             "ts": (start - origin) / 1e3, "dur": (end - start) / 1e3, "args": args,
         })  # fmt: skip
 
+    shown = set()
     for done in passes:
-        add(0, done.verb, "pass", done.start, done.end, dtype=done.dtype, rows=done.rows, steps=done.steps)
+        if done.start not in shown:
+            shown.add(done.start)
+            add(0, done.verb, "pass", done.start, done.end, dtype=done.dtype, rows=done.rows, steps=done.steps)
         for rank, steps in enumerate(done.marks.tolist()):
+            tid = names.index(done.device) if done.device else rank + 1
             for step, times in enumerate(steps):
-                _step_events(add, done.costs, rank + 1, step, min(done.batch, done.rows - step * done.batch), times)
+                number = done.numbers[step] if done.numbers else step
+                rows = min(done.batch, done.rows - step * done.batch)
+                _step_events(add, done.costs, tid, number, rows, times)
     return events
 
 
-def _step_events(add: Callable[..., None], costs: Any, tid: int, step: int, rows: int, times: list[int]) -> None:
-    add(tid, f"step {step}", "step", times[0], times[-1], rows=rows)
+def _step_events(add: Callable[..., None], costs: Any, tid: int, number: int, rows: int, times: list[int]) -> None:
+    add(tid, f"step {number}", "step", times[0], times[-1], rows=rows)
     cost: Cost
     for i, cost in enumerate(costs):
         start, end, left = times[2 * i : 2 * i + 3]

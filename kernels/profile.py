@@ -34,7 +34,10 @@ class Cost(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One run of a program over its batches. All times are in nanoseconds of `time.perf_counter_ns`."""
+    """One run of a program over its batches. All times are in nanoseconds of `time.perf_counter_ns`.
+
+    Where batches differ in their phases, as on a GPU, there is a record for each sort of batch.
+    """
 
     verb: str  # "train", "evaluate", "predict"
     dtype: str
@@ -47,6 +50,9 @@ class Pass(NamedTuple):
     # (ranks, steps with marks, 1 + 2 phases) int64: when a rank began the step; and, phase after phase, when it had
     # done its part, and when it went on to the next (the same, where the ranks do not meet).
     marks: np.ndarray
+    numbers: Sequence[int] = ()  # which steps of the pass those with marks are; none: the first
+    another: bool = False  # record of the same pass
+    device: str = ""  # the GPU that it ran on, whose marks are those of one rank; "": the host's threads
 
 
 class Recorder(Protocol):

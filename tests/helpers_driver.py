@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt.kernels.cuda import driver, gpu
 from fastopt.kernels.cuda.compile import THREADS, Kernel
+from fastopt.kernels.cuda.simulator_threads import run
 
 ffi = driver.ffi
 CONTEXT, OTHER = 77, 78
@@ -21,9 +22,10 @@ class Driver:
     """The driver's functions, on the host's memory; kernels run in the simulator."""
 
     def __init__(self):
-        self.memory, self.pinned, self.names = {}, {}, []
+        self.memory, self.pinned, self.names, self.shared = {}, {}, [], {}
         self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
         self.relaxed = False
+        self.timed, self.times, self.order = set(), {}, []
         self.made, self.graphs, self.capture, self.events, self.calls = 0, {}, None, {}, Counter()
 
     def __getattr__(self, name):
@@ -75,7 +77,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20, 97: 227 << 10}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -83,6 +85,9 @@ class Driver:
 
     def do_cuCtxGetCurrent(self, context):
         context[0] = ffi.cast("void *", self.contexts[-1])
+
+    def do_cuCtxGetDevice(self, device):
+        device[0] = {OTHER: 40, CONTEXT: 41}[self.contexts[-1]]
 
     def do_cuCtxPushCurrent_v2(self, context):
         self.contexts.append(int(ffi.cast("intptr_t", context)))
@@ -150,13 +155,18 @@ class Driver:
         assert name.decode() == self.names[index - 1]  # cffi takes bytes for a const char *
         function[0] = ffi.cast("void *", 1000 + index)
 
+    def do_cuFuncSetAttribute(self, function, attribute, value):
+        assert (attribute, value <= 227 << 10) == (8, True)
+        self.shared[function] = value
+
     def do_cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, pointers, extra):
-        assert (gy, gz, bx, by, bz, shared, extra) == (1, 1, THREADS, 1, 1, 0, ffi.NULL)
+        assert (gy, gz, bx, by, bz, extra) == (1, 1, THREADS, 1, 1, ffi.NULL)
+        assert shared == self.shared.get(function, 0)
         assert self.contexts[-1] == CONTEXT
         self.note(stream)
         args = pointers if isinstance(pointers, list) else self.arguments(function, pointers)
         with np.errstate(all="ignore"):
-            self.kernel(function).simulated[gx, bx](*args)
+            run(self.kernel(function).function, gx, bx, *args, shared=shared)
 
     def kernel(self, function):
         return Kernel.names[self.names[int(ffi.cast("intptr_t", function)) - 1001]]
@@ -184,15 +194,25 @@ class Driver:
         self.new(stream)
 
     def do_cuEventCreate(self, event, flags):
-        assert flags == 2  # without a time
+        assert flags in (0, 2)  # with and without a time
         assert self.contexts[-1] == CONTEXT
         self.events[self.new(event)] = None
+        self.timed |= {self.made + 5000} if flags == 0 else set()
 
     @property
     def cuEventDestroy_v2(self):
         return lambda event: self.events.pop(int(ffi.cast("intptr_t", event)))
 
+    def do_cuEventElapsedTime(self, milliseconds, start, end):
+        assert self.contexts[-1] == CONTEXT
+        first, last = (int(ffi.cast("intptr_t", event)) for event in (start, end))
+        milliseconds[0] = (self.times[last] - self.times[first]) / 1e3
+
     def do_cuEventRecord(self, event, stream):
+        number = int(ffi.cast("intptr_t", event))
+        if number in self.timed:
+            self.times[number] = len(self.order)  # a microsecond each
+            self.order.append(number)
         self.events[int(ffi.cast("intptr_t", event))] = int(ffi.cast("intptr_t", stream))
 
     def do_cuEventSynchronize(self, event):

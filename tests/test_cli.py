@@ -194,6 +194,19 @@ def test_turns(run, classes, monkeypatch):
     assert turns == ["cpu", "cpu", "numpy", "numpy"] * 3 + ["cpu", "numpy"]
 
 
+def test_a_contestant_has_one_network_for_all_its_epochs(run, classes, monkeypatch):
+    """On a GPU each would take the data there anew. With a throw-away model, and one for the test."""
+    made = []
+    network = fastopt.Sequential.network
+    monkeypatch.setattr(
+        fastopt.Sequential, "network", lambda self, *of: (made.append(self.backend), network(self, *of))[1]
+    )
+    options = "--compare", "--epochs", 7, "--layers", "none", "--validation-split", 0.2, "--patience", 5
+    status, _, _ = run("train", classes, *options)
+    assert status == 0
+    assert made == ["cpu", "numpy", "cpu", "numpy", "cpu", "numpy"]
+
+
 def test_default_contestants():
     """The reference runs beside the compiled kernels where it is quick, or where it is asked for."""
 
@@ -661,7 +674,7 @@ def quick_limits(monkeypatch):
     from fastopt import profiling
 
     measured = profiling.Limits(1e10, 1e11)
-    monkeypatch.setattr(profiling.profile, "limits", lambda self, dtype: self._limits.setdefault(dtype, measured))
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: self._limits.setdefault(of, measured))
 
 
 def test_profile(run, classes, tmp_path, quick_limits):
@@ -706,7 +719,7 @@ def test_profile_of_an_interrupted_training(run, classes, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "numpy"], "only the backend cpu can be profiled, not numpy"),
+        (["--backend", "numpy"], "only the backends cpu and cuda can be profiled, not numpy"),
         (["--compare"], "--compare trains the reference as well, which cannot be profiled: use fastopt train"),
         (["--trace", "no/such/folder.json"], "--trace no/such/folder.json: there is no folder "),
     ],

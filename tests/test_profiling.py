@@ -19,7 +19,7 @@ LIMITS = profiling.Limits(bandwidth=1e10, flops=1e11)
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
     """Limits that need not be measured."""
-    monkeypatch.setattr(profiling.profile, "limits", lambda self, dtype: self._limits.setdefault(dtype, LIMITS))
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: self._limits.setdefault(of, LIMITS))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_inner_one_of_two():
 def test_other_backends_are_refused(verb):
     model, (x, y) = classifier("numpy"), blobs()
     arguments = (x,) if verb == "predict" else (x, y)
-    message = "only the backend cpu can be profiled; this model's is numpy"
+    message = "only the backends cpu and cuda can be profiled; this model's is numpy"
     with fastopt.profile(), pytest.raises(ValueError, match=message):
         getattr(model, verb)(*arguments)
     getattr(model, verb)(*arguments)
@@ -197,7 +197,7 @@ def test_limits_are_measured(monkeypatch):
 
 
 def test_without_limits(monkeypatch):
-    monkeypatch.setattr(profiling.profile, "limits", lambda self, dtype: None)
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: None)
     with fastopt.profile() as p:
         classifier("cpu").fit(*blobs())
     assert all(row.of_limit is None for row in p.rows)

@@ -12,7 +12,7 @@ from fastopt.benchmarks.workloads import Absent
 require_device()
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import steps_by
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 from fastopt.kernels.cuda.products import BYTES
 
 ROUNDS = 15

@@ -13,7 +13,7 @@ require_device()
 from fastopt.benchmarks.cuda.device import the_gpu
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import Job, update_by
-from fastopt.kernels.cpu.costs import update_flops
+from fastopt.kernels.costs import update_flops
 from fastopt.kernels.cuda.updates import update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastopt.benchmarks.cuda.device import the_gpu
 from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.timing import timer_of
+from fastopt.kernels.cuda.timing import Timer
 
 WARM = 2  # calls before the first turn: the first of all loads kernels, and chooses algorithms
 INNER = 1 if SIMULATED else 20  # runs in a CUDA graph, which take longer than launching it
@@ -26,7 +26,7 @@ def turns(calls: Mapping[str, Callable[[], object]], rounds: int, stream: int = 
     them so would see it. In another order every round, as on the CPU.
     """
     gpu = the_gpu()
-    timer, counts = timer_of(gpu), {}
+    timer, counts = Timer(gpu), {}
     for name, call in calls.items():
         for _ in range(WARM):
             call()

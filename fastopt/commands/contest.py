@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..optim import Optimizer, get_optimizer
-from ..training import compiling
+from ..training import compiling, run_epochs
 from .rates import SCHEDULES
 
 TITLES = {"cpu": "compiled kernels", "cuda": "CUDA kernels", "numpy": "NumPy reference"}
@@ -103,15 +103,13 @@ class Contestant:
     seconds: list[float] = field(default_factory=list)  # of the training pass of every epoch
     rates: list[float] = field(default_factory=list)  # samples per second
     losses: list[float] = field(default_factory=list)  # of every epoch, on the training rows
-    step_losses: list[float] = field(default_factory=list)  # of the first COMPARED_STEPS steps
 
     def __post_init__(self) -> None:
         self.title = TITLES[self.backend]
         self.model = self.experiment.model(self.backend)
         self.stopper = self.experiment.stopper()
         self.test: dict[str, float] = {}
-        if self.stopper:
-            self.stopper.on_train_begin(self.model)
+        self._figures: Iterator[Mapping[str, float]] | None = None  # of the epochs to come
 
     @property
     def done(self) -> bool:
@@ -123,6 +121,12 @@ class Contestant:
         """The training loss of the epoch that the weights come from."""
         best = self.stopper.best_epoch if self.stopper else None
         return self.losses[(best or self.epochs) - 1]
+
+    @property
+    def step_losses(self) -> list[float]:
+        """The losses of the first COMPARED_STEPS steps."""
+        history = self.model.history
+        return [] if history is None else history.step_losses[:COMPARED_STEPS].tolist()
 
     @property
     def median_seconds(self) -> float:
@@ -143,31 +147,34 @@ class Contestant:
 
     def train_epoch(self) -> dict[str, float]:
         """Train for one more epoch and return its figures."""
-        plan = self.experiment
-        history = self.model.fit(
-            plan.x,
-            plan.y,
-            epochs=self.epochs + 1,
-            initial_epoch=self.epochs,
-            batch_size=plan.batch_size,
-            validation_split=plan.validation_split,
-            accumulate=plan.accumulate,
-            verbose=0,
-        )
+        if self._figures is None:
+            self._figures = self._fit()
+        logs = dict(next(self._figures))
         self.epochs += 1
-        logs = {name: values[-1] for name, values in history.history.items()}
         self.seconds.append(logs.pop("seconds"))
         self.rates.append(logs.pop("samples_per_second"))
         self.losses.append(logs["loss"])
-        self.step_losses += history.step_losses[: COMPARED_STEPS - len(self.step_losses)].tolist()
-        if self.stopper:
-            self.stopper.on_epoch_end(self.model, self.epochs, logs)
         return logs
+
+    def _fit(self) -> Iterator[Mapping[str, float]]:
+        """`fit`, epoch by epoch: what it makes on the device stays there while others have their turn."""
+        plan = self.experiment
+        fitting = self.model._plan(
+            plan.x,
+            plan.y,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            validation_split=plan.validation_split,
+            callbacks=[self.stopper] if self.stopper else [],
+            accumulate=plan.accumulate,
+            verbose=0,
+        )
+        return run_epochs(self.model, fitting)
 
     def finish(self) -> None:
         """Take the best weights, where early stopping kept some, and test the model."""
-        if self.stopper:
-            self.stopper.on_train_end(self.model)
+        assert self._figures is not None
+        next(self._figures, None)
         self.test = self.model.evaluate(self.experiment.x_test, self.experiment.y_test)
 
 

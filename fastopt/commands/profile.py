@@ -14,8 +14,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "profile",
         help="train a network and show where the time goes, kernel by kernel",
-        description="Train as `fastopt train` does, on the compiled kernels only, and print for each kernel its calls, "
-        "time, bytes and operations, rates, the share of the machine's measured limit, and the share of the step.",
+        description="Train as `fastopt train` does, on the compiled kernels of the CPU or of a GPU, and print for each "
+        "kernel its calls, time, bytes and operations, rates, the share of the machine's measured limit, and the share "
+        "of the step.",
     )
     train.add_arguments(parser)
     parser.add_argument_group("profile").add_argument(
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from ..profiling import PROFILED, profile
 
     if args.backend not in PROFILED:
-        raise ValueError(f"only the backend {' and '.join(PROFILED)} can be profiled, not {args.backend}")
+        raise ValueError(f"only the backends {' and '.join(PROFILED)} can be profiled, not {args.backend}")
     if args.compare:
         raise ValueError("--compare trains the reference as well, which cannot be profiled: use fastopt train")
     if args.trace is not None:

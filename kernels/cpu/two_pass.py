@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import costs
 from ..formulas import HYPER, clip_factor
 from ..spec import Batches
-from . import costs
 from .compile import Kernel
 from .layout import APPLY, UPDATE, UPDATES, fill, read
 from .norm import SQUARES_KERNEL, Squares

@@ -96,18 +96,23 @@ def current_stream(array: Any) -> int:
 
 
 def gpu_of(addresses: Collection[int]) -> Any:
-    """The device that memory at these addresses belongs to."""
+    """The device that memory at these addresses belongs to; of no memory the one that the caller works on.
+
+    Raises:
+        ValueError: it belongs to several.
+    """
     if SIMULATED:
         from .simulator import Gpu
 
         return Gpu()
-    from .driver import device_of
+    from .driver import current_device, device_of
     from .gpu import gpu
 
     found = {device_of(address) for address in addresses if address}
     if len(found) > 1:
-        raise ValueError(f"the arrays of one optimizer must lie on one GPU; these lie on {sorted(found)}")
-    return gpu(found.pop() if found else 0)
+        numbers = " and ".join(map(str, sorted(found)))
+        raise ValueError(f"the arrays of one call, or one optimizer, must lie on one GPU; these lie on GPUs {numbers}")
+    return gpu(found.pop() if found else current_device())
 
 
 class ArrayPlan:

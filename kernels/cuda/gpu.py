@@ -20,6 +20,8 @@ from .streams import RELAXED, Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
+SHARED_MEMORY = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
 
@@ -54,6 +56,11 @@ class Gpu:
     def cache_bytes(self) -> int:
         """The size of the cache that all multiprocessors share."""
         return attribute(self._device, L2_CACHE)
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """The most shared memory that a block can have, if it asks for it."""
+        return attribute(self._device, SHARED_MEMORY)
 
     @cached_property
     def _context(self) -> Any:
@@ -150,8 +157,8 @@ class Gpu:
         """A stream of one's own."""
         return Stream(self)
 
-    def event(self) -> Event:
-        return Event(self)
+    def event(self, timed: bool = False) -> Event:
+        return Event(self, timed)
 
     def replay(self, stream: int, run: Callable[[], None]) -> Replay:
         """What `run` gives to the stream, to be given to it again and again."""
@@ -164,6 +171,14 @@ class Gpu:
         where = ffi.cast("void *", stream)
         function = self._function(kernel)
         check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
+
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        """As `launch`, but one block of so many threads, with so many bytes of shared memory."""
+        values = ffi.new("long long[]", args)
+        pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
+        where, function = ffi.cast("void *", stream), self._function(kernel)
+        check(self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared))  # or 48 KiB would be the most
+        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, where, pointers, ffi.NULL))
 
     def _function(self, kernel: Kernel) -> Any:
         """The kernel, loaded."""

@@ -7,11 +7,11 @@ import ctypes
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from .compile import THREADS, Kernel
+from .simulator_threads import run
 
 
 class Memory:
@@ -29,10 +29,13 @@ class Stream:
 
 
 class Event:
-    """Reached when it is recorded."""
+    """Reached when it is recorded; its time is the host's."""
 
     def record(self, stream: int) -> None:
-        pass
+        self.time = time.perf_counter()
+
+    def since(self, other: Event) -> float:
+        return self.time - other.time
 
     def wait(self) -> None:
         pass
@@ -51,7 +54,8 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    name, capability, cache_bytes = "Numba's simulator", (9, 0), 1024
+    ordinal, name, capability = 0, "Numba's simulator", (9, 0)
+    cache_bytes, shared_bytes = 1024, 1 << 16
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -94,26 +98,18 @@ class Gpu:
     def stream(self) -> Stream:
         return Stream()
 
-    def event(self) -> Event:
+    def event(self, timed: bool = False) -> Event:
         return Event()
 
     def replay(self, stream: int, run: Callable[[], None]) -> Replay:
         return Replay(run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
-        assert kernel.simulated is not None
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
-            kernel.simulated[blocks, THREADS](*args)
+            run(kernel.function, blocks, THREADS, *args)
 
-
-class Timer:
-    """What `timing.Timer` does, by the host's clock."""
-
-    def __init__(self, gpu: Any) -> None:
-        pass
-
-    def seconds(self, run: Callable[[], None], stream: int) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            run(kernel.function, 1, threads, *args, shared=shared)

@@ -14,7 +14,7 @@ from .driver import CudaError, asked, check, ffi
 log = logging.getLogger("fastopt")
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: it does not wait for the default stream, nor that one for it
-NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+TIMED, NO_TIMING = 0, 2  # CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING
 # CU_STREAM_CAPTURE_MODE_RELAXED: in the others, memory that Python happens to free meanwhile would spoil the capture.
 RELAXED = 2
 
@@ -36,12 +36,15 @@ class Stream:
 
 
 class Event:
-    """A place in the order of a stream that others can wait for. It counts as reached until it is first recorded."""
+    """A place in the order of a stream that others can wait for. It counts as reached until it is first recorded.
 
-    def __init__(self, gpu: Any) -> None:
+    timed: the device notes when it is reached.
+    """
+
+    def __init__(self, gpu: Any, timed: bool = False) -> None:
         self.driver = gpu.driver
         with gpu.active():
-            made = asked("void *", self.driver.cuEventCreate, NO_TIMING)
+            made = asked("void *", self.driver.cuEventCreate, TIMED if timed else NO_TIMING)
         self._event = ffi.gc(made, self.driver.cuEventDestroy_v2)
 
     def record(self, stream: int) -> None:
@@ -51,6 +54,10 @@ class Event:
     def wait(self) -> None:
         """Until it is reached."""
         check(self.driver.cuEventSynchronize(self._event))
+
+    def since(self, other: Event) -> float:
+        """Seconds from another event to this one; both are timed, and reached."""
+        return float(asked("float", self.driver.cuEventElapsedTime, other._event, self._event)) / 1e3
 
     def before(self, stream: int) -> None:
         """What is given to the stream from now on waits for it."""

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from fastopt.kernels import cpu
-from fastopt.kernels.cpu import costs, network, program
+from fastopt.kernels import costs, cpu
+from fastopt.kernels.cpu import network, program
 from fastopt.kernels.cpu.compile import Kernel
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS

@@ -38,36 +38,22 @@ REGISTERS = {
 assert [65536 // (registers * THREADS) for registers in (64, 80, 128)] == [4, 3, 2]
 
 
-@pytest.fixture(scope="module")
-def listings():
-    return {}
+@pytest.mark.parametrize("kernel", all_kernels(), ids=lambda kernel: kernel.name)
+def test_machine_code(kernel):
+    """One test a kernel: nearly all of its time is Numba's, which is the same for every capability and every check."""
+    for capability in CAPABILITIES:
+        listing = kernel.listing(capability)
+        for check in CHECKS:
+            check(kernel, listing)
 
 
-@pytest.fixture(params=CAPABILITIES, ids=lambda c: f"sm_{c[0]}{c[1]}")
-def capability(request):
-    return request.param
-
-
-@pytest.fixture(params=all_kernels(), ids=lambda kernel: kernel.name)
-def kernel(request):
-    return request.param
-
-
-@pytest.fixture
-def listing(kernel, capability, listings):
-    key = kernel.name, capability
-    if key not in listings:
-        listings[key] = kernel.listing(capability)
-    return listings[key]
-
-
-def test_no_spills_no_local_memory_and_few_registers(kernel, listing):
+def no_spills_no_local_memory_and_few_registers(kernel, listing):
     assert listing.local_bytes == 0
     assert ".local" not in listing.ptx
     assert 0 < listing.registers <= REGISTERS[kernel.name.rpartition("_")[2]]
 
 
-def test_arithmetic_is_what_the_formula_says(kernel, listing):
+def arithmetic_is_what_the_formula_says(kernel, listing):
     if kernel is COUNT:
         return  # it takes powers in float64, by the compiler's own library, and has one thread for an array
     assert not re.findall(r"\bfma\.", listing.ptx)  # two roundings, as on the CPU
@@ -76,7 +62,7 @@ def test_arithmetic_is_what_the_formula_says(kernel, listing):
     assert not re.findall(r"\bcall\b", listing.ptx)
 
 
-def test_float32_stays_float32(kernel, listing):
+def float32_stays_float32(kernel, listing):
     if kernel.name in UPDATES and UPDATES[kernel.name][0] != "float64":
         assert ".f64" not in listing.ptx
         assert ".f32" in listing.ptx
@@ -89,7 +75,7 @@ def wide(dtype, states, form):
     return {"v4.u32": states + 2} if form == SAME else {"v4.u32": 2, "v4.f32": 2 * states}
 
 
-def test_accesses_of_128_bits(kernel, listing):
+def accesses_are_of_128_bits(kernel, listing):
     if kernel.name in UPDATES:
         dtype, form, states = UPDATES[kernel.name]
         wanted = wide(dtype, states, form)
@@ -111,19 +97,29 @@ def test_accesses_of_128_bits(kernel, listing):
         assert listing.ptx.count("st.global.v4.f32") == 2 * listing.ptx.count("ld.global.v4.u32")
 
 
-def test_rounding_at_random_is_of_its_form_alone(kernel, listing):
+def rounding_at_random_is_of_its_form_alone(kernel, listing):
     """No other kernel pays for draws, which are multiplications of 64 bits."""
     if kernel.name in UPDATES:
         draws = "13787848793156543929" in listing.ptx or "-4658895280553007687" in listing.ptx  # of `mix`
         assert draws == (UPDATES[kernel.name][1] == STOCHASTIC)
 
 
-def test_a_cubin_has_one_kernel_of_integers(kernel, listing):
+def a_cubin_has_one_kernel_of_integers(kernel, listing):
     name = entry(listing.cubin).decode()
     assert listing.ptx.count(".entry") == 1
     declared = re.search(rf"\.entry {re.escape(name)}\((.*?)\)", listing.ptx, re.DOTALL)
     assert declared is not None
     assert re.findall(r"\.param \.(\w+)", declared[1]) == ["u64"] * kernel.arguments
+
+
+CHECKS = [
+    no_spills_no_local_memory_and_few_registers,
+    arithmetic_is_what_the_formula_says,
+    float32_stays_float32,
+    accesses_are_of_128_bits,
+    rounding_at_random_is_of_its_form_alone,
+    a_cubin_has_one_kernel_of_integers,
+]
 
 
 def sass(cubin, path):
@@ -137,12 +133,13 @@ def sass(cubin, path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("rule", ["adam", "adagrad"])
-def test_instructions_of_128_bits(rule, dtype, capability, tmp_path):
-    code = sass(update_kernel(rule, dtype).cubin(capability), tmp_path / "cubin")
+def test_instructions_of_128_bits(rule, dtype, tmp_path):
     states = len(OPTIMIZERS[rule].states)
-    assert len(re.findall(r"LDG\.E\.128", code)) % (states + 2) == 0 < code.count("LDG.E.128")
-    assert len(re.findall(r"STG\.E\.128", code)) % (states + 1) == 0 < code.count("STG.E.128")
-    assert not re.findall(r"\b(DADD|DMUL|DFMA|LDL|STL)\b", code)
+    for capability in CAPABILITIES:
+        code = sass(update_kernel(rule, dtype).cubin(capability), tmp_path / "cubin")
+        assert len(re.findall(r"LDG\.E\.128", code)) % (states + 2) == 0 < code.count("LDG.E.128")
+        assert len(re.findall(r"STG\.E\.128", code)) % (states + 1) == 0 < code.count("STG.E.128")
+        assert not re.findall(r"\b(DADD|DMUL|DFMA|LDL|STL)\b", code)
 
 
 def test_cubins_are_kept_between_processes(tmp_path, monkeypatch):

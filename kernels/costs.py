@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..formulas import ACTIVATIONS, HYPER, OPTIMIZERS
-from ..profile import Cost
-from ..scalars import fill_scalars
+from .formulas import ACTIVATIONS, HYPER, OPTIMIZERS
+from .profile import Cost
+from .scalars import fill_scalars
 
 INDEX = 8  # bytes of a row's number, and of a label
 
@@ -166,6 +166,21 @@ def slopes(outputs: int, activation: str, bias: bool, rule: str | None, width: i
     )
 
 
+def activate(outputs: int, activation: str, bias: bool, width: int) -> Cost:
+    """The products and b read, y written."""
+    return Cost(
+        f"activate {outputs} {activation}",
+        bytes=bias * outputs * width,
+        row_bytes=2 * outputs * width,
+        row_flops=bias * outputs,
+    )
+
+
+def bias_gradient(outputs: int, width: int) -> Cost:
+    """dz read, db written."""
+    return Cost(f"sums {outputs}", bytes=outputs * width, row_bytes=outputs * width, row_flops=outputs)
+
+
 def inputs_gradient(inputs: int, outputs: int, width: int) -> Cost:
     """dz and w read, dx written."""
     return Cost(
@@ -200,6 +215,11 @@ def metric(name: str, outputs: int, labels: bool, width: int) -> Cost:
 def link(name: str, outputs: int, width: int) -> Cost:
     """z read, y written."""
     return Cost(f"{name} {outputs}", row_bytes=2 * outputs * width)
+
+
+def accumulate(size: int, width: int) -> Cost:
+    """All gradients of a batch read, those of the step read and written."""
+    return Cost("accumulate", bytes=3 * size * width, flops=2 * size)
 
 
 def squares(size: int, width: int) -> Cost:
