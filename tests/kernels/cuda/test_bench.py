@@ -33,7 +33,7 @@ def test_a_file_has_the_name_of_the_gpu(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "--backend", "cuda", "limits", "--quick", "-k", "copy and driver", "--json"]
     assert cli.main(arguments) == 0, capfd.readouterr().out
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.json")
     name = json.loads(file.read_text(encoding="utf-8"))["machine_info"]["gpu"]["name"].lower()
     assert file.stem == "numba-s-simulator" if SIMULATED else all(word in name for word in file.stem.split("-"))
 
