@@ -24,7 +24,7 @@ from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.mixed import mixed_kernels
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Update
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Target, Update
 
 REAL = ("float32", "float64")
 ALL = (*REAL, "float16", "bfloat16")
@@ -78,6 +78,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
     for shape in SHAPES:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
+    yield "counted", _counted
     yield "labels", _labels
     for dtype in ALL:
         for name in ACTIVATIONS:
@@ -93,6 +94,24 @@ def _update(rule: str, dtype: str) -> Outputs:
     p, g, states = there(p, dtype), there(g, dtype), tuple(there(np.abs(s), dtype) for s in states)
     cuda.update([Update(rule, p, g, states, OPTIMIZERS[rule].options, 3)])
     return [p, *states]
+
+
+def _counted() -> Outputs:
+    """Steps that the device counts: a row of every kind, with a learning rate on the device."""
+    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_rooted")
+    p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
+    steps = there(np.ones(len(rules)), "float64")
+    states = [[there(drawn(9) + 0.5, "float64") for _ in OPTIMIZERS[rule].states] for rule in rules]
+    lr = there([0.1], "float32")
+    rate = cuda.Number(at(lr), 4)
+    targets = [
+        Target(rule, "float64", 9, at(p) + 72 * i, [at(s) for s in states[i]], i) for i, rule in enumerate(rules)
+    ]
+    counters = [cuda.Number(at(steps) + 8 * i, 8) for i in range(len(rules))]
+    plan = cuda.CountedPlan(targets, counters, gpu_of({at(p)}))
+    options = [{**OPTIMIZERS[rule].options, "lr": rate} for rule in rules]
+    plan.update([at(g) + 72 * i for i in range(len(rules))], options)
+    return [lr, p, steps, *(s for own in states for s in own)]
 
 
 def _norm(dtype: str) -> Outputs:

@@ -37,6 +37,7 @@ ffi.cdef("""
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
     CUresult cuStreamIsCapturing(void *stream, int *status);
+    CUresult cuThreadExchangeStreamCaptureMode(int *mode);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
     CUresult cuFuncSetAttribute(void *function, int attribute, int value);

@@ -16,7 +16,7 @@ import numpy as np
 
 from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
-from .streams import Event, Replay, Stream
+from .streams import RELAXED, Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
@@ -78,14 +78,14 @@ class Gpu:
         finally:
             asked("void *", self.driver.cuCtxPopCurrent_v2)
 
-    def allocate(self, size: int) -> Memory:
-        """Device memory of this size, zeros on the default stream; it is freed, when nobody has it any more."""
+    def allocate(self, size: int, stream: int = 0) -> Memory:
+        """Device memory of this size, zeros by way of a stream; it is freed, when nobody has it any more."""
         with self.active():
             address = int(asked("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
             memory = Memory(address)
             weakref.finalize(memory, _free, self, address)
-            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.NULL))
-            check(self.driver.cuStreamSynchronize(ffi.NULL))  # another stream may use it at once
+            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+            self.wait(stream)  # another one may use it at once
         return memory
 
     def pinned(self, words: int) -> np.ndarray:
@@ -131,6 +131,20 @@ class Gpu:
         status = ffi.new("int *")
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
         return bool(status[0])
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[int]:
+        """While open, and another stream is being captured: a stream whose work is done at once, and waited for.
+
+        The driver's calls of this thread may then be those that a capture forbids for fear of a mistake.
+        """
+        mode, own = ffi.new("int *", RELAXED), self.stream()
+        check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
+        try:
+            yield own.handle
+            self.wait(own.handle)
+        finally:
+            check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
 
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""

@@ -64,7 +64,7 @@ class Gpu:
     def active(self) -> Iterator[None]:
         yield
 
-    def allocate(self, size: int) -> Memory:
+    def allocate(self, size: int, stream: int = 0) -> Memory:
         return Memory(size)
 
     def pinned(self, words: int) -> np.ndarray:
@@ -87,6 +87,10 @@ class Gpu:
 
     def capturing(self, stream: int) -> bool:
         return False
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[int]:
+        yield 0
 
     def free_memory(self) -> int:
         return 1 << 30
