@@ -13,19 +13,20 @@ were given. States are in the device's memory; `state_dict` waits, and copies th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from . import _backends
-from ._arrays import FLOAT32, check_flag, describe, plain
+from ._arrays import FLOAT32, describe, plain
 from ._dlpack import is_tensor, speaks_dlpack, view_of
 from ._hyper import check_one_number, check_scale
 from ._parameters import WORK, bits_of, name_of
+from ._place import Leaves, Place
 from ._settings import Settings
-from ._slot import Group, Slot
+from ._slot import Slot
 from .kernels.formulas import dropout_stream
 from .kernels.spec import STOCHASTIC, Planned
 
@@ -188,93 +189,71 @@ class DeviceSlot(Slot):
         return made
 
 
-class DeviceSteps(Settings):
-    """The part of `Optimizer` that has the plan, and gives steps to a GPU."""
+class OnDevice(Place):
+    """The arrays of an optimizer in a GPU's memory."""
 
-    grad_norm: float | None
-    _groups: list[Group]
-    _memory: Any
-    backend: str
-    _slots: list[Slot]
-    _lenders: list[tuple[int, Any]]
-    _of: list[int]
-    _done: np.ndarray
-    _origins: np.ndarray
-    _taken: np.ndarray  # of the steps that the plan knows to have been skipped, those that `_done` counts no more
-    _measured = False  # whether the last step found out the norm of its gradients
+    of_array, of_all, of_slot = DeviceParameter, DeviceMemory, DeviceSlot
 
-    @property
-    def _on_device(self) -> bool:
-        return isinstance(self._memory, DeviceMemory)
+    def __init__(self, groups: list[Leaves], master_weights: bool) -> None:
+        super().__init__(groups, master_weights)
+        self.taken = np.zeros_like(self.done)  # of the steps that the plan knows to have been skipped, those off `done`
+        self.measured = False  # whether the last step found out the norm of its gradients
 
-    def settle(self) -> list[int]:
-        """The steps done, for each array; what `steps` and `grad_norm` say is then exact.
+    def settle(self) -> None:
+        if self._plan is None:
+            return
+        plan = self._plan[1].plan
+        skipped = plan.settled()
+        self.done -= skipped - self.taken
+        self.taken[:] = skipped
+        if self.measured:
+            self.grad_norm = plan.last_norm(self._plan[1].stream())
 
-        For arrays in a GPU's memory (`backend="cuda"`) this waits for all steps that were given, because only the
-        device knows which of them it skipped, and the norm of the last one's gradients. Otherwise all is known anyway.
-        An array without elements is said to have done all steps.
+    def drop_plan(self) -> None:
+        self.settle()
+        self.taken[:] = 0  # the next one begins to count anew
+        super().drop_plan()
 
-        Example:
-            >>> import numpy as np, fastopt as fo
-            >>> opt = fo.SGD(np.zeros(2), lr=0.5, backend="numpy")
-            >>> opt.step(np.ones(2)), opt.step(np.array([np.inf, 1.0]), skip_nonfinite=True), opt.settle()
-            (True, False, [1])
-        """
-        if self._on_device and self._plan is not None:
-            plan = self._plan[1].plan
-            skipped = plan.settled()
-            self._done -= skipped - self._taken
-            self._taken[:] = skipped
-            if self._measured:
-                self.grad_norm = plan.last_norm(self._plan[1].stream())
-        return [slot.steps for slot in self._slots]
-
-    def _drop_plan(self) -> None:
-        if self._plan is not None:
-            self.settle()
-            self._taken[:] = 0  # the next one begins to count anew
-            self._plan = None
-
-    def _planned(self) -> Any:
-        """The plan of the backend for the arrays with their present states."""
-        if self._plan is None or self._plan[0] != self.backend:
-            pairs = zip(self._of, self._slots, strict=True)
-            planned = [slot.planned(self._groups[i].rule, i, self._seed) for i, slot in pairs]
-            plan = _backends.get(self.backend).ArrayPlan(planned, self._memory.owners)
-            self._plan = self.backend, plan
-        return self._plan[1]
-
-    def _step_on_device(self, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool) -> bool:
-        """`Optimizer.step`, of gradients one for each array."""
-        if self.backend != _backends.DEVICE:
-            raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {self.backend!r}")
-        check_flag("skip_nonfinite", skip_nonfinite)
+    def step(
+        self, settings: Settings, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
+    ) -> bool:
+        if settings.backend != _backends.DEVICE:
+            raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {settings.backend!r}")
         scale, scale_at = 1.0, 0 if grad_scale is None else _one_on_device("grad_scale", grad_scale)
         if grad_scale is not None and not scale_at:
             scale = 1.0 / check_scale(grad_scale)
         found_at = 0 if found_inf is None else _one_on_device("found_inf", found_inf)
         skip = found_inf is not None and not found_at and check_one_number("found_inf", found_inf) != 0
-        for _, lender in self._lenders:
+        for _, lender in self.lenders:
             lender.check_place()
-        groups, plan = self._current(), self._planned()
-        options = [group.at(self._count) for group in groups]
+        groups, plan, clip_norm = settings._current(), self.plan(settings), settings.clip_norm
+        options = [group.at(settings._count) for group in groups]
         gradients, others = plan.read(leaves)
         for i in [i for i in others if leaves[i] is not None]:
-            self._memory.parameters[i].check_gradient(f"grads{self._slots[i].path}", leaves[i])
-        self._memory.check_gradients(gradients)
+            self.memory.parameters[i].check_gradient(f"grads{self.slots[i].path}", leaves[i])
+        self.memory.check_gradients(gradients)
         if skip:
             return False
-        guard = _kernels().Guard(self._clip_norm, scale_at, found_at, bool(skip_nonfinite))
-        numbers = self._done + self._taken - self._origins + 1
-        plan.update(gradients, numbers, options, scale, {}, guard)
-        self._measured = bool(gradients.any()) and (self._clip_norm is not None or bool(skip_nonfinite))
+        guard = _kernels().Guard(clip_norm, scale_at, found_at, bool(skip_nonfinite))
+        self.give(plan, gradients, leaves, options, scale, guard)
+        self.measured = bool(gradients.any()) and (clip_norm is not None or bool(skip_nonfinite))
         self.grad_norm = None
-        self._done += [g is not None for g in leaves]
-        for i, lender in self._lenders:
-            if leaves[i] is not None:
-                lender.changed()
-        self._count += 1
+        self.changed(leaves)
         return True
+
+    def give(
+        self,
+        plan: Any,
+        gradients: np.ndarray,
+        leaves: Sequence[Any],
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        guard: Any,
+    ) -> None:
+        """A step to the device, counted here."""
+        numbers = self.done + self.taken - self.origins + 1
+        plan.update(gradients, numbers, options, scale, {}, guard)
+        self.done += [g is not None for g in leaves]
 
 
 def _one_on_device(name: str, value: Any) -> int:

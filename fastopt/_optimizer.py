@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -12,38 +10,30 @@ import numpy as np
 
 from . import _backends, conventions
 from ._arrays import check_count, check_flag, describe
-from ._device import DeviceMemory, DeviceParameter, DeviceSlot, DeviceSteps
-from ._hyper import (
-    COMMON,
-    EXTRA,
-    TORCH_ONLY,
-    all_finite,
-    check_clipping,
-    check_hyper,
-    check_one_number,
-    check_scale,
-    common,
-)
-from ._lent import Lent
-from ._parameters import Memory, Parameter
-from ._rows import Rows, check_rows, joint_norm
-from ._slot import Group, Hyper, Slot
+from ._counting import Counting
+from ._device import OnDevice
+from ._host import OnHost
+from ._hyper import COMMON, EXTRA, TORCH_ONLY, check_clipping, check_hyper, common
+from ._place import Leaves, Place
+from ._settings import Settings
+from ._slot import Group, Hyper
 from ._tree import Template, flatten, match
-from .kernels.formulas import BOUND, clip_factor
+from .kernels.formulas import BOUND
 from .kernels.spec import STOCHASTIC
 
 
-class Optimizer(DeviceSteps):
+class Optimizer(Settings):
     """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
-    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
+    _place: Place
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
         super().__init__(hyper, **settings)
-        self.grad_norm: float | None = None
+        if self._capturable and self.backend != _backends.DEVICE:
+            raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
         self._take([], [(self.defaults, [])])
         if params is not None:
             self._attach(params)
@@ -56,7 +46,7 @@ class Optimizer(DeviceSteps):
         grouped = isinstance(tree, list | tuple) and any(isinstance(g, Mapping) and "params" in g for g in tree)
         if grouped and not all(isinstance(g, Mapping) and "params" in g for g in tree):
             raise ValueError("where one entry of params is a group, all must be: mappings with the key 'params'")
-        leaves: list[tuple[str, Any]] = []
+        leaves: Leaves = []
         templates, groups = [], []
         for i, entry in enumerate(tree if grouped else [{"params": tree}]):
             first = len(leaves)
@@ -90,7 +80,7 @@ class Optimizer(DeviceSteps):
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
         before = self._current()
-        for _, lender in self._lenders:
+        for _, lender in self._place.lenders:
             lender.check_place()
         leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
         template = flatten(group["params"], f"[{len(before)}]", leaves)
@@ -106,27 +96,21 @@ class Optimizer(DeviceSteps):
     def _take(
         self,
         template: Template,
-        groups: list[tuple[Hyper, list[tuple[str, Any]]]],
+        groups: list[tuple[Hyper, Leaves]],
         grouped: bool = False,
         before: Sequence[Group] = (),
     ) -> None:
         """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
         rules = [self._rule(hyper) for hyper, _ in groups]
-        here: tuple[Any, Any, Any] = (Parameter, Memory, Slot)
+        where: type[Place] = OnHost
         if self.backend == _backends.DEVICE:
-            here = DeviceParameter, DeviceMemory, DeviceSlot
-        of_array, of_all, of_parameter = here
-        parameters = [[of_array(f"params{path}", array) for path, array in leaves] for _, leaves in groups]
-        memory = of_all(parameter for some in parameters for parameter in some)
-        self._drop_plan()  # after all checks, before the numbers of `before` are taken over
-        counted = np.zeros((2, sum(map(len, parameters))), np.int64)
-        numbers = enumerate(counted.T)
+            where = Counting if self._capturable and any(leaves for _, leaves in groups) else OnDevice
+        place = where([leaves for _, leaves in groups], self._master_weights)
+        if before:  # after all checks, before the numbers of these groups are taken over
+            place.replace(self._place)
         made: list[Group] = []
-        for rule, (hyper, leaves), some in zip(rules, groups, parameters, strict=True):
-            pairs = zip(leaves, some, strict=True)
-            more = memory.foreign, self._master_weights
-            slots = [of_parameter(path, p, more[0], *next(numbers), more[1]) for (path, _), p in pairs]
+        for rule, (hyper, leaves), slots in zip(rules, groups, place.groups, strict=True):
             public: Hyper = {"params": [array for _, array in leaves]}
             if len(made) < len(before):
                 old = before[len(made)]
@@ -135,15 +119,7 @@ class Optimizer(DeviceSteps):
                     slot.follow(same)
             made.append(Group(public, slots, self._convention.decoupled))
             made[-1].take(rule, hyper)
-        self._done, self._origins = counted  # the `steps` and `origin` of all slots
-        self._groups = made
-        self._slots = [slot for group in made for slot in group.slots]
-        self._of = [i for i, group in enumerate(made) for _ in group.slots]
-        self._copied = [i for i, slot in enumerate(self._slots) if slot.parameter.work is None]
-        self._lenders = [(i, lender) for i, slot in enumerate(self._slots) if (lender := slot.parameter.lender)]
-        self._memory = memory
-        self.__dict__.pop("_lent", None)
-        self._taken = np.zeros_like(self._done)
+        self._groups, self._place, self._slots = made, place, place.slots
         self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
         self.param_groups = [group.public for group in made]
@@ -177,7 +153,7 @@ class Optimizer(DeviceSteps):
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        self._done += n
+        self._place.advance(n)
         self._count += n
 
     # -- the step
@@ -229,69 +205,37 @@ class Optimizer(DeviceSteps):
              [  0.   0.]
              [-11. -22.]]
         """
-        if self._on_device and self._slots:
-            return self._step_on_device(tuple(self._leaves(grads)), grad_scale, found_inf, skip_nonfinite)
-        scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         check_flag("skip_nonfinite", skip_nonfinite)
-        skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        leaves = tuple(self._leaves(grads))
-        groups, plan = self._current(), self._planned()
-        options = [group.at(self._count) for group in groups]
-        gradients, others = plan.read(leaves)
-        arrays = list(leaves)  # as kernels take them
-        rows: dict[int, Rows] = {}
-        rest = [i for i in others if arrays[i] is not None]
-        if rest and self.backend == _backends.DEFAULT:
-            rest, _alive = self._lent.take(gradients, leaves, rest)
-        for i in rest:
-            slot = self._slots[i]
-            if slot.parameter.lender is not None:
-                slot.parameter.lender.check_place()
-            if isinstance(arrays[i], tuple):
-                rows[i] = check_rows(slot, arrays[i], self._memory, self.backend, self._against_rows(i))
-                arrays[i] = rows[i].values
-            else:
-                arrays[i] = self._check(slot, arrays[i])
-                plan.put(gradients, i, arrays[i])
-        if skip:
-            return False
-        if self._clip_norm is not None or skip_nonfinite:
-            self.grad_norm = scale * joint_norm(plan.norm(gradients), rows, self.backend)
-            if skip_nonfinite and not math.isfinite(self.grad_norm) and not all_finite(self._readable(arrays)):
-                return False
-            if self._clip_norm is not None:
-                scale *= clip_factor(self._clip_norm, self.grad_norm)
-        copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None and i not in rows}
-        done = self._done
-        numbers = done - self._origins + 1
-        plan.update(gradients, numbers, options, scale, copies)
-        for i, work in copies.items():
-            self._slots[i].parameter.store(work)
-        for i, some in rows.items():
-            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale, self._seed)
-        done += [g is not None for g in arrays] if others else 1
-        for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
-            if arrays[i] is not None:
-                lender.changed()
-        self._count += 1
-        return True
+        done = self._place.step(self, tuple(self._leaves(grads)), grad_scale, found_inf, skip_nonfinite)
+        if done:
+            self._count += 1
+        return done
 
-    @cached_property
-    def _lent(self) -> Lent:
-        return Lent(self._slots, self._memory)
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the gradients of the last step that was clipped by it, or looked for inf and NaN; see `step`."""
+        return self._place.grad_norm
 
-    def _readable(self, arrays: Iterable[Any]) -> list[np.ndarray]:
-        """The gradients of a step as NumPy's, also those that only kernels have looked at."""
-        pairs = zip(self._slots, arrays, strict=True)
-        return [g if isinstance(g, np.ndarray) else self._check(slot, g) for slot, g in pairs if g is not None]
+    def settle(self) -> list[int]:
+        """The steps done, for each array; what `steps` and `grad_norm` say is then exact.
 
-    def _against_rows(self, i: int) -> str:
-        """Why the gradient of an array must not be of some rows only; "": it may."""
-        if self._convention.decoupled and self._groups[self._of[i]].public["weight_decay"]:
-            return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
-        return self._whole
+        For arrays in a GPU's memory (`backend="cuda"`) this waits for all steps that were given, because only the
+        device knows which of them it skipped, and the norm of the last one's gradients. Otherwise all is known anyway.
+        An array without elements is said to have done all steps.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> opt = fo.SGD(np.zeros(2), lr=0.5, backend="numpy")
+            >>> opt.step(np.ones(2)), opt.step(np.array([np.inf, 1.0]), skip_nonfinite=True), opt.settle()
+            (True, False, [1])
+        """
+        self._place.settle()
+        return [slot.steps for slot in self._slots]
+
+    def _drop_plan(self) -> None:
+        self._place.drop_plan()
 
     def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
         if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
@@ -299,13 +243,6 @@ class Optimizer(DeviceSteps):
         out: list[Any] = [None] * len(self._slots)
         match(self._template, grads, "grads", out)
         return out
-
-    def _check(self, slot: Slot, g: Any) -> np.ndarray:
-        """Any gradient as kernels take it, or the error that says what is wrong with it."""
-        name = f"grads{slot.path}"
-        g = slot.parameter.check_like(name, g)
-        self._memory.check_gradient(name, g)
-        return slot.parameter.inward(g)
 
     # -- saving and loading
 
@@ -395,6 +332,7 @@ class Optimizer(DeviceSteps):
             "backend": self.backend,
             "convention": self.convention,
             "sixteen": (self._master_weights, self._seed),
+            "capturable": self._capturable,
             "template": self._template,
             "grouped": self._grouped,
             "paths": [slot.path for slot in self._slots],
@@ -406,7 +344,8 @@ class Optimizer(DeviceSteps):
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
-        self._clip_norm = self.grad_norm = None
+        self._capturable = state.get("capturable", False)
+        self._clip_norm = None
         self._values = itemgetter(*self._hyper)
         self._count = 0
         paths = iter(state["paths"])

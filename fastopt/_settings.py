@@ -21,12 +21,20 @@ class Settings:
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
-    _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
+    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[Group]
     param_groups: list[Hyper]
     backend: str
 
-    def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str, master_weights: bool, seed: int) -> None:
+    def __init__(
+        self,
+        hyper: Hyper,
+        clip_norm: float | None,
+        convention: str,
+        master_weights: bool,
+        seed: int,
+        capturable: bool = False,
+    ) -> None:
         self._convention = conventions.find(type(self).__name__, self._peers, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
@@ -34,6 +42,7 @@ class Settings:
         self._values = itemgetter(*self._hyper)
         self._master_weights = check_flag("master_weights", master_weights)
         self._seed = check_count("seed", seed, least=0)
+        self._capturable = check_flag("capturable", capturable)
 
     def _drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
@@ -82,6 +91,12 @@ class Settings:
             group.take(rule, hyper)
         return self._groups
 
+    def _against_rows(self, group: Group) -> str:
+        """Why the gradient of an array of a group must not be of some rows only; "": it may."""
+        if self._convention.decoupled and group.public["weight_decay"]:
+            return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        return self._whole
+
     @property
     def convention(self) -> str:
         """Whose formulas, defaults and options these are."""
@@ -91,6 +106,11 @@ class Settings:
     def master_weights(self) -> bool:
         """Whether 16-bit arrays have a master copy; if not, they are rounded stochastically."""
         return self._master_weights
+
+    @property
+    def capturable(self) -> bool:
+        """Whether steps may be captured into a CUDA graph."""
+        return self._capturable
 
     @property
     def seed(self) -> int:
@@ -147,4 +167,6 @@ class Settings:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")
+        if self.capturable:
+            shown.append("capturable=True")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

@@ -67,7 +67,8 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
     """Return the model in a file that `Sequential.save` wrote, ready to predict or to go on training.
 
     Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
-    training gives the same bits as training without the interruption. `backend` replaces the saved one.
+    training gives the same bits as training without the interruption. `backend` replaces the saved one; where it does
+    not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
 
     Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
     cannot be read. Nothing in a file is executed, and no more memory is used than the file is large.
@@ -88,6 +89,10 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
         _backends.known(backend)
     with _damage(path):
         description, tensors = _read(path)
+        compute: Any = description.get("compute_dtype")
+        if backend is not None and backend not in _backends.SIXTEEN.get(compute, _backends.MODULES):
+            log.warning("the backend %r does not compute in %s: the model now computes in its dtype", backend, compute)
+            description["compute_dtype"] = None
         model = _model(description, tensors, backend)
         if description["compile"] is not None:
             _compile(model, description["compile"], tensors)
@@ -98,7 +103,8 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
 def load_weights(model: Sequential, path: Path) -> None:
     """Copy the weights in `path` into `model`, building it if need be; see `Sequential.load_weights`."""
     with _damage(path):
-        saved = _model(*_read(path), model.backend)
+        description, tensors = _read(path)
+        saved = _model({**description, "compute_dtype": None}, tensors, model.backend)
     assert saved.inputs is not None
     inputs = saved.inputs if model.inputs is None else model.inputs
     different = _differences(saved.specs(saved.inputs), model.specs(inputs))
@@ -133,6 +139,7 @@ def _describe(model: Sequential) -> dict[str, Any]:
         "inputs": model.inputs,
         "seed": model.seed,
         "dtype": model.dtype.name,
+        "compute_dtype": model.compute_dtype,
         "backend": model.backend,
         "epochs_done": model.epochs_done,
         "compile": compiled,
@@ -223,7 +230,10 @@ def _model(description: dict[str, Any], tensors: Tensors, backend: str | None) -
     from .model import Sequential
 
     layers = [_layer(config, i, tensors) for i, config in enumerate(description["layers"])]
-    model = Sequential(layers, description["seed"], backend or description["backend"], description["dtype"])
+    model = Sequential(
+        layers, description["seed"], backend or description["backend"], description["dtype"],
+        compute_dtype=description.get("compute_dtype"),
+    )  # fmt: skip
     inputs = check_count("inputs", description["inputs"])
     shapes: list[tuple[int, ...]] = []
     for spec in model.specs(inputs):

@@ -31,9 +31,14 @@ class Sequential:
              and from nothing else, so every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
              changed between calls. `fit` takes the data to the GPU once, so that nothing should write to them
-             meanwhile. Where kernels cannot run there, an ImportError says what is missing
+             meanwhile. It is the current GPU, as `with torch.cuda.device(1):` and its like in other libraries choose
+             it, or the first. Where kernels cannot run there, an ImportError says what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
     inputs   number of features; left out, it comes from the data (or from `build`)
+    compute_dtype  "bfloat16" for mixed precision, as torch's autocast and Keras' "mixed_bfloat16": layers multiply
+             bfloat16 numbers, which a GPU does many times as fast, add up in float32, and give bfloat16 to one another.
+             Weights, optimizer, predictions and losses stay in `dtype`, which must be float32. On "cuda" and "numpy".
+             None, or the dtype: layers compute in it. `model.compute_dtype` may be changed between calls
 
     Where the activation of the last layer is the one that the loss undoes (softmax for the cross-entropies, sigmoid for
     binary_crossentropy), training runs on the logits, which is exact and fast, and `predict` gives probabilities. With
@@ -64,14 +69,16 @@ class Sequential:
         backend: str = _backends.DEFAULT,
         dtype: DTypeLike = "float32",
         inputs: int | None = None,
+        compute_dtype: str | None = None,
     ) -> None:
         self.layers = _check_layers(layers)
         self.names = _name(self.layers)
         self.seed = check_count("seed", seed, least=0)
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2^64; got {seed}")
-        self.backend = backend
         self.dtype = _check_dtype(dtype)
+        self._backend = _backends.known(backend)
+        self.compute_dtype = compute_dtype
         self.inputs: int | None = None
         self.optimizer: Optimizer | None = None
         self.loss: Loss | None = None
@@ -93,7 +100,26 @@ class Sequential:
 
     @backend.setter
     def backend(self, name: str) -> None:
-        self._backend = _backends.known(name)
+        name = _backends.known(name)
+        _backends.check_compute(self._compute, self.dtype.name, name)
+        self._backend = name
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype that layers compute in.
+
+        >>> model = Sequential([Dense(2)], backend="numpy", compute_dtype="bfloat16", inputs=3)
+        >>> model.compute_dtype, model.parameters[0].dtype.name
+        ('bfloat16', 'float32')
+        >>> model.compute_dtype = None
+        >>> model.compute_dtype
+        'float32'
+        """
+        return self._compute
+
+    @compute_dtype.setter
+    def compute_dtype(self, name: str | None) -> None:
+        self._compute = _backends.check_compute(name, self.dtype.name, self._backend)
 
     @property
     def outputs(self) -> int:
@@ -192,10 +218,11 @@ class Sequential:
             for name, what, outputs, count in rows
         ]
         end = f"total: {total:,} parameters, {self.inputs:,} inputs" if self.inputs else "not built: inputs unknown"
-        return "\n".join([*lines, f"{end}, {self.dtype.name}"])
+        return "\n".join([*lines, f"{end}, {self.dtype.name}{f', computed in {self._compute}' * self._mixed}"])
 
     def __repr__(self) -> str:
         inputs = "" if self.inputs is None else f", inputs={self.inputs}"
+        inputs += f", compute_dtype={self._compute!r}" * self._mixed
         layers = ", ".join(map(repr, self.layers))
         return f"Sequential([{layers}], seed={self.seed}, backend={self.backend!r}, dtype={self.dtype.name!r}{inputs})"
 
@@ -357,7 +384,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.get(self.backend).Network
-        return network(self._specs, self._parameters, self.dtype, spec, metrics)
+        compute = {"compute": self._compute} if self._mixed else {}
+        return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether layers compute in another dtype than that of the weights."""
+        return self._compute != self.dtype.name
 
     def _compiled(self) -> Loss:
         if self.loss is None:

@@ -9,9 +9,11 @@ Common to all of them:
   key "params" and the group's own hyper-parameters. The arrays are float32, float64, float16 or bfloat16 (NumPy's with
   the dtype of ml_dtypes), of any shape and strides, and are updated in place; arrays with gaps, negative strides or
   foreign byte order go through a copy that is written back. Read-only arrays and arrays that share memory are refused.
-  With `backend="cuda"` they are C-contiguous float32 or float64 arrays in a GPU's memory, of Numba, CuPy or torch, and
-  `step` does not wait: see `Optimizer.settle`. None leaves the optimizer without arrays until `bind`, which
-  `Sequential.compile` calls.
+  With `backend="cuda"` they are C-contiguous arrays in a GPU's memory, of Numba, CuPy or torch, and `step` does not
+  wait: see `Optimizer.settle`. With `capturable=True` besides, the GPU counts the steps, so that one can be captured
+  into a CUDA graph, after one that was not: each launch of the graph then is a step, on the same gradient arrays, with
+  the hyper-parameters of the time of capture; `lr` must be a number. `steps` is what `settle` found last. None leaves
+  the optimizer without arrays until `bind`, which `Sequential.compile` calls.
 - An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
   `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
   parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they
@@ -110,6 +112,7 @@ class SGD(Optimizer):
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: whether steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -142,13 +145,14 @@ class SGD(Optimizer):
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
+        capturable: bool = False,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
         super().__init__(
             params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed,
+            master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
@@ -179,6 +183,7 @@ class Adagrad(Optimizer):
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: whether steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -210,6 +215,7 @@ class Adagrad(Optimizer):
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
+        capturable: bool = False,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
@@ -217,7 +223,7 @@ class Adagrad(Optimizer):
         more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
         super().__init__(
             params, backend, {**hyper, **initial, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed,
+            master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
@@ -247,6 +253,7 @@ class RMSprop(Optimizer):
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: whether steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -280,13 +287,14 @@ class RMSprop(Optimizer):
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
+        capturable: bool = False,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
         more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
         super().__init__(
             params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed,
+            master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
@@ -315,6 +323,7 @@ class Adam(Optimizer):
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: whether steps may be captured into a CUDA graph; see the module.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Example:
@@ -349,13 +358,14 @@ class Adam(Optimizer):
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
+        capturable: bool = False,
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
         super().__init__(
             params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed,
+            master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
@@ -398,12 +408,13 @@ class AdamW(Adam):
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
+        capturable: bool = False,
         backend: str = _backends.DEFAULT,
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
             eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
-            convention=convention, master_weights=master_weights, seed=seed, backend=backend,
+            convention=convention, master_weights=master_weights, seed=seed, capturable=capturable, backend=backend,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:

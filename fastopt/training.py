@@ -82,42 +82,59 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
 
 
 def run(model: Sequential, plan: Plan) -> History:
-    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other."""
-    for _ in run_epochs(model, plan):
+    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other, but
+    where a device is lost before it has given back what it had.
+    """
+    for _ in run_epochs(model, plan, watched=bool(plan.callbacks)):
         pass
     assert model.history is not None
     return model.history
 
 
-def run_epochs(model: Sequential, plan: Plan) -> Iterator[Mapping[str, float]]:
-    """`run`, an epoch whenever the next figures are asked for: for several models in turn. The last time ends it."""
+def run_epochs(model: Sequential, plan: Plan, watched: bool = True) -> Iterator[Mapping[str, float]]:
+    """`run`, an epoch whenever the next figures are asked for: for several models in turn. The last time ends it.
+
+    watched: whether anybody may look at the model between epochs; if not, weights may stay where the backend works.
+    """
     history = model.history = History()
     model.stop_training = False
     network = model.network()
     for callback in plan.callbacks:
         callback.on_train_begin(model)
-    for epoch in plan.epochs:
-        for callback in plan.callbacks:
-            callback.on_epoch_begin(model, epoch)
-        with _bar(plan, epoch) as bar, compiling(model.backend, bar.compiling):
-            order = epoch_order(plan.rows, model.seed, model.epochs_done, plan.shuffle)
-            batches = Batches(*plan.data, order, min(plan.batch_size, len(order)), plan.accumulate)
-            totals = train_epoch(model, network, batches, bar.advance)
-            model.epochs_done += 1
-            logs = _figures(batches, totals)
-            if plan.validation is not None:
-                scores = network.evaluate(*plan.validation, EVALUATION_BATCH)
-                logs |= {f"val_{name}": value for name, value in figures(scores).items()}
-            logs |= {"seconds": totals.seconds, "samples_per_second": len(order) / max(totals.seconds, 1e-9)}
-            bar.finish(logs)
-        history.append(epoch, logs, totals.losses)
-        for callback in plan.callbacks:
-            callback.on_epoch_end(model, epoch, logs)
-        yield logs
-        if model.stop_training:
-            break
+    with nullcontext() if watched else _holding(network):
+        for epoch in plan.epochs:
+            for callback in plan.callbacks:
+                callback.on_epoch_begin(model, epoch)
+            logs, losses = _epoch(model, network, plan, epoch)
+            history.append(epoch, logs, losses)
+            for callback in plan.callbacks:
+                callback.on_epoch_end(model, epoch, logs)
+            yield logs
+            if model.stop_training:
+                break
     for callback in plan.callbacks:
         callback.on_train_end(model)
+
+
+def _holding(network: Any) -> AbstractContextManager[None]:
+    held: AbstractContextManager[None] = getattr(network, "holding", nullcontext)()
+    return held
+
+
+def _epoch(model: Sequential, network: Any, plan: Plan, epoch: int) -> tuple[dict[str, float], np.ndarray]:
+    """Figures, and the losses of all steps."""
+    with _bar(plan, epoch) as bar, compiling(model.backend, bar.compiling):
+        order = epoch_order(plan.rows, model.seed, model.epochs_done, plan.shuffle)
+        batches = Batches(*plan.data, order, min(plan.batch_size, len(order)), plan.accumulate)
+        totals = train_epoch(model, network, batches, bar.advance)
+        model.epochs_done += 1
+        logs = _figures(batches, totals)
+        if plan.validation is not None:
+            scores = network.evaluate(*plan.validation, EVALUATION_BATCH)
+            logs |= {f"val_{name}": value for name, value in figures(scores).items()}
+        logs |= {"seconds": totals.seconds, "samples_per_second": len(order) / max(totals.seconds, 1e-9)}
+        bar.finish(logs)
+    return logs, totals.losses
 
 
 def train_epoch(

@@ -18,6 +18,7 @@ from .interrupts import interrupts_held
 from .reference_maths import ACTIVATIONS, LOSSES, kept, softmax
 from .reference_metrics import METRICS, Metric
 from .reference_rules import UPDATES, shrinkage
+from .reference_storage import store, widened
 from .reference_updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
 from .spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
 
@@ -126,11 +127,34 @@ class Buffer:
         return self.array[:rows]
 
 
-class Dense:
-    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it."""
+Cast = Callable[[Array], Array]
 
-    def __init__(self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool) -> None:
-        self.activation, self.w, self.b = activation, w, b
+
+def _exact(x: Array) -> Array:
+    return x
+
+
+def _bfloat16(x: Array) -> Array:
+    bits = np.empty(x.shape, np.uint16)
+    store(x, bits)
+    return widened(bits)
+
+
+# What layers compute in, if not in the dtype of the parameters: a cast to it and back.
+CASTS: dict[str, Cast] = {"bfloat16": _bfloat16}
+
+
+class Dense:
+    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it.
+
+    cast: of what is multiplied, and of what is given to other layers; the `last` one leaves its outputs as they are.
+    """
+
+    def __init__(
+        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool, last: bool, cast: Cast
+    ) -> None:
+        self.activation, self.w, self.b, self.cast = activation, w, b, cast
+        self.cast_outputs = _exact if last else cast
         self.dw = np.empty_like(w)
         self.db = None if b is None else np.empty_like(b)
         self._y = Buffer(spec.outputs, w.dtype)
@@ -140,21 +164,32 @@ class Dense:
     def forward(self, x: Array) -> Array:
         self.x, self.y = x, self._y(len(x))
         self.z = None if self._z is None else self._z(len(x))
-        dense_forward(x, self.w, self.b, self.activation, self.y, self.z)
+        if self.cast is _exact:
+            dense_forward(x, self.w, self.b, self.activation, self.y, self.z)
+            return self.y
+        linear, b = self.y if self.z is None else self.z, self.b
+        dense_forward(x, self.cast(self.w), b if b is None else self.cast_outputs(b), "linear", linear)
+        linear[...] = self.cast_outputs(linear)
+        activate(self.activation, linear, self.y)
+        self.y[...] = self.cast_outputs(self.y)
         return self.y
 
     def backward(self, dy: Array) -> Array | None:
         dx = None if self._dx is None else self._dx(len(dy))
         s = self.y if self.z is None else self.z
-        dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
-        return dx
+        if self.cast is _exact:
+            dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
+            return dx
+        dz = dy if self.activation == "linear" else dy * ACTIVATIONS[self.activation].slope(s)
+        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, self.dw, self.db)
+        return None if dx is None else self.cast(dx)
 
 
 class Dropout:
     """Inverted dropout: y = x / (1 - rate) where kept, otherwise 0."""
 
-    def __init__(self, spec: DropoutSpec, index: int) -> None:
-        self.rate, self.index = spec.rate, index
+    def __init__(self, spec: DropoutSpec, index: int, cast: Cast = _exact) -> None:
+        self.rate, self.index, self.cast = spec.rate, index, cast
 
     def forward(self, x: Array, seed: int, step: int) -> Array:
         self.kept = kept(seed, self.index, step, (x.shape[0], x.shape[1]), self.rate)
@@ -165,7 +200,7 @@ class Dropout:
 
     def _masked(self, x: Array) -> Array:
         T = x.dtype.type
-        return np.where(self.kept, x * T(1 / (1 - self.rate)), T(0))
+        return self.cast(np.where(self.kept, x * T(1 / (1 - self.rate)), T(0)))
 
 
 class Network:
@@ -174,6 +209,10 @@ class Network:
     params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
     last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
     activation is applied to what `predict` returns and the metrics see.
+
+    compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what
+    layers give to one another forward and backward, are rounded to it; parameters, their gradients, the
+    outputs of the last layer and all that follows from them are not.
 
     >>> w = np.array([[1.0], [-1.0]])
     >>> network = Network([DenseSpec(2, 1, bias=False)], [w], np.float64, LossSpec("mean_squared_error"), [])
@@ -194,7 +233,9 @@ class Network:
         dtype: Any,
         loss: LossSpec | None,
         metrics: Sequence[str],
+        compute: str | None = None,
     ) -> None:
+        self._cast = CASTS[compute] if compute else _exact
         self.params = list(params)
         self.steps_done = 0
         self._loss, self._metrics = loss, list(metrics)
@@ -210,16 +251,16 @@ class Network:
 
         self._layers: list[Dense | Dropout] = []
         remaining = iter(self.params)
-        first = True
+        first, final = True, max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
         for index, spec in enumerate(layers):
             if isinstance(spec, DenseSpec):
                 activation = "linear" if fused and index == len(layers) - 1 else spec.activation
                 w, b = next(remaining), next(remaining) if spec.bias else None
-                self._layers.append(Dense(spec, activation, w, b, first))
+                self._layers.append(Dense(spec, activation, w, b, first, index == final, self._cast))
                 self._outputs = spec.outputs
                 first = False
             else:
-                self._layers.append(Dropout(spec, index))
+                self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
         dense = [layer for layer in self._layers if isinstance(layer, Dense)]
         self._gradients = [g for layer in dense for g in (layer.dw, layer.db) if g is not None]
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
@@ -302,6 +343,7 @@ class Network:
             metric.add(outputs, targets)
 
     def _forward(self, x: Array) -> Array:
+        x = self._cast(x)
         for layer in self._layers:
             if isinstance(layer, Dense):
                 x = layer.forward(x)
@@ -328,6 +370,7 @@ class Network:
 
     def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
         """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
+        x = self._cast(x)
         for layer in self._layers:
             x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))

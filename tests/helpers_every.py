@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import epilogues, losses, rows
+from fastopt.kernels.cuda import epilogues, feed, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.compile import Kernel
@@ -21,9 +22,20 @@ from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
 from fastopt.kernels.cuda.halves import HALVES
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.mixed import mixed_kernels
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, Batches, DenseSpec, DropoutSpec, LossSpec, Update
+from fastopt.kernels.spec import (
+    MASTER,
+    SAME,
+    STOCHASTIC,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LossSpec,
+    Target,
+    Update,
+)
 
 REAL = ("float32", "float64")
 ALL = (*REAL, "float16", "bfloat16")
@@ -41,7 +53,7 @@ def kernels() -> list[Kernel]:
         found += dense_kernels(dtype)
     for dtype in REAL:
         found += [*rows.rows_kernels(dtype), *losses.loss_kernels(dtype)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *mixed_kernels("bfloat16", ["adam"])]))
 
 
 def at(array: Any) -> int:
@@ -79,6 +91,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         for labels in (False, True):
             yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
+            yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
+    for shape in SHAPES:
+        yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
+    yield "network bfloat16", lambda: _network("float32", "bfloat16")
+    yield "counted", _counted
     yield "labels", _labels
     for dtype in ALL:
         for name in ACTIVATIONS:
@@ -104,12 +122,40 @@ def _widened(dtype: str) -> Outputs:
     return [cuda.widened(Bits(x) if dtype == "bfloat16" else to_device(x))]
 
 
+def _counted() -> Outputs:
+    """Steps that the device counts: a row of every kind, with a learning rate on the device."""
+    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_rooted")
+    p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
+    steps = there(np.ones(len(rules)), "float64")
+    states = [[there(drawn(9) + 0.5, "float64") for _ in OPTIMIZERS[rule].states] for rule in rules]
+    lr = there([0.1], "float32")
+    rate = cuda.Number(at(lr), 4)
+    targets = [
+        Target(rule, "float64", 9, at(p) + 72 * i, [at(s) for s in states[i]], i) for i, rule in enumerate(rules)
+    ]
+    counters = [cuda.Number(at(steps) + 8 * i, 8) for i in range(len(rules))]
+    plan = cuda.CountedPlan(targets, counters, gpu_of({at(p)}))
+    options = [{**OPTIMIZERS[rule].options, "lr": rate} for rule in rules]
+    plan.update([at(g) + 72 * i for i in range(len(rules))], options)
+    return [lr, p, steps, *(s for own in states for s in own)]
+
+
 def _norm(dtype: str) -> Outputs:
     return [there([cuda.gradient_norm([there(drawn(2 * TILE + 3), dtype)])], "float64")]
 
 
 def _clock() -> Any:
     return to_device(np.array([(1, 41)], CLOCK).view(np.int64))
+
+
+def _narrowing(shape: tuple[int, int]) -> Outputs:
+    (count, columns), stride = shape, 8
+    x, into, now = there(drawn(*shape), "float32"), there(np.zeros((count, stride)), "bfloat16"), _clock()
+    rows.gather(
+        gpu_of({at(x)}), 0, at(x), 0, at(into), count // 2, columns, stride, "bfloat16", at(now), count // 2, count,
+        "float32",
+    )  # fmt: skip
+    return [into]
 
 
 def _gather(shape: tuple[int, int], dtype: str) -> Outputs:
@@ -177,17 +223,32 @@ def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     return [z, y, dz, db]
 
 
-def _network(dtype: str) -> Outputs:
+def _network(dtype: str, compute: str | None = None) -> Outputs:
     """A pass with all that there is: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
     layers = [DropoutSpec(0.2), DenseSpec(6, 8, "relu"), DenseSpec(8, 3, "softmax")]
     params = [drawn(6, 8).astype(dtype), np.zeros(8, dtype), drawn(8, 3).astype(dtype), np.zeros(3, dtype)]
     states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
     x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
-    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"])
+    network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"], compute)
     batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
     options = OPTIMIZERS["adam"].options
     losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
+
+
+def _fused(loss: str, dtype: str) -> Outputs:
+    """A pass as one kernel, in two launches and with a short batch at the end."""
+    layers = [DropoutSpec(0.2), DenseSpec(6, 9, "relu"), DropoutSpec(0.1), DenseSpec(9, 8, "gelu"), DenseSpec(8, 3)]
+    params = [drawn(*shape).astype(dtype) for shape in ((6, 9), (9,), (9, 8), (8,), (8, 3), (3,))]
+    states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
+    x, y = drawn(11, 6).astype(dtype), np.arange(11) % 3
+    if loss == "binary_crossentropy":
+        y = (drawn(11, 3) > 0).astype(dtype)
+    options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
+    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(feed, "FIRST", 1):
+        network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
+        totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
+    return [to_device(array) for array in (*params, totals.losses)]
 
 
 def products() -> Outputs:

@@ -13,10 +13,13 @@ from fastopt.kernels.cuda.parts import simulated
 TITLES = peers.TITLES | {
     "torch-foreach": "torch, foreach=True",
     "torch-eager": "torch's kernels",
+    "torch-autocast": "torch, autocast, fused=True",
     "torch-graph": "torch, fused=True, as a CUDA graph",
     "torch-compile": "torch.compile with CUDA graphs",
     "fastopt-epilogues": "fastopt, activations as cuBLASLt's epilogues",
     "fastopt-torch": "fastopt.torch",
+    "fastopt-fused": "fastopt, many batches as one kernel",
+    "fastopt-graph": "fastopt, a CUDA graph a batch",
     "cublaslt": "cuBLASLt, products alone",
     "stream": "streaming the same bytes",
     "driver": "copy by the driver",

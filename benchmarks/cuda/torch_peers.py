@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,22 @@ class Eager(Fused):
     """The training loop of torch's tutorials, with data and indices on the GPU, and the fused optimizer."""
 
     device = "cpu" if SIMULATED else "cuda"
+
+
+class Autocast(Eager):
+    """The same in mixed precision: weights and optimizer in float32, products in bfloat16, as ours compute."""
+
+    def __init__(self, workload: Workload) -> None:
+        if workload.dtype != "bfloat16":
+            raise Absent("of 16 bits alone")
+        super().__init__(replace(workload, dtype="float32"))
+        exact = self.loss_of
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device, torch.bfloat16):
+                return exact(x, y)
+
+        self.loss_of = loss_of
 
 
 class Captured(Eager):

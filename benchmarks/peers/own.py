@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fastopt as fo
-from fastopt.benchmarks.workloads import Workload
+from fastopt.benchmarks.workloads import Absent, Workload
 from fastopt.kernels.spec import Batches
 from fastopt.training import train_epoch
 
@@ -16,7 +16,12 @@ class Reference:
 
     def __init__(self, workload: Workload) -> None:
         layers = [*(fo.Dense(width, "relu") for width in workload.hidden), fo.Dense(workload.outputs)]
-        self.model = fo.Sequential(layers, backend=self.backend, inputs=workload.x.shape[1])
+        try:
+            self.model = fo.Sequential(
+                layers, backend=self.backend, inputs=workload.x.shape[1], compute_dtype=workload.dtype
+            )
+        except ValueError as reason:
+            raise Absent(str(reason)) from None
         self.model.set_weights(workload.weights)
         self.model.compile(fo.get_optimizer(workload.optimizer, lr=workload.lr), workload.loss)
         self.workload = workload

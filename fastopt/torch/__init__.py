@@ -11,12 +11,20 @@ update itself is ours.
   `fastopt.get_num_threads()`. Neither is changed, and results are the same bits for any number.
 - Of float16 and bfloat16 parameters the states have the same dtype, as torch makes them. A step calculates in float32,
   as torch's `fused` ones do, and rounds what it writes once, to nearest; torch's default rounds after every operation.
+- CUDA tensors of these dtypes are updated by our CUDA kernels, where the extra `fastopt[cuda]` is installed: one
+  launch for all of a dtype on a device, on torch's current stream, without waiting for the device. Each of several GPUs
+  may have a part of the parameters. With `fused` or `capturable` the number of steps is on the device, as torch keeps
+  it there: a GradScaler's scale and verdict are then read there, the learning rate may be a tensor there, and a step
+  may be captured into a CUDA graph, after one that was not. SGD, which has no such number, can always be captured. The
+  first step compiles its kernels, which are then kept on disk.
 - Everything else is updated by torch's own code, in the same step: sparse and complex gradients, other devices and
-  dtypes, subclasses of Tensor, parameters with gaps between elements or that share memory, `capturable` and
-  `differentiable`. `explain` says who updates what, and why.
+  dtypes, subclasses of Tensor, parameters with gaps between elements or that share memory, and `differentiable`.
+  `explain` says who updates what, and why.
 - With `clip_norm=1.0`, of every class here, or the attribute of that name at any time, a step first brings the norm of
   all gradients together down to 1.0, as torch.nn.utils.clip_grad_norm_ would before it: but without writing to the
-  gradients, which saves two passes over them. `optimizer.grad_norm` then is what the norm was. No checkpoint has it.
+  gradients, which saves two passes over them. `optimizer.grad_norm` then is what the norm was: a number, or a float64
+  tensor on the GPU where all parameters are. No checkpoint has it. Where parameters are in several places, or some are
+  torch's to update, torch clips, and that waits for the GPU.
 - `foreach` and `fused` are accepted; they choose between torch's own implementations, so they matter only for the
   parameters that those update, and for a GradScaler, which leaves unscaling to the step with fused=True.
 - Results agree with torch's within rounding. A state that decays below the smallest normal number becomes zero (or

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ._place import HOST
 from ._rules import Group, read_group
 from ._slots import Slot
 
@@ -26,17 +27,27 @@ class Step(NamedTuple):
 
 
 def same_again(
-    peer: type[torch.optim.Optimizer], groups: list[Group], states: dict[torch.Tensor, Any], slots: list[Slot]
+    peer: type[torch.optim.Optimizer],
+    groups: list[Group],
+    states: dict[torch.Tensor, Any],
+    slots: list[Slot],
+    scaled: bool = False,
+    place: str = HOST,
 ) -> Step | None:
     """The step to make if all slots are in the plan, in their order, and nothing has moved; else None."""
     try:
-        return _look(peer, groups, states, slots)
+        return _look(peer, groups, states, slots, scaled, place)
     except RuntimeError:  # a tensor without memory
         return None
 
 
 def _look(
-    peer: type[torch.optim.Optimizer], groups: list[Group], states: dict[torch.Tensor, Any], slots: list[Slot]
+    peer: type[torch.optim.Optimizer],
+    groups: list[Group],
+    states: dict[torch.Tensor, Any],
+    slots: list[Slot],
+    scaled: bool,
+    place: str,
 ) -> Step | None:
     gradients: list[int] = []
     steps: list[int] = []
@@ -44,7 +55,7 @@ def _look(
     used: list[Slot] = []
     at = 0
     for number, group in enumerate(groups):
-        rule, options, whole = read_group(peer, group, False)
+        rule, options, whole = read_group(peer, group, scaled, place)
         params = group["params"]
         end = at + len(params)
         if whole or end > len(slots):
@@ -69,7 +80,7 @@ def _look(
                 or g.layout is not _strided
                 or g.stride() != stride
                 or g.dtype is not slot.dtype
-                or not g.is_cpu
+                or g.is_cpu is not slot.is_cpu
                 or g.is_neg()
                 or state is not slot.state
             ):

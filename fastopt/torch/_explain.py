@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ._rules import RULES, read_group
+from . import _place
+from ._place import DEVICE, HOST
+from ._rules import RULES, counts_there, peer_of, read_group, why_not_there
 from ._slots import make_slots, why_not_gradient, why_not_states
-from ._step import Accelerated, peer_of, scaling
+from ._step import Accelerated, scaling
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,20 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     result = Explanation()
     for at, group in enumerate(optimizer.param_groups):
         if ours:
-            rule, _, whole = read_group(peer_of(type(optimizer)), group, scaling(optimizer))
+            peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
+            read = {place: read_group(peer, group, scaled, place) for place in (HOST, DEVICE)}
         else:
-            rule, whole = "", _stranger(type(optimizer))
+            read = dict.fromkeys((HOST, DEVICE), ("", {}, _stranger(type(optimizer))))
         names = group.get("param_names") or [""] * len(group["params"])
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
+            there, state = _place.place_of(p) == DEVICE, optimizer.state.get(p)
+            rule, options, whole = read[DEVICE if there else HOST]
             reason = whole or next(slots).reason
             if not reason and p.grad is not None:
                 reason = why_not_gradient(p, p.grad)
-            reason = reason or why_not_states(p, optimizer.state.get(p), rule)
+            reason = reason or why_not_states(p, state, rule)
+            if not reason and there:
+                reason = why_not_there(p, options, scaled, counts_there(p, state, rule, group))
             where, dtype = "torch" if reason else "fastopt", str(p.dtype).removeprefix("torch.")
             result.append(Placement(at, index, name, tuple(p.shape), dtype, where, reason))
     return result

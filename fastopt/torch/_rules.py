@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from ..kernels.formulas import OPTIMIZERS
+from . import _place
+from ._place import DEVICE, HOST
 
 Group = dict[str, Any]
 
@@ -45,8 +47,19 @@ RULES: dict[type[torch.optim.Optimizer], Callable[[Group], str]] = {
     torch.optim.AdamW: _adamw,
 }
 
-_FLAGS = ("capturable", "differentiable")
+_peers: dict[type, type[torch.optim.Optimizer]] = {}
+
+
+def peer_of(cls: type) -> type[torch.optim.Optimizer]:
+    """The optimizer of torch's that a class is, or is derived from."""
+    if cls not in _peers:
+        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
+    return _peers[cls]
+
+
+_FLAGS = {HOST: ("capturable", "differentiable"), DEVICE: ("differentiable",)}
 _NUMBERS = (int, float, np.integer, np.floating)
+_RATES = (torch.float32, torch.float64)
 
 
 @cache
@@ -60,12 +73,15 @@ def _has_betas(rule: str) -> bool:
     return "beta1" in OPTIMIZERS[rule].options
 
 
-def read_group(peer: type[torch.optim.Optimizer], group: Group, scaled: bool) -> tuple[str, dict[str, Any], str]:
+def read_group(
+    peer: type[torch.optim.Optimizer], group: Group, scaled: bool, place: str = HOST
+) -> tuple[str, dict[str, Any], str]:
     """The rule of a group, its options, and why torch's code is needed ("": it is not).
 
-    `scaled` says that a GradScaler has given the optimizer a scale or its verdict on the gradients.
+    `scaled` says that a GradScaler has given the optimizer a scale or its verdict on the gradients; `place` is where
+    the parameters are. On a GPU the learning rate may be a tensor, and is left as it is.
     """
-    for flag in _FLAGS:
+    for flag in _FLAGS[place]:
         if group.get(flag):
             return "", {}, f"{flag}=True"
     if scaled and not group.get("fused"):
@@ -79,16 +95,20 @@ def read_group(peer: type[torch.optim.Optimizer], group: Group, scaled: bool) ->
     for name, value in options.items():
         if value is None or isinstance(value, _NUMBERS):
             continue
-        if not _readable(value):
+        there = name == "lr" and place == DEVICE and _readable(value, DEVICE) and value.dtype in _RATES
+        if not there and not _readable(value, HOST):
             return "", {}, f"{name} is {_describe(value)}"
-        if group.get("foreach"):  # torch refuses it
+        if group.get("foreach") and not group.get("capturable"):  # torch refuses it
             return "", {}, f"{name} is a tensor and foreach=True"
-        options[name] = value.item()
+        if not there:
+            options[name] = value.item()
     return rule, options, ""
 
 
-def _readable(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1 and not value.requires_grad
+def _readable(value: object, place: str) -> bool:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.requires_grad:
+        return False
+    return _place.place_of(value) == place
 
 
 def _describe(value: object) -> str:
@@ -108,12 +128,34 @@ def names_of(rule: str) -> tuple[str, ...]:
     return *OPTIMIZERS[rule].states, *(("step",) if counts_steps(rule) else ())
 
 
+def counts_there(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str, group: Group) -> bool:
+    """Whether the number of steps of a parameter on a GPU is there as well: where `step` is, or torch would make it.
+
+    Of SGD, which keeps none, we always keep it there.
+    """
+    if not counts_steps(rule):
+        return True
+    if state:
+        return _place.place_of(state["step"]) == DEVICE
+    return bool(group.get("fused") or group.get("capturable"))
+
+
+def why_not_there(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, counted: bool) -> str:
+    """Why kernels on a GPU cannot do a step whose number is there (`counted`) or on the host."""
+    lr = options["lr"]
+    if isinstance(lr, torch.Tensor) and not (counted and lr.device == p.device):
+        return f"lr is {_describe(lr)}" + ("" if counted else " and the state step on the CPU")
+    return "" if counted or not scaled else "grad_scale and found_inf are given, and the state step is on the CPU"
+
+
 def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
     states = {}
     if counts_steps(rule):
         wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        states["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32, device="cpu")
+        there = _place.place_of(p) == DEVICE and counts_there(p, None, rule, group)
+        dtype = torch.float64 if wide else torch.float32
+        states["step"] = torch.zeros((), dtype=dtype, device=p.device if there else "cpu")
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from . import _place
+from ._place import DEVICE, HOST, lacking
 from ._rules import Group, counts_steps, names_of, new_states
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
@@ -20,19 +22,22 @@ class Slot:
     """One parameter: where it lies, why torch's code must update it ("": it need not), and its states."""
 
     __slots__ = (
-        "address", "addresses", "counter", "dtype", "fresh", "group", "p", "place", "reason", "rule", "shape", "state",
-        "stride", "tensors",
+        "address", "addresses", "count", "counter", "dtype", "fresh", "group", "home", "is_cpu", "p", "place", "reason",
+        "rule", "shape", "state", "stride", "tensors",
     )  # fmt: skip
 
     fresh: dict[str, torch.Tensor]  # states that the optimizer does not have yet
     state: Any  # the optimizer's own record of them
     tensors: tuple[tuple[str, torch.Tensor], ...]  # names and tensors; `step`, if there is one, is the last
     addresses: tuple[int, ...]  # of the tensors
-    counter: Any  # torch's number of steps so far, in place
+    counter: Any  # torch's number of steps so far, in place; None: there is none on the host
+    count: torch.Tensor | None  # the number of steps so far, on a GPU
 
     def __init__(self, p: torch.Tensor, group: int) -> None:
         self.p, self.group = p, group
         self.reason = why_not_parameter(p)
+        self.home = _place.place_of(p)
+        self.is_cpu = p.is_cpu
         self.address = _address(p)
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()
@@ -55,9 +60,9 @@ class Slot:
         )
 
     def extent(self) -> tuple[int, int] | None:
-        """First address and the one past the last, where the parameter has memory on the CPU."""
+        """First address and the one past the last, where the parameter has memory that kernels reach."""
         p = self.p
-        if not self.address or not p.is_cpu or not p.numel():
+        if not self.address or not self.home or not p.numel():
             return None
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         return self.address, self.address + (last + 1) * p.element_size()
@@ -78,9 +83,14 @@ class Slot:
         self.state = state
         self.tensors = tuple((name, found[name]) for name in names_of(rule))
         self.addresses = tuple(tensor.data_ptr() for _, tensor in self.tensors)
-        self.counter = None
+        self.counter = self.count = None
         if counts_steps(rule):
-            self.counter = _COUNTERS[found["step"].dtype].from_address(self.addresses[-1])
+            if _place.place_of(found["step"]) == HOST:
+                self.counter = _COUNTERS[found["step"].dtype].from_address(self.addresses[-1])
+            else:
+                self.count = found["step"]
+        elif self.home == DEVICE:
+            self.count = torch.full((), 0.0 if self.fresh else 1.0, dtype=torch.float32, device=self.p.device)
         self.rule = rule
         return ""
 
@@ -127,8 +137,11 @@ def why_not_parameter(p: torch.Tensor) -> str:
         return f"a subclass of Tensor: {type(p).__name__}"
     if p.layout != torch.strided:
         return f"layout {_name(p.layout)}"
-    if not p.is_cpu:
+    place = _place.place_of(p)
+    if not place:
         return f"on {p.device}"
+    if place == DEVICE and lacking():
+        return f"on {p.device}: {lacking()}"
     if p.dtype not in DTYPES:
         return f"dtype {_name(p.dtype)}"
     if p.is_neg() or p.is_inference() or not _placed(p):
@@ -144,7 +157,7 @@ def why_not_gradient(p: torch.Tensor, g: torch.Tensor) -> str:
         return f"gradient of layout {_name(g.layout)}"
     if g.dtype is not p.dtype:
         return f"gradient of dtype {_name(g.dtype)}"
-    if not g.is_cpu:
+    if g.device != p.device:
         return f"gradient on {g.device}"
     return "gradient of another shape" if g.shape != p.shape else ""
 
@@ -156,8 +169,9 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
     assert state is not None
     for name in names_of(rule):
         value: Any = state.get(name)
-        if type(value) not in PLAIN or value.layout != torch.strided or not value.is_cpu or value.requires_grad:
-            return f"state {name} is {'missing' if value is None else 'not a plain tensor on the CPU'}"
+        if type(value) not in PLAIN or not _plain(value) or not _near(p, name, value):
+            where = "the CPU" if p.is_cpu else p.device
+            return f"state {name} is {'missing' if value is None else f'not a plain tensor on {where}'}"
         if name == "step":
             if value.dtype not in _COUNTERS or value.numel() != 1:
                 return "state step is not one number of float32 or float64"
@@ -166,6 +180,15 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
         elif not (_same_layout(p, value) and _placed(value)):
             return f"state {name} has other strides than the parameter"
     return ""
+
+
+def _plain(value: torch.Tensor) -> bool:
+    return value.layout == torch.strided and not value.requires_grad
+
+
+def _near(p: torch.Tensor, name: str, value: torch.Tensor) -> bool:
+    """Whether a state is where the kernels that update the parameter look for it; the number of steps may be here."""
+    return value.device == p.device or (name == "step" and _place.place_of(value) == HOST)
 
 
 def lay_out(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
@@ -16,17 +16,10 @@ from ..kernels.cpu.plan import Plan
 from ..kernels.formulas import BOUND, OPTIMIZERS, clip_factor
 from ..kernels.spec import Target
 from ._again import same_again
-from ._rules import RULES, read_group
+from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
+from ._place import DEVICE, HOST
+from ._rules import peer_of, read_group
 from ._slots import Slot, lay_out, make_slots, why_not_gradient
-
-_peers: dict[type, type[torch.optim.Optimizer]] = {}
-
-
-def peer_of(cls: type) -> type[torch.optim.Optimizer]:
-    """The optimizer of torch's that a class is, or is derived from."""
-    if cls not in _peers:
-        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
-    return _peers[cls]
 
 
 def watched(optimizer: Any) -> bool:
@@ -59,7 +52,8 @@ def _with_clip_norm(init: Callable[..., None]) -> Callable[..., None]:
 class Accelerated(torch.optim.Optimizer):
     """What comes before torch's own class in the bases of ours: its step, and the clipping that the step can do."""
 
-    grad_norm: float | None = None  # of the last step with `clip_norm`, before clipping
+    # Of the last step with `clip_norm`, before clipping; on a GPU a tensor there, as from clip_grad_norm_.
+    grad_norm: float | torch.Tensor | None = None
     _clip_norm: float | None = None  # of the class, for those that `accelerate` has turned into ours
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -115,22 +109,31 @@ class Accelerated(torch.optim.Optimizer):
         if _repeated(self):
             return loss
         work = _work(self)
-        jobs, options, left = _divide(self, work.slots)
-        skipped, clip_norm = _skipped(self), self._clip_norm
+        jobs, options, left, there = _divide(self, work.slots)
+        clip_norm = self._clip_norm
+        apart = clip_norm is not None and (any(left) or bool(jobs) + len(there) > 1)  # no kernel of ours sees them all
+        skipped = (bool(jobs) or apart) and _skipped(self)
+        if apart and not skipped:
+            _clip_all(self, clip_norm)  # type: ignore[arg-type]
+            clip_norm = None
         if any(left):
-            if clip_norm is not None and not skipped:
-                _clip_all(self, clip_norm)
-                clip_norm = None
             _step_rest(self, left)
         if jobs and not skipped:
             _run(self, work, jobs, options, clip_norm)
+        for key, some in there.items():
+            if not skipped:
+                step_there(self, work, key, some, clip_norm, scaling(self))
         return loss
 
 
 def _repeated(optimizer: Any) -> bool:
     """Make the step if it is the last one again; else say that it is not, and change nothing."""
     work: _Work | None = optimizer.__dict__.get("_fastopt_work")
-    if work is None or work.plan is None or work.count != len(work.slots) or scaling(optimizer):
+    if work is None:
+        return False
+    if work.plan is None and len(work.there) == 1:
+        return repeated_there(optimizer, work, scaling(optimizer))
+    if work.plan is None or work.count != len(work.slots) or scaling(optimizer):
         return False
     again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots)
     if again is None:
@@ -151,10 +154,11 @@ class _Work:
         self.slots = slots
         self.count = 0  # of slots in the plan
         self.plan: Plan | None = None
+        self.there: dict[Key, There] = {}
 
     def planned(self) -> Plan:
         """The plan of all slots whose states are known."""
-        members = [slot for slot in self.slots if slot.rule]
+        members = [slot for slot in self.slots if slot.rule and slot.home == HOST]
         self.count = len(members)
         for place, slot in enumerate(members):
             slot.place = place
@@ -190,23 +194,37 @@ def _differs(slots: list[Slot], groups: list[dict[str, Any]]) -> bool:
     return at != len(slots)
 
 
-Job = tuple[Slot, torch.Tensor]
+class _Division(NamedTuple):
+    """The parameters with gradients, by who is to update them."""
+
+    jobs: list[Job]  # on the host
+    options: list[dict[str, Any]]  # of each group, for these
+    left: list[list[torch.Tensor]]  # to torch, of each group
+    there: dict[Key, list[tuple[Job, dict[str, Any]]]]  # on GPUs
 
 
-def _divide(optimizer: Any, slots: list[Slot]) -> tuple[list[Job], list[dict[str, Any]], list[list[torch.Tensor]]]:
-    """The parameters with gradients: jobs for the kernels, and for each group its options and what is left to torch."""
+def _divide(optimizer: Any, slots: list[Slot]) -> _Division:
     peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
     states, defaults = optimizer.state, optimizer.defaults
     all_slots = iter(slots)
     jobs: list[Job] = []
     all_options, left = [], []
+    there: dict[Key, list[tuple[Job, dict[str, Any]]]] = {}
     for group in optimizer.param_groups:
         rule, options, whole = read_group(peer, group, scaled)
+        on_gpu: Any = None
         rest = []
         for p in group["params"]:
             slot = next(all_slots)
             g = p.grad
             if g is None:
+                continue
+            if slot.home == DEVICE:
+                on_gpu = on_gpu or read_group(peer, group, scaled, DEVICE)
+                if why_not_step(slot, g, on_gpu, states.get(p), group, defaults, scaled):
+                    rest.append(p)
+                else:
+                    there.setdefault(key_of(slot), []).append(((slot, g), on_gpu[1]))
                 continue
             if whole or slot.reason or why_not_gradient(p, g) or slot.use(states.get(p), rule, group, defaults):
                 rest.append(p)
@@ -214,7 +232,7 @@ def _divide(optimizer: Any, slots: list[Slot]) -> tuple[list[Job], list[dict[str
                 jobs.append((slot, g))
         all_options.append(options)
         left.append(rest)
-    return jobs, all_options, left
+    return _Division(jobs, all_options, left, there)
 
 
 def _clipping(

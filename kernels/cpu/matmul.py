@@ -244,6 +244,10 @@ def _matmul(real: Any) -> Callable[..., None]:
     def matmul(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         # Row-major; beta is 0 or 1 in all our calls.
         packed, kept = room(), int(beta != 0)
+        if n == 1 and ldc == 1:  # a column, of which a vector would hold one number: made as a row, C' = B' A'
+            row_of_b = 1 if tb == TRANSPOSED else ldb
+            tb = AS_IS if ta == TRANSPOSED else TRANSPOSED
+            ta, m, n, a, lda, b, ldb, ldc = TRANSPOSED, 1, m, b, row_of_b, a, lda, m
         a_row, a_step = (width, lda * width) if ta == TRANSPOSED else (lda * width, width)
         for j in range(0, n, wide):
             columns = min(wide, n - j)

@@ -30,6 +30,9 @@ from .two_pass import TwoPass
 from .updates import WORDS, update_code
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
+# Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
+# operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
+FAR, ROW_FLOPS = 32 << 20, 32_000
 
 
 class _Program:
@@ -273,7 +276,8 @@ class Network:
             return self._trained[1:]
         program = _Program("train", data.batch_size, self.dtype)
         program.kept += arrays  # so that no other array can have the same id
-        program.ranks = ranks_for(3 * self.flops * data.batch_size, STEP_FLOPS, 1 << 30)
+        of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
+        program.ranks = ranks_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         losses, scalars = np.zeros(data.batches), np.zeros((data.steps, HYPER + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None

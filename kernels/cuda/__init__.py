@@ -5,6 +5,7 @@ Importing this loads nothing; asking for a verb does, or says what is missing.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -12,9 +13,11 @@ from .parts import require
 
 _HOMES = {
     "ArrayPlan": "arrays",
+    "CountedPlan": "counted",
     "DeviceArray": "memory",
     "Guard": "plan",
     "Network": "network",
+    "Number": "counted",
     "Plan": "plan",
     "activate": "losses",
     "all_kernels": "kernels",
@@ -37,8 +40,14 @@ _PRODUCTS = ("Network", "dense_backward", "dense_forward")
 __all__ = list(_HOMES)
 
 
+@cache
+def _require(products: bool) -> None:
+    """Raises ImportError where parts are missing; where they are there, that is looked at once, for it takes long."""
+    require(*["cuBLASLt"] * products)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"the backend 'cuda' has no {name}; it has {', '.join(_HOMES)}")
-    require(*["cuBLASLt"] * (name in _PRODUCTS))
+    _require(name in _PRODUCTS)
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..spec import Planned, Target, Update
 from .compile import SIMULATED
+from .counted import CountedPlan, Number
 from .plan import NO_GUARD, Guard, Plan
 
 
@@ -95,27 +96,39 @@ def current_stream(array: Any) -> int:
 
 
 def gpu_of(addresses: Collection[int]) -> Any:
-    """The device that memory at these addresses belongs to."""
+    """The device that memory at these addresses belongs to; of no memory the one that the caller works on.
+
+    Raises:
+        ValueError: it belongs to several.
+    """
     if SIMULATED:
         from .simulator import Gpu
 
         return Gpu()
-    from .driver import device_of
+    from .driver import current_device, device_of
     from .gpu import gpu
 
     found = {device_of(address) for address in addresses if address}
     if len(found) > 1:
-        raise ValueError(f"the arrays of one optimizer must lie on one GPU; these lie on {sorted(found)}")
-    return gpu(found.pop() if found else 0)
+        numbers = " and ".join(map(str, sorted(found)))
+        raise ValueError(f"the arrays of one call, or one optimizer, must lie on one GPU; these lie on GPUs {numbers}")
+    return gpu(found.pop() if found else current_device())
 
 
 class ArrayPlan:
     """The plan of an optimizer that updates arrays on a GPU; it owns none of them, and they must stay where they are.
 
     owners: ids of arrays whose memory must not be a gradient's; they stay alive as long as the plan.
+    counters, captured: as those of CountedPlan, for one whose steps the device counts.
     """
 
-    def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        owners: Collection[int],
+        counters: Sequence[Number] | None = None,
+        captured: list[Any] | None = None,
+    ) -> None:
         self.planned, self.owners = planned, frozenset(owners)
         self.dtypes = [_kernel_dtype(t.dtype) for t in planned]
         targets = [
@@ -125,7 +138,8 @@ class ArrayPlan:
             )
             for t in planned
         ]  # fmt: skip
-        self.plan = Plan(targets, gpu_of({address for t in targets for address in (t.p, *t.states)}))
+        gpu = gpu_of({address for t in targets for address in (t.p, *t.states)})
+        self.plan: Any = Plan(targets, gpu) if counters is None else CountedPlan(targets, counters, gpu, captured)
         self.stream: Callable[[], int] = lambda: 0
         if first := next((a for t in planned for a in (t.p, *t.states) if a is not None), None):
             self.stream = lambda: current_stream(first)
@@ -169,6 +183,17 @@ class ArrayPlan:
         """As `Plan.update`; copies: the parameters that are given in every step, by their index."""
         places = {i: see(p).address for i, p in copies.items()}
         self.plan.update(gradients, steps, options, scale, places, guard, self.stream())
+
+    def update_counted(
+        self,
+        gradients: np.ndarray,
+        present: Sequence[bool],
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        guard: Guard = NO_GUARD,
+    ) -> None:
+        """As `CountedPlan.update`, for a plan with counters."""
+        self.plan.update(gradients, options, scale, guard, self.stream(), present)
 
 
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:

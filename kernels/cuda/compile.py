@@ -104,13 +104,13 @@ class Listing(NamedTuple):
 class Kernel:
     """A function of 64-bit integers, compiled for a compute capability when it is first asked for.
 
-    `name` names one function for good: it is the key of the cache.
+    `name` names one function for good: it is the key of the cache. registers: of a thread, at most; 0: as ptxas likes.
     """
 
     names: ClassVar[dict[str, Kernel]] = {}
 
-    def __init__(self, function: Callable[..., None], name: str) -> None:
-        self.function, self.name = function, name
+    def __init__(self, function: Callable[..., None], name: str, registers: int = 0) -> None:
+        self.function, self.name, self.registers = function, name, registers
         if Kernel.names.setdefault(name, self) is not self:
             raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
         self.arguments = len(inspect.signature(function).parameters)
@@ -158,6 +158,8 @@ class Kernel:
         from cuda.bindings import nvjitlink
 
         options = [f"-arch=sm_{capability[0]}{capability[1]}", *LINK_OPTIONS, "-Xptxas=-v", "-verbose"]
+        if self.registers:
+            options.append(f"-maxrregcount={self.registers}")
         if output == "ptx":
             options.append("-ptx")
         code = self._lto_ir()

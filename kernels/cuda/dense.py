@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .arrays import current_stream, gpu_of, see
 from .epilogues import Shape, activate, slopes, sums_bytes
 from .gemm import gemm_of
+from .mixed import narrow
 from .products import BYTES, TYPES, Backward, Forward, Layer, Product, alignment, plan_backward, plan_forward
 
 ALIGNED = 256  # bytes that the parts of our own memory begin at
@@ -27,16 +28,20 @@ class Outputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Addresses of what a backward pass writes; 0: not wanted. dz may be dy."""
+    """Addresses of what a backward pass writes; 0: not wanted. dz may be dy.
+
+    narrow: dz in the dtype of the products, where the layer's outputs are of another.
+    """
 
     dz: int
     dx: int = 0
     dw: int = 0
     db: int = 0
+    narrow: int = 0
 
 
 def shape_of(layer: Layer) -> Shape:
-    return Shape(layer.rows, layer.outputs, layer.y.stride, layer.dtype, layer.gradient)
+    return Shape(layer.rows, layer.outputs, layer.y.stride, layer.output or layer.dtype, layer.gradient)
 
 
 def run_forward(
@@ -63,10 +68,12 @@ def run_backward(
     s: int,
     out: Gradients,
     sums: int = 0,
+    below: tuple[int, int] = (0, 0),
 ) -> None:
-    """dz = dy f'(s), db, dw and dx, for a layer whose dx is not the dz of the layer below.
+    """dz = dy f'(s), db, dw and dx.
 
-    s: y or z, as the activation's row says; sums: `sums_bytes` of memory.
+    s: y or z, as the activation's row says; sums: `sums_bytes` of memory; below: mask or z, and db, of the layer below,
+    where the plan makes its dz, and db, of dx.
     """
     dz = dy
     if plan.dz == "kernel":
@@ -74,10 +81,14 @@ def run_backward(
         slopes(gemm.gpu, stream, activation, dy, s, dz, sums, out.db if plan.db == "kernel" else 0, shape_of(layer))
     elif plan.db == "kernel":
         slopes(gemm.gpu, stream, "linear", dz, dz, 0, sums, out.db, shape_of(layer))
+    if layer.output:
+        narrow(gemm.gpu, stream, layer.dtype, dz, out.narrow, layer.rows * layer.y.stride)
+        dz = out.narrow
     if plan.weights:
         gemm.call(plan.weights, dz, x, out.dw, out.db if plan.db == "weights" else 0).run(stream)
     if plan.inputs:
-        gemm.call(plan.inputs, w, dz, out.dx).run(stream)
+        aux, db = below if plan.inputs.aux_stride else (0, 0)
+        gemm.call(plan.inputs, w, dz, out.dx, db if plan.inputs.sums else 0, aux).run(stream)
 
 
 # ---------------------------------------------------------------- verbs

@@ -23,6 +23,7 @@ ffi.cdef("""
     CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device);
     CUresult cuDevicePrimaryCtxRetain(void **context, CUdevice device);
     CUresult cuCtxGetCurrent(void **context);
+    CUresult cuCtxGetDevice(CUdevice *device);
     CUresult cuCtxPushCurrent_v2(void *context);
     CUresult cuCtxPopCurrent_v2(void **context);
     CUresult cuPointerGetAttribute(void *value, int attribute, CUdeviceptr pointer);
@@ -36,8 +37,10 @@ ffi.cdef("""
     CUresult cuMemsetD8Async(CUdeviceptr into, unsigned char value, size_t bytes, void *stream);
     CUresult cuStreamSynchronize(void *stream);
     CUresult cuStreamIsCapturing(void *stream, int *status);
+    CUresult cuThreadExchangeStreamCaptureMode(int *mode);
     CUresult cuModuleLoadData(void **module, const void *image);
     CUresult cuModuleGetFunction(void **function, void *module, const char *name);
+    CUresult cuFuncSetAttribute(void *function, int attribute, int value);
     CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared);
     CUresult cuLaunchKernel(void *function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,
                             unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared,
@@ -121,6 +124,14 @@ def attribute(handle: int, number: int) -> int:
 
 def capability(handle: int) -> tuple[int, int]:
     return attribute(handle, MAJOR), attribute(handle, MINOR)
+
+
+def current_device() -> int:
+    """The number of the device whose context is current in this thread; 0 where none is."""
+    if asked("void *", library().cuCtxGetCurrent) == ffi.NULL:
+        return 0
+    handle = asked("CUdevice", library().cuCtxGetDevice)
+    return next(number for number in range(device_count()) if device(number) == handle)
 
 
 def device_of(address: int) -> int:

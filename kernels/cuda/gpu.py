@@ -16,10 +16,12 @@ import numpy as np
 
 from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
-from .streams import Event, Replay, Stream
+from .streams import RELAXED, Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
+SHARED_MEMORY = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
 
@@ -56,6 +58,11 @@ class Gpu:
         return attribute(self._device, L2_CACHE)
 
     @cached_property
+    def shared_bytes(self) -> int:
+        """The most shared memory that a block can have, if it asks for it."""
+        return attribute(self._device, SHARED_MEMORY)
+
+    @cached_property
     def _context(self) -> Any:
         return asked("void *", self.driver.cuDevicePrimaryCtxRetain, self._device)
 
@@ -71,14 +78,14 @@ class Gpu:
         finally:
             asked("void *", self.driver.cuCtxPopCurrent_v2)
 
-    def allocate(self, size: int) -> Memory:
-        """Device memory of this size, zeros on the default stream; it is freed, when nobody has it any more."""
+    def allocate(self, size: int, stream: int = 0) -> Memory:
+        """Device memory of this size, zeros by way of a stream; it is freed, when nobody has it any more."""
         with self.active():
             address = int(asked("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
             memory = Memory(address)
             weakref.finalize(memory, _free, self, address)
-            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.NULL))
-            check(self.driver.cuStreamSynchronize(ffi.NULL))  # another stream may use it at once
+            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+            self.wait(stream)  # another one may use it at once
         return memory
 
     def pinned(self, words: int) -> np.ndarray:
@@ -125,6 +132,20 @@ class Gpu:
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
         return bool(status[0])
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[int]:
+        """While open, and another stream is being captured: a stream whose work is done at once, and waited for.
+
+        The driver's calls of this thread may then be those that a capture forbids for fear of a mistake.
+        """
+        mode, own = ffi.new("int *", RELAXED), self.stream()
+        check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
+        try:
+            yield own.handle
+            self.wait(own.handle)
+        finally:
+            check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
+
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""
         free, total = ffi.new("size_t *"), ffi.new("size_t *")
@@ -150,6 +171,14 @@ class Gpu:
         where = ffi.cast("void *", stream)
         function = self._function(kernel)
         check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
+
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        """As `launch`, but one block of so many threads, with so many bytes of shared memory."""
+        values = ffi.new("long long[]", args)
+        pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
+        where, function = ffi.cast("void *", stream), self._function(kernel)
+        check(self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared))  # or 48 KiB would be the most
+        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, where, pointers, ffi.NULL))
 
     def _function(self, kernel: Kernel) -> Any:
         """The kernel, loaded."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ..formulas import OPTIMIZERS
 from ..spec import FORMS, SAME
 from .compile import Kernel
+from .counted import COUNT
 from .halves import HALVES
 from .norm import SETTLE, squares_kernel
 from .storage import STORES, widen_kernel
@@ -20,7 +21,7 @@ def forms_of(dtype: str) -> tuple[str, ...]:
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel; asking one for its `cubin` loads or compiles it."""
-    kernels = [SETTLE]
+    kernels = [SETTLE, COUNT]
     for dtype in dtypes:
         kernels += [update_kernel(name, dtype, form) for form in forms_of(dtype) for name in OPTIMIZERS]
         kernels.append(squares_kernel(dtype))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formulas import HYPER
 from .compile import THREADS
 
 TILE = 16 * THREADS  # elements of one piece of work
@@ -22,8 +23,9 @@ RECORDS = np.dtype([
     ("unused", "i8"),
 ])  # fmt: skip
 
-# What may change from step to step: addresses of the parameter, the gradient (0: it is left out), the row of scalars.
-TURNS = np.dtype([("p", "i8"), ("g", "i8"), ("row", "i8"), ("unused", "i8")])
+# What may change from step to step: addresses of the parameter, the gradient (0: it is left out), the row of scalars;
+# and, for kernels that count, whether there is a gradient, if only one without elements.
+TURNS = np.dtype([("p", "i8"), ("g", "i8"), ("row", "i8"), ("there", "i8")])
 
 # What the host asks of a step that depends on what only the device knows.
 SETTINGS = np.dtype([
@@ -34,7 +36,7 @@ SETTINGS = np.dtype([
     ("careful", "i8"),  # 1: the step is skipped if a gradient is not finite
     ("seen", "i8"),  # the steps skipped that the rows of scalars allow for
     ("number", "i8"),  # of this step, for `news`; 0: it cannot be skipped
-    ("unused", "i8"),
+    ("counted", "i8"),  # 1: the device counts steps, so that there is one row of scalars for each array
 ])  # fmt: skip
 
 # What the device makes of it, for the update, and for the host to read when it wants.
@@ -47,6 +49,22 @@ CONTROL = np.dtype([
     ("float64", "f8"),  # what gradients are multiplied by, for kernels of either dtype
     ("float32", "f4"),
     ("unused", "f4"),
+])  # fmt: skip
+
+# Where the device counts the steps of an array, in a number of 4 or 8 bytes, and which recipe its scalars have.
+COUNTERS = np.dtype([("address", "i8"), ("bytes", "i8"), ("recipe", "i8"), ("unused", "i8")])
+
+# What the scalars of arrays of one kind are made of.
+RECIPES = np.dtype([
+    ("how", "i8"),  # they change with the step: a number of `formulas.optimizers`, 0: they do not
+    ("bytes", "i8"),  # of a scalar: 4 or 8
+    ("lr_at", "i8"),  # address of the learning rate; 0: it is `lr`
+    ("lr_bytes", "i8"),  # what it is of there: 4 or 8
+    ("lr", "f8"),
+    ("decay", "f8"),  # decoupled weight decay
+    ("a", "f8"),  # the two options by which they change
+    ("b", "f8"),
+    ("row", "f8", (HYPER + 1,)),  # as they are without regard to learning rate and step
 ])  # fmt: skip
 
 # Which batch it is.

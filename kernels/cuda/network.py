@@ -1,15 +1,17 @@
 """A network on a GPU: a batch is one CUDA graph, and an epoch is a loop of launches that waits for nothing.
 
 The parameters and the states of the optimizer belong to the caller, and are the host's. A pass takes them to the
-device, and brings them back when it is over, however it ends. The data are taken there once, and stay as long as passes
+device, and brings them back when it is over, however it ends; where several passes follow one another and nobody looks
+in between, all of them together do (`Network.holding`). The data are taken there once, and stay as long as passes
 are over the same arrays: whoever writes to such an array must make a new network. Where they do not fit, they are
 streamed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +22,12 @@ from ..interrupts import interrupts_held
 from ..metrics import metric_values
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
+from . import fused_pass
 from .arrays import gpu_of
 from .layout import ROW
 from .memory import Block, Mirror
-from .passes import Pass, Turn
+from .mixed import Weights
+from .passes import Collector, Pass, Turn
 from .program import Program, Structure
 from .steps import Places, Updates
 
@@ -52,18 +56,20 @@ class _Training:
         places = iter(self.states.places)
         where = Places(
             network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.places, self.totals.places,
+            self.gradients.places, self.totals.places, network.mirror.copies,
         )  # fmt: skip
-        elements = [p.size for p in params]
-        self.updates = Updates(gpu, stream, rule, network.net.dtype, elements, where, self.scalars.address)
-        self.program = Program(gpu, stream, network.net, network.mirror.places, data.batch_size, seed)
+        elements, net = [p.size for p in params], network.net
+        copy = net.compute if where.copies else ""
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
+        self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
+        alone = group == 1 and not norm
+        self.fused = fused_pass.fused(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
         rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
         rows[:, : table.shape[1]] = table
-        self.states.upload(self.stream)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
 
@@ -72,7 +78,7 @@ class _Training:
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
         z, trail = program.forward(x, rows)
-        places = self.batches.losses, 8, self.batches.results.address, program.gradient(0)
+        places = self.batches.losses, 8, self.batches.results.address, program.top()
         table = program.judge(z, t, labels, rows, *places)
         program.backward(trail, rows, self.gradients.places)
         if self.totals is not self.gradients:
@@ -90,6 +96,8 @@ class Network:
     """The layers of a network on a GPU; `params` belong to the caller, and are as after the last step when a call ends.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`.
+    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact`).
     """
 
     def __init__(
@@ -99,17 +107,49 @@ class Network:
         dtype: Any,
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
+        compute: str | None = None,
+        fused: Collection[str] | None = None,
     ) -> None:
         last, layers, link = layers[-1], list(layers), None
         if isinstance(last, DenseSpec) and last.activation in ("softmax", LOSSES[loss.name].link if loss else None):
             link = last.activation
             layers[-1] = last._replace(activation="linear")
-        self.net = Structure(layers, np.dtype(dtype).name, loss, tuple(metrics), link)
+        name = np.dtype(dtype).name
+        self.net = Structure(layers, name, compute or name, loss, tuple(metrics), link, fused)
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Mirror(self.gpu, self.params)
+        self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
         self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
+        self._holding = False
+        self._ahead: _Training | None = None  # whose parameters and states are newer on the device than on the host
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """While open, parameters and states stay on the device from one pass to the next.
+
+        What the caller has is meanwhile that of before, and not to be written to. They come back in the end, however
+        that comes about.
+        """
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            with self.gpu.active(), interrupts_held():
+                self._bring()
+
+    def _upload(self) -> None:
+        """The parameters, unless the device has newer ones."""
+        if self._ahead is None:
+            self.mirror.upload(self.stream.handle)
+
+    def _bring(self) -> None:
+        """To the host what is newer on the device."""
+        if self._ahead is not None:
+            training, self._ahead = self._ahead, None
+            self.mirror.download(self.stream.handle)
+            training.states.download(self.stream.handle)
 
     def _same(
         self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
@@ -117,6 +157,8 @@ class Network:
         """The pass of a verb, as it was made for the same arrays, which it keeps alive."""
         key = *map(id, arrays), *key
         if verb not in self._kept or self._kept[verb][0] != key:
+            if verb == "train":
+                self._bring()
             self._kept.pop(verb, None)  # whose memory the next one may need
             self._kept[verb] = key, make()
         return self._kept[verb][1]
@@ -167,13 +209,16 @@ class Network:
 
             scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
             fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
-            self.mirror.upload(self.stream.handle)
+            self._upload()
+            if self._ahead is None:
+                training.states.upload(self.stream.handle)
             training.begin(scalars, clip_norm)
+            self._ahead = training
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report)
+                running.run(training.list_batch, batches.order, step * group, check, report, training.fused)
             finally:
-                self.mirror.download(self.stream.handle)
-                training.states.download(self.stream.handle)
+                if not self._holding:
+                    self._bring()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
         if progress:
@@ -189,7 +234,7 @@ class Network:
             return self._totals(np.full(1, np.nan), [0.0] * len(self.net.metrics), y, None, start)
         with self.gpu.active():
             running: Pass = self._same("evaluate", [x, y], (size,), lambda: self._pass(x, y, size))
-            self.mirror.upload(self.stream.handle)
+            self._upload()
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
         return self._totals(losses[:1] / (len(x) * terms), sums, y, None, start)
@@ -201,15 +246,14 @@ class Network:
             return out
         with self.gpu.active():
             running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
-            self.mirror.upload(self.stream.handle)
-            running.run(
-                lambda kind: self._list_prediction(running, kind.rows),
-                after=lambda chunk: running.collect(chunk, out),
-            )
+            self._upload()
+            collector = Collector(running, out)
+            running.run(lambda kind: self._list_prediction(running, kind.rows), after=collector.launched)
+            collector.finish()
         return out
 
     def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:
-        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.places, batch)
+        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.read, batch)
         return Pass(program, x, y, len(x), False, outputs=outputs)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:

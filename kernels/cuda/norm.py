@@ -30,6 +30,7 @@ write_word, write_double, write_float = writer("int64"), writer("float64"), writ
 TURN, G, RECORD = TURNS.itemsize, offset(TURNS, "g"), RECORDS.itemsize
 SCALE, GRAD_SCALE, FOUND_INF = (offset(SETTINGS, name) for name in ("scale", "grad_scale", "found_inf"))
 MOST, CAREFUL, SEEN, NUMBER = (offset(SETTINGS, name) for name in ("most", "careful", "seen", "number"))
+COUNTED = offset(SETTINGS, "counted")
 SKIP, SHIFT, SKIPS, NEWS = (offset(CONTROL, name) for name in ("skip", "shift", "skips", "news"))
 NORM, FACTOR64, FACTOR32 = (offset(CONTROL, name) for name in ("norm", "float64", "float32"))
 
@@ -120,9 +121,11 @@ def _settle(sums, tiles, settings, control):
         if read_word(settings + CAREFUL)[0] != 0 and odds[0] != 0:
             skip = 1
         # The rows of scalars are laid out from the newest step backwards, for each step that may have been skipped.
-        skips = read_word(control + SKIPS)[0]
+        skips, behind = read_word(control + SKIPS)[0], 0
+        if read_word(settings + COUNTED)[0] == 0:
+            behind = skips - read_word(settings + SEEN)[0]
         write_word(control + SKIP, skip)
-        write_word(control + SHIFT, (skips - read_word(settings + SEEN)[0]) * ROW)
+        write_word(control + SHIFT, behind * ROW)
         write_word(control + SKIPS, skips + skip)
         write_word(control + NEWS, 2 * read_word(settings + NUMBER)[0] + skip)
         write_double(control + NORM, norm)

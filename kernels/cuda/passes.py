@@ -72,11 +72,16 @@ class Pass:
         """Where the sums of the loss of all batches are, or that of the pass; those of metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
+    @property
+    def order(self) -> int:
+        """Where the order of rows is; 0: they come in it."""
+        return 0 if self._order is None else int(self._order.address)
+
     def gather(self, rows: int) -> tuple[int, int, bool]:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
-        ring, order = self.feed.ring, 0 if self._order is None else self._order.address
-        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.dtype, ring)
+        ring, order = self.feed.ring, self.order
+        into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.compute, ring)
         if y is None:
             return into, 0, False
         labels = y.ndim == 1 and y.dtype == np.int64
@@ -90,12 +95,14 @@ class Pass:
         ever: int = 0,
         check: Callable[[], None] = lambda: None,
         after: Callable[[range], None] = lambda chunk: None,
+        together: Callable[[range], None] | None = None,
     ) -> None:
         """Launches all batches; `ever` batches were trained on before.
 
         list_batch: adds the launches for a kind of batch to the program; called for the first of them.
         check: called after each step; it may raise.
         after: called with batches that were launched, now and then.
+        together: launches several batches at once, each a step, and is called instead of `list_batch`.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
@@ -106,7 +113,12 @@ class Pass:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             for chunk in chunks:
-                for number in chunk:
+                alone = together if marks is None else None  # each launch of a batch is to be seen
+                if alone:
+                    alone(chunk)
+                    self.done = chunk.stop
+                    check()
+                for number in () if alone else chunk:
                     kind = turn(number, self.rows, program.batch, self.group)
                     replay = self._replay(kind, list_batch)
                     if marks:
@@ -134,11 +146,38 @@ class Pass:
         program.gpu.wait(program.stream)
         return found[: self.metrics].tolist(), found[self.metrics :]
 
-    def collect(self, chunk: range, into: np.ndarray) -> None:
-        """Copies the outputs of these batches into their rows. Waits for them."""
-        assert self.outputs is not None
-        program, batch = self.program, self.program.batch
+
+class Collector:
+    """Brings the outputs of a pass to the host: those of one chunk of batches while the device works on the next.
+
+    The next but one goes over the same half of the ring, so it is not launched before.
+    """
+
+    def __init__(self, running: Pass, into: np.ndarray) -> None:
+        gpu = running.program.gpu
+        self.running, self.into, self._copies = running, into, gpu.stream()
+        self._done = [gpu.event() for _ in range(2)]
+        self._open: range | None = None  # launched, and not yet brought
+
+    def launched(self, chunk: range) -> None:
+        """These batches were; those before them are brought, when they are done."""
+        self._done.reverse()
+        self._done[0].record(self.running.program.stream)
+        before, self._open = self._open, chunk
+        if before:
+            self._bring(before, self._done[1])
+
+    def finish(self) -> None:
+        """Brings what is left."""
+        if self._open:
+            self._bring(self._open, self._done[0])
+
+    def _bring(self, chunk: range, done: Any) -> None:
+        running, into, copies = self.running, self.into, self._copies.handle
+        assert running.outputs is not None
+        gpu, batch = running.program.gpu, running.program.batch
         part = into[chunk.start * batch : chunk.stop * batch]
-        place = chunk.start * batch % self.feed.ring * (into.nbytes // len(into))
-        program.gpu.copy_out(part, self.outputs.address + place, program.stream)
-        program.gpu.wait(program.stream)
+        place = chunk.start * batch % running.feed.ring * (into.nbytes // len(into))
+        done.before(copies)
+        gpu.copy_out(part, running.outputs.address + place, copies)
+        gpu.wait(copies)

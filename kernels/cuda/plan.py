@@ -34,7 +34,8 @@ from .storage import STORES
 from .updates import update_kernel
 
 AHEAD = 64  # steps that may be skipped that the host may be ahead of the device
-TURN, SETTING, NEWS = TURNS.itemsize, SETTINGS.itemsize, offset(CONTROL, "news")
+TURN, SETTING = TURNS.itemsize, SETTINGS.itemsize
+NEWS, NORM = offset(CONTROL, "news"), offset(CONTROL, "norm")
 
 
 class Guard(NamedTuple):
@@ -48,6 +49,11 @@ class Guard(NamedTuple):
     @property
     def may_skip(self) -> bool:
         return bool(self.found_inf or self.skip_nonfinite)
+
+    @property
+    def careful(self) -> bool:
+        """Whether gradients are looked at before the update."""
+        return self.clip_norm is not None or self.skip_nonfinite
 
 
 NO_GUARD = Guard()
@@ -75,15 +81,8 @@ class Table:
         gpu.copy_in(self.owners, owners, 0)
 
 
-class Plan:
-    """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
-
-        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
-        plan.update([g.data_ptr(), ...], [1, ...], [options], stream=torch.cuda.current_stream().cuda_stream)
-
-    As the Plan of the CPU, but that a call returns when its work has been given to a stream, and that memory must live
-    until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
-    """
+class Tables:
+    """What is laid out once for all steps on some arrays, and the launches that a step is made of."""
 
     def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
         self.gpu = gpu
@@ -106,6 +105,52 @@ class Plan:
             self.sums = gpu.allocate(self.tiles * SUM)
             self.control = gpu.allocate(CONTROL.itemsize)
             gpu.wait(0)  # the tables are there before any stream asks for them
+
+    @property
+    def norm_at(self) -> int:
+        """The address of the norm of the last step that was clipped or careful, a float64, before clipping."""
+        return int(self.control.address) + NORM
+
+    def last_norm(self, stream: int = 0) -> float:
+        """The norm of the last step that was clipped or careful, before clipping. Waits for the stream."""
+        record = np.zeros(1, CONTROL)
+        with self.gpu.active():
+            self.gpu.copy_out(record, self.control.address, stream)
+            self.gpu.wait(stream)
+        return float(record["norm"][0])
+
+    def _settle(self, turns: int, settings: int, careful: bool, stream: int) -> None:
+        """What the device finds out before the update; careful: from the gradients."""
+        tiles = 0
+        if careful:
+            for batch in self.batches:
+                self._launch(batch, batch.squares, turns, stream, self.sums.address + tiles * SUM)
+                tiles += batch.tiles
+        self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, self.control.address)
+
+    def _update(self, turns: int, stream: int, control: int) -> None:
+        for batch in self.batches:
+            self._launch(batch, batch.kernel, turns, stream, control)
+
+    def _launch(self, batch: Table, kernel: Kernel, turns: int, stream: int, last: int) -> None:
+        if batch.tiles:
+            blocks = min(batch.tiles, self.gpu.most_blocks(kernel))
+            own = turns + batch.first * TURN
+            self.gpu.launch(kernel, blocks, stream, batch.records, own, batch.owners, batch.tiles, last)
+
+
+class Plan(Tables):
+    """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
+
+        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
+        plan.update([g.data_ptr(), ...], [1, ...], [options], stream=torch.cuda.current_stream().cuda_stream)
+
+    As the Plan of the CPU, but that a call returns when its work has been given to a stream, and that memory must live
+    until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
+    """
+
+    def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
+        super().__init__(targets, gpu)
         self.news = gpu.pinned(AHEAD)
         self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped
         self._skips, self._number = 0, 0  # of the plan, and the steps so far that might have been
@@ -144,7 +189,10 @@ class Plan:
             if not present.any():
                 return
             if self.gpu.capturing(stream):
-                raise RuntimeError("a step cannot be captured into a CUDA graph: it would be the same step every time")
+                raise RuntimeError(
+                    "a step cannot be captured into a CUDA graph where the host counts steps: it would be the same step"
+                    " every time. Make the optimizer with capturable=True"
+                )
             behind = self._look_behind(present)
             guarded = behind > 0 or guard != NO_GUARD
             pairs, rows = self._rows(present, np.asarray(steps, np.int64) - self.skipped)
@@ -154,10 +202,8 @@ class Plan:
                 self._working.guard(guard, scale, self._skips, self._numbered(guard, present, stream))
             self._working.send(stream)
             if guarded:
-                self._settle(guard, stream)
-            control = self.control.address if guarded else 0
-            for batch in self.batches:
-                self._launch(batch, batch.kernel, stream, control)
+                self._find_out(guard, stream)
+            self._update(self._working.turns_at, stream, self.control.address if guarded else 0)
 
     def norm(self, gradients: Sequence[int] | np.ndarray, stream: int = 0) -> float:
         """The Euclidean norm of all gradients laid end to end. Waits for the stream."""
@@ -166,16 +212,8 @@ class Plan:
             self._working.lay_out(self, np.asarray(gradients, np.int64), self.of, [], [], 1.0, 0)
             self._working.guard(guard, 1.0, self._skips, 0)
             self._working.send(stream)
-            self._settle(guard, stream)
+            self._find_out(guard, stream)
         return self.last_norm(stream)
-
-    def last_norm(self, stream: int = 0) -> float:
-        """The norm of the last step that was clipped or careful, before clipping. Waits for the stream."""
-        record = np.zeros(1, CONTROL)
-        with self.gpu.active():
-            self.gpu.copy_out(record, self.control.address, stream)
-            self.gpu.wait(stream)
-        return float(record["norm"][0])
 
     def settled(self) -> np.ndarray:
         """How many steps of each array the device has skipped, (n,): of all given so far. Waits for them."""
@@ -227,24 +265,12 @@ class Plan:
         wanted, place = np.unique(pairs, axis=0, return_inverse=True)
         return [(int(kind), int(step)) for kind, step in wanted], place.reshape(-1)
 
-    def _settle(self, guard: Guard, stream: int) -> None:
-        """What the device finds out before the update."""
-        tiles = 0
-        if guard.clip_norm is not None or guard.skip_nonfinite:
-            for batch in self.batches:
-                self._launch(batch, batch.squares, stream, self.sums.address + tiles * SUM)
-                tiles += batch.tiles
-        settings, control = self._working.settings_at, self.control.address
-        self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, control)
+    def _find_out(self, guard: Guard, stream: int) -> None:
+        """What the device finds out before the update, and tells."""
+        self._settle(self._working.turns_at, self._working.settings_at, guard.careful, stream)
         if guard.may_skip:
             place = self._number % AHEAD
-            self.gpu.copy_out(self.news[place : place + 1], control + NEWS, stream)
-
-    def _launch(self, batch: Table, kernel: Kernel, stream: int, last: int) -> None:
-        if batch.tiles:
-            turns = self._working.turns_at + batch.first * TURN
-            blocks = min(batch.tiles, self.gpu.most_blocks(kernel))
-            self.gpu.launch(kernel, blocks, stream, batch.records, turns, batch.owners, batch.tiles, last)
+            self.gpu.copy_out(self.news[place : place + 1], self.control.address + NEWS, stream)
 
 
 class _Working:

@@ -19,6 +19,7 @@ from ..formulas.dropout import WORD
 from .compile import SIMULATED
 
 VECTOR = 16  # bytes of the widest load
+ANY, GLOBAL, SHARED = 0, 1, 3  # where an address lies, as NVVM numbers it: ANY costs a little to find out
 
 
 def _word(x):
@@ -29,7 +30,7 @@ def _word(x):
 word = _word if SIMULATED else np.uint64
 
 
-def _compiled_reader(kind: str, count: int) -> Any:
+def _compiled_reader(kind: str, count: int, space: int = GLOBAL) -> Any:
     from numba.cuda.extending import intrinsic
 
     types = cuda.types
@@ -38,7 +39,7 @@ def _compiled_reader(kind: str, count: int) -> Any:
     @intrinsic
     def read(typingctx, address):
         def codegen(context, builder, signature, args):
-            pointer = builder.inttoptr(args[0], ir.PointerType(context.get_value_type(real), addrspace=1))
+            pointer = pointer_to(builder, context.get_value_type(real), args[0], space)
             items = [builder.load(builder.gep(pointer, [ir.IntType(32)(i)])) for i in range(count)]
             return context.make_tuple(builder, result, items)
 
@@ -47,7 +48,7 @@ def _compiled_reader(kind: str, count: int) -> Any:
     return read
 
 
-def _compiled_writer(kind: str) -> Any:
+def _compiled_writer(kind: str, space: int = GLOBAL) -> Any:
     from numba.cuda.extending import intrinsic
 
     types = cuda.types
@@ -56,7 +57,7 @@ def _compiled_writer(kind: str) -> Any:
     @intrinsic
     def write(typingctx, address, value):
         def codegen(context, builder, signature, args):
-            pointer = builder.inttoptr(args[0], ir.PointerType(context.get_value_type(real), addrspace=1))
+            pointer = pointer_to(builder, context.get_value_type(real), args[0], space)
             builder.store(args[1], pointer)
             return context.get_dummy_value()
 
@@ -65,19 +66,21 @@ def _compiled_writer(kind: str) -> Any:
     return write
 
 
-def pointer_to(builder: Any, kind: ir.Type, place: Any) -> Any:
-    return builder.inttoptr(place, ir.PointerType(kind, addrspace=1))
+def pointer_to(builder: Any, kind: ir.Type, place: Any, space: int = GLOBAL) -> Any:
+    return builder.inttoptr(place, ir.PointerType(kind, addrspace=space))
 
 
-def _lane_pointer(context: Any, builder: Any, real: Any, width: int, address: Any, at: Any) -> tuple[Any, int]:
+def _lane_pointer(
+    context: Any, builder: Any, real: Any, width: int, address: Any, at: Any, space: int
+) -> tuple[Any, int]:
     """A pointer to the vector `at` bytes behind an address, and its alignment."""
     kind = context.get_value_type(real)
     vector = ir.VectorType(kind, width) if width > 1 else kind
     place = builder.add(address, at)
-    return pointer_to(builder, vector, place), width * real.bitwidth // 8
+    return pointer_to(builder, vector, place, space), width * real.bitwidth // 8
 
 
-def _compiled_load(kind: str, width: int) -> Any:
+def _compiled_load(kind: str, width: int, space: int = GLOBAL) -> Any:
     from numba.cuda.extending import intrinsic
 
     types = cuda.types
@@ -93,7 +96,7 @@ def _compiled_load(kind: str, width: int) -> Any:
 
             vectors = []
             for address in cgutils.unpack_tuple(builder, args[0], addresses.count):
-                pointer, align = _lane_pointer(context, builder, real, width, address, args[1])
+                pointer, align = _lane_pointer(context, builder, real, width, address, args[1], space)
                 vector = builder.load(pointer, align=align)
                 vectors.append(
                     [builder.extract_element(vector, ir.IntType(32)(i)) if width > 1 else vector for i in range(width)]
@@ -106,7 +109,7 @@ def _compiled_load(kind: str, width: int) -> Any:
     return load
 
 
-def _compiled_store(kind: str, width: int) -> Any:
+def _compiled_store(kind: str, width: int, space: int = GLOBAL) -> Any:
     from numba.cuda.extending import intrinsic
 
     types = cuda.types
@@ -125,7 +128,7 @@ def _compiled_store(kind: str, width: int) -> Any:
                 for row in cgutils.unpack_tuple(builder, args[2], width)
             ]
             for i, address in enumerate(cgutils.unpack_tuple(builder, args[0], addresses.count)):
-                pointer, align = _lane_pointer(context, builder, real, width, address, args[1])
+                pointer, align = _lane_pointer(context, builder, real, width, address, args[1], space)
                 value = rows[0][i]
                 if width > 1:
                     value = ir.Constant(pointer.type.pointee, ir.Undefined)
@@ -139,16 +142,36 @@ def _compiled_store(kind: str, width: int) -> Any:
     return store
 
 
+def _compiled_address_in(space: int) -> Any:
+    from numba.cuda.extending import intrinsic
+
+    types = cuda.types
+
+    @intrinsic
+    def address_in(typingctx, array):
+        def codegen(context, builder, signature, args):
+            pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
+            if space != ANY:
+                pointer = builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, addrspace=space))
+            return builder.ptrtoint(pointer, ir.IntType(64))
+
+        return types.int64(array), codegen
+
+    return address_in
+
+
 # ---------------------------------------------------------------- simulated
 def view(address: int, count: int, kind: str) -> np.ndarray:
     """Memory of this process as an array."""
+    if count and not address:  # of which NumPy makes memory of its own
+        raise AssertionError("memory at address 0: a device would stop here")
     dtype = np.dtype(kind)
     memory = (ctypes.c_char * (int(count) * dtype.itemsize)).from_address(int(address))
     array: np.ndarray = np.frombuffer(memory, dtype)  # type: ignore[call-overload]
     return array
 
 
-def _simulated_reader(kind: str, count: int) -> Any:
+def _simulated_reader(kind: str, count: int, space: int = GLOBAL) -> Any:
     whole = kind.startswith("int")
 
     def read(address):
@@ -158,11 +181,18 @@ def _simulated_reader(kind: str, count: int) -> Any:
     return read
 
 
-def _simulated_writer(kind: str) -> Any:
+def _simulated_writer(kind: str, space: int = GLOBAL) -> Any:
     def write(address, value):
         view(address, 1, kind)[0] = value
 
     return write
+
+
+def _simulated_address_in(space: int) -> Any:
+    def address_in(array):
+        return array.ctypes.data
+
+    return address_in
 
 
 def check_aligned(address: int, kind: str, width: int) -> None:
@@ -171,7 +201,7 @@ def check_aligned(address: int, kind: str, width: int) -> None:
         raise AssertionError(f"{width} values of {kind} at once from {address}: a device would stop here")
 
 
-def _simulated_load(kind: str, width: int) -> Any:
+def _simulated_load(kind: str, width: int, space: int = GLOBAL) -> Any:
     def load(addresses, at):
         for address in addresses:
             check_aligned(address + at, kind, width)
@@ -180,7 +210,7 @@ def _simulated_load(kind: str, width: int) -> Any:
     return load
 
 
-def _simulated_store(kind: str, width: int) -> Any:
+def _simulated_store(kind: str, width: int, space: int = GLOBAL) -> Any:
     def store(addresses, at, lanes):
         for address, values in zip(addresses, zip(*lanes, strict=True), strict=True):
             check_aligned(address + at, kind, width)
@@ -200,7 +230,10 @@ def _either(compiled: Callable[..., Any], simulated: Callable[..., Any]) -> Call
 # writer(kind)(address, value)
 # loader(kind, width)(addresses, at) -> `width` tuples: the elements at each address + at, one tuple for each element
 # storer(kind, width)(addresses, at, lanes) writes them; places are aligned to `width` elements
+# All take one more argument, the space of the addresses: of SHARED ones as of those that have been made generic.
+# address_in(space)(array) -> where an array of Numba's lies, as an address of that space
 reader = _either(_compiled_reader, _simulated_reader)
 writer = _either(_compiled_writer, _simulated_writer)
 loader = _either(_compiled_load, _simulated_load)
 storer = _either(_compiled_store, _simulated_store)
+address_in = _either(_compiled_address_in, _simulated_address_in)

@@ -125,6 +125,7 @@ class Layer(NamedTuple):
     x_stride: int = 0  # of x and dx
     y_stride: int = 0  # of y, z and dz
     gradient: str = ""  # dtype of dw and db, if another than that of the layer: float32 for 16-bit types
+    output: str = ""  # of b, y and z, if another: float32 in the last layer; dz is rounded for the products
 
     @property
     def x(self) -> Matrix:
@@ -169,7 +170,7 @@ class Plan(NamedTuple):
 # ---------------------------------------------------------------- the three products
 def forward_product(layer: Layer, epilogue: Epilogue = Epilogue.DEFAULT, aux_stride: int = 0) -> Product:
     """x w, with D = y'."""
-    kinds = layer.dtype, layer.dtype, layer.tf32
+    kinds = layer.dtype, layer.output or layer.dtype, layer.tf32
     return Product(layer.w, layer.x, layer.y, False, False, *kinds, epilogue, aux_stride)
 
 
@@ -249,7 +250,7 @@ def plan_forward(
     fused: the activations that may be epilogues; None: those that are `exact`.
     supported: says of a product whether cuBLASLt has an algorithm for it.
     """
-    fused = exact(layer.dtype) if fused is None else fused
+    fused = exact(layer.output or layer.dtype) if fused is None else fused
     if activation in fused and keep in ("", KEPT.get(activation)):
         product = _applied(layer, activation, bias, keep)
         if supported(product):
@@ -298,22 +299,27 @@ def plan_network(
     gradient: str = "",
     fused: Collection[str] | None = None,
     supported: Supported = known,
+    output: str = "",
 ) -> list[Plan]:
     """The dense layers of a network, in their order. Arrays between layers have rows of `padded` length, and so has x.
+
+    output: the dtype of the last one's outputs, if another.
 
     The slope of a layer is left to dx of the layer above where nothing lies between them, and there are epilogues for
     both halves: one that leaves the mask (z can be left by a kernel of ours), and one that uses it.
     """
-    fused = exact(dtype) if fused is None else fused
+    in_epilogues = exact(dtype) if fused is None else fused
     dense = {i: spec for i, spec in enumerate(specs) if isinstance(spec, DenseSpec)}
     layers = {
         i: Layer(rows, spec.inputs, spec.outputs, dtype, tf32, padded(spec.inputs), padded(spec.outputs), gradient)
         for i, spec in dense.items()
     }
+    last = max(layers)
+    layers[last] = layers[last]._replace(output=output)
     slopes = {
         i: _slope(layers[i], layers[i + 1], spec, supported)
         for i, spec in dense.items()
-        if i + 1 in dense and spec.activation in fused
+        if i + 1 in dense and spec.activation in in_epilogues
     }
     plans: list[Plan] = []
     for i, spec in dense.items():

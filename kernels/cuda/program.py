@@ -8,7 +8,7 @@ its memory, for they run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,10 +29,12 @@ class Structure(NamedTuple):
     """A network, as far as it is known without data. The last activation is linear where `link` follows."""
 
     layers: Sequence[LayerSpec]
-    dtype: str
+    dtype: str  # of parameters, data and outputs
+    compute: str  # of what lies between layers
     loss: LossSpec | None
     metrics: Sequence[str]
     link: str | None
+    fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -54,12 +56,14 @@ class _Dense(NamedTuple):
     x: int
     w: int
     s: int
+    aux: int  # what the slope as an epilogue is taken from
     number: int  # of w among the parameters
 
 
 class _Dropout(NamedTuple):
     settings: int
     columns: int
+    dtype: str
 
 
 class Launches(list[partial[None]]):
@@ -73,7 +77,7 @@ class Launches(list[partial[None]]):
 class Program:
     """Lists of launches, on memory for batches of at most `batch` rows.
 
-    params: addresses of the parameters; seed: of dropout, None: there is none.
+    params: addresses of the parameters, as layers read them; seed: of dropout, None: there is none.
     """
 
     def __init__(
@@ -97,9 +101,9 @@ class Program:
             self.gpu.copy_in(self.room(key, array.nbytes), array, self.stream)
         return int(self._memory[key].address)
 
-    def rows(self, key: Any, columns: int) -> int:
+    def rows(self, key: Any, columns: int, dtype: str) -> int:
         """Memory for a batch with so many columns, whose rows have gaps."""
-        return self.room(key, self.batch * padded(columns) * self.size)
+        return self.room(key, self.batch * padded(columns) * BYTES[dtype])
 
     def add(self, function: Callable[..., None], *args: Any) -> None:
         self._list.append(partial(function, *args))
@@ -111,45 +115,56 @@ class Program:
 
     # ------------------------------------------------------------ parts of a batch
     def gather(self, x: int, order: int, rows: int, columns: int, dtype: str, ring: int) -> int:
-        """The rows of the batch: of x, or of targets; LABEL: of class numbers."""
+        """The rows of the batch: of x, or of targets; LABEL: of class numbers. Those of x may be of another dtype."""
         gaps = 1 if dtype == LABEL else padded(columns)
-        into = self.room(("gathered", x), self.batch * gaps * (8 if dtype == LABEL else self.size))
+        into = self.room(("gathered", x), self.batch * gaps * (8 if dtype == LABEL else BYTES[dtype]))
+        sizes, source = (rows, columns, gaps, dtype), "" if dtype == LABEL else self.net.dtype
         clock = self.clock.address
-        self.add(gather, self.gpu, self.stream, x, order, into, rows, columns, gaps, dtype, clock, self.batch, ring)
+        self.add(gather, self.gpu, self.stream, x, order, into, *sizes, clock, self.batch, ring, source)
         return into
 
     def forward(self, x: int, rows: int) -> tuple[int, list[_Dense | _Dropout]]:
         """The outputs, or logits where a link follows, and what `backward` needs."""
         trail: list[_Dense | _Dropout] = []
-        plans, index, columns = iter(self._plans(rows)), 0, self.net.inputs
+        plans, index, columns, dtype = iter(self._plans(rows)), 0, self.net.inputs, self.net.compute
         for i, layer in enumerate(self.net.layers):
             if isinstance(layer, DropoutSpec):
                 if self.seed is not None and layer.rate:
-                    step, y = _Dropout(self._masking(i, layer.rate, self.seed), columns), self.rows(("y", i), columns)
+                    step = _Dropout(self._masking(i, layer.rate, self.seed), columns, dtype)
+                    y = self.rows(("y", i), columns, dtype)
                     self._drop(step, x, y, rows)
                     trail.append(step)
                     x = y
                 continue
             plan = next(plans)
+            dtype = plan.layer.output or plan.layer.dtype
             w, b = self.params[index], self.params[index + 1] if layer.bias else 0
-            y = self.rows(("y", i), layer.outputs)
-            z = self.rows(("z", i), layer.outputs) if plan.forward.into == "z" else 0
-            self.add(
-                run_forward, self.gemm, self.stream, plan.forward, plan.layer, plan.activation, x, w, b, Outputs(y, z)
-            )
+            y = self.rows(("y", i), layer.outputs, dtype)
+            z = self.rows(("z", i), layer.outputs, dtype) if "z" in (plan.forward.into, plan.forward.aux) else 0
+            mask = self.room(("mask", i), self._mask_bytes(plan)) if plan.forward.aux == "mask" else 0
+            out = Outputs(y, z, mask)
+            self.add(run_forward, self.gemm, self.stream, plan.forward, plan.layer, plan.activation, x, w, b, out)
             s = z if ACTIVATIONS[plan.activation].uses == "z" else y
-            trail.append(_Dense(plan, x, w, s, index))
+            trail.append(_Dense(plan, x, w, s, mask or s, index))
             x, columns, index = y, layer.outputs, index + 1 + layer.bias
         return x, trail
 
     def _plans(self, rows: int) -> list[Plan]:
-        plans = plan_network(self.net.layers, rows, self.net.dtype, supported=self.gemm.supported)
+        other = self.net.dtype if self.net.compute != self.net.dtype else ""
+        plans = plan_network(
+            self.net.layers, rows, self.net.compute, gradient=other, fused=self.net.fused,
+            supported=self.gemm.supported, output=other,
+        )  # fmt: skip
         if self.seed is not None:
             return plans
+        options = {"fused": self.net.fused, "supported": self.gemm.supported}
         return [  # no slopes follow, so nothing is kept for them
-            plan._replace(forward=plan_forward(plan.layer, plan.activation, spec.bias, supported=self.gemm.supported))
+            plan._replace(forward=plan_forward(plan.layer, plan.activation, spec.bias, **options))
             for plan, spec in zip(plans, self.net.dense, strict=True)
         ]
+
+    def _mask_bytes(self, plan: Plan) -> int:
+        return self.batch * plan.forward.product.aux_stride // 8
 
     def _masking(self, i: int, rate: float, seed: int) -> int:
         record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, i))], DROPOUT)
@@ -157,7 +172,7 @@ class Program:
 
     def _drop(self, step: _Dropout, x: int, y: int, rows: int) -> None:
         gap = padded(step.columns)
-        sizes = rows, step.columns, gap, gap, self.net.dtype
+        sizes = rows, step.columns, gap, gap, step.dtype
         self.add(dropout, self.gpu, self.stream, x, y, *sizes, self.clock.address, step.settings)
 
     def judge(self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int) -> int:
@@ -172,7 +187,7 @@ class Program:
         z_boundary, t_boundary = row.boundary
         shown = z
         if net.link and any(name != "accuracy" for name in net.metrics):
-            shown, z_boundary = self.rows("shown", columns), 0.5
+            shown, z_boundary = self.rows("shown", columns, net.dtype), 0.5
             self.link(z, shown, rows)
         values = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
         settings = self.constant("settings", np.array([z_boundary, t_boundary, *values, 0.0]))
@@ -207,14 +222,19 @@ class Program:
 
     def gradient(self, number: int) -> int:
         """One of two places for the gradient of a layer's outputs: a layer's is made from that of the one above."""
-        widest = max(padded(layer.outputs) for layer in self.net.dense)
-        return self.room(("gradient", number), self.batch * widest * self.size)
+        return self.rows(("gradient", number), max(layer.outputs for layer in self.net.dense), self.net.compute)
+
+    def top(self) -> int:
+        """That of the network's outputs, in their own dtype."""
+        if self.net.compute == self.net.dtype:
+            return self.gradient(0)
+        return self.rows("gradient of outputs", self.net.outputs, self.net.dtype)
 
     def backward(self, trail: list[_Dense | _Dropout], rows: int, gradients: Sequence[int]) -> None:
-        """The gradients of all parameters, from that of the outputs in `gradient(0)`."""
-        number = 0
+        """The gradients of all parameters, from that of the outputs in `top()`."""
+        number, dy = 0, self.top()
         while trail:
-            step, dy = trail.pop(), self.gradient(number)
+            step = trail.pop()
             more = any(isinstance(below, _Dense) for below in trail)
             if isinstance(step, _Dropout):
                 if more:
@@ -223,11 +243,14 @@ class Program:
             plan, i = step.plan, step.number
             has_bias = bool(plan.backward.db)
             dx = self.gradient(1 - number) if more else 0
-            out = Gradients(dy, dx, gradients[i], gradients[i + 1] if has_bias else 0)
+            narrow = self.gradient(number) if plan.layer.output else 0
+            out = Gradients(dy, dx, gradients[i], gradients[i + 1] if has_bias else 0, narrow)
             sums = self.room(("slopes", i, rows), sums_bytes(shape_of(plan.layer)))
-            places = dy, step.x, step.w, step.s, out, sums
+            below = next((below for below in reversed(trail) if isinstance(below, _Dense)), None)
+            under = (below.aux, gradients[below.number + 1] if below.plan.backward.db else 0) if below else (0, 0)
+            places = dy, step.x, step.w, step.s, out, sums, under
             self.add(run_backward, self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *places)
-            number = 1 - number
+            number, dy = 1 - number, dx
 
     def scatter(self, y: int, out: int, rows: int, ring: int) -> None:
         """The outputs of the batch into those of all batches, (ring, outputs)."""

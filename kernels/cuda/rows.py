@@ -1,6 +1,6 @@
 """What goes through a batch row by row, besides losses.
 
-    gather    rows of the data, in the order of the epoch, into the rows of the batch
+    gather    rows of the data, in the order of the epoch, into the rows of the batch; float32 may become 16 bits
     scatter   rows of the batch to those of the outputs of all batches
     dropout   forward x -> y, and backward dy -> dx: the mask is drawn again, not kept
 
@@ -19,8 +19,10 @@ from numba import cuda
 from ..formulas import dropout_draw, dropout_key
 from .compile import THREADS, Kernel, device
 from .epilogues import is_wide, launch, vector
+from .halves import computed, narrow, stored, widen
 from .layout import CLOCK, DROPOUT, offset
 from .primitives import loader, reader, storer, word
+from .storage import STORES, columns, into_columns
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
@@ -47,6 +49,23 @@ def _gather(kind, words):
     return gather
 
 
+def _gather_narrow(dtype, width):
+    load, store = columns((STORES["float32"],), width), into_columns((STORES[dtype],), width)
+
+    def gather(x, order, into, rows, across, x_stride, into_stride, clock, batch, ring):
+        # As above, but that strides are in elements.
+        start = read_word(clock + BATCH)[0] * batch
+        if order == 0:
+            start %= ring
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for i in range(first, rows * across, step):
+            row, column = i // across, i % across
+            source = read_word(order + (start + row) * 8)[0] if order != 0 else start + row
+            store((into,), row * into_stride + column * width, load((x,), source * x_stride + column * width))
+
+    return gather
+
+
 def _scatter(kind, words):
     load, store = loader(kind, words), storer(kind, words)
     size = np.dtype(kind).itemsize * words
@@ -62,7 +81,8 @@ def _scatter(kind, words):
 
 
 def _dropout(dtype):
-    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    kind, real, to_real, from_real = stored(dtype), getattr(np, computed(dtype)), widen(dtype), narrow(dtype)
+    load, store, size = loader(kind, 1), storer(kind, 1), np.dtype(kind).itemsize
     key_of, draw = device(dropout_key), device(dropout_draw)
 
     def dropout(x, y, rows, columns, x_stride, y_stride, clock, settings):
@@ -72,10 +92,10 @@ def _dropout(dtype):
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
         for i in range(first, rows * columns, step):
             row, column = i // columns, i % columns
-            value = load((x,), (row * x_stride + column) * size)[0][0] * scale
+            value = to_real(load((x,), (row * x_stride + column) * size)[0][0]) * scale
             if draw(key, word(i)) < threshold:
                 value = real(0)
-            store((y,), (row * y_stride + column) * size, ((value,),))
+            store((y,), (row * y_stride + column) * size, ((from_real(value),),))
 
     return dropout
 
@@ -83,6 +103,11 @@ def _dropout(dtype):
 @cache
 def gather_kernel(kind: str, words: int) -> Kernel:
     return Kernel(_gather(kind, words), f"gather_{kind}_{words}")
+
+
+@cache
+def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
+    return Kernel(_gather_narrow(dtype, width), f"gather_float32_{dtype}_{width}")
 
 
 @cache
@@ -105,21 +130,25 @@ def rows_kernels(dtype: str) -> list[Kernel]:
 # ---------------------------------------------------------------- launches
 def gather(
     gpu: Any, stream: int, x: int, order: int, into: int, rows: int, columns: int, into_stride: int, dtype: str,
-    clock: int, batch: int, ring: int,
+    clock: int, batch: int, ring: int, source: str = "",
 ) -> None:  # fmt: skip
     """Rows `order[b * batch :][:rows]` of x (ring, columns) into those of `into`, for batch b of the clock.
 
-    order: int64; 0: the rows as they come, from [b * batch % ring :][:rows]. dtype: also LABEL.
+    order: int64; 0: the rows as they come, from [b * batch % ring :][:rows]. dtype: also LABEL. source: "float32" where
+    x is that, and `into` of 16 bits.
     """
     if dtype == LABEL:
-        kind, words, size, across = LABEL, 1, 8, columns
+        kernel, size, across = gather_kernel(LABEL, 1), 8, columns
     else:
         # Rows of x have no gaps, those of `into` may.
         v = vector(dtype, is_wide(dtype, columns, into_stride, x, into))
-        kind, words, size, across = v.kind, v.words, vector(dtype, False).size, columns // v.elements
+        size, across = vector(dtype, False).size, columns // v.elements
+        kernel = gather_kernel(v.kind, v.words)
+        if source not in ("", dtype):
+            kernel, size = gather_narrow_kernel(dtype, v.elements), 1
     pieces = -(-rows * across // THREADS)
     strides = columns * size, into_stride * size
-    launch(gpu, gather_kernel(kind, words), pieces, stream, x, order, into, rows, across, *strides, clock, batch, ring)
+    launch(gpu, kernel, pieces, stream, x, order, into, rows, across, *strides, clock, batch, ring)
 
 
 def scatter(

@@ -54,7 +54,8 @@ class Replay:
 class Gpu:
     """The only device there is."""
 
-    ordinal, name, capability, cache_bytes = 0, "Numba's simulator", (9, 0), 1024
+    ordinal, name, capability = 0, "Numba's simulator", (9, 0)
+    cache_bytes, shared_bytes = 1024, 1 << 16
 
     def most_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
@@ -63,7 +64,7 @@ class Gpu:
     def active(self) -> Iterator[None]:
         yield
 
-    def allocate(self, size: int) -> Memory:
+    def allocate(self, size: int, stream: int = 0) -> Memory:
         return Memory(size)
 
     def pinned(self, words: int) -> np.ndarray:
@@ -87,6 +88,10 @@ class Gpu:
     def capturing(self, stream: int) -> bool:
         return False
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[int]:
+        yield 0
+
     def free_memory(self) -> int:
         return 1 << 30
 
@@ -103,3 +108,8 @@ class Gpu:
         with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, blocks, THREADS, *args)
+
+    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            run(kernel.function, 1, threads, *args, shared=shared)

@@ -63,9 +63,9 @@ class Thread(threading.Thread):
             self.join(0.01)
 
 
-def run(kernel: Callable[..., None], blocks: int, count: int, *args: Any) -> None:
-    """Every block of a grid, each of `count` threads; raises what a thread raises."""
-    with swapped_cuda_module(kernel, FakeCUDAModule((blocks, 1, 1), (count, 1, 1), 0)):
+def run(kernel: Callable[..., None], blocks: int, count: int, *args: Any, shared: int = 0) -> None:
+    """Every block of a grid, each of `count` threads and `shared` bytes; raises what a thread raises."""
+    with swapped_cuda_module(kernel, FakeCUDAModule((blocks, 1, 1), (count, 1, 1), shared)):
         threads = [Thread(lambda: kernel(*args), index, blocks) for index in range(count)]
         for thread in threads:
             thread.start()

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..spec import Target
+from ..spec import SAME, Target
 from .compile import Kernel
 from .epilogues import launch
 from .layout import CONTROL, ROW, SETTINGS, TURNS
 from .norm import SETTLE, SUM, squares_kernel
 from .plan import Table
-from .updates import accumulate_kernel, update_kernel
+from .storage import COPY
+from .updates import accumulate_kernel
 
 
 class Places(NamedTuple):
@@ -28,20 +29,26 @@ class Places(NamedTuple):
     states: Sequence[Sequence[int]]
     gradients: Sequence[int]  # of a batch
     totals: Sequence[int]  # of a step: those of its only batch, or what the batches add up to
+    copies: Sequence[int] = ()  # of the parameters, in another dtype
 
 
 class Updates:
-    """The launches on all parameters at once. Scalars are rows of ROW bytes, one for each step of the pass."""
+    """The launches on all parameters at once. Scalars are rows of ROW bytes, one for each step of the pass.
+
+    copy: the dtype of copies, where there are any; the update writes them, too.
+    """
 
     def __init__(
-        self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], places: Places, scalars: int
-    ) -> None:
+        self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], places: Places, scalars: int,
+        copy: str = "",
+    ) -> None:  # fmt: skip
         self.gpu, self.stream, self.rule, self.dtype, self.places = gpu, stream, rule, dtype, places
+        form, written = (COPY, [[copy] for copy in places.copies]) if copy else (SAME, [[] for _ in sizes])
         targets = [
-            Target(rule, dtype, size, p, states)
-            for size, p, states in zip(sizes, places.params, places.states, strict=True)
+            Target(rule, copy or dtype, size, p, [*states, *more], form=form)
+            for size, p, states, more in zip(sizes, places.params, places.states, written, strict=True)
         ]
-        self.table, self.kernel = Table(gpu, targets, list(range(len(targets))), 0), update_kernel(rule, dtype)
+        self.table = Table(gpu, targets, list(range(len(targets))), 0)
         gpu.wait(0)  # on which the table is copied
         self.turns = self._turns(places.params, places.totals, scalars)
         self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
@@ -74,7 +81,7 @@ class Updates:
 
     def update(self) -> None:
         """The optimizer's step, from the totals."""
-        self._launch(self.kernel, self.turns, self.control.address)
+        self._launch(self.table.kernel, self.turns, self.control.address)
 
     def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int) -> Any:
         turns = np.zeros(len(changed), TURNS)

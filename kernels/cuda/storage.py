@@ -25,6 +25,10 @@ from .primitives import VECTOR, check_aligned, pointer_to, view, word
 
 U = np.uint32
 
+# Beside the forms of `spec.py`, for networks: the array and its states are float32, and behind the states is one more,
+# which is written and never read: the array rounded to 16 bits.
+COPY = "copy"
+
 
 # ---------------------------------------------------------------- bits
 def _bits_python(x):
@@ -162,6 +166,8 @@ ROUNDED = {
 
 def stores_of(dtype: str, states: int, form: str) -> tuple[Store, ...]:
     """Of a parameter, and of as many states."""
+    if form == COPY:
+        return *[STORES["float32"]] * states, STORES[dtype]
     own = ROUNDED[dtype] if form == STOCHASTIC else STORES[dtype]
     return own, *[STORES[dtype] if form == SAME else STORES["float32"]] * states
 
@@ -310,13 +316,14 @@ columns = cache(_simulated_load if SIMULATED else _compiled_load)
 into_columns = cache(_simulated_store if SIMULATED else _compiled_store)
 
 
-# ---------------------------------------------------------------- a master copy
-def _widen(dtype):
-    store, wide = STORES[dtype], STORES["float32"]
-    load, load1, width = columns((store,), store.width), columns((store,), 1), store.width
-    keep, keep1 = into_columns((wide,), store.width), into_columns((wide,), 1)
+# ---------------------------------------------------------------- copies
+def _convert(source_dtype, into_dtype):
+    here, there = STORES[source_dtype], STORES[into_dtype]
+    width = max(here.width, there.width)
+    load, load1 = columns((here,), width), columns((here,), 1)
+    keep, keep1 = into_columns((there,), width), into_columns((there,), 1)
 
-    def widen_all(source, into, elements):
+    def convert(source, into, elements):
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
         whole = elements - elements % width if source % VECTOR == 0 else 0  # `into` is our own
         for j in range(first * width, whole, step * width):
@@ -324,10 +331,16 @@ def _widen(dtype):
         for j in range(whole + first, elements, step):
             keep1((into,), j, load1((source,), j))
 
-    return widen_all
+    return convert
 
 
 @cache
 def widen_kernel(dtype: str) -> Kernel:
-    """into = source, of one array of 16 bits."""
-    return Kernel(_widen(dtype), f"widen_{dtype}")
+    """into = source, of one array of 16 bits; `into` is float32."""
+    return Kernel(_convert(dtype, "float32"), f"widen_{dtype}")
+
+
+@cache
+def narrow_kernel(dtype: str) -> Kernel:
+    """The other way: rounded to nearest."""
+    return Kernel(_convert("float32", dtype), f"narrow_{dtype}")

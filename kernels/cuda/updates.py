@@ -2,7 +2,8 @@
 
 A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory: what counts is
 that every access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic);
-a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32.
+a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32. With a
+16-bit copy of a float32 parameter, which is only written (`storage.COPY`), it is 30.
 
 Arrays are cut into tiles of TILE elements by their sizes alone. A block takes tile after tile: it finds the array in
 the table `owners`, and its addresses in two records. One loop serves every rule: it loads the parameter, the gradient
@@ -23,7 +24,7 @@ from ..spec import MASTER, SAME, STOCHASTIC
 from .compile import SIMULATED, THREADS, Kernel, device
 from .layout import CONTROL, RECORDS, STEP, TILE, TURNS, offset
 from .primitives import VECTOR, reader, word
-from .storage import AT_RANDOM, IS_ROUNDING, columns, into_columns, stores_of
+from .storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, stores_of
 
 read_owner = reader("int32", 1)
 read_word = reader("int64", 1)
@@ -41,8 +42,12 @@ def _one(rule, dtype, form):
         p, s = rule(x[0], x[1], x[2:], h, tiny)
         return (p, *s)
 
-    if form == SAME:
-        return device(same)
+    def copied(x, h, tiny, key, element):
+        p, s = rule(x[0], x[1], x[2:], h, tiny)
+        return (p, *s, p)
+
+    if form in (SAME, COPY):
+        return device(same if form == SAME else copied)
     is_rounding, at_random = device(IS_ROUNDING[dtype]), device(AT_RANDOM[dtype])
 
     def master(x, h, tiny, key, element):
@@ -57,14 +62,14 @@ def _one(rule, dtype, form):
     return device({MASTER: master, STOCHASTIC: stochastic}[form])
 
 
-def _simulated_lanes(one, width):
+def _simulated_lanes(one, width, results):
     def lanes(x, h, tiny, key, i):
         return tuple([one(x[k], h, tiny, key, i + k) for k in range(width)])
 
     return lanes
 
 
-def _compiled_lanes(one, width):
+def _compiled_lanes(one, width, results):
     from numba.cuda import cgutils
     from numba.cuda.extending import intrinsic
 
@@ -75,7 +80,7 @@ def _compiled_lanes(one, width):
 
     @intrinsic
     def lanes(typingctx, x, h, tiny, key, i):
-        result = types.UniTuple(x.dtype.dtype, x.dtype.count - 1)
+        result = types.UniTuple(x.dtype.dtype, results)
         inner = result(x.dtype, h, tiny, key, types.int64)
 
         def codegen(context, builder, signature, args):
@@ -90,8 +95,8 @@ def _compiled_lanes(one, width):
     return lanes
 
 
-# lanes(one, width): `one` for `width` elements at once, from number i on. Numba compiles it once, and LLVM puts it in
-# place: to have Numba do that eight times takes 10 s.
+# lanes(one, width, results): `one`, which gives so many, for `width` elements at once, from number i on. Numba compiles
+# it once, and LLVM puts it in place: to have Numba do that eight times takes 10 s.
 _lanes = _simulated_lanes if SIMULATED else _compiled_lanes
 
 
@@ -114,10 +119,11 @@ def _key(stream, step):
 
 def _update(rule, states, dtype, form):
     own, *others = stores_of(dtype, states, form)
-    real, width = getattr(np, own.real), own.width
+    read, written = (own, own, *(others[:-1] if form == COPY else others)), (own, *others)
+    loaded = len(read)
+    real, width = getattr(np, own.real), max(store.width for store in written)
     one = _one(rule, dtype, form)
-    wide, narrow = _lanes(one, width), _lanes(one, 1)
-    read, written = (own, own, *others), (own, *others)
+    wide, narrow = _lanes(one, width, len(written)), _lanes(one, 1, len(written))
     load, load1, store, store1 = (
         columns(read, width),
         columns(read, 1),
@@ -158,9 +164,9 @@ def _update(rule, states, dtype, form):
             if low % VECTOR == 0:
                 whole = end - (end - start) % width
                 for j in range(start + cuda.threadIdx.x * width, whole, THREADS * width):
-                    store(results, j, wide(load(places, j), h, tiny, key, j))
+                    store(results, j, wide(load(places[:loaded], j), h, tiny, key, j))
             for j in range(whole + cuda.threadIdx.x, end, THREADS):
-                store1(results, j, narrow(load1(places, j), h, tiny, key, j))
+                store1(results, j, narrow(load1(places[:loaded], j), h, tiny, key, j))
 
     return update
 
@@ -184,4 +190,4 @@ def accumulate_kernel(dtype: str) -> Kernel:
 def update_kernel(name: str, dtype: str, form: str = SAME) -> Kernel:
     """The kernel of a row of OPTIMIZERS; rows with the same rule share it."""
     row = OPTIMIZERS[name]
-    return _kernel(row.rule, len(row.states) + (form == MASTER), dtype, form)
+    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form)

@@ -47,8 +47,35 @@ def _head(
     most = float("inf") if clip_value is None else clip_value
     scale = -1.0 if maximize else 1.0
     if decoupled:
-        return scale, most, 0.0, l1, [1.0 - lr * weight_decay for lr in rates]
+        return scale, most, 0.0, l1, [shrink(lr, weight_decay) for lr in rates]
     return scale, most, weight_decay, l1, 1.0
+
+
+# What depends on the number of the step, which kernels that count for themselves compute as well.
+
+
+def decayed(lr, step, lr_decay):
+    return lr / (1.0 + (step - 1) * lr_decay)
+
+
+def unbiased(lr, step, beta1):
+    return lr / (1.0 - beta1**step)
+
+
+def unbiased_by_both(lr, step, beta1, beta2):
+    return lr * sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
+
+
+def square_correction(step, beta2):
+    return 1.0 / (1.0 - beta2**step)
+
+
+def root_correction(step, beta2):
+    return 1.0 / sqrt(1.0 - beta2**step)
+
+
+def shrink(lr, weight_decay):
+    return 1.0 - lr * weight_decay
 
 
 def _sgd_scalars(steps, rates, **common):
@@ -70,8 +97,8 @@ def _momentum_scalars(steps, rates, momentum, dampening, nesterov, **common):
 
 
 def _adagrad_scalars(steps, rates, lr_decay, eps, **common):
-    decayed = [lr / (1.0 + (step - 1) * lr_decay) for step, lr in zip(steps, rates, strict=True)]
-    return *_head(rates, **common), decayed, eps
+    less = [decayed(lr, step, lr_decay) for step, lr in zip(steps, rates, strict=True)]
+    return *_head(rates, **common), less, eps
 
 
 def _adagrad_inner_scalars(steps, rates, eps, **common):
@@ -83,9 +110,9 @@ def _rmsprop_scalars(steps, rates, alpha, eps, momentum=0.0, **common):
 
 
 def _adam_scalars(steps, rates, beta1, beta2, eps, **common):
-    unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
-    correction = [1.0 / sqrt(1.0 - beta2**step) for step in steps]
-    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
+    rate = [unbiased(lr, step, beta1) for step, lr in zip(steps, rates, strict=True)]
+    correction = [root_correction(step, beta2) for step in steps]
+    return *_head(rates, **common), rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps
 
 
 def _adamw_scalars(steps, rates, **options):
@@ -94,15 +121,26 @@ def _adamw_scalars(steps, rates, **options):
 
 def _adam_hat_scalars(steps, rates, beta1, beta2, eps, **common):
     """Of `adam` and `amsgrad`: both corrections in the rate, so that eps stands beside the uncorrected root."""
-    unbiased = [lr * sqrt(1.0 - beta2**step) / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
-    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, 1.0, eps
+    rate = [unbiased_by_both(lr, step, beta1, beta2) for step, lr in zip(steps, rates, strict=True)]
+    return *_head(rates, **common), rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, 1.0, eps
 
 
 def _adam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
-    unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
-    correction = [1.0 / (1.0 - beta2**step) for step in steps]
-    return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps, eps_root
+    rate = [unbiased(lr, step, beta1) for step, lr in zip(steps, rates, strict=True)]
+    correction = [square_correction(step, beta2) for step in steps]
+    return *_head(rates, **common), rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps, eps_root
 
+
+# Of those whose scalars change with the number of the step: how they do, and by which two of the options.
+FIRST, DECAYED, UNBIASED, BY_BOTH, SQUARED = range(1, 6)
+CHANGING: dict[Callable[..., tuple[Column, ...]], tuple[int, str, str]] = {
+    _momentum_scalars: (FIRST, "momentum", "dampening"),
+    _adagrad_scalars: (DECAYED, "lr_decay", "eps"),
+    _adam_scalars: (UNBIASED, "beta1", "beta2"),
+    _adamw_scalars: (UNBIASED, "beta1", "beta2"),
+    _adam_hat_scalars: (BY_BOTH, "beta1", "beta2"),
+    _adam_rooted_scalars: (SQUARED, "beta1", "beta2"),
+}
 
 DOMAINS = {
     "lr": POSITIVE,

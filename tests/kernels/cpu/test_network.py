@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import dense, network
+from fastopt.kernels.cpu import dense, launch, network
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
@@ -172,6 +172,28 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
             np.testing.assert_array_equal(a.losses, b.losses)
             assert a.metrics == b.metrics
         np.testing.assert_array_equal(predicted, results[0][3])
+
+
+@pytest.mark.parametrize(("far", "batch_size", "expected"), [(0, 260, 2), (0, 32, 1), (1 << 30, 260, 1)])
+def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeypatch):
+    seen, original = [], network.team
+    monkeypatch.setattr(network, "FAR", far)
+
+    def team(kernel, work, ranks, *others):
+        seen.append(ranks)
+        original(kernel, work, ranks, *others)
+
+    monkeypatch.setattr(network, "team", team)
+    x, y = data_for(np.random.default_rng(0), "mean_squared_error", 600, 3, 1, "float32")
+    params = []
+    for count in (1, 2):
+        monkeypatch.setattr(launch, "_threads", count)
+        run = Run(cpu, [DenseSpec(3, 1)], "mean_squared_error", [], "float32", rule="sgd")
+        run.train(x, y, np.random.default_rng(0).permutation(600), batch_size)
+        params.append(run.params)
+    assert seen == [1, expected]
+    for one, other in zip(*params, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_same_program_serves_other_rows_seeds_and_arrays():

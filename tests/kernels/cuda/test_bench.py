@@ -23,6 +23,7 @@ ONLY = {
     "dense": "(64x784x256 or 4096x4096x10) and not torch",
     "kernels": "relu or hinge or norm or gather or dropout or accuracy",
     "networks": "mlp-64",
+    "small_networks": "64-32-10-8 and not torch",
 }
 KINDS = {"limit", "update", "step", "dense", "loss", "kernel", "epoch"}
 

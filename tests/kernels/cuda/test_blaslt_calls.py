@@ -48,9 +48,9 @@ def arrays(layer, rng):
     sizes = {
         "x": (layer.rows, layer.inputs, layer.dtype, layer.x.stride),
         "w": (layer.inputs, layer.outputs, layer.dtype, 0),
-        "b": (1, layer.outputs, layer.dtype, 0),
+        "b": (1, layer.outputs, layer.output or layer.dtype, 0),
         "dz": (layer.rows, layer.outputs, layer.dtype, layer.y.stride),
-        "y": (layer.rows, layer.outputs, layer.dtype, layer.y.stride),
+        "y": (layer.rows, layer.outputs, layer.output or layer.dtype, layer.y.stride),
         "dx": (layer.rows, layer.inputs, layer.dtype, layer.x.stride),
         "dw": (layer.inputs, layer.outputs, layer.gradient or layer.dtype, 0),
         "db": (1, layer.outputs, layer.gradient or layer.dtype, 0),
@@ -68,6 +68,7 @@ def arrays(layer, rng):
         Layer(4, 8, 16, "float16"),
         Layer(4, 3, 130, "bfloat16", False, 8, 136),
         Layer(4, 3, 130, "bfloat16", False, 8, 136, "float32"),
+        Layer(4, 3, 10, "bfloat16", False, 8, 16, "float32", "float32"),
     ],
     ids=str,
 )
@@ -77,7 +78,7 @@ def test_products_through_descriptors(layer, work, library):
     at = {name: array.address for name, array in have.items()}
     kind = "tf32" if layer.tf32 else layer.dtype
     work.call(products.forward_product(layer, Epilogue.BIAS), at["w"], at["x"], at["y"], at["b"]).run(0)
-    assert_close(have["y"].numbers(), x @ w + b, kind, np.abs(x) @ np.abs(w) + np.abs(b))
+    assert_close(have["y"].numbers(), x @ w + b, layer.output or kind, np.abs(x) @ np.abs(w) + np.abs(b))
     work.call(products.inputs_product(layer), at["w"], at["dz"], at["dx"]).run(0)
     assert_close(have["dx"].numbers(), dz @ w.T, kind, np.abs(dz) @ np.abs(w.T))
     work.call(products.weights_product(layer, Epilogue.BGRADA), at["dz"], at["x"], at["dw"], at["db"]).run(0)

@@ -385,6 +385,20 @@ def test_what_is_chosen_for_a_network():
     assert chosen(specs, gradient="float32")[0] == ("RELU_AUX_BIAS", None, "BGRADA", "above", "weights")
 
 
+def test_outputs_of_another_dtype():
+    """Those of the last layer alone, and its activation is then as exact as they are."""
+    specs = [DenseSpec(784, 256, "gelu_tanh"), DenseSpec(256, 10, "gelu_tanh")]
+    plans = plan_network(specs, 64, "bfloat16", gradient="float32", output="float32")
+    assert [(p.forward.product.dtype, p.forward.product.result) for p in plans] == [
+        ("bfloat16", "bfloat16"),
+        ("bfloat16", "float32"),
+    ]
+    assert {p.backward.weights.result for p in plans} == {"float32"}
+    assert plans[1].backward.inputs.result == "bfloat16"
+    assert [p.forward.product.epilogue.name for p in plans] == ["GELU_AUX_BIAS", "BIAS"]
+    assert (plans[1].forward.into, plans[1].forward.activate, plans[1].backward.dz) == ("z", True, "kernel")
+
+
 def test_nothing_is_fused_across_dropout():
     specs = [DenseSpec(784, 256, "relu"), DropoutSpec(0.5), DenseSpec(256, 10)]
     assert chosen(specs) == [

@@ -12,7 +12,7 @@ require_device()
 from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import Guard, Plan, driver
+from fastopt.kernels.cuda import Guard, Plan, arrays, driver
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.norm import SETTLE
@@ -38,6 +38,18 @@ def test_what_there_is(fake):
         assert gpu.most_blocks(SETTLE) == 4 * 132
     assert gpu.free_memory() == 1 << 20
     assert fake.contexts == [OTHER]
+
+
+def test_the_device_of_arrays_and_of_the_caller(fake, monkeypatch):
+    monkeypatch.setattr(arrays, "SIMULATED", False)
+    monkeypatch.setattr(gpu_, "gpu", gpu_.Gpu)
+    for contexts, ordinal in (([OTHER], 0), ([OTHER, CONTEXT], 1), ([0], 0)):
+        fake.contexts = contexts
+        assert arrays.gpu_of(()).ordinal == ordinal
+        assert arrays.gpu_of({0, 4096}).ordinal == 1
+    monkeypatch.setattr(driver, "device_of", lambda address: address // 4096)
+    with pytest.raises(ValueError, match="must lie on one GPU; these lie on GPUs 1 and 2"):
+        arrays.gpu_of({8192, 4096, 4100})
 
 
 def test_a_copy(fake):
@@ -91,7 +103,7 @@ def test_a_step_is_not_captured(fake):
     p, g = on_device(np.ones(3, "float32"), np.ones(3, "float32"))
     plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     fake.capturing = 1
-    with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph"):
+    with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph where the host counts steps"):
         plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options])
     assert p.copy_to_host().tolist() == [1, 1, 1]
     assert fake.contexts == [OTHER]

@@ -9,6 +9,7 @@ from helpers_cuda import SIMULATED, require_device
 require_device()
 import fastopt as fo
 from fastopt.cli import main
+from fastopt.kernels.cuda.memory import Mirror
 
 pytestmark = pytest.mark.gpu
 
@@ -44,6 +45,24 @@ def test_fit_evaluate_and_predict():
     ours, theirs = (model.evaluate(X, Y, batch_size=8) for model in models)
     assert ours == pytest.approx(theirs, rel=1e-9)
     np.testing.assert_allclose(*(model.predict(X, batch_size=8) for model in models), rtol=1e-9)
+
+
+def test_weights_come_back_once_where_nobody_looks(monkeypatch):
+    models, counts = [model_of("cuda") for _ in range(2)], []
+    download = Mirror.download
+
+    def counted(self, stream):
+        counts[-1] += 1
+        download(self, stream)
+
+    monkeypatch.setattr(Mirror, "download", counted)
+    for model, callbacks in zip(models, ([], [fo.Callback()]), strict=True):
+        counts.append(0)
+        model.fit(X, Y, epochs=2, batch_size=8, validation_split=0.3, callbacks=callbacks)
+    assert counts == [2, 4]  # of parameters and of states
+    assert models[0].history.history["val_loss"] == models[1].history.history["val_loss"]
+    for ours, theirs in zip(*(model.parameters for model in models), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_callback_sees_and_changes_weights(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import numpy as np
@@ -66,6 +67,31 @@ def test_streamed_targets_of_several_columns(streamed):
     compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
 
 
+def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
+    run, told = Run(cuda, SMALL, MSE, [], "float32"), []
+    x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
+    launch, bring = passes.Pass._replay, passes.Collector._bring
+
+    def launched(self, kind, list_batch):
+        told.append("launch")
+        return launch(self, kind, list_batch)
+
+    def brought(self, chunk, done):
+        told.extend(["bring"] * len(chunk))
+        bring(self, chunk, done)
+
+    monkeypatch.setattr(passes.Pass, "_replay", launched)
+    monkeypatch.setattr(passes.Collector, "_bring", brought)
+    found = run.net.predict(x, 4)
+    np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
+    part = feed.Streamed(run.net.gpu, 0, x, None, 4).count
+    chunks = [min(part, 6 - start) for start in range(0, 6, part)]
+    wanted = []
+    for before, count in zip([0, *chunks], [*chunks, 0], strict=True):
+        wanted += ["launch"] * count + ["bring"] * before
+    assert told[:12] == wanted
+
+
 def test_what_fits(monkeypatch):
     x, y = np.zeros((100, 8), "float32"), np.zeros(100, np.int64)
 
@@ -105,6 +131,46 @@ def test_how_far_the_host_is_ahead(monkeypatch):
     assert sizes(100, 1) == [64, 32, 4]
     assert sizes(10, 1) == [8, 2]
     assert sizes(3, 1) == [2, 1]
+
+
+# ---------------------------------------------------------------- passes one after another
+def passes_of(run, hold):
+    """Two passes, one with other batches, and what is seen between them."""
+    x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 2, "float32")
+    with run.net.holding() if hold else contextlib.nullcontext():
+        before, found = [p.copy() for p in run.params], []
+        for batch in (4, 4, 3):
+            found += [run.train(x, y, np.arange(12), batch).losses, run.net.evaluate(x, y).losses, run.net.predict(x)]
+            if hold and batch == 4:  # other batches need other memory, so the host's is brought up to date first
+                assert all((p == q).all() for p, q in zip(run.params, before, strict=True))
+    return *found, *run.params, *(state for states in run.states for state in states)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_may_stay_on_the_device(dtype):
+    held, free = (passes_of(Run(cuda, SMALL, MSE, [], dtype), hold) for hold in (True, False))
+    for a, b in zip(held, free, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_they_come_back_whatever_happens():
+    x, y = data_for(np.random.default_rng(0), MSE, 8, 3, 2, "float32")
+    run, other = (Run(cuda, SMALL, MSE, [], "float32") for _ in range(2))
+
+    def fails():
+        with run.net.holding():
+            run.train(x, y, np.arange(8), 4)
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        fails()
+    other.train(x, y, np.arange(8), 4)
+    for _ in range(2):
+        for a, b in zip(run.params, other.params, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for one in (run, other):  # from then on as before
+            one.params[0] *= 0.5
+            one.train(x, y, np.arange(8), 4)
 
 
 # ---------------------------------------------------------------- progress and interrupts

@@ -1,0 +1,66 @@
+"""Small networks with their data on the GPU: many batches as one kernel, against a CUDA graph a batch, and torch.
+
+What `fastopt.kernels.cuda.fused_pass.worth` estimates, this measures: where "as one kernel" beats "a graph a batch", it
+should have been chosen ("chosen" in the record).
+"""
+
+import pytest
+
+from fastopt.benchmarks.contest import contest
+from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.workloads import make, random_classes
+
+require_device()
+from fastopt.benchmarks.cuda.peers import PEERS, WAYS, chosen
+
+ROUNDS = 10
+PAUSE = 0.02  # seconds, as in test_networks.py
+STEPS = 2000  # of an epoch, which then takes longer than bringing parameters to the GPU and back
+
+KNOWN = {**WAYS, **{name: build for name, build in PEERS.items() if name != "fastopt"}}
+CASES = [  # widths and rows of a batch, the last ones near the limits of what fits, and of what pays
+    ((64, 32, 10), 8),
+    ((64, 32, 10), 32),
+    ((64, 32, 10), 128),
+    ((30, 64, 64, 10), 32),
+    ((64, 64, 64, 10), 64),
+    ((128, 64, 10), 64),
+    ((128, 128, 10), 32),
+    ((784, 16, 10), 16),
+]
+
+
+def workload_of(widths, batch, pick):
+    steps = pick(STEPS, 50, 2)
+    if pick(False, False, True):
+        widths, batch = (*(min(width, 5) for width in widths[:-1]), 10), min(batch, 4)
+    inputs, *hidden, _ = widths
+    name = "-".join(map(str, widths))
+    return make(f"{name}, batch {batch}", *random_classes(steps * batch, inputs), tuple(hidden), batch)
+
+
+def held(workload, names, rounds):
+    return contest(workload, [name for name in names if rounds or name != "torch-compile"], rounds, PAUSE, KNOWN)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", KNOWN)
+@pytest.mark.parametrize(("widths", "batch"), CASES, ids=["-".join(map(str, (*w, b))) for w, b in CASES])
+def test_small_network(benchmark, note, request, pick, widths, batch, contestant):
+    workload = workload_of(widths, batch, pick)
+    benchmark.group = f"{workload.name}, Adam, {workload.steps} steps"
+    rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
+    found = hold(request, lambda names: held(workload, names, rounds))
+    if contestant in found.absent:
+        pytest.skip(found.absent[contestant])
+    if contestant not in found.losses:
+        pytest.skip("compiles for half a minute: when timed")
+    if benchmark.disabled:
+        benchmark(lambda: None)  # agreement was what mattered
+        return
+    record(benchmark, found.seconds[contestant])
+    note("epoch", workload.name, contestant, size=sum(p.size for p in workload.weights), title=benchmark.group,
+         shape=workload.name, flops=workload.flops, samples=len(workload.order))  # fmt: skip
+    benchmark.extra_info["seconds of a step"] = benchmark.stats.stats.median / workload.steps
+    benchmark.extra_info["chosen"] = "fastopt-fused" if chosen(workload) else "fastopt-graph"
