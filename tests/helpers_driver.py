@@ -24,8 +24,8 @@ class Driver:
     def __init__(self):
         self.memory, self.pinned, self.names, self.shared = {}, {}, [], {}
         self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
-        self.relaxed = False
         self.timed, self.times, self.order = set(), {}, []
+        self.relaxed = False
         self.made, self.graphs, self.capture, self.events, self.calls = 0, {}, None, {}, Counter()
 
     def __getattr__(self, name):

@@ -11,20 +11,31 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from helpers_cuda import SIMULATED, to_device
+from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda import epilogues, feed, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.blaslt_simulator import encode
+from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.compile import Kernel
 from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
-from fastopt.kernels.cuda.kernels import all_kernels
+from fastopt.kernels.cuda.halves import HALVES
+from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.mixed import mixed_kernels
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, Target, Update
+from fastopt.kernels.spec import (
+    MASTER,
+    SAME,
+    STOCHASTIC,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LossSpec,
+    Target,
+    Update,
+)
 
 REAL = ("float32", "float64")
 ALL = (*REAL, "float16", "bfloat16")
@@ -37,7 +48,7 @@ SHAPE = (19, 7)  # of what goes by rows
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    found = [*all_kernels(REAL), *map(accumulate_kernel, REAL)]
+    found = [*all_kernels(ALL), *map(accumulate_kernel, REAL)]
     for dtype in ALL:
         found += dense_kernels(dtype)
     for dtype in REAL:
@@ -60,10 +71,17 @@ def drawn(*shape: int) -> np.ndarray:
 def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
     """(name, call): a call works on new arrays, always with the same numbers, and returns what it has written."""
     for rule in {update_kernel(rule, "float32"): rule for rule in OPTIMIZERS}.values():
-        for dtype in REAL:
-            yield f"update {rule} {dtype}", lambda rule=rule, dtype=dtype: _update(rule, dtype)
-    for dtype in REAL:
+        for dtype in ALL:
+            for form in forms_of(dtype):
+                yield (
+                    f"update {rule} {dtype} {form}",
+                    lambda rule=rule, dtype=dtype, form=form: _update(rule, dtype, form),
+                )
+    for dtype in ALL:
         yield f"norm {dtype}", lambda dtype=dtype: _norm(dtype)
+    for dtype in HALVES:
+        yield f"widened {dtype}", lambda dtype=dtype: _widened(dtype)
+    for dtype in REAL:
         for shape in SHAPES:
             yield f"gather {shape} {dtype}", lambda dtype=dtype, shape=shape: _gather(shape, dtype)
         yield f"dropout {dtype}", lambda dtype=dtype: _dropout(dtype)
@@ -89,11 +107,19 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                 )
 
 
-def _update(rule: str, dtype: str) -> Outputs:
+def _update(rule: str, dtype: str, form: str) -> Outputs:
     p, g, *states = (drawn(TILE + 5) for _ in range(2 + len(OPTIMIZERS[rule].states)))
-    p, g, states = there(p, dtype), there(g, dtype), tuple(there(np.abs(s), dtype) for s in states)
-    cuda.update([Update(rule, p, g, states, OPTIMIZERS[rule].options, 3)])
-    return [p, *states]
+    kept = [there(np.abs(s), dtype if form == SAME else "float32") for s in states]
+    if form == MASTER:
+        kept.append(there(decode(encode(p, dtype), dtype), "float32"))
+    p, g, stream = there(p, dtype), there(g, dtype), dropout_stream(7, 3) if form == STOCHASTIC else 0
+    cuda.update([Update(rule, p, g, tuple(kept), OPTIMIZERS[rule].options, 3, form, stream)])
+    return [p, *kept]
+
+
+def _widened(dtype: str) -> Outputs:
+    x = encode(drawn(TILE + 5), dtype)
+    return [cuda.widened(Bits(x) if dtype == "bfloat16" else to_device(x))]
 
 
 def _counted() -> Outputs:

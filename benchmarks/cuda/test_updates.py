@@ -14,8 +14,10 @@ from fastopt.benchmarks.cuda.device import the_gpu
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import Job, update_by
 from fastopt.kernels.costs import update_flops
+from fastopt.kernels.cuda.halves import HALVES
 from fastopt.kernels.cuda.updates import update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.spec import FORMS, SAME
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 ROUNDS = 15
@@ -26,22 +28,22 @@ RULES = list({update_kernel(rule, "float32"): rule for rule in reversed(OPTIMIZE
 
 def left_out(rule, dtype, contestant):
     """Why a contestant does not take part, or nothing."""
-    others = contestant in ("torch-foreach", "torch-graph") and (rule not in REPORTED or dtype != "float32")
+    others = contestant in ("torch-foreach", "torch-graph") and (rule not in REPORTED or dtype == "float64")
     return "for the rules of the report, in float32" if others else ""
 
 
-def agree(rule, size, dtype, name):
+def agree(rule, size, dtype, name, form=SAME):
     """Whether a contestant's update is the reference's; raises Absent."""
-    job = Job(rule, size, dtype)
+    job = Job(rule, size, dtype, form)
     update_by(name, job)()
     job.check(exactly=name in ("fastopt", "stream"), updated=name != "stream")
 
 
-def measured(rule, size, dtype, names):
+def measured(rule, size, dtype, names, form=SAME):
     """Seconds of an update by contestant; all work on the same arrays."""
-    moved = (2 + len(OPTIMIZERS[rule].states)) * size * np.dtype(dtype).itemsize
-    sets = min(SETS, -(-2 * the_gpu().cache_bytes // moved))
-    jobs, calls = [Job(rule, size, dtype) for _ in range(sets)], {}
+    first, calls = Job(rule, size, dtype, form), {}
+    sets = min(SETS, -(-2 * the_gpu().cache_bytes // sum(array.nbytes for array in first.arrays)))
+    jobs = [first, *(Job(rule, size, dtype, form) for _ in range(sets - 1))]
     for name in [name for name in names if not left_out(rule, dtype, name)]:
         try:
             each = [update_by(name, job) for job in jobs]
@@ -86,3 +88,30 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
     flops = 0 if contestant == "stream" else update_flops(rule) * size
     note("update", rule, contestant, size=size, dtype=dtype, moved=(3 + 2 * states) * width * size, flops=flops,
          limit=limit)  # fmt: skip
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", ["fastopt", "torch-fused", "torch-foreach"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("rule", REPORTED)
+def test_update_of_16_bits(benchmark, note, request, pick, rule, dtype, form, size, contestant):
+    """The states float16 or bfloat16 as well, or float32 with a master copy, or float32 and rounded at random."""
+    size = pick(size, size // 100, size // 200_000 * 8)
+    states = len(OPTIMIZERS[rule].states)
+    if (8 + 4 * states) * size * 1.2 > the_gpu().free_memory():
+        pytest.skip("more than the device's memory holds")
+    benchmark.group = f"update of {size:,} {dtype}, {form}: {rule}"
+    with tolerant():
+        try:
+            agree(rule, size, dtype, contestant, form)
+        except Absent as reason:
+            pytest.skip(str(reason))
+        if benchmark.disabled:
+            benchmark(lambda: None)
+            return
+        found = hold(request, lambda names: measured(rule, size, dtype, names, form))
+    record(benchmark, found[contestant])
+    moved = Job(rule, 8, dtype, form).moved * size // 8
+    note("update", f"{rule}, {form}", contestant, size=size, dtype=dtype, moved=moved, flops=update_flops(rule) * size)

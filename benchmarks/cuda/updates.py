@@ -15,9 +15,10 @@ from fastopt.benchmarks.peers import need
 from fastopt.benchmarks.updates import STEP
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
+from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.plan import Plan
-from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
+from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, Target, Update
 
 # torch's optimizer for a rule, with the options that are not its defaults.
 TORCH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,38 +30,56 @@ TORCH: dict[str, tuple[str, dict[str, Any]]] = {
 WAYS: dict[str, dict[str, Any]] = {
     "torch-fused": {"fused": True}, "torch-foreach": {"foreach": True}, "torch-graph": {"fused": True},
 }  # fmt: skip
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # of torch, which contracts and reorders
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "float16": 2e-3, "bfloat16": 1.6e-2}  # of torch: it contracts, reorders
 NEAR = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}  # of a few steps of Adam, to float64
 
 
 class Job:
-    """Arrays of an update on the device: the parameter, the gradient, the states."""
+    """Arrays of an update on the device: the parameter, the gradient, the states, and in one form the master copy."""
 
-    def __init__(self, rule: str, size: int, dtype: str) -> None:
-        self.rule, self.size, self.dtype = rule, size, dtype
+    def __init__(self, rule: str, size: int, dtype: str, form: str = SAME) -> None:
+        self.rule, self.size, self.dtype, self.form = rule, size, dtype, form
+        self.stream = dropout_stream(0, 0) if form == STOCHASTIC else 0  # of the draws
+        states, kind = len(OPTIMIZERS[rule].states), dtype if form == SAME else "float32"
+        self.kinds = [dtype, dtype, *[kind] * states, *["float32"] * (form == MASTER)]
         self.start = [drawn(size, dtype, 0), drawn(size, dtype, 1)]
-        self.start += [drawn(size, dtype, 2 + i, low=0.0) for i in range(len(OPTIMIZERS[rule].states))]
-        self.arrays = [filled((size,), values, dtype) for values in self.start]
+        self.start += [drawn(size, kind, 2 + i, low=0.0) for i in range(states)]
+        self.start += [self.start[0].astype("float32")] * (form == MASTER)
+        self.arrays = [filled((size,), values, kind) for values, kind in zip(self.start, self.kinds, strict=True)]
+
+    @property
+    def moved(self) -> int:
+        """Bytes that an update reads and writes."""
+        read = sum(array.nbytes for array in self.arrays)
+        return read + read - self.arrays[1].nbytes
 
     def restore(self) -> None:
         """What was there at first."""
-        for array, values in zip(self.arrays, self.start, strict=True):
-            refill(array, values, self.dtype)
+        for array, values, kind in zip(self.arrays, self.start, self.kinds, strict=True):
+            refill(array, values, kind)
 
     def expected(self) -> list[np.ndarray]:
         """The parameter and the states after one update by the reference, as far as numbers do not repeat."""
-        p, g, *states = (values.copy() for values in self.start)
-        reference.update([Update(self.rule, p, g, tuple(states), OPTIMIZERS[self.rule].options, STEP)])
-        return [p, *states]
+        p, g, *states = (
+            np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True)
+        )
+        options = OPTIMIZERS[self.rule].options
+        reference.update([Update(self.rule, p, g, tuple(states), options, STEP, self.form, self.stream)])
+        return [decode(array, kind) for array, kind in zip((p, *states), self._written, strict=True)]
+
+    @property
+    def _written(self) -> list[str]:
+        return [self.kinds[0], *self.kinds[2:]]
 
     def check(self, exactly: bool, updated: bool = True) -> None:
         """AssertionError unless an update (or nothing) was done, at the beginning and at the end of the arrays."""
-        written = [self.arrays[0], *self.arrays[2:]]
+        written = list(zip([self.arrays[0], *self.arrays[2:]], self._written, strict=True))
         expected = self.expected() if updated else [self.start[0], *self.start[2:]]
-        for array, theirs in zip(written, expected, strict=True):
+        for (array, kind), theirs in zip(written, expected, strict=True):
             last = (self.size - 1) // PERIOD * PERIOD
-            for first, count in {(0, len(theirs)), (last, self.size - last)}:
-                ours = numbers(array, self.dtype, first, count)
+            places = {(0, len(theirs)), (last, self.size - last)}
+            for first, count in places if self.form != STOCHASTIC else {(0, len(theirs))}:  # whose draws go on
+                ours = numbers(array, kind, first, count)
                 if exactly:
                     np.testing.assert_array_equal(ours, theirs[:count])
                 else:
@@ -71,7 +90,7 @@ class Job:
 def planned(job: Job) -> Callable[[], None]:
     """Our update, laid out once, as an optimizer does."""
     p, g, *states = (array.address for array in job.arrays)
-    plan = Plan([Target(job.rule, job.dtype, job.size, p, states)], the_gpu())
+    plan = Plan([Target(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
     gradients, numbers_, options = np.array([g]), np.array([STEP]), [OPTIMIZERS[job.rule].options]
     return lambda kept=job: plan.update(gradients, numbers_, options)
 
@@ -83,6 +102,8 @@ def torch_update(way: str, job: Job) -> Callable[[], object]:
 
     if job.rule not in TORCH:
         raise Absent(f"torch has no {job.rule}")
+    if job.form != SAME:
+        raise Absent(f"torch's states are {job.dtype}, like the parameter")
     p, g, *states = (tensor(array, job.dtype) for array in job.arrays)
     name, options = TORCH[job.rule]
     parameter = torch.nn.Parameter(p)

@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from .arguments import check_writable, whole
 # Whoever multiplies matrices: this library, OpenMP (torch), OpenBLAS and MKL (NumPy), XLA (JAX).
 THREADS = ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 QUICK = ("--quick", "--benchmark-max-time=0.05", "--benchmark-min-rounds=3")
+NAMED = ""  # a file with the name of what is measured
 FAILED, INTERRUPTED, NOTHING = 1, 2, 5  # exit statuses of pytest
 
 
@@ -33,7 +35,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="which suites (default: all; see --list)")
     parser.add_argument("--list", action="store_true", help="list the suites and exit")
-    parser.add_argument("--json", metavar="FILE", help="write what was measured, for `fastopt report`")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const=NAMED,
+        help="write what was measured, for `fastopt report`; without FILE to one named after the GPU, or to cpu.json",
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that everything runs")
     parser.add_argument("--threads", type=whole(1), metavar="N", help="of all contestants (default: each its own)")
     parser.add_argument("-k", dest="only", metavar="EXPRESSION", help="only benchmarks whose names match, as in pytest")
@@ -74,10 +82,12 @@ def run(args: argparse.Namespace) -> int:
     for package, module in (("pytest", "pytest"), ("pytest-benchmark", "pytest_benchmark")):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"the benchmarks need {package}: pip install 'fastopt[bench]'")
-    if args.json is not None:
-        check_writable("--json", args.json)
     if args.backend == "cuda":
         _check_gpu(args)
+    if args.json == NAMED:
+        args.json = f"{_machine(args.backend)}.json"
+    if args.json is not None:
+        check_writable("--json", args.json)
     status = _pytest(command(args, [known[name] for name in args.suites or known]), args.threads)
     if status == NOTHING:
         raise ValueError(f"no benchmark matches -k {args.only!r}")
@@ -97,6 +107,15 @@ def _check_gpu(args: argparse.Namespace) -> None:
         require()
     except ImportError as error:
         raise ValueError(str(error)) from None
+
+
+def _machine(backend: str) -> str:
+    """What is measured, as the name of a file."""
+    if backend == "cpu":
+        return backend
+    from ..kernels.cuda import gpu_of
+
+    return re.sub("[^a-z0-9]+", "-", gpu_of(()).name.lower()).strip("-")
 
 
 def command(args: argparse.Namespace, files: list[Path]) -> list[str]:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 # A few of each suite: all of them take the simulator minutes.
 ONLY = {
     "limits": "copy or 4096",
-    "updates": "(adam-float32-1000000 or momentum-float64-1000000) and not torch",
+    "updates": "(adam-float32-1000000 or momentum-float64-1000000 or (adam-bfloat16 and 1000000-)) and not torch",
     "steps": "fastopt and not torch",
     "dense": "(64x784x256 or 4096x4096x10) and not torch",
     "kernels": "relu or hinge or norm or gather or dropout or accuracy",
@@ -26,6 +26,17 @@ ONLY = {
     "small_networks": "64-32-10-8 and not torch",
 }
 KINDS = {"limit", "update", "step", "dense", "loss", "kernel", "epoch"}
+
+
+def test_a_file_has_the_name_of_the_gpu(tmp_path, capfd, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["bench", "--backend", "cuda", "limits", "--quick", "-k", "copy and driver", "--json"]
+    assert cli.main(arguments) == 0, capfd.readouterr().out
+    (file,) = tmp_path.glob("*.json")
+    name = json.loads(file.read_text(encoding="utf-8"))["machine_info"]["gpu"]["name"].lower()
+    assert file.stem == "numba-s-simulator" if SIMULATED else all(word in name for word in file.stem.split("-"))
 
 
 def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):

@@ -53,7 +53,7 @@ def test_what_fits():
 
     def fits(*widths, batch=32, kind=USUAL):
         layers = [DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)]
-        net = Structure(layers, kind.dtype, LossSpec(kind.loss), (), None)
+        net = Structure(layers, kind.dtype, kind.dtype, LossSpec(kind.loss), (), None)
         found = [placed(kind, parts_of(net), batch, most) for most in MOST.values()]
         return [None if words is None else bool(views(words)[0]["resident"]) for words in found]
 
