@@ -16,7 +16,7 @@ HYPER_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG
 # In torch's groups, but without effect on the numbers.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
-# What groups of a state_dict may lack: neither torch nor our first version has it.
+# What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
 EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None, "eps_root": 0.0}
 
 # In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.

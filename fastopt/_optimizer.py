@@ -15,7 +15,6 @@ from ._arrays import check_count, check_flag, describe
 from ._device import DeviceMemory, DeviceParameter, DeviceSlot, DeviceSteps
 from ._hyper import (
     COMMON,
-    EXTRA,
     TORCH_ONLY,
     all_finite,
     check_clipping,
@@ -384,7 +383,7 @@ class Optimizer(DeviceSteps):
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        extra = {name: value for name, value in EXTRA.items() if name in self._hyper}
+        extra = {name: value for name, value in self._extra.items() if name in self._hyper}
         known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
         return self._checked(known)
 

@@ -20,6 +20,7 @@ class Settings:
     """The part of `Optimizer` that knows of hyper-parameters, and not of arrays."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
+    _extra: ClassVar[Mapping[str, Any]] = EXTRA
     _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
     _plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
     _groups: list[Group]
@@ -142,7 +143,7 @@ class Settings:
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if self._extra.get(name, ...) != value]
         if self.convention != conventions.DEFAULT:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:

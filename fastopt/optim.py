@@ -73,12 +73,13 @@ Below, g is made from the gradient in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from . import _backends
 from ._arrays import check_name
+from ._hyper import EXTRA
 from ._optimizer import Optimizer
 from ._slot import Hyper
 from .conventions import CONVENTIONS
@@ -310,6 +311,7 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, at least 0.
         amsgrad: divide by the largest second moment so far.
         eps_root: optax's second eps, inside the root, at least 0.
+        nesterov: optax's Adam with Nesterov's momentum, not with amsgrad; see `fastopt.conventions`.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_norm: how gradients are clipped, above 0; see the module.
@@ -327,7 +329,8 @@ class Adam(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "eps_root")
+    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "eps_root", "nesterov")
+    _extra: ClassVar[Mapping[str, Any]] = {**EXTRA, "nesterov": False}
     _peers = CONVENTIONS["Adam"]
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
@@ -342,6 +345,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,
+        nesterov: bool = False,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
@@ -352,13 +356,16 @@ class Adam(Optimizer):
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
+        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        optaxs = {"eps_root": eps_root, "nesterov": nesterov}
         super().__init__(
-            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            params, backend, {**hyper, **more, **optaxs}, clip_norm=clip_norm, convention=convention,
             master_weights=master_weights, seed=seed,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
+        if hyper["nesterov"]:
+            return "nadam" + "_amsgrad" * hyper["amsgrad"]
         return "amsgrad" if hyper["amsgrad"] else "adam"
 
 
@@ -391,6 +398,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,
+        nesterov: bool = False,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
@@ -402,12 +410,12 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
-            eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
+            eps_root=eps_root, nesterov=nesterov, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
             convention=convention, master_weights=master_weights, seed=seed, backend=backend,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
-        return "adamw_amsgrad" if hyper["amsgrad"] else "adamw"
+        return "n" * hyper["nesterov"] + "adamw" + "_amsgrad" * hyper["amsgrad"]
 
 
 OPTIMIZER_CLASSES: dict[str, Any] = {

@@ -89,6 +89,7 @@ def test_layout_of_a_state_dict():
         "clip_value": None,
         "clip_norm": None,
         "eps_root": 0.0,
+        "nesterov": False,
         "convention": "torch",
         "lr_step": 1,
         "decoupled_weight_decay": False,

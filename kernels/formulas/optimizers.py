@@ -17,6 +17,7 @@ from .rules import (
     amsgrad,
     amsgrad_rooted,
     momentum,
+    nadam_rooted,
     rmsprop,
     rmsprop_centered,
     rmsprop_centered_momentum,
@@ -102,6 +103,21 @@ def _adam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
     unbiased = [lr / (1.0 - beta1**step) for step, lr in zip(steps, rates, strict=True)]
     correction = [1.0 / (1.0 - beta2**step) for step in steps]
     return *_head(rates, **common), unbiased, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps, eps_root
+
+
+def _nadam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
+    shares = [1.0 - beta2**step for step in steps]
+    means = [
+        lr * beta1 / (1.0 - beta1 ** (step + 1)) * sqrt(share)
+        for step, lr, share in zip(steps, rates, shares, strict=True)
+    ]
+    news = [
+        lr * (1.0 - beta1) / (1.0 - beta1**step) * sqrt(share)
+        for step, lr, share in zip(steps, rates, shares, strict=True)
+    ]
+    inner = [eps_root * share for share in shares]
+    outer = [eps * sqrt(share) for share in shares]
+    return *_head(rates, **common), means, beta1, 1.0 - beta1, beta2, 1.0 - beta2, news, outer, inner
 
 
 DOMAINS = {
@@ -252,6 +268,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
         _adam_rooted_scalars,
         {**_ADAM_ROOTED, "decoupled": False},
         "Kingma & Ba 2015, algorithm 1; optax's form",
+    ),
+    "nadam_rooted": Optimizer(
+        nadam_rooted,
+        ("exp_avg", "exp_avg_sq"),
+        _nadam_rooted_scalars,
+        {**_ADAM_ROOTED, "decoupled": False},
+        "Dozat 2016, algorithm 2, without its factor beta2 of the second moment; optax's form",
     ),
     "amsgrad_rooted": Optimizer(
         amsgrad_rooted,
