@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _backends, conventions
 from ._arrays import check_count, check_flag, describe
+from ._clipping import by_scale, own_scales
 from ._device import DeviceMemory, DeviceParameter, DeviceSlot, DeviceSteps
 from ._hyper import (
     COMMON,
@@ -110,7 +111,7 @@ class Optimizer(DeviceSteps):
         before: Sequence[Group] = (),
     ) -> None:
         """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
-        check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
+        check_clipping(self._clip_norm, [hyper for hyper, _ in groups], self.backend)
         rules = [self._rule(hyper) for hyper, _ in groups]
         here: tuple[Any, Any, Any] = (Parameter, Memory, Slot)
         if self.backend == _backends.DEVICE:
@@ -262,14 +263,20 @@ class Optimizer(DeviceSteps):
                 return False
             if self._clip_norm is not None:
                 scale *= clip_factor(self._clip_norm, self.grad_norm)
+        scales = None
+        if any(group.clip_each for group in groups):
+            most = [groups[i].clip_each for i in self._of]
+            scales = own_scales(plan, gradients, rows, most, scale, self.backend)
         copies = {i: self._slots[i].parameter.load() for i in self._copied if arrays[i] is not None and i not in rows}
         done = self._done
         numbers = done - self._origins + 1
-        plan.update(gradients, numbers, options, scale, copies)
+        for factor, some in [(scale, gradients)] if scales is None else by_scale(gradients, scales):
+            plan.update(some, numbers, options, factor, copies)
         for i, work in copies.items():
             self._slots[i].parameter.store(work)
-        for i, some in rows.items():
-            some.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), scale, self._seed)
+        for i, listed in rows.items():
+            own = scale if scales is None else scales[i]
+            listed.update(groups[self._of[i]].rule, options[self._of[i]], int(numbers[i]), own, self._seed)
         done += [g is not None for g in arrays] if others else 1
         for i, lender in self._lenders if others else ():  # as all gradients of other libraries' arrays are
             if arrays[i] is not None:
@@ -358,7 +365,7 @@ class Optimizer(DeviceSteps):
             )
         hypers = [self._loaded_hyper(group) for group in groups]
         clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
-        check_clipping(clip_norm, hypers)
+        check_clipping(clip_norm, hypers, self.backend)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
         unknown = [number for number in state if number not in numbers]

@@ -75,7 +75,7 @@ class Settings:
         values, size = self._values, 1 + len(self._hyper)
         stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
         checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
-        check_clipping(self._clip_norm, checked)
+        check_clipping(self._clip_norm, checked, self.backend)
         rules = [self._rule(hyper) for hyper in checked]
         for group, rule, hyper in zip(stale, rules, checked, strict=True):
             if rule != group.rule:
@@ -123,7 +123,7 @@ class Settings:
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
         checked = check_hyper("clip_norm", value, BOUND)
-        check_clipping(checked, self.param_groups)
+        check_clipping(checked, self.param_groups, self.backend)
         self._clip_norm = checked
 
     @property

@@ -42,6 +42,7 @@ class Case(NamedTuple):
     peer: str  # class or function of the library
     theirs: dict[str, Any]  # its options, beyond the learning rate
     defaults: bool = False  # whether the library's own learning rate is to be used
+    near: tuple[float, float] = 1e-11, 1e-13  # how far off our numbers may be, relatively and absolutely
 
 
 def _cases() -> list[Case]:
@@ -79,6 +80,11 @@ def _cases() -> list[Case]:
     add("keras Adagrad", "Adagrad", {**eps, **decay}, "Adagrad", {"epsilon": 0.05, **decay})
     add("optax Adagrad", "Adagrad", {**eps, **decay}, "adagrad", {**eps, **decay})
     add("optax Adagrad from 0", "Adagrad", {"eps": 0.0, **start}, "adagrad", {"eps": 0.0, **start})
+
+    for cls in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
+        # Keras rounds the norm to float32, whatever the gradient is.
+        add(f"keras {cls} clipnorm", cls, {"clip_each": 0.5}, cls, {"clipnorm": 0.5}, near=(1e-8, 1e-8))
+    add("keras Adam clipvalue", "Adam", {"clip_value": 0.5}, "Adam", {"clipvalue": 0.5})
 
     for centered in (False, True):
         for mu in (0.0, 0.7):

@@ -102,6 +102,7 @@ OFF = {
     "maximize": (True, {}),
     "l1": (0.3, {}),
     "clip_value": (0.3, {}),
+    "clip_each": (0.3, {}),
     "lr_decay": (0.5, {}),
     "initial_accumulator_value": (0.5, {}),
     "eps": (0.1, {}),
@@ -145,7 +146,7 @@ def test_the_rule_and_its_options(rule):
 @pytest.mark.parametrize(("cls", "name"), EACH_HYPER)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -0.5, 1.5, "0.1", None, np.array(0.1), 1j, True, [0.9]])
 def test_hyperparameters_out_of_their_domain(cls, name, bad):
-    domain = DOMAINS.get("beta1" if name == "betas" else name)
+    domain = DOMAINS.get({"betas": "beta1", "clip_each": "clip_value"}.get(name, name))
     flag = name in ("amsgrad", "centered") or (domain is not None and domain.flag)
     number = isinstance(bad, float)
     if flag:

@@ -87,6 +87,7 @@ def test_layout_of_a_state_dict():
         "maximize": False,
         "l1": 0.0,
         "clip_value": None,
+        "clip_each": None,
         "clip_norm": None,
         "eps_root": 0.0,
         "nesterov": False,

@@ -39,6 +39,11 @@ def clip_factor(most, norm):
     return 1.0 if factor > 1 else factor
 
 
+def clip_each_factor(most, norm):
+    """The same for the gradient of one array, as Keras's clipnorm: to `most` itself; in float64."""
+    return 1.0 if norm <= most else most / norm
+
+
 def flush(x, tiny):
     """Zero instead of a denormal number: a state that decays into that range makes every later step slow."""
     return type(x)(0) if abs(x) < tiny else x
