@@ -12,6 +12,7 @@ from . import conventions
 from ._arrays import check_count, check_flag
 from ._hyper import EXTRA, HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
 from ._slot import Group, Hyper
+from ._words import refuse
 from .conventions import Convention
 from .kernels.formulas import BOUND
 
@@ -26,6 +27,10 @@ class Settings:
     _groups: list[Group]
     param_groups: list[Hyper]
     backend: str
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        refuse(cls, kwargs)  # before `__init__` says no more than that it does not know them
+        return super().__new__(cls)
 
     def __init__(self, hyper: Hyper, clip_norm: float | None, convention: str, master_weights: bool, seed: int) -> None:
         self._convention = conventions.find(type(self).__name__, self._peers, convention)

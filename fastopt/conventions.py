@@ -36,9 +36,16 @@ Their defaults, where they are not the same in all; `None` as an argument stands
 
 optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
 alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
-convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes.
+convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes. Keras's
+clipvalue, clipnorm and global_clipnorm are `clip_value`, `clip_each` and `clip_norm`. The words are torch's and ours in
+all conventions; whoever writes another library's is told which one stands for it, or why there is none:
 
     >>> import fastopt as fo
+    >>> fo.RMSprop(rho=0.9, convention="keras")
+    Traceback (most recent call last):
+    ...
+    TypeError: RMSprop has no argument rho: RMSprop's is called alpha
+
     >>> fo.RMSprop(convention="keras")
     RMSprop(lr=0.001, momentum=0.0, alpha=0.9, eps=1e-07, centered=False, weight_decay=0.0, maximize=False,
             convention='keras', backend='cpu')
