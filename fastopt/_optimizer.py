@@ -319,7 +319,8 @@ class Optimizer(DeviceSteps):
         """Everything needed to go on later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
-        the arrays numbered in the order of the groups, and states in the shape of their array.
+        the arrays numbered in the order of the groups, and states in the shape of their array. The torch optimizer of
+        the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become tensors.
         """
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))

@@ -12,7 +12,7 @@ from . import conventions
 from ._arrays import check_count, check_flag
 from ._hyper import EXTRA, HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
 from ._slot import Group, Hyper
-from ._words import refuse
+from ._words import reasons, refuse
 from .conventions import Convention
 from .kernels.formulas import BOUND
 
@@ -61,7 +61,7 @@ class Settings:
         if missing or unknown:
             raise ValueError(
                 f"{cls.__name__} takes the hyper-parameters {', '.join(cls._hyper)};"
-                f" missing: {missing}, unknown: {unknown}"
+                f" missing: {missing}, unknown: {unknown}{reasons(unknown)}"
             )
         return {name: cls._checked_one(name, hyper[name]) for name in cls._hyper}
 

@@ -55,6 +55,11 @@ def refuse(cls: type, given: Iterable[str]) -> None:
             raise TypeError(f"{cls.__name__} has no argument {word}: {WORDS[word]}")
 
 
+def reasons(unknown: Iterable[str]) -> str:
+    """What to say of other libraries' words among some that are not ours; to be put behind them."""
+    return "".join(f"; {word}: {WORDS[word]}" for word in unknown if word in WORDS)
+
+
 def _arguments(cls: type) -> frozenset[str]:
     """All names that a class takes; of one with **kwargs, all names that there are."""
     parameters = inspect.signature(cls).parameters.values()

@@ -66,6 +66,17 @@ def test_a_word_beside_others(word):
                 cls(np.ones(2), lr=0.1, **{word: 0.5}, backend="numpy")
 
 
+def test_words_in_groups():
+    with pytest.raises(ValueError, match=r"unknown: \['learning_rate', 'lrr'\]; learning_rate: it is called lr$"):
+        fo.SGD([{"params": [np.ones(2)], "learning_rate": 0.1, "lrr": 0.1}])
+    p = np.ones(2)
+    optimizer = fo.SGD(p)
+    optimizer.param_groups[0]["clipnorm"] = 1.0
+    with pytest.raises(ValueError, match=r"unknown: \['clipnorm'\]; clipnorm: it is called clip_each"):
+        optimizer.step(np.ones(2))
+    assert p.tolist() == [1, 1]
+
+
 def test_words_that_nobody_knows_are_pythons_business():
     with pytest.raises(TypeError, match="unexpected keyword argument 'lrr'"):
         fo.Adam(np.ones(2), lrr=0.1)
