@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _backends
+from ._clipping import by_scale, own_scales
 from ._hyper import all_finite, check_one_number, check_scale
 from ._lent import Lent
 from ._parameters import Memory, Parameter
@@ -61,14 +62,20 @@ class OnHost(Place):
                 return False
             if clip_norm is not None:
                 scale *= clip_factor(clip_norm, self.grad_norm)
+        scales = None
+        if any(group.clip_each for group in groups):
+            most = [groups[i].clip_each for i in self.of]
+            scales = own_scales(plan, gradients, rows, most, scale, settings.backend)
         copies = {i: self.slots[i].parameter.load() for i in self.copied if arrays[i] is not None and i not in rows}
         done = self.done
         numbers = done - self.origins + 1
-        plan.update(gradients, numbers, options, scale, copies)
+        for factor, some in [(scale, gradients)] if scales is None else by_scale(gradients, scales):
+            plan.update(some, numbers, options, factor, copies)
         for i, work in copies.items():
             self.slots[i].parameter.store(work)
-        for i, some in rows.items():
-            some.update(groups[self.of[i]].rule, options[self.of[i]], int(numbers[i]), scale, settings.seed)
+        for i, listed in rows.items():
+            own = scale if scales is None else scales[i]
+            listed.update(groups[self.of[i]].rule, options[self.of[i]], int(numbers[i]), own, settings.seed)
         done += [g is not None for g in arrays] if others else 1
         if others:  # as all gradients of other libraries' arrays are
             self.changed(arrays)

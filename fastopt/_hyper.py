@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from . import _backends
 from ._arrays import describe
-from .kernels.formulas import DOMAINS, FLAG, POSITIVE, Domain
+from .kernels.formulas import BOUND, DOMAINS, FLAG, POSITIVE, Domain
 
-# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, or fill the states.
-HYPER_DOMAINS: dict[str, Domain] = {**DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE}
+# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, fill the states,
+# or are worked into the scale of gradients.
+HYPER_DOMAINS: dict[str, Domain] = {
+    **DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE, "clip_each": BOUND,
+}  # fmt: skip
 
 # In torch's groups, but without effect on the numbers.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
 
-# What groups of a state_dict may lack: neither torch nor our first version has it.
-EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_norm": None, "eps_root": 0.0}
+# What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None, "eps_root": 0.0}
 
 # In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
 COMMON = ("clip_norm", "convention", "lr_step", "seed")
@@ -69,13 +73,17 @@ def common(groups: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
     return values[0] if values else default
 
 
-def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raise where gradients would be clipped in both ways."""
+def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]], backend: str) -> None:
+    """Raise where gradients would be clipped in several ways, or in one that the backend does not have."""
     for group in groups:
-        if clip_norm is not None and group["clip_value"] is not None:
+        ways = {"clip_value": group["clip_value"], "clip_each": group["clip_each"], "clip_norm": clip_norm}
+        given = [f"{name}={value}" for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"gradients are clipped in one way, not in several; got {', '.join(given)}")
+        if ways["clip_each"] is not None and backend == _backends.DEVICE:
             raise ValueError(
-                "gradients are clipped by value or by norm, not by both;"
-                f" got clip_value={group['clip_value']}, clip_norm={clip_norm}"
+                f"on the backend {backend!r} gradients are clipped by value (clip_value) or by the norm of all of them"
+                f" (clip_norm), not each by its own norm; got {given[0]}"
             )
 
 

@@ -13,7 +13,7 @@ from ._arrays import check_count, check_flag, describe
 from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
-from ._hyper import COMMON, EXTRA, TORCH_ONLY, check_clipping, check_hyper, common
+from ._hyper import COMMON, TORCH_ONLY, check_clipping, check_hyper, common
 from ._place import Leaves, Place
 from ._settings import Settings
 from ._slot import Group, Hyper
@@ -101,7 +101,7 @@ class Optimizer(Settings):
         before: Sequence[Group] = (),
     ) -> None:
         """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
-        check_clipping(self._clip_norm, [hyper for hyper, _ in groups])
+        check_clipping(self._clip_norm, [hyper for hyper, _ in groups], self.backend)
         rules = [self._rule(hyper) for hyper, _ in groups]
         where: type[Place] = OnHost
         if self.backend == _backends.DEVICE:
@@ -250,7 +250,8 @@ class Optimizer(Settings):
         """Everything needed to go on later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
-        the arrays numbered in the order of the groups, and states in the shape of their array.
+        the arrays numbered in the order of the groups, and states in the shape of their array. The torch optimizer of
+        the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become tensors.
         """
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
@@ -296,7 +297,7 @@ class Optimizer(Settings):
             )
         hypers = [self._loaded_hyper(group) for group in groups]
         clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
-        check_clipping(clip_norm, hypers)
+        check_clipping(clip_norm, hypers, self.backend)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
         unknown = [number for number in state if number not in numbers]
@@ -321,7 +322,7 @@ class Optimizer(Settings):
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        extra = {name: value for name, value in EXTRA.items() if name in self._hyper}
+        extra = {name: value for name, value in self._extra.items() if name in self._hyper}
         known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
         return self._checked(known)
 

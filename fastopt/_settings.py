@@ -12,6 +12,7 @@ from . import conventions
 from ._arrays import check_count, check_flag
 from ._hyper import EXTRA, HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
 from ._slot import Group, Hyper
+from ._words import reasons, refuse
 from .conventions import Convention
 from .kernels.formulas import BOUND
 
@@ -20,11 +21,16 @@ class Settings:
     """The part of `Optimizer` that knows of hyper-parameters, and not of arrays."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
+    _extra: ClassVar[Mapping[str, Any]] = EXTRA
     _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
     _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[Group]
     param_groups: list[Hyper]
     backend: str
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        refuse(cls, kwargs)  # before `__init__` says no more than that it does not know them
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -64,7 +70,7 @@ class Settings:
         if missing or unknown:
             raise ValueError(
                 f"{cls.__name__} takes the hyper-parameters {', '.join(cls._hyper)};"
-                f" missing: {missing}, unknown: {unknown}"
+                f" missing: {missing}, unknown: {unknown}{reasons(unknown)}"
             )
         return {name: cls._checked_one(name, hyper[name]) for name in cls._hyper}
 
@@ -83,7 +89,7 @@ class Settings:
         values, size = self._values, 1 + len(self._hyper)
         stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
         checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
-        check_clipping(self._clip_norm, checked)
+        check_clipping(self._clip_norm, checked, self.backend)
         rules = [self._rule(hyper) for hyper in checked]
         for group, rule, hyper in zip(stale, rules, checked, strict=True):
             if rule != group.rule:
@@ -142,7 +148,7 @@ class Settings:
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
         checked = check_hyper("clip_norm", value, BOUND)
-        check_clipping(checked, self.param_groups)
+        check_clipping(checked, self.param_groups, self.backend)
         self._clip_norm = checked
 
     @property
@@ -162,7 +168,7 @@ class Settings:
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if EXTRA.get(name, ...) != value]
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if self._extra.get(name, ...) != value]
         if self.convention != conventions.DEFAULT:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:

@@ -153,6 +153,7 @@ class Group:
         self.rule = ""
         self.options: dict[str, Any] = {}  # of the rule; lr may be a schedule
         self.scheduled = False
+        self.clip_each: float | None = None
 
     def take(self, rule: str, hyper: Hyper) -> None:
         """Takes over checked hyper-parameters, and gives the arrays the states that they need now."""
@@ -162,6 +163,7 @@ class Group:
             named["beta1"], named["beta2"] = named.pop("betas")
         self.options = {name: named[name] for name in OPTIMIZERS[rule].options}
         self.scheduled = callable(hyper["lr"])
+        self.clip_each = hyper["clip_each"]
         self.rule = rule
         self.values = tuple(hyper.values())
         for slot in self.slots:

@@ -13,7 +13,11 @@ classes in `fastopt.optim`. "keras" (Keras 3), "optax" and "sklearn" (the solver
               lr' = lr sqrt(1 - beta2^step)       + eps_root) + eps for the           amsgrad
               / (1 - beta1^step)                  denominator of torch's
     amsgrad   the largest v                       the largest v / (1 - beta2^step);   -
-                                                  not with AdamW
+                                                  not with AdamW or nesterov
+    nesterov  -                                   m as it will be after the same      -
+    of Adam                                       gradient once more: for m / (1 - beta1^step)
+                                                  beta1 m / (1 - beta1^(step + 1))
+                                                  + (1 - beta1) g / (1 - beta1^step)
     weight    every class as in AdamW:            as torch, which is                  as torch, which is the
     decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
                                                   the optimizer; AdamW decouples it   alpha = rows weight_decay
@@ -32,9 +36,16 @@ Their defaults, where they are not the same in all; `None` as an argument stands
 
 optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
 alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
-convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes.
+convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes. Keras's
+clipvalue, clipnorm and global_clipnorm are `clip_value`, `clip_each` and `clip_norm`. The words are torch's and ours in
+all conventions; whoever writes another library's is told which one stands for it, or why there is none:
 
     >>> import fastopt as fo
+    >>> fo.RMSprop(rho=0.9, convention="keras")
+    Traceback (most recent call last):
+    ...
+    TypeError: RMSprop has no argument rho: RMSprop's is called alpha
+
     >>> fo.RMSprop(convention="keras")
     RMSprop(lr=0.001, momentum=0.0, alpha=0.9, eps=1e-07, centered=False, weight_decay=0.0, maximize=False,
             convention='keras', backend='cpu')
@@ -73,8 +84,9 @@ class Convention:
         for name, instead in self.lacks.items():
             if hyper[name]:
                 raise ValueError(f"{self.peer} has no {name}; got {name}={hyper[name]}{instead and f': {instead}'}")
-        if kind not in self.rows:
-            raise ValueError(f"{self.peer} has no amsgrad; got amsgrad=True")  # the only kind that some are without
+        if kind not in self.rows:  # amsgrad alone, or with nesterov
+            also = " with nesterov" if hyper["nesterov"] else ""
+            raise ValueError(f"{self.peer} has no amsgrad{also}; got amsgrad=True")
         return self.rows[kind]
 
     def complete(self, hyper: Hyper) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _same(*kinds: str) -> dict[str, str]:
 
 _NO_DAMPENING = {"dampening": ""}
 _LR_DECAY = {"lr_decay": "give lr as fastopt.schedules.InverseTime"}
-_NO_ROOT = {"eps_root": ""}
+_NO_ROOT = {"eps_root": "", "nesterov": "Adam has it in the convention optax, and so has AdamW"}
 _RMSPROP = ("rmsprop", "rmsprop_momentum", "rmsprop_centered", "rmsprop_centered_momentum")
 _INNER = {kind: kind.replace("rmsprop", "rmsprop_inner") for kind in _RMSPROP}
 
@@ -152,7 +164,9 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             decoupled=True,
             lacks=_NO_ROOT,
         ),
-        "optax": Convention("optax.adam", {"adam": "adam_rooted", "amsgrad": "amsgrad_rooted"}, {"eps": 1e-8}),
+        "optax": Convention(
+            "optax.adam", {"adam": "adam_rooted", "amsgrad": "amsgrad_rooted", "nadam": "nadam_rooted"}, {"eps": 1e-8}
+        ),
         "sklearn": Convention(
             "scikit-learn's solver adam", {"adam": "adam_hat"}, {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_ROOT
         ),
@@ -172,7 +186,10 @@ CONVENTIONS: dict[str, dict[str, Convention]] = {
             lacks=_NO_ROOT,
         ),
         "optax": Convention(
-            "optax.adamw", {"adamw": "adam_rooted"}, {"eps": 1e-8, "weight_decay": 1e-4}, decoupled=True
+            "optax.adamw",
+            {"adamw": "adam_rooted", "nadamw": "nadam_rooted"},
+            {"eps": 1e-8, "weight_decay": 1e-4},
+            decoupled=True,
         ),
     },
 }

@@ -328,6 +328,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._compiled()
         if self.optimizer is not None and len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
+        if self.optimizer is not None and self.optimizer.param_groups[0]["clip_each"] is not None:
+            raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         first, last = check_count("initial_epoch", initial_epoch, least=0), check_count("epochs", epochs)
         if first > last:
             raise ValueError(f"initial_epoch must be at most epochs={last}; got {first}")

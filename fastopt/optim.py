@@ -47,8 +47,10 @@ Common to all of them:
   checked at every step, before anything changes; `Sequential.fit` asks it for all steps of an epoch before that begins.
 - `convention` says whose optimizer this is, "torch", "keras", "optax" or "sklearn": see `fastopt.conventions`. `None`
   as an argument stands for that one's default. The formulas given with the classes are torch's.
-- Every optimizer takes `l1`, `clip_value` and `clip_norm`, off by default. A group may have its own `l1` and
-  `clip_value`; `clip_norm` is for the gradients of all groups together. One of the two clippings at most.
+- Every optimizer takes `l1`, and of `clip_value`, `clip_each` and `clip_norm` one at most; all are off by default. A
+  group may have its own `l1`, `clip_value` and `clip_each`, which clips the gradient of every array by its own norm;
+  `clip_norm` is for the gradients of all groups together. `clip_each` is not there for `backend="cuda"` nor for
+  `Sequential.fit`, and arrays that it clips take a launch each.
 - SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
   for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
   that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
@@ -64,8 +66,9 @@ Common to all of them:
 Below, g is made from the gradient in this order:
 
 1. divided by `step`'s `grad_scale`; then with `clip_norm` multiplied by min(1, clip_norm / (norm + 1e-6)), where norm
-   is the Euclidean norm of all gradients of the step (as torch.nn.utils.clip_grad_norm_, inf and NaN included); and
-   negated if `maximize`;
+   is the Euclidean norm of all gradients of the step (as torch.nn.utils.clip_grad_norm_, inf and NaN included), or
+   with `clip_each` by clip_each / max(clip_each, norm) of the array's own gradient (as Keras's clipnorm); and negated
+   if `maximize`;
 2. with `clip_value` every element brought into [-clip_value, clip_value] (as torch.nn.utils.clip_grad_value_); NaN
    stays NaN;
 3. plus `weight_decay` times the parameter p (but see AdamW), and plus `l1` times the sign of p, which is 0 at 0. The
@@ -75,12 +78,13 @@ Below, g is made from the gradient in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from . import _backends
 from ._arrays import check_name
+from ._hyper import EXTRA
 from ._optimizer import Optimizer
 from ._slot import Hyper
 from .conventions import CONVENTIONS
@@ -109,7 +113,7 @@ class SGD(Optimizer):
         nesterov: needs momentum > 0 and dampening 0; in other conventions without effect where momentum is 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
         capturable: whether steps may be captured into a CUDA graph; see the module.
@@ -125,7 +129,7 @@ class SGD(Optimizer):
         [0.46 0.92]
     """
 
-    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value")
+    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value", "clip_each")
     _peers = CONVENTIONS["SGD"]
     _states = frozenset(["momentum_buffer", "velocity"])
 
@@ -141,6 +145,7 @@ class SGD(Optimizer):
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
+        clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
@@ -149,7 +154,7 @@ class SGD(Optimizer):
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
         super().__init__(
             params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
             master_weights=master_weights, seed=seed, capturable=capturable,
@@ -180,7 +185,7 @@ class Adagrad(Optimizer):
         eps: at least 0.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
         capturable: whether steps may be captured into a CUDA graph; see the module.
@@ -195,7 +200,10 @@ class Adagrad(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value")
+    _hyper = (
+        "lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value",
+        "clip_each",
+    )  # fmt: skip
     _peers = CONVENTIONS["Adagrad"]
     _states = frozenset(["sum"])
 
@@ -211,6 +219,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
+        clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
@@ -220,7 +229,7 @@ class Adagrad(Optimizer):
     ) -> None:
         hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
         initial = {"initial_accumulator_value": initial_accumulator_value}
-        more = {"maximize": maximize, "l1": l1, "clip_value": clip_value}
+        more = {"maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
         super().__init__(
             params, backend, {**hyper, **initial, **more}, clip_norm=clip_norm, convention=convention,
             master_weights=master_weights, seed=seed, capturable=capturable,
@@ -250,7 +259,7 @@ class RMSprop(Optimizer):
         centered: divide by the standard deviation instead.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
         capturable: whether steps may be captured into a CUDA graph; see the module.
@@ -265,7 +274,7 @@ class RMSprop(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value")
+    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value", "clip_each")
     _peers = CONVENTIONS["RMSprop"]
     _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
     _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
@@ -283,6 +292,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
+        clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
@@ -291,9 +301,10 @@ class RMSprop(Optimizer):
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
-        more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1, "clip_value": clip_value}
+        more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1}
+        bounds = {"clip_value": clip_value, "clip_each": clip_each}
         super().__init__(
-            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            params, backend, {**hyper, **more, **bounds}, clip_norm=clip_norm, convention=convention,
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
@@ -318,9 +329,10 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, at least 0.
         amsgrad: divide by the largest second moment so far.
         eps_root: optax's second eps, inside the root, at least 0.
+        nesterov: optax's Adam with Nesterov's momentum, not with amsgrad; see `fastopt.conventions`.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_norm: how gradients are clipped, above 0; see the module.
+        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
         convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
         master_weights, seed: how arrays of 16 bits are updated; see the module.
         capturable: whether steps may be captured into a CUDA graph; see the module.
@@ -336,7 +348,11 @@ class Adam(Optimizer):
         [0.5 2.5]
     """
 
-    _hyper = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "eps_root")
+    _hyper = (
+        "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "clip_each", "eps_root",
+        "nesterov",
+    )  # fmt: skip
+    _extra: ClassVar[Mapping[str, Any]] = {**EXTRA, "nesterov": False}
     _peers = CONVENTIONS["Adam"]
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
@@ -351,9 +367,11 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,
+        nesterov: bool = False,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
+        clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
@@ -362,13 +380,16 @@ class Adam(Optimizer):
         backend: str = _backends.DEFAULT,
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "eps_root": eps_root}
+        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
+        optaxs = {"eps_root": eps_root, "nesterov": nesterov}
         super().__init__(
-            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
+            params, backend, {**hyper, **more, **optaxs}, clip_norm=clip_norm, convention=convention,
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
+        if hyper["nesterov"]:
+            return "nadam" + "_amsgrad" * hyper["amsgrad"]
         return "amsgrad" if hyper["amsgrad"] else "adam"
 
 
@@ -401,9 +422,11 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,
+        nesterov: bool = False,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,
+        clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
@@ -413,12 +436,13 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad,
-            eps_root=eps_root, maximize=maximize, l1=l1, clip_value=clip_value, clip_norm=clip_norm,
-            convention=convention, master_weights=master_weights, seed=seed, capturable=capturable, backend=backend,
+            eps_root=eps_root, nesterov=nesterov, maximize=maximize, l1=l1, clip_value=clip_value, clip_each=clip_each,
+            clip_norm=clip_norm, convention=convention, master_weights=master_weights, seed=seed, capturable=capturable,
+            backend=backend,
         )  # fmt: skip
 
     def _kind(self, hyper: Hyper) -> str:
-        return "adamw_amsgrad" if hyper["amsgrad"] else "adamw"
+        return "n" * hyper["nesterov"] + "adamw" + "_amsgrad" * hyper["amsgrad"]
 
 
 OPTIMIZER_CLASSES: dict[str, Any] = {

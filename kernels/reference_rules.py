@@ -244,6 +244,21 @@ def adam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> No
     p -= T(o["lr"] / (1 - o["beta1"] ** step)) * (m / d)
 
 
+def nadam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """Adam with Nesterov's momentum: the mean as the next step would have it, with this gradient once more.
+
+    Numerator and denominator are taken times the root of 1 - beta2^step.
+    """
+    T = p.dtype.type
+    m, v = states
+    g = penalised(p, g, o)
+    grow(m, v, g, o)
+    share = 1 - o["beta2"] ** step
+    ahead = T(o["lr"] * o["beta1"] / (1 - o["beta1"] ** (step + 1)) * math.sqrt(share)) * m
+    ahead += T(o["lr"] * (1 - o["beta1"]) / (1 - o["beta1"] ** step) * math.sqrt(share)) * g
+    p -= ahead / (np.sqrt(v + T(o["eps_root"] * share)) + T(o["eps"] * math.sqrt(share)))
+
+
 def amsgrad_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """The same with the largest corrected second moment so far."""
     T = p.dtype.type
@@ -277,5 +292,6 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "adam_hat": adam_hat,
     "amsgrad_hat": partial(adam_hat, amsgrad=True),
     "adam_rooted": adam_rooted,
+    "nadam_rooted": nadam_rooted,
     "amsgrad_rooted": amsgrad_rooted,
 }

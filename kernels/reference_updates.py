@@ -124,6 +124,9 @@ class ArrayPlan:
     def norm(self, gradients: list[Array | None]) -> float:
         return gradient_norm([g for g in gradients if g is not None])
 
+    def norms(self, gradients: list[Array | None]) -> list[float]:
+        return [0.0 if g is None else gradient_norm([g]) for g in gradients]
+
     def update(
         self,
         gradients: list[Array | None],

@@ -42,6 +42,7 @@ class Case(NamedTuple):
     peer: str  # class or function of the library
     theirs: dict[str, Any]  # its options, beyond the learning rate
     defaults: bool = False  # whether the library's own learning rate is to be used
+    near: tuple[float, float] = 1e-11, 1e-13  # how far off our numbers may be, relatively and absolutely
 
 
 def _cases() -> list[Case]:
@@ -62,6 +63,8 @@ def _cases() -> list[Case]:
     add("sklearn Adam as it is", "Adam", {}, "AdamOptimizer", {}, defaults=True)
     for cls in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
         add(f"optax {cls} as it is", cls, {}, cls.lower(), {})  # has no learning rate of its own
+    for cls in ("Adam", "AdamW"):
+        add(f"optax N{cls.lower()} as it is", cls, {"nesterov": True}, f"n{cls.lower()}", {})
 
     momentum = {"momentum": 0.9}
     for nesterov in (False, True):
@@ -77,6 +80,11 @@ def _cases() -> list[Case]:
     add("keras Adagrad", "Adagrad", {**eps, **decay}, "Adagrad", {"epsilon": 0.05, **decay})
     add("optax Adagrad", "Adagrad", {**eps, **decay}, "adagrad", {**eps, **decay})
     add("optax Adagrad from 0", "Adagrad", {"eps": 0.0, **start}, "adagrad", {"eps": 0.0, **start})
+
+    for cls in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
+        # Keras rounds the norm to float32, whatever the gradient is.
+        add(f"keras {cls} clipnorm", cls, {"clip_each": 0.5}, cls, {"clipnorm": 0.5}, near=(1e-8, 1e-8))
+    add("keras Adam clipvalue", "Adam", {"clip_value": 0.5}, "Adam", {"clipvalue": 0.5})
 
     for centered in (False, True):
         for mu in (0.0, 0.7):
@@ -94,7 +102,10 @@ def _cases() -> list[Case]:
             if cls == "Adam" or not amsgrad:
                 ours = {**ours, "eps_root": 0.02}
                 peer = "amsgrad" if amsgrad else cls.lower()
-                add(f"optax {word}", cls, ours, peer, {**own_betas["optax"], **eps, "eps_root": 0.02, **decay})
+                theirs = {**own_betas["optax"], **eps, "eps_root": 0.02, **decay}
+                add(f"optax {word}", cls, ours, peer, theirs)
+                if not amsgrad:
+                    add(f"optax {word} nesterov", cls, {**ours, "nesterov": True}, peer, {**theirs, "nesterov": True})
     theirs = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.05}
     add("sklearn Adam", "Adam", {**betas, **eps}, "AdamOptimizer", theirs)
     return found
@@ -143,7 +154,7 @@ def by_optax(case: Case) -> list[np.ndarray]:
     rates = jax.numpy.array([rate(step) for step in range(STEPS)])
     options = dict(case.theirs)
     # Of all its optimizers only adamw takes weight decay; in front of the others stands what adds an L2 penalty.
-    before = [] if case.peer == "adamw" else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
+    before = [] if case.peer in ("adamw", "nadamw") else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
     chain = optax.chain(*before, getattr(optax, case.peer)(lambda step: rates[step], **options))
     p = jax.numpy.array(START)
     state = chain.init(p)

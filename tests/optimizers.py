@@ -37,6 +37,7 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "adam_hat": (fo.Adam, KERAS),
     "amsgrad_hat": (fo.Adam, {"amsgrad": True, **KERAS}),
     "adam_rooted": (fo.Adam, {"lr": 1e-3, **OPTAX}),
+    "nadam_rooted": (fo.Adam, {"lr": 1e-3, "nesterov": True, **OPTAX}),
     "amsgrad_rooted": (fo.Adam, {"lr": 1e-3, "amsgrad": True, **OPTAX}),
 }
 assert list(MAKE) == list(OPTIMIZERS)

@@ -534,7 +534,7 @@ ERRORS = [
     (["--l1", "-1"], "l1 must be a finite number of at least 0; got -1.0"),
     (["--clip-value", "0"], "clip_value must be None or a finite number above 0; got 0.0"),
     (["--clip-norm", "nan"], "clip_norm must be None or a finite number above 0; got nan"),
-    (["--clip-norm", "1", "--clip-value", "1"], "gradients are clipped by value or by norm, not by both"),
+    (["--clip-norm", "1", "--clip-value", "1"], "gradients are clipped in one way, not in several"),
     (["--accumulate", "0"], "argument --accumulate: expected a whole number of at least 1; got '0'"),
     (["--momentum", "0.5"], "--momentum is for sgd, momentum, rmsprop, not for adam"),
     (["--epochs", "0"], "argument --epochs: expected a whole number of at least 1; got '0'"),

@@ -40,6 +40,41 @@ def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
         torch.testing.assert_close(p, was - 0.5, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("SGD", {"momentum": 0.9}), ("Adagrad", {}), ("RMSprop", {"momentum": 0.5, "centered": True}),
+     ("Adam", {"amsgrad": True}), ("AdamW", {})],
+)  # fmt: skip
+def test_checkpoints_move_to_torch_and_back(name, more, backend):
+    """Ours has arrays of NumPy where torch wants tensors; the rest is torch's layout."""
+    w, v = np.linspace(-1, 1, 6).reshape(2, 3), np.ones(2)
+    p, q = torch.from_numpy(w.copy()).requires_grad_(), torch.from_numpy(v.copy()).requires_grad_()
+    ours = getattr(fo, name)([{"params": [w], "lr": 0.1}, {"params": v}], weight_decay=0.1, backend=backend, **more)
+    theirs = getattr(torch.optim, name)([{"params": [p]}, {"params": q}], lr=0.5, **more)
+
+    def steps(first, with_torch):
+        for step in range(first, first + 3):
+            g, h = np.cos(step + w), np.sin(step + v)
+            ours.step([[g], h])
+            if with_torch:
+                p.grad, q.grad = torch.from_numpy(g), torch.from_numpy(h)
+                theirs.step()
+
+    steps(0, False)
+    with torch.no_grad():
+        p.copy_(torch.from_numpy(w))
+        q.copy_(torch.from_numpy(v))
+    saved = torch.utils._pytree.tree_map_only(np.ndarray, torch.from_numpy, ours.state_dict())
+    theirs.load_state_dict(saved)
+    assert theirs.param_groups[0]["lr"] == 0.1
+    steps(3, True)
+    np.testing.assert_allclose(w, p.detach(), rtol=1e-12)
+    ours.load_state_dict(theirs.state_dict())
+    steps(6, True)
+    np.testing.assert_allclose(w, p.detach(), rtol=1e-12)
+    np.testing.assert_allclose(v, q.detach(), rtol=1e-12)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", OPTIMIZERS)

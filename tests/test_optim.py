@@ -102,6 +102,7 @@ OFF = {
     "maximize": (True, {}),
     "l1": (0.3, {}),
     "clip_value": (0.3, {}),
+    "clip_each": (0.3, {}),
     "lr_decay": (0.5, {}),
     "initial_accumulator_value": (0.5, {}),
     "eps": (0.1, {}),
@@ -111,12 +112,13 @@ OFF = {
     "amsgrad": (True, {"betas": (0.9, 0.5)}),  # so that the second moment falls
     "eps_root": (0.1, {"convention": "optax", "lr": 0.1}),
 }
+OF_ADAM = {"nesterov": (True, {"convention": "optax", "lr": 0.1})}
 EACH_HYPER = [(cls, name) for cls in CLASSES for name in cls._hyper]
 
 
 @pytest.mark.parametrize(("cls", "name"), EACH_HYPER)
 def test_every_option_off_its_default_shows(cls, name, backend):
-    value, needed = OFF[name]
+    value, needed = OF_ADAM.get(name, OFF[name]) if issubclass(cls, fo.Adam) else OFF[name]
     gradients = [np.array([3.0, -0.5]), np.array([-1.0, 2.0]), np.array([0.1, 0.2])]
 
     def after(**more):
@@ -144,7 +146,7 @@ def test_the_rule_and_its_options(rule):
 @pytest.mark.parametrize(("cls", "name"), EACH_HYPER)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -0.5, 1.5, "0.1", None, np.array(0.1), 1j, True, [0.9]])
 def test_hyperparameters_out_of_their_domain(cls, name, bad):
-    domain = DOMAINS.get("beta1" if name == "betas" else name)
+    domain = DOMAINS.get({"betas": "beta1", "clip_each": "clip_value"}.get(name, name))
     flag = name in ("amsgrad", "centered") or (domain is not None and domain.flag)
     number = isinstance(bad, float)
     if flag:
@@ -154,7 +156,9 @@ def test_hyperparameters_out_of_their_domain(cls, name, bad):
     else:
         fine = number and 0 <= bad < np.inf
     value = (bad, 0.9) if name == "betas" else bad
-    needed = {"nesterov": {"momentum": 0.9}, "eps_root": {"convention": "optax", "lr": 0.1}}.get(name, {})
+    needed = {"eps_root": OFF["eps_root"][1], "nesterov": {"momentum": 0.9}}.get(name, {})
+    if issubclass(cls, fo.Adam) and name in OF_ADAM:
+        needed = OF_ADAM[name][1]
     of_convention = bad is None and name in CONVENTIONS[cls.__name__]["torch"].defaults
     if of_convention:
         assert cls(np.ones(2), **{name: None}).param_groups[0][name] is not None

@@ -188,7 +188,7 @@ def test_other_arguments_of_step_that_are_refused(backend):
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, "1", True, [1.0]])
-@pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value", "clip_each"])
 def test_bounds_that_are_refused(name, bad):
     error = ValueError if isinstance(bad, float) else TypeError
     with pytest.raises(error, match=f"{name} must be None or a finite number above 0; got"):
@@ -203,14 +203,18 @@ def test_bounds_that_are_refused(name, bad):
         assert optimizer.clip_norm is None
 
 
-def test_clipping_in_both_ways_is_refused():
-    both = "clipped by value or by norm, not by both; got clip_value=0.5, clip_norm=1.0"
+def test_clipping_in_several_ways_is_refused():
+    both = "clipped in one way, not in several; got clip_value=0.5, clip_norm=1.0"
     with pytest.raises(ValueError, match=both):
         fo.SGD(np.ones(2), clip_norm=1.0, clip_value=0.5)
     with pytest.raises(ValueError, match=both):
         fo.SGD(clip_norm=1.0, clip_value=0.5)
     with pytest.raises(ValueError, match=both):
         fo.SGD([{"params": np.ones(2), "clip_value": 0.5}], clip_norm=1.0)
+    with pytest.raises(ValueError, match="got clip_value=0.5, clip_each=2.0"):
+        fo.SGD(clip_value=0.5, clip_each=2.0)
+    with pytest.raises(ValueError, match="got clip_each=2.0, clip_norm=1.0"):
+        fo.SGD([{"params": np.ones(2), "clip_each": 2.0}], clip_norm=1.0)
     with pytest.raises(ValueError, match=r"unknown: \['clip_norm'\]"):
         fo.SGD([{"params": np.ones(2), "clip_norm": 0.5}])
     by_value, by_norm = fo.SGD([np.ones(2)], clip_value=0.5), fo.SGD([np.ones(2)], clip_norm=1.0)
@@ -234,7 +238,7 @@ def test_saving_loading_and_copying_keep_the_options():
     for one in (other, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert (one.clip_norm, one.param_groups[0]["l1"], one.param_groups[0]["clip_value"]) == (0.5, 0.25, None)
     old = optimizer.state_dict()
-    for name in ("l1", "clip_value", "clip_norm"):  # as torch writes them
+    for name in ("l1", "clip_value", "clip_each", "clip_norm"):  # as torch writes them
         del old["param_groups"][0][name]
     other.load_state_dict(old)
     assert (other.clip_norm, other.param_groups[0]["l1"]) == (None, 0.0)

@@ -118,7 +118,7 @@ WRONG = [
     (lambda a: {"params": np.ones(2), "lr": -1}, ValueError, "lr must be a finite number of at least 0; got -1"),
     (lambda a: {"params": np.ones(2), "rate": 1}, ValueError, r"unknown: \['rate'\]"),
     (lambda a: {"params": np.ones(2), "dampening": 0.1}, ValueError, "keras.optimizers.SGD has no dampening"),
-    (lambda a: {"params": np.ones(2), "clip_value": 1.0}, ValueError, "by value or by norm, not by both"),
+    (lambda a: {"params": np.ones(2), "clip_value": 1.0}, ValueError, "clipped in one way, not in several"),
     (lambda a: {"params": np.broadcast_to(np.ones(1), 3)}, ValueError, r"params\[1\] is read-only"),
 ]
 

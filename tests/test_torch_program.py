@@ -155,24 +155,48 @@ def test_zero_grad():
 def test_nothing_about_the_process_changes():
     """In a new process, because settings of this one may have been changed long ago."""
     code = """
-import numpy as np, os, sys, torch
+import locale, logging, numpy as np, os, random, signal, sys, threading, torch, warnings
 torch.set_num_threads(3)
 torch.manual_seed(7)
 np.random.seed(7)
+random.seed(7)
+def denormals():
+    # Those that torch's and NumPy's arithmetic gives, on this thread, on torch's own and on a new one.
+    found = []
+    def multiply():
+        for dtype, small in ((torch.float32, 1e-40), (torch.float64, 1e-310)):
+            t = torch.full((300_000,), small, dtype=dtype)
+            found.extend([(t * 1.0).min().item(), (t.numpy() * 1.0).min().item(), small * 1.0])
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    thread.join()
+    multiply()
+    return found
 def settings():
-    denormal = (torch.tensor([1e-310], dtype=torch.float64) * 1.0).item()
     return (torch.get_num_threads(), torch.get_num_interop_threads(), torch.get_default_dtype(),
             torch.is_grad_enabled(), torch.initial_seed(), torch.get_rng_state().sum().item(),
-            np.random.get_state()[1].sum(), np.geterr(), dict(os.environ), denormal)
+            torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+            torch.get_default_device(), np.random.get_state()[1].sum(), random.getstate(), np.geterr(),
+            np.get_printoptions(), dict(os.environ), denormals(), signal.getsignal(signal.SIGINT), sys.path[:],
+            sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL), warnings.filters[:], logging.root.handlers[:],
+            sorted(thread.name for thread in threading.enumerate()))
+torch.optim.SGD([torch.zeros(1)])  # the first one sets a variable of the environment
 before = settings()
+import fastopt as fo
 import fastopt.torch
 for cls in (fastopt.torch.SGD, fastopt.torch.Adagrad, fastopt.torch.RMSprop, fastopt.torch.Adam, fastopt.torch.AdamW):
     p = torch.ones(200_000, requires_grad=True)
     p.grad = torch.ones_like(p)
-    optimizer = cls([p])
+    optimizer = cls([p], clip_norm=1.0)
     optimizer.step()
     optimizer.step()
-assert settings() == before, (before, settings())
+for backend in ("cpu", "numpy"):
+    for array, seed in ((np.ones(200_000, np.float32), 0), (torch.ones(200_000, dtype=torch.bfloat16), 3)):
+        fo.AdamW(array, master_weights=False, seed=seed, clip_norm=1.0, backend=backend).step(array * 2)
+after = settings()
+assert all(denormals())
+for was, now in zip(before, after):
+    assert was == now, (was, now)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

@@ -138,6 +138,10 @@ class ArrayPlan:
         """The Euclidean norm of all gradients laid end to end."""
         return self.plan.norm(gradients)
 
+    def norms(self, gradients: np.ndarray) -> list[float]:
+        """The norm of each gradient; 0 where there is none."""
+        return self.plan.norms(gradients)
+
     def update(
         self,
         gradients: np.ndarray,

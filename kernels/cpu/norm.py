@@ -166,11 +166,19 @@ class Squares:
 
     def norm(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> float:
         """The root of all squares, with the pieces added up in order."""
+        self._run(addresses, limit)
+        return math.sqrt(sum(self.sums.tolist()))
+
+    def norms(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> list[float]:
+        """The norm of each array; 0 of one that does not count."""
+        self._run(addresses, limit)
+        return [math.sqrt(sum(part.tolist())) for part in np.split(self.sums, self.table["first_piece"][1:])]
+
+    def _run(self, addresses: Sequence[int] | np.ndarray, limit: Limit) -> None:
         self.take(addresses)
         if len(self.sums):
             ranks = ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
             parallel(SQUARES_KERNEL, self.at, 0, ranks)
-        return math.sqrt(sum(self.sums.tolist()))
 
 
 def gradient_norm(gradients: Sequence[np.ndarray]) -> float:

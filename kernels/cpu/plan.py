@@ -139,12 +139,19 @@ class Plan:
 
     def norm(self, gradients: Sequence[int] | np.ndarray) -> float:
         """The Euclidean norm of all gradients laid end to end; the same bits for any number of threads."""
+        return self._measure(lambda squares: squares.norm(gradients, self.limit))
+
+    def norms(self, gradients: Sequence[int] | np.ndarray) -> list[float]:
+        """The norm of each array's gradient; 0 of one that is left out."""
+        return self._measure(lambda squares: squares.norms(gradients, self.limit))
+
+    def _measure(self, measure: Callable[[Squares], T]) -> T:
         working = self._idle.take()
         if working.squares is None:
             working.squares = Squares(self.parts)
-        norm = working.squares.norm(gradients, self.limit)
+        found = measure(working.squares)
         self._idle.give(working)
-        return norm
+        return found
 
 
 class _Working:

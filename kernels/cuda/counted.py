@@ -20,7 +20,7 @@ from numba import cuda
 
 from ..formulas import HYPER, OPTIMIZERS
 from ..formulas import optimizers as formulas
-from ..formulas.optimizers import BY_BOTH, CHANGING, DECAYED, FIRST, SQUARED, UNBIASED
+from ..formulas.optimizers import BY_BOTH, CHANGING, DECAYED, FIRST, SQUARED, TO_COME, UNBIASED
 from ..scalars import TINY, fill_row
 from ..spec import Target
 from .compile import THREADS, Kernel, device
@@ -38,6 +38,9 @@ NUMBERS, FIXED = offset(RECIPES, "lr"), offset(RECIPES, "row")
 
 decayed, unbiased = device(formulas.decayed), device(formulas.unbiased)
 unbiased_by_both, shrink = device(formulas.unbiased_by_both), device(formulas.shrink)
+mean_to_come, news_to_come, share = (
+    device(function) for function in (formulas.mean_to_come, formulas.news_to_come, formulas.share)
+)
 square_correction, root_correction = device(formulas.square_correction), device(formulas.root_correction)
 
 
@@ -88,6 +91,11 @@ def _count(recipes, counters, turns, arrays, control):
     elif how == SQUARED:
         rate = unbiased(lr, step, a)
         put(row + 10 * size, size, square_correction(step, b))
+    elif how == TO_COME:
+        rate, rest = mean_to_come(lr, step, a, b), share(step, b)
+        put(row + 10 * size, size, news_to_come(lr, step, a, b))
+        put(row + 11 * size, size, read_double(recipe + FIXED + 88)[0] * math.sqrt(rest))
+        put(row + 12 * size, size, read_double(recipe + FIXED + 96)[0] * rest)
     if decay != 0:
         put(row + 4 * size, size, shrink(lr, decay))
     put(row + 5 * size, size, rate)
@@ -234,6 +242,8 @@ def _recipe(recipe: np.ndarray, rule: str, real: str, options: dict[str, Any], s
     fill_row(fixed, rule, 2, {**options, "lr": 0.0}, scale)  # the second step's: the first may have some of its own
     fixed[HYPER] = TINY[np.dtype(real)]
     how, *names = CHANGING.get(OPTIMIZERS[rule].scalars, (0,))
+    if how == TO_COME:
+        fixed[11:13] = options["eps"], options["eps_root"]
     a, b = [options[name] for name in names] or (0.0, 0.0)
     decay = options["weight_decay"] if fixed[2] == 0 else 0.0  # which is then not of the gradient
     number = 0.0 if place.address else lr

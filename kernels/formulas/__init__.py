@@ -14,7 +14,7 @@ from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, METRICS, Loss
 from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer
-from .rules import clip_factor
+from .rules import clip_each_factor, clip_factor
 
 MODULES = (rules, activations, losses, dropout)  # whose functions kernels may call
 
@@ -36,6 +36,7 @@ __all__ = [
     "Domain",
     "Loss",
     "Optimizer",
+    "clip_each_factor",
     "clip_factor",
     "dropout_draw",
     "dropout_key",

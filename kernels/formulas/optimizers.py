@@ -17,6 +17,7 @@ from .rules import (
     amsgrad,
     amsgrad_rooted,
     momentum,
+    nadam_rooted,
     rmsprop,
     rmsprop_centered,
     rmsprop_centered_momentum,
@@ -72,6 +73,18 @@ def square_correction(step, beta2):
 
 def root_correction(step, beta2):
     return 1.0 / sqrt(1.0 - beta2**step)
+
+
+def share(step, beta2):
+    return 1.0 - beta2**step
+
+
+def mean_to_come(lr, step, beta1, beta2):
+    return lr * beta1 / (1.0 - beta1 ** (step + 1)) * sqrt(1.0 - beta2**step)
+
+
+def news_to_come(lr, step, beta1, beta2):
+    return lr * (1.0 - beta1) / (1.0 - beta1**step) * sqrt(1.0 - beta2**step)
 
 
 def shrink(lr, weight_decay):
@@ -131,8 +144,17 @@ def _adam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
     return *_head(rates, **common), rate, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction, eps, eps_root
 
 
+def _nadam_rooted_scalars(steps, rates, beta1, beta2, eps, eps_root, **common):
+    pairs = list(zip(steps, rates, strict=True))
+    means = [mean_to_come(lr, step, beta1, beta2) for step, lr in pairs]
+    news = [news_to_come(lr, step, beta1, beta2) for step, lr in pairs]
+    inner = [eps_root * share(step, beta2) for step in steps]
+    outer = [eps * sqrt(share(step, beta2)) for step in steps]
+    return *_head(rates, **common), means, beta1, 1.0 - beta1, beta2, 1.0 - beta2, news, outer, inner
+
+
 # Of those whose scalars change with the number of the step: how they do, and by which two of the options.
-FIRST, DECAYED, UNBIASED, BY_BOTH, SQUARED = range(1, 6)
+FIRST, DECAYED, UNBIASED, BY_BOTH, SQUARED, TO_COME = range(1, 7)
 CHANGING: dict[Callable[..., tuple[Column, ...]], tuple[int, str, str]] = {
     _momentum_scalars: (FIRST, "momentum", "dampening"),
     _adagrad_scalars: (DECAYED, "lr_decay", "eps"),
@@ -140,6 +162,7 @@ CHANGING: dict[Callable[..., tuple[Column, ...]], tuple[int, str, str]] = {
     _adamw_scalars: (UNBIASED, "beta1", "beta2"),
     _adam_hat_scalars: (BY_BOTH, "beta1", "beta2"),
     _adam_rooted_scalars: (SQUARED, "beta1", "beta2"),
+    _nadam_rooted_scalars: (TO_COME, "beta1", "beta2"),
 }
 
 DOMAINS = {
@@ -290,6 +313,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
         _adam_rooted_scalars,
         {**_ADAM_ROOTED, "decoupled": False},
         "Kingma & Ba 2015, algorithm 1; optax's form",
+    ),
+    "nadam_rooted": Optimizer(
+        nadam_rooted,
+        ("exp_avg", "exp_avg_sq"),
+        _nadam_rooted_scalars,
+        {**_ADAM_ROOTED, "decoupled": False},
+        "Dozat 2016, algorithm 2, without its factor beta2 of the second moment; optax's form",
     ),
     "amsgrad_rooted": Optimizer(
         amsgrad_rooted,

@@ -39,6 +39,11 @@ def clip_factor(most, norm):
     return 1.0 if factor > 1 else factor
 
 
+def clip_each_factor(most, norm):
+    """The same for the gradient of one array, as Keras's clipnorm: to `most` itself; in float64."""
+    return 1.0 if norm <= most else most / norm
+
+
 def flush(x, tiny):
     """Zero instead of a denormal number: a state that decays into that range makes every later step slow."""
     return type(x)(0) if abs(x) < tiny else x
@@ -198,6 +203,18 @@ def adam_rooted(p, g, s, h, tiny):
     p, g = penalise(p, g, h)
     m, v = moments(s[0], s[1], g, h, tiny)
     return p - lr * (m / (root(v * correction + eps_root) + eps)), (m, v)
+
+
+def nadam_rooted(p, g, s, h, tiny):
+    """Where `adam_rooted` goes by the mean, this goes by what it will be if the next gradient is this one again.
+
+    The correction of v is in the scalars, for there is no room for one more: lr_m, lr_g, eps are divided by its root,
+    eps_root by itself.
+    """
+    lr_m, lr_g, eps, eps_root = h[5], h[10], h[11], h[12]
+    p, g = penalise(p, g, h)
+    m, v = moments(s[0], s[1], g, h, tiny)
+    return p - (lr_m * m + lr_g * g) / (root(v + eps_root) + eps), (m, v)
 
 
 def amsgrad_rooted(p, g, s, h, tiny):

@@ -21,7 +21,7 @@ STATES = {
     "rmsprop_centered_momentum": 3, "adam": 2, "amsgrad": 3, "adamw": 2, "adamw_amsgrad": 3,
     "sgdw": 0, "velocity": 1, "adagrad_inner": 1, "adagrad_guarded": 1, "rmsprop_inner": 1, "rmsprop_inner_momentum": 2,
     "rmsprop_inner_centered": 2, "rmsprop_inner_centered_momentum": 3, "adam_hat": 2, "amsgrad_hat": 3,
-    "adam_rooted": 2, "amsgrad_rooted": 3,
+    "adam_rooted": 2, "nadam_rooted": 2, "amsgrad_rooted": 3,
 }  # fmt: skip
 
 
@@ -113,6 +113,17 @@ HAND_WORKED = [
     # m^ = 2, v^ = 4, 0.1 * 2 / (sqrt(4 + 5) + 1); the same after p = 0.95 * 1
     ("adam_rooted", {"eps": 1.0, "eps_root": 5.0}, [2], [0.95]),
     ("adam_rooted", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True}, [2], [0.9]),
+    # m = 1, v = 1, m^ = 0.5 / 0.75 + 1 / 0.5 = 8/3, v^ = 4, 0.1 * 8/3 / (sqrt(4 + 5) + 1) = 1/15;
+    # m = -0.5, v = 1.75, m^ = -0.25 / 0.875 - 1 / 0.75 = -34/21, v^ = 4
+    ("nadam_rooted", {"eps": 1.0, "eps_root": 5.0}, [2, -2], [1 - 1 / 15, 1 - 1 / 15 + 3.4 / 84]),
+    # g = 1 + 1 = 2; the first step above after p = 0.95 * 1
+    ("nadam_rooted", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 1.0}, [1], [1 - 1 / 15]),
+    (
+        "nadam_rooted",
+        {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True},
+        [2],
+        [0.95 - 1 / 15],
+    ),
     # m^ = 4, v^ = 16, 0.1 * 4 / (sqrt(16 + 9) + 3); m^ = 4/3, v^ = 3 / 0.4375 but its maximum is 16, 0.1 * 4/3 / 8
     ("amsgrad_rooted", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
 ]

@@ -246,6 +246,7 @@ RULES = {
     "adam_hat": 15,
     "amsgrad_hat": 15,
     "adam_rooted": 16,
+    "nadam_rooted": 17,
     "amsgrad_rooted": 16,
 }
 

@@ -1,0 +1,66 @@
+"""What other libraries call the arguments of their optimizers: whoever writes them here is told what to write."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+_BETAS = "give betas=(beta1, beta2)"
+_TORCH = "it chooses among torch's implementations, and here is one"
+_EMA = "no average of the parameters is kept: take it after each step"
+_DTYPES = "states have the dtype of their array, and float32 for arrays of 16 bits"
+
+WORDS: dict[str, str] = {
+    "learning_rate": "it is called lr",
+    "learning_rate_init": "it is called lr",
+    "lr_schedule": "give lr a schedule, see fastopt.schedules",
+    "power_t": "give lr a schedule, see fastopt.schedules",
+    "b1": _BETAS,
+    "b2": _BETAS,
+    "beta_1": _BETAS,
+    "beta_2": _BETAS,
+    "epsilon": "it is called eps",
+    "rho": "RMSprop's is called alpha",
+    "decay": "RMSprop's is called alpha",
+    "alpha": "RMSprop has one; scikit-learn's is weight_decay times the rows of a batch",
+    "nesterov": "SGD has it, and Adam and AdamW in the convention optax",
+    "nesterovs_momentum": "it is called nesterov",
+    "eps_in_sqrt": "the convention torch has eps beside the root, keras and optax have it inside",
+    "initial_scale": "the second moment starts from 0",
+    "bias_correction": "RMSprop's moments are not corrected; Adam with betas=(0, alpha) corrects its second one",
+    "clipnorm": "it is called clip_each",
+    "clipvalue": "it is called clip_value",
+    "global_clipnorm": "it is called clip_norm",
+    "loss_scale_factor": "give step a grad_scale",
+    "gradient_accumulation_steps": "add the gradients up before step, or give Sequential.fit accumulate",
+    "use_ema": _EMA,
+    "ema_momentum": _EMA,
+    "ema_overwrite_frequency": _EMA,
+    "name": "optimizers have no names",
+    "mask": 'give groups: [{"params": ..., "weight_decay": 0.0}, {"params": ...}]',
+    "mu_dtype": _DTYPES,
+    "accumulator_dtype": _DTYPES,
+    "foreach": _TORCH,
+    "fused": _TORCH,
+    "differentiable": "steps are not differentiated; fastopt.torch leaves that to torch",
+    "decoupled_weight_decay": "AdamW is Adam with it",
+}
+
+
+def refuse(cls: type, given: Iterable[str]) -> None:
+    """TypeError for an argument that a class does not have, and another library's has."""
+    for word in given:
+        if word in WORDS and word not in _arguments(cls):
+            raise TypeError(f"{cls.__name__} has no argument {word}: {WORDS[word]}")
+
+
+def reasons(unknown: Iterable[str]) -> str:
+    """What to say of other libraries' words among some that are not ours; to be put behind them."""
+    return "".join(f"; {word}: {WORDS[word]}" for word in unknown if word in WORDS)
+
+
+def _arguments(cls: type) -> frozenset[str]:
+    """All names that a class takes; of one with **kwargs, all names that there are."""
+    parameters = inspect.signature(cls).parameters.values()
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return frozenset(WORDS) if anything else frozenset(parameter.name for parameter in parameters)
