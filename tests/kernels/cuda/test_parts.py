@@ -29,7 +29,9 @@ def have(monkeypatch):
         monkeypatch.setattr(parts, "_numba_cuda", lambda: found["numba-cuda"])
         monkeypatch.setattr(parts, "simulated", lambda: False)
 
-    return have
+    cuda._require.cache_clear()
+    yield have
+    cuda._require.cache_clear()
 
 
 def test_loading_the_backend_needs_nothing():
