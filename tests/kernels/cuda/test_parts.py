@@ -28,8 +28,10 @@ def have(monkeypatch):
         monkeypatch.setattr(parts, "parts", lambda: found)
         monkeypatch.setattr(parts, "_numba_cuda", lambda: found["numba-cuda"])
         monkeypatch.setattr(parts, "simulated", lambda: False)
+        cuda._require.cache_clear()
 
-    return have
+    yield have
+    cuda._require.cache_clear()
 
 
 def test_loading_the_backend_needs_nothing():
