@@ -92,7 +92,8 @@ class profile:
 
     On a GPU a batch is then launched kernel by kernel, not as one CUDA graph, and waited for, so an epoch of small
     batches takes longer than without; in the table that is waiting, and the kernels' own times hold, but for those of a
-    few microseconds. The first batch of its shape is left out: kernels are loaded while it runs.
+    few microseconds. The first batch of its shape is left out: kernels are loaded while it runs. A small network that
+    is trained by one kernel has one row, for all batches of a launch alike; FASTOPT_CUDA_FUSED=0 shows it in parts.
 
     >>> from fastopt import Dense, Sequential
     >>> model = Sequential([Dense(8, "relu"), Dense(1)])

@@ -52,6 +52,20 @@ class Described:
                 self.around(self._cost(launch.func, named, judged), launch)
                 judged = judged or launch.func is run_loss
 
+    def fused(self, rule: str) -> Cost:
+        """A batch of a small network, as a part of one kernel: what stays in shared memory is not moved."""
+        layers = self.net.dense
+        products = [costs.forward(d.inputs, d.outputs, d.activation, d.bias, False, self.width) for d in layers]
+        products += [costs.weights(d.inputs, d.outputs, None, self.width) for d in layers]
+        products += [costs.inputs_gradient(d.inputs, d.outputs, self.width) for d in layers[1:]]
+        gathered = costs.gather(self.net.inputs, self.net.outputs, False, self.width, self.labels)
+        return Cost(
+            f"fused {'-'.join(map(str, [self.net.inputs, *(d.outputs for d in layers)]))}",
+            flops=self.elements * costs.update_flops(rule),
+            row_bytes=gathered.row_bytes // 2 + costs.INDEX,  # read, and not written anywhere
+            row_flops=sum(cost.row_flops for cost in products),
+        )
+
     def _cost(self, function: Callable[..., None], named: dict[str, Any], judged: bool) -> Cost:
         """judged: the loss comes before it."""
         outputs, width = self.net.outputs, self.width

@@ -62,7 +62,7 @@ class Fused:
 
     def __init__(self, running: Pass, choice: Choice) -> None:
         program, words = running.program, choice.words
-        self.gpu, self.stream = program.gpu, program.stream
+        self.gpu, self.stream, self.rule = program.gpu, program.stream, choice.kind.rule
         self.kernel, self.threads = fused_kernel(choice.kind), choice.kind.threads
         self.shared = int(views(words)[0]["bytes"]) + VECTOR  # which may begin anywhere
         self.memory = self.gpu.allocate(words.nbytes)

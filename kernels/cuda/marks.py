@@ -37,6 +37,7 @@ class _Sort:
     costs: tuple[Cost, ...]
     rows: int
     count: int = 0
+    total: int = 0  # rows of all of them
     numbers: list[int] = field(default_factory=list)  # of those with marks
     marks: list[np.ndarray] = field(default_factory=list)
 
@@ -46,6 +47,7 @@ class Marks:
 
     def __init__(self, program: Program, verb: str, listener: Recorder | None) -> None:
         self.gpu, self.stream, self.net, self.verb = program.gpu, program.stream, program.net, verb
+        self.batch = program.batch
         self.ranges, self._listener = _nvtx(), listener
         self._events: list[tuple[Any, Any]] = []
         self._costs: list[Cost] = []  # of the launches of this batch so far
@@ -68,16 +70,44 @@ class Marks:
             self._described.run(launches)
         if self._listener is None:
             return
+        if sort := self._noted(rows, rows, 1):
+            self._keep(sort, [number], self._marks().reshape(1, -1))
+
+    def together(self, chunk: range, rows: int, fused: Any) -> None:
+        """The launch of many batches as one kernel, of which each gets the same share; rows: of all batches.
+
+        There is nothing to be seen within it: FASTOPT_CUDA_FUSED=0 has the launches instead.
+        """
+        self._costs.clear()
+        cost = self._described.fused(fused.rule)
+        with self._range(f"{self.verb} {len(chunk)} batches"):
+            self._around(cost, partial(fused, chunk))
+        if self._listener is None:
+            return
+        if self._bytes >= MARKS:
+            self._without += len(chunk)
+            return
+        done = min(chunk.stop * self.batch, rows) - chunk.start * self.batch
+        if sort := self._noted(self.batch, done, len(chunk)):
+            start, end, _ = self._marks()
+            times = np.rint(np.linspace(start, end, len(chunk) + 1)).astype(np.int64)
+            self._keep(sort, chunk, np.stack([times[:-1], times[1:], times[1:]], axis=1))
+
+    def _noted(self, rows: int, done: int, count: int) -> _Sort | None:
+        """The sort of batches of so many rows that were just launched, `done` rows in all; None for the first."""
         costs = tuple(self._costs)
         sort = self._sorts.setdefault((costs, rows), _Sort(costs, rows))
-        sort.count += 1
+        sort.count += count
+        sort.total += done
         key = self.gpu.name, self.gpu.ordinal, self.net.dtype, rows, costs
-        if key not in _seen:
-            _seen.add(key)
-            return
-        marks = self._marks()
-        sort.numbers.append(number)
-        sort.marks.append(marks)
+        if key in _seen:
+            return sort
+        _seen.add(key)
+        return None
+
+    def _keep(self, sort: _Sort, numbers: Sequence[int], marks: np.ndarray) -> None:
+        sort.numbers += numbers
+        sort.marks += list(marks)
         self._bytes += marks.nbytes
 
     def _around(self, cost: Cost, run: Callable[[], None]) -> None:
@@ -127,9 +157,10 @@ class Marks:
         end, another, without = time.perf_counter_ns(), False, self._without
         for sort in self._sorts.values():
             marked, slots, steps = len(sort.numbers), 1 + 2 * len(sort.costs), sort.count + without
+            rows = sort.total + sort.rows * without
             self._listener.record(
                 Pass(
-                    self.verb, self.net.dtype, sort.costs, sort.rows, sort.rows * steps, steps, self._start, end,
+                    self.verb, self.net.dtype, sort.costs, sort.rows, rows, steps, self._start, end,
                     np.array(sort.marks, np.int64).reshape(1, marked, slots), sort.numbers, another, self.gpu.name,
                 )
             )  # fmt: skip

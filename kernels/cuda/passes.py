@@ -113,12 +113,14 @@ class Pass:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             for chunk in chunks:
-                alone = together if marks is None else None  # each launch of a batch is to be seen
-                if alone:
-                    alone(chunk)
+                if together:
+                    if marks:
+                        marks.together(chunk, self.rows, together)
+                    else:
+                        together(chunk)
                     self.done = chunk.stop
                     check()
-                for number in () if alone else chunk:
+                for number in () if together else chunk:
                     kind = turn(number, self.rows, program.batch, self.group)
                     replay = self._replay(kind, list_batch)
                     if marks:

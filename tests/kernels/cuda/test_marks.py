@@ -162,6 +162,27 @@ def test_ranges_without_the_package(monkeypatch, caplog):
     assert "the package nvtx is not installed" in caplog.messages[0]
 
 
+def test_small_networks_as_one_kernel(monkeypatch, recorded):
+    """The batches of a launch get the same share of its time each."""
+    layers = [DenseSpec(3, 5, "relu"), DenseSpec(5, 3)]
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
+    ours = trained(layers)
+    trained(layers)
+    passes = [done for done in recorded if done.verb == "train"]
+    assert [list(done.numbers) for done in passes][1:] == [[0, 1, 2]] * 3
+    done = passes[-1]
+    assert (done.rows, done.steps, names(done)) == (11, 3, ["fused 3-5-3"])
+    (times,) = done.marks
+    assert times.shape == (3, 3)
+    assert (times[1:, 0] == times[:-1, 2]).all()
+    np.testing.assert_allclose(np.diff(times[:, :2]), (times[-1, -1] - times[0, 0]) / 3, atol=2)
+    (cost,) = done.costs
+    assert cost.row_flops == (2 * 3 + 1) * 5 + (2 * 5 + 1) * 3 + 2 * (3 * 5 + 5 * 3) + 2 * 5 * 3
+    token = recorder.set(None)
+    assert_same_bits(ours, trained(layers))
+    recorder.reset(token)
+
+
 def test_what_does_not_fit_is_left_out(monkeypatch, recorded):
     trained()
     recorded.clear()

@@ -28,8 +28,8 @@ def have(monkeypatch):
         monkeypatch.setattr(parts, "parts", lambda: found)
         monkeypatch.setattr(parts, "_numba_cuda", lambda: found["numba-cuda"])
         monkeypatch.setattr(parts, "simulated", lambda: False)
+        cuda._require.cache_clear()
 
-    cuda._require.cache_clear()
     yield have
     cuda._require.cache_clear()
 
