@@ -21,7 +21,7 @@ from ..metrics import metric_values
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
 from .arrays import gpu_of
-from .fused_pass import fused
+from .fused_pass import fused_training
 from .layout import ROW
 from .memory import Block, Mirror
 from .passes import Pass, Turn
@@ -60,7 +60,7 @@ class _Training:
         self.program = Program(gpu, stream, network.net, network.mirror.places, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
         alone = group == 1 and not norm
-        self.fused = fused(self.batches, rule, where.states, self.scalars.address) if alone else None
+        self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
@@ -173,7 +173,7 @@ class Network:
             self.mirror.upload(self.stream.handle)
             training.begin(scalars, clip_norm)
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report, training.fused)
+                running.run(training.list_batch, batches.order, step * group, check, report, training.together)
             finally:
                 self.mirror.download(self.stream.handle)
                 training.states.download(self.stream.handle)
