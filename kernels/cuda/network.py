@@ -1,5 +1,7 @@
 """A network on a GPU: a batch is one CUDA graph, and an epoch is a loop of launches that waits for nothing.
 
+Where the network is small, many batches are one kernel (`fused_pass.py`).
+
 The parameters and the states of the optimizer belong to the caller, and are the host's. A pass takes them to the
 device, and brings them back when it is over, however it ends. The data are taken there once, and stay as long as passes
 are over the same arrays: whoever writes to such an array must make a new network. Where they do not fit, they are
