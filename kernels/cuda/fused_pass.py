@@ -85,7 +85,7 @@ def chosen(net: Structure, rule: str, labels: bool, batch: int, most: int) -> Ch
     return Choice(kind, parts, words)
 
 
-def fused(running: Pass, rule: str, states: Sequence[Sequence[int]], scalars: int) -> Fused | None:
+def fused_training(running: Pass, rule: str, states: Sequence[Sequence[int]], scalars: int) -> Fused | None:
     """The kernel for a pass whose batches are steps by themselves, where that is chosen.
 
     states: addresses of those of each parameter; scalars: of ROW bytes for each step.

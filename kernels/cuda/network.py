@@ -1,5 +1,7 @@
 """A network on a GPU: a batch is one CUDA graph, and an epoch is a loop of launches that waits for nothing.
 
+Where the network is small, many batches are one kernel (`fused_pass.py`).
+
 The parameters and the states of the optimizer belong to the caller, and are the host's. A pass takes them to the
 device, and brings them back when it is over, however it ends; where several passes follow one another and nobody looks
 in between, all of them together do (`Network.holding`). The data are taken there once, and stay as long as passes
@@ -22,8 +24,8 @@ from ..interrupts import interrupts_held
 from ..metrics import metric_values
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
-from . import fused_pass
 from .arrays import gpu_of
+from .fused_pass import fused_training
 from .layout import ROW
 from .memory import Block, Mirror
 from .mixed import Weights
@@ -64,7 +66,7 @@ class _Training:
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
         alone = group == 1 and not norm
-        self.fused = fused_pass.fused(self.batches, rule, where.states, self.scalars.address) if alone else None
+        self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
@@ -215,7 +217,7 @@ class Network:
             training.begin(scalars, clip_norm)
             self._ahead = training
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report, training.fused)
+                running.run(training.list_batch, batches.order, step * group, check, report, training.together)
             finally:
                 if not self._holding:
                     self._bring()

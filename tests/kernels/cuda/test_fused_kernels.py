@@ -11,10 +11,9 @@ from helpers_cuda import require_compiler
 require_compiler()
 from fastopt.kernels.cuda.compile import Kernel
 from fastopt.kernels.cuda.fused import fused_kernel
-from fastopt.kernels.cuda.fused_layout import KINDS, Kind, parts_of, placed, views
-from fastopt.kernels.cuda.program import Structure
+from fastopt.kernels.cuda.fused_layout import KINDS, Kind, Parts, placed, views
 from fastopt.kernels.formulas import ACTIVATIONS
-from fastopt.kernels.spec import DenseSpec, LossSpec
+from fastopt.kernels.spec import DenseSpec
 
 LABELS = "sparse_categorical_crossentropy"
 MOST = {(8, 0): 163 << 10, (9, 0): 227 << 10}  # bytes of shared memory of a block
@@ -52,9 +51,8 @@ def test_what_fits():
     """Of shared memory, on each kind of device."""
 
     def fits(*widths, batch=32, kind=USUAL):
-        layers = [DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)]
-        net = Structure(layers, kind.dtype, kind.dtype, LossSpec(kind.loss), (), None)
-        found = [placed(kind, parts_of(net), batch, most) for most in MOST.values()]
+        parts = Parts([DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)], [None] * len(widths))
+        found = [placed(kind, parts, batch, most) for most in MOST.values()]
         return [None if words is None else bool(views(words)[0]["resident"]) for words in found]
 
     assert fits(64, 32, 10) == fits(30, 64, 64, 1) == [True, True]
