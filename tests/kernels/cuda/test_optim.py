@@ -20,6 +20,7 @@ KINDS = {
     "adagrad": lambda p, b: fo.Adagrad(p, lr=0.1, lr_decay=0.1, initial_accumulator_value=0.5, backend=b),
     "rmsprop": lambda p, b: fo.RMSprop(p, lr=0.1, momentum=0.5, centered=True, backend=b),
     "adam": lambda p, b: fo.Adam(p, lr=0.1, amsgrad=True, backend=b),
+    "nadam": lambda p, b: fo.Adam(p, lr=0.1, convention="optax", nesterov=True, eps_root=0.01, backend=b),
     "adamw": lambda p, b: fo.AdamW(p, lr=lambda step: 0.1 / (step + 1), clip_value=0.5, backend=b),
 }
 
@@ -39,6 +40,15 @@ def twins(kind, dtype="float32"):
 def assert_same(host, device):
     for ours, theirs in zip(device, host, strict=True):
         assert_same_bits(ours, theirs)
+
+
+def test_clipping_of_each_is_for_the_host():
+    _, optimizer, host, device = twins("sgd")
+    optimizer.param_groups[0]["clip_each"] = 1.0
+    with pytest.raises(ValueError, match="on the backend 'cuda' .* not each by its own norm; got clip_each=1.0"):
+        optimizer.step(on_device(*numbers(1)))
+    assert_same(host, device)
+    assert optimizer.settle() == [0] * 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
