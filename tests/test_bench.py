@@ -44,7 +44,7 @@ def test_suites_are_the_files(capsys):
 
 
 def test_suites_for_a_gpu(capsys):
-    assert {"dense", "kernels", "limits", "networks", "steps", "updates"} == set(bench.suites("cuda"))
+    assert {"dense", "kernels", "limits", "networks", "small_networks", "steps", "updates"} == set(bench.suites("cuda"))
     assert cli.main(["bench", "--backend", "cuda", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(bench.suites("cuda"))

@@ -481,14 +481,14 @@ def test_save_says_so(run, classes, tmp_path):
 
 @pytest.mark.parametrize("save", [True, False])
 def test_interrupt(run, classes, tmp_path, monkeypatch, save):
-    fit = fastopt.Sequential.fit
+    train_epoch = fastopt.training.train_epoch
 
-    def interrupted(self, *args, **options):
-        if options.get("initial_epoch") == 2:
+    def interrupted(model, *args):
+        if model.epochs_done == 2:
             raise KeyboardInterrupt
-        return fit(self, *args, **options)
+        return train_epoch(model, *args)
 
-    monkeypatch.setattr(fastopt.Sequential, "fit", interrupted)
+    monkeypatch.setattr(fastopt.training, "train_epoch", interrupted)
     path = tmp_path / "model.safetensors"
     options = ["--save", path] * save
     status, _, err = run("train", classes, "--backend", "numpy", "--epochs", 5, *options)
