@@ -15,7 +15,8 @@ HOST = {
 }
 DEVICE = "cuda"
 MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # models run on all, functions of arrays where their arrays are
-SIXTEEN = {"bfloat16": (DEVICE, "numpy")}  # what layers of a float32 model may compute in, and on which backends
+# What layers of a float32 model may compute in instead, and on which backends.
+COMPUTE = {"bfloat16": (DEVICE, "numpy"), "tf32": (DEVICE,)}
 
 
 def check(name: Any) -> str:
@@ -29,7 +30,7 @@ def known(name: Any) -> str:
 
 
 def check_compute(compute: Any, dtype: str, backend: str) -> str:
-    """What layers compute in: the model's dtype, which None stands for, or one of SIXTEEN where that can be."""
+    """What layers compute in: the model's dtype, which None stands for, or one of COMPUTE where that can be."""
     if compute is None or compute == dtype:
         return dtype
     if compute == "float16":
@@ -37,13 +38,13 @@ def check_compute(compute: Any, dtype: str, backend: str) -> str:
             "compute_dtype='float16' is not supported: its small gradients would be lost without a scaled loss; use"
             " 'bfloat16', which has the range of float32"
         )
-    if compute not in SIXTEEN:
-        raise ValueError(f"compute_dtype must be {dtype}, as dtype is, or {', '.join(SIXTEEN)}; got {compute!r}")
+    if compute not in COMPUTE:
+        raise ValueError(f"compute_dtype must be {dtype}, as dtype is, or {', '.join(COMPUTE)}; got {compute!r}")
     if dtype != "float32":
         raise ValueError(f"compute_dtype={compute!r} goes with dtype='float32'; got {dtype}")
-    if backend not in SIXTEEN[compute]:
+    if backend not in COMPUTE[compute]:
         raise ValueError(
-            f"the backend {backend!r} does not compute in {compute}; those that do: {', '.join(SIXTEEN[compute])}. With"
+            f"the backend {backend!r} does not compute in {compute}; those that do: {', '.join(COMPUTE[compute])}. With"
             " compute_dtype=None a model computes in its dtype everywhere"
         )
     return str(compute)

@@ -90,7 +90,7 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
     with _damage(path):
         description, tensors = _read(path)
         compute: Any = description.get("compute_dtype")
-        if backend is not None and backend not in _backends.SIXTEEN.get(compute, _backends.MODULES):
+        if backend is not None and backend not in _backends.COMPUTE.get(compute, _backends.MODULES):
             log.warning("the backend %r does not compute in %s: the model now computes in its dtype", backend, compute)
             description["compute_dtype"] = None
         model = _model(description, tensors, backend)

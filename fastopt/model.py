@@ -38,6 +38,7 @@ class Sequential:
     compute_dtype  "bfloat16" for mixed precision, as torch's autocast and Keras' "mixed_bfloat16": layers multiply
              bfloat16 numbers, which a GPU does many times as fast, add up in float32, and give bfloat16 to one another.
              Weights, optimizer, predictions and losses stay in `dtype`, which must be float32. On "cuda" and "numpy".
+             "tf32", on "cuda": float32 numbers are multiplied as if they had 10 bits of mantissa, faster than whole.
              None, or the dtype: layers compute in it. `model.compute_dtype` may be changed between calls
 
     Where the activation of the last layer is the one that the loss undoes (softmax for the cross-entropies, sigmoid for

@@ -48,6 +48,12 @@ def with_value(array, index, value):
         ),
         (
             [Dense(3)],
+            {"compute_dtype": "tf32", "backend": "numpy"},
+            ValueError,
+            "the backend 'numpy' does not compute in tf32; those that do: cuda",
+        ),
+        (
+            [Dense(3)],
             {"compute_dtype": "bfloat16", "backend": "numpy", "dtype": "float64"},
             ValueError,
             "compute_dtype='bfloat16' goes with dtype='float32'; got float64",

@@ -76,7 +76,8 @@ class Fused:
 def chosen(net: Structure, rule: str, labels: bool, batch: int, most: int) -> Choice | None:
     """None where it cannot be done in so many bytes of shared memory, or is not wanted, or not worth it."""
     wish, parts = os.environ.get("FASTOPT_CUDA_FUSED"), parts_of(net)
-    if wish == "0" or parts is None or net.compute != net.dtype or len(net.metrics) > METRICS:
+    other = net.tf32 or net.compute != net.dtype
+    if wish == "0" or parts is None or other or len(net.metrics) > METRICS:
         return None
     kind = kind_of(net, parts, rule, labels)
     words = placed(kind, parts, batch, most)

@@ -98,7 +98,8 @@ class Network:
     """The layers of a network on a GPU; `params` belong to the caller, and are as after the last step when a call ends.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
-    compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`.
+    compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
+    products may round their operands to 10 bits of mantissa.
     fused: the activations that may be epilogues of products; None: those that are exact (`products.exact`).
     """
 
@@ -116,8 +117,9 @@ class Network:
         if isinstance(last, DenseSpec) and last.activation in ("softmax", LOSSES[loss.name].link if loss else None):
             link = last.activation
             layers[-1] = last._replace(activation="linear")
-        name = np.dtype(dtype).name
-        self.net = Structure(layers, name, compute or name, loss, tuple(metrics), link, fused)
+        name, tf32 = np.dtype(dtype).name, compute == "tf32"
+        inside = name if tf32 or compute is None else compute
+        self.net = Structure(layers, name, inside, loss, tuple(metrics), link, fused, tf32)
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()

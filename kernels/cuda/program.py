@@ -35,6 +35,7 @@ class Structure(NamedTuple):
     metrics: Sequence[str]
     link: str | None
     fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
+    tf32: bool = False  # whether products may round their operands
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -152,7 +153,7 @@ class Program:
     def _plans(self, rows: int) -> list[Plan]:
         other = self.net.dtype if self.net.compute != self.net.dtype else ""
         plans = plan_network(
-            self.net.layers, rows, self.net.compute, gradient=other, fused=self.net.fused,
+            self.net.layers, rows, self.net.compute, self.net.tf32, gradient=other, fused=self.net.fused,
             supported=self.gemm.supported, output=other,
         )  # fmt: skip
         if self.seed is not None:

@@ -31,11 +31,9 @@ read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
 
 
-def _gather(kind, words):
-    load, store = loader(kind, words), storer(kind, words)
-    size = np.dtype(kind).itemsize * words
-
-    def gather(x, order, into, rows, across, x_bytes, into_bytes, clock, batch, ring):
+def _gather(load, store, size):
+    # size: of what is loaded and stored at once, in the units that both take.
+    def gather(x, order, into, rows, across, x_stride, into_stride, clock, batch, ring):
         # `across` vectors a row. Without an order, rows come one after the other, and from the first after `ring` rows.
         start = read_word(clock + BATCH)[0] * batch
         if order == 0:
@@ -44,24 +42,7 @@ def _gather(kind, words):
         for i in range(first, rows * across, step):
             row, column = i // across, i % across
             source = read_word(order + (start + row) * 8)[0] if order != 0 else start + row
-            store((into,), row * into_bytes + column * size, load((x,), source * x_bytes + column * size))
-
-    return gather
-
-
-def _gather_narrow(dtype, width):
-    load, store = columns((STORES["float32"],), width), into_columns((STORES[dtype],), width)
-
-    def gather(x, order, into, rows, across, x_stride, into_stride, clock, batch, ring):
-        # As above, but that strides are in elements.
-        start = read_word(clock + BATCH)[0] * batch
-        if order == 0:
-            start %= ring
-        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-        for i in range(first, rows * across, step):
-            row, column = i // across, i % across
-            source = read_word(order + (start + row) * 8)[0] if order != 0 else start + row
-            store((into,), row * into_stride + column * width, load((x,), source * x_stride + column * width))
+            store((into,), row * into_stride + column * size, load((x,), source * x_stride + column * size))
 
     return gather
 
@@ -102,12 +83,16 @@ def _dropout(dtype):
 
 @cache
 def gather_kernel(kind: str, words: int) -> Kernel:
-    return Kernel(_gather(kind, words), f"gather_{kind}_{words}")
+    """Bytes as they are; strides are in bytes."""
+    size = np.dtype(kind).itemsize * words
+    return Kernel(_gather(loader(kind, words), storer(kind, words), size), f"gather_{kind}_{words}")
 
 
 @cache
 def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
-    return Kernel(_gather_narrow(dtype, width), f"gather_float32_{dtype}_{width}")
+    """float32 becomes 16 bits; strides are in elements."""
+    load, store = columns((STORES["float32"],), width), into_columns((STORES[dtype],), width)
+    return Kernel(_gather(load, store, width), f"gather_float32_{dtype}_{width}")
 
 
 @cache

@@ -47,6 +47,19 @@ def test_fit_evaluate_and_predict():
     np.testing.assert_allclose(*(model.predict(X, batch_size=8) for model in models), rtol=1e-9)
 
 
+def test_operands_are_rounded_where_tf32_is_asked_for():
+    rounded, whole = (model_of("cuda", "float32") for _ in range(2))
+    rounded.compute_dtype = "tf32"
+    for model in (rounded, whole):
+        model.fit(X, Y, epochs=2, batch_size=4)
+    assert (rounded.predict(X) != whole.predict(X)).any()
+    np.testing.assert_allclose(rounded.predict(X), whole.predict(X), atol=5e-3)
+    rounded.set_weights(whole.get_weights())
+    assert (rounded.predict(X) != whole.predict(X)).any()
+    rounded.compute_dtype = None
+    np.testing.assert_array_equal(rounded.predict(X), whole.predict(X))
+
+
 def test_weights_come_back_once_where_nobody_looks(monkeypatch):
     models, counts = [model_of("cuda") for _ in range(2)], []
     download = Mirror.download
