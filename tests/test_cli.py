@@ -421,6 +421,14 @@ def test_backend(trained, backend):
     assert trained(backend=backend).backend == backend
 
 
+def test_compute_dtype(trained, run, classes):
+    assert trained("--compute-dtype", "bfloat16", backend="numpy").compute_dtype == "bfloat16"
+    arguments = ["train", classes, "--epochs", 1, "--no-compare", "--backend", "numpy", "--compute-dtype"]
+    assert "float32 computed in bfloat16, seed 0" in run(*arguments, "bfloat16")[1]
+    status, _, err = run(*arguments, "tf32")
+    assert (status, "the backend 'numpy' does not compute in tf32; those that do: cuda" in err) == (2, True)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype(trained, dtype):
     assert {p.dtype.name for p in trained("--dtype", dtype).parameters} == {dtype}

@@ -57,6 +57,7 @@ class Experiment(NamedTuple):
     validation_split: float
     patience: int | None
     dtype: str
+    compute_dtype: str | None
     seed: int
 
     def model(self, backend: str) -> Sequential:
@@ -67,7 +68,7 @@ class Experiment(NamedTuple):
             if self.dropout:
                 layers.append(Dropout(self.dropout))
         layers.append(Dense(self.outputs, LOSSES[self.loss].link or "linear"))
-        model = Sequential(layers, seed=self.seed, backend=backend, dtype=self.dtype, inputs=self.x.shape[1])
+        model = Sequential(layers, self.seed, backend, self.dtype, self.x.shape[1], self.compute_dtype)
         model.compile(self.new_optimizer(), self.loss, self.metrics)
         return model
 

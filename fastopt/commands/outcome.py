@@ -39,7 +39,8 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     network += [f"dropout {plan.dropout:g}"] if plan.dropout else []
     together = f", {plan.accumulate} a step" if plan.accumulate > 1 else ""
     training = [f"{plan.optimizer} ({hyper})", plan.loss, f"batches of {plan.batch_size}{together}"]
-    training += [f"{plan.epochs} epochs", plan.dtype, f"seed {plan.seed}"]
+    inside = f" computed in {plan.compute_dtype}" if plan.compute_dtype else ""
+    training += [f"{plan.epochs} epochs", plan.dtype + inside, f"seed {plan.seed}"]
     held_out = f", {plan.validation_split:.0%} of them held out" if plan.validation_split else ""
     rows = [
         ("data", f"{data.name}: {len(data.x_train):,} rows to train on{held_out}, {len(data.x_test):,} to test on"),
@@ -151,7 +152,8 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
             "Both started from the same weights and saw the same batches, taking turns; in their first "
             f"{steps} steps\nthe losses differ by at most {apart:.1e} of their size."
         )
-        if apart > ROUNDING and first.experiment.dtype == "float32" and first.experiment.activation in KINKED:
+        whole = first.experiment.dtype == "float32" and not first.experiment.compute_dtype
+        if apart > ROUNDING and whole and first.experiment.activation in KINKED:
             notes.append(
                 "(More than rounding: where the input of a relu is 0 but for rounding, the two may take different "
                 "sides\nof the kink, and go slightly different ways from there. --dtype float64 makes that rare.)"

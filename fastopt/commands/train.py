@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--activation", choices=ACTIVATIONS, default="relu", metavar="NAME", help=_names(ACTIVATIONS))
     network.add_argument("--dropout", type=float, default=0.0, metavar="RATE", help="after every hidden layer")
     network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
+    network.add_argument(
+        "--compute-dtype",
+        choices=_backends.COMPUTE,
+        help="what layers multiply, if not numbers of --dtype: bfloat16 on the backends cuda and numpy, tf32 on cuda "
+        "with --no-compare",
+    )
 
     training = parser.add_argument_group("training")
     training.add_argument("--loss", choices=LOSSES, metavar="NAME", help=_names(LOSSES))
@@ -229,6 +235,7 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         validation_split=args.validation_split,
         patience=args.patience,
         dtype=args.dtype,
+        compute_dtype=args.compute_dtype,
         seed=args.seed,
     )
 
