@@ -16,6 +16,7 @@ from helpers_network import data_for, params_for
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import fused, fused_layout, fused_loss, fused_pass
 from fastopt.kernels.cuda.layout import CLOCK, ROW
+from fastopt.kernels.cuda.program import Structure
 from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values
 from fastopt.kernels.scalars import fill_scalars
@@ -62,10 +63,7 @@ def test_a_pass(monkeypatch, case):
     totals = network.train(Batches(x, y, order, batch), rule, wanted_states, options, rates, 0, SEED)
 
     last = layers[-1]._replace(activation="linear")
-    net = Namespace(
-        layers=[*layers[:-1], last], dense=[*dense[:-1], last], dtype=dtype, compute=dtype, loss=LossSpec(loss),
-        metrics=metrics, link=LOSSES[loss].link,
-    )  # fmt: skip
+    net = Structure([*layers[:-1], last], dtype, dtype, LossSpec(loss), metrics, LOSSES[loss].link)
     choice = fused_pass.chosen(net, rule, y.dtype == np.int64, batch, 1 << 18)
     scalars = np.zeros((steps, ROW // np.dtype(dtype).itemsize), dtype)
     fill_scalars(scalars[:, : HYPER + 1], rule, range(1, 1 + steps), options, rates)
