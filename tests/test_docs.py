@@ -44,6 +44,7 @@ def test_docstrings(name, tmp_path, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
+@pytest.mark.slow
 def test_readme(tmp_path, monkeypatch):
     """The python blocks, one after the other in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)

@@ -72,6 +72,7 @@ def test_a_step_is_float64s_within_one_rounding(rule, kind, form):
 
 
 # ---------------------------------------------------------------- what they are for
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_updates_are_not_lost(kind, backend):
     """Steps of 2^-13 from 1 down, each a fraction of the distance to the next number."""

@@ -89,6 +89,7 @@ def test_bits_are_the_same_in_every_layout_and_backend(rule, kind, form):
             assert found == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_updates_of_rows_are_not_lost(kind, form, backend):
