@@ -2,9 +2,9 @@
 
 import pytest
 
-from fastopt.benchmarks.contest import contest
+from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.peers import PEERS
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.turns import by_turns, hold
 from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent
 
 ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 5}
@@ -34,16 +34,8 @@ def test_epoch(benchmark, note, request, quick, workload, contestant):
     made, found = hold(request, lambda names: held(workload, names, quick, not benchmark.disabled))
     if found is None:
         pytest.skip(made)
-    if contestant in found.absent:
-        pytest.skip(found.absent[contestant])
-    if contestant not in found.losses:
-        pytest.skip("compiles for half a minute: when timed")
-    if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+    if not report(benchmark, found, contestant):
         return
-    record(benchmark, found.seconds[contestant])
-    widths = "-".join(map(str, (made.x.shape[1], *made.hidden, made.outputs)))
-    note("epoch", workload, contestant, size=sum(p.size for p in made.weights),
-         shape=f"{widths}, batch {made.batch_size}", title=TITLES[workload], flops=made.flops,
-         samples=len(made.order))  # fmt: skip
+    note("epoch", workload, contestant, size=made.parameters, shape=made.shape, title=TITLES[workload],
+         flops=made.flops, samples=len(made.order))  # fmt: skip
     benchmark.extra_info["loss"] = found.losses[contestant][0] if contestant != "sklearn" else None

@@ -36,6 +36,15 @@ class Workload:
         return self.y.ndim == 1
 
     @property
+    def parameters(self) -> int:
+        return sum(p.size for p in self.weights)
+
+    @property
+    def shape(self) -> str:
+        """All widths, and the rows of a batch."""
+        return f"{'-'.join(map(str, (self.x.shape[1], *self.hidden, self.outputs)))}, batch {self.batch_size}"
+
+    @property
     def steps(self) -> int:
         return -(-len(self.order) // self.batch_size)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.contest import contest
+from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.cuda.needs import require_device
 from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent, Workload, make, random_classes
@@ -103,17 +103,10 @@ def test_network(benchmark, note, request, pick, name, contestant):
     else:
         rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
         found = hold(request, lambda names: held(workload, names, rounds))
-        if contestant in found.absent:
-            pytest.skip(found.absent[contestant])
-        if contestant not in found.losses:
-            pytest.skip("compiles for half a minute: when timed")
-        if benchmark.disabled:
-            benchmark(lambda: None)  # agreement was what mattered
+        if not report(benchmark, found, contestant):
             return
-        record(benchmark, found.seconds[contestant])
-    widths = "-".join(map(str, (workload.x.shape[1], *workload.hidden, workload.outputs)))
-    note("epoch", name, contestant, size=sum(p.size for p in workload.weights), dtype=workload.dtype, title=title,
-         shape=f"{widths}, batch {workload.batch_size}", flops=workload.flops, samples=len(workload.order))  # fmt: skip
+    note("epoch", name, contestant, size=workload.parameters, dtype=workload.dtype, title=title,
+         shape=workload.shape, flops=workload.flops, samples=len(workload.order))  # fmt: skip
     benchmark.extra_info["seconds of a step"] = benchmark.stats.stats.median / workload.steps
 
 
