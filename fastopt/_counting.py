@@ -33,8 +33,7 @@ class Counting(OnDevice):
         return bool(self.memory.parameters[0].gpu.capturing(self.stream()))
 
     def made(self, kernels: Any, planned: list[Planned]) -> Any:
-        if self.capturing:
-            raise RuntimeError("the first step cannot be captured into a CUDA graph: make one before, as a warm-up")
+        kernels.refuse_capture(self.memory.parameters[0].gpu, self.stream())
         self.counts.write((self.done - self.origins).astype(np.float64), self.stream())
         at = [kernels.Number(self.counts.address + 8 * i, 8) for i in range(len(planned))]
         return kernels.ArrayPlan(planned, self.memory.owners, at, self.captured)

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 
 from .. import _backends
-from ..kernels.formulas import OPTIMIZERS
-from ..kernels.spec import Target
 from ._again import same_again
 from ._place import DEVICE
 from ._rules import Group, peer_of, why_not_there
-from ._slots import Slot, lay_out, why_not_gradient
+from ._slots import Slot, lay_out, targets_of, why_not_gradient
 
 Job = tuple[Slot, torch.Tensor]
 Key = tuple[torch.device, bool]  # of a plan: which GPU, and whether it counts steps
@@ -50,18 +48,9 @@ class There:
         kernels = _backends.get(_backends.DEVICE)
         self.counted = key[1]
         self.members = [slot for slot in slots if slot.rule and slot.home == DEVICE and key_of(slot) == key]
-        for place, slot in enumerate(self.members):
-            slot.place = place
-        targets = [
-            Target(
-                slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
-                slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
-            )
-            for slot in self.members
-        ]  # fmt: skip
+        targets = targets_of(self.members)
         self.gpu = kernels.gpu_of({slot.address for slot in self.members})
-        if self.gpu.capturing(_stream(self.members[0].p)):
-            raise RuntimeError("the first step cannot be captured into a CUDA graph: make one before, as a warm-up")
+        kernels.refuse_capture(self.gpu, _stream(self.members[0].p))
         if self.counted:
             counts = [slot.count for slot in self.members if slot.count is not None]
             self.steps = counts  # alive as long as the plan that writes to them

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..kernels.formulas import OPTIMIZERS
+from ..kernels.spec import Target
 from . import _place
 from ._place import DEVICE, HOST, lacking
 from ._rules import Group, counts_steps, names_of, new_states
@@ -129,6 +131,19 @@ def make_slots(groups: Sequence[Group]) -> list[Slot]:
                 break
             slot.reason, other.reason = slot.reason or SHARED, other.reason or SHARED
     return slots
+
+
+def targets_of(members: Sequence[Slot]) -> list[Target]:
+    """What a plan of these parameters is made of; each takes its place in it."""
+    for place, slot in enumerate(members):
+        slot.place = place
+    return [
+        Target(
+            slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
+            slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
+        )
+        for slot in members
+    ]  # fmt: skip
 
 
 def why_not_parameter(p: torch.Tensor) -> str:

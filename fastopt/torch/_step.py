@@ -13,13 +13,12 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
 from .._hyper import check_hyper
 from ..kernels.cpu.plan import Plan
-from ..kernels.formulas import BOUND, OPTIMIZERS, clip_factor
-from ..kernels.spec import Target
+from ..kernels.formulas import BOUND, clip_factor
 from ._again import same_again
 from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
 from ._place import DEVICE, HOST
 from ._rules import peer_of, read_group
-from ._slots import Slot, lay_out, make_slots, why_not_gradient
+from ._slots import Slot, lay_out, make_slots, targets_of, why_not_gradient
 
 
 def watched(optimizer: Any) -> bool:
@@ -160,16 +159,7 @@ class _Work:
         """The plan of all slots whose states are known."""
         members = [slot for slot in self.slots if slot.rule and slot.home == HOST]
         self.count = len(members)
-        for place, slot in enumerate(members):
-            slot.place = place
-        targets = [
-            Target(
-                slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
-                slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
-            )
-            for slot in members
-        ]  # fmt: skip
-        self.plan = Plan(targets, limit=torch.get_num_threads)
+        self.plan = Plan(targets_of(members), limit=torch.get_num_threads)
         return self.plan
 
 

@@ -29,6 +29,7 @@ _HOMES = {
     "gradient_norm": "arrays",
     "loss": "losses",
     "numpy_dtype": "arrays",
+    "refuse_capture": "counted",
     "see": "arrays",
     "to_host": "memory",
     "update": "arrays",

@@ -112,6 +112,12 @@ class Number(NamedTuple):
     bytes: int
 
 
+def refuse_capture(gpu: Any, stream: int) -> None:
+    """Raises RuntimeError if the stream is being captured, before a first step, which loads what must be loaded."""
+    if gpu.capturing(stream):
+        raise RuntimeError("the first step cannot be captured into a CUDA graph: make one before, as a warm-up")
+
+
 class CountedPlan(Tables):
     """As Plan, but that the device counts the steps of every array, and none that it skips.
 
@@ -163,9 +169,9 @@ class CountedPlan(Tables):
         with self._lock, self.gpu.active():
             if not there.any():
                 return
+            if not self._begun:
+                refuse_capture(self.gpu, stream)
             capturing = self.gpu.capturing(stream)
-            if capturing and not self._begun:
-                raise RuntimeError("the first step cannot be captured into a CUDA graph: make one before, as a warm-up")
             # With a guard the factor comes from the device: rows hold 1 or -1 for it, so that the bits are the same.
             head = (g, there, options, 1.0 if guarded else scale)
             settings = _settings(guard, scale)

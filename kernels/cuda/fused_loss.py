@@ -13,6 +13,7 @@ import numpy as np
 from ..formulas import ACTIVATIONS, LOSSES
 from .compile import device
 from .fused_layout import LANES, H, L
+from .losses import largest
 from .primitives import SHARED, loader, reader, storer, writer
 
 read_word = reader("int64", 1, SHARED)
@@ -34,23 +35,10 @@ def _errors(kind):
     return device(both if kind.metrics & {"squared", "absolute"} else neither)
 
 
-def _best(kind):
-    load, size = loader(kind.dtype, 1, SHARED), np.dtype(kind.dtype).itemsize
-
-    def best(row, columns):
-        found, most = 0, load((row,), 0)[0][0]
-        for j in range(1, columns):
-            x = load((row,), j * size)[0][0]
-            if x > most:
-                found, most = j, x
-        return found
-
-    return device(best)
-
-
 def _right(kind):
     """Whether the class of a row is right: of a single output, the side of the boundaries that it is on."""
-    load, real, best, labels = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), _best(kind), kind.labels
+    load, real, labels = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), kind.labels
+    best = largest(kind.dtype, SHARED)
 
     def of_label(table, z, t, row, gap, columns):
         return best(z + row * gap, columns) == read_word(t + row * 8)[0]

@@ -27,7 +27,7 @@ from .compile import THREADS, Kernel, device
 from .epilogues import DEEP, LANES, Shape, launch
 from .epilogues import activate as activate_elements
 from .layout import CLOCK, CONTROL, ROW, TOTALS, offset
-from .primitives import loader, reader, storer, writer
+from .primitives import GLOBAL, loader, reader, storer, writer
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
 ROWS = 4 * DEEP  # of a tile, where it goes by rows
@@ -194,8 +194,9 @@ def _softmax(dtype):
 
 
 # ---------------------------------------------------------------- accuracy
-def _accuracy(dtype, labels):
-    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+def largest(dtype, space):
+    """The number of the largest element of a row in a space of memory; of equal ones the first."""
+    load, size = loader(dtype, 1, space), np.dtype(dtype).itemsize
 
     def best_of(row, columns):
         best, most = 0, load((row,), 0)[0][0]
@@ -205,7 +206,12 @@ def _accuracy(dtype, labels):
                 best, most = j, x
         return best
 
-    best_of = device(best_of)
+    return device(best_of)
+
+
+def _accuracy(dtype, labels):
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    best_of = largest(dtype, GLOBAL)
 
     def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
         # A thread takes a row: of a single column, the side of the boundaries (of z, of t) that it is on.
