@@ -655,7 +655,7 @@ def test_info_finds_data(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lacking", "install"), [({"mkl"}, "pip install 'fastopt[mkl]'"), ({"pooch"}, "pip install 'fastopt[datasets]'")]
+    ("lacking", "install"), [({"mkl"}, "pip install 'fastopt[mkl]'"), ({"pooch"}, "pip install 'fastopt[data]'")]
 )
 def test_info_says_what_is_missing(run, monkeypatch, lacking, install):
     monkeypatch.setattr(info, "_version", lambda name: None if name in lacking else "1")

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fastopt import datasets
-from fastopt._idx import read_idx
+from fastopt.datasets import loading
+from fastopt.datasets._idx import read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -56,8 +57,8 @@ def write_set(folder, packed=False, **changes):
 def no_data_outside(monkeypatch):
     """Neither data on this machine nor pooch is found unless a test says so."""
     monkeypatch.delenv("FASTOPT_DATA_DIR", raising=False)
-    sources = {name: source._replace(folders=()) for name, source in datasets._SOURCES.items()}
-    monkeypatch.setattr(datasets, "_SOURCES", sources)
+    sources = {name: source._replace(folders=()) for name, source in loading._SOURCES.items()}
+    monkeypatch.setattr(loading, "_SOURCES", sources)
     monkeypatch.setitem(sys.modules, "pooch", None)
 
 
@@ -118,8 +119,8 @@ def test_places(tmp_path, monkeypatch, way, sub, packed):
     elif way == "environment":
         monkeypatch.setenv("FASTOPT_DATA_DIR", str(tmp_path))
     else:
-        source = datasets._SOURCES["mnist"]._replace(folders=(str(tmp_path / sub),))
-        monkeypatch.setitem(datasets._SOURCES, "mnist", source)
+        source = loading._SOURCES["mnist"]._replace(folders=(str(tmp_path / sub),))
+        monkeypatch.setitem(loading._SOURCES, "mnist", source)
     data = datasets.load("mnist", folder)
     expected = list(small_set().values())
     assert data.x_train.dtype == np.float32
@@ -176,10 +177,10 @@ def test_fashion_mnist_as_debian_packs_it(monkeypatch):
 
 @pytest.mark.parametrize(("name", "debian"), [("mnist", False), ("fashion-mnist", True)])
 def test_without_pooch_the_ways_to_get_the_data_are_named(monkeypatch, name, debian):
-    source = datasets._SOURCES[name]._replace(folders=("/nowhere",) if debian else ())
-    monkeypatch.setitem(datasets._SOURCES, name, source)
+    source = loading._SOURCES[name]._replace(folders=("/nowhere",) if debian else ())
+    monkeypatch.setitem(loading._SOURCES, name, source)
     with pytest.raises(
-        FileNotFoundError, match=r"pass the folder .* FASTOPT_DATA_DIR.*fastopt\[datasets\]"
+        FileNotFoundError, match=r"pass the folder .* FASTOPT_DATA_DIR.*fastopt\[data\]"
     ) as error:
         datasets.load(name)
     assert ("apt install dataset-fashion-mnist" in str(error.value)) == debian
@@ -206,10 +207,10 @@ def server(tmp_path, monkeypatch):
         sums = {
             file: hashlib.sha256((mirror / f"{file}.gz").read_bytes()).hexdigest() for file in small_set()
         }
-        source = datasets._SOURCES["mnist"]._replace(
+        source = loading._SOURCES["mnist"]._replace(
             url=f"http://127.0.0.1:{httpd.server_port}/", sha256=sums
         )
-        monkeypatch.setitem(datasets._SOURCES, "mnist", source)
+        monkeypatch.setitem(loading._SOURCES, "mnist", source)
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         yield mirror, requests

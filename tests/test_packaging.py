@@ -63,6 +63,7 @@ def test_metadata(site):
         "bench",
         "cuda",
         "cuda-compiler",
+        "data",
         "datasets",
         "mkl",
         "plot",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import datasets
+from ..datasets import loading
 from .tables import in_bytes
 
 PACKAGES = (
@@ -77,7 +78,7 @@ def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
     """Whether something is missing, what that means, and how to get it."""
     versions, data, cuda = facts["versions"], facts["data"], facts["cuda"]
     intel = platform.machine().lower() in ("x86_64", "amd64")
-    download = "pip install 'fastopt[datasets]', which lets fastopt download it"
+    download = "pip install 'fastopt[data]', which lets fastopt download it"
     return [
         (
             facts["blas"].get("name") == "none",
@@ -167,12 +168,12 @@ def _place(name: str) -> str | None:
         return "ships with fastopt"
     setting = os.environ.get("FASTOPT_DATA_DIR")
     places = [Path(setting), Path(setting) / name] if setting else []
-    places += [Path(folder) for folder in datasets._SOURCES[name].folders]
+    places += [Path(folder) for folder in loading._SOURCES[name].folders]
     if importlib.util.find_spec("pooch"):
         import pooch
 
         places.append(Path(pooch.os_cache("fastopt")) / name)
-    complete = (place for place in places if all(datasets._find(place, file) for file in datasets._IDX_FILES))
+    complete = (place for place in places if all(loading._find(place, file) for file in loading._IDX_FILES))
     return next(map(str, complete), None)
 
 

@@ -1,10 +1,4 @@
-"""Data to train on: a set that ships with the package, two well-known ones, and files of one's own.
-
->>> from fastopt import datasets
->>> data = datasets.load("digits")
->>> data.x_train.shape, data.x_train.dtype, data.y_train.shape, data.y_train.dtype, data.classes
-((1437, 64), dtype('float32'), (1437,), dtype('int64'), 10)
-"""
+"""Data sets by name: one ships with the package, two are read from IDX files, which pooch can download."""
 
 from __future__ import annotations
 
@@ -15,26 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._idx import read_idx
-from fastopt._tables import read_arrays
-
-
-class Dataset(NamedTuple):
-    """Arrays to train and test on.
-
-    `x_train` (rows, features) and `x_test` are float32. For classification `y_train` and `y_test` are int64
-    (rows,) with labels 0 .. classes-1; for regression (`classes` is 0) they are float32 (rows, outputs).
-    """
-
-    name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: int
-    description: str
-    source: str
-    licence: str
+from ._idx import read_idx
+from .dataset import Dataset
 
 
 class _Source(NamedTuple):
@@ -125,32 +101,6 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     return _load_idx(name, _find_files(name, folder))
 
 
-def read_table(path: str | os.PathLike[str], target: str | int | None = None, seed: int = 0) -> Dataset:
-    """Return the numbers in a .npz or .csv file as a Dataset, values as they are (nothing is scaled).
-
-    A .npz file holds the arrays x and y, or x_train, y_train and, if it has a test part, x_test, y_test; rows
-    of more than one dimension are flattened. A CSV file holds numbers separated by commas, with or without a
-    header line; `target` is the name or the index of the column to predict, by default the last. Whole-number
-    targets are labels and must be 0 .. classes-1, each of them present; targets written with a point (or of
-    a float type) mean regression. Without a test part, a fifth of the rows, drawn with `seed`, is held out.
-
-    Raises FileNotFoundError; and ValueError, naming the file and the line, for cells that are not finite
-    numbers, ragged rows, missing or mismatched arrays, and labels that leave a gap.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "xor.csv"
-    ...     _ = path.write_text("a,b,xor\\n0,0,0\\n0,1,1\\n1,0,1\\n1,1,0\\n0,0,0\\n")
-    ...     data = read_table(path)
-    >>> data.x_train.shape, data.x_test.shape, data.classes
-    ((4, 2), (1, 2), 2)
-    """
-    path = Path(path)
-    x, y, x_test, y_test, classes = read_arrays(path, target, seed)
-    description = f"{len(x) + len(x_test)} rows of {path.name}"
-    return Dataset(path.stem, x, y, x_test, y_test, classes, description, source=str(path), licence="")
-
-
 def _load_digits() -> Dataset:
     with resources.files("fastopt.data").joinpath("digits.npz").open("rb") as file, np.load(file) as archive:
         x, y = archive["x"], archive["y"].astype(np.int64)
@@ -232,7 +182,7 @@ def _download(name: str) -> dict[str, Path]:
     debian = ", or apt install dataset-fashion-mnist" if source.folders else ""
     ways = (
         f"pass the folder that holds its IDX files, or name that folder in FASTOPT_DATA_DIR{debian}, "
-        "or let fastopt download them: pip install 'fastopt[datasets]'"
+        "or let fastopt download them: pip install 'fastopt[data]'"
     )
     try:
         import pooch

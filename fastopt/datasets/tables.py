@@ -5,14 +5,43 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from .dataset import Dataset
+
 HELD_OUT = 5  # one row in five is held out where a file brings no test part
 NPZ_NAMES = (("x", "y"), ("x_train", "y_train"), ("x_train", "y_train", "x_test", "y_test"))
+
+
+def read_table(path: str | os.PathLike[str], target: str | int | None = None, seed: int = 0) -> Dataset:
+    """Return the numbers in a .npz or .csv file as a Dataset, values as they are (nothing is scaled).
+
+    A .npz file holds the arrays x and y, or x_train, y_train and, if it has a test part, x_test, y_test; rows
+    of more than one dimension are flattened. A CSV file holds numbers separated by commas, with or without a
+    header line; `target` is the name or the index of the column to predict, by default the last. Whole-number
+    targets are labels and must be 0 .. classes-1, each of them present; targets written with a point (or of
+    a float type) mean regression. Without a test part, a fifth of the rows, drawn with `seed`, is held out.
+
+    Raises FileNotFoundError; and ValueError, naming the file and the line, for cells that are not finite
+    numbers, ragged rows, missing or mismatched arrays, and labels that leave a gap.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "xor.csv"
+    ...     _ = path.write_text("a,b,xor\\n0,0,0\\n0,1,1\\n1,0,1\\n1,1,0\\n0,0,0\\n")
+    ...     data = read_table(path)
+    >>> data.x_train.shape, data.x_test.shape, data.classes
+    ((4, 2), (1, 2), 2)
+    """
+    path = Path(path)
+    x, y, x_test, y_test, classes = read_arrays(path, target, seed)
+    description = f"{len(x) + len(x_test)} rows of {path.name}"
+    return Dataset(path.stem, x, y, x_test, y_test, classes, description, source=str(path), licence="")
 
 
 def read_arrays(

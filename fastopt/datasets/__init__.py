@@ -1,0 +1,13 @@
+"""Data to train on: a set that ships with the package, two well-known ones, and files of one's own.
+
+>>> from fastopt import datasets
+>>> data = datasets.load("digits")
+>>> data.x_train.shape, data.x_train.dtype, data.y_train.shape, data.y_train.dtype, data.classes
+((1437, 64), dtype('float32'), (1437,), dtype('int64'), 10)
+"""
+
+from .dataset import Dataset
+from .loading import NAMES, load
+from .tables import read_table
+
+__all__ = ["NAMES", "Dataset", "load", "read_table"]
