@@ -8,6 +8,7 @@
 
 from .dataset import Dataset
 from .loading import NAMES, load
+from .preparation import Preparation
 from .tables import read_table
 
-__all__ = ["NAMES", "Dataset", "load", "read_table"]
+__all__ = ["NAMES", "Dataset", "Preparation", "load", "read_table"]

@@ -1,236 +1,368 @@
-"""Numbers from the files that users bring: CSV and .npz. Every error names the file and the place in it."""
+"""Tables and .npz files that users bring, as data sets."""
 
 from __future__ import annotations
 
-import csv
-import itertools
-import math
+import logging
 import os
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import batching
+from ._columns import Column, read_column
+from ._frames import BINARY, is_frame, read_binary, table_of
+from ._layout import TableLayout, check_unique
+from ._npz import Part, read_npz
+from ._table import Table
+from ._targets import Targets, check_wish, choose
+from ._text_files import Expected, TextOptions, is_text, read_text
 from .dataset import Dataset
+from .preparation import Preparation, check_missing, choose_rows
+
+log = logging.getLogger("fastopt")
 
 HELD_OUT = 5  # one row in five is held out where a file brings no test part
-NPZ_NAMES = (("x", "y"), ("x_train", "y_train"), ("x_train", "y_train", "x_test", "y_test"))
+KINDS = ".npz, .csv, .tsv, .txt (or .gz of these), .parquet or .feather"
 
 
-def read_table(path: str | os.PathLike[str], target: str | int | None = None, seed: int = 0) -> Dataset:
-    """Return the numbers in a .npz or .csv file as a Dataset, values as they are (nothing is scaled).
+class TableOptions(NamedTuple):
+    """What the user says of a table; see `read_table`."""
 
-    A .npz file holds the arrays x and y, or x_train, y_train and, if it has a test part, x_test, y_test; rows
-    of more than one dimension are flattened. A CSV file holds numbers separated by commas, with or without a
-    header line; `target` is the name or the index of the column to predict, by default the last. Whole-number
-    targets are labels and must be 0 .. classes-1, each of them present; targets written with a point (or of
-    a float type) mean regression. Without a test part, a fifth of the rows, drawn with `seed`, is held out.
+    target: str | int | None = None
+    text: TextOptions = TextOptions()
+    drop: tuple[str | int, ...] = ()
+    categorical: tuple[str | int, ...] = ()
+    missing: str = "refuse"
+    targets: str = "auto"
+    dtype: str = "float32"
+    seed: int = 0
+    validation_split: float = 0.0  # share of the training rows that nothing is learnt from
 
-    Raises FileNotFoundError; and ValueError, naming the file and the line, for cells that are not finite
-    numbers, ragged rows, missing or mismatched arrays, and labels that leave a gap.
+
+def read_table(
+    data: Any,
+    target: str | int | None = None,
+    seed: int = 0,
+    *,
+    sep: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    encoding: str | None = None,
+    drop: str | int | Sequence[str | int] = (),
+    categorical: str | int | Sequence[str | int] = (),
+    missing: str = "refuse",
+    targets: str = "auto",
+    dtype: str = "float32",
+) -> Dataset:
+    """Return a table or a .npz file as a Dataset; numbers are as they are, nothing is scaled.
+
+    data     a path: .csv, .tsv, .txt (also .tab, .dat, .data; packed as .gz, .bz2, .xz or .zip), .parquet, .feather or
+             .npz; or a frame of pandas, polars or pyarrow. Tables need pandas (extra `data`)
+    target   name or index of the column to predict, by default the last one. A name goes before an index; an index
+             counts the columns of the file from 0, from the end where it is negative
+    seed     of the fifth of the rows that is held out for the test; if it can be, every class is among the others
+    sep      delimiter of a text file: a character, "tab" or "space" (any run of blanks). By default the one of tab,
+             semicolon, comma, bar and space that divides the first lines best
+    decimal  "." or ","; by default a comma if numbers are written with commas and none with a point. Marks between
+             thousands (1,234.5 or 1.234,5) are understood
+    header   True or False; by default found out: 0, 1, 2, ... is a header, and so is a row of text above numbers; a row
+             of numbers is data. A table of nothing but text has a header unless a cell of its first row comes again
+    encoding of a text file, by default UTF-8 (or UTF-16 with its mark)
+    drop     names or indices of columns to leave out
+    categorical  names or indices of columns to take as text, such as the numbers of categories
+    missing  missing cells (empty, NA, NaN, null, ? and the like) are an error ("refuse"), or rows with them are left
+             out ("skip"), or they are filled ("mean") with the column's mean or most frequent text, of the training
+             rows; rows without a target are then left out
+    targets  "numbers", "classes", or "auto": text, bools and whole numbers are classes, numbers with a point are
+             numbers. Whole numbers that hardly ever come again are refused under "auto": they may be either
+    dtype    of features and of targets that are numbers
+
+    Text columns (and categorical ones of pandas) are one-hot encoded, up to 1000 categories; bools are 0 and 1. Numbers
+    among text in a text file, and few cells without a number in a column of numbers, are errors. Dates are errors. A
+    first column without a name that counts the rows from 0 or 1 is left out, and so are the index of a frame and a last
+    column without name and cells. `Dataset.notes` says so. All of it is in `Dataset.preparation`, for new data.
+
+    A .npz file holds the arrays x and y, or x_train, y_train and, if it has a test part, x_test, y_test; rows of more
+    than one dimension are flattened. The options from `sep` to `missing` are not for it.
+
+    Raises FileNotFoundError; ImportError without pandas; ValueError, naming the file and, for a cell, column and row,
+    for cells that are not finite, ragged rows and everything else that is said above to be an error. Rows of text files
+    are called by their lines in the file, counted from 1; others are counted from 0.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "xor.csv"
-    ...     _ = path.write_text("a,b,xor\\n0,0,0\\n0,1,1\\n1,0,1\\n1,1,0\\n0,0,0\\n")
+    ...     path = Path(folder) / "fruit.csv"
+    ...     _ = path.write_text("weight;colour;fruit\\n" + "0,2;red;apple\\n0,1;yellow;lemon\\n0,15;green;apple\\n" * 2)
     ...     data = read_table(path)
-    >>> data.x_train.shape, data.x_test.shape, data.classes
-    ((4, 2), (1, 2), 2)
+    >>> data.x_train.shape, data.x_test.shape, data.classes, data.labels.tolist()
+    ((5, 4), (1, 4), 2, ['apple', 'lemon'])
+    >>> data.preparation.feature_names
+    ['weight', 'colour=green', 'colour=red', 'colour=yellow']
     """
-    path = Path(path)
-    x, y, x_test, y_test, classes = read_arrays(path, target, seed)
-    description = f"{len(x) + len(x_test)} rows of {path.name}"
-    return Dataset(path.stem, x, y, x_test, y_test, classes, description, source=str(path), licence="")
+    options = TableOptions(
+        target, TextOptions(sep, decimal, header, encoding), _several(drop), _several(categorical), missing, targets,
+        dtype, seed,
+    )  # fmt: skip
+    dataset = load_table(data, options)
+    for note in dataset.notes:
+        log.warning("%s: %s", dataset.source or dataset.name, note)
+    return dataset
 
 
-def read_arrays(
-    path: Path, target: str | int | None, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return x, y, x_test, y_test and the number of classes (0: regression) of a .npz or .csv file.
+def load_table(data: Any, options: TableOptions) -> Dataset:
+    """Return the data set that `read_table` describes, without logging its notes."""
+    check_missing(options.missing)
+    check_wish(options.targets)
+    if not is_frame(data):
+        path = check_path(data)
+        if path.suffix.lower() == ".npz":
+            return _from_npz(path, options)
+    name = "table" if is_frame(data) else Path(os.fsdecode(data)).name.partition(".")[0]
+    return _from_table(open_table(data, options.text, _expected_text(options.categorical)), options, name)
 
-    x are float32 (rows, features); y int64 labels (rows,) or float32 (rows, outputs).
-    See fastopt.datasets.read_table.
-    """
-    kind = path.suffix.lower()
-    if kind not in (".npz", ".csv"):
-        raise ValueError(f"{path}: expected a file whose name ends in .npz or .csv")
+
+def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected = Expected()) -> Table:  # noqa: B008
+    """Return the table in a file, or of a frame; ValueError for a file of another kind."""
+    if is_frame(data):
+        _refuse_text_options(text, "a frame")
+        return table_of(data)
+    path = check_path(data)
+    if is_text(path):
+        return read_text(path, text, expected)
+    _refuse_text_options(text, path.suffix)
+    return read_binary(path)
+
+
+def open_new_table(data: Any, preparation: Preparation, text: TextOptions = TextOptions()) -> Table:  # noqa: B008
+    """Return a table that a preparation is to be applied to: its columns are read as those that were learnt from."""
+    layout = preparation.layout
+    names = [column.name for column in preparation.columns if column.name]
+    target = [layout.target_name] if layout.target_name else []
+    return open_table(data, text, Expected([*names, *target], preparation.text_columns))
+
+
+def check_path(data: Any) -> Path:
+    """Return the path of a file that may hold a table; errors for what is none, or no such file."""
+    if not isinstance(data, str | os.PathLike):
+        raise TypeError(f"a table must be a path or a frame of pandas, polars or pyarrow; got a {type(data).__name__}")
+    path = Path(os.fsdecode(data))
+    if not (is_text(path) or path.suffix.lower() in (*BINARY, ".npz")):
+        raise ValueError(f"{path}: expected a file whose name ends in {KINDS}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    if kind == ".npz" and target is not None:
-        raise ValueError(f"{path}: a target column is for CSV files; a .npz file names its targets y")
-    arrays = read_npz(path) if kind == ".npz" else read_csv(path, target)
-    parts = [_features_and_targets(path, x, y) for x, y in zip(arrays[::2], arrays[1::2], strict=True)]
-    (x, y), (x_test, y_test) = parts if len(parts) == 2 else _hold_out(path, *parts[0], seed)
-    if x.shape[1:] != x_test.shape[1:] or y.shape[1:] != y_test.shape[1:] or y.dtype != y_test.dtype:
-        raise ValueError(
-            f"{path}: expected the same columns and types in both parts: x {x.shape} and {x_test.shape}, "
-            f"y {y.shape} {y.dtype} and {y_test.shape} {y_test.dtype}"
-        )
-    classes = _count_classes(path, np.concatenate([y, y_test])) if y.dtype == np.int64 else 0
-    return x, y, x_test, y_test, classes
+    return path
 
 
-def read_npz(path: Path) -> tuple[np.ndarray, ...]:
-    """Return the arrays of a .npz file in the order of NPZ_NAMES; nothing is unpickled."""
-    with open(path, "rb") as file:  # np.load would leave a damaged file open
-        try:
-            return _npz_arrays(np.load(file, allow_pickle=False))
-        # A damaged file makes NumPy raise almost anything: BadZipFile, TokenError, SyntaxError ...
-        except Exception as error:
-            raise ValueError(f"{path}: cannot be read as a .npz file of numbers: {error}") from error
+def _several(columns: Any) -> tuple[str | int, ...]:
+    return (columns,) if isinstance(columns, str | int) else tuple(columns)
 
 
-def _npz_arrays(archive: object) -> tuple[np.ndarray, ...]:
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it holds a single .npy array")
-    names = next((names for names in NPZ_NAMES if set(names) == set(archive.files)), None)
-    if names is None:
-        known = "; or ".join(", ".join(names) for names in NPZ_NAMES)
-        raise ValueError(f"expected the arrays {known}; it holds {', '.join(archive.files) or 'none'}")
-    arrays = tuple(archive[name] for name in names)
-    if not all(isinstance(array, np.ndarray) for array in arrays):  # bytes, where a member is no .npy file
-        raise ValueError("expected every member to be an array")
-    return arrays
+def _refuse_text_options(text: TextOptions, kind: str) -> None:
+    given = [name for name, value in zip(text._fields, text, strict=True) if value is not None]
+    if given:
+        raise ValueError(f"{given[0]} is for text files, not for {kind}")
 
 
-def read_csv(path: Path, target: str | int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features, targets) of a CSV file: float64 (rows, columns - 1), and int64 or float64 (rows,).
+def _expected_text(categorical: Sequence[str | int]) -> Expected:
+    """Columns that are to be read as text; what is wrong with their names is said once the table is there."""
 
-    The targets are int64 where every cell of that column is written as a whole number. A first line without
-    a single number in it is a header. `target` is a column's name or index, by default the last column's.
+    def positions(names: list[str] | None, width: int) -> list[int]:
+        found = []
+        for column in categorical:
+            if names is not None and str(column) in names:
+                found.append(names.index(str(column)))
+            else:
+                try:
+                    found.append(range(width)[int(column)])
+                except (ValueError, IndexError):
+                    continue
+        return found
+
+    return Expected(text=positions)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
+    empty = columns_without_data(table)
+    last = max(i for i in range(table.width) if i not in empty)
+    target = last if options.target is None else table.find("target", options.target)
+    dropped = [table.find("drop", column) for column in options.drop]
+    if target in dropped:
+        raise ValueError(f"{table.source}: {table.title(target)} is the target and cannot be left out")
+    automatic = [i for i in empty if i not in (target, *dropped)]
+    table.notes.extend(empty[i] for i in automatic)
+    left_out = sorted({*dropped, *automatic})
+    features = [i for i in range(table.width) if i != target and i not in left_out]
+    if 0 in features and table.names is not None and _is_unnamed(table.names[0]):
+        table.notes.append(f"{_first_title(table.names[0])} is taken as data; --drop {table.key(0)!r} leaves it out")
+    categorical = {table.find("categorical", column) for column in options.categorical}
+    _check_columns(table, features, target, categorical)
+    columns = {i: read_column(table, i, as_text=i in categorical) for i in features}
+    goal = read_column(table, target)
+    rows = choose_rows(table, {**columns, target: goal}, options.missing, target)
+    if len(rows) < 2:
+        raise ValueError(f"{table.source}: expected at least two rows (train and test); got {len(rows)}")
+    y = _targets_of(table, target, goal, rows, options)
+    train, test = hold_out(len(rows), y.y if y.labels is not None else None, options.seed)
+    learning = rows[train][_learning(len(train), options)]
+    target_name = table.names[target] if table.names is not None else None
+    layout = TableLayout(table.width, table.names is not None, target, target_name, tuple(left_out))
+    preparation = Preparation.learn(table, columns, layout, options.missing, rows, learning, categorical)
+    x = preparation.encode(table, columns, rows, options.dtype)
+    return Dataset(
+        name=name,
+        x_train=x[train],
+        y_train=y.y[train],
+        x_test=x[test],
+        y_test=y.y[test],
+        classes=0 if y.labels is None else len(y.labels),
+        description=f"{len(rows)} rows of {Path(table.source).name}",
+        source=table.source,
+        licence="",
+        labels=y.labels,
+        preparation=preparation,
+        notes=tuple(table.notes),
+        targets=f"{table.title(target)}, {y.decided}",
+    )
+
+
+def columns_without_data(table: Table) -> dict[int, str]:
+    """Return the positions of columns that are no data, with remarks.
+
+    They are a first column without a name that counts the rows, pandas' indices, and columns with neither a name nor a
+    cell, such as that of a comma at every line's end.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return _parse(_rows(file), target)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8: {error}") from error
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from error
+    found = {}
+    for i in range(table.width):
+        name = "" if table.names is None else table.names[i]
+        if name.startswith("__index_level_"):
+            found[i] = f"column {name!r}, an index of pandas, is left out"
+        elif _is_unnamed(name) and table.frame.iloc[:, i].isna().all():
+            found[i] = f"column {i} (counted from 0), which is empty, is left out"
+        elif i == 0 and table.names is not None and _is_unnamed(name) and _counts_rows(table):
+            found[i] = f"{_first_title(name)} counts the rows and is left out"
+    return found if len(found) < table.width else {}
 
 
-def _rows(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Every row that is not blank, with the number of the line on which it ends."""
-    reader = csv.reader(file, skipinitialspace=True)
-    for row in reader:
-        if len(row) > 1 or any(cell.strip() for cell in row):
-            yield reader.line_num, row
+def _first_title(name: str) -> str:
+    return f"column {name!r}" if name else "the first column, which has no name,"
 
 
-def _parse(rows: Iterator[tuple[int, list[str]]], target: str | int | None) -> tuple[np.ndarray, np.ndarray]:
-    first = next(rows, None)
-    if first is None:
-        raise ValueError("expected rows of numbers, but the file is empty")
-    header = None if any(_is_number(cell) for cell in first[1]) else [cell.strip() for cell in first[1]]
-    width = len(first[1])
-    if width < 2:
-        raise ValueError(
-            f"line {first[0]}: expected at least two columns separated by commas, but it has one"
-        )
-    column = _target_column(target, header, width)
-    values, whole = _numbers(rows if header else itertools.chain([first], rows), width, column)
-    table = np.frombuffer(values, np.float64).reshape(-1, width)
-    if not len(table):
-        raise ValueError("expected rows of numbers, but there is only a header")
-    targets = table[:, column]
-    return np.delete(table, column, axis=1), targets.astype(np.int64) if whole else targets.copy()
+def _is_unnamed(name: str) -> bool:
+    return name == "" or name.startswith("Unnamed: ")
 
 
-def _numbers(rows: Iterable[tuple[int, list[str]]], width: int, column: int) -> tuple[array[float], bool]:
-    """All cells in row order, and whether every cell of `column` is written as a whole number."""
-    values = array("d")
-    whole = True
-    for line, row in rows:
-        if len(row) != width:
-            raise ValueError(
-                f"line {line}: expected {width} columns, as in the first line, but it has {len(row)}"
-            )
-        try:
-            numbers = [float(cell) for cell in row]
-        except ValueError:
-            bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
-            raise ValueError(f"line {line}, column {bad + 1}: expected a number: {row[bad][:40]!r}") from None
-        # A sum is finite unless a term is not (or the sum overflows: then the slower test decides).
-        if not math.isfinite(sum(numbers)) and not all(map(math.isfinite, numbers)):
-            bad = next(i for i, number in enumerate(numbers) if not math.isfinite(number))
-            raise ValueError(f"line {line}, column {bad + 1}: expected a finite number: {row[bad][:40]!r}")
-        values.extend(numbers)
-        whole = whole and row[column].strip().lstrip("+-").isdecimal() and abs(numbers[column]) < 2**53
-    return values, whole
-
-
-def _target_column(target: str | int | None, header: list[str] | None, width: int) -> int:
-    if target is None:
-        return width - 1
-    if header and target in header:
-        return header.index(str(target))
-    try:
-        column = int(target)
-    except ValueError:
-        names = (
-            f"its columns are {', '.join(header)}" if header else "it has no header: give the column's index"
-        )
-        raise ValueError(f"there is no column {target!r}; {names}") from None
-    if not -width <= column < width:
-        raise ValueError(f"expected a target column from {-width} to {width - 1}, but came {column}")
-    return column % width
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
+def _counts_rows(table: Table) -> bool:
+    series = table.frame.iloc[:, 0]
+    if series.isna().any():
         return False
-    return True
+    try:
+        values = series.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        return table.row_names
+    return table.row_names or any(np.array_equal(values, np.arange(start, start + len(values))) for start in (0, 1))
 
 
-def _features_and_targets(path: Path, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check one part; return x as float32 (rows, features), y as int64 (rows,) or float32 (rows, outputs)."""
-    for name, dtype in (("x", x.dtype), ("y", y.dtype)):
-        if dtype.kind not in "biuf":
-            raise ValueError(f"{path}: expected numbers in {name}, but its type is {dtype}")
-    if x.ndim < 2 or y.ndim not in (1, 2) or len(x) != len(y) or x.size == 0 or y.size == 0:
+def _check_columns(table: Table, features: Sequence[int], target: int, categorical: set[int]) -> None:
+    if table.width < 2:
         raise ValueError(
-            f"{path}: expected x (rows, features) and y (rows,), but came {x.shape} and {y.shape}"
+            f"{table.source}: expected at least two columns, features and a target; got {table.width}; "
+            "say the delimiter (sep, --sep) if it is another one"
         )
-    rows = len(x)
-    if y.dtype.kind in "biu":
-        if y.size != rows:
-            raise ValueError(f"{path}: expected one label a row (or y of floats), but came {y.shape}")
-        if y.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"{path}: expected labels that fit int64, but came {y.max()}")
-        return _finite_float32(path, "x", x.reshape(rows, -1)), y.reshape(rows).astype(np.int64)
-    return _finite_float32(path, "x", x.reshape(rows, -1)), _finite_float32(path, "y", y.reshape(rows, -1))
+    if not features:
+        raise ValueError(f"{table.source}: no column is left for features beside the target, {table.title(target)}")
+    if target in categorical:
+        raise ValueError(f"{table.source}: {table.title(target)} is the target: give a loss of classes instead")
+    if table.names is not None:
+        try:
+            check_unique(table.names, [*features, target])
+        except ValueError as error:
+            raise ValueError(f"{table.source}: {error}") from None
 
 
-def _finite_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        result = array.astype(np.float32)
-    finite = np.isfinite(result)
-    if not finite.all():
-        row, column = (int(index) for index in np.argwhere(~finite)[0])
+def _targets_of(table: Table, target: int, goal: Column, rows: np.ndarray, options: TableOptions) -> Targets:
+    raw = goal.values[rows]
+    if goal.kind == "text":
+        raw = raw.astype(str)
+    return choose(
+        raw,
+        check_wish(options.targets),
+        f"{table.source}: {table.title(target)}",
+        lambda row: table.at(int(rows[row]), target),
+        options.dtype,
+        goal.whole,
+    )
+
+
+def _learning(rows: int, options: TableOptions) -> np.ndarray:
+    """The training rows that `fit` does not hold out, as it will with the same share and seed."""
+    if not options.validation_split:
+        return np.arange(rows)
+    return batching.split(rows, options.validation_split, options.seed, shuffle=True)[0]
+
+
+def hold_out(rows: int, codes: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of training rows and of the test rows, a fifth, drawn with `seed`.
+
+    A class (of `codes`) that has test rows only gets the first of them in exchange for a training row of another class
+    that has several.
+    """
+    order = np.random.default_rng(seed).permutation(rows)
+    test, train = np.split(order, [max(1, rows // HELD_OUT)])
+    if codes is None:
+        return train, test
+    counts = np.bincount(codes[train], minlength=int(codes.max()) + 1)
+    for lacking in np.unique(codes[test][counts[codes[test]] == 0]):
+        spare = np.flatnonzero(counts[codes[train]] > 1)
+        if not len(spare):
+            break
+        give, take = int(spare[-1]), int(np.argmax(codes[test] == lacking))
+        counts[codes[train[give]]] -= 1
+        counts[lacking] += 1
+        train[give], test[take] = test[take], train[give]
+    return train, test
+
+
+# ---------------------------------------------------------------- .npz
+
+
+def _from_npz(path: Path, options: TableOptions) -> Dataset:
+    given = {"target": options.target, "drop": options.drop, "categorical": options.categorical}
+    given |= dict(zip(options.text._fields, options.text, strict=True))
+    given |= {"missing": options.missing if options.missing != "refuse" else None}
+    for name, value in given.items():
+        if value not in (None, ()):
+            raise ValueError(f"{path}: {name} is for tables; a .npz file holds arrays, and names its targets y")
+    parts = read_npz(path, options.dtype)
+    raw = _joined(path, parts)
+    whole = raw.reshape(-1) if raw.dtype.kind != "f" else raw
+    y = choose(
+        whole, check_wish(options.targets), f"{path}: y", lambda row: f"{path}: y[{row}]", options.dtype
+    )
+    x = np.concatenate([part.x for part in parts])
+    if len(parts) == 2:
+        train, test = np.split(np.arange(len(x)), [len(parts[0].x)])
+    elif len(x) < 2:
+        raise ValueError(f"{path}: expected at least two rows (train and test); got {len(x)}")
+    else:
+        train, test = hold_out(len(x), y.y if y.labels is not None else None, options.seed)
+    return Dataset(
+        path.stem, x[train], y.y[train], x[test], y.y[test], 0 if y.labels is None else len(y.labels),
+        f"{len(x)} rows of {path.name}", str(path), "", y.labels, None, (), f"y, {y.decided}",
+    )  # fmt: skip
+
+
+def _joined(path: Path, parts: Sequence[Part]) -> np.ndarray:
+    """The targets of both parts, which must be alike."""
+    first, last = parts[0], parts[-1]
+    alike = first.y.shape[1:] == last.y.shape[1:] and (first.y.dtype.kind in "iu") == (last.y.dtype.kind in "iu")
+    if first.x.shape[1:] != last.x.shape[1:] or not alike or (first.y.dtype.kind == "U") != (last.y.dtype.kind == "U"):
         raise ValueError(
-            f"{path}: expected finite float32 numbers: {name}[{row}, {column}] is {array[row, column]}"
+            f"{path}: expected the same columns and types in both parts; got x {first.x.shape} and {last.x.shape}, "
+            f"y {first.y.shape} {first.y.dtype} and {last.y.shape} {last.y.dtype}"
         )
-    return result
-
-
-def _hold_out(
-    path: Path, x: np.ndarray, y: np.ndarray, seed: int
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    if len(x) < 2:
-        raise ValueError(f"{path}: expected at least two rows (train and test), but came {len(x)}")
-    order = np.random.default_rng(seed).permutation(len(x))
-    test, train = np.split(order, [max(1, len(x) // HELD_OUT)])
-    return (x[train], y[train]), (x[test], y[test])
-
-
-def _count_classes(path: Path, labels: np.ndarray) -> int:
-    found = np.unique(labels)
-    if found[0] != 0 or found[-1] != len(found) - 1 or len(found) < 2:
-        listed = ", ".join(str(label) for label in found[:8]) + (", ..." if len(found) > 8 else "")
-        raise ValueError(
-            f"{path}: expected labels 0, 1, ... without a gap, at least two of them, but came {listed}; "
-            f"for regression write the targets as floats"
-        )
-    return len(found)
+    return np.concatenate([part.y for part in parts])

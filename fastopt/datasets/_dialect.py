@@ -1,0 +1,219 @@
+"""Dialect of a text table: delimiter, decimal mark and header, found in its first lines or given by the user."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+DELIMITERS = ("\t", ";", ",", "|", " ")  # where several fit equally well, the first one is taken
+NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", r"\s+": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
+# The marks of a missing cell: those of pandas, and the question mark of the UCI repository and Weka.
+EXTRA_MISSING = ("?",)
+_MARKS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
+MISSING = frozenset(["", *_MARKS.split("|"), *EXTRA_MISSING])
+_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_GROUPED_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")  # 1,234.5
+_GROUPED_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?")  # 1.234,5
+_WITH_POINT, _WITH_COMMA = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?"), re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_NAME_LIKE_NUMBER = re.compile(r"\d+")  # such as the year above a column
+_DIRECTIVE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's first line
+
+
+class Dialect(NamedTuple):
+    """Delimiter (" " stands for any run of blanks), decimal mark and number of lines before the first record."""
+
+    sep: str
+    decimal: str
+    skip: int  # lines before the header or the first row: comments and Excel's directive
+    comment: list[str] | None  # names in the last comment, where it has one for every column
+
+
+def is_number(cell: str, decimal: str) -> bool:
+    """Return True for a number written with this decimal mark, with or without marks between thousands."""
+    plain, grouped = (_POINT, _GROUPED_POINT) if decimal == "." else (_COMMA, _GROUPED_COMMA)
+    return bool(plain.fullmatch(cell) or grouped.fullmatch(cell))
+
+
+def to_float(cell: str, decimal: str) -> float:
+    """Return the number that `is_number` recognised.
+
+    >>> to_float("1.234,5", ","), to_float("1,234.5", ".")
+    (1234.5, 1234.5)
+    """
+    thousands = "," if decimal == "." else "."
+    return float(cell.replace(thousands, "").replace(decimal, "."))
+
+
+def records(lines: Iterable[str], sep: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield every record that is not blank, with the number of its first line, counted from 1; cells are stripped."""
+    whitespace = sep == " "
+    if whitespace:
+        lines = (line.replace("\t", " ").rstrip() + "\n" for line in lines)
+    reader, before = csv.reader(lines, delimiter=sep, skipinitialspace=True), 0
+    for row in reader:
+        if len(row) > 1 or any(cell.strip() for cell in row):
+            yield before + 1, [cell.strip() for cell in row]
+        before = reader.line_num
+
+
+def check_sep(sep: str | None) -> str | None:
+    """Return a delimiter given by the user as one character; " " stands for any run of blanks."""
+    if sep is None:
+        return None
+    if not isinstance(sep, str):
+        raise TypeError(f"sep must be a character, or tab or space; got {sep!r}")
+    sep = NAMED_DELIMITERS.get(sep, sep)
+    if len(sep) != 1 or sep in '"\r\n\0' or sep.isalnum():
+        raise ValueError(f"sep must be one character, such as ',' or ';', or tab or space; got {sep!r}")
+    return sep
+
+
+def check_decimal(decimal: str | None) -> str | None:
+    """Return a decimal mark given by the user: "." or ","."""
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"decimal must be '.' or ','; got {decimal!r}")
+    return decimal
+
+
+def sniff(lines: Sequence[str], sep: str | None, decimal: str | None, tabs: bool) -> Dialect:
+    """Return the dialect of a table that begins with `lines`; what is given is taken.
+
+    tabs: the file's name promises tabs.
+    """
+    skip, comment = 0, None
+    if lines and (found := _DIRECTIVE.fullmatch(lines[0].rstrip("\r\n"))):
+        sep, skip = sep or found[1], 1
+    while skip < len(lines) and lines[skip].startswith("#"):
+        comment, skip = lines[skip].lstrip("#"), skip + 1
+    rest = lines[skip:]
+    if sep is None:
+        sep = _delimiter(rest, "\t" if tabs else None)
+    sample = _sample(rest, sep)
+    if decimal is None:
+        decimal = _decimal(sample, sep)
+    names = next((row for _, row in records([comment], sep)), None) if comment is not None else None
+    if names is not None and sample and (len(names) != len(sample[0]) or any(is_number(n, decimal) for n in names)):
+        names = None
+    return Dialect(sep, decimal, skip, names)
+
+
+def _sample(lines: Sequence[str], sep: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # of a cell of more than 128 KiB: the rows before it must do
+        rows.extend(row for _, row in records(lines, sep))
+    return rows
+
+
+def _delimiter(lines: Sequence[str], promised: str | None) -> str:
+    """The delimiter that gives most records the same number of cells, more than one, and the most numbers."""
+    best, best_score = promised or ",", (0.0, 0.0)
+    for sep in DELIMITERS:
+        rows = _sample(lines, sep)
+        if not rows:
+            continue
+        width, count = Counter(map(len, rows)).most_common(1)[0]
+        if width < 2:
+            continue
+        if sep == promised:
+            return sep
+        cells = [cell for row in rows for cell in row if cell not in MISSING]
+        numbers = sum(any(is_number(cell, mark) for mark in ".,") for cell in cells)
+        score = (count / len(rows), numbers / max(1, len(cells)))
+        if score > best_score:
+            best, best_score = sep, score
+    return best
+
+
+def _decimal(rows: Sequence[Sequence[str]], sep: str) -> str:
+    """A comma where numbers are written with commas and none with a point."""
+    cells = [cell for row in rows for cell in row]
+    commas = sum(bool(_WITH_COMMA.fullmatch(cell) or _GROUPED_COMMA.fullmatch(cell)) for cell in cells)
+    grouped = sum(bool(_GROUPED_COMMA.fullmatch(cell)) for cell in cells)
+    points = sum(bool(_WITH_POINT.fullmatch(cell)) for cell in cells) - grouped
+    thousands = sum(bool(_GROUPED_POINT.fullmatch(cell)) for cell in cells)
+    if points > 0 or commas == 0:
+        return "."
+    # Between commas, quoted cells such as "1,234" that all have three digits behind the comma are thousands.
+    return "." if sep == "," and thousands == commas else ","
+
+
+# ---------------------------------------------------------------- header
+
+
+_AMBIGUOUS = "the first row may be a header, and it may be data: say header=True or header=False (--header, --no-header)"
+
+
+class Ambiguous(ValueError):
+    """The first row may be a header and may be data."""
+
+
+def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Return True where the first record holds names; raise Ambiguous where only the user can tell.
+
+    0, 1, 2, ... are names. So are cells above columns of numbers that are no numbers themselves, and cells that do not
+    come again where all others of their column do. A table of nothing but text has a header unless a cell of its first
+    row comes again below.
+    """
+    first, below = rows[0], rows[1:]
+    if _counts(rows):
+        return True
+    votes = [_vote(cell, [row[i] for row in below if i < len(row)], decimal) for i, cell in enumerate(first)]
+    names, data = votes.count("name"), votes.count("data")
+    numbers = [cell for cell in first if is_number(cell, decimal)]
+    if not names and not data:
+        return not numbers
+    if not names:
+        texts = [vote for cell, vote in zip(first, votes, strict=True) if cell not in MISSING | {*numbers}]
+        if _label_columns(numbers) and texts and "data" not in texts:
+            raise Ambiguous(_AMBIGUOUS)
+        return False
+    if not data:
+        return True
+    if not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)) or len(numbers) < data:
+        return False  # 5.1 is no name, and neither is text that comes again
+    if names >= data or _label_columns(numbers):
+        return True
+    raise Ambiguous(_AMBIGUOUS)
+
+
+def _label_columns(numbers: Sequence[str]) -> bool:
+    """True for years, and for numbers that count: of numbers in a first row, those that may be names."""
+    if len(numbers) < 2 or not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)):
+        return False
+    values = [int(number) for number in numbers]
+    return values == list(range(values[0], values[0] + len(values))) or (
+        len(set(values)) == len(values) and all(1900 <= value <= 2100 for value in values)
+    )
+
+
+def _counts(rows: Sequence[Sequence[str]]) -> bool:
+    """0, 1, 2, ...: the names that pandas gives to columns without; before them it may leave a corner empty.
+
+    Of two columns alone, 0, 1 may well be data, as in a table of a logical function: it is if the row comes again.
+    """
+    first = rows[0]
+    corner = first[0] == ""
+    numbers = list(first[1:] if corner else first)
+    if not numbers or numbers != [str(i) for i in range(len(numbers))]:
+        return False
+    return corner or len(numbers) > 2 or (len(numbers) == 2 and list(first) not in [list(row) for row in rows[1:]])
+
+
+def _vote(cell: str, below: Sequence[str], decimal: str) -> str | None:
+    """What a cell of the first row and those below it say: that it is a name, data, or nothing."""
+    others = [other for other in below if other not in MISSING]
+    if cell in MISSING or not others:
+        return None
+    mostly_numbers = 2 * sum(is_number(other, decimal) for other in others) >= len(others)
+    if is_number(cell, decimal):
+        return "data" if mostly_numbers else None
+    if mostly_numbers:
+        return "name"
+    if cell in others:
+        return "data"
+    return "name" if len(others) >= 5 and 2 * len(set(others)) <= len(others) else None

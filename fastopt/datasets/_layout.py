@@ -1,0 +1,115 @@
+"""Layout of a training table: names and positions of its columns, by which those of new tables are found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ._table import listed
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """All columns of a training table.
+
+    width         number of columns
+    header        True if they had names
+    target        position of the target
+    target_name   its name; None without a header
+    left_out      positions of columns that were left out
+    """
+
+    width: int = 0
+    header: bool = False
+    target: int | None = None
+    target_name: str | None = None
+    left_out: tuple[int, ...] = ()
+
+    def locate(
+        self, columns: Sequence[tuple[str | None, int]], names: Sequence[str] | None, width: int
+    ) -> list[int]:
+        """Return the positions of the training table's `columns` (name, position) in a new table.
+
+        names   of the new table, None if it has no header
+        width   its number of columns
+
+        Raises ValueError for missing names, for names that come twice, and for a number of columns that does not fit.
+        """
+        if names is None or not self.header:
+            return self._by_position([position for _, position in columns], width)
+        wanted = [name or "" for name, _ in columns]
+        lacking = [name for name in wanted if name not in names]
+        if lacking:
+            raise ValueError(
+                f"it lacks the column{'s' * (len(lacking) > 1)} {listed(lacking)}, which the model was trained with; "
+                f"its columns are {listed(names)}"
+            )
+        check_unique(names, [position for position, name in enumerate(names) if name in set(wanted)])
+        return [list(names).index(name) for name in wanted]
+
+    def locate_target(self, names: Sequence[str] | None, width: int) -> int:
+        """Return the position of the target in a new table; ValueError where it has none."""
+        if names is not None and self.header and self.target_name is not None:
+            if self.target_name not in names:
+                raise ValueError(
+                    f"it lacks the target's column {self.target_name!r}; its columns are {listed(names)}; "
+                    "say which one holds the targets (--target)"
+                )
+            return list(names).index(self.target_name)
+        chosen = self._chosen(width)
+        if chosen is None or self.target not in chosen:
+            raise ValueError(
+                f"expected {self.width} columns, as in the training data, the target's among them; got {width}"
+            )
+        return chosen.index(self.target)
+
+    def _by_position(self, positions: Iterable[int], width: int) -> list[int]:
+        chosen = self._chosen(width)
+        if chosen is None:
+            widths = sorted({len(layout) for layout in self._layouts()}, reverse=True)
+            raise ValueError(
+                f"expected {' or '.join(map(str, widths))} columns, as in the training data (with or without its "
+                f"target and columns that were left out); got {width}"
+            )
+        return [chosen.index(position) for position in positions]
+
+    def _chosen(self, width: int) -> list[int] | None:
+        """The columns of the training table that a table of `width` columns has."""
+        return next((layout for layout in self._layouts() if len(layout) == width), None)
+
+    def _layouts(self) -> list[list[int]]:
+        """All columns; all but the target; all but those left out; features alone."""
+        without: list[Collection[int | None]] = [
+            (), (self.target,), self.left_out, (self.target, *self.left_out)
+        ]  # fmt: skip
+        return [[i for i in range(self.width) if i not in some] for some in without]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {**asdict(self), "left_out": list(self.left_out)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> TableLayout:
+        """Return what `to_dict` returned."""
+        layout = cls(
+            int(saved["width"]), bool(saved["header"]), saved["target"], saved["target_name"], tuple(saved["left_out"])
+        )
+        if not all(isinstance(i, int) for i in (*layout.left_out, layout.target or 0)):
+            raise ValueError(f"its layout is {dict(saved)!r}")
+        return layout
+
+
+def check_unique(names: Sequence[str], positions: Sequence[int]) -> None:
+    """Raise ValueError where two of the columns have one name."""
+    counts = Counter(names[position] for position in positions)
+    for position in positions:
+        name = names[position]
+        if counts[name] > 1:
+            twice = [i for i in positions if names[i] == name]
+            title = f"the name {name!r}" if name else "no name"
+            raise ValueError(
+                f"columns {' and '.join(map(str, twice))} (counted from 0) have {title}: expected each name once; "
+                "rename them, or leave all but one out (--drop INDEX)"
+            )

@@ -1,0 +1,105 @@
+"""Targets of a data set: numbers, or classes with the labels that they have in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ._table import listed
+
+Wish = Literal["auto", "classes", "numbers"]
+WISHES = ("auto", "classes", "numbers")
+FEW = 20  # classes that whole numbers may always mean
+ROWS_OF_A_CLASS = 20  # that more classes than FEW have on average
+_WAYS = (
+    "say which: numbers (targets='numbers'; --loss mean_squared_error, mean_absolute_error or huber) or classes "
+    "(targets='classes'; --loss sparse_categorical_crossentropy)"
+)
+
+
+class Targets(NamedTuple):
+    """Targets as a data set holds them.
+
+    y        int64 codes (rows,), or floats (rows, outputs)
+    labels   of the classes, sorted; None for numbers
+    decided  the decision in words, such as "3 classes: a, b, c"
+    """
+
+    y: np.ndarray
+    labels: np.ndarray | None
+    decided: str
+
+
+def check_wish(targets: str) -> Wish:
+    """Return what targets are to be."""
+    for wish in WISHES:
+        if targets == wish:
+            return wish  # type: ignore[return-value]
+    raise ValueError(f"targets must be one of {', '.join(WISHES)}; got {targets!r}")
+
+
+def choose(
+    raw: np.ndarray, wish: Wish, title: str, at: Callable[[int], str], dtype: str, whole: bool | None = None
+) -> Targets:
+    """Return targets that are numbers or classes, as wished for or as they look: see `read_table`.
+
+    raw    (rows,) of ints, floats, bools or text, none missing; floats also (rows, outputs)
+    title  what messages call all of them, with the file: "a.csv: column 'price'"
+    at     place of a row's target, with the file, for messages
+    whole  True for floats that were whole numbers before a cell was missing
+    """
+    if raw.dtype.kind == "f" and whole:
+        raw = raw.astype(np.int64)
+    if wish == "numbers" or (wish == "auto" and raw.dtype.kind == "f"):
+        if raw.dtype.kind not in "biuf":
+            raise ValueError(f"{at(0)} must be a number for a loss of numbers, as all targets; got {str(raw[0])!r}")
+        return _numbers(raw, at, dtype)
+    if raw.dtype.kind == "f":
+        raw = _whole(raw, at)
+    labels, codes = np.unique(raw, return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"{title} must have at least two classes; got only {labels[0]}")
+    if wish == "auto":
+        _check_few(labels, len(raw), title)
+    words = f"{len(labels):,} classes: {listed(labels.tolist(), most=6)}"
+    return Targets(codes.reshape(-1).astype(np.int64), labels, words)
+
+
+def _numbers(raw: np.ndarray, at: Callable[[int], str], dtype: str) -> Targets:
+    values = raw.reshape(len(raw), -1)
+    with np.errstate(over="ignore"):
+        y = values.astype(dtype)
+    bad = ~np.isfinite(y)
+    if bad.any():
+        row, output = (int(index) for index in np.argwhere(bad)[0])
+        raise ValueError(f"{at(row)} must be a finite {np.dtype(dtype)} number; got {values[row, output]}")
+    return Targets(y, None, "numbers")
+
+
+def _whole(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
+    if raw.ndim == 2 and raw.shape[1] != 1:
+        raise ValueError(f"{at(0)}: expected one label a row; got {raw.shape[1]} columns")
+    raw = raw.reshape(-1)
+    bad = ~np.isfinite(raw) | (raw != np.floor(raw))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{at(row)} must be a label for a loss of classes, a whole number or text; got {raw[row]}: "
+            "known for real-valued targets: mean_squared_error, mean_absolute_error, huber"
+        )
+    return raw
+
+
+def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
+    """Refuse whole numbers and text that hardly ever come again, unless they are 0, 1, 2, ..."""
+    count = len(labels)
+    if count <= FEW:
+        counted = labels.dtype.kind in "iu" and labels[0] == 0 and labels[-1] == count - 1
+        seldom = count > 2 and 2 * count > rows and not counted and labels.dtype.kind in "iu"
+    else:
+        seldom = count * ROWS_OF_A_CLASS > rows if labels.dtype.kind in "iu" else 2 * count > rows
+    if seldom:
+        kind = "different whole numbers" if labels.dtype.kind in "iu" else "different texts"
+        raise ValueError(f"{title} has {count:,} {kind} in {rows:,} rows: {_WAYS}")

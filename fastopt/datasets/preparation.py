@@ -1,0 +1,334 @@
+"""Preparation: from the columns of a table to the features of a network, learnt once and remembered with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._columns import FEW, MOST_CATEGORIES, Column, read_column
+from ._layout import TableLayout
+from ._table import Table, listed, shown
+
+MISSING = ("refuse", "skip", "mean")
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A column that features are made of.
+
+    name        None in a table without a header
+    position    index in the table that it was learnt from
+    kind        "number" and "bool" give one feature, "text" one for each category
+    categories  of text, sorted
+    fill        for missing cells under "mean": the mean of a number (or bool), the most frequent category of text
+    """
+
+    name: str | None
+    position: int
+    kind: str
+    categories: tuple[str, ...] = ()
+    fill: float | str | None = None
+
+    @property
+    def features(self) -> int:
+        """Number of features."""
+        return len(self.categories) if self.kind == "text" else 1
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From the columns of a table to features: numbers as they are, bools as 0 and 1, text one-hot encoded.
+
+    `fastopt.datasets.read_table` learns it from a table (`Dataset.preparation`), `fastopt train` saves it with the
+    model, and `fastopt predict` and `fastopt evaluate` apply it to new tables. A model has it as a dict,
+    `model.preparation`.
+
+    columns  the columns that features are made of, in the order of the features
+    layout   names and positions of all columns of the training table: new tables are matched by names where both have
+             a header, and by position otherwise
+    missing  "refuse", "skip" (rows with missing cells are left out) or "mean" (cells are filled with the mean of a
+             column, or with its most frequent category)
+
+    >>> import pandas as pd
+    >>> from fastopt import datasets
+    >>> frame = pd.DataFrame({"colour": ["red", "blue", "red"], "size": [1, 2, 4], "price": [1.5, 2.5, 3.5]})
+    >>> preparation = datasets.read_table(frame).preparation
+    >>> preparation.feature_names
+    ['colour=blue', 'colour=red', 'size']
+    >>> preparation.transform(pd.DataFrame({"size": [3], "colour": ["blue"]}))
+    array([[1., 0., 3.]], dtype=float32)
+    >>> preparation == datasets.Preparation.from_dict(preparation.to_dict())
+    True
+    """
+
+    columns: tuple[ColumnSpec, ...]
+    layout: TableLayout = field(default_factory=TableLayout)
+    missing: str = "refuse"
+
+    @property
+    def features(self) -> int:
+        """Number of features."""
+        return sum(column.features for column in self.columns)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features: that of a column, or column=category."""
+        names = []
+        for column in self.columns:
+            name = column.name or str(column.position)
+            names += [f"{name}={category}" for category in column.categories] if column.kind == "text" else [name]
+        return names
+
+    # -- learning
+
+    @classmethod
+    def learn(
+        cls,
+        table: Table,
+        columns: Mapping[int, Column],
+        layout: TableLayout,
+        missing: str,
+        rows: np.ndarray,
+        learning: np.ndarray,
+        categorical: Collection[int] = (),
+    ) -> Preparation:
+        """Return the preparation of a table's columns (position -> cells).
+
+        Categories are those of all `rows`; means and most frequent categories those of the rows `learning`.
+        """
+        specs = []
+        for position, column in columns.items():
+            name = table.names[position] if table.names is not None else None
+            if column.missing[rows].all():
+                raise ValueError(f"{table.source}: {table.title(position)} has no value at all: leave it out (--drop)")
+            there = learning[~column.missing[learning]]
+            there = there if len(there) else rows[~column.missing[rows]]
+            if column.kind != "text":
+                mean = _mean(column.floats()[there])
+                specs.append(ColumnSpec(name, position, column.kind, (), mean))
+                continue
+            used = rows[~column.missing[rows]]
+            categories = tuple(np.unique(column.values[used].astype(str)).tolist())
+            if position not in categorical:
+                _check_categories(table, position, len(categories), len(used))
+            elif len(categories) > MOST_CATEGORIES:
+                raise ValueError(_too_many(table, position, len(categories), len(used)))
+            specs.append(ColumnSpec(name, position, "text", categories, _most_frequent(column.values[there])))
+        return cls(tuple(specs), layout, missing)
+
+    # -- applying
+
+    def text_columns(self, names: list[str] | None, width: int) -> list[int]:
+        """Return the positions in a table of `width` columns that are to be read as text."""
+        found = zip(self.columns, self.layout.locate(self._keys(), names, width), strict=True)
+        return [position for column, position in found if column.kind == "text"]
+
+    def transform(self, data: Any, missing: str | None = None) -> np.ndarray:
+        """Return the features (rows, features), float32, of a table: a path, or a frame of pandas or polars.
+
+        missing: instead of the policy that was learnt; rows that are left out under "skip" are not in the result.
+
+        Raises ValueError, naming column and row, for columns that are missing, cells that are missing, infinite or not
+        of the column's kind, and categories that are not known.
+        """
+        from .tables import open_new_table
+
+        return self.features_of(open_new_table(data, self), missing)[0]
+
+    def features_of(
+        self, table: Table, missing: str | None = None, dtype: str = "float32"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (rows, features) and the indices of the table's rows that they are of."""
+        missing = self.missing if missing is None else check_missing(missing)
+        try:
+            positions = self.layout.locate(self._keys(), table.names, table.width)
+        except ValueError as error:
+            raise ValueError(f"{table.source}: {error}") from None
+        columns = {
+            position: self._read(table, column, position)
+            for column, position in zip(self.columns, positions, strict=True)
+        }
+        rows = choose_rows(table, columns, missing)
+        return self.encode(table, columns, rows, dtype), rows
+
+    def encode(self, table: Table, columns: Mapping[int, Column], rows: np.ndarray, dtype: str) -> np.ndarray:
+        """Return the features of `rows`, from cells that are in the order of `self.columns`."""
+        x = np.zeros((len(rows), self.features), dtype)
+        start = 0
+        for spec, (position, column) in zip(self.columns, columns.items(), strict=True):
+            block = x[:, start : start + spec.features]
+            if spec.kind == "text":
+                _one_hot(block, table, position, column, spec, rows)
+            else:
+                block[:, 0] = to_floats(table, position, column, rows, dtype, spec.fill)
+            start += spec.features
+        return x
+
+    def _keys(self) -> list[tuple[str | None, int]]:
+        return [(column.name, column.position) for column in self.columns]
+
+    @staticmethod
+    def _read(table: Table, spec: ColumnSpec, position: int) -> Column:
+        column = read_column(table, position, as_text=spec.kind == "text")
+        if spec.kind != "text" and column.kind == "text" and not column.missing.all():
+            row = int(np.argmax(~column.missing))
+            raise ValueError(
+                f"{table.at(row, position)} must be a {spec.kind}, as in training; got {shown(column.values[row])}"
+            )
+        if spec.kind != "text" and column.kind == "text":  # no cell at all
+            return Column("number", np.full(len(column.values), np.nan), column.missing)
+        return column
+
+    # -- files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {
+            "columns": [{**asdict(column), "categories": list(column.categories)} for column in self.columns],
+            "layout": self.layout.to_dict(),
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Any) -> Preparation:
+        """Return what `to_dict` returned; ValueError where it cannot have been that."""
+        try:
+            columns = tuple(_spec(entry) for entry in saved["columns"])
+            return cls(columns, TableLayout.from_dict(saved["layout"]), check_missing(saved["missing"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the model's preparation of tables cannot be read: {error!r}") from error
+
+
+def check_missing(missing: str) -> str:
+    """Return a policy for missing cells."""
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {missing!r}")
+    return missing
+
+
+def choose_rows(
+    table: Table, columns: Mapping[int, Column], missing: str, target: int | None = None
+) -> np.ndarray:
+    """Return the indices of the rows to take. Of the target's cells, missing ones are left out under "mean", too.
+
+    Raises ValueError, with column and row, for a missing cell under "refuse", and where no row is left.
+    """
+    masks = {position: column.missing for position, column in columns.items() if column.missing.any()}
+    everything = np.arange(len(table.frame))
+    if not masks:
+        return everything
+    if missing == "refuse":
+        raise ValueError(_missing_cells(table, masks))
+    lost = [mask for position, mask in masks.items() if missing == "skip" or position == target]
+    if not lost:
+        return everything
+    rows = everything[~np.logical_or.reduce(lost)]
+    if not len(rows):
+        raise ValueError(f"{table.source}: no row is without a missing cell; such are in {_titles(table, masks)}")
+    if len(rows) < len(everything):
+        why = "with missing cells" if missing == "skip" else f"without a target in {table.title(list(columns)[-1])}"
+        table.notes.append(f"{len(everything) - len(rows):,} of {len(everything):,} rows, those {why}, are left out")
+    return rows
+
+
+def _missing_cells(table: Table, masks: Mapping[int, np.ndarray]) -> str:
+    position, mask = min(masks.items(), key=lambda item: int(np.argmax(item[1])))
+    count = sum(int(mask.sum()) for mask in masks.values())
+    more = f" ({count:,} cells are missing, in {_titles(table, masks)})" if count > 1 else ""
+    return (
+        f"{table.at(int(np.argmax(mask)), position)}: the cell is missing{more}; leave such rows out with "
+        "missing='skip' (--missing skip), or fill such cells with missing='mean' (--missing mean)"
+    )
+
+
+def _titles(table: Table, positions: Collection[int]) -> str:
+    if len(positions) == 1:
+        return table.title(next(iter(positions)))
+    return f"the columns {listed([table.key(position) for position in sorted(positions)])}"
+
+
+def to_floats(
+    table: Table, position: int, column: Column, rows: np.ndarray, dtype: str, fill: Any = None
+) -> np.ndarray:
+    """Return the numbers of `rows` in `dtype`; missing ones are `fill`.
+
+    Raises ValueError, with column and row, for infinities and for numbers too large for the dtype.
+    """
+    values = column.floats()[rows]
+    missing = column.missing[rows]
+    if missing.any():
+        values[missing] = np.nan if fill is None else fill
+    with np.errstate(over="ignore"):
+        result = values.astype(dtype)
+    bad = ~np.isfinite(result)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise ValueError(
+            f"{table.at(int(rows[index]), position)} must be a finite {np.dtype(dtype)} number; got {values[index]}"
+        )
+    return result
+
+
+def _one_hot(
+    block: np.ndarray, table: Table, position: int, column: Column, spec: ColumnSpec, rows: np.ndarray
+) -> None:
+    values = column.values[rows]
+    missing = column.missing[rows]
+    if missing.any():
+        values = np.where(missing, spec.fill, values)
+    known = {category: index for index, category in enumerate(spec.categories)}
+    codes = np.fromiter((known.get(value, -1) for value in values), np.int64, len(values))
+    if (codes < 0).any():
+        index = int(np.argmax(codes < 0))
+        raise ValueError(
+            f"{table.at(int(rows[index]), position)} must be one of the categories of the training data, "
+            f"{listed(spec.categories)}; got {shown(values[index])}"
+        )
+    block[np.arange(len(codes)), codes] = 1
+
+
+def _mean(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite)) if len(finite) else None
+
+
+def _most_frequent(values: np.ndarray) -> str | None:
+    """The most frequent text; of several, the first in the order of the alphabet."""
+    if not len(values):
+        return None
+    unique, counts = np.unique(values.astype(str), return_counts=True)
+    return str(unique[np.argmax(counts)])
+
+
+def _check_categories(table: Table, position: int, categories: int, rows: int) -> None:
+    if categories > MOST_CATEGORIES or (categories > FEW and 2 * categories > rows):
+        raise ValueError(_too_many(table, position, categories, rows))
+
+
+def _too_many(table: Table, position: int, categories: int, rows: int) -> str:
+    return (
+        f"{table.source}: {table.title(position)} is text with {categories:,} different values in {rows:,} rows, too "
+        f"many for categories: leave it out (--drop {table.key(position)})"
+    )
+
+
+def _spec(entry: Mapping[str, Any]) -> ColumnSpec:
+    """A column's description, checked."""
+    spec = ColumnSpec(
+        entry["name"], entry["position"], entry["kind"], tuple(entry["categories"]), entry["fill"]
+    )
+    text = spec.kind == "text"
+    if (
+        spec.kind not in ("number", "bool", "text")
+        or not (spec.name is None or isinstance(spec.name, str))
+        or isinstance(spec.position, bool)
+        or not isinstance(spec.position, int)
+        or bool(spec.categories) != text
+        or not all(isinstance(category, str) for category in spec.categories)
+        or not (spec.fill is None or (isinstance(spec.fill, str) if text else isinstance(spec.fill, int | float)))
+    ):
+        raise ValueError(f"a column is described as {dict(entry)!r}")
+    return spec
