@@ -145,7 +145,7 @@ def _decimal(rows: Sequence[Sequence[str]], sep: str) -> str:
 # ---------------------------------------------------------------- header
 
 
-_AMBIGUOUS = "the first row may be a header, and it may be data: say header=True or header=False (--header, --no-header)"
+_AMBIGUOUS = "the first row may be a header, and it may be data: say header=True or False (--header, --no-header)"
 
 
 class Ambiguous(ValueError):
