@@ -1,0 +1,344 @@
+"""Tables of pandas, polars and pyarrow, and arrays of other libraries, as NumPy arrays with the names of their columns.
+
+No such library is imported: an object of a library can only be there if its module is.
+"""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import check_finite, check_real, describe, plain
+from ._dlpack import is_tensor, speaks_dlpack, view_of
+
+
+class Column(NamedTuple):
+    """Numbers (bool, int, uint or float), or strings, with what stands in for missing cells marked."""
+
+    values: np.ndarray  # (n,)
+    missing: np.ndarray | None  # (n,) bool; None: no cell is missing
+
+
+class Features(NamedTuple):
+    """Rows of real numbers; a missing cell is NaN."""
+
+    values: np.ndarray  # (n, columns), any real dtype
+    names: tuple[str, ...] | None  # of the columns; None where they have none, or some that are no strings
+
+
+class NotNumbers(TypeError):
+    """Cells of a column are neither all numbers nor all strings."""
+
+
+def features(name: str, x: Any) -> Features:
+    """Return x, a table or an array, as a matrix of real numbers; images and other arrays of rows are flattened.
+
+    Raises TypeError for text, dates, complex numbers and the like, with the column and the row; ValueError for a
+    shape that is no table. Shapes of fewer than two dimensions are left for the caller to refuse, but a Series is one
+    column.
+    """
+    table = _table(name, x)
+    if table is None:
+        return Features(_flat(_real_array(name, x)), None)
+    columns = [(label, _numbers(f"{name}: column {label!r}", pull)) for label, pull in table.columns]
+    values = np.empty((table.rows, len(columns)), np.result_type(np.bool_, *(c.dtype for _, c in columns)))
+    for i, (_, column) in enumerate(columns):
+        values[:, i] = column
+    labels = tuple(label for label, _ in columns)
+    named = table.named and all(isinstance(label, str) for label in labels)
+    return Features(values, tuple(map(str, labels)) if named else None)
+
+
+def numbers_of(name: str, y: Any) -> np.ndarray:
+    """Return y, a table, a column or an array, as an array of real numbers; a missing cell is NaN."""
+    table = _table(name, y)
+    if table is None:
+        return _real_array(name, y)
+    columns = [_numbers(f"{name}: column {label!r}" if table.named else name, pull) for label, pull in table.columns]
+    return np.stack(columns, axis=1) if table.named or len(columns) != 1 else columns[0]
+
+
+def column(name: str, y: Any) -> Column | np.ndarray:
+    """Return y, labels in one column, as it came from a library's column, or any other as an array of any shape."""
+    if isinstance(y, list | tuple):
+        return _from_list(name, y)
+    table = _table(name, y)
+    if table is None:
+        return as_array(name, y)
+    if len(table.columns) != 1:
+        raise ValueError(f"{name} must be class labels in one column; got {len(table.columns)} columns")
+    try:
+        return table.columns[0][1]()
+    except NotNumbers as error:
+        raise TypeError(f"{name}: {error}") from None
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return an array of any kind and layout; also of what hands out its memory by `__dlpack__` only, and bfloat16."""
+    if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
+        value = value.float()  # NumPy has no such numbers
+    if speaks_dlpack(value) and not hasattr(value, "__array__"):
+        return view_of(name, value)
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name} must not be a sparse matrix; got {describe(value)} (use .toarray())")
+    return plain(name, value)
+
+
+def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
+    """No NaN and no infinity in a matrix; the message names the column, where it has a name, and the row."""
+    if array.dtype.kind != "f" or names is None:
+        return check_finite(name, array) if array.dtype.kind == "f" else array
+    bad = ~np.isfinite(array)
+    if bad.any():
+        column = int(np.argmax(bad.any(axis=0)))
+        row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
+        value = array[row, column]
+        what = "a missing value" if np.isnan(value) else str(value)
+        raise ValueError(
+            f"{name}: column {names[column]!r} has {what} in row {row}{f' (and {more} more)' * (more > 0)};"
+            f" {name} must be finite"
+        )
+    return array
+
+
+def from_objects(cells: np.ndarray) -> Column:
+    """Return Python objects, all numbers or all strings but for None, NaN, NA and NaT, as a column of their own dtype.
+
+    Raises NotNumbers for a mixture and for anything else, with a row of each type.
+    """
+    missing = np.array([_is_missing(cell) for cell in cells], bool)
+    kinds: dict[str, int] = {}
+    for row in np.flatnonzero(~missing):
+        kinds.setdefault(_kind(cells[row]), int(row))
+    if not kinds:
+        return Column(np.zeros(len(cells)), missing)
+    if set(kinds) == {"text"}:
+        values = np.array(["" if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)], str)
+    elif set(kinds) == {"bool"}:
+        values = np.array([False if gone else bool(cell) for cell, gone in zip(cells, missing, strict=True)], bool)
+    elif set(kinds) <= {"int", "float", "bool"}:
+        zero = 0 if set(kinds) <= {"int", "bool"} else 0.0
+        values = np.array([zero if gone else _number(cell) for cell, gone in zip(cells, missing, strict=True)])
+        if values.dtype.kind not in "iuf":  # whole numbers beyond 64 bits
+            values = values.astype(np.float64)
+    else:
+        raise NotNumbers(_mixture(cells, kinds))
+    return Column(values, missing if missing.any() else None)
+
+
+# ---------------------------------------------------------------- any library's table
+
+
+class _Table(NamedTuple):
+    rows: int
+    columns: list[tuple[Any, Callable[[], Column]]]  # (label, its cells)
+    named: bool  # False: a single column, which was no table
+
+
+def _table(name: str, value: Any) -> _Table | None:
+    """The table or the column of a known library; None for anything else."""
+    for library, read in (("pandas", _pandas), ("polars", _polars), ("pyarrow", _pyarrow)):
+        module = sys.modules.get(library)
+        if module is not None and type(value).__module__.partition(".")[0] not in ("numpy", "builtins", "torch"):
+            table = read(name, value, module)
+            if table is not None:
+                return table
+    return None
+
+
+def _pandas(name: str, value: Any, pandas: Any) -> _Table | None:
+    if isinstance(value, pandas.DataFrame):
+        series = [value.iloc[:, i] for i in range(value.shape[1])]
+        labels = value.columns.tolist()
+        return _Table(len(value), [(n, _later(_from_pandas, s)) for n, s in zip(labels, series, strict=True)], True)
+    if isinstance(value, pandas.Index | pandas.api.extensions.ExtensionArray):
+        if isinstance(value, pandas.MultiIndex):
+            raise TypeError(f"{name} must be numbers; got a MultiIndex")
+        value = pandas.Series(value)
+    if isinstance(value, pandas.Series):
+        return _Table(len(value), [(value.name, _later(_from_pandas, value))], False)
+    return None
+
+
+def _polars(name: str, value: Any, polars: Any) -> _Table | None:
+    if isinstance(value, polars.LazyFrame):
+        raise TypeError(f"{name} must be data, not a LazyFrame: call its method collect() first")
+    if isinstance(value, polars.DataFrame):
+        return _Table(value.height, [(s.name, _later(_from_polars, s)) for s in value.get_columns()], True)
+    if isinstance(value, polars.Series):
+        return _Table(len(value), [(value.name, _later(_from_polars, value))], False)
+    return None
+
+
+def _pyarrow(name: str, value: Any, pyarrow: Any) -> _Table | None:
+    if isinstance(value, pyarrow.Table | pyarrow.RecordBatch):
+        pairs = zip(value.schema.names, value.columns, strict=True)
+        return _Table(value.num_rows, [(n, _later(_from_arrow, c)) for n, c in pairs], True)
+    if isinstance(value, pyarrow.Array | pyarrow.ChunkedArray):
+        return _Table(len(value), [(None, _later(_from_arrow, value))], False)
+    return None
+
+
+def _later(read: Callable[[Any], Column], column: Any) -> Callable[[], Column]:
+    return lambda: read(column)
+
+
+def _from_pandas(series: Any) -> Column:
+    dtype = series.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
+        return Column(series.to_numpy(), None)
+    if hasattr(dtype, "categories"):
+        codes = series.cat.codes.to_numpy()
+        found = _from_pandas(dtype.categories.to_series())
+        return _chosen(found, codes)
+    missing = np.asarray(series.isna(), bool)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "biuf":
+        target = {"b": bool, "i": np.int64, "u": np.uint64, "f": np.float64}[kind]
+        values = series.to_numpy(dtype=target, na_value=False if kind == "b" else 0)
+        return Column(values, missing if missing.any() else None)
+    if kind in "mM":
+        raise NotNumbers(f"{dtype} values, which are no numbers")
+    return from_objects(series.to_numpy(dtype=object))
+
+
+def _from_polars(series: Any) -> Column:
+    polars, dtype = sys.modules["polars"], series.dtype
+    missing = series.is_null().to_numpy()
+    if dtype.is_decimal():
+        series = series.cast(polars.Float64)
+    if dtype.is_numeric() or dtype == polars.Boolean:
+        values = series.fill_null(False if dtype == polars.Boolean else 0).to_numpy()
+        return Column(values, missing if missing.any() else None)
+    return from_objects(_objects(series.to_list()))
+
+
+def _from_arrow(column: Any) -> Column:
+    pyarrow = sys.modules["pyarrow"]
+    types = pyarrow.types
+    if isinstance(column, pyarrow.Array):
+        column = pyarrow.chunked_array([column])
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
+    kind = column.type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        missing = np.asarray(column.is_null().to_numpy(), bool)
+        values = column.fill_null(False if types.is_boolean(kind) else 0).to_numpy()
+        return Column(values, missing if missing.any() else None)
+    return from_objects(_objects(column.to_pylist()))
+
+
+def _chosen(categories: Column, codes: np.ndarray) -> Column:
+    """The cells of a categorical column: code -1 is a missing one."""
+    missing = codes < 0
+    values = categories.values if len(categories.values) else np.zeros(1)
+    return Column(values[np.where(missing, 0, codes)], missing if missing.any() else None)
+
+
+def _numbers(what: str, pull: Callable[[], Column]) -> np.ndarray:
+    """A column's numbers, NaN where they are missing."""
+    try:
+        values, missing = pull()
+    except NotNumbers as error:
+        raise TypeError(f"{what} must hold numbers; got {error}") from None
+    if values.dtype.kind not in "biuf":
+        row = 0 if missing is None else int(np.argmin(missing))
+        raise TypeError(
+            f"{what} must hold numbers; got text ({str(values[row])!r} in row {row}): encode it as numbers, such as by"
+            " pandas.get_dummies, or let fastopt.datasets.read_table read the file"
+        )
+    if missing is None:
+        return values
+    values = values.astype(np.float64)
+    values[missing] = np.nan
+    return values
+
+
+# ---------------------------------------------------------------- arrays and lists
+
+
+def _real_array(name: str, value: Any) -> np.ndarray:
+    array = as_array(name, value)
+    if array.dtype.kind in "OUT" and array.ndim:
+        for index in _first_wrong(array):
+            where = f"row {index[0]}" + "".join(f", column {i}" for i in index[1:2])
+            raise TypeError(
+                f"{name} must hold real numbers, not {array.dtype} (got {describe(value)}): {where} has"
+                f" {_shown(array[index])}"
+            )
+    check_real(name, array, value)
+    return array
+
+
+def _first_wrong(array: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """The first index of what is no number, if there is one."""
+    for index in np.ndindex(array.shape):
+        if _is_missing(array[index]) or _kind(array[index]) not in ("int", "float", "bool"):
+            yield index
+            return
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    if array.ndim < 3:
+        return array
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
+
+
+def _from_list(name: str, y: Any) -> Column | np.ndarray:
+    """A list of labels; NumPy would turn the numbers among strings into strings, and None and NaN, too."""
+    array = as_array(name, y)
+    if array.dtype.kind not in "UO" or array.ndim > 2:
+        return array
+    return _objects_of(name, y, array.shape)
+
+
+def _objects_of(name: str, y: Any, shape: tuple[int, ...]) -> np.ndarray:
+    cells = np.empty(shape, object)
+    cells[...] = y
+    return cells
+
+
+def _objects(cells: Iterable[Any]) -> np.ndarray:
+    listed = list(cells)
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def _is_missing(cell: Any) -> bool:
+    """True for None, NaN, pandas' NA and NaT, and NumPy's NaT."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float | np.floating | np.datetime64 | Decimal) and cell != cell
+
+
+def _kind(cell: Any) -> str:
+    if isinstance(cell, str):
+        return "text"
+    if isinstance(cell, bool | np.bool_):
+        return "bool"
+    if isinstance(cell, numbers.Integral):
+        return "int"
+    return "float" if isinstance(cell, numbers.Real | Decimal) else type(cell).__name__
+
+
+def _number(cell: Any) -> int | float:
+    return int(cell) if _kind(cell) in ("int", "bool") else float(cell)
+
+
+def _shown(cell: Any) -> str:
+    """A cell as a message shows it, shortened."""
+    text = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _mixture(cells: np.ndarray, kinds: dict[str, int]) -> str:
+    found = [f"{kind} ({_shown(cells[row])} in row {row})" for kind, row in list(kinds.items())[:3]]
+    return " and ".join(found) if len(found) > 1 else f"{found[0]}, which is neither a number nor text"
