@@ -179,12 +179,13 @@ class DataMemory:
 
         It is the class of the largest output; of one output the second class where the sigmoid is above 0.5 (the score
         above 0), else the first. For several outputs under binary_crossentropy, hinge and perceptron, each of which
-        is a yes or no of its own: (n, outputs) of 1 and 0. `x` and `batch_size` are as in `predict`.
+        is a yes or no of its own where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in
+        `predict`.
 
         Raises ValueError for a model whose outputs are no classes: one of a loss for real-valued targets.
         """
         way = _targets.reading(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
-        if way is None and self.classes is not None and self.outputs > 1:
+        if self.classes is not None and self.outputs > 1:
             way = "largest"
         if way is None:
             what = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"

@@ -39,12 +39,12 @@ class Version(argparse.Action):
 
 def parser() -> Parser:
     """Return the parser of the command line; `run` of what it parses is the command's function."""
-    from .commands import bench, info, profile, report, train, warmup
+    from .commands import bench, evaluate, info, predict, profile, report, train, warmup
 
     top = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
     top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (train, profile, bench, report, info, warmup):
+    for command in (train, predict, evaluate, profile, bench, report, info, warmup):
         command.add(commands)
     return top
 

@@ -23,7 +23,9 @@ from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..optim import Optimizer, get_optimizer
+from ..preprocessing import Normalization
 from ..training import compiling, run_epochs
+from .figures import in_own_units
 from .rates import SCHEDULES
 
 TITLES = {"cpu": "compiled kernels", "cuda": "CUDA kernels", "numpy": "NumPy reference"}
@@ -44,6 +46,10 @@ class Experiment(NamedTuple):
     outputs: int
     metrics: tuple[str, ...]
     loss: str
+    labels: np.ndarray | None  # of the classes, in the order of the outputs; None: as `fit` finds them
+    preparation: dict[str, Any] | None  # of a table, for the model's file
+    standardize: bool  # features
+    standardize_targets: bool
     hidden: tuple[int, ...]  # widths
     activation: str
     dropout: float
@@ -62,7 +68,7 @@ class Experiment(NamedTuple):
 
     def model(self, backend: str) -> Sequential:
         """Return a new model, built and compiled."""
-        layers: list[Layer] = []
+        layers: list[Layer] = [Normalization()] if self.standardize else []
         for width in self.hidden:
             layers.append(Dense(width, self.activation))
             if self.dropout:
@@ -70,6 +76,7 @@ class Experiment(NamedTuple):
         layers.append(Dense(self.outputs, LOSSES[self.loss].link or "linear"))
         model = Sequential(layers, self.seed, backend, self.dtype, self.x.shape[1], self.compute_dtype)
         model.compile(self.new_optimizer(), self.loss, self.metrics)
+        model.classes, model.preparation = self.labels, self.preparation
         return model
 
     def new_optimizer(self) -> Optimizer:
@@ -143,7 +150,8 @@ class Contestant:
         x, y = plan.x[: plan.batch_size], plan.y[: plan.batch_size]
         with compiling(self.backend, compiles):
             plan.model(self.backend).fit(
-                x, y, batch_size=plan.batch_size, accumulate=plan.accumulate, validation_data=(x, y), verbose=0
+                x, y, batch_size=plan.batch_size, accumulate=plan.accumulate, validation_data=(x, y), verbose=0,
+                standardize_targets=plan.standardize_targets,
             )
 
     def train_epoch(self) -> dict[str, float]:
@@ -169,6 +177,7 @@ class Contestant:
             callbacks=[self.stopper] if self.stopper else [],
             accumulate=plan.accumulate,
             verbose=0,
+            standardize_targets=plan.standardize_targets,
         )
         return run_epochs(self.model, fitting)
 
@@ -176,7 +185,8 @@ class Contestant:
         """Take the best weights, where early stopping kept some, and test the model."""
         assert self._figures is not None
         next(self._figures, None)
-        self.test = self.model.evaluate(self.experiment.x_test, self.experiment.y_test)
+        plan = self.experiment
+        self.test = in_own_units(self.model, plan.x_test, plan.y_test, self.model.evaluate(plan.x_test, plan.y_test))
 
 
 def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[str, float]], None]) -> None:

@@ -27,6 +27,8 @@ PACKAGES = (
     "scipy-openblas32",
     "mkl",
     "tbb",
+    "pandas",
+    "pyarrow",
     "pooch",
 )
 # Of the hundreds of features that LLVM knows, those that decide how fast the kernels are.
@@ -95,6 +97,11 @@ def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
             bool(cuda["devices"]) and not all(cuda.values()),
             "parts of the CUDA backend",
             "pip install 'fastopt[cuda]'",
+        ),
+        (
+            versions["pandas"] is None,
+            "pandas (tables: CSV, Parquet and the like)",
+            "pip install 'fastopt[data]'",
         ),
         (
             not data["fashion-mnist"] and versions["pooch"] is None,

@@ -15,7 +15,7 @@ from .. import _backends
 from ..datasets import Dataset
 from ..optim import get_optimizer
 from ..progress import wanted
-from .contest import Contestant, disagreement
+from .contest import Contestant, Experiment, disagreement
 from .tables import aligned, in_one_unit, rounded
 
 COMPILING = "compiling kernels (first time only)"
@@ -44,12 +44,25 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     held_out = f", {plan.validation_split:.0%} of them held out" if plan.validation_split else ""
     rows = [
         ("data", f"{data.name}: {len(data.x_train):,} rows to train on{held_out}, {len(data.x_test):,} to test on"),
+        *_data_rows(data, plan),
         ("network", f"{', '.join(network)}: {size:,} parameters"),
         ("training", ", ".join(training)),
         *((contestant.title, _machinery(contestant.backend)) for contestant in contestants),
     ]
     width = max(len(title) for title, _ in rows)
     return "\n".join(f"{title:<{width}}   {text}" for title, text in rows)
+
+
+def _data_rows(data: Dataset, plan: Experiment) -> list[tuple[str, str]]:
+    """What was made of a table, and what should be known of it."""
+    rows = [("target", data.targets)] if data.targets else []
+    features = []
+    if data.preparation is not None and data.preparation.features > len(data.preparation.columns):
+        features.append(f"{plan.x.shape[1]} from {len(data.preparation.columns)} columns, text one-hot encoded")
+    if plan.standardize:
+        features.append("features standardized" + " and targets too" * plan.standardize_targets)
+    rows += [("features", ", ".join(features))] if features else []
+    return rows + [("note", note) for note in data.notes]
 
 
 def _machinery(backend: str) -> str:
@@ -168,6 +181,9 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
                 f"The {contestant.title} stopped early, after {contestant.epochs} epochs; "
                 f"the weights are those of epoch {contestant.stopper.best_epoch}."
             )
+    if first.experiment.standardize_targets:
+        notes.append("Losses are those of standardized targets; RMSE and R2 are in the targets' own units.")
     if not math.isfinite(first.loss):
-        notes.append("The training diverged: a smaller --lr may help, or features scaled to about -1 .. 1.")
+        advice = "" if first.experiment.standardize else ", or --standardize"
+        notes.append(f"The training diverged: a smaller --lr may help{advice}.")
     return notes

@@ -6,19 +6,16 @@ import argparse
 import inspect
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from .. import _backends, datasets
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..optim import OPTIMIZER_CLASSES
+from . import train_data
 from .arguments import check_writable, whole, widths
 from .rates import SCHEDULES
-
-FILES = (".npz", ".csv")
+from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 
 
 class Defaults(NamedTuple):
@@ -36,11 +33,6 @@ DEFAULTS = {
     "mnist": Defaults((256, 128), 10, 64),
 }
 FOR_FILES = Defaults((64, 32), 50, 32)
-CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
-# What real-valued targets can be fitted with: the losses that take a number for a number.
-REGRESSION_LOSSES = tuple(
-    name for name, row in LOSSES.items() if row.targets == "dense" and row.link is None and not row.signs
-)
 
 
 def add(commands: Any) -> None:
@@ -58,18 +50,7 @@ def add(commands: Any) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which data to train which network on, and how."""
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "data",
-        nargs="?",
-        default="digits",
-        metavar="DATA",
-        help=f"{', '.join(datasets.NAMES)}, or the path of a .npz or .csv file (default: digits)",
-    )
-    data.add_argument("--folder", help="where the IDX files of mnist or fashion-mnist are")
-    data.add_argument("--target", metavar="COLUMN", help="name or index of the column to predict in a .csv file")
-    data.add_argument(
-        "--validation-split", type=float, default=0.0, metavar="SHARE", help="share of the training rows to hold out"
-    )
+    train_data.add_arguments(data)
 
     network = parser.add_argument_group("network")
     network.add_argument("--layers", type=widths, metavar="WIDTHS", help="hidden layers, such as 128,64, or none")
@@ -145,7 +126,7 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
     backends = _contestants(args)
     if args.save is not None:
         check_writable("--save", args.save)
-    data = _load(args)
+    data = train_data.load(args)
     experiment = _experiment(args, data)
     if args.threads is not None:
         from ..kernels.cpu.launch import set_num_threads
@@ -191,20 +172,6 @@ def _contestants(args: argparse.Namespace) -> list[str]:
     return [args.backend, "numpy"] if compare else [args.backend]
 
 
-def _load(args: argparse.Namespace) -> datasets.Dataset:
-    if args.data in datasets.NAMES:
-        if args.target is not None:
-            raise ValueError(f"--target is for .csv files, not for the data set {args.data}")
-        return datasets.load(args.data, args.folder)
-    path = Path(args.data)
-    if path.suffix.lower() not in FILES and not path.exists():
-        known = ", ".join(datasets.NAMES)
-        raise ValueError(f"unknown data set {args.data!r}; known: {known}, or the path of a .npz or .csv file")
-    if args.folder is not None:
-        raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
-    return datasets.read_table(path, args.target, args.seed)
-
-
 def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
     from .contest import Experiment
 
@@ -213,15 +180,20 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
     if args.dropout and not hidden:
         raise ValueError("--dropout comes after hidden layers, and --layers none has none")
     loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
-    outputs, y, y_test = _targets(data, loss)
+    goal = targets(data, loss)
+    features = "float64" if args.standardize else args.dtype  # scaled before they are rounded
     return Experiment(
-        x=data.x_train.astype(args.dtype, copy=False),
-        y=y,
-        x_test=data.x_test.astype(args.dtype, copy=False),
-        y_test=y_test,
-        outputs=outputs,
-        metrics=("accuracy",) if data.classes else ("mean_squared_error", "r2"),
+        x=data.x_train.astype(features, copy=False),
+        y=goal.y,
+        x_test=data.x_test.astype(features, copy=False),
+        y_test=goal.y_test,
+        outputs=goal.outputs,
+        metrics=goal.metrics,
         loss=loss,
+        labels=data.labels if goal.metrics == ("accuracy",) else None,
+        preparation=None if data.preparation is None else data.preparation.to_dict(),
+        standardize=args.standardize,
+        standardize_targets=args.standardize and loss in REGRESSION_LOSSES,
         hidden=hidden,
         activation=args.activation,
         dropout=args.dropout,
@@ -253,25 +225,3 @@ def _hyper(args: argparse.Namespace) -> dict[str, Any]:
             takers = [key for key, make in OPTIMIZER_CLASSES.items() if name in inspect.signature(make).parameters]
             raise ValueError(f"--{name.replace('_', '-')} is for {', '.join(takers)}, not for {args.optimizer}")
     return hyper
-
-
-def _targets(data: datasets.Dataset, loss: str) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return the number of outputs, and the training and test targets in the form that the loss takes.
-
-    A loss that takes numbers gets labels as one column of 0 and 1 where there are two classes (unless it compares
-    classes with each other, as the softmax does), and as one such column a class otherwise.
-    """
-    row = LOSSES[loss]
-    if not data.classes:
-        if loss not in REGRESSION_LOSSES:
-            raise ValueError(
-                f"{data.description} have real-valued targets, and the loss {loss} is for classes; "
-                f"known for such targets: {', '.join(REGRESSION_LOSSES)}"
-            )
-        return data.y_train.shape[1], data.y_train, data.y_test
-    if row.targets == "labels":
-        return data.classes, data.y_train, data.y_test
-    if data.classes == 2 and not row.by_row:
-        return 1, data.y_train.reshape(-1, 1).astype(np.float32), data.y_test.reshape(-1, 1).astype(np.float32)
-    codes = np.eye(data.classes, dtype=np.float32)
-    return data.classes, codes[data.y_train], codes[data.y_test]

@@ -142,17 +142,20 @@ class Preparation:
         self, table: Table, missing: str | None = None, dtype: str = "float32"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return features (rows, features) and the indices of the table's rows that they are of."""
-        missing = self.missing if missing is None else check_missing(missing)
+        columns = self.read_columns(table)
+        rows = choose_rows(table, columns, self.missing if missing is None else check_missing(missing))
+        return self.encode(table, columns, rows, dtype), rows
+
+    def read_columns(self, table: Table) -> dict[int, Column]:
+        """Return the cells of the table's columns that features are made of, by position."""
         try:
             positions = self.layout.locate(self._keys(), table.names, table.width)
         except ValueError as error:
             raise ValueError(f"{table.source}: {error}") from None
-        columns = {
+        return {
             position: self._read(table, column, position)
             for column, position in zip(self.columns, positions, strict=True)
         }
-        rows = choose_rows(table, columns, missing)
-        return self.encode(table, columns, rows, dtype), rows
 
     def encode(self, table: Table, columns: Mapping[int, Column], rows: np.ndarray, dtype: str) -> np.ndarray:
         """Return the features of `rows`, from cells that are in the order of `self.columns`."""

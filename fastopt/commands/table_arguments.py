@@ -1,0 +1,44 @@
+"""Arguments that say how a table is to be read, for `train`, `predict` and `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..datasets._text_files import TextOptions
+from ..datasets.preparation import MISSING
+from ..datasets.tables import KINDS
+
+TABLES = f"or the path of a table or of arrays: {KINDS}"
+
+
+def add_text_arguments(group: Any) -> None:
+    """Add what says how a text file is written."""
+    group.add_argument("--sep", metavar="CHARACTER", help="delimiter of a text file; also tab, space (default: found)")
+    group.add_argument("--decimal", choices=(".", ","), help="decimal mark of a text file (default: found)")
+    group.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, help="the first row holds names, or is data (default: found)"
+    )
+    group.add_argument("--encoding", metavar="NAME", help="encoding of a text file (default: UTF-8)")
+
+
+def add_missing_argument(group: Any, default: str) -> None:
+    """Add what is done with missing cells."""
+    group.add_argument(
+        "--missing",
+        choices=MISSING,
+        help="missing cells of a table: an error, rows to leave out, or filled by the column's mean (of text: the most "
+        f"frequent) over the training rows (default: {default})",
+    )
+
+
+def text_options(args: argparse.Namespace) -> TextOptions:
+    """Return what the arguments say of a text file."""
+    return TextOptions(args.sep, args.decimal, args.header, args.encoding)
+
+
+def refuse_table_arguments(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Raise ValueError where arguments for tables come with a data set that is none."""
+    for name in ("sep", "decimal", "header", "encoding", "missing", *names):
+        if getattr(args, name) not in (None, []):
+            raise ValueError(f"--{name} is for tables, not for the data set {args.data}")
