@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value in figures.items():
         rows.append((name, f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.6g}"))
         if name == "mean_squared_error":
-            rows.append(("root of mean_squared_error", f"{math.sqrt(value):.6g}"))
+            rows.append(("RMSE", f"{math.sqrt(value):.6g}"))
     width = max(len(title) for title, _ in rows)
     print("\n".join(f"{title:<{width}}   {text}" for title, text in rows))
     if model.target_scale is not None:

@@ -55,12 +55,12 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
 
 def _data_rows(data: Dataset, plan: Experiment) -> list[tuple[str, str]]:
     """What was made of a table, and what should be known of it."""
-    rows = [("target", data.targets)] if data.targets else []
+    rows = [("target", data.targets + ", standardized" * plan.standardize_targets)] if data.targets else []
     features = []
     if data.preparation is not None and data.preparation.features > len(data.preparation.columns):
         features.append(f"{plan.x.shape[1]} from {len(data.preparation.columns)} columns, text one-hot encoded")
     if plan.standardize:
-        features.append("features standardized" + " and targets too" * plan.standardize_targets)
+        features.append("standardized")
     rows += [("features", ", ".join(features))] if features else []
     return rows + [("note", note) for note in data.notes]
 

@@ -18,6 +18,7 @@ class TableLayout:
     header        True if they had names
     target        position of the target
     target_name   its name; None without a header
+    target_is_text  True if its cells are labels that are read as text
     left_out      positions of columns that were left out
     """
 
@@ -26,6 +27,7 @@ class TableLayout:
     target: int | None = None
     target_name: str | None = None
     left_out: tuple[int, ...] = ()
+    target_is_text: bool = False
 
     def locate(
         self, columns: Sequence[tuple[str | None, int]], names: Sequence[str] | None, width: int
@@ -94,7 +96,12 @@ class TableLayout:
     def from_dict(cls, saved: Mapping[str, Any]) -> TableLayout:
         """Return what `to_dict` returned."""
         layout = cls(
-            int(saved["width"]), bool(saved["header"]), saved["target"], saved["target_name"], tuple(saved["left_out"])
+            int(saved["width"]),
+            bool(saved["header"]),
+            saved["target"],
+            saved["target_name"],
+            tuple(saved["left_out"]),
+            bool(saved["target_is_text"]),
         )
         if not all(isinstance(i, int) for i in (*layout.left_out, layout.target or 0)):
             raise ValueError(f"its layout is {dict(saved)!r}")

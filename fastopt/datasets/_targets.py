@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ._table import listed
+from ._dialect import MISSING
+from ._table import Table, listed
 
 Wish = Literal["auto", "classes", "numbers"]
 WISHES = ("auto", "classes", "numbers")
 FEW = 20  # classes that whole numbers may always mean
 ROWS_OF_A_CLASS = 20  # that more classes than FEW have on average
+_LABEL = re.compile(r"[+-]?\d+|true|false", re.IGNORECASE)
+_PLAIN_LABEL = re.compile(r"[+-]?(0|[1-9]\d*)")
 _WAYS = (
     "say which: numbers (targets='numbers'; --loss mean_squared_error, mean_absolute_error or huber) or classes "
     "(targets='classes'; --loss sparse_categorical_crossentropy)"
@@ -103,3 +107,21 @@ def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
     if seldom:
         kind = "different whole numbers" if labels.dtype.kind in "iu" else "different texts"
         raise ValueError(f"{title} has {count:,} {kind} in {rows:,} rows: {_WAYS}")
+
+
+def labels_to_keep(cells: Sequence[str]) -> bool:
+    """Return True for labels in a text file that are to be read as text: as numbers or bools they would look different.
+
+    >>> labels_to_keep(["01", "02"]), labels_to_keep(["true", "false"]), labels_to_keep(["1", "-1"])
+    (True, True, False)
+    """
+    there = [cell for cell in cells if cell not in MISSING]
+    return all(map(_LABEL.fullmatch, there)) and not all(map(_PLAIN_LABEL.fullmatch, there))
+
+
+def are_labels_kept(table: Table, position: int) -> bool:
+    """Return True for a column of such labels, once it is read."""
+    if table.decimal is None or table.frame.dtypes.iloc[position] != "string":
+        return False
+    cells = table.frame.iloc[:, position].dropna().str.strip()
+    return bool(len(cells)) and all(map(_LABEL.fullmatch, cells.unique()))

@@ -11,7 +11,7 @@ import itertools
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
@@ -46,8 +46,9 @@ class TextOptions(NamedTuple):
 class Expected(NamedTuple):
     """What is known of the columns before they are read."""
 
-    names: Collection[str] = ()  # a first row that has one of them is a header
-    text: Callable[[list[str] | None, int], Collection[int]] = lambda names, width: ()  # columns to read as text
+    names: Collection[str] = ()  # a first row that has most of them is a header
+    # positions of columns to read as text, from the names, the number of columns, and the first rows
+    text: Callable[[list[str] | None, int, Sequence[Sequence[str]]], Collection[int]] = lambda names, width, rows: ()
 
 
 def is_text(path: Path) -> bool:
@@ -71,7 +72,7 @@ def read_text(path: Path, options: TextOptions, expected: Expected) -> Table:
     try:
         with _open(path, options.encoding) as file:
             lines = _first_lines(file)
-        dialect = _dialect.sniff(lines, sep, decimal, tabs=".tsv" in path.suffixes or ".tab" in path.suffixes)
+        dialect = _dialect.sniff(lines, sep, decimal, tabs=_promises_tabs(path))
         return _Reader(path, options, dialect, lines).table(expected)
     except UnicodeError as error:
         raise ValueError(_not_text(path, options.encoding, error)) from error
@@ -79,6 +80,10 @@ def read_text(path: Path, options: TextOptions, expected: Expected) -> Table:
         raise ValueError(f"{path}: expected a whole packed file, but it is damaged or cut: {error}") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _promises_tabs(path: Path) -> bool:
+    return bool({".tsv", ".tab"} & {suffix.lower() for suffix in path.suffixes})
 
 
 @contextlib.contextmanager
@@ -170,8 +175,8 @@ class _Reader:
         if self.header is None:
             if self.dialect.comment is not None:
                 return self.dialect.comment
-            known = bool(set(rows[0]) & set(expected.names))
-            self.header = known or _dialect.has_header(rows, self.dialect.decimal)
+            known = set(rows[0]) & set(expected.names)
+            self.header = len(known) > len(expected.names) / 2 or _dialect.has_header(rows, self.dialect.decimal)
         if not self.header:
             return None
         self.first_row = 1
@@ -188,7 +193,7 @@ class _Reader:
             raise ValueError("expected rows of data, but there is only a header")
         if names is not None and len(names) == width - 1:
             names = ["", *names]
-        text = expected.text(names, width)
+        text = expected.text(names, width, [row for _, row in self.sample[self.first_row :]])
         before = self.sample[self.first_row][0] - 1  # lines before the first row of data
         sep = self.dialect.sep
         options = {"sep": r"\s+"} if sep == " " else {"sep": sep, "skipinitialspace": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -121,10 +122,14 @@ class Preparation:
 
     # -- applying
 
-    def text_columns(self, names: list[str] | None, width: int) -> list[int]:
+    def text_columns(self, names: list[str] | None, width: int, rows: Any = ()) -> list[int]:
         """Return the positions in a table of `width` columns that are to be read as text."""
         found = zip(self.columns, self.layout.locate(self._keys(), names, width), strict=True)
-        return [position for column, position in found if column.kind == "text"]
+        positions = [position for column, position in found if column.kind == "text"]
+        if self.layout.target_is_text:
+            with contextlib.suppress(ValueError):  # a table to predict from has none
+                positions.append(self.layout.locate_target(names, width))
+        return positions
 
     def transform(self, data: Any, missing: str | None = None) -> np.ndarray:
         """Return the features (rows, features), float32, of a table: a path, or a frame of pandas or polars.

@@ -11,19 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import batching
+from .._arrays import check_number
 from ._columns import Column, read_column
 from ._frames import BINARY, is_frame, read_binary, table_of
 from ._layout import TableLayout, check_unique
 from ._npz import Part, read_npz
+from ._split import hold_out
 from ._table import Table
-from ._targets import Targets, check_wish, choose
+from ._targets import Targets, are_labels_kept, check_wish, choose, labels_to_keep
 from ._text_files import Expected, TextOptions, is_text, read_text
 from .dataset import Dataset
 from .preparation import Preparation, check_missing, choose_rows
 
 log = logging.getLogger("fastopt")
 
-HELD_OUT = 5  # one row in five is held out where a file brings no test part
 KINDS = ".npz, .csv, .tsv, .txt (or .gz of these), .parquet or .feather"
 
 
@@ -115,12 +116,14 @@ def load_table(data: Any, options: TableOptions) -> Dataset:
     """Return the data set that `read_table` describes, without logging its notes."""
     check_missing(options.missing)
     check_wish(options.targets)
+    if options.dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64; got {options.dtype!r}")
     if not is_frame(data):
         path = check_path(data)
         if path.suffix.lower() == ".npz":
             return _from_npz(path, options)
     name = "table" if is_frame(data) else Path(os.fsdecode(data)).name.partition(".")[0]
-    return _from_table(open_table(data, options.text, _expected_text(options.categorical)), options, name)
+    return _from_table(open_table(data, options.text, _expected(options)), options, name)
 
 
 def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected = Expected()) -> Table:  # noqa: B008
@@ -165,22 +168,30 @@ def _refuse_text_options(text: TextOptions, kind: str) -> None:
         raise ValueError(f"{given[0]} is for text files, not for {kind}")
 
 
-def _expected_text(categorical: Sequence[str | int]) -> Expected:
-    """Columns that are to be read as text; what is wrong with their names is said once the table is there."""
+def _expected(options: TableOptions) -> Expected:
+    """Columns that are to be read as text; what is wrong with their names is said once the table is there.
 
-    def positions(names: list[str] | None, width: int) -> list[int]:
-        found = []
-        for column in categorical:
-            if names is not None and str(column) in names:
-                found.append(names.index(str(column)))
-            else:
-                try:
-                    found.append(range(width)[int(column)])
-                except (ValueError, IndexError):
-                    continue
-        return found
+    Labels are read as text where they would look different otherwise, such as 01 or true.
+    """
+
+    def positions(names: list[str] | None, width: int, rows: Sequence[Sequence[str]]) -> list[int]:
+        found = [_position(column, names, width) for column in options.categorical]
+        target = _position(-1 if options.target is None else options.target, names, width)
+        if target is not None and options.targets != "numbers":
+            if labels_to_keep([row[target] for row in rows if len(row) > target]):
+                found.append(target)
+        return [position for position in found if position is not None]
 
     return Expected(text=positions)
+
+
+def _position(column: str | int, names: list[str] | None, width: int) -> int | None:
+    if names is not None and str(column) in names:
+        return names.index(str(column))
+    try:
+        return range(width)[int(column)]
+    except (ValueError, IndexError):
+        return None
 
 
 # ---------------------------------------------------------------- tables
@@ -202,7 +213,7 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     categorical = {table.find("categorical", column) for column in options.categorical}
     _check_columns(table, features, target, categorical)
     columns = {i: read_column(table, i, as_text=i in categorical) for i in features}
-    goal = read_column(table, target)
+    goal = read_column(table, target, as_text=options.targets != "numbers" and are_labels_kept(table, target))
     rows = choose_rows(table, {**columns, target: goal}, options.missing, target)
     if len(rows) < 2:
         raise ValueError(f"{table.source}: expected at least two rows (train and test); got {len(rows)}")
@@ -210,7 +221,9 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     train, test = hold_out(len(rows), y.y if y.labels is not None else None, options.seed)
     learning = rows[train][_learning(len(train), options)]
     target_name = table.names[target] if table.names is not None else None
-    layout = TableLayout(table.width, table.names is not None, target, target_name, tuple(left_out))
+    layout = TableLayout(
+        table.width, table.names is not None, target, target_name, tuple(left_out), goal.kind == "text"
+    )
     preparation = Preparation.learn(table, columns, layout, options.missing, rows, learning, categorical)
     x = preparation.encode(table, columns, rows, options.dtype)
     return Dataset(
@@ -300,31 +313,9 @@ def _targets_of(table: Table, target: int, goal: Column, rows: np.ndarray, optio
 
 def _learning(rows: int, options: TableOptions) -> np.ndarray:
     """The training rows that `fit` does not hold out, as it will with the same share and seed."""
-    if not options.validation_split:
+    if not check_number("validation_split", options.validation_split, 0.0, 1.0):
         return np.arange(rows)
     return batching.split(rows, options.validation_split, options.seed, shuffle=True)[0]
-
-
-def hold_out(rows: int, codes: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of training rows and of the test rows, a fifth, drawn with `seed`.
-
-    A class (of `codes`) that has test rows only gets the first of them in exchange for a training row of another class
-    that has several.
-    """
-    order = np.random.default_rng(seed).permutation(rows)
-    test, train = np.split(order, [max(1, rows // HELD_OUT)])
-    if codes is None:
-        return train, test
-    counts = np.bincount(codes[train], minlength=int(codes.max()) + 1)
-    for lacking in np.unique(codes[test][counts[codes[test]] == 0]):
-        spare = np.flatnonzero(counts[codes[train]] > 1)
-        if not len(spare):
-            break
-        give, take = int(spare[-1]), int(np.argmax(codes[test] == lacking))
-        counts[codes[train[give]]] -= 1
-        counts[lacking] += 1
-        train[give], test[take] = test[take], train[give]
-    return train, test
 
 
 # ---------------------------------------------------------------- .npz
