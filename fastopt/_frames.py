@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -111,6 +111,8 @@ def from_objects(cells: np.ndarray) -> Column:
 
     Raises NotNumbers for a mixture and for anything else, with a row of each type.
     """
+    if set(map(type, cells)) == {str}:  # what columns of strings mostly are
+        return Column(cells.astype(str), None)
     missing = np.array([_is_missing(cell) for cell in cells], bool)
     kinds: dict[str, int] = {}
     for row in np.flatnonzero(~missing):
@@ -122,10 +124,11 @@ def from_objects(cells: np.ndarray) -> Column:
     elif set(kinds) == {"bool"}:
         values = np.array([False if gone else bool(cell) for cell, gone in zip(cells, missing, strict=True)], bool)
     elif set(kinds) <= {"int", "float", "bool"}:
-        zero = 0 if set(kinds) <= {"int", "bool"} else 0.0
-        values = np.array([zero if gone else _number(cell) for cell, gone in zip(cells, missing, strict=True)])
-        if values.dtype.kind not in "iuf":  # whole numbers beyond 64 bits
-            values = values.astype(np.float64)
+        whole = "float" not in kinds
+        listed = [0 if gone else _number(cell) for cell, gone in zip(cells, missing, strict=True)]
+        values = np.array(listed, None if whole else np.float64)
+        if whole and values.dtype.kind != "i":  # some are beyond int64
+            values = _unsigned(listed)
     else:
         raise NotNumbers(_mixture(cells, kinds))
     return Column(values, missing if missing.any() else None)
@@ -267,22 +270,21 @@ def _numbers(what: str, pull: Callable[[], Column]) -> np.ndarray:
 def _real_array(name: str, value: Any) -> np.ndarray:
     array = as_array(name, value)
     if array.dtype.kind in "OUT" and array.ndim:
-        for index in _first_wrong(array):
-            where = f"row {index[0]}" + "".join(f", column {i}" for i in index[1:2])
-            raise TypeError(
-                f"{name} must hold real numbers, not {array.dtype} (got {describe(value)}): {where} has"
-                f" {_shown(array[index])}"
-            )
+        raise TypeError(
+            f"{name} must hold real numbers, not {array.dtype} (got {describe(value)})"
+            + _first_wrong(_objects_of(value, array.shape) if isinstance(value, list | tuple) else array)
+        )
     check_real(name, array, value)
     return array
 
 
-def _first_wrong(array: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """The first index of what is no number, if there is one."""
+def _first_wrong(array: np.ndarray) -> str:
+    """The place of the first cell that is no number, in words; nothing where all are numbers."""
     for index in np.ndindex(array.shape):
-        if _is_missing(array[index]) or _kind(array[index]) not in ("int", "float", "bool"):
-            yield index
-            return
+        cell = array[index]
+        if _is_missing(cell) or _kind(cell) not in ("int", "float", "bool"):
+            return f": row {index[0]}{''.join(f', column {i}' for i in index[1:2])} has {_shown(cell)}"
+    return ": use .astype(float)"
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
@@ -294,12 +296,13 @@ def _flat(array: np.ndarray) -> np.ndarray:
 def _from_list(name: str, y: Any) -> Column | np.ndarray:
     """A list of labels; NumPy would turn the numbers among strings into strings, and None and NaN, too."""
     array = as_array(name, y)
-    if array.dtype.kind not in "UO" or array.ndim > 2:
+    rounded = array.dtype.kind == "f" and array.size > 0 and bool((np.abs(array) >= 2.0**63).any())  # uint64 with int64
+    if (array.dtype.kind not in "UO" and not rounded) or array.ndim > 2:
         return array
-    return _objects_of(name, y, array.shape)
+    return _objects_of(y, array.shape)
 
 
-def _objects_of(name: str, y: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _objects_of(y: Any, shape: tuple[int, ...]) -> np.ndarray:
     cells = np.empty(shape, object)
     cells[...] = y
     return cells
@@ -337,6 +340,13 @@ def _shown(cell: Any) -> str:
     """A cell as a message shows it, shortened."""
     text = repr(cell.item() if isinstance(cell, np.generic) else cell)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unsigned(numbers: list[Any]) -> np.ndarray:
+    try:
+        return np.array(numbers, np.uint64)
+    except OverflowError:
+        raise NotNumbers("whole numbers of more than 64 bits") from None
 
 
 def _mixture(cells: np.ndarray, kinds: dict[str, int]) -> str:

@@ -35,8 +35,9 @@ class Data(NamedTuple):
 class Raw(NamedTuple):
     """Rows as they came: numbers and labels, but neither prepared nor checked for NaN and infinity."""
 
-    x: Features
+    x: Features  # of the model's dtype already where no layer prepares them
     y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
+    labels: Labels | None = None  # of all rows, also of those that were left out
 
 
 class Learnt(NamedTuple):
@@ -51,9 +52,10 @@ class Learnt(NamedTuple):
 def read_x(
     model: DataMemory, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
 ) -> Features:
-    """Return x as a matrix of `inputs` columns, of those of the model, or of any; ValueError for other columns.
+    """Return x as a matrix, not checked for NaN; ValueError for other columns than there must be.
 
-    known  the names that columns must have; by default those that the model knows
+    inputs  their number; by default the model's, and any where it has none
+    known   their names, where they have names; by default those that the model knows
     """
     features = _frames.features(name, x)
     _check_names(name, features.names, model.feature_names if known is None else known)
@@ -64,7 +66,9 @@ def read_x(
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
-    return features
+    if model.preprocessing:
+        return features
+    return features._replace(values=apply((), (), features.values, model.dtype))
 
 
 def read(
@@ -87,7 +91,7 @@ def read(
         )
     targets = _targets.read(names[1], y, loss.spec, model.outputs)
     if nan == "raise":
-        return Raw(features, targets)
+        return Raw(features, targets, targets if isinstance(targets, Labels) else None)
     return _without_gaps(names, features, targets)
 
 
@@ -98,13 +102,15 @@ def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, los
     """
     inputs = raw.x.values.shape[1]
     known = model.learnt_for(inputs)
+    if known.feature_names is not None and len(known.feature_names) != inputs:
+        raise ValueError(f"x has {inputs} features, but model.feature_names are {len(known.feature_names)} names")
     statistics = list(known.statistics)
     if model.preprocessing:
         _frames.check_cells("x", *raw.x)
         statistics = learn(model.preprocessing, statistics, raw.x.values, rows)
     classes, scale = known.classes, known.target_scale
-    if isinstance(raw.y, Labels) and classes is None:
-        classes = _targets.learn_classes("y", raw.y, loss.spec, model.outputs)
+    if raw.labels is not None and classes is None:
+        classes = _targets.learn_classes("y", raw.labels, loss.spec, model.outputs)
         if classes is not None:
             classes.flags.writeable = False
     if standardize:
@@ -159,17 +165,21 @@ def converted(model: DataMemory, names: Names, raw: Raw, loss: Loss, learnt: Lea
 
 
 def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
-    good = finite_rows(x.values) & finite_rows(y.values if isinstance(y, Labels) else y)
-    if isinstance(y, Labels) and y.missing is not None:
-        good &= ~y.missing
+    labels = None
+    if isinstance(y, Labels):
+        present = finite_rows(y.values) if y.missing is None else finite_rows(y.values) & ~y.missing
+        labels = Labels(y.values, None if present.all() else ~present)
+        good = finite_rows(x.values) & present
+    else:
+        good = finite_rows(x.values) & finite_rows(y)
     dropped = len(good) - np.count_nonzero(good)
     if dropped == len(good):
         raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
     if not dropped:
-        return Raw(x, y)
+        return Raw(x, y, labels)
     log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
     kept = Labels(y.values[good], None) if isinstance(y, Labels) else y[good]
-    return Raw(x._replace(values=x.values[good]), kept)
+    return Raw(x._replace(values=x.values[good]), kept, labels)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -128,8 +128,8 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
         hint = "; for one-hot rows use the loss categorical_crossentropy" if array.ndim == 2 else ""
         raise ValueError(f"{name} must be class labels of shape (n,); got shape {array.shape}{hint}")
     kind = array.dtype.kind
-    if kind == "T":  # NumPy's strings of any length
-        return _frames.Column(array.astype(str), None)
+    if kind == "T":  # NumPy's strings of any length, which may have missing ones
+        array, kind = array.astype(object), "O"
     if kind in "biufU":
         return _frames.Column(array, None)
     if kind != "O":

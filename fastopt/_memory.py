@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, np.ndarray]
 
 
-class DataMemory:
+class DataMemory(ABC):
     """Half of `Sequential`: what data mean to the model, and how outputs are given back in the data's terms."""
 
     layers: tuple[Layer, ...]
@@ -40,22 +41,26 @@ class DataMemory:
         self._preparation: dict[str, Any] | None = None
 
     @property
+    @abstractmethod
     def outputs(self) -> int:
-        raise NotImplementedError
+        """The number of columns that `predict` gives."""
 
     @property
+    @abstractmethod
     def last_activation(self) -> str:
         """The activation of the last layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, inputs: int) -> None:
-        raise NotImplementedError
+        """Make the weights."""
 
+    @abstractmethod
     def specs(self, inputs: int) -> Any:
-        raise NotImplementedError
+        """Refuse layers that clash behind `inputs` features."""
 
+    @abstractmethod
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        raise NotImplementedError
+        """Return the outputs."""
 
     @property
     def learnt(self) -> Learnt:
@@ -106,7 +111,8 @@ class DataMemory:
     @feature_names.setter
     def feature_names(self, names: Any) -> None:
         if names is not None:
-            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            several = isinstance(names, Iterable) and not isinstance(names, str)
+            if not several or not all(isinstance(name, str) for name in names):
                 raise TypeError(f"feature_names must be a list of strings, or None; got {describe(names)}")
             names = tuple(map(str, names))
             if self.inputs not in (None, len(names)):

@@ -217,7 +217,7 @@ class Sequential(DataMemory):
         rows = [("layer", "activation", "outputs", "parameters")]
         for layer, name in zip(self.layers, self.names, strict=True):
             if not isinstance(layer, Dense):
-                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else "data"
+                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
                 rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
                 continue
             count = None if width is None else (width + layer.use_bias) * layer.units

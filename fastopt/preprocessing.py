@@ -96,12 +96,17 @@ class Normalization:
         """Return mean and variance of `inputs` features, as given or adapted; None where there are none yet."""
         if self.mean is None:
             return None
+        self.check(inputs)
         return Statistics(_spread(self.mean, inputs), _spread(self.variance, inputs))
 
     def check(self, inputs: int) -> None:
         """Raise ValueError where mean and variance are of another number of features."""
         for what in ("mean", "variance"):
             _check_length(what, getattr(self, what), inputs)
+
+    def formula(self) -> str:
+        """Return what `summary` says of the layer."""
+        return "(x - mean) / deviation"
 
     def config(self) -> dict[str, Any]:
         """Return the arguments as plain values; not what was learnt."""
@@ -148,6 +153,12 @@ class Rescaling:
         """Raise ValueError where scale or offset are of another number of features."""
         for what in ("scale", "offset"):
             _check_length(what, getattr(self, what), inputs)
+
+    def formula(self) -> str:
+        """Return what `summary` says of the layer, with the numbers where they are single."""
+        scale, offset = np.asarray(self.scale), np.asarray(self.offset)
+        shift = "" if offset.ndim == 0 and offset == 0 else " + offset" if offset.ndim else f" {offset:+.6g}"
+        return f"x * {'scale' if scale.ndim else f'{scale:.6g}'}{shift}"
 
     def config(self) -> dict[str, Any]:
         """Return the arguments as plain values."""
