@@ -97,10 +97,10 @@ def _whole(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
 
 
 def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
-    """Refuse whole numbers and text that hardly ever come again, unless they are 0, 1, 2, ..."""
+    """Refuse whole numbers and text that hardly ever come again, unless they are few and count from 0 or 1."""
     count = len(labels)
     if count <= FEW:
-        counted = labels.dtype.kind in "iu" and labels[0] == 0 and labels[-1] == count - 1
+        counted = labels.dtype.kind in "iu" and labels[0] in (0, 1) and labels[-1] - labels[0] == count - 1
         seldom = count > 2 and 2 * count > rows and not counted and labels.dtype.kind in "iu"
     else:
         seldom = count * ROWS_OF_A_CLASS > rows if labels.dtype.kind in "iu" else 2 * count > rows

@@ -300,7 +300,11 @@ def _one_hot(
 
 def _mean(values: np.ndarray) -> float | None:
     finite = values[np.isfinite(values)]
-    return float(np.mean(finite)) if len(finite) else None
+    if not len(finite):
+        return None
+    with np.errstate(over="ignore"):
+        mean = float(np.mean(finite))
+    return mean if np.isfinite(mean) else float(np.sum(finite / len(finite)))  # sums may be too large
 
 
 def _most_frequent(values: np.ndarray) -> str | None:

@@ -177,9 +177,9 @@ def _expected(options: TableOptions) -> Expected:
     def positions(names: list[str] | None, width: int, rows: Sequence[Sequence[str]]) -> list[int]:
         found = [_position(column, names, width) for column in options.categorical]
         target = _position(-1 if options.target is None else options.target, names, width)
-        if target is not None and options.targets != "numbers":
-            if labels_to_keep([row[target] for row in rows if len(row) > target]):
-                found.append(target)
+        kept = target is not None and labels_to_keep([row[target] for row in rows if len(row) > target])
+        if kept and options.targets != "numbers":
+            found.append(target)
         return [position for position in found if position is not None]
 
     return Expected(text=positions)

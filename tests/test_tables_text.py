@@ -1,0 +1,429 @@
+"""Text tables: delimiter, decimal mark, header and encoding are found or given, and what is wrong is said."""
+
+import bz2
+import gzip
+import lzma
+import zipfile
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers_tables import count_rows, joined, labels_of, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastopt import datasets
+from fastopt.datasets.tables import open_table
+
+files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+ROWS = count_rows("")
+
+
+# ---------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("header", ["", "a,b,kind\n", '"a","b","kind"\n', "\n\na, b, kind\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_plain(tmp_path, header, encoding, newline):
+    path = write(tmp_path, (header + ROWS).replace("\n", newline), encoding=encoding)
+    data = datasets.read_table(path)
+    assert (data.name, data.classes, data.labels.tolist()) == ("table", 3, [0, 1, 2])
+    assert (data.x_train.shape, data.x_test.shape) == ((16, 2), (4, 2))
+    assert data.x_train.dtype == data.x_test.dtype == np.float32
+    assert data.y_train.dtype == data.y_test.dtype == np.int64
+    x, y = joined(data)
+    np.testing.assert_array_equal(x[:, 0], np.arange(20))  # every row once
+    np.testing.assert_array_equal(x[:, 1], np.arange(20) / 4)  # rows stay whole
+    np.testing.assert_array_equal(y, np.arange(20) % 3)
+    names = ["a", "b"] if header else ["0", "1"]
+    assert data.preparation.feature_names == names
+
+
+def test_rows_held_out_depend_on_the_seed_alone(tmp_path):
+    path = write(tmp_path, ROWS)
+    first, again, other = (datasets.read_table(path, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.x_test, again.x_test)
+    assert not np.array_equal(first.x_test, other.x_test)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a;b;kind\n1,5;-2,25;x\n2,5;1,0e3;y\n3;,5;y\n", "t.csv"),
+        ("1,5;-2,25;x\n2,5;1,0e3;y\n3;,5;y\n", "t.csv"),
+        ("a\tb\tkind\n1.5\t-2.25\tx\n2.5\t1000\ty\n3\t.5\ty\n", "t.tsv"),
+        ("a\tb\tkind\n1,5\t-2,25\tx\n2,5\t1000,0\ty\n3\t0,5\ty\n", "t.txt"),
+        ("a|b|kind\n1.5|-2.25|x\n2.5|1000|y\n3|0.5|y\n", "t.csv"),
+        ("a, b, kind\n1.5, -2.25, x\n2.5, 1000, y\n3, 0.5, y\n", "t.csv"),
+        ("  a   b kind\n 1.5  -2.25   x\n2.5 1000  y\n3     0.5 y  \n", "t.txt"),
+        ("a b kind\n1.5\t-2.25 x\n2.5 1000 y\n3 0.5 y\n", "t.dat"),
+        ('"a","b","kind"\n"1,5","-2,25","x"\n"2,5","1000","y"\n"3","0,5","y"\n', "t.csv"),
+        ("sep=;\na;b;kind\n1.5;-2.25;x\n2.5;1000;y\n3;0.5;y\n", "t.csv"),
+        ("# made by a program\n# a,b,kind\n1.5,-2.25,x\n2.5,1000,y\n3,0.5,y\n", "t.csv"),
+        ("a;b;kind\n1,5;-2,25;x\n2,5;1.000,0;y\n3;0,5;y\n", "t.csv"),
+        ('a,b,kind\n1.5,-2.25,x\n2.5,"1,000.0",y\n3,0.5,y\n', "t.csv"),
+    ],
+)
+def test_dialects(tmp_path, text, name):
+    data = datasets.read_table(write(tmp_path, text, name))
+    np.testing.assert_array_equal(joined(data)[0], np.array([[1.5, -2.25], [2.5, 1000], [3, 0.5]], np.float32))
+    assert labels_of(data) == ["x", "y", "y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "first"),
+    [
+        ("1,5;2;x\n3,25;4;y\n", {"sep": ";", "decimal": ",", "header": False}, [1.5, 2]),
+        ("1,5,x\n3,25,y\n", {"sep": ",", "decimal": "."}, [1, 5]),
+        ("1:5:x\n3:25:y\n", {"sep": ":"}, [1, 5]),
+        ("1\t5\tx\n3\t25\ty\n", {"sep": "tab"}, [1, 5]),
+        ("1  5 x\n3 25  y\n", {"sep": "space"}, [1, 5]),
+        ("1 5 x\n3 25 y\n", {"sep": r"\s+"}, [1, 5]),
+        ("1,5,x\n3,25,y\n", {"header": True}, None),
+        ("a;1.234;x\nb;5.678;y\n", {"decimal": ",", "header": False, "categorical": 0}, [0, 1, 5678]),
+    ],
+)
+def test_what_is_given_is_taken(tmp_path, text, options, first):
+    path = write(tmp_path, text)
+    if first is None:
+        with pytest.raises(ValueError, match="at least two rows"):  # one of the two is the header
+            datasets.read_table(path, **options)
+    else:
+        x, _ = joined(datasets.read_table(path, **options))
+        np.testing.assert_array_equal(x[0], np.array(first, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sep": "::"}, "sep must be one character, such as ',' or ';', or tab or space; got '::'"),
+        ({"sep": "a"}, "sep must be one character"),
+        ({"sep": '"'}, "sep must be one character"),
+        ({"decimal": "point"}, "decimal must be '.' or ','; got 'point'"),
+        ({"encoding": "utf-99"}, "unknown encoding 'utf-99'"),
+        ({"missing": "zero"}, "missing must be one of refuse, skip, mean; got 'zero'"),
+        ({"targets": "labels"}, "targets must be one of auto, classes, numbers; got 'labels'"),
+        ({"dtype": "float16"}, "dtype must be float32 or float64; got 'float16'"),
+    ],
+)
+def test_wrong_options(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.read_table(write(tmp_path, ROWS), **options)
+
+
+@pytest.mark.parametrize("pack", ["gz", "bz2", "xz", "zip"])
+def test_packed(tmp_path, pack):
+    path = tmp_path / f"table.csv.{pack}"
+    if pack == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("whatever.csv", ROWS)
+    else:
+        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[pack].compress(ROWS.encode()))
+    data = datasets.read_table(path)
+    assert (data.name, data.classes, len(joined(data)[0])) == ("table", 3, 20)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"table.csv.{pack}: expected a whole packed file, but it is damaged or cut"):
+        datasets.read_table(path)
+
+
+def test_zip_archives_hold_one_table(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("a.csv", ROWS)
+        archive.writestr("b.csv", ROWS)
+    with pytest.raises(ValueError, match="expected a zip archive of one table; it holds 2 files"):
+        datasets.read_table(tmp_path / "t.zip")
+
+
+def test_other_encodings(tmp_path):
+    path = write(tmp_path, "größe,k\n1,x\n2,y\n3,y\n", encoding="cp1252")
+    with pytest.raises(ValueError, match=r"expected text in UTF-8, but line 1 is not UTF-8; say its enc.*cp1252"):
+        datasets.read_table(path)
+    assert datasets.read_table(path, encoding="cp1252").preparation.feature_names == ["größe"]
+    with pytest.raises(ValueError, match="expected text in ascii"):
+        datasets.read_table(path, encoding="ascii")
+
+
+def test_not_utf8_far_behind(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,k\n" + b"1,x\n" * 100_000 + b"1,\xe9\n")
+    with pytest.raises(ValueError, match="line 100002 is not UTF-8"):
+        datasets.read_table(path)
+
+
+# ---------------------------------------------------------------- header
+
+
+@pytest.mark.parametrize(
+    ("first", "below", "header"),
+    [
+        ("a,b,k", "1,2,x", True),
+        ("0,1,2", "5,6,7", True),  # pandas' names of columns without
+        (",0,1", "0,5,6", True),
+        ("0,1", "5,6", True),
+        ("0,1", "0,1", False),  # the row comes again
+        ("1,2,3", "5,6,7", False),
+        ("1.5,a", "2.5,b", False),
+        ("150,4,setosa,versicolor,virginica", "5.1,3.5,1.4,0.2,0", True),  # scikit-learn's iris.csv
+        ("region,2019,2020,growth", "x,5,6,0.5", True),
+        ("p,x,s", "p,x,s", False),  # nothing but text, which comes again
+        ("name,city", "Ann,Rome", True),
+        ("NA,1", "5,2", False),
+        ("id,NA", "5,2", True),
+    ],
+)
+def test_header_is_found(tmp_path, first, below, header):
+    table = open_table(write(tmp_path, "\n".join([first, below, below, below]) + "\n"))
+    assert table.names == (first.split(",") if header else None)
+    assert len(table.frame) == 4 - header
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "150,4,setosa\n1,2,0\n3,4,1\n",
+        "country,2019,2020,label\nA,5,6,x\nB,7,8,y\nC,9,10,x\n",
+        "7,9,new\n" + "1,2,x\n3,4,y\n" * 5,
+    ],
+)
+def test_header_that_only_the_user_can_tell(tmp_path, text):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match="may be a header, and it may be data: say header=True or False .--"):
+        datasets.read_table(path)
+    rows = text.count("\n")
+    for header in (True, False):
+        try:
+            data = datasets.read_table(path, header=header)
+        except ValueError as error:
+            assert "must be a number, as most cells of this column are; got 'setosa'" in str(error)
+            assert not header
+        else:
+            assert len(joined(data)[0]) == rows - header
+
+
+def test_header_of_numbers_is_noted(tmp_path):
+    data = datasets.read_table(write(tmp_path, "0,1,2\n5,6,7\n6,7,7\n7,7,8\n7,8,8\n"))
+    assert data.notes == ("the first row is taken for names: 0, 1, 2",)
+
+
+# ---------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("target", ["kind", 0, -3, "0", "-3"])
+def test_target(tmp_path, target):
+    text = "kind,a,b\n" + "".join(f"{i % 2},{i},{i}.5\n" for i in range(10))
+    data = datasets.read_table(write(tmp_path, text), target)
+    assert data.classes == 2
+    np.testing.assert_array_equal(data.x_train[:, 1] - data.x_train[:, 0], np.full(8, 0.5, np.float32))
+
+
+def test_a_name_goes_before_an_index(tmp_path):
+    path = write(tmp_path, "2,b,1,0\n" + "".join(f"{i % 2},{i / 4},{i / 8},{i / 16}\n" for i in range(8)))
+    for target in ("2", 2):
+        data = datasets.read_table(path, target, header=True)
+        assert data.classes == 2
+        assert data.preparation.feature_names == ["b", "1", "0"]
+    assert datasets.read_table(path, -1, header=True).preparation.feature_names == ["2", "b", "1"]
+    assert datasets.read_table(path, "2", header=True, drop="1").preparation.feature_names == ["b", "0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "colour"}, "there is no column 'colour'; its columns are a, b, kind"),
+        ({"target": 3}, "target must be an index from -3 to 2; got 3"),
+        ({"target": "-4"}, "target must be an index from -3 to 2; got -4"),
+        ({"drop": ["colour"]}, "there is no column 'colour'; its columns are a, b, kind"),
+        ({"drop": 5}, "drop must be an index from -3 to 2; got 5"),
+        ({"drop": "kind"}, "column 'kind' is the target and cannot be left out"),
+        ({"drop": ["a", "b"]}, "no column is left for features beside the target, column 'kind'"),
+        ({"categorical": "colour"}, "there is no column 'colour'"),
+        ({"categorical": "kind"}, "column 'kind' is the target: give a loss of classes instead"),
+    ],
+)
+def test_wrong_columns(tmp_path, options, message):
+    path = write(tmp_path, "a,b,kind\n" + ROWS)
+    with pytest.raises(ValueError, match=message) as error:
+        datasets.read_table(path, **options)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_columns_without_a_header_have_indices(tmp_path):
+    path = write(tmp_path, ROWS)
+    with pytest.raises(ValueError, match="there is no column 'kind'; it has no header: give the column's index"):
+        datasets.read_table(path, "kind")
+    data = datasets.read_table(path, target="0", drop=["1"], targets="numbers")
+    assert data.preparation.feature_names == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (",a,k\n0,1.5,x\n1,2.5,y\n2,3.5,y\n", "the first column, which has no name, counts the rows and is left out"),
+        (",a,k\n1,1.5,x\n2,2.5,y\n3,3.5,y\n", "the first column, which has no name, counts the rows and is left out"),
+        ("Unnamed: 0,a,k\n0,1.5,x\n1,2.5,y\n2,3.5,y\n", "column 'Unnamed: 0' counts the rows and is left out"),
+        ('"a" "k"\n"1" 1.5 "x"\n"2" 2.5 "y"\n"3" 3.5 "y"\n', "the first column, which has no name, counts the rows "),
+        ('"a" "k"\n"Ann" 1.5 "x"\n"Bob" 2.5 "y"\n"Cy" 3.5 "y"\n', "the first column, which has no name, counts the"),
+        ("a,k,\n1.5,x,\n2.5,y,\n3.5,y,\n", "column 2 (counted from 0), which is empty, is left out"),
+        ("a;k\n1,5;x\n2,5;y\n3,5;y\n;\n;\n", "the last 2 rows, which are empty, are left out"),
+    ],
+)
+def test_what_is_no_data_is_left_out_with_a_note(tmp_path, caplog, text, note):
+    data = datasets.read_table(write(tmp_path, text))
+    np.testing.assert_array_equal(joined(data)[0], [[1.5], [2.5], [3.5]])
+    assert labels_of(data) == ["x", "y", "y"]
+    assert len(data.notes) == 1
+    assert data.notes[0].startswith(note)
+    assert note in caplog.text
+
+
+def test_a_first_column_that_does_not_count_is_data(tmp_path):
+    data = datasets.read_table(write(tmp_path, ",a,k\n7,1.5,x\n1,2.5,y\n2,3.5,y\n"))
+    assert data.preparation.feature_names == ["0", "a"]
+    assert data.notes == ("the first column, which has no name, is taken as data; --drop '0' leaves it out",)
+    named = datasets.read_table(write(tmp_path, "i,a,k\n0,1.5,x\n1,2.5,y\n2,3.5,y\n"))
+    assert (named.preparation.feature_names, named.notes) == (["i", "a"], ())
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected rows and columns, but the file is empty"),
+        ("\n\n", "expected rows and columns, but the file is empty"),
+        ("a,b\n", "expected rows of data, but there is only a header"),
+        ("a,b\n,\n", "expected rows of data, but all cells are empty"),
+        ("1\n2\n", "expected at least two columns, features and a target; got 1; say the delimiter"),
+        ("1,0\n", "expected at least two rows .train and test.; got 1"),
+        ("a,b\n1,0\n\n2,x1\n", "line 4, column 'b' must be a number, as most cells of this column are; got 'x1'"),
+        ("1,0\n,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing; leave such rows out"),
+        ("1,0\n2,1\n3\n", "line 3: expected 2 columns, as in the first row, but it has 1"),
+        ("1,0\n2,1,\n", "line 2: expected 2 columns, as in the first row, but it has 3"),
+        ('a,b\n1,0\n"x\ny",1,2\n', "line 3: expected 2 columns, as in the first row, but it has 3"),
+        ("a,b,c\n1,0\n", "line 2: expected 3 columns, as in the header, but it has 2"),
+        ("1,0\nnan,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing"),
+        ("a,b,c\n1,,0\n,NA,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in the .* a, b\)"),
+        ("1,0\n2,1\n1e400,1\n", r"line 3, column 0 \(counted from 0\) must be a finite float32 number; got inf"),
+        ("a,b\n1,0\n-inf,1\n", "line 3, column 'a' must be a finite float32 number; got -inf"),
+        ("1,0\n1e39,1\n", r"line 2, column 0 .counted from 0. must be a finite float32 number; got 1e\+39"),
+        ("1,0.5\n2,inf\n", r"line 2, column 1 .counted from 0. must be a finite float32 number; got inf"),
+        ("a,k\n1,7\n2,7\n", "column 'k' must have at least two classes; got only 7"),
+        ('1,0\n"2\n', "line 2: expected 2 columns, as in the first row, but it has 1"),
+        ("a,a,k\n1,2,0\n2,3,1\n", r"columns 0 and 1 \(counted from 0\) have the name 'a': expected each name once"),
+        ("t,k\n2020-01-31,0\n2020-02-01,1\n", "line 2, column 't': dates and times are not read, such as '2020-01-31'"),
+        ("t,k\n31.1.2020,0\n1.2.2020,1\n", "line 2, column 't': dates and times are not read, such as '31.1.2020'"),
+        ("t,k\n12:30,0\n13:30:10,1\n", "line 2, column 't': dates and times are not read, such as '12:30'"),
+        ("a,b,k\n1,2,0\n3,,1\n,,1\n", "in the columns a, b"),
+        ("a,b,k\n,2,0\n,3,1\n", "line 2, column 'a': the cell is missing .2 cells are missing, in column 'a'."),
+    ],
+)
+def test_errors(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        datasets.read_table(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_decimal_mark_that_comes_late(tmp_path):
+    path = write(tmp_path, "a;k\n" + "".join(f"{i};{i % 2}\n" for i in range(60_000)) + "3,5;0\n")
+    with pytest.raises(ValueError, match="line 60002, column 'a' must be a number with the decimal mark"):
+        datasets.read_table(path)
+    data = datasets.read_table(path, decimal=",")
+    assert 3.5 in joined(data)[0]
+
+
+def test_lines_are_those_of_the_file(tmp_path):
+    """Blank lines and cells of several lines count."""
+    text = '# comment\n\nname,b,k\n"x\ny",1,0\n\n"z",2,1\n"z",,1\n'
+    with pytest.raises(ValueError, match="line 8, column 'b': the cell is missing"):
+        datasets.read_table(write(tmp_path, text))
+
+
+def test_not_a_table(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(zlib.compress(ROWS.encode()))
+    with pytest.raises(ValueError, match=r"table\.csv: "):
+        datasets.read_table(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.npz", "a.parquet", "folder.csv"])
+def test_no_such_file(tmp_path, name):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        datasets.read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a", "a.gz", "a.json.gz"])
+def test_files_of_another_kind(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"expected a file whose name ends in \.npz, \.csv, \.tsv, \.txt"):
+        datasets.read_table(tmp_path / name)
+
+
+# ---------------------------------------------------------------- any table
+
+
+@files
+@given(content=st.binary(max_size=200) | st.text("0123456789.,;-+e\n\"' ax\t|#", max_size=200).map(str.encode))
+def test_noise_is_a_value_error_or_numbers(tmp_path, content):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    try:
+        data = datasets.read_table(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+    else:
+        assert np.isfinite(data.x_train).all()
+
+
+letters = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")) | st.just("\n")
+texts = st.text(letters, max_size=6).map(str.strip)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def frames(draw):
+    """A frame of numbers, whole numbers and text, with a target of numbers."""
+    rows = draw(st.integers(2, 12))
+
+    def column(cells):
+        return draw(st.lists(cells, min_size=rows, max_size=rows))
+
+    words = draw(st.lists(texts.map(lambda text: f"w{text}"), min_size=1, max_size=3, unique=True))
+    return pd.DataFrame(
+        {
+            "real": column(numbers),
+            "whole": column(st.integers(-(2**40), 2**40)),
+            "text": column(st.sampled_from(words)),
+            "goal": column(numbers.map(lambda number: number if number != int(number) else 0.5)),
+        }
+    )
+
+
+@files
+@given(
+    frame=frames(),
+    dialect=st.sampled_from([(",", "."), (";", ","), (";", "."), ("\t", "."), ("\t", ","), ("|", "."), ("|", ",")]),
+    quoting=st.sampled_from([0, 1]),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    index=st.booleans(),
+)
+def test_round_trip(tmp_path, frame, dialect, quoting, newline, index):
+    """What pandas writes in any dialect is read as it was."""
+    sep, decimal = dialect
+    path = tmp_path / "t.csv"
+    frame.to_csv(path, sep=sep, decimal=decimal, quoting=quoting, lineterminator=newline, index=index)
+    data = datasets.read_table(path, targets="numbers", dtype="float64")
+    order = np.random.default_rng(0).permutation(len(frame))
+    held_out = max(1, len(frame) // 5)
+    order = np.concatenate([order[held_out:], order[:held_out]])
+    x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+    words = sorted(frame["text"].unique())
+    assert data.preparation.feature_names == ["real", "whole", *(f"text={word}" for word in words)]
+    np.testing.assert_array_equal(x[:, 0], frame["real"].to_numpy()[order])
+    np.testing.assert_array_equal(x[:, 1], frame["whole"].to_numpy()[order])
+    np.testing.assert_array_equal(x[:, 2:], frame["text"].to_numpy()[order, None] == np.array(words, object))
+    np.testing.assert_array_equal(y[:, 0], frame["goal"].to_numpy()[order])
