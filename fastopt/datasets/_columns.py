@@ -22,6 +22,7 @@ _DATE = re.compile(
     r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d*)?)?"
 )
+_CELLS = (str, numbers.Real, decimal.Decimal, np.bool_)
 _DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
@@ -75,7 +76,10 @@ def read_column(table: Table, position: int, as_text: bool = False) -> Column:
     if types.is_complex_dtype(dtype):
         raise ValueError(f"{table.source}: {table.title(position)} holds complex numbers; expected real ones")
     if types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype) or types.is_timedelta64_dtype(dtype):
-        raise _dates(table, position, int(np.argmax(~_missing(series))))
+        missing = _missing(series)
+        if as_text:
+            return Column("text", _as_text(series.astype(object).to_numpy(), missing), missing)
+        raise _dates(table, position, int(np.argmax(~missing)))
     if types.is_bool_dtype(dtype) or types.is_numeric_dtype(dtype):
         column = _numeric(series, types.is_bool_dtype(dtype), types.is_unsigned_integer_dtype(dtype))
         return Column("text", _as_text(column.values, column.missing), column.missing) if as_text else column
@@ -103,9 +107,10 @@ def _objects(table: Table, position: int, series: Any, as_text: bool) -> Column:
     kinds = {type(value) for value in values[~missing]}
     if not all(issubclass(kind, str) for kind in kinds):
         for kind in kinds:
-            if issubclass(kind, _DATES) or not issubclass(kind, str | numbers.Real | decimal.Decimal | np.bool_):
+            date = issubclass(kind, _DATES)
+            if not (date and as_text) and (date or not issubclass(kind, _CELLS)):
                 row = next(int(row) for row in np.flatnonzero(~missing) if type(values[row]) is kind)
-                if issubclass(kind, _DATES):
+                if date:
                     raise _dates(table, position, row)
                 raise ValueError(
                     f"{table.at(row, position)}: a cell must be a number, a bool or text; got a {kind.__name__}"
