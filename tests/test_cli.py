@@ -27,21 +27,6 @@ def no_rest(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """A function that runs a command line in this process and returns (status, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            status = end.code
-        return (status or 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
 def classes(tmp_path):
     """A .npz file of three classes."""
     rng = np.random.default_rng(0)
@@ -387,7 +372,10 @@ def test_patience_watches(split, monitor):
     assert (stopper.monitor, stopper.patience) == (monitor, 3)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+LOSSES_OF_CLASSES = [loss for loss in LOSSES if loss not in train.REGRESSION_LOSSES]
+
+
+@pytest.mark.parametrize("loss", LOSSES_OF_CLASSES)
 def test_loss_for_classes(trained, loss):
     model = trained("--loss", loss)
     assert model.loss.spec.name == loss
@@ -395,7 +383,7 @@ def test_loss_for_classes(trained, loss):
     assert model.layers[-1].activation == (LOSSES[loss].link or "linear")
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSSES_OF_CLASSES)
 def test_loss_for_two_classes(trained, tmp_path, loss):
     path = tmp_path / "two.npz"
     y = np.arange(ROWS) % 2
@@ -412,8 +400,12 @@ def _as_targets(loss):
 
 
 @pytest.mark.parametrize("loss", train.REGRESSION_LOSSES)
-def test_loss_for_numbers(trained, numbers, loss):
-    assert trained("--loss", loss, data=numbers).loss.spec.name == loss
+def test_loss_for_numbers(trained, numbers, classes, loss):
+    model = trained("--loss", loss, data=numbers)
+    assert (model.loss.spec.name, model.outputs) == (loss, 2)
+    model = trained("--loss", loss, data=classes)  # whole numbers are numbers, too
+    assert (model.loss.spec.name, model.outputs, model.classes) == (loss, 1, None)
+    assert model.metrics == ("mean_squared_error", "r2")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
@@ -510,10 +502,16 @@ def test_interrupt(run, classes, tmp_path, monkeypatch, save):
 
 # ---------------------------------------------------------------- train: errors
 ERRORS = [
-    (["digit"], "unknown data set 'digit'; known: digits, fashion-mnist, mnist, or the path of a .npz or .csv file"),
+    (["digit"], "unknown data set 'digit'; known: digits, fashion-mnist, mnist, or the path of a table or of "),
     (["missing.csv"], "missing.csv: there is no such file"),
-    (["CLASSES", "--target", "1"], "a target column is for CSV files"),
-    (["digits", "--target", "1"], "--target is for .csv files, not for the data set digits"),
+    (["CLASSES", "--target", "1"], "target is for tables; a .npz file holds arrays, and names its targets y"),
+    (["digits", "--target", "1"], "--target is for tables, not for the data set digits"),
+    (["digits", "--no-header"], "--header is for tables, not for the data set digits"),
+    (["digits", "--missing", "skip"], "--missing is for tables, not for the data set digits"),
+    (["digits", "--drop", "1"], "--drop is for tables, not for the data set digits"),
+    (["CLASSES", "--sep", ";"], "sep is for tables; a .npz file holds arrays, and names its targets y"),
+    (["CLASSES", "--missing", "zero"], "argument --missing: invalid choice: 'zero' (choose from"),
+    (["missing.xlsx"], "missing.xlsx: expected a file whose name ends in .npz, .csv, .tsv, .txt"),
     (["digits", "--folder", "here"], "the data set digits ships with fastopt"),
     (["CLASSES", "--folder", "here"], "--folder is for mnist and fashion-mnist"),
     (["mnist", "--folder", "nowhere"], "nowhere: expected the IDX files of MNIST"),
@@ -655,7 +653,12 @@ def test_info_finds_data(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lacking", "install"), [({"mkl"}, "pip install 'fastopt[mkl]'"), ({"pooch"}, "pip install 'fastopt[data]'")]
+    ("lacking", "install"),
+    [
+        ({"mkl"}, "pip install 'fastopt[mkl]'"),
+        ({"pooch"}, "pip install 'fastopt[data]'"),
+        ({"pandas"}, "pandas (tables: CSV, Parquet and the like): pip install 'fastopt[data]'"),
+    ],
 )
 def test_info_says_what_is_missing(run, monkeypatch, lacking, install):
     monkeypatch.setattr(info, "_version", lambda name: None if name in lacking else "1")

@@ -193,7 +193,8 @@ def test_what_is_no_table(data, message):
 def test_dates_as_text(frame):
     days = [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)] * 2 + [None]
     for cells in (days, pd.to_datetime(days)):
-        data = datasets.read_table(frame[["goal"]].assign(day=cells, real=1.0), "goal", categorical="day", missing="mean")
+        dated = frame[["goal"]].assign(day=cells, real=1.0)
+        data = datasets.read_table(dated, "goal", missing="mean", categorical="day")
         assert [name[:14] for name in data.preparation.feature_names] == ["day=2020-01-01", "day=2020-01-02", "real"]
 
 

@@ -168,7 +168,7 @@ def test_whole_numbers_as_numbers(tmp_path):
 
 def test_real_numbers_are_no_classes(tmp_path):
     np.savez(tmp_path / "a.npz", x=X, y=Y + 0.5)
-    with pytest.raises(ValueError, match=r"y\[0\] must be a label .* got 0.5: known for real-valued targets: mean_sq"):
+    with pytest.raises(ValueError, match=r"y\[0\] must be a label .* got 0.5; known for such targets: mean_squ"):
         datasets.read_table(tmp_path / "a.npz", targets="classes")
     np.savez(tmp_path / "a.npz", x=X, y=np.array(list("abca")))
     with pytest.raises(ValueError, match=r"y\[0\] must be a number for a loss of numbers, as all targets; got 'a'"):

@@ -303,6 +303,7 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("1,0\n2,1\n3\n", "line 3: expected 2 columns, as in the first row, but it has 1"),
         ("1,0\n2,1,\n", "line 2: expected 2 columns, as in the first row, but it has 3"),
         ('a,b\n1,0\n"x\ny",1,2\n', "line 3: expected 2 columns, as in the first row, but it has 3"),
+        ("a,b\n7,0,1\n8,1,1\n", "line 2: expected 2 columns, as in the header, but it has 3"),
         ("a,b,c\n1,0\n", "line 2: expected 3 columns, as in the header, but it has 2"),
         ("1,0\nnan,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing"),
         ("a,b,c\n1,,0\n,NA,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in the .* a, b\)"),

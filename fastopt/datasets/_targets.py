@@ -83,17 +83,16 @@ def _numbers(raw: np.ndarray, at: Callable[[int], str], dtype: str) -> Targets:
 
 
 def _whole(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
-    if raw.ndim == 2 and raw.shape[1] != 1:
-        raise ValueError(f"{at(0)}: expected one label a row; got {raw.shape[1]} columns")
-    raw = raw.reshape(-1)
-    bad = ~np.isfinite(raw) | (raw != np.floor(raw))
-    if bad.any():
-        row = int(np.argmax(bad))
+    values = raw.reshape(len(raw), -1)
+    bad = ~np.isfinite(values) | (values != np.floor(values))
+    if bad.any() or values.shape[1] > 1:
+        row, column = (int(index) for index in np.argwhere(bad)[0]) if bad.any() else (0, 0)
+        got = f"{values.shape[1]} columns" if not bad.any() else f"{values[row, column]}"
         raise ValueError(
-            f"{at(row)} must be a label for a loss of classes, a whole number or text; got {raw[row]}: "
-            "known for real-valued targets: mean_squared_error, mean_absolute_error, huber"
+            f"{at(row)} must be a label for a loss of classes, a whole number or text; got {got}; "
+            "known for such targets: mean_squared_error, mean_absolute_error, huber"
         )
-    return raw
+    return values[:, 0]
 
 
 def _check_few(labels: np.ndarray, rows: int, title: str) -> None:

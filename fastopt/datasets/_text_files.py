@@ -160,7 +160,7 @@ class _Reader:
     def table(self, expected: Expected) -> Table:
         names = self._names(expected)
         frame = self._read(names, expected)
-        row_names = names is not None and len(names) == frame.shape[1] - 1
+        row_names = names is not None and len(names) == frame.shape[1] - 1 and _names_rows(frame)
         if names is not None and row_names:
             names = ["", *names]  # as R's write.table does it
         if names is not None and len(names) != frame.shape[1]:
@@ -239,6 +239,14 @@ class _Reader:
             for line, _ in itertools.islice(self._records(file), self.first_row + row, None):
                 return f"line {line}"
         return f"row {row} (counted from 0)"
+
+
+def _names_rows(frame: Any) -> bool:
+    """True for a first column that has a name, or a number from 1 on, for every row: R's, without a name of its own."""
+    pd, first = import_pandas(), frame.iloc[:, 0]
+    if pd.api.types.is_string_dtype(first.dtype):
+        return bool(first.is_unique)
+    return bool(pd.api.types.is_integer_dtype(first.dtype) and (first == np.arange(1, len(first) + 1)).all())
 
 
 def _version(pd: Any) -> tuple[int, ...]:
