@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     if model.loss is None:
         raise ValueError(f"{args.model}: the model was saved without a loss: compile it before it is saved")
     data = new_data.read(model, args, with_targets=True)
-    for note in data.notes:
-        print(f"fastopt: {note}", file=sys.stderr)
     assert data.y is not None
     figures = in_own_units(model, data.x, data.y, model.evaluate(data.x, data.y, args.batch_size))
+    for note in data.notes:
+        print(f"fastopt: {note}", file=sys.stderr)
     rows = [("rows", f"{len(data.x):,}"), (f"loss ({model.loss.spec.name})", f"{figures.pop('loss'):.6g}")]
     for name, value in figures.items():
         rows.append((name, f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.6g}"))

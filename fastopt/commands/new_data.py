@@ -170,6 +170,11 @@ def _table_targets(model: Sequential, table: Table, target: int, goal: Column, r
         if goal.kind == "text":
             row = int(np.argmax(~goal.missing))
             raise ValueError(f"{table.at(row, target)} must be a number; got {shown(goal.values[row])}")
+        if model.outputs > 1:
+            raise ValueError(
+                f"{table.source}: the model has {model.outputs} outputs, and a table one column of targets: "
+                "give a .npz file of x and y"
+            )
         return to_floats(table, target, goal, rows, "float64").reshape(-1, 1)
     raw = goal.values[rows].astype(str) if goal.kind == "text" else goal.values[rows]
     return _targets(model, raw, lambda row: table.at(int(rows[row]), target))

@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     notes = list(data.notes)
     if len(data.rows) < data.total:
         notes.append(f"where cells are missing, the prediction is {'left out' if _suffix(args) == '.npz' else 'empty'}")
+    columns = predictions(model, data.x, args.batch_size, data.target or "prediction", args.probabilities)
     for note in notes:
         print(f"fastopt: {note}", file=sys.stderr)
-    columns = predictions(model, data.x, args.batch_size, data.target or "prediction", args.probabilities)
     if args.out is None:
         sys.stdout.write(_text(columns, data, ",", header=len(columns) > 1))
         return 0
@@ -147,7 +147,7 @@ def _write(path: Path, columns: dict[str, np.ndarray], data: new_data.NewData) -
         first, *others = columns.values()
         arrays: dict[str, Any] = {"prediction": first, "rows": data.rows}
         if others:
-            arrays |= {"probabilities": np.stack(others, axis=1), "names": np.array(list(columns))}
+            arrays |= {"probabilities": np.stack(others, axis=1), "names": np.array(list(columns)[1:])}
         np.savez(content, **arrays)
     else:
         from ..datasets._table import import_pandas

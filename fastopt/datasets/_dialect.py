@@ -17,9 +17,9 @@ _MARKS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|N
 MISSING = frozenset(["", *_MARKS.split("|"), *EXTRA_MISSING])
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
-_GROUPED_POINT = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")  # 1,234.5
-_GROUPED_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d*)?")  # 1.234,5
-_WITH_POINT, _WITH_COMMA = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?"), re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_GROUPED_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")  # 1,234.5
+_GROUPED_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?")  # 1.234,5
+_WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _NAME_LIKE_NUMBER = re.compile(r"\d+")  # such as the year above a column
 _DIRECTIVE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's first line
 
@@ -130,16 +130,18 @@ def _delimiter(lines: Sequence[str], promised: str | None) -> str:
 
 
 def _decimal(rows: Sequence[Sequence[str]], sep: str) -> str:
-    """A comma where numbers are written with commas and none with a point."""
+    """A comma where numbers are written with commas and none with a point that cannot be one between thousands."""
     cells = [cell for row in rows for cell in row]
-    commas = sum(bool(_WITH_COMMA.fullmatch(cell) or _GROUPED_COMMA.fullmatch(cell)) for cell in cells)
-    grouped = sum(bool(_GROUPED_COMMA.fullmatch(cell)) for cell in cells)
-    points = sum(bool(_WITH_POINT.fullmatch(cell)) for cell in cells) - grouped
-    thousands = sum(bool(_GROUPED_POINT.fullmatch(cell)) for cell in cells)
-    if points > 0 or commas == 0:
+    commas = [cell for cell in cells if "," in cell and is_number(cell, ",")]
+    if not commas or any(_WITH_POINT.fullmatch(cell) and not _GROUPED_COMMA.fullmatch(cell) for cell in cells):
         return "."
-    # Between commas, quoted cells such as "1,234" that all have three digits behind the comma are thousands.
-    return "." if sep == "," and thousands == commas else ","
+    if sep != ";" and all(map(_GROUPED_POINT.fullmatch, commas)):  # such as 1,234: all have three digits behind it
+        if sep == ",":
+            return "."  # quoted cells of a table whose commas divide
+        raise ValueError(
+            f"{commas[0]} may have a decimal comma, or a comma between thousands: say decimal=',' or '.' (--decimal)"
+        )
+    return ","
 
 
 # ---------------------------------------------------------------- header
@@ -162,7 +164,9 @@ def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
     first, below = rows[0], rows[1:]
     if _counts(rows):
         return True
-    votes = [_vote(cell, [row[i] for row in below if i < len(row)], decimal) for i, cell in enumerate(first)]
+    columns = [[row[i] for row in below if i < len(row) and row[i] not in MISSING] for i in range(len(first))]
+    numeric = [2 * sum(is_number(cell, decimal) for cell in column) >= len(column) for column in columns]
+    votes = [_vote(*column, decimal) for column in zip(first, columns, numeric, strict=True)]
     names, data = votes.count("name"), votes.count("data")
     numbers = [cell for cell in first if is_number(cell, decimal)]
     if not names and not data:
@@ -174,8 +178,11 @@ def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
         return False
     if not data:
         return True
-    if not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)) or len(numbers) < data:
+    above_numbers = any(vote == "name" and mostly for vote, mostly in zip(votes, numeric, strict=True))
+    if not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)) or (len(numbers) < data and not above_numbers):
         return False  # 5.1 is no name, and neither is text that comes again
+    if len(numbers) < data:
+        raise Ambiguous(_AMBIGUOUS)
     if names >= data or _label_columns(numbers):
         return True
     raise Ambiguous(_AMBIGUOUS)
@@ -194,22 +201,24 @@ def _label_columns(numbers: Sequence[str]) -> bool:
 def _counts(rows: Sequence[Sequence[str]]) -> bool:
     """0, 1, 2, ...: the names that pandas gives to columns without; before them it may leave a corner empty.
 
-    Of two columns alone, 0, 1 may well be data, as in a table of a logical function: it is if the row comes again.
+    Others may have names of text, which do not come again. Of two columns alone, 0, 1 may well be data, as in a table
+    of a logical function: it is if the row comes again.
     """
-    first = rows[0]
+    first, below = list(rows[0]), rows[1:]
     corner = first[0] == ""
-    numbers = list(first[1:] if corner else first)
+    numbers = [cell for cell in first if cell.isdecimal()]
     if not numbers or numbers != [str(i) for i in range(len(numbers))]:
         return False
-    return corner or len(numbers) > 2 or (len(numbers) == 2 and list(first) not in [list(row) for row in rows[1:]])
+    if len(numbers) + corner < len(first):
+        texts = [i for i, cell in enumerate(first) if cell and not cell.isdecimal()]
+        return len(numbers) > 2 and not any(first[i] == row[i] for i in texts for row in below if i < len(row))
+    return corner or len(numbers) > 2 or (len(numbers) == 2 and first not in [list(row) for row in below])
 
 
-def _vote(cell: str, below: Sequence[str], decimal: str) -> str | None:
+def _vote(cell: str, others: Sequence[str], mostly_numbers: bool, decimal: str) -> str | None:
     """What a cell of the first row and those below it say: that it is a name, data, or nothing."""
-    others = [other for other in below if other not in MISSING]
     if cell in MISSING or not others:
         return None
-    mostly_numbers = 2 * sum(is_number(other, decimal) for other in others) >= len(others)
     if is_number(cell, decimal):
         return "data" if mostly_numbers else None
     if mostly_numbers:

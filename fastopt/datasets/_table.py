@@ -122,5 +122,5 @@ def shown(value: Any) -> str:
     ("'x1'", '2.5', "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...'")
     """
     if isinstance(value, str):
-        return repr(value if len(value) <= 40 else f"{value[:40]}...")
+        return repr(str(value) if len(value) <= 40 else f"{value[:40]}...")
     return f"{value}"

@@ -138,6 +138,7 @@ class _Reader:
         if not self.sample:
             raise ValueError("expected rows and columns, but the file is empty")
         self.header = options.header
+        self.guessed = False
         self.notes: list[str] = []
         self.first_row = 0  # number of records before the first row of data
 
@@ -167,7 +168,7 @@ class _Reader:
             line, row = self.sample[self.first_row] if len(self.sample) > self.first_row else (0, [])
             raise ValueError(f"line {line}: expected {len(names)} columns, as in the header, but it has {len(row)}")
         if self._guessed(names):
-            self.notes.append(f"the first row is taken for names: {listed(names or ())}")
+            self.notes.append(f"the first row is taken for names: {listed([name for name in names or () if name])}")
         return Table(str(self.path), frame, names, self.where, self.notes, row_names, self.dialect.decimal)
 
     def _names(self, expected: Expected) -> list[str] | None:
@@ -176,15 +177,17 @@ class _Reader:
             if self.dialect.comment is not None:
                 return self.dialect.comment
             known = set(rows[0]) & set(expected.names)
-            self.header = len(known) > len(expected.names) / 2 or _dialect.has_header(rows, self.dialect.decimal)
+            self.header = len(known) > len(expected.names) / 2
+            if not self.header:
+                self.header = self.guessed = _dialect.has_header(rows, self.dialect.decimal)
         if not self.header:
             return None
         self.first_row = 1
         return rows[0]
 
     def _guessed(self, names: list[str] | None) -> bool:
-        """Names that look like data deserve a note."""
-        return bool(self.first_row and names and any(map(str.isdecimal, names)))
+        """True for names that look like data, which deserve a note."""
+        return bool(self.guessed and names and any(map(str.isdecimal, names)))
 
     def _read(self, names: list[str] | None, expected: Expected) -> Any:
         pd = import_pandas()
