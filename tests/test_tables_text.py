@@ -63,6 +63,9 @@ def test_rows_held_out_depend_on_the_seed_alone(tmp_path):
         ("sep=;\na;b;kind\n1.5;-2.25;x\n2.5;1000;y\n3;0.5;y\n", "t.csv"),
         ("# made by a program\n# a,b,kind\n1.5,-2.25,x\n2.5,1000,y\n3,0.5,y\n", "t.csv"),
         ("a;b;kind\n1,5;-2,25;x\n2,5;1.000,0;y\n3;0,5;y\n", "t.csv"),
+        ("a;b;kind\n1,5;-2,25;x\n2,5;1 000,0;y\n3;0,5;y\n", "t.csv"),
+        ("a;b;kind\n1.5;-2.25;x\n2.5;1'000.0;y\n3;0.5;y\n", "t.csv"),
+        ("a\tb\tkind\n1.5\t-2.25\tx\n2.5\t1\u00a0000\ty\n3\t0.5\ty\n", "t.tsv"),
         ('a,b,kind\n1.5,-2.25,x\n2.5,"1,000.0",y\n3,0.5,y\n', "t.csv"),
     ],
 )
@@ -93,6 +96,18 @@ def test_what_is_given_is_taken(tmp_path, text, options, first):
     else:
         x, _ = joined(datasets.read_table(path, **options))
         np.testing.assert_array_equal(x[0], np.array(first, np.float32))
+
+
+def test_kinds_of_arguments(tmp_path):
+    path = write(tmp_path, "a,b,k\n1,2,0\n3,4,1\n5,6,1\n")
+    with pytest.raises(TypeError, match="header must be True or False; got 0"):  # pandas' first row is 0
+        datasets.read_table(path, header=0)
+    with pytest.raises(TypeError, match="target must be a column's name or index; got 1.5"):
+        datasets.read_table(path, 1.5)
+    with pytest.raises(TypeError, match="sep must be a character, or tab or space; got 1"):
+        datasets.read_table(path, sep=1)
+    for drop in (np.int64(1), "b", ["b"], ("b",), {"b"}, np.array([1])):
+        assert datasets.read_table(str(path).encode(), np.int8(-1), drop=drop).preparation.feature_names == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -322,6 +337,12 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("t,k\n31.1.2020,0\n1.2.2020,1\n", "line 2, column 't': dates and times are not read, such as '31.1.2020'"),
         ("t,k\n12:30,0\n13:30:10,1\n", "line 2, column 't': dates and times are not read, such as '12:30'"),
         ("a,b,k\n1,2,0\n3,,1\n,,1\n", "in the columns a, b"),
+        ("a\tb\tk\n1\t\tx\n2\t3\ty\n", "line 2, column 'b': the cell is missing"),
+        ("a,b,k\n1, ,x\n2,3,y\n", "line 2, column 'b': the cell is missing"),
+        ("a,b,k\n1,?,x\n2,3,y\n", "line 2, column 'b': the cell is missing"),
+        ("t,k\n5 Jan 2020,0\n17 May 2021,1\n", "line 2, column 't': dates and times are not read"),
+        ("p,k\n45%,0\n12.5 %,1\n", "line 2, column 'p' must be a number without a sign of its unit; got '45%'"),
+        ("p,k\n$1.5,0\n$2,1\n", "line 2, column 'p' must be a number without a sign of its unit; got '.1.5'"),
         ("a,b,k\n,2,0\n,3,1\n", "line 2, column 'a': the cell is missing .2 cells are missing, in column 'a'."),
     ],
 )

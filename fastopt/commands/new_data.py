@@ -107,6 +107,8 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
     else:
         table = open_new_table(args.data, preparation, text)
         columns = preparation.read_columns(table)
+        if preparation.layout.header and table.names is None:
+            table.notes.append("there is no header: columns are taken by their positions")
         target = _target(table, preparation, args.target) if with_targets else None
         missing = args.missing or preparation.missing
     if args.missing == "mean" and any(column.fill is None for column in preparation.columns):

@@ -21,7 +21,9 @@ _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?"
     r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d*)?)?"
+    r"|\d{1,2}\.?[ -][A-Za-z]{3,9}\.?[ -]\d{2,4}( .*)?|[A-Z][a-z]{2,8}\.? \d{1,2},? \d{4}( .*)?"
 )
+_SIGNED = re.compile(r"[$€£¥]\s*([+-]?[\d.,]+)|([+-]?[\d.,]+)\s*[%$€£¥]")  # amounts and percentages
 _CELLS = (str, numbers.Real, decimal.Decimal, np.bool_)
 _DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
@@ -176,6 +178,12 @@ def _numbers_in_text(
         values = np.full(len(text), np.nan)
         values[~missing] = np.array([_dialect.to_float(cell, mark) for cell in unique])[inverse]
         return values
+    if all(map(_SIGNED.fullmatch, unique)):
+        row = int(np.argmax(~missing))
+        raise ValueError(
+            f"{table.at(row, position)} must be a number without a sign of its unit; got {shown(text[row])}; "
+            "leave the column out (--drop), or take it as text (--categorical)"
+        )
     other = "," if mark == "." else "."
     if all(_dialect.is_number(cell, mark) or _dialect.is_number(cell, other) for cell in unique):
         row = _first(text, missing, unique[~numeric])

@@ -17,8 +17,9 @@ _MARKS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|N
 MISSING = frozenset(["", *_MARKS.split("|"), *EXTRA_MISSING])
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
-_GROUPED_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")  # 1,234.5
-_GROUPED_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?")  # 1.234,5
+_GROUPED_POINT = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?")  # 1,234.5 and 1'234.5
+_GROUPED_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}([. '\u00a0\u202f])\d{3}(\1\d{3})*(,\d*)?")  # 1.234,5 and 1 234,5
+_SPACING = re.compile("[ '\u00a0\u202f]")
 _WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _NAME_LIKE_NUMBER = re.compile(r"\d+")  # such as the year above a column
 _DIRECTIVE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's first line
@@ -42,11 +43,11 @@ def is_number(cell: str, decimal: str) -> bool:
 def to_float(cell: str, decimal: str) -> float:
     """Return the number that `is_number` recognised.
 
-    >>> to_float("1.234,5", ","), to_float("1,234.5", ".")
-    (1234.5, 1234.5)
+    >>> to_float("1.234,5", ","), to_float("1,234.5", "."), to_float("1 234,5", ",")
+    (1234.5, 1234.5, 1234.5)
     """
     thousands = "," if decimal == "." else "."
-    return float(cell.replace(thousands, "").replace(decimal, "."))
+    return float(_SPACING.sub("", cell.replace(thousands, "")).replace(decimal, "."))
 
 
 def records(lines: Iterable[str], sep: str) -> Iterator[tuple[int, list[str]]]:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -77,7 +79,7 @@ class Table:
         return self._by_index(what, column)
 
     def _by_index(self, what: str, column: str | int) -> int:
-        if isinstance(column, bool) or not isinstance(column, int | str):
+        if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
             raise TypeError(f"{what} must be a column's name or index; got {column!r}")
         try:
             index = int(column)

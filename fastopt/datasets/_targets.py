@@ -103,9 +103,13 @@ def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
         seldom = count > 2 and 2 * count > rows and not counted and labels.dtype.kind in "iu"
     else:
         seldom = count * ROWS_OF_A_CLASS > rows if labels.dtype.kind in "iu" else 2 * count > rows
+    if seldom and labels.dtype.kind in "iu":
+        raise ValueError(f"{title} has {count:,} different whole numbers in {rows:,} rows: {_WAYS}")
     if seldom:
-        kind = "different whole numbers" if labels.dtype.kind in "iu" else "different texts"
-        raise ValueError(f"{title} has {count:,} {kind} in {rows:,} rows: {_WAYS}")
+        raise ValueError(
+            f"{title} has {count:,} different texts in {rows:,} rows, too many for classes: is it the target? "
+            "targets='classes' (--loss sparse_categorical_crossentropy) takes them all the same"
+        )
 
 
 def labels_to_keep(cells: Sequence[str]) -> bool:

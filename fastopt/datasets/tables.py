@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import batching
-from .._arrays import check_number
+from .._arrays import check_flag, check_number
 from ._columns import Column, read_column
 from ._frames import BINARY, is_frame, read_binary, table_of
 from ._layout import TableLayout, check_unique
@@ -102,6 +102,8 @@ def read_table(
     >>> data.preparation.feature_names
     ['weight', 'colour=green', 'colour=red', 'colour=yellow']
     """
+    if header is not None:
+        check_flag("header", header)
     options = TableOptions(
         target, TextOptions(sep, decimal, header, encoding), _several(drop), _several(categorical), missing, targets,
         dtype, seed,
@@ -148,7 +150,7 @@ def open_new_table(data: Any, preparation: Preparation, text: TextOptions = Text
 
 def check_path(data: Any) -> Path:
     """Return the path of a file that may hold a table; errors for what is none, or no such file."""
-    if not isinstance(data, str | os.PathLike):
+    if not isinstance(data, str | bytes | os.PathLike):
         raise TypeError(f"a table must be a path or a frame of pandas, polars or pyarrow; got a {type(data).__name__}")
     path = Path(os.fsdecode(data))
     if not (is_text(path) or path.suffix.lower() in (*BINARY, ".npz")):
@@ -159,7 +161,9 @@ def check_path(data: Any) -> Path:
 
 
 def _several(columns: Any) -> tuple[str | int, ...]:
-    return (columns,) if isinstance(columns, str | int) else tuple(columns)
+    if columns is None:
+        return ()
+    return (columns,) if isinstance(columns, str | int | np.integer) else tuple(columns)
 
 
 def _refuse_text_options(text: TextOptions, kind: str) -> None:
