@@ -54,13 +54,15 @@ def features(name: str, x: Any) -> Features:
     return Features(values, tuple(map(str, labels)) if named else None)
 
 
-def numbers_of(name: str, y: Any) -> np.ndarray:
-    """Return y, a table, a column or an array, as an array of real numbers; a missing cell is NaN."""
+def numbers_of(name: str, y: Any) -> Features:
+    """Return y, a table, a column or an array, as real numbers of its shape; a missing cell is NaN."""
     table = _table(name, y)
     if table is None:
-        return _real_array(name, y)
+        return Features(_real_array(name, y), None)
+    labels = [label for label, _ in table.columns]
     columns = [_numbers(f"{name}: column {label!r}" if table.named else name, pull) for label, pull in table.columns]
-    return np.stack(columns, axis=1) if table.named or len(columns) != 1 else columns[0]
+    values = np.stack(columns, axis=1) if table.named and columns else np.ravel(columns)
+    return Features(values, tuple(labels) if all(isinstance(label, str) for label in labels) else None)
 
 
 def column(name: str, y: Any) -> Column | np.ndarray:
@@ -90,14 +92,14 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
-    """No NaN and no infinity in a matrix; the message names the column, where it has a name, and the row."""
+    """No NaN and no infinity in a matrix or a column; the message names the column, if it has a name, and the row."""
     if array.dtype.kind != "f" or names is None:
         return check_finite(name, array) if array.dtype.kind == "f" else array
-    bad = ~np.isfinite(array)
+    bad = ~np.isfinite(array).reshape(len(array), -1)
     if bad.any():
         column = int(np.argmax(bad.any(axis=0)))
         row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
-        value = array[row, column]
+        value = array.reshape(bad.shape)[row, column]
         what = "a missing value" if np.isnan(value) else str(value)
         raise ValueError(
             f"{name}: column {names[column]!r} has {what} in row {row}{f' (and {more} more)' * (more > 0)};"

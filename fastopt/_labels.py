@@ -131,7 +131,8 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
     if kind == "T":  # NumPy's strings of any length, which may have missing ones
         array, kind = array.astype(object), "O"
     if kind in "biufU":
-        return _frames.Column(array, None)
+        wide = kind == "f" and array.itemsize > 8  # of which files hold no number
+        return _frames.Column(array.astype(np.float64) if wide else array, None)
     if kind != "O":
         more = " (bytes: use .astype(str))" if kind == "S" else ""
         raise TypeError(f"{name} must be class labels, whole numbers or strings, not {array.dtype}{more}")

@@ -33,6 +33,7 @@ class DataMemory(ABC):
     inputs: int | None
     epochs_done: int
     loss: Loss | None
+    metrics: tuple[str, ...]
 
     def _remember(self, layers: tuple[Layer, ...]) -> None:
         """Start with nothing but the layers; to be called by the constructor."""

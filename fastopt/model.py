@@ -389,6 +389,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         names_of_figures = training.figure_names(self.metrics, validation is not None)
         for callback in callbacks:
             callback.check(names_of_figures)
+        _backends.network(self.backend)  # where it cannot run, nothing is learnt
         self.build(inputs)
         self.learnt = learnt
         epoch_numbers = range(first + 1, last + 1)
@@ -429,7 +430,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         profiling.check_backend(self.backend)
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
-        network = _backends.get(self.backend).Network
+        network = _backends.network(self.backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
 

@@ -311,6 +311,19 @@ def test_a_fit_that_fails_teaches_nothing(backend):
     assert not model.built
 
 
+def test_a_backend_that_cannot_run_learns_nothing(monkeypatch):
+    def network(name):
+        raise ImportError("lacks a driver")
+
+    model = model_of(Normalization())
+    monkeypatch.setattr("fastopt._backends.network", network)
+    with pytest.raises(ImportError, match="lacks a driver"):
+        model.fit(X, Y)
+    assert model.statistics == {}
+    assert model.classes is None
+    assert not model.built
+
+
 def test_values_that_leave_the_range_of_the_dtype():
     model = model_of(Rescaling(1e30))
     with pytest.raises(ValueError, match="x must be finite; got -?inf at index"):
