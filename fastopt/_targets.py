@@ -175,7 +175,7 @@ def _plain_classes(values: np.ndarray, loss: LossSpec, outputs: int) -> np.ndarr
 
 def _takes(classes: np.ndarray, loss: LossSpec, outputs: int) -> bool:
     """True for classes whose labels the loss takes as they are."""
-    if classes.dtype.kind not in "iuf":
+    if classes.dtype.kind not in "biuf":
         return False
     return np.array_equal(classes, np.arange(count_of_classes(outputs))) or (
         LOSSES[loss.name].signs and np.array_equal(classes, [-1, 1])

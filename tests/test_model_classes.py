@@ -121,10 +121,11 @@ def test_probabilities_stay_targets():
     model = fitted(X2, soft, 1, BCE)
     assert model.classes is None
     assert set(model.predict_classes(X2)) == {0, 1}
-    hard = fitted(X2, Y2, 1, BCE)
-    assert hard.classes.tolist() == [0, 1]
-    hard.fit(X2, soft)
-    hard.evaluate(X2, soft)
+    for y in (Y2, Y2 == 1):
+        hard = fitted(X2, y, 1, BCE)
+        assert hard.classes.tolist() == [0, 1]
+        hard.fit(X2, soft)
+        hard.evaluate(X2, soft)
 
 
 def test_signs_may_be_0_and_1_or_minus_1_and_1():
