@@ -84,6 +84,8 @@ def column(name: str, y: Any) -> Column | np.ndarray:
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """Return an array of any kind and layout; also of what hands out its memory by `__dlpack__` only, and bfloat16."""
+    if type(value) is np.ndarray:
+        return value
     if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no such numbers
     if speaks_dlpack(value) and not hasattr(value, "__array__"):
@@ -149,12 +151,13 @@ class _Table(NamedTuple):
 
 def _table(name: str, value: Any) -> _Table | None:
     """The table or the column of a known library; None for anything else."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return None
     for library, read in (("pandas", _pandas), ("polars", _polars), ("pyarrow", _pyarrow)):
         module = sys.modules.get(library)
-        if module is not None and type(value).__module__.partition(".")[0] not in ("numpy", "builtins", "torch"):
-            table = read(name, value, module)
-            if table is not None:
-                return table
+        table = None if module is None else read(name, value, module)
+        if table is not None:
+            return table
     return None
 
 

@@ -127,6 +127,8 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
     if array.ndim != 1:
         hint = "; for one-hot rows use the loss categorical_crossentropy" if array.ndim == 2 else ""
         raise ValueError(f"{name} must be class labels of shape (n,); got shape {array.shape}{hint}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     kind = array.dtype.kind
     if kind == "T":  # NumPy's strings of any length, which may have missing ones
         array, kind = array.astype(object), "O"

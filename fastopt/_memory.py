@@ -76,6 +76,11 @@ class DataMemory(ABC):
         """As `learnt`, for rows of `inputs` features."""
         if None not in self._learnt.statistics:
             return self._learnt
+        for layer, name in zip(self.preprocessing, self.names, strict=False):
+            try:
+                layer.check(inputs)  # one that was adapted after the model was built
+            except ValueError as error:
+                raise ValueError(f"layer {name}: {error}") from None
         statistics = known_statistics(self.preprocessing, self._learnt.statistics, inputs)
         return self._learnt._replace(statistics=tuple(statistics))
 

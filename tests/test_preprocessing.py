@@ -410,6 +410,17 @@ def test_numbers_of_other_features(layer, what):
     assert not model.built
 
 
+def test_a_layer_that_is_adapted_to_others_later():
+    model = model_of(layer := Normalization())
+    model.build(6)
+    layer.adapt(X[:, :2])
+    for call in (lambda: model.fit(X, Y), lambda: model.predict(X), lambda: model.statistics):
+        with pytest.raises(ValueError, match="layer normalization_1: its mean is of 2 features, but 6 come in"):
+            call()
+    layer.adapt(X)
+    model.fit(X, Y, verbose=0)
+
+
 def test_arrays_of_layers_are_copies_that_stay():
     scale = np.array([1.0, 2.0])
     layer = Rescaling(scale)
