@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import fastopt as fo
 from fastopt import Dense, Dropout, Normalization, Rescaling, Sequential, load_model
@@ -536,3 +537,35 @@ def test_set_weights_leaves_the_numbers():
     kept = other.statistics
     other.set_weights(model.get_weights())
     assert_same(other.statistics, kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("layers.0.mean", None),
+        ("layers.0.variance", None),
+        ("layers.0.mean", np.zeros(5)),
+        ("layers.0.mean", np.zeros(6, np.float32)),
+        ("layers.0.mean", np.full(6, np.nan)),
+        ("layers.0.variance", np.full(6, -1.0)),
+        ("layers.1.mean", np.zeros(6)),
+        ("targets.mean", np.zeros(3)),
+        ("targets.deviation", np.ones(3)),
+    ],
+)
+def test_files_whose_numbers_are_damaged(path, name, tensor):
+    model = model_of(Normalization(), Rescaling(2))
+    model.fit(X, Y, verbose=0)
+    model.save(path)
+    with safe_open(path, "numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors.pop(name, None)
+    if tensor is not None:
+        tensors[name] = tensor
+    save_file(tensors, path, metadata)
+    other = model_of(Normalization(), Rescaling(2))
+    for load in (load_model, other.load_weights):
+        with pytest.raises(ValueError, match="is not a usable model file"):
+            load(path)
+    assert not other.built
