@@ -292,16 +292,13 @@ def _check_preparation(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"preparation must be a mapping, or None; got {describe(value)}")
     _check_keys(value)
-    try:
-        return dict(json.loads(json.dumps(value, allow_nan=False, default=_mapping)))
-    except RecursionError:
-        raise ValueError("preparation must not hold itself") from None
+    return dict(json.loads(json.dumps(value, allow_nan=False, default=_mapping)))
 
 
 def _check_keys(value: Any, depth: int = 0) -> None:
     """Keys of mappings must be strings: JSON would make them so."""
     if depth > 100:
-        raise ValueError("preparation must not hold itself")
+        raise ValueError("preparation must not be deeper than 100 levels, nor hold itself")
     if isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:

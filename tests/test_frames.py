@@ -128,6 +128,11 @@ def test_dictionaries_of_numbers():
     )
 
 
+def test_objects_that_are_floats():
+    frame = pd.DataFrame({"a": pd.Series([1.5, NAN, 2.0], dtype=object)})
+    np.testing.assert_array_equal(features("x", frame).values, [[1.5], [NAN], [2]])
+
+
 @pytest.mark.parametrize(
     ("columns", "names"),
     [(["a", "a"], ("a", "a")), ([0, 1], None), (["a", 1], None), ([("a", 1), ("a", 2)], None)],
@@ -305,6 +310,9 @@ def test_gaps_are_skipped(caplog):
     for y in (labels, labels.astype(float), labels.astype(object)):
         assert_same(fitted(frame, y, nan="skip").get_weights(), expected.get_weights())
     assert "skipping 3 of 40 rows with NaN or infinity" in caplog.text
+    caplog.clear()
+    assert_same(fitted(X, nan="skip").get_weights(), fitted(X).get_weights())
+    assert "skipping" not in caplog.text
     texts = labels.astype(object).map({0: "x", 1: "y", 2: "z", pd.NA: None})
     assert fitted(frame, texts, nan="skip").classes.tolist() == ["x", "y", "z"]
 

@@ -1,6 +1,7 @@
 """A model takes labels as they are in the data, keeps them, and gives them back."""
 
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -340,6 +341,11 @@ def test_preparation_is_anything_that_json_holds(path):
     assert model.preparation == expected
     model.save(path)
     assert load_model(path).preparation == expected
+    other = model_of()
+    other.load_weights(path)
+    assert other.preparation == expected
+    other.preparation = MappingProxyType({"inner": MappingProxyType({"a": []})})
+    assert other.preparation == {"inner": {"a": []}}
     model.preparation = None
     model.save(path)
     assert load_model(path).preparation is None
@@ -364,7 +370,7 @@ def test_preparation_that_json_does_not_hold(value, error, message):
         model.preparation = value
     itself = {}
     itself["a"] = [itself]
-    with pytest.raises(ValueError, match="preparation must not hold itself"):
+    with pytest.raises(ValueError, match="preparation must not be deeper than 100 levels, nor hold itself"):
         model.preparation = itself
     assert model.preparation == {"a": 1}
 
