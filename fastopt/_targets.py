@@ -114,7 +114,7 @@ def check_scalable(loss: LossSpec, activation: str, metrics: tuple[str, ...]) ->
 
 def learn_scale(name: str, targets: NDArray[np.float64], dtype: np.dtype) -> TargetScale:
     """Return mean and deviation of targets (n, outputs); a constant one has deviation 1."""
-    mean, variance = moments(lambda: iter([targets]))
+    mean, variance = moments(lambda: iter([np.ascontiguousarray(targets)]))  # the order decides NumPy's sums
     deviation = np.sqrt(variance)
     deviation[deviation == 0] = 1.0
     if (np.abs(mean) + deviation > np.finfo(dtype).max).any():

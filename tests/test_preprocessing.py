@@ -422,6 +422,39 @@ def test_a_layer_that_is_adapted_to_others_later():
     model.fit(X, Y, verbose=0)
 
 
+LAYOUTS = {
+    "columns first": lambda a: np.asfortranarray(a),
+    "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "foreign": lambda a: a.astype(a.dtype.newbyteorder()),
+    "misaligned": lambda a: np.frombuffer(b" " + a.tobytes(), a.dtype, offset=1).reshape(a.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layout_of_memory(backend, layout, dtype):
+    """Data, the layers' own arrays, targets and labels: nothing depends on where numbers lie."""
+    x, six = X.astype(dtype), np.arange(1.0, 7.0)
+    results = []
+    for lay in (lambda a: a, LAYOUTS[layout]):
+        front = [
+            Rescaling(lay(six), lay(six[::-1].copy())),
+            Normalization(mean=lay(six), variance=lay(six)),
+            Normalization(),
+        ]
+        model = model_of(*front, backend=backend)
+        model.fit(lay(x), lay(Y.astype(np.int64) + 1), validation_data=(lay(x), lay(Y + 1)), verbose=0)
+        targets = model_of(*front, backend=backend, loss="mse", outputs=2)
+        targets.fit(lay(x), lay(x[:, :2].copy()), standardize_targets=True, verbose=0)
+        model.adapt(lay(2 * x))
+        results.append([
+            model.get_weights(), model.predict(lay(x)), model.predict_classes(lay(x)), model.statistics,
+            targets.get_weights(), list(targets.target_scale), Normalization().adapt(lay(x)).mean,
+        ])  # fmt: skip
+    assert_same(*results)
+
+
 def test_arrays_of_layers_are_copies_that_stay():
     scale = np.array([1.0, 2.0])
     layer = Rescaling(scale)
