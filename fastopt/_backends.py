@@ -55,6 +55,11 @@ def get(name: Any) -> Any:
     return _load(known(name))
 
 
+def network(name: Any) -> Any:
+    """The backend's class of networks; ImportError, with what is missing, where its kernels cannot run."""
+    return get(name).Network
+
+
 @cache
 def _load(name: str) -> Any:
     return import_module(MODULES[name])

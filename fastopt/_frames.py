@@ -45,22 +45,26 @@ def features(name: str, x: Any) -> Features:
     table = _table(name, x)
     if table is None:
         return Features(_flat(_real_array(name, x)), None)
-    columns = [(label, _numbers(f"{name}: column {label!r}", pull)) for label, pull in table.columns]
-    values = np.empty((table.rows, len(columns)), np.result_type(np.bool_, *(c.dtype for _, c in columns)))
-    for i, (_, column) in enumerate(columns):
+    labels = tuple(label for label, _ in table.columns)
+    names = labels if table.named and all(isinstance(label, str) for label in labels) else None
+    if table.whole is not None:
+        return Features(table.whole, names)
+    columns = [_numbers(f"{name}: column {label!r}", pull) for label, pull in table.columns]
+    values = np.empty((table.rows, len(columns)), np.result_type(np.bool_, *(column.dtype for column in columns)))
+    for i, column in enumerate(columns):
         values[:, i] = column
-    labels = tuple(label for label, _ in columns)
-    named = table.named and all(isinstance(label, str) for label in labels)
-    return Features(values, tuple(map(str, labels)) if named else None)
+    return Features(values, names)
 
 
-def numbers_of(name: str, y: Any) -> np.ndarray:
-    """Return y, a table, a column or an array, as an array of real numbers; a missing cell is NaN."""
+def numbers_of(name: str, y: Any) -> Features:
+    """Return y, a table, a column or an array, as real numbers of its shape; a missing cell is NaN."""
     table = _table(name, y)
     if table is None:
-        return _real_array(name, y)
+        return Features(_real_array(name, y), None)
+    labels = [label for label, _ in table.columns]
     columns = [_numbers(f"{name}: column {label!r}" if table.named else name, pull) for label, pull in table.columns]
-    return np.stack(columns, axis=1) if table.named or len(columns) != 1 else columns[0]
+    values = np.stack(columns, axis=1) if table.named and columns else np.ravel(columns)
+    return Features(values, tuple(labels) if all(isinstance(label, str) for label in labels) else None)
 
 
 def column(name: str, y: Any) -> Column | np.ndarray:
@@ -80,6 +84,8 @@ def column(name: str, y: Any) -> Column | np.ndarray:
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """Return an array of any kind and layout; also of what hands out its memory by `__dlpack__` only, and bfloat16."""
+    if type(value) is np.ndarray:
+        return value
     if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no such numbers
     if speaks_dlpack(value) and not hasattr(value, "__array__"):
@@ -90,14 +96,14 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
-    """No NaN and no infinity in a matrix; the message names the column, where it has a name, and the row."""
+    """No NaN and no infinity in a matrix or a column; the message names the column, if it has a name, and the row."""
     if array.dtype.kind != "f" or names is None:
         return check_finite(name, array) if array.dtype.kind == "f" else array
-    bad = ~np.isfinite(array)
+    bad = ~np.isfinite(array).reshape(len(array), -1)
     if bad.any():
         column = int(np.argmax(bad.any(axis=0)))
         row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
-        value = array[row, column]
+        value = array.reshape(bad.shape)[row, column]
         what = "a missing value" if np.isnan(value) else str(value)
         raise ValueError(
             f"{name}: column {names[column]!r} has {what} in row {row}{f' (and {more} more)' * (more > 0)};"
@@ -107,30 +113,29 @@ def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> 
 
 
 def from_objects(cells: np.ndarray) -> Column:
-    """Return Python objects, all numbers or all strings but for None, NaN, NA and NaT, as a column of their own dtype.
+    """Return Python objects (n,), all numbers or all strings but for None, NaN, NA and NaT, in a dtype for all of them.
 
     Raises NotNumbers for a mixture and for anything else, with a row of each type.
     """
-    if set(map(type, cells)) == {str}:  # what columns of strings mostly are
+    types = set(map(type, cells))
+    if types == {str}:  # as columns of strings mostly are
         return Column(cells.astype(str), None)
+    if types == {float}:
+        return _marked(cells.astype(np.float64))
     missing = np.array([_is_missing(cell) for cell in cells], bool)
-    kinds: dict[str, int] = {}
-    for row in np.flatnonzero(~missing):
-        kinds.setdefault(_kind(cells[row]), int(row))
-    if not kinds:
-        return Column(np.zeros(len(cells)), missing)
-    if set(kinds) == {"text"}:
-        values = np.array(["" if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)], str)
-    elif set(kinds) == {"bool"}:
-        values = np.array([False if gone else bool(cell) for cell, gone in zip(cells, missing, strict=True)], bool)
-    elif set(kinds) <= {"int", "float", "bool"}:
-        whole = "float" not in kinds
-        listed = [0 if gone else _number(cell) for cell, gone in zip(cells, missing, strict=True)]
-        values = np.array(listed, None if whole else np.float64)
-        if whole and values.dtype.kind != "i":  # some are beyond int64
-            values = _unsigned(listed)
+    present = cells[~missing]
+    kinds = {_kind(type_) for type_ in set(map(type, present))}
+    filled = np.where(missing, "" if kinds == {"text"} else 0, cells).tolist()
+    if kinds == {"text"}:
+        values = np.array(filled, str)
+    elif kinds == {"bool"}:
+        values = np.array(filled, bool)
+    elif kinds <= {"int", "bool"}:
+        values = _whole([int(cell) for cell in filled])
+    elif kinds <= {"int", "float", "bool"}:
+        values = np.array([float(cell) for cell in filled])
     else:
-        raise NotNumbers(_mixture(cells, kinds))
+        raise NotNumbers(_mixture(cells, missing))
     return Column(values, missing if missing.any() else None)
 
 
@@ -141,24 +146,28 @@ class _Table(NamedTuple):
     rows: int
     columns: list[tuple[Any, Callable[[], Column]]]  # (label, its cells)
     named: bool  # False: a single column, which was no table
+    whole: np.ndarray | None = None  # all cells, where they have one dtype of numbers
 
 
 def _table(name: str, value: Any) -> _Table | None:
     """The table or the column of a known library; None for anything else."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return None
     for library, read in (("pandas", _pandas), ("polars", _polars), ("pyarrow", _pyarrow)):
         module = sys.modules.get(library)
-        if module is not None and type(value).__module__.partition(".")[0] not in ("numpy", "builtins", "torch"):
-            table = read(name, value, module)
-            if table is not None:
-                return table
+        table = None if module is None else read(name, value, module)
+        if table is not None:
+            return table
     return None
 
 
 def _pandas(name: str, value: Any, pandas: Any) -> _Table | None:
     if isinstance(value, pandas.DataFrame):
         series = [value.iloc[:, i] for i in range(value.shape[1])]
-        labels = value.columns.tolist()
-        return _Table(len(value), [(n, _later(_from_pandas, s)) for n, s in zip(labels, series, strict=True)], True)
+        columns = [(label, _later(_from_pandas, s)) for label, s in zip(value.columns.tolist(), series, strict=True)]
+        dtypes = set(value.dtypes)
+        alike = len(dtypes) == 1 and all(isinstance(d, np.dtype) and d.kind in "biuf" for d in dtypes)
+        return _Table(len(value), columns, True, value.to_numpy() if alike else None)
     if isinstance(value, pandas.Index | pandas.api.extensions.ExtensionArray):
         if isinstance(value, pandas.MultiIndex):
             raise TypeError(f"{name} must be numbers; got a MultiIndex")
@@ -282,7 +291,7 @@ def _first_wrong(array: np.ndarray) -> str:
     """The place of the first cell that is no number, in words; nothing where all are numbers."""
     for index in np.ndindex(array.shape):
         cell = array[index]
-        if _is_missing(cell) or _kind(cell) not in ("int", "float", "bool"):
+        if _is_missing(cell) or _kind(type(cell)) not in ("int", "float", "bool"):
             return f": row {index[0]}{''.join(f', column {i}' for i in index[1:2])} has {_shown(cell)}"
     return ": use .astype(float)"
 
@@ -322,18 +331,28 @@ def _is_missing(cell: Any) -> bool:
     return isinstance(cell, float | np.floating | np.datetime64 | Decimal) and cell != cell
 
 
-def _kind(cell: Any) -> str:
-    if isinstance(cell, str):
+def _kind(type_: type) -> str:
+    if issubclass(type_, str):
         return "text"
-    if isinstance(cell, bool | np.bool_):
+    if issubclass(type_, bool | np.bool_):
         return "bool"
-    if isinstance(cell, numbers.Integral):
+    if issubclass(type_, numbers.Integral):
         return "int"
-    return "float" if isinstance(cell, numbers.Real | Decimal) else type(cell).__name__
+    return "float" if issubclass(type_, numbers.Real | Decimal) else type_.__name__
 
 
-def _number(cell: Any) -> int | float:
-    return int(cell) if _kind(cell) in ("int", "bool") else float(cell)
+def _marked(values: np.ndarray) -> Column:
+    """Floats, of which NaN is missing."""
+    missing = np.isnan(values)
+    return Column(values, missing if missing.any() else None)
+
+
+def _whole(cells: list[int]) -> np.ndarray:
+    """Python's whole numbers as int64, or as uint64 where one is beyond it."""
+    try:
+        return np.array(cells, np.int64 if not cells or max(cells) < 2**63 else np.uint64)
+    except OverflowError:
+        raise NotNumbers("whole numbers of more than 64 bits") from None
 
 
 def _shown(cell: Any) -> str:
@@ -342,13 +361,10 @@ def _shown(cell: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _unsigned(numbers: list[Any]) -> np.ndarray:
-    try:
-        return np.array(numbers, np.uint64)
-    except OverflowError:
-        raise NotNumbers("whole numbers of more than 64 bits") from None
-
-
-def _mixture(cells: np.ndarray, kinds: dict[str, int]) -> str:
+def _mixture(cells: np.ndarray, missing: np.ndarray) -> str:
+    """What there is beside numbers, or beside strings, with the first row of each kind."""
+    kinds: dict[str, int] = {}
+    for row in np.flatnonzero(~missing):
+        kinds.setdefault(_kind(type(cells[row])), int(row))
     found = [f"{kind} ({_shown(cells[row])} in row {row})" for kind, row in list(kinds.items())[:3]]
     return " and ".join(found) if len(found) > 1 else f"{found[0]}, which is neither a number nor text"

@@ -89,7 +89,7 @@ def read(
         raise ValueError(
             f"{names[0]} and {names[1]} must have as many rows; got shapes {features.values.shape} and {shape}"
         )
-    targets = _targets.read(names[1], y, loss.spec, model.outputs)
+    targets = _targets.read(names[1], y, loss.spec, model.outputs, gaps=nan == "skip")
     if nan == "raise":
         return Raw(features, targets, targets if isinstance(targets, Labels) else None)
     return _without_gaps(names, features, targets)
@@ -114,7 +114,7 @@ def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, los
         if classes is not None:
             classes.flags.writeable = False
     if standardize:
-        _targets.check_scalable(loss.spec, model.last_activation)
+        _targets.check_scalable(loss.spec, model.last_activation, model.metrics)
         if scale is None and model.epochs_done:
             raise ValueError(
                 "standardize_targets=True must be given to the first fit: the model has been trained on targets as"
@@ -130,7 +130,7 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
     """ValueError where a model has learnt to scale its targets, and the loss's are no such numbers."""
     if learnt.target_scale is not None:
         try:
-            _targets.check_scalable(loss.spec, _targets.UNBOUNDED[0])
+            _targets.check_scalable(loss.spec, _targets.UNBOUNDED[0], ())
         except ValueError:
             raise ValueError(
                 f"the model scales real-valued targets, and those of {loss.spec.name} are classes: set"

@@ -127,11 +127,14 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
     if array.ndim != 1:
         hint = "; for one-hot rows use the loss categorical_crossentropy" if array.ndim == 2 else ""
         raise ValueError(f"{name} must be class labels of shape (n,); got shape {array.shape}{hint}")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     kind = array.dtype.kind
     if kind == "T":  # NumPy's strings of any length, which may have missing ones
         array, kind = array.astype(object), "O"
     if kind in "biufU":
-        return _frames.Column(array, None)
+        wide = kind == "f" and array.itemsize > 8  # of which files hold no number
+        return _frames.Column(array.astype(np.float64) if wide else array, None)
     if kind != "O":
         more = " (bytes: use .astype(str))" if kind == "S" else ""
         raise TypeError(f"{name} must be class labels, whole numbers or strings, not {array.dtype}{more}")

@@ -33,6 +33,7 @@ class DataMemory(ABC):
     inputs: int | None
     epochs_done: int
     loss: Loss | None
+    metrics: tuple[str, ...]
 
     def _remember(self, layers: tuple[Layer, ...]) -> None:
         """Start with nothing but the layers; to be called by the constructor."""
@@ -75,6 +76,11 @@ class DataMemory(ABC):
         """As `learnt`, for rows of `inputs` features."""
         if None not in self._learnt.statistics:
             return self._learnt
+        for layer, name in zip(self.preprocessing, self.names, strict=False):
+            try:
+                layer.check(inputs)  # one that was adapted after the model was built
+            except ValueError as error:
+                raise ValueError(f"layer {name}: {error}") from None
         statistics = known_statistics(self.preprocessing, self._learnt.statistics, inputs)
         return self._learnt._replace(statistics=tuple(statistics))
 
@@ -287,16 +293,13 @@ def _check_preparation(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"preparation must be a mapping, or None; got {describe(value)}")
     _check_keys(value)
-    try:
-        return dict(json.loads(json.dumps(value, allow_nan=False, default=_mapping)))
-    except RecursionError:
-        raise ValueError("preparation must not hold itself") from None
+    return dict(json.loads(json.dumps(value, allow_nan=False, default=_mapping)))
 
 
 def _check_keys(value: Any, depth: int = 0) -> None:
     """Keys of mappings must be strings: JSON would make them so."""
     if depth > 100:
-        raise ValueError("preparation must not hold itself")
+        raise ValueError("preparation must not be deeper than 100 levels, nor hold itself")
     if isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:

@@ -36,11 +36,15 @@ def count_of_classes(outputs: int) -> int:
     return max(outputs, 2)
 
 
-def read(name: str, y: Any, loss: LossSpec, outputs: int) -> Labels | np.ndarray:
-    """Return targets as labels where the loss classifies, else as real numbers, NaN where one is missing."""
+def read(name: str, y: Any, loss: LossSpec, outputs: int, gaps: bool) -> Labels | np.ndarray:
+    """Return targets as labels where the loss classifies, else as real numbers, NaN where one is missing.
+
+    Unless there may be `gaps`, a table's are refused here, where its columns have names.
+    """
     if classifies(loss, outputs):
         return _labels.read(name, y)
-    return _frames.numbers_of(name, y)
+    numbers = _frames.numbers_of(name, y)
+    return numbers.values if gaps or numbers.names is None else _frames.check_cells(name, *numbers)
 
 
 def learn_classes(name: str, y: Labels, loss: LossSpec, outputs: int) -> np.ndarray | None:
@@ -93,13 +97,15 @@ def as_dense(name: str, y: Any, outputs: int) -> NDArray[np.float64]:
     return check_finite(name, check_matrix(name, targets, columns=outputs, shape="(n, outputs)"))
 
 
-def check_scalable(loss: LossSpec, activation: str) -> None:
-    """ValueError where targets of mean 0 and deviation 1 make no sense for a loss, or for the last activation."""
+def check_scalable(loss: LossSpec, activation: str, metrics: tuple[str, ...]) -> None:
+    """ValueError where targets of mean 0 and deviation 1 make no sense for a loss, a metric, or the last activation."""
     row = LOSSES[loss.name]
     if row.targets != "dense" or row.link is not None or row.signs:
         raise ValueError(
             f"standardize_targets is for losses of real-valued targets; got {loss.name}, whose targets are classes"
         )
+    if "accuracy" in metrics:
+        raise ValueError("standardize_targets is for real-valued targets, of which there is no accuracy: leave it out")
     if activation not in UNBOUNDED:
         raise ValueError(
             f"standardize_targets needs a last layer that gives any number, such as a linear one; got {activation}"
@@ -108,7 +114,7 @@ def check_scalable(loss: LossSpec, activation: str) -> None:
 
 def learn_scale(name: str, targets: NDArray[np.float64], dtype: np.dtype) -> TargetScale:
     """Return mean and deviation of targets (n, outputs); a constant one has deviation 1."""
-    mean, variance = moments(lambda: iter([targets]))
+    mean, variance = moments(lambda: iter([np.ascontiguousarray(targets)]))  # the order decides NumPy's sums
     deviation = np.sqrt(variance)
     deviation[deviation == 0] = 1.0
     if (np.abs(mean) + deviation > np.finfo(dtype).max).any():
@@ -169,7 +175,7 @@ def _plain_classes(values: np.ndarray, loss: LossSpec, outputs: int) -> np.ndarr
 
 def _takes(classes: np.ndarray, loss: LossSpec, outputs: int) -> bool:
     """True for classes whose labels the loss takes as they are."""
-    if classes.dtype.kind not in "iuf":
+    if classes.dtype.kind not in "biuf":
         return False
     return np.array_equal(classes, np.arange(count_of_classes(outputs))) or (
         LOSSES[loss.name].signs and np.array_equal(classes, [-1, 1])

@@ -369,7 +369,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_flag("standardize_targets", standardize_targets)
         raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
         inputs = raw.x.values.shape[1]
-        self.specs(inputs)
+        self._check_clash(inputs)
         rows, held_out = np.arange(len(raw.x.values)), None
         if validation_data is not None:
             if fraction:
@@ -389,6 +389,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         names_of_figures = training.figure_names(self.metrics, validation is not None)
         for callback in callbacks:
             callback.check(names_of_figures)
+        _backends.network(self.backend)  # where it cannot run, nothing is learnt
         self.build(inputs)
         self.learnt = learnt
         epoch_numbers = range(first + 1, last + 1)
@@ -405,7 +406,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size = check_count("batch_size", batch_size)
         raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
         inputs = raw.x.values.shape[1]
-        self.specs(inputs)
+        self._check_clash(inputs)
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
         self.build(inputs)
         return training.figures(self.network().evaluate(*data, batch_size))
@@ -418,7 +419,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size = check_count("batch_size", batch_size)
         features = _intake.read_x(self, "x", x)
         inputs = features.values.shape[1]
-        self.specs(inputs)
+        self._check_clash(inputs)
         rows = _intake.prepared(self, "x", features, self.learnt_for(inputs))
         self.build(inputs)
         outputs = self.network(training=False).predict(rows, batch_size)
@@ -429,9 +430,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         profiling.check_backend(self.backend)
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
-        network = _backends.get(self.backend).Network
+        network = _backends.network(self.backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    def _check_clash(self, inputs: int) -> None:
+        """ValueError where layers clash behind `inputs` features, before anything is made."""
+        if not self.built:
+            self.specs(inputs)
 
     @property
     def _mixed(self) -> bool:

@@ -96,7 +96,6 @@ class Normalization:
         """Return mean and variance of `inputs` features, as given or adapted; None where there are none yet."""
         if self.mean is None:
             return None
-        self.check(inputs)
         return Statistics(_spread(self.mean, inputs), _spread(self.variance, inputs))
 
     def check(self, inputs: int) -> None:
@@ -259,11 +258,11 @@ def _through(layers: Sequence[Preprocessing], numbers: Known, block: np.ndarray)
 
 
 def _blocks(matrix: np.ndarray, rows: NDArray[np.int64] | None) -> Iterator[np.ndarray]:
-    """The rows of a matrix in float64, some at a time."""
+    """The rows of a matrix in float64, some at a time; rows first in memory, as the order decides NumPy's sums."""
     count, width = len(matrix) if rows is None else len(rows), max(1, BLOCK // matrix.shape[1])
     for start in range(0, count, width):
         part = slice(start, start + width)
-        yield np.asarray(matrix[part if rows is None else rows[part]], np.float64)
+        yield np.ascontiguousarray(matrix[part if rows is None else rows[part]], np.float64)
 
 
 def _vector(what: str, value: Any) -> NDArray[np.float64]:

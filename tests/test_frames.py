@@ -99,7 +99,7 @@ def test_the_same_table_of_every_library(name, make):
     values, names = features("x", make())
     np.testing.assert_array_equal(values, TRUTH)
     assert names == tuple(MIXED)
-    np.testing.assert_array_equal(numbers_of("y", make()), TRUTH)
+    np.testing.assert_array_equal(numbers_of("y", make()).values, TRUTH)
 
 
 def test_single_columns_of_every_library():
@@ -109,7 +109,7 @@ def test_single_columns_of_every_library():
         pyarrow().array([1, 2]),
         pyarrow().chunked_array([[1], [2]]),
     ):
-        np.testing.assert_array_equal(numbers_of("y", column), [1, 2])
+        np.testing.assert_array_equal(numbers_of("y", column).values, [1, 2])
         np.testing.assert_array_equal(features("x", column).values, [[1], [2]])
         assert features("x", column).names is None
 
@@ -126,6 +126,11 @@ def test_dictionaries_of_numbers():
     np.testing.assert_array_equal(
         features("x", pd.DataFrame({"a": pd.Categorical([None, None])})).values, [[NAN], [NAN]]
     )
+
+
+def test_objects_that_are_floats():
+    frame = pd.DataFrame({"a": pd.Series([1.5, NAN, 2.0], dtype=object)})
+    np.testing.assert_array_equal(features("x", frame).values, [[1.5], [NAN], [2]])
 
 
 @pytest.mark.parametrize(
@@ -305,6 +310,9 @@ def test_gaps_are_skipped(caplog):
     for y in (labels, labels.astype(float), labels.astype(object)):
         assert_same(fitted(frame, y, nan="skip").get_weights(), expected.get_weights())
     assert "skipping 3 of 40 rows with NaN or infinity" in caplog.text
+    caplog.clear()
+    assert_same(fitted(X, nan="skip").get_weights(), fitted(X).get_weights())
+    assert "skipping" not in caplog.text
     texts = labels.astype(object).map({0: "x", 1: "y", 2: "z", pd.NA: None})
     assert fitted(frame, texts, nan="skip").classes.tolist() == ["x", "y", "z"]
 
@@ -387,6 +395,14 @@ def test_targets_of_regressions():
     assert_same(model.get_weights(), again.get_weights())
     with pytest.raises(TypeError, match=r"y: column 'v' must hold numbers; got text \('a' in row 0\)"):
         model.fit(X[:2], pd.DataFrame({"u": [1, 2], "v": ["a", "b"]}))
+    for gap in (pd.Series(y[:, 0], name="price"), pd.DataFrame({"price": y[:, 0]})):
+        single = Sequential([Dense(1)], backend="numpy")
+        single.compile("sgd", "mse")
+        single.fit(X, gap)
+        gap.iloc[[3, 9]] = np.nan
+        with pytest.raises(ValueError, match=r"y: column 'price' has a missing value in row 3 \(and 1 more\)"):
+            single.fit(X, gap)
+        single.fit(X, gap, nan="skip")
     with pytest.raises(TypeError, match=r"y must hold numbers; got text \('a' in row 0\)"):
         model.fit(X[:2], pd.Series(["a", "b"]))
     with pytest.raises(TypeError, match="y must hold real numbers, not <U1 .*: row 0 has 'a'"):

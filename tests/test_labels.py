@@ -73,6 +73,9 @@ def test_forms_of_strings(y):
         (np.array([3, 1, 3], np.uint8), [1, 3]),
         (np.array([2**64 - 1, 1, 2**64 - 1], np.uint64), [1, 2**64 - 1]),
         (np.array([3, 1, 3], ">i4"), [1, 3]),
+        (np.array([3, 1, 3], ">f8"), [1.0, 3.0]),
+        (np.array([3, 9, 1, 9, 3], np.int16)[::-2], [1, 3]),
+        (np.array([3, 1, 3], np.longdouble), [1.0, 3.0]),
         (pd.Series([3, 1, 3], dtype="Int64"), [1, 3]),
         (pd.Series([3, 1, 3], dtype="category"), [1, 3]),
         (pd.Series([3, 1, 3], dtype=object), [1, 3]),
@@ -86,6 +89,7 @@ def test_forms_of_numbers(y, classes):
     assert codes.tolist() == [1, 0, 1][: len(codes)]
     assert found.tolist() == classes
     assert [type(label) for label in found.tolist()] == [type(label) for label in classes]
+    assert found.dtype.isnative
 
 
 @pytest.mark.parametrize(

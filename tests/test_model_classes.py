@@ -1,6 +1,7 @@
 """A model takes labels as they are in the data, keeps them, and gives them back."""
 
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -118,13 +119,14 @@ def test_two_classes_with_one_output(backend, name, loss, activation):
 
 def test_probabilities_stay_targets():
     soft = np.where(Y2 == 1, 0.9, 0.1)
-    model = fitted(X2, soft, 1, BCE)
+    model = fitted(X2, soft, 1, BCE, metrics=())
     assert model.classes is None
     assert set(model.predict_classes(X2)) == {0, 1}
-    hard = fitted(X2, Y2, 1, BCE)
-    assert hard.classes.tolist() == [0, 1]
-    hard.fit(X2, soft)
-    hard.evaluate(X2, soft)
+    for y in (Y2, Y2 == 1):
+        hard = fitted(X2, y, 1, BCE, metrics=())
+        assert hard.classes.tolist() == [0, 1]
+        hard.fit(X2, soft)
+        hard.evaluate(X2, soft)
 
 
 def test_signs_may_be_0_and_1_or_minus_1_and_1():
@@ -339,6 +341,11 @@ def test_preparation_is_anything_that_json_holds(path):
     assert model.preparation == expected
     model.save(path)
     assert load_model(path).preparation == expected
+    other = model_of()
+    other.load_weights(path)
+    assert other.preparation == expected
+    other.preparation = MappingProxyType({"inner": MappingProxyType({"a": []})})
+    assert other.preparation == {"inner": {"a": []}}
     model.preparation = None
     model.save(path)
     assert load_model(path).preparation is None
@@ -363,7 +370,7 @@ def test_preparation_that_json_does_not_hold(value, error, message):
         model.preparation = value
     itself = {}
     itself["a"] = [itself]
-    with pytest.raises(ValueError, match="preparation must not hold itself"):
+    with pytest.raises(ValueError, match="preparation must not be deeper than 100 levels, nor hold itself"):
         model.preparation = itself
     assert model.preparation == {"a": 1}
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import fastopt as fo
 from fastopt import Dense, Dropout, Normalization, Rescaling, Sequential, load_model
@@ -311,6 +312,19 @@ def test_a_fit_that_fails_teaches_nothing(backend):
     assert not model.built
 
 
+def test_a_backend_that_cannot_run_learns_nothing(monkeypatch):
+    def network(name):
+        raise ImportError("lacks a driver")
+
+    model = model_of(Normalization())
+    monkeypatch.setattr("fastopt._backends.network", network)
+    with pytest.raises(ImportError, match="lacks a driver"):
+        model.fit(X, Y)
+    assert model.statistics == {}
+    assert model.classes is None
+    assert not model.built
+
+
 def test_values_that_leave_the_range_of_the_dtype():
     model = model_of(Rescaling(1e30))
     with pytest.raises(ValueError, match="x must be finite; got -?inf at index"):
@@ -395,6 +409,50 @@ def test_numbers_of_other_features(layer, what):
         with pytest.raises(ValueError, match=f"layer {what} is of 2 features, but 6 come in"):
             call()
     assert not model.built
+
+
+def test_a_layer_that_is_adapted_to_others_later():
+    model = model_of(layer := Normalization())
+    model.build(6)
+    layer.adapt(X[:, :2])
+    for call in (lambda: model.fit(X, Y), lambda: model.predict(X), lambda: model.statistics):
+        with pytest.raises(ValueError, match="layer normalization_1: its mean is of 2 features, but 6 come in"):
+            call()
+    layer.adapt(X)
+    model.fit(X, Y, verbose=0)
+
+
+LAYOUTS = {
+    "columns first": lambda a: np.asfortranarray(a),
+    "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "foreign": lambda a: a.astype(a.dtype.newbyteorder()),
+    "misaligned": lambda a: np.frombuffer(b" " + a.tobytes(), a.dtype, offset=1).reshape(a.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layout_of_memory(backend, layout, dtype):
+    """Data, the layers' own arrays, targets and labels: nothing depends on where numbers lie."""
+    x, six = X.astype(dtype), np.arange(1.0, 7.0)
+    results = []
+    for lay in (lambda a: a, LAYOUTS[layout]):
+        front = [
+            Rescaling(lay(six), lay(six[::-1].copy())),
+            Normalization(mean=lay(six), variance=lay(six)),
+            Normalization(),
+        ]
+        model = model_of(*front, backend=backend)
+        model.fit(lay(x), lay(Y.astype(np.int64) + 1), validation_data=(lay(x), lay(Y + 1)), verbose=0)
+        targets = model_of(*front, backend=backend, loss="mse", outputs=2)
+        targets.fit(lay(x), lay(x[:, :2].copy()), standardize_targets=True, verbose=0)
+        model.adapt(lay(2 * x))
+        results.append([
+            model.get_weights(), model.predict(lay(x)), model.predict_classes(lay(x)), model.statistics,
+            targets.get_weights(), list(targets.target_scale), Normalization().adapt(lay(x)).mean,
+        ])  # fmt: skip
+    assert_same(*results)
 
 
 def test_arrays_of_layers_are_copies_that_stay():
@@ -512,3 +570,35 @@ def test_set_weights_leaves_the_numbers():
     kept = other.statistics
     other.set_weights(model.get_weights())
     assert_same(other.statistics, kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("layers.0.mean", None),
+        ("layers.0.variance", None),
+        ("layers.0.mean", np.zeros(5)),
+        ("layers.0.mean", np.zeros(6, np.float32)),
+        ("layers.0.mean", np.full(6, np.nan)),
+        ("layers.0.variance", np.full(6, -1.0)),
+        ("layers.1.mean", np.zeros(6)),
+        ("targets.mean", np.zeros(3)),
+        ("targets.deviation", np.ones(3)),
+    ],
+)
+def test_files_whose_numbers_are_damaged(path, name, tensor):
+    model = model_of(Normalization(), Rescaling(2))
+    model.fit(X, Y, verbose=0)
+    model.save(path)
+    with safe_open(path, "numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors.pop(name, None)
+    if tensor is not None:
+        tensors[name] = tensor
+    save_file(tensors, path, metadata)
+    other = model_of(Normalization(), Rescaling(2))
+    for load in (load_model, other.load_weights):
+        with pytest.raises(ValueError, match="is not a usable model file"):
+            load(path)
+    assert not other.built

@@ -146,6 +146,15 @@ def test_what_cannot_be_scaled(loss, outputs, activation, y, message):
         model.fit(X, y, standardize_targets="yes")
 
 
+def test_there_is_no_accuracy_of_scaled_targets():
+    model = model_of(metrics=["accuracy"])
+    with pytest.raises(
+        ValueError, match="standardize_targets is for real-valued targets, of which there is no accuracy"
+    ):
+        model.fit(X, np.arange(60) % 2, standardize_targets=True)
+    assert not model.built
+
+
 def test_it_comes_before_training():
     model = model_of()
     model.fit(X, PRICES / 1e5, verbose=0)
