@@ -11,6 +11,7 @@ import itertools
 import lzma
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
@@ -212,7 +213,8 @@ class _Reader:
                     dtype=dict.fromkeys(text, "string"), **options,
                 )  # fmt: skip
         except pd.errors.ParserError as error:
-            raise ValueError(self._ragged(width) or f"it cannot be read as a table: {error}") from error
+            problem = self._open_quote() if "EOF inside string" in str(error) else self._ragged(width)
+            raise ValueError(problem or f"it cannot be read as a table: {str(error).strip()}") from error
         if len(frame) and frame.iloc[:, -1].isna().any() and (problem := self._ragged(width)):
             raise ValueError(problem)
         frame.columns = range(frame.shape[1])
@@ -235,6 +237,13 @@ class _Reader:
                 if len(row) != width:
                     return f"line {line}: expected {width} columns, as in the first row, but it has {len(row)}"
         return None
+
+    def _open_quote(self) -> str | None:
+        """The last row, which begins a quoted cell that does not end."""
+        lines: deque[int] = deque(maxlen=1)
+        with contextlib.suppress(csv.Error), _open(self.path, self.encoding) as file:
+            lines.extend(line for line, _ in self._records(file))
+        return f"line {lines[0]}: a quoted cell begins in this row and does not end" if lines else None
 
     def where(self, row: int) -> str:
         """Return the place of a row of data: the line that it begins in."""

@@ -163,7 +163,9 @@ def check_path(data: Any) -> Path:
 def _several(columns: Any) -> tuple[str | int, ...]:
     if columns is None:
         return ()
-    return (columns,) if isinstance(columns, str | int | np.integer) else tuple(columns)
+    if isinstance(columns, np.integer):
+        return (int(columns),)
+    return (columns,) if isinstance(columns, str | int) else tuple(columns)
 
 
 def _refuse_text_options(text: TextOptions, kind: str) -> None:
