@@ -48,6 +48,9 @@ def test_too_many_categories(tmp_path):
     with pytest.raises(ValueError, match="column 'name' is text with 40 different values in 40 rows, too many for cat"):
         datasets.read_table(path)
     assert datasets.read_table(path, categorical="name").x_train.shape == (32, 40)
+    path = write(tmp_path, "my name,n,street,k\n" + "".join(f"n{i},{i},s{i},{i % 2}\n" for i in range(40)))
+    with pytest.raises(ValueError, match="'my name' is text .* and column 'street' is .*--drop 'my name' --drop str"):
+        datasets.read_table(path)
     large = pd.DataFrame({"id": [f"n{i}" for i in range(100_000)], "x": 1.0, "k": np.arange(100_000) % 2})
     for options in ({}, {"categorical": "id"}):
         with pytest.raises(ValueError, match="'id' is text with 100,000 different values in 100,000 rows, .*--drop"):
@@ -263,7 +266,7 @@ def test_columns_are_found(tmp_path, preparation, text):
     [
         ("colour,size\nred,1\n", "it lacks the column ok, which the model was trained with; its columns are colour"),
         ("a,b,c\n1,2,3\n", "it lacks the columns colour, size, ok"),
-        ("colour,size,ok,size\nred,1,no,2\n", r"columns 1 and 3 \(counted from 0\) have the name 'size'"),
+        ("colour,size,ok,size\nred,1,no,2\n", r"columns 1, 3 \(counted from 0\) have the name 'size'"),
         ("red,1.5\n", "expected 5 or 4 or 3 columns, as in the training data .*; got 2"),
         ("colour,size,ok\nred,1,no\npink,1,no\n", "line 3, column 'colour' must be one of the categories of the train"),
         ("colour,size,ok\npink,1,no\n", "of the training data, blue, green, red; got 'pink'"),

@@ -333,7 +333,7 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("a,k\n1,7\n2,7\n", "column 'k' must have at least two classes; got only 7"),
         ('1,0\n"2\n', "line 2: a quoted cell begins in this row and does not end"),
         ('a,k\n1,x\n"2,y\n3,x\n4,y\n', "line 3: a quoted cell begins in this row and does not end"),
-        ("a,a,k\n1,2,0\n2,3,1\n", r"columns 0 and 1 \(counted from 0\) have the name 'a': expected each name once"),
+        ("a,a,k\n1,2,0\n2,3,1\n", r"columns 0, 1 \(counted from 0\) have the name 'a': expected each name once"),
         ("t,k\n2020-01-31,0\n2020-02-01,1\n", "line 2, column 't': dates and times are not read, such as '2020-01-31'"),
         ("t,k\n31.1.2020,0\n1.2.2020,1\n", "line 2, column 't': dates and times are not read, such as '31.1.2020'"),
         ("t,k\n12:30,0\n13:30:10,1\n", "line 2, column 't': dates and times are not read, such as '12:30'"),

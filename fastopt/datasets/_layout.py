@@ -117,6 +117,6 @@ def check_unique(names: Sequence[str], positions: Sequence[int]) -> None:
             twice = [i for i in positions if names[i] == name]
             title = f"the name {name!r}" if name else "no name"
             raise ValueError(
-                f"columns {' and '.join(map(str, twice))} (counted from 0) have {title}: expected each name once; "
+                f"columns {listed(twice, most=4)} (counted from 0) have {title}: expected each name once; "
                 "rename them, or leave all but one out (--drop INDEX)"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -101,6 +102,7 @@ class Preparation:
         Categories are those of all `rows`; means and most frequent categories those of the rows `learning`.
         """
         specs = []
+        unwieldy: dict[int, str] = {}
         for position, column in columns.items():
             name = table.names[position] if table.names is not None else None
             if column.missing[rows].all():
@@ -113,11 +115,12 @@ class Preparation:
                 continue
             used = rows[~column.missing[rows]]
             categories = tuple(np.unique(column.values[used].astype(str)).tolist())
-            if position not in categorical:
-                _check_categories(table, position, len(categories), len(used))
-            elif len(categories) > MOST_CATEGORIES:
-                raise ValueError(_too_many(table, position, len(categories), len(used)))
+            limit = MOST_CATEGORIES if position in categorical else min(MOST_CATEGORIES, max(FEW, len(used) // 2))
+            if len(categories) > limit:
+                unwieldy[position] = f"{len(categories):,} different values in {len(used):,} rows"
             specs.append(ColumnSpec(name, position, "text", categories, _most_frequent(column.values[there])))
+        if unwieldy:
+            raise ValueError(_too_many(table, unwieldy))
         return cls(tuple(specs), layout, missing)
 
     # -- applying
@@ -315,16 +318,11 @@ def _most_frequent(values: np.ndarray) -> str | None:
     return str(unique[np.argmax(counts)])
 
 
-def _check_categories(table: Table, position: int, categories: int, rows: int) -> None:
-    if categories > MOST_CATEGORIES or (categories > FEW and 2 * categories > rows):
-        raise ValueError(_too_many(table, position, categories, rows))
-
-
-def _too_many(table: Table, position: int, categories: int, rows: int) -> str:
-    return (
-        f"{table.source}: {table.title(position)} is text with {categories:,} different values in {rows:,} rows, too "
-        f"many for categories: leave it out (--drop {table.key(position)})"
-    )
+def _too_many(table: Table, columns: Mapping[int, str]) -> str:
+    """A message about columns of text, with what is known of each."""
+    told = " and ".join(f"{table.title(position)} is text with {text}" for position, text in columns.items())
+    drop = " ".join(f"--drop {shlex.quote(table.key(position))}" for position in columns)
+    return f"{table.source}: {told}, too many for categories: leave out what does not tell anything ({drop})"
 
 
 def _spec(entry: Mapping[str, Any]) -> ColumnSpec:
