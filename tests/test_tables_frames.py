@@ -236,6 +236,17 @@ def test_without_pandas(tmp_path, monkeypatch):
     assert datasets.read_table(tmp_path / "a.npz").classes == 2
 
 
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [([30, 10, 30, 20], [10, 20, 30]), (list("baba"), ["a", "b"]), ([True, False] * 2, [False, True])],
+)
+def test_categories_as_target(cells, labels):
+    """Are classes, of their own type, however seldom they come."""
+    data = datasets.read_table(pd.DataFrame({"x": [1.0, 2, 3, 4], "y": pd.Categorical(cells)}))
+    assert data.labels.tolist() == labels
+    assert labels_of(data) == cells
+
+
 def test_categories_of_numbers():
     frame = pd.DataFrame({"grade": pd.Categorical([1, 2, 3, 1]), "x": [1.0, 2, 3, 4], "y": [0, 1, 0, 1]})
     data = datasets.read_table(frame)

@@ -211,7 +211,12 @@ def test_means_are_of_training_rows_only(share):
 
 def test_nothing_to_fill_with(tmp_path):
     path = write(tmp_path, "a,b,k\n1,,x\n2,,y\n3,,y\n")
-    with pytest.raises(ValueError, match="column 'b' has no value at all: leave it out .--drop."):
+    with pytest.raises(ValueError, match="column 'b' has no value at all: leave it out .--drop b."):
+        datasets.read_table(path, missing="mean")
+    with pytest.raises(ValueError, match="column 'b' has no value at all"):
+        datasets.read_table(path)
+    path = write(tmp_path, "a,b,k\n1,,x\n2,,y\n3,7,\n")
+    with pytest.raises(ValueError, match="column 'b' has no value in the rows that have a target: leave it out"):
         datasets.read_table(path, missing="mean")
 
 

@@ -325,7 +325,7 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("a,b\n7,0,1\n8,1,1\n", "line 2: expected 2 columns, as in the header, but it has 3"),
         ("a,b,c\n1,0\n", "line 2: expected 3 columns, as in the header, but it has 2"),
         ("1,0\nnan,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing"),
-        ("a,b,c\n1,,0\n,NA,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in the .* a, b\)"),
+        ("a,b,c\n1,,0\n,NA,1\n2,3,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in the .* a, b\)"),
         ("1,0\n2,1\n1e400,1\n", r"line 3, column 0 \(counted from 0\) must be a finite float32 number; got inf"),
         ("a,b\n1,0\n-inf,1\n", "line 3, column 'a' must be a finite float32 number; got -inf"),
         ("1,0\n1e39,1\n", r"line 2, column 0 .counted from 0. must be a finite float32 number; got 1e\+39"),
@@ -344,7 +344,8 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("t,k\n5 Jan 2020,0\n17 May 2021,1\n", "line 2, column 't': dates and times are not read"),
         ("p,k\n45%,0\n12.5 %,1\n", "line 2, column 'p' must be a number without a sign of its unit; got '45%'"),
         ("p,k\n$1.5,0\n$2,1\n", "line 2, column 'p' must be a number without a sign of its unit; got '.1.5'"),
-        ("a,b,k\n,2,0\n,3,1\n", "line 2, column 'a': the cell is missing .2 cells are missing, in column 'a'."),
+        ("a,b,k\n,2,0\n,3,1\n", "column 'a' has no value at all: leave it out .--drop a."),
+        ("a,b,k\n,2,0\n,3,1\n4,4,1\n", "line 2, column 'a': the cell is missing .2 cells are missing, in column 'a'."),
     ],
 )
 def test_errors(tmp_path, text, message):

@@ -88,6 +88,11 @@ def read_column(table: Table, position: int, as_text: bool = False) -> Column:
     return _objects(table, position, series, as_text)
 
 
+def are_categories(table: Table, position: int) -> bool:
+    """Return True for a column of pandas' categories."""
+    return isinstance(table.frame.dtypes.iloc[position], import_pandas().CategoricalDtype)
+
+
 def _missing(series: Any) -> np.ndarray:
     return np.asarray(series.isna(), bool)
 

@@ -106,7 +106,10 @@ class Preparation:
         for position, column in columns.items():
             name = table.names[position] if table.names is not None else None
             if column.missing[rows].all():
-                raise ValueError(f"{table.source}: {table.title(position)} has no value at all: leave it out (--drop)")
+                raise ValueError(
+                    f"{table.source}: {table.title(position)} has no value in the rows that have a target: leave it "
+                    f"out (--drop {shlex.quote(table.key(position))})"
+                )
             there = learning[~column.missing[learning]]
             there = there if len(there) else rows[~column.missing[rows]]
             if column.kind != "text":
@@ -218,6 +221,14 @@ def check_missing(missing: str) -> str:
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {missing!r}")
     return missing
+
+
+def check_cells(table: Table, columns: Mapping[int, Column]) -> None:
+    """Raise ValueError where a column has no cell at all: it can be neither learnt from nor filled."""
+    empty = [position for position, column in columns.items() if column.missing.all()]
+    if empty:
+        drop = " ".join(f"--drop {shlex.quote(table.key(position))}" for position in empty)
+        raise ValueError(f"{table.source}: {_titles(table, empty)} has no value at all: leave it out ({drop})")
 
 
 def choose_rows(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import batching
 from .._arrays import check_flag, check_number
-from ._columns import Column, read_column
+from ._columns import Column, are_categories, read_column
 from ._frames import BINARY, is_frame, read_binary, table_of
 from ._layout import TableLayout, check_unique
 from ._npz import Part, read_npz
@@ -21,7 +21,7 @@ from ._table import Table
 from ._targets import Targets, are_labels_kept, check_wish, choose, labels_to_keep
 from ._text_files import Expected, TextOptions, is_text, read_text
 from .dataset import Dataset
-from .preparation import Preparation, check_missing, choose_rows
+from .preparation import Preparation, check_cells, check_missing, choose_rows
 
 log = logging.getLogger("fastopt")
 
@@ -219,7 +219,8 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     categorical = {table.find("categorical", column) for column in options.categorical}
     _check_columns(table, features, target, categorical)
     columns = {i: read_column(table, i, as_text=i in categorical) for i in features}
-    goal = read_column(table, target, as_text=options.targets != "numbers" and are_labels_kept(table, target))
+    check_cells(table, columns)
+    options, goal = _read_target(table, target, options)
     rows = choose_rows(table, {**columns, target: goal}, options.missing, target)
     if len(rows) < 2:
         raise ValueError(f"{table.source}: expected at least two rows (train and test); got {len(rows)}")
@@ -301,6 +302,15 @@ def _check_columns(table: Table, features: Sequence[int], target: int, categoric
             check_unique(table.names, [*features, target])
         except ValueError as error:
             raise ValueError(f"{table.source}: {error}") from None
+
+
+def _read_target(table: Table, target: int, options: TableOptions) -> tuple[TableOptions, Column]:
+    """The target's cells; categories of pandas are labels of their own type."""
+    if are_categories(table, target):
+        table.frame[target] = table.frame[target].astype(object)
+        options = options._replace(targets="classes") if options.targets == "auto" else options
+    keep = options.targets != "numbers" and are_labels_kept(table, target)
+    return options, read_column(table, target, as_text=keep)
 
 
 def _targets_of(table: Table, target: int, goal: Column, rows: np.ndarray, options: TableOptions) -> Targets:
