@@ -178,7 +178,7 @@ def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
     if not dropped:
         return Raw(x, y, labels)
     log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
-    kept = Labels(y.values[good], None) if isinstance(y, Labels) else y[good]
+    kept = Labels(y.values[good], None, np.flatnonzero(good)) if isinstance(y, Labels) else y[good]
     return Raw(x._replace(values=x.values[good]), kept, labels)
 
 

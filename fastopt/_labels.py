@@ -15,6 +15,11 @@ class Labels(NamedTuple):
 
     values: np.ndarray  # (n,)
     missing: np.ndarray | None  # (n,) bool; None: none is missing
+    rows: np.ndarray | None = None  # (n,) their numbers in the data, where some were left out
+
+    def row(self, index: int) -> int:
+        """The number of a row in the data."""
+        return index if self.rows is None else int(self.rows[index])
 
 
 def read(name: str, y: Any) -> Labels:
@@ -49,11 +54,12 @@ def encode(name: str, y: Any, classes: np.ndarray | None = None) -> tuple[np.nda
     Traceback (most recent call last):
     ValueError: y must be among the classes 'no', 'yes'; got 'maybe' in row 0
     """
-    values = check(name, y)
+    labels = y if isinstance(y, Labels) else read(name, y)
+    values = check(name, labels)
     if classes is None:
         classes, codes = np.unique(values, return_inverse=True)
         return np.asarray(codes.reshape(-1), np.int64), classes
-    return _looked_up(name, values, classes), classes
+    return _looked_up(name, labels, classes), classes
 
 
 def decode(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -63,23 +69,24 @@ def decode(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def check(name: str, y: Any) -> np.ndarray:
     """Return the values of labels none of which is missing, and all of which are whole where they are numbers."""
-    values = check_present(name, y if isinstance(y, Labels) else read(name, y))
+    labels = y if isinstance(y, Labels) else read(name, y)
+    values = check_present(name, labels)
     if values.dtype.kind == "f":
         fractional = values != np.floor(values)
         fractional |= np.isinf(values)
         if fractional.any():
             first = int(np.argmax(fractional))
-            raise ValueError(f"{name} must be whole class labels; got {values[first]} in row {first}")
+            raise ValueError(f"{name} must be whole class labels; got {values[first]} in row {labels.row(first)}")
     return values
 
 
 def check_present(name: str, labels: Labels) -> np.ndarray:
     """Return the values of labels none of which is missing."""
-    values, missing = labels
+    values, missing, _ = labels
     if missing is not None and missing.any():
         first, more = int(np.argmax(missing)), int(np.count_nonzero(missing)) - 1
         others = f" (nor in {more} more)" if more else ""
-        raise ValueError(f"{name} must have a label in every row; got none in row {first}{others}")
+        raise ValueError(f"{name} must have a label in every row; got none in row {labels.row(first)}{others}")
     return values
 
 
@@ -104,7 +111,8 @@ def listed(classes: np.ndarray) -> str:
     return shown + (f", ... ({len(classes)} in all)" if len(classes) > few else "")
 
 
-def _looked_up(name: str, values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _looked_up(name: str, labels: Labels, classes: np.ndarray) -> np.ndarray:
+    values = labels.values
     if (values.dtype.kind == "U") != (classes.dtype.kind == "U"):  # numbers are no strings
         known = np.zeros(len(values), bool)
         codes = np.zeros(len(values), np.int64)
@@ -116,7 +124,8 @@ def _looked_up(name: str, values: np.ndarray, classes: np.ndarray) -> np.ndarray
     if not known.all():
         first = int(np.argmin(known))
         raise ValueError(
-            f"{name} must be among the classes {listed(classes)}; got {values[first].item()!r} in row {first}"
+            f"{name} must be among the classes {listed(classes)}; got {values[first].item()!r} in row"
+            f" {labels.row(first)}"
         )
     return np.asarray(codes, np.int64)
 

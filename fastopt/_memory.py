@@ -249,6 +249,13 @@ def restore(model: DataMemory, inputs: Any, config: Mapping[str, Any], tensors: 
     model.preparation = config.get("preparation")
 
 
+def know_old_labels(model: DataMemory) -> None:
+    """Give a model of a file that knows no classes, but was trained on class numbers, these for classes."""
+    loss = model.loss
+    if model.classes is None and model.epochs_done and loss is not None and _targets.takes_numbers(loss.spec):
+        model.classes = range(model.outputs)
+
+
 def take_over(model: DataMemory, saved: DataMemory) -> None:
     """Give a model, whose weights are now those of another, what these weights mean."""
     mine, theirs = model.learnt, saved.learnt

@@ -31,6 +31,11 @@ def classifies(loss: LossSpec, outputs: int) -> bool:
     return row.targets == "labels" or (outputs == 1 and (row.signs or loss.name in BINARY))
 
 
+def takes_numbers(loss: LossSpec) -> bool:
+    """True for losses whose targets are numbers of classes."""
+    return LOSSES[loss.name].targets == "labels"
+
+
 def count_of_classes(outputs: int) -> int:
     """Return how many classes `outputs` outputs tell apart."""
     return max(outputs, 2)

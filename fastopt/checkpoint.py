@@ -97,6 +97,7 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
         model = _model(description, tensors, backend)
         if description["compile"] is not None:
             _compile(model, description["compile"], tensors)
+            _memory.know_old_labels(model)
         _check_left_over(tensors)
     return model
 

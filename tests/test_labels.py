@@ -177,7 +177,7 @@ def test_classes_are_copied_and_kept_from_change():
 
 
 def test_missing_labels_are_told_apart_for_whoever_skips_rows():
-    values, missing = _labels.read("y", pd.Series([3, None, 1], dtype="Int64"))
+    values, missing, _ = _labels.read("y", pd.Series([3, None, 1], dtype="Int64"))
     assert missing.tolist() == [False, True, False]
     assert values[~missing].tolist() == [3, 1]
     assert values.dtype == np.int64

@@ -210,6 +210,14 @@ def test_classes_are_those_of_all_rows(backend):
     assert model.classes.tolist() == ["a", "b", "c"]
 
 
+def test_rows_are_those_of_the_data_where_some_are_skipped():
+    model = fitted(X, NAMES[Y])
+    x, y = X.copy(), NAMES[Y].astype(object)
+    x[3], y[5], y[40] = np.nan, None, "new"
+    with pytest.raises(ValueError, match="got 'new' in row 40$"):
+        model.evaluate(x, y, nan="skip")
+
+
 def test_classes_may_be_set(backend):
     model = model_of(backend=backend)
     model.classes = ["middle", "high", "low"]
@@ -389,12 +397,17 @@ def test_files_of_before_are_read(path):
     model.save(path)
     rewritten(path, format=1, classes=None)
     again = load_model(path)
-    assert again.classes is again.feature_names is again.preparation is again.target_scale is None
+    assert again.classes.tolist() == [0, 1, 2]  # no others could be trained on
+    assert again.feature_names is again.preparation is again.target_scale is None
     assert again.statistics == {}
     assert_same(again.get_weights(), model.get_weights())
     assert_same(again.predict_classes(X), model.predict_classes(X))
-    again.fit(X, Y)
-    assert again.classes.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="y must be among the classes 0, 1, 2"):
+        again.fit(X, NAMES[Y])
+    soft = fitted(X2, Y2, 1, BCE)
+    soft.save(path)
+    rewritten(path, format=1, classes=None)
+    assert load_model(path).classes is None  # probabilities, perhaps
 
 
 @pytest.mark.parametrize(
