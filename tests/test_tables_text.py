@@ -325,7 +325,7 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("a,b\n7,0,1\n8,1,1\n", "line 2: expected 2 columns, as in the header, but it has 3"),
         ("a,b,c\n1,0\n", "line 2: expected 3 columns, as in the header, but it has 2"),
         ("1,0\nnan,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing"),
-        ("a,b,c\n1,,0\n,NA,1\n2,3,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in the .* a, b\)"),
+        ("a,b,c\n1,,0\n,NA,1\n2,3,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in .* a, b\)"),
         ("1,0\n2,1\n1e400,1\n", r"line 3, column 0 \(counted from 0\) must be a finite float32 number; got inf"),
         ("a,b\n1,0\n-inf,1\n", "line 3, column 'a' must be a finite float32 number; got -inf"),
         ("1,0\n1e39,1\n", r"line 2, column 0 .counted from 0. must be a finite float32 number; got 1e\+39"),
