@@ -322,6 +322,15 @@ def test_a_header_is_known_by_its_names(tmp_path):
     assert preparation.transform(write(tmp_path, "1,0\nx,a\n", "new.csv")).tolist() == [[1, 0, 1, 0]]
 
 
+def test_names_tell_the_delimiter(tmp_path):
+    """A single column of words is not divided at the blanks."""
+    preparation = datasets.read_table(write(tmp_path, "my text,k\n" + "a b,0\nc d,1\n" * 3)).preparation
+    assert preparation.transform(write(tmp_path, "my text\nc d\na b\n", "new.csv")).tolist() == [[0, 1], [1, 0]]
+    np.savez(tmp_path / "a.npz", x=np.eye(2))
+    with pytest.raises(ValueError, match="a.npz: expected a table; a .npz file holds arrays"):
+        preparation.transform(tmp_path / "a.npz")
+
+
 def test_options_of_new_text_files(tmp_path, preparation):
     from fastopt.datasets.tables import open_new_table
 

@@ -62,6 +62,7 @@ def test_rows_held_out_depend_on_the_seed_alone(tmp_path):
         ('"a","b","kind"\n"1,5","-2,25","x"\n"2,5","1000","y"\n"3","0,5","y"\n', "t.csv"),
         ("sep=;\na;b;kind\n1.5;-2.25;x\n2.5;1000;y\n3;0.5;y\n", "t.csv"),
         ("# made by a program\n# a,b,kind\n1.5,-2.25,x\n2.5,1000,y\n3,0.5,y\n", "t.csv"),
+        ("#a,b,kind\n1.5,-2.25,x\n2.5,1000,y\n3,0.5,y\n", "t.csv"),
         ("a;b;kind\n1,5;-2,25;x\n2,5;1.000,0;y\n3;0,5;y\n", "t.csv"),
         ("a;b;kind\n1,5;-2,25;x\n2,5;1 000,0;y\n3;0,5;y\n", "t.csv"),
         ("a;b;kind\n1.5;-2.25;x\n2.5;1'000.0;y\n3;0.5;y\n", "t.csv"),
@@ -221,6 +222,13 @@ def test_header_that_only_the_user_can_tell(tmp_path, text):
             assert len(joined(data)[0]) == rows - header
 
 
+@pytest.mark.parametrize("others", ["red,2,y\nblue,3,y\n", "#00ff00,2,y\n#0000ff,3,y\n"])
+def test_cells_that_begin_with_a_hash(tmp_path, others):
+    data = datasets.read_table(write(tmp_path, "#ff0000,1,x\n" + others))
+    assert sorted(joined(data)[0][:, -1]) == [1, 2, 3]
+    assert "0=#ff0000" in data.preparation.feature_names
+
+
 def test_header_of_numbers_is_noted(tmp_path):
     data = datasets.read_table(write(tmp_path, "0,1,2\n5,6,7\n6,7,7\n7,7,8\n7,8,8\n"))
     assert data.notes == ("the first row is taken for names: 0, 1, 2",)
@@ -328,7 +336,7 @@ def test_a_first_column_that_does_not_count_is_data(tmp_path):
         ("a,b,c\n1,,0\n,NA,1\n2,3,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in .* a, b\)"),
         ("1,0\n2,1\n1e400,1\n", r"line 3, column 0 \(counted from 0\) must be a finite float32 number; got inf"),
         ("a,b\n1,0\n-inf,1\n", "line 3, column 'a' must be a finite float32 number; got -inf"),
-        ("1,0\n1e39,1\n", r"line 2, column 0 .counted from 0. must be a finite float32 number; got 1e\+39"),
+        ("1,0\n1e39,1\n", r"column 0 .counted from 0. must be a finite float32 number; got 1e\+39 .dtype float64"),
         ("1,0.5\n2,inf\n", r"line 2, column 1 .counted from 0. must be a finite float32 number; got inf"),
         ("a,k\n1,7\n2,7\n", "column 'k' must have at least two classes; got only 7"),
         ('1,0\n"2\n', "line 2: a quoted cell begins in this row and does not end"),

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 DELIMITERS = ("\t", ";", ",", "|", " ")  # where several fit equally well, the first one is taken
@@ -81,26 +81,40 @@ def check_decimal(decimal: str | None) -> str | None:
     return decimal
 
 
-def sniff(lines: Sequence[str], sep: str | None, decimal: str | None, tabs: bool) -> Dialect:
+def sniff(
+    lines: Sequence[str], sep: str | None, decimal: str | None, tabs: bool, names: Collection[str] = ()
+) -> Dialect:
     """Return the dialect of a table that begins with `lines`; what is given is taken.
 
-    tabs: the file's name promises tabs.
+    tabs   the file's name promises tabs
+    names  of columns that the table is expected to have
     """
-    skip, comment = 0, None
+    start = 0
     if lines and (found := _DIRECTIVE.fullmatch(lines[0].rstrip("\r\n"))):
-        sep, skip = sep or found[1], 1
-    while skip < len(lines) and lines[skip].startswith("#"):
-        comment, skip = lines[skip].lstrip("#"), skip + 1
-    rest = lines[skip:]
+        sep, start = sep or found[1], 1
+    skip = next((i for i in range(start, len(lines)) if not lines[i].startswith("#")), len(lines))
     if sep is None:
-        sep = _delimiter(rest, "\t" if tabs else None)
-    sample = _sample(rest, sep)
+        sep = _delimiter(lines[skip if skip < len(lines) else start :], "\t" if tabs else None, names)
     if decimal is None:
-        decimal = _decimal(sample, sep)
-    names = next((row for _, row in records([comment], sep)), None) if comment is not None else None
-    if names is not None and sample and (len(names) != len(sample[0]) or any(is_number(n, decimal) for n in names)):
-        names = None
-    return Dialect(sep, decimal, skip, names)
+        decimal = _decimal(_sample(lines[skip:], sep), sep)
+    sample = _sample(lines[skip:], sep)
+    while skip > start and _is_row(lines[skip - 1], sep, decimal, sample):
+        skip -= 1
+    names_in_comment = _names_in_comment(lines[skip - 1], sep, decimal, sample) if skip > start else None
+    return Dialect(sep, decimal, skip, names_in_comment)
+
+
+def _is_row(line: str, sep: str, decimal: str, sample: Sequence[Sequence[str]]) -> bool:
+    """True for a line that begins with # and is no comment, such as #ff0000,1,2."""
+    row = next((row for _, row in records([line], sep)), [])
+    return (not sample or len(row) == len(sample[0])) and any(is_number(cell, decimal) for cell in row[1:])
+
+
+def _names_in_comment(line: str, sep: str, decimal: str, sample: Sequence[Sequence[str]]) -> list[str] | None:
+    names = next((row for _, row in records([line.lstrip("#")], sep)), None)
+    if names is None or not sample or len(names) != len(sample[0]) or any(is_number(name, decimal) for name in names):
+        return None
+    return names
 
 
 def _sample(lines: Sequence[str], sep: str) -> list[list[str]]:
@@ -110,13 +124,18 @@ def _sample(lines: Sequence[str], sep: str) -> list[list[str]]:
     return rows
 
 
-def _delimiter(lines: Sequence[str], promised: str | None) -> str:
-    """The delimiter that gives most records the same number of cells, more than one, and the most numbers."""
+def _delimiter(lines: Sequence[str], promised: str | None, names: Collection[str]) -> str:
+    """The delimiter that gives most records the same number of cells, more than one, and the most numbers.
+
+    One that divides the first row into names that are expected goes before all others.
+    """
     best, best_score = promised or ",", (0.0, 0.0)
     for sep in DELIMITERS:
         rows = _sample(lines, sep)
         if not rows:
             continue
+        if 2 * len(set(rows[0]) & set(names)) > len(names):
+            return sep
         width, count = Counter(map(len, rows)).most_common(1)[0]
         if width < 2:
             continue

@@ -73,7 +73,7 @@ def read_text(path: Path, options: TextOptions, expected: Expected) -> Table:
     try:
         with _open(path, options.encoding) as file:
             lines = _first_lines(file)
-        dialect = _dialect.sniff(lines, sep, decimal, tabs=_promises_tabs(path))
+        dialect = _dialect.sniff(lines, sep, decimal, _promises_tabs(path), expected.names)
         return _Reader(path, options, dialect, lines).table(expected)
     except UnicodeError as error:
         raise ValueError(_not_text(path, options.encoding, error)) from error

@@ -288,8 +288,10 @@ def to_floats(
     bad = ~np.isfinite(result)
     if bad.any():
         index = int(np.argmax(bad))
+        larger = " (dtype float64 holds it)" if np.isfinite(values[index]) else ""
         raise ValueError(
-            f"{table.at(int(rows[index]), position)} must be a finite {np.dtype(dtype)} number; got {values[index]}"
+            f"{table.at(int(rows[index]), position)} must be a finite {np.dtype(dtype)} number; "
+            f"got {values[index]}{larger}"
         )
     return result
 

@@ -134,6 +134,8 @@ def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected 
         _refuse_text_options(text, "a frame")
         return table_of(data)
     path = check_path(data)
+    if path.suffix.lower() == ".npz":
+        raise ValueError(f"{path}: expected a table; a .npz file holds arrays")
     if is_text(path):
         return read_text(path, text, expected)
     _refuse_text_options(text, path.suffix)
@@ -142,10 +144,8 @@ def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected 
 
 def open_new_table(data: Any, preparation: Preparation, text: TextOptions = TextOptions()) -> Table:  # noqa: B008
     """Return a table that a preparation is to be applied to: its columns are read as those that were learnt from."""
-    layout = preparation.layout
     names = [column.name for column in preparation.columns if column.name]
-    target = [layout.target_name] if layout.target_name else []
-    return open_table(data, text, Expected([*names, *target], preparation.text_columns))
+    return open_table(data, text, Expected(names, preparation.text_columns))
 
 
 def check_path(data: Any) -> Path:
