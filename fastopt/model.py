@@ -164,12 +164,16 @@ class Sequential:
                 if isinstance(layer, Dense):
                     drawn += layer.draw(width, self.seed, index)
                     width = layer.units
-            self.adopt(inputs, [array.astype(self.dtype) for array in drawn])
+            self.adopt(inputs, drawn)
         elif inputs != self.inputs:
             raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
 
     def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
-        """Take arrays of the right shapes and dtype as the weights of a model that has none yet."""
+        """Take arrays of the right shapes as the weights of a model that has none yet.
+
+        Arrays that kernels cannot use as they are, or that others own, are copied.
+        """
+        parameters = [np.require(p, self.dtype, ["C", "A", "W", "O", "E"]) for p in parameters]
         if self.optimizer is not None:
             self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
