@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import check_count, check_flag, check_name, check_number, describe
+from ._metrics import RISING, canonical
 
 if TYPE_CHECKING:
     from .model import Sequential
@@ -43,13 +44,12 @@ class Callback:
 
 
 MODES = ("auto", "min", "max")
-RISING = ("accuracy", "r2")  # what is better when larger
 
 
 class EarlyStopping(Callback):
     """Stop when a figure has not improved for `patience` epochs in a row.
 
-    monitor               name of the figure: "loss", "val_loss", a metric, or "val_" and a metric
+    monitor               name of the figure: "loss", "val_loss", a metric (also by its other names), or "val_" and one
     patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
     min_delta             a change smaller than this, or equal to it, is no improvement
     mode                  "min", "max", or "auto": "max" for accuracy and r2, "min" for the rest
@@ -73,10 +73,10 @@ class EarlyStopping(Callback):
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a string; got {describe(monitor)}")
         check_name("mode", mode, MODES)
-        self.monitor = monitor
+        self.monitor = canonical(monitor)
         self.patience = check_count("patience", patience, least=0)
         self.min_delta = check_number("min_delta", min_delta, 0.0)
-        rises = monitor.removeprefix("val_") in RISING
+        rises = self.monitor.removeprefix("val_") in RISING
         self.mode = mode if mode != "auto" else "max" if rises else "min"
         self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
         self._reset()

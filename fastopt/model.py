@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, batching, checkpoint, profiling, training
-from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_name, check_number, describe
+from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe
+from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
 from .history import History
-from .kernels.formulas import LOSSES, METRICS
+from .kernels.formulas import LOSSES
 from .kernels.spec import LayerSpec
 from .layers import Dense, Dropout, Layer, chain, kind
 from .losses import Loss
@@ -234,15 +235,31 @@ class Sequential:
     # -- training
 
     def compile(
-        self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Iterable[str] = ()
+        self,
+        optimizer: str | Optimizer | type[Optimizer] = "adam",
+        loss: str | Loss | type[Loss] | None = None,
+        metrics: str | Iterable[str] | None = (),
     ) -> None:
         """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
-                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is.
-                   Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
-        loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`
-        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit
+                   as `fastopt.Adam(lr=3e-4)`, or a class, or the model's own one. The model's backend runs it, whatever
+                   its own one is. Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
+        loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`, or a class
+        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit, by
+                   these names or others ("acc", "mse", "mae", "r2_score"); a single one may be given by itself
+
+        Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class; for
+        binary_crossentropy, hinge and perceptron the share of right labels over rows and outputs: a probability above
+        0.5 (a logit above 0) stands for 1, else for 0, and an output above 0 stands for 1, else for -1. For the other
+        losses targets must be one-hot (the largest output counts), or 0 and 1 for one output (which 0.5 parts). An
+        output that is NaN is never right. `fit` and `evaluate` refuse to count it for real-valued targets.
+
+        r2 is weighted by the variance of the outputs, where there are several. Where targets are constant, which those
+        of a single row always are, it is 1 if the predictions are exact and 0 if they are not.
+
+        Raises ValueError where the last activation is not one that the loss can follow: the cross-entropies take logits
+        (softmax, sigmoid or linear at the end) and the softmax two units or more; hinge and perceptron take signs.
 
         >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
         Traceback (most recent call last):
@@ -253,14 +270,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if loss is None:
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
-        row = LOSSES[new_loss.spec.name]
-        if self._last.activation == "softmax" and row.link != "softmax":
-            fitting = ", ".join(name for name, other in LOSSES.items() if other.link == "softmax")
-            raise ValueError(
-                "softmax as the last activation needs a softmax cross-entropy as the loss: "
-                f"{fitting}; got {new_loss.spec.name}"
-            )
-        names = _check_metrics(metrics, new_loss.spec.name, row.targets)
+        check_outputs(new_loss.spec.name, self._last.activation, self._last.units)
+        names = check_metrics(metrics, new_loss.spec.name)
         if new_optimizer is not self.optimizer:
             if new_optimizer.bound:
                 raise ValueError("the optimizer has its arrays already; give compile one that was made without params")
@@ -361,6 +372,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         elif fraction:
             rows, held_out = batching.split(len(rows), fraction, self.seed, shuffle)
             validation = training.Data(data.x[held_out], data.y[held_out])
+        for name, some in (("y", data), ("validation y", validation)):
+            if some is not None:
+                check_classes(self.metrics, loss.spec.name, some.y, name)
         names_of_figures = training.figure_names(self.metrics, validation is not None)
         for callback in callbacks:
             callback.check(names_of_figures)
@@ -375,6 +389,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
         data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
+        check_classes(self.metrics, loss.spec.name, data.y, "y")
         self.build(data.x.shape[1])
         return training.figures(self.network().evaluate(*data, batch_size))
 
@@ -457,16 +472,3 @@ def _check_dtype(dtype: Any) -> np.dtype:
         if dtype is not None and np.dtype(dtype) in FLOATS:  # None would be float64
             return np.dtype(dtype)
     raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")
-
-
-def _check_metrics(metrics: Any, loss: str, targets: str) -> tuple[str, ...]:
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
-    names = tuple(check_name("metric", name, METRICS) for name in metrics)
-    for i, name in enumerate(names):
-        if targets not in METRICS[name]:
-            fitting = [other for other, kinds in METRICS.items() if targets in kinds]
-            raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
-        if name in names[:i]:
-            raise ValueError(f"the metric {name} is given twice")
-    return names
