@@ -14,6 +14,7 @@ from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
 from ._hyper import COMMON, TORCH_ONLY, check_clipping, check_hyper, common
+from ._names import KEY, in_order, names_of
 from ._place import Leaves, Place
 from ._settings import Settings
 from ._slot import Group, Hyper
@@ -122,6 +123,7 @@ class Optimizer(Settings):
         self._groups, self._place, self._slots = made, place, place.slots
         self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
+        self._names = [names_of(of_group) for of_group in (template if grouped else [template])]  # type: ignore[union-attr]
         self.param_groups = [group.public for group in made]
 
     def bind(self, params: Sequence[Any]) -> None:
@@ -250,23 +252,31 @@ class Optimizer(Settings):
         """Everything needed to go on later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
-        the arrays numbered in the order of the groups, and states in the shape of their array. The torch optimizer of
-        the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become tensors.
+        the arrays numbered in the order of the groups, and states in the shape of their array. Groups whose arrays were
+        given in mappings have "param_names", too: their keys, with points between those of nested ones. The torch
+        optimizer of the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become
+        tensors.
         """
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         if any(slot.form == STOCHASTIC for slot in self._slots):
             shared["seed"] = self._seed
-        for group in self._current():
+        for group, names in zip(self._current(), self._names, strict=True):
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
+            if names is not None:
+                hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
         return {"state": {i: slot.saved() for i, slot in enumerate(self._slots)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
+
+        Where arrays have names here and in the state_dict ("param_names", as torch's has them after
+        `named_parameters()`), each gets the states of its name, and a group the hyper-parameters of that with the same
+        names, whatever their order; else positions decide.
 
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
         what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
@@ -275,7 +285,18 @@ class Optimizer(Settings):
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
-                states, shapes or dtypes. All is checked before anything changes.
+                names, states, shapes or dtypes. All is checked before anything changes.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> a, b = np.zeros(2), np.ones(2)
+            >>> opt = fo.Adam({"a": a, "b": b}, backend="numpy")
+            >>> opt.step({"a": np.ones(2), "b": np.zeros(2)})
+            True
+            >>> other = fo.Adam({"b": b, "a": a}, backend="numpy")
+            >>> other.load_state_dict(opt.state_dict())
+            >>> [state["exp_avg"].round(6).tolist() for state in other.state_dict()["state"].values()]
+            [[0.0, 0.0], [0.1, 0.1]]
         """
         if not isinstance(state_dict, Mapping) or not all(
             isinstance(state_dict.get(key), kind) for key, kind in (("state", Mapping), ("param_groups", Sequence))
@@ -284,6 +305,7 @@ class Optimizer(Settings):
         state, groups = state_dict["state"], state_dict["param_groups"]
         if not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups):
             raise TypeError("every group of a state_dict must be a mapping with a sequence 'params'")
+        groups = in_order(groups, self._names)
         if [len(group["params"]) for group in groups] != [len(group.slots) for group in self._groups]:
             raise ValueError(
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
