@@ -1,4 +1,4 @@
-"""Names of the arrays of an optimizer, from the keys of the mappings that they were given in; by them states are loaded.
+"""Names of the arrays of an optimizer, the keys of the mappings that they were given in; by them states are loaded.
 
 They are what torch calls `param_names` in the groups of a state_dict: the keys on the way to an array, with points
 between them, as `torch.nn.Module.named_parameters` has them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
+from threading import RLock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,7 @@ class Optimizer(Settings):
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
+        self._turn = RLock()  # of threads: steps come one after the other, and states are not read in the midst of one
         super().__init__(hyper, **settings)
         if self._capturable and self.backend != _backends.DEVICE:
             raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
@@ -178,6 +180,8 @@ class Optimizer(Settings):
         Returns:
             Whether the step was done. If not, nothing has changed and no step is counted.
 
+        Threads may share an optimizer: their steps are done one after the other.
+
         With `clip_norm` or `skip_nonfinite` the gradients are read once more, beforehand, and `grad_norm` becomes
         their Euclidean norm after the division by `grad_scale` and before any clipping: inf or NaN where one of them
         is. A norm is the same bits for any number of threads.
@@ -210,9 +214,11 @@ class Optimizer(Settings):
         check_flag("skip_nonfinite", skip_nonfinite)
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        done = self._place.step(self, tuple(self._leaves(grads)), grad_scale, found_inf, skip_nonfinite)
-        if done:
-            self._count += 1
+        leaves = tuple(self._leaves(grads))
+        with self._turn:
+            done = self._place.step(self, leaves, grad_scale, found_inf, skip_nonfinite)
+            if done:
+                self._count += 1
         return done
 
     @property
@@ -257,6 +263,10 @@ class Optimizer(Settings):
         optimizer of the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become
         tensors.
         """
+        with self._turn:
+            return self._saved()
+
+    def _saved(self) -> dict[str, Any]:
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
@@ -332,13 +342,14 @@ class Optimizer(Settings):
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
-        self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        self._clip_norm, self._seed = clip_norm, seed
-        self._drop_plan()
-        for slot, (steps, states) in zip(self._slots, loaded, strict=True):
-            slot.restore(steps, states)
-        for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
-            group.take(rule, hyper)
+        count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
+        with self._turn:
+            self._count, self._clip_norm, self._seed = count, clip_norm, seed
+            self._drop_plan()
+            for slot, (steps, states) in zip(self._slots, loaded, strict=True):
+                slot.restore(steps, states)
+            for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
+                group.take(rule, hyper)
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
@@ -365,6 +376,7 @@ class Optimizer(Settings):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
+        self._turn = RLock()
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)

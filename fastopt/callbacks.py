@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import check_count, check_flag, check_name, check_number, describe
+from ._exclusive import Single
 from ._metrics import RISING, canonical
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ class Callback:
 
     def on_train_end(self, model: Sequential) -> None:
         """Called once, after the last epoch, whether all were run or a callback stopped the training."""
+
+    def used(self) -> AbstractContextManager[None]:
+        """Called by `fit`, and open until it ends, however it does: raise RuntimeError to refuse a second training."""
+        return nullcontext()
 
 
 MODES = ("auto", "min", "max")
@@ -79,6 +85,7 @@ class EarlyStopping(Callback):
         rises = self.monitor.removeprefix("val_") in RISING
         self.mode = mode if mode != "auto" else "max" if rises else "min"
         self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
+        self._place = Single()
         self._reset()
 
     def _reset(self) -> None:
@@ -92,6 +99,9 @@ class EarlyStopping(Callback):
         if self.monitor not in names:
             hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
             raise ValueError(f"EarlyStopping cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
+
+    def used(self) -> AbstractContextManager[None]:
+        return self._place.taken("this EarlyStopping is watching another training already: give each `fit` its own")
 
     def on_train_begin(self, model: Sequential) -> None:
         self._reset()

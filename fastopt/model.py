@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, batching, checkpoint, profiling, training
 from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe
+from ._exclusive import Exclusive
 from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
 from .history import History
@@ -88,6 +90,7 @@ class Sequential:
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
+        self._use = Exclusive()
         self._specs: list[LayerSpec] = []
         self._parameters: list[np.ndarray] = []
         if inputs is not None:
@@ -158,16 +161,23 @@ class Sequential:
         """
         inputs = check_count("inputs", inputs)
         if self.inputs is None:
-            self.specs(inputs)  # refuses layers that clash before a weight is drawn
-            drawn: list[np.ndarray] = []
-            width = inputs
-            for index, layer in enumerate(self.layers):
-                if isinstance(layer, Dense):
-                    drawn += layer.draw(width, self.seed, index)
-                    width = layer.units
-            self.adopt(inputs, drawn)
-        elif inputs != self.inputs:
+            with self._use.alone("build"):
+                self._draw(inputs)
+        if inputs != self.inputs:
             raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
+
+    def _draw(self, inputs: int) -> None:
+        """Make the weights, unless another thread has come first."""
+        if self.inputs is not None:
+            return
+        self.specs(inputs)  # refuses layers that clash before a weight is drawn
+        drawn: list[np.ndarray] = []
+        width = inputs
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, Dense):
+                drawn += layer.draw(width, self.seed, index)
+                width = layer.units
+        self.adopt(inputs, drawn)
 
     def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
         """Take arrays of the right shapes as the weights of a model that has none yet.
@@ -181,7 +191,8 @@ class Sequential:
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
-        return [p.copy() for p in self._parameters]
+        with self._use.shared("get_weights"):
+            return [p.copy() for p in self._parameters]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
@@ -195,8 +206,9 @@ class Sequential:
         for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
             if p.shape != w.shape:
                 raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
-        for p, w in zip(self._parameters, arrays, strict=True):
-            p[...] = w
+        with self._use.alone("set_weights"):
+            for p, w in zip(self._parameters, arrays, strict=True):
+                p[...] = w
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
@@ -272,12 +284,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self._last.activation, self._last.units)
         names = check_metrics(metrics, new_loss.spec.name)
-        if new_optimizer is not self.optimizer:
-            if new_optimizer.bound:
-                raise ValueError("the optimizer has its arrays already; give compile one that was made without params")
-            if self.built:
-                new_optimizer.bind(self._parameters)
-        self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+        with self._use.alone("compile"):
+            if new_optimizer is not self.optimizer:
+                if new_optimizer.bound:
+                    raise ValueError(
+                        "the optimizer has its arrays already; give compile one that was made without params"
+                    )
+                if self.built:
+                    new_optimizer.bind(self._parameters)
+            self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
 
     def fit(
         self,
@@ -318,12 +333,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished.
+
+        A callback may call `fit` itself: that is a training by itself, whose figures are in the History that it
+        returns, and whose end, early or not, is not that of the one around it. Other threads have no part in a model
+        that is being trained: their calls of methods that read or change the weights raise RuntimeError. Several
+        threads may predict at once.
         """
-        plan = self._plan(
-            x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
-            nan, accumulate,
-        )  # fmt: skip
-        return training.run(self, plan)
+        with self._use.alone("fit", trains=True):
+            plan = self._plan(
+                x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
+                nan, accumulate,
+            )  # fmt: skip
+            return training.run(self, plan)
 
     def _plan(
         self,
@@ -390,15 +411,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size = check_count("batch_size", batch_size)
         data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
-        self.build(data.x.shape[1])
-        return training.figures(self.network().evaluate(*data, batch_size))
+        with self._reading("evaluate"):
+            self.build(data.x.shape[1])
+            return training.figures(self.network().evaluate(*data, batch_size))
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout."""
         batch_size = check_count("batch_size", batch_size)
         rows = training.features("x", x, self.inputs, self.dtype)
-        self.build(rows.shape[1])
-        return self.network(training=False).predict(rows, batch_size)
+        with self._reading("predict"):
+            self.build(rows.shape[1])
+            return self.network(training=False).predict(rows, batch_size)
+
+    def _reading(self, call: str) -> AbstractContextManager[None]:
+        """While open, no other thread changes the weights; the first call makes them."""
+        return self._use.shared(call) if self.built else self._use.alone(call)
 
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
@@ -427,7 +454,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
         """
-        checkpoint.save(self, path)
+        with self._use.shared("save"):
+            checkpoint.save(self, path)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take the weights of a file written by `save`; its dense layers must be the model's.
@@ -435,7 +463,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         They are converted to the model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the
         differences, for a file of another architecture, or one that is damaged or foreign; nothing is changed then.
         """
-        checkpoint.load_weights(self, path)
+        with self._use.alone("load_weights"):
+            checkpoint.load_weights(self, path)
 
 
 def _check_layers(layers: Any) -> tuple[Layer, ...]:
