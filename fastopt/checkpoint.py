@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import schedules
-from ._arrays import check_count, check_name, check_number
+from ._arrays import check_count, check_name, check_number, own
 from .kernels.spec import DenseSpec, LayerSpec
 from .layers import LAYERS, Dense, Layer, to_config
 from .losses import LOSS_CLASSES
@@ -216,7 +216,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
         text = (file.metadata() or {}).get(KEY)
         if text is None:
             raise ValueError("it is a safetensors file, but not one that fastopt wrote")
-        tensors = {name: np.array(file.get_tensor(name), order="C") for name in file.keys()}  # noqa: SIM118
+        tensors = {name: own(tensor := file.get_tensor(name), tensor.dtype) for name in file.keys()}  # noqa: SIM118
     description = json.loads(text)
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
@@ -248,7 +248,7 @@ def _model(description: dict[str, Any], tensors: Tensors, backend: str | None) -
             )
         parameters.append(tensor)
     _check_left_over(name for name in tensors if not name.startswith("optimizer."))
-    model.adopt(inputs, parameters)
+    model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, batching, checkpoint, profiling, training
-from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe
+from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe, own
 from ._exclusive import Exclusive
 from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
@@ -177,14 +177,14 @@ class Sequential:
             if isinstance(layer, Dense):
                 drawn += layer.draw(width, self.seed, index)
                 width = layer.units
-        self.adopt(inputs, drawn)
+        self._adopt(inputs, [own(array, self.dtype) for array in drawn])
 
     def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
-        """Take arrays of the right shapes as the weights of a model that has none yet.
+        """Copy arrays of the right shapes, of any dtype and layout, as the weights of a model that has none yet."""
+        self._adopt(inputs, [own(p, self.dtype) for p in parameters])
 
-        Arrays that kernels cannot use as they are, or that others own, are copied.
-        """
-        parameters = [np.require(p, self.dtype, ["C", "A", "W", "O", "E"]) for p in parameters]
+    def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        """Take arrays that nobody else has, as `own` makes them, as the weights."""
         if self.optimizer is not None:
             self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
