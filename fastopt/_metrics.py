@@ -87,16 +87,16 @@ def _row(values: np.ndarray) -> str:
 def check_outputs(loss: str, activation: str, units: int) -> None:
     """Raise ValueError where a last layer gives what the loss makes nonsense of."""
     row = LOSSES[loss]
+    if units == 1 and (row.by_row or activation == "softmax"):
+        raise ValueError(
+            "the softmax of a single output is always 1, and its cross-entropy compares classes: for two classes let the"
+            " model end with Dense(1, 'sigmoid') and take binary_crossentropy, or let it end with Dense(2, 'softmax');"
+            f" got Dense(1, {activation!r}) and the loss {loss}"
+        )
     if activation == "softmax" and not row.by_row:
         fitting = ", ".join(name for name, other in LOSSES.items() if other.by_row)
         raise ValueError(
             f"softmax as the last activation needs a softmax cross-entropy as the loss: {fitting}; got {loss}"
-        )
-    if row.by_row and units == 1:
-        raise ValueError(
-            f"the loss {loss} compares classes, and the softmax of a single output is always 1: for two classes let the"
-            f" model end with Dense(1, 'sigmoid') and take binary_crossentropy, or let it end with Dense(2, 'softmax');"
-            f" got Dense(1, {activation!r})"
         )
     if row.link and activation not in (row.link, "linear"):
         raise ValueError(

@@ -104,8 +104,10 @@ def test_last_activation_fits_the_loss(loss, activation, backend):
     assert model.loss is None
 
 
-@pytest.mark.parametrize("activation", ["softmax", "linear"])
-@pytest.mark.parametrize("loss", helpers_metrics.CATEGORICAL)
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [*((loss, "softmax") for loss in LOSSES), *((loss, "linear") for loss in helpers_metrics.CATEGORICAL)],
+)
 def test_softmax_of_one_output_is_refused_with_the_way_out(loss, activation, backend):
     model = Sequential([Dense(1, activation)], backend=backend)
     with pytest.raises(ValueError, match=r"Dense\(1, 'sigmoid'\) .* binary_crossentropy, or .*Dense\(2, 'softmax'\)"):
