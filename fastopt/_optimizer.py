@@ -33,7 +33,7 @@ class Optimizer(Settings):
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
-        self._turn = RLock()  # of threads: steps come one after the other, and states are not read in the midst of one
+        self._turn = RLock()  # of threads: steps come one after the other, and no states are read in the midst of one
         super().__init__(hyper, **settings)
         if self._capturable and self.backend != _backends.DEVICE:
             raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
@@ -78,6 +78,10 @@ class Optimizer(Settings):
             >>> opt.step([[np.ones(2), None], np.ones(1)]), w.tolist(), more.tolist()
             (True, [-0.5, -0.5], [-2.0])
         """
+        with self._turn:
+            self._add(group)
+
+    def _add(self, group: Mapping[str, Any]) -> None:
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         if not isinstance(group, Mapping) or "params" not in group:

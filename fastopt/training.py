@@ -166,15 +166,16 @@ def train_epoch(
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
     optimizer = model.optimizer
     assert optimizer is not None
-    rates = optimizer.rates(batches.steps)
-    network.steps_done = 0
-    try:
-        return network.train(
-            batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed, advance,
-            optimizer.clip_norm,
-        )  # fmt: skip
-    finally:
-        optimizer.advance(network.steps_done)
+    with optimizer._turn:
+        rates = optimizer.rates(batches.steps)
+        network.steps_done = 0
+        try:
+            return network.train(
+                batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed,
+                advance, optimizer.clip_norm,
+            )  # fmt: skip
+        finally:
+            optimizer.advance(network.steps_done)
 
 
 def figures(totals: Totals) -> dict[str, float]:

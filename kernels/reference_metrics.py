@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 class Rule(NamedTuple):
-    """How accuracy tells classes: by the largest output of a row, or `by_output`, each on a side of its boundary.
+    """Classes as accuracy tells them: by the largest output of a row, or `by_output`, each by its boundary.
 
     `boundary` holds what an output and a target must exceed to count as the positive class.
     """

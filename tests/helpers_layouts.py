@@ -35,7 +35,7 @@ def _every_other(a: np.ndarray) -> np.ndarray:
 
 
 def _broadcast(a: np.ndarray) -> np.ndarray:
-    """Of stride 0: every row is the first, so the numbers are others."""
+    """Rows of stride 0: every one is the first, so the numbers are others."""
     return np.broadcast_to(a[:1], a.shape) if a.ndim else np.broadcast_to(a, ())
 
 
@@ -47,14 +47,14 @@ def _memory_mapped(a: np.ndarray) -> np.ndarray:
 
 
 def _from_npy(a: np.ndarray) -> np.ndarray:
-    """As `np.load` gives what was saved in columns."""
+    """Array that `np.load` gives of a file written in columns."""
     file = io.BytesIO()
     np.save(file, a.copy(order="F"))
     return np.load(io.BytesIO(file.getvalue()))
 
 
 def _odd_strides(a: np.ndarray) -> np.ndarray:
-    """Of axes with one element or none, the strides are without meaning, and may be anything."""
+    """Axes with one element or none, whose strides mean nothing and may be anything."""
     strides = [13 if n <= 1 else s for n, s in zip(a.shape, a.strides, strict=True)]
     return np.lib.stride_tricks.as_strided(a.copy(), a.shape, strides)
 
@@ -107,7 +107,7 @@ def _x(rows: int = 5) -> np.ndarray:
 
 
 def _all_of(model: fo.Sequential) -> list[Any]:
-    """What a model holds and gives, before and after a step, and when it was saved and loaded."""
+    """Weights and predictions, at first, after saving and loading, and after some steps."""
     x, y = _x(), np.arange(15.0).reshape(5, OUT) / 15
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.safetensors")

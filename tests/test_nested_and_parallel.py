@@ -114,7 +114,7 @@ def test_three_deep():
 
 
 def test_epochs_asked_for_one_by_one():
-    """As the command line does, with two models in turn; whoever stops asking holds nothing."""
+    """Epochs as the command line takes them, with two models in turn; an abandoned training holds nothing."""
     model = classifier()
     epochs = run_epochs(model, model._plan(X, Y, epochs=3, batch_size=32))
     next(epochs)
@@ -336,3 +336,20 @@ def test_steps_of_two_threads_come_one_after_the_other(backend):
     assert optimizer.steps == 50
     np.testing.assert_array_equal(p, -50)
     assert all(state["param_groups"][0]["lr_step"] == state["state"][0]["step"] for state in saved)
+
+
+def test_states_of_a_model_in_training_are_read_between_its_epochs(backend):
+    model, seen, go_on = classifier(backend), [], threading.Event()
+    model.build(X.shape[1])
+
+    def look():
+        while not go_on.wait(0.001):
+            saved = model.optimizer.state_dict()
+            seen.append({entry["step"] for entry in saved["state"].values()} | {saved["param_groups"][0]["lr_step"]})
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        model.fit(X, Y, epochs=30, batch_size=10)
+        go_on.set()
+        looking.result(WAIT)
+    assert all(len(steps) == 1 and not steps & set(range(1, 180)) - set(range(6, 180, 6)) for steps in seen)

@@ -34,7 +34,7 @@ def moments(optimizer):
 
 
 def loaded(source, params):
-    """What another optimizer has after loading; its arrays are those of the source."""
+    """Another optimizer after loading; its arrays are those of the source."""
     other = fo.Adam(params, lr=0.5, backend="numpy")
     other.load_state_dict(source.state_dict())
     return other

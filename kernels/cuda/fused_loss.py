@@ -36,7 +36,7 @@ def _errors(kind):
 
 
 def _right(kind):
-    """How much of a row is right: the row, or how many of its outputs, where those are counted."""
+    """Count of what is right in a row: 1 or 0 for the row, or a number of outputs where those are counted."""
     best, right = largest(kind.dtype, SHARED), right_outputs(kind.dtype, SHARED)
 
     def of_label(table, z, t, row, gap, columns):

@@ -198,7 +198,7 @@ HITS = ("labels", "dense", "outputs")  # rows, by labels or by the largest targe
 
 
 def hits_of(loss: str, labels: bool, outputs: int) -> str:
-    """What accuracy counts: one of HITS."""
+    """Name in HITS of what accuracy counts."""
     return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "dense"
 
 
@@ -220,7 +220,7 @@ def largest(dtype, space):
 
 
 def right_outputs(dtype, space):
-    """How many outputs of a row in a space of memory are on the side of their boundary that their targets are on."""
+    """Number of outputs of a row, in a space of memory, on the same side of their boundary as their targets."""
     load, real, size = loader(dtype, 1, space), getattr(np, dtype), np.dtype(dtype).itemsize
 
     def right_of(z, t, columns, z_boundary, t_boundary):

@@ -69,7 +69,7 @@ class Pass:
 
     @property
     def losses(self) -> int:
-        """Where the sums of the loss of all batches are, or that of the pass; those for metrics stand before them."""
+        """Address of the sums of the loss, of all batches or of the pass; those for metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
     @property

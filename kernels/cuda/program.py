@@ -53,7 +53,7 @@ class Structure(NamedTuple):
 
     @property
     def sums(self) -> list[tuple[str, Columns]]:
-        """What metrics are made from: of which metric, over which columns."""
+        """Sums that metrics are made from: of which metric, over which columns."""
         return sums_of(self.metrics, self.outputs, self.variation)
 
 
