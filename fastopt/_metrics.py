@@ -89,9 +89,9 @@ def check_outputs(loss: str, activation: str, units: int) -> None:
     row = LOSSES[loss]
     if units == 1 and (row.by_row or activation == "softmax"):
         raise ValueError(
-            "the softmax of a single output is always 1, and its cross-entropy compares classes: for two classes let the"
-            " model end with Dense(1, 'sigmoid') and take binary_crossentropy, or let it end with Dense(2, 'softmax');"
-            f" got Dense(1, {activation!r}) and the loss {loss}"
+            "the softmax of a single output is always 1, and its cross-entropy compares classes: for two classes let"
+            " the model end with Dense(1, 'sigmoid') and take binary_crossentropy, or let it end with"
+            f" Dense(2, 'softmax'); got Dense(1, {activation!r}) and the loss {loss}"
         )
     if activation == "softmax" and not row.by_row:
         fitting = ", ".join(name for name, other in LOSSES.items() if other.by_row)
