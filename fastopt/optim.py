@@ -468,6 +468,8 @@ def get_optimizer(optimizer: str | Optimizer | type[Optimizer], **hyper: Any) ->
     """
     if isinstance(optimizer, type) and issubclass(optimizer, Optimizer) and optimizer is not Optimizer:
         return optimizer(**hyper)
+    if isinstance(optimizer, str) and optimizer.lower() in OPTIMIZER_CLASSES:  # "Adam", as Keras writes it
+        optimizer = optimizer.lower()
     if not isinstance(optimizer, Optimizer):
         return OPTIMIZER_CLASSES[check_name("optimizer", optimizer, OPTIMIZER_CLASSES)](**hyper)
     if hyper:

@@ -449,6 +449,7 @@ def test_optimizers_by_name(name):
     assert optimizer.rule == name
     assert optimizer.lr == 0.125
     assert fo.get_optimizer(optimizer) is optimizer
+    assert type(fo.get_optimizer(name.upper())) is type(optimizer)
     by_class = fo.get_optimizer(type(optimizer), lr=0.5)
     assert (type(by_class), by_class.lr) == (type(optimizer), 0.5)
 
