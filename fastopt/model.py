@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, batching, checkpoint, profiling, training
 from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_name, check_number, describe
+from ._files import Path, Readable, Writable
 from .callbacks import Callback
 from .history import History
 from .kernels.formulas import LOSSES, METRICS
@@ -402,19 +402,26 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     # -- files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
+
+        `path` is a str, bytes or os.PathLike, or a file object open for writing in binary mode, such as an io.BytesIO.
+        A file that is there is replaced in one step: it keeps its mode and, where the system allows, owner and group,
+        and whatever fails, the old one stays as it was. The user must be allowed to write to the file and to its
+        folder. A link stays, and what it points to is replaced; hard links to the old file keep the old content. A pipe
+        or a device is written to directly.
 
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
         """
         checkpoint.save(self, path)
 
-    def load_weights(self, path: str | os.PathLike[str]) -> None:
+    def load_weights(self, path: Path | Readable) -> None:
         """Take the weights of a file written by `save`; its dense layers must be the model's.
 
-        They are converted to the model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the
-        differences, for a file of another architecture, or one that is damaged or foreign; nothing is changed then.
+        `path` is that of the file, or a file object open for reading in binary mode. The weights are converted to the
+        model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the differences, for a file of
+        another architecture, or one that is damaged or foreign; nothing is changed then.
         """
         checkpoint.load_weights(self, path)
 
