@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+from helpers_interrupts import handled
 
 from fastopt import _files
 
@@ -253,7 +254,7 @@ def test_an_interrupt_leaves_the_old_file(place, monkeypatch):
             return self.file.write(data)
 
     monkeypatch.setattr(_files, "_into", lambda file, data, check=None: into(Pressed(file), data, check))
-    with pytest.raises(KeyboardInterrupt):
+    with handled(), pytest.raises(KeyboardInterrupt):
         _files.write(place, NEW)
     assert taken == [2, 2]
     assert place.read_bytes() == OLD

@@ -34,6 +34,7 @@ from numba.extending import register_jitable
 
 from .. import formulas
 from ..files import FOLDER, SOURCES, cache_root, read_sealed, write_sealed
+from ..interrupts import interrupts_held
 from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, python_address
 
@@ -217,7 +218,8 @@ class Kernel:
     @property
     def address(self) -> int:
         if not self._address:
-            with lock:
+            # An interrupt inside one of LLVM's callbacks would be printed and forgotten.
+            with interrupts_held(), lock:
                 if not self._address:
                     self._address = python_address(self.function) if INTERPRETED else self._compile()
         return self._address

@@ -27,6 +27,7 @@ import numba
 from numba import cuda
 
 from ..files import SOURCES, cache_root, read_sealed, write_sealed
+from ..interrupts import interrupts_held
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 # The intermediate code is made for the oldest devices that CUDA 13 knows, and linked for the one that is there.
@@ -118,7 +119,7 @@ class Kernel:
 
     def cubin(self, capability: tuple[int, int]) -> bytes:
         """The machine code for devices of a compute capability, from the cache if it is there."""
-        with lock:
+        with interrupts_held(), lock:  # one inside a callback of LLVM would be forgotten
             if capability not in self._cubins:
                 self._cubins[capability] = self._cached(capability)
             return self._cubins[capability]
@@ -140,8 +141,9 @@ class Kernel:
 
     def listing(self, capability: tuple[int, int]) -> Listing:
         """The kernel compiled anew, with its PTX and the report of ptxas."""
-        ptx, _ = self._link(capability, "ptx")
-        cubin, log = self._link(capability, "cubin")
+        with interrupts_held():
+            ptx, _ = self._link(capability, "ptx")
+            cubin, log = self._link(capability, "cubin")
         return Listing(cubin, ptx.decode(errors="replace"), log)
 
     @cache  # noqa: B019 (kernels live as long as the process)
