@@ -302,7 +302,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         `accumulate` the gradients are written to memory before the update; else they never are.
 
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
-        `model.history` has the epochs that were finished.
+        `model.history` has the epochs that were finished. Weights are those of the last batch, or those of the best
+        epoch with EarlyStopping(restore_best_weights=True).
         """
         plan = self._plan(
             x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,

@@ -14,6 +14,7 @@ from ._arrays import as_numbers, check_finite, check_matrix, check_name, finite_
 from .batching import epoch_order
 from .callbacks import Callback
 from .history import History
+from .kernels.interrupts import interrupts_held
 from .kernels.spec import Batches, Totals
 from .losses import Loss, prepare_targets
 
@@ -99,21 +100,27 @@ def run_epochs(model: Sequential, plan: Plan, watched: bool = True) -> Iterator[
     history = model.history = History()
     model.stop_training = False
     network = model.network()
-    for callback in plan.callbacks:
-        callback.on_train_begin(model)
-    with nullcontext() if watched else _holding(network):
-        for epoch in plan.epochs:
+    try:
+        for callback in plan.callbacks:
+            callback.on_train_begin(model)
+        with nullcontext() if watched else _holding(network):
+            for epoch in plan.epochs:
+                for callback in plan.callbacks:
+                    callback.on_epoch_begin(model, epoch)
+                logs, losses = _epoch(model, network, plan, epoch)
+                history.append(epoch, logs, losses)
+                for callback in plan.callbacks:
+                    callback.on_epoch_end(model, epoch, logs)
+                yield logs
+                if model.stop_training:
+                    break
+        for callback in plan.callbacks:
+            callback.on_train_end(model)
+    except KeyboardInterrupt:
+        with interrupts_held():
             for callback in plan.callbacks:
-                callback.on_epoch_begin(model, epoch)
-            logs, losses = _epoch(model, network, plan, epoch)
-            history.append(epoch, logs, losses)
-            for callback in plan.callbacks:
-                callback.on_epoch_end(model, epoch, logs)
-            yield logs
-            if model.stop_training:
-                break
-    for callback in plan.callbacks:
-        callback.on_train_end(model)
+                callback.on_interrupt(model)
+        raise
 
 
 def _holding(network: Any) -> AbstractContextManager[None]:

@@ -172,6 +172,13 @@ class Contestant:
         )
         return run_epochs(self.model, fitting)
 
+    def take_best(self) -> int | None:
+        """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""
+        if self.stopper is None:
+            return None
+        self.stopper.on_interrupt(self.model)
+        return self.stopper.best_epoch
+
     def finish(self) -> None:
         """Take the best weights, where early stopping kept some, and test the model."""
         assert self._figures is not None
