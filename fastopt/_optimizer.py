@@ -13,7 +13,7 @@ from ._arrays import check_count, check_flag, describe
 from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
-from ._hyper import COMMON, TORCH_ONLY, check_clipping, check_hyper, common
+from ._hyper import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, check_hyper, common
 from ._place import Leaves, Place
 from ._settings import Settings
 from ._slot import Group, Hyper
@@ -271,7 +271,8 @@ class Optimizer(Settings):
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
         what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
         An array without an entry starts afresh, and a master copy that is not there is made from its array; options
-        that torch does not have get their defaults.
+        that torch does not have get their defaults. Numbers may be tensors of one; what torch's schedulers keep in
+        groups for themselves, such as "initial_lr", is left out: the learning rate is the one that they have set.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -323,8 +324,8 @@ class Optimizer(Settings):
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
         extra = {name: value for name, value in self._extra.items() if name in self._hyper}
-        known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
-        return self._checked(known)
+        others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
+        return self._checked({k: as_plain(v) for k, v in {**extra, **group}.items() if k not in others})
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the views of the arrays, which a copy would tear from its own arrays."""
