@@ -340,9 +340,14 @@ class Optimizer(Settings):
             "paths": [slot.path for slot in self._slots],
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
+            "grad_norm": self.grad_norm,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """From pickle and copy: over the same arrays, but for read-only ones, in the place of which come copies.
+
+        Buffers that are handed over beside a pickle, and memory maps of joblib's, may be read-only.
+        """
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
@@ -351,6 +356,16 @@ class Optimizer(Settings):
         self._values = itemgetter(*self._hyper)
         self._count = 0
         paths = iter(state["paths"])
-        groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
+        groups = [(self.defaults, [(next(paths), _writable(array)) for array in arrays]) for arrays in state["arrays"]]
         self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
+        self._place.grad_norm = state.get("grad_norm")
+
+    def move(self, arrays: Sequence[Any]) -> None:
+        """Takes other arrays of the same shapes and dtypes in the place of those it has, and keeps states and steps."""
+        state, rest = self.__getstate__(), iter(arrays)
+        self.__setstate__({**state, "arrays": [[next(rest) for _ in some] for some in state["arrays"]]})
+
+
+def _writable(array: Any) -> Any:
+    return array.copy("K") if isinstance(array, np.ndarray) and not array.flags.writeable else array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -401,7 +402,20 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("the model has no loss and optimizer yet: call compile")
         return self.loss
 
-    # -- files
+    # -- copies and files
+
+    def __copy__(self) -> Sequential:
+        """As `copy.deepcopy`: models that shared weights or an optimizer would change each other."""
+        return copy.deepcopy(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From pickle and copy: weights get memory of the model's own, whatever memory they came in."""
+        self.__dict__.update(state)
+        self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
+        if self.optimizer is not None and self.optimizer.bound:
+            arrays = [array for group in self.optimizer.param_groups for array in group["params"]]
+            if any(a is not p for a, p in zip(arrays, self._parameters, strict=False)):
+                self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
