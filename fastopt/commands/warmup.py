@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..kernels.cpu import all_kernels
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
+    from ..kernels.files import why_not_kept, why_not_loaded
 
     if INTERPRETED:
         raise ValueError("NUMBA_DISABLE_JIT is set, so there is nothing to compile")
@@ -49,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
         f"loaded, in {seconds:.1f} s"
     )
     folder = cache_folder()
-    lost = [kernel.name for kernel in kernels if not (folder / f"{kernel.name}.bin").is_file()]
-    if lost:
-        print(f"fastopt: error: {len(lost)} kernels could not be kept in {folder}: is it writable?", file=sys.stderr)
+    reasons = [reason for kernel in kernels if (reason := why_not_loaded(folder / f"{kernel.name}.bin"))]
+    if reasons:
+        why = why_not_kept(folder) or reasons[0]
+        print(f"fastopt: error: {len(reasons)} kernels could not be kept in {folder}: {why}", file=sys.stderr)
         return 1
     print(f"kept in {folder}")
     return 0

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 import numba
 from numba import cuda
 
-from ..files import SOURCES, cache_root, read_sealed, write_sealed
+from ..files import SOURCES, cache_root, read_sealed, say_lost, write_sealed
 from ..interrupts import interrupts_held
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -135,8 +135,10 @@ class Kernel:
             for listener in _listeners:
                 listener(self.name)
             found, _ = self._link(capability, "cubin")
-            with contextlib.suppress(OSError):  # the cache is an accelerator, never a reason to fail
+            try:
                 write_sealed(path, identity, found)
+            except OSError as error:  # the cache is an accelerator, never a reason to fail
+                say_lost(path.parent, error)
         return found
 
     def listing(self, capability: tuple[int, int]) -> Listing:
