@@ -302,6 +302,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
+        Where the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
+
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished. Weights are those of the last batch, or those of the best
         epoch with EarlyStopping(restore_best_weights=True).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from . import _backends, progress
 from ._arrays import as_numbers, check_finite, check_matrix, check_name, finite_rows, plain
+from ._warnings import warn
 from .batching import epoch_order
 from .callbacks import Callback
 from .history import History
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastopt")
 
 NAN = ("raise", "skip")
+DIVERGED = "the training diverged in epoch"
+REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
 
 
@@ -100,6 +104,7 @@ def run_epochs(model: Sequential, plan: Plan, watched: bool = True) -> Iterator[
     history = model.history = History()
     model.stop_training = False
     network = model.network()
+    warned = False
     try:
         for callback in plan.callbacks:
             callback.on_train_begin(model)
@@ -111,6 +116,9 @@ def run_epochs(model: Sequential, plan: Plan, watched: bool = True) -> Iterator[
                 history.append(epoch, logs, losses)
                 for callback in plan.callbacks:
                     callback.on_epoch_end(model, epoch, logs)
+                if not warned and not math.isfinite(logs["loss"]):
+                    warned = True
+                    warn(f"{DIVERGED} {epoch}, where the loss is {logs['loss']:g}: {REMEDIES}")
                 yield logs
                 if model.stop_training:
                     break
