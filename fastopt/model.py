@@ -291,7 +291,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         validation_data   (x, y) to validate on instead
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
         callbacks         a sequence of `Callback`
-        verbose           1 for a progress bar on stderr, 0 for none, "auto" for one where stderr is a terminal
+        verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
                           initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
         nan               "raise": NaN and infinity in the data are errors; "skip": rows that have them are left out

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from ..progress import wanted
+from ..progress import tqdm_class, wanted
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -27,8 +27,6 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile or load all kernels, and say what was done."""
-    from tqdm import tqdm
-
     from ..kernels.cpu import all_kernels
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
     from ..kernels.files import why_not_kept, why_not_loaded
@@ -38,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     dtypes = DTYPES if args.dtype is None else (args.dtype,)
     kernels = all_kernels(dtypes)
+    tqdm, _ = tqdm_class()
     with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=args.quiet or not wanted("auto"), unit="") as bar:
         for kernel in bar:
             bar.set_postfix_str(kernel.name, refresh=True)
