@@ -1,9 +1,10 @@
 """Files of the user's, written whole or not at all: the one place that writes and reads them.
 
-A regular file is written under a temporary name in its folder, then renamed: a crash, a full disk or an interrupt
-leaves the old file or the new one, never half of one, and no temporary file. The new file has the mode of the old one,
-and its owner and group where the system allows that; a link stays, and what it points to is replaced. Other names of
-the old file (hard links) keep the old content, and its extended attributes are not copied.
+A regular file is written under a temporary name in its folder, then renamed. So there is the old file or the new one,
+never half of one, also after a crash; an error, a full disk or an interrupt leaves no temporary file either. The new
+file has the mode of the old one, and its owner and group where the system allows that; a link stays, and what it points
+to is replaced. Other names of the old file (hard links) keep the old content, and its extended attributes are not
+copied.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 from helpers_interrupts import handled
 
 from fastopt import _files
+from fastopt.commands.arguments import check_writable
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links, modes and devices of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
@@ -284,3 +285,31 @@ def test_an_unbuffered_file_takes_some_at_a_time():
     raw.write = lambda data: None
     with pytest.raises(BlockingIOError, match="took nothing"):
         _files.write(raw, NEW)
+
+
+# ---------------------------------------------------------------- what is asked before there is anything to write
+
+
+@posix
+def test_what_can_be_written_is_known_beforehand(place, monkeypatch):
+    folder = place.parent
+    os.mkfifo(folder / "pipe")
+    (folder / "dangling").symlink_to("to-be")
+    (folder / "lost").symlink_to("no-folder/file")
+    (folder / "inwards").symlink_to(".")
+    for name in ("file", "new", "pipe", "dangling"):
+        check_writable("--save", str(folder / name))
+    check_writable("--save", "/dev/null")
+    for name, kind, message in [
+        ("no-folder/file", FileNotFoundError, "there is no folder"),
+        ("lost", FileNotFoundError, "there is no folder"),
+        ("inwards", IsADirectoryError, "this is a folder"),
+    ]:
+        with pytest.raises(kind, match=f"--save {folder / name}: .*{message}"):
+            check_writable("--save", str(folder / name))
+    access = os.access
+    for denied, message in [(place, "the file cannot be written to"), (folder, "the folder .* cannot be written to")]:
+        monkeypatch.setattr(os, "access", lambda path, mode, denied=denied: path != denied and access(path, mode))
+        with pytest.raises(PermissionError, match=message):
+            check_writable("--save", str(place))
+    check_writable("--save", str(folder / "pipe"))  # which needs nothing of its folder
