@@ -14,7 +14,7 @@ from ._arrays import check_count, check_flag, describe
 from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
-from ._hyper import COMMON, TORCH_ONLY, check_clipping, check_hyper, common
+from ._hyper import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, check_hyper, common
 from ._names import KEY, in_order, names_of
 from ._place import Leaves, Place
 from ._settings import Settings
@@ -295,7 +295,8 @@ class Optimizer(Settings):
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
         what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
         An array without an entry starts afresh, and a master copy that is not there is made from its array; options
-        that torch does not have get their defaults.
+        that torch does not have get their defaults. Numbers may be tensors of one; what torch's schedulers keep in
+        groups for themselves, such as "initial_lr", is left out: the learning rate is the one that they have set.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -360,8 +361,8 @@ class Optimizer(Settings):
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
         extra = {name: value for name, value in self._extra.items() if name in self._hyper}
-        known = {k: v for k, v in {**extra, **group}.items() if k not in ("params", *COMMON, *TORCH_ONLY)}
-        return self._checked(known)
+        others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
+        return self._checked({k: as_plain(v) for k, v in {**extra, **group}.items() if k not in others})
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the views of the arrays, which a copy would tear from its own arrays."""
@@ -376,9 +377,14 @@ class Optimizer(Settings):
             "paths": [slot.path for slot in self._slots],
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
+            "grad_norm": self.grad_norm,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """From pickle and copy: over the same arrays, but for read-only ones, in the place of which come copies.
+
+        Buffers that are handed over beside a pickle, and memory maps of joblib's, may be read-only.
+        """
         self.defaults, self.backend = state["defaults"], state["backend"]
         self._turn = RLock()
         self._convention = self._peers[state["convention"]]
@@ -388,6 +394,16 @@ class Optimizer(Settings):
         self._values = itemgetter(*self._hyper)
         self._count = 0
         paths = iter(state["paths"])
-        groups = [(self.defaults, [(next(paths), array) for array in arrays]) for arrays in state["arrays"]]
+        groups = [(self.defaults, [(next(paths), _writable(array)) for array in arrays]) for arrays in state["arrays"]]
         self._take(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
+        self._place.grad_norm = state.get("grad_norm")
+
+    def move(self, arrays: Sequence[Any]) -> None:
+        """Takes other arrays of the same shapes and dtypes in the place of those it has, and keeps states and steps."""
+        state, rest = self.__getstate__(), iter(arrays)
+        self.__setstate__({**state, "arrays": [[next(rest) for _ in some] for some in state["arrays"]]})
+
+
+def _writable(array: Any) -> Any:
+    return array.copy("K") if isinstance(array, np.ndarray) and not array.flags.writeable else array

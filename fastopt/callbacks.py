@@ -22,7 +22,7 @@ class Callback:
 
     `on_epoch_end` may set `model.stop_training = True` to end the training after this epoch, or change
     `model.optimizer.lr` for the next one. An exception from any method ends `fit`, with model and optimizer as they
-    were at that moment.
+    were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
 
     >>> class Decay(Callback):
     ...     def on_epoch_end(self, model, epoch, logs):
@@ -44,6 +44,12 @@ class Callback:
     def on_train_end(self, model: Sequential) -> None:
         """Called once, after the last epoch, whether all were run or a callback stopped the training."""
 
+    def on_interrupt(self, model: Sequential) -> None:
+        """Called once where Ctrl-C ends the training, in the midst of an epoch, before `fit` raises KeyboardInterrupt.
+
+        A further Ctrl-C waits until it returns.
+        """
+
     def used(self) -> AbstractContextManager[None]:
         """Called by `fit`, and open until it ends, however it does: raise RuntimeError to refuse a second training."""
         return nullcontext()
@@ -59,7 +65,8 @@ class EarlyStopping(Callback):
     patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
     min_delta             a change smaller than this, or equal to it, is no improvement
     mode                  "min", "max", or "auto": "max" for accuracy and r2, "min" for the rest
-    restore_best_weights  put back the weights of the best epoch when the training ends; the optimizer's state stays
+    restore_best_weights  put back the weights of the best epoch when the training ends, also where Ctrl-C ends it
+                          (but not another exception); the optimizer's state stays
 
     After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None where all epochs ran). NaN is never an
     improvement. Raises ValueError, in `fit` before anything is changed, where `monitor` is not among the figures.
@@ -117,6 +124,9 @@ class EarlyStopping(Callback):
         if self._waited >= max(1, self.patience):
             self.stopped_epoch = epoch
             model.stop_training = True
+
+    def on_interrupt(self, model: Sequential) -> None:
+        self.on_train_end(model)
 
     def on_train_end(self, model: Sequential) -> None:
         if self._weights is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastopt._idx import read_idx
 from fastopt._tables import read_arrays
+from fastopt.kernels.settings import folder_setting
 
 
 class Dataset(NamedTuple):
@@ -203,8 +204,8 @@ def _find_files(name: str, folder: str | os.PathLike[str] | None) -> dict[str, P
     if folder is not None:
         places = [Path(folder), Path(folder) / name]
     else:
-        setting = os.environ.get("FASTOPT_DATA_DIR")
-        places = [Path(setting), Path(setting) / name] if setting else []
+        setting = folder_setting("FASTOPT_DATA_DIR")
+        places = [setting, setting / name] if setting else []
         places += [Path(place) for place in source.folders]
     for place in places:
         found = {file: path for file in _IDX_FILES for path in [_find(place, file)] if path}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
+from ._frozen import Frozen
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
 
@@ -66,7 +67,7 @@ BIAS_INITIALIZERS = {"zeros": zeros}  # the others need the number of inputs as 
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class Dense(Frozen):
     """A fully connected layer: y = activation(x w + b), x (batch, inputs), w (inputs, units), b (units,).
 
     units               number of outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _backends, batching, checkpoint, profiling, training
 from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe, own
 from ._exclusive import Exclusive
+from ._files import Path, Readable, Writable
 from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
 from .history import History
@@ -320,7 +321,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         validation_data   (x, y) to validate on instead
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
         callbacks         a sequence of `Callback`
-        verbose           1 for a progress bar on stderr, 0 for none, "auto" for one where stderr is a terminal
+        verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
                           initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
         nan               "raise": NaN and infinity in the data are errors; "skip": rows that have them are left out
@@ -331,8 +332,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
+        Where the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
+
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
-        `model.history` has the epochs that were finished.
+        `model.history` has the epochs that were finished. Weights are those of the last batch, or those of the best
+        epoch with EarlyStopping(restore_best_weights=True).
 
         A callback may call `fit` itself: that is a training by itself, whose figures are in the History that it
         returns, and whose end, early or not, is not that of the one around it. Other threads have no part in a model
@@ -446,10 +450,29 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("the model has no loss and optimizer yet: call compile")
         return self.loss
 
-    # -- files
+    # -- copies and files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def __copy__(self) -> Sequential:
+        """As `copy.deepcopy`: models that shared weights or an optimizer would change each other."""
+        return copy.deepcopy(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From pickle and copy: weights get memory of the model's own, whatever memory they came in."""
+        self.__dict__.update(state)
+        self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
+        if self.optimizer is not None and self.optimizer.bound:
+            arrays = [array for group in self.optimizer.param_groups for array in group["params"]]
+            if any(a is not p for a, p in zip(arrays, self._parameters, strict=False)):
+                self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
+
+    def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
+
+        `path` is a str, bytes or os.PathLike, or a file object open for writing in binary mode, such as an io.BytesIO.
+        A file that is there is replaced in one step: it keeps its mode and, where the system allows, owner and group,
+        and whatever fails, the old one stays as it was. The user must be allowed to write to the file and to its
+        folder. A link stays, and what it points to is replaced; hard links to the old file keep the old content. A pipe
+        or a device is written to directly.
 
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
@@ -457,11 +480,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._use.shared("save"):
             checkpoint.save(self, path)
 
-    def load_weights(self, path: str | os.PathLike[str]) -> None:
+    def load_weights(self, path: Path | Readable) -> None:
         """Take the weights of a file written by `save`; its dense layers must be the model's.
 
-        They are converted to the model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the
-        differences, for a file of another architecture, or one that is damaged or foreign; nothing is changed then.
+        `path` is that of the file, or a file object open for reading in binary mode. The weights are converted to the
+        model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the differences, for a file of
+        another architecture, or one that is damaged or foreign; nothing is changed then.
         """
         with self._use.alone("load_weights"):
             checkpoint.load_weights(self, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,9 +12,11 @@ import numpy as np
 
 from . import _backends, progress
 from ._arrays import as_numbers, check_finite, check_matrix, check_name, finite_rows, plain
+from ._warnings import warn
 from .batching import epoch_order
 from .callbacks import Callback
 from .history import History
+from .kernels.interrupts import interrupts_held
 from .kernels.spec import Batches, Totals
 from .losses import Loss, prepare_targets
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastopt")
 
 NAN = ("raise", "skip")
+DIVERGED = "the training diverged in epoch"
+REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
 
 
@@ -122,21 +127,31 @@ def _training(model: Sequential, plan: Plan, history: History) -> Iterator[Histo
 
 def _epochs(model: Sequential, plan: Plan, watched: bool, history: History) -> Iterator[Mapping[str, float]]:
     network = model.network()
-    for callback in plan.callbacks:
-        callback.on_train_begin(model)
-    with nullcontext() if watched else _holding(network):
-        for epoch in plan.epochs:
+    warned = False
+    try:
+        for callback in plan.callbacks:
+            callback.on_train_begin(model)
+        with nullcontext() if watched else _holding(network):
+            for epoch in plan.epochs:
+                for callback in plan.callbacks:
+                    callback.on_epoch_begin(model, epoch)
+                logs, losses = _epoch(model, network, plan, epoch)
+                history.append(epoch, logs, losses)
+                for callback in plan.callbacks:
+                    callback.on_epoch_end(model, epoch, logs)
+                if not warned and not math.isfinite(logs["loss"]):
+                    warned = True
+                    warn(f"{DIVERGED} {epoch}, where the loss is {logs['loss']:g}: {REMEDIES}")
+                yield logs
+                if model.stop_training:
+                    break
+        for callback in plan.callbacks:
+            callback.on_train_end(model)
+    except KeyboardInterrupt:
+        with interrupts_held():
             for callback in plan.callbacks:
-                callback.on_epoch_begin(model, epoch)
-            logs, losses = _epoch(model, network, plan, epoch)
-            history.append(epoch, logs, losses)
-            for callback in plan.callbacks:
-                callback.on_epoch_end(model, epoch, logs)
-            yield logs
-            if model.stop_training:
-                break
-    for callback in plan.callbacks:
-        callback.on_train_end(model)
+                callback.on_interrupt(model)
+        raise
 
 
 def _holding(network: Any) -> AbstractContextManager[None]:

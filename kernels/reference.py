@@ -261,6 +261,7 @@ class Network:
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
 
+    @np.errstate(all="ignore")
     def train(
         self,
         batches: Batches,
@@ -300,6 +301,7 @@ class Network:
                     reported = time.perf_counter()
         return Totals(losses, _results(metrics), time.perf_counter() - start)
 
+    @np.errstate(all="ignore")
     def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> Totals:
         """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
         start = time.perf_counter()
@@ -313,6 +315,7 @@ class Network:
         mean = total / len(x) if len(x) else np.nan
         return Totals(np.array([mean]), _results(metrics), time.perf_counter() - start)
 
+    @np.errstate(all="ignore")
     def predict(self, x: Array, batch_size: int = 1024) -> Array:
         """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
         result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)

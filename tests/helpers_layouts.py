@@ -269,7 +269,7 @@ def _row_steps(backend: str, dtype: str, a: Arrays) -> list[Any]:
 
 
 def _states(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:
-    arrays = {name: rng.random((rows, OUT)).astype(dtype) for name in ("p", "exp_avg", "exp_avg_sq", "g")}
+    arrays = {name: rng.random((rows, OUT)).astype(dtype) for name in ("p", "exp_avg", "exp_avg_sq", "g", "q")}
     return arrays | {"step": np.array(3.0)}
 
 
@@ -279,7 +279,10 @@ def _load_states(backend: str, dtype: str, a: Arrays) -> list[Any]:
     saved["state"][0] = {name: a[name] for name in ("step", "exp_avg", "exp_avg_sq")}
     optimizer.load_state_dict(saved)
     optimizer.step(a["g"])
-    return [a["p"], *_known(optimizer), *(state for states in optimizer.states for state in states)]
+    shown = [state.copy() for states in optimizer.states for state in states]
+    optimizer.move([a["q"]])
+    optimizer.step(a["g"])
+    return [a["p"], a["q"], *_known(optimizer), *shown]
 
 
 # One loss of each kind of targets; of activations one that is nothing, and those that take their slope from y and z.
@@ -297,5 +300,5 @@ ENTRIES: dict[str, Entry] = {
     **{name: Entry(_gradients, _steps(make), ("p", "q")) for name, make in OPTIMIZERS.items()},
     "Optimizer.step clipped": Entry(_gradients, _clipped, ("p", "q"), rtol=1e-5),
     "Optimizer.step rows": Entry(_rows, _row_steps, ("p",)),
-    "Optimizer.load_state_dict": Entry(_states, _load_states, ("p",)),
+    "Optimizer.load_state_dict": Entry(_states, _load_states, ("p", "q")),
 }

@@ -102,7 +102,7 @@ NO_ARRAYS = {
 SEQUENTIAL = {"build", "compile", "get_weights", "load_weights", "network", "save", "specs", "summary"}  # take none
 OPTIMIZER = {"advance", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.
-CALLED = {"step", "bind", "add_param_group", "load_state_dict"}
+CALLED = {"step", "bind", "add_param_group", "load_state_dict", "move"}
 
 
 def _methods(cls):

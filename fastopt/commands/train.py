@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,6 +142,7 @@ def _names(table: Any) -> str:
 def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
     """Train what `args` say and print the result; `during` is open while the epochs run."""
     from .contest import Contestant, compete
+    from .ending import Ending
     from .outcome import Progress, headline, result
 
     backends = _contestants(args)
@@ -157,31 +157,26 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
     contestants = [Contestant(experiment, backend) for backend in backends]
     if not args.quiet:
         print(headline(data, contestants), flush=True)
-    with Progress(contestants, args.quiet) as progress:
+    end = Ending(contestants[0], args.save)
+    with Progress(contestants, args.quiet) as progress, end.on_signals():
         try:
             for contestant in contestants:
                 contestant.warm_up(progress.compiling)
             with during or nullcontext():
                 compete(contestants, progress.show)
+            progress.close()
+            end.save()
         except KeyboardInterrupt:
             progress.close()
-            return _interrupted(contestants[0], args.save)
+            return end.interrupted()
+        except OSError:  # the file cannot be written, but the figures are there
+            if contestants[-1].test:
+                print(result(contestants))
+            raise
     print(result(contestants))
-    if args.save is not None:
-        contestants[0].model.save(args.save)
-        if not args.quiet:
-            print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
+    if args.save is not None and not args.quiet:
+        print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
     return 0
-
-
-def _interrupted(contestant: Any, path: str | None) -> int:
-    done, epochs = contestant.model.epochs_done, contestant.experiment.epochs
-    saved = ""
-    if path is not None:
-        contestant.model.save(path)
-        saved = f"; what was trained so far is saved in {path}"
-    print(f"fastopt: interrupted after {done} of {epochs} epochs{saved}", file=sys.stderr)
-    return 130
 
 
 def _contestants(args: argparse.Namespace) -> list[str]:
