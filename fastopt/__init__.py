@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from .optim import Optimizer as Optimizer
     from .optim import RMSprop as RMSprop
     from .optim import get_optimizer as get_optimizer
+    from .preprocessing import Normalization as Normalization
+    from .preprocessing import Rescaling as Rescaling
     from .profiling import profile as profile
 
     __version__: str
@@ -47,6 +49,7 @@ _NAMES = {
     "layers": ("Dense", "Dropout"),
     "model": ("Sequential",),
     "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+    "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -56,6 +56,11 @@ def get(name: Any) -> Any:
     return _load(known(name))
 
 
+def network(name: Any) -> Any:
+    """The backend's class of networks; ImportError, with what is missing, where its kernels cannot run."""
+    return get(name).Network
+
+
 @cache
 def _load(name: str) -> Any:
     # An interrupt would leave modules behind that are imported by half, and the next try would fail.

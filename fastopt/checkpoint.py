@@ -1,7 +1,9 @@
 """Model files: safetensors, never pickle. The weights and the optimizer's states are tensors, the rest is JSON.
 
-Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>". Metadata: one entry, "fastopt", the
-JSON text of what `_describe` returns. `fastopt._files` writes a file, whole or not at all.
+Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
+remembers of its data (see `_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean", "targets.deviation".
+Metadata: one entry, "fastopt", the JSON text of what `_describe` returns. `fastopt._files` writes a file, whole or not
+at all.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _files, schedules
+from . import _files, _memory, schedules
 from ._arrays import check_count, check_name, check_number, own
 from ._files import Path, Readable, Writable
 from .kernels.spec import DenseSpec, LayerSpec
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastopt")
 
-FORMAT = 1
+FORMAT = 2  # written for models that remember something of their data; of others format 1 says all
 KEY = "fastopt"
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in OPTIMIZER_CLASSES)}
 
@@ -49,7 +51,7 @@ def save(model: Sequential, path: Path | Writable) -> None:
     """
     if model.inputs is None:
         raise ValueError("the model has no weights yet: call build, or fit, before save")
-    tensors = dict(zip(_names(model.layers), model.parameters, strict=True))
+    tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _memory.to_tensors(model)
     description = _describe(model)
     if model.optimizer is not None:
         state = model.optimizer.state_dict()["state"]
@@ -97,6 +99,7 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         model = _model(description, tensors, backend)
         if description["compile"] is not None:
             _compile(model, description["compile"], tensors)
+            _memory.know_old_labels(model)
         _check_left_over(tensors)
     return model
 
@@ -110,10 +113,12 @@ def load_weights(model: Sequential, path: Path | Readable) -> None:
     assert saved.inputs is not None
     inputs = saved.inputs if model.inputs is None else model.inputs
     different = _differences(saved.specs(saved.inputs), model.specs(inputs))
+    different += _memory.differences(saved.preprocessing, model.preprocessing)
     if different:
         raise ValueError(f"{_files.shown(path)} has another architecture than the model: {'; '.join(different)}")
     model.build(inputs)
     model.set_weights(saved.parameters)
+    _memory.take_over(model, saved)
 
 
 def _describe(model: Sequential) -> dict[str, Any]:
@@ -135,8 +140,10 @@ def _describe(model: Sequential) -> dict[str, Any]:
                 for entry in saved["state"].values()
             ],
         }
+    remembered = _memory.to_config(model)
     return {
-        "format": FORMAT,
+        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        **remembered,
         "layers": [to_config(layer) for layer in model.layers],
         "inputs": model.inputs,
         "seed": model.seed,
@@ -233,6 +240,7 @@ def _model(description: dict[str, Any], tensors: Tensors, backend: str | None) -
                 f"{name} must be {model.dtype} of shape {shape}; got {tensor.dtype} of shape {tensor.shape}"
             )
         parameters.append(tensor)
+    _memory.restore(model, inputs, description, tensors)
     _check_left_over(name for name in tensors if not name.startswith("optimizer."))
     model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)

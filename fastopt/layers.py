@@ -1,7 +1,7 @@
 """Layers: descriptions of what a network is made of. They hold no weights; the model does.
 
 A layer is immutable, so the same object may stand in several models, or several times in one, each time with weights
-of its own.
+of its own. Layers that prepare data, Normalization and Rescaling, stand before these; see `preprocessing`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ._arrays import check_count, check_finite, check_flag, check_name, check_nu
 from ._frozen import Frozen
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
+from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -102,7 +103,7 @@ class Dense(Frozen):
         set_(self, "units", check_count("units", self.units))
         set_(self, "use_bias", check_flag("use_bias", self.use_bias))
         check_name("activation", self.activation, OUTPUTS)
-        _check_label(self.name)
+        check_label(self.name)
         kernel = _initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
         bias = _initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
         if isinstance(kernel, np.ndarray) and kernel.shape[1] != self.units:
@@ -172,7 +173,7 @@ class Dropout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", check_number("rate", self.rate, 0.0, 1.0))
-        _check_label(self.name)
+        check_label(self.name)
 
     def __repr__(self) -> str:
         return _repr(self, self.rate)
@@ -182,8 +183,13 @@ class Dropout:
         return DropoutSpec(self.rate)
 
 
-Layer = Dense | Dropout
-LAYERS: dict[str, type[Dense] | type[Dropout]] = {"dense": Dense, "dropout": Dropout}
+Layer = Dense | Dropout | Normalization | Rescaling
+LAYERS: dict[str, type[Layer]] = {
+    "dense": Dense,
+    "dropout": Dropout,
+    "normalization": Normalization,
+    "rescaling": Rescaling,
+}
 
 
 def kind(layer: Layer) -> str:
@@ -193,18 +199,26 @@ def kind(layer: Layer) -> str:
 
 def to_config(layer: Layer) -> dict[str, Any]:
     """Return the layer as plain values for a file. An initializer that is an array becomes None: the weights say it."""
+    if isinstance(layer, Preprocessing):
+        return {"kind": kind(layer), **layer.config()}
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
     plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
     return {"kind": kind(layer), **plain}
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:
-    """Return the specs of `layers` behind each other, from `inputs` features on; ValueError where they clash."""
+    """Return the specs of `layers` behind each other, from `inputs` features on; ValueError where they clash.
+
+    Layers that prepare data have none: backends are given data that went through them.
+    """
     specs: list[LayerSpec] = []
     width = inputs
     for layer, name in zip(layers, names, strict=True):
         try:
-            specs.append(layer.spec(width))
+            if isinstance(layer, Preprocessing):
+                layer.check(width)
+            else:
+                specs.append(layer.spec(width))
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
         if isinstance(layer, Dense):
@@ -212,11 +226,19 @@ def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> lis
     return specs
 
 
-def _check_label(name: str | None) -> None:
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"name must be a string; got {describe(name)}")
-    if name == "":
-        raise ValueError("name must not be empty")
+def preprocessing_of(layers: tuple[Layer, ...]) -> tuple[Preprocessing, ...]:
+    """Return the layers that prepare data, with which a model begins; ValueError for one that stands elsewhere."""
+    front: list[Preprocessing] = []
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Preprocessing):
+            continue
+        if i != len(front):
+            raise ValueError(
+                f"layers[{i}], a {type(layer).__name__}, must stand before every Dense and Dropout: it prepares the"
+                " data, and nothing is trained through it"
+            )
+        front.append(layer)
+    return tuple(front)
 
 
 def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str | NDArray[np.float64]:
@@ -232,7 +254,7 @@ def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str
     return array
 
 
-def _repr(layer: Layer, *values: object) -> str:
+def _repr(layer: Dense | Dropout, *values: object) -> str:
     """The values given, then the other fields that are not at their defaults."""
     parts = [str(value) for value in values]
     for name, field in list(layer.__dataclass_fields__.items())[len(LEADING[type(layer)]) :]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _backends, batching, checkpoint, profiling, training
+from . import _backends, _intake, _targets, batching, checkpoint, profiling, training
 from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe, own
 from ._exclusive import Exclusive
 from ._files import Path, Readable, Writable
+from ._memory import DataMemory
 from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
 from .history import History
@@ -27,10 +28,11 @@ from .optim import Optimizer, get_optimizer
 from .progress import check_verbose
 
 
-class Sequential:
+class Sequential(DataMemory):
     """A network of dense layers, each working on what the one before it gives.
 
-    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax
+    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Before them
+             Normalization and Rescaling may stand, which change neither the weights nor the masks that the seed gives
     seed     whole number in [0, 2^64): the initial weights, the order of the rows and the dropout masks follow from it
              and from nothing else, so every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -51,7 +53,8 @@ class Sequential:
 
     Attributes: `layers`, `seed`, `dtype`, `inputs` (None until built), `optimizer`, `loss`, `metrics` (None, None, ()
     until compiled), `parameters`, `epochs_done` (over the model's life), `history` (of the last `fit`) and
-    `stop_training`, for callbacks.
+    `stop_training`, for callbacks; and what the model knows of its data: `classes`, `feature_names`, `target_scale`,
+    `statistics` (of Normalization) and `preparation`, all of which go into its file.
 
     Every method checks its arguments before it changes anything: TypeError for a wrong kind, ValueError for a wrong
     shape or value, and model, optimizer and arrays are as before.
@@ -78,6 +81,7 @@ class Sequential:
     ) -> None:
         self.layers = _check_layers(layers)
         self.names = _name(self.layers)
+        self._remember(self.layers)
         self.seed = check_count("seed", seed, least=0)
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2^64; got {seed}")
@@ -133,6 +137,11 @@ class Sequential:
         return self._last.units
 
     @property
+    def last_activation(self) -> str:
+        """The activation of the last layer."""
+        return self._last.activation
+
+    @property
     def built(self) -> bool:
         """Whether the model has weights."""
         return self.inputs is not None
@@ -174,7 +183,7 @@ class Sequential:
         self.specs(inputs)  # refuses layers that clash before a weight is drawn
         drawn: list[np.ndarray] = []
         width = inputs
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[len(self.preprocessing) :]):
             if isinstance(layer, Dense):
                 drawn += layer.draw(width, self.seed, index)
                 width = layer.units
@@ -189,6 +198,7 @@ class Sequential:
         if self.optimizer is not None:
             self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
+        self.learnt = self.learnt  # the numbers that layers bring are the model's from now on
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -224,8 +234,9 @@ class Sequential:
         width, total = self.inputs, 0
         rows = [("layer", "activation", "outputs", "parameters")]
         for layer, name in zip(self.layers, self.names, strict=True):
-            if isinstance(layer, Dropout):
-                rows.append((name, f"rate {layer.rate:g}", "?" if width is None else f"{width:,}", "0"))
+            if not isinstance(layer, Dense):
+                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
+                rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
                 continue
             count = None if width is None else (width + layer.use_bias) * layer.units
             total += count or 0
@@ -309,12 +320,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         initial_epoch: int = 0,
         nan: str = "raise",
         accumulate: int = 1,
+        standardize_targets: bool = False,
     ) -> History:
         """Train, in place, and return the figures of every epoch.
 
-        x                 (n, inputs), real numbers of any type, converted to the model's dtype and not scaled
-        y                 labels (n,), whole numbers from 0, for sparse_categorical_crossentropy; else (n, outputs), or
-                          (n,) where there is one output
+        x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
+                          model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
+                          of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
+                          `feature_names` keeps their names, and other columns are refused from then on
+        y                 labels (n,) or (n, 1) for sparse_categorical_crossentropy, and for binary_crossentropy, hinge
+                          and perceptron with one output: whole numbers, bools or strings. Those that are not 0, 1, ...
+                          already are numbered in sorted order, and `classes` keeps them; there must be as many as the
+                          outputs tell apart. Else numbers (n, outputs), or (n,) where there is one output
         epochs            number of the last epoch; with initial_epoch=0 that is how many are run
         batch_size        rows per batch; the last batch of an epoch has what is left
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
@@ -324,10 +341,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
                           initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
-        nan               "raise": NaN and infinity in the data are errors; "skip": rows that have them are left out
+        nan               "raise": NaN, missing cells and infinity in the data are errors; "skip": rows that have them
+                          are left out
         accumulate        batches per optimizer step: their gradients are averaged over all their rows, so that
                           accumulate=4 with batch_size=16 takes the steps of batch_size=64 in a quarter of the memory.
                           Steps, also those of `step_losses`, are the optimizer's; the last of an epoch has what is left
+        standardize_targets  for losses of real numbers: the network learns targets less their mean, over their
+                          deviation, of the rows that it trains on at the first `fit` (a constant one: over 1).
+                          `target_scale` keeps both, for later calls, too. Losses and metrics are in these units, also
+                          those of `evaluate`; `predict` gives the units of y
 
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
@@ -346,7 +368,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._use.alone("fit", trains=True):
             plan = self._plan(
                 x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
-                nan, accumulate,
+                nan, accumulate, standardize_targets,
             )  # fmt: skip
             return training.run(self, plan)
 
@@ -364,6 +386,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         initial_epoch: int = 0,
         nan: str = "raise",
         accumulate: int = 1,
+        standardize_targets: bool = False,
     ) -> training.Plan:
         """Check the arguments of `fit` and build the model; `fastopt.training.run_epochs` takes what is returned."""
         loss = self._compiled()
@@ -383,49 +406,71 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"every callback must be a Callback; got {describe(callback)}")
-        data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
-        inputs = data.x.shape[1]
-        self.specs(inputs)
-        rows, validation = np.arange(len(data.x)), None
+        check_flag("standardize_targets", standardize_targets)
+        raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
+        inputs = raw.x.values.shape[1]
+        self._check_clash(inputs)
+        rows, held_out = np.arange(len(raw.x.values)), None
         if validation_data is not None:
             if fraction:
                 raise ValueError("give validation_split or validation_data, not both")
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 raise TypeError(f"validation_data must be a tuple (x, y); got {describe(validation_data)}")
-            names = ("validation x", "validation y")
-            validation = training.samples(names, *validation_data, inputs, self.outputs, loss, self.dtype, nan)
         elif fraction:
             rows, held_out = batching.split(len(rows), fraction, self.seed, shuffle)
-            validation = training.Data(data.x[held_out], data.y[held_out])
+        learnt = _intake.learnt_from(self, raw, None if held_out is None else rows, loss, standardize_targets)
+        data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
+        if validation_data is not None:
+            names = ("validation x", "validation y")
+            more = _intake.read(self, names, *validation_data, loss, nan, inputs, learnt.feature_names)
+            validation = _intake.converted(self, names, more, loss, learnt)
+        elif held_out is not None:
+            validation = _intake.Data(data.x[held_out], data.y[held_out])
         for name, some in (("y", data), ("validation y", validation)):
             if some is not None:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         names_of_figures = training.figure_names(self.metrics, validation is not None)
         for callback in callbacks:
             callback.check(names_of_figures)
+        _backends.network(self.backend)  # where it cannot run, nothing is learnt
         self.build(inputs)
+        self.learnt = learnt
         epoch_numbers = range(first + 1, last + 1)
         return training.Plan(
             data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose, accumulate
         )
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
-        """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout."""
+        """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
+
+        Labels must be among `classes`. With a `target_scale` the figures are in its units, as those of `fit`.
+        """
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
-        data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
+        raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
+        inputs = raw.x.values.shape[1]
+        self._check_clash(inputs)
+        data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
-            self.build(data.x.shape[1])
+            self.build(inputs)
             return training.figures(self.network().evaluate(*data, batch_size))
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout."""
+        """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
+
+        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets.
+        """
         batch_size = check_count("batch_size", batch_size)
-        rows = training.features("x", x, self.inputs, self.dtype)
+        features = _intake.read_x(self, "x", x)
+        inputs = features.values.shape[1]
+        self._check_clash(inputs)
+        learnt = self.learnt_for(inputs)
+        rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
-            self.build(rows.shape[1])
-            return self.network(training=False).predict(rows, batch_size)
+            self.build(inputs)
+            outputs = self.network(training=False).predict(rows, batch_size)
+        return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def _reading(self, call: str) -> AbstractContextManager[None]:
         """While open, no other thread changes the weights; the first call makes them."""
@@ -436,9 +481,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         profiling.check_backend(self.backend)
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
-        network = _backends.get(self.backend).Network
+        network = _backends.network(self.backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    def _check_clash(self, inputs: int) -> None:
+        """ValueError where layers clash behind `inputs` features, before anything is made."""
+        if not self.built:
+            self.specs(inputs)
 
     @property
     def _mixed(self) -> bool:
@@ -481,26 +531,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             checkpoint.save(self, path)
 
     def load_weights(self, path: Path | Readable) -> None:
-        """Take the weights of a file written by `save`; its dense layers must be the model's.
+        """Take the weights of a file written by `save`; its dense layers must be the model's, and so must those before.
 
         `path` is that of the file, or a file object open for reading in binary mode. The weights are converted to the
-        model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the differences, for a file of
-        another architecture, or one that is damaged or foreign; nothing is changed then.
+        model's dtype. What makes sense of them comes with them: the numbers of Normalization, `target_scale` and, where
+        the file has them, `classes`, `feature_names` and `preparation`. Optimizer and counts stay as they are. Raises
+        ValueError, with the differences, for a file of another architecture, or one that is damaged or foreign; nothing
+        is changed then.
         """
         with self._use.alone("load_weights"):
             checkpoint.load_weights(self, path)
 
 
 def _check_layers(layers: Any) -> tuple[Layer, ...]:
-    if isinstance(layers, Dense | Dropout | str) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a list of Dense and Dropout; got {describe(layers)}")
+    known = "Dense, Dropout, Normalization"
+    if isinstance(layers, Layer | str) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers must be a list of {known} and Rescaling; got {describe(layers)}")
     for i, layer in enumerate(layers):
-        if not isinstance(layer, Dense | Dropout):
-            raise TypeError(f"layers[{i}] must be Dense or Dropout; got {describe(layer)}")
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}] must be {known} or Rescaling; got {describe(layer)}")
     if not layers:
         raise ValueError("layers must hold at least one Dense")
     if not isinstance(layers[-1], Dense):
-        raise ValueError("the last layer must be Dense: Dropout would zero outputs at random")
+        drops = isinstance(layers[-1], Dropout)
+        why = "Dropout would zero outputs at random" if drops else "the others only prepare data"
+        raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, Dense) and layer.activation == "softmax":
             raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")

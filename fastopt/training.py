@@ -1,8 +1,7 @@
-"""What `Sequential.fit` and `Sequential.evaluate` do: data checked and brought into shape, then epoch after epoch."""
+"""Epoch after epoch, as `Sequential.fit` goes through them."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -11,31 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _backends, progress
-from ._arrays import as_numbers, check_finite, check_matrix, check_name, finite_rows, plain
+from ._intake import Data
 from ._warnings import warn
 from .batching import epoch_order
 from .callbacks import Callback
 from .history import History
 from .kernels.interrupts import interrupts_held
 from .kernels.spec import Batches, Totals
-from .losses import Loss, prepare_targets
 
 if TYPE_CHECKING:
     from .model import Sequential
 
-log = logging.getLogger("fastopt")
-
-NAN = ("raise", "skip")
 DIVERGED = "the training diverged in epoch"
 REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
-
-
-class Data(NamedTuple):
-    """Rows as the backends take them."""
-
-    x: np.ndarray  # (n, inputs) of the model's dtype
-    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
 
 
 class Plan(NamedTuple):
@@ -50,34 +38,6 @@ class Plan(NamedTuple):
     callbacks: Sequence[Callback]
     verbose: int | str
     accumulate: int
-
-
-def features(name: str, x: Any, inputs: int | None, dtype: np.dtype, finite: bool = True) -> np.ndarray:
-    """Return x as a contiguous matrix of `dtype` and, where they are known, of `inputs` columns."""
-    array = check_matrix(name, as_numbers(name, x, dtype), inputs)
-    return check_finite(name, array) if finite else array
-
-
-def samples(
-    names: tuple[str, str], x: Any, y: Any, inputs: int | None, outputs: int, loss: Loss, dtype: np.dtype, nan: str
-) -> Data:
-    """Return checked rows of x with the targets that `loss` wants; with nan="skip" without those not finite."""
-    check_name("nan", nan, NAN)
-    matrix = features(names[0], x, inputs, dtype, finite=nan == "raise")
-    targets = plain(names[1], y)
-    if targets.ndim == 0 or len(targets) != len(matrix):
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have as many rows; got shapes {matrix.shape} and {targets.shape}"
-        )
-    if nan == "skip":
-        good = finite_rows(matrix) & finite_rows(targets)
-        dropped = len(good) - np.count_nonzero(good)
-        if dropped == len(good):
-            raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
-        if dropped:
-            log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
-            matrix, targets = matrix[good], targets[good]
-    return Data(matrix, prepare_targets(loss.spec, targets, outputs, dtype, rows=len(matrix), name=names[1]))
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:

@@ -209,7 +209,7 @@ def test_interrupted_epoch_counts_its_steps(backend):
     assert model.optimizer.steps == 8
     assert model.epochs_done == 1
     assert len(model.history) == 0
-    batches = training.Batches(*training.samples(("x", "y"), x, y, 6, 3, model.loss, model.dtype, "raise"), None, 16)
+    batches = training.Batches(*by_hand._plan(x, y, 1, 32).data, None, 16)
     order = training.epoch_order(np.arange(96), model.seed, 1, True)[:32]
     training.train_epoch(by_hand, by_hand.network(), batches._replace(order=order))
     assert_same(model.get_weights(), by_hand.get_weights())
@@ -239,7 +239,7 @@ def test_ctrl_c_stops_between_two_batches(backend):
     if epochs:
         by_hand.fit(x, y, epochs=epochs, batch_size=10)
     if rest:
-        data = training.samples(("x", "y"), x, y, 6, 3, model.loss, model.dtype, "raise")
+        data = by_hand._plan(x, y, 1, 32).data
         order = training.epoch_order(np.arange(4000), model.seed, 1 + epochs, True)[: 10 * rest]
         training.train_epoch(by_hand, by_hand.network(), training.Batches(*data, order, 10))
     assert_same(model.get_weights(), by_hand.get_weights())

@@ -1,0 +1,370 @@
+"""Tables of pandas, polars and pyarrow, and arrays of other libraries, as NumPy arrays with the names of their columns.
+
+No such library is imported: an object of a library can only be there if its module is.
+"""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._arrays import check_finite, check_real, describe, plain
+from ._dlpack import is_tensor, speaks_dlpack, view_of
+
+
+class Column(NamedTuple):
+    """Numbers (bool, int, uint or float), or strings, with what stands in for missing cells marked."""
+
+    values: np.ndarray  # (n,)
+    missing: np.ndarray | None  # (n,) bool; None: no cell is missing
+
+
+class Features(NamedTuple):
+    """Rows of real numbers; a missing cell is NaN."""
+
+    values: np.ndarray  # (n, columns), any real dtype
+    names: tuple[str, ...] | None  # of the columns; None where they have none, or some that are no strings
+
+
+class NotNumbers(TypeError):
+    """Cells of a column are neither all numbers nor all strings."""
+
+
+def features(name: str, x: Any) -> Features:
+    """Return x, a table or an array, as a matrix of real numbers; images and other arrays of rows are flattened.
+
+    Raises TypeError for text, dates, complex numbers and the like, with the column and the row; ValueError for a
+    shape that is no table. Shapes of fewer than two dimensions are left for the caller to refuse, but a Series is one
+    column.
+    """
+    table = _table(name, x)
+    if table is None:
+        return Features(_flat(_real_array(name, x)), None)
+    labels = tuple(label for label, _ in table.columns)
+    names = labels if table.named and all(isinstance(label, str) for label in labels) else None
+    if table.whole is not None:
+        return Features(table.whole, names)
+    columns = [_numbers(f"{name}: column {label!r}", pull) for label, pull in table.columns]
+    values = np.empty((table.rows, len(columns)), np.result_type(np.bool_, *(column.dtype for column in columns)))
+    for i, column in enumerate(columns):
+        values[:, i] = column
+    return Features(values, names)
+
+
+def numbers_of(name: str, y: Any) -> Features:
+    """Return y, a table, a column or an array, as real numbers of its shape; a missing cell is NaN."""
+    table = _table(name, y)
+    if table is None:
+        return Features(_real_array(name, y), None)
+    labels = [label for label, _ in table.columns]
+    columns = [_numbers(f"{name}: column {label!r}" if table.named else name, pull) for label, pull in table.columns]
+    values = np.stack(columns, axis=1) if table.named and columns else np.ravel(columns)
+    return Features(values, tuple(labels) if all(isinstance(label, str) for label in labels) else None)
+
+
+def column(name: str, y: Any) -> Column | np.ndarray:
+    """Return y, labels in one column, as it came from a library's column, or any other as an array of any shape."""
+    if isinstance(y, list | tuple):
+        return _from_list(name, y)
+    table = _table(name, y)
+    if table is None:
+        return as_array(name, y)
+    if len(table.columns) != 1:
+        raise ValueError(f"{name} must be class labels in one column; got {len(table.columns)} columns")
+    try:
+        return table.columns[0][1]()
+    except NotNumbers as error:
+        raise TypeError(f"{name}: {error}") from None
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return an array of any kind and layout; also of what hands out its memory by `__dlpack__` only, and bfloat16."""
+    if type(value) is np.ndarray:
+        return value
+    if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
+        value = value.float()  # NumPy has no such numbers
+    if speaks_dlpack(value) and not hasattr(value, "__array__"):
+        return view_of(name, value)
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name} must not be a sparse matrix; got {describe(value)} (use .toarray())")
+    return plain(name, value)
+
+
+def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
+    """No NaN and no infinity in a matrix or a column; the message names the column, if it has a name, and the row."""
+    if array.dtype.kind != "f" or names is None:
+        return check_finite(name, array) if array.dtype.kind == "f" else array
+    bad = ~np.isfinite(array).reshape(len(array), -1)
+    if bad.any():
+        column = int(np.argmax(bad.any(axis=0)))
+        row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
+        value = array.reshape(bad.shape)[row, column]
+        what = "a missing value" if np.isnan(value) else str(value)
+        raise ValueError(
+            f"{name}: column {names[column]!r} has {what} in row {row}{f' (and {more} more)' * (more > 0)};"
+            f" {name} must be finite"
+        )
+    return array
+
+
+def from_objects(cells: np.ndarray) -> Column:
+    """Return Python objects (n,), all numbers or all strings but for None, NaN, NA and NaT, in a dtype for all of them.
+
+    Raises NotNumbers for a mixture and for anything else, with a row of each type.
+    """
+    types = set(map(type, cells))
+    if types == {str}:  # as columns of strings mostly are
+        return Column(cells.astype(str), None)
+    if types == {float}:
+        return _marked(cells.astype(np.float64))
+    missing = np.array([_is_missing(cell) for cell in cells], bool)
+    present = cells[~missing]
+    kinds = {_kind(type_) for type_ in set(map(type, present))}
+    filled = np.where(missing, "" if kinds == {"text"} else 0, cells).tolist()
+    if kinds == {"text"}:
+        values = np.array(filled, str)
+    elif kinds == {"bool"}:
+        values = np.array(filled, bool)
+    elif kinds <= {"int", "bool"}:
+        values = _whole([int(cell) for cell in filled])
+    elif kinds <= {"int", "float", "bool"}:
+        values = np.array([float(cell) for cell in filled])
+    else:
+        raise NotNumbers(_mixture(cells, missing))
+    return Column(values, missing if missing.any() else None)
+
+
+# ---------------------------------------------------------------- any library's table
+
+
+class _Table(NamedTuple):
+    rows: int
+    columns: list[tuple[Any, Callable[[], Column]]]  # (label, its cells)
+    named: bool  # False: a single column, which was no table
+    whole: np.ndarray | None = None  # all cells, where they have one dtype of numbers
+
+
+def _table(name: str, value: Any) -> _Table | None:
+    """The table or the column of a known library; None for anything else."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return None
+    for library, read in (("pandas", _pandas), ("polars", _polars), ("pyarrow", _pyarrow)):
+        module = sys.modules.get(library)
+        table = None if module is None else read(name, value, module)
+        if table is not None:
+            return table
+    return None
+
+
+def _pandas(name: str, value: Any, pandas: Any) -> _Table | None:
+    if isinstance(value, pandas.DataFrame):
+        series = [value.iloc[:, i] for i in range(value.shape[1])]
+        columns = [(label, _later(_from_pandas, s)) for label, s in zip(value.columns.tolist(), series, strict=True)]
+        dtypes = set(value.dtypes)
+        alike = len(dtypes) == 1 and all(isinstance(d, np.dtype) and d.kind in "biuf" for d in dtypes)
+        return _Table(len(value), columns, True, value.to_numpy() if alike else None)
+    if isinstance(value, pandas.Index | pandas.api.extensions.ExtensionArray):
+        if isinstance(value, pandas.MultiIndex):
+            raise TypeError(f"{name} must be numbers; got a MultiIndex")
+        value = pandas.Series(value)
+    if isinstance(value, pandas.Series):
+        return _Table(len(value), [(value.name, _later(_from_pandas, value))], False)
+    return None
+
+
+def _polars(name: str, value: Any, polars: Any) -> _Table | None:
+    if isinstance(value, polars.LazyFrame):
+        raise TypeError(f"{name} must be data, not a LazyFrame: call its method collect() first")
+    if isinstance(value, polars.DataFrame):
+        return _Table(value.height, [(s.name, _later(_from_polars, s)) for s in value.get_columns()], True)
+    if isinstance(value, polars.Series):
+        return _Table(len(value), [(value.name, _later(_from_polars, value))], False)
+    return None
+
+
+def _pyarrow(name: str, value: Any, pyarrow: Any) -> _Table | None:
+    if isinstance(value, pyarrow.Table | pyarrow.RecordBatch):
+        pairs = zip(value.schema.names, value.columns, strict=True)
+        return _Table(value.num_rows, [(n, _later(_from_arrow, c)) for n, c in pairs], True)
+    if isinstance(value, pyarrow.Array | pyarrow.ChunkedArray):
+        return _Table(len(value), [(None, _later(_from_arrow, value))], False)
+    return None
+
+
+def _later(read: Callable[[Any], Column], column: Any) -> Callable[[], Column]:
+    return lambda: read(column)
+
+
+def _from_pandas(series: Any) -> Column:
+    dtype = series.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
+        return Column(series.to_numpy(), None)
+    if hasattr(dtype, "categories"):
+        codes = series.cat.codes.to_numpy()
+        found = _from_pandas(dtype.categories.to_series())
+        return _chosen(found, codes)
+    missing = np.asarray(series.isna(), bool)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "biuf":
+        target = {"b": bool, "i": np.int64, "u": np.uint64, "f": np.float64}[kind]
+        values = series.to_numpy(dtype=target, na_value=False if kind == "b" else 0)
+        return Column(values, missing if missing.any() else None)
+    if kind in "mM":
+        raise NotNumbers(f"{dtype} values, which are no numbers")
+    return from_objects(series.to_numpy(dtype=object))
+
+
+def _from_polars(series: Any) -> Column:
+    polars, dtype = sys.modules["polars"], series.dtype
+    missing = series.is_null().to_numpy()
+    if dtype.is_decimal():
+        series = series.cast(polars.Float64)
+    if dtype.is_numeric() or dtype == polars.Boolean:
+        values = series.fill_null(False if dtype == polars.Boolean else 0).to_numpy()
+        return Column(values, missing if missing.any() else None)
+    return from_objects(_objects(series.to_list()))
+
+
+def _from_arrow(column: Any) -> Column:
+    pyarrow = sys.modules["pyarrow"]
+    types = pyarrow.types
+    if isinstance(column, pyarrow.Array):
+        column = pyarrow.chunked_array([column])
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
+    kind = column.type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        missing = np.asarray(column.is_null().to_numpy(), bool)
+        values = column.fill_null(False if types.is_boolean(kind) else 0).to_numpy()
+        return Column(values, missing if missing.any() else None)
+    return from_objects(_objects(column.to_pylist()))
+
+
+def _chosen(categories: Column, codes: np.ndarray) -> Column:
+    """The cells of a categorical column: code -1 is a missing one."""
+    missing = codes < 0
+    values = categories.values if len(categories.values) else np.zeros(1)
+    return Column(values[np.where(missing, 0, codes)], missing if missing.any() else None)
+
+
+def _numbers(what: str, pull: Callable[[], Column]) -> np.ndarray:
+    """A column's numbers, NaN where they are missing."""
+    try:
+        values, missing = pull()
+    except NotNumbers as error:
+        raise TypeError(f"{what} must hold numbers; got {error}") from None
+    if values.dtype.kind not in "biuf":
+        row = 0 if missing is None else int(np.argmin(missing))
+        raise TypeError(
+            f"{what} must hold numbers; got text ({str(values[row])!r} in row {row}): encode it as numbers, such as by"
+            " pandas.get_dummies, or let fastopt.datasets.read_table read the file"
+        )
+    if missing is None:
+        return values
+    values = values.astype(np.float64)
+    values[missing] = np.nan
+    return values
+
+
+# ---------------------------------------------------------------- arrays and lists
+
+
+def _real_array(name: str, value: Any) -> np.ndarray:
+    array = as_array(name, value)
+    if array.dtype.kind in "OUT" and array.ndim:
+        raise TypeError(
+            f"{name} must hold real numbers, not {array.dtype} (got {describe(value)})"
+            + _first_wrong(_objects_of(value, array.shape) if isinstance(value, list | tuple) else array)
+        )
+    check_real(name, array, value)
+    return array
+
+
+def _first_wrong(array: np.ndarray) -> str:
+    """The place of the first cell that is no number, in words; nothing where all are numbers."""
+    for index in np.ndindex(array.shape):
+        cell = array[index]
+        if _is_missing(cell) or _kind(type(cell)) not in ("int", "float", "bool"):
+            return f": row {index[0]}{''.join(f', column {i}' for i in index[1:2])} has {_shown(cell)}"
+    return ": use .astype(float)"
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    if array.ndim < 3:
+        return array
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
+
+
+def _from_list(name: str, y: Any) -> Column | np.ndarray:
+    """A list of labels; NumPy would turn the numbers among strings into strings, and None and NaN, too."""
+    array = as_array(name, y)
+    rounded = array.dtype.kind == "f" and array.size > 0 and bool((np.abs(array) >= 2.0**63).any())  # uint64 with int64
+    if (array.dtype.kind not in "UO" and not rounded) or array.ndim > 2:
+        return array
+    return _objects_of(y, array.shape)
+
+
+def _objects_of(y: Any, shape: tuple[int, ...]) -> np.ndarray:
+    cells = np.empty(shape, object)
+    cells[...] = y
+    return cells
+
+
+def _objects(cells: Iterable[Any]) -> np.ndarray:
+    listed = list(cells)
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def _is_missing(cell: Any) -> bool:
+    """True for None, NaN, pandas' NA and NaT, and NumPy's NaT."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float | np.floating | np.datetime64 | Decimal) and cell != cell
+
+
+def _kind(type_: type) -> str:
+    if issubclass(type_, str):
+        return "text"
+    if issubclass(type_, bool | np.bool_):
+        return "bool"
+    if issubclass(type_, numbers.Integral):
+        return "int"
+    return "float" if issubclass(type_, numbers.Real | Decimal) else type_.__name__
+
+
+def _marked(values: np.ndarray) -> Column:
+    """Floats, of which NaN is missing."""
+    missing = np.isnan(values)
+    return Column(values, missing if missing.any() else None)
+
+
+def _whole(cells: list[int]) -> np.ndarray:
+    """Python's whole numbers as int64, or as uint64 where one is beyond it."""
+    try:
+        return np.array(cells, np.int64 if not cells or max(cells) < 2**63 else np.uint64)
+    except OverflowError:
+        raise NotNumbers("whole numbers of more than 64 bits") from None
+
+
+def _shown(cell: Any) -> str:
+    """A cell as a message shows it, shortened."""
+    text = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _mixture(cells: np.ndarray, missing: np.ndarray) -> str:
+    """What there is beside numbers, or beside strings, with the first row of each kind."""
+    kinds: dict[str, int] = {}
+    for row in np.flatnonzero(~missing):
+        kinds.setdefault(_kind(type(cells[row])), int(row))
+    found = [f"{kind} ({_shown(cells[row])} in row {row})" for kind, row in list(kinds.items())[:3]]
+    return " and ".join(found) if len(found) > 1 else f"{found[0]}, which is neither a number nor text"

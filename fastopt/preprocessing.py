@@ -1,0 +1,297 @@
+"""Layers that prepare data: first layers of a model, with the names, formulas and meaning of Keras'.
+
+They work on the host, in float64, on rows as they came, and hand the model's dtype on: every backend is given the same
+bits, and neither large offsets nor the range of float32 cost anything. Nothing in them is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _frames
+from ._arrays import check_finite, check_matrix, check_real, describe, own, plain
+from ._frozen import Frozen
+
+EPSILON = 1e-7  # Keras': the smallest deviation that is divided by
+BLOCK = 1 << 20  # numbers worked on at once, so that no whole copy in float64 is made
+
+
+class Statistics(NamedTuple):
+    """Mean and variance of every feature, float64 (inputs,)."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization(Frozen):
+    """Features of mean 0 and deviation 1: (x - mean) / max(sqrt(variance), 1e-7). Constant features become 0.
+
+    axis            -1 (or 1): mean and variance of every feature, images flattened; None: of all numbers together
+    mean, variance  numbers, or arrays (inputs,), to use instead of the data's; both or neither
+    name            what `summary` and error messages call it; by default normalization_1, ... in a model
+
+    Without `mean` and `variance` the model learns them at its first `fit`, from the rows that it trains on and not from
+    those held out, or by `model.adapt(x)`, and keeps them. `layer.adapt(x)` does so beforehand, for every model that
+    is built with the layer afterwards; a model that has numbers already keeps them. A model's numbers are in
+    `model.statistics`, beside `parameters`, and in its file.
+
+    Stands before the first Dense, as do other layers of this kind. Raises TypeError or ValueError for other arguments.
+
+    >>> import numpy as np
+    >>> layer = Normalization().adapt([[0.0, 5.0], [2.0, 5.0]])
+    >>> layer.mean.tolist(), layer.variance.tolist()
+    ([1.0, 5.0], [1.0, 0.0])
+    >>> Normalization(mean=0.5, variance=4.0)
+    Normalization(mean=0.5, variance=4)
+    """
+
+    axis: int | None = -1
+    mean: ArrayLike | None = None
+    variance: ArrayLike | None = None
+    name: str | None = None
+    _given: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.axis not in (-1, 1, None) or isinstance(self.axis, bool):
+            raise ValueError(f"axis must be -1 (feature by feature) or None (all together); got {self.axis!r}")
+        check_label(self.name)
+        if (self.mean is None) != (self.variance is None):
+            raise ValueError("give mean and variance both, or neither")
+        object.__setattr__(self, "_given", self.mean is not None)  # and not found by `adapt`
+        if self.mean is None:
+            return
+        mean, variance = _vector("mean", self.mean), _vector("variance", self.variance)
+        if (variance < 0).any():
+            raise ValueError(f"variance must not be negative; got {variance.min():g}")
+        if mean.ndim and variance.ndim and mean.shape != variance.shape:
+            raise ValueError(f"mean and variance must have one shape; got {mean.shape} and {variance.shape}")
+        self._take(mean, variance)
+
+    def __repr__(self) -> str:
+        parts = [] if self.axis == -1 else [f"axis={self.axis}"]
+        if self._given:
+            parts += [f"mean={_brief(self.mean)}", f"variance={_brief(self.variance)}"]
+        return f"Normalization({', '.join(parts + _named(self))})"
+
+    def adapt(self, data: Any) -> Normalization:
+        """Learn mean and variance from rows of features, in place of earlier ones, and return the layer itself.
+
+        data  (n, inputs), a table or an array as `fit` takes them; finite
+
+        Raises ValueError for a layer that was made with mean and variance, and for NaN or infinity.
+        """
+        if self._given:
+            raise ValueError("adapt would replace the mean and variance that the layer was made with")
+        values, names = _frames.features("data", data)
+        _frames.check_cells("data", check_matrix("data", values), names)
+        self._take(*moments(lambda: _blocks(values, None), self.axis is None))
+        return self
+
+    def statistics(self, inputs: int) -> Statistics | None:
+        """Return mean and variance of `inputs` features, as given or adapted; None where there are none yet."""
+        if self.mean is None:
+            return None
+        return Statistics(_spread(self.mean, inputs), _spread(self.variance, inputs))
+
+    def check(self, inputs: int) -> None:
+        """Raise ValueError where mean and variance are of another number of features."""
+        for what in ("mean", "variance"):
+            _check_length(what, getattr(self, what), inputs)
+
+    def formula(self) -> str:
+        """Return what `summary` says of the layer."""
+        return "(x - mean) / deviation"
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments as plain values; not what was learnt."""
+        given = {"mean": _listed(self.mean), "variance": _listed(self.variance)} if self._given else {}
+        return {"axis": self.axis, "mean": None, "variance": None, "name": self.name, **given}
+
+    def _take(self, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> None:
+        for what, array in (("mean", mean), ("variance", variance)):
+            array.flags.writeable = False
+            object.__setattr__(self, what, array)
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaling(Frozen):
+    """Features times `scale`, plus `offset`: Rescaling(1 / 255) brings bytes of images into [0, 1].
+
+    scale, offset  numbers, or arrays (inputs,)
+    name           what `summary` and error messages call it; by default rescaling_1, ... in a model
+
+    Stands before the first Dense, as do other layers of this kind. Raises TypeError or ValueError for other arguments.
+
+    >>> Rescaling(2, offset=-1)
+    Rescaling(2, offset=-1)
+    """
+
+    scale: ArrayLike
+    offset: ArrayLike = 0.0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_label(self.name)
+        scale, offset = _vector("scale", self.scale), _vector("offset", self.offset)
+        if scale.ndim and offset.ndim and scale.shape != offset.shape:
+            raise ValueError(f"scale and offset must have one shape; got {scale.shape} and {offset.shape}")
+        for what, array in (("scale", scale), ("offset", offset)):
+            array.flags.writeable = False
+            object.__setattr__(self, what, array)
+
+    def __repr__(self) -> str:
+        offset = [] if np.ndim(self.offset) == 0 and self.offset == 0 else [f"offset={_brief(self.offset)}"]
+        return f"Rescaling({', '.join([_brief(self.scale), *offset, *_named(self)])})"
+
+    def check(self, inputs: int) -> None:
+        """Raise ValueError where scale or offset are of another number of features."""
+        for what in ("scale", "offset"):
+            _check_length(what, getattr(self, what), inputs)
+
+    def formula(self) -> str:
+        """Return what `summary` says of the layer, with the numbers where they are single."""
+        scale, offset = np.asarray(self.scale), np.asarray(self.offset)
+        shift = "" if offset.ndim == 0 and offset == 0 else " + offset" if offset.ndim else f" {offset:+.6g}"
+        return f"x * {'scale' if scale.ndim else f'{scale:.6g}'}{shift}"
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments as plain values."""
+        return {"scale": _listed(self.scale), "offset": _listed(self.offset), "name": self.name}
+
+
+Preprocessing = Normalization | Rescaling
+Known = Sequence[Statistics | None]  # for each layer; None for Rescaling, and for what has not learnt yet
+
+
+def known_statistics(layers: Sequence[Preprocessing], own: Known, inputs: int) -> list[Statistics | None]:
+    """Return the numbers of layers: a model's `own` first, else those that the layers bring."""
+    return [
+        mine if mine is not None or not isinstance(layer, Normalization) else layer.statistics(inputs)
+        for layer, mine in zip(layers, own, strict=True)
+    ]
+
+
+def learn(
+    layers: Sequence[Preprocessing], known: Known, matrix: np.ndarray, rows: NDArray[np.int64] | None
+) -> list[Statistics | None]:
+    """Return the numbers of all layers: those that are not known yet from `rows` of the matrix, None: from all.
+
+    A layer learns from what those before it give. The matrix must be finite. Raises ValueError where a variance is not.
+    """
+    found = list(known)
+    for i, layer in enumerate(layers):
+        if isinstance(layer, Normalization) and found[i] is None:
+            before, numbers = layers[:i], found[:i]
+
+            def blocks(before: Any = before, numbers: Any = numbers) -> Iterator[np.ndarray]:
+                return (_through(before, numbers, block) for block in _blocks(matrix, rows))
+
+            mean, variance = moments(blocks, layer.axis is None)
+            found[i] = Statistics(_spread(mean, matrix.shape[1]), _spread(variance, matrix.shape[1]))
+    return found
+
+
+def apply(layers: Sequence[Preprocessing], numbers: Known, matrix: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return what the layers make of a matrix of real numbers, in `dtype`; without layers it may be the matrix."""
+    if not layers:
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, which is reported
+            return np.require(matrix, dtype, ["C", "A"])
+    out = np.empty(matrix.shape, dtype)
+    start = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in _blocks(matrix, None):
+            out[start : start + len(block)] = _through(layers, numbers, block)
+            start += len(block)
+    return out
+
+
+def moments(blocks: Callable[[], Iterator[np.ndarray]], together: bool = False) -> Statistics:
+    """Return mean and variance (over n) of the columns of float64 blocks of rows; `together`: of all numbers, ().
+
+    Deviations are taken from the first row, then from the mean, so that offsets cost no digits, and the variance of a
+    constant is 0 to the bit.
+    """
+
+    def read() -> Iterator[np.ndarray]:
+        return (block.reshape(-1, 1) if together else block for block in blocks())
+
+    first = next(read())[0].copy()
+    rows, total = 0, np.zeros_like(first)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in read():
+            total += (block - first).sum(axis=0)
+            rows += len(block)
+        shift = total / rows
+        squares = np.zeros_like(first)
+        for block in read():
+            deviation = (block - first) - shift
+            squares += (deviation * deviation).sum(axis=0)
+        mean, variance = first + shift, squares / rows
+    for what, array in (("mean", mean), ("variance", variance)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"the {what} of feature {int(np.argmin(np.isfinite(array)))} is too large for float64")
+    return Statistics(mean.reshape(()), variance.reshape(())) if together else Statistics(mean, variance)
+
+
+def check_label(name: str | None) -> None:
+    """Names of layers are strings that are not empty, or None."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a string; got {describe(name)}")
+    if name == "":
+        raise ValueError("name must not be empty")
+
+
+def _through(layers: Sequence[Preprocessing], numbers: Known, block: np.ndarray) -> np.ndarray:
+    """What layers make of a block of float64 rows, which may be changed in place."""
+    for layer, known in zip(layers, numbers, strict=True):
+        if isinstance(layer, Rescaling):
+            block = block * np.asarray(layer.scale) + np.asarray(layer.offset)
+        else:
+            assert known is not None
+            block = (block - known.mean) / np.maximum(np.sqrt(known.variance), EPSILON)
+    return block
+
+
+def _blocks(matrix: np.ndarray, rows: NDArray[np.int64] | None) -> Iterator[np.ndarray]:
+    """The rows of a matrix in float64, some at a time; rows first in memory, as the order decides NumPy's sums."""
+    count, width = len(matrix) if rows is None else len(rows), max(1, BLOCK // matrix.shape[1])
+    for start in range(0, count, width):
+        part = slice(start, start + width)
+        yield np.ascontiguousarray(matrix[part if rows is None else rows[part]], np.float64)
+
+
+def _vector(what: str, value: Any) -> NDArray[np.float64]:
+    """A number or a vector of numbers, finite, as an array of our own."""
+    array = plain(what, value)
+    check_real(what, array, value)
+    array = check_finite(what, own(array, np.float64))
+    if array.ndim > 1 or array.size == 0:
+        raise ValueError(f"{what} must be a number, or an array (inputs,); got shape {array.shape}")
+    return array
+
+
+def _spread(value: Any, inputs: int) -> NDArray[np.float64]:
+    return np.array(np.broadcast_to(value, (inputs,)))
+
+
+def _check_length(what: str, value: Any, inputs: int) -> None:
+    if value is not None and np.ndim(value) and len(value) != inputs:
+        raise ValueError(f"its {what} is of {len(value)} features, but {inputs} come in")
+
+
+def _listed(value: Any) -> Any:
+    return np.asarray(value).tolist()
+
+
+def _brief(value: Any) -> str:
+    return f"{value:g}" if np.ndim(value) == 0 else f"<array {np.shape(value)}>"
+
+
+def _named(layer: Preprocessing) -> list[str]:
+    return [] if layer.name is None else [f"name={layer.name!r}"]
