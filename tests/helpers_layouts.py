@@ -183,6 +183,35 @@ def _predict(backend: str, dtype: str, a: Arrays) -> list[Any]:
     return [_model("mse", backend, dtype).predict(a["x"])]
 
 
+def _preparation(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:
+    features = {"x": rng.standard_normal((rows, IN)).astype(dtype), "y": rng.integers(1, OUT + 1, rows)}
+    return features | {name: rng.random(IN).astype(dtype) for name in ("scale", "offset", "mean", "variance")}
+
+
+def _rescaling(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    return _all_of(fo.Sequential([fo.Rescaling(a["scale"], a["offset"]), fo.Dense(OUT)], 0, backend, dtype, IN))
+
+
+def _normalization(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    layers = [fo.Normalization(mean=a["mean"], variance=a["variance"]), fo.Normalization().adapt(a["x"])]
+    model = fo.Sequential([*layers, fo.Dense(OUT)], 0, backend, dtype, IN)
+    return [model.predict(a["x"]), *(part for numbers in model.statistics.values() for part in numbers)]
+
+
+def _adapt(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    model = fo.Sequential([fo.Normalization(), fo.Dense(OUT)], 0, backend, dtype)
+    model.adapt(a["x"])
+    return [*model.statistics["normalization_1"], model.predict(a["x"])]
+
+
+def _predict_classes(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    model = fo.Sequential([fo.Dense(OUT)], 0, backend, dtype)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.classes = np.arange(1, OUT + 1)
+    model.fit(a["x"], a["y"], verbose=0)
+    return [model.predict_classes(a["x"]), *model.parameters]
+
+
 def _outputs(loss: str) -> Callable[[np.random.Generator, str, int], Arrays]:
     return lambda rng, dtype, rows: {
         "z": rng.standard_normal((rows, OUT)).astype(dtype), "t": _targets(loss, rng, dtype, rows),
@@ -292,6 +321,10 @@ ENTRIES: dict[str, Entry] = {
     "Sequential.set_weights": Entry(_weights, _set_weights),
     "Sequential.adopt": Entry(_weights, _adopt),
     "Sequential.predict": Entry(_data("huber"), _predict),
+    "Sequential.predict_classes": Entry(_preparation, _predict_classes),
+    "Sequential.adapt": Entry(_preparation, _adapt),
+    "Normalization": Entry(_preparation, _normalization),
+    "Rescaling": Entry(_preparation, _rescaling),
     **{f"Sequential.fit {loss}": Entry(_data(loss), _fit(loss)) for loss in KINDS},
     **{f"Sequential.evaluate {loss}": Entry(_data(loss), _evaluate(loss)) for loss in KINDS},
     **{f"losses {loss}": Entry(_outputs(loss), _loss(loss)) for loss in LOSSES},

@@ -99,7 +99,9 @@ NO_ARRAYS = {
     # modules, whose contents are named one by one
     "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "schedules",
 }  # fmt: skip
-SEQUENTIAL = {"build", "compile", "get_weights", "load_weights", "network", "save", "specs", "summary"}  # take none
+SEQUENTIAL = {  # take none
+    "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
+}  # fmt: skip
 OPTIMIZER = {"advance", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.
 CALLED = {"step", "bind", "add_param_group", "load_state_dict", "move"}
