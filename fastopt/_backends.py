@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from ._arrays import check_name
+from .kernels.interrupts import interrupts_held
 
 DEFAULT = "cpu"
 HOST = {
@@ -62,4 +63,6 @@ def network(name: Any) -> Any:
 
 @cache
 def _load(name: str) -> Any:
-    return import_module(MODULES[name])
+    # An interrupt would leave modules behind that are imported by half, and the next try would fail.
+    with interrupts_held():
+        return import_module(MODULES[name])

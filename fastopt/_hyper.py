@@ -18,7 +18,10 @@ HYPER_DOMAINS: dict[str, Domain] = {
 }  # fmt: skip
 
 # In torch's groups, but without effect on the numbers.
-TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
+TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "param_names")
+
+# What torch's schedulers and SWALR write into groups for themselves; what becomes of it is in lr, momentum and betas.
+SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 # What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
 EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None, "eps_root": 0.0}
@@ -39,6 +42,15 @@ def check_hyper(name: str, value: Any, domain: Domain) -> float | bool | None:
     if value not in domain:
         raise ValueError(f"{name} must be {domain}; got {value}")
     return bool(value) if domain.flag else float(value)
+
+
+def as_plain(value: Any) -> Any:
+    """The number in an array of one, such as a learning rate that is a tensor, also inside a tuple; else the value."""
+    if isinstance(value, tuple | list):
+        return tuple(as_plain(part) for part in value)
+    if not isinstance(value, type) and hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,)):
+        return value.item()
+    return value
 
 
 def check_lr(value: Any) -> Any:

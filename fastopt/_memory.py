@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from . import _frames, _intake, _labels, _targets
 from ._arrays import check_count, describe
+from ._exclusive import Exclusive
 from ._intake import Learnt
 from ._targets import TargetScale
 from .layers import Layer, preprocessing_of
@@ -34,6 +35,7 @@ class DataMemory(ABC):
     epochs_done: int
     loss: Loss | None
     metrics: tuple[str, ...]
+    _use: Exclusive
 
     def _remember(self, layers: tuple[Layer, ...]) -> None:
         """Start with nothing but the layers; to be called by the constructor."""
@@ -182,9 +184,10 @@ class DataMemory(ABC):
             for layer in self.preprocessing
         ]
         statistics = tuple(learn(self.preprocessing, own, features.values, None))
-        self.build(inputs)
-        names = self._learnt.feature_names or features.names
-        self._learnt = self._learnt._replace(statistics=statistics, feature_names=names)
+        with self._use.alone("adapt"):
+            self.build(inputs)
+            names = self._learnt.feature_names or features.names
+            self._learnt = self._learnt._replace(statistics=statistics, feature_names=names)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the label of every row's class (n,), as it is in the data: of `classes`, or a number from 0 on.

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arrays import describe
 from ._dlpack import speaks_dlpack
-from ._hyper import rate
+from ._hyper import as_plain, rate
 from ._parameters import Parameter
 from .kernels.formulas import OPTIMIZERS, dropout_stream
 from .kernels.reference_storage import widened
@@ -109,7 +109,7 @@ class Slot:
         if unknown:
             raise ValueError(f"{where} has the unknown entries {unknown}; known: {', '.join(sorted(known))}")
         # torch's SGD counts no steps: a buffer tells that there was one.
-        step = np.asarray(saved.get("step", 1 if present else 0))  # torch's is a 0-d tensor
+        step = np.asarray(as_plain(saved.get("step", 1 if present else 0)))  # torch's is a 0-d tensor
         if step.ndim or step.dtype.kind not in "iuf":
             raise TypeError(f"the step of {where} must be a number; got {describe(saved['step'])}")
         if not (0 <= step < 2**63 and float(step).is_integer()):

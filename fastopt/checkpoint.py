@@ -2,8 +2,8 @@
 
 Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
 remembers of its data (see `_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean", "targets.deviation".
-Metadata: one entry, "fastopt", the JSON text of what `_describe` returns. A file is written under a temporary name
-beside its place, then renamed: a crash leaves the old file or the new one, never half of one.
+Metadata: one entry, "fastopt", the JSON text of what `_describe` returns. `fastopt._files` writes a file, whole or not
+at all.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import secrets
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _memory, schedules
-from ._arrays import check_count, check_name, check_number
+from . import _files, _memory, schedules
+from ._arrays import check_count, check_name, check_number, own
+from ._files import Path, Readable, Writable
 from .kernels.spec import DenseSpec, LayerSpec
 from .layers import LAYERS, Dense, Layer, to_config
 from .losses import LOSS_CLASSES
@@ -38,12 +37,11 @@ CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name
 # What reading a file that lies about itself may raise, beside the ValueError that becomes of it.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
-Path = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 
-def save(model: Sequential, path: Path) -> None:
-    """Write `model`, which must be built, to `path`; an existing file is replaced in one step.
+def save(model: Sequential, path: Path | Writable) -> None:
+    """Write `model`, which must be built, to `path`, or to a binary file object; see `Sequential.save`.
 
     A learning rate that is one of `fastopt.schedules` goes with it. Any other schedule is code, which a model file does
     not hold: its present value is saved, and a warning logged, now and when the file is loaded.
@@ -61,18 +59,21 @@ def save(model: Sequential, path: Path) -> None:
             tensors |= {f"optimizer.{i}.{name}": value for name, value in entry.items() if name != "step"}
     from safetensors.numpy import save as to_bytes
 
-    _write(os.fspath(path), to_bytes(tensors, {KEY: json.dumps(description, allow_nan=False)}))
+    _files.write(path, to_bytes(tensors, {KEY: json.dumps(description, allow_nan=False)}))
 
 
-def load_model(path: Path, backend: str | None = None) -> Sequential:
+def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
     """Return the model in a file that `Sequential.save` wrote, ready to predict or to go on training.
+
+    `path` is a str, bytes or os.PathLike, or a file object open for reading in binary mode, which is read from where it
+    stands to its end; a pipe or a socket's file will do.
 
     Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
     training gives the same bits as training without the interruption. `backend` replaces the saved one; where it does
     not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
 
     Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
-    cannot be read. Nothing in a file is executed, and no more memory is used than the file is large.
+    cannot be read. Nothing in a file is executed, and no more memory is used than twice what the file is large.
 
     >>> import os, tempfile
     >>> from fastopt import Dense, Sequential
@@ -88,8 +89,9 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
 
     if backend is not None:
         _backends.known(backend)
+    content = _files.read(path)
     with _damage(path):
-        description, tensors = _read(path)
+        description, tensors = _read(content)
         compute: Any = description.get("compute_dtype")
         if backend is not None and backend not in _backends.COMPUTE.get(compute, _backends.MODULES):
             log.warning("the backend %r does not compute in %s: the model now computes in its dtype", backend, compute)
@@ -102,17 +104,18 @@ def load_model(path: Path, backend: str | None = None) -> Sequential:
     return model
 
 
-def load_weights(model: Sequential, path: Path) -> None:
+def load_weights(model: Sequential, path: Path | Readable) -> None:
     """Copy the weights in `path` into `model`, building it if need be; see `Sequential.load_weights`."""
+    content = _files.read(path)
     with _damage(path):
-        description, tensors = _read(path)
+        description, tensors = _read(content)
         saved = _model({**description, "compute_dtype": None}, tensors, model.backend)
     assert saved.inputs is not None
     inputs = saved.inputs if model.inputs is None else model.inputs
     different = _differences(saved.specs(saved.inputs), model.specs(inputs))
     different += _memory.differences(saved.preprocessing, model.preprocessing)
     if different:
-        raise ValueError(f"{os.fspath(path)} has another architecture than the model: {'; '.join(different)}")
+        raise ValueError(f"{_files.shown(path)} has another architecture than the model: {'; '.join(different)}")
     model.build(inputs)
     model.set_weights(saved.parameters)
     _memory.take_over(model, saved)
@@ -183,46 +186,30 @@ def _names(layers: Iterable[Layer]) -> list[str]:
     return [f"layers.{i}.{which}" for i, layer in dense for which in ("kernel", "bias")[: 1 + layer.use_bias]]
 
 
-def _write(path: str, data: bytes) -> None:
-    path = os.path.realpath(path)  # replaces what a link points to, not the link
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: Path | Readable) -> Iterator[None]:
     """Turn whatever reading a bad file raises into a ValueError that names the file and the reason."""
     from safetensors import SafetensorError
 
     try:
         yield
     except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{_files.shown(path)} is not a whole safetensors file: {error}") from error
     except DAMAGE as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{os.fspath(path)} is not a usable model file: {reason}") from error
+        raise ValueError(f"{_files.shown(path)} is not a usable model file: {reason}") from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensors]:
-    """The description and the tensors, which are copies: the file may change or vanish afterwards."""
-    from safetensors import safe_open
+def _read(content: bytes) -> tuple[dict[str, Any], Tensors]:
+    """The description and the tensors, which are copies, in memory of their own."""
+    from safetensors.numpy import load
 
-    with open(path, "rb"):  # gives the usual OSError where there is no such file, or no permission
-        pass
-    with safe_open(os.fspath(path), framework="numpy") as file:
-        text = (file.metadata() or {}).get(KEY)
-        if text is None:
-            raise ValueError("it is a safetensors file, but not one that fastopt wrote")
-        tensors = {name: np.array(file.get_tensor(name), order="C") for name in file.keys()}  # noqa: SIM118
+    found = load(content)  # checks all of it
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    text = header.get("__metadata__", {}).get(KEY)
+    if text is None:
+        raise ValueError("it is a safetensors file, but not one that fastopt wrote")
+    tensors = {name: own(found[name], found.pop(name).dtype) for name in list(found)}
     description = json.loads(text)
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
@@ -255,7 +242,7 @@ def _model(description: dict[str, Any], tensors: Tensors, backend: str | None) -
         parameters.append(tensor)
     _memory.restore(model, inputs, description, tensors)
     _check_left_over(name for name in tensors if not name.startswith("optimizer."))
-    model.adopt(inputs, parameters)
+    model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
 

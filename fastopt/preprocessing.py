@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _frames
-from ._arrays import check_finite, check_matrix, check_real, describe, plain
+from ._arrays import check_finite, check_matrix, check_real, describe, own, plain
+from ._frozen import Frozen
 
 EPSILON = 1e-7  # Keras': the smallest deviation that is divided by
 BLOCK = 1 << 20  # numbers worked on at once, so that no whole copy in float64 is made
@@ -28,7 +29,7 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Normalization:
+class Normalization(Frozen):
     """Features of mean 0 and deviation 1: (x - mean) / max(sqrt(variance), 1e-7). Constant features become 0.
 
     axis            -1 (or 1): mean and variance of every feature, images flattened; None: of all numbers together
@@ -119,7 +120,7 @@ class Normalization:
 
 
 @dataclass(frozen=True, eq=False)
-class Rescaling:
+class Rescaling(Frozen):
     """Features times `scale`, plus `offset`: Rescaling(1 / 255) brings bytes of images into [0, 1].
 
     scale, offset  numbers, or arrays (inputs,)
@@ -269,7 +270,7 @@ def _vector(what: str, value: Any) -> NDArray[np.float64]:
     """A number or a vector of numbers, finite, as an array of our own."""
     array = plain(what, value)
     check_real(what, array, value)
-    array = check_finite(what, np.array(array, np.float64))
+    array = check_finite(what, own(array, np.float64))
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"{what} must be a number, or an array (inputs,); got shape {array.shape}")
     return array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextvars import Token
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _files
 from ._arrays import check_count
 from .commands.tables import aligned, in_bytes, rounded
 from .kernels.profile import Cost, Pass, Recorder, recorder
@@ -201,14 +201,16 @@ class profile:
         parts += [_limits_line(*key, limits) for key, limits in self._limits.items() if limits]
         return "\n\n".join(parts) if parts else "nothing was recorded"
 
-    def save_trace(self, path: str | os.PathLike[str]) -> None:
+    def save_trace(self, path: _files.Path | _files.Writable) -> None:
         """Write the first steps as JSON trace events, which ui.perfetto.dev and chrome://tracing show.
+
+        `path` is as in `Sequential.save`.
 
         The first row is what was called, below it is a row for each thread: a step, in it the kernels, each followed by
         the waiting for the other threads.
         """
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"traceEvents": _events(self._traced), "displayTimeUnit": "ns"}, file, separators=(",", ":"))
+        trace = {"traceEvents": _events(self._traced), "displayTimeUnit": "ns"}
+        _files.write(path, json.dumps(trace, separators=(",", ":")).encode())
 
 
 def check_backend(name: str) -> None:

@@ -7,14 +7,41 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+TEXT_BAR = "{bar:20}"
 HIDDEN = ("seconds", "samples_per_second")  # the bar shows these in its own way
 
 
 def wanted(verbose: int | str) -> bool:
-    """Return whether `verbose` ("auto", 0 or 1) asks for a bar: "auto" does where stderr is a terminal."""
+    """Return whether `verbose` ("auto", 0 or 1) asks for a bar: "auto" does on a terminal, and in a notebook."""
     if verbose == "auto":
-        return sys.stderr is not None and sys.stderr.isatty()
+        return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     return bool(verbose)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a kernel of Jupyter's, which shows its output in a notebook."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    shell = ask() if ask is not None else None  # None outside IPython
+    return (
+        getattr(shell, "kernel", None) is not None
+        or type(shell).__name__ == "ZMQInteractiveShell"
+        or "IPKernelApp" in (getattr(shell, "config", None) or ())
+    )
+
+
+def tqdm_class() -> tuple[Any, str]:
+    """Return the class of bars that suits the place, and what stands for the bar itself in its `bar_format`.
+
+    In a notebook it is tqdm.auto's: a widget, where ipywidgets is installed.
+    """
+    if in_notebook():
+        from tqdm.auto import tqdm as automatic
+
+        widget = any(base.__module__ == "tqdm.notebook" for base in automatic.__mro__)
+        return automatic, "{bar}" if widget else TEXT_BAR
+    from tqdm import tqdm
+
+    return tqdm, TEXT_BAR
 
 
 def check_verbose(verbose: Any) -> None:
@@ -44,8 +71,7 @@ class Bar:
     """One line per epoch: a bar over its samples, the time, every figure of the epoch, and the samples per second."""
 
     def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
-        from tqdm import tqdm
-
+        tqdm, bar = tqdm_class()
         self._samples, self._batch_size = samples, batch_size
         self._title = f"Epoch {epoch}/{epochs}"
         self._bar = tqdm(
@@ -54,7 +80,7 @@ class Bar:
             unit_scale=True,
             dynamic_ncols=True,
             file=sys.stderr,
-            bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+            bar_format="{desc}: {percentage:3.0f}%|" + bar + "| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         self._start = time.perf_counter()
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
 
+from .settings import folder_setting
+
+log = logging.getLogger("fastopt")
+
 
 def cache_root() -> Path:
     """The folder for compiled kernels: FASTOPT_CACHE_DIR, or the user's cache folder."""
-    if chosen := os.environ.get("FASTOPT_CACHE_DIR"):
-        return Path(chosen)
+    if chosen := folder_setting("FASTOPT_CACHE_DIR"):
+        return chosen
     try:
         home = Path.home()
     except RuntimeError:  # a container that runs as a user without a name or a home
@@ -22,7 +29,7 @@ def cache_root() -> Path:
         return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "fastopt" / "Cache"
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "fastopt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "fastopt"
+    return (folder_setting("XDG_CACHE_HOME") or home / ".cache") / "fastopt"
 
 
 def sources_digest(folder: Path) -> str:
@@ -39,9 +46,63 @@ FOLDER = Path(__file__).parent
 SOURCES = sources_digest(FOLDER)
 
 
-def own(status: os.stat_result) -> bool:
-    """Code is only loaded from files that nobody but this user (or root) can have written."""
-    return not hasattr(os, "geteuid") or (status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022)
+def distrust(status: os.stat_result) -> str:
+    """Reason why no code is loaded from a file; "": nobody but this user (or root) can have written it."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"it belongs to another user ({_user(status.st_uid)})"
+    if status.st_mode & 0o022:
+        return f"other users may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"number {number}"
+
+
+def why_not_loaded(path: Path) -> str:
+    """Reason why no code can be loaded from a file of the cache; "" where nothing is against it."""
+    try:
+        return distrust(os.stat(path))
+    except OSError as error:
+        return str(error.strerror)
+
+
+def why_not_kept(folder: Path) -> str:
+    """Reason why this user cannot keep files in a folder, which may be yet to be made; "" where nothing is known."""
+    with contextlib.suppress(OSError):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            owner = folder.stat().st_uid
+            other = hasattr(os, "geteuid") and owner != os.geteuid()
+            of = f"; it belongs to another user ({_user(owner)})" if other else ""
+            return f"{folder} cannot be written to{of}"
+    return ""
+
+
+_said: set[str] = set()  # once in a process is enough
+
+
+def say_once(message: str) -> None:
+    """Log a warning, unless this process has done so."""
+    if message not in _said:
+        _said.add(message)
+        log.warning("%s", message)
+
+
+def say_lost(folder: Path, error: Exception) -> None:
+    """Warn that compiled kernels could not be kept, and why."""
+    reason = why_not_kept(folder) or (error.strerror if isinstance(error, OSError) else None) or str(error)
+    say_once(f"compiling kernels, as every process will, for they could not be kept in {folder}: {reason}")
 
 
 def _seal(identity: str, payload: bytes) -> bytes:
@@ -50,10 +111,19 @@ def _seal(identity: str, payload: bytes) -> bytes:
 
 
 def read_sealed(path: Path, identity: str) -> bytes | None:
-    """What `write_sealed` has written, if it is there, whole, and of this identity; OSError if it cannot be read."""
+    """What `write_sealed` has written, if it is there, whole, and of this identity; OSError if it cannot be read.
+
+    A warning says why a file is not trusted.
+    """
     try:
         with open(path, "rb") as file:
-            if not own(os.fstat(file.fileno())):
+            reason = distrust(os.fstat(file.fileno()))
+            if reason:
+                say_once(
+                    f"compiled kernels in {path.parent} are not loaded but compiled anew; of {path.name}: {reason}."
+                    " Code is only loaded from files that nobody but you and root can write; FASTOPT_CACHE_DIR chooses"
+                    " another folder"
+                )
                 return None
             content = file.read()
     except FileNotFoundError:
@@ -71,6 +141,8 @@ def write_sealed(path: Path, identity: str, payload: bytes) -> None:
         with open(handle, "wb") as file:
             file.write(_seal(identity, payload) + payload)
         os.chmod(temporary, 0o644)  # what root has compiled for an image, its users may load
+        if reason := distrust(os.stat(temporary)):  # as on file systems that have no modes
+            raise PermissionError(errno.EACCES, f"a new file there could not be loaded: {reason}")
         os.replace(temporary, path)
         temporary = None
     finally:

@@ -11,9 +11,10 @@ from types import FrameType
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT back until the function this gives is called, so that no batch is left half done.
+    """Hold SIGINT back until the function this gives is called, or to the end; none is lost, whatever is raised inside.
 
-    Outside Python's main thread, or where the handler is not a Python function, it does nothing.
+    Outside Python's main thread, or where the handler is not a Python function, it does nothing. It may be nested; the
+    outermost one decides.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -22,12 +23,12 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
     pending: list[tuple[int, FrameType | None]] = []
 
     def check() -> None:
-        if pending:
-            handler(*pending.pop())
+        while pending:
+            handler(*pending.pop(0))
 
     signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
     try:
         yield check
     finally:
         signal.signal(signal.SIGINT, handler)
-    check()
+        check()

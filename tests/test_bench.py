@@ -5,6 +5,7 @@ import ast
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +25,13 @@ def pytest_call(monkeypatch):
             self.calls.append((command, env))
 
         def wait(self):
+            for option in self.calls[-1][0]:
+                if option.startswith("--benchmark-json=") and self.measured:
+                    Path(option.partition("=")[2]).write_text(self.measured, encoding="utf-8")
             return self.status
 
     Process.calls = []
+    Process.measured = ""
     monkeypatch.setattr(bench.subprocess, "Popen", Process)
     return Process
 
@@ -78,12 +83,12 @@ def test_all_suites_without_options(pytest_call):
 
 def test_options_reach_pytest(pytest_call, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.json").touch()
+    pytest_call.measured = "figures"
     options = ["--json", "run.json", "--quick", "--threads", "3", "-k", "adam"]
     assert cli.main(["bench", "updates", "dense", *options]) == 0
     ((command, environment),) = pytest_call.calls
     assert command[-2:] == [str(bench.suites()[name]) for name in ("updates", "dense")]
-    assert f"--benchmark-json={tmp_path / 'run.json'}" in command
+    assert (tmp_path / "run.json").read_text(encoding="utf-8") == "figures"
     assert "--quick" in command
     assert command[command.index("-k") + 1] == "adam"
     assert {environment[name] for name in bench.THREADS} == {"3"}
@@ -103,6 +108,17 @@ def test_how_pytest_ends(pytest_call, capsys, status, expected, message):
     pytest_call.status = status
     assert cli.main(["bench", "-k", "x"]) == expected
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "measured"), [(2, "figures"), (4, "figures"), (0, "")])
+def test_a_file_stays_unless_something_was_measured_to_the_end(pytest_call, tmp_path, capsys, status, measured):
+    path = tmp_path / "run.json"
+    path.write_text("older", encoding="utf-8")
+    pytest_call.status, pytest_call.measured = status, measured
+    cli.main(["bench", "--json", str(path)])
+    assert path.read_text(encoding="utf-8") == "older"
+    assert "What was measured" not in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["run.json"]
 
 
 def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):

@@ -1,7 +1,10 @@
 """Callbacks are called in order and may stop or steer; EarlyStopping keeps the best epoch."""
 
+import signal
+
 import numpy as np
 import pytest
+from helpers_interrupts import handled
 from helpers_model import assert_same, blobs, classifier, snapshot
 
 from fastopt import Callback, EarlyStopping
@@ -185,3 +188,66 @@ def test_an_exception_leaves_a_consistent_model():
         model.fit(*blobs(64), batch_size=32, callbacks=[Fail()])
     assert model.epochs_done == len(model.history) == 1
     assert model.optimizer.steps == 2
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+class Ending(Callback):
+    """Ends the training at the end of an epoch by raising an error, and notes what is called."""
+
+    def __init__(self, epoch, error):
+        self.epoch, self.error, self.heard, self.weights = epoch, error, [], []
+
+    def on_epoch_end(self, model, epoch, logs):
+        self.weights.append(model.get_weights())
+        if epoch == self.epoch:
+            raise self.error
+
+    def on_interrupt(self, model):
+        self.heard.append("interrupt")
+
+    def on_train_end(self, model):
+        self.heard.append("end")
+
+
+def interrupted(backend, error, restore, epochs=4):
+    """A model whose loss rises from the first epoch on, and the callbacks of its fit, which `error` has ended."""
+    model = classifier(backend)
+    stopping = EarlyStopping("loss", patience=9, mode="max", restore_best_weights=restore)
+    ending = Ending(epochs, error)
+    with pytest.raises(type(error)):
+        model.fit(*blobs(), epochs=9, callbacks=[stopping, ending], verbose=0)
+    return model, stopping, ending
+
+
+def test_an_interrupt_puts_the_best_weights_back(backend):
+    model, stopping, ending = interrupted(backend, KeyboardInterrupt(), True)
+    assert stopping.best_epoch == 1
+    assert_same(model.get_weights(), ending.weights[0])
+    assert ending.heard == ["interrupt"]
+    assert (model.epochs_done, len(model.history)) == (4, 4)
+    model.fit(*blobs(), verbose=0)
+    assert model.epochs_done == 5
+
+
+@pytest.mark.parametrize(("error", "restore"), [(ValueError("no"), True), (KeyboardInterrupt(), False)])
+def test_otherwise_weights_stay_as_they_were_at_the_moment(backend, error, restore):
+    model, _, ending = interrupted(backend, error, restore)
+    assert_same(model.get_weights(), ending.weights[-1])
+    assert ending.heard == ["interrupt"] * isinstance(error, KeyboardInterrupt)
+
+
+def test_a_second_interrupt_waits_until_the_weights_are_back(monkeypatch):
+    class Pressing(Callback):
+        def on_interrupt(self, model):
+            signal.raise_signal(signal.SIGINT)
+            self.done = True
+
+        def on_epoch_end(self, model, epoch, logs):
+            raise KeyboardInterrupt
+
+    first = Pressing()
+    with handled(), pytest.raises(KeyboardInterrupt):
+        classifier().fit(*blobs(), callbacks=[first], verbose=0)
+    assert first.done

@@ -1,9 +1,12 @@
 """Files bring back model, optimizer and the place in the training."""
 
+import gzip
+import io
 import json
 import os
-import stat
-import sys
+import socket
+import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -115,12 +118,7 @@ def test_file_is_plain_safetensors(path):
         assert json.loads(file.metadata()["fastopt"])["compile"]["loss"] == CROSS_ENTROPY
 
 
-def test_paths_may_be_strings(path):
-    trained().save(str(path))
-    assert load_model(str(path)).built
-
-
-# ---------------------------------------------------------------- writing
+# ---------------------------------------------------------------- writing: the rest is in test_files.py
 
 
 def test_saving_replaces_the_file_or_leaves_it(path, monkeypatch):
@@ -128,11 +126,12 @@ def test_saving_replaces_the_file_or_leaves_it(path, monkeypatch):
     before = path.read_bytes()
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device", "temporary")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="No space left on device") as caught:
         trained(seed=2).save(path)
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
     monkeypatch.undo()
@@ -141,15 +140,65 @@ def test_saving_replaces_the_file_or_leaves_it(path, monkeypatch):
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
-def test_saving_through_a_link_and_with_the_usual_mode(path):
-    link = path.with_name("link")
-    link.symlink_to(path)
-    trained().save(link)
-    assert link.is_symlink()
-    assert load_model(path).built
-    (path.parent / "plain").touch()
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path.parent / "plain").stat().st_mode)
+@pytest.mark.parametrize("as_", [str, os.fsencode, lambda path: path], ids=["str", "bytes", "PathLike"])
+def test_paths_of_all_kinds(path, as_):
+    model, other = trained(), classifier(seed=5)
+    model.save(as_(path))
+    assert_same(load_model(as_(path)).get_weights(), model.get_weights())
+    other.load_weights(as_(path))
+    assert_same(other.get_weights(), model.get_weights())
+
+
+def test_file_objects(path):
+    model, other = trained(), classifier(seed=5)
+    model.save(path)
+    content = path.read_bytes()
+    buffer = io.BytesIO(b"head")
+    buffer.seek(4)
+    model.save(buffer)
+    assert not buffer.closed
+    assert buffer.getvalue() == b"head" + content
+    for load in (load_model, lambda file: (other.load_weights(file), other)[1]):
+        buffer.seek(4)
+        assert_same(load(buffer).get_weights(), model.get_weights())
+        with open(path, "rb", buffering=0) as file:
+            assert_same(load(file).get_weights(), model.get_weights())
+    with tempfile.TemporaryFile() as file, gzip.open(path.with_name("packed"), "wb") as packed:
+        model.save(file)
+        model.save(packed)
+        file.seek(0)
+        assert file.read() == content
+    with gzip.open(path.with_name("packed")) as packed:
+        assert_same(load_model(packed).get_weights(), model.get_weights())
+
+
+def test_a_stream_without_positions():
+    model = trained()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sender = threading.Thread(target=lambda: (model.save(ours.makefile("wb", buffering=0)), ours.close()))
+        sender.start()
+        with theirs.makefile("rb") as file:
+            assert_same(load_model(file).get_weights(), model.get_weights())
+        sender.join()
+
+
+def test_errors_of_file_objects(path):
+    model = trained()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="the BytesIO is not a whole safetensors file"):
+        model.load_weights(io.BytesIO(b"x"))
+    for load in (load_model, model.load_weights):
+        with pytest.raises(TypeError, match="the StringIO must be open in binary mode, to give bytes"):
+            load(io.StringIO("text"))
+        with pytest.raises(TypeError, match=r"path must be a path \(str, bytes or os.PathLike\), or a binary file"):
+            load(3)
+    with pytest.raises(TypeError, match="must be open in binary mode, to take bytes"):
+        model.save(io.StringIO())
+    with open(path, "w+", encoding="utf-8") as file, pytest.raises(TypeError, match=f"{path} must be open in binary"):
+        model.save(file)
+    assert path.read_bytes() == b""
+    assert_same(before, snapshot(model))
 
 
 def test_saving_errors(path):
@@ -157,7 +206,7 @@ def test_saving_errors(path):
         classifier().save(path)
     with pytest.raises(OSError, match="no-such-folder"):
         trained().save(path.parent / "no-such-folder" / "m")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"path must be a path \(str, bytes or os.PathLike\), or a binary .*got 3.5"):
         trained().save(3.5)
     model = trained()
     model.compile(type("Mine", (fo.Adam,), {})(), CROSS_ENTROPY)

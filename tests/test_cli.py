@@ -14,6 +14,7 @@ import fastopt
 from fastopt import cli, datasets
 from fastopt.commands import contest, info, tables, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
+from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
 from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
 
@@ -217,9 +218,8 @@ def test_regression(run, numbers, tmp_path):
 
 
 def test_divergence_is_said(run, numbers):
-    with np.errstate(all="ignore"):
-        status, out, _ = run("train", numbers, "--backend", "numpy", "--optimizer", "sgd", "--lr", 1e9, "--epochs", 20)
-    assert status == 0
+    status, out, err = run("train", numbers, "--backend", "numpy", "--optimizer", "sgd", "--lr", 1e9, "--epochs", 20)
+    assert (status, err) == (0, "")
     assert "The training diverged: a smaller --lr may help" in out
 
 
@@ -381,6 +381,12 @@ def test_loss_for_classes(trained, loss):
     assert model.loss.spec.name == loss
     assert model.outputs == 3
     assert model.layers[-1].activation == (LOSSES[loss].link or "linear")
+
+
+@pytest.mark.parametrize("alias", [*ALIASES, "MSE", "Huber"])
+def test_other_names_of_losses(alias):
+    args = cli.parser().parse_args(["train", "--loss", alias])
+    assert args.loss == ALIASES.get(alias.lower(), alias.lower())
 
 
 @pytest.mark.parametrize("loss", LOSSES_OF_CLASSES)
@@ -639,9 +645,41 @@ def test_info_cache(tmp_path):
         "kernels": 2,
         "bytes": 30,
         "other_versions": {"folders": 2, "kernels": 1, "bytes": 5},
+        "problems": [],
     }
     nothing = info._cache(tmp_path / "none", tmp_path / "none" / "now")
     assert (nothing["kernels"], nothing["other_versions"]["folders"]) == (0, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_info_says_why_kernels_are_not_used(run, tmp_path, monkeypatch):
+    from fastopt.kernels.cpu.compile import cache_folder
+
+    monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
+    folder = cache_folder()
+    folder.mkdir()
+    (tmp_path / "cuda-1").mkdir()
+    for path in (folder / "a.bin", folder / "b.bin", tmp_path / "cuda-1" / "c.cubin"):
+        path.touch()
+        path.chmod(0o664)
+    (folder / "good.bin").touch(0o644)
+    monkeypatch.setattr("fastopt.kernels.files.why_not_kept", lambda folder: f"{folder} is not a folder")
+    problems = json.loads(run("info", "--json")[1])["cache"]["problems"]
+    assert problems == [
+        "3 kernels are not loaded; of each: other users may write to it (mode 0664)",
+        f"no kernels can be kept: {folder} is not a folder",
+    ]
+    out = run("info")[1]
+    assert all(f"\n{'':<10} {problem}\n" in out for problem in problems)
+
+
+def test_info_finds_data_in_a_home_folder(run, tmp_path, monkeypatch):
+    folder = write_idx(tmp_path / "mnist")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("FASTOPT_DATA_DIR", "~")
+    assert json.loads(run("info", "--json")[1])["data"]["mnist"] == str(folder)
+    assert len(datasets.load("mnist").x_test)
 
 
 def test_info_finds_data(run, tmp_path, monkeypatch):
@@ -780,7 +818,12 @@ def test_warmup_that_keeps_nothing(run, kernels):
     (kernels / "0_float32.bin").unlink()
     status, _, err = run("warmup")
     assert status == 1
-    assert err == f"fastopt: error: 1 kernels could not be kept in {kernels}: is it writable?\n"
+    assert err == f"fastopt: error: 1 kernels could not be kept in {kernels}: No such file or directory\n"
+    (kernels / "0_float32.bin").touch()
+    (kernels / "1_float32.bin").chmod(0o666)
+    status, _, err = run("warmup")
+    assert status == 1
+    assert err.endswith(f"could not be kept in {kernels}: other users may write to it (mode 0666)\n")
 
 
 def test_warmup_without_compiler():

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from helpers_model import CROSS_ENTROPY, assert_same, blobs, classifier
 
 import fastopt as fo
-from fastopt import Dense, Dropout, Sequential, training
+from fastopt import Dense, Dropout, EarlyStopping, Sequential, training
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS
 from fastopt.optim import OPTIMIZER_CLASSES
 
@@ -245,10 +247,47 @@ def test_ctrl_c_stops_between_two_batches(backend):
     assert len(model.history) in (epochs, epochs - 1)  # at the very end of an epoch its figures may be lost
 
 
-def test_divergence_shows_in_the_figures(backend):
-    model = classifier(backend)
-    model.compile(fo.SGD(lr=1e30), CROSS_ENTROPY)
-    assert not np.isfinite(model.fit(*blobs(), epochs=3)["loss"][-1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_divergence_is_one_warning_a_fit_with_the_epoch(backend, dtype):
+    x, y = blobs()
+    model = classifier(backend, dtype=dtype)
+    model.compile(fo.SGD(lr=1e30 if dtype == "float32" else 1e300), CROSS_ENTROPY, ["accuracy"])
+    for calls in range(1, 3):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            history = model.fit(x, y, epochs=3, validation_data=(x, y), verbose=0)
+        figures = zip(history.epochs, history["loss"], strict=True)
+        first = next(epoch for epoch, loss in figures if not np.isfinite(loss))
+        (warning,) = caught
+        assert warning.category is RuntimeWarning
+        assert f"the training diverged in epoch {first}, where the loss is " in str(warning.message)
+        assert warning.filename == __file__
+        assert model.epochs_done == 3 * calls
+
+
+def test_divergence_as_an_error_leaves_the_model_as_it_is(backend):
+    model, other = classifier(backend), classifier(backend)
+    stopping = EarlyStopping("loss", 9)
+    for each in (model, other):
+        each.compile(fo.SGD(lr=1e30), CROSS_ENTROPY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="diverged in epoch (?P<epoch>[0-9]+),") as caught:
+            model.fit(*blobs(), epochs=5, callbacks=[stopping], verbose=0)
+    epochs = int(re.search("epoch ([0-9]+)", str(caught.value)).group(1))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        other.fit(*blobs(), epochs=epochs, verbose=0)
+    assert_same(model.get_weights(), other.get_weights())
+    assert_same(model.optimizer.state_dict(), other.optimizer.state_dict())
+    assert (model.epochs_done, len(model.history)) == (epochs, epochs)
+
+
+def test_what_only_validation_or_metrics_make_of_it_is_no_divergence():
+    x, y = blobs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = classifier().fit(x, y, validation_data=(x.astype(np.float64) * 1e37, y), verbose=0)
+    assert np.isfinite(history["loss"][-1])
 
 
 def test_error_before_the_first_step_counts_none():

@@ -1,6 +1,7 @@
 """The bar is drawn where it is wanted, and says what it should."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers_model import blobs, classifier
@@ -28,6 +29,57 @@ def test_silent(verbose, capsys):
 def test_auto_asks_whether_stderr_is_a_terminal(terminal, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     assert progress.wanted("auto") is terminal
+
+
+class Kernels:
+    """Shells of IPython, as they tell that they are of a notebook."""
+
+    with_kernel = SimpleNamespace(kernel=object())
+    configured = SimpleNamespace(config={"IPKernelApp": {}})
+    named = type("ZMQInteractiveShell", (), {})()
+
+
+@pytest.fixture(params=["with_kernel", "configured", "named"])
+def notebook(request, monkeypatch):
+    shell = getattr(Kernels, request.param)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+
+
+def test_auto_shows_the_bar_in_a_notebook(notebook, capsys):
+    assert progress.wanted("auto")
+    classifier().fit(*blobs(), epochs=2)
+    assert "Epoch 2/2: 100%" in capsys.readouterr().err  # tqdm.auto draws text where it finds no widgets
+    classifier().fit(*blobs(), verbose=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_a_notebook_is_a_widget(notebook, monkeypatch):
+    made = []
+
+    class Base:
+        __module__ = "tqdm.notebook"
+
+        def __init__(self, **options):
+            made.append(options)
+
+        def __getattr__(self, name):
+            return lambda *_, **__: "1k"
+
+    class Widget(Base):
+        __module__ = "tqdm.auto"
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Widget))
+    classifier().fit(*blobs(), epochs=2, verbose=1)
+    assert len(made) == 2
+    assert all("|{bar}|" in options["bar_format"] for options in made)  # in the place of which comes the widget
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace(kernel=None, config={"TerminalIPythonApp": {}})])
+def test_ipython_on_a_terminal_is_no_notebook(shell, monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not progress.in_notebook()
+    assert progress.wanted("auto") is False
+    assert progress.tqdm_class()[0].__module__ == "tqdm.std"
 
 
 def test_auto_without_stderr(monkeypatch):

@@ -44,11 +44,16 @@ def widths(text: str) -> tuple[int, ...]:
 
 
 def check_writable(option: str, path: str) -> None:
-    """Raise where the file that `option` names cannot be written: its folder is missing or read-only, or it is one."""
-    folder = Path(path).absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{option} {path}: there is no folder {folder}")
-    if Path(path).is_dir():
+    """Raise where the file that `option` names cannot be written: it is a folder or read-only, or its folder is.
+
+    A link counts as what it points to. What exists and is no regular file, such as a pipe, needs no folder.
+    """
+    place = Path(os.path.realpath(path))
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {place.parent}")
+    if place.is_dir():
         raise IsADirectoryError(f"{option} {path}: expected the name of a file, but this is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{option} {path}: the folder {folder} cannot be written to")
+    if place.exists() and not os.access(place, os.W_OK):
+        raise PermissionError(f"{option} {path}: the file cannot be written to")
+    if (place.is_file() or not place.exists()) and not os.access(place.parent, os.W_OK):
+        raise PermissionError(f"{option} {path}: the folder {place.parent} cannot be written to")

@@ -9,9 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from .. import _files
 from .arguments import check_writable, whole
 
 # Whoever multiplies matrices: this library, OpenMP (torch), OpenBLAS and MKL (NumPy), XLA (JAX).
@@ -88,13 +90,17 @@ def run(args: argparse.Namespace) -> int:
         args.json = f"{_machine(args.backend)}.json"
     if args.json is not None:
         check_writable("--json", args.json)
-    status = _pytest(command(args, [known[name] for name in args.suites or known]), args.threads)
-    if status == NOTHING:
-        raise ValueError(f"no benchmark matches -k {args.only!r}")
-    if status not in (0, FAILED):
-        raise KeyboardInterrupt if status == INTERRUPTED else ValueError(f"pytest ended with status {status}")
-    if args.json is not None and Path(args.json).is_file():
-        print(f"What was measured is in {args.json}; `fastopt report {args.json}` makes tables of it.")
+    with tempfile.TemporaryDirectory() as place:
+        measured = Path(place) / "measured.json"
+        files = [known[name] for name in args.suites or known]
+        status = _pytest(command(args, files, None if args.json is None else measured), args.threads)
+        if status == NOTHING:
+            raise ValueError(f"no benchmark matches -k {args.only!r}")
+        if status not in (0, FAILED):
+            raise KeyboardInterrupt if status == INTERRUPTED else ValueError(f"pytest ended with status {status}")
+        if measured.is_file():
+            _files.write(args.json, measured.read_bytes())
+            print(f"What was measured is in {args.json}; `fastopt report {args.json}` makes tables of it.")
     return status
 
 
@@ -118,11 +124,11 @@ def _machine(backend: str) -> str:
     return re.sub("[^a-z0-9]+", "-", gpu_of(()).name.lower()).strip("-")
 
 
-def command(args: argparse.Namespace, files: list[Path]) -> list[str]:
-    """Return the command line of pytest."""
+def command(args: argparse.Namespace, files: list[Path], measured: Path | None = None) -> list[str]:
+    """Return the command line of pytest, which writes what it has measured into the file `measured`."""
     options = [f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
     options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean"]
-    options += [f"--benchmark-json={Path(args.json).absolute()}"] if args.json is not None else []
+    options += [f"--benchmark-json={measured}"] if measured is not None else []
     options += QUICK if args.quick else ()
     options += ["-W", "default"] if args.backend == "cuda" else []  # other libraries' are no reason to fail there
     options += ["-k", args.only] if args.only is not None else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
-from ..training import compiling, run_epochs
+from ..training import DIVERGED, compiling, run_epochs
 from .figures import in_own_units
 from .rates import SCHEDULES
 
@@ -158,7 +159,9 @@ class Contestant:
         """Train for one more epoch and return its figures."""
         if self._figures is None:
             self._figures = self._fit()
-        logs = dict(next(self._figures))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", DIVERGED)  # the result will say so
+            logs = dict(next(self._figures))
         self.epochs += 1
         self.seconds.append(logs.pop("seconds"))
         self.rates.append(logs.pop("samples_per_second"))
@@ -180,6 +183,13 @@ class Contestant:
             standardize_targets=plan.standardize_targets,
         )
         return run_epochs(self.model, fitting)
+
+    def take_best(self) -> int | None:
+        """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""
+        if self.stopper is None:
+            return None
+        self.stopper.on_interrupt(self.model)
+        return self.stopper.best_epoch
 
     def finish(self) -> None:
         """Take the best weights, where early stopping kept some, and test the model."""

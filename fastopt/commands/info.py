@@ -8,12 +8,14 @@ import importlib.util
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import datasets
 from ..datasets import loading
+from ..kernels.settings import folder_setting
 from .tables import in_bytes
 
 PACKAGES = (
@@ -150,13 +152,25 @@ def _processor_name() -> str:
 
 
 def _cache(root: Path, current: Path) -> dict[str, Any]:
-    """Kernels and bytes in the folder of this version, and in those of others."""
+    """Kernels and bytes in the folder of this version, in those of others, and what keeps kernels out of use."""
     try:
         others = [folder for folder in root.iterdir() if folder != current and folder.is_dir()]
     except OSError:
         others = []
     here, elsewhere = _weigh([current]), _weigh(others)
-    return {"folder": str(current), **here, "other_versions": {"folders": len(others), **elsewhere}}
+    facts = {"folder": str(current), **here, "other_versions": {"folders": len(others), **elsewhere}}
+    return facts | {"problems": _cache_problems(current)}
+
+
+def _cache_problems(folder: Path) -> list[str]:
+    """What keeps kernels from being loaded, those for GPUs too, or from being kept."""
+    from ..kernels.files import why_not_kept, why_not_loaded
+
+    files = [*folder.glob("*.bin"), *folder.parent.glob("cuda-*/*.cubin")]
+    reasons = [reason for file in sorted(files) if (reason := why_not_loaded(file))]
+    problems = [f"{count} kernels are not loaded; of each: {reason}" for reason, count in Counter(reasons).items()]
+    unkept = why_not_kept(folder)
+    return problems + [f"no kernels can be kept: {unkept}"] * bool(unkept)
 
 
 def _weigh(folders: list[Path]) -> dict[str, int]:
@@ -173,8 +187,8 @@ def _place(name: str) -> str | None:
     """The folder that has the data set: one of those where `datasets.load` looks, or that of its download."""
     if name == "digits":
         return "ships with fastopt"
-    setting = os.environ.get("FASTOPT_DATA_DIR")
-    places = [Path(setting), Path(setting) / name] if setting else []
+    setting = folder_setting("FASTOPT_DATA_DIR")
+    places = [setting, setting / name] if setting else []
     places += [Path(folder) for folder in loading._SOURCES[name].folders]
     if importlib.util.find_spec("pooch"):
         import pooch
@@ -209,6 +223,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
         ("CUDA", _cuda(facts["cuda"])),
         ("cache", f"{cache['folder']}: {kept}"),
+        *(("", problem) for problem in cache["problems"]),
         *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
         *(("missing", f"{wish['what']}: {wish['install']}") for wish in facts["missing"]),
     ]

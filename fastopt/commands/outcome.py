@@ -14,7 +14,7 @@ import numpy as np
 from .. import _backends
 from ..datasets import Dataset
 from ..optim import get_optimizer
-from ..progress import wanted
+from ..progress import tqdm_class, wanted
 from .contest import Contestant, Experiment, disagreement
 from .tables import aligned, in_one_unit, rounded
 
@@ -79,7 +79,7 @@ def _machinery(backend: str) -> str:
 
 
 class Progress:
-    """A bar for each contestant where stderr is a terminal; elsewhere one line, if there is something to compile."""
+    """A bar for each contestant on a terminal or in a notebook; else one line, if there is something to compile."""
 
     def __init__(self, contestants: Sequence[Contestant], quiet: bool) -> None:
         self._quiet, self._compiled = quiet, 0
@@ -87,8 +87,7 @@ class Progress:
         self._bars: dict[int, Any] = {}
         if quiet or not wanted("auto"):
             return
-        from tqdm import tqdm
-
+        tqdm, bar = tqdm_class()
         width = max(map(len, self._titles.values()))
         for place, contestant in enumerate(contestants):
             self._bars[id(contestant)] = tqdm(
@@ -97,7 +96,7 @@ class Progress:
                 position=place,
                 file=sys.stderr,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| epoch {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+                bar_format="{desc} {percentage:3.0f}%|" + bar + "| epoch {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
             )
 
     def compiling(self, name: str) -> None:

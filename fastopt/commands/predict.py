@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _files
 from . import new_data
 from .arguments import check_writable
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(_text(columns, data, ",", header=len(columns) > 1))
         return 0
-    _write(Path(args.out), columns, data)
+    _write(args.out, columns, data)
     return 0
 
 
@@ -137,13 +138,12 @@ def _text(columns: dict[str, np.ndarray], data: new_data.NewData, sep: str, head
     return text.getvalue()
 
 
-def _write(path: Path, columns: dict[str, np.ndarray], data: new_data.NewData) -> None:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        path.write_text(_text(columns, data, "," if suffix == ".csv" else "\t", header=True), encoding="utf-8")
-        return
+def _write(path: str, columns: dict[str, np.ndarray], data: new_data.NewData) -> None:
+    suffix = Path(path).suffix.lower()
     content = io.BytesIO()
-    if suffix == ".npz":
+    if suffix in (".csv", ".tsv"):
+        content.write(_text(columns, data, "," if suffix == ".csv" else "\t", header=True).encode())
+    elif suffix == ".npz":
         first, *others = columns.values()
         arrays: dict[str, Any] = {"prediction": first, "rows": data.rows}
         if others:
@@ -154,4 +154,4 @@ def _write(path: Path, columns: dict[str, np.ndarray], data: new_data.NewData) -
 
         frame = import_pandas().DataFrame(columns, index=data.rows).convert_dtypes().reindex(range(data.total))
         frame.to_parquet(content) if suffix == ".parquet" else frame.to_feather(content)
-    path.write_bytes(content.getvalue())
+    _files.write(path, content.getvalue())

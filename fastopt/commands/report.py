@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import _files
 from .arguments import check_writable
 
 MISSING = "plots need matplotlib: pip install 'fastopt[plot]'"
@@ -52,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(f"fastopt: the page has tables only: {MISSING}", file=sys.stderr)
     if args.html is not None:
-        Path(args.html).write_text(html(runs, parts, plots), encoding="utf-8")
+        _files.write(args.html, html(runs, parts, plots).encode())
     if args.images is not None:
         _write_images(Path(args.images), plots)
     if args.markdown is not None:
-        Path(args.markdown).write_text(markdown(runs, parts), encoding="utf-8")
+        _files.write(args.markdown, markdown(runs, parts).encode())
     elif args.html is None and args.images is None:
         print(markdown(runs, parts), end="")
     return 0
@@ -67,4 +68,4 @@ def _write_images(folder: Path, plots: dict[str, bytes]) -> None:
         raise NotADirectoryError(f"--images {folder}: expected a folder, but this is a file")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in plots.items():
-        (folder / f"{name}.svg").write_bytes(content)
+        _files.write(folder / f"{name}.svg", content)

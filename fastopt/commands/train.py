@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from .. import _backends, datasets
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
+from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
 from .arguments import check_writable, whole, widths
@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--loss", choices=LOSSES, metavar="NAME", help=_names(LOSSES))
+    training.add_argument(
+        "--loss", type=canonical, choices=LOSSES, metavar="NAME", help=f"{_names(LOSSES)}; also {_names(ALIASES)}"
+    )
     training.add_argument(
         "--optimizer", choices=OPTIMIZER_CLASSES, default="adam", metavar="NAME", help=_names(OPTIMIZER_CLASSES)
     )
@@ -121,6 +123,7 @@ def _names(table: Any) -> str:
 def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
     """Train what `args` say and print the result; `during` is open while the epochs run."""
     from .contest import Contestant, compete
+    from .ending import Ending
     from .outcome import Progress, headline, result
 
     backends = _contestants(args)
@@ -135,31 +138,26 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
     contestants = [Contestant(experiment, backend) for backend in backends]
     if not args.quiet:
         print(headline(data, contestants), flush=True)
-    with Progress(contestants, args.quiet) as progress:
+    end = Ending(contestants[0], args.save)
+    with Progress(contestants, args.quiet) as progress, end.on_signals():
         try:
             for contestant in contestants:
                 contestant.warm_up(progress.compiling)
             with during or nullcontext():
                 compete(contestants, progress.show)
+            progress.close()
+            end.save()
         except KeyboardInterrupt:
             progress.close()
-            return _interrupted(contestants[0], args.save)
+            return end.interrupted()
+        except OSError:  # the file cannot be written, but the figures are there
+            if contestants[-1].test:
+                print(result(contestants))
+            raise
     print(result(contestants))
-    if args.save is not None:
-        contestants[0].model.save(args.save)
-        if not args.quiet:
-            print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
+    if args.save is not None and not args.quiet:
+        print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
     return 0
-
-
-def _interrupted(contestant: Any, path: str | None) -> int:
-    done, epochs = contestant.model.epochs_done, contestant.experiment.epochs
-    saved = ""
-    if path is not None:
-        contestant.model.save(path)
-        saved = f"; what was trained so far is saved in {path}"
-    print(f"fastopt: interrupted after {done} of {epochs} epochs{saved}", file=sys.stderr)
-    return 130
 
 
 def _contestants(args: argparse.Namespace) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from ..progress import wanted
+from ..progress import tqdm_class, wanted
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -27,16 +27,16 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile or load all kernels, and say what was done."""
-    from tqdm import tqdm
-
     from ..kernels.cpu import all_kernels
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
+    from ..kernels.files import why_not_kept, why_not_loaded
 
     if INTERPRETED:
         raise ValueError("NUMBA_DISABLE_JIT is set, so there is nothing to compile")
     start = time.perf_counter()
     dtypes = DTYPES if args.dtype is None else (args.dtype,)
     kernels = all_kernels(dtypes)
+    tqdm, _ = tqdm_class()
     with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=args.quiet or not wanted("auto"), unit="") as bar:
         for kernel in bar:
             bar.set_postfix_str(kernel.name, refresh=True)
@@ -49,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
         f"loaded, in {seconds:.1f} s"
     )
     folder = cache_folder()
-    lost = [kernel.name for kernel in kernels if not (folder / f"{kernel.name}.bin").is_file()]
-    if lost:
-        print(f"fastopt: error: {len(lost)} kernels could not be kept in {folder}: is it writable?", file=sys.stderr)
+    reasons = [reason for kernel in kernels if (reason := why_not_loaded(folder / f"{kernel.name}.bin"))]
+    if reasons:
+        why = why_not_kept(folder) or reasons[0]
+        print(f"fastopt: error: {len(reasons)} kernels could not be kept in {folder}: {why}", file=sys.stderr)
         return 1
     print(f"kept in {folder}")
     return 0

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..kernels.settings import folder_setting
 from ._idx import read_idx
 from .dataset import Dataset
 
@@ -153,8 +154,8 @@ def _find_files(name: str, folder: str | os.PathLike[str] | None) -> dict[str, P
     if folder is not None:
         places = [Path(folder), Path(folder) / name]
     else:
-        setting = os.environ.get("FASTOPT_DATA_DIR")
-        places = [Path(setting), Path(setting) / name] if setting else []
+        setting = folder_setting("FASTOPT_DATA_DIR")
+        places = [setting, setting / name] if setting else []
         places += [Path(place) for place in source.folders]
     for place in places:
         found = {file: path for file in _IDX_FILES for path in [_find(place, file)] if path}

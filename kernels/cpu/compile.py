@@ -33,7 +33,8 @@ from numba.core.compiler import CompileResult
 from numba.extending import register_jitable
 
 from .. import formulas
-from ..files import FOLDER, SOURCES, cache_root, read_sealed, write_sealed
+from ..files import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ..interrupts import interrupts_held
 from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, python_address
 
@@ -136,7 +137,7 @@ class _Disk:
 
 # ---------------------------------------------------------------- telling the user
 class _Notice:
-    """Says that a call waits for the compiler, once it has for a second."""
+    """Says that a call waits for the compiler, once it has for a second, and at once where it will every time."""
 
     listeners: ClassVar[list[Callable[[str], None]]] = []
     depth, spent, kernels = 0, 0.0, 0
@@ -151,11 +152,10 @@ class _Notice:
         announced = cls.spent > 1.0
         cls.spent += seconds
         cls.kernels += 1
-        if cls.spent > 1.0 and not announced:
-            if trouble is None:
-                log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
-            else:
-                log.warning("compiling kernels, as every process will, for they could not be kept: %s", trouble)
+        if trouble is not None:
+            say_lost(cache_folder(), trouble)
+        elif cls.spent > 1.0 and not announced:
+            log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
 
 
 @contextlib.contextmanager
@@ -217,7 +217,8 @@ class Kernel:
     @property
     def address(self) -> int:
         if not self._address:
-            with lock:
+            # An interrupt inside one of LLVM's callbacks would be printed and forgotten.
+            with interrupts_held(), lock:
                 if not self._address:
                     self._address = python_address(self.function) if INTERPRETED else self._compile()
         return self._address

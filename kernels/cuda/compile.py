@@ -26,7 +26,8 @@ from typing import Any, ClassVar, NamedTuple
 import numba
 from numba import cuda
 
-from ..files import SOURCES, cache_root, read_sealed, write_sealed
+from ..files import SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ..interrupts import interrupts_held
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 # The intermediate code is made for the oldest devices that CUDA 13 knows, and linked for the one that is there.
@@ -118,7 +119,7 @@ class Kernel:
 
     def cubin(self, capability: tuple[int, int]) -> bytes:
         """The machine code for devices of a compute capability, from the cache if it is there."""
-        with lock:
+        with interrupts_held(), lock:  # one inside a callback of LLVM would be forgotten
             if capability not in self._cubins:
                 self._cubins[capability] = self._cached(capability)
             return self._cubins[capability]
@@ -134,14 +135,17 @@ class Kernel:
             for listener in _listeners:
                 listener(self.name)
             found, _ = self._link(capability, "cubin")
-            with contextlib.suppress(OSError):  # the cache is an accelerator, never a reason to fail
+            try:
                 write_sealed(path, identity, found)
+            except OSError as error:  # the cache is an accelerator, never a reason to fail
+                say_lost(path.parent, error)
         return found
 
     def listing(self, capability: tuple[int, int]) -> Listing:
         """The kernel compiled anew, with its PTX and the report of ptxas."""
-        ptx, _ = self._link(capability, "ptx")
-        cubin, log = self._link(capability, "cubin")
+        with interrupts_held():
+            ptx, _ = self._link(capability, "ptx")
+            cubin, log = self._link(capability, "cubin")
         return Listing(cubin, ptx.decode(errors="replace"), log)
 
     @cache  # noqa: B019 (kernels live as long as the process)

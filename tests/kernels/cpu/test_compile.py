@@ -56,6 +56,7 @@ def fresh(monkeypatch, tmp_path):
     """fresh(function, name): a kernel as a new process would have it, with a cache in tmp_path."""
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setattr(compile_._Notice, "spent", 0.0)
+    monkeypatch.setattr(files, "_said", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "cache"))
 
     def make(function=store, name="store", **options):
@@ -381,7 +382,7 @@ def test_variants_do_not_share_a_place(fresh):
 @compiled
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_what_others_can_write_is_not_loaded(fresh, mode):
+def test_what_others_can_write_is_not_loaded(fresh, mode, caplog):
     assert calls(fresh())
     file_of("store").chmod(mode)
     again, healed = fresh(), fresh()
@@ -389,16 +390,82 @@ def test_what_others_can_write_is_not_loaded(fresh, mode):
     assert again.compiled
     assert calls(healed)
     assert healed.loaded
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"in {cache_folder()} are not loaded but compiled anew; of store.bin: other users may write" in caplog.text
+    assert f"(mode {mode:04o})" in caplog.text
 
 
 @compiled
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
-def test_what_somebody_else_owns_is_not_loaded(fresh):
+def test_what_somebody_else_owns_is_not_loaded(fresh, caplog):
     assert calls(fresh())
-    os.chown(file_of("store"), 12345, -1)
+    assert calls(fresh(store_twice, "another"), factor=2)
+    for name in ("store", "another"):
+        os.chown(file_of(name), 12345, -1)
     again = fresh()
     assert calls(again)
     assert again.compiled
+    assert caplog.text.count("of store.bin: it belongs to another user (number 12345)") == 1
+
+
+@compiled
+def test_a_file_system_without_modes(fresh, monkeypatch, caplog):
+    """Such as one where every file is for everybody: nothing is kept, and said to be, that would never be loaded."""
+    monkeypatch.setattr(os, "chmod", lambda path, mode: os.fchmod(os.open(path, os.O_RDONLY), 0o777))
+    for name in ("store", "another"):
+        kernel = fresh(store, name)
+        assert calls(kernel)
+        assert kernel.compiled
+    assert list(cache_folder().iterdir()) == []
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "they could not be kept" in caplog.text
+    assert "could not be loaded: other users may write to it (mode 0777)" in caplog.text
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system knows no such owners")
+def test_a_folder_that_cannot_be_written_to(fresh, monkeypatch, caplog, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o555)
+    if os.geteuid() == 0:  # whom no mode stops
+
+        def denied(**_):
+            raise PermissionError(errno.EACCES, "Permission denied", "temporary")
+
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(files.tempfile, "mkstemp", denied)
+    for name in ("store", "another"):
+        assert calls(fresh(store, name))
+    (tmp_path / "cache").chmod(0o755)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"could not be kept in {cache_folder()}: {tmp_path / 'cache'}" in caplog.text
+    assert caplog.text.endswith(" cannot be written to\n")
+    assert "temporary" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system knows no such owners")
+def test_why_nothing_is_kept(tmp_path, monkeypatch):
+    assert files.why_not_kept(tmp_path / "a" / "b") == ""
+    (tmp_path / "file").touch()
+    assert files.why_not_kept(tmp_path / "file" / "b") == f"{tmp_path / 'file'} is not a folder"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    reason = files.why_not_kept(tmp_path / "a")
+    assert reason.startswith(f"{tmp_path} cannot be written to; it belongs to another user (")
+
+
+@pytest.mark.parametrize("name", ["FASTOPT_CACHE_DIR", "XDG_CACHE_HOME"])
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there the cache is elsewhere")
+def test_a_home_folder_in_a_setting(name, monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTOPT_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "~/kept")
+    assert cache_root() == tmp_path / "kept" / ("" if name == "FASTOPT_CACHE_DIR" else "fastopt")
+    monkeypatch.setenv(name, "~no-such-user/kept")  # as a shell leaves it
+    assert str(cache_root()).startswith("~no-such-user/kept")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system knows no such owners")
@@ -406,7 +473,7 @@ def test_whose_files_are_loaded(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def own(user, mode):
-        return files.own(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
+        return not files.distrust(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
 
     assert own(1000, 0o600)
     assert own(1000, 0o644)
