@@ -282,7 +282,16 @@ def test_models_of_python(run, path, tmp_path):
     assert lines(run("predict", path, tmp_path / "x.tsv")) == expected
     assert lines(run("predict", path, tmp_path / "first.csv", "--target", "c")) == expected
     figures = model.evaluate(x, frame["c"])
-    for arguments in (["t.csv"], ["first.csv", "--target", "c"], ["first.csv", "--target", "0"]):
+    frame.insert(0, "id", ["p", "q", "r"])
+    frame.to_csv(tmp_path / "id.csv", index=False)
+    assert lines(run("predict", path, tmp_path / "id.csv", "--drop", "id")) == expected
+    assert lines(run("predict", path, tmp_path / "id.csv", "--drop", "c", "--drop", 0)) == expected
+    for arguments in (
+        ["id.csv", "--drop", "id"],
+        ["t.csv"],
+        ["first.csv", "--target", "c"],
+        ["first.csv", "--target", "0"],
+    ):
         rows = lines(run("evaluate", path, tmp_path / arguments[0], *arguments[1:]))
         assert [row.split()[-1] for row in rows] == [
             "3", f"{figures['loss']:.6g}", f"{figures['mean_squared_error']:.6g}",
@@ -391,6 +400,9 @@ def test_rows_without_a_target(run, model, tmp_path):
         ("predict", ["MODEL", "digits", "--sep", ","], "--sep is for tables, not for the data set digits"),
         ("predict", ["MODEL", "digits", "--target", "0"], "--target is for tables, not for the data set digits"),
         ("predict", ["MODEL", "FRUIT", "--folder", "x"], "--folder is for mnist and fashion-mnist"),
+        ("predict", ["MODEL", "FRUIT", "--drop", "ripe"], "--drop is for models that were not trained on a table"),
+        ("predict", ["MODEL", "digits", "--drop", "0"], "--drop is for tables, not for the data set digits"),
+        ("predict", ["BARE", "PAIRS", "--drop", "c"], "there is no column 'c'; its columns are a, b"),
         ("predict", ["MODEL", "ARRAYS"], "arrays.npz: the model takes 6 features; got 3"),
         ("predict", ["MODEL", "ARRAYS", "--missing", "skip"], "--missing is for tables, not for the data set"),
         ("predict", ["MODEL", "BLUE"], "line 2, column 'colour' must be one of the categories of the training data"),

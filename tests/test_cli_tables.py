@@ -175,6 +175,23 @@ def test_one_row_of_a_class(train, tmp_path):
         assert model.classes.tolist() == ["rare", "x", "y"]
 
 
+def test_an_interrupted_training_on_a_table(run, tmp_path, path, monkeypatch):
+    """Saves what new tables need, too."""
+    train_epoch = fastopt.training.train_epoch
+
+    def interrupted(model, *args):
+        if model.epochs_done == 2:
+            raise KeyboardInterrupt
+        return train_epoch(model, *args)
+
+    monkeypatch.setattr(fastopt.training, "train_epoch", interrupted)
+    table = write_fruit(tmp_path / "fruit.csv")
+    status, _, err = run("train", table, *TRAIN, "--standardize", "--epochs", 5, "--save", path)
+    assert (status, "interrupted after 2 of 5 epochs" in err) == (130, True)
+    status, out, err = run("predict", path, table)
+    assert (status, err, set(out.split()) <= set(FRUIT)) == (0, "", True)
+
+
 def test_built_in_data_as_numbers(train):
     model, _ = train("digits", "--loss", "mean_squared_error", "--no-compare", epochs=1)
     assert (model.outputs, model.metrics) == (1, ("mean_squared_error", "r2"))

@@ -190,11 +190,15 @@ def test_not_utf8_far_behind(tmp_path):
         (",0,1,2,kind", "0,5,6,7,x", True),
         ("0,1,2,kind", "5,6,7,x", True),
         ("0,1,2,kind", "5,6,7,kind", False),
+        ("2000,c1,c2", "abc,def,ghi", True),  # a number above nothing but text
+        ("2000|2001|2002", "0|1|abc", True),
+        ("blue|blue|4,8", "red|blue|0,9", False),
     ],
 )
 def test_header_is_found(tmp_path, first, below, header):
     table = open_table(write(tmp_path, "\n".join([first, below, below, below]) + "\n"))
-    assert table.names == (first.split(",") if header else None)
+    assert table.names == (first.replace("|", ",").split(",") if header else None)
+    assert table.width == len(first.split("|")) if "|" in first else len(first.split(","))
     assert len(table.frame) == 4 - header
 
 
@@ -205,6 +209,7 @@ def test_header_is_found(tmp_path, first, below, header):
         "country,2019,2020,label\nA,5,6,x\nB,7,8,y\nC,9,10,x\n",
         "7,9,new\n" + "1,2,x\n3,4,y\n" * 5,
         "x,k\n1,k\n2,l\n3,k\n",
+        "c0;2001\nabc;37.5\ndef;202\nghi;101\njkl;1\n",
     ],
 )
 def test_header_that_only_the_user_can_tell(tmp_path, text):

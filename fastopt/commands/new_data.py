@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
     parser.add_argument("data", metavar="DATA", help=f"{', '.join(datasets.NAMES)} (their test part), {TABLES}")
     parser.add_argument("--folder", help="where the IDX files of mnist or fashion-mnist are")
     parser.add_argument("--target", metavar="COLUMN", help=target)
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="column to leave out, for a model that was not trained on a table; repeatable",
+    )
     add_text_arguments(parser)
     add_missing_argument(parser, "as in training")
     parser.add_argument("--backend", choices=_backends.MODULES, help="(default: the model's)")
@@ -55,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
 def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> NewData:
     """Return the rows of args.data; ValueError, naming the file, where they are no rows for this model."""
     if args.data in datasets.NAMES:
-        refuse_table_arguments(args, ("target",))
+        refuse_table_arguments(args, ("target", "drop"))
         data = datasets.load(args.data, args.folder)
         return _arrays(model, args.data, data.x_test, data.y_test if with_targets else None)
     if args.folder is not None:
@@ -65,7 +72,7 @@ def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> New
     path = check_path(args.data)
     if path.suffix.lower() != ".npz":
         return _from_table(model, args, with_targets)
-    refuse_table_arguments(args, ("target",))
+    refuse_table_arguments(args, ("target", "drop"))
     if not with_targets:
         return _arrays(model, args.data, read_features(path, _dtype(model)), None)
     part = read_npz(path, _dtype(model))[-1]
@@ -102,9 +109,11 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
     text, preparation = text_options(args), preparation_of(model)
     if preparation is None:
         table = open_table(args.data, text)
-        columns, target = _plain_columns(model, table, args.target, with_targets)
+        columns, target = _plain_columns(model, table, args, with_targets)
         preparation, missing = _numbers(columns), args.missing or "refuse"
     else:
+        if args.drop:
+            raise ValueError("--drop is for models that were not trained on a table: this one knows its columns")
         table = open_new_table(args.data, preparation, text)
         columns = preparation.read_columns(table)
         if preparation.layout.header and table.names is None:
@@ -123,12 +132,15 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
 
 
 def _plain_columns(
-    model: Sequential, table: Table, target: str | None, with_targets: bool
+    model: Sequential, table: Table, args: argparse.Namespace, with_targets: bool
 ) -> tuple[dict[int, Column], int | None]:
     """Columns of numbers by position, for a model that knows nothing of tables; and the position of the target."""
     assert model.inputs is not None
-    data = [i for i in range(table.width) if i not in columns_without_data(table)]
-    chosen = table.find("target", target) if target is not None else data[-1] if len(data) > model.inputs else None
+    left_out = {*columns_without_data(table), *(table.find("drop", column) for column in args.drop)}
+    data = [i for i in range(table.width) if i not in left_out]
+    chosen = data[-1] if len(data) > model.inputs else None
+    if args.target is not None:
+        chosen = table.find("target", args.target)
     features = [i for i in data if i != chosen]
     if len(features) != model.inputs or (with_targets and chosen is None):
         raise ValueError(

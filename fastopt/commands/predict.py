@@ -1,4 +1,4 @@
-"""`fastopt predict`: what a saved model says of new data."""
+"""`fastopt predict`: the predictions of a saved model for new data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="apply a saved model to new data",
-        description="Print what a model says of new data, a row a line: the names of classes as they were in the "
-        "training data, or numbers in the units of the targets. The data are brought into the form of the training "
+        description="Print a model's predictions for new data, one line a row: the names of classes as they were in "
+        "the training data, or numbers in the units of the targets. The data are brought into the form of the training "
         "data: columns by their names, text one-hot encoded, numbers scaled. A column of targets is ignored.",
     )
     new_data.add_arguments(parser, "column that holds targets and is ignored (default: as in training)")

@@ -15,7 +15,9 @@ TABLES = f"or the path of a table or of arrays: {KINDS}"
 def add_text_arguments(group: Any) -> None:
     """Add what says how a text file is written."""
     group.add_argument("--sep", metavar="CHARACTER", help="delimiter of a text file; also tab, space (default: found)")
-    group.add_argument("--decimal", choices=(".", ","), help="decimal mark of a text file (default: found)")
+    group.add_argument(
+        "--decimal", choices=(".", ","), metavar="MARK", help="decimal mark of a text file, . or , (default: found)"
+    )
     group.add_argument(
         "--header", action=argparse.BooleanOptionalAction, help="the first row holds names, or is data (default: found)"
     )

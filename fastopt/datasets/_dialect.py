@@ -16,7 +16,7 @@ EXTRA_MISSING = ("?",)
 _MARKS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
 MISSING = frozenset(["", *_MARKS.split("|"), *EXTRA_MISSING])
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
-_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?(\d+(,\d+)?|,\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _GROUPED_POINT = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?")  # 1,234.5 and 1'234.5
 _GROUPED_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}([. '\u00a0\u202f])\d{3}(\1\d{3})*(,\d*)?")  # 1.234,5 and 1 234,5
 _SPACING = re.compile("[ '\u00a0\u202f]")
@@ -125,11 +125,12 @@ def _sample(lines: Sequence[str], sep: str) -> list[list[str]]:
 
 
 def _delimiter(lines: Sequence[str], promised: str | None, names: Collection[str]) -> str:
-    """The delimiter that gives most records the same number of cells, more than one, and the most numbers.
+    """The delimiter that gives most records the same number of cells, more than one; of several, the one that leaves
+    the fewest cells with another delimiter in them, and then the most numbers.
 
     One that divides the first row into names that are expected goes before all others.
     """
-    best, best_score = promised or ",", (0.0, 0.0)
+    best, best_score = promised or ",", (0.0, 0.0, 0.0)
     for sep in DELIMITERS:
         rows = _sample(lines, sep)
         if not rows:
@@ -142,8 +143,10 @@ def _delimiter(lines: Sequence[str], promised: str | None, names: Collection[str
         if sep == promised:
             return sep
         cells = [cell for row in rows for cell in row if cell not in MISSING]
-        numbers = sum(any(is_number(cell, mark) for mark in ".,") for cell in cells)
-        score = (count / len(rows), numbers / max(1, len(cells)))
+        others = [cell for cell in cells if not any(is_number(cell, mark) for mark in ".,")]
+        divided = sum(any(other in cell for other in DELIMITERS[:-1]) for cell in others)
+        whole, numbers = (1 - len(some) / max(1, len(cells)) for some in (range(divided), others))
+        score = (count / len(rows), whole, numbers)
         if score > best_score:
             best, best_score = sep, score
     return best
@@ -185,25 +188,23 @@ def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
     if _counts(rows):
         return True
     columns = [[row[i] for row in below if i < len(row) and row[i] not in MISSING] for i in range(len(first))]
-    numeric = [2 * sum(is_number(cell, decimal) for cell in column) >= len(column) for column in columns]
+    numeric = [sum(is_number(cell, decimal) for cell in column) for column in columns]
     votes = [_vote(*column, decimal) for column in zip(first, columns, numeric, strict=True)]
     names, data = votes.count("name"), votes.count("data")
     numbers = [cell for cell in first if is_number(cell, decimal)]
-    if not names and not data:
-        return not numbers
+    texts = [vote for cell, vote in zip(first, votes, strict=True) if cell not in MISSING | {*numbers}]
     if not names:
-        texts = [vote for cell, vote in zip(first, votes, strict=True) if cell not in MISSING | {*numbers}]
-        if _label_columns(numbers) and texts and "data" not in texts:
+        if "data" not in texts and texts and ("year" in votes or _label_columns(numbers)):
             raise Ambiguous(_AMBIGUOUS)
-        return False
+        return not data and not numbers
     if not data:
         return True
-    above_numbers = any(vote == "name" and mostly for vote, mostly in zip(votes, numeric, strict=True))
+    above_numbers = any(
+        vote == "name" and 2 * count >= len(column) for vote, count, column in zip(votes, numeric, columns, strict=True)
+    )
     if not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)) or (len(numbers) < data and not above_numbers):
         return False  # 5.1 is no name, and neither is text that comes again
-    if len(numbers) < data:
-        raise Ambiguous(_AMBIGUOUS)
-    if names >= data or _label_columns(numbers):
+    if len(numbers) >= data and (names >= data or _label_columns(numbers)):
         return True
     raise Ambiguous(_AMBIGUOUS)
 
@@ -213,9 +214,8 @@ def _label_columns(numbers: Sequence[str]) -> bool:
     if len(numbers) < 2 or not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)):
         return False
     values = [int(number) for number in numbers]
-    return values == list(range(values[0], values[0] + len(values))) or (
-        len(set(values)) == len(values) and all(1900 <= value <= 2100 for value in values)
-    )
+    counted = values == list(range(values[0], values[0] + len(values)))
+    return counted or (len(set(values)) == len(values) and all(map(_is_year, numbers)))
 
 
 def _counts(rows: Sequence[Sequence[str]]) -> bool:
@@ -235,14 +235,21 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
     return corner or len(numbers) > 2 or (len(numbers) == 2 and first not in [list(row) for row in below])
 
 
-def _vote(cell: str, others: Sequence[str], mostly_numbers: bool, decimal: str) -> str | None:
-    """What a cell of the first row and those below it say: that it is a name, data, or nothing."""
+def _vote(cell: str, others: Sequence[str], numbers: int, decimal: str) -> str | None:
+    """What a cell of the first row and those below it (of which some are numbers) say: name, data, year, or nothing."""
     if cell in MISSING or not others:
         return None
+    mostly_numbers = 2 * numbers >= len(others)
     if is_number(cell, decimal):
-        return "data" if mostly_numbers else None
+        if mostly_numbers:
+            return "year" if _is_year(cell) and not any(map(_is_year, others)) else "data"
+        return None if numbers else "name"  # a number above nothing but text
     if mostly_numbers:
         return "name"
     if cell in others:
         return "data"
     return "name" if len(others) >= 5 and 2 * len(set(others)) <= len(others) else None
+
+
+def _is_year(cell: str) -> bool:
+    return len(cell) == 4 and cell.isdecimal() and 1900 <= int(cell) <= 2100
