@@ -81,7 +81,7 @@ def test_missing(train, run, tmp_path, missing):
 
 
 def test_validation_rows_give_no_means(train, tmp_path):
-    """What fills gaps, and what features are scaled by, is of the rows that are trained on."""
+    """Fillings of gaps, and scales of features, are those of the rows that are trained on."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"i": np.arange(40.0), "a": rng.normal(size=40), "y": rng.normal(size=40)})
     frame.loc[::9, "a"] = None

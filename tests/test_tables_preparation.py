@@ -1,4 +1,4 @@
-"""What is learnt from a table, and what it does to new ones: categories, missing cells, columns by name or position."""
+"""Preparations learnt from a table, applied to new ones: categories, missing cells, columns by name or position."""
 
 import json
 

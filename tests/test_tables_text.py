@@ -477,7 +477,7 @@ def frames(draw):
     index=st.booleans(),
 )
 def test_round_trip(tmp_path, frame, dialect, quoting, newline, index):
-    """What pandas writes in any dialect is read as it was."""
+    """Tables that pandas writes in any dialect are read as they were."""
     sep, decimal = dialect
     path = tmp_path / "t.csv"
     frame.to_csv(path, sep=sep, decimal=decimal, quoting=quoting, lineterminator=newline, index=index)

@@ -54,7 +54,7 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
 
 
 def _data_rows(data: Dataset, plan: Experiment) -> list[tuple[str, str]]:
-    """What was made of a table, and what should be known of it."""
+    """Lines about a table: its target, its features and remarks."""
     rows = [("target", data.targets + ", standardized" * plan.standardize_targets)] if data.targets else []
     features = []
     if data.preparation is not None and data.preparation.features > len(data.preparation.columns):

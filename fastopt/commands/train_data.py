@@ -14,7 +14,7 @@ from ..kernels.formulas import LOSSES
 from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
 
 CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
-# What numbers can be fitted with: the losses that take a number for a number.
+# Losses that take a number for a number.
 REGRESSION_LOSSES = tuple(
     name for name, row in LOSSES.items() if row.targets == "dense" and row.link is None and not row.signs
 )

@@ -236,7 +236,7 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _vote(cell: str, others: Sequence[str], numbers: int, decimal: str) -> str | None:
-    """What a cell of the first row and those below it (of which some are numbers) say: name, data, year, or nothing."""
+    """Evidence of a cell of the first row and of those below it, `numbers` of which are numbers: name, data or year."""
     if cell in MISSING or not others:
         return None
     mostly_numbers = 2 * numbers >= len(others)

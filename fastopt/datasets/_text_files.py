@@ -36,7 +36,7 @@ SAMPLE_CELLS = 20_000
 
 
 class TextOptions(NamedTuple):
-    """What the user says of a text file; None: to be found out."""
+    """Options for text files; None: to be found out."""
 
     sep: str | None = None
     decimal: str | None = None
@@ -45,7 +45,7 @@ class TextOptions(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What is known of the columns before they are read."""
+    """Knowledge of the columns before they are read."""
 
     names: Collection[str] = ()  # a first row that has most of them is a header
     # positions of columns to read as text, from the names, the number of columns, and the first rows

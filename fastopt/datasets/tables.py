@@ -29,7 +29,7 @@ KINDS = ".npz, .csv, .tsv, .txt (or .gz of these), .parquet or .feather"
 
 
 class TableOptions(NamedTuple):
-    """What the user says of a table; see `read_table`."""
+    """Options of `read_table`."""
 
     target: str | int | None = None
     text: TextOptions = TextOptions()
