@@ -46,7 +46,7 @@ class Learnt(NamedTuple):
     feature_names: tuple[str, ...] | None = None
     statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
     target_scale: TargetScale | None = None
-    classes: np.ndarray | None = None  # read-only
+    classes: np.ndarray | None = None
 
 
 def read_x(
@@ -111,8 +111,6 @@ def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, los
     classes, scale = known.classes, known.target_scale
     if raw.labels is not None and classes is None:
         classes = _targets.learn_classes("y", raw.labels, loss.spec, model.outputs)
-        if classes is not None:
-            classes.flags.writeable = False
     if standardize:
         _targets.check_scalable(loss.spec, model.last_activation, model.metrics)
         if scale is None and model.epochs_done:

@@ -98,7 +98,7 @@ class DataMemory(ABC):
         >>> model.classes.tolist()
         ['low', 'middle', 'high']
         """
-        return self._learnt.classes
+        return None if self._learnt.classes is None else _locked(self._learnt.classes)
 
     @classes.setter
     def classes(self, labels: Any) -> None:
@@ -131,7 +131,8 @@ class DataMemory(ABC):
 
         A `fit` with standardize_targets=True learns them. They may be set to (mean, deviation), or to None.
         """
-        return self._learnt.target_scale
+        scale = self._learnt.target_scale
+        return None if scale is None else TargetScale(*map(_locked, scale))
 
     @target_scale.setter
     def target_scale(self, scale: Any) -> None:
@@ -275,6 +276,13 @@ def differences(saved: Sequence[Preprocessing], ours: Sequence[Preprocessing]) -
         return []
     theirs, own = (", ".join(map(repr, some)) or "nothing" for some in (saved, ours))
     return [f"the file's data go through {theirs}, the model's through {own}"]
+
+
+def _locked(array: np.ndarray) -> np.ndarray:
+    """A view of our own array that nobody can write to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _told(layer: Preprocessing) -> tuple[str, dict[str, Any]]:

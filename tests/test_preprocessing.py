@@ -563,6 +563,16 @@ def test_copies(front):
         assert again.config() == layer.config()
 
 
+def test_what_is_remembered_cannot_be_written_to():
+    model = model_of(Normalization(), loss="mse")
+    model.fit(X, X[:, :3], standardize_targets=True, verbose=0)
+    model.classes = ["a", "b", "c"]
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        for array in (one.classes, *one.target_scale):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 1
+
+
 def test_set_weights_leaves_the_numbers():
     model, other = model_of(Normalization()), model_of(Normalization())
     model.fit(X, Y, verbose=0)
