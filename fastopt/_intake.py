@@ -41,7 +41,7 @@ class Raw(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """What a model takes from its first data, beside the weights: without it, weights mean nothing."""
+    """Names, numbers and labels that a model takes from its first data: without them, its weights mean nothing."""
 
     feature_names: tuple[str, ...] | None = None
     statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
@@ -62,7 +62,7 @@ def read_x(
     try:
         check_matrix(name, features.values, model.inputs if inputs is None else inputs)
     except ValueError as error:
-        shape = tuple(getattr(x, "shape", ()))
+        shape = _shape(x)
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
@@ -140,11 +140,10 @@ def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.nd
     """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
     layers = model.preprocessing
     if layers:
-        for layer, numbers in zip(layers, learnt.statistics, strict=True):
+        for place, (layer, numbers) in enumerate(zip(layers, learnt.statistics, strict=True)):
             if isinstance(layer, Normalization) and numbers is None:
                 raise ValueError(
-                    f"layer {model.names[layers.index(layer)]} has no mean and variance yet: call fit, or adapt(x),"
-                    " first"
+                    f"layer {model.names[place]} has no mean and variance yet: call fit, or adapt(x), first"
                 )
         _frames.check_cells(name, *x)
     return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)

@@ -1,4 +1,4 @@
-"""What a model remembers of its data, beside the weights: names, labels, and the numbers that data are prepared by."""
+"""Memory that a model has of its data, beside the weights: names, labels, and the numbers that prepare data."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def take_over(model: DataMemory, saved: DataMemory) -> None:
 
 
 def differences(saved: Sequence[Preprocessing], ours: Sequence[Preprocessing]) -> list[str]:
-    """What tells the layers that prepare data apart, in words; what they have learnt does not count."""
+    """Return in words the differences between layers that prepare data; numbers that they have learnt do not count."""
     if [_told(layer) for layer in saved] == [_told(layer) for layer in ours]:
         return []
     theirs, own = (", ".join(map(repr, some)) or "nothing" for some in (saved, ours))

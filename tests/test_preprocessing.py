@@ -37,7 +37,7 @@ def through(layers, x, inputs):
 
 
 def test_normalization_by_hand():
-    """Of 1, 2 and 6 the mean is 3 and the variance (4 + 1 + 9) / 3."""
+    """The mean of 1, 2 and 6 is 3, and the variance (4 + 1 + 9) / 3."""
     layer = Normalization().adapt([[1.0, 10.0], [2.0, 10.0], [6.0, 10.0]])
     np.testing.assert_array_equal(layer.mean, [3, 10])
     np.testing.assert_allclose(layer.variance, [14 / 3, 0], rtol=1e-15)
