@@ -115,10 +115,13 @@ class EarlyStopping(Callback):
             self.stopped_epoch = epoch
             model.stop_training = True
 
-    def on_interrupt(self, model: Sequential) -> None:
-        self.on_train_end(model)
-
     def on_train_end(self, model: Sequential) -> None:
+        self._restore(model)
+
+    def on_interrupt(self, model: Sequential) -> None:
+        self._restore(model)
+
+    def _restore(self, model: Sequential) -> None:
         if self._weights is not None:
             model.set_weights(self._weights)
             self._weights = None

@@ -111,7 +111,7 @@ def _seal(identity: str, payload: bytes) -> bytes:
 
 
 def read_sealed(path: Path, identity: str) -> bytes | None:
-    """What `write_sealed` has written, if it is there, whole, and of this identity; OSError if it cannot be read.
+    """Content that `write_sealed` has written, if it is whole and of this identity, else None; OSError if unreadable.
 
     A warning says why a file is not trusted.
     """

@@ -34,7 +34,7 @@ def failing(monkeypatch, name, error):
     monkeypatch.setattr(os, name, fail)
 
 
-# ---------------------------------------------------------------- what becomes of a file that is there
+# ---------------------------------------------------------------- a file that is there already
 
 
 @posix
@@ -126,7 +126,7 @@ def test_a_path_that_is_no_text(tmp_path):
     assert _files.read(path) == NEW
 
 
-# ---------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------- pipes and devices
 
 
 @posix
@@ -287,7 +287,7 @@ def test_an_unbuffered_file_takes_some_at_a_time():
         _files.write(raw, NEW)
 
 
-# ---------------------------------------------------------------- what is asked before there is anything to write
+# ---------------------------------------------------------------- checks before the work
 
 
 @posix

@@ -55,7 +55,7 @@ def interrupt_when(monkeypatch, ready, backend="numpy"):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What early stopping has seen of each backend's model: a list of (figure, weights), an epoch each."""
+    """Figures and weights that early stopping has seen, by backend: a list of (figure, weights), an epoch each."""
     seen, on_epoch_end = {}, EarlyStopping.on_epoch_end
 
     def watched(self, model, epoch, logs):
