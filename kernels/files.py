@@ -102,6 +102,8 @@ def say_once(message: str) -> None:
 def say_lost(folder: Path, error: Exception) -> None:
     """Warn that compiled kernels could not be kept, and why."""
     reason = why_not_kept(folder) or (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if reason.startswith(f"{folder} "):
+        reason = f"it{reason.removeprefix(str(folder))}"
     say_once(f"compiling kernels, as every process will, for they could not be kept in {folder}: {reason}")
 
 
