@@ -250,3 +250,19 @@ def test_a_second_interrupt_waits_until_the_weights_are_back(monkeypatch):
     with handled(), pytest.raises(KeyboardInterrupt):
         classifier().fit(*blobs(), callbacks=[first], verbose=0)
     assert first.done
+
+
+def test_an_interrupt_leaves_the_best_figure_with_its_weights(monkeypatch):
+    """Also one that comes while the next best weights are copied."""
+    model, stopping = classifier(), EarlyStopping("loss", 9, restore_best_weights=True)
+    model.build(6)
+    stopping.on_epoch_end(model, 1, {"loss": 2.0})
+    first = model.get_weights()
+    model.set_weights([w + 1 for w in first])
+    monkeypatch.setattr(type(model), "get_weights", lambda _: press())
+    with handled(), pytest.raises(KeyboardInterrupt):
+        stopping.on_epoch_end(model, 2, {"loss": 1.0})
+    monkeypatch.undo()
+    stopping.on_interrupt(model)
+    assert (stopping.best, stopping.best_epoch) == (2.0, 1)
+    assert_same(model.get_weights(), first)
