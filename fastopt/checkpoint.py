@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _files, schedules
-from ._arrays import check_count, check_name, check_number
+from ._arrays import check_count, check_name, check_number, own
 from ._files import Path, Readable, Writable
 from .kernels.spec import DenseSpec, LayerSpec
 from .layers import LAYERS, Dense, Layer, to_config
@@ -202,7 +202,7 @@ def _read(content: bytes) -> tuple[dict[str, Any], Tensors]:
     text = header.get("__metadata__", {}).get(KEY)
     if text is None:
         raise ValueError("it is a safetensors file, but not one that fastopt wrote")
-    tensors = {name: np.array(found.pop(name), order="C") for name in list(found)}
+    tensors = {name: own(found[name], found.pop(name).dtype) for name in list(found)}
     description = json.loads(text)
     if not isinstance(description, dict):
         raise ValueError("its description is not a JSON object")
@@ -234,7 +234,7 @@ def _model(description: dict[str, Any], tensors: Tensors, backend: str | None) -
             )
         parameters.append(tensor)
     _check_left_over(name for name in tensors if not name.startswith("optimizer."))
-    model.adopt(inputs, parameters)
+    model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
 

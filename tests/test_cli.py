@@ -14,6 +14,7 @@ import fastopt
 from fastopt import cli, datasets
 from fastopt.commands import contest, info, tables, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
+from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
 from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
 
@@ -392,6 +393,12 @@ def test_loss_for_classes(trained, loss):
     assert model.loss.spec.name == loss
     assert model.outputs == 3
     assert model.layers[-1].activation == (LOSSES[loss].link or "linear")
+
+
+@pytest.mark.parametrize("alias", [*ALIASES, "MSE", "Huber"])
+def test_other_names_of_losses(alias):
+    args = cli.parser().parse_args(["train", "--loss", alias])
+    assert args.loss == ALIASES.get(alias.lower(), alias.lower())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
