@@ -7,7 +7,7 @@ from ..spec import FORMS
 from .arrays import READ_ARRAYS, ArrayPlan
 from .blas import blas
 from .capsules import READ_CAPSULES, Capsules
-from .compile import Kernel, compiling
+from .compile import ENTER, Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
 from .network import Network
@@ -42,7 +42,7 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM]
+    kernels = [ENTER, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM]
     kernels += [TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)

@@ -32,7 +32,7 @@ from numba.core import config
 from numba.np.ufunc import parallel as numba_parallel
 
 from .compile import Kernel, lock
-from .primitives import INTERPRETED, call_phase
+from .primitives import INTERPRETED, enter
 
 log = logging.getLogger("fastopt")
 
@@ -167,7 +167,7 @@ def _can_launch() -> bool:
 
 def _launch(code, work, step, ranks):
     for rank in prange(ranks):
-        call_phase(code, work, step, rank, ranks)
+        enter(code, work, step, rank, ranks)
 
 
 LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
