@@ -43,8 +43,8 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ENTER, BODY, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM]
-    kernels += [TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels = [ENTER, BODY, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

@@ -3,8 +3,8 @@
 Work is cut into pieces by its shape, never by the number of threads, and piece i goes to rank i mod ranks: results are
 the same bits for any number of threads. A phase is a kernel(work, step, rank, ranks) that does the pieces of one rank.
 
-- `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few microseconds,
-  for calls on arrays.
+- `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few
+  microseconds, for calls on arrays.
 - `team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a barrier
   of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork, and
   from any number of Python threads at once.

@@ -1,8 +1,8 @@
 """Launches on the OpenMP threads of torch, in a process that has them.
 
-When torch is done with its work, its OpenMP threads go on looking for more for some milliseconds, on the cores where
-threads of another pool are to run: in a loop of forward, backward and step a launch on TBB took the step of an MLP from
-208 to 328 us. So where torch is, ranks run on its threads, which are awake and have the cores.
+When torch is done with its work, its OpenMP threads look for more for some milliseconds, on the cores where threads
+of another pool are to run. In a loop of forward, backward and step the step of an MLP took 328 us on threads of TBB and
+208 us on those, which are awake and have the cores. So where torch is, ranks run on its threads.
 
 torch's pool is that of GNU's libgomp, and `GOMP_parallel` is what a compiler makes of `#pragma omp parallel`: it calls a
 function on every thread of a team. Each thread of Python's that launches has a pool of its own, as with torch. The
@@ -99,7 +99,8 @@ def _find() -> _Library | None:
     if len(paths) != 1 or "gomp" not in Path(*paths).name:
         return None
     start = ffi.cast("void(*)(intptr_t, int64_t *, unsigned, unsigned)", found[0])
-    return _Library(*paths, start, *(int(ffi.cast("intptr_t", address)) for address in found[1:]))
+    thread_num, num_threads = (int(ffi.cast("intptr_t", address)) for address in found[1:])
+    return _Library(paths.pop(), start, thread_num, num_threads)
 
 
 class Pool(NamedTuple):
@@ -115,14 +116,16 @@ class Pool(NamedTuple):
         library.start(BODY.address, record, self.threads, 0)
 
 
-def pool() -> Pool | None:
-    """torch's threads, where there are some and launches may use them; else None.
+def wanted() -> bool:
+    """True if ranks are to run on torch's threads where torch is: not after a fork, nor where the user has chosen one
+    of Numba's threading layers."""
+    return LINUX and not INTERPRETED and not _Fork.happened and config.THREADING_LAYER.lower() == "default"
 
-    They may not where the user has chosen one of Numba's threading layers, and after a fork.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None or not LINUX or INTERPRETED or _Fork.happened or config.THREADING_LAYER.lower() != "default":
+
+def pool() -> Pool | None:
+    """torch's threads, where there are some and launches may use them; else None."""
+    count = getattr(sys.modules.get("torch"), "get_num_threads", None)  # not there while torch is being imported
+    if count is None or not wanted():
         return None
-    count = getattr(torch, "get_num_threads", None)  # not yet there while torch is being imported
-    library = _find() if count else None
+    library = _find()
     return Pool(library, count()) if library else None
