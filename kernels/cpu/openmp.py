@@ -1,11 +1,11 @@
 """Launches on the OpenMP threads of torch, in a process that has them.
 
-When torch is done with its work, its OpenMP threads look for more for some milliseconds, on the cores where threads
-of another pool are to run. In a loop of forward, backward and step the step of an MLP took 328 us on threads of TBB and
+When torch is done with its work, its OpenMP threads look for more for some milliseconds, on the cores where threads of
+another pool are to run. In a loop of forward, backward and step the step of an MLP took 328 us on threads of TBB and
 208 us on those, which are awake and have the cores. So where torch is, ranks run on its threads.
 
-torch's pool is that of GNU's libgomp, and `GOMP_parallel` is what a compiler makes of `#pragma omp parallel`: it calls a
-function on every thread of a team. Each thread of Python's that launches has a pool of its own, as with torch. The
+torch's pool is that of GNU's libgomp, and `GOMP_parallel` is what a compiler makes of `#pragma omp parallel`: it calls
+a function on every thread of a team. Each thread of Python's that launches has a pool of its own, as with torch. The
 library is the one that the dynamic linker gives to whoever asks for that name, as it did to torch; a second libgomp
 beside it would be a second pool, and ten times slower. It has to be libgomp: other libraries have the same name for a
 pool that nobody has tried, and then, as on other systems, launches are Numba's threading layer's.
