@@ -72,16 +72,20 @@ _LAYOUTS = {
 }
 
 
+@np.errstate(all="ignore")
 def _flushes(setting: _Setting) -> bool:
     """True if NumPy flushes operands and results under the setting, and works afterwards as before."""
     smallest = np.full(8, SMALLEST[np.dtype(np.float32)])
     denormal = np.full(8, 1 << 20, np.uint32).view(np.float32)
     before, flushing = setting.read()
     found = []
-    for state in (before, flushing, before):
-        setting.write(state)
-        results = smallest * np.float32(0.5), denormal * np.float32(2.0**100)
-        found.append([bool(result.view(np.uint32).any()) for result in results])
+    try:
+        for state in (before, flushing, before):
+            setting.write(state)
+            results = smallest * np.float32(0.5), denormal * np.float32(2.0**100)
+            found.append([bool(result.view(np.uint32).any()) for result in results])
+    finally:
+        setting.write(before)
     return found[1] == [False, False] and found[0] == found[2]
 
 

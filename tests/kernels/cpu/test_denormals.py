@@ -377,6 +377,21 @@ assert came == 2000
 """)
 
 
+def test_numpy_may_be_told_to_raise_errors():
+    in_new_process("""
+import numpy as np, fastopt as fo
+np.seterr(all='raise')
+for backend in ('numpy', 'cpu'):
+    p = np.ones(3, 'f4')
+    fo.Adam(p, backend=backend).step(np.full(3, 1e-20, 'f4'))
+    assert np.isfinite(p).all()
+x = np.linspace(-9, 9, 60, dtype='f4').reshape(20, 3)
+model = fo.Sequential([fo.Dense(4, 'gelu'), fo.Dense(2, 'softmax')], backend='numpy')
+model.compile('adam', 'sparse_categorical_crossentropy')
+model.fit(x * np.float32(1e-20), np.arange(20) % 2, verbose=0)
+""")
+
+
 def test_numpy_does_not_learn_wrong_constants():
     """It works out the smallest denormal number of a dtype when it is first asked about it."""
     in_new_process("""
