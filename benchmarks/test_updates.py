@@ -1,12 +1,14 @@
 """Optimizer updates of one array: ours, the reference and torch's fused one, against streaming the same bytes."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from fastopt.benchmarks.limits import stream, turns, update_bytes
 from fastopt.benchmarks.peers import tolerant
 from fastopt.benchmarks.turns import by_turns, hold, present, record
-from fastopt.benchmarks.updates import LARGE, REPORTED, job, update_by
+from fastopt.benchmarks.updates import LARGE, REPORTED, TINY, job, tiny_by, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
 from fastopt.kernels.costs import update_flops
@@ -69,3 +71,42 @@ def test_update(benchmark, note, request, quick, rule, size, contestant):
     moved = update_bytes(job(rule, 1).p, len(OPTIMIZERS[rule].states)) * size
     note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size,
          limit=float(np.median(found["limit"])))  # fmt: skip
+
+
+# ---------------------------------------------------------------- tiny gradients
+TINY_SIZE, TINY_ROUNDS = 4_000_000, 15
+TINY_CONTESTANTS = ("fastopt", "torch-fused")
+
+
+@cache
+def tiny_measured(names, size):
+    """Seconds of an update by contestant, gradients and what went before; all in turn, so that they compare."""
+    calls = {}
+    for gradient in TINY:
+        for trained in (False, True):
+            some = present(lambda name, case=(gradient, trained): tiny_by(name, size, *case), names)
+            calls |= {(name, gradient, trained): call for name, call in some.items()}
+    return turns(calls, TINY_ROUNDS)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", TINY_CONTESTANTS)
+@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
+@pytest.mark.parametrize("gradient", TINY)
+def test_tiny_gradients(benchmark, note, request, quick, gradient, trained, contestant):
+    size = 40_000 if quick else TINY_SIZE
+    benchmark.group = f"Adam of {size:,} float32, gradients of {gradient:g}"
+    try:
+        with tolerant():
+            call = tiny_by(contestant, 1_000, gradient, trained)
+            call()
+    except Absent as reason:
+        pytest.skip(str(reason))
+    if benchmark.disabled:
+        benchmark(lambda: None)
+        return
+    with tolerant():
+        found = hold(request, lambda names: tiny_measured(tuple(names), size))
+    record(benchmark, found[contestant, gradient, trained])
+    shape = f"gradients of {gradient:g}, {'after training' if trained else 'new states'}"
+    note("tiny", "adam", contestant, size=size, shape=shape, moved=28 * size)

@@ -16,6 +16,7 @@ from fastopt.kernels.spec import Target, Update
 
 LARGE = [10_000_000, 50_000_000]
 REPORTED = ("sgd", "momentum", "adagrad", "adam")
+TINY = (1e-2, 1e-20, 1e-40)  # gradients: usual ones, those whose squares are denormal, denormal ones
 STEP = 10  # the number of the step that `job` is
 SHAPES = {  # arrays of a step
     "784-256-128-10": [(784, 256), (256,), (256, 128), (128,), (128, 10), (10,)],
@@ -70,6 +71,24 @@ def update_by(name: str, ours: Update) -> Callable[[], object]:
     if name == "numpy":
         return lambda: reference.update([ours])
     return planned(ours) if name == "fastopt" else torch_update(ours)
+
+
+def tiny_by(name: str, size: int, gradient: float, trained: bool) -> Callable[[], object]:
+    """Adam's update of new parameters with gradients of one order of magnitude, by contestant: fastopt, torch-fused.
+
+    trained: updates with gradients of 1e-2 go before, so that the states are those of a training. Raises Absent.
+    """
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(size, dtype="float32")
+    ours = job("adam", size)
+    for state in ours.states:
+        state[...] = 0
+    ours = ours._replace(g=normal * np.float32(1e-2))
+    call = update_by(name, ours)
+    for _ in range(20 if trained else 0):
+        call()
+    ours.g[...] = normal * np.float32(gradient)
+    return call
 
 
 def step_by(name: str, shapes: Sequence[tuple[int, ...]]) -> Callable[[], object]:

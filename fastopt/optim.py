@@ -38,9 +38,16 @@ Common to all of them:
       >>> print(2**11 * (1 - w))
       [4. 4. 4.]
 
-- States are NumPy arrays of the shape of their array, and of its dtype, but for those of 16 bits. A state that decays
-  below the smallest normal number becomes zero (or that number, for second moments), because processors are slow on
-  denormal numbers.
+- States are NumPy arrays of the shape of their array, and of its dtype, but for those of 16 bits.
+- Numbers below the smallest normal one (float32: 1.2e-38, float64: 2.2e-308), on which processors are slow, count as
+  zero: in gradients, parameters, states, and in everything that is computed from them. Sums and means of squares become
+  that smallest number instead, unless there was no gradient yet, so that nothing is divided by zero. Elements of 16
+  bits are worked on in float32, so denormal numbers of float16, which are no denormal ones there, are kept. Only the
+  arithmetic of a step is concerned: the threads, the caller's and those of other libraries, have their own setting
+  again afterwards. That is so with `backend="cpu"` and, with the same bits, with "numpy" on Linux, macOS and Windows,
+  on x86 and aarch64; elsewhere "numpy" keeps denormals. In that range alone results differ between machines: aarch64
+  looks at a result before it is rounded, x86 afterwards, and "cuda" keeps denormal gradients and parameters, in float32
+  and float64, though its states are never denormal either.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
 - `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
   first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is

@@ -4,6 +4,9 @@ It is the oracle of the tests, the baseline of the benchmarks and a backend of i
 `reference_rules` and `reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names,
 shapes and number types are checked before they get here. Overflow and division by zero give inf and NaN without a
 warning, as in compiled code.
+
+Denormal numbers count as zero, as in compiled code, in all but the products of layers: those are NumPy's BLAS's, whose
+threads have settings of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .denormals import flushed
 from .interrupts import interrupts_held
 from .reference_maths import ACTIVATIONS, LOSSES, kept, softmax
 from .reference_metrics import METRICS, Metric, Rule
@@ -43,6 +47,7 @@ Array = np.ndarray
 PROGRESS_SECONDS = 0.1
 
 
+@flushed
 @np.errstate(all="ignore")
 def activate(name: str, z: Array, y: Array) -> None:
     """Write y = f(z), elementwise, or for "softmax" over the rows of a matrix; y may be z.
@@ -78,6 +83,12 @@ def dense_forward(x: Array, w: Array, b: Array | None, activation: str, y: Array
         activate(activation, linear, y)
 
 
+@flushed
+def slopes(dy: Array, s: Array, activation: str) -> Array:
+    """Return dz = dy f'(s), the gradient by what an activation is applied to."""
+    return dy * (1 if activation == "linear" else ACTIVATIONS[activation].slope(s))
+
+
 @np.errstate(all="ignore")
 def dense_backward(
     dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array, db: Array | None
@@ -92,7 +103,7 @@ def dense_backward(
     >>> dx.tolist(), dw.tolist(), db.tolist()
     ([[6.0, 8.0]], [[2.0], [4.0]], [2.0])
     """
-    dz = dy if activation == "linear" else dy * ACTIVATIONS[activation].slope(s)
+    dz = slopes(dy, s, activation)
     np.matmul(x.T, dz, out=dw)
     if db is not None:
         np.sum(dz, axis=0, out=db)
@@ -100,6 +111,7 @@ def dense_backward(
         np.matmul(dz, w.T, out=dx)
 
 
+@flushed
 @np.errstate(all="ignore")
 def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None) -> float:
     """Return the mean loss of outputs (n, K); its gradient by the outputs goes into `gradient`, if given.
@@ -180,7 +192,7 @@ class Dense:
         if self.cast is _exact:
             dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
             return dx
-        dz = dy if self.activation == "linear" else dy * ACTIVATIONS[self.activation].slope(s)
+        dz = slopes(dy, s, self.activation)
         dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, self.dw, self.db)
         return None if dx is None else self.cast(dx)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .denormals import SMALLEST
+
 Array = np.ndarray
 Options = Mapping[str, Any]
 States = Sequence[Array]
@@ -23,13 +25,28 @@ States = Sequence[Array]
 
 def flush(x: Array) -> None:
     """Put 0 where |x| is below the smallest normal number: processors are slow on denormals."""
-    x[np.abs(x) < np.finfo(x.dtype).tiny] = 0
+    x[np.abs(x) < SMALLEST[x.dtype]] = 0
 
 
-def floor(x: Array) -> None:
-    """Put the smallest normal number where x is positive and below it; 0 stays 0."""
-    tiny = np.finfo(x.dtype).tiny
-    x[(x > 0) & (x < tiny)] = tiny
+def mean(x: Array, beta: float, news: Array) -> None:
+    """Move a running mean on: x = beta x + (1 - beta) news, in place."""
+    T = x.dtype.type
+    x *= T(beta)
+    x += T(1 - beta) * news
+
+
+def squared(x: Array, g: Array, beta: float | None = None) -> None:
+    """Move a running mean of g^2 on, or a sum where beta is None, in place.
+
+    Where the result is below the smallest normal number, it is that number, unless there was no gradient up to now.
+    """
+    seen = (x > 0) | (g != 0)
+    if beta is None:
+        x += g * g
+    else:
+        mean(x, beta, g * g)
+    tiny = SMALLEST[x.dtype]
+    x[seen & (x >= 0) & (x < tiny)] = tiny
 
 
 def ascent(g: Array, o: Options) -> Array:
@@ -116,7 +133,7 @@ def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     T = p.dtype.type
     (s,) = states
     g = coupled(p, g, o)
-    s += g * g
+    squared(s, g)
     p -= T(o["lr"] / (1 + (step - 1) * o["lr_decay"])) * (g / (np.sqrt(s) + T(o["eps"])))
 
 
@@ -125,7 +142,7 @@ def adagrad_inner(p: Array, g: Array, states: States, o: Options, step: int) -> 
     T = p.dtype.type
     (s,) = states
     g = penalised(p, g, o)
-    s += g * g
+    squared(s, g)
     p -= T(o["lr"]) * (g / np.sqrt(s + T(o["eps"])))
 
 
@@ -134,7 +151,7 @@ def adagrad_guarded(p: Array, g: Array, states: States, o: Options, step: int) -
     T = p.dtype.type
     (s,) = states
     g = coupled(p, g, o)
-    s += g * g
+    squared(s, g)
     p -= T(o["lr"]) * np.where(s > 0, g / np.sqrt(s + T(o["eps"])), 0 * g)
 
 
@@ -143,17 +160,13 @@ def rmsprop(
 ) -> None:
     """Divide by the running root mean square; `centered`: of g minus its mean; `heavy`: a momentum buffer."""
     T = p.dtype.type
-    alpha, rest = T(o["alpha"]), T(1 - o["alpha"])
     g = coupled(p, g, o)
     s = states[0]
-    s *= alpha
-    s += rest * (g * g)
-    floor(s)
+    squared(s, g, o["alpha"])
     spread = s
     if centered:
         a = states[1]
-        a *= alpha
-        a += rest * g
+        mean(a, o["alpha"], g)
         flush(a)
         spread = np.maximum(s - a * a, T(0))
     d = np.sqrt(spread) + T(o["eps"])
@@ -172,18 +185,14 @@ def rmsprop_inner(
 ) -> None:
     """With eps inside the root, and momentum as in `velocity`."""
     T = p.dtype.type
-    alpha, rest = T(o["alpha"]), T(1 - o["alpha"])
     g = penalised(p, g, o)
     spread = states[0]
-    spread *= alpha
-    spread += rest * (g * g)
-    floor(spread)
+    squared(spread, g, o["alpha"])
     if centered:
-        mean = states[1]
-        mean *= alpha
-        mean += rest * g
-        flush(mean)
-        spread = np.maximum(spread - mean * mean, T(0))
+        a = states[1]
+        mean(a, o["alpha"], g)
+        flush(a)
+        spread = np.maximum(spread - a * a, T(0))
     pull = T(o["lr"]) * (g / np.sqrt(spread + T(o["eps"])))
     if heavy:
         v = states[-1]
@@ -197,12 +206,9 @@ def rmsprop_inner(
 
 def grow(m: Array, v: Array, g: Array, o: Options) -> None:
     """Adam's running means of the gradient and of its square."""
-    T = m.dtype.type
-    for mean, beta, x in ((m, o["beta1"], g), (v, o["beta2"], g * g)):
-        mean *= T(beta)
-        mean += T(1 - beta) * x
+    mean(m, o["beta1"], g)
     flush(m)
-    floor(v)
+    squared(v, g, o["beta2"])
 
 
 def raised(largest: Array, v: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .denormals import flushed
 from .reference_maths import total
 from .reference_rules import UPDATES, prepared
 from .reference_storage import is_rounding, is_sixteen, store, store_stochastically, widened
@@ -16,6 +17,7 @@ from .spec import MASTER, STOCHASTIC, Planned, Update
 Array = np.ndarray
 
 
+@flushed
 @np.errstate(all="ignore")
 def gradient_norm(gradients: Sequence[Array]) -> float:
     """Return the Euclidean norm of all gradients laid end to end, summed in float64.
@@ -27,6 +29,7 @@ def gradient_norm(gradients: Sequence[Array]) -> float:
     return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in wide))
 
 
+@flushed
 @np.errstate(all="ignore")
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     """Run one optimizer step per job, changing its p and its states in place.
@@ -73,6 +76,7 @@ def _run_wide(job: Update, scale: float, elements: Array | None) -> None:
             store(value, into)
 
 
+@flushed
 @np.errstate(all="ignore")
 def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
     """Return the indices, sorted and each once, with the sums of their values, which are added up in their order.
@@ -98,6 +102,7 @@ def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
     return rows, rounded
 
 
+@flushed
 @np.errstate(all="ignore")
 def update_rows(job: Update, rows: Array, scale: float = 1.0) -> None:
     """Run one optimizer step on some rows of p and its states, which are listed once each; g has those rows only."""

@@ -69,6 +69,13 @@ def assert_same_bits(ours: Any, theirs: np.ndarray) -> None:
     np.testing.assert_array_equal(bits(np.array(ours, order="C"))[numbers], bits(theirs)[numbers])
 
 
+def update_reference(jobs: list[Any], scale: float = 1.0) -> None:
+    """The reference's updates with denormals kept, as kernels on a device keep them."""
+    from fastopt.kernels import reference
+
+    reference.update.__wrapped__(jobs, scale)  # type: ignore[attr-defined]
+
+
 class Bits:
     """An array of bfloat16 on the device as CuPy shows it: the interface has no word for that, ml_dtypes has."""
 

@@ -39,7 +39,7 @@ def pytest_call(monkeypatch):
 def test_suites_are_the_files(capsys):
     files = {name for name in os.listdir(bench.folder()) if name.startswith("test_")}
     assert {f"test_{name}.py" for name in bench.suites()} == files
-    assert {"dense", "epochs", "losses", "program", "steps", "updates"} <= set(bench.suites())
+    assert {"dense", "epochs", "loops", "losses", "program", "steps", "updates"} <= set(bench.suites())
     assert cli.main(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(bench.suites())
@@ -138,7 +138,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["update"], "unknown suite 'update'; known: dense, epochs, losses"),
+        (["update"], "unknown suite 'update'; known: dense, epochs, loops, losses"),
         (["--json", "no/such/folder/run.json"], "--json no/such/folder/run.json: there is no folder"),
         (["--json", "."], "this is a folder"),
     ],

@@ -630,6 +630,9 @@ def test_info_json(run):
     assert status == 0
     assert facts["versions"]["fastopt"] == fastopt.__version__
     assert facts["threads"]["kernels"] == fastopt.get_num_threads()
+    assert facts["threads"]["launcher"] in ("tbb", "omp", "none", "torch")
+    by_torch = sys.platform.startswith("linux") and not INTERPRETED and "NUMBA_THREADING_LAYER" not in os.environ
+    assert facts["threads"]["beside_torch"] == ("torch" if by_torch else facts["threads"]["launcher"])
     assert facts["interpreted"] == INTERPRETED
     assert set(facts["data"]) == set(datasets.NAMES)
 

@@ -36,6 +36,12 @@ RECORDS = [
     record("update", "adam", "fastopt", 1e-3),
     record("update", "adam", "fastopt", 12e-3, size=10_000_000, bytes=28e7, flops=14e7, limit_seconds=10e-3),
     record("step", "adam", "fastopt", 5e-6, shape="100 x 1000"),
+    record("loop", "adam step", "torch-fused", 250e-6, title="step in a loop", shape="MLP"),
+    record("loop", "adam step", "fastopt", 200e-6, title="step in a loop", shape="MLP"),
+    record("tiny", "adam", "torch-fused", 1.5e-3, shape="gradients of 0.01"),
+    record("tiny", "adam", "fastopt", 1e-3, shape="gradients of 0.01"),
+    record("tiny", "adam", "fastopt", 1.1e-3, shape="gradients of 1e-20"),
+    record("tiny", "adam", "torch-fused", 3e-3, shape="gradients of 1e-20"),
     record("dense", "forward relu", "fastopt", 1e-3, shape="64x784x256", bytes=1e6, flops=25.7e6),
     record("loss", "hinge", "fastopt", 1e-5, shape="64x10", bytes=5e3, flops=4e3),
     record("epoch", "digits", "fastopt", 0.3e-3, title="digits, 64-32-10", bytes=0.0),
@@ -88,6 +94,10 @@ def test_tables(write, capsys):
     assert ["adam", "10,000,000", "Fastopt", "12 ms", "", "23.3", "0.83"] in rows
     assert ["digits, 64-32-10", "Jax-Scan", "600 us", "0.50", "23.3", "0.83"] in rows
     assert ["adam", "100 x 1000", "Fastopt", "5 us", ""] in rows
+    assert ["step in a loop", "MLP", "Torch-Fused", "250 us", "0.80"] in rows
+    assert ["step in a loop: MLP", "200 us", "Torch-Fused 250 us", "0.80"] in rows
+    assert ["adam, 1 M", "gradients of 1e-20", "Fastopt", "1.1 ms", "1.10"] in rows
+    assert ["adam, 1 M", "gradients of 1e-20", "Torch-Fused", "3 ms", "2.00"] in rows
     assert ["forward relu", "64x784x256", "Fastopt", "1 ms", "", "1", "25.7", "0.50"] in rows
     assert ["wide", "Fastopt", "200 MB", "550 MB", "350 MB"] in rows
     # The summary: a line for each other contestant, of whole programs and large updates only

@@ -59,7 +59,8 @@ def collect() -> dict[str, Any]:
     """Return everything as plain values."""
     from ..kernels.cpu.blas import blas
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
-    from ..kernels.cpu.launch import get_num_threads, threading_layer
+    from ..kernels.cpu.launch import get_num_threads, launcher, threading_layer
+    from ..kernels.cpu.openmp import wanted
     from ..kernels.cuda.parts import parts
     from ..kernels.files import cache_root
 
@@ -67,7 +68,12 @@ def collect() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "processor": _processor(),
-        "threads": {**_attempt(lambda: {"kernels": get_num_threads()}), "layer": layer},
+        "threads": {
+            **_attempt(lambda: {"kernels": get_num_threads()}),
+            "layer": layer,
+            "launcher": launcher(),  # here; and in a process that has imported torch:
+            "beside_torch": "torch" if wanted() else launcher(),
+        },
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
         "cuda": parts(),
         "interpreted": INTERPRETED,
@@ -198,6 +204,12 @@ def _place(name: str) -> str | None:
     return next(map(str, complete), None)
 
 
+def _threads(threads: dict[str, Any]) -> str:
+    """How many threads there are, and whose they are, in one line."""
+    beside = "; beside torch those of its OpenMP" if threads["beside_torch"] == "torch" else ""
+    return f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}{beside}"
+
+
 def _cuda(parts: dict[str, Any]) -> str:
     """What there is of the CUDA backend, in one line."""
     versions = [f"{name} {parts[name]}" for name in ("driver", "numba-cuda") if parts[name]]
@@ -219,7 +231,7 @@ def describe(facts: dict[str, Any]) -> str:
     rows = [
         ("versions", versions),
         ("processor", f"{processor['name']} ({processor['llvm']}), {processor['cores']} cores, {features}"),
-        ("threads", f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}"),
+        ("threads", _threads(threads)),
         ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
         ("CUDA", _cuda(facts["cuda"])),
         ("cache", f"{cache['folder']}: {kept}"),

@@ -19,7 +19,7 @@ MORE = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fift
 class Result:
     """A benchmark: what was called, by whom it was done, and what a call took."""
 
-    kind: str  # update, step, dense, loss, kernel, limit, epoch, memory, program, accuracy
+    kind: str  # update, tiny, step, loop, dense, loss, kernel, limit, epoch, memory, program, accuracy
     name: str  # of the rule, layer, loss or workload
     title: str  # the same for people
     contestant: str

@@ -9,7 +9,7 @@ from ..commands.tables import in_bytes, in_one_unit, rounded
 from .read import Result, Run
 
 OURS = "fastopt"
-WHOLE = ("epoch", "step", "memory", "program", "accuracy")  # kinds of the summary,
+WHOLE = ("epoch", "step", "loop", "memory", "program", "accuracy")  # kinds of the summary,
 LARGE = 10_000_000  # and updates of so many parameters;
 LARGE_ON_GPU = 100_000_000  # on a GPU of so many float32, as other sizes are there for every rule
 
@@ -27,7 +27,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return the tables of every run, and after each but the first what has changed since the one before."""
     found = []
     for i, run in enumerate(runs):
-        own = [_summary(run), _epochs(run), _updates(run), _steps(run), _kernels(run), _limits(run), _memory(run)]
+        own = [_summary(run), _epochs(run), _loops(run), _updates(run), _tiny(run), _steps(run), _kernels(run)]
+        own += [_limits(run), _memory(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -124,6 +125,8 @@ def _work(result: Result) -> str:
         return f"{result.title} update, {result.size / 1e6:g} M {result.dtype}"
     if result.kind == "step":
         return f"{result.title} step of {result.shape}"
+    if result.kind == "loop":
+        return f"{result.title}: {result.shape}"
     return {"memory": "memory for training ", "accuracy": "test accuracy: "}.get(result.kind, "") + result.title
 
 
@@ -157,6 +160,23 @@ def _steps(run: Run) -> Section:
     text = f"The method step of an optimizer, on several arrays. {RATIO}"
     columns = ["work", "shape", "contestant", "time", "ours / theirs", *["GB/s"] * run.gpu]
     return Section("Steps on many arrays", text, _table(run.of("step"), columns))
+
+
+def _loops(run: Run) -> Section:
+    text = f"A training loop in torch with Adam: the step by itself, and with forward and backward. {RATIO}"
+    columns = ("work", "shape", "contestant", "time", "ours / theirs")
+    return Section("Loops in torch", text, _table(run.of("loop"), columns))
+
+
+def _tiny(run: Run) -> Section:
+    rows = [["work", "shape", "contestant", "time", "of the usual time"]]
+    usual: dict[tuple[str, int], float] = {}
+    for result in run.of("tiny"):
+        seconds = usual.setdefault((result.contestant, result.size), result.seconds)  # the first of each
+        cells = [f"{result.title}, {result.size / 1e6:g} M", result.shape, result.contestant_title]
+        rows.append([*cells, _time(result.seconds), f"{result.seconds / seconds:.2f}"])
+    text = "Updates with gradients, or squares of gradients, below the smallest normal number, against usual ones."
+    return Section("Tiny gradients", text, rows if len(rows) > 1 else [])
 
 
 def _kernels(run: Run) -> Section:

@@ -27,8 +27,12 @@ update itself is ours.
   torch's to update, torch clips, and that waits for the GPU.
 - `foreach` and `fused` are accepted; they choose between torch's own implementations, so they matter only for the
   parameters that those update, and for a GradScaler, which leaves unscaling to the step with fused=True.
-- Results agree with torch's within rounding. A state that decays below the smallest normal number becomes zero (or
-  that number, for second moments), because processors are slow on denormal numbers; and with `centered`, RMSprop takes
+- On Linux a step runs on torch's own OpenMP threads, which after a backward pass are awake and have the cores.
+  Elsewhere, in a process that was forked when torch was loaded, and where NUMBA_THREADING_LAYER names one of Numba's
+  threading layers (tbb, omp), it runs on those of the layer, with the same bits.
+- Results agree with torch's within rounding. On the CPU numbers below the smallest normal one count as zero (sums and
+  means of squares become that number instead), because processors are slow on them: see `fastopt.optim`. Threads keep
+  their own setting, that of torch.set_flush_denormal. And with `centered`, RMSprop takes
   a variance that rounding has made negative as zero, where torch gets NaN.
 
 Needs PyTorch, which the extra `fastopt[torch]` installs.

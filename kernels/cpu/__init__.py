@@ -7,11 +7,12 @@ from ..spec import FORMS
 from .arrays import READ_ARRAYS, ArrayPlan
 from .blas import blas
 from .capsules import READ_CAPSULES, Capsules
-from .compile import Kernel, compiling
+from .compile import ENTER, Kernel, compiling
 from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .launch import LAUNCH, threading_layer
 from .network import Network
 from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
+from .openmp import BODY
 from .plan import ARRANGE, Plan, update
 from .program import MARKED_PROGRAM, RUN_PROGRAM
 from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
@@ -42,8 +43,8 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL, RUN_PROGRAM, MARKED_PROGRAM]
-    kernels += [TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels = [ENTER, BODY, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

@@ -18,7 +18,7 @@ import threading
 import time
 import types as pytypes
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,10 +33,11 @@ from numba.core.compiler import CompileResult
 from numba.extending import register_jitable
 
 from .. import formulas
+from ..denormals import flushed
 from ..files import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
 from ..interrupts import interrupts_held
 from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
-from .primitives import INTERPRETED, PYTHON_CODE, python_address
+from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
 
 log = logging.getLogger("fastopt")
 
@@ -179,8 +180,14 @@ def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- kernels
+PHASE = ["work", "step", "rank", "ranks"]
+
+
 class Kernel:
     """A function of integers, compiled when its address is first asked for.
+
+    A kernel that calculates and is called from Python is a phase, by the names of its parameters: denormals are flushed
+    while it runs, on whichever thread. Other kernels run under the setting of whoever calls them.
 
     `name` names one function for good: it is the key of the cache. `parameters` overrides the types of the parameters,
     which are int64 otherwise. `layer` is for the one kernel with a prange, which launches all others: it starts the
@@ -202,8 +209,9 @@ class Kernel:
         known = Kernel.names.setdefault(name, self)
         if not known._does_as(self):  # it does where two threads have asked for a kernel at the same time
             raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
-        count = len(inspect.signature(function).parameters)
-        self.parameters = parameters or (types.int64,) * count
+        names = list(inspect.signature(function).parameters)
+        self.parameters = parameters or (types.int64,) * len(names)
+        self.is_phase = names == PHASE
         self.compiled = self.loaded = False  # in this process, for `fastopt info` and the tests
         self._address = 0
         self._call: Callable[..., None] = self._first_call
@@ -241,14 +249,27 @@ class Kernel:
 
     def _first_call(self, *args: int) -> None:
         if INTERPRETED:
-            self._call = PYTHON_CODE[self.address]
+            self._call = flushed(PYTHON_CODE[self.address])
+        elif self.is_phase:
+            self._call = partial(_pointer(ENTER), self.address)
         else:
-            pointer = f"void(*)({', '.join(['int64_t'] * len(self.parameters))})"
-            self._call = ffi.cast(pointer, self.address)
+            self._call = _pointer(self)
         self._call(*args)
 
     def __call__(self, *args: int) -> None:
         self._call(*args)
+
+
+def _pointer(kernel: Kernel) -> Any:
+    """A kernel as a C function that Python can call."""
+    return ffi.cast(f"void(*)({', '.join(['int64_t'] * len(kernel.parameters))})", kernel.address)
+
+
+def _enter(code, work, step, rank, ranks):
+    enter(code, work, step, rank, ranks)
+
+
+ENTER = Kernel(_enter, "enter")
 
 
 class _Heard:

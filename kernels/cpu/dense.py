@@ -110,20 +110,16 @@ def _activate(value, real, width):
 
 def _slope(slope, real, width):
     def gradient(dz, s, sums, unused, rows, columns, stride):
-        # dz *= f'(s) on a tile, and the sums of its columns in float64. A product that lands in the denormal range is
-        # zero: GEMM would be slow on it, and the weights cannot feel it.
+        # dz *= f'(s) on a tile, and the sums of its columns in float64.
         D = view(sums, columns, np.float64)
-        tiny, zero = real(np.finfo(real).tiny), real(0)
         for j in range(columns):
             D[j] = 0
         for i in range(rows):
             skip = i * stride * width
             Z, S = view(dz + skip, columns, real), view(s + skip, columns, real)
             for j in range(columns):
-                product = Z[j] * slope(S[j])
-                product = zero if abs(product) < tiny else product
-                Z[j] = product
-                D[j] += product
+                Z[j] *= slope(S[j])
+                D[j] += Z[j]
 
     return gradient
 

@@ -3,7 +3,8 @@
 Work is cut into pieces by its shape, never by the number of threads, and piece i goes to rank i mod ranks: results are
 the same bits for any number of threads. A phase is a kernel(work, step, rank, ranks) that does the pieces of one rank.
 
-- `parallel` runs one phase on Numba's threading layer: a few microseconds, for calls on arrays.
+- `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few
+  microseconds, for calls on arrays.
 - `team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a barrier
   of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork, and
   from any number of Python threads at once.
@@ -31,8 +32,9 @@ from numba import prange
 from numba.core import config
 from numba.np.ufunc import parallel as numba_parallel
 
+from . import openmp
 from .compile import Kernel, lock
-from .primitives import INTERPRETED, call_phase
+from .primitives import INTERPRETED, enter
 
 log = logging.getLogger("fastopt")
 
@@ -167,17 +169,13 @@ def _can_launch() -> bool:
 
 def _launch(code, work, step, ranks):
     for rank in prange(ranks):
-        call_phase(code, work, step, rank, ranks)
+        enter(code, work, step, rank, ranks)
 
 
 LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
 
 
-def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
-    """Run all ranks of a phase that has no barrier inside."""
-    if ranks == 1 or INTERPRETED or not _can_launch():
-        kernel(work, step, 0, 1)
-        return
+def _on_layer(kernel: Kernel, work: int, step: int, ranks: int) -> None:
     before = numba.get_num_threads()
     wanted = min(ranks, config.NUMBA_NUM_THREADS)
     if wanted == before:
@@ -188,6 +186,30 @@ def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
         LAUNCH(kernel.address, work, step, ranks)
     finally:
         numba.set_num_threads(before)
+
+
+# ---------------------------------------------------------------- calls on arrays
+def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
+    """Run all ranks of a phase that has no barrier inside."""
+    if ranks == 1 or INTERPRETED:
+        kernel(work, step, 0, 1)
+        return
+    pool = openmp.pool()
+    if pool is not None and pool.threads >= ranks:
+        pool.run(kernel, work, step, ranks)
+    elif _can_launch():
+        _on_layer(kernel, work, step, ranks)
+    else:
+        kernel(work, step, 0, 1)
+
+
+def launcher() -> str:
+    """The threads that `parallel` uses now: "torch" for those of torch's OpenMP, "tbb" or "omp" for those of Numba's
+    layer, "none" for the calling one alone."""
+    pool = None if INTERPRETED else openmp.pool()
+    if pool is not None and pool.threads > 1:
+        return "torch"
+    return threading_layer() if _can_launch() else "none"
 
 
 # ---------------------------------------------------------------- teams

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from numba import carray, config, types
 from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, register_jitable
+
+from ..denormals import ARM, FLUSH, MACHINE, X86
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
@@ -94,7 +95,8 @@ def _call_update(typingctx, code, p, g, states, scalars, start, rows, columns, s
 
 
 @intrinsic
-def _call_yield(typingctx, code):
+def _call_int(typingctx, code):
+    """A function without arguments that returns an int."""
     return _caller(types.int32)
 
 
@@ -136,14 +138,13 @@ def _atomic_load(typingctx, address):
 @intrinsic
 def _relax(typingctx):
     """Tell the processor that this is a waiting loop."""
-    machine = platform.machine().lower()
 
     def codegen(context, builder, signature, args):
         void, i32 = ir.VoidType(), ir.IntType(32)
-        if machine in ("x86_64", "amd64"):
+        if MACHINE in X86:
             kind = ir.FunctionType(void, [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        elif machine in ("aarch64", "arm64"):
+        elif MACHINE in ARM:
             kind = ir.FunctionType(void, [i32])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint"), [i32(1)])
         return context.get_dummy_value()
@@ -163,6 +164,61 @@ def _prefetch(typingctx, address):
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
+
+
+# ---------------------------------------------------------------- denormal numbers
+def read_control(builder: Any, machine: str = MACHINE) -> Any:
+    """Emit the load of the processor's floating-point control register, as 64 bits; 0 where none is known."""
+    i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
+    if machine in X86:
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        kind = ir.FunctionType(ir.VoidType(), [byte])
+        code = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr")
+        builder.call(code, [builder.bitcast(place, byte)])
+        return builder.zext(builder.load(place), i64)
+    if machine in ARM:
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i64, []), "llvm.aarch64.get.fpcr")
+        return builder.call(code, [])
+    return i64(0)
+
+
+def write_control(builder: Any, value: Any, machine: str = MACHINE) -> None:
+    """Emit the store of what `read_control` gives."""
+    i32, i64, byte, void = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer(), ir.VoidType()
+    if machine in X86:
+        place = cgutils.alloca_once(builder, i32)
+        builder.store(builder.trunc(value, i32), place)
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [byte]), "llvm.x86.sse.ldmxcsr")
+        builder.call(code, [builder.bitcast(place, byte)])
+    elif machine in ARM:
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [i64]), "llvm.aarch64.set.fpcr")
+        builder.call(code, [value])
+
+
+@intrinsic
+def _read_control(typingctx):
+    return types.int64(), lambda context, builder, signature, args: read_control(builder)
+
+
+@intrinsic
+def _write_control(typingctx, value):
+    def codegen(context, builder, signature, args):
+        write_control(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@register_jitable
+def enter(code, work, step, rank, ranks):
+    """Call a phase with denormals flushed: the one way into kernels that calculate.
+
+    LLVM moves arithmetic past writes to the control register, but not past a call of it knows not what.
+    """
+    before = _read_control()
+    _write_control(before | FLUSH)
+    call_phase(code, work, step, rank, ranks)
+    _write_control(before)
 
 
 # ---------------------------------------------------------------- interpreted
@@ -212,10 +268,10 @@ def _prefetch_python(address):
 if INTERPRETED:
     view, atomic_add, atomic_load, relax = _view_python, _atomic_add_python, _atomic_load_python, _relax_python
     prefetch = _prefetch_python
-    call_phase = call_tile = call_update = call_yield = call_clock = call_sgemm = call_dgemm = _call_python
+    call_phase = call_tile = call_update = call_int = call_clock = call_sgemm = call_dgemm = _call_python
 else:
     view, atomic_add, atomic_load, relax, prefetch = _view, _atomic_add, _atomic_load, _relax, _prefetch
-    call_phase, call_tile, call_update, call_yield = _call_phase, _call_tile, _call_update, _call_yield
+    call_phase, call_tile, call_update, call_int = _call_phase, _call_tile, _call_update, _call_int
     call_clock, call_sgemm, call_dgemm = _call_clock, _call_sgemm, _call_dgemm
 
 CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}

@@ -24,8 +24,8 @@ from .primitives import (
     atomic_add,
     atomic_load,
     call_clock,
+    call_int,
     call_phase,
-    call_yield,
     python_address,
     relax,
     view,
@@ -68,7 +68,7 @@ def _program(marked):
                         if looks < SPINS:
                             relax()
                         else:
-                            call_yield(run.give_way)
+                            call_int(run.give_way)
                     if marked and marks:
                         mark += MARK
                         call_clock(run.clock, mark if WINDOWS else CLOCK, mark)

@@ -167,7 +167,7 @@ def _by_row(value, slope, real, width, labels):
         w = read(work, LOSS)
         rows, columns = batch_rows(w.run, step), w.columns
         smooth, scale, sums = real(w.param), real(1.0 / rows), view(w.sums, pieces(rows, ROWS), np.float64)
-        tiny, zero, one = real(np.finfo(real).tiny), real(0), real(1)
+        zero, one = real(0), real(1)
         floor, keep = smooth / real(columns), one - smooth
         for piece in range(rank, pieces(rows, ROWS), ranks):
             total, high = 0.0, min(rows - piece * ROWS, ROWS)
@@ -191,8 +191,7 @@ def _by_row(value, slope, real, width, labels):
                         total += value(Z[j] - top, t, log_sum) if t != 0 else zero
                 for j in range(columns):
                     t = ((one if j == label else zero) if labels else T[j]) * keep + floor
-                    g = slope(E[j] * share, t) * scale
-                    E[j] = zero if abs(g) < tiny else g
+                    E[j] = slope(E[j] * share, t) * scale
             sums[piece] = total
 
     return loss

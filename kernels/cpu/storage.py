@@ -63,7 +63,10 @@ bits_of, float32_of = (_bits_python, _float32_python) if INTERPRETED else (_bits
 def from_half_by_bits(stored):
     size = U(U(stored) & U(0x7FFF))
     infinite = U(0x7F800000) if size >= U(0x7C00) else U(0)
-    moved = bits_of(np.float32(float32_of(U(size << U(13))) * np.float32(2.0**112)))  # exact: exponents differ by 112
+    # Exact, both: exponents differ by 112, and denormal numbers, which moved would be denormal again, count 2^-24.
+    normal = bits_of(np.float32(float32_of(U(size << U(13))) * np.float32(2.0**112)))
+    counted = bits_of(np.float32(np.float32(np.int32(size)) * np.float32(2.0**-24)))
+    moved = counted if size < U(0x400) else normal
     return float32_of(U(U(moved | infinite) | U(U(U(stored) & U(0x8000)) << U(16))))
 
 

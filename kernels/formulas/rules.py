@@ -44,14 +44,22 @@ def clip_each_factor(most, norm):
     return 1.0 if norm <= most else most / norm
 
 
+# States never become denormal, in which range every processor is slow. CPU kernels run with denormals flushed (see
+# `denormals.py`), CUDA kernels do not; so a rule must give the same either way.
+
+
 def flush(x, tiny):
-    """Zero instead of a denormal number: a state that decays into that range makes every later step slow."""
+    """Zero instead of a denormal number, and instead of -0, which is what a processor that flushes may leave."""
     return type(x)(0) if abs(x) < tiny else x
 
 
-def floor(x, tiny):
-    """The smallest normal number instead of a positive denormal one: like `flush`, for what is divided by."""
-    return tiny if 0 < x and x < tiny else x  # noqa: SIM300 (a chained comparison is not vectorised)
+def floor(x, old, g, tiny):
+    """The smallest normal number instead of less, for a sum of squares x of `old` and g, which is divided by.
+
+    It is zero only where there was no gradient yet. So a gradient whose square is too small does not become infinite
+    when it is divided by the root, even with eps = 0.
+    """
+    return tiny if (x >= 0) & (x < tiny) & ((old > 0) | (g != 0)) else x
 
 
 def root(x):
@@ -84,14 +92,14 @@ def velocity(p, g, s, h, tiny):
 def adagrad(p, g, s, h, tiny):
     lr, eps = h[5:7]
     p, g = penalise(p, g, h)
-    total = s[0] + g * g
+    total = floor(s[0] + g * g, s[0], g, tiny)
     return p - lr * (g / (root(total) + eps)), (total,)
 
 
 def adagrad_inner(p, g, s, h, tiny):
     lr, eps = h[5:7]
     p, g = penalise(p, g, h)
-    total = s[0] + g * g
+    total = floor(s[0] + g * g, s[0], g, tiny)
     return p - lr * (g / root(total + eps)), (total,)
 
 
@@ -99,13 +107,13 @@ def adagrad_guarded(p, g, s, h, tiny):
     """`adagrad_inner` that stands still where there was no gradient yet, also with eps = 0."""
     lr, eps = h[5:7]
     p, g = penalise(p, g, h)
-    total = s[0] + g * g
+    total = floor(s[0] + g * g, s[0], g, tiny)
     return p - lr * (g / root(total + eps) if total > 0 else type(p)(0) * g), (total,)
 
 
 def mean_square(v, g, h, tiny):
     alpha, rest = h[6:8]
-    return floor(alpha * v + rest * (g * g), tiny)
+    return floor(alpha * v + rest * (g * g), v, g, tiny)
 
 
 def variance(v, a):
@@ -180,7 +188,7 @@ def rmsprop_inner_centered_momentum(p, g, s, h, tiny):
 
 def moments(m, v, g, h, tiny):
     beta1, rest1, beta2, rest2 = h[6:10]
-    return flush(beta1 * m + rest1 * g, tiny), floor(beta2 * v + rest2 * (g * g), tiny)
+    return flush(beta1 * m + rest1 * g, tiny), floor(beta2 * v + rest2 * (g * g), v, g, tiny)
 
 
 def adam(p, g, s, h, tiny):

@@ -17,9 +17,9 @@ from fastopt.kernels.cpu.primitives import (
     aligned_zeros,
     atomic_add,
     atomic_load,
+    call_int,
     call_phase,
     call_tile,
-    call_yield,
     python_address,
     relax,
     view,
@@ -124,7 +124,7 @@ def test_kernels_call_kernels_by_address():
 
 def test_the_processor_can_be_given_up():
     def give(code, into):
-        view(into, 1, np.int64)[0] = call_yield(code)
+        view(into, 1, np.int64)[0] = call_int(code)
 
     into = np.full(1, 9)
     kernel(give)(yield_address(), address_of(into))

@@ -7,7 +7,7 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_cuda import SIMULATED, Bits, require_device, to_device
+from helpers_cuda import SIMULATED, Bits, require_device, to_device, update_reference
 from hypothesis import given, settings
 
 require_device()
@@ -80,7 +80,7 @@ class Arrays:
 
     def expect(self, g, options, step, scale=1.0):
         with np.errstate(all="ignore"):
-            reference.update([self.job(g, options, step, device=False)], scale)
+            update_reference([self.job(g, options, step, device=False)], scale)
 
     def check(self):
         for ours, theirs in zip(self.device, (self.p, *self.states), strict=True):

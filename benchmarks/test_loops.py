@@ -1,0 +1,55 @@
+"""Adam in torch's training loops: the step between a backward and a forward pass, and the whole iteration."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from fastopt.benchmarks.loops import LOOPS, Loop, turns
+from fastopt.benchmarks.peers import tolerant
+from fastopt.benchmarks.turns import by_turns, hold, present, record
+from fastopt.benchmarks.workloads import Absent
+
+CONTESTANTS = ("fastopt", "torch-fused", "torch-default")
+FIRST = 10  # iterations, by whose losses contestants are compared
+SAME_LOSSES = 3e-4  # relative: the same steps, rounded differently
+
+
+def made(name, loop, quick):
+    return Loop(name, LOOPS[loop].quick if quick else LOOPS[loop].model)
+
+
+@cache
+def expected(loop, quick):
+    return made("torch-default", loop, quick).losses(FIRST)
+
+
+@cache
+def measured(loop, names, quick):
+    """Seconds of step and iteration by contestant; asked for once for each of the two."""
+    loops = present(lambda name: made(name, loop, quick), names)
+    work = LOOPS[loop]
+    return turns(loops, 3 if quick else work.iterations, 2 if quick else work.rounds)
+
+
+@by_turns
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("timed", ["step", "iteration"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_loop(benchmark, note, request, quick, loop, timed, contestant):
+    benchmark.group = f"{timed} of a loop in torch: {loop}"
+    try:
+        with tolerant():
+            ours = made(contestant, loop, quick)
+            np.testing.assert_allclose(ours.losses(FIRST), expected(loop, quick), rtol=SAME_LOSSES)
+    except Absent as reason:
+        pytest.skip(str(reason))
+    size = ours.size
+    del ours
+    if benchmark.disabled:
+        benchmark(lambda: None)
+        return
+    with tolerant():
+        found = hold(request, lambda names: measured(loop, tuple(names), quick))
+    record(benchmark, found[contestant][timed])
+    note("loop", f"adam {timed}", contestant, size=size, shape=loop, title=f"{timed} in a loop")
