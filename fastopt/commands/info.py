@@ -55,6 +55,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.blas import blas
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.launch import get_num_threads, threading_layer
+    from ..kernels.cuda.installation import trouble
     from ..kernels.cuda.parts import parts
     from ..kernels.files import cache_root
 
@@ -65,6 +66,7 @@ def collect() -> dict[str, Any]:
         "threads": {**_attempt(lambda: {"kernels": get_num_threads()}), "layer": layer},
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
         "cuda": parts(),
+        "cuda_trouble": trouble("cuBLASLt"),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),
         "data": {name: _place(name) for name in datasets.NAMES},
@@ -176,13 +178,13 @@ def _place(name: str) -> str | None:
     return next(map(str, complete), None)
 
 
-def _cuda(parts: dict[str, Any]) -> str:
-    """What there is of the CUDA backend, in one line."""
+def _cuda(parts: dict[str, Any], trouble: str) -> str:
+    """Return what there is of the CUDA backend, in one line, with what is wrong where all parts are there."""
     versions = [f"{name} {parts[name]}" for name in ("driver", "numba-cuda") if parts[name]]
     libraries = [name for name, found in parts.items() if found and name not in ("driver", "numba-cuda", "devices")]
     missing = [name for name, found in parts.items() if not found]
     there = ", ".join([*parts["devices"], *versions, *libraries])
-    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else ""]))
+    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else trouble]))
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -199,7 +201,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("processor", f"{processor['name']} ({processor['llvm']}), {processor['cores']} cores, {features}"),
         ("threads", f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}"),
         ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
-        ("CUDA", _cuda(facts["cuda"])),
+        ("CUDA", _cuda(facts["cuda"], facts["cuda_trouble"])),
         ("cache", f"{cache['folder']}: {kept}"),
         *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
         *(("missing", f"{wish['what']}: {wish['install']}") for wish in facts["missing"]),

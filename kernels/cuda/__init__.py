@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .parts import require
+from .installation import require
 
 _HOMES = {
     "ArrayPlan": "arrays",

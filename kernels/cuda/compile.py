@@ -27,10 +27,10 @@ import numba
 from numba import cuda
 
 from ..files import SOURCES, cache_root, read_sealed, write_sealed
+from .driver import OLDEST
+from .nvjitlink import link
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-# The intermediate code is made for the oldest devices that CUDA 13 knows, and linked for the one that is there.
-OLDEST = (7, 5)
 THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread of Python for each
 
 # IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
@@ -155,29 +155,12 @@ class Kernel:
 
     def _link(self, capability: tuple[int, int], output: str) -> tuple[bytes, str]:
         """A cubin, or PTX with what else would go into it, and the linker's report."""
-        from cuda.bindings import nvjitlink
-
         options = [f"-arch=sm_{capability[0]}{capability[1]}", *LINK_OPTIONS, "-Xptxas=-v", "-verbose"]
         if self.registers:
             options.append(f"-maxrregcount={self.registers}")
         if output == "ptx":
             options.append("-ptx")
-        code = self._lto_ir()
-        handle = nvjitlink.create(len(options), options)
-        try:
-            nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), self.name)
-            nvjitlink.complete(handle)
-            if output == "ptx":
-                linked = bytearray(nvjitlink.get_linked_ptx_size(handle))
-                nvjitlink.get_linked_ptx(handle, linked)
-            else:
-                linked = bytearray(nvjitlink.get_linked_cubin_size(handle))
-                nvjitlink.get_linked_cubin(handle, linked)
-            log = bytearray(nvjitlink.get_info_log_size(handle))
-            nvjitlink.get_info_log(handle, log)
-        finally:
-            nvjitlink.destroy(handle)
-        return bytes(linked), log.decode(errors="replace")
+        return link(self._lto_ir(), self.name, options, output)
 
 
 def entry(cubin: bytes) -> bytes:
