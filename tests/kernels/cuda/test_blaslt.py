@@ -200,7 +200,9 @@ def test_without_a_library(monkeypatch):
 def test_a_product_that_cannot_be(monkeypatch, caplog, status):
     """One that is called invalid is logged: it is more likely a mistake of ours."""
     library = SimpleNamespace(
-        cublasLtCreate=lambda place: 0, cublasLtDestroy=lambda handle: 0, cublasLtMatmulAlgoGetHeuristic=lambda *_: status
+        cublasLtCreate=lambda place: 0,
+        cublasLtDestroy=lambda handle: 0,
+        cublasLtMatmulAlgoGetHeuristic=lambda *_: status,
     )
     monkeypatch.setattr(blaslt, "library", lambda: library)
     part = SimpleNamespace(pointer=None)

@@ -153,7 +153,7 @@ def test_steps(fake):
 
 
 def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
-    """The library whose stream it was may have destroyed it after the step; an event of ours tells what became of it."""
+    """Whose stream it was may have destroyed it after the step; an event of ours tells what became of that."""
     p, g, flag = on_device(np.ones(3, "float32"), np.ones(3, "float32"), np.ones(1, "float32"))
     plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)
