@@ -12,7 +12,7 @@ require_compiler()
 from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
 from fastopt.kernels.cuda.counted import COUNT
 from fastopt.kernels.cuda.halves import HALVES
-from fastopt.kernels.cuda.kernels import all_kernels, forms_of
+from fastopt.kernels.cuda.kernels import forms_of, optimizer_kernels
 from fastopt.kernels.cuda.storage import STORES
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -38,7 +38,7 @@ REGISTERS = {
 assert [65536 // (registers * THREADS) for registers in (64, 80, 128)] == [4, 3, 2]
 
 
-@pytest.mark.parametrize("kernel", all_kernels(), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", optimizer_kernels(), ids=lambda kernel: kernel.name)
 def test_machine_code(kernel):
     """One test a kernel: nearly all of its time is Numba's, which is the same for every capability and every check."""
     for capability in CAPABILITIES:
