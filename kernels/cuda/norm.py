@@ -35,6 +35,7 @@ MOST, CAREFUL, SEEN, NUMBER = (offset(SETTINGS, name) for name in ("most", "care
 COUNTED = offset(SETTINGS, "counted")
 SKIP, SHIFT, SKIPS, NEWS = (offset(CONTROL, name) for name in ("skip", "shift", "skips", "news"))
 NORM, FACTOR64, FACTOR32 = (offset(CONTROL, name) for name in ("norm", "float64", "float32"))
+DIVISOR = offset(CONTROL, "grad_scale")
 
 clip = device(clip_factor)
 
@@ -146,10 +147,11 @@ def _settle(sums, tiles, settings, control):
     totals[me], odds[me] = total, odd
     add_up(totals, odds, me)
     if me == 0:
-        scale = read_double(settings + SCALE)[0]
+        scale, divisor = read_double(settings + SCALE)[0], np.float32(1)
         grad_scale, found_inf = read_word(settings + GRAD_SCALE)[0], read_word(settings + FOUND_INF)[0]
         if grad_scale != 0:
-            scale *= 1.0 / np.float64(read_float(grad_scale)[0])
+            divisor = read_float(grad_scale)[0]
+            scale *= 1.0 / np.float64(divisor)
         norm = scale * math.sqrt(totals[0])
         most = read_double(settings + MOST)[0]
         if most < math.inf:
@@ -170,6 +172,7 @@ def _settle(sums, tiles, settings, control):
         write_double(control + NORM, norm)
         write_double(control + FACTOR64, scale)
         write_float(control + FACTOR32, np.float32(scale))
+        write_float(control + DIVISOR, divisor)
 
 
 SETTLE = Kernel(_settle, "settle")

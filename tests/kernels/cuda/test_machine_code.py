@@ -47,6 +47,25 @@ def test_machine_code(kernel):
             check(kernel, listing)
 
 
+@pytest.mark.parametrize("form", [SAME, MASTER, STOCHASTIC])
+@pytest.mark.parametrize("dtype", STORES)
+def test_a_kernel_that_unscales_writes_one_array_more(dtype, form):
+    if form not in forms_of(dtype):
+        pytest.skip("of 16 bits alone")
+    states = len(OPTIMIZERS["adam"].states) + (form == MASTER)
+    kernel, plain = (update_kernel("adam", dtype, form, unscales) for unscales in (True, False))
+    assert kernel is not plain
+    for capability in CAPABILITIES:
+        listing = kernel.listing(capability)
+        limit = REGISTERS[form if form != SAME else dtype]
+        assert listing.local_bytes == 0
+        assert 0 < listing.registers <= limit
+        arithmetic_is_what_the_formula_says(kernel, listing)
+        first = next(iter(wide(dtype, states, form)))
+        loads, stores = (listing.ptx.count(f"{way}.global.{first}") for way in ("ld", "st"))
+        assert loads == stores > 0  # p, g and as many states of its kind are read, and written
+
+
 def no_spills_no_local_memory_and_few_registers(kernel, listing):
     assert listing.local_bytes == 0
     assert ".local" not in listing.ptx
