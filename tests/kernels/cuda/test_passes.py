@@ -63,6 +63,31 @@ def test_streamed_data_give_the_same_bits():
                     np.testing.assert_equal(left, right)
 
 
+@pytest.mark.parametrize("part", [1, 10_000])
+def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
+    """And they are launched together, but for what is left of a chunk and the short batch at the end."""
+    for name, value in (("SHARE", 0), ("PART", part)):
+        monkeypatch.setattr(feed, name, value)
+    alone = {accumulate: results(26, accumulate) for accumulate in (1, 2)}
+    monkeypatch.setattr(passes, "MANY", 3)
+    monkeypatch.setattr(passes, "LONG", 2)
+    launch, launched = passes.Pass._replay, []
+
+    def noting(self, kind, many, list_batch):
+        launched.append((self._verb, many))
+        return launch(self, kind, many, list_batch)
+
+    monkeypatch.setattr(passes.Pass, "_replay", noting)
+    for accumulate, kept in alone.items():
+        launched.clear()
+        for a, b in zip(results(26, accumulate), kept, strict=True):
+            for left, right in zip(a, b, strict=True):
+                np.testing.assert_equal(left, right)
+        trained = [many for verb, many in launched if verb == "train"]
+        assert sum(trained) == 2 * 9  # of 25 rows, in batches of 3
+        assert (3 in trained) == (accumulate == 1 and part > 1)
+
+
 def test_streamed_targets_of_several_columns(streamed):
     compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
 
@@ -72,9 +97,9 @@ def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
     x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
     launch, bring = passes.Pass._replay, passes.Collector._bring
 
-    def launched(self, kind, list_batch):
+    def launched(self, kind, many, list_batch):
         told.append("launch")
-        return launch(self, kind, list_batch)
+        return launch(self, kind, many, list_batch)
 
     def brought(self, chunk, done):
         told.extend(["bring"] * len(chunk))
@@ -196,11 +221,11 @@ def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
     run = Run(cuda, SMALL, MSE, [], "float32")
     launch, calls = passes.Pass._replay, []
 
-    def interrupted(self, kind, list_batch):
+    def interrupted(self, kind, many, list_batch):
         calls.append(kind)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGINT)
-        return launch(self, kind, list_batch)
+        return launch(self, kind, many, list_batch)
 
     monkeypatch.setattr(passes.Pass, "_replay", interrupted)
     with pytest.raises(KeyboardInterrupt):
