@@ -84,8 +84,8 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         for name in LOSSES:
             yield f"loss {name} {dtype}", lambda name=name, dtype=dtype: _loss(name, dtype)
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
-        for labels in (False, True):
-            yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
+        for kind in losses.HITS:
+            yield f"accuracy {kind} {dtype}", lambda kind=kind, dtype=dtype: _accuracy(kind, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
@@ -199,12 +199,13 @@ def _softmax(dtype: str) -> Outputs:
     return [z]
 
 
-def _accuracy(labels: bool, dtype: str) -> Outputs:
+def _accuracy(kind: str, dtype: str) -> Outputs:
     shape = SHAPE
-    z, t = there(drawn(*shape), dtype), _targets("sparse_" * labels + "categorical_crossentropy", shape, dtype)
+    loss = "sparse_categorical_crossentropy" if kind == "labels" else "categorical_crossentropy"
+    z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
     sums, boundaries = there(np.zeros(losses.accuracy_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_accuracy(gpu_of({at(z)}), 0, labels, *places, Shape(*shape, shape[1], dtype), shape[1])
+    losses.run_accuracy(gpu_of({at(z)}), 0, kind, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 

@@ -2,7 +2,7 @@
 
     loss       sums[tile] of the loss, and dz, its gradient: elementwise, or by rows where the loss includes the softmax
     softmax    y = softmax(z), by rows
-    accuracy   sums[tile] of the rows whose class is right
+    accuracy   sums[tile] of the rows, or the outputs, whose class is right
     finish     adds the sums of all tiles to one number: that of the batch, or of the whole pass; the batch is done
 
 Other metrics are sums of elementwise losses. Tiles are cut by the shape alone, sums are taken in float64 and added in a
@@ -194,43 +194,67 @@ def _softmax(dtype):
 
 
 # ---------------------------------------------------------------- accuracy
+HITS = ("labels", "dense", "outputs")  # rows, by labels or by the largest target; or outputs by themselves
+
+
+def hits_of(loss: str, labels: bool, outputs: int) -> str:
+    """What accuracy counts: one of HITS."""
+    return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "dense"
+
+
 def largest(dtype, space):
-    """The number of the largest element of a row in a space of memory; of equal ones the first."""
+    """The number of the largest element of a row in a space of memory; of equal ones the first; -1 if one is NaN."""
     load, size = loader(dtype, 1, space), np.dtype(dtype).itemsize
 
     def best_of(row, columns):
         best, most = 0, load((row,), 0)[0][0]
+        known = most == most
         for j in range(1, columns):
             x = load((row,), j * size)[0][0]
+            known = known and x == x
             if x > most:
                 best, most = j, x
-        return best
+        return best if known else -1
 
     return device(best_of)
 
 
-def _accuracy(dtype, labels):
-    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
-    best_of = largest(dtype, GLOBAL)
+def right_outputs(dtype, space):
+    """How many outputs of a row in a space of memory are on the side of their boundary that their targets are on."""
+    load, real, size = loader(dtype, 1, space), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def right_of(z, t, columns, z_boundary, t_boundary):
+        right = 0
+        for j in range(columns):
+            x, y = load((z,), j * size)[0][0], load((t,), j * size)[0][0]
+            if x == x and (x > real(z_boundary)) == (y > real(t_boundary)):
+                right += 1
+        return right
+
+    return device(right_of)
+
+
+def _accuracy(dtype, kind):
+    size = np.dtype(dtype).itemsize
+    best_of, right_of = largest(dtype, GLOBAL), right_outputs(dtype, GLOBAL)
+    labels, by_output = kind == "labels", kind == "outputs"
 
     def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
-        # A thread takes a row: of a single column, the side of the boundaries (of z, of t) that it is on.
+        # A thread takes a row. Boundaries: of z, of t.
         totals = cuda.shared.array(THREADS, np.float64)
         me = cuda.threadIdx.x
-        z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
+        z_boundary, t_boundary = read_double(boundaries)[0], read_double(boundaries + 8)[0]
         for tile in range(cuda.blockIdx.x, (rows + THREADS - 1) // THREADS, cuda.gridDim.x):
-            row, right = tile * THREADS + me, False
+            row, right = tile * THREADS + me, 0
             if row < rows:
                 ours = z + row * z_stride * size
                 if labels:
-                    right = best_of(ours, columns) == read_word(t + row * 8)[0]
+                    right = 1 if best_of(ours, columns) == read_word(t + row * 8)[0] else 0
+                elif by_output:
+                    right = right_of(ours, t + row * t_stride * size, columns, z_boundary, t_boundary)
                 else:
-                    theirs = t + row * t_stride * size
-                    if columns == 1:
-                        right = (load((ours,), 0)[0][0] > z_boundary) == (load((theirs,), 0)[0][0] > t_boundary)
-                    else:
-                        right = best_of(ours, columns) == best_of(theirs, columns)
-            totals[me] = 1.0 if right else 0.0
+                    right = 1 if best_of(ours, columns) == best_of(t + row * t_stride * size, columns) else 0
+            totals[me] = np.float64(right)
             add_up(totals, me, THREADS)
             if me == 0:
                 write_double(sums + tile * 8, totals[0])
@@ -285,13 +309,14 @@ def softmax_kernel(dtype: str) -> Kernel:
 
 
 @cache
-def accuracy_kernel(dtype: str, labels: bool) -> Kernel:
-    return Kernel(_accuracy(dtype, labels), f"accuracy_{'labels' if labels else 'dense'}_{dtype}")
+def accuracy_kernel(dtype: str, kind: str) -> Kernel:
+    """kind: one of HITS."""
+    return Kernel(_accuracy(dtype, kind), f"accuracy_{kind}_{dtype}")
 
 
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with that of none."""
-    accuracies = [accuracy_kernel(dtype, labels) for labels in (False, True)]
+    accuracies = [accuracy_kernel(dtype, kind) for kind in HITS]
     return [FINISH, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
 
 
@@ -326,11 +351,11 @@ def run_loss(
 
 
 def run_accuracy(
-    gpu: Any, stream: int, labels: bool, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
+    gpu: Any, stream: int, kind: str, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
 ) -> None:
-    """sums (accuracy_tiles,) float64 of the rows that are right; boundaries: address of two float64."""
+    """sums (accuracy_tiles,) float64 of what is right; kind: one of HITS; boundaries: address of two float64."""
     rows, columns, stride, dtype, _ = shape
-    kernel = accuracy_kernel(dtype, labels)
+    kernel = accuracy_kernel(dtype, kind)
     launch(gpu, kernel, accuracy_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
 
 

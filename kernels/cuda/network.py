@@ -21,7 +21,7 @@ import numpy as np
 
 from ..formulas import HYPER, LOSSES
 from ..interrupts import interrupts_held
-from ..metrics import metric_values
+from ..metrics import Columns, Variation, metric_values, variation_of
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
 from .arrays import gpu_of
@@ -47,6 +47,7 @@ class _Training:
         states: Sequence[tuple[np.ndarray, ...]],
         seed: int,
         norm: bool,
+        variation: Variation | None,
     ) -> None:
         gpu, stream, params, group = network.gpu, network.stream.handle, network.params, data.accumulate
         sizes = [p.nbytes for p in params]
@@ -60,7 +61,7 @@ class _Training:
             network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
             self.gradients.places, self.totals.places, network.mirror.copies,
         )  # fmt: skip
-        elements, net = [p.size for p in params], network.net
+        elements, net = [p.size for p in params], network.net._replace(variation=variation)
         copy = net.compute if where.copies else ""
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
@@ -91,7 +92,7 @@ class _Training:
             program.add(updates.clip)
         if kind.due:
             program.add(updates.update)
-        program.finish(table, 1 + len(program.net.metrics), updates.control.address if kind.due else 0)
+        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.due else 0)
 
 
 class Network:
@@ -189,12 +190,13 @@ class Network:
         self.steps_done = 0
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
-            return self._totals(np.zeros(0), [0.0] * len(self.net.metrics), batches.y, batches.order, start)
+            return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active(), interrupts_held() as check:
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
             norm = clip_norm is not None
-            key = batches.batch_size, group, len(batches.order), rule, seed, norm
-            make = partial(_Training, self, batches, rule, states, seed, norm)
+            variation = self._variation(batches.y, batches.order)
+            key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
+            make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._same("train", arrays, key, make)
             running = training.batches
             counts = np.full(count, batches.batch_size)
@@ -229,19 +231,21 @@ class Network:
             progress(steps, float(losses.sum() / counts.sum()))
         firsts = np.arange(0, count, group)
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        return self._totals(losses, sums, batches.y, batches.order, start)
+        return self._totals(losses, sums, len(batches.order), variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
         """The mean loss and the metrics over all rows, without dropout."""
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
-            return self._totals(np.full(1, np.nan), [0.0] * len(self.net.metrics), y, None, start)
+            return self._totals(np.full(1, np.nan), [], 0, None, start)
+        variation = self._variation(y, None)
         with self.gpu.active():
-            running: Pass = self._same("evaluate", [x, y], (size,), lambda: self._pass(x, y, size))
+            key = size, _parts(variation)
+            running: Pass = self._same("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
             self._upload()
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
-        return self._totals(losses[:1] / (len(x) * terms), sums, y, None, start)
+        return self._totals(losses[:1] / (len(x) * terms), sums, len(x), variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -256,15 +260,18 @@ class Network:
             collector.finish()
         return out
 
-    def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:
-        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.read, batch)
+    def _pass(
+        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None
+    ) -> Pass:
+        net = self.net._replace(variation=variation)
+        program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
         return Pass(program, x, y, len(x), False, outputs=outputs)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
         z, _ = running.program.forward(x, rows)
         table = running.program.judge(z, t, labels, rows, running.losses, 0, running.results.address, 0)
-        running.program.finish(table, 1 + len(self.net.metrics), 0)
+        running.program.finish(table, 1 + len(running.program.net.sums), 0)
 
     def _list_prediction(self, running: Pass, rows: int) -> None:
         x, _, _ = running.gather(rows)
@@ -282,8 +289,20 @@ class Network:
             raise ValueError("a network without a loss can only predict")
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
 
+    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
+        return variation_of(y, order) if "r2" in self.net.metrics else None
+
     def _totals(
-        self, losses: np.ndarray, sums: Sequence[float], y: np.ndarray, order: np.ndarray | None, start: float
+        self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
     ) -> Totals:
-        named = dict(zip(self.net.metrics, sums, strict=True))
-        return Totals(losses, metric_values(named, y, order, self.net.outputs), time.perf_counter() - start)
+        named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
+        for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
+            named[name].append(total)
+        assert self.net.loss is not None
+        by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
+        metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
+        return Totals(losses, metrics, time.perf_counter() - start)
+
+
+def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:
+    return None if variation is None else tuple(variation.parts)

@@ -63,7 +63,7 @@ class Pass:
         width = outputs * program.size
         self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
-        self.metrics = len(program.net.metrics)
+        self.metrics = len(program.net.sums)
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched
@@ -73,7 +73,7 @@ class Pass:
 
     @property
     def losses(self) -> int:
-        """Where the sums of the loss of all batches are, or that of the pass; those of metrics stand before them."""
+        """Where the sums of the loss of all batches are, or that of the pass; those for metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
     @property
@@ -155,7 +155,7 @@ class Pass:
         return self._replays[kind, many]
 
     def sums(self) -> tuple[list[float], np.ndarray]:
-        """Of the metrics, and of the loss of every batch, or only one. Waits for all that was launched."""
+        """Those for metrics, and of the loss of every batch, or only one. Waits for all that was launched."""
         found = np.zeros(self.metrics + self.batches)
         program = self.program
         program.gpu.copy_out(found, self.results.address, program.stream)

@@ -13,7 +13,7 @@ from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.epilogues import Shape
 from fastopt.kernels.cuda.layout import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
-from fastopt.kernels.reference_metrics import METRICS
+from fastopt.kernels.reference_metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
 pytestmark = pytest.mark.gpu
@@ -139,20 +139,22 @@ def test_rows_with_gaps_and_sums_of_a_pass(name, dtype):
     np.testing.assert_allclose(counted.copy_to_host(), np.sum(wanted) * count, rtol=RTOL[dtype])
 
 
-@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("kind", losses.HITS)
 @pytest.mark.parametrize("columns", [1, 6])
-def test_accuracy(labels, columns):
+def test_accuracy(kind, columns):
+    labels = kind == "labels"
     rng = np.random.default_rng(3)
     rows, z_stride, t_stride = 45, 9, 7
     z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
     t = rng.integers(0, columns, rows) if labels else rng.integers(0, 3, (rows, columns)).astype("float32")
+    z[::7, -1] = np.nan  # which is never right
     boundary = 0.5, 1.5
-    metric = METRICS["accuracy"](boundary)
+    metric = METRICS["accuracy"](Rule(kind == "outputs", boundary))
     metric.add(z, t)
     here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
     sums = to_device(np.full(losses.accuracy_tiles(rows), np.nan))
     boundaries = to_device(np.array(boundary))
     places = [see(a).address for a in (here, there, sums, boundaries)]
     gpu = gpu_of({places[0]})
-    losses.run_accuracy(gpu, 0, labels, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
-    assert sums.copy_to_host().sum() == metric.result() * rows
+    losses.run_accuracy(gpu, 0, kind, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
+    assert sums.copy_to_host().sum() == metric.total
