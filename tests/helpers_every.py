@@ -43,7 +43,7 @@ Outputs = list[Any]  # arrays on the device
 
 # More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
 SHAPES = [(HIGH + 3, 7), (HIGH + 3, 8)]
-SHAPE = (19, 7)  # of what goes by rows
+SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in vectors
 
 
 def kernels() -> list[Kernel]:
@@ -80,15 +80,21 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
     for dtype in REAL:
         for shape in SHAPES:
             yield f"gather {shape} {dtype}", lambda dtype=dtype, shape=shape: _gather(shape, dtype)
-        yield f"dropout {dtype}", lambda dtype=dtype: _dropout(dtype)
         for name in LOSSES:
-            yield f"loss {name} {dtype}", lambda name=name, dtype=dtype: _loss(name, dtype)
+            for shape in (SHAPE, WIDE):
+                yield (
+                    f"loss {name} {shape} {dtype}",
+                    lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
+                )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for kind in losses.HITS:
             yield f"accuracy {kind} {dtype}", lambda kind=kind, dtype=dtype: _accuracy(kind, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
+    for dtype in (*REAL, "bfloat16"):
+        for shape in (SHAPE, WIDE):
+            yield f"dropout {shape} {dtype}", lambda dtype=dtype, shape=shape: _dropout(shape, dtype)
     for shape in SHAPES:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
@@ -171,8 +177,8 @@ def _labels() -> Outputs:
     return [into]
 
 
-def _dropout(dtype: str) -> Outputs:
-    count, columns = SHAPE
+def _dropout(shape: tuple[int, int], dtype: str) -> Outputs:
+    count, columns = shape
     x = there(drawn(count, columns), dtype)
     record = np.array([(1.25, int(0.2 * 2**53), dropout_stream(3, 1))], DROPOUT)
     settings, now = to_device(record.view(np.int64)), _clock()
@@ -187,8 +193,7 @@ def _targets(name: str, shape: tuple[int, int], dtype: str) -> Any:
     return there(drawn(*shape) + 0.5, dtype)
 
 
-def _loss(name: str, dtype: str) -> Outputs:
-    shape = SHAPE
+def _loss(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     z, t, dz = there(drawn(*shape), dtype), _targets(name, shape, dtype), there(np.zeros(shape), dtype)
     return [there([cuda.loss(LossSpec(name), z, t, dz)], "float64"), dz]
 

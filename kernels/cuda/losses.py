@@ -24,10 +24,12 @@ from ..formulas import LOSSES
 from ..spec import LossSpec
 from .arrays import current_stream, gpu_of, see
 from .compile import THREADS, Kernel, device
-from .epilogues import DEEP, LANES, Shape, launch
+from .epilogues import DEEP, LANES, Shape, is_wide, launch, pairs
 from .epilogues import activate as activate_elements
 from .layout import CLOCK, CONTROL, ROW, TOTALS, offset
 from .primitives import GLOBAL, loader, reader, storer, writer
+from .storage import STORES, into_columns, lanes
+from .storage import columns as columns_of
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
 ROWS = 4 * DEEP  # of a tile, where it goes by rows
@@ -100,23 +102,43 @@ def _mass_of_row(dtype):
 
 
 # ---------------------------------------------------------------- losses
-def _elementwise(value, slope, dtype):
-    value, slope = device(value), device(slope)
-    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+def _elementwise(value, slope, dtype, width):
+    own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
+    load, store = columns_of(own, width), into_columns(own, width)
+
+    def lost(x, a, scale, unused, i):
+        return (value(x[0], x[1], a),)
+
+    def sloped(x, a, scale, unused, i):
+        return (slope(x[0], x[1], a) * scale,)
+
+    def both(z, t):
+        return z[0], t[0]
+
+    losses, slopes, paired = (*(lanes(device(one), width, 1) for one in (lost, sloped)), pairs(both, width))
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
         totals = cuda.shared.array(THREADS, np.float64)
         me, elements = cuda.threadIdx.x, rows * columns
         a, scale = real(read_double(param)[0]), real(1.0 / elements)
+        down, right = THREADS * width // columns, THREADS * width % columns
         for tile in range(cuda.blockIdx.x, (elements + ELEMENTS - 1) // ELEMENTS, cuda.gridDim.x):
+            # A vector of columns at a time. Where the next one lies is counted on, to divide once a tile.
             start, total = tile * ELEMENTS, 0.0
-            for i in range(start + me, min(start + ELEMENTS, elements), THREADS):
-                row, column = i // columns, i % columns
-                at = (row * z_stride + column) * size
-                x, y = load((z,), at)[0][0], load((t,), (row * t_stride + column) * size)[0][0]
-                total += np.float64(value(x, y, a))
+            first = start + me * width
+            row, column = first // columns, first % columns
+            for i in range(first, min(start + ELEMENTS, elements), THREADS * width):
+                at = row * z_stride + column
+                x = paired(load((z,), at), load((t,), row * t_stride + column))
+                for one in losses(x, a, scale, 0, i):
+                    total += np.float64(one[0])
                 if dz != 0:
-                    store((dz,), at, ((slope(x, y, a) * scale,),))
+                    store((dz,), at, slopes(x, a, scale, 0, i))
+                row += down
+                column += right
+                if column >= columns:
+                    column -= columns
+                    row += 1
             totals[me] = total
             add_up(totals, me, THREADS)
             if me == 0:
@@ -291,16 +313,20 @@ FINISH = Kernel(_finish, "finish")
 
 # ---------------------------------------------------------------- kernels
 @cache
-def _loss_kernel(name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str) -> Kernel:
+def _loss_kernel(
+    name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool
+) -> Kernel:
     if kind == "elements":
-        return Kernel(_elementwise(value, slope, dtype), f"loss_{name}_{dtype}")
+        width = STORES[dtype].width if wide else 1
+        return Kernel(_elementwise(value, slope, dtype, width), f"loss_{name}_{dtype}{'_wide' * wide}")
     return Kernel(_by_row(value, slope, dtype, kind == "labels"), f"loss_{name}_{dtype}")
 
 
-def loss_kernel(name: str, dtype: str) -> Kernel:
-    """The kernel of a row of LOSSES."""
+def loss_kernel(name: str, dtype: str, wide: bool = False) -> Kernel:
+    """The kernel of a row of LOSSES. wide: in vectors, where the loss goes by elements."""
     row = LOSSES[name]
-    return _loss_kernel(name, row.value, row.slope, dtype, row.targets if row.by_row else "elements")
+    kind = row.targets if row.by_row else "elements"
+    return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row)
 
 
 @cache
@@ -317,7 +343,8 @@ def accuracy_kernel(dtype: str, kind: str) -> Kernel:
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with that of none."""
     accuracies = [accuracy_kernel(dtype, kind) for kind in HITS]
-    return [FINISH, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
+    losses = [loss_kernel(name, dtype, wide) for name in LOSSES for wide in (False, True)]
+    return list(dict.fromkeys([FINISH, *losses, softmax_kernel(dtype), *accuracies]))
 
 
 # ---------------------------------------------------------------- launches
@@ -345,7 +372,8 @@ def run_loss(
     t: int64 labels, or targets; param: address of the loss's parameter, a float64.
     """
     rows, columns, stride, dtype, _ = shape
-    kernel = loss_kernel(name, dtype)
+    wide = is_wide(dtype, columns, stride, z, dz) and is_wide(dtype, columns, t_stride, t)
+    kernel = loss_kernel(name, dtype, wide)
     pieces = loss_tiles(name, rows, columns)
     launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param)
 

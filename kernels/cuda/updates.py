@@ -22,10 +22,10 @@ from numba import cuda
 
 from ..formulas import HYPER, OPTIMIZERS, dropout_key
 from ..spec import MASTER, SAME, STOCHASTIC
-from .compile import SIMULATED, THREADS, Kernel, device
+from .compile import THREADS, Kernel, device
 from .layout import CONTROL, RECORDS, STEP, TILE, TURNS, offset
 from .primitives import VECTOR, reader, word
-from .storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, stores_of
+from .storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, lanes, stores_of
 
 read_owner = reader("int32", 1)
 read_word = reader("int64", 1)
@@ -64,44 +64,6 @@ def _one(rule, dtype, form):
     return device({MASTER: master, STOCHASTIC: stochastic}[form])
 
 
-def _simulated_lanes(one, width, results):
-    def lanes(x, h, tiny, key, i):
-        return tuple([one(x[k], h, tiny, key, i + k) for k in range(width)])
-
-    return lanes
-
-
-def _compiled_lanes(one, width, results):
-    from numba.cuda import cgutils
-    from numba.cuda.extending import intrinsic
-
-    types = cuda.types
-
-    def lane(x, h, tiny, key, i):
-        return one(x, h, tiny, key, i)
-
-    @intrinsic
-    def lanes(typingctx, x, h, tiny, key, i):
-        result = types.UniTuple(x.dtype.dtype, results)
-        inner = result(x.dtype, h, tiny, key, types.int64)
-
-        def codegen(context, builder, signature, args):
-            found = []
-            for k, elements in enumerate(cgutils.unpack_tuple(builder, args[0], width)):
-                number = builder.add(args[4], args[4].type(k))
-                found.append(context.compile_internal(builder, lane, inner, (elements, *args[1:4], number)))
-            return context.make_tuple(builder, signature.return_type, found)
-
-        return types.UniTuple(result, width)(x, h, tiny, key, types.int64), codegen
-
-    return lanes
-
-
-# lanes(one, width, results): `one`, which gives so many, for `width` elements at once, from number i on. Numba compiles
-# it once, and LLVM puts it in place: to have Numba do that eight times takes 10 s.
-_lanes = _simulated_lanes if SIMULATED else _compiled_lanes
-
-
 def _unscaling(one):
     """`one`, which also gives the gradient, behind the parameter, divided by the last of the scalars."""
 
@@ -137,7 +99,7 @@ def _update(rule, states, dtype, form, unscales):
     one = _one(rule, dtype, form)
     if unscales:
         one = _unscaling(one)
-    wide, narrow = _lanes(one, width, len(written)), _lanes(one, 1, len(written))
+    wide, narrow = lanes(one, width, len(written)), lanes(one, 1, len(written))
     load, load1, store, store1 = (
         columns(read, width),
         columns(read, 1),
