@@ -27,7 +27,7 @@ from .compile import THREADS, Kernel, device
 from .epilogues import DEEP, LANES, Shape, is_wide, launch, pairs
 from .epilogues import activate as activate_elements
 from .layout import CLOCK, CONTROL, ROW, TOTALS, offset
-from .primitives import GLOBAL, loader, reader, storer, writer
+from .primitives import loader, reader, storer, writer
 from .storage import STORES, into_columns, lanes
 from .storage import columns as columns_of
 
@@ -256,26 +256,73 @@ def right_outputs(dtype, space):
     return device(right_of)
 
 
+@cache
+def _largest_of_row(dtype):
+    """As `largest`, of a row that LANES threads share; of no columns 0.
+
+    To be called by all threads of a block; `tops` and `places` are its shared memory, (DEEP, LANES).
+    """
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def largest_of_row(row, columns, tops, places, deep, lane):
+        # The largest of a thread's own columns; a place behind the row: it has none.
+        place, most = columns, real(-math.inf)
+        for j in range(lane, columns, LANES):
+            x = load((row,), j * size)[0][0]
+            if x != x:
+                place = -1
+            elif place == columns or (place >= 0 and x > most):
+                place, most = j, x
+        tops[deep, lane], places[deep, lane] = most, place
+        # The largest of the row, by halves: of equal ones the first; nothing is larger than NaN.
+        half = LANES // 2
+        while half > 0:
+            cuda.syncthreads()
+            if lane < half:
+                mine, other = places[deep, lane], places[deep, lane + half]
+                x, y = tops[deep, lane], tops[deep, lane + half]
+                if other < 0 or (mine >= 0 and other < columns and (y > x or (y == x and other < mine))):
+                    places[deep, lane], tops[deep, lane] = other, y
+            half //= 2
+        cuda.syncthreads()
+        place = places[deep, 0]
+        cuda.syncthreads()  # the next row begins with places
+        return place
+
+    return device(largest_of_row)
+
+
 def _accuracy(dtype, kind):
-    size = np.dtype(dtype).itemsize
-    best_of, right_of = largest(dtype, GLOBAL), right_outputs(dtype, GLOBAL)
-    labels, by_output = kind == "labels", kind == "outputs"
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    best_of, labels, by_output = _largest_of_row(dtype), kind == "labels", kind == "outputs"
 
     def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
-        # A thread takes a row. Boundaries: of z, of t.
+        # LANES threads take a row, so that they read its columns side by side. Boundaries: of z, of t.
+        tops = cuda.shared.array((DEEP, LANES), real)
+        places = cuda.shared.array((DEEP, LANES), np.int64)
         totals = cuda.shared.array(THREADS, np.float64)
         me = cuda.threadIdx.x
-        z_boundary, t_boundary = read_double(boundaries)[0], read_double(boundaries + 8)[0]
-        for tile in range(cuda.blockIdx.x, (rows + THREADS - 1) // THREADS, cuda.gridDim.x):
-            row, right = tile * THREADS + me, 0
-            if row < rows:
-                ours = z + row * z_stride * size
-                if labels:
-                    right = 1 if best_of(ours, columns) == read_word(t + row * 8)[0] else 0
-                elif by_output:
-                    right = right_of(ours, t + row * t_stride * size, columns, z_boundary, t_boundary)
+        lane, deep = me % LANES, me // LANES
+        z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
+        for tile in range(cuda.blockIdx.x, (rows + ROWS - 1) // ROWS, cuda.gridDim.x):
+            right = 0
+            for part in range(ROWS // DEEP):
+                row = tile * ROWS + part * DEEP + deep
+                end = columns if row < rows else 0  # all threads of a block meet, also those without a row
+                ours, theirs = z + row * z_stride * size, t + row * t_stride * size
+                if by_output:
+                    for j in range(lane, end, LANES):
+                        x, y = load((ours,), j * size)[0][0], load((theirs,), j * size)[0][0]
+                        if x == x and (x > z_boundary) == (y > t_boundary):
+                            right += 1
                 else:
-                    right = 1 if best_of(ours, columns) == best_of(t + row * t_stride * size, columns) else 0
+                    best = best_of(ours, end, tops, places, deep, lane)
+                    if labels:
+                        wanted = read_word(t + row * 8)[0] if end != 0 else 0
+                    else:
+                        wanted = best_of(theirs, end, tops, places, deep, lane)
+                    if lane == 0 and end != 0 and best == wanted:
+                        right += 1
             totals[me] = np.float64(right)
             add_up(totals, me, THREADS)
             if me == 0:
@@ -361,7 +408,7 @@ def loss_tiles(name: str, rows: int, columns: int) -> int:
 
 
 def accuracy_tiles(rows: int) -> int:
-    return -(-rows // THREADS)
+    return -(-rows // ROWS)
 
 
 def run_loss(

@@ -141,14 +141,15 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
 
 
 @pytest.mark.parametrize("kind", losses.HITS)
-@pytest.mark.parametrize("columns", [1, 6])
+@pytest.mark.parametrize("columns", [1, 3, 6, 9])
 def test_accuracy(kind, columns):
     labels = kind == "labels"
     rng = np.random.default_rng(3)
-    rows, z_stride, t_stride = 45, 9, 7
+    rows, z_stride, t_stride = 45, 11, 9
     z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
     t = rng.integers(0, columns, rows) if labels else rng.integers(0, 3, (rows, columns)).astype("float32")
     z[::7, -1] = np.nan  # which is never right
+    z[3], z[4, 0] = -np.inf, np.inf
     boundary = 0.5, 1.5
     metric = METRICS["accuracy"](Rule(kind == "outputs", boundary))
     metric.add(z, t)
