@@ -67,8 +67,9 @@ class Pass:
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched
-        self._replays: dict[tuple[Turn, int], Any] = {}
-        self._lists: dict[Turn, Launches] = {}
+        self.marked = False  # launches are timed one by one, so that none is to be beside another
+        self._replays: dict[tuple[tuple[Turn, bool], int], Any] = {}
+        self._lists: dict[tuple[Turn, bool], Launches] = {}
         self._verb = "train" if ordered else "predict" if outputs else "evaluate"
 
     @property
@@ -116,6 +117,7 @@ class Pass:
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
+            self.marked = marks is not None
             for chunk in chunks:
                 if together:
                     if marks:
@@ -130,7 +132,7 @@ class Pass:
                     many = 1 if marks else self._alike(number, chunk)
                     replay = self._replay(kind, many, list_batch)
                     if marks:
-                        marks.launch(number, kind.rows, self._lists[kind], replay)
+                        marks.launch(number, kind.rows, self._lists[kind, True], replay)
                     else:
                         replay.launch()
                     self.done = number + many
@@ -146,13 +148,14 @@ class Pass:
 
     def _replay(self, kind: Turn, many: int, list_batch: Callable[[Turn], None]) -> Any:
         """Return the launches for so many batches of a kind."""
-        if kind not in self._lists:
+        sort = kind, self.marked
+        if sort not in self._lists:
             list_batch(kind)
-            self._lists[kind] = self.program.launches()
-        if (kind, many) not in self._replays:
-            program, launches = self.program, Launches(self._lists[kind] * many)
-            self._replays[kind, many] = program.gpu.replay(program.stream, launches)
-        return self._replays[kind, many]
+            self._lists[sort] = self.program.launches()
+        if (sort, many) not in self._replays:
+            program, launches = self.program, Launches(self._lists[sort] * many)
+            self._replays[sort, many] = program.gpu.replay(program.stream, launches)
+        return self._replays[sort, many]
 
     def sums(self) -> tuple[list[float], np.ndarray]:
         """Those for metrics, and of the loss of every batch, or only one. Waits for all that was launched."""
