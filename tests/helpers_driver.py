@@ -14,7 +14,10 @@ from fastopt.kernels.cuda.simulator_threads import run
 
 ffi = driver.ffi
 CONTEXT, OTHER = 77, 78
-FORBIDDEN = {"cuMemAlloc_v2", "cuStreamSynchronize", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"}  # while capturing
+FORBIDDEN = {  # while capturing
+    "cuMemAlloc_v2", "cuModuleLoadData", "cuStreamCreate", "cuStreamSynchronize", "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+}  # fmt: skip
 QUEUED = {"cuLaunchKernel": 8, "cuMemsetD8Async": 3}  # what a graph is made of, and which argument is the stream
 
 
@@ -25,7 +28,7 @@ class Driver:
         self.memory, self.pinned, self.names, self.shared = {}, {}, [], {}
         self.contexts, self.streams, self.refuse, self.capturing = [OTHER], [], None, 0
         self.timed, self.times, self.order = set(), {}, []
-        self.relaxed = False
+        self.relaxed, self.pageable_access, self.hold, self.late = False, 0, False, []
         self.made, self.graphs, self.capture, self.events, self.calls = 0, {}, None, {}, Counter()
 
     def __getattr__(self, name):
@@ -77,7 +80,7 @@ class Driver:
         ffi.memmove(name, b"A device\0", 9)
 
     def do_cuDeviceGetAttribute(self, value, attribute, device):
-        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20, 97: 227 << 10}[attribute]
+        value[0] = {75: 9, 76: 0, 16: 132, 38: 1 << 20, 88: self.pageable_access, 97: 227 << 10}[attribute]
 
     def do_cuDevicePrimaryCtxRetain(self, context, device):
         assert device == 41
@@ -120,17 +123,23 @@ class Driver:
 
     def do_cuMemcpyHtoDAsync_v2(self, into, source, size, stream):
         self.note(stream)
-        ctypes.memmove(into, int(ffi.cast("intptr_t", source)), size)
+        copy = partial(ctypes.memmove, into, int(ffi.cast("intptr_t", source)), size)
+        if self.hold:
+            self.late.append(copy)
+        else:
+            copy()
 
     def do_cuMemcpyDtoHAsync_v2(self, into, source, size, stream):
         self.note(stream)
         ctypes.memmove(int(ffi.cast("intptr_t", into)), source, size)
 
     def do_cuMemsetD8Async(self, into, value, size, stream):
+        assert size
         ctypes.memset(into, value, size)
 
     def do_cuStreamSynchronize(self, stream):
         self.note(stream)
+        self.catch_up()
 
     def do_cuStreamIsCapturing(self, stream, status):
         captured = self.capture is not None and self.capture[0] == int(ffi.cast("intptr_t", stream))
@@ -217,6 +226,21 @@ class Driver:
 
     def do_cuEventSynchronize(self, event):
         assert int(ffi.cast("intptr_t", event)) in self.events
+        self.catch_up()
+
+    @property
+    def cuEventQuery(self):
+        return lambda event: 600 if self.late else 0
+
+    def at(self, address, size):
+        """The bytes of device memory at an address."""
+        return (ctypes.c_uint8 * size).from_address(address)
+
+    def catch_up(self):
+        """Do the copies that were held back, as a device that reads host memory late."""
+        late, self.late = self.late, []
+        for copy in late:
+            copy()
 
     def do_cuStreamWaitEvent(self, stream, event, flags):
         assert flags == 0
@@ -258,6 +282,7 @@ def install(monkeypatch) -> Driver:
     """Has the package ask such a driver."""
     fake = Driver()
     monkeypatch.setattr(driver, "library", lambda: fake)
+    monkeypatch.setattr(driver, "opened", lambda: fake)
     monkeypatch.setattr(gpu, "library", lambda: fake)
     monkeypatch.setattr(Kernel, "cubin", lambda self, _: b"\0.text." + self.name.encode() + bytes(200))
     return fake

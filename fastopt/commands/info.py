@@ -61,6 +61,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.launch import get_num_threads, launcher, threading_layer
     from ..kernels.cpu.openmp import wanted
+    from ..kernels.cuda.installation import trouble
     from ..kernels.cuda.parts import parts
     from ..kernels.files import cache_root
 
@@ -76,6 +77,7 @@ def collect() -> dict[str, Any]:
         },
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
         "cuda": parts(),
+        "cuda_trouble": trouble("cuBLASLt"),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),
         "data": {name: _place(name) for name in datasets.NAMES},
@@ -210,13 +212,13 @@ def _threads(threads: dict[str, Any]) -> str:
     return f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}{beside}"
 
 
-def _cuda(parts: dict[str, Any]) -> str:
-    """What there is of the CUDA backend, in one line."""
+def _cuda(parts: dict[str, Any], trouble: str) -> str:
+    """Return what there is of the CUDA backend, in one line, with what is wrong where all parts are there."""
     versions = [f"{name} {parts[name]}" for name in ("driver", "numba-cuda") if parts[name]]
     libraries = [name for name, found in parts.items() if found and name not in ("driver", "numba-cuda", "devices")]
     missing = [name for name, found in parts.items() if not found]
     there = ", ".join([*parts["devices"], *versions, *libraries])
-    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else ""]))
+    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else trouble]))
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -233,7 +235,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("processor", f"{processor['name']} ({processor['llvm']}), {processor['cores']} cores, {features}"),
         ("threads", _threads(threads)),
         ("BLAS", blas.get("error") or f"{blas['name']} {blas['version']} {blas['path']}"),
-        ("CUDA", _cuda(facts["cuda"])),
+        ("CUDA", _cuda(facts["cuda"], facts["cuda_trouble"])),
         ("cache", f"{cache['folder']}: {kept}"),
         *(("", problem) for problem in cache["problems"]),
         *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..spec import Planned, Target, Update
 from .compile import SIMULATED
 from .counted import CountedPlan, Number
 from .plan import NO_GUARD, Guard, Plan
+from .rehearsal import rehearsed
 
 
 class Seen(NamedTuple):
@@ -29,7 +31,7 @@ class Seen(NamedTuple):
 
 
 def see(array: Any) -> Seen:
-    """What an array in the device's memory says of itself.
+    """Return what an array in the device's memory says of itself. Steps call this for every gradient.
 
     Raises:
         TypeError: it is none.
@@ -44,11 +46,23 @@ def see(array: Any) -> Seen:
         interface = getattr(array, "__array_interface__", None)  # the simulator's arrays have only that
     if interface is None:
         raise TypeError(f"expected an array in a GPU's memory; got {type(array).__module__}.{type(array).__qualname__}")
-    shape, dtype, strides = tuple(interface["shape"]), np.dtype(interface["typestr"]), interface.get("strides")
-    contiguous = strides is None or 0 in shape or _dense(shape, strides, dtype.itemsize)
-    # The interface has no word for bfloat16: CuPy's arrays of it are of two bytes there, and of ml_dtypes' dtype.
-    name = str(getattr(array, "dtype", dtype.name)) if dtype.kind == "V" else dtype.name
+    (name, size), strides = _named(interface["typestr"]), interface.get("strides")
+    shape = tuple(interface["shape"])
+    contiguous = strides is None or 0 in shape or _dense(shape, strides, size)
+    if not name:
+        name = str(getattr(array, "dtype", interface["typestr"]))
     return Seen(interface["data"][0] or 0, shape, name, contiguous, interface.get("stream"))
+
+
+@cache
+def _named(typestr: str) -> tuple[str, int]:
+    """Return the dtype's name and bytes. NumPy takes 2 us to make a name.
+
+    The interface has no word for bfloat16: CuPy's arrays of it are of two bytes there, and of ml_dtypes' dtype. So
+    there the name is "": the array itself may know it.
+    """
+    dtype = np.dtype(typestr)
+    return "" if dtype.kind == "V" else dtype.name, dtype.itemsize
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -70,7 +84,14 @@ def _dense(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
 
 
 def _library(array: Any) -> str:
-    return type(array).__module__.partition(".")[0]
+    return _library_of(type(array))  # type: ignore[arg-type]
+
+
+@cache
+def _library_of(cls: type) -> str:
+    """Return the library that a class is of, "torch" also for a subclass of its tensors in a program's own module."""
+    packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
+    return next((package for package in packages if package in STREAMS), packages[0])
 
 
 def _torch_stream(array: Any) -> int:
@@ -101,6 +122,8 @@ def gpu_of(addresses: Collection[int]) -> Any:
     Raises:
         ValueError: it belongs to several.
     """
+    if (not_there := rehearsed()) is not None:
+        return not_there
     if SIMULATED:
         from .simulator import Gpu
 

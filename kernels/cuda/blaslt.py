@@ -6,12 +6,15 @@ attribute that is set is read back, and the header that comes with the library i
 
 from __future__ import annotations
 
+import logging
 import sys
 from enum import Enum, IntEnum
 from functools import cache
 from typing import Any, NamedTuple
 
 import cffi
+
+log = logging.getLogger("fastopt")
 
 ffi = cffi.FFI()
 ffi.cdef("""
@@ -307,6 +310,8 @@ class Handle:
             self.pointer, operation, a, b, d, d, preference.pointer, wanted, results, found
         )
         if status in (Status.NOT_SUPPORTED, Status.INVALID_VALUE, Status.ARCH_MISMATCH):
+            if status == Status.INVALID_VALUE:  # more likely a mistake of ours than a product that cannot be
+                log.warning("cuBLASLt calls a product invalid, so another way is taken")
             return []
         check(status, "choosing an algorithm")
         return [

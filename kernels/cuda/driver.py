@@ -49,6 +49,7 @@ ffi.cdef("""
     CUresult cuEventCreate(void **event, unsigned int flags);
     CUresult cuEventDestroy_v2(void *event);
     CUresult cuEventRecord(void *event, void *stream);
+    CUresult cuEventQuery(void *event);
     CUresult cuEventSynchronize(void *event);
     CUresult cuEventElapsedTime(float *milliseconds, void *start, void *end);
     CUresult cuStreamCreate(void **stream, unsigned int flags);
@@ -66,17 +67,33 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 
+# The oldest devices that CUDA 13 makes code for. Intermediate code is made for them, and linked for the one present.
+OLDEST = (7, 5)
+NOT_READY = 600  # CUDA_ERROR_NOT_READY
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
 class CudaError(RuntimeError):
-    """A call of the driver failed."""
+    """A failed call of the driver. `code` is its CUresult, 0 where there is no driver to call."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@cache
+def opened() -> Any:
+    """Return the driver, which may not have started yet; CudaError where there is none."""
+    try:
+        return ffi.dlopen(LIBRARY)
+    except OSError as error:
+        raise CudaError(f"there is no NVIDIA driver here: {error}") from None
 
 
 @cache
 def library() -> Any:
-    """The driver, started; CudaError where there is none."""
-    try:
-        driver = ffi.dlopen(LIBRARY)
-    except OSError as error:
-        raise CudaError(f"there is no NVIDIA driver here: {error}") from None
+    """Return the driver, started; CudaError where there is none, or where it does not start."""
+    driver = opened()
     check(driver.cuInit(0), driver)
     return driver
 
@@ -86,8 +103,8 @@ def check(code: int, driver: Any = None) -> None:
         driver = driver or library()
         name, text = ffi.new("const char **"), ffi.new("const char **")
         if driver.cuGetErrorName(code, name) or driver.cuGetErrorString(code, text):
-            raise CudaError(f"the CUDA driver reports error {code}")
-        raise CudaError(f"{ffi.string(name[0]).decode()}: {ffi.string(text[0]).decode()}")
+            raise CudaError(f"the CUDA driver reports error {code}", code)
+        raise CudaError(f"{ffi.string(name[0]).decode()}: {ffi.string(text[0]).decode()}", code)
 
 
 def asked(kind: str, function: Any, *args: Any) -> Any:
@@ -98,8 +115,10 @@ def asked(kind: str, function: Any, *args: Any) -> Any:
 
 
 def driver_version() -> tuple[int, int]:
-    """The newest CUDA that the driver knows."""
-    version = asked("int", library().cuDriverGetVersion)
+    """Return the newest CUDA that the driver knows; it need not have started."""
+    driver, place = opened(), ffi.new("int *")
+    check(driver.cuDriverGetVersion(place), driver)
+    version = place[0]
     return version // 1000, version % 1000 // 10
 
 

@@ -90,7 +90,7 @@ class Streamed:
                         there[...] = array[first : first + count]
                     else:  # with "raise" NumPy would copy once more
                         np.take(array, order[first : first + count], axis=0, out=there, mode="clip")
-                    self.gpu.copy_in(memory.address + half * pinned.nbytes // 2, there, copies)
+                    self.gpu.copy_pinned(memory.address + half * pinned.nbytes // 2, there, copies)
                 self._copied[half].record(copies)
                 self._copied[half].before(self.stream)
                 yield range(start, min(start + self.count, batches))

@@ -16,11 +16,13 @@ import numpy as np
 
 from .compile import THREADS, Kernel, entry
 from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
+from .staging import Staging
 from .streams import RELAXED, Event, Replay, Stream
 
 MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 L2_CACHE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
 SHARED_MEMORY = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+PAGEABLE_ACCESS = 88  # CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
@@ -48,7 +50,7 @@ class Gpu:
         """As many as run at once. With more, the last ones would have the device for themselves."""
         if kernel not in self._blocks:
             occupancy = self.driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
-            each = asked("int", occupancy, self._function(kernel), THREADS, 0)
+            each = asked("int", occupancy, self.load(kernel), THREADS, 0)
             self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
         return self._blocks[kernel]
 
@@ -84,7 +86,7 @@ class Gpu:
             address = int(asked("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
             memory = Memory(address)
             weakref.finalize(memory, _free, self, address)
-            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+            self.zero(address, size, stream)
             self.wait(stream)  # another one may use it at once
         return memory
 
@@ -102,12 +104,31 @@ class Gpu:
         with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone before
             check(self.driver.cuMemFreeHost(pointer))
 
+    @cached_property
+    def _staging(self) -> Staging:
+        return Staging(self)
+
+    @cached_property
+    def _reads_pageable(self) -> bool:
+        """True if the device reads ordinary host memory itself, as on GH200; a copy may then return before it has."""
+        return bool(attribute(self._device, PAGEABLE_ACCESS))
+
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
-        """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once: the driver
-        has taken what it copies when it returns."""
-        size = array.nbytes
+        """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once.
+
+        Little goes by way of pinned memory, so that nothing waits. The driver takes what is large before it returns,
+        but where the device reads ordinary memory itself: there we wait for the copy.
+        """
+        if not array.nbytes or self._staging.copy_in(address, array, stream):
+            return
+        self.copy_pinned(address, array, stream)
+        if self._reads_pageable:
+            self.wait(stream)
+
+    def copy_pinned(self, address: int, array: np.ndarray, stream: int) -> None:
+        """Host to device, in the order of the stream; the array, in pinned memory, stays as it is until it is done."""
         source = ffi.cast("void *", array.ctypes.data)
-        check(self.driver.cuMemcpyHtoDAsync_v2(address, source, size, ffi.cast("void *", stream)))
+        check(self.driver.cuMemcpyHtoDAsync_v2(address, source, array.nbytes, ffi.cast("void *", stream)))
 
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
         """Device to host, in the order of the stream; into pinned memory without waiting."""
@@ -120,7 +141,8 @@ class Gpu:
 
     def zero(self, address: int, size: int, stream: int) -> None:
         """Bytes of device memory become 0, in the order of the stream."""
-        check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
+        if size:  # of nothing the driver makes an error
+            check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
 
     def wait(self, stream: int) -> None:
         """Until all that was given to the stream is done."""
@@ -133,18 +155,25 @@ class Gpu:
         return bool(status[0])
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[int]:
-        """While open, and another stream is being captured: a stream whose work is done at once, and waited for.
+    def relaxed(self) -> Iterator[None]:
+        """While open, the driver's calls of this thread may be those that a capture forbids for fear of a mistake.
 
-        The driver's calls of this thread may then be those that a capture forbids for fear of a mistake.
+        Another library may be capturing with the strictest mode, which forbids allocating, loading and making streams.
         """
-        mode, own = ffi.new("int *", RELAXED), self.stream()
+        mode = ffi.new("int *", RELAXED)
         check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
         try:
-            yield own.handle
-            self.wait(own.handle)
+            yield
         finally:
             check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[int]:
+        """While open, and another stream is being captured: a stream whose work is done at once, and waited for."""
+        with self.relaxed():
+            own = self.stream()
+            yield own.handle
+            self.wait(own.handle)
 
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""
@@ -169,22 +198,23 @@ class Gpu:
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
         where = ffi.cast("void *", stream)
-        function = self._function(kernel)
+        function = self.load(kernel)
         check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
 
     def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
         """As `launch`, but one block of so many threads, with so many bytes of shared memory."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
-        where, function = ffi.cast("void *", stream), self._function(kernel)
+        where, function = ffi.cast("void *", stream), self.load(kernel)
         check(self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared))  # or 48 KiB would be the most
         check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, where, pointers, ffi.NULL))
 
-    def _function(self, kernel: Kernel) -> Any:
-        """The kernel, loaded."""
+    def load(self, kernel: Kernel) -> Any:
+        """Return the kernel as the driver's function, loaded; also while a stream is being captured."""
         if kernel not in self._functions:
             image = kernel.cubin(self.capability)
-            module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
+            with self.relaxed():
+                module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
             self._functions[kernel] = asked("void *", self.driver.cuModuleGetFunction, module, entry(image))
         return self._functions[kernel]
 

@@ -31,7 +31,7 @@ from .memory import Block, Mirror
 from .mixed import Weights
 from .passes import Collector, Pass, Turn
 from .program import Program, Structure
-from .steps import Places, Updates
+from .steps import BESIDE, Places, Updates
 
 REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
 
@@ -63,10 +63,11 @@ class _Training:
         )  # fmt: skip
         elements, net = [p.size for p in params], network.net._replace(variation=variation)
         copy = net.compute if where.copies else ""
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
+        alone = group == 1 and not norm  # each batch is a step, and nothing of it has to be known before
+        layers = network.numbers if alone and sum(elements) >= BESIDE and len(network.numbers) > 1 else ()
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        alone = group == 1 and not norm
         self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
@@ -83,7 +84,9 @@ class _Training:
         z, trail = program.forward(x, rows)
         places = self.batches.losses, 8, self.batches.results.address, program.top()
         table = program.judge(z, t, labels, rows, *places)
-        program.backward(trail, rows, self.gradients.places)
+        beside = updates.beside and not self.batches.marked
+        after = partial(program.add, updates.update_layer) if beside else lambda parameter: None
+        program.backward(trail, rows, self.gradients.places, after)
         if self.totals is not self.gradients:
             if kind.first:
                 program.add(self.gpu.zero, self.totals.memory.address, self.totals.size, self.stream)
@@ -91,7 +94,7 @@ class _Training:
         if kind.due and self.norm:
             program.add(updates.clip)
         if kind.due:
-            program.add(updates.update)
+            program.add(updates.join if beside else updates.update)
         program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.due else 0)
 
 
@@ -125,6 +128,8 @@ class Network:
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
         self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
+        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        self.numbers = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # of each layer
         self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
         self._holding = False
         self._ahead: _Training | None = None  # whose parameters and states are newer on the device than on the host

@@ -20,6 +20,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Guard(NamedTuple):
     grad_scale: int = 0  # what they are to be divided by
     found_inf: int = 0  # other than 0, and the step is skipped
     skip_nonfinite: bool = False  # the step is skipped if a gradient is not finite
+    unscales: bool = False  # gradients are left divided by grad_scale, unless the step is skipped
 
     @property
     def may_skip(self) -> bool:
@@ -65,6 +67,7 @@ class Table:
     def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
         some = targets[which[0]]
         self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
+        self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
         self.first, self.count = first, len(which)  # in the order of the turns
         sizes = np.array([targets[i].elements for i in which], np.int64)
         tiles = -(-sizes // TILE)
@@ -128,9 +131,9 @@ class Tables:
                 tiles += batch.tiles
         self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, self.control.address)
 
-    def _update(self, turns: int, stream: int, control: int) -> None:
+    def _update(self, turns: int, stream: int, control: int, unscales: bool = False) -> None:
         for batch in self.batches:
-            self._launch(batch, batch.kernel, turns, stream, control)
+            self._launch(batch, batch.unscaling() if unscales else batch.kernel, turns, stream, control)
 
     def _launch(self, batch: Table, kernel: Kernel, turns: int, stream: int, last: int) -> None:
         if batch.tiles:
@@ -154,7 +157,10 @@ class Plan(Tables):
         self.news = gpu.pinned(AHEAD)
         self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped
         self._skips, self._number = 0, 0  # of the plan, and the steps so far that might have been
-        self._open: deque[tuple[int, int, np.ndarray]] = deque()  # number, stream, which arrays had a gradient
+        # The number of a step whose outcome is not known, and which arrays had a gradient. Its event is reached when it
+        # is done: the stream itself may be gone by the time that somebody waits.
+        self._open: deque[tuple[int, np.ndarray]] = deque()
+        self._events: dict[int, Any] = {}  # by the number's place in `news`
         self._working = _Working(self)
         self._lock = threading.Lock()
 
@@ -199,11 +205,12 @@ class Plan(Tables):
             # With a guard the factor comes from the device: rows hold 1 or -1 for it, so that the bits are the same.
             self._working.lay_out(self, g, rows, pairs, options, 1.0 if guarded else scale, behind)
             if guarded:
-                self._working.guard(guard, scale, self._skips, self._numbered(guard, present, stream))
+                self._working.guard(guard, scale, self._skips, self._numbered(guard, present))
             self._working.send(stream)
             if guarded:
                 self._find_out(guard, stream)
-            self._update(self._working.turns_at, stream, self.control.address if guarded else 0)
+            control = self.control.address if guarded else 0
+            self._update(self._working.turns_at, stream, control, guard.unscales)
 
     def norm(self, gradients: Sequence[int] | np.ndarray, stream: int = 0) -> float:
         """The Euclidean norm of all gradients laid end to end. Waits for the stream."""
@@ -227,13 +234,13 @@ class Plan(Tables):
         """Takes note of what the device has done meanwhile; how many steps are still unknown, of the same arrays."""
         self._take_note()
         # An array that had no gradient in one of them would have to go another number of rows back than the others.
-        if len(self._open) >= AHEAD or any((then != present).any() for _, _, then in self._open):
+        if len(self._open) >= AHEAD or any((then != present).any() for _, then in self._open):
             self._wait()
         return len(self._open)
 
     def _take_note(self) -> None:
         while self._open:
-            number, _, present = self._open[0]
+            number, present = self._open[0]
             news = int(self.news[number % AHEAD])
             if news >> 1 != number:
                 return
@@ -243,16 +250,16 @@ class Plan(Tables):
                 self.skipped += present
 
     def _wait(self) -> None:
-        for stream in dict.fromkeys(stream for _, stream, _ in self._open):
-            self.gpu.wait(stream)
+        for number, _ in self._open:
+            self._events[number % AHEAD].wait()
         self._take_note()
 
-    def _numbered(self, guard: Guard, present: np.ndarray, stream: int) -> int:
+    def _numbered(self, guard: Guard, present: np.ndarray) -> int:
         """The number of a step that may be skipped, 0 for another."""
         if not guard.may_skip:
             return 0
         self._number += 1
-        self._open.append((self._number, stream, present))
+        self._open.append((self._number, present))
         return self._number
 
     # -- a step
@@ -271,6 +278,9 @@ class Plan(Tables):
         if guard.may_skip:
             place = self._number % AHEAD
             self.gpu.copy_out(self.news[place : place + 1], self.control.address + NEWS, stream)
+            if place not in self._events:
+                self._events[place] = self.gpu.event()
+            self._events[place].record(stream)
 
 
 class _Working:

@@ -241,8 +241,17 @@ class Program:
             return self.gradient(0)
         return self.rows("gradient of outputs", self.net.outputs, self.net.dtype)
 
-    def backward(self, trail: list[_Dense | _Dropout], rows: int, gradients: Sequence[int]) -> None:
-        """The gradients of all parameters, from that of the outputs in `top()`."""
+    def backward(
+        self,
+        trail: list[_Dense | _Dropout],
+        rows: int,
+        gradients: Sequence[int],
+        after: Callable[[int], None] = lambda parameter: None,
+    ) -> None:
+        """The gradients of all parameters, from that of the outputs in `top()`.
+
+        after: called with the number of a layer's first parameter, once nothing will read them, or write gradients.
+        """
         number, dy = 0, self.top()
         while trail:
             step = trail.pop()
@@ -261,6 +270,7 @@ class Program:
             under = (below.aux, gradients[below.number + 1] if below.plan.backward.db else 0) if below else (0, 0)
             places = dy, step.x, step.w, step.s, out, sums, under
             self.add(run_backward, self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *places)
+            after(i)
             number, dy = 1 - number, dx
 
     def scatter(self, y: int, out: int, rows: int, ring: int) -> None:

@@ -73,6 +73,8 @@ class Gpu:
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
+    copy_pinned = copy_in
+
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .blaslt import BlasLtError
-from .driver import CudaError, asked, check, ffi
+from .driver import NOT_READY, CudaError, asked, check, ffi
 
 log = logging.getLogger("fastopt")
 
@@ -54,6 +54,13 @@ class Event:
     def wait(self) -> None:
         """Until it is reached."""
         check(self.driver.cuEventSynchronize(self._event))
+
+    def reached(self) -> bool:
+        """Return True once all that it stands for is done. Does not wait."""
+        code = self.driver.cuEventQuery(self._event)
+        if code != NOT_READY:
+            check(code)
+        return not code
 
     def since(self, other: Event) -> float:
         """Seconds from another event to this one; both are timed, and reached."""

@@ -81,9 +81,11 @@ def test_tensors_say_it_in_their_own_words(monkeypatch):
     torch = ModuleType("torch")
     torch.cuda = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=11, device=device))
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(Tensor, "__module__", "torch.nn.parameter")
-    assert see(Tensor()) == (512, (4, 3), "float32", False, None)
-    assert current_stream(Tensor()) == 11
+    parameter = type("Parameter", (Tensor,), {"__module__": "torch.nn.parameter"})
+    of_a_program = type("Weight", (parameter,), {"__module__": "program"})
+    for cls in (parameter, of_a_program):
+        assert see(cls()) == (512, (4, 3), "float32", False, None)
+        assert current_stream(cls()) == 11
 
 
 def test_the_stream_is_the_librarys_current_one(monkeypatch):
@@ -92,8 +94,8 @@ def test_the_stream_is_the_librarys_current_one(monkeypatch):
     cupy = ModuleType("cupy")
     cupy.cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=13))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(Foreign, "__module__", "cupy._core")
-    assert current_stream(Foreign(stream=2)) == 13
+    ndarray = type("ndarray", (Foreign,), {"__module__": "cupy._core"})
+    assert current_stream(ndarray(stream=2)) == 13
 
 
 def plan(*shapes, owners=()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,3 +194,17 @@ def test_without_a_library(monkeypatch):
     with pytest.raises(BlasLtError, match=r"cuBLASLt is not installed \(pip install 'fastopt\[cuda\]'") as error:
         blaslt.library.__wrapped__()
     assert error.value.status is None
+
+
+@pytest.mark.parametrize("status", [Status.NOT_SUPPORTED, Status.ARCH_MISMATCH, Status.INVALID_VALUE])
+def test_a_product_that_cannot_be(monkeypatch, caplog, status):
+    """One that is called invalid is logged: it is more likely a mistake of ours."""
+    library = SimpleNamespace(
+        cublasLtCreate=lambda place: 0,
+        cublasLtDestroy=lambda handle: 0,
+        cublasLtMatmulAlgoGetHeuristic=lambda *_: status,
+    )
+    monkeypatch.setattr(blaslt, "library", lambda: library)
+    part = SimpleNamespace(pointer=None)
+    assert blaslt.Handle().heuristic(blaslt.Problem(part, part, part, part), part, 1) == []
+    assert ("cuBLASLt calls a product invalid" in caplog.text) == (status == Status.INVALID_VALUE)

@@ -12,7 +12,7 @@ require_device()
 from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import Guard, Plan, arrays, driver
+from fastopt.kernels.cuda import Guard, Plan, arrays, driver, staging
 from fastopt.kernels.cuda import gpu as gpu_
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.norm import SETTLE
@@ -59,6 +59,59 @@ def test_a_copy(fake):
     assert fake.streams == [5]
 
 
+@pytest.mark.parametrize("size", [8, staging.LARGEST, staging.LARGEST + 8, 3 * staging.SIZE])
+def test_what_is_copied_may_be_changed_at_once(fake, size):
+    """Also on a device that reads the host's memory itself, and late."""
+    fake.hold, fake.pageable_access = True, 1
+    gpu, source = gpu_.Gpu(1), np.arange(size // 8, dtype=np.float64)
+    memory, want = gpu.allocate(size), source.copy()
+    gpu.copy_in(memory.address, source, 5)
+    source[:] = -1
+    gpu.wait(5)
+    assert bytes(fake.at(memory.address, size)) == want.tobytes()
+
+
+def test_small_copies_wait_for_room_alone(fake):
+    """More than the ring holds, each changed at once, in sizes that never fit its end."""
+    fake.hold = True
+    gpu, rng = gpu_.Gpu(1), np.random.default_rng(0)
+    sizes = rng.integers(1, staging.LARGEST // 3, 40)
+    places, want = [gpu.allocate(int(size)) for size in sizes], []
+    fake.streams.clear()
+    for place, size in zip(places, sizes, strict=True):
+        array = rng.integers(0, 256, size, dtype=np.uint8)
+        gpu.copy_in(place.address, array, 5)
+        want.append(array.tobytes())
+        array[:] = 0
+    assert fake.calls["cuEventSynchronize"] > 0
+    assert fake.calls["cuEventCreate"] < 40  # events are used again
+    waits = fake.calls["cuStreamSynchronize"]
+    gpu.wait(5)
+    assert waits == len(sizes)  # those of `allocate`
+    assert [bytes(fake.at(place.address, len(bits))) for place, bits in zip(places, want, strict=True)] == want
+
+
+def test_nothing_is_asked_of_the_driver_for_no_bytes(fake):
+    gpu = gpu_.Gpu(1)
+    memory = gpu.allocate(0)
+    gpu.zero(memory.address, 0, 5)
+    gpu.copy_in(memory.address, np.zeros(0), 5)
+    assert fake.calls["cuMemsetD8Async"] == fake.calls["cuMemcpyHtoDAsync_v2"] == 0
+
+
+def test_while_another_library_captures_strictly(fake):
+    """Streams are made, memory is allocated and kernels are loaded as if nobody captured."""
+    gpu = gpu_.Gpu(1)
+    fake.capture = (9, [])
+    with gpu.active():
+        gpu.load(SETTLE)
+    assert not fake.relaxed
+    with gpu.aside() as other:
+        gpu.allocate(16, other)
+    assert not fake.relaxed
+    assert fake.capture == (9, [])  # of which nothing became a part
+
+
 def test_an_error_of_the_driver(fake):
     gpu = gpu_.Gpu(1)
     fake.refuse = "cuMemAlloc_v2"
@@ -96,7 +149,18 @@ def test_steps(fake):
     del plan
     gc.collect()
     assert not fake.memory
-    assert not fake.pinned
+    assert [len(memory) for memory in fake.pinned.values()] == [staging.SIZE]  # the device's own, for good
+
+
+def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
+    """Whose stream it was may have destroyed it after the step; an event of ours tells what became of that."""
+    p, g, flag = on_device(np.ones(3, "float32"), np.ones(3, "float32"), np.ones(1, "float32"))
+    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)
+    fake.streams.clear()
+    assert plan.settled().tolist() == [1]
+    assert fake.calls["cuEventSynchronize"] == 1
+    assert not fake.streams
 
 
 def test_a_step_is_not_captured(fake):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from fastopt import _backends
 from fastopt.cli import main
 from fastopt.commands.info import _cuda
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import driver, parts
+from fastopt.kernels.cuda import driver, installation, nvjitlink, parts
 
 ALL = {
     "numba-cuda": "0.30.4", "libNVVM": "/a", "nvJitLink": "/b", "NVRTC": "/c", "cuBLASLt": "/d", "driver": "13.0",
@@ -26,7 +27,7 @@ NOTHING = dict.fromkeys(ALL) | {"devices": []}
 def have(monkeypatch):
     def have(found):
         monkeypatch.setattr(parts, "parts", lambda: found)
-        monkeypatch.setattr(parts, "_numba_cuda", lambda: found["numba-cuda"])
+        monkeypatch.setattr(parts, "numba_cuda", lambda: found["numba-cuda"])
         monkeypatch.setattr(parts, "simulated", lambda: False)
         cuda._require.cache_clear()
 
@@ -49,7 +50,6 @@ def test_loading_the_backend_needs_nothing():
             r" the driver comes with the system, and wants an NVIDIA GPU$",
         ),
         ({**ALL, "nvJitLink": None}, r"lacks nvJitLink: pip install 'fastopt\[cuda\]' brings the libraries$"),
-        ({**ALL, "devices": []}, "lacks a device: the driver comes with the system, and wants an NVIDIA GPU$"),
     ],
 )
 def test_what_is_missing_is_said(have, found, message):
@@ -58,11 +58,148 @@ def test_what_is_missing_is_said(have, found, message):
         _backends.get("cuda").ArrayPlan  # noqa: B018
 
 
-def test_with_all_of_it_nothing_is_said(have):
-    have(ALL)
-    parts.require()
+class Gpu:
+    """A driver with one GPU, as far as it is asked what there is."""
+
+    def __init__(self, knows=13000, starts=0, devices=1, capability=(9, 0)):
+        self.knows, self.starts, self.devices, self.capability = knows, starts, devices, capability
+
+    def cuInit(self, flags):
+        return self.starts
+
+    def cuDriverGetVersion(self, place):
+        place[0] = self.knows
+        return 0
+
+    def cuDeviceGetCount(self, place):
+        place[0] = self.devices
+        return 0
+
+    def cuDeviceGet(self, place, ordinal):
+        place[0] = ordinal
+        return 0
+
+    def cuDeviceGetName(self, name, length, device):
+        driver.ffi.memmove(name, b"NVIDIA H200\0", 12)
+        return 0
+
+    def cuDeviceGetAttribute(self, place, attribute, device):
+        place[0] = self.capability[attribute - driver.MAJOR]
+        return 0
+
+    def cuCtxGetCurrent(self, place):
+        place[0] = driver.ffi.NULL
+        return 0
+
+    def cuGetErrorName(self, error, name):
+        self.name = driver.ffi.new("char[]", b"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH")
+        name[0] = self.name
+        return 0
+
+    def cuGetErrorString(self, error, text):
+        self.text = driver.ffi.new("char[]", b"system has unsupported display driver / cuda driver combination")
+        text[0] = self.text
+        return 0
+
+
+@pytest.fixture
+def gpu(monkeypatch, have):
+    """gpu(...): a driver with such a GPU, all parts beside it, and a kernel that can be loaded."""
+
+    def gpu(**properties):
+        have(ALL)
+        fake = Gpu(**properties)
+        monkeypatch.setattr(driver, "opened", lambda: fake)
+        driver.library.cache_clear()
+        monkeypatch.setattr(installation, "library", driver.library)
+        monkeypatch.setattr(installation._trial, "run", lambda: None)
+        installation._trial.forget()
+
+    yield gpu
+    driver.library.cache_clear()
+    installation._trial.forget()
+
+
+CANNOT = "the backend 'cuda' cannot run: "
+
+
+@pytest.mark.parametrize(
+    ("properties", "visible", "sentence"),
+    [
+        (
+            {"knows": 12040},
+            None,
+            "the NVIDIA driver knows CUDA 12.4, and 13.0 is needed: install driver 580 or newer",
+        ),
+        ({"starts": 100}, "", "no GPU is visible: CUDA_VISIBLE_DEVICES is ''"),
+        ({"starts": 100}, None, "the NVIDIA driver sees no GPU: see what nvidia-smi says"),
+        ({"devices": 0}, "7", "no GPU is visible: CUDA_VISIBLE_DEVICES is '7'"),
+        (
+            {"starts": 803},
+            None,
+            "the NVIDIA driver does not start (CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: system has unsupported display driver"
+            " / cuda driver combination): see what nvidia-smi says",
+        ),
+        (
+            {"capability": (6, 1)},
+            None,
+            "NVIDIA H200 has compute capability 6.1, and CUDA 13 makes code for 7.5 or newer",
+        ),
+        ({"knows": 13020}, None, ""),
+    ],
+)
+def test_a_driver_or_a_device_that_will_not_do(gpu, monkeypatch, properties, visible, sentence):
+    gpu(**properties)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert installation.trouble() == (CANNOT + sentence if sentence else "")
+
+
+def test_a_linker_that_will_not_do(gpu, monkeypatch):
+    gpu()
+    monkeypatch.setattr(nvjitlink, "version", lambda: (12, 8))
+    monkeypatch.setattr(nvjitlink, "find", lambda: "/x/libnvJitLink.so.13")
+    brings = "pip install 'fastopt[cuda]' brings that of CUDA 13.0"
+    assert installation.trouble() == f"{CANNOT}nvJitLink 12.8 (/x/libnvJitLink.so.13) is too old: {brings}"
+
+    def missing():
+        raise nvjitlink.LinkError("there is no libnvJitLink.so.13 here")
+
+    monkeypatch.setattr(nvjitlink, "version", missing)
+    assert installation.trouble() == f"{CANNOT}there is no libnvJitLink.so.13 here: {brings}"
+
+
+def test_whatever_else_is_wrong_shows_in_a_first_kernel(gpu, monkeypatch, capsys):
+    gpu()
+    monkeypatch.setattr(nvjitlink, "version", lambda: (13, 0))
+    tries = []
+
+    def run():
+        tries.append(1)
+        raise OSError("no space\nleft on device")
+
+    monkeypatch.setattr(installation._trial, "run", run)
+    reason = f"{CANNOT}a first kernel could not be compiled and loaded (OSError: no space left on device)"
+    for _ in range(2):
+        with pytest.raises(ImportError) as raised:
+            installation.require()
+        assert str(raised.value) == reason
+    assert len(tries) == 1  # it takes long, and is looked at once
+    with pytest.raises(ImportError, match="a first kernel could not be compiled"):
+        _backends.get("cuda").ArrayPlan  # noqa: B018
+    assert main(["info"]) == 0
+    assert reason in capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cuda_trouble"] == reason
+
+
+def test_with_all_of_it_nothing_is_said(gpu, have, monkeypatch):
+    gpu()
+    monkeypatch.setattr(nvjitlink, "version", lambda: (13, 0))
+    installation.require()
     have({**ALL, "cuBLASLt": None})  # which only products need
-    parts.require()
+    installation.require()
     for name in ("Network", "dense_forward"):
         with pytest.raises(ImportError, match=r"lacks cuBLASLt: pip install 'fastopt\[cuda\]' brings the libraries$"):
             getattr(cuda, name)
@@ -89,11 +226,11 @@ def test_models_say_what_is_missing(have, capsys, tmp_path):
 def test_the_simulator_needs_numba_cuda_alone(have, monkeypatch):
     have({**NOTHING, "numba-cuda": "0.30.4"})
     monkeypatch.setattr(parts, "simulated", lambda: True)
-    parts.require()
+    installation.require()
     have(NOTHING)
     monkeypatch.setattr(parts, "simulated", lambda: True)
     with pytest.raises(ImportError, match="lacks numba-cuda"):
-        parts.require()
+        installation.require()
 
 
 def test_what_the_backend_does_not_have():
@@ -103,18 +240,34 @@ def test_what_the_backend_does_not_have():
 
 def test_a_machine_without_a_driver(monkeypatch):
     monkeypatch.setattr(driver, "LIBRARY", "libno-such-driver.so")
-    driver.library.cache_clear()
+    for asked in (driver.opened, driver.library):
+        asked.cache_clear()
     try:
         with pytest.raises(driver.CudaError, match="there is no NVIDIA driver here: .*no-such-driver"):
             driver.library()
         found = parts.parts()
     finally:
-        driver.library.cache_clear()
+        for asked in (driver.opened, driver.library):
+            asked.cache_clear()
     assert found.keys() == ALL.keys()
     assert (found["driver"], found["devices"]) == (None, [])
 
 
 def test_info_in_one_line():
-    assert _cuda(ALL) == "NVIDIA H200 (9.0), driver 13.0, numba-cuda 0.30.4, libNVVM, nvJitLink, NVRTC, cuBLASLt"
-    assert _cuda(NOTHING) == "missing: numba-cuda, libNVVM, nvJitLink, NVRTC, cuBLASLt, driver, devices"
-    assert _cuda({**ALL, "cuBLASLt": None}).endswith("NVRTC; missing: cuBLASLt")
+    assert _cuda(ALL, "") == "NVIDIA H200 (9.0), driver 13.0, numba-cuda 0.30.4, libNVVM, nvJitLink, NVRTC, cuBLASLt"
+    assert _cuda(NOTHING, "x lacks y") == "missing: numba-cuda, libNVVM, nvJitLink, NVRTC, cuBLASLt, driver, devices"
+    assert _cuda({**ALL, "cuBLASLt": None}, "").endswith("NVRTC; missing: cuBLASLt")
+    assert _cuda(ALL, "the driver is too old").endswith("NVRTC, cuBLASLt; the driver is too old")
+
+
+def test_torch_goes_on_with_its_own_code(gpu):
+    """And `explain` says why."""
+    pytest.importorskip("torch", reason="in the extra `torch`")
+    from fastopt.torch import _place
+
+    gpu(knows=12080)
+    _place.lacking.cache_clear()
+    try:
+        assert _place.lacking() == installation.trouble() != ""
+    finally:
+        _place.lacking.cache_clear()

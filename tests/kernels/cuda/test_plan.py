@@ -175,7 +175,7 @@ class Late:
         gpu, self.gpu = type(plan.gpu), plan.gpu
         self.copy_out, self.wait = gpu.copy_out, gpu.wait
         monkeypatch.setattr(gpu, "copy_out", self.keep)
-        monkeypatch.setattr(gpu, "wait", self.deliver_all)
+        monkeypatch.setattr(type(self.gpu.event()), "wait", lambda event: self.deliver_all())
 
     def keep(self, array, address, stream):
         word = np.zeros(1, np.int64)
@@ -188,9 +188,9 @@ class Late:
             array[0] = word
         del self.letters[:count]
 
-    def deliver_all(self, stream):
-        self.waits += 1
-        self.wait(self.gpu, stream)
+    def deliver_all(self):
+        self.waits += bool(self.letters)  # once nothing is late, looking at one more event takes no time
+        self.wait(self.gpu, 0)
         self.deliver(len(self.letters))
 
 
@@ -290,7 +290,7 @@ def test_a_stream_of_the_callers():
     for step in range(1, 6):
         (g,) = gradients(rng, arrays)
         kept = to_device(g)
-        plan.update([at(kept)], [step], [ADAM], guard=Guard(clip_norm=1e9), stream=int(stream.handle.value))
+        plan.update([at(kept)], [step], [ADAM], guard=Guard(clip_norm=1e9), stream=int(stream))
         stream.synchronize()
         arrays[0].expect(g, ADAM, step)
     arrays[0].check()

@@ -52,7 +52,7 @@ class Stream:
 
     @property
     def handle(self):
-        return 0 if SIMULATED else int(self.stream.handle.value)
+        return 0 if SIMULATED else int(self.stream)
 
     def occupy(self):
         with self.gpu.active():
