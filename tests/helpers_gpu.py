@@ -52,6 +52,9 @@ def settle(test: str, wait: Callable[[], None] = wait_for_all) -> None:
     except CudaError as error:
         said = f"{test}: {error}"
         if "PYTEST_XDIST_WORKER" in os.environ:
+            from fastopt.benchmarks.cuda.outcomes import keep_reason
+
+            keep_reason(test, str(error))
             print(said, file=sys.__stderr__, flush=True)
             os._exit(SPOILT)
         pytest.exit(f"{said}; nothing more can run in this process", returncode=SPOILT)

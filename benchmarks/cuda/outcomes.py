@@ -1,10 +1,17 @@
-"""A pytest plugin that tells, as tests go by, how many have passed and which have failed: nothing is lost in a kill."""
+"""A pytest plugin that tells, as tests go by, how many have passed and which have failed: nothing is lost in a kill.
+
+A test that has ended its worker (a crash, a context that is spoilt, a time that is up) is not run again. By itself
+pytest-xdist gives it to the next worker of the file, which it ends as well, until no worker may be replaced any more.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +19,8 @@ import pytest
 from fastopt.benchmarks.cuda.child import RECORDS, tell
 from fastopt.benchmarks.cuda.records import append
 
+STARTED = "FASTOPT_SURVEY_STARTED"  # environment variable: a file of the tests that workers have begun and ended
+BEGUN, ENDED, WHY = "begun", "ended", "why"
 MOMENT = 0.5  # seconds between two times that counts are told
 MOST = 40  # failures that are told by name
 LONGEST = 300  # characters of what is wrong
@@ -74,6 +83,49 @@ def _worker() -> bool:
     return "PYTEST_XDIST_WORKER" in os.environ  # whose reports its master gets as well
 
 
+def pytest_configure() -> None:
+    if not _worker():  # workers, which come later, have the variable as well
+        handle, os.environ[STARTED] = tempfile.mkstemp(prefix="fastopt-tests-")
+        os.close(handle)
+
+
+def pytest_unconfigure() -> None:
+    if not _worker():
+        Path(os.environ.pop(STARTED)).unlink(missing_ok=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep of each test that it has begun, and ended; skip one that has begun before and never ended."""
+    if not _worker():
+        return (yield)
+    path = os.environ[STARTED]
+    lines = Counter(Path(path).read_text(encoding="utf-8").splitlines())
+    if lines[f"{BEGUN} {item.nodeid}"] > lines[f"{ENDED} {item.nodeid}"]:
+        item.add_marker(pytest.mark.skip(reason="it has ended a worker: see there"))
+    _note(path, f"{BEGUN} {item.nodeid}")
+    found = yield
+    _note(path, f"{ENDED} {item.nodeid}")
+    return found
+
+
+def keep_reason(test: str, reason: str) -> None:
+    """Say why a test is about to end its worker, which takes all that it could print with it."""
+    if path := os.environ.get(STARTED):
+        _note(path, f"{WHY} {test} {' '.join(reason.split())}")
+
+
+def _reason(test: str) -> str:
+    path, start = os.environ.get(STARTED), f"{WHY} {test} "
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if path else []
+    return next((line.removeprefix(start) for line in lines if line.startswith(start)), "")
+
+
+def _note(path: str, line: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
 def pytest_runtest_logreport(report: Any) -> None:
     if _worker():
         return
@@ -104,4 +156,8 @@ def _what(report: Any) -> str:
         found = found[2]
     elif crash := getattr(found, "reprcrash", None):
         found = crash.message
+    elif told := [line[1:] for line in str(found or "").splitlines() if line.startswith("E ")]:
+        found = " ".join(told)  # of what cannot be imported, say
+    elif report.when == "???" and (reason := _reason(report.nodeid)):
+        found = f"{reason}: {found}"
     return " ".join(str(found or "").removeprefix("Skipped: ").split())[:LONGEST]

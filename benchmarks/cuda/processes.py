@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 MARK = "FASTOPT_SURVEY_PROCESS"  # an environment variable that a process and all that it starts have in common
-FIRST, LAST = 64_000, 192_000  # bytes of the output that are kept, of its beginning and of its end
+FIRST, LAST = 64_000, 190_000  # bytes of the output that are kept, of its beginning and of its end
 POLL = 0.02  # seconds
 PATIENCE = 10.0  # seconds for a killed process to be gone: one may be stuck in a driver
 # A group of its own, which can be killed whole. Not a session of its own, where that can be had: whoever kills ours

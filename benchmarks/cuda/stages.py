@@ -149,9 +149,9 @@ def _tests(rehearsal: bool) -> Stage:
     options = ["-q", "-W", "default", "-m", "gpu and not slow", "--tb=line", "--continue-on-collection-errors"]
     options += ["-p", "no:cacheprovider", "-p", f"{PACKAGE}.outcomes"]
     if find_spec("xdist"):
-        options += ["-n", "6", "--dist", "loadfile"]
+        options += ["-n", "6", "--dist", "loadfile", "--max-worker-restart", "100"]
     if find_spec("pytest_timeout"):
-        options += ["--timeout", "90"]
+        options += ["--timeout", "90", "--timeout-method", "thread"]  # signals do not reach who waits for a driver
     options += ["--collect-only"] if rehearsal else []
     command = (sys.executable, "-m", "pytest", f"--rootdir={place}", "-c", str(place / "pyproject.toml"), *options)
     return Stage("tests", (*command, *map(str, files)), 300, 45, read=_pytest)
