@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 
 import pytest
 from helpers_survey import measured, record
 
-from fastopt.benchmarks.cuda import page, records
+from fastopt.benchmarks.cuda import goals, page, records, stages, wheels
 from fastopt.benchmarks.cuda.goals import FIGURES, verdict_of
 from fastopt.benchmarks.cuda.records import Folder
 from fastopt.reports import read
@@ -168,3 +169,10 @@ def test_benchmarks_for_reports(folder):
     assert "NVIDIA Example" in run.machine
     assert run.when == "2026-01-02 03:04"
     assert json.loads((folder.path / records.BENCHMARKS).read_text(encoding="utf-8"))["machine_info"]["gpu"] == GPU
+
+
+@pytest.mark.parametrize("module", [goals, page, records, stages, wheels])
+def test_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed

@@ -6,6 +6,7 @@ there all the same.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ from fastopt.benchmarks.workloads import Absent
 RESULT = "FASTOPT_SURVEY_RESULT"  # environment variable: the file that a stage tells by
 RECORDS = "FASTOPT_BENCH_RECORDS"  # environment variable: the file that benchmarks append their records to
 REHEARSAL = "FASTOPT_SURVEY_REHEARSAL"  # environment variable: 1 where everything but the device is to be tried
+LIMIT = "FASTOPT_SURVEY_LIMIT"  # environment variable: the seconds after which a stage is killed
+BEFORE = 1.0  # seconds before that the stacks of all threads are printed
 LONGEST = 300  # characters of a line
 
 _told: dict[str, Any] = {}
@@ -72,7 +75,13 @@ def torch_device() -> Any:
 
 
 def stage(run: Callable[[], str]) -> int:
-    """Run a stage, tell how it ended and with which line, and return the exit status."""
+    """Run a stage, tell how it ended and with which line, and return the exit status.
+
+    Where it is still at work when its time is almost up, its stacks are printed: that is where it hangs.
+    """
+    seconds = float(os.environ.get(LIMIT, "0"))
+    if seconds > BEFORE:
+        faulthandler.dump_traceback_later(seconds - BEFORE)
     try:
         line, status = run(), "passed"
     except NoDevice as reason:

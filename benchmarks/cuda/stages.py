@@ -21,6 +21,7 @@ PACKAGE = "fastopt.benchmarks.cuda"
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
 # The suites with the most to tell for their time come first.
 SUITES = ("limits", "steps", "networks", "small_networks", "kernels", "updates", "dense")
+FIGURE_LIMITS = {"mlp-64": 200}  # seconds, of what takes longer than others: torch compiles in it
 GOOD = ("passed", "skipped")
 DONE = ("passed", "skipped", "failed", "crashed", "timed out")  # what need not be done again
 
@@ -55,7 +56,7 @@ def stages(rehearsal: bool) -> list[Stage]:
     found = [Stage("facts", module("facts"), 60, 5, always=True)]
     found += [Stage(f"smoke/{name}", module("smoke", name), 90, 10, side_by_side=True) for name in CHECKS]
     found.append(_warmup(rehearsal))
-    found += [Stage(f"figure/{name}", module("headline", name), 150, 20) for name in FIGURES]
+    found += [Stage(f"figure/{name}", module("headline", name), FIGURE_LIMITS.get(name, 120), 20) for name in FIGURES]
     found.append(_tests(rehearsal))
     found += [_suite(name, rehearsal) for name in ordered_suites()]
     found += [Stage(f"sanitizer/{tool}", module("sanitizer", tool), 120, 30) for tool in TOOLS]
@@ -80,14 +81,14 @@ def outcome(stage: Stage, ended: Ended, told: Told | None, cut: bool) -> tuple[s
     told: what it told by its file; None: half of something. cut: its time was up early, for that of the survey was.
     """
     said = str((told or {}).get("line", "")).strip()
-    last = last_line(ended.output)
+    last = where(ended.output) or last_line(ended.output)
     if ended.late:
         stuck = "; it could not be killed" if ended.status is None else ""
-        return ("not run" if cut else "timed out"), _joined(f"after {ended.seconds:.0f} s{stuck}", said or last)
+        return ("not run" if cut else "timed out"), _joined(f"after {ended.seconds:.0f} s{stuck}", said, last)
     if ended.status is None:
         return "timed out", "it ended, but could not be killed"
     if ended.status < 0:
-        return "crashed", _joined(signal_name(ended.status), said or last)
+        return "crashed", _joined(signal_name(ended.status), last, said)
     if told is None:
         return "failed", _joined("left half a record", last)
     if stage.read is not None:
@@ -108,6 +109,16 @@ def last_line(output: bytes) -> str:
     """Return the last line of an output that is not empty."""
     lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""
+
+
+def where(output: bytes) -> str:
+    """Return the innermost place in the last stack that Python has printed of a crash, or of a time that is almost up.
+
+    >>> where(b'Current thread 0x1 (most recent call first):\\n  File "a.py", line 3 in wait\\n')
+    'File "a.py", line 3 in wait'
+    """
+    found = re.findall(rb"most recent call first\):\n\s*(File [^\n]+)", output)
+    return found[-1].decode(errors="replace")[:200] if found else ""
 
 
 # ---------------------------------------------------------------- warm-up

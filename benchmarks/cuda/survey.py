@@ -28,12 +28,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from fastopt.benchmarks.cuda import page, processes
-from fastopt.benchmarks.cuda.child import RECORDS, REHEARSAL, RESULT
+from fastopt.benchmarks.cuda.child import LIMIT, RECORDS, REHEARSAL, RESULT
 from fastopt.benchmarks.cuda.records import Folder, read
 from fastopt.benchmarks.cuda.stages import DONE, GOOD, Stage, outcome, selected, stages
 
 RESERVE = 6.0  # seconds of the budget that are kept for the page, and for what is slow to be killed
 START = time.monotonic()
+OF_ALL = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # what was printed is there, and where it crashed
 
 
 class Survey:
@@ -64,9 +65,9 @@ class Survey:
             return self._record(stage, "not run", "no time", 0.0)
         with tempfile.TemporaryDirectory(prefix="fastopt-survey-", ignore_cleanup_errors=True) as room:
             result = Path(room, "result.json")
-            environment = {RESULT: str(result), RECORDS: str(self.folder.records), **stage.environment}
-            environment |= {REHEARSAL: "1"} if self.rehearsal else {}
             limit = min(stage.limit, left)
+            environment = {**OF_ALL, RESULT: str(result), RECORDS: str(self.folder.records), LIMIT: str(limit)}
+            environment |= {**({REHEARSAL: "1"} if self.rehearsal else {}), **stage.environment}
             ended = processes.run(stage.command, limit, environment)
             told = _told(result)
         status, line = outcome(stage, ended, told, limit < stage.limit)
