@@ -269,6 +269,32 @@ class TestCommand:
         assert Folder(tmp_path / "a").latest()["one"]["status"] == "no device"
         assert command("--budget", 60, "--out", tmp_path / "b", some=some)[0] == 1
 
+    def test_a_folder_that_cannot_be_made(self, command, tmp_path):
+        (tmp_path / "file").touch()
+        status, _, err = command("--budget", 60, "--out", tmp_path / "file" / "out", some=[stage("one", PASS)])
+        assert status == 2
+        assert "--out" in err
+
+    def test_a_disk_that_is_full(self, command, tmp_path, monkeypatch):
+        """It goes on, and says what cannot be kept."""
+
+        def write(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(records, "append", write)
+        status, out, _ = command(
+            "--budget", 60, "--out", tmp_path / "out", some=[stage("one", PASS), stage("two", PASS)]
+        )
+        assert status == 1  # nothing was recorded
+        assert out.count("No space left on device") == 2
+
+    def test_a_page_that_cannot_be_made(self, command, tmp_path, monkeypatch):
+        monkeypatch.setattr(page, "write", lambda folder: 1 / 0)
+        status, out, err = command("--budget", 60, "--out", tmp_path / "out", some=[stage("one", PASS)])
+        assert status == 0
+        assert "ZeroDivisionError" in err
+        assert "verdict" in out
+
     def test_page_again(self, command, tmp_path):
         out = tmp_path / "out"
         assert command("--budget", 60, "--out", out, some=[stage("facts", PASS)])[0] == 0

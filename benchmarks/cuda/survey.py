@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -54,7 +55,14 @@ class Survey:
             with ThreadPoolExecutor(jobs if together else 1) as pool:
                 for future in [pool.submit(self.one, stage) for stage in group]:
                     future.result()
+            self.page()
+
+    def page(self) -> None:
+        """Write the page; it can be made again, so nothing that is wrong with it ends the survey."""
+        try:
             page.write(self.folder)
+        except Exception:
+            traceback.print_exc()
 
     def one(self, stage: Stage) -> None:
         """Run a stage, if there is time for it, and record how it ended."""
@@ -78,7 +86,10 @@ class Survey:
 
     def _record(self, stage: Stage, status: str, line: str, seconds: float, data: Any = None, log: bytes = b"") -> None:
         record = {"stage": stage.name, "status": status, "seconds": round(seconds, 2), "line": line, "data": data or {}}
-        self.folder.add(record, log)
+        try:
+            self.folder.add(record, log)
+        except OSError as error:  # a full disk, say
+            line = f"{line} [cannot be kept: {error}]"
         with self._lock:
             print(f"{status:<9} {seconds:6.1f} s  {stage.name:<24} {line}"[: page.WIDTH], flush=True)
 
@@ -138,8 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.jobs is not None and given.jobs < 1:
         made.error(f"--jobs must be at least 1; got {given.jobs}")
     folder = Folder(given.out)
-    folder.make()
-    before = folder.latest()
+    try:
+        folder.make()
+        before = folder.latest()
+    except OSError as error:
+        made.error(f"--out {given.out}: {error}")
     if before and not (given.resume or given.only):
         made.error(f"{given.out} has a survey already: --resume goes on with it")
     if given.resume:
@@ -162,11 +176,11 @@ def _run(survey: Survey, some: Sequence[Stage], jobs: int) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    page.write(survey.folder)
+    survey.page()
     print(page.verdict(survey.folder), flush=True)
     found = survey.folder.latest()
     good = (*GOOD, "no device") if survey.rehearsal else GOOD
-    statuses = [found[stage.name]["status"] for stage in some if stage.name in found]
+    statuses = [found.get(stage.name, {}).get("status") for stage in some]
     return int(processes.stopping() or any(status not in good for status in statuses))
 
 
