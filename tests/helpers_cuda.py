@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
@@ -33,6 +34,11 @@ def require_device() -> None:
             require()
         except ImportError as error:
             pytest.skip(f"{error}; or set NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+
+
+def drawing(simulated: int, **more: Any) -> settings:
+    """Settings of hypothesis: so many examples under the simulator, else as many as the profile has."""
+    return settings(max_examples=simulated if SIMULATED else settings.default.max_examples, deadline=None, **more)
 
 
 def to_device(array: np.ndarray, shift: int = 0) -> Any:

@@ -5,7 +5,9 @@ compute-sanitizer --tool racecheck python tests/helpers_every.py ours
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -266,18 +268,25 @@ def products() -> Outputs:
     return written
 
 
-def main(what: str) -> None:
-    """Everything ("all"), or everything but the library's products ("ours"), with its results read."""
-    count = 0
-    for _, call in every():
+def main(what: str, seconds: float = math.inf) -> None:
+    """Everything ("all"), or everything but the library's products ("ours"), with its results read.
+
+    seconds: after which no more is begun; what comes before is a fair sample of all kinds.
+    """
+    start, count, calls = time.monotonic(), 0, [call for _, call in every()]
+    if what == "all":
+        calls.insert(0, products)
+    if seconds < math.inf:
+        calls = [calls[i] for i in np.random.default_rng(0).permutation(len(calls))]
+    for call in calls:
+        if time.monotonic() - start > seconds:
+            break
         for array in call():
             array.copy_to_host()
         count += 1
-    if what == "all":
-        for array in products():
-            array.copy_to_host()
-    print(f"{count} calls of {len(kernels())} kernels{' in the simulator' if SIMULATED else ''}")
+    kind = " in the simulator" if SIMULATED else ""
+    print(f"{count} of {len(calls)} calls, of {len(kernels())} kernels{kind}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(float, sys.argv[2:]))

@@ -12,6 +12,7 @@ import fastopt as fo
 
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
+from helpers_gpu import settled  # noqa: E402, F401 (a fixture)
 from helpers_torch import NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
 
 from fastopt.torch._place import lacking  # noqa: E402

@@ -1,13 +1,21 @@
-"""What the suites for a GPU share: small sizes for quick runs, and what a benchmark's record says of itself."""
+"""What the suites for a GPU share: small sizes for quick runs, and what a benchmark's record says of itself.
+
+With the environment variable FASTOPT_BENCH_RECORDS, the name of a file, every record is appended to it as soon as it is
+made, as a line of JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from fastopt.benchmarks import peers
+from fastopt.benchmarks.cuda.child import RECORDS
+from fastopt.benchmarks.cuda.records import append
 from fastopt.kernels.cuda.parts import simulated
 
 TITLES = peers.TITLES | {
@@ -83,3 +91,24 @@ def note(benchmark: Any) -> Callable[..., None]:
             info["share of limit"] = round(at_best / seconds, 3)
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def keep(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Append the record of a benchmark to a file when it is done, if there is to be one: a kill loses no other."""
+    yield
+    path, made = os.environ.get(RECORDS), request.node.funcargs.get("benchmark")
+    if path and made is not None and made.stats and "kind" in made.extra_info:
+        append(path, {"benchmark": record_of(made)})
+
+
+def record_of(made: Any) -> dict[str, Any]:
+    """Return what pytest-benchmark will write of a benchmark, as far as reports read it."""
+    stats = made.stats.stats
+    return {
+        "fullname": made.fullname,
+        "group": made.group,
+        "datetime": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "stats": {"median": stats.median, "iqr": stats.iqr, "min": stats.min, "rounds": stats.rounds},
+        "extra_info": dict(made.extra_info),
+    }

@@ -16,7 +16,6 @@ from fastopt.kernels.cuda.blaslt import BlasLtError, lt_version
 from fastopt.kernels.cuda.blaslt_simulator import decode, encode, storage
 from fastopt.kernels.cuda.compile import SIMULATED
 from fastopt.kernels.cuda.memory import DeviceArray
-from fastopt.kernels.cuda.primitives import view
 
 PERIOD = 1 << 20  # elements that are drawn: larger arrays hold them over and over
 SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
@@ -25,12 +24,20 @@ CLOCK, MEMORY_CLOCK, BUS_WIDTH = 13, 36, 37  # CU_DEVICE_ATTRIBUTE_..., the firs
 driver.ffi.cdef("""
     typedef struct { char bytes[16]; } CUuuid;
     CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device);
+    CUresult cuCtxSynchronize(void);
 """)
 
 
 def the_gpu() -> Any:
     """The first device."""
     return gpu_of(())
+
+
+def wait_for_all() -> None:
+    """Until the first device has done all that it was given, on whatever stream. Raises CudaError for what failed."""
+    gpu = the_gpu()
+    with gpu.active():
+        driver.check(driver.library().cuCtxSynchronize())
 
 
 def filled(shape: Sequence[int], values: Any, kind: str) -> DeviceArray:
@@ -78,14 +85,21 @@ class _Words:
         self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "typestr": "<i2"}
 
 
+def _words(array: DeviceArray, kind: str) -> np.ndarray:
+    """An array of the simulator as NumPy's, which keeps its memory alive, as a tensor does that of a device."""
+    if not array.size:
+        return np.empty(array.shape, kind)
+    memory: np.ndarray = array._memory.array  # type: ignore[union-attr]
+    start = array.address - memory.ctypes.data
+    return memory[start : start + array.nbytes].view(kind).reshape(array.shape)
+
+
 def tensor(array: DeviceArray, kind: str) -> Any:
     """A torch tensor on the same memory."""
     import torch
 
     if SIMULATED:
-        words = view(array.address, array.size, "int16" if kind == "bfloat16" else storage(kind))
-        made = torch.from_numpy(words.reshape(array.shape))
-        made.kept = array
+        made = torch.from_numpy(_words(array, "int16" if kind == "bfloat16" else storage(kind)))
     else:
         made = torch.as_tensor(_Words(array) if kind == "bfloat16" else array, device="cuda")
     return made.view(torch.bfloat16) if kind == "bfloat16" else made

@@ -1,84 +1,17 @@
 """Whole networks with their data on the GPU: steps of MLPs, epochs of Fashion-MNIST, against torch in several ways."""
 
-from collections.abc import Callable
-from dataclasses import replace
-
-import numpy as np
 import pytest
 
 from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.cuda.needs import require_device
 from fastopt.benchmarks.turns import by_turns, hold, record
-from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent, Workload, make, random_classes
+from fastopt.benchmarks.workloads import Absent, Workload
 
 require_device()
-from fastopt.benchmarks.cuda.limits import best_product
+from fastopt.benchmarks.cuda.networks import CASES, PAUSE, ROUNDS, products_alone
 from fastopt.benchmarks.cuda.peers import PEERS
-from fastopt.benchmarks.cuda.turns import as_graph, graph_turns
-from fastopt.benchmarks.cuda.work import layer_of
-from fastopt.kernels.cuda.products import forward_product, inputs_product, weights_product
 
-ROUNDS = 10
-PAUSE = 0.02  # seconds: nobody's threads look for work
 CONTESTANTS = (*PEERS, "cublaslt")
-
-
-def mlp(
-    rows: int, hidden: tuple[int, ...], inputs: int, batch: int, dtype: str = "float32", passes: int = 1
-) -> Workload:
-    """passes: how often an epoch goes through the rows."""
-    made = make(f"mlp-{batch}-{dtype}", *random_classes(rows, inputs), hidden, batch)
-    # With more steps in an epoch, what comes with each counts for less: order and rates are uploaded, losses come back.
-    # Little is learnt in them, for whoever knows random labels by heart has another loss than others.
-    return replace(made, dtype=dtype, order=np.tile(made.order, passes), lr=made.lr if passes == 1 else 1e-6)
-
-
-def tiny(dtype: str = "float32") -> Workload:
-    return mlp(10, (5, 4), 6, 4, dtype)
-
-
-# Titles, and what makes the workload of the size that `pick` chooses. Where an epoch is of a few steps on random rows,
-# it is the step that matters.
-CASES: dict[str, tuple[str, Callable[..., Workload]]] = {
-    "mlp-64": (
-        "784-256-128-10, Adam, batch 64, 200 steps",
-        lambda pick: pick(mlp(12_800, (256, 128), 784, 64), mlp(160, (256, 128), 784, 64), tiny()),
-    ),
-    "mlp-4096-bfloat16": (
-        "1024-4096-4096-10, Adam, batch 4096, bfloat16, 200 steps",
-        lambda pick: pick(
-            mlp(40_960, (4096, 4096), 1024, 4096, "bfloat16", 20),
-            mlp(160, (64, 64), 32, 64, "bfloat16"),
-            mlp(10, (5, 4), 6, 4, "bfloat16", 2),
-        ),
-    ),
-    "mlp-4096": (
-        "1024-4096-4096-10, Adam, batch 4096, 100 steps",
-        lambda pick: pick(mlp(40_960, (4096, 4096), 1024, 4096, passes=10), mlp(160, (64, 64), 32, 64), tiny()),
-    ),
-    "rows-256": (
-        "60,000 random rows, 784-256-128-10, Adam, batch 256",
-        lambda pick: pick(mlp(60_000, (256, 128), 784, 256), mlp(160, (256, 128), 784, 64), tiny()),
-    ),
-    **{
-        name: (TITLES[name], lambda pick, name=name: tiny() if pick(0, 0, 1) else WORKLOADS[name](bool(pick(0, 1, 1))))
-        for name in ("fashion-64", "fashion-256")
-    },
-}
-
-
-def products_alone(workload: Workload) -> float:
-    """Seconds that cuBLASLt takes for the products of an epoch, each by the fastest of its algorithms."""
-    layers = [layer_of((workload.batch_size, *w.shape), workload.dtype) for w in workload.weights[::2]]
-    products = [make(layer) for layer in layers for make in (forward_product, weights_product)]
-    products += [inputs_product(layer) for layer in layers[1:]]
-    calls = [best_product(product) for product in products]
-
-    def step(stream: int) -> None:
-        for call in calls:
-            call(stream)
-
-    return float(np.median(graph_turns({"products": as_graph(step)}, ROUNDS)["products"])) * workload.steps
 
 
 def held(workload, names, rounds):

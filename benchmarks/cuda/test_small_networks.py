@@ -9,14 +9,10 @@ import pytest
 from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.cuda.needs import require_device
 from fastopt.benchmarks.turns import by_turns, hold
-from fastopt.benchmarks.workloads import make, random_classes
 
 require_device()
+from fastopt.benchmarks.cuda.networks import PAUSE, ROUNDS, small
 from fastopt.benchmarks.cuda.peers import PEERS, WAYS, chosen
-
-ROUNDS = 10
-PAUSE = 0.02  # seconds, as in test_networks.py
-STEPS = 2000  # of an epoch, which then takes longer than bringing parameters to the GPU and back
 
 KNOWN = {**WAYS, **{name: build for name, build in PEERS.items() if name != "fastopt"}}
 CASES = [  # widths and rows of a batch, the last ones near the limits of what fits, and of what pays
@@ -31,15 +27,6 @@ CASES = [  # widths and rows of a batch, the last ones near the limits of what f
 ]
 
 
-def workload_of(widths, batch, pick):
-    steps = pick(STEPS, 50, 2)
-    if pick(False, False, True):
-        widths, batch = (*(min(width, 5) for width in widths[:-1]), 10), min(batch, 4)
-    inputs, *hidden, _ = widths
-    name = "-".join(map(str, widths))
-    return make(f"{name}, batch {batch}", *random_classes(steps * batch, inputs), tuple(hidden), batch)
-
-
 def held(workload, names, rounds):
     return contest(workload, [name for name in names if rounds or name != "torch-compile"], rounds, PAUSE, KNOWN)
 
@@ -48,7 +35,7 @@ def held(workload, names, rounds):
 @pytest.mark.parametrize("contestant", KNOWN)
 @pytest.mark.parametrize(("widths", "batch"), CASES, ids=["-".join(map(str, (*w, b))) for w, b in CASES])
 def test_small_network(benchmark, note, request, pick, widths, batch, contestant):
-    workload = workload_of(widths, batch, pick)
+    workload = small(widths, batch, pick)
     benchmark.group = f"{workload.name}, Adam, {workload.steps} steps"
     rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
     found = hold(request, lambda names: held(workload, names, rounds))

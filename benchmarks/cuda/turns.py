@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -18,27 +19,49 @@ INNER = 1 if SIMULATED else 20  # runs in a CUDA graph, which take longer than l
 LEAST, MOST = 2e-3, 500  # a turn is as many calls as take so many seconds, but no more than this
 
 
-def turns(calls: Mapping[str, Callable[[], object]], rounds: int, stream: int = 0) -> dict[str, list[float]]:
+class HostTimer:
+    """A clock of the host: what giving work to a stream takes, without the work itself. As `Timer`."""
+
+    def __init__(self, gpu: Any) -> None:
+        self.gpu = gpu
+
+    def seconds(self, run: Callable[[], None], stream: int) -> float:
+        """Of `run`, which finds the stream with nothing to do. Waits for what it gives, when the time is taken."""
+        with self.gpu.active():
+            self.gpu.wait(stream)
+            start = time.perf_counter()
+            run()
+            taken = time.perf_counter() - start
+            self.gpu.wait(stream)
+        return taken
+
+
+def turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, stream: int = 0, clock: Callable[[Any], Any] = Timer
+) -> dict[str, list[float]]:
     """Seconds of a call in every round, the calls taken in turn so that all see the same device.
+
+    clock: Timer, by the device's own events, or HostTimer.
 
     A turn is a number of calls given one after the other to the stream, between two events; its mean counts.
     Where the host takes longer to give the work than the device to do it, that is what is measured, as whoever calls
     them so would see it. In another order every round, as on the CPU.
     """
     gpu = the_gpu()
-    timer, counts = Timer(gpu), {}
-    for name, call in calls.items():
-        for _ in range(WARM):
-            call()
-        counts[name] = 1 if SIMULATED else _count(timer.seconds(lambda call=call: _several(call, 3), stream) / 3)
+    timer, counts = clock(gpu), {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
-    for _ in range(1 if SIMULATED else rounds):
-        for name in [names[k] for k in rng.permutation(len(names))]:
-            call, count = calls[name], counts[name]
-            call()  # brings back what the one before has driven out of caches, of the host's as well
-            taken = timer.seconds(lambda call=call, count=count: _several(call, count), stream)
-            times[name].append(taken / count)
+    with gpu.active():  # capturing and replaying a graph take the device for granted
+        for name, call in calls.items():
+            for _ in range(WARM):
+                call()
+            counts[name] = 1 if SIMULATED else _count(timer.seconds(lambda call=call: _several(call, 3), stream) / 3)
+        for _ in range(1 if SIMULATED else rounds):
+            for name in [names[k] for k in rng.permutation(len(names))]:
+                call, count = calls[name], counts[name]
+                call()  # brings back what the one before has driven out of caches, of the host's as well
+                taken = timer.seconds(lambda call=call, count=count: _several(call, count), stream)
+                times[name].append(taken / count)
     return times
 
 

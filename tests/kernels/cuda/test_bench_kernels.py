@@ -1,4 +1,4 @@
-"""The kernels that are the benchmarks' limits, compiled and looked at: what spills, or loads less at once, is none."""
+"""The benchmarks' own kernels, compiled and looked at: a limit that spills, or loads less at once, is none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from helpers_cuda import require_compiler
 
 require_compiler()
 from fastopt.benchmarks.cuda.limits import COPY, stream_kernel
+from fastopt.benchmarks.cuda.smoke_device import COUNT, TURN_ROUND
+from fastopt.benchmarks.cuda.spin import SPIN
 
 KERNELS = [COPY, *(stream_kernel(states, dtype) for states in range(4) for dtype in ("float32", "float64"))]
 
@@ -21,3 +23,17 @@ def test_accesses_of_128_bits(kernel):
     assert set(re.findall(r"(?:ld|st)\.global\.(\S+)", listing.ptx)) == {
         "v2.f64" if "float64" in kernel.name else "v4.f32"
     }
+
+
+def test_what_keeps_a_stream_busy_is_a_loop():
+    """Which a compiler leaves out where it can tell what comes of it."""
+    ptx = SPIN.listing((9, 0)).ptx
+    loop = re.search(r"^(\$\w+):(.*?)bra(?:\.uni)?\s+\1;", ptx, re.DOTALL | re.MULTILINE)
+    assert loop
+    assert len(re.findall(r"(?:mul|add|fma)\S*\.f64", loop[2])) >= 2
+
+
+def test_what_smoke_checks_launch():
+    assert re.search(r"ld\.shared.*\n(?:.*\n)*?.*st\.global", TURN_ROUND.listing((9, 0)).ptx)
+    assert "bar.sync" in TURN_ROUND.listing((9, 0)).ptx
+    assert COUNT.listing((9, 0)).local_bytes == 0

@@ -6,10 +6,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from helpers_blaslt import Library
-from helpers_cuda import SIMULATED, require_device, to_device
+from helpers_cuda import SIMULATED, drawing, require_device, to_device
 from helpers_products import assert_close as products_close
 from helpers_products import rounded
-from hypothesis import given, settings
+from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda, reference
@@ -89,7 +89,7 @@ def test_forward_and_backward(activation, dtype):
         check(rng, *sizes, dtype, activation)
 
 
-@settings(max_examples=25 if SIMULATED else 200, deadline=None)
+@drawing(25)
 @given(data=st.data())
 def test_random_layers(data):
     sizes = [data.draw(st.integers(1, 20 if SIMULATED else 300), label=name) for name in ("rows", "in", "out")]

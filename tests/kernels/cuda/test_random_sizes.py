@@ -5,8 +5,8 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_cuda import SIMULATED, require_device, to_device
-from hypothesis import given, settings
+from helpers_cuda import SIMULATED, drawing, require_device, to_device
+from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda, reference, reference_maths
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 NEAR = {"float32": 16 * 1.2e-7, "float64": 16 * 2.3e-16, "float16": 2 * 9.8e-4, "bfloat16": 2 * 7.9e-3}
 REAL = ("float32", "float64")
 HIGHEST, WIDEST = (40, 20) if SIMULATED else (3000, 700)
-drawing = settings(max_examples=15 if SIMULATED else 200, deadline=None)
+drawn_sizes = drawing(15)
 
 
 def at(array):
@@ -65,7 +65,7 @@ def close(ours, theirs, kind, scale=1.0):
     np.testing.assert_allclose(ours, theirs, rtol=NEAR[kind], atol=NEAR[kind] * scale)
 
 
-@drawing
+@drawn_sizes
 @given(case=cases(REAL), name=st.sampled_from([*LOSSES]))
 def test_losses(case, name):
     rng, (count, columns), kind, gap, shift = case
@@ -96,7 +96,7 @@ def test_losses(case, name):
     np.testing.assert_array_equal(z.numbers(), z.values)
 
 
-@drawing
+@drawn_sizes
 @given(case=cases(REAL))
 def test_softmax(case):
     rng, shape, kind, gap, shift = case
@@ -107,7 +107,7 @@ def test_softmax(case):
     close(y.numbers(), theirs, kind)
 
 
-@drawing
+@drawn_sizes
 @given(case=cases(tuple(NEAR)), name=st.sampled_from([*ACTIVATIONS]), bias=st.booleans(), sums=st.booleans())
 def test_activations_and_slopes(case, name, bias, sums):
     rng, (count, columns), kind, gap, shift = case
@@ -132,7 +132,7 @@ def test_activations_and_slopes(case, name, bias, sums):
         close(db.numbers()[0], ours.sum(axis=0), kind, np.abs(ours).sum(axis=0).max())
 
 
-@drawing
+@drawn_sizes
 @given(case=cases((*REAL, "float16")), batch=st.integers(1, 50))
 def test_gather(case, batch):
     rng, (count, columns), kind, gap, _ = case
@@ -145,7 +145,7 @@ def test_gather(case, batch):
     np.testing.assert_array_equal(into.numbers(), x.values[order[number * batch :][:batch]])
 
 
-@drawing
+@drawn_sizes
 @given(sizes=st.lists(st.integers(0, 20 * HIGHEST), min_size=1, max_size=4), shift=st.integers(0, 3), data=st.data())
 def test_norms(sizes, shift, data):
     dtype = data.draw(st.sampled_from(REAL))

@@ -7,8 +7,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_cuda import SIMULATED, Bits, require_device, to_device, update_reference
-from hypothesis import given, settings
+from helpers_cuda import SIMULATED, Bits, drawing, require_device, to_device, update_reference
+from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda, reference
@@ -122,7 +122,7 @@ def test_bits_of_arrays_that_are_not_aligned(kind, form, shift):
     check("adam", kind, form, TILE + 9, shift=shift)
 
 
-@settings(max_examples=15 if SIMULATED else 200, deadline=None)
+@drawing(15)
 @given(data=st.data())
 def test_bits_with_random_rules_options_and_sizes(data):
     rule, kind = data.draw(st.sampled_from(list(OPTIMIZERS))), data.draw(st.sampled_from(list(KINDS)))

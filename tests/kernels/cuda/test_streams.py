@@ -11,33 +11,20 @@ import pytest
 from helpers_cuda import SIMULATED, on_device, require_device, to_device
 
 require_device()
+from fastopt.benchmarks.cuda.spin import occupy
 from fastopt.kernels.cuda import Guard, Plan, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.compile import Kernel
 from fastopt.kernels.cuda.dense import Gradients, Outputs, run_backward, run_forward, shape_of
 from fastopt.kernels.cuda.epilogues import Shape, sums_bytes
 from fastopt.kernels.cuda.gemm import gemm_of
 from fastopt.kernels.cuda.layout import CLOCK
-from fastopt.kernels.cuda.primitives import writer
 from fastopt.kernels.cuda.products import Layer, plan_backward, plan_forward
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Target
 
 pytestmark = pytest.mark.gpu
 
-ROUNDS = 1 if SIMULATED else 30_000_000  # of two dependent operations in float64: some 0.2 s
 SIZE, BATCH = (200, 4) if SIMULATED else (500_000, 300)
-write_double = writer("float64")
-
-
-def _spin(into, rounds):
-    x = 1.0
-    for _ in range(rounds):
-        x = x * 0.999999999 + 1e-9
-    write_double(into, x)
-
-
-SPIN = Kernel(_spin, "spin")
 
 
 class Stream:
@@ -55,8 +42,7 @@ class Stream:
         return 0 if SIMULATED else int(self.stream)
 
     def occupy(self):
-        with self.gpu.active():
-            self.gpu.launch(SPIN, 1, self.handle, at(self.room), ROUNDS)
+        occupy(self.gpu, self.handle, at(self.room))
         if self.event is not None:
             self.event.record(self.stream)
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device, to_device, update_reference
-from hypothesis import given, settings
+from helpers_cuda import (
+    SIMULATED,
+    assert_same_bits,
+    drawing,
+    on_device,
+    require_device,
+    to_device,
+    update_reference,
+)
+from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda
@@ -83,7 +91,7 @@ def test_bits_of_arrays_that_are_not_aligned(shifts, dtype):
     check("amsgrad", OPTIMIZERS["amsgrad"].options, 2 * TILE + 3, dtype, seed=2, shifts=shifts)
 
 
-@settings(max_examples=20 if SIMULATED else 200, deadline=None)
+@drawing(20)
 @given(data=st.data())
 def test_bits_with_random_rules_options_sizes_and_places(data):
     rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
