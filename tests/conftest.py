@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import helpers_guard
 import pytest
 
 from fastopt import _backends
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--guard", choices=("end", "start"), help="lay all arrays flush against inaccessible pages")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if side := config.getoption("--guard"):
+        config.guard = helpers_guard.guarded_memory(side)
+        config.guard.__enter__()
 
 
 @pytest.fixture(params=list(_backends.HOST))
