@@ -129,6 +129,8 @@ def guarded_memory(side: str) -> Iterator[None]:
     """While open, all memory that this thread makes arrays of lies flush against an inaccessible page on that side."""
     if side not in _HANDLERS:
         _HANDLERS[side] = _capsule({"end": True, "start": False}[side])
+    import fastopt.kernels.cpu  # all of whose modules are to be there
+
     modules = [m for name, m in list(sys.modules.items()) if name.startswith("fastopt.kernels.cpu")]
     with contextlib.ExitStack() as stack:
         for module in modules:  # workspaces have room before them, to start on a cache line

@@ -578,6 +578,7 @@ def test_control_c(python):
     # More than once, because the second must not release the memory that the team still works on.
     out = python(
         """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 updates()
 Fit()(2)
 fit, steps = Fit(), 40_000
