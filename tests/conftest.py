@@ -1,4 +1,4 @@
-"""Fixtures that several test modules use, and how tests run: which, on how many processes, in which, and for how long."""
+"""Fixtures that several test modules use, and how tests run: which of them, in which process, and for how long."""
 
 from __future__ import annotations
 

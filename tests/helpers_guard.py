@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import mmap
 import sys
 from collections.abc import Iterator
@@ -129,8 +130,7 @@ def guarded_memory(side: str) -> Iterator[None]:
     """While open, all memory that this thread makes arrays of lies flush against an inaccessible page on that side."""
     if side not in _HANDLERS:
         _HANDLERS[side] = _capsule({"end": True, "start": False}[side])
-    import fastopt.kernels.cpu  # all of whose modules are to be there
-
+    importlib.import_module("fastopt.kernels.cpu")  # all of whose modules are to be there
     modules = [m for name, m in list(sys.modules.items()) if name.startswith("fastopt.kernels.cpu")]
     with contextlib.ExitStack() as stack:
         for module in modules:  # workspaces have room before them, to start on a cache line

@@ -85,7 +85,7 @@ def python(*arguments, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        check=False,
+        check=False, timeout=240,
     )
 
 
@@ -130,7 +130,7 @@ def test_interrupt_anywhere(run, monkeypatch):
 
 def test_closed_pipe():
     command = f"{sys.executable} -m fastopt info --json | head -c 1"
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=240)
     assert (result.stdout, result.stderr) == ("{", "")
 
 
