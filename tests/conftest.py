@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import helpers_guard
+import hypothesis
+import numpy as np
 import pytest
+from optimizers import repeats
 
 from fastopt import _backends
 
@@ -23,10 +26,14 @@ LAST_RESORT = 60  # seconds after a test's timeout
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--guard", choices=("end", "start"), help="lay all arrays flush against inaccessible pages")
-    parser.addoption("--thorough", action="store_true", help="also run what repeats other tests (marked `repeats`)")
+    parser.addoption("--thorough", action="store_true", help="also run what repeats other tests, with more examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Tests that say nothing else draw so many examples.
+    hypothesis.settings.register_profile("thorough", max_examples=100)
+    hypothesis.settings.register_profile("quick", max_examples=30)
+    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     if CHILD in os.environ:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's parent has done to it
     if side := config.getoption("--guard"):
@@ -46,14 +53,37 @@ STDERR: pytest.StashKey[int] = pytest.StashKey()
 
 
 # ---------------------------------------------------------------- which tests
+def _repeats(item: pytest.Item) -> bool:
+    """True of a test that repeats others: it is marked so, or is about an update of 16 bits that does."""
+    if item.get_closest_marker("repeats"):
+        return True
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    kind = params.get("kind", params.get("dtype"))
+    kind = {"float16": "float16", "uint16": "bfloat16"}.get(kind.name) if isinstance(kind, np.dtype) else kind
+    return "rule" in params and "form" in params and repeats(params["rule"], kind, params["form"])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what repeats other tests, unless it is asked for, by the option or by its name."""
+    """Leave out what repeats other tests, unless it is asked for, by the option or by name."""
+    for item in items:
+        if _repeats(item):
+            item.add_marker("repeats")
     if config.getoption("--thorough") or any("::" in argument for argument in config.args):
         return
     left_out = [item for item in items if item.get_closest_marker("repeats")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("repeats")]
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite on all processors; a part of it, or what is to be looked into, runs in this process."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    option = config.option
+    chosen = option.keyword or option.markexpr or option.usepdb or option.capture == "no" or option.collectonly
+    if whole and not chosen and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
+        option.numprocesses = "auto"
 
 
 @pytest.hookimpl(optionalhook=True)

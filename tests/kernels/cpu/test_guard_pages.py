@@ -20,12 +20,10 @@ pytestmark = [
 ]
 
 
-def verdict(group):
-    """"done", or the case that a process of its own had begun when it ended, and how it ended."""
-    done = subprocess.run(
-        [sys.executable, helpers_guard_cases.__file__, group], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=240, check=False,
-    )  # fmt: skip
+def verdict(group, *thorough):
+    """ "done", or the case that a process of its own had begun when it ended, and how it ended."""
+    command = [sys.executable, helpers_guard_cases.__file__, group, *thorough]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
     last = done.stdout.splitlines()[-1] if done.stdout else "no case"
     if done.returncode == 0:
         return last
@@ -36,6 +34,11 @@ def verdict(group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_kernels_stay_within_their_arrays(group):
     assert verdict(group) == "done"
+
+
+@pytest.mark.repeats
+def test_every_loop_of_16_bits_stays_within_its_arrays():
+    assert verdict("updates", "thorough") == "done"
 
 
 def test_no_kernel_is_left_out():

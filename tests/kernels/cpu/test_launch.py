@@ -18,7 +18,7 @@ from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels know no threading layer")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
-LAYERS = ["tbb", "omp", "workqueue", "default"]
+LAYERS = ["tbb", "omp", "workqueue", pytest.param("default", marks=pytest.mark.repeats)]  # which is one of them
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
