@@ -30,9 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Tests that say nothing else draw so many examples.
-    hypothesis.settings.register_profile("thorough", max_examples=100)
-    hypothesis.settings.register_profile("quick", max_examples=30)
+    # Tests that say nothing else draw so many examples. Without a database where there is no place for one.
+    place = {} if os.access(".", os.W_OK) else {"database": None}
+    hypothesis.settings.register_profile("thorough", max_examples=100, **place)
+    hypothesis.settings.register_profile("quick", max_examples=30, **place)
     hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     if CHILD in os.environ:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's parent has done to it
