@@ -1,15 +1,181 @@
-"""Fixtures that several test modules use."""
+"""Fixtures that several test modules use, and how tests run: which of them, in which process, and for how long."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import faulthandler
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import helpers_guard
+import hypothesis
+import numpy as np
 import pytest
+from optimizers import repeats
 
 from fastopt import _backends, cli
 
+CHILD = "FASTOPT_TEST_PROCESS"  # set in a process that runs one test
+LAST_RESORT = 60  # seconds after a test's timeout
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--guard", choices=("end", "start"), help="lay all arrays flush against inaccessible pages")
+    parser.addoption("--thorough", action="store_true", help="also run what repeats other tests, with more examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Tests that say nothing else draw so many examples. Without a database where there is no place for one.
+    place = {} if os.access(".", os.W_OK) else {"database": None}
+    hypothesis.settings.register_profile("thorough", max_examples=100, **place)
+    hypothesis.settings.register_profile("quick", max_examples=30, **place)
+    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
+    if CHILD in os.environ:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's parent has done to it
+    if side := config.getoption("--guard"):
+        config.stash[GUARD] = helpers_guard.guarded_memory(side)
+        config.stash[GUARD].__enter__()
+    # A copy of stderr that no test captures; a process may also have been started without one.
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            config.stash[STDERR] = os.dup(2)
+        except OSError:
+            config.stash[STDERR] = os.open(os.devnull, os.O_WRONLY)
+
+
+GUARD: pytest.StashKey[Any] = pytest.StashKey()
+STDERR: pytest.StashKey[int] = pytest.StashKey()
+
+
+# ---------------------------------------------------------------- which tests
+def _repeats(item: pytest.Item) -> bool:
+    """True of a test that repeats others: it is marked so, or is about an update of 16 bits that does."""
+    if item.get_closest_marker("repeats"):
+        return True
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    kind = params.get("kind", params.get("dtype"))
+    kind = {"float16": "float16", "uint16": "bfloat16"}.get(kind.name) if isinstance(kind, np.dtype) else kind
+    return "rule" in params and "form" in params and repeats(params["rule"], kind, params["form"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what repeats other tests, unless it is asked for, by the option or by name."""
+    for item in items:
+        if _repeats(item):
+            item.add_marker("repeats")
+    if config.getoption("--thorough") or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("repeats")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("repeats")]
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite on all processors; a part of it, or what is to be looked into, runs in this process."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    option = config.option
+    chosen = option.keyword or option.markexpr or option.usepdb or option.capture == "no" or option.collectonly
+    if whole and not chosen and getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
+        option.numprocesses = "auto"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give every process neighbouring tests, which share kernels and fixtures, unless another order was asked for."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+# ---------------------------------------------------------------- what hangs
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    """End the process some time after a test's timeout.
+
+    The timeout raises an exception in Python, for which compiled code may never return to it, and which code may catch.
+    """
+    if not item.config.getoption("usepdb"):
+        faulthandler.dump_traceback_later(settings.timeout + LAST_RESORT, exit=True, file=item.config.stash[STDERR])
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A thread that a test has left behind must not keep the process from ending."""
+    faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=config.stash[STDERR])
+
+
+# ---------------------------------------------------------------- processes and signals
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test marked `own_process` in one: it may send itself signals, and is ended if it hangs."""
+    if CHILD in os.environ or not pyfuncitem.get_closest_marker("own_process"):
+        return None
+    config = pyfuncitem.config
+    command = [sys.executable, "-m", "pytest", "-c", str(config.inipath), "--rootdir", str(config.rootpath)]
+    command += ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:randomly", pyfuncitem.nodeid]
+    done = subprocess.run(
+        command, cwd=config.rootpath, env=os.environ | {CHILD: pyfuncitem.nodeid}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    if skipped := re.search(r"^SKIPPED \[1\] (.*)", done.stdout, re.MULTILINE):
+        pytest.skip(skipped[1])
+    assert done.returncode == 0, f"in a process of its own:\n{done.stdout}\n{done.stderr}"
+    assert re.search(r"^1 passed", done.stdout, re.MULTILINE)
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> Iterator[None]:
+    """No test sends this process an interrupt, and processes that tests start are not deaf to it.
+
+    A background job of a shell ignores SIGINT, and so does all that it starts, but what catches it does not.
+    """
+    if CHILD in os.environ:
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+    kill, raise_signal = os.kill, signal.raise_signal
+
+    def careful_kill(pid: int, number: int) -> None:
+        assert pid != os.getpid() or number != signal.SIGINT, REFUSAL
+        kill(pid, number)
+
+    def careful_raise(number: int) -> None:
+        assert number != signal.SIGINT, REFUSAL
+        raise_signal(number)
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError(REFUSAL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "kill", careful_kill)
+        patch.setattr(signal, "raise_signal", careful_raise)
+        patch.setattr("_thread.interrupt_main", refuse)
+        yield
+    signal.signal(signal.SIGINT, before)
+
+
+REFUSAL = "a test that interrupts its own process is to be marked `own_process`"
+
+
+# ---------------------------------------------------------------- fixtures
 @pytest.fixture(params=list(_backends.HOST))
 def backend(request: pytest.FixtureRequest) -> str:
     """The name of every backend in turn."""

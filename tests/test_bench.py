@@ -170,6 +170,7 @@ def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
     pytest.importorskip("pytest_benchmark", reason="in the extra `bench`")
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)  # pytest-benchmark measures nothing in one of several workers
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:timeout -p no:xdist")  # as where only the extra `bench` is installed
     path = tmp_path / "run.json"
     only = "(test_step and 1000-fastopt) or sgd-1000-fastopt"
     status = cli.main(["bench", "steps", "updates", "--quick", "--threads", "1", "--json", str(path), "-k", only])

@@ -55,7 +55,8 @@ def test_numbers_are_the_librarys_as_it_gives_them(library):
     for module in NEEDED[library]:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    done = subprocess.run([sys.executable, helpers_conventions.__file__, library], capture_output=True, check=False)
+    command = [sys.executable, helpers_conventions.__file__, library]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr.decode()
     paths = json.loads(done.stdout)
     assert len(paths) > 1

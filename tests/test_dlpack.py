@@ -344,5 +344,5 @@ def test_jax_arrays_are_gradients_and_never_change():
     """In a process of its own: where JAX was imported, it warns of every fork."""
     if importlib.util.find_spec("jax") is None:
         pytest.skip("JAX is not installed")
-    done = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr

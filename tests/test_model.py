@@ -220,6 +220,7 @@ def test_interrupted_epoch_counts_its_steps(backend):
     assert model.optimizer.steps == 14
 
 
+@pytest.mark.own_process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_stops_between_two_batches(backend):
     """However far the training got: as many steps done by hand give the same bits."""

@@ -42,7 +42,8 @@ def test_every_argument_of_a_library_is_there_or_refused(library):
             pytest.skip(f"{module} is not installed")
     names = [cls.__name__ for cls in CLASSES if library in CONVENTIONS[cls.__name__]]
     program = PROGRAM.format(names=names, listed=LISTED[library])
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr.decode()
     for name, words in json.loads(done.stdout).items():
         cls = getattr(fo, "Adam" if name == "nadam" else name)

@@ -26,7 +26,7 @@ def wheel(tmp_path_factory):
     for file in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    result = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
     (path,) = out.glob("*.whl")
     return path
@@ -89,7 +89,7 @@ def test_import_from_another_folder(site, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        check=False,
+        check=False, timeout=240,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "(1437, 64)\n"

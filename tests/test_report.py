@@ -251,4 +251,4 @@ def test_tables_need_neither_matplotlib_nor_a_compiler(write):
         "print(status, *sorted({'matplotlib', 'numba', 'pytest'} & set(sys.modules)), file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, "report", write(document())]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr.split() == ["0"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stderr.split() == ["0"]

@@ -158,7 +158,7 @@ def test_others_give_the_same(needed, code, ours):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
     code += f"print([[float(peer(t)) for t in range({T})] for peer in peers])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     for schedule, theirs in zip(ours, json.loads(done.stdout), strict=True):
         assert path(schedule) == pytest.approx(theirs, rel=1e-5, abs=1e-7), schedule

@@ -198,7 +198,7 @@ assert all(denormals())
 for was, now in zip(before, after):
     assert was == now, (was, now)
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=240)
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_swa_and_clipping_around_a_step():
 
 def test_without_torch_the_error_names_the_extra():
     code = "import sys; sys.modules['torch'] = None\nimport fastopt.torch"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
     assert 'fastopt.torch needs PyTorch; install it with: pip install "fastopt[torch]"' in done.stderr
 
 

@@ -126,7 +126,8 @@ def _machine(backend: str) -> str:
 
 def command(args: argparse.Namespace, files: list[Path], measured: Path | None = None) -> list[str]:
     """Return the command line of pytest, which writes what it has measured into the file `measured`."""
-    options = [f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
+    # Without the settings of a checkout's own tests, which need more plugins than benchmarks do.
+    options = ["-c", os.devnull, f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
     options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean"]
     options += [f"--benchmark-json={measured}"] if measured is not None else []
     options += QUICK if args.quick else ()

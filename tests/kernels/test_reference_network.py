@@ -358,6 +358,7 @@ def interrupt_in_the_third_batch(monkeypatch):
     monkeypatch.setattr(reference, "loss", interrupting)
 
 
+@pytest.mark.own_process
 def test_an_interrupt_waits_for_the_end_of_the_batch(monkeypatch):
     network, batches = linear()
     before = signal.getsignal(signal.SIGINT)
@@ -372,6 +373,7 @@ def test_an_interrupt_waits_for_the_end_of_the_batch(monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(network.params, whole.params, strict=True))
 
 
+@pytest.mark.own_process
 def test_an_ignored_interrupt_stays_ignored(monkeypatch):
     network, batches = linear()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

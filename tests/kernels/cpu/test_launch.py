@@ -18,7 +18,7 @@ from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels know no threading layer")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
-LAYERS = ["tbb", "omp", "workqueue", "default"]
+LAYERS = ["tbb", "omp", "workqueue", pytest.param("default", marks=pytest.mark.repeats)]  # which is one of them
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
@@ -578,6 +578,7 @@ def test_control_c(python):
     # More than once, because the second must not release the memory that the team still works on.
     out = python(
         """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 updates()
 Fit()(2)
 fit, steps = Fit(), 40_000

@@ -163,7 +163,7 @@ def test_a_process_that_profiles_nothing_has_no_kernel_with_marks():
         "assert RUN_PROGRAM._address and not MARKED_PROGRAM._address\n"
         "with fastopt.profile(): fit()\nassert MARKED_PROGRAM._address\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr
 
 

@@ -80,6 +80,7 @@ def test_bits_with_infinities_nan_denormals_and_overflow(rule, kind, form):
     compare(rule, {**OPTIMIZERS[rule].options, "lr": 3e37}, 257, kind, form, seed=2, special=True)
 
 
+@pytest.mark.repeats
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_bits_with_random_rules_options_and_sizes(data):

@@ -115,4 +115,4 @@ for dtype in ("f2", "u2"):
     assert [a.tobytes() for a in (p, m, v)] == [a.tobytes() for a in (twin.p, *twin.states)]
 """
     environment = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=240)

@@ -252,6 +252,7 @@ def test_by_the_estimate(widths, batch, wanted, monkeypatch):
 
 
 # ---------------------------------------------------------------- progress, interrupts, the driver
+@pytest.mark.own_process
 def test_progress_and_interrupts(monkeypatch, launches):
     monkeypatch.setattr(network, "REPORT", 0)
     monkeypatch.setattr(feed, "FIRST", 2)

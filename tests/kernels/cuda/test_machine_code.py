@@ -148,7 +148,7 @@ def sass(cubin, path):
     if tool is None:
         pytest.skip("needs nvdisasm: pip install nvidia-cuda-nvdisasm")
     path.write_bytes(cubin)
-    return subprocess.run([tool, str(path)], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([tool, str(path)], check=True, capture_output=True, text=True, timeout=240).stdout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

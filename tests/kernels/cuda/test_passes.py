@@ -287,6 +287,7 @@ def test_progress(monkeypatch):
     assert seen == [7]
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
     x, y = data_for(np.random.default_rng(0), MSE, 24, 3, 2, "float32")

@@ -1,0 +1,431 @@
+"""Every CPU kernel of the tables on small arrays, as cases for memory that ends, or starts, at an inaccessible page.
+
+    python tests/helpers_guard_cases.py GROUP [thorough]
+
+runs a group's cases, first on ordinary memory and then on guarded memory on each side, and compares the bits. It prints
+the name of each before it runs, so that the one that ends the process is known, and last the kernels that were used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from helpers_guard import guarded_memory
+from optimizers import repeats
+
+import fastopt as fo
+from fastopt import profiling
+from fastopt.kernels import cpu
+from fastopt.kernels.cpu import dense, launch, network, norm, plan, rows, sparse_rows
+from fastopt.kernels.cpu.blas import OWN, PLAIN, _open_openblas, _openblas_path
+from fastopt.kernels.cpu.compile import Kernel, ffi
+from fastopt.kernels.cpu.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
+from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.cpu.updates import TILE, update_kernel
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, Update
+
+THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
+Case = tuple[str, Callable[[], list[Any]]]
+
+REAL, SIXTEEN = ("float32", "float64"), ("float16", "bfloat16")
+FORMS_OF = {**dict.fromkeys(REAL, (SAME,)), **dict.fromkeys(SIXTEEN, FORMS)}
+# One element, a vector less or more than one, blocks of 64, a tile less or more than one; most of them odd, so that at
+# the end arrays are aligned to their elements only.
+LENGTHS = (1, 15, 16, 31, 33, 65, 127, TILE + 1)
+EDGES = (1, 15, 16, 17, 31, 32, 33)
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed + sum(shape)).standard_normal(shape)
+
+
+def kept_as(values: np.ndarray, dtype: str) -> np.ndarray:
+    """In memory of its own, in any dtype that updates take; bfloat16 is its bits."""
+    if dtype in REAL:
+        return np.array(values, dtype)
+    out = np.zeros(values.shape, np.float16 if dtype == "float16" else np.uint16)
+    store(values.astype("float32"), out)
+    return out
+
+
+# ---------------------------------------------------------------- optimizers
+def job(rule: str, dtype: str, form: str, shape: tuple[int, ...], rows_of_g: int | None = None) -> Update:
+    p = kept_as(drawn(*shape), dtype)
+    g = kept_as(drawn(*(shape if rows_of_g is None else (rows_of_g, *shape[1:])), seed=1), dtype)
+    own = dtype if form == SAME else "float32"
+    states = [kept_as(np.abs(drawn(*shape, seed=2 + i)), own) for i in range(len(OPTIMIZERS[rule].states))]
+    if form == MASTER:
+        states.append(widened(p).copy())
+    options = {**OPTIMIZERS[rule].options, "weight_decay": 0.1, "l1": 0.01, "clip_value": 1.5}
+    return Update(rule, p, g, tuple(states), options, 3, form, dropout_stream(5, 1))
+
+
+def _updates(rule: str, dtype: str, form: str) -> list[Any]:
+    jobs = [job(rule, dtype, form, (length,)) for length in LENGTHS]
+    cpu.update(jobs)
+    return [array for one in jobs for array in (one.p, *one.states)]
+
+
+def updates() -> Iterator[Case]:
+    for rule in OPTIMIZERS:
+        for dtype, forms in FORMS_OF.items():
+            for form in forms:
+                if not THOROUGH and repeats(rule, dtype, form):
+                    continue
+                yield f"{rule}, {dtype}, {form}", lambda r=rule, d=dtype, f=form: _updates(r, d, f)
+
+
+def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
+    listed = np.array([0, 2, 3, 4, 11, 17, 39, 40])  # the first, the last, neighbours, and more than are fetched ahead
+    one = job(rule, dtype, form, (41, columns), len(listed))
+    cpu.update_rows(one, listed, 0.5)
+    return [one.p, *one.states]
+
+
+def _sums(dtype: str, columns: int) -> list[Any]:
+    indices = np.array([2050, 0, 3, 2050, 0, 3, 3, 4_200_000, 1])
+    found = []
+    for count in (1, 2, 5, len(indices)):
+        found += cpu.sum_rows(indices[:count].copy(), kept_as(drawn(count, columns), dtype))
+    return found
+
+
+def sparse() -> Iterator[Case]:
+    for dtype, forms in FORMS_OF.items():
+        for columns in (1, 15, 16, 17, 33, 300):
+            yield f"sums of rows, {dtype}, {columns} columns", lambda d=dtype, c=columns: _sums(d, c)
+            for form in forms:
+                for rule in ("sgd", "adam", "amsgrad"):
+                    yield (
+                        f"rows, {rule}, {dtype}, {form}, {columns} columns",
+                        lambda r=rule, d=dtype, f=form, c=columns: _rows(r, d, f, c),
+                    )
+
+
+def _norms(dtype: str) -> list[Any]:
+    arrays = [kept_as(drawn(length), dtype) for length in (*LENGTHS, norm.PIECE - 1, norm.PIECE + 1)]
+    return [cpu.gradient_norm(arrays), *(cpu.gradient_norm([array]) for array in arrays)]
+
+
+def norms() -> Iterator[Case]:
+    for dtype in FORMS_OF:
+        yield f"norm, {dtype}", lambda d=dtype: _norms(d)
+
+
+class _Exporter:
+    """An array that only DLPack knows."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def _steps(dtype: str, wrapped: bool, **options: Any) -> list[Any]:
+    shapes = (), (1,), (5, 3), (17,), (33, 31)
+    params = [kept_as(drawn(*shape), dtype) for shape in shapes]
+    given = [_Exporter(p) if wrapped else p for p in params]
+    optimizer = fo.Adam(given, **options)
+    for step in range(3):
+        gradients = [kept_as(drawn(*shape, seed=step), dtype) for shape in shapes]
+        optimizer.step([_Exporter(g) if wrapped else g for g in gradients])
+    return [*params, *(state for states in optimizer.states for state in states)]
+
+
+def optimizers() -> Iterator[Case]:
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {}, "clipped by norm": {"clip_norm": 0.1}, "each clipped": {"clip_each": 0.1},
+        "AMSGrad": {"amsgrad": True},
+    }  # fmt: skip
+    for dtype in (*REAL, "float16"):
+        for name, options in ways.items():
+            for wrapped in (False, True):
+                yield (
+                    f"steps of Adam, {name}, {dtype}{', by DLPack' * wrapped}",
+                    lambda d=dtype, w=wrapped, o=options: _steps(d, w, **o),
+                )
+
+
+# ---------------------------------------------------------------- layers
+def _layer(activation: str, dtype: str, sizes: tuple[int, int, int], bias: bool) -> list[Any]:
+    count, inputs, outputs = sizes
+    x, w, b, dy = (
+        drawn(*shape).astype(dtype) for shape in ((count, inputs), (inputs, outputs), (outputs,), (count, outputs))
+    )
+    y, dx, dw, db = (np.empty(array.shape, dtype) for array in (dy, x, w, b))
+    z = np.empty(dy.shape, dtype) if ACTIVATIONS[activation].uses == "z" else None
+    cpu.dense_forward(x, w, b if bias else None, activation, y, z)
+    cpu.dense_backward(dy, x, w, y if z is None else z, activation, dx, dw, db)
+    return [y, dx, dw, db, *([] if z is None else [z])]
+
+
+def layers() -> Iterator[Case]:
+    sizes = [(1, 1, 1), (2, 3, 5), (17, 31, 33), (31, 16, 15), (dense.ROWS + 1, 33, dense.COLUMNS + 1)]
+    for dtype in REAL:
+        for activation in ACTIVATIONS:
+            for size in sizes:
+                for bias in (True, False):
+                    yield (
+                        f"layer, {activation}, {dtype}, {size}{'' if bias else ', no bias'}",
+                        lambda a=activation, d=dtype, s=size, b=bias: _layer(a, d, s, b),
+                    )
+
+
+def targets_for(name: str, count: int, columns: int, dtype: str) -> np.ndarray:
+    row, rng = LOSSES[name], np.random.default_rng(1)
+    if row.targets == "labels":
+        return np.array(rng.integers(0, columns, count))
+    t = rng.random((count, columns))
+    if row.by_row:
+        t /= t.sum(axis=1, keepdims=True)
+    if row.signs:
+        t = np.where(t > 0.5, 1, -1)
+    return t.astype(dtype)
+
+
+def _loss(name: str, dtype: str, params: dict[str, float]) -> list[Any]:
+    found = []
+    for count, columns in ((1, 1), (1, 7), (31, 3), (32, 16), (33, 17), (65, 33)):
+        z, t = drawn(count, columns).astype(dtype), targets_for(name, count, columns, dtype)
+        gradient = np.empty(z.shape, dtype)
+        found += [cpu.loss(LossSpec(name, params), z, t, gradient), gradient, cpu.loss(LossSpec(name, params), z, t)]
+    return found
+
+
+def _activate(name: str, dtype: str) -> list[Any]:
+    found = []
+    for shape in ((1, 1), (31, 3), (33, 17), (65, 33), (7,)):
+        z = drawn(*shape).astype(dtype)
+        y = np.empty(shape, dtype)
+        cpu.activate(name, z, y)
+        cpu.activate(name, z, z)
+        found += [y, z]
+    return found
+
+
+def losses() -> Iterator[Case]:
+    for dtype in REAL:
+        for name in LOSSES:
+            for value in (None, 0.3) if LOSSES[name].params else (None,):
+                params = {} if value is None else dict.fromkeys(LOSSES[name].params, value)
+                yield f"loss, {name}, {dtype}, {params}", lambda n=name, d=dtype, p=params: _loss(n, d, p)
+        for name in (*ACTIVATIONS, "softmax"):
+            yield f"activate, {name}, {dtype}", lambda n=name, d=dtype: _activate(n, d)
+
+
+# ---------------------------------------------------------------- products
+def _product(gemm: int, dtype: str, ta: int, tb: int, m: int, n: int, k: int, padding: int) -> np.ndarray:
+    """C (m, n) = A B, then with a quarter of it added; rows are `padding` apart, but nothing is behind the last one."""
+
+    def matrix(height: int, width: int, seed: int) -> tuple[np.ndarray, int]:
+        stride = width + padding
+        return drawn(height * stride - padding, seed=seed).astype(dtype), stride
+
+    a, lda = matrix(*((m, k) if ta == AS_IS else (k, m)), 1)
+    b, ldb = matrix(*((k, n) if tb == AS_IS else (n, k)), 2)
+    c, ldc = matrix(m, n, 3)
+    real = "float" if dtype == "float32" else "double"
+    kind = f"void(*)(int, int, int, int, int, int, {real}, intptr_t, int, intptr_t, int, {real}, intptr_t, int)"
+    function = ffi.cast(kind, gemm)
+    for alpha, beta in ((1.0, 0.0), (0.25, 1.0)):
+        function(
+            ROW_MAJOR, ta, tb, m, n, k, alpha, address_of(a), lda, address_of(b), ldb, beta, address_of(c), ldc,
+        )  # fmt: skip
+    return c
+
+
+def _products(gemm: int, dtype: str, ta: int, tb: int, padding: int) -> list[Any]:
+    sizes = [(m, n, k) for m in EDGES for n in EDGES for k in (1, 17, 33)]
+    sizes += [(5, 97, 96), (96, 5, 97), (9, 33, DEPTH - 1), (9, 31, DEPTH + 1), (17, 65, 2 * DEPTH + 1), (64, 10, 784)]
+    return [_product(gemm, dtype, ta, tb, *size, padding) for size in sizes]
+
+
+def _all_products(backend: Any) -> Iterator[Case]:
+    kinds = {"A B": (AS_IS, AS_IS), "A' B": (TRANSPOSED, AS_IS), "A B'": (AS_IS, TRANSPOSED)}
+    kinds["A' B'"] = TRANSPOSED, TRANSPOSED
+    for dtype in REAL:
+        for name, (ta, tb) in kinds.items():
+            for padding in (0, 3):
+                yield (
+                    f"{backend.name}, {name}, {dtype}, rows {padding} apart",
+                    lambda d=dtype, ta=ta, tb=tb, p=padding: _products(backend.gemm[d], d, ta, tb, p),
+                )
+
+
+def products() -> Iterator[Case]:
+    yield from _all_products(PLAIN)
+    if available():
+        yield from _all_products(OWN)
+
+
+def library() -> Iterator[Case]:
+    path = _openblas_path()
+    if path is not None:
+        yield from _all_products(_open_openblas(path))
+
+
+# ---------------------------------------------------------------- networks
+def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
+    """A training pass, an evaluation and a prediction; the last batch is a short one."""
+    ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
+    params = []
+    for layer in ends:
+        params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
+        params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
+    states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
+    metrics = [name for name, kinds in METRICS.items() if LOSSES[loss].targets in kinds]
+    count = 37
+    x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
+    batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))
+    rates, options = np.full(batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics)
+    totals = net.train(batches, rule, states, options, rates, 0, 3, None, more.pop("clip_norm", None))
+    judged = net.evaluate(x, y, 24)
+    figures = [*totals.metrics.values(), *judged.metrics.values()]
+    arrays = [*params, *(s for of_param in states for s in of_param), totals.losses, judged.losses]
+    return [*arrays, net.predict(x, 24), np.array(figures)]
+
+
+def _profiled(dtype: str) -> list[Any]:
+    with profiling.profile() as profile:
+        found = _network(DEEP, "mean_squared_error", dtype)
+    assert profile.totals
+    return found
+
+
+DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
+WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
+
+
+def networks() -> Iterator[Case]:
+    for dtype in REAL:
+        for loss in LOSSES:
+            yield f"network, {loss}, {dtype}", lambda n=loss, d=dtype: _network(DEEP, n, d)
+            if link := LOSSES[loss].link:
+                linked = [*DEEP[:-1], DenseSpec(17, 3, link)]
+                yield f"network, {loss} of {link}, {dtype}", lambda s=linked, n=loss, d=dtype: _network(s, n, d)
+        for activation in ACTIVATIONS:
+            specs = [DenseSpec(5, 33, activation), DenseSpec(33, 4, activation), DenseSpec(4, 1)]
+            yield (
+                f"network, {activation}, {dtype}",
+                lambda s=specs, d=dtype: _network(s, "mean_squared_error", d),
+            )
+        for rule in OPTIMIZERS:
+            yield (
+                f"network, {rule}, {dtype}",
+                lambda r=rule, d=dtype: _network(DEEP, "sparse_categorical_crossentropy", d, r),
+            )
+        for name, more in {
+            "clipped": {"clip_norm": 0.1}, "batches added up": {"accumulate": 2},
+            "batches added up and clipped": {"accumulate": 3, "clip_norm": 0.1},
+        }.items():  # fmt: skip
+            yield (
+                f"network, {name}, {dtype}",
+                lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
+            )
+        yield f"network of wider layers, {dtype}", lambda d=dtype: _network(WIDE, "mean_squared_error", d)
+
+
+def profiles() -> Iterator[Case]:
+    for dtype in REAL:
+        yield f"profiled network, {dtype}", lambda d=dtype: _profiled(d)
+
+
+# Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
+GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
+    "updates": (updates, r"arrange|launch|update_(?!rows).*"),
+    "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
+    "norms": (norms, r"squares.*"),
+    "optimizers": (optimizers, r"read_arrays|read_capsules"),
+    "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
+    "losses": (losses, r"loss_.*|activate_rows_.*"),
+    "products": (products, r"matmul_.*"),
+    "library": (library, r"(?!)"),
+    "networks": (networks, r"run_program|total|finish|(gather|scatter|dropout|metric|apply)_.*|dense_combine_.*"),
+    "profiles": (profiles, r"run_program_marked"),
+}
+
+# What is to be found: a kernel that is told of an element more than there is, behind an array and before it.
+BROKEN: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
+    "behind": (lambda: iter([("an element behind", lambda: _beyond(0))]), r"(?!)"),
+    "before": (lambda: iter([("an element before", lambda: _beyond(-4))]), r"(?!)"),
+}
+
+
+def _beyond(shift: int) -> list[Any]:
+    x = np.zeros(33, "float32")
+    norm.Squares([("float32", len(x) + 1)]).norm([address_of(x) + shift])
+    return []
+
+
+@contextlib.contextmanager
+def many_ranks() -> Iterator[None]:
+    """Two threads for any work, however small."""
+    small = [(plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS")]
+    small += [(rows, "ELEMENTS"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
+    with contextlib.ExitStack() as stack:
+        for module, name in small:
+            stack.enter_context(mock.patch.object(module, name, 1))
+        stack.enter_context(mock.patch.object(launch, "_threads", 2))
+        yield
+
+
+def owners(kernel: Kernel) -> list[str]:
+    """The groups that are to use a kernel."""
+    return [group for group, (_, names) in GROUPS.items() if re.fullmatch(names, kernel.name)]
+
+
+def due() -> list[Kernel]:
+    """The kernels that cases are to use: all of them, but for loops that only --thorough runs."""
+    ways = [(rule, kind, form) for rule in OPTIMIZERS for kind in SIXTEEN for form in FORMS]
+    loops = {
+        left_out: [
+            update_kernel(OPTIMIZERS[rule].rule, len(OPTIMIZERS[rule].states), kind, form)
+            for rule, kind, form in ways
+            if left_out is (not THOROUGH and repeats(rule, kind, form))
+        ]
+        for left_out in (True, False)
+    }
+    return [kernel for kernel in cpu.all_kernels() if kernel not in loops[True] or kernel in loops[False]]
+
+
+def _bits(results: list[Any]) -> list[bytes]:
+    return [np.asarray(result).tobytes() for result in results]
+
+
+def main(group: str) -> None:
+    faulthandler.enable()
+    dense.PART_FLOPS = 1  # so that weights of small layers are cut into parts, too, where their shapes allow it
+    serial, parallel = contextlib.nullcontext, many_ranks
+    ways = [("end", serial), ("start", serial)]
+    if group not in ("products", "library"):  # which know no ranks
+        ways = [("end", serial), ("end", parallel), ("start", parallel)]
+    for name, call in {**GROUPS, **BROKEN}[group][0]():
+        print(name, flush=True)
+        expected = _bits(call())
+        for side, how in ways:
+            print(f"{name}, guarded at the {side}", flush=True)
+            with how(), guarded_memory(side):
+                found = _bits(call())
+            if group != "library":  # its kernels may go by where an array lies
+                assert found == expected, f"other bits on guarded memory: {name}, {side}"
+    left_out = [kernel.name for kernel in due() if group in owners(kernel) and not kernel._address]
+    assert not left_out, f"no case of this group uses {left_out}"
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,72 @@
+"""No kernel reads or writes beyond an array: every one, with its arrays flush against inaccessible pages."""
+
+import mmap
+import signal
+import subprocess
+import sys
+
+import helpers_guard_cases
+import numpy as np
+import pytest
+from helpers_guard import SUPPORTED, guarded, guarded_memory
+from helpers_guard_cases import GROUPS, owners
+
+from fastopt.kernels import cpu
+from fastopt.kernels.cpu.primitives import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(not SUPPORTED, reason="inaccessible pages beside NumPy's arrays: only on Linux, with CPython"),
+    pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are Python, which checks its indices"),
+]
+
+
+def verdict(group, *thorough):
+    """ "done", or the case that a process of its own had begun when it ended, and how it ended."""
+    command = [sys.executable, helpers_guard_cases.__file__, group, *thorough]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False)
+    last = done.stdout.splitlines()[-1] if done.stdout else "no case"
+    if done.returncode == 0:
+        return last
+    how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit status {done.returncode}"
+    return f"{last}: {how}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_stay_within_their_arrays(group):
+    assert verdict(group) == "done"
+
+
+@pytest.mark.repeats
+def test_every_loop_of_16_bits_stays_within_its_arrays():
+    assert verdict("updates", "thorough") == "done"
+
+
+def test_no_kernel_is_left_out():
+    """Each group asserts that it has used those that are its own."""
+    assert {kernel.name: len(owners(kernel)) for kernel in cpu.all_kernels() if len(owners(kernel)) != 1} == {}
+
+
+@pytest.mark.parametrize(("broken", "side"), [("behind", "end"), ("before", "start")])
+def test_a_kernel_that_leaves_its_array_is_found(broken, side):
+    assert verdict(broken).startswith(f"an element {broken}, guarded at the {side}: SIG")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
+@pytest.mark.parametrize("length", [1, 7, 1024, 5000])
+def test_where_guarded_arrays_lie(dtype, length):
+    array = np.arange(length).astype(dtype)
+    for side in ("end", "start"):
+        copy = guarded(array, side)
+        behind = copy.ctypes.data + copy.nbytes
+        assert (behind if side == "end" else copy.ctypes.data) % mmap.PAGESIZE == 0
+        np.testing.assert_array_equal(copy, array)
+
+
+def test_memory_that_is_not_asked_to_be_zero_is_not():
+    with guarded_memory("end"):
+        assert np.isnan(np.empty(5)).all()
+        assert not np.zeros(5).any()
+        grown = np.zeros(3)
+        grown.resize(5000, refcheck=False)
+        assert not grown.any()
+    assert np.empty(0).size == 0
