@@ -183,7 +183,7 @@ def test_a_pool_of_another_library_is_left_alone(python):
     )
 
 
-def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python):
+def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python, tmp_path):
     python(
         """
         from fastopt.kernels.cpu.compile import Kernel
@@ -202,7 +202,7 @@ def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python):
                 launch.parallel(kernel, words.ctypes.data, 0, ranks)
                 assert words.tolist() == [1] * ranks + [0] * (16 - ranks) + [ranks * ranks]
         """,
-        FASTOPT_CACHE_DIR="off",
+        FASTOPT_CACHE_DIR=str(tmp_path),
     )
 
 
@@ -260,7 +260,7 @@ def test_inside_a_parallel_region(python, levels):
     )
 
 
-def test_threads_of_torch_keep_their_setting_of_denormals(python):
+def test_threads_of_torch_keep_their_setting_of_denormals(python, tmp_path):
     python(
         """
         from fastopt.kernels.cpu.compile import Kernel
@@ -286,7 +286,7 @@ def test_threads_of_torch_keep_their_setting_of_denormals(python):
         assert controls() == before
         assert (torch.full((300_000,), 1e-40) * 1.0).min() > 0
         """,
-        FASTOPT_CACHE_DIR="off",
+        FASTOPT_CACHE_DIR=str(tmp_path),
     )
 
 
