@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,6 +85,27 @@ class Exclusive:
                     " when fit has returned, or in a callback; or train a copy of the model (copy.deepcopy)"
                 )
             self._changed.wait()
+
+
+_TAKING_TURNS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def give_turn(owner: Any) -> None:
+    """Make `owner._turn`, a lock for threads that take their turn; a forked child, which has one thread, has a new one.
+
+    A lock alone, and not an `Exclusive`, as a step of an optimizer may take no more than microseconds.
+    """
+    owner._turn = threading.RLock()
+    _TAKING_TURNS.add(owner)
+
+
+def _new_turns() -> None:
+    for owner in list(_TAKING_TURNS):
+        owner._turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_turns)
 
 
 class Single:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from threading import RLock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from . import _backends, conventions
 from ._arrays import check_count, check_flag, describe
 from ._counting import Counting
 from ._device import OnDevice
+from ._exclusive import give_turn
 from ._host import OnHost
 from ._hyper import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, check_hyper, common
 from ._names import KEY, in_order, names_of
@@ -30,10 +30,11 @@ class Optimizer(Settings):
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
     _place: Place
+    _turn: Any  # a lock: steps of threads come one after the other, and no states are read in the midst of one
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
-        self._turn = RLock()  # of threads: steps come one after the other, and no states are read in the midst of one
+        give_turn(self)
         super().__init__(hyper, **settings)
         if self._capturable and self.backend != _backends.DEVICE:
             raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
@@ -386,7 +387,7 @@ class Optimizer(Settings):
         Buffers that are handed over beside a pickle, and memory maps of joblib's, may be read-only.
         """
         self.defaults, self.backend = state["defaults"], state["backend"]
-        self._turn = RLock()
+        give_turn(self)
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)

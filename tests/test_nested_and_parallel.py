@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -301,6 +302,7 @@ def test_a_child_has_none_of_the_threads():
     assert inside.wait(WAIT)
     child = os.fork()
     if not child:
+        signal.alarm(WAIT)
         with use.alone("fit", trains=True), use.shared("predict"):
             os._exit(7)
     _, status = os.waitpid(child, 0)
@@ -308,6 +310,32 @@ def test_a_child_has_none_of_the_threads():
     thread.join(WAIT)
     assert os.waitstatus_to_exitcode(status) == 7
     assert not use.trainings
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_while_a_thread_steps_does_steps_of_its_own():
+    p = np.zeros(3)
+    optimizer, inside, out = fo.SGD(p, lr=1.0, backend="numpy"), threading.Event(), threading.Event()
+
+    def hold():
+        with optimizer._turn:
+            inside.set()
+            out.wait(WAIT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(WAIT)
+    child = os.fork()
+    if not child:
+        signal.alarm(WAIT)  # ends it where it would wait for ever
+        optimizer.step(np.ones(3))
+        os._exit(7 if p[0] == -1 else 8)
+    _, status = os.waitpid(child, 0)
+    out.set()
+    thread.join(WAIT)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert optimizer.steps == 0
 
 
 def test_two_models_train_at_once(backend):
@@ -321,7 +349,8 @@ def test_two_models_train_at_once(backend):
 
 # ---------------------------------------------------------------- two threads and one optimizer
 def test_steps_of_two_threads_come_one_after_the_other(backend):
-    p = np.zeros(200_000)
+    interpreted = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    p = np.zeros(2_000 if interpreted else 200_000)
     optimizer = fo.SGD(p, lr=1.0, backend=backend)
 
     def steps():
