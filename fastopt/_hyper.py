@@ -20,7 +20,7 @@ HYPER_DOMAINS: dict[str, Domain] = {
 # In torch's groups, but without effect on the numbers.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "param_names")
 
-# What torch's schedulers and SWALR write into groups for themselves; what becomes of it is in lr, momentum and betas.
+# Notes of torch's schedulers and SWALR in groups; their effect is in lr, momentum and betas.
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 # What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.

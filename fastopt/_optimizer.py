@@ -382,7 +382,7 @@ class Optimizer(Settings):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """From pickle and copy: over the same arrays, but for read-only ones, in the place of which come copies.
+        """Restores the optimizer from pickle or copy, over the same arrays; read-only ones are replaced by copies.
 
         Buffers that are handed over beside a pickle, and memory maps of joblib's, may be read-only.
         """

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ._arrays import check_count, check_flag, check_name, check_number, describe
 from ._exclusive import Single
 from ._metrics import RISING, canonical
+from .kernels.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from .model import Sequential
@@ -116,19 +117,22 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
         value = logs[self.monitor]
         if self._improves(value):
-            self.best, self.best_epoch, self._waited = value, epoch, 0
-            if self.restore_best_weights:
-                self._weights = model.get_weights()
+            weights = model.get_weights() if self.restore_best_weights else None
+            with interrupts_held():  # the figure and the weights of one epoch, or of the other
+                self.best, self.best_epoch, self._waited, self._weights = value, epoch, 0, weights
             return
         self._waited += 1
         if self._waited >= max(1, self.patience):
             self.stopped_epoch = epoch
             model.stop_training = True
 
-    def on_interrupt(self, model: Sequential) -> None:
-        self.on_train_end(model)
-
     def on_train_end(self, model: Sequential) -> None:
+        self._restore(model)
+
+    def on_interrupt(self, model: Sequential) -> None:
+        self._restore(model)
+
+    def _restore(self, model: Sequential) -> None:
         if self._weights is not None:
             model.set_weights(self._weights)
             self._weights = None

@@ -503,11 +503,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- copies and files
 
     def __copy__(self) -> Sequential:
-        """As `copy.deepcopy`: models that shared weights or an optimizer would change each other."""
+        """Return a deep copy: models that shared weights or an optimizer would change each other."""
         return copy.deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """From pickle and copy: weights get memory of the model's own, whatever memory they came in."""
+        """Restore the model from pickle or copy, with weights in memory of its own, whatever memory they came in."""
         self.__dict__.update(state)
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self.optimizer is not None and self.optimizer.bound:
@@ -526,6 +526,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
+
+        >>> import io, fastopt as fo
+        >>> model, file = Sequential([Dense(2)], inputs=3), io.BytesIO()
+        >>> model.save(file)
+        >>> _ = file.seek(0)
+        >>> bool((fo.load_model(file).parameters[0] == model.parameters[0]).all())
+        True
         """
         with self._use.shared("save"):
             checkpoint.save(self, path)

@@ -96,7 +96,8 @@ def _epochs(model: Sequential, plan: Plan, watched: bool, history: History) -> I
                 for callback in plan.callbacks:
                     callback.on_epoch_begin(model, epoch)
                 logs, losses = _epoch(model, network, plan, epoch)
-                history.append(epoch, logs, losses)
+                with interrupts_held():  # all of an epoch or nothing
+                    history.append(epoch, logs, losses)
                 for callback in plan.callbacks:
                     callback.on_epoch_end(model, epoch, logs)
                 if not warned and not math.isfinite(logs["loss"]):

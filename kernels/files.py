@@ -102,6 +102,8 @@ def say_once(message: str) -> None:
 def say_lost(folder: Path, error: Exception) -> None:
     """Warn that compiled kernels could not be kept, and why."""
     reason = why_not_kept(folder) or (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if reason.startswith(f"{folder} "):
+        reason = f"it{reason.removeprefix(str(folder))}"
     say_once(f"compiling kernels, as every process will, for they could not be kept in {folder}: {reason}")
 
 
@@ -111,7 +113,7 @@ def _seal(identity: str, payload: bytes) -> bytes:
 
 
 def read_sealed(path: Path, identity: str) -> bytes | None:
-    """What `write_sealed` has written, if it is there, whole, and of this identity; OSError if it cannot be read.
+    """Content that `write_sealed` has written, if it is whole and of this identity, else None; OSError if unreadable.
 
     A warning says why a file is not trusted.
     """

@@ -1,10 +1,9 @@
 """Callbacks are called in order and may stop or steer; EarlyStopping keeps the best epoch."""
 
-import signal
 
 import numpy as np
 import pytest
-from helpers_interrupts import handled
+from helpers_interrupts import handled, press
 from helpers_model import assert_same, blobs, classifier, snapshot
 
 from fastopt import Callback, EarlyStopping
@@ -241,7 +240,7 @@ def test_otherwise_weights_stay_as_they_were_at_the_moment(backend, error, resto
 def test_a_second_interrupt_waits_until_the_weights_are_back(monkeypatch):
     class Pressing(Callback):
         def on_interrupt(self, model):
-            signal.raise_signal(signal.SIGINT)
+            press()
             self.done = True
 
         def on_epoch_end(self, model, epoch, logs):
@@ -251,3 +250,19 @@ def test_a_second_interrupt_waits_until_the_weights_are_back(monkeypatch):
     with handled(), pytest.raises(KeyboardInterrupt):
         classifier().fit(*blobs(), callbacks=[first], verbose=0)
     assert first.done
+
+
+def test_an_interrupt_leaves_the_best_figure_with_its_weights(monkeypatch):
+    """Also one that comes while the next best weights are copied."""
+    model, stopping = classifier(), EarlyStopping("loss", 9, restore_best_weights=True)
+    model.build(6)
+    stopping.on_epoch_end(model, 1, {"loss": 2.0})
+    first = model.get_weights()
+    model.set_weights([w + 1 for w in first])
+    monkeypatch.setattr(type(model), "get_weights", lambda _: press())
+    with handled(), pytest.raises(KeyboardInterrupt):
+        stopping.on_epoch_end(model, 2, {"loss": 1.0})
+    monkeypatch.undo()
+    stopping.on_interrupt(model)
+    assert (stopping.best, stopping.best_epoch) == (2.0, 1)
+    assert_same(model.get_weights(), first)

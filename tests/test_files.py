@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from helpers_interrupts import handled
+from helpers_interrupts import handled, press
 
 from fastopt import _files
 from fastopt.commands.arguments import check_writable
@@ -34,7 +34,7 @@ def failing(monkeypatch, name, error):
     monkeypatch.setattr(os, name, fail)
 
 
-# ---------------------------------------------------------------- what becomes of a file that is there
+# ---------------------------------------------------------------- a file that is there already
 
 
 @posix
@@ -126,7 +126,7 @@ def test_a_path_that_is_no_text(tmp_path):
     assert _files.read(path) == NEW
 
 
-# ---------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------- pipes and devices
 
 
 @posix
@@ -250,8 +250,8 @@ def test_an_interrupt_leaves_the_old_file(place, monkeypatch):
         def write(self, data):
             taken.append(len(data))
             if len(taken) == 2:
-                signal.raise_signal(signal.SIGINT)
-                signal.raise_signal(signal.SIGINT)
+                press()
+                press()
             return self.file.write(data)
 
     monkeypatch.setattr(_files, "_into", lambda file, data, check=None: into(Pressed(file), data, check))
@@ -287,7 +287,7 @@ def test_an_unbuffered_file_takes_some_at_a_time():
         _files.write(raw, NEW)
 
 
-# ---------------------------------------------------------------- what is asked before there is anything to write
+# ---------------------------------------------------------------- checks before the work
 
 
 @posix

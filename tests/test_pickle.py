@@ -120,6 +120,30 @@ def test_with_every_optimizer(optimizer, name):
     goes_on_alike(model, TRIPS[name](model))
 
 
+@pytest.mark.parametrize("name", ["deepcopy", "copy", "cloudpickle"])
+def test_a_schedule_that_is_a_function(name):
+    model = halfway("numpy", fo.Adam(lr=lambda step: 0.1 / (1 + step)))
+    other = TRIPS[name](model)
+    assert other.optimizer.lr == model.optimizer.lr
+    for each in (model, other):
+        each.fit(X, Y, verbose=0)
+    assert_same(model.get_weights(), other.get_weights())
+
+
+@pytest.mark.parametrize("name", [name for name in TRIPS if name != "copy"])
+def test_an_optimizer_with_more_arrays_than_the_models(name):
+    model, more = halfway("numpy"), np.zeros(2, np.float32)
+    model.optimizer.add_param_group({"params": more, "lr": 0.5})
+    other = TRIPS[name](model)
+    arrays = [array for group in other.optimizer.param_groups for array in group["params"]]
+    assert all(a is b for a, b in zip(arrays, other.parameters, strict=False))
+    before = model.get_weights()
+    other.optimizer.step([[np.ones_like(p) for p in other.parameters], np.ones(2, np.float32)])
+    assert arrays[-1].tolist() != [0, 0]
+    assert_same(model.get_weights(), before)
+    assert other.optimizer.steps == model.optimizer.steps + 1
+
+
 def test_models_that_are_not_ready(trip):
     plain = trip(Sequential([Dense(2), Dropout(0.1), Dense(1)], seed=3, backend="numpy"))
     plain.build(4)

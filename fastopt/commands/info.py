@@ -152,7 +152,7 @@ def _processor_name() -> str:
 
 
 def _cache(root: Path, current: Path) -> dict[str, Any]:
-    """Kernels and bytes in the folder of this version, in those of others, and what keeps kernels out of use."""
+    """Kernels and bytes in the folder of this version and in those of others, and problems with the former."""
     try:
         others = [folder for folder in root.iterdir() if folder != current and folder.is_dir()]
     except OSError:
@@ -163,7 +163,7 @@ def _cache(root: Path, current: Path) -> dict[str, Any]:
 
 
 def _cache_problems(folder: Path) -> list[str]:
-    """What keeps kernels from being loaded, those for GPUs too, or from being kept."""
+    """Reasons why kernels, those for GPUs included, are not loaded or cannot be kept."""
     from ..kernels.files import why_not_kept, why_not_loaded
 
     files = [*folder.glob("*.bin"), *folder.parent.glob("cuda-*/*.cubin")]
