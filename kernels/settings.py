@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 
 
+def path_in(setting: str) -> Path:
+    """The path in a setting, in which ~ stands for a home folder, as in a shell."""
+    return Path(os.path.expanduser(setting))
+
+
 def folder_setting(name: str) -> Path | None:
-    """The folder that a variable names, in which ~ stands for a home folder, as in a shell; None: it names none."""
+    """The folder that a variable names; None: it names none."""
     chosen = os.environ.get(name)
-    return Path(os.path.expanduser(chosen)) if chosen else None
+    return path_in(chosen) if chosen else None

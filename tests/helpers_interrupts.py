@@ -24,6 +24,13 @@ def handled(handler: Callable[..., Any] = signal.default_int_handler) -> Iterato
         signal.signal(signal.SIGINT, before)
 
 
+def press() -> None:
+    """Do what Ctrl-C does in the main thread: call the handler of the moment. No signal goes round in the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    assert callable(handler)
+    handler(signal.SIGINT, None)
+
+
 def start(program: str, *arguments: str, cache: Path | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start a Python program, in which Ctrl-C is a KeyboardInterrupt, in a session of its own."""
     environment = dict(os.environ)

@@ -1,10 +1,9 @@
 """Callbacks are called in order and may stop or steer; EarlyStopping keeps the best epoch."""
 
-import signal
 
 import numpy as np
 import pytest
-from helpers_interrupts import handled
+from helpers_interrupts import handled, press
 from helpers_model import assert_same, blobs, classifier, snapshot
 
 from fastopt import Callback, EarlyStopping
@@ -241,7 +240,7 @@ def test_otherwise_weights_stay_as_they_were_at_the_moment(backend, error, resto
 def test_a_second_interrupt_waits_until_the_weights_are_back(monkeypatch):
     class Pressing(Callback):
         def on_interrupt(self, model):
-            signal.raise_signal(signal.SIGINT)
+            press()
             self.done = True
 
         def on_epoch_end(self, model, epoch, logs):

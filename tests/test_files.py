@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from helpers_interrupts import handled
+from helpers_interrupts import handled, press
 
 from fastopt import _files
 from fastopt.commands.arguments import check_writable
@@ -250,8 +250,8 @@ def test_an_interrupt_leaves_the_old_file(place, monkeypatch):
         def write(self, data):
             taken.append(len(data))
             if len(taken) == 2:
-                signal.raise_signal(signal.SIGINT)
-                signal.raise_signal(signal.SIGINT)
+                press()
+                press()
             return self.file.write(data)
 
     monkeypatch.setattr(_files, "_into", lambda file, data, check=None: into(Pressed(file), data, check))

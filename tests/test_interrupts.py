@@ -7,17 +7,13 @@ import threading
 import time
 
 import pytest
-from helpers_interrupts import finish, handled, start
+from helpers_interrupts import finish, handled, press, start
 
 from fastopt.kernels.cpu.primitives import INTERPRETED
 from fastopt.kernels.interrupts import interrupts_held
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 compiled = pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
-
-
-def press():
-    signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------- held regions

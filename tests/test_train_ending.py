@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers_interrupts import finish, handled, start
+from helpers_interrupts import finish, handled, press, start
 from helpers_model import assert_same
 
 import fastopt
@@ -157,7 +157,7 @@ def test_a_second_interrupt_waits_until_the_model_is_saved(train, path, monkeypa
     fsync = os.fsync
 
     def pressed(handle):
-        signal.raise_signal(signal.SIGINT)
+        press()
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", pressed)
@@ -193,8 +193,14 @@ sys.exit(cli.main(["train", *sys.argv[1:], "--epochs", "1000000", "--quiet", "--
 
 
 @posix
-@pytest.mark.parametrize(("number", "status", "word"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
-@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+@pytest.mark.parametrize(
+    ("number", "status", "word", "backend"),
+    [
+        ("SIGTERM", 143, "terminated", "cpu"),
+        ("SIGTERM", 143, "terminated", "numpy"),
+        ("SIGINT", 130, "interrupted", "cpu"),
+    ],
+)
 def test_signals_to_a_process(classes, path, number, status, word, backend):
     process = start(PROGRAM, str(classes), "--save", str(path), "--backend", backend)
     while "epoch 3" not in process.stdout.readline():

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..settings import path_in
 from .compile import Kernel, ffi
 from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
 from .primitives import INTERPRETED, python_address, view
@@ -177,13 +178,14 @@ def blas() -> Blas:
             raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
         return OWN
     if wanted and wanted.lower() not in known:
-        if not Path(wanted).is_file():
+        path = path_in(wanted)
+        if not path.is_file():
             raise ValueError(
                 "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library, "
                 f"got {wanted!r}"
             )
         try:
-            return _open_path(Path(wanted))
+            return _open_path(path)
         except (OSError, AttributeError) as error:
             raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
     for name in [wanted.lower()] if wanted else ["mkl", "fastopt", "openblas"]:

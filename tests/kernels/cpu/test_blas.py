@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -182,6 +183,10 @@ def test_none_can_be_chosen(monkeypatch, caplog, value):
 def test_a_path_can_be_chosen(monkeypatch, name):
     found = known(name)
     monkeypatch.setenv("FASTOPT_BLAS", found.path)
+    assert choose()[:3] == found[:3]
+    for home in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(home, os.path.dirname(found.path))
+    monkeypatch.setenv("FASTOPT_BLAS", os.path.join("~", os.path.basename(found.path)))
     assert choose()[:3] == found[:3]
 
 

@@ -9,6 +9,7 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
+from fastopt.kernels import files
 from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
 from fastopt.kernels.cuda.counted import COUNT
 from fastopt.kernels.cuda.halves import HALVES
@@ -142,7 +143,8 @@ def test_instructions_of_128_bits(rule, dtype, tmp_path):
         assert not re.findall(r"\b(DADD|DMUL|DFMA|LDL|STL)\b", code)
 
 
-def test_cubins_are_kept_between_processes(tmp_path, monkeypatch):
+def test_cubins_are_kept_between_processes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(files, "_said", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
     made = []
     link = Kernel._link
@@ -169,9 +171,16 @@ def test_cubins_are_kept_between_processes(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert fresh() == first
     assert len(made) == 2
-    monkeypatch.setenv("FASTOPT_CACHE_DIR", "/dev/null")
-    assert fresh() == first
+    assert caplog.text == ""
+    file.chmod(0o664)
+    assert fresh() == fresh() == first
     assert len(made) == 3
+    assert f"in {file.parent} are not loaded but compiled anew; of {file.name}: other users may write" in caplog.text
+    monkeypatch.setenv("FASTOPT_CACHE_DIR", "/dev/null")
+    assert fresh() == fresh() == first
+    assert len(made) == 5
+    assert caplog.text.count("as every process will, for they could not be kept in /dev/null") == 1
+    assert caplog.text.endswith("/dev/null is not a folder\n")
 
 
 def test_two_kernels_of_one_name_are_refused():
