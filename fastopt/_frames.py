@@ -362,7 +362,7 @@ def _shown(cell: Any) -> str:
 
 
 def _mixture(cells: np.ndarray, missing: np.ndarray) -> str:
-    """What there is beside numbers, or beside strings, with the first row of each kind."""
+    """The kinds of cells that there are, with the first row of each."""
     kinds: dict[str, int] = {}
     for row in np.flatnonzero(~missing):
         kinds.setdefault(_kind(type(cells[row])), int(row))

@@ -41,12 +41,12 @@ class Raw(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """What a model takes from its first data, beside the weights: without it, weights mean nothing."""
+    """Names, numbers and labels that a model takes from its first data: without them, its weights mean nothing."""
 
     feature_names: tuple[str, ...] | None = None
     statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
     target_scale: TargetScale | None = None
-    classes: np.ndarray | None = None  # read-only
+    classes: np.ndarray | None = None
 
 
 def read_x(
@@ -62,7 +62,7 @@ def read_x(
     try:
         check_matrix(name, features.values, model.inputs if inputs is None else inputs)
     except ValueError as error:
-        shape = tuple(getattr(x, "shape", ()))
+        shape = _shape(x)
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
@@ -111,8 +111,6 @@ def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, los
     classes, scale = known.classes, known.target_scale
     if raw.labels is not None and classes is None:
         classes = _targets.learn_classes("y", raw.labels, loss.spec, model.outputs)
-        if classes is not None:
-            classes.flags.writeable = False
     if standardize:
         _targets.check_scalable(loss.spec, model.last_activation, model.metrics)
         if scale is None and model.epochs_done:
@@ -142,11 +140,10 @@ def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.nd
     """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
     layers = model.preprocessing
     if layers:
-        for layer, numbers in zip(layers, learnt.statistics, strict=True):
+        for place, (layer, numbers) in enumerate(zip(layers, learnt.statistics, strict=True)):
             if isinstance(layer, Normalization) and numbers is None:
                 raise ValueError(
-                    f"layer {model.names[layers.index(layer)]} has no mean and variance yet: call fit, or adapt(x),"
-                    " first"
+                    f"layer {model.names[place]} has no mean and variance yet: call fit, or adapt(x), first"
                 )
         _frames.check_cells(name, *x)
     return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)

@@ -91,7 +91,7 @@ def check_present(name: str, labels: Labels) -> np.ndarray:
 
 
 def check_classes(classes: Any, count: int) -> np.ndarray:
-    """Return a copy of distinct labels, as many as there must be: read-only, in the order given."""
+    """Return a copy of distinct labels, as many as there must be, in the order given."""
     if isinstance(classes, str) or (not hasattr(classes, "__len__") and not hasattr(classes, "__array__")):
         raise TypeError(f"classes must be a list of labels, or None; got {describe(classes)}")
     values = np.array(check("classes", classes))
@@ -100,7 +100,6 @@ def check_classes(classes: Any, count: int) -> np.ndarray:
         raise ValueError(f"classes must be distinct; got {listed[np.argmax(counts)].item()!r} twice")
     if len(values) != count:
         raise ValueError(f"classes must be {count} labels, as the model tells {count} classes apart; got {len(values)}")
-    values.flags.writeable = False
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a model remembers of its data, beside the weights: names, labels, and the numbers that data are prepared by."""
+"""Memory that a model has of its data, beside the weights: names, labels, and the numbers that prepare data."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class DataMemory(ABC):
         >>> model.classes.tolist()
         ['low', 'middle', 'high']
         """
-        return self._learnt.classes
+        return None if self._learnt.classes is None else _locked(self._learnt.classes)
 
     @classes.setter
     def classes(self, labels: Any) -> None:
@@ -133,7 +133,8 @@ class DataMemory(ABC):
 
         A `fit` with standardize_targets=True learns them. They may be set to (mean, deviation), or to None.
         """
-        return self._learnt.target_scale
+        scale = self._learnt.target_scale
+        return None if scale is None else TargetScale(*map(_locked, scale))
 
     @target_scale.setter
     def target_scale(self, scale: Any) -> None:
@@ -274,11 +275,18 @@ def take_over(model: DataMemory, saved: DataMemory) -> None:
 
 
 def differences(saved: Sequence[Preprocessing], ours: Sequence[Preprocessing]) -> list[str]:
-    """What tells the layers that prepare data apart, in words; what they have learnt does not count."""
+    """Return in words the differences between layers that prepare data; numbers that they have learnt do not count."""
     if [_told(layer) for layer in saved] == [_told(layer) for layer in ours]:
         return []
     theirs, own = (", ".join(map(repr, some)) or "nothing" for some in (saved, ours))
     return [f"the file's data go through {theirs}, the model's through {own}"]
+
+
+def _locked(array: np.ndarray) -> np.ndarray:
+    """A view of our own array that nobody can write to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _told(layer: Preprocessing) -> tuple[str, dict[str, Any]]:

@@ -200,7 +200,7 @@ def _advice(classes: int, outputs: int) -> str:
 
 
 def reading(loss: LossSpec | None, activation: str, outputs: int) -> str | None:
-    """How outputs are read as classes: "largest", "above 0.5" or "above 0"; None where they are no classes."""
+    """Return the way to read outputs as classes: "largest", "above 0.5" or "above 0"; None where they are none."""
     row = None if loss is None else LOSSES[loss.name]
     if activation == "softmax" or (row is not None and row.link == "softmax"):
         return "largest"

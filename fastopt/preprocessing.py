@@ -248,7 +248,7 @@ def check_label(name: str | None) -> None:
 
 
 def _through(layers: Sequence[Preprocessing], numbers: Known, block: np.ndarray) -> np.ndarray:
-    """What layers make of a block of float64 rows, which may be changed in place."""
+    """Return a block of float64 rows after the layers."""
     for layer, known in zip(layers, numbers, strict=True):
         if isinstance(layer, Rescaling):
             block = block * np.asarray(layer.scale) + np.asarray(layer.offset)

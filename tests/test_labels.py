@@ -167,13 +167,11 @@ def test_wrong_classes(classes, error, message):
         check_classes(classes, 2)
 
 
-def test_classes_are_copied_and_kept_from_change():
+def test_classes_are_copied():
     mine = np.array([3, 1])
     classes = check_classes(mine, 2)
     mine[0] = 7
     assert classes.tolist() == [3, 1]
-    with pytest.raises(ValueError, match="read-only"):
-        classes[0] = 1
 
 
 def test_missing_labels_are_told_apart_for_whoever_skips_rows():

@@ -37,7 +37,7 @@ def through(layers, x, inputs):
 
 
 def test_normalization_by_hand():
-    """Of 1, 2 and 6 the mean is 3 and the variance (4 + 1 + 9) / 3."""
+    """The mean of 1, 2 and 6 is 3, and the variance (4 + 1 + 9) / 3."""
     layer = Normalization().adapt([[1.0, 10.0], [2.0, 10.0], [6.0, 10.0]])
     np.testing.assert_array_equal(layer.mean, [3, 10])
     np.testing.assert_allclose(layer.variance, [14 / 3, 0], rtol=1e-15)
@@ -561,6 +561,16 @@ def test_copies(front):
         again = pickle.loads(pickle.dumps(layer))
         assert repr(again) == repr(layer)
         assert again.config() == layer.config()
+
+
+def test_what_is_remembered_cannot_be_written_to():
+    model = model_of(Normalization(), loss="mse")
+    model.fit(X, X[:, :3], standardize_targets=True, verbose=0)
+    model.classes = ["a", "b", "c"]
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        for array in (one.classes, *one.target_scale):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 1
 
 
 def test_set_weights_leaves_the_numbers():
