@@ -75,6 +75,16 @@ def test_every_library_and_file(frame, library, tmp_path):
     check(data)
 
 
+def test_polars_without_pyarrow(frame, monkeypatch):
+    polars = pl.from_pandas(frame)
+    monkeypatch.setattr(pl.DataFrame, "to_pandas", lambda self: __import__("no_such_pyarrow"))
+    check(datasets.read_table(polars))
+    gaps = pl.DataFrame({"a": [1, None, 3], "k": ["x", "y", "z"]})
+    data = datasets.read_table(gaps, missing="skip")
+    assert joined(data)[0].tolist() == [[1], [3]]
+    assert labels_of(data) == ["x", "z"]
+
+
 class Stream:
     """A frame of another library, which speaks Arrow's C stream only."""
 

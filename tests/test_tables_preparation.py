@@ -178,7 +178,10 @@ def test_skip(tmp_path):
 
 def test_mean(tmp_path):
     data = datasets.read_table(write(tmp_path, GAPS), missing="mean")
-    assert data.notes == ("5 of 20 rows, those without a target in column 'k', are left out",)
+    assert data.notes == (
+        "5 of 20 rows, those without a target in column 'k', are left out",
+        "column 'c' is the same in every row",
+    )
     a, c = data.preparation.columns
     there = data.x_train[:, 0][np.isin(data.x_train[:, 0], [1, 3])]
     assert c.fill == "red"
@@ -207,6 +210,19 @@ def test_means_are_of_training_rows_only(share):
     x, _ = joined(data)
     np.testing.assert_allclose(x[gaps, 1], mean, rtol=1e-12)
     np.testing.assert_array_equal(x[~gaps, 1], values[~gaps])
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("a,b,k\n1,7,x\n2,7,y\n3,7,y\n", "column 'b' is the same in every row"),
+        ("a,b,c,k\n1,7,s,x\n2,7,s,y\n3,7,s,y\n", "the columns b, c are the same in every row"),
+    ],
+)
+def test_columns_that_tell_nothing(tmp_path, text, note):
+    data = datasets.read_table(write(tmp_path, text))
+    assert data.notes == (note,)
+    assert np.isfinite(data.x_train).all()
 
 
 def test_nothing_to_fill_with(tmp_path):

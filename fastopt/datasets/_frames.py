@@ -77,4 +77,7 @@ def _to_pandas(data: Any) -> Any:
             return pyarrow.table(data).to_pandas()
         return pd.api.interchange.from_dataframe(data)
     except ImportError as error:
+        if hasattr(data, "get_columns"):  # polars without pyarrow
+            cells = [pd.Series(column.to_list(), dtype=object).infer_objects() for column in data.get_columns()]
+            return pd.concat(cells, axis=1, keys=list(data.columns)) if cells else pd.DataFrame()
         raise ImportError(f"{INSTALL} ({type(data).__name__}: {error})") from error

@@ -231,6 +231,18 @@ def check_cells(table: Table, columns: Mapping[int, Column]) -> None:
         raise ValueError(f"{table.source}: {_titles(table, empty)} has no value at all: leave it out ({drop})")
 
 
+def note_constant(table: Table, columns: Mapping[int, Column], rows: np.ndarray) -> None:
+    """Leave a note of columns that tell nothing, as all their cells are alike."""
+    constant = []
+    for position, column in columns.items():
+        values = column.values[rows[~column.missing[rows]]]
+        if len(values) and (values == values[0]).all():
+            constant.append(position)
+    if constant:
+        alike = "is the same in every row" if len(constant) == 1 else "are the same in every row"
+        table.notes.append(f"{_titles(table, constant)} {alike}")
+
+
 def choose_rows(
     table: Table, columns: Mapping[int, Column], missing: str, target: int | None = None
 ) -> np.ndarray:

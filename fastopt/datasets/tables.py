@@ -21,7 +21,7 @@ from ._table import Table
 from ._targets import Targets, are_labels_kept, check_wish, choose, labels_to_keep
 from ._text_files import Expected, TextOptions, is_text, read_text
 from .dataset import Dataset
-from .preparation import Preparation, check_cells, check_missing, choose_rows
+from .preparation import Preparation, check_cells, check_missing, choose_rows, note_constant
 
 log = logging.getLogger("fastopt")
 
@@ -233,6 +233,7 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     )
     preparation = Preparation.learn(table, columns, layout, options.missing, rows, learning, categorical)
     x = preparation.encode(table, columns, rows, options.dtype)
+    note_constant(table, columns, rows)
     return Dataset(
         name=name,
         x_train=x[train],
