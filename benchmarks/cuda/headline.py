@@ -9,6 +9,7 @@ that a part of a figure stays if the rest fails or takes too long.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -186,7 +187,8 @@ def measure(name: str) -> str:
     try:
         return measured()
     finally:
-        tell(after=facts())
+        with contextlib.suppress(Exception):  # of a device that answers no more: what went wrong before is the news
+            tell(after=facts())
 
 
 if __name__ == "__main__":

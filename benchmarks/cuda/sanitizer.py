@@ -61,7 +61,7 @@ def check(tool: str) -> str:
     device()
     found = command(binary(), tool, script)
     print("$", *found, flush=True)
-    said = []
+    said: list[str] = []
     environment = {**os.environ, "PYTHONPATH": paths}
     with subprocess.Popen(
         found, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

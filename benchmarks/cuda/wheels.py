@@ -137,7 +137,9 @@ def metadata(wheel: Path) -> tuple[str, list[str]]:
 def gather(folder: Path, has: Present, python: str, machine: str, pin: bool = True) -> list[Path]:
     """Download all that the machine lacks into an empty folder, and return the wheels."""
     where = environment(python, machine)
-    found, asked, read = {**has, "fastopt": ""}, set(), set()
+    found: dict[str, str] = {**has, "fastopt": ""}
+    asked: set[str] = set()
+    read: set[Path] = set()
     wanted = [r for r in roots(where) if not there(r, found)]
     while wanted:
         new = {plain(r.name): pinned(r) if pin else f"{r.name}{r.specifier}" for r in wanted}

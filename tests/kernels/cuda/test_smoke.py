@@ -30,6 +30,39 @@ def test_check(name):
 
 
 @pytest.fixture
+def there(monkeypatch):
+    """Under the simulator our code takes torch's tensors for CUDA's; torch has nothing that could wait."""
+    torch = pytest.importorskip("torch", reason="in the extra `torch`")
+    if SIMULATED:
+        from fastopt.torch import _place
+
+        monkeypatch.setattr(_place, "place_of", lambda tensor: _place.DEVICE)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+
+
+@pytest.mark.parametrize("name", ["torch-steps", "torch-scaler", "torch-no-waiting"])
+def test_check_with_torch(name, there):
+    assert smoke.check(name)()
+
+
+@pytest.mark.skipif(SIMULATED, reason="needs torch's own device")
+@pytest.mark.parametrize("name", [name for name, home in smoke.CHECKS.items() if home == "torch"])
+def test_check_with_torchs_device(name):
+    try:
+        assert smoke.check(name)()
+    except Absent as reason:
+        pytest.skip(str(reason))
+
+
+def test_steps_on_tensors_wait_for_nothing(there, told):
+    step = waits.on_tensors()
+    step()
+    with waits.watched(the_gpu()) as counts:
+        step()
+    assert not +counts
+
+
+@pytest.fixture
 def told(monkeypatch):
     """What a figure tells."""
     found = {}
