@@ -237,6 +237,9 @@ def test_cells_that_begin_with_a_hash(tmp_path, others):
 def test_header_of_numbers_is_noted(tmp_path):
     data = datasets.read_table(write(tmp_path, "0,1,2\n5,6,7\n6,7,7\n7,7,8\n7,8,8\n"))
     assert data.notes == ("the first row is taken for names: 0, 1, 2",)
+    data = datasets.read_table(write(tmp_path, "name,town\nAnn,Rome\nBob,Oslo\n"))  # nothing but text
+    assert data.notes == ("the first row is taken for names: name, town",)
+    assert datasets.read_table(write(tmp_path, "p;k\n1.234.567,89;x\n12,5;y\n")).notes == ()
 
 
 # ---------------------------------------------------------------- columns
