@@ -190,8 +190,8 @@ class _Reader:
         """True for names that look like data, and for those above nothing but text, which deserve a note."""
         if not self.guessed or not names:
             return False
-        cells = (cell for _, row in self.sample[1:] for cell in row)
-        return any(map(str.isdecimal, names)) or not any(_dialect.is_number(cell, self.dialect.decimal) for cell in cells)
+        cells, mark = (cell for _, row in self.sample[1:] for cell in row), self.dialect.decimal
+        return any(map(str.isdecimal, names)) or not any(_dialect.is_number(cell, mark) for cell in cells)
 
     def _read(self, names: list[str] | None, expected: Expected) -> Any:
         pd = import_pandas()
