@@ -466,3 +466,32 @@ def test_a_preparation_of_the_users_own(run, path, tmp_path):
     model.save(path)
     status, _, err = run("predict", path, tmp_path / "a.csv")
     assert (status, "the model's preparation of tables cannot be read" in err) == (2, True)
+
+
+CELLS = {
+    "real": lambda rng, n: rng.normal(size=n).round(3),
+    "whole": lambda rng, n: rng.integers(-5, 300, n),
+    "text": lambda rng, n: rng.choice(["red", "green;", "b,l"], n),
+    "bool": lambda rng, n: rng.random(n) < 0.5,
+}
+GOALS = (["no", "yes"], [-1, 1], [3, 5, 9], ["01", "02"], ["true", "false"], None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_table_there_and_back(run, trained, tmp_path, seed):
+    """Predictions depend neither on the order of the columns nor on the dialect, and labels are those of the data."""
+    rng = np.random.default_rng(seed)
+    goal = GOALS[seed % len(GOALS)]
+    columns = {name: CELLS[name](rng, 30) for name in rng.permutation(list(CELLS))[: 1 + seed % 4]}
+    frame = pd.DataFrame(columns).assign(goal=rng.normal(size=30).round(3) if goal is None else rng.choice(goal, 30))
+    frame.to_csv(tmp_path / "a.csv", index=seed % 2 == 0)
+    model = trained(tmp_path / "a.csv", *["--standardize"] * (seed % 3 > 0), epochs=2)
+    said = run("predict", model, tmp_path / "a.csv")[1].splitlines()
+    assert len(said) == 30
+    if goal is not None:
+        assert set(said) <= {str(label) for label in goal}
+    sep, decimal = ((";", ","), ("\t", "."), ("|", ","))[seed % 3]
+    order = rng.permutation(list(columns))
+    frame[order].to_csv(tmp_path / "b.csv", sep=sep, decimal=decimal, index=seed % 2 == 1)
+    assert run("predict", model, tmp_path / "b.csv")[1].splitlines() == said
+    assert run("evaluate", model, tmp_path / "a.csv")[0] == 0

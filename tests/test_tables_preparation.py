@@ -248,7 +248,12 @@ def test_json(preparation):
         {**saved, "columns": [{**saved["columns"][0], "categories": []}]},
         {**saved, "columns": [{**saved["columns"][0], "categories": [1]}]},
         {**saved, "columns": [{**saved["columns"][0], "position": "1"}]},
+        {**saved, "columns": [{**saved["columns"][0], "position": 5}]},
+        {**saved, "columns": [{**saved["columns"][0], "position": -1}]},
         {**saved, "layout": {**saved["layout"], "left_out": ["id"]}},
+        {**saved, "layout": {**saved["layout"], "left_out": [7]}},
+        {**saved, "layout": {**saved["layout"], "target": -1}},
+        {**saved, "layout": {**saved["layout"], "target_name": 3}},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="the model's preparation of tables cannot be read"):
             Preparation.from_dict(damaged)

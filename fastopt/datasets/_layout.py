@@ -103,7 +103,9 @@ class TableLayout:
             tuple(saved["left_out"]),
             bool(saved["target_is_text"]),
         )
-        if not all(isinstance(i, int) for i in (*layout.left_out, layout.target or 0)):
+        named = layout.target_name is None or isinstance(layout.target_name, str)
+        places = [*layout.left_out, *([] if layout.target is None else [layout.target])]
+        if not named or not all(isinstance(i, int) and 0 <= i < layout.width for i in places):
             raise ValueError(f"its layout is {dict(saved)!r}")
         return layout
 

@@ -168,7 +168,7 @@ class _Reader:
         if names is not None and len(names) != frame.shape[1]:
             line, row = self.sample[self.first_row] if len(self.sample) > self.first_row else (0, [])
             raise ValueError(f"line {line}: expected {len(names)} columns, as in the header, but it has {len(row)}")
-        if self._guessed(names, frame):
+        if self._guessed(names):
             self.notes.append(f"the first row is taken for names: {listed([name for name in names or () if name])}")
         return Table(str(self.path), frame, names, self.where, self.notes, row_names, self.dialect.decimal)
 
@@ -186,11 +186,12 @@ class _Reader:
         self.first_row = 1
         return rows[0]
 
-    def _guessed(self, names: list[str] | None, frame: Any) -> bool:
+    def _guessed(self, names: list[str] | None) -> bool:
         """True for names that look like data, and for those above nothing but text, which deserve a note."""
         if not self.guessed or not names:
             return False
-        return any(map(str.isdecimal, names)) or all(dtype == "string" for dtype in frame.dtypes)
+        cells, mark = (cell for _, row in self.sample[1:] for cell in row), self.dialect.decimal
+        return any(map(str.isdecimal, names)) or not any(_dialect.is_number(cell, mark) for cell in cells)
 
     def _read(self, names: list[str] | None, expected: Expected) -> Any:
         pd = import_pandas()

@@ -211,7 +211,10 @@ class Preparation:
         """Return what `to_dict` returned; ValueError where it cannot have been that."""
         try:
             columns = tuple(_spec(entry) for entry in saved["columns"])
-            return cls(columns, TableLayout.from_dict(saved["layout"]), check_missing(saved["missing"]))
+            layout = TableLayout.from_dict(saved["layout"])
+            if not all(0 <= column.position < layout.width for column in columns):
+                raise ValueError(f"a column is beyond the {layout.width} columns of the table")
+            return cls(columns, layout, check_missing(saved["missing"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the model's preparation of tables cannot be read: {error!r}") from error
 
