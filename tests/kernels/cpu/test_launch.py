@@ -279,6 +279,7 @@ def test_a_fork_waits_for_a_compilation(python, tmp_path):
     python(
         CHILD
         + """
+launch.threading_layer()  # in this thread: Numba complains of forks by another than the one that has started TBB
 thread = threading.Thread(target=updates)
 heard = threading.Event()
 with cpu.compiling(lambda name: heard.set()):
@@ -428,6 +429,7 @@ def sgd(size):
 def test_small_work_is_not_launched(monkeypatch, size, launched):
     calls = []
     kernel = launch.LAUNCH
+    monkeypatch.setattr(launch.openmp, "pool", lambda: None)  # a test may have imported torch
     monkeypatch.setattr(launch, "LAUNCH", lambda *args: [calls.append(args), kernel(*args)])
     monkeypatch.setattr(launch, "_can_launch", lambda: True)
     launch.set_num_threads(2)
@@ -440,6 +442,7 @@ def test_small_work_is_not_launched(monkeypatch, size, launched):
 @compiled
 def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, forked):
     calls = []
+    monkeypatch.setattr(launch.openmp, "pool", lambda: None)
     monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, ranks: calls.append(ranks))
     monkeypatch.setattr(launch, "threading_layer", lambda: layer_here)
     monkeypatch.setattr(launch._Fork, "happened", forked)
