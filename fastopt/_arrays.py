@@ -72,6 +72,18 @@ def as_float_array(name: str, value: Any, dtype: np.dtype | None = None) -> np.n
     return np.require(array, native_float(name, array, dtype), ["C", "A"])
 
 
+def own(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Copy of an array for us to keep: C-contiguous, aligned, writeable, of the native `dtype`, with memory of its own.
+
+    `astype` and `np.array` keep the order of the axes by default, and so the columns-first layout of a transposed
+    array, whose memory kernels would read as rows.
+
+    >>> own(np.arange(6.0).reshape(2, 3).T, np.float32).flags.c_contiguous
+    True
+    """
+    return np.array(array, np.dtype(dtype).newbyteorder("="), order="C", copy=True, subok=False)
+
+
 def as_numbers(name: str, value: Any, dtype: np.dtype | type) -> np.ndarray:
     """Real numbers of any dtype (such as the bytes of images, or a table of counts), converted to `dtype`."""
     array = plain(name, value)
@@ -158,7 +170,7 @@ def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
         first = int(np.argmax(wrong))
         expected = f"in 0 ... {rows - 1}" if rows else "none"
         raise ValueError(f"{name} must be {expected}, as {of} has {rows} row(s); got {array[first]} at index {first}")
-    return np.array(array, np.int64)
+    return own(array, np.int64)
 
 
 def check_range(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
+from threading import RLock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from ._counting import Counting
 from ._device import OnDevice
 from ._host import OnHost
 from ._hyper import COMMON, TORCH_ONLY, check_clipping, check_hyper, common
+from ._names import KEY, in_order, names_of
 from ._place import Leaves, Place
 from ._settings import Settings
 from ._slot import Group, Hyper
@@ -31,6 +33,7 @@ class Optimizer(Settings):
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
+        self._turn = RLock()  # of threads: steps come one after the other, and states are not read in the midst of one
         super().__init__(hyper, **settings)
         if self._capturable and self.backend != _backends.DEVICE:
             raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
@@ -122,6 +125,7 @@ class Optimizer(Settings):
         self._groups, self._place, self._slots = made, place, place.slots
         self._template, self._grouped = template, grouped
         self._flat = template == list(range(len(self._slots)))
+        self._names = [names_of(of_group) for of_group in (template if grouped else [template])]  # type: ignore[union-attr]
         self.param_groups = [group.public for group in made]
 
     def bind(self, params: Sequence[Any]) -> None:
@@ -176,6 +180,8 @@ class Optimizer(Settings):
         Returns:
             Whether the step was done. If not, nothing has changed and no step is counted.
 
+        Threads may share an optimizer: their steps are done one after the other.
+
         With `clip_norm` or `skip_nonfinite` the gradients are read once more, beforehand, and `grad_norm` becomes
         their Euclidean norm after the division by `grad_scale` and before any clipping: inf or NaN where one of them
         is. A norm is the same bits for any number of threads.
@@ -208,9 +214,11 @@ class Optimizer(Settings):
         check_flag("skip_nonfinite", skip_nonfinite)
         if not self._slots:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        done = self._place.step(self, tuple(self._leaves(grads)), grad_scale, found_inf, skip_nonfinite)
-        if done:
-            self._count += 1
+        leaves = tuple(self._leaves(grads))
+        with self._turn:
+            done = self._place.step(self, leaves, grad_scale, found_inf, skip_nonfinite)
+            if done:
+                self._count += 1
         return done
 
     @property
@@ -250,23 +258,35 @@ class Optimizer(Settings):
         """Everything needed to go on later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
-        the arrays numbered in the order of the groups, and states in the shape of their array. The torch optimizer of
-        the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become tensors.
+        the arrays numbered in the order of the groups, and states in the shape of their array. Groups whose arrays were
+        given in mappings have "param_names", too: their keys, with points between those of nested ones. The torch
+        optimizer of the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become
+        tensors.
         """
+        with self._turn:
+            return self._saved()
+
+    def _saved(self) -> dict[str, Any]:
         self.settle()
         groups, numbers = [], iter(range(len(self._slots)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         if any(slot.form == STOCHASTIC for slot in self._slots):
             shared["seed"] = self._seed
-        for group in self._current():
+        for group, names in zip(self._current(), self._names, strict=True):
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
+            if names is not None:
+                hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
         return {"state": {i: slot.saved() for i, slot in enumerate(self._slots)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
+
+        Where arrays have names here and in the state_dict ("param_names", as torch's has them after
+        `named_parameters()`), each gets the states of its name, and a group the hyper-parameters of that with the same
+        names, whatever their order; else positions decide.
 
         A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
         what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
@@ -275,7 +295,18 @@ class Optimizer(Settings):
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
-                states, shapes or dtypes. All is checked before anything changes.
+                names, states, shapes or dtypes. All is checked before anything changes.
+
+        Example:
+            >>> import numpy as np, fastopt as fo
+            >>> a, b = np.zeros(2), np.ones(2)
+            >>> opt = fo.Adam({"a": a, "b": b}, backend="numpy")
+            >>> opt.step({"a": np.ones(2), "b": np.zeros(2)})
+            True
+            >>> other = fo.Adam({"b": b, "a": a}, backend="numpy")
+            >>> other.load_state_dict(opt.state_dict())
+            >>> [state["exp_avg"].round(6).tolist() for state in other.state_dict()["state"].values()]
+            [[0.0, 0.0], [0.1, 0.1]]
         """
         if not isinstance(state_dict, Mapping) or not all(
             isinstance(state_dict.get(key), kind) for key, kind in (("state", Mapping), ("param_groups", Sequence))
@@ -284,6 +315,7 @@ class Optimizer(Settings):
         state, groups = state_dict["state"], state_dict["param_groups"]
         if not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups):
             raise TypeError("every group of a state_dict must be a mapping with a sequence 'params'")
+        groups = in_order(groups, self._names)
         if [len(group["params"]) for group in groups] != [len(group.slots) for group in self._groups]:
             raise ValueError(
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
@@ -310,13 +342,14 @@ class Optimizer(Settings):
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
-        self._count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        self._clip_norm, self._seed = clip_norm, seed
-        self._drop_plan()
-        for slot, (steps, states) in zip(self._slots, loaded, strict=True):
-            slot.restore(steps, states)
-        for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
-            group.take(rule, hyper)
+        count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
+        with self._turn:
+            self._count, self._clip_norm, self._seed = count, clip_norm, seed
+            self._drop_plan()
+            for slot, (steps, states) in zip(self._slots, loaded, strict=True):
+                slot.restore(steps, states)
+            for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
+                group.take(rule, hyper)
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
@@ -343,6 +376,7 @@ class Optimizer(Settings):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.defaults, self.backend = state["defaults"], state["backend"]
+        self._turn = RLock()
         self._convention = self._peers[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)

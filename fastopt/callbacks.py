@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import check_count, check_flag, check_name, check_number, describe
+from ._exclusive import Single
+from ._metrics import RISING, canonical
 
 if TYPE_CHECKING:
     from .model import Sequential
@@ -41,15 +44,18 @@ class Callback:
     def on_train_end(self, model: Sequential) -> None:
         """Called once, after the last epoch, whether all were run or a callback stopped the training."""
 
+    def used(self) -> AbstractContextManager[None]:
+        """Called by `fit`, and open until it ends, however it does: raise RuntimeError to refuse a second training."""
+        return nullcontext()
+
 
 MODES = ("auto", "min", "max")
-RISING = ("accuracy", "r2")  # what is better when larger
 
 
 class EarlyStopping(Callback):
     """Stop when a figure has not improved for `patience` epochs in a row.
 
-    monitor               name of the figure: "loss", "val_loss", a metric, or "val_" and a metric
+    monitor               name of the figure: "loss", "val_loss", a metric (also by its other names), or "val_" and one
     patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
     min_delta             a change smaller than this, or equal to it, is no improvement
     mode                  "min", "max", or "auto": "max" for accuracy and r2, "min" for the rest
@@ -73,12 +79,13 @@ class EarlyStopping(Callback):
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a string; got {describe(monitor)}")
         check_name("mode", mode, MODES)
-        self.monitor = monitor
+        self.monitor = canonical(monitor)
         self.patience = check_count("patience", patience, least=0)
         self.min_delta = check_number("min_delta", min_delta, 0.0)
-        rises = monitor.removeprefix("val_") in RISING
+        rises = self.monitor.removeprefix("val_") in RISING
         self.mode = mode if mode != "auto" else "max" if rises else "min"
         self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
+        self._place = Single()
         self._reset()
 
     def _reset(self) -> None:
@@ -92,6 +99,9 @@ class EarlyStopping(Callback):
         if self.monitor not in names:
             hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
             raise ValueError(f"EarlyStopping cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
+
+    def used(self) -> AbstractContextManager[None]:
+        return self._place.taken("this EarlyStopping is watching another training already: give each `fit` its own")
 
     def on_train_begin(self, model: Sequential) -> None:
         self._reset()

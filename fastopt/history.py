@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ._metrics import canonical
+
 
 class History:
     """The figures of a `fit`, epoch by epoch; `fit` returns it and the model keeps it as `model.history`.
@@ -19,7 +21,7 @@ class History:
 
     >>> history = History()
     >>> history.append(1, {"loss": 0.5, "seconds": 0.25}, np.array([0.6, 0.4]))
-    >>> history["loss"], history.step_losses
+    >>> history["loss"], history.step_losses  # and history["mae"] for "mean_absolute_error"
     ([0.5], array([0.6, 0.4]))
     >>> history
     History(1 epoch, loss=0.5, seconds=0.25)
@@ -51,12 +53,12 @@ class History:
 
     def __getitem__(self, name: str) -> list[float]:
         try:
-            return self.history[name]
-        except KeyError:
+            return self.history[canonical(name)]
+        except (KeyError, AttributeError):
             raise KeyError(f"{name!r}; known: {', '.join(self.history) or 'nothing yet'}") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self.history
+        return isinstance(name, str) and canonical(name) in self.history
 
     def __len__(self) -> int:
         return len(self.epochs)

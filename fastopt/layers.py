@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arrays import check_count, check_finite, check_flag, check_name, check_number, describe, plain
+from ._arrays import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
 
@@ -145,7 +145,7 @@ class Dense:
                 stream = np.random.SeedSequence(seed, spawn_key=(0, index, which))
                 drawn.append(INITIALIZERS[source](np.random.Generator(np.random.PCG64(stream)), shape))
             else:
-                drawn.append(np.array(source))
+                drawn.append(own(np.asarray(source), np.float64))
         return drawn
 
 
@@ -224,7 +224,7 @@ def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str
     array = plain(what, value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{what} must be one of {', '.join(known)}, or an array of numbers; got {describe(value)}")
-    array = check_finite(what, np.array(array, np.float64))
+    array = check_finite(what, own(array, np.float64))
     if array.ndim != ndim:
         raise ValueError(f"{what} must be an array of {ndim} dimension(s); got shape {array.shape}")
     array.flags.writeable = False

@@ -282,8 +282,8 @@ ALIASES = {
 }
 
 
-def get(loss: str | Loss) -> Loss:
-    """A loss by its name in LOSS_CLASSES or ALIASES, with default parameters; a loss is returned as it is.
+def get(loss: str | Loss | type[Loss]) -> Loss:
+    """A loss by its name in LOSS_CLASSES or ALIASES, or its class, with default parameters; a loss as it is.
 
     Raises:
         TypeError: neither a name nor a loss.
@@ -296,5 +296,16 @@ def get(loss: str | Loss) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    name = check_name("loss", loss, (*LOSS_CLASSES, *ALIASES))
-    return LOSS_CLASSES[ALIASES.get(name, name)]()
+    if isinstance(loss, type) and issubclass(loss, Loss) and loss is not Loss:
+        return loss()
+    return LOSS_CLASSES[check_name("loss", canonical(loss), (*LOSS_CLASSES, *ALIASES))]()
+
+
+def canonical(loss: Any) -> Any:
+    """The name in LOSS_CLASSES for an alias, and for either one in other letters; what is neither stays as it is.
+
+    >>> canonical("MSE"), canonical("mean_squared_error"), canonical("Huber"), canonical("cross")
+    ('mean_squared_error', 'mean_squared_error', 'huber', 'cross')
+    """
+    known = ALIASES.get(loss.lower(), loss.lower()) if isinstance(loss, str) else loss
+    return known if isinstance(known, str) and known in LOSS_CLASSES else loss

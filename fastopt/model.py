@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, batching, checkpoint, profiling, training
-from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_name, check_number, describe
+from ._arrays import FLOATS, as_numbers, check_count, check_flag, check_number, describe
+from ._exclusive import Exclusive
+from ._metrics import check_classes, check_metrics, check_outputs
 from .callbacks import Callback
 from .history import History
-from .kernels.formulas import LOSSES, METRICS
+from .kernels.formulas import LOSSES
 from .kernels.spec import LayerSpec
 from .layers import Dense, Dropout, Layer, chain, kind
 from .losses import Loss
@@ -87,6 +90,7 @@ class Sequential:
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
+        self._use = Exclusive()
         self._specs: list[LayerSpec] = []
         self._parameters: list[np.ndarray] = []
         if inputs is not None:
@@ -157,26 +161,38 @@ class Sequential:
         """
         inputs = check_count("inputs", inputs)
         if self.inputs is None:
-            self.specs(inputs)  # refuses layers that clash before a weight is drawn
-            drawn: list[np.ndarray] = []
-            width = inputs
-            for index, layer in enumerate(self.layers):
-                if isinstance(layer, Dense):
-                    drawn += layer.draw(width, self.seed, index)
-                    width = layer.units
-            self.adopt(inputs, [array.astype(self.dtype) for array in drawn])
-        elif inputs != self.inputs:
+            with self._use.alone("build"):
+                self._draw(inputs)
+        if inputs != self.inputs:
             raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
 
+    def _draw(self, inputs: int) -> None:
+        """Make the weights, unless another thread has come first."""
+        if self.inputs is not None:
+            return
+        self.specs(inputs)  # refuses layers that clash before a weight is drawn
+        drawn: list[np.ndarray] = []
+        width = inputs
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, Dense):
+                drawn += layer.draw(width, self.seed, index)
+                width = layer.units
+        self.adopt(inputs, drawn)
+
     def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
-        """Take arrays of the right shapes and dtype as the weights of a model that has none yet."""
+        """Take arrays of the right shapes as the weights of a model that has none yet.
+
+        Arrays that kernels cannot use as they are, or that others own, are copied.
+        """
+        parameters = [np.require(p, self.dtype, ["C", "A", "W", "O", "E"]) for p in parameters]
         if self.optimizer is not None:
             self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
-        return [p.copy() for p in self._parameters]
+        with self._use.shared("get_weights"):
+            return [p.copy() for p in self._parameters]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
@@ -190,8 +206,9 @@ class Sequential:
         for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
             if p.shape != w.shape:
                 raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
-        for p, w in zip(self._parameters, arrays, strict=True):
-            p[...] = w
+        with self._use.alone("set_weights"):
+            for p, w in zip(self._parameters, arrays, strict=True):
+                p[...] = w
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
@@ -230,15 +247,31 @@ class Sequential:
     # -- training
 
     def compile(
-        self, optimizer: str | Optimizer = "adam", loss: str | Loss | None = None, metrics: Iterable[str] = ()
+        self,
+        optimizer: str | Optimizer | type[Optimizer] = "adam",
+        loss: str | Loss | type[Loss] | None = None,
+        metrics: str | Iterable[str] | None = (),
     ) -> None:
         """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
-                   as `fastopt.Adam(lr=3e-4)`, or the model's own. The model's backend runs it, whatever its own one is.
-                   Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
-        loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`
-        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit
+                   as `fastopt.Adam(lr=3e-4)`, or a class, or the model's own one. The model's backend runs it, whatever
+                   its own one is. Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
+        loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`, or a class
+        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit, by
+                   these names or others ("acc", "mse", "mae", "r2_score"); a single one may be given by itself
+
+        Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class; for
+        binary_crossentropy, hinge and perceptron the share of right labels over rows and outputs: a probability above
+        0.5 (a logit above 0) stands for 1, else for 0, and an output above 0 stands for 1, else for -1. For the other
+        losses targets must be one-hot (the largest output counts), or 0 and 1 for one output (which 0.5 parts). An
+        output that is NaN is never right. `fit` and `evaluate` refuse to count it for real-valued targets.
+
+        r2 is weighted by the variance of the outputs, where there are several. Where targets are constant, which those
+        of a single row always are, it is 1 if the predictions are exact and 0 if they are not.
+
+        Raises ValueError where the last activation is not one that the loss can follow: the cross-entropies take logits
+        (softmax, sigmoid or linear at the end) and the softmax two units or more; hinge and perceptron take signs.
 
         >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
         Traceback (most recent call last):
@@ -249,20 +282,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if loss is None:
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
-        row = LOSSES[new_loss.spec.name]
-        if self._last.activation == "softmax" and row.link != "softmax":
-            fitting = ", ".join(name for name, other in LOSSES.items() if other.link == "softmax")
-            raise ValueError(
-                "softmax as the last activation needs a softmax cross-entropy as the loss: "
-                f"{fitting}; got {new_loss.spec.name}"
-            )
-        names = _check_metrics(metrics, new_loss.spec.name, row.targets)
-        if new_optimizer is not self.optimizer:
-            if new_optimizer.bound:
-                raise ValueError("the optimizer has its arrays already; give compile one that was made without params")
-            if self.built:
-                new_optimizer.bind(self._parameters)
-        self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+        check_outputs(new_loss.spec.name, self._last.activation, self._last.units)
+        names = check_metrics(metrics, new_loss.spec.name)
+        with self._use.alone("compile"):
+            if new_optimizer is not self.optimizer:
+                if new_optimizer.bound:
+                    raise ValueError(
+                        "the optimizer has its arrays already; give compile one that was made without params"
+                    )
+                if self.built:
+                    new_optimizer.bind(self._parameters)
+            self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
 
     def fit(
         self,
@@ -303,12 +333,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished.
+
+        A callback may call `fit` itself: that is a training by itself, whose figures are in the History that it
+        returns, and whose end, early or not, is not that of the one around it. Other threads have no part in a model
+        that is being trained: their calls of methods that read or change the weights raise RuntimeError. Several
+        threads may predict at once.
         """
-        plan = self._plan(
-            x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
-            nan, accumulate,
-        )  # fmt: skip
-        return training.run(self, plan)
+        with self._use.alone("fit", trains=True):
+            plan = self._plan(
+                x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
+                nan, accumulate,
+            )  # fmt: skip
+            return training.run(self, plan)
 
     def _plan(
         self,
@@ -357,6 +393,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         elif fraction:
             rows, held_out = batching.split(len(rows), fraction, self.seed, shuffle)
             validation = training.Data(data.x[held_out], data.y[held_out])
+        for name, some in (("y", data), ("validation y", validation)):
+            if some is not None:
+                check_classes(self.metrics, loss.spec.name, some.y, name)
         names_of_figures = training.figure_names(self.metrics, validation is not None)
         for callback in callbacks:
             callback.check(names_of_figures)
@@ -371,15 +410,22 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
         data = training.samples(("x", "y"), x, y, self.inputs, self.outputs, loss, self.dtype, nan)
-        self.build(data.x.shape[1])
-        return training.figures(self.network().evaluate(*data, batch_size))
+        check_classes(self.metrics, loss.spec.name, data.y, "y")
+        with self._reading("evaluate"):
+            self.build(data.x.shape[1])
+            return training.figures(self.network().evaluate(*data, batch_size))
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout."""
         batch_size = check_count("batch_size", batch_size)
         rows = training.features("x", x, self.inputs, self.dtype)
-        self.build(rows.shape[1])
-        return self.network(training=False).predict(rows, batch_size)
+        with self._reading("predict"):
+            self.build(rows.shape[1])
+            return self.network(training=False).predict(rows, batch_size)
+
+    def _reading(self, call: str) -> AbstractContextManager[None]:
+        """While open, no other thread changes the weights; the first call makes them."""
+        return self._use.shared(call) if self.built else self._use.alone(call)
 
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
@@ -408,7 +454,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
         """
-        checkpoint.save(self, path)
+        with self._use.shared("save"):
+            checkpoint.save(self, path)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take the weights of a file written by `save`; its dense layers must be the model's.
@@ -416,7 +463,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         They are converted to the model's dtype. Optimizer and counts stay as they are. Raises ValueError, with the
         differences, for a file of another architecture, or one that is damaged or foreign; nothing is changed then.
         """
-        checkpoint.load_weights(self, path)
+        with self._use.alone("load_weights"):
+            checkpoint.load_weights(self, path)
 
 
 def _check_layers(layers: Any) -> tuple[Layer, ...]:
@@ -453,16 +501,3 @@ def _check_dtype(dtype: Any) -> np.dtype:
         if dtype is not None and np.dtype(dtype) in FLOATS:  # None would be float64
             return np.dtype(dtype)
     raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")
-
-
-def _check_metrics(metrics: Any, loss: str, targets: str) -> tuple[str, ...]:
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
-    names = tuple(check_name("metric", name, METRICS) for name in metrics)
-    for i, name in enumerate(names):
-        if targets not in METRICS[name]:
-            fitting = [other for other, kinds in METRICS.items() if targets in kinds]
-            raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
-        if name in names[:i]:
-            raise ValueError(f"the metric {name} is given twice")
-    return names

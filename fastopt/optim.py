@@ -455,8 +455,8 @@ OPTIMIZER_CLASSES: dict[str, Any] = {
 }
 
 
-def get_optimizer(optimizer: str | Optimizer, **hyper: Any) -> Optimizer:
-    """An optimizer by its name in OPTIMIZER_CLASSES, with hyper-parameters; an optimizer is returned as it is.
+def get_optimizer(optimizer: str | Optimizer | type[Optimizer], **hyper: Any) -> Optimizer:
+    """An optimizer by its name in OPTIMIZER_CLASSES, or its class, with hyper-parameters; an optimizer as it is.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.
@@ -466,6 +466,8 @@ def get_optimizer(optimizer: str | Optimizer, **hyper: Any) -> Optimizer:
         >>> fo.get_optimizer("momentum", lr=0.1).rule
         'momentum'
     """
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer) and optimizer is not Optimizer:
+        return optimizer(**hyper)
     if not isinstance(optimizer, Optimizer):
         return OPTIMIZER_CLASSES[check_name("optimizer", optimizer, OPTIMIZER_CLASSES)](**hyper)
     if hyper:

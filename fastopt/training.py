@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,19 +85,42 @@ def run(model: Sequential, plan: Plan) -> History:
     """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other, but
     where a device is lost before it has given back what it had.
     """
-    for _ in run_epochs(model, plan, watched=bool(plan.callbacks)):
+    history = History()
+    for _ in run_epochs(model, plan, watched=bool(plan.callbacks), history=history):
         pass
-    assert model.history is not None
-    return model.history
+    return history
 
 
-def run_epochs(model: Sequential, plan: Plan, watched: bool = True) -> Iterator[Mapping[str, float]]:
+def run_epochs(
+    model: Sequential, plan: Plan, watched: bool = True, history: History | None = None
+) -> Iterator[Mapping[str, float]]:
     """`run`, an epoch whenever the next figures are asked for: for several models in turn. The last time ends it.
 
     watched: whether anybody may look at the model between epochs; if not, weights may stay where the backend works.
+    history: an empty one, which gets the figures; made if left out. It is the model's while this runs.
     """
-    history = model.history = History()
-    model.stop_training = False
+    with _training(model, plan, History() if history is None else history) as ours:
+        yield from _epochs(model, plan, watched, ours)
+
+
+@contextmanager
+def _training(model: Sequential, plan: Plan, history: History) -> Iterator[History]:
+    """While open, `history` and `stop_training` are this training's; then again those of one that is around it."""
+    with model._use.alone("fit", trains=True), ExitStack() as stack:
+        for callback in plan.callbacks:
+            stack.enter_context(callback.used())
+        trainings, before = model._use.trainings, (model.history, model.stop_training)
+        model.history, model.stop_training = history, False
+        trainings.append(history)
+        try:
+            yield history
+        finally:
+            trainings.remove(history)
+            if trainings:
+                model.history, model.stop_training = before
+
+
+def _epochs(model: Sequential, plan: Plan, watched: bool, history: History) -> Iterator[Mapping[str, float]]:
     network = model.network()
     for callback in plan.callbacks:
         callback.on_train_begin(model)

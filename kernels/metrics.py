@@ -2,31 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+Columns = tuple[int, int]  # the first, and one past the last
 
-def metric_values(sums: Mapping[str, float], y: np.ndarray, order: np.ndarray | None, outputs: int) -> dict[str, float]:
-    """The metrics over rows `order` of the targets y, or all of them; NaN where there are none.
 
-    sums: of rows that are right for accuracy, else of squared or absolute errors over rows and outputs.
+class Variation(NamedTuple):
+    """Sums of squares of the targets around their mean, for r2."""
 
-    >>> metric_values({"accuracy": 3.0}, np.zeros(4, int), None, 2)
+    of_columns: tuple[float, ...]
+
+    @property
+    def parts(self) -> list[Columns]:
+        """Runs of columns whose squared errors r2 needs a sum of, one for each run.
+
+        Constant targets have weight 0 beside others; where all are constant, each output is exact or not by itself.
+
+        >>> Variation((1.0, 2.0, 0.0, 3.0)).parts, Variation((0.0, 0.0)).parts
+        ([(0, 2), (3, 4)], [(0, 1), (1, 2)])
+        """
+        weights = self.of_columns
+        if not any(weights):
+            return [(column, column + 1) for column in range(len(weights))]
+        parts: list[Columns] = []
+        for column, weight in enumerate(weights):
+            if weight and parts and parts[-1][1] == column:
+                parts[-1] = parts[-1][0], column + 1
+            elif weight:
+                parts.append((column, column + 1))
+        return parts
+
+    def r2(self, errors: Sequence[float]) -> float:
+        """The coefficient of determination from the sums of squared errors, one for each of `parts`."""
+        total, variation = float(np.sum(errors)), sum(self.of_columns)
+        if variation or np.isnan(total):
+            return 1 - total / variation if variation else total
+        return sum(error == 0 for error in errors) / len(errors)
+
+
+def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
+    """The variation of the targets y (n, outputs), or of their rows `order`; of constant ones exactly 0.
+
+    >>> variation_of(np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 2.0]]), None)
+    Variation(of_columns=(0.0, 2.0))
+    """
+    targets = y if order is None else y[order]
+    if not len(targets):
+        return Variation((0.0,) * y.shape[1])
+    # Taken from the first row: the mean of equal numbers is not always that number, their differences are 0.
+    away = np.subtract(targets, targets[0], dtype=np.float64)
+    away -= away.mean(axis=0)
+    return Variation(tuple(np.einsum("ij,ij->j", away, away).tolist()))
+
+
+def metric_values(
+    sums: Mapping[str, Sequence[float]], rows: int, outputs: int, by_output: bool, variation: Variation | None = None
+) -> dict[str, float]:
+    """The metrics over so many rows; NaN where there are none.
+
+    sums: of what is right for accuracy, else of squared or absolute errors over rows and outputs; for r2 one for each
+    of the parts of the `variation`. by_output: whether accuracy counts outputs, and not rows.
+
+    >>> metric_values({"accuracy": [3.0]}, 4, 2, by_output=False)
     {'accuracy': 0.75}
     """
-    rows = len(y if order is None else order)
     if not rows:
         return dict.fromkeys(sums, float("nan"))
     values = {}
-    for name, total in sums.items():
-        if name == "accuracy":
-            values[name] = total / rows
-        elif name == "r2":
-            targets = y if order is None else y[order]
-            around = targets - targets.mean(axis=0, dtype=np.float64)
-            spread = float(np.square(around).sum(dtype=np.float64))
-            values[name] = 1 - total / spread if spread else float("nan")
+    for name, found in sums.items():
+        if name == "r2":
+            assert variation is not None
+            values[name] = variation.r2(found)
         else:
-            values[name] = total / (rows * outputs)
+            values[name] = found[0] / (rows if name == "accuracy" and not by_output else rows * outputs)
     return values
+
+
+def sums_of(metrics: Sequence[str], outputs: int, variation: Variation | None) -> list[tuple[str, Columns]]:
+    """The sums that metrics are made from, one after the other: of which metric, over which columns.
+
+    >>> sums_of(["accuracy", "r2"], 3, Variation((1.0, 0.0, 2.0)))
+    [('accuracy', (0, 3)), ('r2', (0, 1)), ('r2', (2, 3))]
+    """
+    parts: list[tuple[str, Columns]] = []
+    for name in metrics:
+        of_metric = variation.parts if name == "r2" and variation is not None else [(0, outputs)]
+        parts += [(name, columns) for columns in of_metric]
+    return parts

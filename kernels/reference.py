@@ -16,7 +16,7 @@ import numpy as np
 
 from .interrupts import interrupts_held
 from .reference_maths import ACTIVATIONS, LOSSES, kept, softmax
-from .reference_metrics import METRICS, Metric
+from .reference_metrics import METRICS, Metric, Rule
 from .reference_rules import UPDATES, shrinkage
 from .reference_storage import store, widened
 from .reference_updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
@@ -239,15 +239,10 @@ class Network:
         self.params = list(params)
         self.steps_done = 0
         self._loss, self._metrics = loss, list(metrics)
-        self._boundary = (0.0, 0.0)
-        link = None
-        if loss is not None:
-            link, self._boundary = LOSSES[loss.name].link, LOSSES[loss.name].boundary
+        link = None if loss is None else LOSSES[loss.name].link
         last = layers[-1]
         fused = isinstance(last, DenseSpec) and last.activation in ("softmax", link)
         self._link = last.activation if isinstance(last, DenseSpec) and fused else None
-        if self._link == "sigmoid":
-            self._boundary = (0.5, self._boundary[1])  # the logit 0 as a prediction
 
         self._layers: list[Dense | Dropout] = []
         remaining = iter(self.params)
@@ -333,14 +328,17 @@ class Network:
         return self._loss
 
     def _new_metrics(self) -> dict[str, Metric]:
-        return {name: METRICS[name](self._boundary) for name in self._metrics}
+        row = LOSSES[self._known_loss().name]
+        rule = Rule(row.binary or (self._outputs == 1 and row.link != "softmax"), row.boundary)
+        return {name: METRICS[name](rule) for name in self._metrics}
 
-    def _measure(self, metrics: dict[str, Metric], outputs: Array, targets: Array) -> None:
-        if metrics and self._link is not None:
-            logits, outputs = outputs, self._predictions(len(outputs))
+    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array) -> None:
+        outputs = logits
+        if self._link is not None and not all(metric.logits for metric in metrics.values()):
+            outputs = self._predictions(len(logits))
             activate(self._link, logits, outputs)
         for metric in metrics.values():
-            metric.add(outputs, targets)
+            metric.add(logits if metric.logits else outputs, targets)
 
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)

@@ -106,6 +106,7 @@ class Loss(NamedTuple):
     value: Callable[..., float]
     link: str | None = None  # the output activation whose inverse the loss takes
     boundary: tuple[float, float] = (0.5, 0.5)  # above it, an output and a target count as the positive class
+    binary: bool = False  # each output is of one of two classes, whatever the others are
 
 
 def total(x: Array) -> float:
@@ -200,9 +201,9 @@ LOSSES: dict[str, Loss] = {
     "mean_squared_error": Loss(mean_squared_error),
     "mean_absolute_error": Loss(mean_absolute_error),
     "huber": Loss(huber),
-    "binary_crossentropy": Loss(binary_crossentropy, link="sigmoid", boundary=(0.0, 0.5)),
-    "hinge": Loss(hinge, boundary=(0.0, 0.0)),
-    "perceptron": Loss(perceptron, boundary=(0.0, 0.0)),
+    "binary_crossentropy": Loss(binary_crossentropy, link="sigmoid", boundary=(0.0, 0.5), binary=True),
+    "hinge": Loss(hinge, boundary=(0.0, 0.0), binary=True),
+    "perceptron": Loss(perceptron, boundary=(0.0, 0.0), binary=True),
     "sparse_categorical_crossentropy": Loss(sparse_categorical_crossentropy, link="softmax"),
     "categorical_crossentropy": Loss(categorical_crossentropy, link="softmax"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,10 +11,22 @@ from .reference_maths import total
 Array = np.ndarray
 
 
-class Metric(Protocol):
-    """`boundary` holds what an output and a target must exceed to count as the positive class."""
+class Rule(NamedTuple):
+    """How accuracy tells classes: by the largest output of a row, or `by_output`, each on a side of its boundary.
 
-    def __init__(self, boundary: tuple[float, float]) -> None: ...
+    `boundary` holds what an output and a target must exceed to count as the positive class.
+    """
+
+    by_output: bool
+    boundary: tuple[float, float] = (0.5, 0.5)
+
+
+class Metric(Protocol):
+    """Fed batch by batch. `logits`: whether it wants the outputs as the loss sees them, and not as they are shown."""
+
+    logits: bool
+
+    def __init__(self, rule: Rule) -> None: ...
     def add(self, outputs: Array, targets: Array) -> None: ...
     def result(self) -> float: ...
 
@@ -22,8 +34,10 @@ class Metric(Protocol):
 class Mean:
     """Totals that end in a quotient; NaN before the first row."""
 
-    def __init__(self, boundary: tuple[float, float]) -> None:
-        self.boundary = boundary
+    logits = False
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
         self.total = 0.0
         self.count = 0
 
@@ -32,17 +46,19 @@ class Mean:
 
 
 class Accuracy(Mean):
-    """The share of rows of the right class: that of the largest output, or side of the boundary."""
+    """The share of outputs that are on the right side, or of rows whose largest output is the right one."""
+
+    logits = True
 
     def add(self, outputs: Array, targets: Array) -> None:
-        if targets.ndim == 1:
-            hits = outputs.argmax(axis=1) == targets
-        elif outputs.shape[1] > 1:
-            hits = outputs.argmax(axis=1) == targets.argmax(axis=1)
+        known = ~np.isnan(outputs)
+        if self.rule.by_output:
+            hits = known & ((outputs > self.rule.boundary[0]) == (targets > self.rule.boundary[1]))
         else:
-            hits = (outputs > self.boundary[0]) == (targets > self.boundary[1])
+            labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+            hits = known.all(axis=1) & (outputs.argmax(axis=1) == labels)
         self.total += int(np.count_nonzero(hits))
-        self.count += len(outputs)
+        self.count += hits.size
 
 
 class MeanSquaredError(Mean):
@@ -63,33 +79,41 @@ class MeanAbsoluteError(Mean):
 
 
 class R2:
-    """1 - sum (t - z)^2 / sum (t - mean t)^2, the mean taken per output, both sums over all outputs.
+    """1 - sum (t - z)^2 / sum (t - mean t)^2 of each output, averaged by its variation, the second of these sums.
 
-    scikit-learn's r2_score(multioutput="variance_weighted", force_finite=False).
+    Where it is 0, the value is 1 if the first is 0 too, else 0: scikit-learn's r2_score(multioutput=
+    "variance_weighted"), but for one row, too, which that has no value for. Means and variations of batches are put
+    together as by Chan, Golub & LeVeque 1979, relative to the first row, so that those of equal numbers are exact.
     """
 
-    def __init__(self, boundary: tuple[float, float]) -> None:
+    logits = False
+
+    def __init__(self, rule: Rule) -> None:
         self.count = 0
-        self.residual = 0.0
-        self.origin: Array | None = None  # targets are summed relative to the first row, against cancellation
-        self.sums = np.zeros(0)
-        self.squares = 0.0
+        self.origin: Array | None = None
 
     def add(self, outputs: Array, targets: Array) -> None:
         if self.origin is None:
-            self.origin = targets[:1].copy()
-            self.sums = np.zeros(targets.shape[1])
+            self.origin = targets[0].astype(np.float64)
+            self.errors, self.mean, self.variation = np.zeros((3, targets.shape[1]))
         r = targets - outputs
-        d = targets - self.origin
-        self.count += len(targets)
-        self.residual += total(r * r)
-        self.squares += total(d * d)
-        self.sums += d.sum(axis=0, dtype=np.float64)
+        self.errors += (r * r).sum(axis=0, dtype=np.float64)
+        away = targets - self.origin
+        count, mean = self.count + len(away), away.mean(axis=0)
+        step = mean - self.mean
+        self.variation += ((away - mean) ** 2).sum(axis=0) + step**2 * (self.count * len(away) / count)
+        self.mean += step * (len(away) / count)
+        self.count = count
 
     def result(self) -> float:
-        variation = np.float64(self.squares - self.sums @ self.sums / max(self.count, 1))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return float(1 - self.residual / variation)
+        if self.origin is None:
+            return np.nan
+        constant = self.variation == 0
+        if np.isnan(self.errors[constant]).any() and constant.all():
+            return np.nan
+        scores = np.where(self.errors == 0, 1.0, 0.0)
+        scores[~constant] = 1 - self.errors[~constant] / self.variation[~constant]
+        return float(scores.mean() if constant.all() else np.average(scores, weights=self.variation))
 
 
 METRICS: dict[str, type[Metric]] = {

@@ -20,12 +20,12 @@ from fastopt.kernels.cuda import epilogues, feed, losses, rows
 from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.compile import Kernel
-from fastopt.kernels.cuda.epilogues import HIGH, Shape, dense_kernels
+from fastopt.kernels.cuda.epilogues import HIGH, Shape
 from fastopt.kernels.cuda.halves import HALVES
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.mixed import mixed_kernels
-from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
+from fastopt.kernels.cuda.updates import update_kernel
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
 from fastopt.kernels.spec import (
     MASTER,
@@ -45,17 +45,13 @@ Outputs = list[Any]  # arrays on the device
 
 # More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
 SHAPES = [(HIGH + 3, 7), (HIGH + 3, 8)]
-SHAPE = (19, 7)  # of what goes by rows
+SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in vectors
 
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    found = [*all_kernels(ALL), *map(accumulate_kernel, REAL)]
-    for dtype in ALL:
-        found += dense_kernels(dtype)
-    for dtype in REAL:
-        found += [*rows.rows_kernels(dtype), *losses.loss_kernels(dtype)]
-    return list(dict.fromkeys([*found, *mixed_kernels("bfloat16", ["adam"])]))
+    others = set(mixed_kernels("bfloat16")) - set(mixed_kernels("bfloat16", ["adam"]))  # one rule stands for all
+    return [kernel for kernel in all_kernels(ALL) if kernel not in others]
 
 
 def at(array: Any) -> int:
@@ -86,15 +82,21 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
     for dtype in REAL:
         for shape in SHAPES:
             yield f"gather {shape} {dtype}", lambda dtype=dtype, shape=shape: _gather(shape, dtype)
-        yield f"dropout {dtype}", lambda dtype=dtype: _dropout(dtype)
         for name in LOSSES:
-            yield f"loss {name} {dtype}", lambda name=name, dtype=dtype: _loss(name, dtype)
+            for shape in (SHAPE, WIDE):
+                yield (
+                    f"loss {name} {shape} {dtype}",
+                    lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
+                )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
-        for labels in (False, True):
-            yield f"accuracy {labels} {dtype}", lambda labels=labels, dtype=dtype: _accuracy(labels, dtype)
+        for kind in losses.HITS:
+            yield f"accuracy {kind} {dtype}", lambda kind=kind, dtype=dtype: _accuracy(kind, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
+    for dtype in (*REAL, "bfloat16"):
+        for shape in (SHAPE, WIDE):
+            yield f"dropout {shape} {dtype}", lambda dtype=dtype, shape=shape: _dropout(shape, dtype)
     for shape in SHAPES:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
@@ -177,8 +179,8 @@ def _labels() -> Outputs:
     return [into]
 
 
-def _dropout(dtype: str) -> Outputs:
-    count, columns = SHAPE
+def _dropout(shape: tuple[int, int], dtype: str) -> Outputs:
+    count, columns = shape
     x = there(drawn(count, columns), dtype)
     record = np.array([(1.25, int(0.2 * 2**53), dropout_stream(3, 1))], DROPOUT)
     settings, now = to_device(record.view(np.int64)), _clock()
@@ -193,8 +195,7 @@ def _targets(name: str, shape: tuple[int, int], dtype: str) -> Any:
     return there(drawn(*shape) + 0.5, dtype)
 
 
-def _loss(name: str, dtype: str) -> Outputs:
-    shape = SHAPE
+def _loss(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     z, t, dz = there(drawn(*shape), dtype), _targets(name, shape, dtype), there(np.zeros(shape), dtype)
     return [there([cuda.loss(LossSpec(name), z, t, dz)], "float64"), dz]
 
@@ -205,12 +206,13 @@ def _softmax(dtype: str) -> Outputs:
     return [z]
 
 
-def _accuracy(labels: bool, dtype: str) -> Outputs:
+def _accuracy(kind: str, dtype: str) -> Outputs:
     shape = SHAPE
-    z, t = there(drawn(*shape), dtype), _targets("sparse_" * labels + "categorical_crossentropy", shape, dtype)
+    loss = "sparse_categorical_crossentropy" if kind == "labels" else "categorical_crossentropy"
+    z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
     sums, boundaries = there(np.zeros(losses.accuracy_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_accuracy(gpu_of({at(z)}), 0, labels, *places, Shape(*shape, shape[1], dtype), shape[1])
+    losses.run_accuracy(gpu_of({at(z)}), 0, kind, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 

@@ -449,6 +449,8 @@ def test_optimizers_by_name(name):
     assert optimizer.rule == name
     assert optimizer.lr == 0.125
     assert fo.get_optimizer(optimizer) is optimizer
+    by_class = fo.get_optimizer(type(optimizer), lr=0.5)
+    assert (type(by_class), by_class.lr) == (type(optimizer), 0.5)
 
 
 def test_optimizers_by_wrong_names():
@@ -457,7 +459,9 @@ def test_optimizers_by_wrong_names():
     ):
         fo.get_optimizer("adm")
     with pytest.raises(TypeError, match="optimizer must be one of sgd, .*; got a type"):
-        fo.get_optimizer(fo.Adam)
+        fo.get_optimizer(fo.Optimizer)
+    with pytest.raises(TypeError, match="optimizer must be one of sgd, .*; got a type"):
+        fo.get_optimizer(dict)
     with pytest.raises(TypeError, match="beside an optimizer"):
         fo.get_optimizer(fo.Adam(), lr=0.1)
     with pytest.raises(ValueError, match="unknown backend 'gpu'; known: numpy, cpu"):

@@ -246,7 +246,7 @@ def accuracy(case: Case) -> Work:
 
     def call() -> None:
         places = z.address, t.address, sums.address, boundaries.address
-        losses.run_accuracy(z.gpu, 0, True, *places, case.shape, case.columns)
+        losses.run_accuracy(z.gpu, 0, "labels", *places, case.shape, case.columns)
 
     return Work(call, case.elements * BYTES[case.dtype] + 8 * case.rows, check, arrays=(z, t, sums, boundaries))
 

@@ -14,6 +14,7 @@ import numpy as np
 from .. import _backends, datasets
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
+from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from .arguments import check_writable, whole, widths
 from .rates import SCHEDULES
@@ -84,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     training = parser.add_argument_group("training")
-    training.add_argument("--loss", choices=LOSSES, metavar="NAME", help=_names(LOSSES))
+    training.add_argument(
+        "--loss", type=canonical, choices=LOSSES, metavar="NAME", help=f"{_names(LOSSES)}; also {_names(ALIASES)}"
+    )
     training.add_argument(
         "--optimizer", choices=OPTIMIZER_CLASSES, default="adam", metavar="NAME", help=_names(OPTIMIZER_CLASSES)
     )

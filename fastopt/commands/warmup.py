@@ -1,4 +1,4 @@
-"""`fastopt warmup`: compile every kernel, so that no later run has to wait."""
+"""`fastopt warmup`: compile kernels ahead, so that no later run has to wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from ..progress import wanted
+from . import warmup_cuda
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -20,13 +21,19 @@ def add(commands: Any) -> None:
         description="Compile all kernels and keep them in the cache folder (see `fastopt info`), for example when an "
         "image is built.",
     )
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu", help="what kernels are for (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="only for this number type (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    warmup_cuda.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile or load all kernels, and say what was done."""
+    """Compile or load kernels, and say what was done."""
+    dtypes = DTYPES if args.dtype is None else (args.dtype,)
+    warmup_cuda.refuse(args)
+    if args.backend == "cuda":
+        return warmup_cuda.run(args, dtypes)
     from tqdm import tqdm
 
     from ..kernels.cpu import all_kernels
@@ -35,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     if INTERPRETED:
         raise ValueError("NUMBA_DISABLE_JIT is set, so there is nothing to compile")
     start = time.perf_counter()
-    dtypes = DTYPES if args.dtype is None else (args.dtype,)
     kernels = all_kernels(dtypes)
     with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=args.quiet or not wanted("auto"), unit="") as bar:
         for kernel in bar:

@@ -76,13 +76,16 @@ def step_there(
     count = len(there.members)
     gradients, steps, present = [0] * count, [0] * count, [False] * count
     options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
-    kept = []  # copies live until the kernels have been given to the stream
+    kept, originals = [], []  # copies live until the kernels have been given to the stream
     for (slot, g), own in some:
         laid = lay_out(slot.p, g)
         kept.append(laid)
+        if laid is not g:
+            originals.append(g)
         gradients[slot.place], steps[slot.place], present[slot.place] = laid.data_ptr(), slot.steps(), True
         options[slot.group] = own
-    _give(optimizer, there, gradients, steps, present, options, [slot for (slot, _), _ in some], clip_norm, scaled)
+    slots = [slot for (slot, _), _ in some]
+    _give(optimizer, there, gradients, steps, present, options, slots, clip_norm, scaled, originals)
 
 
 def repeated_there(optimizer: Any, work: Any, scaled: bool) -> bool:
@@ -113,14 +116,20 @@ def _give(
     slots: Sequence[Slot],
     clip_norm: float | None,
     scaled: bool,
+    originals: Sequence[torch.Tensor] = (),
 ) -> None:
-    """A step of one plan to the device, with all that belongs to it; `slots` are those with gradients."""
+    """A step of one plan to the device, with all that belongs to it; `slots` are those with gradients.
+
+    originals: gradients that kernels have copies of.
+    """
     kernels = _backends.get(_backends.DEVICE)
     first = slots[0].p
     own = [_on_device(kernels, group) for group in options]
     left = [getattr(optimizer, name, None) if scaled else None for name in ("grad_scale", "found_inf")]
     scale, found = (_number(value, first.device) for value in left)
-    guard = kernels.Guard(clip_norm, *(0 if n is None else n.data_ptr() for n in (scale, found)))
+    places = (0 if n is None else n.data_ptr() for n in (scale, found))
+    # Who looks at the gradients afterwards finds them unscaled, as with torch's, but in a step that was skipped.
+    guard = kernels.Guard(clip_norm, *places, unscales=scale is not None)
     stream = _stream(first)
     if there.counted:
         there.plan.update(gradients, own, 1.0, guard, stream, present)
@@ -132,10 +141,10 @@ def _give(
         optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=first.device)
         with there.gpu.active():
             there.gpu.copy(norm.data_ptr(), there.plan.norm_at, 8, stream)
-    if scale is not None:  # who looks at the gradients afterwards finds them unscaled, but in a step that was skipped
+    if scale is not None and originals:
         divisor = scale if found is None else torch.where(found != 0, 1.0, scale)
         with torch.no_grad():
-            torch._foreach_div_([g for slot in slots if (g := slot.p.grad) is not None], divisor)
+            torch._foreach_div_(list(originals), divisor)
     torch.autograd.graph.increment_version([slot.p for slot in slots])
 
 

@@ -78,7 +78,12 @@ DROPOUT = _record("run", "x", "y", "dy", "dx", "columns", "threshold", reals=("s
 
 LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))
 
-METRIC = _record("run", "z", "t", "columns", "sums", reals=("z_boundary", "t_boundary"))
+METRIC = _record(
+    "run", "z", "t",
+    "columns",  # that are looked at
+    "stride",  # elements from row to row
+    "sums", reals=("z_boundary", "t_boundary"),
+)  # fmt: skip
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")
 

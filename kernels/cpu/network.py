@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import costs
 from ..formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
-from ..metrics import metric_values
+from ..metrics import Variation, metric_values, sums_of, variation_of
 from ..profile import Cost
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
@@ -177,35 +177,41 @@ class Network:
 
     def _judge(
         self, program: _Program, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int,
-        gradient: np.ndarray,
+        gradient: np.ndarray, variation: Variation | None,
     ) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:  # fmt: skip
-        """Add loss, its gradient, and metrics; return the metrics' accumulators and the phases that total the sums."""
+        """Add loss, its gradient, and metrics; return the metrics' accumulators and the phases that total the sums.
+
+        variation: of the targets, where r2 is among the metrics.
+        """
         assert self.loss is not None
-        shown = outputs
+        row, shown, columns = LOSSES[self.loss.name], outputs, self.outputs
         kind = "labels" if targets.dtype == np.int64 and targets.ndim == 1 else "dense"
-        z_boundary, t_boundary = LOSSES[self.loss.name].boundary
         if self.link and any(name != "accuracy" for name in self.metrics):
             shown = program.real(*outputs.shape)
             self._link(program, outputs, shown)
-            z_boundary = 0.5
         sums, total = self._sums(program, losses, stride)
-        columns, totals, accumulators = self.outputs, [total], {}
+        parts = sums_of(self.metrics, columns, variation)
+        totals, accumulators = [total], {name: np.zeros(sum(of == name for of, _ in parts)) for name in self.metrics}
         record = fill(
             LOSS, run=program.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums,
             param=loss_param(self.loss),
         )  # fmt: skip
         cost = costs.loss(self.loss.name, columns, kind == "labels", self.width)
-        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not self.metrics, cost=cost)
-        for name in self.metrics:
-            accumulators[name] = np.zeros(1)
-            sums, total = self._sums(program, accumulators[name], 0)
+        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not parts, cost=cost)
+        places = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
+        for i, (name, (first, end)) in enumerate(parts):
+            place = next(places[name])
+            sums, total = self._sums(program, accumulators[name][place:], 0)
             totals.append(total)
+            z, skip, count = outputs if name == "accuracy" else shown, first * self.width, kind
+            if name == "accuracy" and row.hits_by_output(columns):
+                count = "outputs"
             record = fill(
-                METRIC, run=program.run, z=shown, t=targets, columns=columns, sums=sums,
-                z_boundary=z_boundary, t_boundary=t_boundary,
+                METRIC, run=program.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
+                stride=columns, sums=sums, z_boundary=row.boundary[0], t_boundary=row.boundary[1],
             )  # fmt: skip
-            cost = costs.metric(name, columns, kind == "labels", self.width)
-            program.add(metric_kernel(name, kind, self.dtype), record, meet=name == self.metrics[-1], cost=cost)
+            cost = costs.metric(name, end - first, kind == "labels", self.width)
+            program.add(metric_kernel(name, count, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
         return accumulators, totals
 
     def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
@@ -267,11 +273,13 @@ class Network:
             later.add_to(program)
 
     def _training(
-        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, norm: bool
-    ) -> tuple[_Program, dict[str, np.ndarray], TwoPass | None]:
+        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, norm: bool,
+        variation: Variation | None,
+    ) -> tuple[_Program, dict[str, np.ndarray], TwoPass | None]:  # fmt: skip
         """The program of a training pass; the next epoch, on the same arrays, finds it made."""
         arrays = [data.x, data.y, *(state for of_param in states for state in of_param)]
-        key = data.batch_size, data.accumulate, norm, rule, seed, len(data.order), [id(array) for array in arrays]
+        parts = variation and variation.parts
+        key = data.batch_size, data.accumulate, norm, rule, seed, len(data.order), parts, [id(a) for a in arrays]
         if self._trained and self._trained[0] == key:
             return self._trained[1:]
         program = _Program("train", data.batch_size, self.dtype)
@@ -283,7 +291,7 @@ class Network:
         assert y is not None
         outputs, trail = self._forward(program, x, seed)
         gradient = program.real(program.batch, self.outputs)
-        results, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient)
+        results, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient, variation)
         for total in totals:
             total()
         later = None
@@ -317,7 +325,8 @@ class Network:
         """
         start = time.perf_counter()
         steps, rows, group = batches.steps, len(batches.order), batches.accumulate
-        program, results, later = self._training(batches, rule, states, seed, clip_norm is not None)
+        variation = self._variation(batches.y, batches.order)
+        program, results, later = self._training(batches, rule, states, seed, clip_norm is not None, variation)
         if later:
             later.clip(clip_norm)
         losses, counts = results["losses"], results["counts"]
@@ -341,7 +350,7 @@ class Network:
         accumulators = {name: results[name] for name in self.metrics}
         firsts = np.arange(0, batches.batches, group)
         losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
-        return self._totals(losses / counts, accumulators, batches.y, batches.order, start)
+        return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
         """The mean loss and the metrics over all rows, without dropout."""
@@ -352,13 +361,14 @@ class Network:
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
         losses, workspace = np.zeros(1), program.real(program.batch, self.outputs)
-        accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace)
+        variation = self._variation(y, None)
+        accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace, variation)
         for total in totals:
             total()
         program.add(FINISH_KERNEL, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
-        return self._totals(losses / count, accumulators, y, None, start)
+        return self._totals(losses / count, accumulators, len(x), variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -383,10 +393,14 @@ class Network:
         assert self.loss is not None
         return self.loss
 
+    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
+        return variation_of(y, order) if "r2" in self.metrics else None
+
     def _totals(
-        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], y: np.ndarray, order: np.ndarray | None,
+        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
         start: float,
     ) -> Totals:  # fmt: skip
-        sums = {name: float(accumulator[0]) for name, accumulator in accumulators.items()}
-        metrics = metric_values(sums, y, order, self.outputs)
+        sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
+        by_output = LOSSES[self._spec.name].hits_by_output(self.outputs)
+        metrics = metric_values(sums, rows, self.outputs, by_output, variation)
         return Totals(losses, metrics, time.perf_counter() - start)

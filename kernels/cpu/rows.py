@@ -210,23 +210,31 @@ def loss_kernel(name: str, dtype: str) -> Kernel:
 
 # ---------------------------------------------------------------- metrics
 def _count_labels(Z, T, label, columns, w):
-    best = 0
+    best, known = 0, Z[0] == Z[0]
     for j in range(1, columns):
+        known = known and Z[j] == Z[j]
         if Z[j] > Z[best]:
             best = j
-    return 1.0 if best == label else 0.0
+    return 1.0 if known and best == label else 0.0
 
 
 def _count_classes(Z, T, label, columns, w):
-    if columns == 1:
-        return 1.0 if (Z[0] > w.z_boundary) == (T[0] > w.t_boundary) else 0.0
-    best, right = 0, 0
+    best, right, known = 0, 0, Z[0] == Z[0]
     for j in range(1, columns):
+        known = known and Z[j] == Z[j]
         if Z[j] > Z[best]:
             best = j
         if T[j] > T[right]:
             right = j
-    return 1.0 if best == right else 0.0
+    return 1.0 if known and best == right else 0.0
+
+
+def _count_outputs(Z, T, label, columns, w):
+    total = 0.0
+    for j in range(columns):
+        if Z[j] == Z[j] and (Z[j] > w.z_boundary) == (T[j] > w.t_boundary):
+            total += 1.0
+    return total
 
 
 def _sum_squares(Z, T, label, columns, w):
@@ -246,6 +254,7 @@ def _sum_distances(Z, T, label, columns, w):
 COUNTS: dict[tuple[str, str], Callable[..., Any]] = {
     ("accuracy", "labels"): _count_labels,
     ("accuracy", "dense"): _count_classes,
+    ("accuracy", "outputs"): _count_outputs,
     ("mean_squared_error", "dense"): _sum_squares,
     ("mean_absolute_error", "dense"): _sum_distances,
     ("r2", "dense"): _sum_squares,
@@ -259,8 +268,8 @@ def _metric(count, real, width, labels):
         for piece in range(rank, pieces(rows, ROWS), ranks):
             total = 0.0
             for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
-                Z = view(w.z + i * w.columns * width, w.columns, real)
-                T = view(0 if labels else w.t + i * w.columns * width, w.columns, real)
+                Z = view(w.z + i * w.stride * width, w.columns, real)
+                T = view(0 if labels else w.t + i * w.stride * width, w.columns, real)
                 label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
                 total += count(Z, T, label, w.columns, w)
             sums[piece] = total
@@ -270,6 +279,7 @@ def _metric(count, real, width, labels):
 
 @cache
 def metric_kernel(name: str, targets: str, dtype: str) -> Kernel:
+    """A count of COUNTS; targets: "labels", "dense", or "outputs", where accuracy counts each output by itself."""
     count = register_jitable(error_model="numpy")(COUNTS[name, targets])
     function = _metric(count, getattr(np, dtype), np.dtype(dtype).itemsize, targets == "labels")
     return Kernel(function, f"metric_{name}_{targets}_{dtype}")

@@ -17,6 +17,7 @@ from ..spec import Planned, Target, Update
 from .compile import SIMULATED
 from .counted import CountedPlan, Number
 from .plan import NO_GUARD, Guard, Plan
+from .rehearsal import rehearsed
 
 
 class Seen(NamedTuple):
@@ -121,6 +122,8 @@ def gpu_of(addresses: Collection[int]) -> Any:
     Raises:
         ValueError: it belongs to several.
     """
+    if (not_there := rehearsed()) is not None:
+        return not_there
     if SIMULATED:
         from .simulator import Gpu
 

@@ -20,15 +20,16 @@ import threading
 import types as pytypes
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numba
 from numba import cuda
 
 from ..files import SOURCES, cache_root, read_sealed, write_sealed
+from . import nvjitlink
 from .driver import OLDEST
-from .nvjitlink import link
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread of Python for each
@@ -36,8 +37,9 @@ THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread o
 # IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
 LINK_OPTIONS = ("-lto", "-ftz=0", "-prec-div=1", "-prec-sqrt=1", "-fma=0")
 
-# What cubins depend on, beside the sources and the device.
-PACKAGES = ("numba-cuda", "numba", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc")
+# What cubins depend on, beside the sources, the linker and the device. Not on where NVIDIA's libraries come from: a
+# folder of cubins that was made with its wheels serves a machine with a toolkit.
+PACKAGES = ("numba-cuda", "numba", "llvmlite")
 
 lock = threading.RLock()  # one compilation at a time
 _device_functions: dict[Callable[..., Any], Any] = {}
@@ -101,6 +103,11 @@ class Listing(NamedTuple):
         return sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads|lmem)", self.log)))
 
 
+def cache_folder() -> Path:
+    """Return where cubins of these sources and compilers are kept, for all devices."""
+    return cache_root() / f"cuda-{_digest()}"
+
+
 class Kernel:
     """A function of 64-bit integers, compiled for a compute capability when it is first asked for.
 
@@ -123,9 +130,12 @@ class Kernel:
                 self._cubins[capability] = self._cached(capability)
             return self._cubins[capability]
 
+    def place(self, capability: tuple[int, int]) -> Path:
+        """Return the file that keeps the machine code for a compute capability."""
+        return cache_folder() / f"{self.name}-{capability[0]}{capability[1]}.cubin"
+
     def _cached(self, capability: tuple[int, int]) -> bytes:
-        identity = f"{_digest()} {self.name} {capability}"
-        path = cache_root() / f"cuda-{_digest()}" / f"{self.name}-{capability[0]}{capability[1]}.cubin"
+        identity, path = f"{_digest()} {self.name} {capability}", self.place(capability)
         try:
             found = read_sealed(path, identity)
         except OSError:
@@ -160,7 +170,7 @@ class Kernel:
             options.append(f"-maxrregcount={self.registers}")
         if output == "ptx":
             options.append("-ptx")
-        return link(self._lto_ir(), self.name, options, output)
+        return nvjitlink.link(self._lto_ir(), self.name, options, output)
 
 
 def entry(cubin: bytes) -> bytes:
@@ -171,12 +181,5 @@ def entry(cubin: bytes) -> bytes:
 
 @cache
 def _digest() -> str:
-    versions = [(name, _version(name)) for name in PACKAGES]
+    versions = [("nvJitLink", nvjitlink.version()), *((name, version(name)) for name in PACKAGES)]
     return hashlib.sha256(repr((SOURCES, versions, OLDEST, LINK_OPTIONS)).encode()).hexdigest()[:20]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # from a CUDA toolkit, say
-        return None

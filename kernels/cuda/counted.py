@@ -190,7 +190,7 @@ class CountedPlan(Tables):
             control, arrays = self.control.address if guarded else 0, len(self.sizes)
             tables = sheet.recipes_at, self.counters.address, sheet.turns_at
             self.gpu.launch(COUNT, -(-arrays // THREADS), stream, *tables, arrays, control)
-            self._update(sheet.turns_at, stream, control)
+            self._update(sheet.turns_at, stream, control, guard.unscales)
 
 
 class _Sheet:

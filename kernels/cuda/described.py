@@ -80,9 +80,9 @@ class Described:
             return costs.dropout(named["columns"], BYTES[named["dtype"]], backward=judged)
         if function is run_loss:
             count = costs.metric if judged else costs.loss
-            return count(named["name"], outputs, self.labels, width)
+            return count(named["name"], named["shape"].columns, self.labels, width)
         if function is run_accuracy:
-            return costs.metric("accuracy", outputs, named["labels"], width)
+            return costs.metric("accuracy", outputs, named["kind"] == "labels", width)
         if function is run_softmax:
             return costs.link("softmax", outputs, width)
         if function is activate:

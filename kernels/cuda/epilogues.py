@@ -74,7 +74,7 @@ def _words(one, count):
     return device({1: words1, 2: words2, 4: words4}[count])
 
 
-def _pairs(one, count):
+def pairs(one, count):
     """`one`, of two words, for two vectors."""
     one = device(one)
 
@@ -133,7 +133,7 @@ def _activate(value, dtype, wide):
     def add(left, right):
         return sum_of(left[0], right[0])
 
-    activated, added = _words(_of_one(f, v.held), v.words), _pairs(add, v.words)
+    activated, added = _words(_of_one(f, v.held), v.words), pairs(add, v.words)
 
     def activate(z, b, y, rows, columns, stride):
         # y = f(z + b); z, where it is not y, keeps z + b. Where a vector lies is counted on, to divide only once.
@@ -210,7 +210,7 @@ def _slopes(slope, dtype, wide):
     def add2(total, word):
         return total[0] + np.float64(to_real(first(word[0]))), total[1] + np.float64(to_real(second(word[0])))
 
-    sloped, added, keep = _words(one, v.words), _pairs({1: add, 2: add2}[v.held], v.words), _keep(elements)
+    sloped, added, keep = _words(one, v.words), pairs({1: add, 2: add2}[v.held], v.words), _keep(elements)
 
     def slopes(dy, s, dz, sums, db, rows, columns, stride, height):
         # dz may be dy, or 0: only the sums are wanted. They go to sums (tiles, columns), or to db if that is 0.

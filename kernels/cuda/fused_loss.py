@@ -13,7 +13,7 @@ import numpy as np
 from ..formulas import ACTIVATIONS, LOSSES
 from .compile import device
 from .fused_layout import LANES, H, L
-from .losses import largest
+from .losses import hits_of, largest, right_outputs
 from .primitives import SHARED, loader, reader, storer, writer
 
 read_word = reader("int64", 1, SHARED)
@@ -36,24 +36,33 @@ def _errors(kind):
 
 
 def _right(kind):
-    """Whether the class of a row is right: of a single output, the side of the boundaries that it is on."""
-    load, real, labels = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), kind.labels
-    best = largest(kind.dtype, SHARED)
+    """How much of a row is right: the row, or how many of its outputs, where those are counted."""
+    best, right = largest(kind.dtype, SHARED), right_outputs(kind.dtype, SHARED)
 
     def of_label(table, z, t, row, gap, columns):
-        return best(z + row * gap, columns) == read_word(t + row * 8)[0]
+        return 1 if best(z + row * gap, columns) == read_word(t + row * 8)[0] else 0
 
-    def of_targets(table, z, t, row, gap, columns):
-        ours, theirs = z + row * gap, t + row * gap
-        if columns > 1:
-            return best(ours, columns) == best(theirs, columns)
+    def of_outputs(table, z, t, row, gap, columns):
         z_boundary, t_boundary = read_double(table + H.z_boundary)[0], read_double(table + H.t_boundary)[0]
-        return (load((ours,), 0)[0][0] > real(z_boundary)) == (load((theirs,), 0)[0][0] > real(t_boundary))
+        return right(z + row * gap, t + row * gap, columns, z_boundary, t_boundary)
+
+    def of_largest(table, z, t, row, gap, columns):
+        return 1 if best(z + row * gap, columns) == best(t + row * gap, columns) else 0
+
+    def of_either(table, z, t, row, gap, columns):
+        if columns > 1:
+            return of_largest(table, z, t, row, gap, columns)
+        return of_outputs(table, z, t, row, gap, columns)
 
     def uncounted(table, z, t, row, gap, columns):
-        return False
+        return 0
 
-    return device((of_label if labels else of_targets) if "accuracy" in kind.metrics else uncounted)
+    if "accuracy" not in kind.metrics:
+        return device(uncounted)
+    one, more = (hits_of(kind.loss, kind.labels, columns) for columns in (1, 2))
+    of_outputs, of_largest = device(of_outputs), device(of_largest)
+    counts = {"labels": device(of_label), "outputs": of_outputs, "dense": of_largest}
+    return counts[one] if one == more else device(of_either)
 
 
 def judge_elements(kind):
@@ -70,8 +79,7 @@ def judge_elements(kind):
         gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
         a, scale = real(read_double(table + H.param)[0]), real(1) / real(rows * columns)
         for row in range(me, rows, threads):
-            if right(table, z, t, row, gap, columns):
-                count += 1
+            count += right(table, z, t, row, gap, columns)
         total = 0.0
         for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):
@@ -110,8 +118,7 @@ def judge_rows(kind, meet):
                 x = load((z,), row * gap + j * size)[0][0]
                 top = x if x > top else top
             store((tops,), row * size, ((top,),))
-            if right(table, z, t, row, gap, columns):
-                count += 1
+            count += right(table, z, t, row, gap, columns)
         meet()
         for row in range(deep, high, many):
             for j in range(lane, gap // size, LANES):

@@ -76,7 +76,7 @@ class Fused:
 def chosen(net: Structure, rule: str, labels: bool, batch: int, most: int) -> Choice | None:
     """None where it cannot be done in so many bytes of shared memory, or is not wanted, or not worth it."""
     wish, parts = os.environ.get("FASTOPT_CUDA_FUSED"), parts_of(net)
-    other = net.tf32 or net.compute != net.dtype
+    other = net.tf32 or net.compute != net.dtype or any(columns != (0, net.outputs) for _, columns in net.sums)
     if wish == "0" or parts is None or other or len(net.metrics) > METRICS:
         return None
     kind = kind_of(net, parts, rule, labels)

@@ -37,6 +37,7 @@ from .blaslt import (
 )
 from .compile import SIMULATED
 from .products import BYTES, TYPES, Matrix, Product, alignment, known
+from .rehearsal import Gpu as RehearsedGpu
 
 MIB = 1 << 20
 WORKSPACE = {9: 32 * MIB, 10: 32 * MIB, 11: 32 * MIB, 12: 12 * MIB}  # by compute capability, as NVIDIA recommends
@@ -243,6 +244,8 @@ _starting = threading.Lock()
 
 def gemm_of(gpu: Any) -> Any:
     """The products of a device; under Numba's simulator, a simulation of them."""
+    if isinstance(gpu, RehearsedGpu):
+        return gpu.gemm
     if SIMULATED:
         from .blaslt_simulator import SimulatedGemm
 

@@ -8,8 +8,12 @@ from ..formulas import OPTIMIZERS
 from ..spec import FORMS, SAME
 from .compile import Kernel
 from .counted import COUNT
+from .epilogues import dense_kernels
 from .halves import HALVES
+from .losses import loss_kernels
+from .mixed import mixed_kernels
 from .norm import SETTLE, squares_kernel
+from .rows import rows_kernels
 from .storage import STORES, widen_kernel
 from .updates import accumulate_kernel, update_kernel
 
@@ -19,11 +23,27 @@ def forms_of(dtype: str) -> tuple[str, ...]:
     return FORMS if dtype in HALVES else (SAME,)
 
 
-def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
-    """Every kernel; asking one for its `cubin` loads or compiles it."""
-    kernels = [SETTLE, COUNT]
+def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
+    """Return what steps on arrays of these dtypes need, in every form, by the names of rules in OPTIMIZERS."""
+    kernels, rules = [SETTLE, COUNT], list(rules)
     for dtype in dtypes:
-        kernels += [update_kernel(name, dtype, form) for form in forms_of(dtype) for name in OPTIMIZERS]
+        kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
         kernels.append(squares_kernel(dtype))
         kernels.append(widen_kernel(dtype) if dtype in HALVES else accumulate_kernel(dtype))
     return list(dict.fromkeys(kernels))
+
+
+def network_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
+    """Return what layers and losses need, in these dtypes, but for kernels that train a whole small network."""
+    kernels: list[Kernel] = []
+    for dtype in dtypes:
+        kernels += dense_kernels(dtype)
+        kernels += mixed_kernels(dtype) if dtype == "bfloat16" else []
+        kernels += [] if dtype in HALVES else [*rows_kernels(dtype), *loss_kernels(dtype)]
+    return list(dict.fromkeys(kernels))
+
+
+def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
+    """Return every kernel of the tables; asking one for its `cubin` loads or compiles it."""
+    dtypes = list(dtypes)
+    return list(dict.fromkeys([*optimizer_kernels(dtypes), *network_kernels(dtypes)]))

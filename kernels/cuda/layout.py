@@ -48,7 +48,7 @@ CONTROL = np.dtype([
     ("norm", "f8"),  # of the gradients, divided by grad_scale, before clipping
     ("float64", "f8"),  # what gradients are multiplied by, for kernels of either dtype
     ("float32", "f4"),
-    ("unused", "f4"),
+    ("grad_scale", "f4"),  # what gradients are to be divided by where they are written back; 1: nothing
 ])  # fmt: skip
 
 # Where the device counts the steps of an array, in a number of 4 or 8 bytes, and which recipe its scalars have.

@@ -2,7 +2,7 @@
 
     loss       sums[tile] of the loss, and dz, its gradient: elementwise, or by rows where the loss includes the softmax
     softmax    y = softmax(z), by rows
-    accuracy   sums[tile] of the rows whose class is right
+    accuracy   sums[tile] of the rows, or the outputs, whose class is right
     finish     adds the sums of all tiles to one number: that of the batch, or of the whole pass; the batch is done
 
 Other metrics are sums of elementwise losses. Tiles are cut by the shape alone, sums are taken in float64 and added in a
@@ -24,10 +24,12 @@ from ..formulas import LOSSES
 from ..spec import LossSpec
 from .arrays import current_stream, gpu_of, see
 from .compile import THREADS, Kernel, device
-from .epilogues import DEEP, LANES, Shape, launch
+from .epilogues import DEEP, LANES, Shape, is_wide, launch, pairs
 from .epilogues import activate as activate_elements
 from .layout import CLOCK, CONTROL, ROW, TOTALS, offset
-from .primitives import GLOBAL, loader, reader, storer, writer
+from .primitives import loader, reader, storer, writer
+from .storage import STORES, into_columns, lanes
+from .storage import columns as columns_of
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
 ROWS = 4 * DEEP  # of a tile, where it goes by rows
@@ -100,23 +102,43 @@ def _mass_of_row(dtype):
 
 
 # ---------------------------------------------------------------- losses
-def _elementwise(value, slope, dtype):
-    value, slope = device(value), device(slope)
-    load, store, real, size = loader(dtype, 1), storer(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+def _elementwise(value, slope, dtype, width):
+    own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
+    load, store = columns_of(own, width), into_columns(own, width)
+
+    def lost(x, a, scale, unused, i):
+        return (value(x[0], x[1], a),)
+
+    def sloped(x, a, scale, unused, i):
+        return (slope(x[0], x[1], a) * scale,)
+
+    def both(z, t):
+        return z[0], t[0]
+
+    losses, slopes, paired = (*(lanes(device(one), width, 1) for one in (lost, sloped)), pairs(both, width))
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
         totals = cuda.shared.array(THREADS, np.float64)
         me, elements = cuda.threadIdx.x, rows * columns
         a, scale = real(read_double(param)[0]), real(1.0 / elements)
+        down, right = THREADS * width // columns, THREADS * width % columns
         for tile in range(cuda.blockIdx.x, (elements + ELEMENTS - 1) // ELEMENTS, cuda.gridDim.x):
+            # A vector of columns at a time. Where the next one lies is counted on, to divide once a tile.
             start, total = tile * ELEMENTS, 0.0
-            for i in range(start + me, min(start + ELEMENTS, elements), THREADS):
-                row, column = i // columns, i % columns
-                at = (row * z_stride + column) * size
-                x, y = load((z,), at)[0][0], load((t,), (row * t_stride + column) * size)[0][0]
-                total += np.float64(value(x, y, a))
+            first = start + me * width
+            row, column = first // columns, first % columns
+            for i in range(first, min(start + ELEMENTS, elements), THREADS * width):
+                at = row * z_stride + column
+                x = paired(load((z,), at), load((t,), row * t_stride + column))
+                for one in losses(x, a, scale, 0, i):
+                    total += np.float64(one[0])
                 if dz != 0:
-                    store((dz,), at, ((slope(x, y, a) * scale,),))
+                    store((dz,), at, slopes(x, a, scale, 0, i))
+                row += down
+                column += right
+                if column >= columns:
+                    column -= columns
+                    row += 1
             totals[me] = total
             add_up(totals, me, THREADS)
             if me == 0:
@@ -194,43 +216,114 @@ def _softmax(dtype):
 
 
 # ---------------------------------------------------------------- accuracy
+HITS = ("labels", "dense", "outputs")  # rows, by labels or by the largest target; or outputs by themselves
+
+
+def hits_of(loss: str, labels: bool, outputs: int) -> str:
+    """What accuracy counts: one of HITS."""
+    return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "dense"
+
+
 def largest(dtype, space):
-    """The number of the largest element of a row in a space of memory; of equal ones the first."""
+    """The number of the largest element of a row in a space of memory; of equal ones the first; -1 if one is NaN."""
     load, size = loader(dtype, 1, space), np.dtype(dtype).itemsize
 
     def best_of(row, columns):
         best, most = 0, load((row,), 0)[0][0]
+        known = most == most
         for j in range(1, columns):
             x = load((row,), j * size)[0][0]
+            known = known and x == x
             if x > most:
                 best, most = j, x
-        return best
+        return best if known else -1
 
     return device(best_of)
 
 
-def _accuracy(dtype, labels):
+def right_outputs(dtype, space):
+    """How many outputs of a row in a space of memory are on the side of their boundary that their targets are on."""
+    load, real, size = loader(dtype, 1, space), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def right_of(z, t, columns, z_boundary, t_boundary):
+        right = 0
+        for j in range(columns):
+            x, y = load((z,), j * size)[0][0], load((t,), j * size)[0][0]
+            if x == x and (x > real(z_boundary)) == (y > real(t_boundary)):
+                right += 1
+        return right
+
+    return device(right_of)
+
+
+@cache
+def _largest_of_row(dtype):
+    """As `largest`, of a row that LANES threads share; of no columns 0.
+
+    To be called by all threads of a block; `tops` and `places` are its shared memory, (DEEP, LANES).
+    """
     load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
-    best_of = largest(dtype, GLOBAL)
+
+    def largest_of_row(row, columns, tops, places, deep, lane):
+        # The largest of a thread's own columns; a place behind the row: it has none.
+        place, most = columns, real(-math.inf)
+        for j in range(lane, columns, LANES):
+            x = load((row,), j * size)[0][0]
+            if x != x:
+                place = -1
+            elif place == columns or (place >= 0 and x > most):
+                place, most = j, x
+        tops[deep, lane], places[deep, lane] = most, place
+        # The largest of the row, by halves: of equal ones the first; nothing is larger than NaN.
+        half = LANES // 2
+        while half > 0:
+            cuda.syncthreads()
+            if lane < half:
+                mine, other = places[deep, lane], places[deep, lane + half]
+                x, y = tops[deep, lane], tops[deep, lane + half]
+                if other < 0 or (mine >= 0 and other < columns and (y > x or (y == x and other < mine))):
+                    places[deep, lane], tops[deep, lane] = other, y
+            half //= 2
+        cuda.syncthreads()
+        place = places[deep, 0]
+        cuda.syncthreads()  # the next row begins with places
+        return place
+
+    return device(largest_of_row)
+
+
+def _accuracy(dtype, kind):
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    best_of, labels, by_output = _largest_of_row(dtype), kind == "labels", kind == "outputs"
 
     def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
-        # A thread takes a row: of a single column, the side of the boundaries (of z, of t) that it is on.
+        # LANES threads take a row, so that they read its columns side by side. Boundaries: of z, of t.
+        tops = cuda.shared.array((DEEP, LANES), real)
+        places = cuda.shared.array((DEEP, LANES), np.int64)
         totals = cuda.shared.array(THREADS, np.float64)
         me = cuda.threadIdx.x
+        lane, deep = me % LANES, me // LANES
         z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
-        for tile in range(cuda.blockIdx.x, (rows + THREADS - 1) // THREADS, cuda.gridDim.x):
-            row, right = tile * THREADS + me, False
-            if row < rows:
-                ours = z + row * z_stride * size
-                if labels:
-                    right = best_of(ours, columns) == read_word(t + row * 8)[0]
+        for tile in range(cuda.blockIdx.x, (rows + ROWS - 1) // ROWS, cuda.gridDim.x):
+            right = 0
+            for part in range(ROWS // DEEP):
+                row = tile * ROWS + part * DEEP + deep
+                end = columns if row < rows else 0  # all threads of a block meet, also those without a row
+                ours, theirs = z + row * z_stride * size, t + row * t_stride * size
+                if by_output:
+                    for j in range(lane, end, LANES):
+                        x, y = load((ours,), j * size)[0][0], load((theirs,), j * size)[0][0]
+                        if x == x and (x > z_boundary) == (y > t_boundary):
+                            right += 1
                 else:
-                    theirs = t + row * t_stride * size
-                    if columns == 1:
-                        right = (load((ours,), 0)[0][0] > z_boundary) == (load((theirs,), 0)[0][0] > t_boundary)
+                    best = best_of(ours, end, tops, places, deep, lane)
+                    if labels:
+                        wanted = read_word(t + row * 8)[0] if end != 0 else 0
                     else:
-                        right = best_of(ours, columns) == best_of(theirs, columns)
-            totals[me] = 1.0 if right else 0.0
+                        wanted = best_of(theirs, end, tops, places, deep, lane)
+                    if lane == 0 and end != 0 and best == wanted:
+                        right += 1
+            totals[me] = np.float64(right)
             add_up(totals, me, THREADS)
             if me == 0:
                 write_double(sums + tile * 8, totals[0])
@@ -267,16 +360,20 @@ FINISH = Kernel(_finish, "finish")
 
 # ---------------------------------------------------------------- kernels
 @cache
-def _loss_kernel(name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str) -> Kernel:
+def _loss_kernel(
+    name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool
+) -> Kernel:
     if kind == "elements":
-        return Kernel(_elementwise(value, slope, dtype), f"loss_{name}_{dtype}")
+        width = STORES[dtype].width if wide else 1
+        return Kernel(_elementwise(value, slope, dtype, width), f"loss_{name}_{dtype}{'_wide' * wide}")
     return Kernel(_by_row(value, slope, dtype, kind == "labels"), f"loss_{name}_{dtype}")
 
 
-def loss_kernel(name: str, dtype: str) -> Kernel:
-    """The kernel of a row of LOSSES."""
+def loss_kernel(name: str, dtype: str, wide: bool = False) -> Kernel:
+    """The kernel of a row of LOSSES. wide: in vectors, where the loss goes by elements."""
     row = LOSSES[name]
-    return _loss_kernel(name, row.value, row.slope, dtype, row.targets if row.by_row else "elements")
+    kind = row.targets if row.by_row else "elements"
+    return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row)
 
 
 @cache
@@ -285,14 +382,16 @@ def softmax_kernel(dtype: str) -> Kernel:
 
 
 @cache
-def accuracy_kernel(dtype: str, labels: bool) -> Kernel:
-    return Kernel(_accuracy(dtype, labels), f"accuracy_{'labels' if labels else 'dense'}_{dtype}")
+def accuracy_kernel(dtype: str, kind: str) -> Kernel:
+    """kind: one of HITS."""
+    return Kernel(_accuracy(dtype, kind), f"accuracy_{kind}_{dtype}")
 
 
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with that of none."""
-    accuracies = [accuracy_kernel(dtype, labels) for labels in (False, True)]
-    return [FINISH, *[loss_kernel(name, dtype) for name in LOSSES], softmax_kernel(dtype), *accuracies]
+    accuracies = [accuracy_kernel(dtype, kind) for kind in HITS]
+    losses = [loss_kernel(name, dtype, wide) for name in LOSSES for wide in (False, True)]
+    return list(dict.fromkeys([FINISH, *losses, softmax_kernel(dtype), *accuracies]))
 
 
 # ---------------------------------------------------------------- launches
@@ -309,7 +408,7 @@ def loss_tiles(name: str, rows: int, columns: int) -> int:
 
 
 def accuracy_tiles(rows: int) -> int:
-    return -(-rows // THREADS)
+    return -(-rows // ROWS)
 
 
 def run_loss(
@@ -320,17 +419,18 @@ def run_loss(
     t: int64 labels, or targets; param: address of the loss's parameter, a float64.
     """
     rows, columns, stride, dtype, _ = shape
-    kernel = loss_kernel(name, dtype)
+    wide = is_wide(dtype, columns, stride, z, dz) and is_wide(dtype, columns, t_stride, t)
+    kernel = loss_kernel(name, dtype, wide)
     pieces = loss_tiles(name, rows, columns)
     launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param)
 
 
 def run_accuracy(
-    gpu: Any, stream: int, labels: bool, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
+    gpu: Any, stream: int, kind: str, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
 ) -> None:
-    """sums (accuracy_tiles,) float64 of the rows that are right; boundaries: address of two float64."""
+    """sums (accuracy_tiles,) float64 of what is right; kind: one of HITS; boundaries: address of two float64."""
     rows, columns, stride, dtype, _ = shape
-    kernel = accuracy_kernel(dtype, labels)
+    kernel = accuracy_kernel(dtype, kind)
     launch(gpu, kernel, accuracy_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
 
 

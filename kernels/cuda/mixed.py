@@ -21,7 +21,7 @@ from .compile import THREADS, Kernel
 from .epilogues import launch
 from .memory import Block, Mirror
 from .products import BYTES
-from .rows import dropout_kernel, gather_narrow_kernel
+from .rows import dropout_kernels, gather_narrow_kernel
 from .storage import COPY, STORES, narrow_kernel
 from .updates import update_kernel
 
@@ -30,7 +30,7 @@ def mixed_kernels(dtype: str, rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]
     """The kernels that such networks have besides those of dense layers of this dtype, and of all else in float32."""
     gathers = [gather_narrow_kernel(dtype, width) for width in (1, STORES[dtype].width)]
     updates = [update_kernel(rule, dtype, COPY) for rule in rules]
-    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, dropout_kernel(dtype), *updates]))
+    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *dropout_kernels(dtype), *updates]))
 
 
 def narrow(gpu: Any, stream: int, dtype: str, source: int, into: int, elements: int) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..formulas import HYPER, LOSSES
 from ..interrupts import interrupts_held
-from ..metrics import metric_values
+from ..metrics import Columns, Variation, metric_values, variation_of
 from ..scalars import fill_scalars
 from ..spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
 from .arrays import gpu_of
@@ -31,7 +31,7 @@ from .memory import Block, Mirror
 from .mixed import Weights
 from .passes import Collector, Pass, Turn
 from .program import Program, Structure
-from .steps import Places, Updates
+from .steps import BESIDE, Places, Updates
 
 REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
 
@@ -47,6 +47,7 @@ class _Training:
         states: Sequence[tuple[np.ndarray, ...]],
         seed: int,
         norm: bool,
+        variation: Variation | None,
     ) -> None:
         gpu, stream, params, group = network.gpu, network.stream.handle, network.params, data.accumulate
         sizes = [p.nbytes for p in params]
@@ -60,12 +61,13 @@ class _Training:
             network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
             self.gradients.places, self.totals.places, network.mirror.copies,
         )  # fmt: skip
-        elements, net = [p.size for p in params], network.net
+        elements, net = [p.size for p in params], network.net._replace(variation=variation)
         copy = net.compute if where.copies else ""
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy)
+        alone = group == 1 and not norm  # each batch is a step, and nothing of it has to be known before
+        layers = network.numbers if alone and sum(elements) >= BESIDE and len(network.numbers) > 1 else ()
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        alone = group == 1 and not norm
         self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
@@ -82,7 +84,9 @@ class _Training:
         z, trail = program.forward(x, rows)
         places = self.batches.losses, 8, self.batches.results.address, program.top()
         table = program.judge(z, t, labels, rows, *places)
-        program.backward(trail, rows, self.gradients.places)
+        beside = updates.beside and not self.batches.marked
+        after = partial(program.add, updates.update_layer) if beside else lambda parameter: None
+        program.backward(trail, rows, self.gradients.places, after)
         if self.totals is not self.gradients:
             if kind.first:
                 program.add(self.gpu.zero, self.totals.memory.address, self.totals.size, self.stream)
@@ -90,8 +94,8 @@ class _Training:
         if kind.due and self.norm:
             program.add(updates.clip)
         if kind.due:
-            program.add(updates.update)
-        program.finish(table, 1 + len(program.net.metrics), updates.control.address if kind.due else 0)
+            program.add(updates.join if beside else updates.update)
+        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.due else 0)
 
 
 class Network:
@@ -124,6 +128,8 @@ class Network:
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
         self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
+        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        self.numbers = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # of each layer
         self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
         self._holding = False
         self._ahead: _Training | None = None  # whose parameters and states are newer on the device than on the host
@@ -189,12 +195,13 @@ class Network:
         self.steps_done = 0
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
-            return self._totals(np.zeros(0), [0.0] * len(self.net.metrics), batches.y, batches.order, start)
+            return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active(), interrupts_held() as check:
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
             norm = clip_norm is not None
-            key = batches.batch_size, group, len(batches.order), rule, seed, norm
-            make = partial(_Training, self, batches, rule, states, seed, norm)
+            variation = self._variation(batches.y, batches.order)
+            key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
+            make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._same("train", arrays, key, make)
             running = training.batches
             counts = np.full(count, batches.batch_size)
@@ -229,19 +236,21 @@ class Network:
             progress(steps, float(losses.sum() / counts.sum()))
         firsts = np.arange(0, count, group)
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        return self._totals(losses, sums, batches.y, batches.order, start)
+        return self._totals(losses, sums, len(batches.order), variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
         """The mean loss and the metrics over all rows, without dropout."""
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
-            return self._totals(np.full(1, np.nan), [0.0] * len(self.net.metrics), y, None, start)
+            return self._totals(np.full(1, np.nan), [], 0, None, start)
+        variation = self._variation(y, None)
         with self.gpu.active():
-            running: Pass = self._same("evaluate", [x, y], (size,), lambda: self._pass(x, y, size))
+            key = size, _parts(variation)
+            running: Pass = self._same("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
             self._upload()
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
-        return self._totals(losses[:1] / (len(x) * terms), sums, y, None, start)
+        return self._totals(losses[:1] / (len(x) * terms), sums, len(x), variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -256,15 +265,18 @@ class Network:
             collector.finish()
         return out
 
-    def _pass(self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0) -> Pass:
-        program = Program(self.gpu, self.stream.handle, self.net, self.mirror.read, batch)
+    def _pass(
+        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None
+    ) -> Pass:
+        net = self.net._replace(variation=variation)
+        program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
         return Pass(program, x, y, len(x), False, outputs=outputs)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
         z, _ = running.program.forward(x, rows)
         table = running.program.judge(z, t, labels, rows, running.losses, 0, running.results.address, 0)
-        running.program.finish(table, 1 + len(self.net.metrics), 0)
+        running.program.finish(table, 1 + len(running.program.net.sums), 0)
 
     def _list_prediction(self, running: Pass, rows: int) -> None:
         x, _, _ = running.gather(rows)
@@ -282,8 +294,20 @@ class Network:
             raise ValueError("a network without a loss can only predict")
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
 
+    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
+        return variation_of(y, order) if "r2" in self.net.metrics else None
+
     def _totals(
-        self, losses: np.ndarray, sums: Sequence[float], y: np.ndarray, order: np.ndarray | None, start: float
+        self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
     ) -> Totals:
-        named = dict(zip(self.net.metrics, sums, strict=True))
-        return Totals(losses, metric_values(named, y, order, self.net.outputs), time.perf_counter() - start)
+        named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
+        for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
+            named[name].append(total)
+        assert self.net.loss is not None
+        by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
+        metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
+        return Totals(losses, metrics, time.perf_counter() - start)
+
+
+def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:
+    return None if variation is None else tuple(variation.parts)

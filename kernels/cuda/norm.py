@@ -4,7 +4,8 @@
     settle    one block: adds them up, and leaves in the control record whether and how the update is to go on
 
 Sums are taken in float64, cut by the sizes of the arrays alone, and added in a fixed order: a thread's elements one
-after the other, the threads of a block by halves. So a norm is the same bits in every run and on every device.
+after the other, then every 32nd thread of a block, and those 32. So a norm is the same bits in every run and on every
+device.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 from numba import cuda
 
 from ..formulas import clip_factor
-from .compile import THREADS, Kernel, device
+from .compile import SIMULATED, THREADS, Kernel, device
 from .layout import CONTROL, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
 from .primitives import VECTOR, reader, writer
 from .storage import STORES, columns
 
+FIRST = 2 if SIMULATED else 32  # threads that add up those of a block: a warp
 SUM = 16  # bytes of what is known of a tile: the sum of squares, and 0, or NaN where an element is not finite
 
 read_owner, read_word, read_words2 = reader("int32", 1), reader("int64", 1), reader("int64", 2)
@@ -33,28 +35,59 @@ MOST, CAREFUL, SEEN, NUMBER = (offset(SETTINGS, name) for name in ("most", "care
 COUNTED = offset(SETTINGS, "counted")
 SKIP, SHIFT, SKIPS, NEWS = (offset(CONTROL, name) for name in ("skip", "shift", "skips", "news"))
 NORM, FACTOR64, FACTOR32 = (offset(CONTROL, name) for name in ("norm", "float64", "float32"))
+DIVISOR = offset(CONTROL, "grad_scale")
 
 clip = device(clip_factor)
 
 
 def _add_up(totals, odds, me):
-    """The sums of both over the threads of a block, by halves; they end in the first."""
-    half = THREADS // 2
-    while half > 0:
-        cuda.syncthreads()
-        if me < half:
-            totals[me] += totals[me + half]
-            odds[me] += odds[me + half]
-        half //= 2
+    """Add both up over the threads of a block; the sums end in the first.
+
+    In two stages, with a barrier before each, instead of a barrier for each half: a block has a tile in a microsecond.
+    """
+    cuda.syncthreads()
+    if me < FIRST:
+        total, odd = totals[me], odds[me]
+        for other in range(me + FIRST, THREADS, FIRST):
+            total += totals[other]
+            odd += odds[other]
+        totals[me], odds[me] = total, odd
+    cuda.syncthreads()
+    if me == 0:
+        total, odd = totals[0], odds[0]
+        for other in range(1, FIRST):
+            total += totals[other]
+            odd += odds[other]
+        totals[0], odds[0] = total, odd
 
 
 add_up = device(_add_up)
 
 
+def _spread(count, bytes_apart):
+    """A function that gives `count` addresses, so many bytes apart from one another."""
+
+    def two(g):
+        return g, g + bytes_apart
+
+    def four(g):
+        return g, g + bytes_apart, g + 2 * bytes_apart, g + 3 * bytes_apart
+
+    def eight(g):
+        return (*four_of(g), *four_of(g + 4 * bytes_apart))
+
+    four_of = device(four)
+    return device({2: two, 4: four, 8: eight}[count])
+
+
 def _squares(dtype):
+    # Whole tiles are nearly all of a large array: there a thread loads all that it has of a tile, 64 bytes of float32,
+    # before it adds, so that the memory has so much to do at once.
     own = STORES[dtype]
     width = own.width
-    load, load1 = columns((own,), width), columns((own,), 1)
+    vectors = TILE // (THREADS * width)
+    load, load1, load_all = columns((own,), width), columns((own,), 1), columns((own,) * vectors, width)
+    spread = _spread(vectors, THREADS * width * own.size)
 
     def squares(records, turns, owners, tiles, sums):
         totals = cuda.shared.array(THREADS, np.float64)
@@ -68,7 +101,14 @@ def _squares(dtype):
             end = min(start + TILE, elements) if g != 0 else start
             total, odd = 0.0, 0.0
             whole = start
-            if g % VECTOR == 0:
+            if g % VECTOR == 0 and end - start == TILE:
+                whole = end
+                for lane in load_all(spread(g), start + me * width):
+                    for element in lane:
+                        x = np.float64(element)
+                        total += x * x
+                        odd += x - x
+            elif g % VECTOR == 0:
                 whole = end - (end - start) % width
                 for j in range(start + me * width, whole, THREADS * width):
                     for lane in load((g,), j):
@@ -107,10 +147,11 @@ def _settle(sums, tiles, settings, control):
     totals[me], odds[me] = total, odd
     add_up(totals, odds, me)
     if me == 0:
-        scale = read_double(settings + SCALE)[0]
+        scale, divisor = read_double(settings + SCALE)[0], np.float32(1)
         grad_scale, found_inf = read_word(settings + GRAD_SCALE)[0], read_word(settings + FOUND_INF)[0]
         if grad_scale != 0:
-            scale *= 1.0 / np.float64(read_float(grad_scale)[0])
+            divisor = read_float(grad_scale)[0]
+            scale *= 1.0 / np.float64(divisor)
         norm = scale * math.sqrt(totals[0])
         most = read_double(settings + MOST)[0]
         if most < math.inf:
@@ -131,6 +172,7 @@ def _settle(sums, tiles, settings, control):
         write_double(control + NORM, norm)
         write_double(control + FACTOR64, scale)
         write_float(control + FACTOR32, np.float32(scale))
+        write_float(control + DIVISOR, divisor)
 
 
 SETTLE = Kernel(_settle, "settle")

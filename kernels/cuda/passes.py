@@ -14,6 +14,10 @@ from .marks import marking
 from .program import Launches, Program
 from .rows import LABEL
 
+# Batches of a graph, where many of a kind follow one another: the host gives a graph to the device in some 5 us, and a
+# small batch is done in less. A pass must be so many times as long, for making the graph takes milliseconds.
+MANY, LONG = 8, 8
+
 
 class Turn(NamedTuple):
     """A kind of batch: all of a kind have the same launches, arguments included."""
@@ -59,17 +63,18 @@ class Pass:
         width = outputs * program.size
         self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
-        self.metrics = len(program.net.metrics)
+        self.metrics = len(program.net.sums)
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched
-        self._replays: dict[Turn, Any] = {}
-        self._lists: dict[Turn, Launches] = {}
+        self.marked = False  # launches are timed one by one, so that none is to be beside another
+        self._replays: dict[tuple[tuple[Turn, bool], int], Any] = {}
+        self._lists: dict[tuple[Turn, bool], Launches] = {}
         self._verb = "train" if ordered else "predict" if outputs else "evaluate"
 
     @property
     def losses(self) -> int:
-        """Where the sums of the loss of all batches are, or that of the pass; those of metrics stand before them."""
+        """Where the sums of the loss of all batches are, or that of the pass; those for metrics stand before them."""
         return int(self.results.address) + 8 * self.metrics
 
     @property
@@ -112,6 +117,7 @@ class Pass:
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
+            self.marked = marks is not None
             for chunk in chunks:
                 if together:
                     if marks:
@@ -120,28 +126,39 @@ class Pass:
                         together(chunk)
                     self.done = chunk.stop
                     check()
-                for number in () if together else chunk:
+                while not together and self.done < chunk.stop:
+                    number = self.done
                     kind = turn(number, self.rows, program.batch, self.group)
-                    replay = self._replay(kind, list_batch)
+                    many = 1 if marks else self._alike(number, chunk)
+                    replay = self._replay(kind, many, list_batch)
                     if marks:
-                        marks.launch(number, kind.rows, self._lists[kind], replay)
+                        marks.launch(number, kind.rows, self._lists[kind, True], replay)
                     else:
                         replay.launch()
-                    self.done = number + 1
+                    self.done = number + many
                     if kind.due:
                         check()
                 after(chunk)
 
-    def _replay(self, kind: Turn, list_batch: Callable[[Turn], None]) -> Any:
-        if kind not in self._replays:
+    def _alike(self, number: int, chunk: range) -> int:
+        """Return how many batches from this one on are launched together: MANY of one kind, or 1."""
+        full = self.rows // self.program.batch  # batches before the last, which may be short
+        long = self.group == 1 and full >= LONG * MANY
+        return MANY if long and number + MANY <= min(full, chunk.stop) else 1
+
+    def _replay(self, kind: Turn, many: int, list_batch: Callable[[Turn], None]) -> Any:
+        """Return the launches for so many batches of a kind."""
+        sort = kind, self.marked
+        if sort not in self._lists:
             list_batch(kind)
-            program = self.program
-            self._lists[kind] = program.launches()
-            self._replays[kind] = program.gpu.replay(program.stream, self._lists[kind])
-        return self._replays[kind]
+            self._lists[sort] = self.program.launches()
+        if (sort, many) not in self._replays:
+            program, launches = self.program, Launches(self._lists[sort] * many)
+            self._replays[sort, many] = program.gpu.replay(program.stream, launches)
+        return self._replays[sort, many]
 
     def sums(self) -> tuple[list[float], np.ndarray]:
-        """Of the metrics, and of the loss of every batch, or only one. Waits for all that was launched."""
+        """Those for metrics, and of the loss of every batch, or only one. Waits for all that was launched."""
         found = np.zeros(self.metrics + self.batches)
         program = self.program
         program.gpu.copy_out(found, self.results.address, program.stream)

@@ -20,6 +20,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Guard(NamedTuple):
     grad_scale: int = 0  # what they are to be divided by
     found_inf: int = 0  # other than 0, and the step is skipped
     skip_nonfinite: bool = False  # the step is skipped if a gradient is not finite
+    unscales: bool = False  # gradients are left divided by grad_scale, unless the step is skipped
 
     @property
     def may_skip(self) -> bool:
@@ -65,6 +67,7 @@ class Table:
     def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
         some = targets[which[0]]
         self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
+        self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
         self.first, self.count = first, len(which)  # in the order of the turns
         sizes = np.array([targets[i].elements for i in which], np.int64)
         tiles = -(-sizes // TILE)
@@ -128,9 +131,9 @@ class Tables:
                 tiles += batch.tiles
         self.gpu.launch(SETTLE, 1, stream, self.sums.address, tiles, settings, self.control.address)
 
-    def _update(self, turns: int, stream: int, control: int) -> None:
+    def _update(self, turns: int, stream: int, control: int, unscales: bool = False) -> None:
         for batch in self.batches:
-            self._launch(batch, batch.kernel, turns, stream, control)
+            self._launch(batch, batch.unscaling() if unscales else batch.kernel, turns, stream, control)
 
     def _launch(self, batch: Table, kernel: Kernel, turns: int, stream: int, last: int) -> None:
         if batch.tiles:
@@ -206,7 +209,8 @@ class Plan(Tables):
             self._working.send(stream)
             if guarded:
                 self._find_out(guard, stream)
-            self._update(self._working.turns_at, stream, self.control.address if guarded else 0)
+            control = self.control.address if guarded else 0
+            self._update(self._working.turns_at, stream, control, guard.unscales)
 
     def norm(self, gradients: Sequence[int] | np.ndarray, stream: int = 0) -> float:
         """The Euclidean norm of all gradients laid end to end. Waits for the stream."""

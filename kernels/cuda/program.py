@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..formulas import ACTIVATIONS, LOSSES, dropout_stream
+from ..metrics import Columns, Variation, sums_of
 from ..spec import DenseSpec, DropoutSpec, LayerSpec, LossSpec
 from .dense import Gradients, Outputs, run_backward, run_forward, shape_of
 from .epilogues import Shape, activate, sums_bytes
 from .gemm import gemm_of
 from .layout import CLOCK, DROPOUT, TOTALS
-from .losses import METRIC_LOSSES, accuracy_tiles, finish, loss_tiles, run_accuracy, run_loss, run_softmax
+from .losses import METRIC_LOSSES, accuracy_tiles, finish, hits_of, loss_tiles, run_accuracy, run_loss, run_softmax
 from .products import BYTES, Plan, padded, plan_forward, plan_network
 from .rows import LABEL, dropout, gather, scatter
 
@@ -36,6 +37,7 @@ class Structure(NamedTuple):
     link: str | None
     fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
     tf32: bool = False  # whether products may round their operands
+    variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -48,6 +50,11 @@ class Structure(NamedTuple):
     @property
     def outputs(self) -> int:
         return self.dense[-1].outputs
+
+    @property
+    def sums(self) -> list[tuple[str, Columns]]:
+        """What metrics are made from: of which metric, over which columns."""
+        return sums_of(self.metrics, self.outputs, self.variation)
 
 
 class _Dense(NamedTuple):
@@ -185,32 +192,35 @@ class Program:
         assert net.loss is not None
         row, gap = LOSSES[net.loss.name], padded(columns)
         shape = Shape(rows, columns, gap, net.dtype)
-        z_boundary, t_boundary = row.boundary
         shown = z
         if net.link and any(name != "accuracy" for name in net.metrics):
-            shown, z_boundary = self.rows("shown", columns, net.dtype), 0.5
+            shown = self.rows("shown", columns, net.dtype)
             self.link(z, shown, rows)
         values = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
-        settings = self.constant("settings", np.array([z_boundary, t_boundary, *values, 0.0]))
-        table = np.zeros(1 + len(net.metrics), TOTALS)
-        for i, name in enumerate(("", *net.metrics)):
-            sums = self.room(("sums", i), 8 * self._tiles(name, self.batch))
+        settings = self.constant("settings", np.array([*row.boundary, *values, 0.0]))
+        around = self.gpu, self.stream
+        table = np.zeros(1 + len(net.sums), TOTALS)
+        for i, (name, (first, end)) in enumerate([("", (0, columns)), *net.sums]):
+            skip, part = first * self.size, shape._replace(columns=end - first)
+            sums = self.room(("sums", i), 8 * self._tiles(name, self.batch, end - first))
             if name == "accuracy":
-                self.add(run_accuracy, self.gpu, self.stream, labels, shown, t, sums, settings, shape, gap)
+                kind = hits_of(net.loss.name, labels, columns)
+                self.add(run_accuracy, *around, kind, z, t, sums, settings, shape, gap)
+            elif name:
+                places = shown + skip, t + skip, 0, sums, settings + 16
+                self.add(run_loss, *around, METRIC_LOSSES[name], *places, part, gap)
             else:
-                places = (shown, t, 0, sums, settings + 16) if name else (z, t, dz, sums, settings + 16)
-                which = METRIC_LOSSES[name] if name else net.loss.name
-                self.add(run_loss, self.gpu, self.stream, which, *places, shape, gap)
+                self.add(run_loss, *around, net.loss.name, z, t, dz, sums, settings + 16, shape, gap)
             into = (metrics + 8 * (i - 1), 0) if name else (losses, stride)
-            table[i] = (sums, self._tiles(name, rows), *into)
+            table[i] = (sums, self._tiles(name, rows, end - first), *into)
         return self.constant(("table", rows), table)
 
-    def _tiles(self, metric: str, rows: int) -> int:
+    def _tiles(self, metric: str, rows: int, columns: int) -> int:
         """The sums that a metric leaves, or the loss: ""."""
         if metric == "accuracy":
             return accuracy_tiles(rows)
         assert self.net.loss is not None
-        return loss_tiles(METRIC_LOSSES.get(metric, self.net.loss.name), rows, self.net.outputs)
+        return loss_tiles(METRIC_LOSSES.get(metric, self.net.loss.name), rows, columns)
 
     def link(self, z: int, y: int, rows: int) -> None:
         """The output activation, which training leaves to the loss; y may be z."""
@@ -231,8 +241,17 @@ class Program:
             return self.gradient(0)
         return self.rows("gradient of outputs", self.net.outputs, self.net.dtype)
 
-    def backward(self, trail: list[_Dense | _Dropout], rows: int, gradients: Sequence[int]) -> None:
-        """The gradients of all parameters, from that of the outputs in `top()`."""
+    def backward(
+        self,
+        trail: list[_Dense | _Dropout],
+        rows: int,
+        gradients: Sequence[int],
+        after: Callable[[int], None] = lambda parameter: None,
+    ) -> None:
+        """The gradients of all parameters, from that of the outputs in `top()`.
+
+        after: called with the number of a layer's first parameter, once nothing will read them, or write gradients.
+        """
         number, dy = 0, self.top()
         while trail:
             step = trail.pop()
@@ -251,6 +270,7 @@ class Program:
             under = (below.aux, gradients[below.number + 1] if below.plan.backward.db else 0) if below else (0, 0)
             places = dy, step.x, step.w, step.s, out, sums, under
             self.add(run_backward, self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *places)
+            after(i)
             number, dy = 1 - number, dx
 
     def scatter(self, y: int, out: int, rows: int, ring: int) -> None:

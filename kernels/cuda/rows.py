@@ -19,10 +19,10 @@ from numba import cuda
 from ..formulas import dropout_draw, dropout_key
 from .compile import THREADS, Kernel, device
 from .epilogues import is_wide, launch, vector
-from .halves import computed, narrow, stored, widen
 from .layout import CLOCK, DROPOUT, offset
 from .primitives import loader, reader, storer, word
-from .storage import STORES, columns, into_columns
+from .storage import STORES, into_columns, lanes
+from .storage import columns as columns_of
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
@@ -61,22 +61,35 @@ def _scatter(kind, words):
     return scatter
 
 
-def _dropout(dtype):
-    kind, real, to_real, from_real = stored(dtype), getattr(np, computed(dtype)), widen(dtype), narrow(dtype)
-    load, store, size = loader(kind, 1), storer(kind, 1), np.dtype(kind).itemsize
+def _dropout(dtype, width):
+    own = STORES[dtype]
+    load, store, real = columns_of((own,), width), into_columns((own,), width), getattr(np, own.real)
     key_of, draw = device(dropout_key), device(dropout_draw)
+
+    def kept_or_not(x, threshold, scale, key, i):
+        value = x[0] * scale
+        return (real(0) if draw(key, word(i)) < threshold else value,)
+
+    each = lanes(device(kept_or_not), width, 1)
 
     def dropout(x, y, rows, columns, x_stride, y_stride, clock, settings):
         key = key_of(word(read_word(settings + STREAM)[0]), word(read_word(clock + EVER)[0] + 1))
         threshold = word(read_word(settings + THRESHOLD)[0])
         scale = real(read_double(settings + SCALE)[0])
+        # A vector of columns at a time. Where the next one lies is counted on, to divide only once.
+        across = columns // width
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-        for i in range(first, rows * columns, step):
-            row, column = i // columns, i % columns
-            value = to_real(load((x,), (row * x_stride + column) * size)[0][0]) * scale
-            if draw(key, word(i)) < threshold:
-                value = real(0)
-            store((y,), (row * y_stride + column) * size, ((from_real(value),),))
+        row, part = first // across, first % across
+        down, right = step // across, step % across
+        while row < rows:
+            column = part * width
+            kept = each(load((x,), row * x_stride + column), threshold, scale, key, row * columns + column)
+            store((y,), row * y_stride + column, kept)
+            row += down
+            part += right
+            if part >= across:
+                part -= across
+                row += 1
 
     return dropout
 
@@ -91,7 +104,7 @@ def gather_kernel(kind: str, words: int) -> Kernel:
 @cache
 def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
     """float32 becomes 16 bits; strides are in elements."""
-    load, store = columns((STORES["float32"],), width), into_columns((STORES[dtype],), width)
+    load, store = columns_of((STORES["float32"],), width), into_columns((STORES[dtype],), width)
     return Kernel(_gather(load, store, width), f"gather_float32_{dtype}_{width}")
 
 
@@ -101,15 +114,20 @@ def scatter_kernel(kind: str, words: int) -> Kernel:
 
 
 @cache
-def dropout_kernel(dtype: str) -> Kernel:
-    return Kernel(_dropout(dtype), f"dropout_{dtype}")
+def dropout_kernel(dtype: str, wide: bool) -> Kernel:
+    width = STORES[dtype].width if wide else 1
+    return Kernel(_dropout(dtype, width), f"dropout_{dtype}{'_wide' * wide}")
+
+
+def dropout_kernels(dtype: str) -> list[Kernel]:
+    return [dropout_kernel(dtype, wide) for wide in (False, True)]
 
 
 def rows_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with those of none."""
     kinds = [(v.kind, v.words) for v in (vector(dtype, False), vector(dtype, True))]
     moving = [make(*kind) for make in (gather_kernel, scatter_kernel) for kind in kinds]
-    return [gather_kernel(LABEL, 1), *moving, dropout_kernel(dtype)]
+    return [gather_kernel(LABEL, 1), *moving, *dropout_kernels(dtype)]
 
 
 # ---------------------------------------------------------------- launches
@@ -153,5 +171,8 @@ def dropout(
     clock: int, settings: int,
 ) -> None:  # fmt: skip
     """y = x scale where kept, else 0, with the mask of the clock's batch; y may be x. settings: a record DROPOUT."""
-    pieces = -(-rows * columns // THREADS)
-    launch(gpu, dropout_kernel(dtype), pieces, stream, x, y, rows, columns, x_stride, y_stride, clock, settings)
+    # Rows of either may have gaps of their own.
+    wide = is_wide(dtype, columns, x_stride, x) and is_wide(dtype, columns, y_stride, y)
+    pieces = -(-rows * columns // ((STORES[dtype].width if wide else 1) * THREADS))
+    kernel = dropout_kernel(dtype, wide)
+    launch(gpu, kernel, pieces, stream, x, y, rows, columns, x_stride, y_stride, clock, settings)

@@ -1,5 +1,8 @@
 """What ends a step of the optimizer: gradients of several batches added up, their norm, the update.
 
+Where parameters are many, and nothing of the step has to be known before, a layer's are updated on a stream of their
+own, as soon as its gradients are there, beside the products of the layers below it.
+
 The scalars of all steps of a pass lie in device memory. Which row is due stands in the control record: `finish` moves
 it on after a batch that ended a step. Where a norm is wanted, `squares` and `settle` write the factor there, too.
 """
@@ -21,6 +24,10 @@ from .plan import Table
 from .storage import COPY
 from .updates import accumulate_kernel
 
+# Parameters of a network from which on layers are updated by themselves: an ESTIMATE, not measured on any GPU. So many
+# take some 10 us in float32, and each launch and meeting of streams costs a few.
+BESIDE = 1 << 20
+
 
 class Places(NamedTuple):
     """Addresses of the arrays of all parameters, in their order."""
@@ -32,15 +39,23 @@ class Places(NamedTuple):
     copies: Sequence[int] = ()  # of the parameters, in another dtype
 
 
+class _Beside(NamedTuple):
+    """What the update of one layer needs."""
+
+    ready: Any  # the event after which it may begin
+    table: Table
+
+
 class Updates:
     """The launches on all parameters at once. Scalars are rows of ROW bytes, one for each step of the pass.
 
-    copy: the dtype of copies, where there are any; the update writes them, too.
+    copy: the dtype of copies, where there are any; the update writes them, too. layers: numbers of the parameters of
+    each layer that is to be updated by itself, which follow one another.
     """
 
     def __init__(
         self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], places: Places, scalars: int,
-        copy: str = "",
+        copy: str = "", layers: Sequence[Sequence[int]] = (),
     ) -> None:  # fmt: skip
         self.gpu, self.stream, self.rule, self.dtype, self.places = gpu, stream, rule, dtype, places
         form, written = (COPY, [[copy] for copy in places.copies]) if copy else (SAME, [[] for _ in sizes])
@@ -49,7 +64,9 @@ class Updates:
             for size, p, states, more in zip(sizes, places.params, places.states, written, strict=True)
         ]
         self.table = Table(gpu, targets, list(range(len(targets))), 0)
-        gpu.wait(0)  # on which the table is copied
+        self._layers = {of[0]: _Beside(gpu.event(), Table(gpu, targets, list(of), of[0])) for of in layers}
+        self._side, self._joined = gpu.stream(), gpu.event()
+        gpu.wait(0)  # on which tables are copied
         self.turns = self._turns(places.params, places.totals, scalars)
         self.control, self.settings = gpu.allocate(CONTROL.itemsize), gpu.allocate(SETTINGS.itemsize)
         self.sums = gpu.allocate(self.table.tiles * SUM)
@@ -83,6 +100,23 @@ class Updates:
         """The optimizer's step, from the totals."""
         self._launch(self.table.kernel, self.turns, self.control.address)
 
+    @property
+    def beside(self) -> bool:
+        """True if layers can be updated by themselves."""
+        return bool(self._layers)
+
+    def update_layer(self, parameter: int) -> None:
+        """The optimizer's step of the layer with this first parameter, beside what the stream is given next."""
+        layer, side = self._layers[parameter], self._side.handle
+        layer.ready.record(self.stream)
+        layer.ready.before(side)
+        self._launch(layer.table.kernel, self.turns, self.control.address, layer.table, side)
+
+    def join(self) -> None:
+        """What the stream is given next waits for the updates of all layers."""
+        self._joined.record(self._side.handle)
+        self._joined.before(self.stream)
+
     def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int) -> Any:
         turns = np.zeros(len(changed), TURNS)
         turns["p"], turns["g"], turns["row"] = changed, gradients, row
@@ -90,7 +124,9 @@ class Updates:
         self.gpu.copy_in(memory.address, turns, self.stream)
         return memory
 
-    def _launch(self, kernel: Kernel, turns: Any, last: int) -> None:
-        table = self.table
-        places = table.records, turns.address, table.owners
-        launch(self.gpu, kernel, table.tiles, self.stream, *places, table.tiles, last)
+    def _launch(
+        self, kernel: Kernel, turns: Any, last: int, table: Table | None = None, stream: int | None = None
+    ) -> None:
+        table, stream = table or self.table, self.stream if stream is None else stream
+        places = table.records, turns.address + table.first * TURNS.itemsize, table.owners
+        launch(self.gpu, kernel, table.tiles, stream, *places, table.tiles, last)

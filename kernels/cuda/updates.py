@@ -3,7 +3,8 @@
 A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory: what counts is
 that every access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic);
 a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32. With a
-16-bit copy of a float32 parameter, which is only written (`storage.COPY`), it is 30.
+16-bit copy of a float32 parameter, which is only written (`storage.COPY`), it is 30. Kernels that leave the gradient
+divided by the scale of the loss write it, too: 32 in float32, as a pass of its own over gradients would make it 36.
 
 Arrays are cut into tiles of TILE elements by their sizes alone. A block takes tile after tile: it finds the array in
 the table `owners`, and its addresses in two records. One loop serves every rule: it loads the parameter, the gradient
@@ -21,10 +22,10 @@ from numba import cuda
 
 from ..formulas import HYPER, OPTIMIZERS, dropout_key
 from ..spec import MASTER, SAME, STOCHASTIC
-from .compile import SIMULATED, THREADS, Kernel, device
+from .compile import THREADS, Kernel, device
 from .layout import CONTROL, RECORDS, STEP, TILE, TURNS, offset
 from .primitives import VECTOR, reader, word
-from .storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, stores_of
+from .storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, lanes, stores_of
 
 read_owner = reader("int32", 1)
 read_word = reader("int64", 1)
@@ -32,6 +33,7 @@ read_words2 = reader("int64", 2)
 read_words3 = reader("int64", 3)
 
 TURN, RECORD, STATES, STREAM = TURNS.itemsize, RECORDS.itemsize, offset(RECORDS, "states"), offset(RECORDS, "stream")
+DIVISOR = offset(CONTROL, "grad_scale")
 
 
 def _one(rule, dtype, form):
@@ -62,42 +64,14 @@ def _one(rule, dtype, form):
     return device({MASTER: master, STOCHASTIC: stochastic}[form])
 
 
-def _simulated_lanes(one, width, results):
-    def lanes(x, h, tiny, key, i):
-        return tuple([one(x[k], h, tiny, key, i + k) for k in range(width)])
+def _unscaling(one):
+    """`one`, which also gives the gradient, behind the parameter, divided by the last of the scalars."""
 
-    return lanes
+    def unscaled(x, h, tiny, key, element):
+        found = one(x, h, tiny, key, element)
+        return (found[0], x[1] / h[-1], *found[1:])
 
-
-def _compiled_lanes(one, width, results):
-    from numba.cuda import cgutils
-    from numba.cuda.extending import intrinsic
-
-    types = cuda.types
-
-    def lane(x, h, tiny, key, i):
-        return one(x, h, tiny, key, i)
-
-    @intrinsic
-    def lanes(typingctx, x, h, tiny, key, i):
-        result = types.UniTuple(x.dtype.dtype, results)
-        inner = result(x.dtype, h, tiny, key, types.int64)
-
-        def codegen(context, builder, signature, args):
-            found = []
-            for k, elements in enumerate(cgutils.unpack_tuple(builder, args[0], width)):
-                number = builder.add(args[4], args[4].type(k))
-                found.append(context.compile_internal(builder, lane, inner, (elements, *args[1:4], number)))
-            return context.make_tuple(builder, signature.return_type, found)
-
-        return types.UniTuple(result, width)(x, h, tiny, key, types.int64), codegen
-
-    return lanes
-
-
-# lanes(one, width, results): `one`, which gives so many, for `width` elements at once, from number i on. Numba compiles
-# it once, and LLVM puts it in place: to have Numba do that eight times takes 10 s.
-_lanes = _simulated_lanes if SIMULATED else _compiled_lanes
+    return device(unscaled)
 
 
 def _states(count):
@@ -117,13 +91,15 @@ def _key(stream, step):
     return dropout_key(word(stream), word(step))
 
 
-def _update(rule, states, dtype, form):
+def _update(rule, states, dtype, form, unscales):
     own, *others = stores_of(dtype, states, form)
-    read, written = (own, own, *(others[:-1] if form == COPY else others)), (own, *others)
+    read, written = (own, own, *(others[:-1] if form == COPY else others)), (own, *[own] * unscales, *others)
     loaded = len(read)
     real, width = getattr(np, own.real), max(store.width for store in written)
     one = _one(rule, dtype, form)
-    wide, narrow = _lanes(one, width, len(written)), _lanes(one, 1, len(written))
+    if unscales:
+        one = _unscaling(one)
+    wide, narrow = lanes(one, width, len(written)), lanes(one, 1, len(written))
     load, load1, store, store1 = (
         columns(read, width),
         columns(read, 1),
@@ -131,16 +107,18 @@ def _update(rule, states, dtype, form):
         into_columns(written, 1),
     )
     read_row, read_factor, read_states = reader(own.real, HYPER + 1), reader(own.real, 1), _states(states)
-    factor_at = offset(CONTROL, own.real)
+    factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
     key_of = device(_key if form == STOCHASTIC else _no_key)
 
     def update(records, turns, owners, tiles, control):
-        factor, shift = real(1), 0
+        factor, divisor, shift = real(1), real(1), 0
         if control != 0:
             skip, shift = read_words2(control)
             if skip != 0:
                 return
             factor = read_factor(control + factor_at)[0]
+            if unscales:
+                divisor = real(read_divisor(control + DIVISOR)[0])
         for tile in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
             i = read_owner(owners + tile * 4)[0]
             p, g, row = read_words3(turns + i * TURN)
@@ -150,11 +128,11 @@ def _update(rule, states, dtype, form):
             elements, first_tile = read_words2(record)
             s = read_states(record + STATES)
             scalars = read_row(row + shift)
-            h = (scalars[0] * factor, *scalars[1:HYPER])
+            h = (scalars[0] * factor, *scalars[1:HYPER], divisor)  # which rules do not know of
             tiny = scalars[HYPER]
             key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
             places = (p, g, *s)
-            results = (p, *s)
+            results = places if unscales else (p, *s)
             low = 0
             for address in places:
                 low |= address
@@ -172,9 +150,9 @@ def _update(rule, states, dtype, form):
 
 
 @cache
-def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str) -> Kernel:
-    name = f"update_{rule.__name__}_{dtype}"
-    return Kernel(_update(rule, states, dtype, form), name if form == SAME else f"{name}_{form}")
+def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str, unscales: bool = False) -> Kernel:
+    parts = ["unscale"] * unscales + ["update", rule.__name__, dtype] + [form] * (form != SAME)
+    return Kernel(_update(rule, states, dtype, form, unscales), "_".join(parts))
 
 
 def accumulate(p, g, s, h, tiny):
@@ -187,7 +165,10 @@ def accumulate_kernel(dtype: str) -> Kernel:
     return _kernel(accumulate, 0, dtype, SAME)
 
 
-def update_kernel(name: str, dtype: str, form: str = SAME) -> Kernel:
-    """The kernel of a row of OPTIMIZERS; rows with the same rule share it."""
+def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:
+    """The kernel of a row of OPTIMIZERS; rows with the same rule share it.
+
+    unscales: it also divides the gradient, where it lies, by the `grad_scale` of the control record.
+    """
     row = OPTIMIZERS[name]
-    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form)
+    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form, unscales)

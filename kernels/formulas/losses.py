@@ -89,7 +89,7 @@ class Loss:
 
     `targets`: "dense" for one target an output, "labels" for one class number a row. `link`: the output activation
     whose inverse the loss includes, so that training runs on logits. `boundary`: above which output, and above which
-    target, a row with a single output counts as the second class. `signs`: targets must be -1 or 1.
+    target, an output by itself counts as the positive class. `signs`: targets must be -1 or 1.
     """
 
     value: Callable[..., Any]
@@ -105,6 +105,15 @@ class Loss:
     @property
     def by_row(self) -> bool:
         return self.link == "softmax"
+
+    @property
+    def binary(self) -> bool:
+        """True if every target is one of two classes, whatever the others of its row are."""
+        return self.signs or self.link == "sigmoid"
+
+    def hits_by_output(self, outputs: int) -> bool:
+        """True if accuracy counts outputs, each by its boundary; False if it counts rows, by their largest output."""
+        return self.binary or (outputs == 1 and not self.by_row)
 
 
 LOSS_DOMAINS = {"delta": Domain(low=5e-324), "label_smoothing": FRACTION}
@@ -142,7 +151,8 @@ LOSSES: dict[str, Loss] = {
 
 
 # Metrics
-# A metric is the mean over outputs (or rows) of a count; `name: (targets it is defined for)`.
+# A metric is the mean over outputs (or rows) of a count; `name: (targets it is defined for)`. Accuracy is that of the
+# outputs which the loss sees: of logits, where training runs on them. An output that is NaN is never right.
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy": ("labels", "dense"),
     "mean_squared_error": ("dense",),

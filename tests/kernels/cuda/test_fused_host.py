@@ -18,7 +18,7 @@ from fastopt.kernels.cuda import fused, fused_layout, fused_loss, fused_pass
 from fastopt.kernels.cuda.layout import CLOCK, ROW
 from fastopt.kernels.cuda.program import Structure
 from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
-from fastopt.kernels.metrics import metric_values
+from fastopt.kernels.metrics import metric_values, variation_of
 from fastopt.kernels.scalars import fill_scalars
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
 
@@ -81,7 +81,10 @@ def test_a_pass(monkeypatch, case):
     terms = 1 if LOSSES[loss].by_row else dense[-1].outputs
     rows = np.minimum(batch, n - batch * np.arange(steps))
     np.testing.assert_allclose(results[len(metrics) :] / (rows * terms), totals.losses, **CLOSE[dtype])
-    found = metric_values(dict(zip(metrics, results, strict=False)), y, order, dense[-1].outputs)
+    sums = {name: [total] for name, total in zip(metrics, results, strict=False)}
+    by_output = LOSSES[loss].hits_by_output(dense[-1].outputs)
+    variation = variation_of(y, order) if "r2" in metrics else None
+    found = metric_values(sums, n, dense[-1].outputs, by_output, variation)
     np.testing.assert_allclose(list(found.values()), list(totals.metrics.values()), **CLOSE[dtype])
     for ours, theirs in zip([*params, *sum(states, ())], [*wanted, *sum(wanted_states, ())], strict=True):
         np.testing.assert_allclose(ours, theirs, **CLOSE[dtype])

@@ -13,7 +13,7 @@ from fastopt.kernels.cuda.arrays import gpu_of, see
 from fastopt.kernels.cuda.epilogues import Shape
 from fastopt.kernels.cuda.layout import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
-from fastopt.kernels.reference_metrics import METRICS
+from fastopt.kernels.reference_metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
 pytestmark = pytest.mark.gpu
@@ -105,9 +105,10 @@ def strided(array, stride):
 
 @pytest.mark.parametrize("dtype", RTOL)
 @pytest.mark.parametrize("name", ["huber", "categorical_crossentropy", "sparse_categorical_crossentropy"])
-def test_rows_with_gaps_and_sums_of_a_pass(name, dtype):
+@pytest.mark.parametrize(("columns", "t_stride"), [(5, 7), (4, 12)])  # single numbers, and vectors
+def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
     """Two batches, each with its place for the loss, and both with one for the whole pass."""
-    rows, columns, stride = 19, 5, 8
+    rows, stride = 19, 8
     clock = np.zeros(1, CLOCK)
     param, results, counted = to_device(np.array([0.25])), to_device(np.zeros(3)), to_device(np.zeros(1))
     sums = to_device(np.full(losses.loss_tiles(name, rows, columns), np.nan))
@@ -117,12 +118,12 @@ def test_rows_with_gaps_and_sums_of_a_pass(name, dtype):
         z, t = batch(name, rows, columns, dtype, seed=number)
         want = np.empty_like(z)
         wanted.append(reference.loss(spec, z, t, want))
-        here, there = strided(z, stride), to_device(t) if t.ndim == 1 else strided(t, 7)
+        here, there = strided(z, stride), to_device(t) if t.ndim == 1 else strided(t, t_stride)
         gradient = strided(np.zeros_like(z), stride)
         clock["batch"] = number
         now = to_device(clock.view(np.int64))
         places = [see(a).address for a in (here, there, gradient, sums, param)]
-        losses.run_loss(gpu, 0, name, *places, Shape(rows, columns, stride, dtype), 7)
+        losses.run_loss(gpu, 0, name, *places, Shape(rows, columns, stride, dtype), t_stride)
         table = np.zeros(2, TOTALS)
         table["sums"], table["tiles"], table["stride"] = see(sums).address, sums.size, (8, 0)
         table["into"] = see(results).address, see(counted).address
@@ -139,20 +140,23 @@ def test_rows_with_gaps_and_sums_of_a_pass(name, dtype):
     np.testing.assert_allclose(counted.copy_to_host(), np.sum(wanted) * count, rtol=RTOL[dtype])
 
 
-@pytest.mark.parametrize("labels", [True, False])
-@pytest.mark.parametrize("columns", [1, 6])
-def test_accuracy(labels, columns):
+@pytest.mark.parametrize("kind", losses.HITS)
+@pytest.mark.parametrize("columns", [1, 3, 6, 9])
+def test_accuracy(kind, columns):
+    labels = kind == "labels"
     rng = np.random.default_rng(3)
-    rows, z_stride, t_stride = 45, 9, 7
+    rows, z_stride, t_stride = 45, 11, 9
     z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
     t = rng.integers(0, columns, rows) if labels else rng.integers(0, 3, (rows, columns)).astype("float32")
+    z[::7, -1] = np.nan  # which is never right
+    z[3], z[4, 0] = -np.inf, np.inf
     boundary = 0.5, 1.5
-    metric = METRICS["accuracy"](boundary)
+    metric = METRICS["accuracy"](Rule(kind == "outputs", boundary))
     metric.add(z, t)
     here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
     sums = to_device(np.full(losses.accuracy_tiles(rows), np.nan))
     boundaries = to_device(np.array(boundary))
     places = [see(a).address for a in (here, there, sums, boundaries)]
     gpu = gpu_of({places[0]})
-    losses.run_accuracy(gpu, 0, labels, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
-    assert sums.copy_to_host().sum() == metric.result() * rows
+    losses.run_accuracy(gpu, 0, kind, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
+    assert sums.copy_to_host().sum() == metric.total

@@ -12,7 +12,7 @@ require_compiler()
 from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
 from fastopt.kernels.cuda.counted import COUNT
 from fastopt.kernels.cuda.halves import HALVES
-from fastopt.kernels.cuda.kernels import all_kernels, forms_of
+from fastopt.kernels.cuda.kernels import forms_of, optimizer_kernels
 from fastopt.kernels.cuda.storage import STORES
 from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -38,13 +38,32 @@ REGISTERS = {
 assert [65536 // (registers * THREADS) for registers in (64, 80, 128)] == [4, 3, 2]
 
 
-@pytest.mark.parametrize("kernel", all_kernels(), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", optimizer_kernels(), ids=lambda kernel: kernel.name)
 def test_machine_code(kernel):
     """One test a kernel: nearly all of its time is Numba's, which is the same for every capability and every check."""
     for capability in CAPABILITIES:
         listing = kernel.listing(capability)
         for check in CHECKS:
             check(kernel, listing)
+
+
+@pytest.mark.parametrize("form", [SAME, MASTER, STOCHASTIC])
+@pytest.mark.parametrize("dtype", STORES)
+def test_a_kernel_that_unscales_writes_one_array_more(dtype, form):
+    if form not in forms_of(dtype):
+        pytest.skip("of 16 bits alone")
+    states = len(OPTIMIZERS["adam"].states) + (form == MASTER)
+    kernel, plain = (update_kernel("adam", dtype, form, unscales) for unscales in (True, False))
+    assert kernel is not plain
+    for capability in CAPABILITIES:
+        listing = kernel.listing(capability)
+        limit = REGISTERS[form if form != SAME else dtype]
+        assert listing.local_bytes == 0
+        assert 0 < listing.registers <= limit
+        arithmetic_is_what_the_formula_says(kernel, listing)
+        first = next(iter(wide(dtype, states, form)))
+        loads, stores = (listing.ptx.count(f"{way}.global.{first}") for way in ("ld", "st"))
+        assert loads == stores > 0  # p, g and as many states of its kind are read, and written
 
 
 def no_spills_no_local_memory_and_few_registers(kernel, listing):

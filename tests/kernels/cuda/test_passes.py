@@ -63,6 +63,103 @@ def test_streamed_data_give_the_same_bits():
                     np.testing.assert_equal(left, right)
 
 
+@pytest.mark.parametrize("part", [1, 10_000])
+def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
+    """And they are launched together, but for what is left of a chunk and the short batch at the end."""
+    for name, value in (("SHARE", 0), ("PART", part)):
+        monkeypatch.setattr(feed, name, value)
+    alone = {accumulate: results(26, accumulate) for accumulate in (1, 2)}
+    monkeypatch.setattr(passes, "MANY", 3)
+    monkeypatch.setattr(passes, "LONG", 2)
+    launch, launched = passes.Pass._replay, []
+
+    def noting(self, kind, many, list_batch):
+        launched.append((self._verb, many))
+        return launch(self, kind, many, list_batch)
+
+    monkeypatch.setattr(passes.Pass, "_replay", noting)
+    for accumulate, kept in alone.items():
+        launched.clear()
+        for a, b in zip(results(26, accumulate), kept, strict=True):
+            for left, right in zip(a, b, strict=True):
+                np.testing.assert_equal(left, right)
+        trained = [many for verb, many in launched if verb == "train"]
+        assert sum(trained) == 2 * 9  # of 25 rows, in batches of 3
+        assert (3 in trained) == (accumulate == 1 and part > 1)
+
+
+class Order:
+    """What is given to which stream: launches by their kernels' names, and events."""
+
+    def __init__(self, monkeypatch):
+        self.told, self.streams = [], iter(range(1, 100))
+        gpu, stream, event = (type(x) for x in (cuda.gpu_of(()), cuda.gpu_of(()).stream(), cuda.gpu_of(()).event()))
+        launch = gpu.launch
+
+        def launched(gpu, kernel, blocks, stream, *args):
+            self.told.append((stream, kernel.name))
+            launch(gpu, kernel, blocks, stream, *args)
+
+        def lent(gpu):
+            made = stream()
+            made.handle = next(self.streams)
+            return made
+
+        monkeypatch.setattr(gpu, "launch", launched)
+        monkeypatch.setattr(gpu, "stream", lent)
+        monkeypatch.setattr(event, "record", lambda event, stream: self.told.append((stream, "record", id(event))))
+        monkeypatch.setattr(event, "before", lambda event, stream: self.told.append((stream, "wait", id(event))))
+
+
+DEEP = [DenseSpec(3, 4, "tanh"), DropoutSpec(0.2), DenseSpec(4, 3, "relu", False), DenseSpec(3, 3)]
+
+
+@pytest.mark.parametrize("compute", [None, "bfloat16"])
+def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
+    """To the same bits; each when its gradients are there, and all before the batch ends."""
+
+    def trained():
+        x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
+        run = Run(cuda, DEEP, LABELS, ["accuracy"], "float32", "adam", compute=compute)
+        totals = [run.train(x, y, np.arange(11), 4) for _ in range(2)]
+        return run, [*(t.losses for t in totals), *run.params, *(s for of in run.states for s in of)]
+
+    _, alone = trained()
+    monkeypatch.setattr(network, "BESIDE", 1)
+    order = Order(monkeypatch)
+    run, beside = trained()
+    for a, b in zip(alone, beside, strict=True):
+        np.testing.assert_array_equal(a, b)
+    main = run.net.stream.handle
+    updates = [i for i, (stream, what, *_) in enumerate(order.told) if what.startswith("update_")]
+    assert len(updates) == 2 * 3 * 3  # in two passes of three batches, for each layer
+    assert {order.told[i][0] for i in updates} & {main} == set()
+    assert len({order.told[i][0] for i in updates}) == 1
+    side = order.told[updates[0]][0]
+    for i in updates:  # after an event of the main stream
+        (_, waits, event), (_, records, recorded) = order.told[i - 1], order.told[i - 2]
+        assert (waits, records, event) == ("wait", "record", recorded)
+        assert (order.told[i - 1][0], order.told[i - 2][0]) == (side, main)
+    ends = [i for i, (_, what, *_) in enumerate(order.told) if what == "finish"]
+    for i in ends:  # after an event of the other
+        assert [told[:2] for told in order.told[i - 2 : i]] == [(side, "record"), (main, "wait")]
+    # The launches of lower layers come between the updates of a batch.
+    for batch in range(0, len(updates), 3):
+        first, second, third = updates[batch : batch + 3]
+        assert all(any(stream == main for stream, *_ in order.told[a + 1 : b - 2]) for a, b in
+                   ((first, second), (second, third)))  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 2}, {"clip_norm": 0.5}], ids=str)
+def test_all_are_updated_together_where_more_must_be_known(monkeypatch, options):
+    monkeypatch.setattr(network, "BESIDE", 1)
+    order = Order(monkeypatch)
+    x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
+    run = Run(cuda, DEEP, LABELS, [], "float32", "adam")
+    run.train(x, y, np.arange(11), 4, **options)
+    assert {stream for stream, what, *_ in order.told if what.startswith("update_")} == {run.net.stream.handle}
+
+
 def test_streamed_targets_of_several_columns(streamed):
     compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
 
@@ -72,9 +169,9 @@ def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
     x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
     launch, bring = passes.Pass._replay, passes.Collector._bring
 
-    def launched(self, kind, list_batch):
+    def launched(self, kind, many, list_batch):
         told.append("launch")
-        return launch(self, kind, list_batch)
+        return launch(self, kind, many, list_batch)
 
     def brought(self, chunk, done):
         told.extend(["bring"] * len(chunk))
@@ -196,11 +293,11 @@ def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
     run = Run(cuda, SMALL, MSE, [], "float32")
     launch, calls = passes.Pass._replay, []
 
-    def interrupted(self, kind, list_batch):
+    def interrupted(self, kind, many, list_batch):
         calls.append(kind)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGINT)
-        return launch(self, kind, list_batch)
+        return launch(self, kind, many, list_batch)
 
     monkeypatch.setattr(passes.Pass, "_replay", interrupted)
     with pytest.raises(KeyboardInterrupt):

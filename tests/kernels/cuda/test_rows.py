@@ -50,16 +50,17 @@ def test_gather(dtype, columns, stride, shift):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.97])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dropout_has_the_references_masks(dtype, rate):
-    count, columns, seed, layer, done = 13, 7, 2**63 + 5, 2, 40
+@pytest.mark.parametrize(("columns", "strides"), [(7, (8, 9)), (4, (8, 12))])  # single numbers, and vectors
+def test_dropout_has_the_references_masks(columns, strides, dtype, rate):
+    count, seed, layer, done = 13, 2**63 + 5, 2, 40
     x = np.random.default_rng(1).standard_normal((count, columns)).astype(dtype)
     record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, layer))], DROPOUT)
     settings, clock = to_device(record.view(np.int64)), clock_at(3, done)
     room = np.full((count, 8), 77, dtype)
     room[:, :columns] = x
-    here, into = to_device(room), to_device(np.full((count, 9), 77, dtype))
+    here, into = to_device(room), to_device(np.full((count, strides[1]), 77, dtype))
     gpu, sizes = gpu_of({at(here)}), (count, columns)
-    rows.dropout(gpu, 0, at(here), at(into), *sizes, 8, 9, dtype, at(clock), at(settings))
+    rows.dropout(gpu, 0, at(here), at(into), *sizes, *strides, dtype, at(clock), at(settings))
     T = np.dtype(dtype).type
     want = np.where(kept(seed, layer, done + 1, sizes, rate), x * T(1 / (1 - rate)), T(0))
     np.testing.assert_array_equal(into.copy_to_host()[:, :columns], want)

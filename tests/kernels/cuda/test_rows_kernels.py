@@ -10,7 +10,7 @@ from helpers_cuda import require_compiler
 require_compiler()
 from fastopt.kernels.cuda.epilogues import vector
 from fastopt.kernels.cuda.losses import loss_kernel, loss_kernels
-from fastopt.kernels.cuda.rows import gather_kernel, rows_kernels
+from fastopt.kernels.cuda.rows import dropout_kernel, gather_kernel, rows_kernels
 
 KERNELS = list(
     dict.fromkeys(k for dtype in ("float32", "float64") for k in (*rows_kernels(dtype), *loss_kernels(dtype)))
@@ -25,7 +25,7 @@ def test_machine_code(kernel, capability):
     assert listing.local_bytes == 0
     assert ".local" not in listing.ptx
     # Of 65536 a multiprocessor, by blocks of 256 threads: 4 are at work at once, in float64 3.
-    assert 0 < listing.registers <= (80 if kernel.name.endswith("float64") else 64)
+    assert 0 < listing.registers <= (80 if kernel.name.removesuffix("_wide").endswith("float64") else 64)
     assert not re.findall(r"\bcall\b", listing.ptx)
 
 
@@ -36,3 +36,14 @@ def test_rows_are_gathered_by_128_bits():
         accesses = re.findall(r"(ld|st)\.global\.(v\S+)", ptx)
         assert {way for way, _ in accesses} == {"ld", "st"}
         assert all(re.fullmatch(what, kind) for _, kind in accesses)
+
+
+def test_vectors_are_of_128_bits():
+    """Of losses by elements and of dropout."""
+    for kernel in (loss_kernel("mean_squared_error", "float32", wide=True), dropout_kernel("float32", True)):
+        ptx = kernel.listing((9, 0)).ptx
+        assert len(re.findall(r"st\.global\.v4\.f32", ptx)) > 0
+        assert not re.findall(r"(?:ld|st)\.global\.f32", ptx)
+    assert loss_kernel("categorical_crossentropy", "float32", wide=True) is loss_kernel(
+        "categorical_crossentropy", "float32"
+    )

@@ -144,6 +144,22 @@ def test_a_scaler_leaves_its_verdict_on_the_gpu(name, there):
     assert_states(ours, theirs, 1e-5)
 
 
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_scaled_gradient_that_lies_in_another_order(bad, there):
+    """Kernels have a copy of it; the gradient itself is left unscaled all the same."""
+    params = [torch.ones(3, 4, requires_grad=True), torch.ones(5, requires_grad=True)]
+    ours, _ = made("Adam", there, params, "fused")
+    turned, plain = torch.arange(12.0).reshape(4, 3).T * 8, torch.arange(5.0) * 8
+    params[0].grad, params[1].grad = turned.clone(memory_format=torch.preserve_format), plain.clone()
+    assert not params[0].grad.is_contiguous()
+    ours.grad_scale, ours.found_inf = torch.tensor(8.0), torch.tensor(float(bad))
+    ours.step()
+    assert set(where(ours)) == {"fastopt"}
+    divisor = 1 if bad else 8
+    assert torch.equal(params[0].grad, turned / divisor)
+    assert torch.equal(params[1].grad, plain / divisor)
+
+
 @pytest.mark.parametrize(("name", "mode"), list(modes()))
 def test_checkpoints_go_both_ways(name, mode, there):
     params = parameters(torch.float64)

@@ -1,0 +1,113 @@
+"""Metrics as users name them, and targets that they make sense of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ._arrays import check_name, describe
+from .kernels.formulas import LOSSES, METRICS
+from .losses import ALIASES as LOSS_ALIASES
+
+RISING = ("accuracy", "r2")  # better when larger
+# Other names: those of losses that are metrics too, and what Keras and scikit-learn call the others.
+ALIASES = {alias: name for alias, name in LOSS_ALIASES.items() if name in METRICS} | {
+    "acc": "accuracy", "r2_score": "r2",
+}  # fmt: skip
+_VALIDATION = "val_"
+
+
+def canonical(name: str) -> str:
+    """The name of a figure in `History`, for any of its names; one that is not known stays as it is.
+
+    >>> canonical("val_mae"), canonical("R2"), canonical("loss")
+    ('val_mean_absolute_error', 'r2', 'loss')
+    """
+    prefix = _VALIDATION if name.startswith(_VALIDATION) else ""
+    bare = name.removeprefix(prefix)
+    known = ALIASES.get(bare.lower(), bare.lower())
+    return prefix + known if known in METRICS else name
+
+
+def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
+    """The names in METRICS of one metric, or of several, all of which go with the loss; None stands for none."""
+    if metrics is None:
+        return ()
+    if not isinstance(metrics, str | Iterable):
+        raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
+    listed = [metrics] if isinstance(metrics, str) else metrics
+    names = tuple(check_name("metric", canonical(name) if isinstance(name, str) else name, METRICS) for name in listed)
+    targets = LOSSES[loss].targets
+    for i, name in enumerate(names):
+        if targets not in METRICS[name]:
+            fitting = [other for other, kinds in METRICS.items() if targets in kinds]
+            raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
+        if name in names[:i]:
+            raise ValueError(f"the metric {name} is given twice")
+    return names
+
+
+def check_classes(metrics: Iterable[str], loss: str, y: np.ndarray, name: str) -> None:
+    """Raise ValueError where accuracy is to be counted, but the checked targets y are real numbers, not classes.
+
+    Classes are labels; probabilities of the categorical losses, of which the largest counts; 0 and 1 (or -1 and 1) for
+    each output of the binary ones; and for the losses that take any numbers, 0 and 1 for a single output, else one-hot.
+
+    >>> check_classes(["accuracy"], "mean_squared_error", np.array([[0.0], [1.0]]), "y")
+    >>> check_classes(["accuracy"], "mean_squared_error", np.array([[0.5], [1.0]]), "y")
+    Traceback (most recent call last):
+    ...
+    ValueError: the metric accuracy needs classes: for the loss mean_squared_error and 1 output(s) y must be 0 and 1; \
+got 0.5 at index (0, 0). Metrics of real-valued targets: mean_squared_error, mean_absolute_error, r2
+    """
+    row = LOSSES[loss]
+    if "accuracy" not in metrics or row.targets == "labels" or row.by_row or row.signs:
+        return
+    one_hot = not row.hits_by_output(y.shape[1])
+    wrong = (y != 0) & (y != 1)
+    if one_hot and not wrong.any():
+        wrong = np.repeat((y.sum(axis=1) != 1)[:, None], y.shape[1], axis=1)
+    if wrong.any():
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        expected = "one-hot rows of 0 and 1" if one_hot else "0 and 1"
+        found = f"{y[first]} at index {first}" if not one_hot else f"row {first[0]}: {_row(y[first[0]])}"
+        numbers = ", ".join(other for other in METRICS if other != "accuracy")
+        raise ValueError(
+            f"the metric accuracy needs classes: for the loss {loss} and {y.shape[1]} output(s) {name} must be"
+            f" {expected}; got {found}. Metrics of real-valued targets: {numbers}"
+        )
+
+
+def _row(values: np.ndarray) -> str:
+    return ", ".join(f"{value:g}" for value in values[:5]) + " ..." * (len(values) > 5)
+
+
+def check_outputs(loss: str, activation: str, units: int) -> None:
+    """Raise ValueError where a last layer gives what the loss makes nonsense of."""
+    row = LOSSES[loss]
+    if activation == "softmax" and not row.by_row:
+        fitting = ", ".join(name for name, other in LOSSES.items() if other.by_row)
+        raise ValueError(
+            f"softmax as the last activation needs a softmax cross-entropy as the loss: {fitting}; got {loss}"
+        )
+    if row.by_row and units == 1:
+        raise ValueError(
+            f"the loss {loss} compares classes, and the softmax of a single output is always 1: for two classes let the"
+            f" model end with Dense(1, 'sigmoid') and take binary_crossentropy, or let it end with Dense(2, 'softmax');"
+            f" got Dense(1, {activation!r})"
+        )
+    if row.link and activation not in (row.link, "linear"):
+        raise ValueError(
+            f"the loss {loss} takes logits, so that the last activation must be {row.link}, which it undoes, or linear;"
+            f" got {activation}"
+        )
+    if row.signs and activation in NEVER_NEGATIVE:
+        raise ValueError(
+            f"the loss {loss} tells classes by the sign of the output, so that the last activation must be one that can"
+            f" be negative, such as linear or tanh; got {activation}"
+        )
+
+
+NEVER_NEGATIVE = ("relu", "sigmoid", "softplus")

@@ -1,0 +1,139 @@
+"""Every metric beside scikit-learn's, of outputs and targets that are given: for the tests of all backends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from fastopt.kernels.formulas import LOSSES, METRICS
+
+CATEGORICAL = ("sparse_categorical_crossentropy", "categorical_crossentropy")
+BINARY = ("binary_crossentropy", "hinge", "perceptron")
+NUMBERS = ("mean_squared_error", "mean_absolute_error", "huber")
+RNG = np.random.default_rng(7)
+Case = tuple[str, str, np.ndarray, np.ndarray]  # loss, last activation, its inputs, targets
+
+
+def sklearn_value(metric: str, loss: str, outputs: np.ndarray, logits: np.ndarray, y: np.ndarray) -> float:
+    """The metric of what `predict` gives; accuracy that of classes told by the logits."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    if metric == "accuracy":
+        if loss in CATEGORICAL or (loss in NUMBERS and y.shape[1] > 1):
+            return float(metrics.accuracy_score(y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)))
+        above = 0.5 if loss in NUMBERS else 0
+        return float(metrics.accuracy_score((y > 0).reshape(-1), (logits > above).reshape(-1)))
+    if metric == "r2":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a single row scikit-learn knows no value
+            value = metrics.r2_score(y, outputs, multioutput="variance_weighted", force_finite=True)
+        return float(value) if len(y) > 1 else float(((y - outputs) ** 2 == 0).mean())
+    return float(getattr(metrics, metric)(y, outputs))
+
+
+def targets_of(loss: str, classes: np.ndarray, outputs: int) -> np.ndarray:
+    """Class numbers (n,), or 0 and 1 (n, outputs), as the loss takes them."""
+    if loss == "sparse_categorical_crossentropy":
+        return classes
+    y = np.eye(outputs)[classes] if classes.ndim == 1 else classes.astype(float)
+    return 2 * y - 1 if LOSSES[loss].signs else y
+
+
+def cases() -> Iterator[Any]:
+    """Ordinary data, and data that nothing much can be said of."""
+    for loss in CATEGORICAL:
+        for last in ("linear", "softmax"):
+            for name, classes in _classes(3).items():
+                y = targets_of(loss, classes, 3)
+                for kind, logits in _logits(np.eye(3)[classes]).items():
+                    yield pytest.param((loss, last, logits, y), id=f"{loss}-{last}-{name}-{kind}")
+    for loss in (*BINARY, *NUMBERS):
+        for outputs in (1, 3):
+            last = "sigmoid" if loss == "binary_crossentropy" and outputs == 3 else "linear"
+            for name, labels in _labels(outputs).items():
+                if loss in NUMBERS and outputs > 1:  # of which accuracy wants one-hot rows
+                    labels = np.eye(outputs)[labels.argmax(axis=1)]
+                shift = 0.5 if loss in NUMBERS else 0.0
+                for kind, logits in _logits(labels).items():
+                    case = loss, last, logits + shift, targets_of(loss, labels, outputs)
+                    yield pytest.param(case, id=f"{loss}-{outputs}-{name}-{kind}")
+    for loss in NUMBERS:
+        for name, y in _numbers().items():
+            for kind, z in (("exact", y.copy()), ("near", y + RNG.standard_normal(y.shape)), ("off", y + 1)):
+                yield pytest.param((loss, "linear", z, y), id=f"{loss}-{name}-{kind}")
+
+
+def _classes(count: int) -> dict[str, np.ndarray]:
+    return {"many": RNG.integers(0, count, 37), "one class": np.full(9, 1), "one row": np.array([2])}
+
+
+def _labels(outputs: int) -> dict[str, np.ndarray]:
+    return {
+        "many": RNG.integers(0, 2, (37, outputs)), "none": np.zeros((9, outputs), int),
+        "all": np.ones((9, outputs), int), "one row": RNG.integers(0, 2, (1, outputs)),
+    }  # fmt: skip
+
+
+def _logits(hits: np.ndarray) -> dict[str, np.ndarray]:
+    right = np.where(hits == 1, 1.5, -1.5)
+    random = RNG.standard_normal(hits.shape)
+    return {
+        "random": random, "right": right, "wrong": -right, "ties": np.round(random), "large": 500 * random,
+    }  # fmt: skip
+
+
+def _numbers() -> dict[str, np.ndarray]:
+    y = RNG.standard_normal((37, 3))
+    some = y.copy()
+    some[:, 1] = 4
+    return {
+        "many": y, "one output": y[:, :1], "one row": y[:1], "one number": y[:1, :1], "constant": np.full((9, 3), 4.0),
+        "constant output": some, "one constant": np.full((9, 1), -2.0), "far": y + 1000, "two rows": y[:2],
+        "last constant": some[:, [0, 2, 1]], "first constant": some[:, [1, 0, 2]],
+    }  # fmt: skip
+
+
+def model_of(case: Case, backend: str, dtype: str, metrics: list[str]) -> fo.Sequential:
+    """A model whose last layer is given the inputs of the case as they are."""
+    loss, last, z, _ = case
+    columns = z.shape[1]
+    layer = fo.Dense(columns, last, use_bias=False, kernel_initializer=np.eye(columns))
+    model = fo.Sequential([layer], backend=backend, dtype=dtype, inputs=columns)
+    model.compile(fo.SGD(lr=0.0), loss, metrics)
+    return model
+
+
+def metrics_of(case: Case) -> list[str]:
+    """Those that the targets of the case have."""
+    loss, _, _, y = case
+    row = LOSSES[loss]
+    some = [name for name, kinds in METRICS.items() if row.targets in kinds]
+    one_hot = y.ndim == 1 or (np.isin(y, (0, 1)).all() and (y.shape[1] == 1 or (y.sum(axis=1) == 1).all()))
+    return some if loss not in NUMBERS or one_hot else [name for name in some if name != "accuracy"]
+
+
+def check(case: Case, backend: str, dtype: str) -> None:
+    """The metrics of `evaluate` and of `fit`, in one batch and in several, are scikit-learn's."""
+    loss, _, z, y = case
+    z, y = z.astype(dtype), y if y.ndim == 1 else y.astype(dtype)
+    names = metrics_of((loss, "", z, y))
+    model = model_of((loss, case[1], z, y), backend, dtype, names)
+    outputs = model.predict(z)
+    wanted = {name: sklearn_value(name, loss, outputs, z, y) for name in names}
+    rtol = 1e-9 if dtype == "float64" else 1e-4
+    for found in _found(model, z, y, names):
+        assert found == pytest.approx(wanted, rel=rtol, abs=rtol)
+    if names[1:]:  # alone, as the link is not needed for accuracy
+        model.compile(model.optimizer, loss, names[:1])
+        assert model.evaluate(z, y)[names[0]] == pytest.approx(wanted[names[0]], rel=rtol, abs=rtol)
+
+
+def _found(model: fo.Sequential, z: np.ndarray, y: np.ndarray, names: list[str]) -> Iterator[dict[str, float]]:
+    scores = model.evaluate(z, y)
+    yield {name: scores[name] for name in names}
+    history = model.fit(z, y, batch_size=4, verbose=0)
+    yield {name: history[name][0] for name in names}

@@ -1,0 +1,165 @@
+"""Metrics on the host's backends: scikit-learn's values, also where there is little to measure; and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import helpers_metrics
+import numpy as np
+import pytest
+
+import fastopt as fo
+from fastopt import Dense, EarlyStopping, Sequential, _metrics, losses
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OUTPUTS
+
+X = np.random.default_rng(0).standard_normal((50, 4))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", list(helpers_metrics.cases()))
+def test_metrics_are_scikit_learns(case, backend, dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # losses of outputs of 500 may be infinite
+        helpers_metrics.check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_outputs_that_are_nan_are_never_right(loss, outputs, backend):
+    if LOSSES[loss].by_row and outputs == 1:
+        pytest.skip("needs two classes")
+    z = np.tile([[2.0] + [-2.0] * (outputs - 1)], (4, 1))
+    hits = np.tile([[1] + [0] * (outputs - 1)], (4, 1))
+    y = helpers_metrics.targets_of(loss, hits[:, 0] * 0 if LOSSES[loss].by_row else hits, outputs)
+    names = helpers_metrics.metrics_of((loss, "", z, y))
+    model = helpers_metrics.model_of((loss, "linear", z, y), backend, "float64", names)
+    assert model.evaluate(z, y)["accuracy"] == 1
+    model.set_weights([np.eye(outputs) * ([1] * (outputs - 1) + [np.nan])])  # of all rows the last output
+    found = model.evaluate(z, y)
+    assert found["accuracy"] == pytest.approx(1 - 1 / outputs if LOSSES[loss].hits_by_output(outputs) else 0)
+    assert all(np.isnan(found[name]) for name in names if name != "accuracy")
+
+
+@pytest.mark.parametrize("last", ["linear", "sigmoid"])
+def test_three_labels_of_a_row_are_three_labels(last, backend):
+    y = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0.0]])
+    z = np.array([[2, 1, -1], [-1, -2, 3], [1, 1, 1], [1, -1, -1.0]])
+    model = helpers_metrics.model_of(("binary_crossentropy", last, z, y), backend, "float64", ["accuracy"])
+    assert model.evaluate(z, y)["accuracy"] == 10 / 12
+
+
+def test_an_output_of_0_counts_as_the_negative_class(backend):
+    for loss, negative in (("hinge", -1), ("perceptron", -1), ("binary_crossentropy", 0)):
+        z, y = np.zeros((4, 2)), np.array([[negative, 1], [negative, 1], [1, 1], [negative, negative]], float)
+        model = helpers_metrics.model_of((loss, "linear", z, y), backend, "float64", ["accuracy"])
+        assert model.evaluate(z, y)["accuracy"] == 0.5
+
+
+# ---------------------------------------------------------------- targets without classes
+REAL = [
+    ("mean_squared_error", X[:, :1], "must be 0 and 1; got 0.12"),
+    ("mean_absolute_error", X[:, :3], "must be one-hot rows of 0 and 1; got row 0: 0.12"),
+    ("huber", np.ones((50, 2)), "must be one-hot rows of 0 and 1; got row 0: 1, 1"),
+    ("huber", np.zeros((50, 2)), "must be one-hot rows of 0 and 1; got row 0: 0, 0"),
+    ("mean_squared_error", np.arange(50.0), "must be 0 and 1; got 2.0 at index"),
+    ("binary_crossentropy", np.full((50, 2), 0.25), "must be 0 and 1; got 0.25 at index"),
+]
+
+
+@pytest.mark.parametrize(("loss", "y", "message"), REAL)
+def test_accuracy_of_real_valued_targets_is_refused(loss, y, message, backend):
+    model = Sequential([Dense(1 if y.ndim == 1 else y.shape[1])], backend=backend)
+    model.compile("sgd", loss, ["accuracy"])
+    good = np.eye(model.outputs)[[0] * 50] if model.outputs > 1 else np.ones((50, 1))
+    for call in (
+        lambda: model.fit(X, y), lambda: model.evaluate(X, y),
+        lambda: model.fit(X, good, validation_data=(X, y)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"the metric accuracy needs classes: .*{message}.*real-valued targets: "):
+            call()
+    assert not model.built
+    with pytest.raises(ValueError, match="validation y must be"):
+        model.fit(X, good, validation_data=(X, y))
+    model.compile("sgd", loss)
+    model.fit(X, y)  # which is fine without it
+
+
+# ---------------------------------------------------------------- last activations
+def _goes(loss, activation):
+    row = LOSSES[loss]
+    if row.link or activation == "softmax":
+        return activation == "linear" or activation == row.link
+    return not (row.signs and ACTIVATIONS[activation].uses and activation in ("relu", "sigmoid", "softplus"))
+
+
+@pytest.mark.parametrize("activation", OUTPUTS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_last_activation_fits_the_loss(loss, activation, backend):
+    model = Sequential([Dense(3, activation)], backend=backend)
+    if _goes(loss, activation):
+        model.compile("sgd", loss)
+        return
+    with pytest.raises(ValueError, match=rf"({loss} .*|as the last .*)(; got {activation}|got {loss})"):
+        model.compile("sgd", loss)
+    assert model.loss is None
+
+
+@pytest.mark.parametrize("activation", ["softmax", "linear"])
+@pytest.mark.parametrize("loss", helpers_metrics.CATEGORICAL)
+def test_softmax_of_one_output_is_refused_with_the_way_out(loss, activation, backend):
+    model = Sequential([Dense(1, activation)], backend=backend)
+    with pytest.raises(ValueError, match=r"Dense\(1, 'sigmoid'\) .* binary_crossentropy, or .*Dense\(2, 'softmax'\)"):
+        model.compile("sgd", loss)
+
+
+# ---------------------------------------------------------------- names
+@pytest.mark.parametrize(
+    ("given", "loss", "names"),
+    [
+        ("accuracy", "scce", ("accuracy",)),
+        ("acc", "bce", ("accuracy",)),
+        (["mae"], "mse", ("mean_absolute_error",)),
+        (("MSE", "R2", "mae"), "MAE", ("mean_squared_error", "r2", "mean_absolute_error")),
+        (["r2_score"], "huber", ("r2",)),
+        (None, "huber", ()),
+        ((), "huber", ()),
+        (iter(["mse"]), "huber", ("mean_squared_error",)),
+    ],
+)
+def test_names_of_metrics(given, loss, names):
+    model = Sequential([Dense(3)], backend="numpy")
+    model.compile("adam", loss, given)
+    assert model.metrics == names
+    assert model.loss.spec.name == losses.canonical(loss)
+
+
+def test_aliases_are_in_one_table():
+    assert {alias for alias, name in losses.ALIASES.items() if name in METRICS} <= set(_metrics.ALIASES)
+    assert set(_metrics.ALIASES.values()) == set(METRICS)
+    assert all(losses.get(alias).spec.name == name for alias, name in losses.ALIASES.items())
+
+
+def test_figures_are_found_by_every_name():
+    model = Sequential([Dense(3)], backend="numpy")
+    model.compile("adam", "mse", ["mae", "R2"])
+    stopper = EarlyStopping("val_MAE", patience=1)
+    assert (stopper.monitor, EarlyStopping("val_r2_score").mode) == ("val_mean_absolute_error", "max")
+    history = model.fit(X, X[:, :3], validation_split=0.2, callbacks=[stopper])
+    assert history["val_mae"] == history["val_mean_absolute_error"]
+    assert "mae" in history
+    assert 3 not in history
+    with pytest.raises(KeyError, match="'acc'; known: loss, mean_absolute"):
+        history["acc"]
+
+
+def test_classes_stand_for_their_defaults():
+    model = Sequential([Dense(3)], backend="numpy")
+    model.compile(fo.Adam, losses.Huber)
+    assert (type(model.optimizer), type(model.loss)) == (fo.Adam, losses.Huber)
+    assert fo.get_optimizer(fo.SGD, lr=0.5).lr == 0.5
+    for wrong in (fo.Optimizer, int):
+        with pytest.raises(TypeError, match="optimizer must be one of"):
+            model.compile(wrong, "mse")
+    for wrong in (losses.Loss, int):
+        with pytest.raises(TypeError, match="loss must be one of"):
+            model.compile("adam", wrong)
