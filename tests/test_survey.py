@@ -376,7 +376,8 @@ class TestStages:
     @pytest.mark.parametrize(
         ("status", "output", "expected"),
         [
-            (0, b"12 kernels\nkept in /tmp\n", ("passed", "kept in /tmp")),
+            (0, b"kept in /tmp\n", ("passed", "kept in /tmp")),
+            (0, b"9 kernels: 8 compiled, 1 loaded\nkept in /tmp\n", ("passed", "9 kernels: 8 compiled, 1 loaded")),
             (2, b"fastopt: error: unrecognized arguments: --backend cuda\n", ("skipped", "this fastopt has no")),
             (1, b"12 kernels could not be kept\n", ("failed", "status 1: 12 kernels could not be kept")),
         ],
