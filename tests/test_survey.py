@@ -76,10 +76,10 @@ class TestWhateverAStageDoes:
     def test_it_hangs(self, run):
         told = TELL + "tell(line='half of it', measured={'a': 1}); "
         start = time.monotonic()
-        found = run(stage("one", told + HANG, limit=1.0), stage("two", PASS))
-        assert time.monotonic() - start < 15
+        found = run(stage("one", told + HANG, limit=3.0), stage("two", PASS))
+        assert time.monotonic() - start < 30
         assert found["one"]["status"] == "timed out"
-        assert found["one"]["line"] == "after 1 s: half of it: waiting"
+        assert found["one"]["line"] == "after 3 s: half of it: waiting"
         assert found["one"]["data"] == {"measured": {"a": 1}}  # what it told before is kept
         assert found["two"]["status"] == "passed"
 
@@ -96,7 +96,7 @@ class TestWhateverAStageDoes:
         )
         begin = time.monotonic()
         found = run(stage("one", start + (HANG if end == "hangs" else PASS), limit=3.0))
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < 30
         assert found["one"]["status"] == ("timed out" if end == "hangs" else "passed")
         assert gone(int(pids.read_text()))
 
@@ -110,7 +110,7 @@ class TestWhateverAStageDoes:
 
     def test_it_ignores_polite_signals(self, run):
         code = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGINT)]; "
-        assert run(stage("one", code + HANG, limit=1.0))["one"]["status"] == "timed out"
+        assert run(stage("one", code + HANG, limit=2.0))["one"]["status"] == "timed out"
 
     def test_it_prints_megabytes(self, run, folder):
         code = "print('the first'); [print('x' * 99) for _ in range(200_000)]; print('the last'); "
@@ -160,23 +160,25 @@ class TestWhateverAStageDoes:
 
 class TestTime:
     def test_a_budget_that_runs_out(self, run):
-        some = [stage("one", HANG, limit=1.5), stage("two", PASS, least=5.0), stage("three", PASS, least=0.1)]
-        found = run(*some, budget=5.0)
+        some = [stage("one", HANG, limit=3.0), stage("two", PASS, least=18.0), stage("three", PASS, least=0.1)]
+        found = run(*some, budget=20.0)
         assert found["one"]["status"] == "timed out"
         assert (found["two"]["status"], found["two"]["line"]) == ("not run", "no time")
         assert found["three"]["status"] == "passed"
 
     def test_what_is_cut_short_is_not_done(self, run):
         """Its own limit was longer, so another day it may pass."""
-        found = run(stage("one", HANG, limit=60.0, least=0.5), budget=1.0)
+        found = run(stage("one", HANG, limit=60.0, least=0.5), budget=3.0)
         assert found["one"]["status"] == "not run"
         assert "waiting" in found["one"]["line"]
 
-    def test_stages_side_by_side(self, run):
-        code = "import time; time.sleep(1); " + PASS
-        start = time.monotonic()
+    def test_stages_side_by_side(self, run, tmp_path):
+        """Each waits until all are there."""
+        code = "import os, time, uuid\nopen({0!r} + '/at' + uuid.uuid4().hex, 'w').close()\n" + (
+            "while sum(name.startswith('at') for name in os.listdir({0!r})) < 4: time.sleep(0.02)\n"
+        )
+        code = code.format(str(tmp_path)) + PASS
         found = run(*(stage(f"smoke/{i}", code, side_by_side=True) for i in range(4)), jobs=4)
-        assert time.monotonic() - start < 3.5
         assert all(record["status"] == "passed" for record in found.values())
 
     def test_others_one_after_the_other(self, run, tmp_path):
@@ -374,7 +376,8 @@ class TestStages:
     @pytest.mark.parametrize(
         ("status", "output", "expected"),
         [
-            (0, b"12 kernels\nkept in /tmp\n", ("passed", "kept in /tmp")),
+            (0, b"kept in /tmp\n", ("passed", "kept in /tmp")),
+            (0, b"9 kernels: 8 compiled, 1 loaded\nkept in /tmp\n", ("passed", "9 kernels: 8 compiled, 1 loaded")),
             (2, b"fastopt: error: unrecognized arguments: --backend cuda\n", ("skipped", "this fastopt has no")),
             (1, b"12 kernels could not be kept\n", ("failed", "status 1: 12 kernels could not be kept")),
         ],

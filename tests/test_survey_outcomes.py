@@ -94,12 +94,13 @@ def test_nothing_was_found(session):
     assert told["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_hang_keeps_what_was_told_before(session):
     source = (
         "import time\ndef test_a(): assert 0\ndef test_b(): time.sleep(0.6)\ndef test_c(): pass\n"
         "def test_d(): time.sleep(99)\n"
     )
-    ended, told, kept = session(source, limit=6.0)
+    ended, told, kept = session(source, limit=12.0)
     assert ended.late
     assert told["counts"]["failed"] == 1
     assert told["failures"][0]["test"].endswith("test_a")
@@ -150,6 +151,7 @@ def helpers(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
+@pytest.mark.slow
 @with_xdist
 def test_a_worker_with_a_spoilt_context_is_replaced(session, helpers):
     ended, told, _ = session(SPOILT, "-n", "1", "--dist", "loadfile")
@@ -160,6 +162,7 @@ def test_a_worker_with_a_spoilt_context_is_replaced(session, helpers):
     assert failure["what"].startswith("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered: worker")
 
 
+@pytest.mark.slow
 @with_xdist
 def test_a_test_that_crashes_is_run_once(session):
     """Several of them, in one file: each ends one worker, and the others are run."""
@@ -170,6 +173,7 @@ def test_a_test_that_crashes_is_run_once(session):
     assert {failure["test"].rpartition("_")[2] for failure in told["failures"]} == {"1", "4", "7", "10"}
 
 
+@pytest.mark.slow
 @with_xdist
 @pytest.mark.skipif(not find_spec("pytest_timeout"), reason="needs pytest-timeout")
 def test_a_test_that_hangs_is_run_once(session):

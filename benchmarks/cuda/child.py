@@ -15,8 +15,6 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from fastopt.benchmarks.workloads import Absent
-
 RESULT = "FASTOPT_SURVEY_RESULT"  # environment variable: the file that a stage tells by
 RECORDS = "FASTOPT_BENCH_RECORDS"  # environment variable: the file that benchmarks append their records to
 REHEARSAL = "FASTOPT_SURVEY_REHEARSAL"  # environment variable: 1 where everything but the device is to be tried
@@ -62,8 +60,13 @@ def device() -> Any:
     return the_gpu()
 
 
-def torch_device() -> Any:
-    """Return torch and the first device; Absent where torch is not installed, NoDevice where it has none."""
+def torch_device(own: bool = True) -> Any:
+    """Return torch and the first device; Absent where torch is not installed, NoDevice where it has none.
+
+    own: under the simulator, whose device torch does not know, raise Absent.
+    """
+    from fastopt.benchmarks.workloads import Absent
+
     if find_spec("torch") is None:
         raise Absent("torch is not installed")
     import torch
@@ -71,6 +74,8 @@ def torch_device() -> Any:
     from fastopt.kernels.cuda.parts import simulated
 
     gpu = device()
+    if simulated() and own:
+        raise Absent("needs torch's own device")
     if not simulated() and not torch.cuda.is_available():
         raise NoDevice(f"torch {torch.__version__} has none")
     return torch, gpu
@@ -81,6 +86,8 @@ def stage(run: Callable[[], str]) -> int:
 
     Where it is still at work when its time is almost up, its stacks are printed: that is where it hangs.
     """
+    from fastopt.benchmarks.workloads import Absent
+
     seconds = float(os.environ.get(LIMIT, "0"))
     if seconds > BEFORE:
         faulthandler.dump_traceback_later(seconds - BEFORE)

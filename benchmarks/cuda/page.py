@@ -55,23 +55,23 @@ def figures(records: Records) -> list[tuple[str, str, str, str, str]]:
             measured = _mapping(data.get("measured"))
             found = verdict_of(goal, measured)
             share = f"{measured[goal.what]:.3g}" if found != "not measured" else ""
-            text = measured_text(data)
+            text = measured_text(data, goal.who)
             if found == "not measured":
-                text = ": ".join(filter(None, (str(record["status"]), text or str(record.get("line", "")))))
+                missing = "; ".join(f"{who}: {why}" for who, why in _mapping(data.get("absent")).items())
+                text = ": ".join(filter(None, (str(record["status"]), missing or str(record.get("line", "")))))
             title = figure.title if not number else ""
             rows.append((title, f"{goal.text} {goal.what}", text, share, found))
     return rows
 
 
-def measured_text(data: Mapping[str, Any]) -> str:
-    """Return what this library took: its first contestant's time, and bytes a second where that is known."""
-    seconds = _mapping(data.get("seconds"))
-    first = next((s for s in seconds.values() if isinstance(s, int | float)), None)
-    if first is None:
+def measured_text(data: Mapping[str, Any], who: str) -> str:
+    """Return what a contestant took, and bytes a second where that is known."""
+    seconds = _mapping(data.get("seconds")).get(who)
+    if not isinstance(seconds, int | float):
         return ""
-    text = duration(first)
-    if isinstance(data.get("moved"), int | float) and first > 0:
-        text += f", {data['moved'] / first / 1e12:.2f} TB/s"
+    text = duration(seconds)
+    if isinstance(data.get("moved"), int | float) and seconds > 0:
+        text += f", {data['moved'] / seconds / 1e12:.2f} TB/s"
     return text
 
 

@@ -84,7 +84,7 @@ def _bits(dtype: str, rules: list[str], forms: tuple[str, ...]) -> str:
             job = Job(rule, SIZE, dtype, form)
             planned(job)()
             job.check(exactly=True)
-    return f"{len(rules)} rules, {len(forms)} forms: the reference's bits"
+    return f"{len(rules)} rules, {len(forms)} forms of arrays: the reference's bits"
 
 
 def _rules() -> list[str]:

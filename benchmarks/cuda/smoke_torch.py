@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt.benchmarks.cuda.child import device, torch_device
 from fastopt.benchmarks.cuda.device import filled, tensor
+from fastopt.benchmarks.cuda.waits import strict
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.cuda.arrays import see
 from fastopt.kernels.cuda.compile import SIMULATED
@@ -18,6 +19,7 @@ from fastopt.kernels.cuda.memory import DeviceArray
 HOME = "cpu" if SIMULATED else "cuda"  # where tensors are
 SHAPES = ((7, 5), (9,), (), (0, 3)) if SIMULATED else ((257, 33), (9,), (), (0, 3), (5000,))
 STEPS = 10
+REPEATS = 3 if SIMULATED else 100
 # Values at which a term in the wrong place shows, and at which 16 bits do not make noise of the second moment.
 ADAM = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.1}
 OPTIONS = {"Adam": ADAM, "AdamW": ADAM, "SGD": {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1}}
@@ -78,19 +80,16 @@ def torch_arrays() -> str:
         torch.cuda.synchronize()
         np.testing.assert_array_equal(made.float().cpu().numpy().reshape(-1), np.arange(24) + 1)
     plain = DeviceArray(array.gpu, (1000,), "float32", fill=2)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with strict(torch):
         made = torch.as_tensor(plain, device=HOME)
         again = torch.from_dlpack(made * 2)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert float(again.sum()) == 4000
     return "4 dtypes, both ways, on the same memory"
 
 
 def torch_no_waiting() -> str:
     """Steps in torch's mode that makes an error of waiting, with all that the device alone knows."""
-    torch, _ = torch_device()
+    torch, _ = torch_device(own=False)
     (ours, params), _ = ours_and_theirs(torch, "Adam", fused=True)
     ours.clip_norm = 0.5
     ours.found_inf, ours.grad_scale = torch.zeros((), device=HOME), torch.ones((), device=HOME)
@@ -98,14 +97,11 @@ def torch_no_waiting() -> str:
     for _ in range(2):
         ours.step()
     explained(ours)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(100):
+    with strict(torch):
+        for _ in range(REPEATS):
             ours.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert float(ours.grad_norm) > 0
-    return "100 steps, clipped and scaled"
+    return f"{REPEATS} steps, clipped and scaled"
 
 
 def torch_streams() -> str:
@@ -171,7 +167,7 @@ def torch_graph() -> str:
 
 def torch_steps() -> str:
     """What torch's own fused steps give."""
-    torch, _ = torch_device()
+    torch, _ = torch_device(own=False)
     worst: dict[str, float] = {}
     for dtype, near in NEAR.items():
         for name in OPTIONS:
@@ -189,7 +185,7 @@ def torch_steps() -> str:
 
 def torch_scaler() -> str:
     """A GradScaler whose scale is too large at times: the same steps are skipped."""
-    torch, _ = torch_device()
+    torch, _ = torch_device(own=False)
     scales = []
     pairs = ours_and_theirs(torch, "Adam", fused=True)
     for optimizer, params in pairs:

@@ -130,7 +130,8 @@ def _warmup(rehearsal: bool) -> Stage:
     def read(ended: Ended, told: Told) -> tuple[str, str]:
         last, text = last_line(ended.output), ended.output.decode(errors="replace")
         if ended.status == 0:
-            return ("no device", "only the arguments were read") if rehearsal else ("passed", last)
+            done = next((line for line in text.splitlines() if " compiled, " in line), last)
+            return ("no device", "only the arguments were read") if rehearsal else ("passed", done)
         if re.search(r"unrecognized arguments|invalid choice", text):
             return "skipped", "this fastopt has no `warmup --backend cuda`"
         return "failed", _joined(f"status {ended.status}", last)

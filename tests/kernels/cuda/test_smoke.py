@@ -31,13 +31,12 @@ def test_check(name):
 
 @pytest.fixture
 def there(monkeypatch):
-    """Under the simulator our code takes torch's tensors for CUDA's; torch has nothing that could wait."""
-    torch = pytest.importorskip("torch", reason="in the extra `torch`")
+    """Under the simulator our code takes torch's tensors for CUDA's."""
+    pytest.importorskip("torch", reason="in the extra `torch`")
     if SIMULATED:
         from fastopt.torch import _place
 
         monkeypatch.setattr(_place, "place_of", lambda tensor: _place.DEVICE)
-        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
 
 
 @pytest.mark.parametrize("name", ["torch-steps", "torch-scaler", "torch-no-waiting"])
