@@ -346,7 +346,7 @@ def profiles() -> Iterator[Case]:
 
 # Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
 GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
-    "updates": (updates, r"arrange|launch|update_(?!rows).*"),
+    "updates": (updates, r"enter|arrange|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_capsules"),
