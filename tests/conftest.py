@@ -130,7 +130,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     command += ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:randomly", pyfuncitem.nodeid]
     done = subprocess.run(
         command, cwd=config.rootpath, env=os.environ | {CHILD: pyfuncitem.nodeid}, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     if skipped := re.search(r"^SKIPPED \[1\] (.*)", done.stdout, re.MULTILINE):
         pytest.skip(skipped[1])
