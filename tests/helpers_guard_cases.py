@@ -23,7 +23,7 @@ from optimizers import repeats
 import fastopt as fo
 from fastopt import profiling
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import dense, launch, network, norm, plan, rows, sparse_rows
+from fastopt.kernels.cpu import dense, launch, network, norm, openmp, plan, rows, sparse_rows
 from fastopt.kernels.cpu.blas import OWN, PLAIN, _open_openblas, _openblas_path
 from fastopt.kernels.cpu.compile import Kernel, ffi
 from fastopt.kernels.cpu.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
@@ -157,6 +157,28 @@ def optimizers() -> Iterator[Case]:
                     f"steps of Adam, {name}, {dtype}{', by DLPack' * wrapped}",
                     lambda d=dtype, w=wrapped, o=options: _steps(d, w, **o),
                 )
+
+
+class _Team:
+    """A pool of one thread, where torch's are not: it calls what every thread of theirs calls."""
+
+    threads = 2
+    numbers = ffi.callback("int(void)", lambda: 0), ffi.callback("int(void)", lambda: 1)  # of the thread, of threads
+
+    def run(self, kernel: Kernel, work: int, step: int, ranks: int) -> None:
+        thread_num, num_threads = (int(ffi.cast("intptr_t", number)) for number in self.numbers)
+        record = np.array([thread_num, num_threads, kernel.address, work, step, ranks])
+        openmp.BODY(address_of(record))
+
+
+def _on_team(dtype: str) -> list[Any]:
+    with mock.patch.object(openmp, "pool", _Team):
+        return [*_updates("adam", dtype, SAME), *_norms(dtype)]
+
+
+def teams() -> Iterator[Case]:
+    for dtype in FORMS_OF:
+        yield f"ranks on another library's threads, {dtype}", lambda d=dtype: _on_team(d)
 
 
 # ---------------------------------------------------------------- layers
@@ -350,6 +372,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_capsules"),
+    "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
