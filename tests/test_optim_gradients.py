@@ -73,7 +73,7 @@ def test_l1_is_a_gradient_of_its_own(rule, backend):
     """Without weight decay it can be added beforehand; the sign of a parameter that is 0 is 0."""
 
     def run(l1):
-        p = np.array([1.5, -2.0, 0.0, -0.0, 1e-310])
+        p = np.array([1.5, -2.0, 0.0, -0.0, 3e-308])  # the last hardly above the smallest that does not count as zero
         optimizer = make(rule, p, lr=0.05, weight_decay=0.0, l1=l1, backend=backend)
         for g in (np.array([0.5, -0.25, 0.0, 0.0, 0.0]), np.array([0.1, 0.2, 0.0, 0.0, 0.0])):
             optimizer.step(g if l1 else g + 0.125 * np.sign(p))

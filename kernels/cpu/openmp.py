@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cffi
 import numpy as np
 from numba.core import config
 
@@ -72,6 +73,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Fork.after)
 
 
+# Declared here, once: threads that declared it one after the other would each have a structure of their own.
+linker = cffi.FFI()
+linker.cdef("""
+    typedef struct { const char *path; void *base; const char *symbol; void *address; } dl_info;
+    void *dlsym(void *, const char *);
+    int dladdr(const void *, dl_info *);
+""")
+
+
 class _Library(NamedTuple):
     """libgomp, as far as it is needed."""
 
@@ -84,14 +94,9 @@ class _Library(NamedTuple):
 @cache
 def _find() -> _Library | None:
     """The libgomp of a process that has imported torch; None if its pool is another library's."""
-    ffi.cdef(
-        "typedef struct { const char *path; void *base; const char *symbol; void *address; } fastopt_dl_info;"
-        "void *dlsym(void *, const char *); int dladdr(const void *, fastopt_dl_info *);",
-        override=True,
-    )
-    library, found, paths = ffi.dlopen(None), [], set()
+    library, found, paths = linker.dlopen(None), [], set()
     for name in (b"GOMP_parallel", b"omp_get_thread_num", b"omp_get_num_threads"):
-        address, info = library.dlsym(ffi.NULL, name), ffi.new("fastopt_dl_info *")  # NULL: RTLD_DEFAULT
+        address, info = library.dlsym(ffi.NULL, name), linker.new("dl_info *")  # NULL: RTLD_DEFAULT
         if address == ffi.NULL or not library.dladdr(address, info):
             return None
         found.append(address)
