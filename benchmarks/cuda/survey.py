@@ -41,7 +41,8 @@ OF_ALL = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # what was printe
 class Survey:
     """Runs stages, and keeps what comes of them in a folder."""
 
-    def __init__(self, folder: Folder, budget: float, rehearsal: bool, start: float = START) -> None:
+    def __init__(self, folder: Folder, budget: float, rehearsal: bool, start: float | None = None) -> None:
+        start = START if start is None else start
         self.folder, self.rehearsal, self.until = folder, rehearsal, start + budget - RESERVE
         self._lock = threading.Lock()
 

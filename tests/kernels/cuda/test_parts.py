@@ -113,6 +113,7 @@ def gpu(monkeypatch, have):
         driver.library.cache_clear()
         monkeypatch.setattr(installation, "library", driver.library)
         monkeypatch.setattr(installation._trial, "run", lambda: None)
+        monkeypatch.setattr(nvjitlink, "version", lambda: (13, 0))
         installation._trial.forget()
 
     yield gpu
@@ -172,7 +173,6 @@ def test_a_linker_that_will_not_do(gpu, monkeypatch):
 
 def test_whatever_else_is_wrong_shows_in_a_first_kernel(gpu, monkeypatch, capsys):
     gpu()
-    monkeypatch.setattr(nvjitlink, "version", lambda: (13, 0))
     tries = []
 
     def run():
@@ -196,7 +196,6 @@ def test_whatever_else_is_wrong_shows_in_a_first_kernel(gpu, monkeypatch, capsys
 
 def test_with_all_of_it_nothing_is_said(gpu, have, monkeypatch):
     gpu()
-    monkeypatch.setattr(nvjitlink, "version", lambda: (13, 0))
     installation.require()
     have({**ALL, "cuBLASLt": None})  # which only products need
     installation.require()
