@@ -381,7 +381,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "profiles": (profiles, r"run_program_marked"),
 }
 
-# What is to be found: a kernel that is told of an element more than there is, behind an array and before it.
+# To be found: a kernel that is told of an element more than there is, behind an array and before it.
 BROKEN: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "behind": (lambda: iter([("an element behind", lambda: _beyond(0))]), r"(?!)"),
     "before": (lambda: iter([("an element before", lambda: _beyond(-4))]), r"(?!)"),

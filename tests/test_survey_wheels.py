@@ -15,7 +15,7 @@ from fastopt.benchmarks.cuda import wheels
 
 pytest.importorskip("packaging", reason="comes with pytest")
 
-# Of the index: what each package requires. Those that are not named require nothing.
+# Requirements of each package in the index. Those that are not named require nothing.
 REQUIRES = {
     "cffi": ['pycparser; implementation_name != "PyPy"'],
     "numba-cuda": ["cuda-core>=0.5", 'cuda-bindings<14; extra == "cu13"'],
@@ -88,7 +88,7 @@ def test_what_is_lacking(run):
     assert (status, err) == (0, "")
     assert found >= {"cffi", "pycparser", "scipy-openblas32", "tbb", "numba-cuda", "cuda-core", "expecttest",
                      "pytest-timeout", "hypothesis", "fastopt"}  # fmt: skip
-    # What is there, what the toolkit has, and what another Python or an extra would need:
+    # Left out: packages that are there, that the toolkit has, and that another Python or an extra would need:
     assert not found & {"numpy", "numba", "torch", "cuda-bindings", "cuda-pathfinder", "nvidia-cublas", "nvidia-nvvm",
                         "pytest", "iniconfig", "sortedcontainers", "exceptiongroup", "backports", "tqdm", "another",
                         "matplotlib", "jax", "pooch"}  # fmt: skip

@@ -24,7 +24,7 @@ if lacking():
 
 pytestmark = [
     pytest.mark.gpu,
-    # What torch says of its own: of a mode that looks for waiting, and of a graph that a refused step leaves empty.
+    # Warnings of torch's own: of a mode that looks for waiting, and of a graph that a refused step leaves empty.
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature"),
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
 ]

@@ -333,7 +333,7 @@ def test_a_fork_amid_launches_of_other_threads(python):
 
 
 def test_a_child_of_a_process_that_only_used_torch(python):
-    # What is imported after the fork must find out by itself that there was one.
+    # A module that is imported after the fork must find out by itself that there was one.
     python(
         """
         import torch

@@ -55,7 +55,7 @@ def test_no_option_is_ignored(options, message, capsys):
 
 
 class TestWithCompilers:
-    """Where kernels can be compiled."""
+    """Compilations without a device."""
 
     @pytest.fixture(autouse=True)
     def compilers(self):

@@ -1,4 +1,4 @@
-"""What the suites for a GPU share: small sizes for quick runs, and what a benchmark's record says of itself.
+"""Fixtures of the suites for a GPU: small sizes for quick runs, and what a benchmark's record says of itself.
 
 With the environment variable FASTOPT_BENCH_RECORDS, the name of a file, every record is appended to it as soon as it is
 made, as a line of JSON.

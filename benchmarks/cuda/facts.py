@@ -1,4 +1,4 @@
-"""What a survey was made on: the device with its clocks at the moment, the driver, libraries, tools, and what lacks.
+"""Facts that a survey depends on: the device with its clocks now, the driver, libraries, tools, and what is missing.
 
 python -m fastopt.benchmarks.cuda.facts [--clocks]
 """

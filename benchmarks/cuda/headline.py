@@ -92,7 +92,7 @@ def adam_bfloat16_master() -> str:
 
 # ---------------------------------------------------------------- many small arrays
 def host_time() -> str:
-    """What the host takes to give a step of many small arrays to an idle device."""
+    """Host time to give a step of many small arrays to an idle device."""
     shapes = [(ELEMENTS,)] * ARRAYS
     device()
     calls, absent = {}, {}

@@ -130,7 +130,7 @@ def pytest_runtest_logreport(report: Any) -> None:
     if _worker():
         return
     if report.when == "call" or report.outcome != "passed":
-        # Of a worker that has gone, the test that it was at has failed, whenever ("???").
+        # The test that a worker was at when it ended has failed, at whatever moment ("???").
         outcome = "error" if report.failed and report.when in ("setup", "teardown") else report.outcome
         outcomes.add(outcome, report.nodeid, _what(report))
 

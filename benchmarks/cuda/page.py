@@ -177,7 +177,7 @@ def _about(records: Records, facts: Mapping[str, Any]) -> str:
 
 
 def _contestants(records: Records) -> str:
-    """What everybody took, with the copy of the same run and the clocks."""
+    """Times of all contestants, with the copy of the same run and the clocks."""
     rows = []
     for name, figure in FIGURES.items():
         data = _data(records, f"figure/{name}")

@@ -32,7 +32,7 @@ _stopping = False
 
 
 class Ended(NamedTuple):
-    """How a process ended."""
+    """End of a process."""
 
     status: int | None  # exit status, or minus the number of a signal; None: it could not be killed
     seconds: float

@@ -59,7 +59,7 @@ def _parsed(line: bytes) -> Any:
 
 
 class Folder:
-    """What a survey leaves behind: records, logs, a page. Threads may share it."""
+    """Folder that a survey leaves behind: records, logs, a page. Threads may share it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

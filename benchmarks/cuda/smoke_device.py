@@ -81,7 +81,7 @@ def zero_memset() -> str:
 
 
 def pageable_reuse() -> str:
-    """What is copied from ordinary memory may be changed as soon as the call has returned."""
+    """An array in ordinary memory that is copied may be changed as soon as the call has returned."""
     rng = np.random.default_rng(0)
     sources = [rng.integers(0, 256, size, dtype=np.uint8) for size in SIZES for _ in range(3)]
     gpu = device()

@@ -166,7 +166,7 @@ def torch_graph() -> str:
 
 
 def torch_steps() -> str:
-    """What torch's own fused steps give."""
+    """Results of torch's own fused steps."""
     torch, _ = torch_device(own=False)
     worst: dict[str, float] = {}
     for dtype, near in NEAR.items():

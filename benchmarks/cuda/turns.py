@@ -26,7 +26,7 @@ class HostTimer:
         self.gpu = gpu
 
     def seconds(self, run: Callable[[], None], stream: int) -> float:
-        """Of `run`, which finds the stream with nothing to do. Waits for what it gives, when the time is taken."""
+        """Seconds of `run` on a stream with nothing to do. Waits for what it gives once the time is taken."""
         with self.gpu.active():
             self.gpu.wait(stream)
             start = time.perf_counter()

@@ -207,7 +207,7 @@ def _place(name: str) -> str | None:
 
 
 def _threads(threads: dict[str, Any]) -> str:
-    """How many threads there are, and whose they are, in one line."""
+    """Return the number of threads and whose they are, in one line."""
     beside = "; beside torch those of its OpenMP" if threads["beside_torch"] == "torch" else ""
     return f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}{beside}"
 

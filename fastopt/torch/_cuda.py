@@ -128,7 +128,7 @@ def _give(
     left = [getattr(optimizer, name, None) if scaled else None for name in ("grad_scale", "found_inf")]
     scale, found = (_number(value, first.device) for value in left)
     places = (0 if n is None else n.data_ptr() for n in (scale, found))
-    # Who looks at the gradients afterwards finds them unscaled, as with torch's, but in a step that was skipped.
+    # Gradients are left unscaled for whoever looks at them next, as torch's do, unless the step was skipped.
     guard = kernels.Guard(clip_norm, *places, unscales=scale is not None)
     stream = _stream(first)
     if there.counted:

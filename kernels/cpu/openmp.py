@@ -30,7 +30,7 @@ from .primitives import INTERPRETED, call_int, enter, view
 LINUX = sys.platform.startswith("linux")
 FORKED = 0x40  # PF_FORKNOEXEC among the flags of a process in Linux
 
-# What a team is given: addresses of omp_get_thread_num and omp_get_num_threads, the phase with its arguments.
+# Record that a team is given: addresses of omp_get_thread_num and omp_get_num_threads, the phase with its arguments.
 FIELDS = 6
 
 

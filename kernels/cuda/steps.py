@@ -40,7 +40,7 @@ class Places(NamedTuple):
 
 
 class _Beside(NamedTuple):
-    """What the update of one layer needs."""
+    """Table of one layer's arrays, with the event after which they may be updated."""
 
     ready: Any  # the event after which it may begin
     table: Table
@@ -113,7 +113,7 @@ class Updates:
         self._launch(layer.table.kernel, self.turns, self.control.address, layer.table, side)
 
     def join(self) -> None:
-        """What the stream is given next waits for the updates of all layers."""
+        """Have what the stream is given next wait for the updates of all layers."""
         self._joined.record(self._side.handle)
         self._joined.before(self.stream)
 

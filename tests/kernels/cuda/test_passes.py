@@ -89,7 +89,7 @@ def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
 
 
 class Order:
-    """What is given to which stream: launches by their kernels' names, and events."""
+    """Record of what streams are given: launches by their kernels' names, and events."""
 
     def __init__(self, monkeypatch):
         self.told, self.streams = [], iter(range(1, 100))

@@ -39,7 +39,7 @@ def test_rows_are_gathered_by_128_bits():
 
 
 def test_vectors_are_of_128_bits():
-    """Of losses by elements and of dropout."""
+    """In losses by elements and in dropout."""
     for kernel in (loss_kernel("mean_squared_error", "float32", wide=True), dropout_kernel("float32", True)):
         ptx = kernel.listing((9, 0)).ptx
         assert len(re.findall(r"st\.global\.v4\.f32", ptx)) > 0

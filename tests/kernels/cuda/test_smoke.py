@@ -63,7 +63,7 @@ def test_steps_on_tensors_wait_for_nothing(there, told):
 
 @pytest.fixture
 def told(monkeypatch):
-    """What a figure tells."""
+    """Record of a figure."""
     found = {}
     monkeypatch.setattr(headline, "tell", found.update)
     monkeypatch.setattr(waits, "tell", found.update)
