@@ -90,7 +90,7 @@ class profile:
     prediction; models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not
     fit into 64 MB is recorded as far as they do (some 60,000 steps of three layers on two threads).
 
-    On a GPU a batch is then launched kernel by kernel, not as one CUDA graph, and waited for, so an epoch of small
+    On a GPU a batch is then launched kernel by kernel, not as CUDA graphs, and waited for, so an epoch of small
     batches takes longer than without; in the table that is waiting, and the kernels' own times hold, but for those of a
     few microseconds. The first batch of its shape is left out: kernels are loaded while it runs. A small network that
     is trained by one kernel has one row, for all batches of a launch alike; FASTOPT_CUDA_FUSED=0 shows it in parts.
