@@ -171,13 +171,12 @@ def test_a_pool_of_another_library_is_left_alone(python):
                 self.kept = openmp.ffi.new("char[]", b"/somewhere/libiomp5.so")
                 info.path = self.kept
                 return 1
-        class Ffi:
-            NULL, new, string, cast = openmp.ffi.NULL, openmp.ffi.new, openmp.ffi.string, openmp.ffi.cast
-            cdef = staticmethod(openmp.ffi.cdef)
+        class Linker:
+            new = openmp.linker.new
             dlopen = staticmethod(lambda name: Library())
         assert openmp._find() is not None
         openmp._find.cache_clear()
-        openmp.ffi = Ffi()
+        openmp.linker = Linker()
         assert openmp._find() is None and launched_by() != "torch"
         assert work() == serial()
         """
