@@ -40,13 +40,13 @@ def squared(x: Array, g: Array, beta: float | None = None) -> None:
 
     Where the result is below the smallest normal number, it is that number, unless there was no gradient up to now.
     """
-    seen = (x > 0) | (g != 0)
+    seen = x + np.abs(g) > 0
     if beta is None:
         x += g * g
     else:
         mean(x, beta, g * g)
     tiny = SMALLEST[x.dtype]
-    x[seen & (x >= 0) & (x < tiny)] = tiny
+    x[seen & (x < tiny)] = tiny
 
 
 def ascent(g: Array, o: Options) -> Array:
