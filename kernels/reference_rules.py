@@ -40,7 +40,7 @@ def squared(x: Array, g: Array, beta: float | None = None) -> None:
 
     Where the result is below the smallest normal number, it is that number, unless there was no gradient up to now.
     """
-    seen = x + np.abs(g) > 0
+    seen = (x > 0) | (g != 0)
     if beta is None:
         x += g * g
     else:

@@ -59,7 +59,7 @@ def floor(x, old, g, tiny):
     It is zero only where there was no gradient yet. So a gradient whose square is too small does not become infinite
     when it is divided by the root, even with eps = 0.
     """
-    least = tiny if old + abs(g) > 0 else type(x)(0)
+    least = tiny if (old > 0) | (g != 0) else type(x)(0)
     return least if x < least else x
 
 
