@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..kernels.metrics import variation_of
+
 if TYPE_CHECKING:
     from ..model import Sequential
 
@@ -17,12 +19,10 @@ def in_own_units(model: Sequential, x: np.ndarray, y: np.ndarray, figures: Mappi
         return dict(figures)
     targets = np.asarray(y, np.float64).reshape(len(y), -1)
     errors = model.predict(x).astype(np.float64) - targets
-    spread = float(np.square(targets - targets.mean(axis=0)).sum())
-    squares = float(np.square(errors).sum())
-    exact = 1.0 if squares == 0 else 0.0
+    squares, variation = np.square(errors).sum(axis=0), variation_of(targets, None)
     own = {
-        "mean_squared_error": squares / errors.size,
+        "mean_squared_error": float(squares.sum()) / errors.size,
         "mean_absolute_error": float(np.abs(errors).mean()),
-        "r2": exact if spread == 0 else 1.0 - squares / spread,
+        "r2": variation.r2([float(squares[first:end].sum()) for first, end in variation.parts]),
     }
     return {name: own.get(name, value) for name, value in figures.items()}
