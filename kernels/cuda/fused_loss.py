@@ -13,7 +13,7 @@ import numpy as np
 from ..formulas import ACTIVATIONS, LOSSES
 from .compile import device
 from .fused_layout import LANES, H, L
-from .losses import hits_of, largest, right_outputs
+from .losses import hits_of
 from .primitives import SHARED, loader, reader, storer, writer
 
 read_word = reader("int64", 1, SHARED)
@@ -35,9 +35,41 @@ def _errors(kind):
     return device(both if kind.metrics & {"squared", "absolute"} else neither)
 
 
+def _largest(dtype):
+    """The number of the largest element of a row; of equal ones the first; -1 if one is NaN."""
+    load, size = loader(dtype, 1, SHARED), np.dtype(dtype).itemsize
+
+    def best_of(row, columns):
+        best, most = 0, load((row,), 0)[0][0]
+        known = most == most
+        for j in range(1, columns):
+            x = load((row,), j * size)[0][0]
+            known = known and x == x
+            if x > most:
+                best, most = j, x
+        return best if known else -1
+
+    return device(best_of)
+
+
+def _right_outputs(dtype):
+    """Number of outputs of a row, in a space of memory, on the same side of their boundary as their targets."""
+    load, real, size = loader(dtype, 1, SHARED), getattr(np, dtype), np.dtype(dtype).itemsize
+
+    def right_of(z, t, columns, z_boundary, t_boundary):
+        right = 0
+        for j in range(columns):
+            x, y = load((z,), j * size)[0][0], load((t,), j * size)[0][0]
+            if x == x and (x > real(z_boundary)) == (y > real(t_boundary)):
+                right += 1
+        return right
+
+    return device(right_of)
+
+
 def _right(kind):
     """Count of what is right in a row: 1 or 0 for the row, or a number of outputs where those are counted."""
-    best, right = largest(kind.dtype, SHARED), right_outputs(kind.dtype, SHARED)
+    best, right = _largest(kind.dtype), _right_outputs(kind.dtype)
 
     def of_label(table, z, t, row, gap, columns):
         return 1 if best(z + row * gap, columns) == read_word(t + row * 8)[0] else 0

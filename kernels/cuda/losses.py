@@ -224,41 +224,11 @@ def hits_of(loss: str, labels: bool, outputs: int) -> str:
     return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "dense"
 
 
-def largest(dtype, space):
-    """The number of the largest element of a row in a space of memory; of equal ones the first; -1 if one is NaN."""
-    load, size = loader(dtype, 1, space), np.dtype(dtype).itemsize
-
-    def best_of(row, columns):
-        best, most = 0, load((row,), 0)[0][0]
-        known = most == most
-        for j in range(1, columns):
-            x = load((row,), j * size)[0][0]
-            known = known and x == x
-            if x > most:
-                best, most = j, x
-        return best if known else -1
-
-    return device(best_of)
-
-
-def right_outputs(dtype, space):
-    """Number of outputs of a row, in a space of memory, on the same side of their boundary as their targets."""
-    load, real, size = loader(dtype, 1, space), getattr(np, dtype), np.dtype(dtype).itemsize
-
-    def right_of(z, t, columns, z_boundary, t_boundary):
-        right = 0
-        for j in range(columns):
-            x, y = load((z,), j * size)[0][0], load((t,), j * size)[0][0]
-            if x == x and (x > real(z_boundary)) == (y > real(t_boundary)):
-                right += 1
-        return right
-
-    return device(right_of)
-
-
 @cache
 def _largest_of_row(dtype):
-    """As `largest`, of a row that LANES threads share; of no columns 0.
+    """The number of the largest element of a row that LANES threads share: of equal ones the first, -1 if one is NaN.
+
+    Of no columns it is 0.
 
     To be called by all threads of a block; `tops` and `places` are its shared memory, (DEEP, LANES).
     """
