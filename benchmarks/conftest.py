@@ -13,7 +13,7 @@ import pytest
 from fastopt import _backends, get_num_threads
 from fastopt.benchmarks.limits import copy_bandwidth, product_peak
 from fastopt.benchmarks.peers import TITLES
-from fastopt.kernels.cpu.blas import blas
+from fastopt.kernels.cpu.dense.blas import blas
 
 PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
 

@@ -8,14 +8,14 @@ from functools import cache
 
 import numpy as np
 
-from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.blas import blas
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.layout import DENSE, UPDATE, UPDATES, fill, read
-from fastopt.kernels.cpu.matmul import AS_IS, ROW_MAJOR
-from fastopt.kernels.cpu.primitives import CALL_GEMM, address_of
-from fastopt.kernels.cpu.storage import STORES, name_of
-from fastopt.kernels.cpu.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
+from fastopt.kernels.cpu.dense.blas import blas
+from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR
+from fastopt.kernels.cpu.optim.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
+from fastopt.kernels.cpu.runtime.records import DENSE, UPDATE, UPDATES, fill, read
+from fastopt.kernels.cpu.runtime.storage import STORES, name_of
 from fastopt.kernels.formulas import HYPER
 
 SIDE = 512  # of the products of `product_peak`: large, and operands still in cache

@@ -9,8 +9,8 @@ import numpy as np
 import fastopt as fo
 from fastopt.benchmarks.peers import need
 from fastopt.kernels import reference
-from fastopt.kernels.cpu.plan import Plan
-from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.cpu.optim.plan import Plan
+from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Target, Update
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from . import schedules as schedules
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
-    from .checkpoint import load_model as load_model
     from .functional import dense_backward as dense_backward
     from .functional import dense_forward as dense_forward
-    from .history import History as History
-    from .kernels.cpu.launch import get_num_threads as get_num_threads
-    from .kernels.cpu.launch import set_num_threads as set_num_threads
+    from .kernels.cpu.runtime.launch import get_num_threads as get_num_threads
+    from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
-    from .model import Sequential as Sequential
+    from .models.checkpoint import load_model as load_model
+    from .models.history import History as History
+    from .models.sequential import Sequential as Sequential
     from .optim import SGD as SGD
     from .optim import Adagrad as Adagrad
     from .optim import Adam as Adam
@@ -42,12 +42,12 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
 
 _NAMES = {
     "callbacks": ("Callback", "EarlyStopping"),
-    "checkpoint": ("load_model",),
+    "models.checkpoint": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
-    "history": ("History",),
-    "kernels.cpu.launch": ("get_num_threads", "set_num_threads"),
+    "models.history": ("History",),
+    "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
-    "model": ("Sequential",),
+    "models.sequential": ("Sequential",),
     "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ._arrays import check_name
+from ._validation import check_name
 from .kernels.interrupts import interrupts_held
 
 DEFAULT = "cpu"

@@ -17,7 +17,7 @@ import secrets
 import stat
 from typing import Any, Protocol
 
-from ._arrays import describe
+from ._validation import describe
 from .kernels.interrupts import interrupts_held
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import check_finite, check_real, describe, plain
 from ._dlpack import is_tensor, speaks_dlpack, view_of
+from ._validation import check_finite, check_real, describe, plain
 
 
 class Column(NamedTuple):

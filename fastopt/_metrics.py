@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import check_name, describe
+from ._validation import check_name, describe
 from .kernels.formulas import LOSSES, METRICS
 from .losses import ALIASES as LOSS_ALIASES
 

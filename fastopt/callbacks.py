@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import check_count, check_flag, check_name, check_number, describe
 from ._exclusive import Single
 from ._metrics import RISING, canonical
+from ._validation import check_count, check_flag, check_name, check_number, describe
 from .kernels.interrupts import interrupts_held
 
 if TYPE_CHECKING:
-    from .model import Sequential
+    from .models.sequential import Sequential
 
 
 class Callback:

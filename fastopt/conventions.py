@@ -64,7 +64,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._arrays import check_name
+from ._validation import check_name
 
 Hyper = Mapping[str, Any]
 

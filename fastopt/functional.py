@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from . import _backends
-from ._arrays import as_float_array, check_matrix, check_name, check_vector
+from ._validation import as_float_array, check_matrix, check_name, check_vector
 from .kernels.formulas import ACTIVATIONS
 
 __all__ = ["dense_backward", "dense_forward"]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._arrays import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
 from ._frozen import Frozen
+from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _backends
-from ._arrays import (
+from ._validation import (
     as_float_array,
     as_numbers,
     as_signs,
@@ -32,9 +32,9 @@ from ._arrays import (
     check_range,
     check_row_sums,
 )
-from ._hyper import check_hyper
 from .kernels.formulas import LOSS_DOMAINS, LOSSES
 from .kernels.spec import LossSpec
+from .optim._hyperparameters import check_hyper
 
 __all__ = [
     "ALIASES",

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _frames
-from ._arrays import check_finite, check_matrix, check_real, describe, own, plain
 from ._frozen import Frozen
+from ._validation import check_finite, check_matrix, check_real, describe, own, plain
 
 EPSILON = 1e-7  # Keras': the smallest deviation that is divided by
 BLOCK = 1 << 20  # numbers worked on at once, so that no whole copy in float64 is made

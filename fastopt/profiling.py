@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _files
-from ._arrays import check_count
-from .commands.tables import aligned, in_bytes, rounded
+from ._text import aligned, in_bytes, rounded
+from ._validation import check_count
 from .kernels.profile import Cost, Pass, Recorder, recorder
 
 PROFILED = ("cpu", "cuda")  # backends
@@ -221,14 +221,14 @@ def check_backend(name: str) -> None:
 
 def _limits_of_host(dtype: str) -> Limits | None:
     from .benchmarks.limits import copy_bandwidth, product_peak
-    from .kernels.cpu.launch import get_num_threads
-    from .kernels.cpu.primitives import INTERPRETED
+    from .kernels.cpu.runtime.launch import get_num_threads
+    from .kernels.cpu.runtime.primitives import INTERPRETED
 
     return None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
 
 
 def _limits_of_gpu(dtype: str) -> Limits | None:
-    from .kernels.cuda.parts import simulated
+    from .kernels.cuda.runtime.requirements import simulated
 
     if simulated():
         return None

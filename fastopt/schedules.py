@@ -28,7 +28,7 @@ from itertools import pairwise
 from math import cos, pi
 from typing import Any
 
-from ._arrays import check_count, check_name, check_number, describe
+from ._validation import check_count, check_name, check_number, describe
 
 __all__ = [
     "SCHEDULES",

@@ -3,7 +3,7 @@
 Processors are slow on numbers below the smallest normal one: an Adam step of 4 M float32 took 1.3 ms on Intel, and 25
 to 38 ms where squares of gradients were denormal. So operands and results below it count as zero, which keeps its sign
 (FTZ and DAZ of x86's MXCSR, FZ of aarch64's FPCR). The setting belongs to a thread: it is made where compiled code
-begins to work on a thread (`enter` in `cpu/primitives.py`), and before the thread goes on, its own is put back,
+begins to work on a thread (`enter` in `cpu/runtime/primitives.py`), and before the thread goes on, its own is put back,
 whatever that was.
 
 `flushed` does the same for NumPy, which obeys the setting of the thread that it runs on: for the reference, whose bits

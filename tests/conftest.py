@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from optimizers import repeats
 
-from fastopt import _backends, cli
+from fastopt import _backends
+from fastopt.cli import main
 
 CHILD = "FASTOPT_TEST_PROCESS"  # set in a process that runs one test
 LAST_RESORT = 60  # seconds after a test's timeout
@@ -195,7 +196,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status = main.main([str(argument) for argument in arguments])
         except SystemExit as end:
             status = int(end.code or 0)
         return (status, *capsys.readouterr())

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fastopt.kernels.cuda import blaslt
-from fastopt.kernels.cuda.blaslt import Compute, Epilogue, Layout, Matmul, Operation, Order, Preference, Status, ffi
-from fastopt.kernels.cuda.blaslt_simulator import matmul
-from fastopt.kernels.cuda.products import TYPES, Matrix, Product
+from fastopt.kernels.cuda.dense import blaslt
+from fastopt.kernels.cuda.dense.blaslt import (
+    Compute,
+    Epilogue,
+    Layout,
+    Matmul,
+    Operation,
+    Order,
+    Preference,
+    Status,
+    ffi,
+)
+from fastopt.kernels.cuda.dense.blaslt_simulator import matmul
+from fastopt.kernels.cuda.dense.products import TYPES, Matrix, Product
 
 KINDS = {number: kind for kind, number in TYPES.items()}
 

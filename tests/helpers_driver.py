@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from fastopt.kernels.cuda import driver, gpu
-from fastopt.kernels.cuda.compile import THREADS, Kernel
-from fastopt.kernels.cuda.simulator_threads import run
+from fastopt.kernels.cuda.runtime import driver, gpu
+from fastopt.kernels.cuda.runtime.compile import THREADS, Kernel
+from fastopt.kernels.cuda.runtime.simulator_threads import run
 
 ffi = driver.ffi
 CONTEXT, OTHER = 77, 78

@@ -16,16 +16,17 @@ import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import epilogues, feed, losses, rows
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.compile import Kernel
-from fastopt.kernels.cuda.epilogues import HIGH, Shape
-from fastopt.kernels.cuda.halves import HALVES
+from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
+from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
+from fastopt.kernels.cuda.dense.mixed import mixed_kernels
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
-from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TILE
-from fastopt.kernels.cuda.mixed import mixed_kernels
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.compile import Kernel
+from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
 from fastopt.kernels.spec import (
     MASTER,
@@ -249,7 +250,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     if loss == "binary_crossentropy":
         y = (drawn(11, 3) > 0).astype(dtype)
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
-    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(feed, "FIRST", 1):
+    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
         totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
     return [to_device(array) for array in (*params, totals.losses)]

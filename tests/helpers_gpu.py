@@ -24,7 +24,7 @@ def on_gpu() -> bool:
     interpreted = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
     if SIMULATED or interpreted or importlib.util.find_spec("numba_cuda") is None:
         return False
-    from fastopt.kernels.cuda.installation import require
+    from fastopt.kernels.cuda.runtime.installation import require
 
     try:
         require()
@@ -45,7 +45,7 @@ def settle(test: str, wait: Callable[[], None] = wait_for_all) -> None:
     A kernel that stops at an illegal address leaves a context in which nothing works. A worker of pytest-xdist ends at
     once: the test is then said to have crashed it, and another worker goes on. Without workers the session ends.
     """
-    from fastopt.kernels.cuda.driver import CudaError
+    from fastopt.kernels.cuda.runtime.driver import CudaError
 
     try:
         wait()

@@ -23,14 +23,18 @@ from optimizers import repeats
 import fastopt as fo
 from fastopt import profiling
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import dense, launch, network, norm, openmp, plan, rows, sparse_rows
-from fastopt.kernels.cpu.blas import OWN, PLAIN, _open_openblas, _openblas_path
-from fastopt.kernels.cpu.compile import Kernel, ffi
-from fastopt.kernels.cpu.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
-from fastopt.kernels.cpu.primitives import address_of
-from fastopt.kernels.cpu.updates import TILE, update_kernel
+from fastopt.kernels.cpu.dense import layer as dense
+from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.dense.blas import OWN, PLAIN, _open_openblas, _openblas_path
+from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
+from fastopt.kernels.cpu.runtime import launch, openmp
+from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
+from fastopt.kernels.cpu.runtime.primitives import address_of
+from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, Update
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode, storage
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode, storage
 
 # Of the largest sum of the terms' sizes: rounding of the operands' products and of the result. A sum of k terms is off
 # by up to k rounding errors of the type that is computed in, in practice by sqrt(k); k is at most 300 here.

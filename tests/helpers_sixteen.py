@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastopt import _dlpack
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 
 from .optimizers import LAYOUTS, drawn
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt import _arrays as fa
 from fastopt import _backends
-from fastopt import _parameters as fp
+from fastopt import _validation as fa
+from fastopt.optim import _parameters as fp
 
 from .optimizers import DTYPES, LAYOUTS, drawn
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastopt import cli
-from fastopt.commands import bench
+from fastopt.cli import bench, main
 from fastopt.reports import read
 
 
@@ -40,7 +39,7 @@ def test_suites_are_the_files(capsys):
     files = {name for name in os.listdir(bench.folder()) if name.startswith("test_")}
     assert {f"test_{name}.py" for name in bench.suites()} == files
     assert {"dense", "epochs", "loops", "losses", "program", "steps", "updates"} <= set(bench.suites())
-    assert cli.main(["bench", "--list"]) == 0
+    assert main.main(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(bench.suites())
     for line, path in zip(lines, bench.suites().values(), strict=True):
@@ -50,7 +49,7 @@ def test_suites_are_the_files(capsys):
 
 def test_suites_for_a_gpu(capsys):
     assert {"dense", "kernels", "limits", "networks", "small_networks", "steps", "updates"} == set(bench.suites("cuda"))
-    assert cli.main(["bench", "--backend", "cuda", "--list"]) == 0
+    assert main.main(["bench", "--backend", "cuda", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(bench.suites("cuda"))
     assert min(map(len, lines)) > 30
@@ -60,20 +59,20 @@ def test_a_gpu_is_looked_for_first(pytest_call, capsys, monkeypatch):
     def require():
         raise ImportError("the backend 'cuda' lacks a device: buy one")
 
-    monkeypatch.setattr("fastopt.kernels.cuda.installation.require", require)
-    assert cli.main(["bench", "--backend", "cuda"]) == 2
+    monkeypatch.setattr("fastopt.kernels.cuda.runtime.installation.require", require)
+    assert main.main(["bench", "--backend", "cuda"]) == 2
     assert capsys.readouterr().err == "fastopt: error: the backend 'cuda' lacks a device: buy one\n"
     assert not pytest_call.calls
-    monkeypatch.setattr("fastopt.kernels.cuda.installation.require", lambda: None)
-    assert cli.main(["bench", "--backend", "cuda", "updates"]) == 0
+    monkeypatch.setattr("fastopt.kernels.cuda.runtime.installation.require", lambda: None)
+    assert main.main(["bench", "--backend", "cuda", "updates"]) == 0
     ((command, _),) = pytest_call.calls
     assert command[-1] == str(bench.suites("cuda")["updates"])
-    assert cli.main(["bench", "--backend", "cuda", "--threads", "2"]) == 2
+    assert main.main(["bench", "--backend", "cuda", "--threads", "2"]) == 2
     assert "--threads is for the CPU" in capsys.readouterr().err
 
 
 def test_all_suites_without_options(pytest_call):
-    assert cli.main(["bench"]) == 0
+    assert main.main(["bench"]) == 0
     ((command, environment),) = pytest_call.calls
     assert command[:3] == [sys.executable, "-m", "pytest"]
     assert command[-len(bench.suites()) :] == [str(path) for path in bench.suites().values()]
@@ -85,7 +84,7 @@ def test_options_reach_pytest(pytest_call, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pytest_call.measured = "figures"
     options = ["--json", "run.json", "--quick", "--threads", "3", "-k", "adam"]
-    assert cli.main(["bench", "updates", "dense", *options]) == 0
+    assert main.main(["bench", "updates", "dense", *options]) == 0
     ((command, environment),) = pytest_call.calls
     assert command[-2:] == [str(bench.suites()[name]) for name in ("updates", "dense")]
     assert (tmp_path / "run.json").read_text(encoding="utf-8") == "figures"
@@ -106,7 +105,7 @@ def test_options_reach_pytest(pytest_call, tmp_path, monkeypatch, capsys):
 )
 def test_how_pytest_ends(pytest_call, capsys, status, expected, message):
     pytest_call.status = status
-    assert cli.main(["bench", "-k", "x"]) == expected
+    assert main.main(["bench", "-k", "x"]) == expected
     assert message in capsys.readouterr().err
 
 
@@ -115,7 +114,7 @@ def test_a_file_stays_unless_something_was_measured_to_the_end(pytest_call, tmp_
     path = tmp_path / "run.json"
     path.write_text("older", encoding="utf-8")
     pytest_call.status, pytest_call.measured = status, measured
-    cli.main(["bench", "--json", str(path)])
+    main.main(["bench", "--json", str(path)])
     assert path.read_text(encoding="utf-8") == "older"
     assert "What was measured" not in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["run.json"]
@@ -131,7 +130,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
         return 2
 
     monkeypatch.setattr(pytest_call, "wait", wait)
-    assert cli.main(["bench"]) == 130
+    assert main.main(["bench"]) == 130
     assert len(waits) == 2
 
 
@@ -144,7 +143,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
     ],
 )
 def test_errors_come_before_anything_runs(pytest_call, capsys, arguments, message):
-    assert cli.main(["bench", *arguments]) == 2
+    assert main.main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not pytest_call.calls
 
@@ -153,14 +152,14 @@ def test_errors_come_before_anything_runs(pytest_call, capsys, arguments, messag
 def test_without_pytest_benchmark(pytest_call, capsys, monkeypatch, module):
     find = bench.importlib.util.find_spec
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None if name == module else find(name))
-    assert cli.main(["bench"]) == 2
+    assert main.main(["bench"]) == 2
     assert "the benchmarks need pytest" in capsys.readouterr().err
     assert not pytest_call.calls
 
 
 def test_without_the_package_of_benchmarks(capsys, monkeypatch):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["bench"]) == 2
+    assert main.main(["bench"]) == 2
     assert "has no benchmarks" in capsys.readouterr().err
 
 
@@ -173,7 +172,7 @@ def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:timeout -p no:xdist")  # as where only the extra `bench` is installed
     path = tmp_path / "run.json"
     only = "(test_step and 1000-fastopt) or sgd-1000-fastopt"
-    status = cli.main(["bench", "steps", "updates", "--quick", "--threads", "1", "--json", str(path), "-k", only])
+    status = main.main(["bench", "steps", "updates", "--quick", "--threads", "1", "--json", str(path), "-k", only])
     out = capfd.readouterr().out
     assert status == 0, out
     run = read.read(path)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cli, datasets
-from fastopt.commands import contest, info, tables, train, warmup
+from fastopt import _text, datasets
+from fastopt.cli import contest, info, main, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
@@ -90,7 +90,7 @@ def test_module():
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "nothing"], ["profile", "nothing"]])
 def test_start_without_compiler(arguments):
     program = (
-        "import sys\nfrom fastopt.cli import main\n"
+        "import sys\nfrom fastopt.cli.main import main\n"
         f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
         "sys.exit('numba' in sys.modules or 'tqdm' in sys.modules)"
     )
@@ -199,7 +199,7 @@ def test_default_contestants():
     """The reference runs beside the compiled kernels where it is quick, or where it is asked for."""
 
     def contestants(*arguments):
-        return train._contestants(cli.parser().parse_args(["train", *arguments]))
+        return train._contestants(main.parser().parse_args(["train", *arguments]))
 
     assert contestants() == contestants("digits") == contestants("x.csv", "--compare") == ["cpu", "numpy"]
     assert contestants("fashion-mnist") == contestants("x.csv") == contestants("--no-compare") == ["cpu"]
@@ -369,7 +369,7 @@ def test_patience_takes_the_best(run, numbers, tmp_path):
 
 @pytest.mark.parametrize(("split", "monitor"), [(0.0, "loss"), (0.5, "val_loss")])
 def test_patience_watches(split, monitor):
-    args = cli.parser().parse_args(["train", "--patience", "3", "--validation-split", str(split)])
+    args = main.parser().parse_args(["train", "--patience", "3", "--validation-split", str(split)])
     stopper = train._experiment(args, datasets.load("digits")).stopper()
     assert (stopper.monitor, stopper.patience) == (monitor, 3)
 
@@ -387,7 +387,7 @@ def test_loss_for_classes(trained, loss):
 
 @pytest.mark.parametrize("alias", [*ALIASES, "MSE", "Huber"])
 def test_other_names_of_losses(alias):
-    args = cli.parser().parse_args(["train", "--loss", alias])
+    args = main.parser().parse_args(["train", "--loss", alias])
     assert args.loss == ALIASES.get(alias.lower(), alias.lower())
 
 
@@ -441,7 +441,7 @@ def test_seed(trained):
 
 
 def test_threads(run, classes, monkeypatch):
-    from fastopt.kernels.cpu import launch
+    from fastopt.kernels.cpu.runtime import launch
 
     monkeypatch.setattr(launch, "_threads", None)  # put back after the test
     _, out, _ = run("train", classes, "--epochs", 1, "--threads", 3)
@@ -489,14 +489,14 @@ def test_save_says_so(run, classes, tmp_path):
 
 @pytest.mark.parametrize("save", [True, False])
 def test_interrupt(run, classes, tmp_path, monkeypatch, save):
-    train_epoch = fastopt.training.train_epoch
+    train_epoch = fastopt.models.training.train_epoch
 
     def interrupted(model, *args):
         if model.epochs_done == 2:
             raise KeyboardInterrupt
         return train_epoch(model, *args)
 
-    monkeypatch.setattr(fastopt.training, "train_epoch", interrupted)
+    monkeypatch.setattr(fastopt.models.training, "train_epoch", interrupted)
     path = tmp_path / "model.safetensors"
     options = ["--save", path] * save
     status, _, err = run("train", classes, "--backend", "numpy", "--epochs", 5, *options)
@@ -658,7 +658,7 @@ def test_info_cache(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 def test_info_says_why_kernels_are_not_used(run, tmp_path, monkeypatch):
-    from fastopt.kernels.cpu.compile import cache_folder
+    from fastopt.kernels.cpu.runtime.compile import cache_folder
 
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
     folder = cache_folder()
@@ -668,7 +668,7 @@ def test_info_says_why_kernels_are_not_used(run, tmp_path, monkeypatch):
         path.touch()
         path.chmod(0o664)
     (folder / "good.bin").touch(0o644)
-    monkeypatch.setattr("fastopt.kernels.files.why_not_kept", lambda folder: f"{folder} is not a folder")
+    monkeypatch.setattr("fastopt.kernels.disk_cache.why_not_kept", lambda folder: f"{folder} is not a folder")
     problems = json.loads(run("info", "--json")[1])["cache"]["problems"]
     assert problems == [
         "3 kernels are not loaded; of each: other users may write to it (mode 0664)",
@@ -789,7 +789,7 @@ def test_profile_errors(run, classes, arguments, message):
 def kernels(tmp_path, monkeypatch):
     """Stand-ins for all kernels, one compiled and one loaded for each number type, and their cache folder."""
     from fastopt.kernels import cpu
-    from fastopt.kernels.cpu import compile
+    from fastopt.kernels.cpu.runtime import compile
 
     def all_kernels(dtypes):
         return [SimpleNamespace(name=f"{i}_{d}", address=1, compiled=i == 0) for d in dtypes for i in range(2)]
@@ -843,7 +843,7 @@ def test_warmup_without_compiler():
 def test_warmup_leaves_nothing_to_compile(tmp_path, empty):
     """In a folder that has nothing; or, in a quarter of the time, all but some kernels from the tests' own folder."""
     from fastopt.kernels import cpu
-    from fastopt.kernels.cpu.compile import cache_folder
+    from fastopt.kernels.cpu.runtime.compile import cache_folder
 
     command = "-m", "fastopt", "warmup", "--dtype", "float32"
     cache, kernels, kept = tmp_path / "cache", cpu.all_kernels(["float32"]), []
@@ -864,7 +864,7 @@ def test_warmup_leaves_nothing_to_compile(tmp_path, empty):
 
 # ---------------------------------------------------------------- text
 def test_rounded_is_readable():
-    assert [tables.rounded(value) for value in (999.6, 1234.5, 0.000123456, -12.34)] == [
+    assert [_text.rounded(value) for value in (999.6, 1234.5, 0.000123456, -12.34)] == [
         "1,000",
         "1,230",
         "0.000123",
@@ -873,6 +873,6 @@ def test_rounded_is_readable():
 
 
 def test_one_unit_is_the_shortest():
-    assert tables.in_one_unit([2.5, 1.0]) == ["2.5 s", "1 s"]
-    assert tables.in_one_unit([2.5, 0.5]) == ["2,500 ms", "500 ms"]
-    assert tables.in_one_unit([1e-7]) == ["0.1 us"]
+    assert _text.in_one_unit([2.5, 1.0]) == ["2.5 s", "1 s"]
+    assert _text.in_one_unit([2.5, 0.5]) == ["2,500 ms", "500 ms"]
+    assert _text.in_one_unit([1e-7]) == ["0.1 us"]

@@ -9,8 +9,8 @@ from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
 from fastopt import datasets
-from fastopt.commands import contest
-from fastopt.commands.train_data import REGRESSION_LOSSES
+from fastopt.cli import contest
+from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
 
 

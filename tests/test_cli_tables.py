@@ -8,10 +8,11 @@ import pytest
 from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
-from fastopt import batching, datasets
-from fastopt.commands import contest
-from fastopt.commands.train_data import REGRESSION_LOSSES
+from fastopt import datasets
+from fastopt.cli import contest
+from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
+from fastopt.models import batching
 
 
 @pytest.fixture(autouse=True)
@@ -177,14 +178,14 @@ def test_one_row_of_a_class(train, tmp_path):
 
 def test_an_interrupted_training_on_a_table(run, tmp_path, path, monkeypatch):
     """Saves what new tables need, too."""
-    train_epoch = fastopt.training.train_epoch
+    train_epoch = fastopt.models.training.train_epoch
 
     def interrupted(model, *args):
         if model.epochs_done == 2:
             raise KeyboardInterrupt
         return train_epoch(model, *args)
 
-    monkeypatch.setattr(fastopt.training, "train_epoch", interrupted)
+    monkeypatch.setattr(fastopt.models.training, "train_epoch", interrupted)
     table = write_fruit(tmp_path / "fruit.csv")
     status, _, err = run("train", table, *TRAIN, "--standardize", "--epochs", 5, "--save", path)
     assert (status, "interrupted after 2 of 5 epochs" in err) == (130, True)

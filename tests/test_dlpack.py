@@ -15,8 +15,8 @@ import pytest
 
 import fastopt as fo
 from fastopt import _dlpack
-from fastopt._parameters import Parameter
 from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.optim._parameters import Parameter
 
 from .optimizers import DTYPES, LAYOUTS, drawn, make, snapshot
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt._parameters import Parameter
 from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.optim._parameters import Parameter
 
 from .optimizers import DTYPES, drawn, make, snapshot
 

@@ -11,7 +11,7 @@ import pytest
 
 import fastopt
 import fastopt.kernels
-from fastopt import cli
+from fastopt.cli import main
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -62,7 +62,7 @@ def test_readme_shows_what_was_measured(capsys):
     text, results = README.read_text(encoding="utf-8"), README.parent / "benchmarks" / "results"
     (picture,) = re.findall(r"^!\[.*\]\((benchmarks/results/.*\.svg)\)$", text, re.MULTILINE)
     assert (README.parent / picture).is_file()
-    assert cli.main(["report", str(results / f"{Path(picture).parent.name}.json")]) == 0
+    assert main.main(["report", str(results / f"{Path(picture).parent.name}.json")]) == 0
     reported = capsys.readouterr().out.splitlines()
     _, _, table = text.partition("| work | fastopt | against |")
     rows = [line for line in table.partition("\n\n")[0].splitlines() if line.startswith("| ")][1:]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastopt.commands.figures import in_own_units
+from fastopt.cli.figures import in_own_units
 
 RNG = np.random.default_rng(0)
 ONES = np.full((7, 1), 0.1)  # whose mean is not 0.1 to the last bit

@@ -9,7 +9,7 @@ import time
 import pytest
 from helpers_interrupts import finish, handled, press, start
 
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.interrupts import interrupts_held
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -123,7 +123,7 @@ def test_an_interrupt_in_a_callback_of_the_compiler(tmp_path):
     """There an exception would be printed and forgotten."""
     program = """
 from llvmlite import binding as llvm
-from fastopt.kernels.cpu.compile import Kernel
+from fastopt.kernels.cpu.runtime.compile import Kernel
 find = llvm.ExecutionEngine._find_module_ptr  # which nothing calls but the callbacks
 def pressed(*arguments):
     signal.raise_signal(signal.SIGINT)

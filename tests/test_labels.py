@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt import _labels
-from fastopt._labels import check_classes, decode, encode
+from fastopt.models import _labels
+from fastopt.models._labels import check_classes, decode, encode
 
 KINDS = (
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt import _arrays
+from fastopt import _validation
 
 DTYPES = ("float32", "float64")
 
@@ -83,7 +83,7 @@ def test_what_is_kept_is_ours(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_own(layout, dtype):
     given = LAYOUTS[layout](np.arange(24).reshape(2, 3, 4).astype(dtype))
-    kept = _arrays.own(given, np.dtype(dtype))
+    kept = _validation.own(given, np.dtype(dtype))
     assert kept.flags.carray
     assert kept.flags.owndata
     assert kept.dtype.isnative

@@ -14,11 +14,12 @@ import pytest
 from helpers_model import CROSS_ENTROPY, assert_same, blobs, classifier
 
 import fastopt as fo
-from fastopt import Dense, Dropout, EarlyStopping, Sequential, training
+from fastopt import Dense, Dropout, EarlyStopping, Sequential
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS
+from fastopt.models import training
 from fastopt.optim import OPTIMIZER_CLASSES
 
-DIGITS = Path(fo.__file__).parent / "data" / "digits.npz"
+DIGITS = Path(fo.__file__).parent / "datasets" / "data" / "digits.npz"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import fastopt as fo
 from fastopt.kernels import reference
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import DenseSpec, LossSpec
 
 

@@ -17,7 +17,7 @@ from helpers_model import assert_same, blobs, classifier, snapshot, trained
 import fastopt as fo
 from fastopt import Callback, EarlyStopping
 from fastopt._exclusive import Exclusive
-from fastopt.training import run_epochs
+from fastopt.models.training import run_epochs
 
 X, Y = blobs(60)
 WAIT = 60  # seconds after which something hangs

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt._names import names_of
 from fastopt.conventions import NAMES
+from fastopt.optim._param_names import names_of
 
 from .optimizers import snapshot
 

@@ -9,7 +9,7 @@ import pytest
 from helpers_model import CROSS_ENTROPY, assert_same, blobs, classifier, snapshot
 
 import fastopt as fo
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.schedules import Cosine, Exponential, InverseTime, Join, Step
 
@@ -281,7 +281,7 @@ OTHER = {
 def test_changes_compile_nothing(rule):
     """Every hyper-parameter of every class and convention, as long as the rule stays the same."""
     from fastopt.kernels import cpu
-    from fastopt.kernels.cpu.compile import Kernel
+    from fastopt.kernels.cpu.runtime.compile import Kernel
 
     p = np.ones(5)
     optimizer = make(rule, p)

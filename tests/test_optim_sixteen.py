@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.reference_storage import widened
+from fastopt.kernels.reference.bits16 import widened
 
 from .helpers_sixteen import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
 from .optimizers import LAYOUTS, drawn, make, snapshot

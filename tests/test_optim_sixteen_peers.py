@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.kernels.reference_storage import widened
+from fastopt.kernels.reference.bits16 import widened
 
 from .helpers_sixteen import FORMS, KINDS, given, laid_out, numbers, sixteen
 from .optimizers import LAYOUTS, drawn

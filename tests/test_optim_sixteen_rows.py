@@ -5,7 +5,7 @@ import pytest
 
 import fastopt as fo
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.reference_storage import widened
+from fastopt.kernels.reference.bits16 import widened
 
 from .helpers_sixteen import FORMS, KINDS, given, laid_out, numbers, sixteen, values
 from .optimizers import LAYOUTS, MAKE, make, snapshot

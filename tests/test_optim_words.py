@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt._words import WORDS
 from fastopt.conventions import CONVENTIONS
+from fastopt.optim._aliases import WORDS
 
 CLASSES = [fo.SGD, fo.Adagrad, fo.RMSprop, fo.Adam, fo.AdamW]
 

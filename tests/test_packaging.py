@@ -49,7 +49,7 @@ def test_contents(wheel):
         package = "fastopt" if folder == "fastopt" else f"fastopt/{folder}"
         modules = {f"{package}/{path.relative_to(ROOT / folder).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
         assert modules <= names
-    assert {"fastopt/py.typed", "fastopt/data/digits.npz", "fastopt/data/README.md"} <= names
+    assert {"fastopt/py.typed", "fastopt/datasets/data/digits.npz", "fastopt/datasets/data/README.md"} <= names
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
     assert f"{info}/licenses/LICENSE" in names
     assert {name.partition("/")[0] for name in names} == {"fastopt", info}  # no top-level `kernels` or `benchmarks`

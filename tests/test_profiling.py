@@ -10,8 +10,8 @@ from helpers_model import assert_same, blobs, classifier
 
 import fastopt
 from fastopt import profiling
-from fastopt.kernels.cpu import network
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.training import network
 
 LIMITS = profiling.Limits(bandwidth=1e10, flops=1e11)
 
@@ -24,7 +24,7 @@ def limits(monkeypatch):
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    from fastopt.kernels.cpu import launch
+    from fastopt.kernels.cpu.runtime import launch
 
     monkeypatch.setattr(launch, "_threads", 2)
     monkeypatch.setattr(network, "STEP_FLOPS", 1)
@@ -81,7 +81,7 @@ def test_table(profiled):
 
 
 def test_table_of_a_part(monkeypatch):
-    from fastopt.kernels.cpu import program
+    from fastopt.kernels.cpu.training import program
 
     monkeypatch.setattr(program, "MARKS", 1)
     with fastopt.profile() as p:

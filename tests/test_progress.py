@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from helpers_model import blobs, classifier
 
-from fastopt import progress
+from fastopt.models import progress
 
 
 def test_bar_shows_epochs_figures_and_speed(capsys):

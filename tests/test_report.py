@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from fastopt import cli
-from fastopt.commands import report
+from fastopt.cli import main, report
 from fastopt.reports import page, read, sections
 
 
@@ -74,7 +73,7 @@ def write(tmp_path):
 
 
 def fails(capsys, *arguments):
-    assert cli.main(["report", *arguments]) == 2
+    assert main.main(["report", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("fastopt: error: ")
@@ -84,7 +83,7 @@ def fails(capsys, *arguments):
 
 def test_tables(write, capsys):
     path = write(document())
-    assert cli.main(["report", path]) == 0
+    assert main.main(["report", path]) == 0
     out = capsys.readouterr().out
     assert f"- {path.replace('_', chr(92) + '_')}, 2030-01-02 03:04: A Processor, 2 threads, torch 2.9" in out
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
@@ -135,7 +134,7 @@ def test_files_are_written(write, tmp_path, capsys):
     first, second = write(document(), "1.json"), write(document(), "2.json")
     html, tables, images = tmp_path / "page.html", tmp_path / "tables.md", tmp_path / "a" / "images"
     options = ["--html", str(html), "--markdown", str(tables), "--images", str(images)]
-    assert cli.main(["report", first, second, *options]) == 0
+    assert main.main(["report", first, second, *options]) == 0
     assert capsys.readouterr() == ("", "")
     names = {path.name for path in images.iterdir()}
     assert names == {f"{name}-{i}.svg" for name in ("epochs", "updates", "roofline") for i in (1, 2)} | {"change-2.svg"}
@@ -232,7 +231,7 @@ def test_without_matplotlib(write, tmp_path, capsys, monkeypatch):
     find = report.importlib.util.find_spec
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     path, html = write(document()), tmp_path / "page.html"
-    assert cli.main(["report", path, "--html", str(html)]) == 0
+    assert main.main(["report", path, "--html", str(html)]) == 0
     assert "pip install 'fastopt[plot]'" in capsys.readouterr().err
     assert "<td>28</td>" in html.read_text(encoding="utf-8")
     assert "<img" not in html.read_text(encoding="utf-8")
@@ -247,7 +246,7 @@ def test_images_do_not_replace_a_file(write, capsys):
 
 def test_tables_need_neither_matplotlib_nor_a_compiler(write):
     program = (
-        "import sys; from fastopt import cli; status = cli.main(sys.argv[1:]); "
+        "import sys; from fastopt.cli.main import main; status = main(sys.argv[1:]); "
         "print(status, *sorted({'matplotlib', 'numba', 'pytest'} & set(sys.modules)), file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, "report", write(document())]

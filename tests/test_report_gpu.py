@@ -5,7 +5,7 @@ import re
 import pytest
 from test_report import document, record, write  # noqa: F401
 
-from fastopt import cli
+from fastopt.cli import main
 from fastopt.reports import read, sections
 
 COPY = {"stream_bytes_per_second": 1e12}
@@ -42,7 +42,7 @@ def path(write):  # noqa: F811
 
 
 def table(path, capsys):
-    assert cli.main(["report", path]) == 0
+    assert main.main(["report", path]) == 0
     out = capsys.readouterr().out
     return out, [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
 

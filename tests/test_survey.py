@@ -17,7 +17,7 @@ from helpers_survey import PASS, TELL, gone, record, stage
 from fastopt.benchmarks.cuda import page, processes, records, smoke, stages, survey
 from fastopt.benchmarks.cuda.goals import FIGURES
 from fastopt.benchmarks.cuda.records import Folder
-from fastopt.commands import bench
+from fastopt.cli import bench
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "waitid"), reason="a survey runs where there are GPUs: on Linux")
 

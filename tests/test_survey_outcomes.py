@@ -125,7 +125,7 @@ def test_how_pytest_ends():
 SPOILT = """
 import pytest
 from helpers_gpu import settle
-from fastopt.kernels.cuda.driver import CudaError
+from fastopt.kernels.cuda.runtime.driver import CudaError
 
 def wait():
     if spoilt:

@@ -9,11 +9,12 @@ from helpers_tables import joined, labels_of, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastopt import batching, datasets
+from fastopt import datasets
 from fastopt.datasets import Preparation
 from fastopt.datasets._split import hold_out
 from fastopt.datasets._text_files import TextOptions
 from fastopt.datasets.tables import TableOptions, load_table
+from fastopt.models import batching
 
 files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 TRAIN = "id,colour,size,ok,goal\n" + "".join(

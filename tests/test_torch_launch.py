@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 pytest.importorskip("torch", reason="in the extra `torch`")
 pytestmark = [
@@ -21,7 +21,7 @@ import ctypes, multiprocessing, os, signal, sys, threading, time
 import numpy as np
 
 def launched_by():
-    from fastopt.kernels.cpu import launch
+    from fastopt.kernels.cpu.runtime import launch
     return launch.launcher()
 
 def of_numpy(seed=0):
@@ -83,7 +83,7 @@ import torch
 torch.set_num_threads(2)
 torch.ones(1_000_000).mul_(2)
 import fastopt as fo, fastopt.torch
-from fastopt.kernels.cpu import launch, openmp
+from fastopt.kernels.cpu.runtime import launch, openmp
 fo.set_num_threads(2)
 """
 
@@ -164,7 +164,7 @@ def test_a_layer_that_the_user_has_chosen_is_used(python, layer):
 def test_a_pool_of_another_library_is_left_alone(python):
     python(
         """
-        from fastopt.kernels.cpu import openmp
+        from fastopt.kernels.cpu.runtime import openmp
         class Library:
             dlsym = staticmethod(lambda handle, name: openmp.ffi.cast("void *", 16))
             def dladdr(self, address, info):
@@ -186,8 +186,8 @@ def test_a_pool_of_another_library_is_left_alone(python):
 def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python, tmp_path):
     python(
         """
-        from fastopt.kernels.cpu.compile import Kernel
-        from fastopt.kernels.cpu.primitives import atomic_add
+        from fastopt.kernels.cpu.runtime.compile import Kernel
+        from fastopt.kernels.cpu.runtime.primitives import atomic_add
         def count(work, step, rank, ranks):
             atomic_add(work + 8 * rank, 1)
             atomic_add(work + 8 * 16, ranks)
@@ -262,8 +262,8 @@ def test_inside_a_parallel_region(python, levels):
 def test_threads_of_torch_keep_their_setting_of_denormals(python, tmp_path):
     python(
         """
-        from fastopt.kernels.cpu.compile import Kernel
-        from fastopt.kernels.cpu.primitives import _read_control, call_int, enter, view
+        from fastopt.kernels.cpu.runtime.compile import Kernel
+        from fastopt.kernels.cpu.runtime.primitives import _read_control, call_int, enter, view
         def note(record):
             r = view(record, 3, np.int64)
             view(r[1] + 8 * call_int(r[0]), 1, np.int64)[0] = _read_control()
@@ -355,7 +355,7 @@ def test_a_child_that_is_the_first_to_load_torch_has_its_threads(python):
     python(
         """
         import fastopt as fo
-        from fastopt.kernels.cpu import launch
+        from fastopt.kernels.cpu.runtime import launch
         def body():
             import torch
             torch.set_num_threads(2)

@@ -15,7 +15,8 @@ from helpers_torch import NAMES, TELLING, assert_same, give_gradients, pair, par
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 import fastopt.torch  # noqa: E402
-from fastopt.kernels.cpu import launch, norm, plan  # noqa: E402
+from fastopt.kernels.cpu.optim import norm, plan  # noqa: E402
+from fastopt.kernels.cpu.runtime import launch  # noqa: E402
 
 NEAR = {"rtol": 1e-12, "atol": 1e-13}
 

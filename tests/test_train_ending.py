@@ -10,8 +10,8 @@ from helpers_interrupts import finish, handled, press, start
 from helpers_model import assert_same
 
 import fastopt
-from fastopt import cli
 from fastopt.callbacks import EarlyStopping
+from fastopt.cli import main
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 OLD = b"an older model"
@@ -35,7 +35,7 @@ def train(classes, path, capsys):
     def train(*options, backend="numpy"):
         capsys.readouterr()
         arguments = ["train", classes, "--epochs", 6, "--save", path, "--backend", backend, "--layers", "8", *options]
-        status = cli.main([str(argument) for argument in arguments])
+        status = main.main([str(argument) for argument in arguments])
         return status, capsys.readouterr().err.splitlines()[-1:]
 
     return train
@@ -43,14 +43,14 @@ def train(classes, path, capsys):
 
 def interrupt_when(monkeypatch, ready, backend="numpy"):
     """Ctrl-C at the begin of the first epoch of a model of the backend for which ready(model) holds."""
-    train_epoch = fastopt.training.train_epoch
+    train_epoch = fastopt.models.training.train_epoch
 
     def interrupted(model, network, batches, *rest):
         if len(batches.x) > 32 and model.backend == backend and ready(model):  # not when it warms up
             raise KeyboardInterrupt
         return train_epoch(model, network, batches, *rest)
 
-    monkeypatch.setattr(fastopt.training, "train_epoch", interrupted)
+    monkeypatch.setattr(fastopt.models.training, "train_epoch", interrupted)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_before_the_first_epoch_nothing_is_written(train, path, monkeypatch, opt
 
 def test_while_everything_is_warmed_up(train, path, monkeypatch):
     path.write_bytes(OLD)
-    monkeypatch.setattr(fastopt.training, "train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(fastopt.models.training, "train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert train()[0] == 130
     assert path.read_bytes() == OLD
 
@@ -172,7 +172,7 @@ def test_a_second_interrupt_waits_until_the_model_is_saved(train, path, monkeypa
 
 def test_a_file_that_cannot_be_written_costs_no_figures(train, path, monkeypatch, capsys, classes):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert cli.main(["train", str(classes), "--backend", "numpy", "--save", str(path)]) == 2
+    assert main.main(["train", str(classes), "--backend", "numpy", "--save", str(path)]) == 2
     out, err = capsys.readouterr()
     assert "test accuracy" in out
     assert "saved" not in out

@@ -12,13 +12,13 @@ import sys
 import pytest
 from helpers_cuda import require_compiler
 
-from fastopt.cli import main
-from fastopt.commands.warmup_cuda import capability, widths
+from fastopt.cli.main import main
+from fastopt.cli.warmup_cuda import capability, widths
 
 ONE = ("--optimizer", "sgd", "--dtype", "float32", "--capability", "9.0", "--quiet")
 LOADS = """
 from fastopt.kernels.cuda import compile
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.optim.updates import update_kernel
 def link(*_): raise AssertionError("compiled anew")
 compile.Kernel._link = link
 print(len(update_kernel("sgd", "float32").cubin((9, 0))))
@@ -62,7 +62,7 @@ class TestWithCompilers:
         require_compiler()
 
     def test_without_a_gpu_it_must_be_said_which(self, capsys):
-        from fastopt.kernels.cuda import driver
+        from fastopt.kernels.cuda.runtime import driver
 
         try:
             driver.device_count()
@@ -73,7 +73,7 @@ class TestWithCompilers:
             pytest.skip("there is a GPU here")
 
     def test_kernels_of_a_network(self):
-        from fastopt.commands.warmup_cuda import Wish, kernels
+        from fastopt.cli.warmup_cuda import Wish, kernels
 
         wish = Wish(("float32",), ((784, 256, 10),), (), "tanh", "sparse_categorical_crossentropy", (), 0.0, 256, None,
                     (9, 0))  # fmt: skip

@@ -47,8 +47,8 @@ def rehearsing() -> bool:
 def device() -> Any:
     """Return the first device, or the simulator's; NoDevice where there is none. What needs none comes before."""
     from fastopt.benchmarks.cuda.device import the_gpu
-    from fastopt.kernels.cuda.installation import require
-    from fastopt.kernels.cuda.parts import simulated
+    from fastopt.kernels.cuda.runtime.installation import require
+    from fastopt.kernels.cuda.runtime.requirements import simulated
 
     if not simulated():
         if rehearsing():
@@ -71,7 +71,7 @@ def torch_device(own: bool = True) -> Any:
         raise Absent("torch is not installed")
     import torch
 
-    from fastopt.kernels.cuda.parts import simulated
+    from fastopt.kernels.cuda.runtime.requirements import simulated
 
     gpu = device()
     if simulated() and own:

@@ -16,7 +16,7 @@ import pytest
 from fastopt.benchmarks import peers
 from fastopt.benchmarks.cuda.child import RECORDS
 from fastopt.benchmarks.cuda.records import append
-from fastopt.kernels.cuda.parts import simulated
+from fastopt.kernels.cuda.runtime.requirements import simulated
 
 TITLES = peers.TITLES | {
     "torch-foreach": "torch, foreach=True",

@@ -14,12 +14,10 @@ from fastopt.benchmarks.cuda.turns import INNER, as_graph, graph_stream
 from fastopt.benchmarks.cuda.work import NEAR, layer_of
 from fastopt.benchmarks.peers import need
 from fastopt.kernels import reference
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.dense import Gradients, Outputs, run_backward, run_forward, shape_of
-from fastopt.kernels.cuda.epilogues import sums_bytes
-from fastopt.kernels.cuda.gemm import gemm_of
-from fastopt.kernels.cuda.memory import DeviceArray
-from fastopt.kernels.cuda.products import (
+from fastopt.kernels.cuda.dense.epilogues import sums_bytes
+from fastopt.kernels.cuda.dense.gemm import gemm_of
+from fastopt.kernels.cuda.dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
+from fastopt.kernels.cuda.dense.products import (
     BYTES,
     SLOPES,
     forward_product,
@@ -28,7 +26,9 @@ from fastopt.kernels.cuda.products import (
     plan_forward,
     weights_product,
 )
-from fastopt.kernels.reference_maths import ACTIVATIONS
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
+from fastopt.kernels.reference.maths import ACTIVATIONS
 
 PASSES = {"forward": 1, "backward": 2}  # products of a layer
 ALL, LAST = slice(None), slice(-128, None)  # rows and columns that are compared: all would take the host long

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.kernels.cuda import driver
-from fastopt.kernels.cuda.arrays import gpu_of
-from fastopt.kernels.cuda.blaslt import BlasLtError, lt_version
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode, storage
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.memory import DeviceArray
+from fastopt.kernels.cuda.dense.blaslt import BlasLtError, lt_version
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode, storage
+from fastopt.kernels.cuda.optim.arrays import gpu_of
+from fastopt.kernels.cuda.runtime import driver
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
 PERIOD = 1 << 20  # elements that are drawn: larger arrays hold them over and over
 SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")

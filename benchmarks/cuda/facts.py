@@ -15,7 +15,7 @@ from typing import Any
 
 from fastopt.benchmarks.cuda.child import device, main, tell
 from fastopt.benchmarks.workloads import Absent
-from fastopt.commands import info
+from fastopt.cli import info
 
 # Beside those of `fastopt info`.
 PACKAGES = (

@@ -27,7 +27,7 @@ from fastopt.benchmarks.cuda.updates import Job, steps_by, update_by
 from fastopt.benchmarks.cuda.waits import nothing_waits
 from fastopt.benchmarks.peers import Build, tolerant
 from fastopt.benchmarks.workloads import Absent, Workload
-from fastopt.kernels.cuda.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.spec import MASTER, SAME
 
 UPDATE_ROUNDS = 15

@@ -15,14 +15,15 @@ import numpy as np
 from fastopt.benchmarks.cuda.device import drawn, filled, numbers, the_gpu
 from fastopt.benchmarks.cuda.work import NEAR
 from fastopt.benchmarks.work import loss_flops
-from fastopt.kernels import reference, reference_maths
-from fastopt.kernels.cuda import epilogues, losses, rows
-from fastopt.kernels.cuda.epilogues import Shape
-from fastopt.kernels.cuda.layout import CLOCK, DROPOUT, TOTALS
-from fastopt.kernels.cuda.memory import DeviceArray
-from fastopt.kernels.cuda.plan import Guard, Plan
-from fastopt.kernels.cuda.products import BYTES
+from fastopt.kernels import reference
+from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.dense.products import BYTES
+from fastopt.kernels.cuda.optim.plan import Guard, Plan
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
+from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, clip_factor, dropout_stream
+from fastopt.kernels.reference import maths
 from fastopt.kernels.spec import LossSpec, Target, Update
 
 ROWS = 64  # that are drawn
@@ -119,7 +120,7 @@ def dropout(case: Case) -> Work:
         rows.dropout(x.gpu, 0, *places, case.rows, case.columns, *strides, case.dtype, now.address, settings.address)
 
     def check() -> None:
-        mask = reference_maths.kept(SEED, 0, 1, values.shape, RATE)
+        mask = maths.kept(SEED, 0, 1, values.shape, RATE)
         ours = numbers(y, case.dtype, 0, values.size).reshape(values.shape)
         np.testing.assert_allclose(ours, np.where(mask, values / (1 - RATE), 0), rtol=NEAR[case.dtype])
 
@@ -152,7 +153,7 @@ def slopes(case: Case) -> Work:
     memory = dy.gpu.allocate(epilogues.sums_bytes(case.shape))
 
     def check() -> None:
-        theirs = values * reference_maths.ACTIVATIONS[case.name].slope(at)
+        theirs = values * maths.ACTIVATIONS[case.name].slope(at)
         near(dz, theirs, case.dtype)
         times = case.rows / len(at)
         largest = np.abs(theirs).sum(axis=0).max() * times

@@ -12,7 +12,7 @@ from fastopt.benchmarks.cuda.limits import best_product
 from fastopt.benchmarks.cuda.turns import as_graph, graph_turns
 from fastopt.benchmarks.cuda.work import layer_of
 from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Workload, make, random_classes
-from fastopt.kernels.cuda.products import forward_product, inputs_product, weights_product
+from fastopt.kernels.cuda.dense.products import forward_product, inputs_product, weights_product
 
 ROUNDS = 10
 PAUSE = 0.02  # seconds: nobody's threads look for work

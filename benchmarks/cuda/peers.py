@@ -10,7 +10,7 @@ from fastopt import _backends
 from fastopt.benchmarks.peers import Build, Peer, need
 from fastopt.benchmarks.peers.own import Reference
 from fastopt.benchmarks.workloads import Absent, Workload
-from fastopt.kernels.cuda.products import SLOPES
+from fastopt.kernels.cuda.dense.products import SLOPES
 
 
 class OnDevice(Reference):
@@ -66,12 +66,12 @@ class OneKernel(GraphABatch):
 
 def chosen(workload: Workload, setting: str = "") -> bool:
     """Whether this library trains on the workload by one kernel, by its own estimate or by a setting of it."""
-    from fastopt.kernels.cuda import fused_pass
+    from fastopt.kernels.cuda.fused import select
 
     network, labels = OnDevice(workload).network, workload.y.ndim == 1
     how = workload.optimizer, labels, workload.batch_size, network.gpu.shared_bytes
     with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED=setting):
-        return fused_pass.chosen(network.net, *how) is not None
+        return select.chosen(network.net, *how) is not None
 
 
 def _torch(name: str) -> Callable[[Workload], Peer]:

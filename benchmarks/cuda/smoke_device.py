@@ -15,12 +15,12 @@ from fastopt.benchmarks.cuda.limits import Copies
 from fastopt.benchmarks.cuda.spin import occupy
 from fastopt.benchmarks.cuda.updates import Job, planned
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cuda import staging
-from fastopt.kernels.cuda.compile import SIMULATED, THREADS, Kernel
-from fastopt.kernels.cuda.driver import check, ffi
-from fastopt.kernels.cuda.memory import DeviceArray
-from fastopt.kernels.cuda.primitives import SHARED, address_in, reader, writer
-from fastopt.kernels.cuda.timing import Timer
+from fastopt.kernels.cuda.runtime import staging
+from fastopt.kernels.cuda.runtime.compile import SIMULATED, THREADS, Kernel
+from fastopt.kernels.cuda.runtime.driver import check, ffi
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
+from fastopt.kernels.cuda.runtime.primitives import SHARED, address_in, reader, writer
+from fastopt.kernels.cuda.runtime.timing import Timer
 
 SECONDS = 20.0  # for something to arrive
 FULL_SIZES = (1, 8, 4096, staging.LARGEST, staging.LARGEST + 8, 64 << 20)  # bytes; from the ring, and past it

@@ -13,11 +13,11 @@ from fastopt.benchmarks.cuda.dense import Dense
 from fastopt.benchmarks.cuda.peers import GraphABatch, OnDevice, OneKernel
 from fastopt.benchmarks.peers.own import Reference
 from fastopt.benchmarks.workloads import Workload, make, random_classes
-from fastopt.kernels.cuda import feed
-from fastopt.kernels.cuda.blaslt import Epilogue
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.gemm import gemm_of
-from fastopt.kernels.cuda.products import SLOPES, Product, plan_network
+from fastopt.kernels.cuda.dense.blaslt import Epilogue
+from fastopt.kernels.cuda.dense.gemm import gemm_of
+from fastopt.kernels.cuda.dense.products import SLOPES, Product, plan_network
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.spec import DenseSpec
 
 # Widths, and rows of a batch.
@@ -172,5 +172,5 @@ def streamed_network() -> str:
     work = workload((784, 64, 10), 64, 40)
     row = work.x[0].nbytes + 8
     part = (1 if SIMULATED else 3) * work.batch_size * row  # bytes: several parts
-    with mock.patch.multiple(feed, SHARE=-1.0, PART=part):
+    with mock.patch.multiple(data_feed, SHARE=-1.0, PART=part):
         return _same_losses(work, GraphABatch, "streamed")

@@ -12,13 +12,13 @@ from fastopt.benchmarks.cuda.child import device
 from fastopt.benchmarks.cuda.updates import Job, planned
 from fastopt.benchmarks.updates import REPORTED
 from fastopt.kernels import reference
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.halves import HALVES
-from fastopt.kernels.cuda.memory import DeviceArray
-from fastopt.kernels.cuda.plan import Plan
-from fastopt.kernels.cuda.storage import widen_kernel
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
+from fastopt.kernels.cuda.optim.plan import Plan
+from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
+from fastopt.kernels.cuda.runtime.storage import widen_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import FORMS, SAME, Target, Update
 

@@ -12,9 +12,9 @@ from fastopt.benchmarks.cuda.child import device, torch_device
 from fastopt.benchmarks.cuda.device import filled, tensor
 from fastopt.benchmarks.cuda.waits import strict
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cuda.arrays import see
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.memory import DeviceArray
+from fastopt.kernels.cuda.optim.arrays import see
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
 HOME = "cpu" if SIMULATED else "cuda"  # where tensors are
 SHAPES = ((7, 5), (9,), (), (0, 3)) if SIMULATED else ((257, 33), (9,), (), (0, 3), (5000,))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastopt.kernels.cuda.compile import SIMULATED, Kernel
-from fastopt.kernels.cuda.primitives import reader, writer
+from fastopt.kernels.cuda.runtime.compile import SIMULATED, Kernel
+from fastopt.kernels.cuda.runtime.primitives import reader, writer
 
 ROUNDS = 1 if SIMULATED else 20_000_000  # of two dependent operations in float64: some 0.2 s
 

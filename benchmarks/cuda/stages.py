@@ -15,7 +15,7 @@ from typing import Any
 from fastopt.benchmarks.cuda.goals import FIGURES
 from fastopt.benchmarks.cuda.processes import Ended, signal_name
 from fastopt.benchmarks.cuda.smoke import CHECKS
-from fastopt.commands import bench
+from fastopt.cli import bench
 
 PACKAGE = "fastopt.benchmarks.cuda"
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer

@@ -13,7 +13,7 @@ from fastopt.benchmarks.cuda.device import numbers
 from fastopt.benchmarks.cuda.limits import SIDES, Copies, Operands, best_product, large, tuned_gemm
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.work import NEAR, layer_of
-from fastopt.kernels.cuda.products import forward_product
+from fastopt.kernels.cuda.dense.products import forward_product
 
 ROUNDS = 15
 TIMES = (1, 4, 16)  # the size that no cache holds

@@ -1,7 +1,7 @@
 """Small networks with their data on the GPU: many batches as one kernel, against a CUDA graph a batch, and torch.
 
-What `fastopt.kernels.cuda.fused_pass.worth` estimates, this measures: where "as one kernel" beats "a graph a batch", it
-should have been chosen ("chosen" in the record).
+What `fastopt.kernels.cuda.fused.select.worth` estimates, this measures: where "as one kernel" beats "a graph a
+batch", it should have been chosen ("chosen" in the record).
 """
 
 import pytest

@@ -13,7 +13,7 @@ require_device()
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import steps_by
 from fastopt.kernels.costs import update_flops
-from fastopt.kernels.cuda.products import BYTES
+from fastopt.kernels.cuda.dense.products import BYTES
 
 ROUNDS = 15
 CONTESTANTS = ("fastopt", "fastopt-torch", "torch-fused", "torch-foreach", "torch-graph")

@@ -14,8 +14,8 @@ from fastopt.benchmarks.cuda.device import the_gpu
 from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import Job, update_by
 from fastopt.kernels.costs import update_flops
-from fastopt.kernels.cuda.halves import HALVES
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.float16 import HALVES
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import FORMS, SAME
 

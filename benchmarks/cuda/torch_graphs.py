@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cuda.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
 
 WARM = 3  # calls before the capture, on another stream
 

@@ -10,7 +10,7 @@ import torch
 from fastopt.benchmarks.cuda.torch_graphs import captured
 from fastopt.benchmarks.peers.with_torch import Fused
 from fastopt.benchmarks.workloads import Absent, Workload
-from fastopt.kernels.cuda.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
 
 
 class Eager(Fused):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastopt.benchmarks.cuda.device import the_gpu
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.timing import Timer
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.timing import Timer
 
 WARM = 2  # calls before the first turn: the first of all loads kernels, and chooses algorithms
 INNER = 1 if SIMULATED else 20  # runs in a CUDA graph, which take longer than launching it

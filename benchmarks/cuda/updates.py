@@ -15,8 +15,8 @@ from fastopt.benchmarks.peers import need
 from fastopt.benchmarks.updates import STEP
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.plan import Plan
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
+from fastopt.kernels.cuda.optim.plan import Plan
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
 from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, Target, Update
 

@@ -14,8 +14,8 @@ import fastopt as fo
 from fastopt.benchmarks.cuda.child import device, tell
 from fastopt.benchmarks.cuda.device import drawn, filled, tensor
 from fastopt.benchmarks.cuda.spin import occupy
-from fastopt.kernels.cuda.compile import SIMULATED
-from fastopt.kernels.cuda.memory import DeviceArray
+from fastopt.kernels.cuda.runtime.compile import SIMULATED
+from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
 HOME = "cpu" if SIMULATED else "cuda"  # where tensors are
 STEPS = 20 if SIMULATED else 1000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastopt.kernels.cuda.products import Layer
+from fastopt.kernels.cuda.dense.products import Layer
 
 # Of the largest sum of the terms' sizes: a sum of k terms is off by up to k roundings of what is computed in, in
 # practice by sqrt(k); TF32 rounds operands to 11 bits, and the others round their results.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fastopt as fo
 from fastopt.benchmarks.workloads import Absent, Workload
 from fastopt.kernels.spec import Batches
-from fastopt.training import train_epoch
+from fastopt.models.training import train_epoch
 
 
 class Reference:

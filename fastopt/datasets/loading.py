@@ -103,7 +103,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def _load_digits() -> Dataset:
-    with resources.files("fastopt.data").joinpath("digits.npz").open("rb") as file, np.load(file) as archive:
+    with resources.files("fastopt.datasets.data").joinpath("digits.npz").open("rb") as file, np.load(file) as archive:
         x, y = archive["x"], archive["y"].astype(np.int64)
     x = np.divide(x, 16, dtype=np.float32)
     train, test = slice(0, -360), slice(-360, None)

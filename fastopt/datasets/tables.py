@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import batching
-from .._arrays import check_flag, check_number
+from .._validation import check_flag, check_number
+from ..models import batching
 from ._columns import Column, are_categories, read_column
 from ._frames import BINARY, is_frame, read_binary, table_of
 from ._layout import TableLayout, check_unique

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..commands.tables import in_bytes, in_one_unit, rounded
+from .._text import in_bytes, in_one_unit, rounded
 from .read import Result, Run
 
 OURS = "fastopt"

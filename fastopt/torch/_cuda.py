@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from .. import _backends
-from ._again import same_again
-from ._place import DEVICE
+from ._fast_path import same_again
+from ._param_states import Slot, lay_out, targets_of, why_not_gradient
+from ._reach import DEVICE
 from ._rules import Group, peer_of, why_not_there
-from ._slots import Slot, lay_out, targets_of, why_not_gradient
 
 Job = tuple[Slot, torch.Tensor]
 Key = tuple[torch.device, bool]  # of a plan: which GPU, and whether it counts steps

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from . import _place
-from ._place import DEVICE, HOST
+from . import _reach
+from ._param_states import make_slots, why_not_gradient, why_not_states
+from ._reach import DEVICE, HOST
 from ._rules import RULES, counts_there, peer_of, read_group, why_not_there
-from ._slots import make_slots, why_not_gradient, why_not_states
 from ._step import Accelerated, scaling
 
 
@@ -79,7 +79,7 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
             read = dict.fromkeys((HOST, DEVICE), ("", {}, _stranger(type(optimizer))))
         names = group.get("param_names") or [""] * len(group["params"])
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
-            there, state = _place.place_of(p) == DEVICE, optimizer.state.get(p)
+            there, state = _reach.place_of(p) == DEVICE, optimizer.state.get(p)
             rule, options, whole = read[DEVICE if there else HOST]
             reason = whole or next(slots).reason
             if not reason and p.grad is not None:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..kernels.formulas import OPTIMIZERS
-from . import _place
-from ._place import DEVICE, HOST
+from . import _reach
+from ._reach import DEVICE, HOST
 
 Group = dict[str, Any]
 
@@ -108,7 +108,7 @@ def read_group(
 def _readable(value: object, place: str) -> bool:
     if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.requires_grad:
         return False
-    return _place.place_of(value) == place
+    return _reach.place_of(value) == place
 
 
 def _describe(value: object) -> str:
@@ -136,7 +136,7 @@ def counts_there(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str, gr
     if not counts_steps(rule):
         return True
     if state:
-        return _place.place_of(state["step"]) == DEVICE
+        return _reach.place_of(state["step"]) == DEVICE
     return bool(group.get("fused") or group.get("capturable"))
 
 
@@ -153,7 +153,7 @@ def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, 
     states = {}
     if counts_steps(rule):
         wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        there = _place.place_of(p) == DEVICE and counts_there(p, None, rule, group)
+        there = _reach.place_of(p) == DEVICE and counts_there(p, None, rule, group)
         dtype = torch.float64 if wide else torch.float32
         states["step"] = torch.zeros((), dtype=dtype, device=p.device if there else "cpu")
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0

@@ -11,14 +11,14 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
-from .._hyper import check_hyper
-from ..kernels.cpu.plan import Plan
+from ..kernels.cpu.optim.plan import Plan
 from ..kernels.formulas import BOUND, clip_factor
-from ._again import same_again
+from ..optim._hyperparameters import check_hyper
 from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
-from ._place import DEVICE, HOST
+from ._fast_path import same_again
+from ._param_states import Slot, lay_out, make_slots, targets_of, why_not_gradient
+from ._reach import DEVICE, HOST
 from ._rules import peer_of, read_group
-from ._slots import Slot, lay_out, make_slots, targets_of, why_not_gradient
 
 
 def watched(optimizer: Any) -> bool:

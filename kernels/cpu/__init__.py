@@ -4,24 +4,24 @@ from collections.abc import Iterable
 
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
-from .arrays import READ_ARRAYS, ArrayPlan
-from .blas import blas
-from .capsules import READ_CAPSULES, Capsules
-from .compile import ENTER, Kernel, compiling
-from .dense import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
-from .launch import LAUNCH, threading_layer
-from .network import Network
-from .norm import SQUARES_KERNEL, gradient_norm, squares_kernel
-from .openmp import BODY
-from .plan import ARRANGE, Plan, update
-from .program import MARKED_PROGRAM, RUN_PROGRAM
-from .rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
-from .rows import FINISH_KERNEL as FINISH
-from .rows import TOTAL_KERNEL as TOTAL
-from .sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
-from .storage import STORES
-from .two_pass import apply_kernel
-from .updates import UPDATE_ALL, update_kernel
+from .dense.blas import blas
+from .dense.layer import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
+from .dense.rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
+from .dense.rows import FINISH_KERNEL as FINISH
+from .dense.rows import TOTAL_KERNEL as TOTAL
+from .optim.arrays import READ_ARRAYS, ArrayPlan
+from .optim.dlpack import READ_CAPSULES, Capsules
+from .optim.norm import SQUARES_KERNEL, gradient_norm, squares_kernel
+from .optim.plan import ARRANGE, Plan, update
+from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
+from .optim.updates import UPDATE_ALL, update_kernel
+from .runtime.compile import ENTER, Kernel, compiling
+from .runtime.launch import LAUNCH, threading_layer
+from .runtime.openmp import BODY
+from .runtime.storage import STORES
+from .training.network import Network
+from .training.program import MARKED_PROGRAM, RUN_PROGRAM
+from .training.two_pass import apply_kernel
 
 __all__ = [
     "ArrayPlan",

@@ -9,32 +9,32 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .installation import require
-from .rehearsal import rehearsed
+from .runtime.installation import require
+from .runtime.rehearsal import rehearsed
 
 _HOMES = {
-    "ArrayPlan": "arrays",
-    "CountedPlan": "counted",
-    "DeviceArray": "memory",
-    "Guard": "plan",
-    "Network": "network",
-    "Number": "counted",
-    "Plan": "plan",
-    "activate": "losses",
+    "ArrayPlan": "optim.arrays",
+    "CountedPlan": "optim.counted",
+    "DeviceArray": "runtime.memory",
+    "Guard": "optim.plan",
+    "Network": "training.network",
+    "Number": "optim.counted",
+    "Plan": "optim.plan",
+    "activate": "dense.losses",
     "all_kernels": "kernels",
-    "compiling": "compile",
-    "current_stream": "arrays",
-    "dense_backward": "dense",
-    "dense_forward": "dense",
-    "gpu_of": "arrays",
-    "gradient_norm": "arrays",
-    "loss": "losses",
-    "numpy_dtype": "arrays",
-    "refuse_capture": "counted",
-    "see": "arrays",
-    "to_host": "memory",
-    "update": "arrays",
-    "widened": "memory",
+    "compiling": "runtime.compile",
+    "current_stream": "optim.arrays",
+    "dense_backward": "dense.layer",
+    "dense_forward": "dense.layer",
+    "gpu_of": "optim.arrays",
+    "gradient_norm": "optim.arrays",
+    "loss": "dense.losses",
+    "numpy_dtype": "optim.arrays",
+    "refuse_capture": "optim.counted",
+    "see": "optim.arrays",
+    "to_host": "runtime.memory",
+    "update": "optim.arrays",
+    "widened": "runtime.memory",
 }
 
 _PRODUCTS = ("Network", "dense_backward", "dense_forward")

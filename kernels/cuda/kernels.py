@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from ..formulas import OPTIMIZERS
 from ..spec import FORMS, SAME
-from .compile import Kernel
-from .counted import COUNT
-from .epilogues import dense_kernels
-from .halves import HALVES
-from .losses import loss_kernels
-from .mixed import mixed_kernels
-from .norm import SETTLE, squares_kernel
-from .rows import rows_kernels
-from .storage import STORES, widen_kernel
-from .updates import accumulate_kernel, update_kernel
+from .dense.epilogues import dense_kernels
+from .dense.losses import loss_kernels
+from .dense.mixed import mixed_kernels
+from .dense.rows import rows_kernels
+from .optim.counted import COUNT
+from .optim.norm import SETTLE, squares_kernel
+from .optim.updates import accumulate_kernel, update_kernel
+from .runtime.compile import Kernel
+from .runtime.float16 import HALVES
+from .runtime.storage import STORES, widen_kernel
 
 
 def forms_of(dtype: str) -> tuple[str, ...]:

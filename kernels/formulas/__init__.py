@@ -1,7 +1,7 @@
 """The mathematics, once: scalar formulas of plain arithmetic, and the tables that name them.
 
 Every backend compiles these same functions into its own loops. To add an optimizer, an activation or a loss, write one
-function, add one row, and add its independent counterpart to `reference_rules.py` or `reference_maths.py`; loops,
+function, add one row, and add its independent counterpart to `reference/optimizers.py` or `reference/maths.py`; loops,
 tests, benchmarks and command line iterate the tables.
 
 Rules for a formula: arguments are scalars of one floating-point type T, and so is the result. A literal is written

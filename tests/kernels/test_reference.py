@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import reference
-from fastopt.kernels._erf import erf
+from fastopt.kernels.reference._erf import erf
 from fastopt.kernels.spec import LossSpec, Update
 
 DTYPES = [np.float32, np.float64]

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from fastopt.kernels import reference, reference_maths
-from fastopt.kernels.reference import Network
-from fastopt.kernels.reference_metrics import Rule
+from fastopt.kernels import reference
+from fastopt.kernels.reference import Network, maths
+from fastopt.kernels.reference.metrics import Rule
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
 
 SGD = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
@@ -256,31 +256,31 @@ def splitmix_kept(seed, index, step, element, rate):
 
 @pytest.mark.parametrize("seed", [0, 12345, 2**63 + 11, -1])
 def test_masks_follow_the_rule(seed):
-    mask = reference_maths.kept(seed, 2, 9, (5, 7), 0.4)
+    mask = maths.kept(seed, 2, 9, (5, 7), 0.4)
     expected = [splitmix_kept(seed, 2, 9, e, 0.4) for e in range(35)]
     assert mask.ravel().tolist() == expected
 
 
 def test_splitmix64():
     # the first outputs of splitmix64 from seed 1234567, as published with the generator (rosettacode.org)
-    state = np.array([1234567 + (i + 1) * reference_maths.GOLDEN for i in range(3)], dtype=object) % 2**64
+    state = np.array([1234567 + (i + 1) * maths.GOLDEN for i in range(3)], dtype=object) % 2**64
     outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    assert reference_maths.mix(state.astype(np.uint64)).tolist() == outputs
+    assert maths.mix(state.astype(np.uint64)).tolist() == outputs
 
 
 def test_mask_statistics():
-    masks = np.array([reference_maths.kept(3, 0, step, (64, 100), 0.3) for step in range(1, 51)])
+    masks = np.array([maths.kept(3, 0, step, (64, 100), 0.3) for step in range(1, 51)])
     n = masks.size
     assert abs(masks.mean() - 0.7) < 5 * math.sqrt(0.21 / n)
     flat = masks.reshape(50, -1).astype(float) - 0.7
     for a, b in [(flat[:, 1:], flat[:, :-1]), (flat[1:], flat[:-1]), (flat[:, 100:], flat[:, :-100])]:
         assert abs((a * b).mean()) < 5 * 0.21 / math.sqrt(a.size)  # neighbours, steps, rows: uncorrelated
-    assert reference_maths.kept(3, 0, 1, (64, 100), 0.0).all()
+    assert maths.kept(3, 0, 1, (64, 100), 0.0).all()
     assert (
-        reference_maths.kept(3, 0, 1, (64, 100), 0.3) != reference_maths.kept(4, 0, 1, (64, 100), 0.3)
+        maths.kept(3, 0, 1, (64, 100), 0.3) != maths.kept(4, 0, 1, (64, 100), 0.3)
     ).any()
     assert (
-        reference_maths.kept(3, 0, 1, (64, 100), 0.3) != reference_maths.kept(3, 1, 1, (64, 100), 0.3)
+        maths.kept(3, 0, 1, (64, 100), 0.3) != maths.kept(3, 1, 1, (64, 100), 0.3)
     ).any()
 
 

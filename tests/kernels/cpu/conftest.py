@@ -6,7 +6,9 @@ import contextlib
 
 import pytest
 
-from fastopt.kernels.cpu import launch, network, rows
+from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.training import network
 
 
 @pytest.fixture

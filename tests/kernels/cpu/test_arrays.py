@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.kernels.cpu import ArrayPlan, arrays
-from fastopt.kernels.cpu.primitives import address_of
+from fastopt.kernels.cpu import ArrayPlan
+from fastopt.kernels.cpu.optim import arrays
+from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.spec import Planned
 
 FLOAT32 = np.dtype(np.float32)

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import dense
-from fastopt.kernels.cpu.blas import PLAIN
-from fastopt.kernels.cpu.compile import ffi
-from fastopt.kernels.cpu.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
-from fastopt.kernels.cpu.primitives import INTERPRETED, PYTHON_CODE, address_of
+from fastopt.kernels.cpu.dense import layer as dense
+from fastopt.kernels.cpu.dense.blas import PLAIN
+from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
+from fastopt.kernels.cpu.runtime.compile import ffi
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, PYTHON_CODE, address_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec
 
-blas_ = importlib.import_module("fastopt.kernels.cpu.blas")  # the package has a function of this name
+blas_ = importlib.import_module("fastopt.kernels.cpu.dense.blas")  # the package has a function of this name
 choose = blas_.blas.__wrapped__  # without the memory of what was chosen
 
 DTYPES = ["float32", "float64"]

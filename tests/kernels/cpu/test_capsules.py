@@ -7,7 +7,7 @@ import pytest
 
 from fastopt import _dlpack
 from fastopt.kernels.cpu import Capsules
-from fastopt.kernels.cpu.capsules import CODES, capsule_type
+from fastopt.kernels.cpu.optim.dlpack import CODES, capsule_type
 
 VERSIONED = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
 BOTH = [True, False] if VERSIONED else [True]

@@ -20,12 +20,12 @@ import pytest
 from numba import prange, types
 from numba.core.bytecode import FunctionIdentity
 
-from fastopt.kernels import cpu, files, formulas
-from fastopt.kernels.cpu import compile as compile_
-from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.compile import Kernel, cache_folder, compiling
-from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
-from fastopt.kernels.files import cache_root, sources_digest
+from fastopt.kernels import cpu, disk_cache, formulas
+from fastopt.kernels.cpu.runtime import compile as compile_
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.compile import Kernel, cache_folder, compiling
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
+from fastopt.kernels.disk_cache import cache_root, sources_digest
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not kept")
 
@@ -56,7 +56,7 @@ def fresh(monkeypatch, tmp_path):
     """fresh(function, name): a kernel as a new process would have it, with a cache in tmp_path."""
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setattr(compile_._Notice, "spent", 0.0)
-    monkeypatch.setattr(files, "_said", set())
+    monkeypatch.setattr(disk_cache, "_said", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "cache"))
 
     def make(function=store, name="store", **options):
@@ -81,8 +81,8 @@ UPDATE = """
 import json
 import numpy as np
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import launch
-from fastopt.kernels.cpu.compile import Kernel
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 
@@ -128,7 +128,7 @@ def test_importing_compiles_nothing():
         import fastopt
         assert "numba" not in sys.modules
         import fastopt.kernels.cpu
-        from fastopt.kernels.cpu.compile import Kernel
+        from fastopt.kernels.cpu.runtime.compile import Kernel
         kernels = Kernel.names.values()
         assert kernels and not any(kernel._address or kernel.compiled or kernel.loaded for kernel in kernels)
         from numba.np.ufunc import parallel
@@ -249,7 +249,8 @@ def test_an_edit_of_any_source_changes_the_digest(tmp_path):
     folder = Path(shutil.copytree(Path(formulas.__file__).parents[1], tmp_path / "kernels"))
     assert sources_digest(folder) == sources_digest(Path(formulas.__file__).parents[1])
     found = {sources_digest(folder)}
-    sources = [folder / "formulas" / "optimizers.py", folder / "cpu" / "updates.py", folder / "cpu" / "primitives.py"]
+    names = ("formulas/optimizers.py", "cpu/optim/updates.py", "cpu/runtime/primitives.py")
+    sources = [folder / name for name in names]
     for source in sources:
         source.write_text(source.read_text() + "\n")
         found.add(sources_digest(folder))
@@ -270,8 +271,8 @@ def test_a_kernel_from_elsewhere_is_compiled_again_when_its_file_has_changed(tmp
     found = []
     for number in (1.0, 1.0, 2.0):
         (tmp_path / "elsewhere.py").write_text(
-            "import numpy as np\nfrom fastopt.kernels.cpu.compile import Kernel\n"
-            "from fastopt.kernels.cpu.primitives import view\n"
+            "import numpy as np\nfrom fastopt.kernels.cpu.runtime.compile import Kernel\n"
+            "from fastopt.kernels.cpu.runtime.primitives import view\n"
             f"NUMBER = {number}\ndef write(out):\n    view(out, 1, np.float64)[0] = NUMBER\n"
             "KERNEL = Kernel(write, 'write_a_number')\n"
         )
@@ -338,7 +339,7 @@ def test_a_damaged_file_is_replaced(fresh, damage):
     assert calls(first)
     path = file_of("store")
     disk = compile_._Disk("store", f"{first.parameters} {first.options}")
-    path.write_bytes(damage(path.read_bytes(), lambda payload: files._seal(disk._identity(), payload)))
+    path.write_bytes(damage(path.read_bytes(), lambda payload: disk_cache._seal(disk._identity(), payload)))
     second, third = fresh(), fresh()
     assert calls(second)
     assert second.compiled
@@ -435,7 +436,7 @@ def test_a_folder_that_cannot_be_written_to(fresh, monkeypatch, caplog, tmp_path
             raise PermissionError(errno.EACCES, "Permission denied", "temporary")
 
         monkeypatch.setattr(os, "access", lambda *_: False)
-        monkeypatch.setattr(files.tempfile, "mkstemp", denied)
+        monkeypatch.setattr(disk_cache.tempfile, "mkstemp", denied)
     for name in ("store", "another"):
         assert calls(fresh(store, name))
     (tmp_path / "cache").chmod(0o755)
@@ -448,12 +449,12 @@ def test_a_folder_that_cannot_be_written_to(fresh, monkeypatch, caplog, tmp_path
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system knows no such owners")
 def test_why_nothing_is_kept(tmp_path, monkeypatch):
-    assert files.why_not_kept(tmp_path / "a" / "b") == ""
+    assert disk_cache.why_not_kept(tmp_path / "a" / "b") == ""
     (tmp_path / "file").touch()
-    assert files.why_not_kept(tmp_path / "file" / "b") == f"{tmp_path / 'file'} is not a folder"
+    assert disk_cache.why_not_kept(tmp_path / "file" / "b") == f"{tmp_path / 'file'} is not a folder"
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
-    reason = files.why_not_kept(tmp_path / "a")
+    reason = disk_cache.why_not_kept(tmp_path / "a")
     assert reason.startswith(f"{tmp_path} cannot be written to; it belongs to another user (")
 
 
@@ -473,7 +474,7 @@ def test_whose_files_are_loaded(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def own(user, mode):
-        return not files.distrust(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
+        return not disk_cache.distrust(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
 
     assert own(1000, 0o600)
     assert own(1000, 0o644)
@@ -523,7 +524,7 @@ def test_a_full_or_read_only_folder(fresh, monkeypatch, where, code):
 
     with monkeypatch.context() as patch:
         if where == "open":
-            patch.setattr(files, "open", fail, raising=False)
+            patch.setattr(disk_cache, "open", fail, raising=False)
         else:
             patch.setattr(where, fail)
         kernel = fresh()

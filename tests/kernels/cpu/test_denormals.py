@@ -11,13 +11,16 @@ from llvmlite import binding, ir
 from optimizers import OTHER_OPTIONS
 
 from fastopt.kernels import cpu, denormals, reference
-from fastopt.kernels.cpu import dense, launch, norm, plan, primitives, rows, sparse_rows
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
-from fastopt.kernels.cpu.storage import from_half_by_bits, widen_float16
-from fastopt.kernels.cpu.updates import TILE
+from fastopt.kernels.cpu.dense import layer as dense
+from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim.updates import TILE
+from fastopt.kernels.cpu.runtime import launch, primitives
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
+from fastopt.kernels.cpu.runtime.storage import from_half_by_bits, widen_float16
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, Update
 
 pytestmark = pytest.mark.skipif(denormals.setting() is None, reason="nothing is flushed on this system")
@@ -414,7 +417,7 @@ def test_threads_of_the_layer_keep_denormals_for_others(layer):
     in_new_process("""
 import numba, numpy as np
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 @numba.njit(parallel=True)

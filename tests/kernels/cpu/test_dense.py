@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import dense
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.dense import layer as dense
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS
 
 # Of the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is off by up

@@ -12,7 +12,7 @@ from helpers_guard import SUPPORTED, guarded, guarded_memory
 from helpers_guard_cases import GROUPS, owners
 
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 pytestmark = [
     pytest.mark.skipif(not SUPPORTED, reason="inaccessible pages beside NumPy's arrays: only on Linux, with CPython"),

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import launch, network, plan
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.optim import plan
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 
@@ -24,7 +26,7 @@ PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
 import numpy as np
 from fastopt.kernels import cpu
-from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
 

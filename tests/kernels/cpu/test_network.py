@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import dense, launch, network
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.dense import layer as dense
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.norm import LANES, PIECE
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.optim.norm import LANES, PIECE
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 SIZES = [0, 1, LANES - 1, LANES, LANES + 1] + ([] if INTERPRETED else [PIECE - 1, PIECE, PIECE + 1, 5 * PIECE + 7])
 

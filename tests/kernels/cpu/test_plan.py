@@ -7,8 +7,8 @@ import pytest
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu import Plan
-from fastopt.kernels.cpu.primitives import INTERPRETED, address_of
-from fastopt.kernels.cpu.updates import TILE
+from fastopt.kernels.cpu.optim.updates import TILE
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Target, Update
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastopt.kernels.cpu import primitives
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.launch import yield_address
-from fastopt.kernels.cpu.primitives import (
+from fastopt.kernels.cpu.runtime import primitives
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.launch import yield_address
+from fastopt.kernels.cpu.runtime.primitives import (
     INTERPRETED,
     PYTHON_CODE,
     address_of,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import costs, cpu
-from fastopt.kernels.cpu import network, program
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.profile import Cost, recorder
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
@@ -157,7 +157,7 @@ def test_a_smaller_team_has_no_empty_ranks(monkeypatch, threads, passes):
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
 def test_a_process_that_profiles_nothing_has_no_kernel_with_marks():
     code = (
-        "import numpy as np, fastopt\nfrom fastopt.kernels.cpu.program import MARKED_PROGRAM, RUN_PROGRAM\n"
+        "import numpy as np, fastopt\nfrom fastopt.kernels.cpu.training.program import MARKED_PROGRAM, RUN_PROGRAM\n"
         "model = fastopt.Sequential([fastopt.Dense(1)])\nmodel.compile('sgd', 'mean_squared_error')\n"
         "fit = lambda: model.fit(np.ones((4, 2)), np.ones(4))\nfit()\n"
         "assert RUN_PROGRAM._address and not MARKED_PROGRAM._address\n"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import rows
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
+from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
 from fastopt.kernels.formulas import LOSSES
 from fastopt.kernels.formulas.functions import exp
 from fastopt.kernels.spec import LossSpec

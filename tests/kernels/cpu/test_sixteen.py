@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from optimizers import CASES, other
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.primitives import INTERPRETED
-from fastopt.kernels.cpu.updates import TILE
+from fastopt.kernels.cpu.optim.updates import TILE
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import FORMS, MASTER, SAME, STOCHASTIC, Update
 
 KINDS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}

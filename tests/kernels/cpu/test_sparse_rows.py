@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.primitives import INTERPRETED
-from fastopt.kernels.cpu.sparse_rows import AHEAD, BINS
+from fastopt.kernels.cpu.optim.sparse_rows import AHEAD, BINS
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import FORMS, MASTER, SAME, Update
 
 INDICES = {

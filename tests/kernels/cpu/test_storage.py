@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from fastopt.kernels.cpu import storage
-from fastopt.kernels.cpu.compile import Kernel
-from fastopt.kernels.cpu.primitives import INTERPRETED, address_of, view
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.cpu.runtime import storage
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
+from fastopt.kernels.reference.bits16 import store, widened
 
 ALL = np.arange(2**16, dtype=np.uint16)
 
@@ -104,7 +104,7 @@ import numpy as np
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
-from fastopt.kernels.cpu.storage import converts_half
+from fastopt.kernels.cpu.runtime.storage import converts_half
 assert not converts_half()
 for dtype in ("f2", "u2"):
     p, g, m, v = (np.linspace(0, 2, 100).astype("f2").view(dtype) for _ in range(4))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu import network
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from optimizers import CASES, other
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.primitives import INTERPRETED
-from fastopt.kernels.cpu.updates import TILE
+from fastopt.kernels.cpu.optim.updates import TILE
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 
-from fastopt.kernels.cpu import vector_math as vector
-from fastopt.kernels.cpu.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime import vector_math as vector
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="formulas call the functions of math when interpreted")
 

@@ -10,7 +10,7 @@ from helpers_cuda import SIMULATED, require_device
 
 require_device()
 pytest.importorskip("pytest_benchmark", reason="in the extra `bench`")
-from fastopt import cli
+from fastopt.cli import main
 from fastopt.reports import read
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -33,7 +33,7 @@ def test_a_file_has_the_name_of_the_gpu(tmp_path, capfd, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "--backend", "cuda", "limits", "--quick", "-k", "copy and driver", "--json"]
-    assert cli.main(arguments) == 0, capfd.readouterr().out
+    assert main.main(arguments) == 0, capfd.readouterr().out
     (file,) = tmp_path.glob("*.json")
     name = json.loads(file.read_text(encoding="utf-8"))["machine_info"]["gpu"]["name"].lower()
     assert file.stem == "numba-s-simulator" if SIMULATED else all(word in name for word in file.stem.split("-"))
@@ -45,14 +45,14 @@ def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
     found = set()
     for suite, only in ONLY.items():
         path = tmp_path / f"{suite}.json"
-        status = cli.main(["bench", "--backend", "cuda", suite, "--quick", "--json", str(path), "-k", only])
+        status = main.main(["bench", "--backend", "cuda", suite, "--quick", "--json", str(path), "-k", only])
         out = capfd.readouterr().out
         assert status == 0, out
         run = read.read(path)
         assert run.gpu
         assert all(result.seconds > 0 for result in run.results)
         found |= {result.kind for result in run.results}
-        assert cli.main(["report", str(path)]) == 0
+        assert main.main(["report", str(path)]) == 0
         gpu = json.loads(path.read_text(encoding="utf-8"))["machine_info"]["gpu"]
         assert gpu["simulated"] == SIMULATED
         assert gpu["name"] in run.machine

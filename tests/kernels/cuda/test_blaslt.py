@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastopt.kernels.cuda import blaslt
-from fastopt.kernels.cuda.blaslt import (
+from fastopt.kernels.cuda.dense import blaslt
+from fastopt.kernels.cuda.dense.blaslt import (
     Attribute,
     BlasLtError,
     Compute,

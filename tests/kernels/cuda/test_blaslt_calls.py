@@ -13,18 +13,11 @@ import pytest
 from helpers_blaslt import Library
 from helpers_products import Rows, assert_close
 
-from fastopt.kernels.cuda import blaslt, gemm, products
-from fastopt.kernels.cuda.blaslt import (
-    BlasLtError,
-    Epilogue,
-    Matmul,
-    Preference,
-    Reduction,
-    Status,
-)
-from fastopt.kernels.cuda.gemm import Gemm, Places, fastest, preference, problem
-from fastopt.kernels.cuda.products import Layer
-from fastopt.kernels.cuda.simulator import Gpu
+from fastopt.kernels.cuda.dense import blaslt, gemm, products
+from fastopt.kernels.cuda.dense.blaslt import BlasLtError, Epilogue, Matmul, Preference, Reduction, Status
+from fastopt.kernels.cuda.dense.gemm import Gemm, Places, fastest, preference, problem
+from fastopt.kernels.cuda.dense.products import Layer
+from fastopt.kernels.cuda.runtime.simulator import Gpu
 
 
 @pytest.fixture
@@ -208,7 +201,7 @@ def test_the_fastest_wins():
 
 def test_tuning(library, monkeypatch):
     """Each candidate runs on memory of its own, of the right size and alignment; what is fastest is kept."""
-    from fastopt.kernels.cuda import timing
+    from fastopt.kernels.cuda.runtime import timing
 
     class Timer:
         def __init__(self, gpu):

@@ -13,12 +13,13 @@ from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import blaslt, dense, epilogues
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.epilogues import HIGH, LANES, Shape
-from fastopt.kernels.cuda.gemm import Gemm, gemm_of
-from fastopt.kernels.cuda.products import Layer, plan_backward, plan_forward
+from fastopt.kernels.cuda.dense import blaslt, epilogues
+from fastopt.kernels.cuda.dense import layer as dense
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
+from fastopt.kernels.cuda.dense.epilogues import HIGH, LANES, Shape
+from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
+from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.formulas import ACTIVATIONS
 
 pytestmark = pytest.mark.gpu

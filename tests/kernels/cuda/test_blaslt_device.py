@@ -11,12 +11,12 @@ from helpers_cuda import SIMULATED, require_device, to_device
 from helpers_products import TOLERANCE, rounded
 
 require_device()
-from fastopt.kernels.cuda import products
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.blaslt import Epilogue
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode, matmul
-from fastopt.kernels.cuda.gemm import gemm_of
-from fastopt.kernels.cuda.products import Layer, aux_stride, known, mask_stride, padded
+from fastopt.kernels.cuda.dense import products
+from fastopt.kernels.cuda.dense.blaslt import Epilogue
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode, matmul
+from fastopt.kernels.cuda.dense.gemm import gemm_of
+from fastopt.kernels.cuda.dense.products import Layer, aux_stride, known, mask_stride, padded
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 
 pytestmark = pytest.mark.gpu
 

@@ -8,7 +8,7 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.epilogues import activate_kernel, dense_kernels, slopes_kernel, totals_kernel
+from fastopt.kernels.cuda.dense.epilogues import activate_kernel, dense_kernels, slopes_kernel, totals_kernel
 from fastopt.kernels.formulas import ACTIVATIONS
 
 VECTORS = {"float32": "v4.f32", "float64": "v2.f64", "float16": "v4.[bu]32", "bfloat16": "v4.[bu]32"}

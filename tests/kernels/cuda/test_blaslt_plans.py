@@ -11,10 +11,10 @@ from helpers_products import Rows, assert_close, rounded
 from hypothesis import given, settings
 
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import products
-from fastopt.kernels.cuda.blaslt import Compute, DataType, Epilogue
-from fastopt.kernels.cuda.blaslt_simulator import matmul
-from fastopt.kernels.cuda.products import (
+from fastopt.kernels.cuda.dense import products
+from fastopt.kernels.cuda.dense.blaslt import Compute, DataType, Epilogue
+from fastopt.kernels.cuda.dense.blaslt_simulator import matmul
+from fastopt.kernels.cuda.dense.products import (
     APPLIED,
     Layer,
     aux_stride,

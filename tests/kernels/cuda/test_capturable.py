@@ -11,8 +11,8 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 
 require_device()
 import fastopt as fo
-from fastopt.kernels.cuda import arrays
-from fastopt.kernels.cuda import gpu as gpu_
+from fastopt.kernels.cuda.optim import arrays
+from fastopt.kernels.cuda.runtime import gpu as gpu_
 
 pytestmark = pytest.mark.gpu
 

@@ -16,8 +16,10 @@ from helpers_network import LAYERS, TOLERANCE, Run, assert_agree, compare, data_
 from hypothesis import strategies as st
 
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import feed, fused_pass, memory, network
-from fastopt.kernels.cuda import gpu as gpu_
+from fastopt.kernels.cuda.fused import select
+from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.runtime import memory
+from fastopt.kernels.cuda.training import data_feed, network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec, LossSpec
 
@@ -36,13 +38,13 @@ def each(names, few):
 def launches(monkeypatch, launch_by_launch):
     """The batches of every launch of such a kernel."""
     made = []
-    call = fused_pass.Fused.__call__
+    call = select.Fused.__call__
 
     def spy(self, chunk):
         made.append(len(chunk))
         call(self, chunk)
 
-    monkeypatch.setattr(fused_pass.Fused, "__call__", spy)
+    monkeypatch.setattr(select.Fused, "__call__", spy)
     monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
     return made
 
@@ -175,8 +177,8 @@ def test_the_same_bits_in_every_run_and_however_many_batches_a_launch_has(monkey
     assert launches == [5, 5]
     assert_same_bits(trained(), first)
     launches.clear()
-    monkeypatch.setattr(feed, "FIRST", 1)
-    monkeypatch.setattr(feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST", 1)
+    monkeypatch.setattr(data_feed, "MOMENT", 1000)
     assert_same_bits(trained(), first)
     assert launches == [1, 2, 2, 4, 1]
 
@@ -184,26 +186,26 @@ def test_the_same_bits_in_every_run_and_however_many_batches_a_launch_has(monkey
 def test_the_same_bits_from_streamed_data(monkeypatch, launches):
     first = trained()
     launches.clear()
-    monkeypatch.setattr(feed, "SHARE", 0)
-    monkeypatch.setattr(feed, "PART", 200)
+    monkeypatch.setattr(data_feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART", 200)
     assert_same_bits(trained(), first)
     assert len(launches) > 2
 
 
 def test_the_same_bits_with_states_in_the_memory_of_the_device(monkeypatch, launches):
     """Which is where they are when not all fits; and where even less fits, there is no such kernel."""
-    first, chosen = trained(epochs=1), fused_pass.chosen
+    first, chosen = trained(epochs=1), select.chosen
     net = cuda.Network(LAYERS, [], "float32", LossSpec(LABELS), ["accuracy"]).net
 
     def resident(most):
         choice = chosen(net, "adam", True, 3, most)
-        return choice and bool(fused_pass.views(choice.words)[0]["resident"])
+        return choice and bool(select.views(choice.words)[0]["resident"])
 
     most = 1 << 16
     for wanted in (True, False):
         while resident(most) is wanted:
             most -= 16
-        monkeypatch.setattr(fused_pass, "chosen", lambda *args, most=most: chosen(*args[:-1], most))
+        monkeypatch.setattr(select, "chosen", lambda *args, most=most: chosen(*args[:-1], most))
         launches.clear()
         others = trained(epochs=1)
         assert launches == [5] * wanted
@@ -248,15 +250,15 @@ def test_by_the_estimate(widths, batch, wanted, monkeypatch):
     monkeypatch.delenv("FASTOPT_CUDA_FUSED")
     layers = [DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)]
     net = cuda.Network(layers, [], "float32", LossSpec(LABELS), []).net
-    assert bool(fused_pass.chosen(net, "adam", True, batch, 227 << 10)) is wanted
+    assert bool(select.chosen(net, "adam", True, batch, 227 << 10)) is wanted
 
 
 # ---------------------------------------------------------------- progress, interrupts, the driver
 @pytest.mark.own_process
 def test_progress_and_interrupts(monkeypatch, launches):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(feed, "FIRST", 2)
-    monkeypatch.setattr(feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST", 2)
+    monkeypatch.setattr(data_feed, "MOMENT", 1000)
     x, y = data_for(np.random.default_rng(0), MSE, 13, 3, 2, "float32")
     run, seen = Run(cuda, SMALL, MSE, [], "float32"), []
     totals = run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append((steps, loss)))
@@ -267,7 +269,7 @@ def test_progress_and_interrupts(monkeypatch, launches):
     def interrupt(steps, loss):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(feed.Resident, "chunks", lambda *args: iter_chunks())
+    monkeypatch.setattr(data_feed.Resident, "chunks", lambda *args: iter_chunks())
     with pytest.raises(KeyboardInterrupt):
         run.train(x, y, np.arange(13), 2, progress=interrupt)
     assert run.net.steps_done == sum(launches) < 7

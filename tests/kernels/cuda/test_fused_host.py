@@ -14,9 +14,10 @@ from helpers_host import on_host
 from helpers_network import data_for, params_for
 
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import fused, fused_layout, fused_loss, fused_pass
-from fastopt.kernels.cuda.layout import CLOCK, ROW
-from fastopt.kernels.cuda.program import Structure
+from fastopt.kernels.cuda.fused import kernel, layout, select
+from fastopt.kernels.cuda.fused import loss as fused_loss
+from fastopt.kernels.cuda.runtime.records import CLOCK, ROW
+from fastopt.kernels.cuda.training.program import Structure
 from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values, variation_of
 from fastopt.kernels.scalars import fill_scalars
@@ -49,9 +50,9 @@ def at(array):
 @pytest.mark.parametrize("case", CASES, ids=["classes", "numbers"])
 def test_a_pass(monkeypatch, case):
     layers, loss, metrics, dtype, rule, n, batch = case
-    for module in (fused_layout, fused, fused_loss):
+    for module in (layout, kernel, fused_loss):
         monkeypatch.setattr(module, "LANES", 1)
-    monkeypatch.setattr(fused_layout.Kind, "threads", property(lambda self: 1))
+    monkeypatch.setattr(layout.Kind, "threads", property(lambda self: 1))
     monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
     dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
     x, y = data_for(np.random.default_rng(0), loss, n, dense[0].inputs, dense[-1].outputs, dtype)
@@ -64,7 +65,7 @@ def test_a_pass(monkeypatch, case):
 
     last = layers[-1]._replace(activation="linear")
     net = Structure([*layers[:-1], last], dtype, dtype, LossSpec(loss), metrics, LOSSES[loss].link)
-    choice = fused_pass.chosen(net, rule, y.dtype == np.int64, batch, 1 << 18)
+    choice = select.chosen(net, rule, y.dtype == np.int64, batch, 1 << 18)
     scalars = np.zeros((steps, ROW // np.dtype(dtype).itemsize), dtype)
     fill_scalars(scalars[:, : HYPER + 1], rule, range(1, 1 + steps), options, rates)
     clock, results = np.zeros(1, CLOCK), np.zeros(len(metrics) + steps)
@@ -73,8 +74,8 @@ def test_a_pass(monkeypatch, case):
         program=program, rows=n, feed=Namespace(x=at(x), y=at(y), ring=n), order=at(order),
         losses=at(results) + 8 * len(metrics), results=Namespace(address=at(results)),
     )  # fmt: skip
-    fused_pass._fill(choice, running, [list(map(at, of_param)) for of_param in states], at(scalars))
-    run = on_host(fused._fused(choice.kind), 2)
+    select._fill(choice, running, [list(map(at, of_param)) for of_param in states], at(scalars))
+    run = on_host(kernel._fused(choice.kind), 2)
     for count in (steps - 1, 1):
         run(at(choice.words), count)
 

@@ -9,9 +9,9 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.compile import Kernel
-from fastopt.kernels.cuda.fused import fused_kernel
-from fastopt.kernels.cuda.fused_layout import KINDS, Kind, Parts, placed, views
+from fastopt.kernels.cuda.fused.kernel import fused_kernel
+from fastopt.kernels.cuda.fused.layout import KINDS, Kind, Parts, placed, views
+from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.formulas import ACTIVATIONS
 from fastopt.kernels.spec import DenseSpec
 

@@ -12,10 +12,12 @@ require_device()
 from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
-from fastopt.kernels.cuda import Guard, Plan, arrays, driver, staging
-from fastopt.kernels.cuda import gpu as gpu_
-from fastopt.kernels.cuda.arrays import see
-from fastopt.kernels.cuda.norm import SETTLE
+from fastopt.kernels.cuda import Guard, Plan
+from fastopt.kernels.cuda.optim import arrays
+from fastopt.kernels.cuda.optim.arrays import see
+from fastopt.kernels.cuda.optim.norm import SETTLE
+from fastopt.kernels.cuda.runtime import driver, staging
+from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import Target, Update
 

@@ -15,9 +15,10 @@ from helpers_driver import CONTEXT, OTHER, install
 from helpers_network import LAYERS, Run, data_for
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import blaslt, feed, network, program
-from fastopt.kernels.cuda import gpu as gpu_
-from fastopt.kernels.cuda.gemm import Gemm
+from fastopt.kernels.cuda.dense import blaslt
+from fastopt.kernels.cuda.dense.gemm import Gemm
+from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.training import data_feed, network, program
 
 pytestmark = [
     pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver"),
@@ -144,8 +145,8 @@ def test_an_interrupt_while_a_graph_is_made(fake):
 
 
 def test_data_come_on_a_stream_of_their_own(fake, one_by_one, monkeypatch):
-    monkeypatch.setattr(feed, "SHARE", 0)
-    monkeypatch.setattr(feed, "PART", 1)
+    monkeypatch.setattr(data_feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART", 1)
     assert_same_bits(trained(), one_by_one)
     assert fake.calls["cuStreamCreate"] == 5  # of the network, of three passes over data, and for what is predicted
     assert fake.calls["cuStreamWaitEvent"] > 12

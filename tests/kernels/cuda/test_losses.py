@@ -8,12 +8,12 @@ from helpers_cuda import on_device, require_device, to_device
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import losses
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.epilogues import Shape
-from fastopt.kernels.cuda.layout import CLOCK, CONTROL, ROW, TOTALS
+from fastopt.kernels.cuda.dense import losses
+from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
-from fastopt.kernels.reference_metrics import METRICS, Rule
+from fastopt.kernels.reference.metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
 pytestmark = pytest.mark.gpu

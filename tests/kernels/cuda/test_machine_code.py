@@ -9,13 +9,13 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels import files
-from fastopt.kernels.cuda.compile import THREADS, Kernel, compiling, entry
-from fastopt.kernels.cuda.counted import COUNT
-from fastopt.kernels.cuda.halves import HALVES
+from fastopt.kernels import disk_cache
 from fastopt.kernels.cuda.kernels import forms_of, optimizer_kernels
-from fastopt.kernels.cuda.storage import STORES
-from fastopt.kernels.cuda.updates import accumulate_kernel, update_kernel
+from fastopt.kernels.cuda.optim.counted import COUNT
+from fastopt.kernels.cuda.optim.updates import accumulate_kernel, update_kernel
+from fastopt.kernels.cuda.runtime.compile import THREADS, Kernel, compiling, entry
+from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.storage import STORES
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC
 
@@ -163,7 +163,7 @@ def test_instructions_of_128_bits(rule, dtype, tmp_path):
 
 
 def test_cubins_are_kept_between_processes(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(files, "_said", set())
+    monkeypatch.setattr(disk_cache, "_said", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
     made = []
     link = Kernel._link

@@ -16,11 +16,12 @@ from helpers_driver import install
 from helpers_network import LAYERS, Run, data_for
 
 import fastopt
-from fastopt import cli
+from fastopt.cli import main
 from fastopt.kernels import costs, cuda
-from fastopt.kernels.cuda import blaslt, marks, network, program
-from fastopt.kernels.cuda import gpu as gpu_
-from fastopt.kernels.cuda.gemm import Gemm
+from fastopt.kernels.cuda.dense import blaslt
+from fastopt.kernels.cuda.dense.gemm import Gemm
+from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.training import marks, network, program
 from fastopt.kernels.profile import recorder
 from fastopt.kernels.spec import DenseSpec
 
@@ -218,7 +219,7 @@ def test_tables_and_traces(tmp_path, capsys):
     rows = np.random.default_rng(0).random((30, 3)).round(3).tolist()
     table.write_text("\n".join(f"{a},{b},{c},{int(a > b)}" for a, b, c in rows))
     arguments = ["profile", str(table), "--backend", "cuda", "--layers", "4", "--epochs", "2", "--batch-size", "8"]
-    assert cli.main([*arguments, "--trace", str(path)]) == 0
+    assert main.main([*arguments, "--trace", str(path)]) == 0
     out = capsys.readouterr().out
     name = cuda.gpu_of(()).name
     for text in ("dense0.forward 3x4", "dense1.weights 4x2", "apply adam", f"float32, {name}", "launched one by one"):

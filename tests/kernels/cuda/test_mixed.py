@@ -7,13 +7,13 @@ import pytest
 from helpers_cuda import require_device, to_device
 
 require_device()
-from fastopt.kernels.cuda import rows
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.layout import CLOCK, DROPOUT
-from fastopt.kernels.cuda.mixed import narrow
+from fastopt.kernels.cuda.dense import rows
+from fastopt.kernels.cuda.dense.mixed import narrow
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT
 from fastopt.kernels.formulas import dropout_stream
-from fastopt.kernels.reference_maths import kept
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
+from fastopt.kernels.reference.maths import kept
 
 pytestmark = pytest.mark.gpu
 

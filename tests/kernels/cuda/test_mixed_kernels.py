@@ -8,9 +8,9 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.mixed import mixed_kernels
-from fastopt.kernels.cuda.storage import COPY
-from fastopt.kernels.cuda.updates import update_kernel
+from fastopt.kernels.cuda.dense.mixed import mixed_kernels
+from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.formulas import OPTIMIZERS
 
 CAPABILITIES = [(8, 0), (9, 0)]

@@ -8,8 +8,8 @@ from helpers_cuda import SIMULATED, require_device
 
 require_device()
 import fastopt as fo
-from fastopt.cli import main
-from fastopt.kernels.cuda.memory import Mirror
+from fastopt.cli.main import main
+from fastopt.kernels.cuda.runtime.memory import Mirror
 
 pytestmark = pytest.mark.gpu
 

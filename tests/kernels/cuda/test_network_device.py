@@ -13,7 +13,7 @@ require_device()
 from helpers_network import Run, data_for
 
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import feed
+from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import LOSSES, METRICS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
@@ -57,7 +57,7 @@ def test_the_same_bits_in_every_run_and_in_graphs(dtype, options, monkeypatch):
 
 def test_the_same_bits_from_streamed_data(monkeypatch):
     first = trained(cuda, "float32")
-    monkeypatch.setattr(feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "SHARE", 0)
     assert_same_bits(trained(cuda, "float32"), first)
 
 

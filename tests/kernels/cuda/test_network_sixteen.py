@@ -11,10 +11,10 @@ from helpers_network import Run, assert_agree, compare, data_for
 
 import fastopt as fo
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import feed
-from fastopt.kernels.cuda.products import SLOPES
+from fastopt.kernels.cuda.dense.products import SLOPES
+from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
-from fastopt.kernels.reference_storage import store
+from fastopt.kernels.reference.bits16 import store
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
 pytestmark = pytest.mark.gpu
@@ -80,8 +80,8 @@ def test_streamed_data_give_the_same_bits(monkeypatch):
         return run.train(x, y, np.arange(11)[::-1].copy(), 3)[:2], run.net.predict(x, 4), *run.params
 
     kept = results()
-    monkeypatch.setattr(feed, "SHARE", 0)
-    monkeypatch.setattr(feed, "PART", 1)
+    monkeypatch.setattr(data_feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART", 1)
     for a, b in zip(results(), kept, strict=True):
         np.testing.assert_equal(a, b)
 

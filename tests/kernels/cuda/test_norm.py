@@ -10,8 +10,8 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda import arrays as arrays_
-from fastopt.kernels.cuda.layout import TILE
+from fastopt.kernels.cuda.optim import arrays as arrays_
+from fastopt.kernels.cuda.runtime.records import TILE
 
 pytestmark = pytest.mark.gpu
 

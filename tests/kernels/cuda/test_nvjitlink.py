@@ -10,7 +10,7 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda import nvjitlink
+from fastopt.kernels.cuda.runtime import nvjitlink
 
 OPTIONS = ["-arch=sm_90", "-lto"]
 
@@ -25,7 +25,7 @@ import ctypes, os, sys
 stub = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 assert ctypes.CDLL(None).nvJitLinkCreate() == 6  # it is what a look-up finds
 from fastopt.kernels.cuda import nvjitlink
-from fastopt.kernels.cuda.norm import SETTLE
+from fastopt.kernels.cuda.optim.norm import SETTLE
 assert nvjitlink.version() >= (13, 0)
 print(len(SETTLE.listing((9, 0)).cubin))
 """

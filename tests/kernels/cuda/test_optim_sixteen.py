@@ -11,7 +11,7 @@ from helpers_cuda import Bits, require_device, to_device
 require_device()
 import fastopt as fo
 from fastopt import _dlpack
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 
 pytestmark = pytest.mark.gpu
 

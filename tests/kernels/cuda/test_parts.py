@@ -11,10 +11,10 @@ import pytest
 
 import fastopt
 from fastopt import _backends
-from fastopt.cli import main
-from fastopt.commands.info import _cuda
+from fastopt.cli.info import _cuda
+from fastopt.cli.main import main
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import driver, installation, nvjitlink, parts
+from fastopt.kernels.cuda.runtime import driver, installation, nvjitlink, requirements
 
 ALL = {
     "numba-cuda": "0.30.4", "libNVVM": "/a", "nvJitLink": "/b", "NVRTC": "/c", "cuBLASLt": "/d", "driver": "13.0",
@@ -26,9 +26,9 @@ NOTHING = dict.fromkeys(ALL) | {"devices": []}
 @pytest.fixture
 def have(monkeypatch):
     def have(found):
-        monkeypatch.setattr(parts, "parts", lambda: found)
-        monkeypatch.setattr(parts, "numba_cuda", lambda: found["numba-cuda"])
-        monkeypatch.setattr(parts, "simulated", lambda: False)
+        monkeypatch.setattr(requirements, "parts", lambda: found)
+        monkeypatch.setattr(requirements, "numba_cuda", lambda: found["numba-cuda"])
+        monkeypatch.setattr(requirements, "simulated", lambda: False)
         cuda._require.cache_clear()
 
     yield have
@@ -224,10 +224,10 @@ def test_models_say_what_is_missing(have, capsys, tmp_path):
 
 def test_the_simulator_needs_numba_cuda_alone(have, monkeypatch):
     have({**NOTHING, "numba-cuda": "0.30.4"})
-    monkeypatch.setattr(parts, "simulated", lambda: True)
+    monkeypatch.setattr(requirements, "simulated", lambda: True)
     installation.require()
     have(NOTHING)
-    monkeypatch.setattr(parts, "simulated", lambda: True)
+    monkeypatch.setattr(requirements, "simulated", lambda: True)
     with pytest.raises(ImportError, match="lacks numba-cuda"):
         installation.require()
 
@@ -244,7 +244,7 @@ def test_a_machine_without_a_driver(monkeypatch):
     try:
         with pytest.raises(driver.CudaError, match="there is no NVIDIA driver here: .*no-such-driver"):
             driver.library()
-        found = parts.parts()
+        found = requirements.parts()
     finally:
         for asked in (driver.opened, driver.library):
             asked.cache_clear()
@@ -262,11 +262,11 @@ def test_info_in_one_line():
 def test_torch_goes_on_with_its_own_code(gpu):
     """And `explain` says why."""
     pytest.importorskip("torch", reason="in the extra `torch`")
-    from fastopt.torch import _place
+    from fastopt.torch import _reach
 
     gpu(knows=12080)
-    _place.lacking.cache_clear()
+    _reach.lacking.cache_clear()
     try:
-        assert _place.lacking() == installation.trouble() != ""
+        assert _reach.lacking() == installation.trouble() != ""
     finally:
-        _place.lacking.cache_clear()
+        _reach.lacking.cache_clear()

@@ -13,8 +13,9 @@ require_device()
 from helpers_network import Run, compare, data_for
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import feed, memory, network, passes
-from fastopt.kernels.cuda.passes import Turn, turn
+from fastopt.kernels.cuda.runtime import memory
+from fastopt.kernels.cuda.training import data_feed, network, passes
+from fastopt.kernels.cuda.training.passes import Turn, turn
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
 pytestmark = pytest.mark.gpu
@@ -38,8 +39,8 @@ def test_kinds_of_batches(rows, group):
 @pytest.fixture(params=[1, 200, 10_000])
 def streamed(monkeypatch, request):
     """Data are never kept on the device: parts of one batch, of some, of all."""
-    monkeypatch.setattr(feed, "SHARE", 0)
-    monkeypatch.setattr(feed, "PART", request.param)
+    monkeypatch.setattr(data_feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART", request.param)
 
 
 def results(n, accumulate):
@@ -56,8 +57,8 @@ def test_streamed_data_give_the_same_bits():
     for n, accumulate in ((8, 1), (11, 2)):
         kept = results(n, accumulate)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(feed, "SHARE", 0)
-            patch.setattr(feed, "PART", 1)
+            patch.setattr(data_feed, "SHARE", 0)
+            patch.setattr(data_feed, "PART", 1)
             for a, b in zip(results(n, accumulate), kept, strict=True):
                 for left, right in zip(a, b, strict=True):
                     np.testing.assert_equal(left, right)
@@ -67,7 +68,7 @@ def test_streamed_data_give_the_same_bits():
 def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
     """And they are launched together, but for what is left of a chunk and the short batch at the end."""
     for name, value in (("SHARE", 0), ("PART", part)):
-        monkeypatch.setattr(feed, name, value)
+        monkeypatch.setattr(data_feed, name, value)
     alone = {accumulate: results(26, accumulate) for accumulate in (1, 2)}
     monkeypatch.setattr(passes, "MANY", 3)
     monkeypatch.setattr(passes, "LONG", 2)
@@ -181,7 +182,7 @@ def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
     monkeypatch.setattr(passes.Collector, "_bring", brought)
     found = run.net.predict(x, 4)
     np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
-    part = feed.Streamed(run.net.gpu, 0, x, None, 4).count
+    part = data_feed.Streamed(run.net.gpu, 0, x, None, 4).count
     chunks = [min(part, 6 - start) for start in range(0, 6, part)]
     wanted = []
     for before, count in zip([0, *chunks], [*chunks, 0], strict=True):
@@ -199,19 +200,19 @@ def test_what_fits(monkeypatch):
         def free_memory(self):
             return self.free
 
-    monkeypatch.setattr(feed, "Resident", lambda *args: "resident")
-    monkeypatch.setattr(feed, "Streamed", lambda *args: "streamed")
+    monkeypatch.setattr(data_feed, "Resident", lambda *args: "resident")
+    monkeypatch.setattr(data_feed, "Streamed", lambda *args: "streamed")
     size = x.nbytes + y.nbytes + 50
-    for free, kind in ((size / feed.SHARE + 1, "resident"), (size / feed.SHARE - 1, "streamed")):
-        assert feed.feed(Gpu(free), 0, x, y, 10, 50) == kind
-    assert feed.feed(Gpu((x.nbytes + 50) / feed.SHARE + 1), 0, x, None, 10, 50) == "resident"
+    for free, kind in ((size / data_feed.SHARE + 1, "resident"), (size / data_feed.SHARE - 1, "streamed")):
+        assert data_feed.feed(Gpu(free), 0, x, y, 10, 50) == kind
+    assert data_feed.feed(Gpu((x.nbytes + 50) / data_feed.SHARE + 1), 0, x, None, 10, 50) == "resident"
 
 
 def test_how_far_the_host_is_ahead(monkeypatch):
     """Chunks grow until they take a moment, and shrink where they take two."""
     now = [0.0]
-    monkeypatch.setattr(feed.time, "perf_counter", lambda: now[0])
-    rows = feed.Resident(cuda.gpu_of(()), 0, np.zeros((4, 2), "float32"), None)
+    monkeypatch.setattr(data_feed.time, "perf_counter", lambda: now[0])
+    rows = data_feed.Resident(cuda.gpu_of(()), 0, np.zeros((4, 2), "float32"), None)
 
     def sizes(batches, seconds):
         found = []
@@ -273,8 +274,8 @@ def test_they_come_back_whatever_happens():
 # ---------------------------------------------------------------- progress and interrupts
 def test_progress(monkeypatch):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(feed, "FIRST", 2)
-    monkeypatch.setattr(feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST", 2)
+    monkeypatch.setattr(data_feed, "MOMENT", 1000)
     x, y = data_for(np.random.default_rng(0), MSE, 13, 3, 2, "float32")
     run, seen = Run(cuda, SMALL, MSE, [], "float32"), []
     totals = run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append((steps, loss)))
@@ -316,8 +317,8 @@ def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
 
 def test_an_error_of_a_callback(monkeypatch):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(feed, "FIRST", 1)
-    monkeypatch.setattr(feed, "MOMENT", 0)
+    monkeypatch.setattr(data_feed, "FIRST", 1)
+    monkeypatch.setattr(data_feed, "MOMENT", 0)
     x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 2, "float32")
     run = Run(cuda, SMALL, MSE, [], "float32")
 

@@ -11,9 +11,9 @@ from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device,
 require_device()
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan
-from fastopt.kernels.cuda import arrays as arrays_
-from fastopt.kernels.cuda import plan as plan_
-from fastopt.kernels.cuda.arrays import gpu_of, see
+from fastopt.kernels.cuda.optim import arrays as arrays_
+from fastopt.kernels.cuda.optim import plan as plan_
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import Target, Update
 

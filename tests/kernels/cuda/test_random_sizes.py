@@ -9,13 +9,14 @@ from helpers_cuda import SIMULATED, drawing, require_device, to_device
 from hypothesis import given
 
 require_device()
-from fastopt.kernels import cuda, reference, reference_maths
-from fastopt.kernels.cuda import epilogues, losses, rows
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.epilogues import Shape
-from fastopt.kernels.cuda.layout import CLOCK, TOTALS
+from fastopt.kernels import cuda, reference
+from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
+from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.records import CLOCK, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
+from fastopt.kernels.reference import maths
 from fastopt.kernels.spec import LossSpec
 
 pytestmark = pytest.mark.gpu
@@ -125,7 +126,7 @@ def test_activations_and_slopes(case, name, bias, sums):
     db = Rows(np.zeros((1, columns)), kind, 0, 0)
     memory = gpu.allocate(epilogues.sums_bytes(shape))
     epilogues.slopes(gpu, 0, name, dy.at, s.at, dz.at, memory.address, db.at if sums else 0, shape)
-    gradient = dy.values * reference_maths.ACTIVATIONS[name].slope(s.numbers())
+    gradient = dy.values * maths.ACTIVATIONS[name].slope(s.numbers())
     ours = dz.numbers()
     close(ours, gradient, kind, 4)
     if sums:  # of what was stored

@@ -11,7 +11,7 @@ from helpers_cuda import SIMULATED, require_device
 require_device()
 from fastopt import Adam, Dense, Dropout, RMSprop, Sequential
 from fastopt.kernels.cuda import gpu_of
-from fastopt.kernels.cuda.rehearsal import SHARED, rehearsed, rehearsing
+from fastopt.kernels.cuda.runtime.rehearsal import SHARED, rehearsed, rehearsing
 from fastopt.losses import LOSS_CLASSES
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="kernels that run are noted by the simulator's device")

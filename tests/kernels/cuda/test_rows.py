@@ -7,11 +7,11 @@ import pytest
 from helpers_cuda import require_device, to_device
 
 require_device()
-from fastopt.kernels.cuda import rows
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.layout import CLOCK, DROPOUT
+from fastopt.kernels.cuda.dense import rows
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT
 from fastopt.kernels.formulas import dropout_stream
-from fastopt.kernels.reference_maths import kept
+from fastopt.kernels.reference.maths import kept
 
 pytestmark = pytest.mark.gpu
 

@@ -8,9 +8,9 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.epilogues import vector
-from fastopt.kernels.cuda.losses import loss_kernel, loss_kernels
-from fastopt.kernels.cuda.rows import dropout_kernel, gather_kernel, rows_kernels
+from fastopt.kernels.cuda.dense.epilogues import vector
+from fastopt.kernels.cuda.dense.losses import loss_kernel, loss_kernels
+from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, rows_kernels
 
 KERNELS = list(
     dict.fromkeys(k for dtype in ("float32", "float64") for k in (*rows_kernels(dtype), *loss_kernels(dtype)))

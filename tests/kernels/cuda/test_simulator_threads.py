@@ -13,7 +13,7 @@ if not SIMULATED:
     pytest.skip("about the simulator itself", allow_module_level=True)
 from numba import cuda
 
-from fastopt.kernels.cuda.simulator_threads import run
+from fastopt.kernels.cuda.runtime.simulator_threads import run
 
 pytestmark = pytest.mark.gpu
 

@@ -13,11 +13,11 @@ from hypothesis import given
 require_device()
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import Guard
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.layout import TILE
-from fastopt.kernels.cuda.plan import Plan
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.optim.plan import Plan
+from fastopt.kernels.cuda.runtime.records import TILE
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
-from fastopt.kernels.reference_storage import store, widened
+from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import FORMS, MASTER, SAME, STOCHASTIC, Target, Update
 
 pytestmark = pytest.mark.gpu

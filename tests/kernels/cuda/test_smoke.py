@@ -13,7 +13,7 @@ from fastopt.benchmarks.cuda import headline, smoke, smoke_networks, smoke_steps
 from fastopt.benchmarks.cuda.device import filled, the_gpu
 from fastopt.benchmarks.cuda.goals import FIGURES, verdict_of
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cuda.blaslt import BlasLtError
+from fastopt.kernels.cuda.dense.blaslt import BlasLtError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
@@ -34,9 +34,9 @@ def there(monkeypatch):
     """Under the simulator our code takes torch's tensors for CUDA's."""
     pytest.importorskip("torch", reason="in the extra `torch`")
     if SIMULATED:
-        from fastopt.torch import _place
+        from fastopt.torch import _reach
 
-        monkeypatch.setattr(_place, "place_of", lambda tensor: _place.DEVICE)
+        monkeypatch.setattr(_reach, "place_of", lambda tensor: _reach.DEVICE)
 
 
 @pytest.mark.parametrize("name", ["torch-steps", "torch-scaler", "torch-no-waiting"])

@@ -12,13 +12,14 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 
 require_device()
 from fastopt.benchmarks.cuda.spin import occupy
-from fastopt.kernels.cuda import Guard, Plan, losses, rows
-from fastopt.kernels.cuda.arrays import gpu_of, see
-from fastopt.kernels.cuda.dense import Gradients, Outputs, run_backward, run_forward, shape_of
-from fastopt.kernels.cuda.epilogues import Shape, sums_bytes
-from fastopt.kernels.cuda.gemm import gemm_of
-from fastopt.kernels.cuda.layout import CLOCK
-from fastopt.kernels.cuda.products import Layer, plan_backward, plan_forward
+from fastopt.kernels.cuda import Guard, Plan
+from fastopt.kernels.cuda.dense import losses, rows
+from fastopt.kernels.cuda.dense.epilogues import Shape, sums_bytes
+from fastopt.kernels.cuda.dense.gemm import gemm_of
+from fastopt.kernels.cuda.dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
+from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
+from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.records import CLOCK
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Target
 

@@ -14,7 +14,7 @@ require_compiler()
 from llvmlite import ir
 from numba import cuda
 
-from fastopt.kernels.cuda import tiles
+from fastopt.kernels.cuda.fused import tiles
 
 i64 = ir.IntType(64)
 SCALARS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}

@@ -18,8 +18,8 @@ from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda import arrays as arrays_
-from fastopt.kernels.cuda.layout import TILE
+from fastopt.kernels.cuda.optim import arrays as arrays_
+from fastopt.kernels.cuda.runtime.records import TILE
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
 

@@ -1,0 +1,28 @@
+"""Figures of models whose targets were scaled, in the units of the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..kernels.metrics import variation_of
+
+if TYPE_CHECKING:
+    from ..models.sequential import Sequential
+
+
+def in_own_units(model: Sequential, x: np.ndarray, y: np.ndarray, figures: Mapping[str, float]) -> dict[str, float]:
+    """Return what `evaluate` has found, with the metrics (not the loss) of scaled targets in the targets' own units."""
+    if model.target_scale is None:
+        return dict(figures)
+    targets = np.asarray(y, np.float64).reshape(len(y), -1)
+    errors = model.predict(x).astype(np.float64) - targets
+    squares, variation = np.square(errors).sum(axis=0), variation_of(targets, None)
+    own = {
+        "mean_squared_error": float(squares.sum()) / errors.size,
+        "mean_absolute_error": float(np.abs(errors).mean()),
+        "r2": variation.r2([float(squares[first:end].sum()) for first, end in variation.parts]),
+    }
+    return {name: own.get(name, value) for name, value in figures.items()}

@@ -1,0 +1,72 @@
+"""The command `fastopt`: its parser, and what happens when something goes wrong.
+
+Exit status: 0 for success; 1 where `warmup` could not keep what it compiled, or a benchmark of `bench` failed; 2 for
+arguments, data and files that cannot be used, with a line `fastopt: error: ...` on stderr; 130 after an interrupt
+(Ctrl-C), and 143 where SIGTERM has ended a training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import fastopt
+
+log = logging.getLogger("fastopt")
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one form for all commands, and no abbreviated options: they would forbid new options later."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fastopt: error: {message}\nSee '{self.prog} --help'.\n")
+
+
+class Version(argparse.Action):
+    """Print the version, looking it up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"fastopt {fastopt.__version__}")
+        parser.exit()
+
+
+def parser() -> Parser:
+    """Return the parser of the command line; `run` of what it parses is the command's function."""
+    from . import bench, evaluate, info, predict, profile, report, train, warmup
+
+    top = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (train, predict, evaluate, profile, bench, report, info, warmup):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's) and return its exit status.
+
+    >>> main(["train", "digit"])  # writes to stderr: unknown data set 'digit'; known: digits, ...
+    2
+    """
+    try:
+        args = parser().parse_args(argv)
+        status: int = args.run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is noticed quietly
+        return status
+    except KeyboardInterrupt:
+        print("fastopt: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fastopt info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, MemoryError, ImportError) as error:  # the last for what is not installed
+        log.debug("where it came from:", exc_info=True)
+        print(f"fastopt: error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,157 @@
+"""`fastopt predict`: the predictions of a saved model for new data."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _files
+from . import new_data
+from .arguments import check_writable
+
+if TYPE_CHECKING:
+    from ..models.sequential import Sequential
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".feather", ".npz")
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "predict",
+        help="apply a saved model to new data",
+        description="Print a model's predictions for new data, one line a row: the names of classes as they were in "
+        "the training data, or numbers in the units of the targets. The data are brought into the form of the training "
+        "data: columns by their names, text one-hot encoded, numbers scaled. A column of targets is ignored.",
+    )
+    new_data.add_arguments(parser, "column that holds targets and is ignored (default: as in training)")
+    parser.add_argument(
+        "--out", metavar="FILE", help=f"write a file instead, whose name ends in {', '.join(SUFFIXES)}; with a header"
+    )
+    parser.add_argument("--probabilities", action="store_true", help="add the probability of every class")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, and print or write it."""
+    if args.out is not None:
+        _check_out(args)
+    from ..models.checkpoint import load_model
+
+    model = load_model(args.model, backend=args.backend)
+    data = new_data.read(model, args, with_targets=False)
+    notes = list(data.notes)
+    if len(data.rows) < data.total:
+        notes.append(f"where cells are missing, the prediction is {'left out' if _suffix(args) == '.npz' else 'empty'}")
+    columns = predictions(model, data.x, args.batch_size, data.target or "prediction", args.probabilities)
+    for note in notes:
+        print(f"fastopt: {note}", file=sys.stderr)
+    if args.out is None:
+        sys.stdout.write(_text(columns, data, ",", header=len(columns) > 1))
+        return 0
+    _write(args.out, columns, data)
+    return 0
+
+
+def predictions(
+    model: Sequential, x: np.ndarray, batch_size: int, name: str, with_probabilities: bool
+) -> dict[str, np.ndarray]:
+    """Return columns (rows,): labels or numbers, then the probabilities of classes."""
+    found = model.predict_classes(x, batch_size) if new_data.classifies(model) else model.predict(x, batch_size)
+    columns = _columns(found, [name] if found.ndim == 1 or found.shape[1] == 1 else None, name)
+    if with_probabilities:
+        outputs = _probabilities(model, model.predict(x, batch_size))
+        labels = range(outputs.shape[1]) if model.classes is None else model.classes.tolist()
+        for label, column in _columns(outputs, [str(label) for label in labels], name).items():
+            columns[label if label not in columns else f"probability of {label}"] = column
+    return columns
+
+
+def _columns(found: np.ndarray, names: list[str] | None, name: str) -> dict[str, np.ndarray]:
+    matrix = found.reshape(len(found), -1)
+    names = [f"{name}_{i}" for i in range(matrix.shape[1])] if names is None else names
+    return dict(zip(names, matrix.T, strict=True))
+
+
+def _probabilities(model: Sequential, outputs: np.ndarray) -> np.ndarray:
+    """Outputs as probabilities of all classes: of one output, of the first and the second."""
+    link = None if model.loss is None else _link(model)
+    if model.last_activation not in ("softmax", "sigmoid"):
+        if model.last_activation != "linear" or link not in ("softmax", "sigmoid"):
+            loss = "no loss" if model.loss is None else model.loss.spec.name
+            raise ValueError(
+                "--probabilities is for models that end in softmax or sigmoid, or that a cross-entropy has trained; "
+                f"this one ends in {model.last_activation} and has {loss}"
+            )
+        outputs = _softmax(outputs) if link == "softmax" else 1 / (1 + np.exp(-outputs))
+    return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
+
+
+def _link(model: Sequential) -> str | None:
+    from ..kernels.formulas import LOSSES
+
+    assert model.loss is not None
+    return LOSSES[model.loss.spec.name].link
+
+
+def _softmax(outputs: np.ndarray) -> np.ndarray:
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _suffix(args: argparse.Namespace) -> str:
+    return "" if args.out is None else Path(args.out).suffix.lower()
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    if _suffix(args) not in SUFFIXES:
+        raise ValueError(f"--out {args.out}: expected a file whose name ends in {', '.join(SUFFIXES)}")
+    check_writable("--out", args.out)
+    for other in (args.model, args.data):
+        if Path(args.out).exists() and Path(other).exists() and Path(args.out).samefile(other):
+            raise ValueError(f"--out {args.out}: it is {other}, which would be overwritten")
+
+
+def _text(columns: dict[str, np.ndarray], data: new_data.NewData, sep: str, header: bool) -> str:
+    """A line for each row of the data, empty where it was left out."""
+    place = np.full(data.total, -1)
+    place[data.rows] = np.arange(len(data.rows))
+    cells = [column.tolist() if column.dtype.kind != "f" else list(map(str, column)) for column in columns.values()]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=sep, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    for row in place.tolist():
+        if row >= 0:
+            writer.writerow([column[row] for column in cells])
+        else:
+            text.write(sep * (len(columns) - 1) + "\n")
+    return text.getvalue()
+
+
+def _write(path: str, columns: dict[str, np.ndarray], data: new_data.NewData) -> None:
+    suffix = Path(path).suffix.lower()
+    content = io.BytesIO()
+    if suffix in (".csv", ".tsv"):
+        content.write(_text(columns, data, "," if suffix == ".csv" else "\t", header=True).encode())
+    elif suffix == ".npz":
+        first, *others = columns.values()
+        arrays: dict[str, Any] = {"prediction": first, "rows": data.rows}
+        if others:
+            arrays |= {"probabilities": np.stack(others, axis=1), "names": np.array(list(columns)[1:])}
+        np.savez(content, **arrays)
+    else:
+        from ..datasets._table import import_pandas
+
+        frame = import_pandas().DataFrame(columns, index=data.rows).convert_dtypes().reindex(range(data.total))
+        frame.to_parquet(content) if suffix == ".parquet" else frame.to_feather(content)
+    _files.write(path, content.getvalue())

@@ -1,0 +1,225 @@
+"""`fastopt train`: train a network on a data set or a file, and say how fast it went and how well it learnt."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from .. import _backends, datasets
+from ..conventions import NAMES as CONVENTIONS
+from ..kernels.formulas import ACTIVATIONS, LOSSES
+from ..losses import ALIASES, canonical
+from ..optim import OPTIMIZER_CLASSES
+from . import train_data
+from .arguments import check_writable, whole, widths
+from .rates import SCHEDULES
+from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
+
+
+class Defaults(NamedTuple):
+    """What is not given on the command line."""
+
+    layers: tuple[int, ...]
+    epochs: int
+    batch_size: int
+
+
+# Digits: both contestants are done within two seconds, at 92 % (its test rows come from writers of their own).
+DEFAULTS = {
+    "digits": Defaults((64, 32), 30, 16),
+    "fashion-mnist": Defaults((256, 128), 10, 64),
+    "mnist": Defaults((256, 128), 10, 64),
+}
+FOR_FILES = Defaults((64, 32), 50, 32)
+
+
+def add(commands: Any) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network and report speed and accuracy",
+        description="Train a dense network; without arguments on handwritten digits, on the compiled kernels and on "
+        "the NumPy reference from identical inputs.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which data to train which network on, and how."""
+    data = parser.add_argument_group("data")
+    train_data.add_arguments(data)
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--layers", type=widths, metavar="WIDTHS", help="hidden layers, such as 128,64, or none")
+    network.add_argument("--activation", choices=ACTIVATIONS, default="relu", metavar="NAME", help=_names(ACTIVATIONS))
+    network.add_argument("--dropout", type=float, default=0.0, metavar="RATE", help="after every hidden layer")
+    network.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
+    network.add_argument(
+        "--compute-dtype",
+        choices=_backends.COMPUTE,
+        help="what layers multiply, if not numbers of --dtype: bfloat16 on the backends cuda and numpy, tf32 on cuda "
+        "with --no-compare",
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--loss", type=canonical, choices=LOSSES, metavar="NAME", help=f"{_names(LOSSES)}; also {_names(ALIASES)}"
+    )
+    training.add_argument(
+        "--optimizer", choices=OPTIMIZER_CLASSES, default="adam", metavar="NAME", help=_names(OPTIMIZER_CLASSES)
+    )
+    training.add_argument(
+        "--convention", choices=CONVENTIONS, help="whose formulas and defaults the optimizer has (default: torch)"
+    )
+    training.add_argument("--lr", type=float, help="learning rate (default: the optimizer's)")
+    training.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="constant",
+        help="what becomes of the learning rate until the last step: constant (the default), cosine and linear, which "
+        "bring it down to 0, or one-cycle, up and down",
+    )
+    training.add_argument(
+        "--warmup", type=whole(0), default=0, metavar="N", help="steps in which the learning rate rises from 0"
+    )
+    training.add_argument("--weight-decay", type=float, metavar="X", help="(default: the optimizer's)")
+    training.add_argument("--l1", type=float, metavar="X", help="L1 penalty (default: 0)")
+    training.add_argument("--clip-value", type=float, metavar="X", help="bring every gradient into [-X, X]")
+    training.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of all gradients together")
+    training.add_argument("--momentum", type=float, metavar="X", help="of sgd, momentum and rmsprop")
+    training.add_argument("--epochs", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument("--batch-size", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument(
+        "--accumulate", type=whole(1), default=1, metavar="N", help="batches per step of the optimizer (default: 1)"
+    )
+    training.add_argument(
+        "--patience",
+        type=whole(0),
+        metavar="N",
+        help="stop when the loss on the held-out rows (without --validation-split, the training loss) has not improved "
+        "for N epochs in a row, and take the best weights",
+    )
+    training.add_argument("--seed", type=whole(0), default=0, help="of weights, batches and dropout (default: 0)")
+
+    running = parser.add_argument_group("running")
+    running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
+    running.add_argument("--threads", type=whole(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
+    running.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="train the NumPy reference as well, on the same inputs (default: for digits only)",
+    )
+    running.add_argument("--save", metavar="FILE", help="write the model (the compiled one) to a safetensors file")
+    running.add_argument("--quiet", action="store_true", help="print nothing but the result")
+
+
+def _names(table: Any) -> str:
+    return ", ".join(table)
+
+
+def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
+    """Train what `args` say and print the result; `during` is open while the epochs run."""
+    from .contest import Contestant, compete
+    from .ending import Ending
+    from .outcome import Progress, headline, result
+
+    backends = _contestants(args)
+    if args.save is not None:
+        check_writable("--save", args.save)
+    data = train_data.load(args)
+    experiment = _experiment(args, data)
+    if args.threads is not None:
+        from ..kernels.cpu.runtime.launch import set_num_threads
+
+        set_num_threads(args.threads)
+    contestants = [Contestant(experiment, backend) for backend in backends]
+    if not args.quiet:
+        print(headline(data, contestants), flush=True)
+    end = Ending(contestants[0], args.save)
+    with Progress(contestants, args.quiet) as progress, end.on_signals():
+        try:
+            for contestant in contestants:
+                contestant.warm_up(progress.compiling)
+            with during or nullcontext():
+                compete(contestants, progress.show)
+            progress.close()
+            end.save()
+        except KeyboardInterrupt:
+            progress.close()
+            return end.interrupted()
+        except OSError:  # the file cannot be written, but the figures are there
+            if contestants[-1].test:
+                print(result(contestants))
+            raise
+    print(result(contestants))
+    if args.save is not None and not args.quiet:
+        print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
+    return 0
+
+
+def _contestants(args: argparse.Namespace) -> list[str]:
+    """The backends to train on, the one asked for first."""
+    if args.backend == "numpy" and args.compare:
+        raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu or cuda")
+    if args.backend != "cpu" and args.threads is not None:
+        raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
+    compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
+    return [args.backend, "numpy"] if compare else [args.backend]
+
+
+def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
+    from .contest import Experiment
+
+    defaults = DEFAULTS.get(args.data, FOR_FILES)
+    hidden = defaults.layers if args.layers is None else args.layers
+    if args.dropout and not hidden:
+        raise ValueError("--dropout comes after hidden layers, and --layers none has none")
+    loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
+    goal = targets(data, loss)
+    features = "float64" if args.standardize else args.dtype  # scaled before they are rounded
+    return Experiment(
+        x=data.x_train.astype(features, copy=False),
+        y=goal.y,
+        x_test=data.x_test.astype(features, copy=False),
+        y_test=goal.y_test,
+        outputs=goal.outputs,
+        metrics=goal.metrics,
+        loss=loss,
+        labels=data.labels if goal.metrics == ("accuracy",) else None,
+        preparation=None if data.preparation is None else data.preparation.to_dict(),
+        standardize=args.standardize,
+        standardize_targets=args.standardize and loss in REGRESSION_LOSSES,
+        hidden=hidden,
+        activation=args.activation,
+        dropout=args.dropout,
+        optimizer=args.optimizer,
+        hyper=_hyper(args),
+        schedule=args.schedule,
+        warmup=args.warmup,
+        epochs=args.epochs or defaults.epochs,
+        batch_size=min(args.batch_size or defaults.batch_size, len(data.x_train)),
+        accumulate=args.accumulate,
+        validation_split=args.validation_split,
+        patience=args.patience,
+        dtype=args.dtype,
+        compute_dtype=args.compute_dtype,
+        seed=args.seed,
+    )
+
+
+def _hyper(args: argparse.Namespace) -> dict[str, Any]:
+    if args.convention == "optax" and args.lr is None:
+        raise ValueError("--convention optax needs --lr: optax has no default learning rate")
+    if args.schedule == "one-cycle" and args.warmup:
+        raise ValueError("--warmup is for the schedules constant, cosine and linear: one-cycle has its own")
+    names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum", "convention")
+    hyper = {name: value for name in names if (value := getattr(args, name)) is not None}
+    known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters
+    for name in hyper:
+        if name not in known:
+            takers = [key for key, make in OPTIMIZER_CLASSES.items() if name in inspect.signature(make).parameters]
+            raise ValueError(f"--{name.replace('_', '-')} is for {', '.join(takers)}, not for {args.optimizer}")
+    return hyper

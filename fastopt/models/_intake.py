@@ -1,0 +1,206 @@
+"""Data as users have them -> rows as the backends take them, and what a model remembers of the first ones."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _frames
+from .._frames import Features
+from .._validation import check_matrix, check_name, finite_rows
+from ..losses import Loss, prepare_targets
+from ..preprocessing import Normalization, Statistics, apply, learn
+from . import _targets
+from ._labels import Labels
+from ._targets import TargetScale
+
+if TYPE_CHECKING:
+    from ._data_memory import DataMemory
+
+log = logging.getLogger("fastopt")
+
+NAN = ("raise", "skip")
+Names = tuple[str, str]  # of x and y in messages
+
+
+class Data(NamedTuple):
+    """Rows as the backends take them."""
+
+    x: np.ndarray  # (n, inputs) of the model's dtype
+    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
+
+
+class Raw(NamedTuple):
+    """Rows as they came: numbers and labels, but neither prepared nor checked for NaN and infinity."""
+
+    x: Features  # of the model's dtype already where no layer prepares them
+    y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
+    labels: Labels | None = None  # of all rows, also of those that were left out
+
+
+class Learnt(NamedTuple):
+    """Names, numbers and labels that a model takes from its first data: without them, its weights mean nothing."""
+
+    feature_names: tuple[str, ...] | None = None
+    statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
+    target_scale: TargetScale | None = None
+    classes: np.ndarray | None = None
+
+
+def read_x(
+    model: DataMemory, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
+) -> Features:
+    """Return x as a matrix, not checked for NaN; ValueError for other columns than there must be.
+
+    inputs  their number; by default the model's, and any where it has none
+    known   their names, where they have names; by default those that the model knows
+    """
+    features = _frames.features(name, x)
+    _check_names(name, features.names, model.feature_names if known is None else known)
+    try:
+        check_matrix(name, features.values, model.inputs if inputs is None else inputs)
+    except ValueError as error:
+        shape = _shape(x)
+        if len(shape) < 3:
+            raise
+        raise ValueError(f"{error}, flattened from {shape}") from None
+    if model.preprocessing:
+        return features
+    return features._replace(values=apply((), (), features.values, model.dtype))
+
+
+def read(
+    model: DataMemory,
+    names: Names,
+    x: Any,
+    y: Any,
+    loss: Loss,
+    nan: str,
+    inputs: int | None = None,
+    known: tuple[str, ...] | None = None,
+) -> Raw:
+    """Return rows of x with their targets; with nan="skip" without those that miss something or are not finite."""
+    check_name("nan", nan, NAN)
+    features = read_x(model, names[0], x, inputs, known)
+    rows, shape = len(features.values), _shape(y)
+    if shape[:1] != (rows,):
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have as many rows; got shapes {features.values.shape} and {shape}"
+        )
+    targets = _targets.read(names[1], y, loss.spec, model.outputs, gaps=nan == "skip")
+    if nan == "raise":
+        return Raw(features, targets, targets if isinstance(targets, Labels) else None)
+    return _without_gaps(names, features, targets)
+
+
+def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
+    """Return what the model knows, and beside it what it learns from `rows` of its first data; None: from all rows.
+
+    Classes are those of all rows. Nothing is changed. Raises ValueError for what cannot be learnt from.
+    """
+    inputs = raw.x.values.shape[1]
+    known = model.learnt_for(inputs)
+    if known.feature_names is not None and len(known.feature_names) != inputs:
+        raise ValueError(f"x has {inputs} features, but model.feature_names are {len(known.feature_names)} names")
+    statistics = list(known.statistics)
+    if model.preprocessing:
+        _frames.check_cells("x", *raw.x)
+        statistics = learn(model.preprocessing, statistics, raw.x.values, rows)
+    classes, scale = known.classes, known.target_scale
+    if raw.labels is not None and classes is None:
+        classes = _targets.learn_classes("y", raw.labels, loss.spec, model.outputs)
+    if standardize:
+        _targets.check_scalable(loss.spec, model.last_activation, model.metrics)
+        if scale is None and model.epochs_done:
+            raise ValueError(
+                "standardize_targets=True must be given to the first fit: the model has been trained on targets as"
+                " they are"
+            )
+    if standardize and scale is None:
+        targets = _targets.as_dense("y", raw.y, model.outputs)
+        scale = _targets.learn_scale("y", targets if rows is None else targets[rows], model.dtype)
+    return Learnt(known.feature_names or raw.x.names, tuple(statistics), scale, classes)
+
+
+def without_scale(learnt: Learnt, loss: Loss) -> None:
+    """ValueError where a model has learnt to scale its targets, and the loss's are no such numbers."""
+    if learnt.target_scale is not None:
+        try:
+            _targets.check_scalable(loss.spec, _targets.UNBOUNDED[0], ())
+        except ValueError:
+            raise ValueError(
+                f"the model scales real-valued targets, and those of {loss.spec.name} are classes: set"
+                " model.target_scale = None first"
+            ) from None
+
+
+def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.ndarray:
+    """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
+    layers = model.preprocessing
+    if layers:
+        for place, (layer, numbers) in enumerate(zip(layers, learnt.statistics, strict=True)):
+            if isinstance(layer, Normalization) and numbers is None:
+                raise ValueError(
+                    f"layer {model.names[place]} has no mean and variance yet: call fit, or adapt(x), first"
+                )
+        _frames.check_cells(name, *x)
+    return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)
+
+
+def converted(model: DataMemory, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
+    """Return checked rows, prepared by what the model has learnt."""
+    without_scale(learnt, loss)
+    x = prepared(model, names[0], raw.x, learnt)
+    y: Any = raw.y
+    if isinstance(y, Labels):
+        y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)
+    elif learnt.target_scale is not None:
+        y = _targets.scaled(_targets.as_dense(names[1], y, model.outputs), learnt.target_scale)
+    return Data(x, prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=len(x), name=names[1]))
+
+
+def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
+    labels = None
+    if isinstance(y, Labels):
+        present = finite_rows(y.values) if y.missing is None else finite_rows(y.values) & ~y.missing
+        labels = Labels(y.values, None if present.all() else ~present)
+        good = finite_rows(x.values) & present
+    else:
+        good = finite_rows(x.values) & finite_rows(y)
+    dropped = len(good) - np.count_nonzero(good)
+    if dropped == len(good):
+        raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
+    if not dropped:
+        return Raw(x, y, labels)
+    log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
+    kept = Labels(y.values[good], None, np.flatnonzero(good)) if isinstance(y, Labels) else y[good]
+    return Raw(x._replace(values=x.values[good]), kept, labels)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of data of any library; (n,) of what has a length only, and () of what has none."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return tuple(shape)
+    return () if isinstance(value, str | bytes | dict | set) or not hasattr(value, "__len__") else (len(value),)
+
+
+def _check_names(name: str, given: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
+    """ValueError where columns have other names, or stand in another order, than those the model was fitted on."""
+    if given is None or known is None or given == known:
+        return
+    missing, unknown = [n for n in known if n not in given], [n for n in given if n not in known]
+    if not missing and not unknown and len(given) == len(known):
+        raise ValueError(
+            f"{name} must have its columns in the order that the model was fitted on; got {_few(given)} for"
+            f" {_few(known)}: give {name}[list(model.feature_names)]"
+        )
+    parts = [f"{what} {_few(some)}" for what, some in (("missing", missing), ("unknown", unknown)) if some]
+    raise ValueError(f"{name} must have the columns that the model was fitted on; {', '.join(parts) or 'some twice'}")
+
+
+def _few(names: Any) -> str:
+    return ", ".join(map(repr, list(names)[:5])) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,68 @@
+"""What a training run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._metrics import canonical
+
+
+class History:
+    """The figures of a `fit`, epoch by epoch; `fit` returns it and the model keeps it as `model.history`.
+
+    history      dict of name -> list with one float an epoch: "loss" and the metrics on the training rows (taken while
+                 the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
+                 "seconds" (the training pass alone) and "samples_per_second"
+    epochs       list of the epochs' numbers, from 1
+    step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
+
+    >>> history = History()
+    >>> history.append(1, {"loss": 0.5, "seconds": 0.25}, np.array([0.6, 0.4]))
+    >>> history["loss"], history.step_losses  # and history["mae"] for "mean_absolute_error"
+    ([0.5], array([0.6, 0.4]))
+    >>> history
+    History(1 epoch, loss=0.5, seconds=0.25)
+    >>> history.to_dict()
+    {'epoch': [1], 'loss': [0.5], 'seconds': [0.25]}
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epochs: list[int] = []
+        self._losses: list[NDArray[np.float64]] = []
+
+    @property
+    def step_losses(self) -> NDArray[np.float64]:
+        """The mean loss of every optimizer step, (steps,) float64; a new array each time."""
+        return np.concatenate(self._losses) if self._losses else np.empty(0)
+
+    def append(self, epoch: int, logs: Mapping[str, float], losses: NDArray[np.float64]) -> None:
+        """Add an epoch: its number, its figures by name, and its batches' losses."""
+        self.epochs.append(epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        self._losses.append(np.array(losses, np.float64))
+
+    def to_dict(self) -> dict[str, list[int] | list[float]]:
+        """Return columns of equal length, "epoch" first: what `pandas.DataFrame` takes. The lists are copies."""
+        columns: dict[str, list[int] | list[float]] = {"epoch": list(self.epochs)}
+        return columns | {name: list(values) for name, values in self.history.items()}
+
+    def __getitem__(self, name: str) -> list[float]:
+        try:
+            return self.history[canonical(name)]
+        except (KeyError, AttributeError):
+            raise KeyError(f"{name!r}; known: {', '.join(self.history) or 'nothing yet'}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and canonical(name) in self.history
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __repr__(self) -> str:
+        count = f"{len(self)} epoch{'s' * (len(self) != 1)}"
+        return f"History({', '.join([count, *(f'{name}={values[-1]:.4g}' for name, values in self.history.items())])})"

@@ -1,0 +1,1 @@
+"""Matrix products and row-wise phases: dense layers, losses, dropout, gathering of batches."""

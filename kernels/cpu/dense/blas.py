@@ -1,0 +1,212 @@
+"""The GEMM in use, as an address that kernels call: a vendor's, or our own.
+
+Of a vendor's library we open an instance of our own, set to one thread: the threads are ours. `FASTOPT_BLAS` chooses
+"mkl", "fastopt" (the products of `matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. By
+default MKL is taken where it is installed, else our own products where the processor has AVX-512, else OpenBLAS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...settings import path_in
+from ..runtime.compile import Kernel, ffi
+from ..runtime.primitives import INTERPRETED, python_address, view
+from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
+
+log = logging.getLogger("fastopt")
+
+# OpenBLAS has kernels for small products on AVX-512, up to this m n k. They ran at 104 to 110 GFLOP/s where its others,
+# which pack their operands first, ran at 83 to 98 (float32, Zen 4).
+UNPACKED = 1_000_000
+
+_GEMM = "void {name}(int, int, int, int, int, int, {T}, intptr_t, int, intptr_t, int, {T}, intptr_t, int);"
+_REAL = {"float32": ("s", "float"), "float64": ("d", "double")}
+
+
+class Blas(NamedTuple):
+    """A BLAS in use; `gemm` maps a dtype's name to the address of cblas_?gemm."""
+
+    name: str
+    version: str
+    path: str
+    gemm: dict[str, int]
+    unpacked: int = 0  # it multiplies (m, k) by (k, n) without packing them first where m n k is at most this
+
+    def kernels(self, dtype: str) -> list[Kernel]:
+        """Those of ours that it consists of."""
+        return [self.gemm.kernel(dtype)] if isinstance(self.gemm, _Compiled) else []
+
+
+def _openblas_path() -> Path | None:
+    found = importlib.util.find_spec("scipy_openblas32")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "lib"
+    names = [path for path in sorted(folder.glob("*scipy_openblas*")) if path.suffix in (".so", ".dylib", ".dll")]
+    return names[0] if names else None
+
+
+def _mkl_path() -> Path | None:
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    names = [file for file in files if file.name.startswith(("libmkl_rt.", "mkl_rt.")) and ".lib" not in file.name]
+    return Path(str(names[0].locate())).resolve() if names else None
+
+
+def _declare(library: Any, prefix: str) -> dict[str, int]:
+    """The addresses of prefix + cblas_?gemm."""
+    found = {}
+    for dtype, (letter, real) in _REAL.items():
+        name = f"{prefix}cblas_{letter}gemm"
+        ffi.cdef(_GEMM.format(name=name, T=real), override=True)
+        function = getattr(library, name)
+        found[dtype] = python_address(function) if INTERPRETED else int(ffi.cast("intptr_t", function))
+    return found
+
+
+def _open_openblas(path: Path) -> Blas:
+    prefix = "scipy_" if "scipy_openblas" in path.name else ""
+    ffi.cdef(
+        f"void {prefix}openblas_set_num_threads(int); char *{prefix}openblas_get_config(void);"
+        f"char *{prefix}openblas_get_corename(void);",
+        override=True,
+    )
+    library = ffi.dlopen(str(path))
+    getattr(library, f"{prefix}openblas_set_num_threads")(1)
+    config = ffi.string(getattr(library, f"{prefix}openblas_get_config")()).decode()
+    if "USE64BITINT" in config:
+        raise OSError("it is built for 64-bit integers")
+    version = config.split()[1]
+    core = ffi.string(getattr(library, f"{prefix}openblas_get_corename")()).decode()
+    unpacked = UNPACKED if core in ("SkylakeX", "Cooperlake", "SapphireRapids") else 0
+    return Blas("openblas", f"{version} for {core}", str(path), _declare(library, prefix), unpacked)
+
+
+def _open_mkl(path: Path) -> Blas:
+    ffi.cdef(
+        "int MKL_Set_Interface_Layer(int); int MKL_Set_Threading_Layer(int); int MKL_Disable_Fast_MM(void);"
+        "void MKL_Get_Version_String(char *, int);",
+        override=True,
+    )
+    library = ffi.dlopen(str(path))
+    library.MKL_Set_Interface_Layer(0)  # 32-bit integers
+    library.MKL_Set_Threading_Layer(1)  # sequential
+    library.MKL_Disable_Fast_MM()  # its own allocator goes round in circles, now and then, after a fork
+    text = ffi.new("char[]", 200)
+    library.MKL_Get_Version_String(text, 200)
+    version = re.search(r"Version ([\d.]+)", ffi.string(text).decode())
+    return Blas("mkl", version[1] if version else "unknown", str(path), _declare(library, ""))
+
+
+def _open_path(path: Path) -> Blas:
+    """Any CBLAS library. Those that we know are told to use one thread; another is taken to do so."""
+    for open_ in (_open_openblas, _open_mkl):
+        with contextlib.suppress(AttributeError):  # it has not the functions of that library
+            return open_(path)
+    return Blas("custom", "unknown", str(path), _declare(ffi.dlopen(str(path)), ""))
+
+
+def _plain_gemm(real: Any) -> Callable[..., None]:
+    def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        # Row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all our calls.
+        A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), real)
+        B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), real)
+        C = view(c, (m - 1) * ldc + n, real)
+        for i in range(m):
+            if beta == 0:
+                for j in range(n):
+                    C[i * ldc + j] = 0
+            for p in range(k):
+                left = alpha * (A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
+                if tb == TRANSPOSED:
+                    for j in range(n):
+                        C[i * ldc + j] += left * B[j * ldb + p]
+                else:
+                    for j in range(n):
+                        C[i * ldc + j] += left * B[p * ldb + j]
+
+    return gemm
+
+
+@cache
+def plain_kernel(dtype: str) -> Kernel:
+    """The plain loops, called as a BLAS is called."""
+    return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
+
+
+class _Compiled(dict[str, int]):
+    """Addresses of kernels, compiled when one is asked for."""
+
+    def __init__(self, kernel: Callable[[str], Kernel]) -> None:
+        self.kernel = kernel
+
+    def __missing__(self, dtype: str) -> int:
+        self[dtype] = self.kernel(dtype).address
+        return self[dtype]
+
+
+OWN = Blas("fastopt", "for AVX-512", "", _Compiled(matmul_kernel), unpacked=1 << 62)
+PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
+
+
+@cache
+def blas() -> Blas:
+    """The BLAS in use, opened on first use."""
+    wanted = os.environ.get("FASTOPT_BLAS", "").strip()
+    known = {
+        "mkl": (_mkl_path, _open_mkl, "fastopt[mkl]"),
+        "openblas": (_openblas_path, _open_openblas, "scipy-openblas32"),
+    }
+    if wanted.lower() == "none":
+        return PLAIN
+    if wanted.lower() == "fastopt":
+        if not available():
+            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
+        return OWN
+    if wanted and wanted.lower() not in known:
+        path = path_in(wanted)
+        if not path.is_file():
+            raise ValueError(
+                "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library, "
+                f"got {wanted!r}"
+            )
+        try:
+            return _open_path(path)
+        except (OSError, AttributeError) as error:
+            raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
+    for name in [wanted.lower()] if wanted else ["mkl", "fastopt", "openblas"]:
+        if name == "fastopt":
+            if available():
+                return OWN
+            continue
+        find, open_, package = known[name]
+        path_found = find()
+        if path_found is None:
+            if wanted:
+                raise ValueError(f"FASTOPT_BLAS={wanted}, but {wanted} is not installed (pip install {package})")
+            continue
+        try:
+            return open_(path_found)
+        except (OSError, AttributeError) as error:
+            if wanted:
+                raise ValueError(f"FASTOPT_BLAS={wanted}, but {path_found} could not be opened: {error}") from error
+            log.warning("%s at %s could not be opened: %s", name, path_found, error)
+    log.warning(
+        "neither MKL nor OpenBLAS could be opened, so matrix products run on plain loops, several times slower; "
+        "`pip install scipy-openblas32` (or fastopt[mkl]) brings one"
+    )
+    return PLAIN

@@ -1,0 +1,187 @@
+"""The norm of all gradients: sums of squares in float64, in pieces that depend on sizes alone, added up in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, register_jitable
+
+from ..runtime.compile import Kernel, lock
+from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
+from ..runtime.primitives import INTERPRETED, address_of, call_tile, view
+from ..runtime.records import SQUARES, SQUARES_ALL, fill, read
+from ..runtime.storage import STORES, converts_half, name_of
+
+PIECE = 16_384  # elements of a piece
+LANES = 64  # sums of a piece, for every 64th element each: one sum could not run on vectors without changing its bits
+
+
+def _add_by_vectors(dtype):
+    """add(x, count, lanes): the squares of `count` times LANES numbers on LANES sums, which stay in registers.
+
+    In a loop over a lane at a time they would not, and it would take 3 times as long as reading the numbers does.
+    """
+    double, single = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
+    bits, words = ir.VectorType(ir.IntType(16), 8), ir.VectorType(ir.IntType(32), 8)
+    half = ir.VectorType(ir.HalfType(), 8)
+
+    def widened(builder, x):
+        if dtype == "float64":
+            return x
+        if dtype == "bfloat16":
+            moved = builder.shl(builder.zext(x, words), words([16] * 8))
+            x = builder.bitcast(moved, single)
+        if dtype == "float16":
+            x = builder.fpext(builder.bitcast(x, half), single)
+        return builder.fpext(x, double)
+
+    kind, width = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].width
+
+    @intrinsic
+    def add(typingctx, x, count, lanes):
+        def codegen(context, builder, signature, args):
+            x, count, lanes = args
+            whole = ir.IntType(64)
+            at = [builder.inttoptr(builder.add(lanes, whole(64 * k)), double.as_pointer()) for k in range(LANES // 8)]
+            sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in at]
+            with cgutils.for_range(builder, count) as loop:
+                start = builder.add(x, builder.mul(loop.index, whole(LANES * width)))
+                for k, total in enumerate(sums):
+                    place = builder.inttoptr(builder.add(start, whole(8 * k * width)), kind.as_pointer())
+                    value = widened(builder, builder.load(place, align=width))
+                    builder.store(builder.fadd(builder.load(total), builder.fmul(value, value)), total)
+            for place, total in zip(at, sums, strict=True):
+                builder.store(builder.load(total), place, align=8)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 3), codegen
+
+    return register_jitable(lambda x, count, lanes: add(x, count, lanes))
+
+
+def _add_by_numbers(store):
+    kind, width, widen = store.kind, store.width, store.widen
+
+    @register_jitable
+    def add(x, count, lanes):
+        S = view(lanes, LANES, np.float64)
+        for i in range(count):
+            X = view(x + i * LANES * width, LANES, kind)
+            for j in range(LANES):
+                value = np.float64(widen(X[j]))
+                S[j] += value * value
+
+    return add
+
+
+def _squares(store, add):
+    kind, width, widen = store.kind, store.width, store.widen
+
+    def squares(x, lanes, into, unused, rows, columns, stride):
+        S = view(lanes, LANES, np.float64)
+        for j in range(LANES):
+            S[j] = 0
+        whole = columns // LANES
+        for i in range(rows):
+            start = x + i * stride * width
+            add(start, whole, lanes)
+            X = view(start + whole * LANES * width, columns - whole * LANES, kind)
+            for j in range(columns - whole * LANES):
+                value = np.float64(widen(X[j]))
+                S[j] += value * value
+        total = 0.0
+        for j in range(LANES):
+            total += S[j]
+        view(into, 1, np.float64)[0] = total
+
+    return squares
+
+
+def squares_kernel(dtype: str) -> Kernel:
+    with lock:  # two threads would make two adders
+        return _squares_kernel(dtype)
+
+
+@cache
+def _squares_kernel(dtype: str) -> Kernel:
+    plain = INTERPRETED or (dtype == "float16" and not converts_half())
+    add = _add_by_numbers(STORES[dtype]) if plain else _add_by_vectors(dtype)
+    return Kernel(_squares(STORES[dtype], add), f"squares_{dtype}")
+
+
+def _squares_all(work, step, rank, ranks):
+    # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
+    all_ = read(work, SQUARES_ALL)
+    if all_.due and view(all_.due + step * 8, 1, np.int64)[0] == 0:
+        return
+    first, last = rank * all_.pieces // ranks, (rank + 1) * all_.pieces // ranks
+    lanes = all_.lanes + rank * LANES * 8
+    for i in range(all_.count):
+        one = read(all_.table + i * RECORD, SQUARES)
+        for piece in range(max(first, one.first_piece), last):
+            start = (piece - one.first_piece) * PIECE
+            if start >= one.elements:
+                break
+            size = min(PIECE, one.elements - start)
+            call_tile(one.squares, one.x + start * one.width, lanes, all_.sums + piece * 8, 0, 1, size, 0)
+
+
+RECORD = SQUARES.itemsize
+SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
+
+
+class Squares:
+    """The sums of squares of some arrays: a record with what it points to, to be run as a phase, or by `norm`.
+
+    parts: dtype and elements of each array; `take` says where they are.
+    ranks: of the phase; `norm` chooses its own.
+    due: (batches,) int64, 0 where the phase has nothing to do.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, int]], ranks: int = 1, due: np.ndarray | None = None) -> None:
+        self.sizes = np.array([size for _, size in parts], np.int64)
+        self.table = np.zeros(len(parts), SQUARES)
+        pieces = 0
+        for i, (dtype, size) in enumerate(parts):
+            self.table[i] = (squares_kernel(dtype).address, 0, 0, pieces, STORES[dtype].width)
+            pieces += -(-size // PIECE)
+        self.sums, self.due = np.zeros(pieces), due
+        self.lanes = np.empty(max(ranks, pieces) * LANES)
+        self.record = fill(
+            SQUARES_ALL, count=len(parts), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
+        )
+        self.x, self.elements, self.at = self.table["x"], self.table["elements"], address_of(self.record)
+
+    def take(self, addresses: Sequence[int] | np.ndarray) -> None:
+        """The addresses of the arrays; 0 for one that does not count."""
+        self.x[:] = addresses
+        np.multiply(self.sizes, self.x != 0, out=self.elements)
+        self.sums[:] = 0  # nobody writes those of an array that does not count
+
+    def norm(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> float:
+        """The root of all squares, with the pieces added up in order."""
+        self._run(addresses, limit)
+        return math.sqrt(sum(self.sums.tolist()))
+
+    def norms(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> list[float]:
+        """The norm of each array; 0 of one that does not count."""
+        self._run(addresses, limit)
+        return [math.sqrt(sum(part.tolist())) for part in np.split(self.sums, self.table["first_piece"][1:])]
+
+    def _run(self, addresses: Sequence[int] | np.ndarray, limit: Limit) -> None:
+        self.take(addresses)
+        if len(self.sums):
+            ranks = ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
+            parallel(SQUARES_KERNEL, self.at, 0, ranks)
+
+
+def gradient_norm(gradients: Sequence[np.ndarray]) -> float:
+    """The Euclidean norm of all gradients laid end to end; they are C-contiguous."""
+    squares = Squares([(name_of(g.dtype), g.size) for g in gradients])
+    return squares.norm([address_of(g) for g in gradients])

@@ -1,0 +1,212 @@
+"""An optimizer's step, laid out once: all that does not change from step to step stands in records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from ...formulas import HYPER, dropout_key
+from ...scalars import TINY, Scalars
+from ...spec import Target, Update
+from ..runtime.compile import Kernel
+from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
+from ..runtime.primitives import address_of, aligned_zeros, view, word
+from ..runtime.records import PLAN, UPDATE, UPDATES, fill, read
+from ..runtime.storage import STORES, name_of
+from .norm import Squares
+from .updates import MAX_STATES, STATES, TILE, UPDATE_ALL, update_code
+
+ROW = 128  # bytes of a row of scalars, of either dtype
+
+
+def _arrange(work):
+    # What a step does: gives every array that has a gradient its tiles and its row of scalars. Arrays of one kind
+    # (group, rule and dtype) and one step number share a row; there are as many rows as that makes.
+    a = read(work, PLAN)
+    gradients, steps = view(a.gradients, a.count, np.int64), view(a.steps, a.count, np.int64)
+    sizes, kinds = view(a.sizes, a.count, np.int64), view(a.kinds, a.count, np.int64)
+    rows, streams = view(a.rows, 2 * a.count, np.int64), view(a.streams, a.count, np.uint64)
+    used, tiles, elements = 0, 0, 0
+    for i in range(a.count):
+        one = read(a.table + i * RECORD, UPDATE)
+        one.elements = 0
+        one.first_tile = tiles
+        if gradients[i] != 0 and sizes[i] != 0:
+            row = used - 1  # that of the array before, nearly always
+            while row >= 0 and (rows[2 * row] != kinds[i] or rows[2 * row + 1] != steps[i]):
+                row -= 1
+            if row < 0:
+                row = used
+                rows[2 * row], rows[2 * row + 1] = kinds[i], steps[i]
+                used += 1
+            one.g, one.elements, one.scalars = gradients[i], sizes[i], a.scalars + row * ROW
+            view(a.table + i * RECORD + KEY, 1, np.uint64)[0] = dropout_key(word(streams[i]), word(steps[i]))
+            tiles += (sizes[i] + TILE - 1) // TILE
+            elements += sizes[i]
+    a.used, a.elements = used, elements
+    updates = read(a.updates, UPDATES)
+    updates.tiles = tiles
+
+
+RECORD, KEY = UPDATE.itemsize, STATES + 8 * MAX_STATES
+ARRANGE = Kernel(_arrange, "arrange")
+
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """Memory that calls write to, one call at a time: as many pieces as there are calls at once. Without a lock, which
+    a process might be forked with; what a call leaves through an exception is not used again."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.make = make
+        self.idle: list[T] = []
+
+    def take(self) -> T:
+        try:  # not asked before: another thread may be quicker
+            return self.idle.pop()
+        except IndexError:
+            return self.make()
+
+    def give(self, piece: T) -> None:
+        self.idle.append(piece)
+
+
+class Plan:
+    """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
+
+        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...])
+        plan.update([g.data_ptr(), ...], [1, ...], [options])
+
+    Every call takes `gradients`: for each target the address of as many elements of its dtype, without gaps and
+    aligned, or 0 to leave the array out: its parameter and states stay as they are, and no norm counts it. They are a
+    sequence of integers, or fastest an int64 array (n,). Nothing of a call is kept, and gradients are not changed. All
+    addresses must be right and must not overlap, and the memory must live until the call returns: the GIL is released
+    meanwhile. Threads may call one plan at the same time as long as their memory is not the same.
+
+    A plan holds for as long as the addresses, rules, dtypes and groups of its targets; options, step numbers and
+    threads may change from call to call.
+
+    limit: says how many threads calls use at most, where that is not `get_num_threads` alone; asked anew by every call.
+    """
+
+    def __init__(self, targets: Sequence[Target], limit: Limit = None) -> None:
+        self.limit = limit
+        # A kind has a group, a rule and a dtype that is calculated with: what the values of a row of scalars depend on,
+        # but for the step.
+        kinds = [(t.group, t.rule, np.dtype(STORES[t.dtype].real)) for t in targets]
+        self.kinds = list(dict.fromkeys(kinds))
+        numbers = {kind: number for number, kind in enumerate(self.kinds)}
+        self.of = np.array([numbers[kind] for kind in kinds], np.int64)
+        self.streams = np.array([t.stream for t in targets], np.uint64)
+        self.sizes = np.array([t.elements for t in targets], np.int64)
+        self.parts = [(t.dtype, t.elements) for t in targets]
+        self.table = np.zeros(len(targets), UPDATE)
+        for i, t in enumerate(targets):
+            states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
+            code = update_code(t.rule, t.dtype, t.form)
+            self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].width)
+        self._idle = Pool(lambda: _Working(self))
+
+    def update(
+        self,
+        gradients: Sequence[int] | np.ndarray,
+        steps: Sequence[int] | np.ndarray,
+        options: Sequence[Mapping[str, Any]],
+        scale: float = 1.0,
+        places: Mapping[int, int] | None = None,
+    ) -> None:
+        """Update every array that has a gradient, in place and in one launch.
+
+        steps: (n,) which step this is for each array, counted from 1; those of arrays left out do not matter.
+        options: for each group all options of its targets' rules, by their names in OPTIMIZERS; others are passed over.
+        scale: what gradients are to be multiplied by.
+        places: the addresses of those parameters that lie somewhere else than last time, by their index.
+        """
+        working = self._idle.take()
+        if places:
+            for i, address in places.items():
+                working.places[i] = address
+        working.arrange(gradients, steps)
+        for i, (kind, step) in enumerate(working.wanted()):
+            group, _, dtype = self.kinds[kind]
+            working.scalars[kind].fill(working.rows[dtype][i], step, options[group], scale)
+        working.update()
+        self._idle.give(working)
+
+    def norm(self, gradients: Sequence[int] | np.ndarray) -> float:
+        """The Euclidean norm of all gradients laid end to end; the same bits for any number of threads."""
+        return self._measure(lambda squares: squares.norm(gradients, self.limit))
+
+    def norms(self, gradients: Sequence[int] | np.ndarray) -> list[float]:
+        """The norm of each array's gradient; 0 of one that is left out."""
+        return self._measure(lambda squares: squares.norms(gradients, self.limit))
+
+    def _measure(self, measure: Callable[[Squares], T]) -> T:
+        working = self._idle.take()
+        if working.squares is None:
+            working.squares = Squares(self.parts)
+        found = measure(working.squares)
+        self._idle.give(working)
+        return found
+
+
+class _Working:
+    """What one call of a plan at a time writes to."""
+
+    def __init__(self, plan: Plan) -> None:
+        count = len(plan.sizes)
+        self.table = plan.table.copy()
+        self.places = self.table["p"]
+        self.gradients, self.steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self.pairs = np.zeros((count, 2), np.int64)
+        memory = aligned_zeros(count * ROW, np.uint8)
+        self.rows = {dtype: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1] for dtype in TINY}
+        self.scalars = [Scalars(rule, dtype) for _, rule, dtype in plan.kinds]
+        self.updates = fill(UPDATES, count=count, table=self.table)
+        self.plan = fill(
+            PLAN, count=count, gradients=self.gradients, steps=self.steps, sizes=plan.sizes, kinds=plan.of,
+            streams=plan.streams, table=self.table, scalars=memory, rows=self.pairs, updates=self.updates,
+        )  # fmt: skip
+        self.kept = plan.sizes, plan.of, plan.streams, memory
+        self.used, self.elements, self.tiles = self.plan["used"], self.plan["elements"], self.updates["tiles"]
+        self.at, self.updates_at = address_of(self.plan), address_of(self.updates)
+        self.squares: Squares | None = None
+        self.limit = plan.limit
+
+    def arrange(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
+        self.gradients[:] = gradients
+        self.steps[:] = steps
+        ARRANGE(self.at)
+
+    def wanted(self) -> list[list[int]]:
+        """Kind and step number of every row of scalars that is wanted."""
+        wanted: list[list[int]] = self.pairs[: self.used[0]].tolist()
+        return wanted
+
+    def update(self) -> None:
+        tiles = int(self.tiles[0])
+        if tiles:
+            ranks = ranks_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles, self.limit)
+            parallel(UPDATE_ALL, self.updates_at, 0, ranks)
+
+
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
+    """Update p and the states of every job in place, all of them in one launch; arrays are C-contiguous.
+
+    Gradients are taken times `scale`, and are not changed. For once: `Plan` is for what is done again.
+    """
+    groups = {id(job.options): job.options for job in jobs}
+    numbers = {key: number for number, key in enumerate(groups)}
+    plan = Plan([
+        Target(
+            job.rule, name_of(job.p.dtype), job.p.size, address_of(job.p), [address_of(s) for s in job.states],
+            numbers[id(job.options)], job.form, job.stream,
+        )
+        for job in jobs
+    ])  # fmt: skip
+    gradients, steps = [address_of(job.g) for job in jobs], [job.step for job in jobs]
+    plan.update(gradients, steps, list(groups.values()), scale)

@@ -1,0 +1,1 @@
+"""Foundation of the CPU kernels: compilation, primitives, threads, vector functions, storage, records."""

@@ -1,0 +1,288 @@
+"""How a Python function becomes a kernel: compile options, compilation on first use, and the cache between processes.
+
+A kernel takes 64-bit integers and returns nothing. `Kernel.address` is where its machine code lies; asking for it loads
+the code from the cache folder or compiles it. Calling a kernel from Python releases the GIL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import logging
+import os
+import pickle
+import secrets
+import sys
+import threading
+import time
+import types as pytypes
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cffi
+import llvmlite
+import numba
+from numba import types
+from numba.core import serialize
+from numba.core.bytecode import FunctionIdentity
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompileResult
+from numba.extending import register_jitable
+
+from ... import formulas
+from ...denormals import flushed
+from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...interrupts import interrupts_held
+from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
+from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
+
+log = logging.getLogger("fastopt")
+
+# No fastmath, anywhere: updates equal the reference bit for bit, and they wait for memory anyway. The "numpy" error
+# model makes x / 0 an infinity instead of an exception, without which no loop with a division would be vectorised.
+OPTIONS = {"nopython": True, "error_model": "numpy"}
+
+ffi = cffi.FFI()
+lock = threading.RLock()  # one compilation at a time
+if hasattr(os, "register_at_fork"):  # a child must not inherit a compilation that no thread of it will ever finish
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+if not INTERPRETED:
+    for _module in formulas.MODULES:
+        for _function in [f for f in vars(_module).values() if isinstance(f, pytypes.FunctionType)]:
+            if _function.__module__ == _module.__name__:
+                register_jitable(error_model="numpy", forceinline=True)(_function)
+
+
+# ---------------------------------------------------------------- cache
+# Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
+_SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
+
+
+@cache
+def _digest() -> str:
+    """Of all that the machine code depends on: kernel sources, compilers, processor, Python."""
+    target = CFunc._targetdescr.target_context.codegen().magic_tuple()
+    versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
+    settings = [getattr(numba.config, name, None) for name in _SETTINGS]
+    return hashlib.sha256(repr((SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _written_elsewhere(function: Callable[..., None]) -> str:
+    """The digest of the file a function comes from, where that is not one of the kernels' sources."""
+    path = Path(function.__code__.co_filename)
+    inside = path.resolve().is_relative_to(FOLDER.resolve())
+    return "" if inside or not path.is_file() else _file_digest(path)
+
+
+def cache_folder() -> Path:
+    """Where this version's kernels for this processor are kept."""
+    return cache_root() / _digest()
+
+
+@contextlib.contextmanager
+def _unique_symbols() -> Iterator[None]:
+    """While open, Numba numbers functions at random.
+
+    It counts them, in every process from 1, and the number is what tells the symbols of two closures of one factory
+    apart. So kernels that were compiled in two processes could both have a function of one name, and where a third
+    process loads both, one of them would call the other's: https://github.com/numba/numba/issues/10486.
+    """
+    before = FunctionIdentity._unique_ids
+    FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(63), None)  # also a forked process draws its own
+    try:
+        yield
+    finally:
+        FunctionIdentity._unique_ids = before
+
+
+class _Disk:
+    """The cache of one kernel, in the form Numba asks for. It may fail in any way; then the kernel is compiled."""
+
+    def __init__(self, name: str, identity: str) -> None:
+        self.name, self.identity = name, identity
+        self.trouble: Exception | None = None
+
+    def _identity(self) -> str:
+        return f"{_digest()} {self.name} {self.identity}"
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        try:
+            payload = read_sealed(cache_folder() / f"{self.name}.bin", self._identity())
+            if payload is None:
+                return None
+            context.refresh()
+            return CompileResult._rebuild(context, *pickle.loads(payload))
+        except Exception as error:  # the cache is an accelerator, never a reason to fail
+            log.debug("compiled kernel %s could not be loaded: %r", self.name, error)
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        try:
+            if result.library.has_dynamic_globals:
+                raise AssertionError("its code contains addresses of this process")
+            payload = serialize.dumps(result._reduce())
+            write_sealed(cache_folder() / f"{self.name}.bin", self._identity(), payload)
+        except Exception as error:  # read-only folder, full disk, ...
+            self.trouble = error
+            log.debug("compiled kernel %s could not be kept: %r", self.name, error)
+
+
+# ---------------------------------------------------------------- telling the user
+class _Notice:
+    """Says that a call waits for the compiler, once it has for a second, and at once where it will every time."""
+
+    listeners: ClassVar[list[Callable[[str], None]]] = []
+    depth, spent, kernels = 0, 0.0, 0
+
+    @classmethod
+    def before(cls, name: str) -> None:
+        for listener in cls.listeners:
+            listener(name)
+
+    @classmethod
+    def after(cls, seconds: float, trouble: Exception | None) -> None:
+        announced = cls.spent > 1.0
+        cls.spent += seconds
+        cls.kernels += 1
+        if trouble is not None:
+            say_lost(cache_folder(), trouble)
+        elif cls.spent > 1.0 and not announced:
+            log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
+
+
+@contextlib.contextmanager
+def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
+    """While open, `listener(name)` hears of each kernel before it is compiled; more than a second of it is logged."""
+    with lock:
+        if listener:
+            _Notice.listeners.append(listener)
+        if _Notice.depth == 0:
+            _Notice.spent, _Notice.kernels = 0.0, 0
+        _Notice.depth += 1
+    try:
+        yield
+    finally:
+        with lock:
+            if listener:
+                _Notice.listeners.remove(listener)
+            _Notice.depth -= 1
+            if _Notice.depth == 0 and _Notice.spent > 1.0:
+                log.info("compiled %d kernels in %.1f s", _Notice.kernels, _Notice.spent)
+
+
+# ---------------------------------------------------------------- kernels
+PHASE = ["work", "step", "rank", "ranks"]
+
+
+class Kernel:
+    """A function of integers, compiled when its address is first asked for.
+
+    A kernel that calculates and is called from Python is a phase, by the names of its parameters: denormals are flushed
+    while it runs, on whichever thread. Other kernels run under the setting of whoever calls them.
+
+    `name` names one function for good: it is the key of the cache. `parameters` overrides the types of the parameters,
+    which are int64 otherwise. `layer` is for the one kernel with a prange, which launches all others: it starts the
+    threading layer, which Numba would otherwise choose itself when it compiles or loads the code.
+    """
+
+    names: ClassVar[dict[str, Kernel]] = {}
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        name: str,
+        parameters: tuple[Any, ...] | None = None,
+        layer: Callable[[], object] | None = None,
+    ) -> None:
+        self.function, self.name = function, name
+        self.layer = layer
+        self.options = {**OPTIONS, "parallel": True} if layer else OPTIONS
+        known = Kernel.names.setdefault(name, self)
+        if not known._does_as(self):  # it does where two threads have asked for a kernel at the same time
+            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
+        names = list(inspect.signature(function).parameters)
+        self.parameters = parameters or (types.int64,) * len(names)
+        self.is_phase = names == PHASE
+        self.compiled = self.loaded = False  # in this process, for `fastopt info` and the tests
+        self._address = 0
+        self._call: Callable[..., None] = self._first_call
+
+    def _does_as(self, other: Kernel) -> bool:
+        """Whether two kernels are made of the same code, with the same values around it, and compiled alike."""
+        mine, its = self.function, other.function
+        values = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (mine, its)]
+        return mine.__code__ == its.__code__ and values[0] == values[1] and self.options == other.options
+
+    @property
+    def address(self) -> int:
+        if not self._address:
+            # An interrupt inside one of LLVM's callbacks would be printed and forgotten.
+            with interrupts_held(), lock:
+                if not self._address:
+                    self._address = python_address(self.function) if INTERPRETED else self._compile()
+        return self._address
+
+    def _compile(self) -> int:
+        if self.layer:
+            self.layer()
+        start = time.perf_counter()
+        disk = _Disk(self.name, f"{self.parameters} {self.options} {_written_elsewhere(self.function)}")
+        code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
+        code._cache = _Heard(disk, self.name)
+        with _unique_symbols():
+            code.compile()
+        self.loaded = code.cache_hits > 0
+        self.compiled = not self.loaded
+        if self.compiled:
+            _Notice.after(time.perf_counter() - start, disk.trouble)
+        self._code = code  # owns the machine code
+        return int(code.address)
+
+    def _first_call(self, *args: int) -> None:
+        if INTERPRETED:
+            self._call = flushed(PYTHON_CODE[self.address])
+        elif self.is_phase:
+            self._call = partial(_pointer(ENTER), self.address)
+        else:
+            self._call = _pointer(self)
+        self._call(*args)
+
+    def __call__(self, *args: int) -> None:
+        self._call(*args)
+
+
+def _pointer(kernel: Kernel) -> Any:
+    """A kernel as a C function that Python can call."""
+    return ffi.cast(f"void(*)({', '.join(['int64_t'] * len(kernel.parameters))})", kernel.address)
+
+
+def _enter(code, work, step, rank, ranks):
+    enter(code, work, step, rank, ranks)
+
+
+ENTER = Kernel(_enter, "enter")
+
+
+class _Heard:
+    """A cache that announces the compilation that follows a miss."""
+
+    def __init__(self, disk: _Disk, name: str) -> None:
+        self.disk, self.name = disk, name
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        found = self.disk.load_overload(signature, context)
+        if found is None:
+            _Notice.before(self.name)
+        return found
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        self.disk.save_overload(signature, result)

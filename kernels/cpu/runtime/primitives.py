@@ -1,0 +1,290 @@
+"""What a kernel needs and Python cannot say: memory at an address, code at an address, atomics.
+
+Kernels speak one language, 64-bit integers: a number, the address of memory (`view` makes an array of it) or the
+address of code (`call_phase` and its kin call it). So each kernel is compiled once, and what it works on, with which
+formula and which BLAS, is data. Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, config, types
+from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.extending import intrinsic, register_jitable
+
+from ...denormals import ARM, FLUSH, MACHINE, X86
+
+INTERPRETED = bool(config.DISABLE_JIT)
+
+word = int if INTERPRETED else np.uint64  # as random numbers are counted
+
+
+def target_has(feature: str) -> bool:
+    """Whether kernels may use an instruction, by LLVM's name for it."""
+    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
+
+
+def bitcast(source: types.Number, target: types.Number) -> Callable[[Any, Any], Any]:
+    """What an intrinsic does that takes the bits of one kind of number for those of another."""
+
+    def of_bits(typingctx: Any, bits: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(target))
+
+        return target(source), codegen
+
+    return of_bits
+
+
+# ---------------------------------------------------------------- compiled
+@intrinsic
+def _pointer(typingctx, address):
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+@register_jitable
+def _view(address, size, dtype):
+    return carray(_pointer(address), (size,), dtype)
+
+
+def _caller(result: types.Type, *parameters: types.Type) -> tuple[Any, Callable[..., Any]]:
+    """Type and code of an intrinsic f(address, *arguments) that calls the C function at an address."""
+    signature = result(types.int64, *parameters)
+
+    def codegen(context, builder, signature, args):
+        kinds = [context.get_value_type(kind) for kind in parameters]
+        back = ir.VoidType() if result == types.void else context.get_value_type(result)
+        function = builder.inttoptr(args[0], ir.FunctionType(back, kinds).as_pointer())
+        called = builder.call(function, args[1:])
+        return context.get_dummy_value() if result == types.void else called
+
+    return signature, codegen
+
+
+def _gemm_caller(real: types.Float) -> tuple[Any, Callable[..., Any]]:
+    i32, i64 = types.int32, types.int64
+    return _caller(types.void, *[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+
+
+# Numba wants the parameters of an intrinsic spelled out.
+@intrinsic
+def _call_phase(typingctx, code, work, step, rank, ranks):
+    return _caller(types.void, *[types.int64] * 4)
+
+
+@intrinsic
+def _call_tile(typingctx, code, a, b, c, d, rows, columns, stride):
+    return _caller(types.void, *[types.int64] * 7)
+
+
+@intrinsic
+def _call_update(typingctx, code, p, g, states, scalars, start, rows, columns, stride):
+    return _caller(types.void, *[types.int64] * 8)
+
+
+@intrinsic
+def _call_int(typingctx, code):
+    """A function without arguments that returns an int."""
+    return _caller(types.int32)
+
+
+@intrinsic
+def _call_clock(typingctx, code, which, address):
+    return _caller(types.int32, types.int64, types.int64)
+
+
+@intrinsic
+def _call_sgemm(typingctx, code, order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    return _gemm_caller(types.float32)
+
+
+@intrinsic
+def _call_dgemm(typingctx, code, order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    return _gemm_caller(types.float64)
+
+
+def _word_pointer(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def _atomic_add(typingctx, address, value):
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _word_pointer(builder, args[0]), args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _atomic_load(typingctx, address):
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_word_pointer(builder, args[0]), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _relax(typingctx):
+    """Tell the processor that this is a waiting loop."""
+
+    def codegen(context, builder, signature, args):
+        void, i32 = ir.VoidType(), ir.IntType(32)
+        if MACHINE in X86:
+            kind = ir.FunctionType(void, [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        elif MACHINE in ARM:
+            kind = ir.FunctionType(void, [i32])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint"), [i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def _prefetch(typingctx, address):
+    """Ask for the cache line at an address, to be read soon."""
+
+    def codegen(context, builder, signature, args):
+        i32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        code = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(code, [builder.inttoptr(args[0], byte), i32(0), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+# ---------------------------------------------------------------- denormal numbers
+def read_control(builder: Any, machine: str = MACHINE) -> Any:
+    """Emit the load of the processor's floating-point control register, as 64 bits; 0 where none is known."""
+    i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
+    if machine in X86:
+        place = cgutils.alloca_once(builder, ir.IntType(32))
+        kind = ir.FunctionType(ir.VoidType(), [byte])
+        code = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr")
+        builder.call(code, [builder.bitcast(place, byte)])
+        return builder.zext(builder.load(place), i64)
+    if machine in ARM:
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i64, []), "llvm.aarch64.get.fpcr")
+        return builder.call(code, [])
+    return i64(0)
+
+
+def write_control(builder: Any, value: Any, machine: str = MACHINE) -> None:
+    """Emit the store of what `read_control` gives."""
+    i32, i64, byte, void = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer(), ir.VoidType()
+    if machine in X86:
+        place = cgutils.alloca_once(builder, i32)
+        builder.store(builder.trunc(value, i32), place)
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [byte]), "llvm.x86.sse.ldmxcsr")
+        builder.call(code, [builder.bitcast(place, byte)])
+    elif machine in ARM:
+        code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [i64]), "llvm.aarch64.set.fpcr")
+        builder.call(code, [value])
+
+
+@intrinsic
+def _read_control(typingctx):
+    return types.int64(), lambda context, builder, signature, args: read_control(builder)
+
+
+@intrinsic
+def _write_control(typingctx, value):
+    def codegen(context, builder, signature, args):
+        write_control(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@register_jitable
+def enter(code, work, step, rank, ranks):
+    """Call a phase with denormals flushed: the one way into kernels that calculate.
+
+    LLVM moves arithmetic past writes to the control register, but not past a call of it knows not what.
+    """
+    before = _read_control()
+    _write_control(before | FLUSH)
+    call_phase(code, work, step, rank, ranks)
+    _write_control(before)
+
+
+# ---------------------------------------------------------------- interpreted
+PYTHON_CODE: dict[int, Callable[..., Any]] = {}  # "address" of code -> function
+_addresses = itertools.count(1)
+_atom = threading.Lock()
+
+
+def python_address(function: Callable[..., Any]) -> int:
+    address = next(_addresses)
+    PYTHON_CODE[address] = np.errstate(all="ignore")(function)  # compiled code does not warn either
+    return address
+
+
+def _view_python(address, size, dtype):
+    dtype = np.dtype(dtype)
+    memory = (ctypes.c_char * (int(size) * dtype.itemsize)).from_address(int(address))
+    array = np.frombuffer(memory, dtype)
+    return array.view(np.recarray) if dtype.names else array
+
+
+def _call_python(code, *args):
+    return PYTHON_CODE[int(code)](*args)
+
+
+def _atomic_add_python(address, value):
+    with _atom:
+        word = ctypes.c_int64.from_address(int(address))
+        before = word.value
+        word.value = before + int(value)
+        return before
+
+
+def _atomic_load_python(address):
+    with _atom:
+        return ctypes.c_int64.from_address(int(address)).value
+
+
+def _relax_python():
+    time.sleep(0)
+
+
+def _prefetch_python(address):
+    pass
+
+
+if INTERPRETED:
+    view, atomic_add, atomic_load, relax = _view_python, _atomic_add_python, _atomic_load_python, _relax_python
+    prefetch = _prefetch_python
+    call_phase = call_tile = call_update = call_int = call_clock = call_sgemm = call_dgemm = _call_python
+else:
+    view, atomic_add, atomic_load, relax, prefetch = _view, _atomic_add, _atomic_load, _relax, _prefetch
+    call_phase, call_tile, call_update, call_int = _call_phase, _call_tile, _call_update, _call_int
+    call_clock, call_sgemm, call_dgemm = _call_clock, _call_sgemm, _call_dgemm
+
+CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}
+
+
+def address_of(array: np.ndarray | None) -> int:
+    """The address of an array's first element; 0 stands for no array."""
+    return 0 if array is None else int(array.ctypes.data)
+
+
+def aligned_zeros(size: int, dtype: Any) -> np.ndarray:
+    """Zeros that start on a cache line, so that results cannot depend on where the allocator put them."""
+    dtype = np.dtype(dtype)
+    memory = np.zeros(size * dtype.itemsize + 64, np.uint8)
+    start = -address_of(memory) % 64
+    return memory[start : start + size * dtype.itemsize].view(dtype)

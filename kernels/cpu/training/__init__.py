@@ -1,0 +1,1 @@
+"""Training of a network: the list of phases and the compiled loop that runs it."""

@@ -1,0 +1,1 @@
+"""A small network as one kernel of one block."""

@@ -1,0 +1,174 @@
+"""In-place optimizer updates: one launch for all arrays of a rule, dtype and form, however many there are.
+
+A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory: what counts is
+that every access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic);
+a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32. With a
+16-bit copy of a float32 parameter, which is only written (`storage.COPY`), it is 30. Kernels that leave the gradient
+divided by the scale of the loss write it, too: 32 in float32, as a pass of its own over gradients would make it 36.
+
+Arrays are cut into tiles of TILE elements by their sizes alone. A block takes tile after tile: it finds the array in
+the table `owners`, and its addresses in two records. One loop serves every rule: it loads the parameter, the gradient
+and as many states as there are, whatever they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from ...formulas import HYPER, OPTIMIZERS, dropout_key
+from ...spec import MASTER, SAME, STOCHASTIC
+from ..runtime.compile import THREADS, Kernel, device
+from ..runtime.primitives import VECTOR, reader, word
+from ..runtime.records import CONTROL, RECORDS, STEP, TILE, TURNS, offset
+from ..runtime.storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, lanes, stores_of
+
+read_owner = reader("int32", 1)
+read_word = reader("int64", 1)
+read_words2 = reader("int64", 2)
+read_words3 = reader("int64", 3)
+
+TURN, RECORD, STATES, STREAM = TURNS.itemsize, RECORDS.itemsize, offset(RECORDS, "states"), offset(RECORDS, "stream")
+DIVISOR = offset(CONTROL, "grad_scale")
+
+
+def _one(rule, dtype, form):
+    """The rule for one element, (p, g, states...), which becomes (p, states...)."""
+    rule = device(rule)
+
+    def same(x, h, tiny, key, element):
+        p, s = rule(x[0], x[1], x[2:], h, tiny)
+        return (p, *s)
+
+    def copied(x, h, tiny, key, element):
+        p, s = rule(x[0], x[1], x[2:], h, tiny)
+        return (p, *s, p)
+
+    if form in (SAME, COPY):
+        return device(same if form == SAME else copied)
+    is_rounding, at_random = device(IS_ROUNDING[dtype]), device(AT_RANDOM[dtype])
+
+    def master(x, h, tiny, key, element):
+        copy = x[-1]
+        p, s = rule(copy if is_rounding(x[0], copy) else x[0], x[1], x[2:-1], h, tiny)
+        return (p, *s, p)
+
+    def stochastic(x, h, tiny, key, element):
+        p, s = rule(x[0], x[1], x[2:], h, tiny)
+        return (at_random(p, key, element), *s)
+
+    return device({MASTER: master, STOCHASTIC: stochastic}[form])
+
+
+def _unscaling(one):
+    """`one`, which also gives the gradient, behind the parameter, divided by the last of the scalars."""
+
+    def unscaled(x, h, tiny, key, element):
+        found = one(x, h, tiny, key, element)
+        return (found[0], x[1] / h[-1], *found[1:])
+
+    return device(unscaled)
+
+
+def _states(count):
+    """The addresses of the states of a record, as a tuple of this length."""
+
+    def states0(record):
+        return ()
+
+    return reader("int64", count) if count else device(states0)
+
+
+def _no_key(stream, step):
+    return 0
+
+
+def _key(stream, step):
+    return dropout_key(word(stream), word(step))
+
+
+def _update(rule, states, dtype, form, unscales):
+    own, *others = stores_of(dtype, states, form)
+    read, written = (own, own, *(others[:-1] if form == COPY else others)), (own, *[own] * unscales, *others)
+    loaded = len(read)
+    real, width = getattr(np, own.real), max(store.width for store in written)
+    one = _one(rule, dtype, form)
+    if unscales:
+        one = _unscaling(one)
+    wide, narrow = lanes(one, width, len(written)), lanes(one, 1, len(written))
+    load, load1, store, store1 = (
+        columns(read, width),
+        columns(read, 1),
+        into_columns(written, width),
+        into_columns(written, 1),
+    )
+    read_row, read_factor, read_states = reader(own.real, HYPER + 1), reader(own.real, 1), _states(states)
+    factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
+    key_of = device(_key if form == STOCHASTIC else _no_key)
+
+    def update(records, turns, owners, tiles, control):
+        factor, divisor, shift = real(1), real(1), 0
+        if control != 0:
+            skip, shift = read_words2(control)
+            if skip != 0:
+                return
+            factor = read_factor(control + factor_at)[0]
+            if unscales:
+                divisor = real(read_divisor(control + DIVISOR)[0])
+        for tile in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            i = read_owner(owners + tile * 4)[0]
+            p, g, row = read_words3(turns + i * TURN)
+            if g == 0:
+                continue
+            record = records + i * RECORD
+            elements, first_tile = read_words2(record)
+            s = read_states(record + STATES)
+            scalars = read_row(row + shift)
+            h = (scalars[0] * factor, *scalars[1:HYPER], divisor)  # which rules do not know of
+            tiny = scalars[HYPER]
+            key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
+            places = (p, g, *s)
+            results = places if unscales else (p, *s)
+            low = 0
+            for address in places:
+                low |= address
+            start = (tile - first_tile) * TILE
+            end = min(start + TILE, elements)
+            whole = start
+            if low % VECTOR == 0:
+                whole = end - (end - start) % width
+                for j in range(start + cuda.threadIdx.x * width, whole, THREADS * width):
+                    store(results, j, wide(load(places[:loaded], j), h, tiny, key, j))
+            for j in range(whole + cuda.threadIdx.x, end, THREADS):
+                store1(results, j, narrow(load1(places[:loaded], j), h, tiny, key, j))
+
+    return update
+
+
+@cache
+def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str, unscales: bool = False) -> Kernel:
+    parts = ["unscale"] * unscales + ["update", rule.__name__, dtype] + [form] * (form != SAME)
+    return Kernel(_update(rule, states, dtype, form, unscales), "_".join(parts))
+
+
+def accumulate(p, g, s, h, tiny):
+    """The rule of a sum of gradients: p + share g."""
+    return p + h[0] * g, ()
+
+
+def accumulate_kernel(dtype: str) -> Kernel:
+    """For arrays of sums in the place of parameters; the share is the first of the scalars."""
+    return _kernel(accumulate, 0, dtype, SAME)
+
+
+def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:
+    """The kernel of a row of OPTIMIZERS; rows with the same rule share it.
+
+    unscales: it also divides the gradient, where it lies, by the `grad_scale` of the control record.
+    """
+    row = OPTIMIZERS[name]
+    return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form, unscales)

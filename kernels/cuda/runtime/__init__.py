@@ -1,0 +1,1 @@
+"""Foundation of the CUDA kernels: compilation, driver, streams, memory, primitives, storage, records, simulator."""

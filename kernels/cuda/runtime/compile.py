@@ -1,0 +1,189 @@
+"""How a Python function becomes a CUDA kernel: compile options, the way from Python to machine code, the cache.
+
+Kernels speak integers, as those of the CPU do: addresses and numbers come in, nothing goes out. So a kernel has one
+signature, launching it is one call of the driver with nothing to convert, and any library's arrays will do.
+
+    Python --Numba, libNVVM--> LTO-IR --nvJitLink--> cubin --driver--> device
+
+We link LTO-IR ourselves because only there can contraction be turned off: a * b + c with one rounding instead of two
+would be other bits than the CPU's. No driver and no device are needed for that, so that every kernel can be compiled,
+and what came out looked at, on any machine. Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1) kernels run as Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import re
+import threading
+import types as pytypes
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numba
+from numba import cuda
+
+from ...disk_cache import SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...interrupts import interrupts_held
+from . import nvjitlink
+from .driver import OLDEST
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread of Python for each
+
+# IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
+LINK_OPTIONS = ("-lto", "-ftz=0", "-prec-div=1", "-prec-sqrt=1", "-fma=0")
+
+# Packages that cubins depend on, beside the sources, the linker and the device. It does not matter where NVIDIA's
+# libraries come from: a folder of cubins that was made with its wheels serves a machine with a toolkit.
+PACKAGES = ("numba-cuda", "numba", "llvmlite")
+
+lock = threading.RLock()  # one compilation at a time
+_device_functions: dict[Callable[..., Any], Any] = {}
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """A function as kernels can call it, with the formulas that it calls itself.
+
+    Everything is inlined: a call of a function that is not makes Numba ask for the current device.
+    """
+    if SIMULATED:
+        return function
+    if function not in _device_functions:
+        names = dict(function.__globals__)
+        for name in function.__code__.co_names:
+            callee = names.get(name)
+            if not isinstance(callee, pytypes.FunctionType) or callee is function:  # as tanh is, which calls math.tanh
+                continue
+            if callee.__module__.startswith(__name__.split(".")[0]):
+                names[name] = device(callee)
+        own = pytypes.FunctionType(
+            function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+        )
+        _device_functions[function] = cuda.jit(device=True, inline="always")(own)
+    return _device_functions[function]
+
+
+def stand_in(function: Callable[..., Any], own: Callable[..., Any]) -> None:
+    """Have kernels call `own` where formulas call `function`, which cannot be compiled for a device."""
+    if not SIMULATED:
+        _device_functions[function] = device(own)
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextlib.contextmanager
+def compiling(listener: Callable[[str], None]) -> Iterator[None]:
+    """While open, `listener(name)` hears of each kernel before it is compiled."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+class Listing(NamedTuple):
+    """What the compiler says of a kernel, for tests and for people."""
+
+    cubin: bytes
+    ptx: str
+    log: str
+
+    @property
+    def registers(self) -> int:
+        return int(re.findall(r"Used (\d+) registers", self.log)[0])
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of a thread's stack, spills included."""
+        return sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads|lmem)", self.log)))
+
+
+def cache_folder() -> Path:
+    """Return where cubins of these sources and compilers are kept, for all devices."""
+    return cache_root() / f"cuda-{_digest()}"
+
+
+class Kernel:
+    """A function of 64-bit integers, compiled for a compute capability when it is first asked for.
+
+    `name` names one function for good: it is the key of the cache. registers: of a thread, at most; 0: as ptxas likes.
+    """
+
+    names: ClassVar[dict[str, Kernel]] = {}
+
+    def __init__(self, function: Callable[..., None], name: str, registers: int = 0) -> None:
+        self.function, self.name, self.registers = function, name, registers
+        if Kernel.names.setdefault(name, self) is not self:
+            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
+        self.arguments = len(inspect.signature(function).parameters)
+        self._cubins: dict[tuple[int, int], bytes] = {}
+
+    def cubin(self, capability: tuple[int, int]) -> bytes:
+        """The machine code for devices of a compute capability, from the cache if it is there."""
+        with interrupts_held(), lock:  # one inside a callback of LLVM would be forgotten
+            if capability not in self._cubins:
+                self._cubins[capability] = self._cached(capability)
+            return self._cubins[capability]
+
+    def place(self, capability: tuple[int, int]) -> Path:
+        """Return the file that keeps the machine code for a compute capability."""
+        return cache_folder() / f"{self.name}-{capability[0]}{capability[1]}.cubin"
+
+    def _cached(self, capability: tuple[int, int]) -> bytes:
+        identity, path = f"{_digest()} {self.name} {capability}", self.place(capability)
+        try:
+            found = read_sealed(path, identity)
+        except OSError:
+            found = None
+        if found is None:
+            for listener in _listeners:
+                listener(self.name)
+            found, _ = self._link(capability, "cubin")
+            try:
+                write_sealed(path, identity, found)
+            except OSError as error:  # the cache is an accelerator, never a reason to fail
+                say_lost(path.parent, error)
+        return found
+
+    def listing(self, capability: tuple[int, int]) -> Listing:
+        """The kernel compiled anew, with its PTX and the report of ptxas."""
+        with interrupts_held():
+            ptx, _ = self._link(capability, "ptx")
+            cubin, log = self._link(capability, "cubin")
+        return Listing(cubin, ptx.decode(errors="replace"), log)
+
+    @cache  # noqa: B019 (kernels live as long as the process)
+    def _lto_ir(self) -> bytes:
+        with lock:
+            signature = cuda.types.void(*[cuda.types.int64] * self.arguments)
+            (code,), _ = cuda.compile_all(
+                self.function, signature, device=False, abi="numba", cc=OLDEST, output="ltoir"
+            )
+        return bytes(code)
+
+    def _link(self, capability: tuple[int, int], output: str) -> tuple[bytes, str]:
+        """A cubin, or PTX with what else would go into it, and the linker's report."""
+        options = [f"-arch=sm_{capability[0]}{capability[1]}", *LINK_OPTIONS, "-Xptxas=-v", "-verbose"]
+        if self.registers:
+            options.append(f"-maxrregcount={self.registers}")
+        if output == "ptx":
+            options.append("-ptx")
+        return nvjitlink.link(self._lto_ir(), self.name, options, output)
+
+
+def entry(cubin: bytes) -> bytes:
+    """The name of a cubin's only kernel, which Numba makes up anew in every process: it has a section of its own."""
+    (name,) = set(re.findall(rb"\x00\.text\.([^\x00]+)\x00", cubin))
+    return name
+
+
+@cache
+def _digest() -> str:
+    versions = [("nvJitLink", nvjitlink.version()), *((name, version(name)) for name in PACKAGES)]
+    return hashlib.sha256(repr((SOURCES, versions, OLDEST, LINK_OPTIONS)).encode()).hexdigest()[:20]

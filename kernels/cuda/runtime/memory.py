@@ -1,0 +1,130 @@
+"""Arrays of our own in a device's memory, for what a user's arrays come with: states, and what a network works on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..dense.blaslt import ALIGNMENT
+from ..optim.arrays import current_stream, gpu_of, numpy_dtype, see
+from .compile import THREADS
+from .storage import STORES, widen_kernel
+
+
+class DeviceArray:
+    """A C-contiguous array in a device's memory, which it owns; other libraries reach it by its array interface.
+
+    Filled with one number, and ready for any stream, when it is made. `np.asarray` gives a copy on the host.
+    """
+
+    def __init__(self, gpu: Any, shape: tuple[int, ...], dtype: str | np.dtype[Any], fill: float = 0) -> None:
+        self.gpu, self.shape, self.dtype = gpu, tuple(shape), np.dtype(dtype)
+        self.size = math.prod(self.shape)
+        self._memory = gpu.allocate(self.nbytes) if self.size else None
+        if fill and self.size:
+            self.write(np.full(self.shape, fill, self.dtype), 0)
+            with gpu.active():
+                gpu.wait(0)
+
+    @property
+    def address(self) -> int:
+        return int(self._memory.address) if self._memory else 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "strides": None, "data": (self.address, False),
+            "version": 3,
+        }  # fmt: skip
+
+    def write(self, array: np.ndarray, stream: int) -> None:
+        """Copies a host array of the same shape and dtype, contiguous, in the order of the stream."""
+        assert array.nbytes == self.nbytes
+        if self.size:
+            with self.gpu.active():
+                self.gpu.copy_in(self.address, array, stream)
+
+    def copy_to_host(self, stream: int = 0) -> np.ndarray:
+        """A copy on the host, as it is when all that was given to the stream is done. Waits for that."""
+        return _copied(self.gpu, self.address, self.shape, self.dtype, stream)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an array in a GPU's memory can only be copied to the host")
+        array = self.copy_to_host()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype.name})"
+
+
+class Block:
+    """Memory for arrays of these sizes in bytes, one behind the other, each aligned to whatever anybody asks for."""
+
+    def __init__(self, gpu: Any, sizes: Sequence[int]) -> None:
+        ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes], dtype=np.int64)
+        self.size = int(ends[-1]) if len(ends) else 0
+        self.memory = gpu.allocate(self.size)
+        self.places = [self.memory.address + int(start) for start in (0, *ends[:-1])][: len(sizes)]
+
+
+class Mirror:
+    """Copies, on the device, of the host's arrays, which are C-contiguous and must stay where they are."""
+
+    def __init__(self, gpu: Any, arrays: Sequence[np.ndarray]) -> None:
+        self.gpu, self.arrays = gpu, list(arrays)
+        self.block = Block(gpu, [array.nbytes for array in arrays])
+        self.places = self.block.places
+
+    def upload(self, stream: int) -> None:
+        """What the host's arrays hold now, in the order of the stream."""
+        for array, place in zip(self.arrays, self.places, strict=True):
+            self.gpu.copy_in(place, array, stream)
+
+    def download(self, stream: int) -> None:
+        """Into the host's arrays, what is there when all that was given to the stream is done. Waits for it."""
+        for array, place in zip(self.arrays, self.places, strict=True):
+            self.gpu.copy_out(array, place, stream)
+        self.gpu.wait(stream)
+
+
+def to_host(array: Any, stream: int | None = None) -> np.ndarray:
+    """A copy of any library's array, C-contiguous in a device's memory, in the order of its stream. Waits for it.
+
+    Of bfloat16 the copy has the bits, as uint16.
+
+    stream: another one than that which its library works on.
+    """
+    seen = see(array)
+    if not seen.contiguous:
+        raise ValueError(f"the array must be C-contiguous; got one with gaps or turned axes, of shape {seen.shape}")
+    gpu, stream = gpu_of({seen.address}), current_stream(array) if stream is None else stream
+    return _copied(gpu, seen.address, seen.shape, numpy_dtype(seen.dtype), stream)
+
+
+def widened(array: Any) -> DeviceArray:
+    """A float16 or bfloat16 array, C-contiguous, as a new one of float32, on the stream that its library works on."""
+    seen = see(array)
+    gpu = gpu_of({seen.address})
+    wide, kernel = DeviceArray(gpu, seen.shape, "float32"), widen_kernel(seen.dtype)
+    if wide.size:
+        with gpu.active():
+            blocks = min(-(-wide.size // (THREADS * STORES[seen.dtype].width)), gpu.most_blocks(kernel))
+            gpu.launch(kernel, blocks, current_stream(array), seen.address, wide.address, wide.size)
+    return wide
+
+
+def _copied(gpu: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    if array.size:
+        with gpu.active():
+            gpu.copy_out(array, address, stream)
+            gpu.wait(stream)
+    return array

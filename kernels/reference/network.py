@@ -1,0 +1,400 @@
+"""The "numpy" backend: the vectorised NumPy specification of what every other backend computes.
+
+It is the oracle of the tests, the baseline of the benchmarks and a backend of its own. The formulas are in
+`reference_rules` and `reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names,
+shapes and number types are checked before they get here. Overflow and division by zero give inf and NaN without a
+warning, as in compiled code.
+
+Denormal numbers count as zero, as in compiled code, in all but the products of layers: those are NumPy's BLAS's, whose
+threads have settings of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..denormals import flushed
+from ..interrupts import interrupts_held
+from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals, Update
+from .bits16 import store, widened
+from .maths import ACTIVATIONS, LOSSES, kept, softmax
+from .metrics import METRICS, Metric, Rule
+from .optimizers import UPDATES, shrinkage
+from .updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "METRICS",
+    "UPDATES",
+    "ArrayPlan",
+    "Network",
+    "activate",
+    "dense_backward",
+    "dense_forward",
+    "gradient_norm",
+    "loss",
+    "sum_rows",
+    "update",
+    "update_rows",
+]
+
+Array = np.ndarray
+PROGRESS_SECONDS = 0.1
+
+
+@flushed
+@np.errstate(all="ignore")
+def activate(name: str, z: Array, y: Array) -> None:
+    """Write y = f(z), elementwise, or for "softmax" over the rows of a matrix; y may be z.
+
+    >>> y = np.empty(2)
+    >>> activate("relu", np.array([-1.0, 3.0]), y)
+    >>> y.tolist()
+    [0.0, 3.0]
+    """
+    if name == "softmax":
+        softmax(z, y)
+    else:
+        ACTIVATIONS[name].value(z, y)
+
+
+@np.errstate(all="ignore")
+def dense_forward(x: Array, w: Array, b: Array | None, activation: str, y: Array, z: Array | None = None) -> None:
+    """Write y = f(x w + b): x (batch, inputs), w (inputs, outputs), b (outputs,) or None, y (batch, outputs).
+
+    z, of y's shape, receives x w + b; the activations whose derivative uses z need it.
+
+    >>> y = np.empty((1, 2))
+    >>> x, w, b = np.array([[1.0, 2.0]]), np.array([[1.0, -1.0], [1.0, -1.0]]), np.array([0.5, 0.0])
+    >>> dense_forward(x, w, b, "relu", y)
+    >>> y.tolist()
+    [[3.5, 0.0]]
+    """
+    linear = y if z is None else z
+    np.matmul(x, w, out=linear)
+    if b is not None:
+        linear += b
+    if activation != "linear" or linear is not y:
+        activate(activation, linear, y)
+
+
+@flushed
+def slopes(dy: Array, s: Array, activation: str) -> Array:
+    """Return dz = dy f'(s), the gradient by what an activation is applied to."""
+    return dy * (1 if activation == "linear" else ACTIVATIONS[activation].slope(s))
+
+
+@np.errstate(all="ignore")
+def dense_backward(
+    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array, db: Array | None
+) -> None:
+    """Write the gradients of a dense layer: dz = dy f'(s), dw = x^T dz, db = column sums of dz, dx = dz w^T.
+
+    dy (batch, outputs) is left alone; s is the layer's y or z, whichever the activation's derivative uses.
+
+    >>> dx, dw, db = np.empty((1, 2)), np.empty((2, 1)), np.empty(1)
+    >>> x, w, y = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([[11.0]])
+    >>> dense_backward(np.array([[2.0]]), x, w, y, "relu", dx, dw, db)
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[6.0, 8.0]], [[2.0], [4.0]], [2.0])
+    """
+    dz = slopes(dy, s, activation)
+    np.matmul(x.T, dz, out=dw)
+    if db is not None:
+        np.sum(dz, axis=0, out=db)
+    if dx is not None:
+        np.matmul(dz, w.T, out=dx)
+
+
+@flushed
+@np.errstate(all="ignore")
+def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None) -> float:
+    """Return the mean loss of outputs (n, K); its gradient by the outputs goes into `gradient`, if given.
+
+    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits.
+
+    >>> gradient = np.empty((1, 2))
+    >>> loss(LossSpec("mean_squared_error"), np.array([[1.0, 4.0]]), np.array([[0.0, 1.0]]), gradient)
+    5.0
+    >>> gradient.tolist()
+    [[1.0, 3.0]]
+    """
+    return LOSSES[spec.name].value(outputs, targets, gradient, **spec.params)
+
+
+class Buffer:
+    """Rows of memory kept between batches; a call gives the first `rows` of them, and grows it if need be."""
+
+    def __init__(self, width: int, dtype: np.dtype) -> None:
+        self.array = np.empty((0, width), dtype)
+
+    def __call__(self, rows: int) -> Array:
+        if rows > len(self.array):
+            self.array = np.empty((rows, self.array.shape[1]), self.array.dtype)
+        return self.array[:rows]
+
+
+Cast = Callable[[Array], Array]
+
+
+def _exact(x: Array) -> Array:
+    return x
+
+
+def _bfloat16(x: Array) -> Array:
+    bits = np.empty(x.shape, np.uint16)
+    store(x, bits)
+    return widened(bits)
+
+
+# What layers compute in, if not in the dtype of the parameters: a cast to it and back.
+CASTS: dict[str, Cast] = {"bfloat16": _bfloat16}
+
+
+class Dense:
+    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it.
+
+    cast: of what is multiplied, and of what is given to other layers; the `last` one leaves its outputs as they are.
+    """
+
+    def __init__(
+        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool, last: bool, cast: Cast
+    ) -> None:
+        self.activation, self.w, self.b, self.cast = activation, w, b, cast
+        self.cast_outputs = _exact if last else cast
+        self.dw = np.empty_like(w)
+        self.db = None if b is None else np.empty_like(b)
+        self._y = Buffer(spec.outputs, w.dtype)
+        self._z = Buffer(spec.outputs, w.dtype) if ACTIVATIONS[activation].uses == "z" else None
+        self._dx = None if first else Buffer(spec.inputs, w.dtype)
+
+    def forward(self, x: Array) -> Array:
+        self.x, self.y = x, self._y(len(x))
+        self.z = None if self._z is None else self._z(len(x))
+        if self.cast is _exact:
+            dense_forward(x, self.w, self.b, self.activation, self.y, self.z)
+            return self.y
+        linear, b = self.y if self.z is None else self.z, self.b
+        dense_forward(x, self.cast(self.w), b if b is None else self.cast_outputs(b), "linear", linear)
+        linear[...] = self.cast_outputs(linear)
+        activate(self.activation, linear, self.y)
+        self.y[...] = self.cast_outputs(self.y)
+        return self.y
+
+    def backward(self, dy: Array) -> Array | None:
+        dx = None if self._dx is None else self._dx(len(dy))
+        s = self.y if self.z is None else self.z
+        if self.cast is _exact:
+            dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
+            return dx
+        dz = slopes(dy, s, self.activation)
+        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, self.dw, self.db)
+        return None if dx is None else self.cast(dx)
+
+
+class Dropout:
+    """Inverted dropout: y = x / (1 - rate) where kept, otherwise 0."""
+
+    def __init__(self, spec: DropoutSpec, index: int, cast: Cast = _exact) -> None:
+        self.rate, self.index, self.cast = spec.rate, index, cast
+
+    def forward(self, x: Array, seed: int, step: int) -> Array:
+        self.kept = kept(seed, self.index, step, (x.shape[0], x.shape[1]), self.rate)
+        return self._masked(x)
+
+    def backward(self, dy: Array) -> Array:
+        return self._masked(dy)
+
+    def _masked(self, x: Array) -> Array:
+        T = x.dtype.type
+        return self.cast(np.where(self.kept, x * T(1 / (1 - self.rate)), T(0)))
+
+
+class Network:
+    """A stack of dense and dropout layers over the caller's parameters, which `train` changes in place.
+
+    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
+    last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
+    activation is applied to what `predict` returns and the metrics see.
+
+    compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what
+    layers give to one another forward and backward, are rounded to it; parameters, their gradients, the
+    outputs of the last layer and all that follows from them are not.
+
+    >>> w = np.array([[1.0], [-1.0]])
+    >>> network = Network([DenseSpec(2, 1, bias=False)], [w], np.float64, LossSpec("mean_squared_error"), [])
+    >>> network.predict(np.array([[3.0, 1.0]])).tolist()
+    [[2.0]]
+    >>> batches = Batches(np.array([[3.0, 1.0]]), np.array([[1.0]]), order=np.array([0]), batch_size=1)
+    >>> options = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
+    >>> network.train(batches, "sgd", [()], options, np.array([0.1]), step=0, seed=0).losses.tolist()
+    [1.0]
+    >>> w.round(6).tolist()
+    [[0.4], [-1.2]]
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        params: Sequence[Array],
+        dtype: Any,
+        loss: LossSpec | None,
+        metrics: Sequence[str],
+        compute: str | None = None,
+    ) -> None:
+        self._cast = CASTS[compute] if compute else _exact
+        self.params = list(params)
+        self.steps_done = 0
+        self._loss, self._metrics = loss, list(metrics)
+        link = None if loss is None else LOSSES[loss.name].link
+        last = layers[-1]
+        fused = isinstance(last, DenseSpec) and last.activation in ("softmax", link)
+        self._link = last.activation if isinstance(last, DenseSpec) and fused else None
+
+        self._layers: list[Dense | Dropout] = []
+        remaining = iter(self.params)
+        first, final = True, max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
+        for index, spec in enumerate(layers):
+            if isinstance(spec, DenseSpec):
+                activation = "linear" if fused and index == len(layers) - 1 else spec.activation
+                w, b = next(remaining), next(remaining) if spec.bias else None
+                self._layers.append(Dense(spec, activation, w, b, first, index == final, self._cast))
+                self._outputs = spec.outputs
+                first = False
+            else:
+                self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
+        dense = [layer for layer in self._layers if isinstance(layer, Dense)]
+        self._gradients = [g for layer in dense for g in (layer.dw, layer.db) if g is not None]
+        self._doutputs = Buffer(self._outputs, np.dtype(dtype))
+        self._predictions = Buffer(self._outputs, np.dtype(dtype))
+
+    @np.errstate(all="ignore")
+    def train(
+        self,
+        batches: Batches,
+        rule: str,
+        states: Sequence[tuple[Array, ...]],
+        options: Mapping[str, Any],
+        learning_rates: Array,
+        step: int,
+        seed: int,
+        progress: Callable[[int, float], object] | None = None,
+        clip_norm: float | None = None,
+    ) -> Totals:
+        """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
+
+        states: one tuple of arrays per parameter; options: the rule's, lr replaced by learning_rates
+        (steps,); step: optimizer steps taken before; seed: of the dropout masks; clip_norm: the largest norm of
+        all gradients of a step together. The losses and the metrics are those of the training outputs (dropout
+        on), each batch's before its update.
+        progress(steps_done, mean_loss_so_far) is called about ten times a second at most. An interrupt
+        (SIGINT) waits for the end of the step; `steps_done` then holds the number of steps taken.
+        """
+        start = reported = time.perf_counter()
+        losses = np.empty(batches.steps)
+        metrics = self._new_metrics()
+        self.steps_done = 0
+        with interrupts_held() as check:
+            for i in range(batches.steps):
+                losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
+                now = {**options, "lr": float(learning_rates[i])}
+                arrays = zip(self.params, gradients, states, strict=True)
+                scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
+                update([Update(rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+                self.steps_done = i + 1
+                check()
+                if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
+                    progress(i + 1, float(losses[: i + 1].mean()))
+                    reported = time.perf_counter()
+        return Totals(losses, _results(metrics), time.perf_counter() - start)
+
+    @np.errstate(all="ignore")
+    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> Totals:
+        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
+        start = time.perf_counter()
+        metrics = self._new_metrics()
+        total = 0.0
+        for i in range(0, len(x), batch_size):
+            targets = y[i : i + batch_size]
+            outputs = self._forward(x[i : i + batch_size])
+            total += len(targets) * loss(self._known_loss(), outputs, targets)
+            self._measure(metrics, outputs, targets)
+        mean = total / len(x) if len(x) else np.nan
+        return Totals(np.array([mean]), _results(metrics), time.perf_counter() - start)
+
+    @np.errstate(all="ignore")
+    def predict(self, x: Array, batch_size: int = 1024) -> Array:
+        """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
+        result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)
+        for i in range(0, len(x), batch_size):
+            result[i : i + batch_size] = self._forward(x[i : i + batch_size])
+        if self._link is not None:
+            activate(self._link, result, result)
+        return result
+
+    def _known_loss(self) -> LossSpec:
+        if self._loss is None:
+            raise ValueError("a network without a loss can only predict")
+        return self._loss
+
+    def _new_metrics(self) -> dict[str, Metric]:
+        row = LOSSES[self._known_loss().name]
+        rule = Rule(row.binary or (self._outputs == 1 and row.link != "softmax"), row.boundary)
+        return {name: METRICS[name](rule) for name in self._metrics}
+
+    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array) -> None:
+        outputs = logits
+        if self._link is not None and not all(metric.logits for metric in metrics.values()):
+            outputs = self._predictions(len(logits))
+            activate(self._link, logits, outputs)
+        for metric in metrics.values():
+            metric.add(logits if metric.logits else outputs, targets)
+
+    def _forward(self, x: Array) -> Array:
+        x = self._cast(x)
+        for layer in self._layers:
+            if isinstance(layer, Dense):
+                x = layer.forward(x)
+        return x
+
+    @np.errstate(all="ignore")
+    def _group(
+        self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
+    ) -> tuple[float, list[Array]]:
+        """The mean loss and the gradients over the batches of step i, to which each adds by its share of the rows."""
+        size, k = batches.batch_size, batches.accumulate
+        group = batches.order[i * k * size : (i + 1) * k * size]
+        mean, sums = 0.0, self._gradients
+        for j in range(-(-len(group) // size)):
+            rows = group[j * size : (j + 1) * size]
+            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1)
+            if k == 1:
+                return value, self._gradients
+            share = len(rows) / len(group)
+            parts = [g.dtype.type(share) * g for g in self._gradients]
+            sums = parts if j == 0 else [a + b for a, b in zip(sums, parts, strict=True)]
+            mean += share * value
+        return mean, sums
+
+    def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
+        """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
+        x = self._cast(x)
+        for layer in self._layers:
+            x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
+        dy: Array | None = self._doutputs(len(x))
+        mean = loss(self._known_loss(), x, y, dy)
+        self._measure(metrics, x, y)
+        for layer in reversed(self._layers):
+            if dy is None:  # only dropouts of the network's input are left
+                break
+            dy = layer.backward(dy)
+        return mean
+
+
+def _results(metrics: dict[str, Metric]) -> dict[str, float]:
+    return {name: metric.result() for name, metric in metrics.items()}

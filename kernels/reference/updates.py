@@ -1,0 +1,163 @@
+"""Optimizer steps of the "numpy" backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..denormals import flushed
+from ..spec import MASTER, STOCHASTIC, Planned, Update
+from .bits16 import is_rounding, is_sixteen, store, store_stochastically, widened
+from .maths import total
+from .optimizers import UPDATES, prepared
+
+Array = np.ndarray
+
+
+@flushed
+@np.errstate(all="ignore")
+def gradient_norm(gradients: Sequence[Array]) -> float:
+    """Return the Euclidean norm of all gradients laid end to end, summed in float64.
+
+    >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
+    5.0
+    """
+    wide = (widened(g) if is_sixteen(g.dtype) else g for g in gradients)
+    return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in wide))
+
+
+@flushed
+@np.errstate(all="ignore")
+def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
+    """Run one optimizer step per job, changing its p and its states in place.
+
+    p, g and the states have one shape and one number type; `options` holds every option of the rule. Gradients are
+    taken times `scale`, and are not changed. Arrays of 16 bits are worked on in float32, in the form that `form` says.
+
+    >>> p = np.array([1.0, 2.0])
+    >>> options = {"lr": 0.5, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
+    >>> update([Update("sgd", p, np.array([1.0, -2.0]), (), options, step=1)])
+    >>> p.tolist()
+    [0.5, 3.0]
+    """
+    for job in jobs:
+        _run_any(job, scale)
+
+
+def _run_any(job: Update, scale: float, elements: Array | None = None) -> None:
+    """elements: their numbers, where they are not 0, 1, 2, ..."""
+    if is_sixteen(job.p.dtype):
+        _run_wide(job, scale, elements)
+    else:
+        _run(job, scale)
+
+
+def _run(job: Update, scale: float) -> None:
+    UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
+
+
+def _run_wide(job: Update, scale: float, elements: Array | None) -> None:
+    wide = job._replace(p=widened(job.p), g=widened(job.g))
+    if job.form == MASTER:
+        *states, master = job.states
+        master[...] = np.where(is_rounding(job.p, master), master, wide.p)
+        _run(wide._replace(p=master, states=tuple(states)), scale)
+        store(master, job.p)
+    elif job.form == STOCHASTIC:
+        _run(wide, scale)
+        store_stochastically(wide.p, job.p, job.stream, job.step, elements)
+    else:
+        wide = wide._replace(states=tuple(widened(state) for state in job.states))
+        _run(wide, scale)
+        for into, value in zip((job.p, *job.states), (wide.p, *wide.states), strict=True):
+            store(value, into)
+
+
+@flushed
+@np.errstate(all="ignore")
+def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
+    """Return the indices, sorted and each once, with the sums of their values, which are added up in their order.
+
+    Values of 16 bits are added up in float32, and the sums of several are rounded, once.
+
+    >>> rows, sums = sum_rows(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]))
+    >>> rows.tolist(), sums.tolist()
+    ([0, 2], [[2.0], [4.0]])
+    """
+    rows, first, which = np.unique(indices, return_index=True, return_inverse=True)
+    again = np.ones(len(indices), bool)
+    again[first] = False
+    wide = widened(values) if is_sixteen(values.dtype) else values
+    sums = wide[first]
+    np.add.at(sums, which[again], wide[again])
+    if wide is values:
+        return rows, sums
+    several = np.unique(which[again])
+    rounded, parts = values[first], np.empty_like(values, shape=(len(several), *values.shape[1:]))
+    store(sums[several], parts)
+    rounded[several] = parts
+    return rows, rounded
+
+
+@flushed
+@np.errstate(all="ignore")
+def update_rows(job: Update, rows: Array, scale: float = 1.0) -> None:
+    """Run one optimizer step on some rows of p and its states, which are listed once each; g has those rows only."""
+    p, states = job.p[rows], tuple(state[rows] for state in job.states)
+    _run_any(job._replace(p=p, states=states), scale, np.arange(job.p.size).reshape(job.p.shape)[rows])
+    job.p[rows] = p
+    for state, changed in zip(job.states, states, strict=True):
+        state[rows] = changed
+
+
+class ArrayPlan:
+    """The updates of some arrays, to be run any number of times."""
+
+    def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
+        self.planned = planned
+
+    def read(self, gradients: tuple[Any, ...]) -> tuple[list[Array | None], list[int]]:
+        """What the other calls take, and the indices of the gradients that `put` must give: here all."""
+        return [None] * len(self.planned), list(range(len(self.planned)))
+
+    def put(self, gradients: list[Array | None], i: int, gradient: Array) -> None:
+        gradients[i] = gradient
+
+    def norm(self, gradients: list[Array | None]) -> float:
+        return gradient_norm([g for g in gradients if g is not None])
+
+    def norms(self, gradients: list[Array | None]) -> list[float]:
+        return [0.0 if g is None else gradient_norm([g]) for g in gradients]
+
+    def update(
+        self,
+        gradients: list[Array | None],
+        steps: Sequence[int] | Array,
+        options: Sequence[Mapping[str, Any]],
+        scale: float,
+        copies: Mapping[int, Array],
+    ) -> None:
+        """Update the arrays that have a gradient; `steps` are their step numbers, `options` each group's.
+
+        copies: the parameters that are given in every step, by their index.
+        """
+        update(
+            [
+                Update(
+                    t.rule,
+                    copies[i] if t.p is None else t.p,
+                    g,
+                    t.states,
+                    options[t.group],
+                    int(step),
+                    t.form,
+                    t.stream,
+                )
+                for i, (t, g, step) in enumerate(zip(self.planned, gradients, steps, strict=True))
+                if g is not None
+            ],
+            scale,
+        )
