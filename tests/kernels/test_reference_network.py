@@ -132,7 +132,7 @@ def test_float32_stays_float32(loss, monkeypatch):
     layers = [DropoutSpec(0.1), *(DenseSpec(3, 3, name) for name in reference.ACTIVATIONS), DenseSpec(3, 2)]
     params = parameters(layers, np.float32)
     jobs = []
-    monkeypatch.setattr(reference, "update", lambda some, scale: jobs.extend(some))
+    monkeypatch.setattr(reference.network, "update", lambda some, scale: jobs.extend(some))
     x, y = data(loss=loss, dtype=np.float32)
     network = Network(layers, params, np.float32, loss, ["accuracy"])
     totals = sgd(network, Batches(x, y, np.arange(10), 4), lr=0.1)
@@ -285,7 +285,7 @@ def test_mask_statistics():
 
 
 def test_dropout_is_inverted_and_zero_where_dropped():
-    layer = reference.Dropout(DropoutSpec(0.75), 0)
+    layer = reference.network.Dropout(DropoutSpec(0.75), 0)
     x = np.full((50, 40), -2, np.float32)
     x[0] = np.inf
     y = layer.forward(x, seed=0, step=1)
@@ -338,7 +338,7 @@ def linear(n=12):
 
 def test_progress_comes_now_and_then(monkeypatch):
     clock = iter(np.arange(0, 100, 0.06))
-    monkeypatch.setattr(reference.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(reference.network.time, "perf_counter", lambda: float(next(clock)))
     network, batches = linear()
     calls = []
     losses = sgd(network, batches, lr=0.1, progress=lambda *call: calls.append(call)).losses
@@ -355,7 +355,7 @@ def interrupt_in_the_third_batch(monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return loss(*arguments)
 
-    monkeypatch.setattr(reference, "loss", interrupting)
+    monkeypatch.setattr(reference.network, "loss", interrupting)
 
 
 @pytest.mark.own_process
@@ -394,7 +394,7 @@ def test_training_in_another_thread():
 
 
 def test_an_interrupt_from_progress_leaves_whole_steps(monkeypatch):
-    monkeypatch.setattr(reference, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(reference.network, "PROGRESS_SECONDS", 0.0)
     network, batches = linear()
 
     def stop(done, mean):

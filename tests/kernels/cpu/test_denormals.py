@@ -325,7 +325,7 @@ def test_the_users_own_arithmetic_has_denormals_right_after_a_call(name, threads
 
 def test_progress_is_told_under_the_users_own_setting(monkeypatch):
     for name in BACKENDS:
-        monkeypatch.setattr(reference, "PROGRESS_SECONDS", 0)
+        monkeypatch.setattr(reference.network, "PROGRESS_SECONDS", 0)
         made, x, y, params = network(name, "float32")
         states, heard = [()] * len(params), []
         made.train(Batches(x, y, np.arange(40), 10), "sgd", states, OPTIMIZERS["sgd"].options, np.full(4, 0.1), 0, 0,
