@@ -18,7 +18,7 @@ from ...formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ...metrics import Variation, metric_values, sums_of, variation_of
 from ...profile import Cost
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, PassResult
 from ..dense.layer import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
 from ..dense.rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
 from ..optim.updates import WORDS, update_code
@@ -318,7 +318,7 @@ class Network:
         seed: int,
         progress: Callable[[int, float], None] | None = None,
         clip_norm: float | None = None,
-    ) -> Totals:
+    ) -> PassResult:
         """Train on every batch once, params and states in place; `step` optimizer steps were done before.
 
         clip_norm: the largest norm of all gradients of a step together.
@@ -352,7 +352,7 @@ class Network:
         losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
         return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program("evaluate", min(batch_size, len(x)), self.dtype)
@@ -399,8 +399,8 @@ class Network:
     def _totals(
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
         start: float,
-    ) -> Totals:  # fmt: skip
+    ) -> PassResult:  # fmt: skip
         sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
         by_output = LOSSES[self._spec.name].hits_by_output(self.outputs)
         metrics = metric_values(sums, rows, self.outputs, by_output, variation)
-        return Totals(losses, metrics, time.perf_counter() - start)
+        return PassResult(losses, metrics, time.perf_counter() - start)
