@@ -23,7 +23,7 @@ from ...formulas import HYPER, LOSSES
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_of
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
+from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, PassResult
 from ..dense.mixed import Weights
 from ..fused.select import fused_training
 from ..optim.arrays import gpu_of
@@ -184,7 +184,7 @@ class Network:
         seed: int,
         progress: Callable[[int, float], object] | None = None,
         clip_norm: float | None = None,
-    ) -> Totals:
+    ) -> PassResult:
         """Train on every batch once, params and states in place; `step` optimizer steps were done before.
 
         clip_norm: the largest norm of all gradients of a step together. progress(steps_done, mean_loss_so_far) is
@@ -238,7 +238,7 @@ class Network:
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
         return self._totals(losses, sums, len(batches.order), variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
@@ -299,14 +299,14 @@ class Network:
 
     def _totals(
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
-    ) -> Totals:
+    ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
             named[name].append(total)
         assert self.net.loss is not None
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
-        return Totals(losses, metrics, time.perf_counter() - start)
+        return PassResult(losses, metrics, time.perf_counter() - start)
 
 
 def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:
