@@ -25,13 +25,14 @@ from ...metrics import Columns, Variation, metric_values, variation_of
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, PassResult
 from ..dense.mixed import Weights
-from ..fused.select import fused_training
+from ..dense.structure import Structure
+from ..fused.select import Fused, FusedPass, fused_training
 from ..optim.arrays import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates
 from .passes import Collector, Pass, Turn
-from .program import Program, Structure
+from .program import Program
 
 REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
 
@@ -68,7 +69,17 @@ class _Training:
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
+        self.together = self._fused(rule, where.states) if alone else None
+
+    def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
+        """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
+        program, batches = self.program, self.batches
+        feed, clock, sums = batches.feed, program.clock.address, batches.results.address
+        data = FusedPass(
+            program.params, states, program.seed, batches.labels, program.batch, batches.rows, feed.ring, feed.x, feed.y,
+            batches.order, self.scalars.address, clock, batches.losses, sums,
+        )  # fmt: skip
+        return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
