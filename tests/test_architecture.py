@@ -38,7 +38,7 @@ KERNELS = {
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
-    "cuda/dense": "cuda/runtime formulas spec costs",
+    "cuda/dense": "cuda/runtime formulas spec costs metrics",
     "cuda/fused": "cuda/runtime cuda/dense formulas spec costs",
     "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
     " interrupts",
@@ -94,10 +94,8 @@ IMPORTS_TO_MEND = {
     ("kernels/cuda/runtime", "kernels/cuda/optim"),
     ("kernels/cuda/runtime", "kernels/cuda/dense"),
     ("kernels/cuda/dense", "kernels/cuda/optim"),
-    ("kernels/cuda/fused", "kernels/cuda/training"),
     ("fastopt/callbacks", "fastopt/models"),
     ("fastopt/datasets", "fastopt/models"),
-    ("fastopt/losses", "fastopt/optim"),
     ("fastopt/optim", "kernels/reference"),
 }
 CIRCLES_TO_MEND = [

@@ -386,9 +386,8 @@ def _fused(kind):
                     slopes(table, layer, dz, padded_rows, now, column_lane, row_lane)
                 x, w = table + read_word(layer + L.x)[0], table + read_word(layer + L.weights)[0]
                 dw, columns = table + read_word(layer + L.dw)[0], read_word(layer + L.outputs)[0]
-                x_stride, row_stride, inputs = (
-                    read_word(layer + L.x_stride)[0], read_word(layer + L.row_stride)[0], read_word(layer + L.inputs)[0],
-                )  # fmt: skip
+                x_stride, row_stride = read_word(layer + L.x_stride)[0], read_word(layer + L.row_stride)[0]
+                inputs = read_word(layer + L.inputs)[0]
                 if layer != table + FIRST:
                     inputs_product(tid, dz, row_stride, w, row_stride, other, x_stride, padded_rows, inputs, columns)
                 # Where there are fewer tiles than threads, those that had none above come first.
