@@ -8,13 +8,14 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, rules
+from . import activations, dropout, losses
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, METRICS, Loss
 from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer
-from .rules import clip_each_factor, clip_factor
+from .optimizers import common as rules
+from .optimizers.common import clip_each_factor, clip_factor
 
 MODULES = (rules, activations, losses, dropout)  # whose functions kernels may call
 

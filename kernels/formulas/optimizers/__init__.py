@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
-from .rules import (
+from ..domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
+from .common import (
     adagrad,
     adagrad_guarded,
     adagrad_inner,
