@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, OPTIMIZERS, dropout_draw, dropout_key
+from ...formulas import ACTIVATIONS, LOSSES, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
 from ..runtime.records import CLOCK, ROW, offset
@@ -199,12 +199,12 @@ def _update(kind):
     row_of_rule, size = OPTIMIZERS[kind.rule], np.dtype(kind.dtype).itemsize
     rule, load, store = device(row_of_rule.rule), loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     states_at, load_states, store_states = _states_of(kind.dtype, len(row_of_rule.states))
-    read_scalars = reader(kind.dtype, HYPER + 1, SHARED)
+    read_scalars = reader(kind.dtype, NUM_SCALARS + 1, SHARED)
 
     def update(table, layer, anywhere, column_lane, row_lane):
         # anywhere: what states' places are counted from.
         scalars = read_scalars(table + read_word(table + H.step_scalars)[0])
-        h, tiny = scalars[:HYPER], scalars[HYPER]
+        h, tiny = scalars[:NUM_SCALARS], scalars[NUM_SCALARS]
         w, dw = table + read_word(layer + L.weights)[0], table + read_word(layer + L.dw)[0]
         inputs, columns = read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0]
         row_stride, of_w, of_b = (
@@ -370,7 +370,7 @@ def _fused(kind):
                 read_word(table + H.scalars)[0] + number * ROW,
                 table + read_word(table + H.step_scalars)[0],
             )
-            for i in range(tid, HYPER + 1, threads):
+            for i in range(tid, NUM_SCALARS + 1, threads):
                 store_scalar((hyper,), i * size, load_scalar((scalars,), i * size))
             cuda.syncthreads()
             for i in range(layers):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas import HYPER, LOSSES
+from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_of
 from ...scalars import fill_scalars
@@ -229,7 +229,7 @@ class Network:
                     progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
+            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
             fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
             self._upload()
             if self._ahead is None:
