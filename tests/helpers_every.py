@@ -37,6 +37,7 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     LossSpec,
+    OptimizerSteps,
     Update,
 )
 
@@ -237,7 +238,7 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
     network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"], compute)
     batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
     options = OPTIMIZERS["adam"].options
-    losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
+    losses_ = network.train(batches, OptimizerSteps("adam", states, options, np.full(2, 0.01), clip_norm=0.1), 5).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
 
 
@@ -252,7 +253,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
     with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
-        totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
+        totals = network.train(Batches(x, y, order, 3), OptimizerSteps("adam", states, options, np.full(4, 0.01)), 5)
     return [to_device(array) for array in (*params, totals.losses)]
 
 

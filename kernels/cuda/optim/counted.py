@@ -121,7 +121,7 @@ def refuse_capture(gpu: Any, stream: int) -> None:
 class CountedPlan(Tables):
     """As Plan, but that the device counts the steps of every array, and none that it skips.
 
-        plan = CountedPlan([Target("adam", ...), ...], [Number(step.data_ptr(), 4), ...], gpu(0))
+        plan = CountedPlan([BufferUpdate("adam", ...), ...], [Number(step.data_ptr(), 4), ...], gpu(0))
         plan.update([g.data_ptr(), ...], [options], stream=torch.cuda.current_stream().cuda_stream)
 
     counters: for each array where its number of steps done is, which the plan does not own.

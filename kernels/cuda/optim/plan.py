@@ -145,7 +145,7 @@ class Tables:
 class Plan(Tables):
     """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
 
-        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
+        plan = Plan([BufferUpdate("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
         plan.update([g.data_ptr(), ...], [1, ...], [options], stream=torch.cuda.current_stream().cuda_stream)
 
     As the Plan of the CPU, but that a call returns when its work has been given to a stream, and that memory must live
