@@ -26,7 +26,7 @@ from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, Totals
 from ..dense.mixed import Weights
 from ..fused.select import fused_training
-from ..optim.arrays import gpu_of
+from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates

@@ -11,8 +11,8 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 require_device()
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import CountedPlan, Guard, Number
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import STOCHASTIC, Target, Update
 
@@ -43,8 +43,7 @@ class Counted:
         self.steps = to_device(np.zeros(len(sizes), counter))
         width = np.dtype(counter).itemsize
         targets = [
-            Target(rule, dtype, n, at(p), [at(s) for s in own])
-            for n, (p, *own) in zip(sizes, self.device, strict=True)
+            Target(rule, dtype, n, at(p), [at(s) for s in own]) for n, (p, *own) in zip(sizes, self.device, strict=True)
         ]
         counters = [Number(at(self.steps) + width * i, width) for i in range(len(sizes))]
         self.plan = CountedPlan(targets, counters, gpu or gpu_of({at(self.steps)}))
