@@ -19,13 +19,13 @@ from fastopt.kernels import cuda
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
-from fastopt.kernels.cuda.dense.mixed import mixed_kernels
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import HALVES
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
 from fastopt.kernels.spec import (
@@ -52,7 +52,8 @@ SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    others = set(mixed_kernels("bfloat16")) - set(mixed_kernels("bfloat16", ["adam"]))  # one rule stands for all
+    copying = {update_kernel(rule, "bfloat16", COPY) for rule in OPTIMIZERS}
+    others = copying - {update_kernel("adam", "bfloat16", COPY)}  # one rule stands for all
     return [kernel for kernel in all_kernels(ALL) if kernel not in others]
 
 

@@ -29,6 +29,7 @@ from ...formulas import HYPER, OPTIMIZERS
 from ...scalars import fill_row
 from ...spec import MASTER, BufferUpdate
 from ..runtime.compile import Kernel
+from ..runtime.device import Device
 from ..runtime.records import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, STEP, TILE, TURNS, offset
 from ..runtime.storage import STORES
 from .norm import SETTLE, SUM, squares_kernel
@@ -64,7 +65,7 @@ NO_GUARD = Guard()
 class Table:
     """The arrays of one rule, dtype and form, which one launch updates."""
 
-    def __init__(self, gpu: Any, targets: Sequence[BufferUpdate], which: list[int], first: int) -> None:
+    def __init__(self, gpu: Device, targets: Sequence[BufferUpdate], which: list[int], first: int) -> None:
         some = targets[which[0]]
         self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
         self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
@@ -87,7 +88,7 @@ class Table:
 class Tables:
     """What is laid out once for all steps on some arrays, and the launches that a step is made of."""
 
-    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Device) -> None:
         self.gpu = gpu
         kinds = [(t.group, t.rule, STORES[t.dtype].real) for t in targets]
         self.kinds = list(dict.fromkeys(kinds))
@@ -152,7 +153,7 @@ class Plan(Tables):
     until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
     """
 
-    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Device) -> None:
         super().__init__(targets, gpu)
         self.news = gpu.pinned(AHEAD)
         self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped

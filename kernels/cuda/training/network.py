@@ -27,7 +27,7 @@ from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, Pas
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
-from ..optim.arrays import gpu_of
+from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates
