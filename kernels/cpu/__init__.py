@@ -6,8 +6,8 @@ from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import blas
 from .dense.layer import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
-from .dense.rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
 from .dense.rows import FINISH_KERNEL as FINISH
+from .dense.rows import ROW_PHASES, activate, loss, loss_kernel, metric_kernels, rows_kernel
 from .dense.rows import TOTAL_KERNEL as TOTAL
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.dlpack import READ_CAPSULES, Capsules
@@ -59,6 +59,6 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels += [loss_kernel(name, dtype) for name in LOSSES]
-        kernels += [metric_kernel(name, targets, dtype) for name, targets in COUNTS]
+        kernels += metric_kernels(dtype)
         kernels += blas().kernels(dtype)
     return list(dict.fromkeys(kernels))

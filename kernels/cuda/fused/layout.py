@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...formulas import ACTIVATIONS, OPTIMIZERS
+from ...formulas import ACTIVATIONS, METRICS, OPTIMIZERS
 from ...spec import DenseSpec, DropoutSpec
 from ..runtime.compile import SIMULATED
 from ..runtime.primitives import VECTOR
@@ -21,7 +21,7 @@ from ..training.program import Structure
 from .tiles import DEPTH
 
 LANES = 4 if SIMULATED else 32  # threads side by side in a row, one behind the other for rows
-STATES, METRICS = 3, 4  # of a rule, and of a network, at most
+STATES = 3  # of a rule, at most
 
 # The network. Places in shared memory are counted from its beginning, where HEAD and the layers lie themselves.
 HEAD = np.dtype([
@@ -36,7 +36,8 @@ HEAD = np.dtype([
     ("scalars", "i8"),  # ROW bytes for each step
     ("clock", "i8"),
     ("losses", "i8"),  # a float64 for each batch
-    ("sums", "i8"), ("metrics", "i8"), ("metric", "i8", (METRICS,)),  # a float64 for each metric, which is one of KINDS
+    ("sums", "i8"), ("metrics", "i8"),  # a float64 for each metric
+    ("metric", "i8", (len(METRICS),)),  # which of the sums of the kernel's kind it is
     ("z_boundary", "f8"), ("t_boundary", "f8"), ("param", "f8"),  # of the loss
     ("targets", "i8"), ("gradient", "i8"), ("other", "i8"), ("rows", "i8"), ("totals", "i8"),  # in shared memory
     ("hyper", "i8"),
@@ -68,7 +69,11 @@ def _offsets(kind: np.dtype[Any]) -> Any:
 
 H, L = _offsets(HEAD), _offsets(LAYER)
 FIRST, RECORD = HEAD.itemsize, LAYER.itemsize
-KINDS = ("accuracy", "squared", "absolute")  # of metrics, by their number in HEAD
+
+
+def sum_of(metric: str) -> str:
+    """The first metric with the same score: they share a sum."""
+    return next(name for name, row in METRICS.items() if row.score is METRICS[metric].score)
 
 
 class Kind(NamedTuple):
@@ -79,13 +84,13 @@ class Kind(NamedTuple):
     loss: str
     labels: bool
     link: str | None
-    metrics: frozenset[str]  # of "accuracy", "squared", "absolute"
+    metrics: tuple[str, ...]  # sorted; of metrics with the same score the first in METRICS
     dropout: bool
     dtype: str
 
     @property
     def name(self) -> str:
-        parts = OPTIMIZERS[self.rule].rule.__name__, *self.activations, self.loss, *sorted(self.metrics)
+        parts = OPTIMIZERS[self.rule].rule.__name__, *self.activations, self.loss, *self.metrics
         return "_".join(["fused", *parts, *["dropout"] * self.dropout, str(self.link), self.dtype])
 
     @property

@@ -12,14 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ...formulas import LOSSES, OPTIMIZERS, dropout_stream
-from ..dense.losses import METRIC_LOSSES
 from ..runtime.primitives import VECTOR
 from ..training.passes import Pass
 from ..training.program import Structure
 from .kernel import fused_kernel
-from .layout import KINDS, METRICS, Kind, Parts, parts_of, placed, views
-
-ERRORS = {"mean_squared_error": "squared", "mean_absolute_error": "absolute"}
+from .layout import Kind, Parts, parts_of, placed, sum_of, views
 
 # What is counted on for `worth`: estimates from counts of clocks and instructions, NOT measured on any GPU.
 FLOPS = 1e11  # a second: a multiprocessor does 0.4e12 at most, and threads of small products wait for each other
@@ -77,7 +74,7 @@ def chosen(net: Structure, rule: str, labels: bool, batch: int, most: int) -> Ch
     """None where it cannot be done in so many bytes of shared memory, or is not wanted, or not worth it."""
     wish, parts = os.environ.get("FASTOPT_CUDA_FUSED"), parts_of(net)
     other = net.tf32 or net.compute != net.dtype or any(columns != (0, net.outputs) for _, columns in net.sums)
-    if wish == "0" or parts is None or other or len(net.metrics) > METRICS:
+    if wish == "0" or parts is None or other:
         return None
     kind = kind_of(net, parts, rule, labels)
     words = placed(kind, parts, batch, most)
@@ -112,12 +109,8 @@ def kind_of(net: Structure, parts: Parts, rule: str, labels: bool) -> Kind:
     """The kernel that trains such networks."""
     assert net.loss is not None
     activations = tuple(sorted({spec.activation for spec in parts.dense}))
-    metrics = frozenset(_metric(name) for name in net.metrics)
+    metrics = tuple(sorted({sum_of(name) for name in net.metrics}))
     return Kind(rule, activations, net.loss.name, labels, net.link, metrics, any(parts.dropouts), net.dtype)
-
-
-def _metric(name: str) -> str:
-    return ERRORS[METRIC_LOSSES[name]] if name in METRIC_LOSSES else name
 
 
 def _fill(choice: Choice, running: Pass, states: Sequence[Sequence[int]], scalars: int) -> None:
@@ -130,7 +123,7 @@ def _fill(choice: Choice, running: Pass, states: Sequence[Sequence[int]], scalar
     head["x"], head["y"], head["scalars"] = running.feed.x, running.feed.y, scalars
     head["clock"] = program.clock.address
     head["losses"], head["sums"], head["metrics"] = running.losses, running.results.address, len(net.metrics)
-    head["metric"][: len(net.metrics)] = [KINDS.index(_metric(name)) for name in net.metrics]
+    head["metric"][: len(net.metrics)] = [kind.metrics.index(sum_of(name)) for name in net.metrics]
     head["z_boundary"], head["t_boundary"] = loss.boundary
     for name, default in loss.params.items():
         head["param"] = net.loss.params.get(name, default)
