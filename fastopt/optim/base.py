@@ -10,14 +10,14 @@ import numpy as np
 
 from .. import _backends, conventions
 from .._exclusive import give_turn
-from .._validation import check_count, check_flag, describe
+from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
 from ..kernels.spec import STOCHASTIC
 from ._engine import Leaves, Place
 from ._engine_cpu import OnHost
 from ._engine_cuda import OnDevice
 from ._engine_cuda_graphs import Counting
-from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, check_hyper, common
+from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common
 from ._param_names import KEY, in_order, names_of
 from ._param_state import Group, Hyper
 from ._settings import Settings
@@ -334,7 +334,7 @@ class Optimizer(Settings):
                 f" {self.convention!r}: states and hyper-parameters do not mean the same in both"
             )
         hypers = [self._loaded_hyper(group) for group in groups]
-        clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
+        clip_norm = check_in_domain("clip_norm", common(groups, "clip_norm", None), BOUND)
         check_clipping(clip_norm, hypers, self.backend)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
