@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, LOSSES, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
 from ..runtime.records import CLOCK, ROW, offset
@@ -315,7 +315,7 @@ def _keep_metric(kind):
 
     def keep_metric(table, number, value, tid):
         totals = table + read_word(table + H.thread_sums)[0]
-        write_double(totals + tid * 8, value)
+        write_double(totals + tid * 8, np.float64(value))
         cuda.syncthreads()
         some(totals, tid)
         cuda.syncthreads()
@@ -330,17 +330,43 @@ def _keep_metric(kind):
     return device(keep_metric)
 
 
+def _keep_metrics(kind, names):
+    """`_keep_metric` of each number of a tuple: those of the metrics with these names."""
+    if not names:
+
+        def nothing(table, sums, tid):
+            return
+
+        return device(nothing)
+    keep_metric, number = _keep_metric(kind), kind.metrics.index(names[-1])
+
+    def last(table, sums, tid):
+        keep_metric(table, number, sums[0], tid)
+
+    if len(names) == 1:
+        return device(last)
+    others = _keep_metrics(kind, names[:-1])
+
+    def each(table, sums, tid):
+        others(table, sums[:-1], tid)
+        keep_metric(table, number, sums[-1], tid)
+
+    return device(each)
+
+
 # ---------------------------------------------------------------- the kernel
 def _fused(kind):
     size, element = np.dtype(kind.dtype).itemsize, cuda.types.float64
     gather, forward, slopes, update, moved = (make(kind) for make in (_gather, _forward, _slopes, _update, _moved))
     judge = judge_rows(kind, device(_meet)) if LOSSES[kind.loss].by_row else judge_elements(kind)
-    threads, keep_metric, (some, all_of_them) = kind.threads, _keep_metric(kind), _sums(kind)
+    threads, (some, all_of_them) = kind.threads, _sums(kind)
     inputs_product = product(kind.dtype, True, True, threads)
     weights_product = product(kind.dtype, False, False, threads)
     address_here, address_anywhere = address_in(SHARED), address_in(ANY)
     load_scalar, store_scalar = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
-    accuracy, errors = "accuracy" in kind.metrics, bool(kind.metrics & {"squared", "absolute"})
+    of_classes, of_values = ([name for name in kind.metrics if METRICS[name].of_classes is so] for so in (True, False))
+    keep_hits, keep_values = _keep_metrics(kind, of_classes), _keep_metrics(kind, of_values)
+    no_hits, no_values = (0,) * max(1, len(of_classes)), (0.0,) * max(1, len(of_values))
 
     def train(plan, count):
         # plan: address of HEAD and LAYERs; count: of batches, from the clock's on.
@@ -359,7 +385,7 @@ def _fused(kind):
         clock, last = read_word(table + H.clock)[0], table + FIRST + (layers - 1) * RECORD
         begin, ever = read_global(clock + BATCH)[0], read_global(clock + EVER)[0]
         batch, totals = read_word(table + H.batch_rows)[0], table + read_word(table + H.thread_sums)[0]
-        right, found = 0, (0.0, 0.0)
+        hits, found = no_hits, no_values
         for turn in range(count):
             number, now = begin + turn, ever + turn
             rows = min(batch, read_word(table + H.pass_rows)[0] - number * batch)
@@ -375,7 +401,7 @@ def _fused(kind):
             cuda.syncthreads()
             for i in range(layers):
                 forward(table, table + FIRST + i * RECORD, padded_rows, now, tid, column_lane, row_lane)
-            total, found, right = judge(table, last, rows, padded_rows, found, right, tid, column_lane, row_lane)
+            total, found, hits = judge(table, last, rows, padded_rows, found, hits, tid, column_lane, row_lane)
             write_double(totals + tid * 8, total)
             cuda.syncthreads()
             some(totals, tid)
@@ -402,11 +428,8 @@ def _fused(kind):
                 update(table, table + FIRST + i * RECORD, states, column_lane, row_lane)
         cuda.syncthreads()
         moved(table, True, column_lane, row_lane)
-        if accuracy:
-            keep_metric(table, 0, np.float64(right), tid)
-        if errors:
-            keep_metric(table, 1, found[0], tid)
-            keep_metric(table, 2, found[1], tid)
+        keep_hits(table, hits, tid)
+        keep_values(table, found, tid)
         if tid == 0:
             write_global(clock + BATCH, begin + count)
             write_global(clock + EVER, ever + count)
