@@ -108,6 +108,10 @@ class Settings:
         """Whose formulas, defaults and options these are."""
         return next(name for name, row in self._peers.items() if row is self._convention)
 
+    @classmethod
+    def _default_convention(cls) -> str:
+        return next(iter(cls._peers))
+
     @property
     def master_weights(self) -> bool:
         """Whether 16-bit arrays have a master copy; if not, they are rounded stochastically."""
@@ -169,7 +173,7 @@ class Settings:
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         shown = [f"{name}={value!r}" for name, value in hyper.items() if self._extra.get(name, ...) != value]
-        if self.convention != conventions.DEFAULT:
+        if self.convention != self._default_convention():
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")
