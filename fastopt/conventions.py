@@ -1,7 +1,8 @@
 """Whose optimizer: `fo.Adam(params, convention="keras")` has Keras's formulas, defaults and options.
 
 Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas given with the
-classes in `fastopt.optim`; of an optimizer that torch lacks, `convention="paper"` has them, and is the default. "keras" (Keras 3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
+classes in `fastopt.optim`; so has `convention="paper"`, the default of an optimizer that torch lacks. "keras" (Keras
+3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
 
               keras                               optax                               sklearn
     SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
