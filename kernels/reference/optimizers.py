@@ -129,18 +129,6 @@ def momentum(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     p -= T(o["lr"]) * (g + mu * b if o["nesterov"] else b)
 
 
-def lion(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """A step of size lr by the sign of the momentum with much of the gradient; the momentum keeps less of it."""
-    (m,) = states
-    g = decayed(p, g, o)
-    update = m.copy()
-    mean(update, o["beta1"], g)
-    mean(m, o["beta2"], g)
-    flush(update)
-    flush(m)
-    p -= p.dtype.type(o["lr"]) * np.sign(update)
-
-
 def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     T = p.dtype.type
     (s,) = states
@@ -292,7 +280,6 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "momentum": momentum,
     "sgdw": sgdw,
     "velocity": velocity,
-    "lion": lion,
     "adagrad": adagrad,
     "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
     "adagrad_safe": adagrad_safe,
