@@ -88,9 +88,7 @@ ADAGRAD = OptimizerClass(
     {"lr": None, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": None, "eps": None},
     """Adagrad: steps divided by the root of the sum of all squared gradients so far.
 
-        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
-
-    Source: Duchi, Hazan & Singer 2011.""",
+        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)""",
     {
         "torch": Convention(
             "torch.optim.Adagrad", only("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}

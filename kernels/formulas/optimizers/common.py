@@ -100,3 +100,8 @@ def floor(x, old, g, tiny):
 
 def root(x):
     return type(x)(sqrt(x))
+
+
+def sign(x):
+    """-1, 0 or 1; NaN of NaN."""
+    return type(x)(1) if x > 0 else (type(x)(-1) if x < 0 else x)

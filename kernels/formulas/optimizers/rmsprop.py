@@ -145,9 +145,7 @@ RMSPROP = OptimizerClass(
 
         v = alpha v + (1 - alpha) g^2
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
-        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
-
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.""",
+        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b""",
     {
         "torch": Convention("torch.optim.RMSprop", same(*_VARIANTS), {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8}),
         "keras": Convention(

@@ -106,9 +106,7 @@ SGD = OptimizerClass(
 
         p = p - lr g                                                        momentum = 0
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
-        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
-
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.""",
+        p = p - lr b, or with nesterov p = p - lr (g + momentum b)""",
     {
         "torch": Convention(
             "torch.optim.SGD",
