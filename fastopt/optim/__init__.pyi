@@ -211,7 +211,8 @@ class Adam(Optimizer):
 
     With `amsgrad` the largest v so far stands in for v.
 
-    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form.
+    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form. Loshchilov
+    & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled decay.
 
     States: exp_avg, exp_avg_sq, max_exp_avg_sq.
 

@@ -83,7 +83,8 @@ class Adam(Accelerated, torch.optim.Adam):
 
     With `amsgrad` the largest v so far stands in for v.
 
-    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form.
+    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form. Loshchilov
+    & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled decay.
 
     Example:
         >>> import torch, fastopt.torch

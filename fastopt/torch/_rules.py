@@ -65,7 +65,8 @@ def read_group(
             return "", {}, f"{flag}=True"
     if scaled and not group.get("fused"):
         return "", {}, "grad_scale and found_inf are for fused=True"
-    rule = ROWS[peer].variant(group)
+    row = ROWS[peer]
+    rule = row.conventions["torch"].rows[row.variant(group)]
     options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
     for name in _names(rule):
         options[name] = group[name]

@@ -230,7 +230,12 @@ ADAM = OptimizerClass(
 
     With `amsgrad` the largest v so far stands in for v.""",
     {
-        "torch": Convention("torch.optim.Adam", same("adam", "amsgrad"), {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_EPS_ROOT),
+        "torch": Convention(
+            "torch.optim.Adam",
+            same("adam", "amsgrad", "adamw", "adamw_amsgrad"),
+            {"lr": 1e-3, "eps": 1e-8},
+            lacks=_NO_EPS_ROOT,
+        ),
         "keras": Convention(
             "keras.optimizers.Adam",
             {"adam": "adam_hat", "amsgrad": "amsgrad_hat"},
