@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from .optim import Adagrad as Adagrad
     from .optim import Adam as Adam
     from .optim import AdamW as AdamW
+    from .optim import Lion as Lion
     from .optim import Optimizer as Optimizer
     from .optim import RMSprop as RMSprop
     from .optim import get_optimizer as get_optimizer
@@ -48,7 +49,7 @@ _NAMES = {
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
     "models.sequential": ("Sequential",),
-    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSprop", "get_optimizer"),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }

@@ -135,6 +135,14 @@ def momentum(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     p -= T(o["lr"]) * (g + mu * b if o["nesterov"] else b)
 
 
+def lion(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """A step of size lr by the sign of a momentum; the state holds less of the gradient than the sign is taken of."""
+    g, update = decayed(p, g, o), states[0].copy()
+    flushed_mean(update, o["beta1"], g)
+    flushed_mean(states[0], o["beta2"], g)
+    p -= p.dtype.type(o["lr"]) * np.sign(update)
+
+
 def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     T = p.dtype.type
     (s,) = states
@@ -283,6 +291,7 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "momentum": momentum,
     "sgdw": sgdw,
     "velocity": velocity,
+    "lion": lion,
     "adagrad": adagrad,
     "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
     "adagrad_safe": adagrad_safe,
