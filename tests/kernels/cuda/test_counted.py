@@ -43,7 +43,8 @@ class Counted:
         self.steps = to_device(np.zeros(len(sizes), counter))
         width = np.dtype(counter).itemsize
         targets = [
-            Target(rule, dtype, n, at(p), [at(s) for s in own]) for n, (p, *own) in zip(sizes, self.device, strict=True)
+            Target(rule, dtype, n, at(p), [at(s) for s in own])
+            for n, (p, *own) in zip(sizes, self.device, strict=True)
         ]
         counters = [Number(at(self.steps) + width * i, width) for i in range(len(sizes))]
         self.plan = CountedPlan(targets, counters, gpu or gpu_of({at(self.steps)}))
