@@ -18,7 +18,7 @@ from fastopt.kernels import reference
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.optim.plan import Plan
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, Target, Update
+from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, BufferUpdate, Update
 
 # torch's optimizer for a rule, with the options that are not its defaults.
 TORCH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,7 +88,7 @@ class Job:
 def planned(job: Job) -> Callable[[], None]:
     """Our update, laid out once, as an optimizer does."""
     p, g, *states = (array.address for array in job.arrays)
-    plan = Plan([Target(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
+    plan = Plan([BufferUpdate(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
     gradients, numbers_, options = np.array([g]), np.array([STEP]), [OPTIMIZERS[job.rule].options]
     return lambda kept=job: plan.update(gradients, numbers_, options)
 

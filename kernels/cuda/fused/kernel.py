@@ -21,7 +21,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, OPTIMIZERS, dropout_draw, dropout_key
+from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
 from ..runtime.records import CLOCK, ROW, offset
@@ -309,24 +309,48 @@ def _sums(kind):
 
 
 def _add_metric(kind):
-    """Add the sum of all threads' values to the sums of each metric of this kind."""
+    """Add the sum of all threads' values to the sums of each metric with this index in `kind.metrics`."""
     partial_sums, total_sum = _sums(kind)
 
-    def add_metric(table, metric_kind, value, tid):
+    def add_metric(table, index, value, tid):
         thread_sums = resolve(table, table + H.thread_sums)
-        write_double(thread_sums + tid * 8, value)
+        write_double(thread_sums + tid * 8, np.float64(value))
         cuda.syncthreads()
         partial_sums(thread_sums, tid)
         cuda.syncthreads()
         if tid == 0:
             total = total_sum(thread_sums)
             for i in range(field(table + H.num_metrics)):
-                if field(table + H.metric_kinds + i * 8) == metric_kind:
+                if field(table + H.metric_kinds + i * 8) == index:
                     at = field(table + H.metric_sums) + i * 8
                     write_total(at, read_total(at)[0] + total)
         cuda.syncthreads()
 
     return device(add_metric)
+
+
+def _add_metrics(kind, names):
+    """`_add_metric` for a tuple of values: one for each of the metrics with these names."""
+
+    def add_none(table, values, tid):
+        pass
+
+    if not names:
+        return device(add_none)
+    add_metric, index = _add_metric(kind), kind.metrics.index(names[-1])
+
+    def add_one(table, values, tid):
+        add_metric(table, index, values[0], tid)
+
+    if len(names) == 1:
+        return device(add_one)
+    others = _add_metrics(kind, names[:-1])
+
+    def add_each(table, values, tid):
+        others(table, values[:-1], tid)
+        add_metric(table, index, values[-1], tid)
+
+    return device(add_each)
 
 
 # ---------------------------------------------------------------- the kernel
@@ -363,10 +387,12 @@ def _fused(kind):
         make(kind) for make in (_gather, _forward, _backward, _update, _transfer)
     )
     loss_and_metrics = row_loss(kind, device(_barrier)) if LOSSES[kind.loss].by_row else elementwise_loss(kind)
-    threads, add_metric, (partial_sums, total_sum) = kind.threads, _add_metric(kind), _sums(kind)
+    threads, (partial_sums, total_sum) = kind.threads, _sums(kind)
     shared_address, generic_address = address_in(SHARED), address_in(ANY)
     load_scalar, store_scalar = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
-    accuracy, errors = "accuracy" in kind.metrics, bool(kind.metrics & {"squared", "absolute"})
+    of_classes, of_values = ([name for name in kind.metrics if METRICS[name].of_classes is so] for so in (True, False))
+    add_hits, add_values = _add_metrics(kind, of_classes), _add_metrics(kind, of_values)
+    no_hits, no_values = (0,) * max(1, len(of_classes)), (0.0,) * max(1, len(of_values))
 
     def train(plan, count):
         # plan: address of HEAD and LAYERs in global memory; count: batches, from the clock's on.
@@ -387,7 +413,7 @@ def _fused(kind):
         clock, last = field(table + H.clock), table + FIRST + (num_layers - 1) * RECORD
         begin, begin_ever = read_global(clock + BATCH)[0], read_global(clock + EVER)[0]
         batch, thread_sums = field(table + H.batch_rows), resolve(table, table + H.thread_sums)
-        num_right, error_sums = 0, (0.0, 0.0)
+        hits, value_sums = no_hits, no_values
         for i in range(count):
             number, ever = begin + i, begin_ever + i
             rest = field(table + H.pass_rows) - number * batch
@@ -405,8 +431,8 @@ def _fused(kind):
             for k in range(num_layers):
                 forward(table, table + FIRST + k * RECORD, padded_rows, ever, tid, column_lane, row_lane)
             # loss, its gradient, metrics
-            total, error_sums, num_right = loss_and_metrics(
-                table, last, rows, padded_rows, error_sums, num_right, tid, column_lane, row_lane
+            total, value_sums, hits = loss_and_metrics(
+                table, last, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane
             )
             write_double(thread_sums + tid * 8, total)
             cuda.syncthreads()
@@ -422,11 +448,8 @@ def _fused(kind):
         cuda.syncthreads()
         # parameters and states back to global memory, metrics, the clock
         transfer(table, True, column_lane, row_lane)
-        if accuracy:
-            add_metric(table, 0, np.float64(num_right), tid)
-        if errors:
-            add_metric(table, 1, error_sums[0], tid)
-            add_metric(table, 2, error_sums[1], tid)
+        add_hits(table, hits, tid)
+        add_values(table, value_sums, tid)
         if tid == 0:
             write_global(clock + BATCH, begin + count)
             write_global(clock + EVER, begin_ever + count)

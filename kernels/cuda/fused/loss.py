@@ -10,27 +10,67 @@ import math
 
 import numpy as np
 
-from ...formulas import ACTIVATIONS, LOSSES
-from ..dense.losses import hits_of
+from ...formulas import ACTIVATIONS, LOSSES, METRICS
+from ...metrics import scored_by
 from ..runtime.compile import device
 from ..runtime.primitives import SHARED, loader, storer
 from .access import field, read_double, read_word, resolve
 from .layout import COLUMN_LANES, H, L
 
 
-def _add_errors(kind):
-    """Sums of squared and absolute errors with those of an output, as users see it, and its target."""
-    squared, absolute = (device(LOSSES[name].value) for name in ("mean_squared_error", "mean_absolute_error"))
+# ---------------------------------------------------------------- metrics
+def _add_each(functions):
+    """A function that adds f(y, t) of each function f to its element of a tuple of sums."""
+    if not functions:
+        return device(_unchanged)
+    function = functions[-1]
+
+    def add_one(sums, y, t):
+        return (sums[0] + function(y, t),)
+
+    if len(functions) == 1:
+        return device(add_one)
+    others = _add_each(functions[:-1])
+
+    def add(sums, y, t):
+        return others(sums[:-1], y, t) + (sums[-1] + function(y, t),)  # noqa: RUF005 (Numba knows no star)
+
+    return device(add)
+
+
+def _unchanged(sums, y, t):
+    return sums
+
+
+def _add_values(kind):
+    """Sums of the metrics of values with those of an output, as users see it, and its target."""
     T = getattr(np, kind.dtype)
 
-    def add_both(sums, y, t):
-        a = T(0)
-        return sums[0] + np.float64(squared(y, t, a)), sums[1] + np.float64(absolute(y, t, a))
+    def score_as_float64(score):
+        score = device(score)
 
-    def add_none(sums, y, t):
-        return sums
+        def value(y, t):
+            return np.float64(score(y, t, T(0)))
 
-    return device(add_both if kind.metrics & {"squared", "absolute"} else add_none)
+        return device(value)
+
+    scores = [METRICS[name].score for name in kind.metrics if not METRICS[name].of_classes]
+    return _add_each([score_as_float64(score) for score in scores])
+
+
+def _add_hits(kind):
+    """Counts of the metrics of classes with those of a rank of the right class; below 0: an output is NaN."""
+
+    def hit_or_not(score):
+        score = device(score)
+
+        def hit(rank, unused):
+            return 1 if rank >= 0 and score(rank) else 0
+
+        return device(hit)
+
+    scores = [METRICS[name].score for name in kind.metrics if METRICS[name].of_classes]
+    return _add_each([hit_or_not(score) for score in scores])
 
 
 def _argmax(dtype):
@@ -50,70 +90,79 @@ def _argmax(dtype):
     return device(argmax)
 
 
-def _count_right_outputs(dtype):
-    """Number of outputs of a row on the same side of their boundary as their targets."""
-    load, T, size = loader(dtype, 1, SHARED), getattr(np, dtype), np.dtype(dtype).itemsize
+def _rank(dtype):
+    """Number of classes that a row of outputs prefers to the right one, as on the CPU; -1 if an output is NaN."""
+    load, size = loader(dtype, 1, SHARED), np.dtype(dtype).itemsize
 
-    def count_right(z, t, columns, z_boundary, t_boundary):
-        right = 0
+    def rank_of(row, columns, right):
+        rank, no_nan, score = 0, True, load((row,), right * size)[0][0]
         for j in range(columns):
-            x, y = load((z,), j * size)[0][0], load((t,), j * size)[0][0]
-            if x == x and (x > T(z_boundary)) == (y > T(t_boundary)):
-                right += 1
-        return right
+            x = load((row,), j * size)[0][0]
+            no_nan = no_nan and x == x
+            if x > score or (x == score and j < right):
+                rank += 1
+        return rank if no_nan else -1
 
-    return device(count_right)
+    return device(rank_of)
 
 
-def _num_right(kind):
-    """Hits of a row: 1 or 0 for the row, or a number of outputs where those are counted."""
-    argmax, count_right = _argmax(kind.dtype), _count_right_outputs(kind.dtype)
+def _count_hits(kind):
+    """A function that adds the hits of a row to the counts of the metrics of classes."""
+    argmax, rank_of, add = _argmax(kind.dtype), _rank(kind.dtype), _add_hits(kind)
+    load, T, size = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
 
-    def by_label(table, z, t, row, row_stride, columns):
-        return 1 if argmax(z + row * row_stride, columns) == read_word(t + row * 8)[0] else 0
+    def by_label(counts, table, z, t, row, row_stride, columns):
+        return add(counts, rank_of(z + row * row_stride, columns, read_word(t + row * 8)[0]), 0)
 
-    def by_output(table, z, t, row, row_stride, columns):
+    def by_largest(counts, table, z, t, row, row_stride, columns):
+        return add(counts, rank_of(z + row * row_stride, columns, argmax(t + row * row_stride, columns)), 0)
+
+    def by_output(counts, table, z, t, row, row_stride, columns):
         z_boundary, t_boundary = read_double(table + H.z_boundary)[0], read_double(table + H.t_boundary)[0]
-        return count_right(z + row * row_stride, t + row * row_stride, columns, z_boundary, t_boundary)
+        for j in range(columns):
+            at = row * row_stride + j * size
+            x, y = load((z,), at)[0][0], load((t,), at)[0][0]
+            rank = 0 if (x > T(z_boundary)) == (y > T(t_boundary)) else 1
+            counts = add(counts, rank if x == x else -1, 0)
+        return counts
 
-    def by_argmax(table, z, t, row, row_stride, columns):
-        return 1 if argmax(z + row * row_stride, columns) == argmax(t + row * row_stride, columns) else 0
-
-    def by_columns(table, z, t, row, row_stride, columns):
+    def by_columns(counts, table, z, t, row, row_stride, columns):
         if columns > 1:
-            return by_argmax(table, z, t, row, row_stride, columns)
-        return by_output(table, z, t, row, row_stride, columns)
+            return by_largest(counts, table, z, t, row, row_stride, columns)
+        return by_output(counts, table, z, t, row, row_stride, columns)
 
-    def uncounted(table, z, t, row, row_stride, columns):
-        return 0
+    def uncounted(counts, table, z, t, row, row_stride, columns):
+        return counts
 
-    if "accuracy" not in kind.metrics:
+    first = next((name for name in kind.metrics if METRICS[name].of_classes), None)
+    if first is None:
         return device(uncounted)
-    one, more = (hits_of(kind.loss, kind.labels, columns) for columns in (1, 2))
-    by_output, by_argmax = device(by_output), device(by_argmax)
-    counts = {"labels": device(by_label), "outputs": by_output, "dense": by_argmax}
-    return counts[one] if one == more else device(by_columns)
+    one, more = (scored_by(first, kind.loss, kind.labels, columns) for columns in (1, 2))
+    by_output, by_largest = device(by_output), device(by_largest)
+    ways = {"labels": device(by_label), "outputs": by_output, "largest": by_largest}
+    return ways[one] if one == more else device(by_columns)
 
 
+# ---------------------------------------------------------------- losses
 def elementwise_loss(kind):
     """Loss, gradient and metrics of a loss that is a sum over all outputs."""
     threads, row_lanes = kind.threads, kind.threads // COLUMN_LANES
     row_of_loss, T, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     value, slope = device(row_of_loss.value), device(row_of_loss.slope)
-    add_errors, num_right_in = _add_errors(kind), _num_right(kind)
+    add_values, count_hits = _add_values(kind), _count_hits(kind)
     link = device(ACTIVATIONS[kind.link or "linear"].value)
     zero = T(0)
 
-    def loss_and_metrics(table, layer, rows, padded_rows, error_sums, num_right, tid, column_lane, row_lane):
+    def loss_and_metrics(table, layer, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane):
         z, t = resolve(table, layer + L.y), resolve(table, table + H.targets)
         dz = resolve(table, table + H.gradient)
         row_stride, columns = field(layer + L.row_stride), field(layer + L.outputs)
         param, scale = T(read_double(table + H.param)[0]), T(1) / T(rows * columns)
-        # accuracy: one thread a row
+        # hits: one thread a row
         for row in range(tid, rows, threads):
-            num_right += num_right_in(table, z, t, row, row_stride, columns)
-        # loss, gradient and errors: one thread an element
+            hits = count_hits(hits, table, z, t, row, row_stride, columns)
+        # loss, gradient and metrics of values: one thread an element
         total = 0.0
         for row in range(row_lane, padded_rows, row_lanes):
             for j in range(column_lane, row_stride // size, COLUMN_LANES):
@@ -122,9 +171,9 @@ def elementwise_loss(kind):
                     x, y = load((z,), at)[0][0], load((t,), at)[0][0]
                     total += np.float64(value(x, y, param))
                     d = slope(x, y, param) * scale
-                    error_sums = add_errors(error_sums, link(x), y)
+                    value_sums = add_values(value_sums, link(x), y)
                 store((dz,), at, ((d,),))
-        return total, error_sums, num_right
+        return total, value_sums, hits
 
     return device(loss_and_metrics)
 
@@ -135,11 +184,11 @@ def row_loss(kind, barrier):
     row_of_loss, T, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     value, slope = device(row_of_loss.value), device(row_of_loss.slope)
-    add_errors, num_right_in = _add_errors(kind), _num_right(kind)
+    add_values, count_hits = _add_values(kind), _count_hits(kind)
     zero, one, tiny, least = T(0), T(1), T(np.finfo(kind.dtype).tiny), T(-math.inf)
     labels, has_link = kind.labels, kind.link is not None
 
-    def loss_and_metrics(table, layer, rows, padded_rows, error_sums, num_right, tid, column_lane, row_lane):
+    def loss_and_metrics(table, layer, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane):
         # Threads that share a row would meet at every step of a sum. So one thread finds a row's largest element and
         # its mass, and all threads compute exponentials. row_values (3, batch): largest, log(mass), 1 / mass.
         z, t = resolve(table, layer + L.y), resolve(table, table + H.targets)
@@ -148,14 +197,14 @@ def row_loss(kind, barrier):
         row_values, span = resolve(table, table + H.row_values), field(table + H.batch_rows) * size
         smoothing = T(read_double(table + H.param)[0])
         floor, keep, scale = smoothing / T(columns), one - smoothing, one / T(rows)
-        # the largest element of each row, and accuracy
+        # the largest element of each row, and hits
         for row in range(tid, rows, threads):
             largest = least
             for j in range(columns):
                 x = load((z,), row * row_stride + j * size)[0][0]
                 largest = x if x > largest else largest
             store((row_values,), row * size, ((largest,),))
-            num_right += num_right_in(table, z, t, row, row_stride, columns)
+            hits = count_hits(hits, table, z, t, row, row_stride, columns)
         barrier()
         # exponentials, in the place of the gradient
         for row in range(row_lane, padded_rows, row_lanes):
@@ -173,7 +222,7 @@ def row_loss(kind, barrier):
             store((row_values,), span + row * size, ((T(math.log(mass)),),))
             store((row_values,), 2 * span + row * size, ((one / mass,),))
         barrier()
-        # loss, gradient and errors of each element
+        # loss, gradient and metrics of values of each element
         total = 0.0
         for row in range(row_lane, rows, row_lanes):
             largest, log_mass = load((row_values,), row * size)[0][0], load((row_values,), span + row * size)[0][0]
@@ -186,12 +235,12 @@ def row_loss(kind, barrier):
                 else:
                     target = load((t,), at)[0][0]
                 x, p = load((z,), at)[0][0], load((dz,), at)[0][0] * inv_mass
-                error_sums = add_errors(error_sums, p if has_link else x, target)
+                value_sums = add_values(value_sums, p if has_link else x, target)
                 target = target * keep + floor
                 if target != zero:
                     total += np.float64(value(x - largest, target, log_mass))
                 g = slope(p, target) * scale
                 store((dz,), at, ((zero if abs(g) < tiny else g,),))
-        return total, error_sums, num_right
+        return total, value_sums, hits
 
     return device(loss_and_metrics)
