@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._dlpack import detached
+from .kernels.formulas import Domain
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (FLOAT32, FLOAT64)
@@ -228,6 +229,18 @@ def check_number(what: str, value: Any, low: float, high: float = float("inf")) 
         expected = f"at least {low:g}, and finite" if high == float("inf") else f"in [{low:g}, {high:g})"
         raise ValueError(f"{what} must be {expected}; got {value}")
     return float(value)
+
+
+def check_in_domain(name: str, value: Any, domain: Domain) -> float | bool | None:
+    """A number, flag or None of the domain as Python's own; else an error with the domain and the value."""
+    if value is None and domain.optional:
+        return None
+    kinds = bool | int | float | np.bool_ | np.integer | np.floating
+    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
+        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
+    if value not in domain:
+        raise ValueError(f"{name} must be {domain}; got {value}")
+    return bool(value) if domain.flag else float(value)
 
 
 def check_flag(what: str, value: Any) -> bool:

@@ -111,9 +111,9 @@ def metrics_of(case: Case) -> list[str]:
     """Those that the targets of the case have."""
     loss, _, _, y = case
     row = LOSSES[loss]
-    some = [name for name, kinds in METRICS.items() if row.targets in kinds]
+    some = [name for name, metric in METRICS.items() if metric.goes_with(row)]
     one_hot = y.ndim == 1 or (np.isin(y, (0, 1)).all() and (y.shape[1] == 1 or (y.sum(axis=1) == 1).all()))
-    return some if loss not in NUMBERS or one_hot else [name for name in some if name != "accuracy"]
+    return some if loss not in NUMBERS or one_hot else [name for name in some if not METRICS[name].of_classes]
 
 
 def check(case: Case, backend: str, dtype: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backends
-from .._validation import describe
+from .._validation import check_in_domain, describe
 from ..kernels.formulas import BOUND, DOMAINS, FLAG, POSITIVE, Domain
 
 # Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, fill the states,
@@ -32,18 +32,6 @@ COMMON = ("clip_norm", "convention", "lr_step", "seed")
 _SCALE = Domain(open_low=True)
 
 
-def check_hyper(name: str, value: Any, domain: Domain) -> float | bool | None:
-    """A number, flag or None of the domain as Python's own; else an error that says the domain and the value."""
-    if value is None and domain.optional:
-        return None
-    kinds = bool | int | float | np.bool_ | np.integer | np.floating
-    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
-        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
-    if value not in domain:
-        raise ValueError(f"{name} must be {domain}; got {value}")
-    return bool(value) if domain.flag else float(value)
-
-
 def as_plain(value: Any) -> Any:
     """The number in an array of one, such as a learning rate that is a tensor, also inside a tuple; else the value."""
     if isinstance(value, tuple | list):
@@ -58,7 +46,7 @@ def check_lr(value: Any) -> Any:
     if callable(value) and not isinstance(value, type):
         return value
     if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
-        return check_hyper("lr", value, DOMAINS["lr"])
+        return check_in_domain("lr", value, DOMAINS["lr"])
     raise TypeError(f"lr must be {DOMAINS['lr']}, or a schedule(step) that gives one; got {describe(value)}")
 
 

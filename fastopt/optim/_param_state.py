@@ -11,7 +11,7 @@ from .._dlpack import speaks_dlpack
 from .._validation import describe
 from ..kernels.formulas import OPTIMIZERS, dropout_stream
 from ..kernels.reference.bits16 import widened
-from ..kernels.spec import MASTER, SAME, STOCHASTIC, Planned
+from ..kernels.spec import MASTER, SAME, STOCHASTIC, ArrayUpdate
 from ._hyperparameters import as_plain, rate
 from ._parameters import Parameter
 
@@ -22,7 +22,7 @@ COPY = "master"  # the name of the master copy among the states
 class Slot:
     """One parameter array with its states and its number of steps."""
 
-    __slots__ = ("form", "named", "number", "numbers", "parameter", "path", "shape", "states")
+    __slots__ = ("form", "named", "number", "numbers", "parameter", "path", "shape", "states", "states_as_given")
 
     def __init__(
         self, path: str, parameter: Parameter, foreign: bool, number: int, numbers: np.ndarray, master: bool
@@ -35,7 +35,8 @@ class Slot:
         quick = parameter.direct and parameter.lender is None and not foreign
         self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
-        self.states: tuple[np.ndarray, ...] = ()
+        self.states: tuple[np.ndarray, ...] = ()  # for kernels, in the order of the rule's row
+        self.states_as_given: tuple[np.ndarray, ...] = ()  # the same in the shape of the array; no copies
         self.number = number  # of all arrays of the optimizer
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
 
@@ -63,9 +64,9 @@ class Slot:
         """Of the random numbers that the array is rounded by."""
         return dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
 
-    def planned(self, rule: str, group: int, seed: int) -> Planned:
+    def planned(self, rule: str, group: int, seed: int) -> ArrayUpdate:
         p, stream = self.parameter, self.stream(seed)
-        return Planned(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
+        return ArrayUpdate(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
 
     def use(self, rule: str, fill: float) -> None:
         """Takes the states of the rule, making those that are not there yet."""
@@ -80,6 +81,7 @@ class Slot:
                 self.named[COPY] = self.parameter.new_copy()
             names = (*names, COPY)
         self.states = tuple(self.named[name] for name in names)
+        self.states_as_given = tuple(self.parameter.outward(state) for state in self.states)
 
     def saved(self) -> dict[str, Any]:
         """Copies of the states in the array's own shape; without a momentum buffer that no step has filled yet."""

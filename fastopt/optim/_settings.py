@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import conventions
-from .._validation import check_count, check_flag
+from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
 from ..kernels.formulas import BOUND
 from ._aliases import reasons, refuse
-from ._hyperparameters import EXTRA, HYPER_DOMAINS, check_clipping, check_hyper, check_lr, rate
+from ._hyperparameters import EXTRA, HYPER_DOMAINS, check_clipping, check_lr, rate
 from ._param_state import Group, Hyper
 
 
@@ -43,7 +43,7 @@ class Settings:
     ) -> None:
         self._convention = conventions.find(type(self).__name__, self._peers, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
-        self._clip_norm = check_hyper("clip_norm", clip_norm, BOUND)
+        self._clip_norm = check_in_domain("clip_norm", clip_norm, BOUND)
         self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
         self._values = itemgetter(*self._hyper)
         self._master_weights = check_flag("master_weights", master_weights)
@@ -79,10 +79,10 @@ class Settings:
         if name == "lr":
             return check_lr(value)
         if name != "betas":
-            return check_hyper(name, value, HYPER_DOMAINS[name])
+            return check_in_domain(name, value, HYPER_DOMAINS[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be two numbers; got {value!r}")
-        return tuple(check_hyper(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
+        return tuple(check_in_domain(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
 
     def _current(self) -> list[Group]:
         """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
@@ -147,7 +147,7 @@ class Settings:
 
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
-        checked = check_hyper("clip_norm", value, BOUND)
+        checked = check_in_domain("clip_norm", value, BOUND)
         check_clipping(checked, self.param_groups, self.backend)
         self._clip_norm = checked
 

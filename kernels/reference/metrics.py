@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 
 
 class Metric(Protocol):
-    """Fed batch by batch. `logits`: whether it wants the outputs as the loss sees them, and not as they are shown."""
+    """Fed batch by batch. `logits`: it wants the outputs as the loss sees them, and not as they are shown."""
 
     logits: bool
 

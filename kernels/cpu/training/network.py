@@ -8,25 +8,28 @@ kind of layer is a new phase, and evaluation is a shorter program.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ... import costs
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
-from ...metrics import Variation, metric_values, sums_of, variation_of
+from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, dropout_stream
+from ...metrics import Variation, metric_values, scored_by, sums_of, variation_for
 from ...profile import Cost
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Totals
-from ..dense.layer import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
-from ..dense.rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields, slope_kernel
+from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
+from ..dense.metrics import metric_kernel
+from ..dense.rows import ROWS, rows_kernel
 from ..optim.updates import WORDS, update_code
 from ..runtime.compile import Kernel
 from ..runtime.launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
+from ..runtime.partition import pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
-from .program import marking
+from .run import FINISH, marking
 from .two_pass import TwoPass
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
@@ -186,7 +189,7 @@ class Network:
         assert self.loss is not None
         row, shown, columns = LOSSES[self.loss.name], outputs, self.outputs
         kind = "labels" if targets.dtype == np.int64 and targets.ndim == 1 else "dense"
-        if self.link and any(name != "accuracy" for name in self.metrics):
+        if self.link and not all(METRICS[name].of_classes for name in self.metrics):
             shown = program.real(*outputs.shape)
             self._link(program, outputs, shown)
         sums, total = self._sums(program, losses, stride)
@@ -203,15 +206,14 @@ class Network:
             place = next(places[name])
             sums, total = self._sums(program, accumulators[name][place:], 0)
             totals.append(total)
-            z, skip, count = outputs if name == "accuracy" else shown, first * self.width, kind
-            if name == "accuracy" and row.hits_by_output(columns):
-                count = "outputs"
+            z, skip = outputs if METRICS[name].of_classes else shown, first * self.width
+            scored = scored_by(name, self.loss.name, kind == "labels", columns)
             record = fill(
                 METRIC, run=program.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
                 stride=columns, sums=sums, z_boundary=row.boundary[0], t_boundary=row.boundary[1],
             )  # fmt: skip
             cost = costs.metric(name, end - first, kind == "labels", self.width)
-            program.add(metric_kernel(name, count, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
+            program.add(metric_kernel(name, scored, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
         return accumulators, totals
 
     def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
@@ -219,7 +221,7 @@ class Network:
         code = 0 if self.link == "softmax" else activate_kernel(self.link, self.dtype).address
         record = fill(ACTIVATE, run=program.run, z=z, y=y, columns=self.outputs, activate=code)
         cost = costs.link(self.link, self.outputs, self.width)
-        program.add(rows_kernel("activate_rows", self.dtype), record, meet=True, cost=cost)
+        program.add(activate_rows_kernel(self.dtype), record, meet=True, cost=cost)
 
     def _backward(
         self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
@@ -298,7 +300,7 @@ class Network:
         if norm or data.accumulate > 1:
             later = TwoPass(self.params, rule, states, scalars, data, norm, program.ranks)
         self._backward(program, trail, gradient, rule, states, scalars, later)
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
@@ -310,29 +312,24 @@ class Network:
     def train(
         self,
         batches: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
-        options: Mapping[str, Any],
-        learning_rates: np.ndarray,
-        step: int,
+        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], None] | None = None,
-        clip_norm: float | None = None,
-    ) -> Totals:
-        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
-
-        clip_norm: the largest norm of all gradients of a step together.
-        """
+    ) -> PassResult:
+        """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
         start = time.perf_counter()
+        rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
         steps, rows, group = batches.steps, len(batches.order), batches.accumulate
-        variation = self._variation(batches.y, batches.order)
-        program, results, later = self._training(batches, rule, states, seed, clip_norm is not None, variation)
+        variation = variation_for(self.metrics, batches.y, batches.order)
+        norm = clip_norm is not None
+        program, results, later = self._training(batches, rule, optimizer.states, seed, norm, variation)
         if later:
             later.clip(clip_norm)
         losses, counts = results["losses"], results["counts"]
         for name in ("losses", *self.metrics):
             results[name].fill(0)
-        fill_scalars(results["scalars"], rule, range(step + 1, step + 1 + steps), options, learning_rates)
+        numbers = range(step + 1, step + 1 + steps)
+        fill_scalars(results["scalars"], rule, numbers, optimizer.options, optimizer.learning_rates)
 
         def report(done: int) -> None:
             if progress and done:
@@ -352,7 +349,7 @@ class Network:
         losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
         return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program("evaluate", min(batch_size, len(x)), self.dtype)
@@ -361,11 +358,11 @@ class Network:
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
         losses, workspace = np.zeros(1), program.real(program.batch, self.outputs)
-        variation = self._variation(y, None)
+        variation = variation_for(self.metrics, y, None)
         accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace, variation)
         for total in totals:
             total()
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
         return self._totals(losses / count, accumulators, len(x), variation, start)
@@ -384,7 +381,7 @@ class Network:
         record = fill(GATHER, run=program.run, x=out, into_x=outputs, inputs=self.outputs)
         cost = costs.scatter(self.outputs, self.width)
         program.add(rows_kernel("scatter", self.dtype), record, meet=False, cost=cost)
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         return out
 
@@ -393,14 +390,11 @@ class Network:
         assert self.loss is not None
         return self.loss
 
-    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
-        return variation_of(y, order) if "r2" in self.metrics else None
-
     def _totals(
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
         start: float,
-    ) -> Totals:  # fmt: skip
+    ) -> PassResult:  # fmt: skip
         sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
         by_output = LOSSES[self._spec.name].hits_by_output(self.outputs)
         metrics = metric_values(sums, rows, self.outputs, by_output, variation)
-        return Totals(losses, metrics, time.perf_counter() - start)
+        return PassResult(losses, metrics, time.perf_counter() - start)

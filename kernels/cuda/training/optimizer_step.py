@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...spec import SAME, Target
-from ..dense.epilogues import launch
+from ...spec import SAME, BufferUpdate
 from ..optim.norm import SETTLE, SUM, squares_kernel
 from ..optim.plan import Table
 from ..optim.updates import accumulate_kernel
 from ..runtime.compile import Kernel
+from ..runtime.device import launch
 from ..runtime.records import CONTROL, ROW, SETTINGS, TURNS
 from ..runtime.storage import COPY
 
@@ -60,7 +60,7 @@ class Updates:
         self.gpu, self.stream, self.rule, self.dtype, self.places = gpu, stream, rule, dtype, places
         form, written = (COPY, [[copy] for copy in places.copies]) if copy else (SAME, [[] for _ in sizes])
         targets = [
-            Target(rule, copy or dtype, size, p, [*states, *more], form=form)
+            BufferUpdate(rule, copy or dtype, size, p, [*states, *more], form=form)
             for size, p, states, more in zip(sizes, places.params, places.states, written, strict=True)
         ]
         self.table = Table(gpu, targets, list(range(len(targets))), 0)

@@ -13,13 +13,12 @@ from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan
-from fastopt.kernels.cuda.optim import arrays
-from fastopt.kernels.cuda.optim.arrays import see
 from fastopt.kernels.cuda.optim.norm import SETTLE
-from fastopt.kernels.cuda.runtime import driver, staging
+from fastopt.kernels.cuda.runtime import array_interface, driver, staging
 from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.runtime.array_interface import see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.spec import BufferUpdate, Update
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver")
 
@@ -43,15 +42,15 @@ def test_what_there_is(fake):
 
 
 def test_the_device_of_arrays_and_of_the_caller(fake, monkeypatch):
-    monkeypatch.setattr(arrays, "SIMULATED", False)
+    monkeypatch.setattr(array_interface, "SIMULATED", False)
     monkeypatch.setattr(gpu_, "gpu", gpu_.Gpu)
     for contexts, ordinal in (([OTHER], 0), ([OTHER, CONTEXT], 1), ([0], 0)):
         fake.contexts = contexts
-        assert arrays.gpu_of(()).ordinal == ordinal
-        assert arrays.gpu_of({0, 4096}).ordinal == 1
+        assert array_interface.gpu_of(()).ordinal == ordinal
+        assert array_interface.gpu_of({0, 4096}).ordinal == 1
     monkeypatch.setattr(driver, "device_of", lambda address: address // 4096)
     with pytest.raises(ValueError, match="must lie on one GPU; these lie on GPUs 1 and 2"):
-        arrays.gpu_of({8192, 4096, 4100})
+        array_interface.gpu_of({8192, 4096, 4100})
 
 
 def test_a_copy(fake):
@@ -131,7 +130,7 @@ def test_steps(fake):
     options, flag = OPTIMIZERS["adam"].options, np.zeros(1, "float32")
     host = [np.abs(rng.standard_normal(300).astype("float32")) for _ in range(3)]
     p, m, v = on_device(*host)
-    plan = Plan([Target("adam", "float32", 300, see(p).address, (see(m).address, see(v).address))], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("adam", "float32", 300, see(p).address, (see(m).address, see(v).address))], gpu_.Gpu(1))
     fake.streams.clear()
     for step in range(1, 5):
         g = rng.standard_normal(300).astype("float32")
@@ -157,7 +156,7 @@ def test_steps(fake):
 def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
     """Whose stream it was may have destroyed it after the step; an event of ours tells what became of that."""
     p, g, flag = on_device(np.ones(3, "float32"), np.ones(3, "float32"), np.ones(1, "float32"))
-    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)
     fake.streams.clear()
     assert plan.settled().tolist() == [1]
@@ -167,7 +166,7 @@ def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
 
 def test_a_step_is_not_captured(fake):
     p, g = on_device(np.ones(3, "float32"), np.ones(3, "float32"))
-    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     fake.capturing = 1
     with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph where the host counts steps"):
         plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options])

@@ -18,10 +18,10 @@ from fastopt.kernels.cuda.dense.epilogues import Shape, sums_bytes
 from fastopt.kernels.cuda.dense.gemm import gemm_of
 from fastopt.kernels.cuda.dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
 from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Target
+from fastopt.kernels.spec import BufferUpdate
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +70,7 @@ class Step:
         self.start = [np.abs(rng.standard_normal(SIZE)).astype("float32") for _ in range(4)]
         p, g, m, v = self.arrays = on_device(*self.start)
         self.gradients = np.array([at(g)])
-        self.plan = Plan([Target("adam", "float32", SIZE, at(p), (at(m), at(v)))], gpu_of({at(p)}))
+        self.plan = Plan([BufferUpdate("adam", "float32", SIZE, at(p), (at(m), at(v)))], gpu_of({at(p)}))
 
     def run(self, stream):
         self.plan.update(self.gradients, np.array([2]), [OPTIMIZERS["adam"].options], guard=self.guard, stream=stream)

@@ -1,0 +1,110 @@
+"""Metrics: sums over the rows of a batch, in float64, piece by piece as those of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from ...formulas import METRICS
+from ...metrics import OF_CLASSES
+from ..runtime.compile import Kernel
+from ..runtime.partition import batch_rows, pieces
+from ..runtime.primitives import view
+from ..runtime.records import METRIC, read
+from .rows import ROWS
+
+
+@register_jitable(error_model="numpy")
+def _rank(Z, right, columns):
+    """Number of classes that outputs Z prefer to the right one: larger, or equal and before it. -1 if one is NaN."""
+    rank, known, score = 0, True, Z[right]
+    for j in range(columns):
+        known = known and Z[j] == Z[j]
+        if Z[j] > score or (Z[j] == score and j < right):
+            rank += 1
+    return rank if known else -1
+
+
+def _of_labels(score):
+    def hits(Z, T, label, columns, w):
+        rank = _rank(Z, label, columns)
+        return 1.0 if rank >= 0 and score(rank) else 0.0
+
+    return hits
+
+
+def _of_largest_targets(score):
+    def hits(Z, T, label, columns, w):
+        right = 0
+        for j in range(1, columns):
+            if T[j] > T[right]:
+                right = j
+        rank = _rank(Z, right, columns)
+        return 1.0 if rank >= 0 and score(rank) else 0.0
+
+    return hits
+
+
+def _of_outputs(score):
+    def hits(Z, T, label, columns, w):
+        # Of the two classes of an output the right one is preferred, or it is not.
+        total = 0.0
+        for j in range(columns):
+            rank = 0 if (Z[j] > w.z_boundary) == (T[j] > w.t_boundary) else 1
+            if Z[j] == Z[j] and score(rank):
+                total += 1.0
+        return total
+
+    return hits
+
+
+def _of_values(score):
+    def total(Z, T, label, columns, w):
+        total = 0.0
+        for j in range(columns):
+            total += score(Z[j], T[j], Z[j])
+        return total
+
+    return total
+
+
+SCORES: dict[str, Callable[..., Any]] = {  # of a row, by the names in SCORED
+    "labels": _of_labels,
+    "largest": _of_largest_targets,
+    "outputs": _of_outputs,
+    "values": _of_values,
+}
+
+
+def _metric(score, real, width, labels):
+    def metric(work, step, rank, ranks):
+        w = read(work, METRIC)
+        rows, sums = batch_rows(w.run, step), view(w.sums, pieces(batch_rows(w.run, step), ROWS), np.float64)
+        for piece in range(rank, pieces(rows, ROWS), ranks):
+            total = 0.0
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                Z = view(w.z + i * w.stride * width, w.columns, real)
+                T = view(0 if labels else w.t + i * w.stride * width, w.columns, real)
+                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
+                total += score(Z, T, label, w.columns, w)
+            sums[piece] = total
+
+    return metric
+
+
+@cache
+def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
+    """Sums of a row of METRICS; scored: one of SCORED."""
+    score = register_jitable(error_model="numpy")(SCORES[scored](METRICS[name].score))
+    function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels")
+    return Kernel(function, f"metric_{name}_{scored}_{dtype}")
+
+
+def metric_kernels(dtype: str) -> list[Kernel]:
+    """Every kernel of a dtype."""
+    kinds = {name: OF_CLASSES if row.of_classes else ("values",) for name, row in METRICS.items()}
+    return [metric_kernel(name, scored, dtype) for name, some in kinds.items() for scored in some]
