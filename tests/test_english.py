@@ -18,7 +18,7 @@ OPENINGS = {"What", "Whatever", "Whether", "Where", "Wherever", "How", "Who", "W
 # Errors say "x must be ...; got ...", and nothing of what was expected and came instead.
 DIALECTS = ("but came", "but got", "expected ")
 
-# Faults of folders that are still to be rewritten, which may only become fewer. This list is to become empty, and to go.
+# Faults of folders that are still to be rewritten. They may only become fewer; the list is to become empty, and to go.
 TO_REWRITE = {
     "benchmarks": 14,
     "benchmarks/cuda": 15,
