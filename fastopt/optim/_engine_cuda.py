@@ -43,7 +43,7 @@ def _seen(name: str, value: Any) -> Any:
     except TypeError as error:
         raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
     if seen.dtype not in WORK:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {seen.dtype}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {seen.dtype}")
     if not seen.contiguous:
         raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
     if seen.address % WORK[seen.dtype].itemsize:
@@ -125,7 +125,7 @@ class DeviceParameter:
         """Raises unless the gradient is one that kernels take."""
         if isinstance(value, tuple):
             raise TypeError(
-                f"{name} must be an array like {self.name}, not (indices, values): they are for the CPU alone"
+                f"{name} must be an array like {self.name}; got (indices, values): they are for the CPU alone"
             )
         seen = _seen(name, value)
         self._check(name, seen.dtype, seen.shape)
