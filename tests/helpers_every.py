@@ -19,13 +19,13 @@ from fastopt.kernels import cuda
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
-from fastopt.kernels.cuda.dense.mixed import mixed_kernels
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import HALVES
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import OF_CLASSES
@@ -38,6 +38,7 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     LossSpec,
+    OptimizerSteps,
     Update,
 )
 
@@ -52,7 +53,8 @@ SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    others = set(mixed_kernels("bfloat16")) - set(mixed_kernels("bfloat16", ["adam"]))  # one rule stands for all
+    copying = {update_kernel(rule, "bfloat16", COPY) for rule in OPTIMIZERS}
+    others = copying - {update_kernel("adam", "bfloat16", COPY)}  # one rule stands for all
     return [kernel for kernel in all_kernels(ALL) if kernel not in others]
 
 
@@ -242,7 +244,7 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
     network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"], compute)
     batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
     options = OPTIMIZERS["adam"].options
-    losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
+    losses_ = network.train(batches, OptimizerSteps("adam", states, options, np.full(2, 0.01), clip_norm=0.1), 5).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
 
 
@@ -257,7 +259,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
     with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
-        totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
+        totals = network.train(Batches(x, y, order, 3), OptimizerSteps("adam", states, options, np.full(4, 0.01)), 5)
     return [to_device(array) for array in (*params, totals.losses)]
 
 

@@ -199,8 +199,9 @@ def test_interrupted_epoch_counts_its_steps(backend):
         def __init__(self):
             self.steps_done = 99  # what an earlier epoch left must not count
 
-        def train(self, batches, *args):
-            network.train(batches._replace(order=batches.order[:32]), *args[:3], args[3][:2], *args[4:])
+        def train(self, batches, steps, *args):
+            steps = steps._replace(learning_rates=steps.learning_rates[:2])
+            network.train(batches._replace(order=batches.order[:32]), steps, *args)
             self.steps_done = network.steps_done
             raise KeyboardInterrupt
 

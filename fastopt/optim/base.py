@@ -12,12 +12,12 @@ from .. import _backends, conventions
 from .._exclusive import give_turn
 from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
-from ..kernels.spec import STOCHASTIC
+from ..kernels.spec import STOCHASTIC, OptimizerSteps
 from ._engine import Leaves, Place
 from ._engine_cpu import OnHost
 from ._engine_cuda import OnDevice
 from ._engine_cuda_graphs import Counting
-from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common
+from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common, rate
 from ._param_names import KEY, in_order, names_of
 from ._param_state import Group, Hyper
 from ._settings import Settings
@@ -153,12 +153,20 @@ class Optimizer(Settings):
         The optimizer's own memory, not copies.
         """
         self._current()
-        return [tuple(slot.parameter.outward(state) for state in slot.states) for slot in self._slots]
+        return [slot.states_as_given for slot in self._slots]
 
     @property
     def steps(self) -> int:
         """Steps done (by the first array)."""
         return self._slots[0].steps if self._slots else 0
+
+    def next_steps(self, n: int) -> OptimizerSteps:
+        """Record of all that a compiled epoch of `n` steps needs: rule, states, options, rates (of the first group)."""
+        group = self._current()[0]
+        lr, count = group.options["lr"], self._count
+        rates = np.array([rate(lr, count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
+        states = [slot.states_as_given for slot in group.slots]
+        return OptimizerSteps(group.rule, states, group.options, rates, self.steps, self._clip_norm)
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""

@@ -78,7 +78,7 @@ class Pool(Generic[T]):
 class Plan:
     """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
 
-        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...])
+        plan = Plan([BufferUpdate("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...])
         plan.update([g.data_ptr(), ...], [1, ...], [options])
 
     Every call takes `gradients`: for each target the address of as many elements of its dtype, without gaps and

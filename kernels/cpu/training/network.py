@@ -8,7 +8,7 @@ kind of layer is a new phase, and evaluation is a shorter program.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, metric_values, scored_by, sums_of, variation_for
 from ...profile import Cost
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, PassResult
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields, slope_kernel
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
@@ -312,29 +312,24 @@ class Network:
     def train(
         self,
         batches: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
-        options: Mapping[str, Any],
-        learning_rates: np.ndarray,
-        step: int,
+        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], None] | None = None,
-        clip_norm: float | None = None,
     ) -> PassResult:
-        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
-
-        clip_norm: the largest norm of all gradients of a step together.
-        """
+        """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
         start = time.perf_counter()
+        rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
         steps, rows, group = batches.steps, len(batches.order), batches.accumulate
         variation = variation_for(self.metrics, batches.y, batches.order)
-        program, results, later = self._training(batches, rule, states, seed, clip_norm is not None, variation)
+        norm = clip_norm is not None
+        program, results, later = self._training(batches, rule, optimizer.states, seed, norm, variation)
         if later:
             later.clip(clip_norm)
         losses, counts = results["losses"], results["counts"]
         for name in ("losses", *self.metrics):
             results[name].fill(0)
-        fill_scalars(results["scalars"], rule, range(step + 1, step + 1 + steps), options, learning_rates)
+        numbers = range(step + 1, step + 1 + steps)
+        fill_scalars(results["scalars"], rule, numbers, optimizer.options, optimizer.learning_rates)
 
         def report(done: int) -> None:
             if progress and done:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from ..optim.arrays import current_stream, gpu_of, see
+from ..runtime.array_interface import current_stream, gpu_of, see
 from .epilogues import Shape, activate, slopes, sums_bytes
 from .gemm import gemm_of
 from .mixed import narrow

@@ -23,13 +23,14 @@ from numba import cuda
 from ...formulas import LOSSES, METRICS, Loss
 from ...metrics import OF_CLASSES
 from ...spec import LossSpec
-from ..optim.arrays import current_stream, gpu_of, see
+from ..runtime.array_interface import current_stream, gpu_of, see
 from ..runtime.compile import THREADS, Kernel, device
+from ..runtime.device import Device, launch
 from ..runtime.primitives import loader, reader, storer, writer
 from ..runtime.records import CLOCK, CONTROL, ROW, TOTALS, offset
 from ..runtime.storage import STORES, into_columns, lanes
 from ..runtime.storage import columns as columns_of
-from .epilogues import DEEP, LANES, Shape, is_wide, launch, pairs
+from .epilogues import DEEP, LANES, Shape, is_wide, pairs
 from .epilogues import activate as activate_elements
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
@@ -416,7 +417,7 @@ def hits_tiles(rows: int) -> int:
 
 
 def run_loss(
-    gpu: Any, stream: int, name: str, z: int, t: int, dz: int, sums: int, param: int, shape: Shape, t_stride: int
+    gpu: Device, stream: int, name: str, z: int, t: int, dz: int, sums: int, param: int, shape: Shape, t_stride: int
 ) -> None:
     """sums (loss_tiles,) float64 of the loss of z, and dz, the gradient of its mean; dz may be 0: it is not wanted.
 
@@ -430,7 +431,7 @@ def run_loss(
 
 
 def run_hits(
-    gpu: Any, stream: int, name: str, scored: str, z: int, t: int, sums: int, boundaries: int, shape: Shape,
+    gpu: Device, stream: int, name: str, scored: str, z: int, t: int, sums: int, boundaries: int, shape: Shape,
     t_stride: int,
 ) -> None:  # fmt: skip
     """sums (hits_tiles,) float64 of a metric of classes.
@@ -442,13 +443,13 @@ def run_hits(
     launch(gpu, kernel, hits_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
 
 
-def run_softmax(gpu: Any, stream: int, z: int, y: int, shape: Shape, y_stride: int) -> None:
+def run_softmax(gpu: Device, stream: int, z: int, y: int, shape: Shape, y_stride: int) -> None:
     """y = softmax(z), by rows; y may be z, with the same stride."""
     rows, columns, stride, dtype, _ = shape
     launch(gpu, softmax_kernel(dtype), -(-rows // DEEP), stream, z, y, rows, columns, stride, y_stride)
 
 
-def finish(gpu: Any, stream: int, table: int, count: int, clock: int, control: int) -> None:
+def finish(gpu: Device, stream: int, table: int, count: int, clock: int, control: int) -> None:
     """Adds up what a batch has left, by a table of `count` records TOTALS, and moves the clock on to the next.
 
     control: of the updates, where the batch ended a step; 0: it did not.

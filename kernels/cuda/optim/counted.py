@@ -24,6 +24,7 @@ from ...formulas.optimizers import BY_BOTH, CHANGING, DECAYED, FIRST, SQUARED, T
 from ...scalars import TINY, fill_row
 from ...spec import BufferUpdate
 from ..runtime.compile import THREADS, Kernel, device
+from ..runtime.device import Device
 from ..runtime.primitives import reader, writer
 from ..runtime.records import CONTROL, COUNTERS, RECIPES, ROW, SETTINGS, STEP, TURNS, offset
 from .plan import NO_GUARD, Guard, Tables
@@ -112,7 +113,7 @@ class Number(NamedTuple):
     bytes: int
 
 
-def refuse_capture(gpu: Any, stream: int) -> None:
+def refuse_capture(gpu: Device, stream: int) -> None:
     """Raises RuntimeError if the stream is being captured, before a first step, which loads what must be loaded."""
     if gpu.capturing(stream):
         raise RuntimeError("the first step cannot be captured into a CUDA graph: make one before, as a warm-up")
@@ -121,7 +122,7 @@ def refuse_capture(gpu: Any, stream: int) -> None:
 class CountedPlan(Tables):
     """As Plan, but that the device counts the steps of every array, and none that it skips.
 
-        plan = CountedPlan([Target("adam", ...), ...], [Number(step.data_ptr(), 4), ...], gpu(0))
+        plan = CountedPlan([BufferUpdate("adam", ...), ...], [Number(step.data_ptr(), 4), ...], gpu(0))
         plan.update([g.data_ptr(), ...], [options], stream=torch.cuda.current_stream().cuda_stream)
 
     counters: for each array where its number of steps done is, which the plan does not own.
@@ -130,7 +131,11 @@ class CountedPlan(Tables):
     """
 
     def __init__(
-        self, targets: Sequence[BufferUpdate], counters: Sequence[Number], gpu: Any, captured: list[Any] | None = None
+        self,
+        targets: Sequence[BufferUpdate],
+        counters: Sequence[Number],
+        gpu: Device,
+        captured: list[Any] | None = None,
     ) -> None:
         super().__init__(targets, gpu)
         table = np.zeros(len(targets), COUNTERS)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,11 @@ from ...formulas import HYPER, LOSSES
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, PassResult
+from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
-from ..optim.arrays import gpu_of
+from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates
@@ -187,29 +187,24 @@ class Network:
     def train(
         self,
         batches: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
-        options: Mapping[str, Any],
-        learning_rates: np.ndarray,
-        step: int,
+        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
-        clip_norm: float | None = None,
     ) -> PassResult:
-        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
+        """Train on every batch once, parameters and states in place; seed: of the dropout masks.
 
-        clip_norm: the largest norm of all gradients of a step together. progress(steps_done, mean_loss_so_far) is
-        called some ten times a second, and at the end. An interrupt waits for the end of the steps that were launched,
-        which is a moment; `steps_done` then holds their number.
+        progress(steps_done, mean_loss_so_far) is called some ten times a second, and at the end. An interrupt waits for
+        the end of the steps that were launched, which is a moment; `steps_done` then holds their number.
         """
         start = reported = time.perf_counter()
         self.steps_done = 0
+        rule, states, step = optimizer.rule, optimizer.states, optimizer.steps_done
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active(), interrupts_held() as check:
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
-            norm = clip_norm is not None
+            norm = optimizer.clip_norm is not None
             variation = variation_for(self.net.metrics, batches.y, batches.order)
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
@@ -230,11 +225,12 @@ class Network:
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
-            fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
+            numbers = range(step + 1, step + 1 + steps)
+            fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
-            training.begin(scalars, clip_norm)
+            training.begin(scalars, optimizer.clip_norm)
             self._ahead = training
             try:
                 running.run(training.list_batch, batches.order, step * group, check, report, training.together)

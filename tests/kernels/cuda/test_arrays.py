@@ -11,7 +11,7 @@ from helpers_cuda import assert_same_bits, on_device, require_device, to_device
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda.optim.arrays import current_stream, see
+from fastopt.kernels.cuda.runtime.array_interface import current_stream, see
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import ArrayUpdate, Update
 

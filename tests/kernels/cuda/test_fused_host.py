@@ -20,7 +20,7 @@ from fastopt.kernels.cuda.runtime.records import CLOCK, ROW
 from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values, variation_of
 from fastopt.kernels.scalars import fill_scalars
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
 pytestmark = [
     pytest.mark.slow,
@@ -60,7 +60,7 @@ def test_a_pass(monkeypatch, case):
     order, steps, options = np.random.default_rng(1).permutation(n), -(-n // batch), OPTIMIZERS[rule].options
     rates = np.full(steps, RATE)
     network = reference.Network(layers, wanted, dtype, LossSpec(loss), metrics)
-    totals = network.train(Batches(x, y, order, batch), rule, wanted_states, options, rates, 0, SEED)
+    totals = network.train(Batches(x, y, order, batch), OptimizerSteps(rule, wanted_states, options, rates), SEED)
 
     last = layers[-1]._replace(activation="linear")
     net = Structure([*layers[:-1], last], dtype, dtype, LossSpec(loss), metrics, LOSSES[loss].link)

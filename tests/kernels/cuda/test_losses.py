@@ -10,7 +10,7 @@ require_device()
 from fastopt.kernels import cuda, formulas, reference
 from fastopt.kernels.cuda.dense import losses
 from fastopt.kernels.cuda.dense.epilogues import Shape
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.kernels.metrics import OF_CLASSES
