@@ -12,7 +12,7 @@ from fastopt.kernels import reference
 from fastopt.kernels.cpu.optim.plan import Plan
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.spec import BufferUpdate, Update
 
 LARGE = [10_000_000, 50_000_000]
 REPORTED = ("sgd", "momentum", "adagrad", "adam")
@@ -61,7 +61,7 @@ def transformer(layers: int, width: int) -> list[tuple[int, ...]]:
 def planned(ours: Update) -> Callable[[], None]:
     """Our update, laid out once, as an optimizer does."""
     states = [address_of(state) for state in ours.states]
-    plan = Plan([Target(ours.rule, ours.p.dtype.name, ours.p.size, address_of(ours.p), states)])
+    plan = Plan([BufferUpdate(ours.rule, ours.p.dtype.name, ours.p.size, address_of(ours.p), states)])
     gradients, numbers, options = np.array([address_of(ours.g)]), np.array([ours.step]), [ours.options]
     return lambda kept=ours: plan.update(gradients, numbers, options)
 

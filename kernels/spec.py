@@ -60,7 +60,7 @@ class Update(NamedTuple):
     stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
-class Planned(NamedTuple):
+class ArrayUpdate(NamedTuple):
     """An array that is updated step after step, for a backend's `ArrayPlan`; `rule` is a row of OPTIMIZERS.
 
     `shape` is that of gradients which need no further check if they are C-contiguous and aligned, own their memory, are
@@ -78,7 +78,7 @@ class Planned(NamedTuple):
     stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
 
 
-class Target(NamedTuple):
+class BufferUpdate(NamedTuple):
     """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
 
     rule: str  # a row of OPTIMIZERS
@@ -124,7 +124,7 @@ class OptimizerSteps(NamedTuple):
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
 
 
-class Totals(NamedTuple):
+class PassResult(NamedTuple):
     """What a pass over the data adds up to."""
 
     losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step

@@ -33,11 +33,11 @@ from fastopt.kernels.spec import (
     SAME,
     STOCHASTIC,
     Batches,
+    BufferUpdate,
     DenseSpec,
     DropoutSpec,
     LossSpec,
     OptimizerSteps,
-    Target,
     Update,
 )
 
@@ -137,7 +137,7 @@ def _counted() -> Outputs:
     lr = there([0.1], "float32")
     rate = cuda.Number(at(lr), 4)
     targets = [
-        Target(rule, "float64", 9, at(p) + 72 * i, [at(s) for s in states[i]], i) for i, rule in enumerate(rules)
+        BufferUpdate(rule, "float64", 9, at(p) + 72 * i, [at(s) for s in states[i]], i) for i, rule in enumerate(rules)
     ]
     counters = [cuda.Number(at(steps) + 8 * i, 8) for i in range(len(rules))]
     plan = cuda.CountedPlan(targets, counters, gpu_of({at(p)}))

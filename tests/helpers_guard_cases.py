@@ -24,7 +24,7 @@ import fastopt as fo
 from fastopt import profiling
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.dense import layer as dense
-from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.dense import losses as dense_losses
 from fastopt.kernels.cpu.dense.blas import OWN, PLAIN, _open_openblas, _openblas_path
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
@@ -403,7 +403,7 @@ def _beyond(shift: int) -> list[Any]:
 def many_ranks() -> Iterator[None]:
     """Two threads for any work, however small."""
     small = [(plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS")]
-    small += [(rows, "ELEMENTS"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
+    small += [(dense_losses, "ELEMENTS"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
     with contextlib.ExitStack() as stack:
         for module, name in small:
             stack.enter_context(mock.patch.object(module, name, 1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.formulas import LOSSES, OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, Totals
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 
 # Rounding grows from step to step; float64 shows that nothing else does. bfloat16 is what layers compute in, and
 # all else is float32: both round at the same places, but what GELU's epilogue is given.
@@ -64,7 +64,7 @@ class Run:
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
         progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, **options: Any,
-    ) -> Totals:  # fmt: skip
+    ) -> PassResult:  # fmt: skip
         batches = Batches(x, y, order, batch_size, accumulate)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
@@ -75,7 +75,7 @@ class Run:
             self.step += self.net.steps_done
 
 
-def assert_agree(ours: Totals, theirs: Totals, dtype: str) -> None:
+def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert list(ours.metrics) == list(theirs.metrics)
     for name, value in theirs.metrics.items():

@@ -350,7 +350,7 @@ def test_short_batches_and_batches_larger_than_the_data(backend):
 def test_validation_rows_are_not_trained_on(backend):
     x, y = blobs(60)
     spoiled = y.copy()
-    rows, held_out = fo.batching.split(60, 0.25, 1, True)
+    rows, held_out = fo.models.batching.split(60, 0.25, 1, True)
     spoiled[held_out] = (y[held_out] + 1) % 3
     model, other = classifier(backend), classifier(backend)
     history = model.fit(x, y, epochs=2, validation_split=0.25)

@@ -81,9 +81,9 @@ def test_table(profiled):
 
 
 def test_table_of_a_part(monkeypatch):
-    from fastopt.kernels.cpu.training import program
+    from fastopt.kernels.cpu.training import run
 
-    monkeypatch.setattr(program, "MARKS", 1)
+    monkeypatch.setattr(run, "MARKS", 1)
     with fastopt.profile() as p:
         classifier("cpu").fit(*blobs())
     assert "train: 1 steps in 1 pass, float32, 1 thread; 3 more without marks" in p.table()

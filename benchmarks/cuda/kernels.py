@@ -24,7 +24,7 @@ from fastopt.kernels.cuda.runtime.memory import DeviceArray
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, clip_factor, dropout_stream
 from fastopt.kernels.reference import maths
-from fastopt.kernels.spec import LossSpec, Target, Update
+from fastopt.kernels.spec import BufferUpdate, LossSpec, Update
 
 ROWS = 64  # that are drawn
 RATE, SEED = 0.25, 7
@@ -256,7 +256,7 @@ def accuracy(case: Case) -> Work:
 def norm(case: Case) -> Work:
     """Of a gradient; waits for it."""
     g, values = matrix(case, 0)
-    plan = Plan([Target("sgd", case.dtype, g.size, g.address, ())], g.gpu)
+    plan = Plan([BufferUpdate("sgd", case.dtype, g.size, g.address, ())], g.gpu)
     place, found = np.array([g.address]), []
 
     def call() -> None:
@@ -272,7 +272,7 @@ def clipped(case: Case) -> Work:
     """Adam's step with gradients clipped by their norm."""
     host = [matrix(case, seed, low=low) for seed, low in ((0, -0.5), (1, -0.5), (2, -0.5), (3, 0.0))]
     p, g, m, v = (array for array, _ in host)
-    plan = Plan([Target("adam", case.dtype, p.size, p.address, (m.address, v.address))], p.gpu)
+    plan = Plan([BufferUpdate("adam", case.dtype, p.size, p.address, (m.address, v.address))], p.gpu)
     place, options, guard = np.array([g.address]), OPTIMIZERS["adam"].options, Guard(clip_norm=1.0)
 
     def call() -> None:

@@ -20,7 +20,7 @@ from fastopt.kernels.cuda.runtime.float16 import HALVES
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 from fastopt.kernels.cuda.runtime.storage import widen_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import FORMS, SAME, Target, Update
+from fastopt.kernels.spec import FORMS, SAME, BufferUpdate, Update
 
 SHAPES = ((3, 5), (), (0, 2), (17,)) if SIMULATED else ((257, 33), (), (0, 2), (100_003,), (64, 64))
 SIZE = 40 if SIMULATED else 1_000_003
@@ -121,7 +121,7 @@ def rounding() -> str:
             gpu.launch(widen_kernel(kind), 1, 0, here.address, wide_there.address, p.size)
         np.testing.assert_array_equal(wide_there.copy_to_host(), decode(p, kind), err_msg=kind)
         options = {**OPTIMIZERS["sgd"].options, "lr": 0.37}
-        plan = Plan([Target("sgd", kind, p.size, here.address, ())], gpu)
+        plan = Plan([BufferUpdate("sgd", kind, p.size, here.address, ())], gpu)
         plan.update([gradient.address], [1], [options])
         with np.errstate(all="ignore"):
             reference.update([Update("sgd", p, g, (), options, 1)])

@@ -18,7 +18,7 @@ from fastopt.kernels import reference
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.optim.plan import Plan
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
-from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, Target, Update
+from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, BufferUpdate, Update
 
 # torch's optimizer for a rule, with the options that are not its defaults.
 TORCH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,9 +60,7 @@ class Job:
 
     def expected(self) -> list[np.ndarray]:
         """The parameter and the states after one update by the reference, as far as numbers do not repeat."""
-        p, g, *states = (
-            np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True)
-        )
+        p, g, *states = (np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True))
         options = OPTIMIZERS[self.rule].options
         reference.update([Update(self.rule, p, g, tuple(states), options, STEP, self.form, self.stream)])
         return [decode(array, kind) for array, kind in zip((p, *states), self._written, strict=True)]
@@ -90,7 +88,7 @@ class Job:
 def planned(job: Job) -> Callable[[], None]:
     """Our update, laid out once, as an optimizer does."""
     p, g, *states = (array.address for array in job.arrays)
-    plan = Plan([Target(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
+    plan = Plan([BufferUpdate(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
     gradients, numbers_, options = np.array([g]), np.array([STEP]), [OPTIMIZERS[job.rule].options]
     return lambda kept=job: plan.update(gradients, numbers_, options)
 

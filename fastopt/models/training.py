@@ -13,7 +13,7 @@ from .. import _backends
 from .._warnings import warn
 from ..callbacks import Callback
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, Totals
+from ..kernels.spec import Batches, PassResult
 from . import progress
 from ._intake import Data
 from .batching import epoch_order
@@ -139,7 +139,7 @@ def _epoch(model: Sequential, network: Any, plan: Plan, epoch: int) -> tuple[dic
 
 def train_epoch(
     model: Sequential, network: Any, batches: Batches, advance: Callable[[int, float], None] | None = None
-) -> Totals:
+) -> PassResult:
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
     optimizer = model.optimizer
     assert optimizer is not None
@@ -152,7 +152,7 @@ def train_epoch(
             optimizer.advance(network.steps_done)
 
 
-def figures(totals: Totals) -> dict[str, float]:
+def figures(totals: PassResult) -> dict[str, float]:
     """The mean loss and the metrics of an evaluation."""
     return {"loss": float(totals.losses[0]), **totals.metrics}
 
@@ -163,7 +163,7 @@ def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
     return names + [f"val_{name}" for name in names] * validation + ["seconds", "samples_per_second"]
 
 
-def _figures(batches: Batches, totals: Totals) -> dict[str, float]:
+def _figures(batches: Batches, totals: PassResult) -> dict[str, float]:
     """The mean loss over the rows of an epoch, and its metrics: the last step may have fewer and then counts less."""
     sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
     sizes[-1] = len(batches.order) - sizes[:-1].sum()

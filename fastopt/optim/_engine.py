@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _backends
-from ..kernels.spec import Planned
+from ..kernels.spec import ArrayUpdate
 from ._param_state import Slot
 from ._settings import Settings
 
@@ -54,7 +54,7 @@ class Place:
             self._plan = settings.backend, self.made(_backends.get(settings.backend), planned)
         return self._plan[1]
 
-    def made(self, kernels: Any, planned: list[Planned]) -> Any:
+    def made(self, kernels: Any, planned: list[ArrayUpdate]) -> Any:
         return kernels.ArrayPlan(planned, self.memory.owners)
 
     def drop_plan(self) -> None:

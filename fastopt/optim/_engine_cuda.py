@@ -23,7 +23,7 @@ from .. import _backends
 from .._dlpack import is_tensor, speaks_dlpack, view_of
 from .._validation import FLOAT32, describe, plain
 from ..kernels.formulas import dropout_stream
-from ..kernels.spec import STOCHASTIC, Planned
+from ..kernels.spec import STOCHASTIC, ArrayUpdate
 from ._engine import Leaves, Place
 from ._hyperparameters import check_one_number, check_scale
 from ._param_state import Slot
@@ -172,10 +172,10 @@ class DeviceSlot(Slot):
 
     __slots__ = ()
 
-    def planned(self, rule: str, group: int, seed: int) -> Planned:
+    def planned(self, rule: str, group: int, seed: int) -> ArrayUpdate:
         p: Any = self.parameter
         stream = dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
-        return Planned(rule, p.work, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
+        return ArrayUpdate(rule, p.work, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
 
     def _copy(self, state: Any) -> Any:
         return state.copy_to_host(_kernels().current_stream(self.parameter.array))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.spec import Planned
+from ..kernels.spec import ArrayUpdate
 from ._engine import Leaves, Place
 from ._engine_cuda import OnDevice, _kernels
 from ._settings import Settings
@@ -32,7 +32,7 @@ class Counting(OnDevice):
     def capturing(self) -> bool:
         return bool(self.memory.parameters[0].gpu.capturing(self.stream()))
 
-    def made(self, kernels: Any, planned: list[Planned]) -> Any:
+    def made(self, kernels: Any, planned: list[ArrayUpdate]) -> Any:
         kernels.refuse_capture(self.memory.parameters[0].gpu, self.stream())
         self.counts.write((self.done - self.origins).astype(np.float64), self.stream())
         at = [kernels.Number(self.counts.address + 8 * i, 8) for i in range(len(planned))]

@@ -11,7 +11,7 @@ from .._dlpack import speaks_dlpack
 from .._validation import describe
 from ..kernels.formulas import OPTIMIZERS, dropout_stream
 from ..kernels.reference.bits16 import widened
-from ..kernels.spec import MASTER, SAME, STOCHASTIC, Planned
+from ..kernels.spec import MASTER, SAME, STOCHASTIC, ArrayUpdate
 from ._hyperparameters import as_plain, rate
 from ._parameters import Parameter
 
@@ -64,9 +64,9 @@ class Slot:
         """Of the random numbers that the array is rounded by."""
         return dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
 
-    def planned(self, rule: str, group: int, seed: int) -> Planned:
+    def planned(self, rule: str, group: int, seed: int) -> ArrayUpdate:
         p, stream = self.parameter, self.stream(seed)
-        return Planned(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
+        return ArrayUpdate(rule, p.work, self.states, p.expected, p.array.size, self.shape, group, self.form, stream)
 
     def use(self, rule: str, fill: float) -> None:
         """Takes the states of the rule, making those that are not there yet."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..kernels.formulas import OPTIMIZERS
-from ..kernels.spec import Target
+from ..kernels.spec import BufferUpdate
 from . import _reach
 from ._reach import DEVICE, HOST, lacking
 from ._rules import Group, counts_steps, names_of, new_states
@@ -133,12 +133,12 @@ def make_slots(groups: Sequence[Group]) -> list[Slot]:
     return slots
 
 
-def targets_of(members: Sequence[Slot]) -> list[Target]:
+def targets_of(members: Sequence[Slot]) -> list[BufferUpdate]:
     """What a plan of these parameters is made of; each takes its place in it."""
     for place, slot in enumerate(members):
         slot.place = place
     return [
-        Target(
+        BufferUpdate(
             slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
             slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
         )

@@ -6,9 +6,9 @@ from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import blas
 from .dense.layer import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
-from .dense.rows import COUNTS, ROW_PHASES, activate, loss, loss_kernel, metric_kernel, rows_kernel
-from .dense.rows import FINISH_KERNEL as FINISH
-from .dense.rows import TOTAL_KERNEL as TOTAL
+from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
+from .dense.metrics import COUNTS, metric_kernel
+from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.dlpack import READ_CAPSULES, Capsules
 from .optim.norm import SQUARES_KERNEL, gradient_norm, squares_kernel
@@ -20,7 +20,7 @@ from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.network import Network
-from .training.program import MARKED_PROGRAM, RUN_PROGRAM
+from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.two_pass import apply_kernel
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -58,6 +58,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
+        kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype) for name in LOSSES]
         kernels += [metric_kernel(name, targets, dtype) for name, targets in COUNTS]
         kernels += blas().kernels(dtype)

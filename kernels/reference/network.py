@@ -19,7 +19,7 @@ import numpy as np
 
 from ..denormals import flushed
 from ..interrupts import interrupts_held
-from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, Totals, Update
+from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult, Update
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
@@ -280,7 +280,7 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
-    ) -> Totals:
+    ) -> PassResult:
         """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
 
         seed: of the dropout masks. The losses and the metrics are those of the training outputs (dropout on),
@@ -305,10 +305,10 @@ class Network:
                 if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
                     progress(i + 1, float(losses[: i + 1].mean()))
                     reported = time.perf_counter()
-        return Totals(losses, _results(metrics), time.perf_counter() - start)
+        return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> PassResult:
         """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
         start = time.perf_counter()
         metrics = self._new_metrics()
@@ -319,7 +319,7 @@ class Network:
             total += len(targets) * loss(self._known_loss(), outputs, targets)
             self._measure(metrics, outputs, targets)
         mean = total / len(x) if len(x) else np.nan
-        return Totals(np.array([mean]), _results(metrics), time.perf_counter() - start)
+        return PassResult(np.array([mean]), _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")
     def predict(self, x: Array, batch_size: int = 1024) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..denormals import flushed
-from ..spec import MASTER, STOCHASTIC, Planned, Update
+from ..spec import MASTER, STOCHASTIC, ArrayUpdate, Update
 from .bits16 import is_rounding, is_sixteen, store, store_stochastically, widened
 from .maths import total
 from .optimizers import UPDATES, prepared
@@ -116,7 +116,7 @@ def update_rows(job: Update, rows: Array, scale: float = 1.0) -> None:
 class ArrayPlan:
     """The updates of some arrays, to be run any number of times."""
 
-    def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
+    def __init__(self, planned: Sequence[ArrayUpdate], owners: Collection[int]) -> None:
         self.planned = planned
 
     def read(self, gradients: tuple[Any, ...]) -> tuple[list[Array | None], list[int]]:

@@ -17,6 +17,7 @@ from numba.extending import register_jitable
 from ...formulas import ACTIVATIONS
 from ..runtime.compile import Kernel
 from ..runtime.launch import CALL_FLOPS, parallel, ranks_for
+from ..runtime.partition import batch_rows, pieces, span
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 from ..runtime.records import DENSE, RUN, fill, read
 from .blas import blas
@@ -30,17 +31,6 @@ PARTS = 2  # of the rows of w
 PART_FLOPS = 1e6  # of a product that is worth a phase more
 LINE = 16  # numbers of float32 in a cache line
 SUMS = 64  # columns of a piece of the slope phase
-
-
-@register_jitable
-def pieces(total, size):
-    return (total + size - 1) // size
-
-
-@register_jitable
-def span(total, rank, ranks):
-    """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
-    return range(rank * total // ranks, (rank + 1) * total // ranks)
 
 
 def _even(total: int, most: int) -> int:
@@ -65,13 +55,6 @@ def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[in
     if unpacked // rows >= WEIGHTS // 8:
         elements = min(elements, unpacked // rows)
     return max(1, _even(inputs, max(4, elements // wide // 4 * 4))), wide
-
-
-@register_jitable
-def batch_rows(run, step):
-    """The rows of this step's batch: the last one may be shorter."""
-    r = read(run, RUN)
-    return min(r.batch, r.rows - step * r.batch)
 
 
 @register_jitable

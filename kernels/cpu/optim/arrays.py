@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ...spec import Planned, Target
+from ...spec import ArrayUpdate, BufferUpdate
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, view
 from ..runtime.records import ARRAYS, fill, read
@@ -95,9 +95,9 @@ class ArrayPlan:
     owners: ids of arrays whose memory must not be a gradient's; they stay alive as long as the plan.
     """
 
-    def __init__(self, planned: Sequence[Planned], owners: Collection[int]) -> None:
+    def __init__(self, planned: Sequence[ArrayUpdate], owners: Collection[int]) -> None:
         self.plan = Plan([
-            Target(
+            BufferUpdate(
                 t.rule, name_of(t.dtype), t.elements, address_of(t.p), [address_of(s) for s in t.states], t.group,
                 t.form, t.stream,
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...formulas import HYPER, dropout_key
 from ...scalars import TINY, Scalars
-from ...spec import Target, Update
+from ...spec import BufferUpdate, Update
 from ..runtime.compile import Kernel
 from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
 from ..runtime.primitives import address_of, aligned_zeros, view, word
@@ -93,7 +93,7 @@ class Plan:
     limit: says how many threads calls use at most, where that is not `get_num_threads` alone; asked anew by every call.
     """
 
-    def __init__(self, targets: Sequence[Target], limit: Limit = None) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], limit: Limit = None) -> None:
         self.limit = limit
         # A kind has a group, a rule and a dtype that is calculated with: what the values of a row of scalars depend on,
         # but for the step.
@@ -202,7 +202,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     groups = {id(job.options): job.options for job in jobs}
     numbers = {key: number for number, key in enumerate(groups)}
     plan = Plan([
-        Target(
+        BufferUpdate(
             job.rule, name_of(job.p.dtype), job.p.size, address_of(job.p), [address_of(s) for s in job.states],
             numbers[id(job.options)], job.form, job.stream,
         )

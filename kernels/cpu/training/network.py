@@ -18,15 +18,18 @@ from ...formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
 from ...metrics import Variation, metric_values, sums_of, variation_of
 from ...profile import Cost
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, Totals
-from ..dense.layer import activate_kernel, dense_kernel, parts_of, pieces, shape_fields, slope_kernel
-from ..dense.rows import FINISH_KERNEL, ROWS, TOTAL_KERNEL, loss_kernel, loss_param, metric_kernel, rows_kernel
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields, slope_kernel
+from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
+from ..dense.metrics import metric_kernel
+from ..dense.rows import ROWS, rows_kernel
 from ..optim.updates import WORDS, update_code
 from ..runtime.compile import Kernel
 from ..runtime.launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
+from ..runtime.partition import pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
-from .program import marking
+from .run import FINISH, marking
 from .two_pass import TwoPass
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
@@ -219,7 +222,7 @@ class Network:
         code = 0 if self.link == "softmax" else activate_kernel(self.link, self.dtype).address
         record = fill(ACTIVATE, run=program.run, z=z, y=y, columns=self.outputs, activate=code)
         cost = costs.link(self.link, self.outputs, self.width)
-        program.add(rows_kernel("activate_rows", self.dtype), record, meet=True, cost=cost)
+        program.add(activate_rows_kernel(self.dtype), record, meet=True, cost=cost)
 
     def _backward(
         self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
@@ -298,7 +301,7 @@ class Network:
         if norm or data.accumulate > 1:
             later = TwoPass(self.params, rule, states, scalars, data, norm, program.ranks)
         self._backward(program, trail, gradient, rule, states, scalars, later)
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
@@ -313,7 +316,7 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], None] | None = None,
-    ) -> Totals:
+    ) -> PassResult:
         """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
         start = time.perf_counter()
         rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
@@ -347,7 +350,7 @@ class Network:
         losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
         return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program("evaluate", min(batch_size, len(x)), self.dtype)
@@ -360,7 +363,7 @@ class Network:
         accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace, variation)
         for total in totals:
             total()
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
         return self._totals(losses / count, accumulators, len(x), variation, start)
@@ -379,7 +382,7 @@ class Network:
         record = fill(GATHER, run=program.run, x=out, into_x=outputs, inputs=self.outputs)
         cost = costs.scatter(self.outputs, self.width)
         program.add(rows_kernel("scatter", self.dtype), record, meet=False, cost=cost)
-        program.add(FINISH_KERNEL, program.run, meet=True)
+        program.add(FINISH, program.run, meet=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         return out
 
@@ -394,8 +397,8 @@ class Network:
     def _totals(
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
         start: float,
-    ) -> Totals:  # fmt: skip
+    ) -> PassResult:  # fmt: skip
         sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
         by_output = LOSSES[self._spec.name].hits_by_output(self.outputs)
         metrics = metric_values(sums, rows, self.outputs, by_output, variation)
-        return Totals(losses, metrics, time.perf_counter() - start)
+        return PassResult(losses, metrics, time.perf_counter() - start)

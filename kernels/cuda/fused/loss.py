@@ -1,7 +1,7 @@
 """Losses and metrics within the kernel of a small network: as in `losses.py`, of a batch in shared memory.
 
 What they leave are sums of each thread, in a fixed order, and the gradient of the outputs, 0 in rows and columns that
-are only there to fill up. `rows` are those of the batch, `high` with those that it is filled up with.
+are only there to fill up. `rows` are those of the batch, `padded_rows` with those that it is filled up with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...formulas import ACTIVATIONS, LOSSES
 from ..dense.losses import hits_of
 from ..runtime.compile import device
 from ..runtime.primitives import SHARED, loader, reader, storer, writer
-from .layout import LANES, H, L
+from .layout import COLUMN_LANES, H, L
 
 read_word = reader("int64", 1, SHARED)
 read_double, write_double = reader("float64", 1, SHARED), writer("float64", SHARED)
@@ -71,22 +71,22 @@ def _right(kind):
     """Count of what is right in a row: 1 or 0 for the row, or a number of outputs where those are counted."""
     best, right = _largest(kind.dtype), _right_outputs(kind.dtype)
 
-    def of_label(table, z, t, row, gap, columns):
-        return 1 if best(z + row * gap, columns) == read_word(t + row * 8)[0] else 0
+    def of_label(table, z, t, row, row_stride, columns):
+        return 1 if best(z + row * row_stride, columns) == read_word(t + row * 8)[0] else 0
 
-    def of_outputs(table, z, t, row, gap, columns):
+    def of_outputs(table, z, t, row, row_stride, columns):
         z_boundary, t_boundary = read_double(table + H.z_boundary)[0], read_double(table + H.t_boundary)[0]
-        return right(z + row * gap, t + row * gap, columns, z_boundary, t_boundary)
+        return right(z + row * row_stride, t + row * row_stride, columns, z_boundary, t_boundary)
 
-    def of_largest(table, z, t, row, gap, columns):
-        return 1 if best(z + row * gap, columns) == best(t + row * gap, columns) else 0
+    def of_largest(table, z, t, row, row_stride, columns):
+        return 1 if best(z + row * row_stride, columns) == best(t + row * row_stride, columns) else 0
 
-    def of_either(table, z, t, row, gap, columns):
+    def of_either(table, z, t, row, row_stride, columns):
         if columns > 1:
-            return of_largest(table, z, t, row, gap, columns)
-        return of_outputs(table, z, t, row, gap, columns)
+            return of_largest(table, z, t, row, row_stride, columns)
+        return of_outputs(table, z, t, row, row_stride, columns)
 
-    def uncounted(table, z, t, row, gap, columns):
+    def uncounted(table, z, t, row, row_stride, columns):
         return 0
 
     if "accuracy" not in kind.metrics:
@@ -98,24 +98,24 @@ def _right(kind):
 
 
 def judge_elements(kind):
-    threads, many = kind.threads, kind.threads // LANES
+    threads, row_lanes = kind.threads, kind.threads // COLUMN_LANES
     row_of_loss, real, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     value, slope, errors, right = device(row_of_loss.value), device(row_of_loss.slope), _errors(kind), _right(kind)
     shown = device(ACTIVATIONS[kind.link or "linear"].value)
     zero = real(0)
 
-    def judge(table, layer, rows, high, found, count, me, lane, deep):
+    def judge(table, layer, rows, padded_rows, found, count, tid, column_lane, row_lane):
         z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
         dz = table + read_word(table + H.gradient)[0]
-        gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
+        row_stride, columns = read_word(layer + L.row_stride)[0], read_word(layer + L.outputs)[0]
         a, scale = real(read_double(table + H.param)[0]), real(1) / real(rows * columns)
-        for row in range(me, rows, threads):
-            count += right(table, z, t, row, gap, columns)
+        for row in range(tid, rows, threads):
+            count += right(table, z, t, row, row_stride, columns)
         total = 0.0
-        for row in range(deep, high, many):
-            for j in range(lane, gap // size, LANES):
-                at, d = row * gap + j * size, zero
+        for row in range(row_lane, padded_rows, row_lanes):
+            for j in range(column_lane, row_stride // size, COLUMN_LANES):
+                at, d = row * row_stride + j * size, zero
                 if j < columns and row < rows:
                     x, y = load((z,), at)[0][0], load((t,), at)[0][0]
                     total += np.float64(value(x, y, a))
@@ -128,51 +128,51 @@ def judge_elements(kind):
 
 
 def judge_rows(kind, meet):
-    threads, many = kind.threads, kind.threads // LANES
+    threads, row_lanes = kind.threads, kind.threads // COLUMN_LANES
     row_of_loss, real, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     value, slope, errors, right = device(row_of_loss.value), device(row_of_loss.slope), _errors(kind), _right(kind)
     zero, one, tiny, least = real(0), real(1), real(np.finfo(kind.dtype).tiny), real(-math.inf)
     labels, linked = kind.labels, kind.link is not None
 
-    def judge(table, layer, rows, high, found, count, me, lane, deep):
+    def judge(table, layer, rows, padded_rows, found, count, tid, column_lane, row_lane):
         # Threads of a row would wait for each other at every step of a sum; so one goes along a row for its largest
         # element and its mass, and exponentials are everybody's. `tops` (3, batch): that, log(mass) and 1 / mass.
         z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
         dz = table + read_word(table + H.gradient)[0]
-        gap, columns = read_word(layer + L.gap)[0], read_word(layer + L.outputs)[0]
-        tops, span = table + read_word(table + H.rows)[0], read_word(table + H.batch)[0] * size
+        row_stride, columns = read_word(layer + L.row_stride)[0], read_word(layer + L.outputs)[0]
+        tops, span = table + read_word(table + H.row_values)[0], read_word(table + H.batch_rows)[0] * size
         smooth = real(read_double(table + H.param)[0])
         floor, keep, scale = smooth / real(columns), one - smooth, one / real(rows)
-        for row in range(me, rows, threads):
+        for row in range(tid, rows, threads):
             top = least
             for j in range(columns):
-                x = load((z,), row * gap + j * size)[0][0]
+                x = load((z,), row * row_stride + j * size)[0][0]
                 top = x if x > top else top
             store((tops,), row * size, ((top,),))
-            count += right(table, z, t, row, gap, columns)
+            count += right(table, z, t, row, row_stride, columns)
         meet()
-        for row in range(deep, high, many):
-            for j in range(lane, gap // size, LANES):
-                at, e = row * gap + j * size, zero
+        for row in range(row_lane, padded_rows, row_lanes):
+            for j in range(column_lane, row_stride // size, COLUMN_LANES):
+                at, e = row * row_stride + j * size, zero
                 if j < columns and row < rows:
                     e = real(math.exp(load((z,), at)[0][0] - load((tops,), row * size)[0][0]))
                 store((dz,), at, ((e,),))
         meet()
-        for row in range(me, rows, threads):
+        for row in range(tid, rows, threads):
             mass = zero
             for j in range(columns):
-                mass += load((dz,), row * gap + j * size)[0][0]
+                mass += load((dz,), row * row_stride + j * size)[0][0]
             store((tops,), span + row * size, ((real(math.log(mass)),),))
             store((tops,), 2 * span + row * size, ((one / mass,),))
         meet()
         total = 0.0
-        for row in range(deep, rows, many):
+        for row in range(row_lane, rows, row_lanes):
             top, log_sum = load((tops,), row * size)[0][0], load((tops,), span + row * size)[0][0]
             share = load((tops,), 2 * span + row * size)[0][0]
             label = read_word(t + row * 8)[0] if labels else 0
-            for j in range(lane, columns, LANES):
-                at = row * gap + j * size
+            for j in range(column_lane, columns, COLUMN_LANES):
+                at = row * row_stride + j * size
                 if labels:  # noqa: SIM108 (as in losses.py)
                     target = one if j == label else zero
                 else:

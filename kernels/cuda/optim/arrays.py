@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...spec import Planned, Target, Update
+from ...spec import ArrayUpdate, BufferUpdate, Update
 from ..runtime.compile import SIMULATED
 from ..runtime.rehearsal import rehearsed
 from .counted import CountedPlan, Number
@@ -147,7 +147,7 @@ class ArrayPlan:
 
     def __init__(
         self,
-        planned: Sequence[Planned],
+        planned: Sequence[ArrayUpdate],
         owners: Collection[int],
         counters: Sequence[Number] | None = None,
         captured: list[Any] | None = None,
@@ -155,7 +155,7 @@ class ArrayPlan:
         self.planned, self.owners = planned, frozenset(owners)
         self.dtypes = [_kernel_dtype(t.dtype) for t in planned]
         targets = [
-            Target(
+            BufferUpdate(
                 t.rule, _kernel_dtype(t.dtype), t.elements, 0 if t.p is None else see(t.p).address,
                 [see(s).address for s in t.states], t.group, t.form, t.stream,
             )
@@ -231,7 +231,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
         p = see(job.p)
         group, elements = numbers[id(job.options)], math.prod(p.shape)
         dtype = numpy_dtype(p.dtype)
-        planned.append(Planned(job.rule, job.p, job.states, dtype, elements, p.shape, group, job.form, job.stream))
+        planned.append(ArrayUpdate(job.rule, job.p, job.states, dtype, elements, p.shape, group, job.form, job.stream))
     plan = ArrayPlan(planned, ())
     gradients = np.array([see(job.g).address for job in jobs], np.int64)
     plan.update(gradients, np.array([job.step for job in jobs], np.int64), list(groups.values()), scale, {})
@@ -241,7 +241,7 @@ def gradient_norm(gradients: Sequence[Any]) -> float:
     """The Euclidean norm of all gradients laid end to end; they are C-contiguous. Waits for it."""
     seen = [see(g) for g in gradients]
     planned = [
-        Planned("sgd", g, (), numpy_dtype(s.dtype), math.prod(s.shape), s.shape, 0)
+        ArrayUpdate("sgd", g, (), numpy_dtype(s.dtype), math.prod(s.shape), s.shape, 0)
         for g, s in zip(gradients, seen, strict=True)
     ]
     return ArrayPlan(planned, ()).norm(np.array([s.address for s in seen], np.int64))

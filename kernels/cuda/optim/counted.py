@@ -22,7 +22,7 @@ from ...formulas import HYPER, OPTIMIZERS
 from ...formulas import optimizers as formulas
 from ...formulas.optimizers import BY_BOTH, CHANGING, DECAYED, FIRST, SQUARED, TO_COME, UNBIASED
 from ...scalars import TINY, fill_row
-from ...spec import Target
+from ...spec import BufferUpdate
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.primitives import reader, writer
 from ..runtime.records import CONTROL, COUNTERS, RECIPES, ROW, SETTINGS, STEP, TURNS, offset
@@ -130,7 +130,7 @@ class CountedPlan(Tables):
     """
 
     def __init__(
-        self, targets: Sequence[Target], counters: Sequence[Number], gpu: Any, captured: list[Any] | None = None
+        self, targets: Sequence[BufferUpdate], counters: Sequence[Number], gpu: Any, captured: list[Any] | None = None
     ) -> None:
         super().__init__(targets, gpu)
         table = np.zeros(len(targets), COUNTERS)

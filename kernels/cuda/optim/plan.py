@@ -27,7 +27,7 @@ import numpy as np
 
 from ...formulas import HYPER, OPTIMIZERS
 from ...scalars import fill_row
-from ...spec import MASTER, Target
+from ...spec import MASTER, BufferUpdate
 from ..runtime.compile import Kernel
 from ..runtime.records import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, STEP, TILE, TURNS, offset
 from ..runtime.storage import STORES
@@ -64,7 +64,7 @@ NO_GUARD = Guard()
 class Table:
     """The arrays of one rule, dtype and form, which one launch updates."""
 
-    def __init__(self, gpu: Any, targets: Sequence[Target], which: list[int], first: int) -> None:
+    def __init__(self, gpu: Any, targets: Sequence[BufferUpdate], which: list[int], first: int) -> None:
         some = targets[which[0]]
         self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
         self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
@@ -87,7 +87,7 @@ class Table:
 class Tables:
     """What is laid out once for all steps on some arrays, and the launches that a step is made of."""
 
-    def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
         self.gpu = gpu
         kinds = [(t.group, t.rule, STORES[t.dtype].real) for t in targets]
         self.kinds = list(dict.fromkeys(kinds))
@@ -152,7 +152,7 @@ class Plan(Tables):
     until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
     """
 
-    def __init__(self, targets: Sequence[Target], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
         super().__init__(targets, gpu)
         self.news = gpu.pinned(AHEAD)
         self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped

@@ -20,9 +20,9 @@ from ..dense.layer import run_backward, run_forward
 from ..dense.losses import finish, run_accuracy, run_loss, run_softmax
 from ..dense.products import APPLIED, BYTES, Product
 from ..dense.rows import LABEL, dropout, gather, scatter
+from ..dense.structure import Structure
 from ..runtime.compile import Kernel
 from .optimizer_step import Updates
-from .program import Structure
 
 Around = Callable[[Cost, Callable[[], None]], None]  # does a launch, whose cost this is
 

@@ -23,15 +23,16 @@ from ...formulas import HYPER, LOSSES
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_of
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, Totals
+from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
-from ..fused.select import fused_training
+from ..dense.structure import Structure
+from ..fused.select import Fused, FusedPass, fused_training
 from ..optim.arrays import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates
 from .passes import Collector, Pass, Turn
-from .program import Program, Structure
+from .program import Program
 
 REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
 
@@ -68,7 +69,17 @@ class _Training:
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
+        self.together = self._fused(rule, where.states) if alone else None
+
+    def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
+        """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
+        program, batches = self.program, self.batches
+        feed, clock, sums = batches.feed, program.clock.address, batches.results.address
+        data = FusedPass(
+            program.params, states, program.seed, batches.labels, program.batch, batches.rows, feed.ring, feed.x,
+            feed.y, batches.order, self.scalars.address, clock, batches.losses, sums,
+        )  # fmt: skip
+        return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
@@ -179,7 +190,7 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
-    ) -> Totals:
+    ) -> PassResult:
         """Train on every batch once, parameters and states in place; seed: of the dropout masks.
 
         progress(steps_done, mean_loss_so_far) is called some ten times a second, and at the end. An interrupt waits for
@@ -234,7 +245,7 @@ class Network:
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
         return self._totals(losses, sums, len(batches.order), variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> Totals:
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
@@ -295,14 +306,14 @@ class Network:
 
     def _totals(
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
-    ) -> Totals:
+    ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
             named[name].append(total)
         assert self.net.loss is not None
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
-        return Totals(losses, metrics, time.perf_counter() - start)
+        return PassResult(losses, metrics, time.perf_counter() - start)
 
 
 def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:

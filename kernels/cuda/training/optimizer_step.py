@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...spec import SAME, Target
+from ...spec import SAME, BufferUpdate
 from ..dense.epilogues import launch
 from ..optim.norm import SETTLE, SUM, squares_kernel
 from ..optim.plan import Table
@@ -60,7 +60,7 @@ class Updates:
         self.gpu, self.stream, self.rule, self.dtype, self.places = gpu, stream, rule, dtype, places
         form, written = (COPY, [[copy] for copy in places.copies]) if copy else (SAME, [[] for _ in sizes])
         targets = [
-            Target(rule, copy or dtype, size, p, [*states, *more], form=form)
+            BufferUpdate(rule, copy or dtype, size, p, [*states, *more], form=form)
             for size, p, states, more in zip(sizes, places.params, places.states, written, strict=True)
         ]
         self.table = Table(gpu, targets, list(range(len(targets))), 0)

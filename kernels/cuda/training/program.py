@@ -8,15 +8,14 @@ its memory, for they run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...formulas import ACTIVATIONS, LOSSES, dropout_stream
-from ...metrics import Columns, Variation, sums_of
-from ...spec import DenseSpec, DropoutSpec, LayerSpec, LossSpec
+from ...spec import DropoutSpec
 from ..dense.epilogues import Shape, activate, sums_bytes
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
@@ -32,38 +31,8 @@ from ..dense.losses import (
 )
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
 from ..dense.rows import LABEL, dropout, gather, scatter
+from ..dense.structure import Structure
 from ..runtime.records import CLOCK, DROPOUT, TOTALS
-
-
-class Structure(NamedTuple):
-    """A network, as far as it is known without data. The last activation is linear where `link` follows."""
-
-    layers: Sequence[LayerSpec]
-    dtype: str  # of parameters, data and outputs
-    compute: str  # of what lies between layers
-    loss: LossSpec | None
-    metrics: Sequence[str]
-    link: str | None
-    fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
-    tf32: bool = False  # whether products may round their operands
-    variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
-
-    @property
-    def dense(self) -> list[DenseSpec]:
-        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
-
-    @property
-    def inputs(self) -> int:
-        return self.dense[0].inputs
-
-    @property
-    def outputs(self) -> int:
-        return self.dense[-1].outputs
-
-    @property
-    def sums(self) -> list[tuple[str, Columns]]:
-        """Sums that metrics are made from: of which metric, over which columns."""
-        return sums_of(self.metrics, self.outputs, self.variation)
 
 
 class _Dense(NamedTuple):

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.dense import losses
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.training import network
 
@@ -21,7 +21,7 @@ def threads(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch, "_threads", n)
             patch.setattr(network, "STEP_FLOPS", 1)
-            patch.setattr(rows, "ELEMENTS", 1)
+            patch.setattr(losses, "ELEMENTS", 1)
             yield
 
     return use

@@ -7,7 +7,7 @@ import fastopt as fo
 from fastopt.kernels.cpu import ArrayPlan
 from fastopt.kernels.cpu.optim import arrays
 from fastopt.kernels.cpu.runtime.primitives import address_of
-from fastopt.kernels.spec import Planned
+from fastopt.kernels.spec import ArrayUpdate
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -22,7 +22,7 @@ def plan(*shapes, owners=(), dtype=FLOAT32):
     made = []
     for shape in shapes:
         p = np.zeros(shape if shape is not None else 4, dtype)
-        made.append(Planned("sgd", p, (), dtype, p.size, shape, 0))
+        made.append(ArrayUpdate("sgd", p, (), dtype, p.size, shape, 0))
     return ArrayPlan(made, owners)
 
 

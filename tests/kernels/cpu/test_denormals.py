@@ -12,7 +12,7 @@ from optimizers import OTHER_OPTIONS
 
 from fastopt.kernels import cpu, denormals, reference
 from fastopt.kernels.cpu.dense import layer as dense
-from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.dense import losses
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
 from fastopt.kernels.cpu.optim.updates import TILE
 from fastopt.kernels.cpu.runtime import launch, primitives
@@ -288,7 +288,7 @@ def entries(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_call_leaves_the_thread_as_it_was(name, ranks, own, threads, monkeypatch):
     for module, least in ((plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS"),
-                          (dense, "CALL_FLOPS"), (rows, "ELEMENTS")):  # fmt: skip
+                          (dense, "CALL_FLOPS"), (losses, "ELEMENTS")):  # fmt: skip
         monkeypatch.setattr(module, least, 1)
     library, before, mine = ctypes.PyDLL(None), FENV(), FENV()
     calls = list(entries(name))

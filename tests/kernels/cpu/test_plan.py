@@ -10,7 +10,7 @@ from fastopt.kernels.cpu import Plan
 from fastopt.kernels.cpu.optim.updates import TILE
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.spec import BufferUpdate, Update
 
 SIZES = [0, 1, 33, 5, 0, 40] if INTERPRETED else [0, 1, 33, TILE, 0, 2 * TILE + 1, 7]
 ADAM = OPTIMIZERS["adam"].options
@@ -27,7 +27,7 @@ class Arrays:
     @property
     def target(self):
         p, *states = self.all
-        return Target(self.rule, p.dtype.name, p.size, address_of(p), [address_of(s) for s in states], self.group)
+        return BufferUpdate(self.rule, p.dtype.name, p.size, address_of(p), [address_of(s) for s in states], self.group)
 
     def gradient(self, rng):
         return rng.standard_normal(self.all[0].size).astype(self.all[0].dtype)
@@ -149,7 +149,7 @@ def test_calls_of_one_plan_from_several_threads_do_not_mix():
     """Every thread updates arrays of its own, given by their places; a plan's states are shared, so: a rule without."""
     rng = np.random.default_rng(7)
     options = OPTIMIZERS["sgd"].options
-    plan = Plan([Target("sgd", "float32", 5000, 0, ()) for _ in range(20)])
+    plan = Plan([BufferUpdate("sgd", "float32", 5000, 0, ()) for _ in range(20)])
     starts = [rng.standard_normal((20, 5000)).astype("float32") for _ in range(8)]
     gradients = [rng.standard_normal((20, 5000)).astype("float32") for _ in range(8)]
 

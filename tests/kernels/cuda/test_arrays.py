@@ -13,7 +13,7 @@ require_device()
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.optim.arrays import current_stream, see
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Planned, Update
+from fastopt.kernels.spec import ArrayUpdate, Update
 
 pytestmark = pytest.mark.gpu
 
@@ -101,7 +101,7 @@ def test_the_stream_is_the_librarys_current_one(monkeypatch):
 def plan(*shapes, owners=()):
     params = [to_device(np.zeros(shape or 12, "float32")) for shape in shapes]
     return cuda.ArrayPlan(
-        [Planned("sgd", p, (), FLOAT32, 12, s, 0) for p, s in zip(params, shapes, strict=True)], owners
+        [ArrayUpdate("sgd", p, (), FLOAT32, 12, s, 0) for p, s in zip(params, shapes, strict=True)], owners
     )
 
 
@@ -137,7 +137,7 @@ def test_steps():
     shapes = [(4, 3), (5,), (2, 0), (300,)]
     host = [[np.abs(rng.standard_normal(shape)).astype("float32") for _ in range(3)] for shape in shapes]
     device = [on_device(*arrays) for arrays in host]
-    arrays = [Planned("adam", p, (m, v), FLOAT32, p.size, p.shape, 0) for p, m, v in device]
+    arrays = [ArrayUpdate("adam", p, (m, v), FLOAT32, p.size, p.shape, 0) for p, m, v in device]
     last = len(shapes) - 1
     arrays[last] = arrays[last]._replace(p=None)  # whose parameter is given in every step
     made = cuda.ArrayPlan(arrays, ())

@@ -14,7 +14,7 @@ from fastopt.kernels.cuda import CountedPlan, Guard, Number
 from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import STOCHASTIC, Target, Update
+from fastopt.kernels.spec import STOCHASTIC, BufferUpdate, Update
 
 pytestmark = pytest.mark.gpu
 
@@ -43,7 +43,7 @@ class Counted:
         self.steps = to_device(np.zeros(len(sizes), counter))
         width = np.dtype(counter).itemsize
         targets = [
-            Target(rule, dtype, n, at(p), [at(s) for s in own])
+            BufferUpdate(rule, dtype, n, at(p), [at(s) for s in own])
             for n, (p, *own) in zip(sizes, self.device, strict=True)
         ]
         counters = [Number(at(self.steps) + width * i, width) for i in range(len(sizes))]
@@ -141,7 +141,7 @@ def test_rounding_at_random_goes_by_the_steps_that_the_device_counts():
     results = []
     for begin in (0, 0, 1):
         p, steps = to_device(np.ones(40, "float16")), to_device(np.full(1, begin, "float32"))
-        target = Target("sgd", "float16", 40, at(p), (), 0, STOCHASTIC, 7)
+        target = BufferUpdate("sgd", "float16", 40, at(p), (), 0, STOCHASTIC, 7)
         plan = CountedPlan([target], [Number(at(steps), 4)], gpu_of({at(p)}))
         plan.update([at(g)], [OPTIMIZERS["sgd"].options])
         results.append(p.copy_to_host().tolist())

@@ -194,18 +194,18 @@ def test_the_same_bits_from_streamed_data(monkeypatch, launches):
 
 def test_the_same_bits_with_states_in_the_memory_of_the_device(monkeypatch, launches):
     """Which is where they are when not all fits; and where even less fits, there is no such kernel."""
-    first, chosen = trained(epochs=1), select.chosen
+    first, choose = trained(epochs=1), select.choose
     net = cuda.Network(LAYERS, [], "float32", LossSpec(LABELS), ["accuracy"]).net
 
     def resident(most):
-        choice = chosen(net, "adam", True, 3, most)
-        return choice and bool(select.views(choice.words)[0]["resident"])
+        choice = choose(net, "adam", True, 3, most)
+        return choice and bool(select.split_records(choice.records)[0]["states_resident"])
 
     most = 1 << 16
     for wanted in (True, False):
         while resident(most) is wanted:
             most -= 16
-        monkeypatch.setattr(select, "chosen", lambda *args, most=most: chosen(*args[:-1], most))
+        monkeypatch.setattr(select, "choose", lambda *args, most=most: choose(*args[:-1], most))
         launches.clear()
         others = trained(epochs=1)
         assert launches == [5] * wanted
@@ -250,7 +250,7 @@ def test_by_the_estimate(widths, batch, wanted, monkeypatch):
     monkeypatch.delenv("FASTOPT_CUDA_FUSED")
     layers = [DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)]
     net = cuda.Network(layers, [], "float32", LossSpec(LABELS), []).net
-    assert bool(select.chosen(net, "adam", True, batch, 227 << 10)) is wanted
+    assert bool(select.choose(net, "adam", True, batch, 227 << 10)) is wanted
 
 
 # ---------------------------------------------------------------- progress, interrupts, the driver

@@ -10,7 +10,7 @@ from helpers_cuda import require_compiler
 
 require_compiler()
 from fastopt.kernels.cuda.fused.kernel import fused_kernel
-from fastopt.kernels.cuda.fused.layout import KINDS, Kind, Parts, placed, views
+from fastopt.kernels.cuda.fused.layout import KINDS, FusedLayers, Kind, lay_out, split_records
 from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.formulas import ACTIVATIONS
 from fastopt.kernels.spec import DenseSpec
@@ -51,9 +51,9 @@ def test_what_fits():
     """Of shared memory, on each kind of device."""
 
     def fits(*widths, batch=32, kind=USUAL):
-        parts = Parts([DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)], [None] * len(widths))
-        found = [placed(kind, parts, batch, most) for most in MOST.values()]
-        return [None if words is None else bool(views(words)[0]["resident"]) for words in found]
+        parts = FusedLayers([DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)], [None] * len(widths))
+        found = [lay_out(kind, parts, batch, most) for most in MOST.values()]
+        return [None if words is None else bool(split_records(words)[0]["states_resident"]) for words in found]
 
     assert fits(64, 32, 10) == fits(30, 64, 64, 1) == [True, True]
     assert fits(64, 64, 64, 10) == [False, True]

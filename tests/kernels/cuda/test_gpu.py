@@ -19,7 +19,7 @@ from fastopt.kernels.cuda.optim.norm import SETTLE
 from fastopt.kernels.cuda.runtime import driver, staging
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.spec import BufferUpdate, Update
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver")
 
@@ -131,7 +131,7 @@ def test_steps(fake):
     options, flag = OPTIMIZERS["adam"].options, np.zeros(1, "float32")
     host = [np.abs(rng.standard_normal(300).astype("float32")) for _ in range(3)]
     p, m, v = on_device(*host)
-    plan = Plan([Target("adam", "float32", 300, see(p).address, (see(m).address, see(v).address))], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("adam", "float32", 300, see(p).address, (see(m).address, see(v).address))], gpu_.Gpu(1))
     fake.streams.clear()
     for step in range(1, 5):
         g = rng.standard_normal(300).astype("float32")
@@ -157,7 +157,7 @@ def test_steps(fake):
 def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
     """Whose stream it was may have destroyed it after the step; an event of ours tells what became of that."""
     p, g, flag = on_device(np.ones(3, "float32"), np.ones(3, "float32"), np.ones(1, "float32"))
-    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)
     fake.streams.clear()
     assert plan.settled().tolist() == [1]
@@ -167,7 +167,7 @@ def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
 
 def test_a_step_is_not_captured(fake):
     p, g = on_device(np.ones(3, "float32"), np.ones(3, "float32"))
-    plan = Plan([Target("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
+    plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     fake.capturing = 1
     with pytest.raises(RuntimeError, match="a step cannot be captured into a CUDA graph where the host counts steps"):
         plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options])

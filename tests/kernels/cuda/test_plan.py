@@ -15,7 +15,7 @@ from fastopt.kernels.cuda.optim import arrays as arrays_
 from fastopt.kernels.cuda.optim import plan as plan_
 from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
-from fastopt.kernels.spec import Target, Update
+from fastopt.kernels.spec import BufferUpdate, Update
 
 pytestmark = pytest.mark.gpu
 
@@ -38,7 +38,7 @@ class Arrays:
     @property
     def target(self):
         p, *states = map(at, self.device)
-        return Target(self.rule, self.dtype, self.size, p, states, self.group)
+        return BufferUpdate(self.rule, self.dtype, self.size, p, states, self.group)
 
     def expect(self, g, options, step, scale=1.0):
         p, *states = self.host

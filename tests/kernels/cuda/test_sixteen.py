@@ -18,7 +18,7 @@ from fastopt.kernels.cuda.optim.plan import Plan
 from fastopt.kernels.cuda.runtime.records import TILE
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, STOCHASTIC, Target, Update
+from fastopt.kernels.spec import FORMS, MASTER, SAME, STOCHASTIC, BufferUpdate, Update
 
 pytestmark = pytest.mark.gpu
 
@@ -76,7 +76,7 @@ class Arrays:
     @property
     def target(self):
         p, *states = (see(a).address for a in self.device)
-        return Target(self.rule, self.kind, self.size, p, states, 0, self.form, self.stream)
+        return BufferUpdate(self.rule, self.kind, self.size, p, states, 0, self.form, self.stream)
 
     def expect(self, g, options, step, scale=1.0):
         with np.errstate(all="ignore"):

@@ -21,7 +21,7 @@ from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forwa
 from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Target
+from fastopt.kernels.spec import BufferUpdate
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +70,7 @@ class Step:
         self.start = [np.abs(rng.standard_normal(SIZE)).astype("float32") for _ in range(4)]
         p, g, m, v = self.arrays = on_device(*self.start)
         self.gradients = np.array([at(g)])
-        self.plan = Plan([Target("adam", "float32", SIZE, at(p), (at(m), at(v)))], gpu_of({at(p)}))
+        self.plan = Plan([BufferUpdate("adam", "float32", SIZE, at(p), (at(m), at(v)))], gpu_of({at(p)}))
 
     def run(self, stream):
         self.plan.update(self.gradients, np.array([2]), [OPTIMIZERS["adam"].options], guard=self.guard, stream=stream)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.dense import rows
+from fastopt.kernels.cpu.dense import losses
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
 from fastopt.kernels.formulas import LOSSES
@@ -145,7 +145,7 @@ def test_the_vector_exponential(dtype, low, high, ulps):
 
 
 def test_a_loss_has_at_most_one_parameter():
-    assert rows.loss_param(LossSpec("huber")) == 1.0
-    assert rows.loss_param(LossSpec("huber", {"delta": 0.5})) == 0.5
-    assert rows.loss_param(LossSpec("hinge")) == 0.0
+    assert losses.loss_param(LossSpec("huber")) == 1.0
+    assert losses.loss_param(LossSpec("huber", {"delta": 0.5})) == 0.5
+    assert losses.loss_param(LossSpec("hinge")) == 0.0
     assert all(len(row.params) <= 1 for row in LOSSES.values())

@@ -82,6 +82,14 @@ def _program(marked):
     return run_program
 
 
+def _finish(work, step, rank, ranks):
+    if rank == 0:
+        run = read(work, RUN)
+        run.done = step + 1
+        run.halt = run.stop
+
+
+FINISH = Kernel(_finish, "finish")
 RUN_PROGRAM = Kernel(_program(False), "run_program")
 MARKED_PROGRAM = Kernel(_program(True), "run_program_marked")
 

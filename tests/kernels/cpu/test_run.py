@@ -11,7 +11,7 @@ import pytest
 from fastopt.kernels import costs, cpu
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network, program
+from fastopt.kernels.cpu.training import network, run
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.profile import Cost, recorder
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
@@ -112,11 +112,11 @@ def test_ranks_meet_where_the_marks_say_so(threads, passes):
 
 def test_what_does_not_fit_is_left_out(monkeypatch, threads, passes):
     with threads(2):
-        monkeypatch.setattr(program, "MARKS", 2 * 3 * (1 + 2 * len(NAMES)) * program.MARK)
+        monkeypatch.setattr(run, "MARKS", 2 * 3 * (1 + 2 * len(NAMES)) * run.MARK)
         train()
         assert passes[0].marks.shape[:2] == (2, 3)
         assert (passes[0].steps, passes[0].rows) == (STEPS, ROWS)
-        monkeypatch.setattr(program, "MARKS", 1)
+        monkeypatch.setattr(run, "MARKS", 1)
         train()
         assert passes[3].marks.shape[:2] == (2, 1)  # never nothing
         assert (passes[3].marks > 0).all()
@@ -157,7 +157,7 @@ def test_a_smaller_team_has_no_empty_ranks(monkeypatch, threads, passes):
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
 def test_a_process_that_profiles_nothing_has_no_kernel_with_marks():
     code = (
-        "import numpy as np, fastopt\nfrom fastopt.kernels.cpu.training.program import MARKED_PROGRAM, RUN_PROGRAM\n"
+        "import numpy as np, fastopt\nfrom fastopt.kernels.cpu.training.run import MARKED_PROGRAM, RUN_PROGRAM\n"
         "model = fastopt.Sequential([fastopt.Dense(1)])\nmodel.compile('sgd', 'mean_squared_error')\n"
         "fit = lambda: model.fit(np.ones((4, 2)), np.ones(4))\nfit()\n"
         "assert RUN_PROGRAM._address and not MARKED_PROGRAM._address\n"
@@ -172,7 +172,7 @@ def test_a_process_that_profiles_nothing_has_no_kernel_with_marks():
 def test_the_kernel_without_marks_has_no_code_for_them(monkeypatch, tmp_path, marked):
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))  # what is loaded from the cache cannot be looked into
-    kernel = Kernel(program._program(marked), f"test_program_{marked}")
+    kernel = Kernel(run._program(marked), f"test_program_{marked}")
     assert kernel.address
     looks_at_the_clock = re.findall(r"call i32 %\S+\(i64", kernel._code.inspect_llvm())
     assert bool(looks_at_the_clock) == marked
@@ -184,7 +184,7 @@ def test_the_kernel_without_marks_has_no_code_for_them(monkeypatch, tmp_path, ma
 )
 def test_the_clocks_of_all_systems(frequency, words, expected):
     """Seconds and nanoseconds, or ticks: of a clock that has run for longer than a year."""
-    clock = program._Clock(0, frequency)
+    clock = run._Clock(0, frequency)
     np.testing.assert_array_equal(clock.nanoseconds(np.array([words])), [expected])
 
 

@@ -1,0 +1,25 @@
+"""Division of work into pieces, by its shape alone, and of the pieces among the ranks."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from .records import RUN, read
+
+
+@register_jitable
+def pieces(total, size):
+    return (total + size - 1) // size
+
+
+@register_jitable
+def span(total, rank, ranks):
+    """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
+    return range(rank * total // ranks, (rank + 1) * total // ranks)
+
+
+@register_jitable
+def batch_rows(run, step):
+    """The rows of this step's batch: the last one may be shorter."""
+    r = read(run, RUN)
+    return min(r.batch, r.rows - step * r.batch)
