@@ -107,7 +107,7 @@ _NO_ROOT = {"eps_root": "", "nesterov": "Adam has it in the convention optax, an
 _RMSPROP = ("rmsprop", "rmsprop_momentum", "rmsprop_centered", "rmsprop_centered_momentum")
 _INNER = {kind: kind.replace("rmsprop", "rmsprop_inner") for kind in _RMSPROP}
 
-# By class, then by library. sgd, momentum, adam, ... on the left are what `_kind` of the classes says.
+# By class, then by library. sgd, momentum, adam, ... on the left are what `_variant` of the classes says.
 CONVENTIONS: dict[str, dict[str, Convention]] = {
     "SGD": {
         "torch": Convention(

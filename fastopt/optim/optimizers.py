@@ -137,7 +137,7 @@ class SGD(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value", "clip_each")
-    _peers = CONVENTIONS["SGD"]
+    _conventions = CONVENTIONS["SGD"]
     _states = frozenset(["momentum_buffer", "velocity"])
 
     def __init__(
@@ -167,7 +167,7 @@ class SGD(Optimizer):
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         if self.convention == "torch" and hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
             raise ValueError(
                 "nesterov needs momentum > 0 and dampening 0;"
@@ -211,7 +211,7 @@ class Adagrad(Optimizer):
         "lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value",
         "clip_each",
     )  # fmt: skip
-    _peers = CONVENTIONS["Adagrad"]
+    _conventions = CONVENTIONS["Adagrad"]
     _states = frozenset(["sum"])
 
     def __init__(
@@ -242,7 +242,7 @@ class Adagrad(Optimizer):
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         return "adagrad"
 
 
@@ -282,9 +282,9 @@ class RMSprop(Optimizer):
     """
 
     _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value", "clip_each")
-    _peers = CONVENTIONS["RMSprop"]
+    _conventions = CONVENTIONS["RMSprop"]
     _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
-    _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
+    _sparse_refusal = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
 
     def __init__(
         self,
@@ -315,7 +315,7 @@ class RMSprop(Optimizer):
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
 
 
@@ -359,8 +359,8 @@ class Adam(Optimizer):
         "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "clip_each", "eps_root",
         "nesterov",
     )  # fmt: skip
-    _extra: ClassVar[Mapping[str, Any]] = {**EXTRA, "nesterov": False}
-    _peers = CONVENTIONS["Adam"]
+    _optional_defaults: ClassVar[Mapping[str, Any]] = {**EXTRA, "nesterov": False}
+    _conventions = CONVENTIONS["Adam"]
     _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
     _decoupled = False
 
@@ -394,7 +394,7 @@ class Adam(Optimizer):
             master_weights=master_weights, seed=seed, capturable=capturable,
         )  # fmt: skip
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         if hyper["nesterov"]:
             return "nadam" + "_amsgrad" * hyper["amsgrad"]
         return "amsgrad" if hyper["amsgrad"] else "adam"
@@ -415,9 +415,9 @@ class AdamW(Adam):
         [0.45 2.4 ]
     """
 
-    _peers = CONVENTIONS["AdamW"]
+    _conventions = CONVENTIONS["AdamW"]
     _decoupled = True
-    _whole = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
+    _sparse_refusal = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
 
     def __init__(
         self,
@@ -448,7 +448,7 @@ class AdamW(Adam):
             backend=backend,
         )  # fmt: skip
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         return "n" * hyper["nesterov"] + "adamw" + "_amsgrad" * hyper["amsgrad"]
 
 
