@@ -168,7 +168,8 @@ class Settings:
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if self._optional_defaults.get(name, ...) != value]
+        defaults = self._optional_defaults
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if defaults.get(name, ...) != value]
         if self.convention != conventions.DEFAULT:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
