@@ -96,7 +96,6 @@ IMPORTS_TO_MEND = {
     ("kernels/cuda/dense", "kernels/cuda/optim"),
     ("fastopt/callbacks", "fastopt/models"),
     ("fastopt/datasets", "fastopt/models"),
-    ("fastopt/optim", "kernels/reference"),
 }
 CIRCLES_TO_MEND = [
     {"fastopt/models/_data_memory.py", "fastopt/models/_intake.py"},
