@@ -41,7 +41,7 @@ def _seen(name: str, value: Any) -> Any:
     except TypeError as error:
         raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
     if seen.dtype not in KERNEL_DTYPES:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {seen.dtype}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {seen.dtype}")
     if not seen.contiguous:
         raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
     if seen.address % KERNEL_DTYPES[seen.dtype].itemsize:
@@ -123,7 +123,7 @@ class CudaParameter:
         """Raises unless kernels can use the gradient."""
         if isinstance(value, tuple):
             raise TypeError(
-                f"{name} must be an array like {self.name}, not (indices, values): they are for the CPU alone"
+                f"{name} must be an array like {self.name}; got (indices, values): they are for the CPU alone"
             )
         seen = _seen(name, value)
         self._check(name, seen.dtype, seen.shape)

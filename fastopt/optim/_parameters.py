@@ -59,7 +59,7 @@ class Parameter:
         self.user_array = value if foreign else array
         self.dtype_name = dtype_name_of(array.dtype)
         if self.dtype_name not in KERNEL_DTYPES:
-            raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {array.dtype}")
+            raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
         self.dtype = self.gradient_dtype = KERNEL_DTYPES[self.dtype_name]
         if self.dtype_name == "bfloat16":
             self.gradient_dtype = self.dtype if foreign else np.dtype(array.dtype.type)

@@ -11,10 +11,10 @@ import numpy as np
 from .. import conventions
 from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
-from ..kernels.formulas import BOUND
+from ..kernels.formulas import BOUND, DOMAINS
 from ._aliases import reasons, refuse
 from ._engine import StepSettings
-from ._hyperparameters import EXTRA, HYPER_DOMAINS, check_clipping, check_lr, rate
+from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
 from ._param_state import Hyper, ParamGroup
 
 
@@ -81,10 +81,10 @@ class Settings:
         if name == "lr":
             return check_lr(value)
         if name != "betas":
-            return check_in_domain(name, value, HYPER_DOMAINS[name])
+            return check_in_domain(name, value, DOMAINS[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be two numbers; got {value!r}")
-        return tuple(check_in_domain(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
+        return tuple(check_in_domain(f"betas[{i}]", value[i], DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
 
     def _refreshed_groups(self) -> list[ParamGroup]:
         """The groups with the users' present hyper-parameters: all are checked before any is applied."""
