@@ -182,7 +182,7 @@ class _Working:
     def arrange(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
         self.gradients[:] = gradients
         self.steps[:] = steps
-        ARRANGE(self.at)
+        ARRANGE.run(self.at)
 
     def wanted(self) -> list[list[int]]:
         """Kind and step number of every row of scalars that is wanted."""

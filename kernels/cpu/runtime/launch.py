@@ -192,7 +192,7 @@ def _on_layer(kernel: Kernel, work: int, step: int, ranks: int) -> None:
 def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
     """Run all ranks of a phase that has no barrier inside."""
     if ranks == 1 or INTERPRETED:
-        kernel(work, step, 0, 1)
+        kernel.run(work, step, 0, 1)
         return
     pool = openmp.pool()
     if pool is not None and pool.threads >= ranks:
