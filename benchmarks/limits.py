@@ -10,7 +10,8 @@ import numpy as np
 
 from fastopt.kernels.cpu.dense.blas import blas
 from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR
-from fastopt.kernels.cpu.optim.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
+from fastopt.kernels.cpu.optim.loops import MAX_STATES, update_loop
+from fastopt.kernels.cpu.optim.updates import TILE, UPDATE_ALL
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
@@ -44,7 +45,7 @@ def _stream_kernel(states: int, dtype: str) -> Kernel:
     from numba.extending import register_jitable
 
     rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
-    return Kernel(LOOPS[states](rule, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
+    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
 
 
 def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:

@@ -15,8 +15,9 @@ from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
 from ..runtime.primitives import address_of, aligned_zeros, view, word
 from ..runtime.records import PLAN, UPDATE, UPDATES, fill, read
 from ..runtime.storage import STORES, name_of
+from .loops import MAX_STATES
 from .norm import Squares
-from .updates import MAX_STATES, STATES, TILE, UPDATE_ALL, update_code
+from .updates import STATES, TILE, UPDATE_ALL, update_code
 
 ROW = 128  # bytes of a row of scalars, of either dtype
 

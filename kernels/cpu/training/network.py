@@ -23,7 +23,8 @@ from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields,
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..optim.updates import WORDS, update_code
+from ..optim.loops import STATE_WORDS
+from ..optim.updates import update_code
 from ..runtime.compile import Kernel
 from ..runtime.launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
 from ..runtime.partition import pieces
@@ -234,7 +235,7 @@ class Network:
         size = max(step["scratch_size"] for step in dense)
         scratch = aligned_zeros(program.ranks * size, np.uint8)
         update = update_code(rule, dtype)
-        tables = [np.array([address_of(s) for s in arrays] + [0] * WORDS, np.int64) for arrays in states]
+        tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
         program.kept += [scratch, tables, scalars, states]
         while trail:
             fields = trail.pop()

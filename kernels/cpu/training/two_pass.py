@@ -16,8 +16,9 @@ import numpy as np
 from ... import costs
 from ...formulas import HYPER, clip_factor
 from ...spec import Batches
+from ..optim.loops import MAX_STATES
 from ..optim.norm import SQUARES_KERNEL, Squares
-from ..optim.updates import MAX_STATES, TILE, UPDATE_ALL, update_code
+from ..optim.updates import TILE, UPDATE_ALL, update_code
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
