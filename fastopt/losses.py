@@ -26,6 +26,7 @@ from ._validation import (
     as_numbers,
     as_signs,
     check_finite,
+    check_in_domain,
     check_labels,
     check_matrix,
     check_name,
@@ -34,7 +35,6 @@ from ._validation import (
 )
 from .kernels.formulas import LOSS_DOMAINS, LOSSES
 from .kernels.spec import LossSpec
-from .optim._hyperparameters import check_hyper
 
 __all__ = [
     "ALIASES",
@@ -60,7 +60,7 @@ class Loss:
 
     def __init__(self, backend: str = _backends.DEFAULT, **params: float) -> None:
         self.backend = _backends.check(backend)
-        checked = {name: check_hyper(name, value, LOSS_DOMAINS[name]) for name, value in params.items()}
+        checked = {name: check_in_domain(name, value, LOSS_DOMAINS[name]) for name, value in params.items()}
         self._spec = LossSpec(self.name, checked)
 
     @property

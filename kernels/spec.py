@@ -113,6 +113,17 @@ class Batches(NamedTuple):
         return -(-len(self.order) // (self.batch_size * self.accumulate))
 
 
+class OptimizerSteps(NamedTuple):
+    """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
+
+    rule: str  # a row of OPTIMIZERS
+    states: Sequence[tuple[np.ndarray, ...]]  # of each parameter, in the order of the rule's row; changed in place
+    options: Mapping[str, Any]  # of the rule; lr is not read
+    learning_rates: np.ndarray  # (steps,) float64
+    steps_done: int = 0  # before the first of these
+    clip_norm: float | None = None  # the largest norm of all gradients of a step together
+
+
 class PassResult(NamedTuple):
     """What a pass over the data adds up to."""
 

@@ -28,7 +28,7 @@ def require_device() -> None:
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("needs numba-cuda: pip install -e '.[cuda-compiler]'", allow_module_level=True)
     if not SIMULATED:
-        from fastopt.kernels.cuda.runtime.installation import require
+        from fastopt.kernels.cuda.installation import require
 
         try:
             require()

@@ -19,15 +19,16 @@ from fastopt.kernels import cuda
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
-from fastopt.kernels.cuda.dense.mixed import mixed_kernels
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.optim.updates import update_kernel
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import HALVES
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.metrics import OF_CLASSES
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
@@ -37,6 +38,7 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     LossSpec,
+    OptimizerSteps,
     Update,
 )
 
@@ -51,7 +53,8 @@ SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in
 
 def kernels() -> list[Kernel]:
     """All there are, but for those of products."""
-    others = set(mixed_kernels("bfloat16")) - set(mixed_kernels("bfloat16", ["adam"]))  # one rule stands for all
+    copying = {update_kernel(rule, "bfloat16", COPY) for rule in OPTIMIZERS}
+    others = copying - {update_kernel("adam", "bfloat16", COPY)}  # one rule stands for all
     return [kernel for kernel in all_kernels(ALL) if kernel not in others]
 
 
@@ -90,8 +93,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
-        for kind in losses.HITS:
-            yield f"accuracy {kind} {dtype}", lambda kind=kind, dtype=dtype: _accuracy(kind, dtype)
+        for name, row in METRICS.items():
+            for scored in OF_CLASSES if row.of_classes else ():
+                yield (
+                    f"{name} {scored} {dtype}",
+                    lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
+                )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
@@ -129,7 +136,7 @@ def _widened(dtype: str) -> Outputs:
 
 def _counted() -> Outputs:
     """Steps that the device counts: a row of every kind, with a learning rate on the device."""
-    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_rooted")
+    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_eps_root")
     p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
     steps = there(np.ones(len(rules)), "float64")
     states = [[there(drawn(9) + 0.5, "float64") for _ in OPTIMIZERS[rule].states] for rule in rules]
@@ -207,13 +214,13 @@ def _softmax(dtype: str) -> Outputs:
     return [z]
 
 
-def _accuracy(kind: str, dtype: str) -> Outputs:
+def _hits(name: str, scored: str, dtype: str) -> Outputs:
     shape = SHAPE
-    loss = "sparse_categorical_crossentropy" if kind == "labels" else "categorical_crossentropy"
+    loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
-    sums, boundaries = there(np.zeros(losses.accuracy_tiles(shape[0])), "float64"), there([0, 0], "float64")
+    sums, boundaries = there(np.zeros(losses.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_accuracy(gpu_of({at(z)}), 0, kind, *places, Shape(*shape, shape[1], dtype), shape[1])
+    losses.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 
@@ -237,7 +244,7 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
     network = cuda.Network(layers, params, dtype, LossSpec("sparse_categorical_crossentropy"), ["accuracy"], compute)
     batches = Batches(x, y, np.arange(11)[::-1].copy(), 3, 2)
     options = OPTIMIZERS["adam"].options
-    losses_ = network.train(batches, "adam", states, options, np.full(2, 0.01), 0, 5, clip_norm=0.1).losses
+    losses_ = network.train(batches, OptimizerSteps("adam", states, options, np.full(2, 0.01), clip_norm=0.1), 5).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
 
 
@@ -252,7 +259,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
     with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
-        totals = network.train(Batches(x, y, order, 3), "adam", states, options, np.full(4, 0.01), 0, 5)
+        totals = network.train(Batches(x, y, order, 3), OptimizerSteps("adam", states, options, np.full(4, 0.01)), 5)
     return [to_device(array) for array in (*params, totals.losses)]
 
 

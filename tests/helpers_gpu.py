@@ -24,7 +24,7 @@ def on_gpu() -> bool:
     interpreted = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
     if SIMULATED or interpreted or importlib.util.find_spec("numba_cuda") is None:
         return False
-    from fastopt.kernels.cuda.runtime.installation import require
+    from fastopt.kernels.cuda.installation import require
 
     try:
         require()

@@ -35,7 +35,7 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, Update
+from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps, Update
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
 Case = tuple[str, Callable[[], list[Any]]]
@@ -312,13 +312,14 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
         params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
     states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
-    metrics = [name for name, kinds in METRICS.items() if LOSSES[loss].targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))
     rates, options = np.full(batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics)
-    totals = net.train(batches, rule, states, options, rates, 0, 3, None, more.pop("clip_norm", None))
+    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
+    totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
     arrays = [*params, *(s for of_param in states for s in of_param), totals.losses, judged.losses]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.formulas import LOSSES, OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, PassResult
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 
 # Rounding grows from step to step; float64 shows that nothing else does. bfloat16 is what layers compute in, and
 # all else is float32: both round at the same places, but what GELU's epilogue is given.
@@ -69,7 +69,8 @@ class Run:
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
-            return self.net.train(batches, self.rule, self.states, options, rates, self.step, seed, progress, clip_norm)
+            steps = OptimizerSteps(self.rule, self.states, options, rates, self.step, clip_norm)
+            return self.net.train(batches, steps, seed, progress)
         finally:
             self.step += self.net.steps_done
 

@@ -59,11 +59,11 @@ def test_a_gpu_is_looked_for_first(pytest_call, capsys, monkeypatch):
     def require():
         raise ImportError("the backend 'cuda' lacks a device: buy one")
 
-    monkeypatch.setattr("fastopt.kernels.cuda.runtime.installation.require", require)
+    monkeypatch.setattr("fastopt.kernels.cuda.installation.require", require)
     assert main.main(["bench", "--backend", "cuda"]) == 2
     assert capsys.readouterr().err == "fastopt: error: the backend 'cuda' lacks a device: buy one\n"
     assert not pytest_call.calls
-    monkeypatch.setattr("fastopt.kernels.cuda.runtime.installation.require", lambda: None)
+    monkeypatch.setattr("fastopt.kernels.cuda.installation.require", lambda: None)
     assert main.main(["bench", "--backend", "cuda", "updates"]) == 0
     ((command, _),) = pytest_call.calls
     assert command[-1] == str(bench.suites("cuda")["updates"])
@@ -139,7 +139,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
     [
         (["update"], "unknown suite 'update'; known: dense, epochs, loops, losses"),
         (["--json", "no/such/folder/run.json"], "--json no/such/folder/run.json: there is no folder"),
-        (["--json", "."], "this is a folder"),
+        (["--json", "."], "got a folder"),
     ],
 )
 def test_errors_come_before_anything_runs(pytest_call, capsys, arguments, message):

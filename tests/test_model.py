@@ -108,7 +108,7 @@ def test_every_loss_and_its_metrics(backend, loss, outputs):
         pytest.skip("a softmax over one output is constant")
     x, y = blobs()
     targets = targets_for(loss, y, outputs)
-    metrics = [name for name, kinds in METRICS.items() if row.targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(row)]
     model = Sequential([Dense(16, "relu"), Dense(outputs)], seed=0, backend=backend)
     model.compile(fo.Adam(lr=1e-2), loss, metrics)
     history = model.fit(x, targets, epochs=20, batch_size=16)
@@ -199,8 +199,9 @@ def test_interrupted_epoch_counts_its_steps(backend):
         def __init__(self):
             self.steps_done = 99  # what an earlier epoch left must not count
 
-        def train(self, batches, *args):
-            network.train(batches._replace(order=batches.order[:32]), *args[:3], args[3][:2], *args[4:])
+        def train(self, batches, steps, *args):
+            steps = steps._replace(learning_rates=steps.learning_rates[:2])
+            network.train(batches._replace(order=batches.order[:32]), steps, *args)
             self.steps_done = network.steps_done
             raise KeyboardInterrupt
 
@@ -349,7 +350,7 @@ def test_short_batches_and_batches_larger_than_the_data(backend):
 def test_validation_rows_are_not_trained_on(backend):
     x, y = blobs(60)
     spoiled = y.copy()
-    rows, held_out = fo.batching.split(60, 0.25, 1, True)
+    rows, held_out = fo.models.batching.split(60, 0.25, 1, True)
     spoiled[held_out] = (y[held_out] + 1) % 3
     model, other = classifier(backend), classifier(backend)
     history = model.fit(x, y, epochs=2, validation_split=0.25)

@@ -70,7 +70,7 @@ def test_metadata(site):
         "test",
     }
     (command,) = distribution.entry_points
-    assert (command.name, command.group, command.value) == ("fastopt", "console_scripts", "fastopt.cli:main")
+    assert (command.name, command.group, command.value) == ("fastopt", "console_scripts", "fastopt.cli.main:main")
 
 
 def test_import_from_another_folder(site, tmp_path):

@@ -181,7 +181,8 @@ def test_a_file_that_cannot_be_written_costs_no_figures(train, path, monkeypatch
 
 PROGRAM = """
 import sys
-from fastopt import cli, training
+from fastopt.cli import main as cli
+from fastopt.models import training
 train_epoch = training.train_epoch
 def told(model, network, batches, *rest):
     if len(batches.x) > 32:

@@ -17,7 +17,7 @@ from fastopt.cli.warmup_cuda import capability, widths
 
 ONE = ("--optimizer", "sgd", "--dtype", "float32", "--capability", "9.0", "--quiet")
 LOADS = """
-from fastopt.kernels.cuda import compile
+from fastopt.kernels.cuda.runtime import compile
 from fastopt.kernels.cuda.optim.updates import update_kernel
 def link(*_): raise AssertionError("compiled anew")
 compile.Kernel._link = link

@@ -47,7 +47,7 @@ def rehearsing() -> bool:
 def device() -> Any:
     """Return the first device, or the simulator's; NoDevice where there is none. What needs none comes before."""
     from fastopt.benchmarks.cuda.device import the_gpu
-    from fastopt.kernels.cuda.runtime.installation import require
+    from fastopt.kernels.cuda.installation import require
     from fastopt.kernels.cuda.runtime.requirements import simulated
 
     if not simulated():

@@ -12,8 +12,8 @@ import numpy as np
 
 from fastopt.kernels.cuda.dense.blaslt import BlasLtError, lt_version
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode, storage
-from fastopt.kernels.cuda.optim.arrays import gpu_of
 from fastopt.kernels.cuda.runtime import driver
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 

@@ -12,10 +12,10 @@ from numba import cuda
 from fastopt.benchmarks.cuda.device import drawn, filled, numbers, the_gpu
 from fastopt.benchmarks.cuda.turns import interleave
 from fastopt.benchmarks.cuda.work import layer_of
-from fastopt.kernels.cuda.dense.epilogues import launch
 from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.dense.products import BYTES, Product, forward_product
 from fastopt.kernels.cuda.runtime.compile import SIMULATED, THREADS, Kernel, device
+from fastopt.kernels.cuda.runtime.device import launch
 from fastopt.kernels.cuda.runtime.primitives import VECTOR, loader, storer
 
 CACHES = 8  # a copy that is to show the memory's speed is of so many times the cache that multiprocessors share

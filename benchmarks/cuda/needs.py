@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastopt.kernels.cuda.runtime.installation import require
+from fastopt.kernels.cuda.installation import require
 
 
 def require_device() -> None:

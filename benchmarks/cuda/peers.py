@@ -71,7 +71,7 @@ def chosen(workload: Workload, setting: str = "") -> bool:
     network, labels = OnDevice(workload).network, workload.y.ndim == 1
     how = workload.optimizer, labels, workload.batch_size, network.gpu.shared_bytes
     with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED=setting):
-        return select.chosen(network.net, *how) is not None
+        return select.choose(network.net, *how) is not None
 
 
 def _torch(name: str) -> Callable[[Workload], Peer]:

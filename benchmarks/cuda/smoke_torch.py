@@ -12,7 +12,7 @@ from fastopt.benchmarks.cuda.child import device, torch_device
 from fastopt.benchmarks.cuda.device import filled, tensor
 from fastopt.benchmarks.cuda.waits import strict
 from fastopt.benchmarks.workloads import Absent
-from fastopt.kernels.cuda.optim.arrays import see
+from fastopt.kernels.cuda.runtime.array_interface import see
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 

@@ -60,9 +60,7 @@ class Job:
 
     def expected(self) -> list[np.ndarray]:
         """The parameter and the states after one update by the reference, as far as numbers do not repeat."""
-        p, g, *states = (
-            np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True)
-        )
+        p, g, *states = (np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True))
         options = OPTIMIZERS[self.rule].options
         reference.update([Update(self.rule, p, g, tuple(states), options, STEP, self.form, self.stream)])
         return [decode(array, kind) for array, kind in zip((p, *states), self._written, strict=True)]

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_gpu(args: argparse.Namespace) -> None:
-    from ..kernels.cuda.runtime.installation import require
+    from ..kernels.cuda.installation import require
 
     if args.threads is not None:
         raise ValueError("--threads is for the CPU: it needs --backend cpu")

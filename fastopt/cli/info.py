@@ -61,7 +61,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.runtime.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.runtime.launch import get_num_threads, launcher, threading_layer
     from ..kernels.cpu.runtime.openmp import wanted
-    from ..kernels.cuda.runtime.installation import trouble
+    from ..kernels.cuda.installation import trouble
     from ..kernels.cuda.runtime.requirements import parts
     from ..kernels.disk_cache import cache_root
 

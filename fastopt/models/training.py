@@ -144,13 +144,10 @@ def train_epoch(
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._turn:
-        rates = optimizer.rates(batches.steps)
+        steps = optimizer.next_steps(batches.steps)
         network.steps_done = 0
         try:
-            return network.train(
-                batches, optimizer.rule, optimizer.states, optimizer.options, rates, optimizer.steps, model.seed,
-                advance, optimizer.clip_norm,
-            )  # fmt: skip
+            return network.train(batches, steps, model.seed, advance)
         finally:
             optimizer.advance(network.steps_done)
 

@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _backends
-from .._validation import describe
-from ..kernels.formulas import BOUND, DOMAINS, FLAG, POSITIVE, Domain
-
-# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, fill the states,
-# or are worked into the scale of gradients.
-HYPER_DOMAINS: dict[str, Domain] = {
-    **DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE, "clip_each": BOUND,
-}  # fmt: skip
+from .._validation import check_in_domain, describe
+from ..kernels.formulas import DOMAINS, Domain
 
 # In torch's groups, but without effect on the numbers.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "param_names")
@@ -24,24 +18,12 @@ TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_wei
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 # What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
-EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None, "eps_root": 0.0}
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None}
 
 # In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
 COMMON = ("clip_norm", "convention", "lr_step", "seed")
 
 _SCALE = Domain(open_low=True)
-
-
-def check_hyper(name: str, value: Any, domain: Domain) -> float | bool | None:
-    """A number, flag or None of the domain as Python's own; else an error that says the domain and the value."""
-    if value is None and domain.optional:
-        return None
-    kinds = bool | int | float | np.bool_ | np.integer | np.floating
-    if not isinstance(value, kinds) or (isinstance(value, bool | np.bool_) and not domain.flag):
-        raise TypeError(f"{name} must be {domain}; got {describe(value)}")
-    if value not in domain:
-        raise ValueError(f"{name} must be {domain}; got {value}")
-    return bool(value) if domain.flag else float(value)
 
 
 def as_plain(value: Any) -> Any:
@@ -58,7 +40,7 @@ def check_lr(value: Any) -> Any:
     if callable(value) and not isinstance(value, type):
         return value
     if isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
-        return check_hyper("lr", value, DOMAINS["lr"])
+        return check_in_domain("lr", value, DOMAINS["lr"])
     raise TypeError(f"lr must be {DOMAINS['lr']}, or a schedule(step) that gives one; got {describe(value)}")
 
 

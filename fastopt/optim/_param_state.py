@@ -22,7 +22,7 @@ COPY = "master"  # the name of the master copy among the states
 class Slot:
     """One parameter array with its states and its number of steps."""
 
-    __slots__ = ("form", "named", "number", "numbers", "parameter", "path", "shape", "states")
+    __slots__ = ("form", "named", "number", "numbers", "parameter", "path", "shape", "states", "states_as_given")
 
     def __init__(
         self, path: str, parameter: Parameter, foreign: bool, number: int, numbers: np.ndarray, master: bool
@@ -35,7 +35,8 @@ class Slot:
         quick = parameter.direct and parameter.lender is None and not foreign
         self.shape = parameter.array.shape if quick else None
         self.named: dict[str, np.ndarray] = {}
-        self.states: tuple[np.ndarray, ...] = ()
+        self.states: tuple[np.ndarray, ...] = ()  # for kernels, in the order of the rule's row
+        self.states_as_given: tuple[np.ndarray, ...] = ()  # the same in the shape of the array; no copies
         self.number = number  # of all arrays of the optimizer
         self.numbers = numbers  # (2,) int64, the optimizer's memory: `steps` and `origin`
 
@@ -80,6 +81,7 @@ class Slot:
                 self.named[COPY] = self.parameter.new_copy()
             names = (*names, COPY)
         self.states = tuple(self.named[name] for name in names)
+        self.states_as_given = tuple(self.parameter.outward(state) for state in self.states)
 
     def saved(self) -> dict[str, Any]:
         """Copies of the states in the array's own shape; without a momentum buffer that no step has filled yet."""

@@ -10,14 +10,14 @@ import numpy as np
 
 from .. import _backends, conventions
 from .._exclusive import give_turn
-from .._validation import check_count, check_flag, describe
+from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
-from ..kernels.spec import STOCHASTIC
+from ..kernels.spec import STOCHASTIC, OptimizerSteps
 from ._engine import Leaves, Place
 from ._engine_cpu import OnHost
 from ._engine_cuda import OnDevice
 from ._engine_cuda_graphs import Counting
-from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, check_hyper, common
+from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common, rate
 from ._param_names import KEY, in_order, names_of
 from ._param_state import Group, Hyper
 from ._settings import Settings
@@ -87,7 +87,7 @@ class Optimizer(Settings):
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
-        before = self._current()
+        before = self._refreshed_groups()
         for _, lender in self._place.lenders:
             lender.check_place()
         leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
@@ -137,7 +137,7 @@ class Optimizer(Settings):
         """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
-        self._current()  # takes over what was set in the meantime
+        self._refreshed_groups()  # takes over what was set in the meantime
         self.defaults = {name: self.param_groups[0][name] for name in self._hyper}
         self._attach(params)
 
@@ -152,13 +152,21 @@ class Optimizer(Settings):
 
         The optimizer's own memory, not copies.
         """
-        self._current()
-        return [tuple(slot.parameter.outward(state) for state in slot.states) for slot in self._slots]
+        self._refreshed_groups()
+        return [slot.states_as_given for slot in self._slots]
 
     @property
     def steps(self) -> int:
         """Steps done (by the first array)."""
         return self._slots[0].steps if self._slots else 0
+
+    def next_steps(self, n: int) -> OptimizerSteps:
+        """Record of all that a compiled epoch of `n` steps needs: rule, states, options, rates (of the first group)."""
+        group = self._refreshed_groups()[0]
+        lr, count = group.options["lr"], self._count
+        rates = np.array([rate(lr, count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
+        states = [slot.states_as_given for slot in group.slots]
+        return OptimizerSteps(group.rule, states, group.options, rates, self.steps, self._clip_norm)
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
@@ -277,7 +285,7 @@ class Optimizer(Settings):
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         if any(slot.form == STOCHASTIC for slot in self._slots):
             shared["seed"] = self._seed
-        for group, names in zip(self._current(), self._names, strict=True):
+        for group, names in zip(self._refreshed_groups(), self._names, strict=True):
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
@@ -334,7 +342,7 @@ class Optimizer(Settings):
                 f" {self.convention!r}: states and hyper-parameters do not mean the same in both"
             )
         hypers = [self._loaded_hyper(group) for group in groups]
-        clip_norm = check_hyper("clip_norm", common(groups, "clip_norm", None), BOUND)
+        clip_norm = check_in_domain("clip_norm", common(groups, "clip_norm", None), BOUND)
         check_clipping(clip_norm, hypers, self.backend)
         rules = [self._rule(hyper) for hyper in hypers]
         numbers = [number for group in groups for number in group["params"]]
@@ -361,7 +369,7 @@ class Optimizer(Settings):
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        extra = {name: value for name, value in self._extra.items() if name in self._hyper}
+        extra = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
         others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
         return self._checked({k: as_plain(v) for k, v in {**extra, **group}.items() if k not in others})
 
@@ -388,7 +396,7 @@ class Optimizer(Settings):
         """
         self.defaults, self.backend = state["defaults"], state["backend"]
         give_turn(self)
-        self._convention = self._peers[state["convention"]]
+        self._convention = self._conventions[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)
         self._clip_norm = None

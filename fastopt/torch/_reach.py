@@ -23,7 +23,7 @@ def lacking() -> str:
     """Why no kernel can run on a GPU; "": they can."""
     try:
         _backends.get(_backends.DEVICE)
-        from ..kernels.cuda.runtime.installation import require
+        from ..kernels.cuda.installation import require
 
         require()
     except ImportError as error:

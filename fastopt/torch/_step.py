@@ -11,9 +11,9 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
+from .._validation import check_in_domain
 from ..kernels.cpu.optim.plan import Plan
 from ..kernels.formulas import BOUND, clip_factor
-from ..optim._hyperparameters import check_hyper
 from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
 from ._fast_path import same_again
 from ._param_states import Slot, lay_out, make_slots, targets_of, why_not_gradient
@@ -67,7 +67,7 @@ class Accelerated(torch.optim.Optimizer):
 
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
-        self._clip_norm = check_hyper("clip_norm", value, BOUND)
+        self._clip_norm = check_in_domain("clip_norm", value, BOUND)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {} if self._clip_norm is None else {"_clip_norm": self._clip_norm}

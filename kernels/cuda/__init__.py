@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from .runtime.installation import require
+from .installation import require
 from .runtime.rehearsal import rehearsed
 
 _HOMES = {
@@ -23,15 +23,15 @@ _HOMES = {
     "activate": "dense.losses",
     "all_kernels": "kernels",
     "compiling": "runtime.compile",
-    "current_stream": "optim.arrays",
+    "current_stream": "runtime.array_interface",
     "dense_backward": "dense.layer",
     "dense_forward": "dense.layer",
-    "gpu_of": "optim.arrays",
+    "gpu_of": "runtime.array_interface",
     "gradient_norm": "optim.arrays",
     "loss": "dense.losses",
-    "numpy_dtype": "optim.arrays",
+    "numpy_dtype": "runtime.array_interface",
     "refuse_capture": "optim.counted",
-    "see": "optim.arrays",
+    "see": "runtime.array_interface",
     "to_host": "runtime.memory",
     "update": "optim.arrays",
     "widened": "runtime.memory",

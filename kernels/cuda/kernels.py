@@ -1,4 +1,4 @@
-"""Every kernel of the tables: what tests compile and look at, and what may be compiled ahead."""
+"""Every kernel of the tables: the list that tests compile and look at, and that may be compiled ahead."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .optim.norm import SETTLE, squares_kernel
 from .optim.updates import accumulate_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.float16 import HALVES
-from .runtime.storage import STORES, widen_kernel
+from .runtime.storage import COPY, STORES, widen_kernel
 
 
 def forms_of(dtype: str) -> tuple[str, ...]:
-    """The forms in which arrays of a dtype are updated."""
+    """Return the forms in which arrays of a dtype are updated."""
     return FORMS if dtype in HALVES else (SAME,)
 
 
 def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
-    """Return what steps on arrays of these dtypes need, in every form, by the names of rules in OPTIMIZERS."""
+    """Return the kernels of steps on arrays of these dtypes, in every form, by the names of rules in OPTIMIZERS."""
     kernels, rules = [SETTLE, COUNT], list(rules)
     for dtype in dtypes:
         kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
@@ -33,13 +33,18 @@ def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str
     return list(dict.fromkeys(kernels))
 
 
-def network_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
-    """Return what layers and losses need, in these dtypes, but for kernels that train a whole small network."""
-    kernels: list[Kernel] = []
+def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
+    """Return the kernels of layers and losses in these dtypes, without those that train a whole small network.
+
+    rules: those of networks that compute in 16 bits, whose updates write copies of the parameters.
+    """
+    kernels, rules = list[Kernel](), list(rules)
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
-        kernels += mixed_kernels(dtype) if dtype == "bfloat16" else []
-        kernels += [] if dtype in HALVES else [*rows_kernels(dtype), *loss_kernels(dtype)]
+        if dtype not in HALVES:
+            kernels += [*rows_kernels(dtype), *loss_kernels(dtype)]
+        elif dtype == "bfloat16":
+            kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]
     return list(dict.fromkeys(kernels))
 
 

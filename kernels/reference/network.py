@@ -12,14 +12,14 @@ threads have settings of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..denormals import flushed
 from ..interrupts import interrupts_held
-from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, PassResult, Update
+from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult, Update
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
@@ -232,7 +232,7 @@ class Network:
     [[2.0]]
     >>> batches = Batches(np.array([[3.0, 1.0]]), np.array([[1.0]]), order=np.array([0]), batch_size=1)
     >>> options = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
-    >>> network.train(batches, "sgd", [()], options, np.array([0.1]), step=0, seed=0).losses.tolist()
+    >>> network.train(batches, OptimizerSteps("sgd", [()], options, np.array([0.1])), seed=0).losses.tolist()
     [1.0]
     >>> w.round(6).tolist()
     [[0.4], [-1.2]]
@@ -277,21 +277,14 @@ class Network:
     def train(
         self,
         batches: Batches,
-        rule: str,
-        states: Sequence[tuple[Array, ...]],
-        options: Mapping[str, Any],
-        learning_rates: Array,
-        step: int,
+        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
-        clip_norm: float | None = None,
     ) -> PassResult:
         """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
 
-        states: one tuple of arrays per parameter; options: the rule's, lr replaced by learning_rates
-        (steps,); step: optimizer steps taken before; seed: of the dropout masks; clip_norm: the largest norm of
-        all gradients of a step together. The losses and the metrics are those of the training outputs (dropout
-        on), each batch's before its update.
+        seed: of the dropout masks. The losses and the metrics are those of the training outputs (dropout on),
+        each batch's before its update.
         progress(steps_done, mean_loss_so_far) is called about ten times a second at most. An interrupt
         (SIGINT) waits for the end of the step; `steps_done` then holds the number of steps taken.
         """
@@ -299,13 +292,14 @@ class Network:
         losses = np.empty(batches.steps)
         metrics = self._new_metrics()
         self.steps_done = 0
+        step, clip_norm = optimizer.steps_done, optimizer.clip_norm
         with interrupts_held() as check:
             for i in range(batches.steps):
                 losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
-                now = {**options, "lr": float(learning_rates[i])}
-                arrays = zip(self.params, gradients, states, strict=True)
+                now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
+                arrays = zip(self.params, gradients, optimizer.states, strict=True)
                 scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
-                update([Update(rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+                update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
                 self.steps_done = i + 1
                 check()
                 if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:

@@ -10,7 +10,7 @@ import pytest
 from fastopt.kernels import reference
 from fastopt.kernels.reference import Network, maths
 from fastopt.kernels.reference.metrics import Rule
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
 SGD = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
 ADAM = {**SGD, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -29,9 +29,10 @@ def parameters(layers, dtype=np.float64, seed=0):
     return params
 
 
-def sgd(network, batches, lr, step=0, seed=0, **more):
+def sgd(network, batches, lr, step=0, seed=0, clip_norm=None, **more):
     states = [() for _ in network.params]
-    return network.train(batches, "sgd", states, SGD, np.full(batches.steps, lr), step, seed, **more)
+    steps = OptimizerSteps("sgd", states, SGD, np.full(batches.steps, lr), step, clip_norm)
+    return network.train(batches, steps, seed, **more)
 
 
 def data(n=10, inputs=3, outputs=2, loss=MSE, dtype=np.float64):
@@ -97,7 +98,7 @@ def test_two_steps_by_hand():
     w = np.array([[1.0]])
     network = Network([DenseSpec(1, 1, bias=False)], [w], np.float64, MSE, ["mean_absolute_error"])
     batches = Batches(np.array([[2.0], [2.0]]), np.array([[3.0], [1.0]]), np.array([1, 0]), 1)
-    totals = network.train(batches, "sgd", [()], SGD, np.array([0.1, 0.05]), step=0, seed=0)
+    totals = network.train(batches, OptimizerSteps("sgd", [()], SGD, np.array([0.1, 0.05])), 0)
     np.testing.assert_allclose(totals.losses, [1.0, 3.24], rtol=1e-14)
     np.testing.assert_allclose(w, [[0.6 + 0.36]], rtol=1e-14)
     assert totals.metrics == {"mean_absolute_error": pytest.approx((1 + 1.8) / 2)}
@@ -305,7 +306,8 @@ def test_training_repeats_itself_exactly_and_resumes():
         network, losses, step = Network(layers, params, np.float64, MSE, []), [], 0
         for part in np.split(order, parts):
             batches = Batches(x, y, part, 4)
-            totals = network.train(batches, "adam", states, ADAM, np.full(batches.steps, 0.1), step, seed)
+            steps = OptimizerSteps("adam", states, ADAM, np.full(batches.steps, 0.1), step)
+            totals = network.train(batches, steps, seed)
             step += batches.steps
             losses.extend(totals.losses)
         return losses, np.concatenate([p.ravel() for p in params]).tobytes()
@@ -325,7 +327,7 @@ def test_training_learns():
     y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
     network = Network(layers, params, np.float32, SPARSE, ["accuracy"])
     batches = Batches(x, y, np.tile(np.arange(400), 40), 32)
-    network.train(batches, "adam", states, ADAM, np.full(batches.steps, 0.01), step=0, seed=0)
+    network.train(batches, OptimizerSteps("adam", states, ADAM, np.full(batches.steps, 0.01)), 0)
     assert network.evaluate(x, y).metrics["accuracy"] > 0.95
 
 

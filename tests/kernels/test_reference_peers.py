@@ -7,7 +7,7 @@ import pytest
 
 from fastopt.conventions import CONVENTIONS
 from fastopt.kernels import reference
-from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
+from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
 
 COMMON = {"lr": 0.03, "weight_decay": 0.1, "maximize": False, "l1": 0.0, "clip_value": None}
 DECAY = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
@@ -157,7 +157,7 @@ def test_a_network_trains_like_scikit_learns():
     batches = Batches(x, y, np.arange(60), 20)
     for _ in range(5):
         peer.partial_fit(x, y)
-        totals = ours.train(batches, "sgd", [()] * 4, options, np.full(3, 0.2), step=0, seed=0)
+        totals = ours.train(batches, OptimizerSteps("sgd", [()] * 4, options, np.full(3, 0.2)), 0)
         assert totals.losses.mean() == pytest.approx(peer.loss_, rel=1e-12)
     np.testing.assert_allclose(ours.predict(x), peer.predict_proba(x), rtol=1e-10)
     assert ours.evaluate(x, y).metrics["accuracy"] == peer.score(x, y)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from ...formulas import HYPER
+from ...formulas import NUM_SCALARS
 from ..runtime.primitives import view, word
 from ..runtime.storage import Store
 
@@ -29,8 +29,8 @@ _inlined = register_jitable(error_model="numpy", forceinline=True)
 @register_jitable
 def hyper(scalars, T):
     """The scalars of a step as a tuple, which a write to p cannot change, and the smallest normal number."""
-    H = view(scalars, HYPER + 1, T)
-    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[HYPER]
+    H = view(scalars, NUM_SCALARS + 1, T)
+    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[NUM_SCALARS]
 
 
 @register_jitable

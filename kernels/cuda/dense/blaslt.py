@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import cffi
 
+from ..runtime.driver import CudaError
+
 log = logging.getLogger("fastopt")
 
 ffi = cffi.FFI()
@@ -53,7 +55,6 @@ ffi.cdef("""
                        void *workspace, size_t workspaceSize, void *stream);
 """)
 
-ALIGNMENT = 256  # bytes: what a workspace must have, and the most that an algorithm may ask of an array
 NAMES = [("cublasLt64_{}.dll" if sys.platform == "win32" else "libcublasLt.so.{}").format(n) for n in (13, 12)]
 
 
@@ -180,7 +181,7 @@ class Preference(Attribute):
 
 
 # ---------------------------------------------------------------- the library
-class BlasLtError(RuntimeError):
+class BlasLtError(CudaError):
     """cuBLASLt cannot be opened, or a call of it failed; `status` is what it returned, None where it was not called."""
 
     def __init__(self, message: str, status: int | None = None) -> None:

@@ -10,15 +10,15 @@ lie in rows, with the same stride for all of a layer's outputs.
 
 from __future__ import annotations
 
-import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, functions
-from ..runtime.compile import SIMULATED, THREADS, Kernel, device, stand_in
+from ...formulas import ACTIVATIONS
+from ..runtime.compile import SIMULATED, THREADS, Kernel, device
+from ..runtime.device import Device, launch
 from ..runtime.float16 import computed, high, join, low, narrow, stored, widen
 from ..runtime.primitives import VECTOR, loader, reader, storer, writer
 
@@ -28,13 +28,6 @@ HIGH = 64  # rows of a tile
 SUMS_BYTES = 4 << 20  # of the sums of a layer, at most; tiles are higher where there would be more
 
 read_double, write_double = reader("float64", 1), writer("float64")
-
-
-def _exp(x):
-    return math.exp(x)
-
-
-stand_in(functions.exp, _exp)  # which overflows to inf on a device, without an exception to be caught
 
 
 class Vector(NamedTuple):
@@ -304,12 +297,6 @@ def is_wide(dtype: str, columns: int, stride: int, *addresses: int) -> bool:
     return low % VECTOR == 0
 
 
-def launch(gpu: Any, kernel: Kernel, pieces: int, stream: int, *args: int) -> None:
-    """With a block for each piece of work, but no more than run at once."""
-    with gpu.active():
-        gpu.launch(kernel, max(1, min(gpu.most_blocks(kernel), pieces)), stream, *args)
-
-
 def tiles(rows: int, columns: int) -> tuple[int, int]:
     """How many rows a sum of `slopes` is taken over, and how many such sums a column has."""
     height = HIGH
@@ -335,7 +322,7 @@ def sums_bytes(shape: Shape) -> int:
     return 0 if alone else count * shape.columns * 8
 
 
-def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Shape) -> None:
+def activate(gpu: Device, stream: int, name: str, z: int, b: int, y: int, shape: Shape) -> None:
     """y = f(z + b), and z += b where z is not y; b may be 0: there is none."""
     rows, columns, stride, dtype, _ = shape
     wide = is_wide(dtype, columns, stride, z, y, b)
@@ -344,7 +331,7 @@ def activate(gpu: Any, stream: int, name: str, z: int, b: int, y: int, shape: Sh
     launch(gpu, kernel, -(-pieces // THREADS), stream, z, b, y, rows, columns, stride)
 
 
-def slopes(gpu: Any, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
+def slopes(gpu: Device, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape) -> None:
     """dz = dy f'(s), and db its sums over the rows; dz may be 0 (not wanted) or dy, db may be 0.
 
     sums: memory of `sums_bytes`.

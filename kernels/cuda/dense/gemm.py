@@ -20,13 +20,14 @@ import statistics
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ..runtime.compile import SIMULATED
-from ..runtime.rehearsal import Gpu as RehearsedGpu
+from ..runtime.driver import ALIGNMENT
+from ..runtime.rehearsal import RehearsedGpu
 from . import blaslt
 from .blaslt import (
-    ALIGNMENT,
     Algorithm,
     BlasLtError,
     Descriptor,
@@ -239,13 +240,32 @@ def _gemm(gpu: Any) -> Gemm:
     return Gemm(gpu)
 
 
+class RehearsedGemm:
+    """Products of a device that is not there: none is made, and all that our plans ask for exist."""
+
+    def __init__(self, gpu: RehearsedGpu) -> None:
+        self.gpu = gpu
+
+    def prepare(self, stream: int, scratch: int = 0) -> None:
+        pass
+
+    def scratch(self, stream: int, size: int) -> int:
+        return self.gpu.allocate(size).address
+
+    def supported(self, product: Product, aligned: int = ALIGNMENT) -> bool:
+        return known(product)
+
+    def call(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(run=lambda stream: None)
+
+
 _starting = threading.Lock()
 
 
 def gemm_of(gpu: Any) -> Any:
     """The products of a device; under Numba's simulator, a simulation of them."""
     if isinstance(gpu, RehearsedGpu):
-        return gpu.gemm
+        return RehearsedGemm(gpu)
     if SIMULATED:
         from .blaslt_simulator import SimulatedGemm
 

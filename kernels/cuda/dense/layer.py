@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from ..optim.arrays import current_stream, gpu_of, see
+from ..runtime.array_interface import current_stream, gpu_of, see
 from .epilogues import Shape, activate, slopes, sums_bytes
 from .gemm import gemm_of
 from .mixed import narrow
@@ -111,7 +111,7 @@ def _seen(arrays: tuple[Any, ...]) -> tuple[list[int], str]:
     seen = [None if array is None else see(array) for array in arrays]
     kinds = {s.dtype for s in seen if s is not None}
     if len(kinds) > 1 or not kinds <= set(TYPES):
-        raise TypeError(f"expected arrays of one dtype, {', '.join(TYPES)}; got {', '.join(sorted(kinds))}")
+        raise TypeError(f"arrays must be of one dtype, {', '.join(TYPES)}; got {', '.join(sorted(kinds))}")
     return [s.address if s is not None else 0 for s in seen], kinds.pop()
 
 

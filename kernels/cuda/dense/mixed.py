@@ -11,26 +11,23 @@ torch's autocast and Keras' mixed precision do, except that outputs and gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ...formulas import OPTIMIZERS
-from ..optim.updates import update_kernel
 from ..runtime.compile import THREADS, Kernel
+from ..runtime.device import launch
 from ..runtime.memory import Block, Mirror
-from ..runtime.storage import COPY, STORES, narrow_kernel
-from .epilogues import launch
+from ..runtime.storage import STORES, narrow_kernel
 from .products import BYTES
 from .rows import dropout_kernels, gather_narrow_kernel
 
 
-def mixed_kernels(dtype: str, rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
-    """The kernels that such networks have besides those of dense layers of this dtype, and of all else in float32."""
+def mixed_kernels(dtype: str) -> list[Kernel]:
+    """Kernels of such networks besides updates, dense layers of this dtype, and all else in float32."""
     gathers = [gather_narrow_kernel(dtype, width) for width in (1, STORES[dtype].width)]
-    updates = [update_kernel(rule, dtype, COPY) for rule in rules]
-    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *dropout_kernels(dtype), *updates]))
+    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *dropout_kernels(dtype)]))
 
 
 def narrow(gpu: Any, stream: int, dtype: str, source: int, into: int, elements: int) -> None:

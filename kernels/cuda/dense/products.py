@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from ...formulas import ACTIVATIONS
 from ...spec import DenseSpec, LayerSpec
-from .blaslt import ALIGNMENT, Compute, DataType, Epilogue
+from ..runtime.driver import ALIGNMENT
+from .blaslt import Compute, DataType, Epilogue
 
 TYPES = {
     "float16": DataType.R_16F,

@@ -18,11 +18,12 @@ from numba import cuda
 
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import THREADS, Kernel, device
+from ..runtime.device import launch
 from ..runtime.primitives import loader, reader, storer, word
 from ..runtime.records import CLOCK, DROPOUT, offset
 from ..runtime.storage import STORES, into_columns, lanes
 from ..runtime.storage import columns as columns_of
-from .epilogues import is_wide, launch, vector
+from .epilogues import is_wide, vector
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))

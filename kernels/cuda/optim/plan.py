@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...formulas import HYPER, OPTIMIZERS
+from ...formulas import NUM_SCALARS, OPTIMIZERS
 from ...scalars import fill_row
 from ...spec import MASTER, BufferUpdate
 from ..runtime.compile import Kernel
+from ..runtime.device import Device
 from ..runtime.records import CONTROL, MAX_STATES, RECORDS, ROW, SETTINGS, STEP, TILE, TURNS, offset
 from ..runtime.storage import STORES
 from .norm import SETTLE, SUM, squares_kernel
@@ -64,7 +65,7 @@ NO_GUARD = Guard()
 class Table:
     """The arrays of one rule, dtype and form, which one launch updates."""
 
-    def __init__(self, gpu: Any, targets: Sequence[BufferUpdate], which: list[int], first: int) -> None:
+    def __init__(self, gpu: Device, targets: Sequence[BufferUpdate], which: list[int], first: int) -> None:
         some = targets[which[0]]
         self.kernel, self.squares = update_kernel(some.rule, some.dtype, some.form), squares_kernel(some.dtype)
         self.unscaling = partial(update_kernel, some.rule, some.dtype, some.form, True)
@@ -87,7 +88,7 @@ class Table:
 class Tables:
     """What is laid out once for all steps on some arrays, and the launches that a step is made of."""
 
-    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Device) -> None:
         self.gpu = gpu
         kinds = [(t.group, t.rule, STORES[t.dtype].real) for t in targets]
         self.kinds = list(dict.fromkeys(kinds))
@@ -145,14 +146,14 @@ class Tables:
 class Plan(Tables):
     """The updates of some arrays, to be run any number of times; it knows addresses alone, and owns none of them.
 
-        plan = Plan([Target("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
+        plan = Plan([BufferUpdate("adam", "float32", 1000, p.data_ptr(), (m.data_ptr(), v.data_ptr())), ...], gpu(0))
         plan.update([g.data_ptr(), ...], [1, ...], [options], stream=torch.cuda.current_stream().cuda_stream)
 
     As the Plan of the CPU, but that a call returns when its work has been given to a stream, and that memory must live
     until it is done. Steps of one plan on several streams are the caller's to order, as is any work on the same memory.
     """
 
-    def __init__(self, targets: Sequence[BufferUpdate], gpu: Any) -> None:
+    def __init__(self, targets: Sequence[BufferUpdate], gpu: Device) -> None:
         super().__init__(targets, gpu)
         self.news = gpu.pinned(AHEAD)
         self.skipped = np.zeros(len(targets), np.int64)  # steps of each array that are known to have been skipped
@@ -324,7 +325,7 @@ class _Working:
             group, rule, dtype = plan.kinds[kind]
             for back in range(window if step else 0):  # no number: all arrays of the kind are left out
                 row, number = self.rows[i * window + back], max(step - back, 1)
-                fill_row(row.view(dtype)[: HYPER + 1], rule, number, options[group], scale)
+                fill_row(row.view(dtype)[: NUM_SCALARS + 1], rule, number, options[group], scale)
                 row.view(np.int64)[STEP // 8] = number
 
     def guard(self, guard: Guard, scale: float, skips: int, number: int) -> None:

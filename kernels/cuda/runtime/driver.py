@@ -71,10 +71,11 @@ ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 OLDEST = (7, 5)
 NOT_READY = 600  # CUDA_ERROR_NOT_READY
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+ALIGNMENT = 256  # bytes: allocated memory begins at multiples of it, and no kernel or library asks for more
 
 
 class CudaError(RuntimeError):
-    """A failed call of the driver. `code` is its CUresult, 0 where there is no driver to call."""
+    """A failed call of the driver, or of a library of its. `code` is its result, 0 if there is nothing to call."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dense.blaslt import ALIGNMENT
-from ..optim.arrays import current_stream, gpu_of, numpy_dtype, see
+from .array_interface import current_stream, gpu_of, numpy_dtype, see
 from .compile import THREADS
+from .device import Device, launch
+from .driver import ALIGNMENT
 from .storage import STORES, widen_kernel
 
 
@@ -20,7 +21,7 @@ class DeviceArray:
     Filled with one number, and ready for any stream, when it is made. `np.asarray` gives a copy on the host.
     """
 
-    def __init__(self, gpu: Any, shape: tuple[int, ...], dtype: str | np.dtype[Any], fill: float = 0) -> None:
+    def __init__(self, gpu: Device, shape: tuple[int, ...], dtype: str | np.dtype[Any], fill: float = 0) -> None:
         self.gpu, self.shape, self.dtype = gpu, tuple(shape), np.dtype(dtype)
         self.size = math.prod(self.shape)
         self._memory = gpu.allocate(self.nbytes) if self.size else None
@@ -68,7 +69,7 @@ class DeviceArray:
 class Block:
     """Memory for arrays of these sizes in bytes, one behind the other, each aligned to whatever anybody asks for."""
 
-    def __init__(self, gpu: Any, sizes: Sequence[int]) -> None:
+    def __init__(self, gpu: Device, sizes: Sequence[int]) -> None:
         ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes], dtype=np.int64)
         self.size = int(ends[-1]) if len(ends) else 0
         self.memory = gpu.allocate(self.size)
@@ -78,7 +79,7 @@ class Block:
 class Mirror:
     """Copies, on the device, of the host's arrays, which are C-contiguous and must stay where they are."""
 
-    def __init__(self, gpu: Any, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, gpu: Device, arrays: Sequence[np.ndarray]) -> None:
         self.gpu, self.arrays = gpu, list(arrays)
         self.block = Block(gpu, [array.nbytes for array in arrays])
         self.places = self.block.places
@@ -115,13 +116,12 @@ def widened(array: Any) -> DeviceArray:
     gpu = gpu_of({seen.address})
     wide, kernel = DeviceArray(gpu, seen.shape, "float32"), widen_kernel(seen.dtype)
     if wide.size:
-        with gpu.active():
-            blocks = min(-(-wide.size // (THREADS * STORES[seen.dtype].width)), gpu.most_blocks(kernel))
-            gpu.launch(kernel, blocks, current_stream(array), seen.address, wide.address, wide.size)
+        pieces = -(-wide.size // (THREADS * STORES[seen.dtype].width))
+        launch(gpu, kernel, pieces, current_stream(array), seen.address, wide.address, wide.size)
     return wide
 
 
-def _copied(gpu: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> np.ndarray:
+def _copied(gpu: Device, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int) -> np.ndarray:
     array = np.empty(shape, dtype)
     if array.size:
         with gpu.active():

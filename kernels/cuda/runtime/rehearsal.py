@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from .driver import ALIGNMENT
+
 # Shared memory that a block can have, by compute capability (CUDA programming guide, "compute capabilities").
 SHARED = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227,
           (11, 0): 227, (12, 0): 99, (12, 1): 99}  # fmt: skip
-ALIGNMENT = 256  # bytes, as the driver's allocations
 
 
 class Event:
@@ -40,36 +41,14 @@ class Event:
         return 0.0
 
 
-class Gemm:
-    """Products that are not made; all that our plans ask for are there."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-
-    def prepare(self, stream: int, scratch: int = 0) -> None:
-        pass
-
-    def scratch(self, stream: int, size: int) -> int:
-        return int(self.gpu.allocate(size).address)
-
-    def supported(self, product: Any, aligned: int = ALIGNMENT) -> bool:
-        from ..dense.products import known
-
-        return known(product)
-
-    def call(self, *_: Any, **__: Any) -> Any:
-        return SimpleNamespace(run=lambda stream: None)
-
-
-class Gpu:
-    """A device of a compute capability, with the methods of `gpu.Gpu` and no memory."""
+class RehearsedGpu:
+    """A device of a compute capability, without memory."""
 
     ordinal, name, cache_bytes = 0, "no device", 0
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability, self.shared_bytes = capability, SHARED.get(capability, 99) << 10
         self.kernels: dict[Any, None] = {}  # in the order in which they are first asked for
-        self.gemm = Gemm(self)
         self._addresses = itertools.count(ALIGNMENT, 1 << 40)
 
     @contextlib.contextmanager
@@ -132,10 +111,10 @@ class Gpu:
 
 
 # Instead of every other device, in this context.
-_current: ContextVar[Gpu | None] = ContextVar("fastopt_rehearsal", default=None)
+_current: ContextVar[RehearsedGpu | None] = ContextVar("fastopt_rehearsal", default=None)
 
 
-def rehearsed() -> Gpu | None:
+def rehearsed() -> RehearsedGpu | None:
     """Return the device that is not there, while `rehearsing` is open."""
     return _current.get()
 
@@ -143,7 +122,7 @@ def rehearsed() -> Gpu | None:
 @contextlib.contextmanager
 def rehearsing(capability: tuple[int, int]) -> Iterator[dict[Any, None]]:
     """While open, the backend "cuda" works on such a device; gives the kernels that were asked for so far."""
-    gpu = Gpu(capability)
+    gpu = RehearsedGpu(capability)
     token = _current.set(gpu)
     try:
         yield gpu.kernels

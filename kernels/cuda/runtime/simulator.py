@@ -51,7 +51,7 @@ class Replay:
         self.launch = run
 
 
-class Gpu:
+class SimulatedGpu:
     """The only device there is."""
 
     ordinal, name, capability = 0, "Numba's simulator", (9, 0)

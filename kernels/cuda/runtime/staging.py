@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .device import Device
+
 SIZE = 1 << 20  # bytes of the ring
 LARGEST = SIZE // 4  # of an array that goes through it: several are on their way at once
 ALIGNMENT = 64
@@ -21,7 +23,7 @@ ALIGNMENT = 64
 class Staging:
     """The ring of one device. Any thread may use it, for any stream."""
 
-    def __init__(self, gpu: Any) -> None:
+    def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
         self._room = gpu.pinned(SIZE // 8).view(np.uint8)
         self._next = 0  # where the next copy begins

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ..dense.blaslt import BlasLtError
 from .driver import NOT_READY, CudaError, asked, check, ffi
 
 log = logging.getLogger("fastopt")
@@ -88,7 +87,7 @@ class Replay:
         if self._executable is None and self._runs == 1 and os.environ.get("FASTOPT_CUDA_GRAPHS") != "0":
             try:
                 self._executable = self._captured()
-            except (CudaError, BlasLtError) as error:
+            except CudaError as error:
                 log.warning("cannot be captured into a CUDA graph, so launches are done one by one: %s", error)
         if self._executable is None:
             self._runs += 1

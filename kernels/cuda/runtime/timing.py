@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+from .device import Device
 
 
 class Timer:
     """Two events of a device."""
 
-    def __init__(self, gpu: Any) -> None:
+    def __init__(self, gpu: Device) -> None:
         self.gpu, self.start, self.end = gpu, gpu.event(timed=True), gpu.event(timed=True)
 
     def seconds(self, run: Callable[[], None], stream: int) -> float:

@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ...formulas import HYPER, LOSSES
+from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Columns, Variation, metric_values, variation_of
+from ...metrics import Columns, Variation, metric_values, variation_for
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, PassResult
+from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
-from ..fused.select import fused_training
-from ..optim.arrays import gpu_of
+from ..dense.structure import Structure
+from ..fused.select import Fused, FusedPass, fused_training
+from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BESIDE, Places, Updates
 from .passes import Collector, Pass, Turn
-from .program import Program, Structure
+from .program import Program
 
 REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
 
@@ -68,7 +69,17 @@ class _Training:
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = fused_training(self.batches, rule, where.states, self.scalars.address) if alone else None
+        self.together = self._fused(rule, where.states) if alone else None
+
+    def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
+        """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
+        program, batches = self.program, self.batches
+        feed, clock, sums = batches.feed, program.clock.address, batches.results.address
+        data = FusedPass(
+            program.params, states, program.seed, batches.labels, program.batch, batches.rows, feed.ring, feed.x,
+            feed.y, batches.order, self.scalars.address, clock, batches.losses, sums,
+        )  # fmt: skip
+        return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Takes what a pass begins with to the device; table: (steps, scalars)."""
@@ -176,30 +187,25 @@ class Network:
     def train(
         self,
         batches: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
-        options: Mapping[str, Any],
-        learning_rates: np.ndarray,
-        step: int,
+        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
-        clip_norm: float | None = None,
     ) -> PassResult:
-        """Train on every batch once, params and states in place; `step` optimizer steps were done before.
+        """Train on every batch once, parameters and states in place; seed: of the dropout masks.
 
-        clip_norm: the largest norm of all gradients of a step together. progress(steps_done, mean_loss_so_far) is
-        called some ten times a second, and at the end. An interrupt waits for the end of the steps that were launched,
-        which is a moment; `steps_done` then holds their number.
+        progress(steps_done, mean_loss_so_far) is called some ten times a second, and at the end. An interrupt waits for
+        the end of the steps that were launched, which is a moment; `steps_done` then holds their number.
         """
         start = reported = time.perf_counter()
         self.steps_done = 0
+        rule, states, step = optimizer.rule, optimizer.states, optimizer.steps_done
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active(), interrupts_held() as check:
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
-            norm = clip_norm is not None
-            variation = self._variation(batches.y, batches.order)
+            norm = optimizer.clip_norm is not None
+            variation = variation_for(self.net.metrics, batches.y, batches.order)
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._same("train", arrays, key, make)
@@ -218,12 +224,13 @@ class Network:
                     progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
-            fill_scalars(scalars, rule, range(step + 1, step + 1 + steps), options, learning_rates)
+            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
+            numbers = range(step + 1, step + 1 + steps)
+            fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
-            training.begin(scalars, clip_norm)
+            training.begin(scalars, optimizer.clip_norm)
             self._ahead = training
             try:
                 running.run(training.list_batch, batches.order, step * group, check, report, training.together)
@@ -243,7 +250,7 @@ class Network:
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation = self._variation(y, None)
+        variation = variation_for(self.net.metrics, y, None)
         with self.gpu.active():
             key = size, _parts(variation)
             running: Pass = self._same("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
@@ -293,9 +300,6 @@ class Network:
         if self.net.loss is None:
             raise ValueError("a network without a loss can only predict")
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
-
-    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
-        return variation_of(y, order) if "r2" in self.net.metrics else None
 
     def _totals(
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float

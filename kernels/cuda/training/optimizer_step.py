@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...spec import SAME, BufferUpdate
-from ..dense.epilogues import launch
 from ..optim.norm import SETTLE, SUM, squares_kernel
 from ..optim.plan import Table
 from ..optim.updates import accumulate_kernel
 from ..runtime.compile import Kernel
+from ..runtime.device import launch
 from ..runtime.records import CONTROL, ROW, SETTINGS, TURNS
 from ..runtime.storage import COPY
 

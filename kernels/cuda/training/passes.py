@@ -82,6 +82,12 @@ class Pass:
         """Where the order of rows is; 0: they come in it."""
         return 0 if self._order is None else int(self._order.address)
 
+    @property
+    def labels(self) -> bool:
+        """True if targets are class numbers."""
+        y = self.arrays[1]
+        return y is not None and y.ndim == 1 and y.dtype == np.int64
+
     def gather(self, rows: int) -> tuple[int, int, bool]:
         """Adds the launches that bring the rows of the batch together: x, targets, and whether those are labels."""
         program, (_, y) = self.program, self.arrays
@@ -89,9 +95,8 @@ class Pass:
         into = program.gather(self.feed.x, order, rows, program.net.inputs, program.net.compute, ring)
         if y is None:
             return into, 0, False
-        labels = y.ndim == 1 and y.dtype == np.int64
-        columns, kind = (1, LABEL) if labels else (program.net.outputs, program.net.dtype)
-        return into, program.gather(self.feed.y, order, rows, columns, kind, ring), labels
+        columns, kind = (1, LABEL) if self.labels else (program.net.outputs, program.net.dtype)
+        return into, program.gather(self.feed.y, order, rows, columns, kind, ring), self.labels
 
     def run(
         self,

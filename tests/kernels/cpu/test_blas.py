@@ -19,7 +19,7 @@ from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.runtime.compile import ffi
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, PYTHON_CODE, address_of
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps
 
 blas_ = importlib.import_module("fastopt.kernels.cpu.dense.blas")  # the package has a function of this name
 choose = blas_.blas.__wrapped__  # without the memory of what was chosen
@@ -305,7 +305,7 @@ def test_training_agrees_with_the_reference(in_use, dtype):
         net = backend.Network([DenseSpec(7, 33, "tanh"), DenseSpec(33, 5)], params, dtype, loss, ["accuracy"])
         order = np.arange(rows * steps) % rows
         batches = Batches(x, y, order, 16)
-        totals = net.train(batches, "momentum", states, options, np.full(batches.steps, 0.05), 0, 0)
+        totals = net.train(batches, OptimizerSteps("momentum", states, options, np.full(batches.steps, 0.05)), 0)
         found.append((totals.losses, *params))
     tolerance = 1e-4 if dtype == "float32" else 1e-12
     for ours, theirs in zip(*found, strict=True):

@@ -21,7 +21,7 @@ from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
 from fastopt.kernels.cpu.runtime.storage import from_half_by_bits, widen_float16
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, Update
+from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps, Update
 
 pytestmark = pytest.mark.skipif(denormals.setting() is None, reason="nothing is flushed on this system")
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
@@ -232,7 +232,7 @@ def test_training_on_small_numbers_agrees_with_the_reference(dtype, scale):
         made, x, y, params = network(name, dtype)
         batches = Batches(x * np.dtype(dtype).type(scale), y, np.arange(40), 10)
         states = [(np.zeros_like(p), np.zeros_like(p)) for p in params]
-        totals = made.train(batches, "adam", states, OPTIMIZERS["adam"].options, np.full(4, 1e-3), 0, 3)
+        totals = made.train(batches, OptimizerSteps("adam", states, OPTIMIZERS["adam"].options, np.full(4, 1e-3)), 3)
         found.append([totals.losses, *params])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -275,8 +275,9 @@ def entries(name):
     for loss, row in LOSSES.items():
         t = rng.integers(0, 70, 300) if row.targets == "labels" else np.ones((300, 70), "f4")
         yield loss, lambda loss=loss, t=t: module.loss(LossSpec(loss), y, t, z)
-    yield "train", lambda: made.train(batches, "adam", states, options, np.full(4, 1e-3), 0, 0)
-    yield "clipped", lambda: made.train(batches, "adam", states, options, np.full(4, 1e-3), 0, 0, clip_norm=1.0)
+    steps = OptimizerSteps("adam", states, options, np.full(4, 1e-3))
+    yield "train", lambda: made.train(batches, steps, 0)
+    yield "clipped", lambda: made.train(batches, steps._replace(clip_norm=1.0), 0)
     yield "evaluate", lambda: made.evaluate(data, targets)
     yield "predict", lambda: made.predict(data)
 
@@ -328,8 +329,9 @@ def test_progress_is_told_under_the_users_own_setting(monkeypatch):
         monkeypatch.setattr(reference.network, "PROGRESS_SECONDS", 0)
         made, x, y, params = network(name, "float32")
         states, heard = [()] * len(params), []
-        made.train(Batches(x, y, np.arange(40), 10), "sgd", states, OPTIMIZERS["sgd"].options, np.full(4, 0.1), 0, 0,
-                   lambda done, loss, heard=heard: heard.append(works()))  # fmt: skip
+        steps = OptimizerSteps("sgd", states, OPTIMIZERS["sgd"].options, np.full(4, 0.1))
+        batches = Batches(x, y, np.arange(40), 10)
+        made.train(batches, steps, 0, lambda done, loss, heard=heard: heard.append(works()))
         assert heard
         assert all(heard)
 

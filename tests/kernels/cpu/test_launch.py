@@ -15,7 +15,7 @@ from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
+from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
 
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels know no threading layer")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -28,7 +28,7 @@ import numpy as np
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, Update
+from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
 
 OPTIONS = dict(OPTIMIZERS["adam"].options)
 
@@ -54,7 +54,7 @@ class Fit:
 
     def __call__(self, steps, progress=None):
         batches = Batches(self.x, self.y, np.arange(256 * steps) % 256, 256)
-        self.network.train(batches, "adam", self.states, OPTIONS, np.full(steps, 1e-3), 0, 0, progress)
+        self.network.train(batches, OptimizerSteps("adam", self.states, OPTIONS, np.full(steps, 1e-3)), 0, progress)
         return self.bits()
 
     def bits(self):
@@ -494,7 +494,7 @@ def fit(steps, threads, monkeypatch, progress=None):
     batches = Batches(x, y, np.arange(64 * steps) % 64, 64)
     options = dict(OPTIMIZERS["sgd"].options)
     try:
-        net.train(batches, "sgd", [()] * 4, options, np.full(steps, 1e-3), 0, 0, progress)
+        net.train(batches, OptimizerSteps("sgd", [()] * 4, options, np.full(steps, 1e-3)), 0, progress)
     except BaseException as error:
         error.net = net
         raise

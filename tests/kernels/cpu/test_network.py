@@ -11,7 +11,7 @@ from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
 # Rounding grows from step to step; float64 shows that nothing else does.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
@@ -55,7 +55,8 @@ class Run:
         batches = Batches(x, y, order, batch_size, accumulate)
         rates = np.full(batches.steps, lr)
         options = {**OPTIMIZERS[self.rule].options, **options}
-        totals = self.net.train(batches, self.rule, self.states, options, rates, self.step, seed, progress, clip_norm)
+        steps = OptimizerSteps(self.rule, self.states, options, rates, self.step, clip_norm)
+        totals = self.net.train(batches, steps, seed, progress)
         self.step += batches.steps
         return totals
 
@@ -88,7 +89,7 @@ LAYERS = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 6, "gelu", Fa
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss(loss):
-    metrics = [name for name, kinds in METRICS.items() if LOSSES[loss].targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     compare(LAYERS, loss, metrics, "float64")
     compare(LAYERS, loss, metrics[:1], "float32")
     if LOSSES[loss].link:

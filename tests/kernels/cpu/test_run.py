@@ -14,7 +14,7 @@ from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network, run
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.profile import Cost, recorder
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
 LAYERS = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 6, "gelu", False), DenseSpec(6, 3)]
 NAMES = [
@@ -74,7 +74,7 @@ def train(progress=None, rows=ROWS):
     net = cpu.Network(LAYERS, params, "float32", LossSpec("sparse_categorical_crossentropy"), ["accuracy"])
     batches = Batches(x, y, np.arange(rows)[::-1].copy(), BATCH)
     rates, options = np.full(batches.steps, 1e-2), OPTIMIZERS["adam"].options
-    totals = net.train(batches, "adam", states, options, rates, 0, 3, progress)
+    totals = net.train(batches, OptimizerSteps("adam", states, options, rates), 3, progress)
     return [*params, *sum(states, ()), totals.losses], net.evaluate(x, y), net.predict(x)
 
 
@@ -237,17 +237,17 @@ RULES = {
     "adamw_amsgrad": 15,
     "sgdw": 4,
     "velocity": 6,
-    "adagrad_inner": 9,
-    "adagrad_guarded": 9,
-    "rmsprop_inner": 11,
-    "rmsprop_inner_momentum": 13,
-    "rmsprop_inner_centered": 16,
-    "rmsprop_inner_centered_momentum": 18,
+    "adagrad_eps_in_sqrt": 9,
+    "adagrad_safe": 9,
+    "rmsprop_eps_in_sqrt": 11,
+    "rmsprop_eps_in_sqrt_momentum": 13,
+    "rmsprop_eps_in_sqrt_centered": 16,
+    "rmsprop_eps_in_sqrt_centered_momentum": 18,
     "adam_hat": 15,
     "amsgrad_hat": 15,
-    "adam_rooted": 16,
-    "nadam_rooted": 17,
-    "amsgrad_rooted": 16,
+    "adam_eps_root": 16,
+    "nadam_eps_root": 17,
+    "amsgrad_eps_root": 16,
 }
 
 

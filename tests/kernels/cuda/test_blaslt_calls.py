@@ -17,7 +17,7 @@ from fastopt.kernels.cuda.dense import blaslt, gemm, products
 from fastopt.kernels.cuda.dense.blaslt import BlasLtError, Epilogue, Matmul, Preference, Reduction, Status
 from fastopt.kernels.cuda.dense.gemm import Gemm, Places, fastest, preference, problem
 from fastopt.kernels.cuda.dense.products import Layer
-from fastopt.kernels.cuda.runtime.simulator import Gpu
+from fastopt.kernels.cuda.runtime.simulator import SimulatedGpu
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def library(monkeypatch):
 
 @pytest.fixture
 def work(library):
-    return Gemm(Gpu())
+    return Gemm(SimulatedGpu())
 
 
 def arrays(layer, rng):
@@ -172,7 +172,7 @@ def test_failures_name_the_status(work, library):
     with pytest.raises(BlasLtError, match=r"multiplying: CUBLAS_STATUS_EXECUTION_FAILED \(13\)"):
         call.run(0)
     with pytest.raises(BlasLtError, match=r"starting cuBLASLt: CUBLAS_STATUS_EXECUTION_FAILED"):
-        Gemm(Gpu())
+        Gemm(SimulatedGpu())
 
 
 def test_an_operation_has_only_what_its_epilogue_uses(library):
@@ -215,7 +215,7 @@ def test_tuning(library, monkeypatch):
     monkeypatch.setattr(timing, "Timer", Timer)
     monkeypatch.setenv("FASTOPT_CUDA_TUNE", "4")
     library.algorithms = 4  # of which the second turns out not to work
-    work = Gemm(Gpu())
+    work = Gemm(SimulatedGpu())
     layer = Layer(4, 8, 16, "float32")
     have = arrays(layer, np.random.default_rng(0))
     places = have["w"].address, have["x"].address + 4, have["y"].address, have["b"].address
@@ -233,14 +233,14 @@ def test_tuning(library, monkeypatch):
 def test_no_tuning(text, library, monkeypatch):
     monkeypatch.setenv("FASTOPT_CUDA_TUNE", text)
     library.algorithms = 4
-    Gemm(Gpu()).call(products.forward_product(Layer(4, 8, 16, "float32")), 256, 512, 1024)
+    Gemm(SimulatedGpu()).call(products.forward_product(Layer(4, 8, 16, "float32")), 256, 512, 1024)
     assert library.calls["matmul"] == 0
 
 
 def test_a_wrong_number_of_algorithms(library, monkeypatch):
     monkeypatch.setenv("FASTOPT_CUDA_TUNE", "-1")
     with pytest.raises(ValueError, match="FASTOPT_CUDA_TUNE must be a number of algorithms; got '-1'"):
-        Gemm(Gpu())
+        Gemm(SimulatedGpu())
 
 
 # ---------------------------------------------------------------- memory and threads
@@ -300,7 +300,7 @@ def test_threads_make_one_choice(work, library):
 def test_workspaces_of_devices(library):
     sizes = {}
     for major in (8, 9, 10, 12):
-        gpu = Gpu()
+        gpu = SimulatedGpu()
         gpu.capability = (major, 0)
         sizes[major] = Gemm(gpu).workspace_size >> 20
     assert sizes == {8: 4, 9: 32, 10: 32, 12: 12}

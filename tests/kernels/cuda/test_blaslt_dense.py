@@ -19,7 +19,7 @@ from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import HIGH, LANES, Shape
 from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.formulas import ACTIVATIONS
 
 pytestmark = pytest.mark.gpu

@@ -16,7 +16,7 @@ from fastopt.kernels.cuda.dense.blaslt import Epilogue
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode, matmul
 from fastopt.kernels.cuda.dense.gemm import gemm_of
 from fastopt.kernels.cuda.dense.products import Layer, aux_stride, known, mask_stride, padded
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 
 pytestmark = pytest.mark.gpu
 

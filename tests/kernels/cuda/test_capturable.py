@@ -12,6 +12,7 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 require_device()
 import fastopt as fo
 from fastopt.kernels.cuda.optim import arrays
+from fastopt.kernels.cuda.runtime import array_interface
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 
 pytestmark = pytest.mark.gpu
@@ -114,8 +115,9 @@ def test_launches_of_a_graph_are_steps(monkeypatch):
 
     install(monkeypatch)
     gpu, stream = gpu_.Gpu(1), 9
-    monkeypatch.setattr(arrays, "gpu_of", lambda addresses: gpu)
-    monkeypatch.setattr(arrays, "current_stream", lambda array: stream)
+    for module in (arrays, array_interface):
+        monkeypatch.setattr(module, "gpu_of", lambda addresses: gpu)
+        monkeypatch.setattr(module, "current_stream", lambda array: stream)
     there, here, host, device = twins("adam")
     grads, captured = numbers(1), numbers(2)
     kept = on_device(*captured)

@@ -11,8 +11,8 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 require_device()
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import CountedPlan, Guard, Number
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import STOCHASTIC, BufferUpdate, Update
 

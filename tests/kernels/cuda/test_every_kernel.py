@@ -14,7 +14,7 @@ from helpers_cuda import SIMULATED, require_device
 require_device()
 import helpers_every
 
-from fastopt.kernels.cuda.optim.arrays import gpu_of
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of
 
 pytestmark = pytest.mark.gpu
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
@@ -14,14 +13,14 @@ from helpers_host import on_host
 from helpers_network import data_for, params_for
 
 from fastopt.kernels import reference
+from fastopt.kernels.cuda.dense.structure import Structure
 from fastopt.kernels.cuda.fused import kernel, layout, select
 from fastopt.kernels.cuda.fused import loss as fused_loss
 from fastopt.kernels.cuda.runtime.records import CLOCK, ROW
-from fastopt.kernels.cuda.training.program import Structure
-from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
+from fastopt.kernels.formulas import LOSSES, NUM_SCALARS, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values, variation_of
 from fastopt.kernels.scalars import fill_scalars
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,7 +50,7 @@ def at(array):
 def test_a_pass(monkeypatch, case):
     layers, loss, metrics, dtype, rule, n, batch = case
     for module in (layout, kernel, fused_loss):
-        monkeypatch.setattr(module, "LANES", 1)
+        monkeypatch.setattr(module, "COLUMN_LANES", 1)
     monkeypatch.setattr(layout.Kind, "threads", property(lambda self: 1))
     monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
     dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
@@ -61,23 +60,22 @@ def test_a_pass(monkeypatch, case):
     order, steps, options = np.random.default_rng(1).permutation(n), -(-n // batch), OPTIMIZERS[rule].options
     rates = np.full(steps, RATE)
     network = reference.Network(layers, wanted, dtype, LossSpec(loss), metrics)
-    totals = network.train(Batches(x, y, order, batch), rule, wanted_states, options, rates, 0, SEED)
+    totals = network.train(Batches(x, y, order, batch), OptimizerSteps(rule, wanted_states, options, rates), SEED)
 
     last = layers[-1]._replace(activation="linear")
     net = Structure([*layers[:-1], last], dtype, dtype, LossSpec(loss), metrics, LOSSES[loss].link)
-    choice = select.chosen(net, rule, y.dtype == np.int64, batch, 1 << 18)
+    choice = select.choose(net, rule, y.dtype == np.int64, batch, 1 << 18)
     scalars = np.zeros((steps, ROW // np.dtype(dtype).itemsize), dtype)
-    fill_scalars(scalars[:, : HYPER + 1], rule, range(1, 1 + steps), options, rates)
+    fill_scalars(scalars[:, : NUM_SCALARS + 1], rule, range(1, 1 + steps), options, rates)
     clock, results = np.zeros(1, CLOCK), np.zeros(len(metrics) + steps)
-    program = Namespace(net=net, params=list(map(at, params)), clock=Namespace(address=at(clock)), seed=SEED)
-    running = Namespace(
-        program=program, rows=n, feed=Namespace(x=at(x), y=at(y), ring=n), order=at(order),
-        losses=at(results) + 8 * len(metrics), results=Namespace(address=at(results)),
+    data = select.FusedPass(
+        list(map(at, params)), [list(map(at, of_param)) for of_param in states], SEED, y.dtype == np.int64, batch, n, n,
+        at(x), at(y), at(order), at(scalars), at(clock), at(results) + 8 * len(metrics), at(results),
     )  # fmt: skip
-    select._fill(choice, running, [list(map(at, of_param)) for of_param in states], at(scalars))
+    select._fill(choice, net, data)
     run = on_host(kernel._fused(choice.kind), 2)
     for count in (steps - 1, 1):
-        run(at(choice.words), count)
+        run(at(choice.records), count)
 
     terms = 1 if LOSSES[loss].by_row else dense[-1].outputs
     rows = np.minimum(batch, n - batch * np.arange(steps))

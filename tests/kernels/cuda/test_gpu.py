@@ -13,11 +13,10 @@ from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan
-from fastopt.kernels.cuda.optim import arrays
-from fastopt.kernels.cuda.optim.arrays import see
 from fastopt.kernels.cuda.optim.norm import SETTLE
-from fastopt.kernels.cuda.runtime import driver, staging
+from fastopt.kernels.cuda.runtime import array_interface, driver, staging
 from fastopt.kernels.cuda.runtime import gpu as gpu_
+from fastopt.kernels.cuda.runtime.array_interface import see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import BufferUpdate, Update
 
@@ -43,15 +42,15 @@ def test_what_there_is(fake):
 
 
 def test_the_device_of_arrays_and_of_the_caller(fake, monkeypatch):
-    monkeypatch.setattr(arrays, "SIMULATED", False)
+    monkeypatch.setattr(array_interface, "SIMULATED", False)
     monkeypatch.setattr(gpu_, "gpu", gpu_.Gpu)
     for contexts, ordinal in (([OTHER], 0), ([OTHER, CONTEXT], 1), ([0], 0)):
         fake.contexts = contexts
-        assert arrays.gpu_of(()).ordinal == ordinal
-        assert arrays.gpu_of({0, 4096}).ordinal == 1
+        assert array_interface.gpu_of(()).ordinal == ordinal
+        assert array_interface.gpu_of({0, 4096}).ordinal == 1
     monkeypatch.setattr(driver, "device_of", lambda address: address // 4096)
     with pytest.raises(ValueError, match="must lie on one GPU; these lie on GPUs 1 and 2"):
-        arrays.gpu_of({8192, 4096, 4100})
+        array_interface.gpu_of({8192, 4096, 4100})
 
 
 def test_a_copy(fake):

@@ -9,7 +9,7 @@ from helpers_cuda import require_device
 
 require_device()
 
-from fastopt.kernels.spec import Batches
+from fastopt.kernels.spec import Batches, OptimizerSteps
 
 pytestmark = pytest.mark.gpu
 
@@ -52,5 +52,5 @@ def test_a_pass_over_other_targets_of_the_same_arrays():
         found = []
         for network in networks:
             batches = Batches(z, y, np.array(order), 2)
-            found.append(network.train(batches, "sgd", [()], options, np.zeros(1), 0, 0).metrics["r2"])
+            found.append(network.train(batches, OptimizerSteps("sgd", [()], options, np.zeros(1)), 0).metrics["r2"])
         assert found[0] == pytest.approx(found[1])

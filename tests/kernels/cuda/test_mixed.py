@@ -9,7 +9,7 @@ from helpers_cuda import require_device, to_device
 require_device()
 from fastopt.kernels.cuda.dense import rows
 from fastopt.kernels.cuda.dense.mixed import narrow
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT
 from fastopt.kernels.formulas import dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened

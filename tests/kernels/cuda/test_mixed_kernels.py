@@ -14,11 +14,11 @@ from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.formulas import OPTIMIZERS
 
 CAPABILITIES = [(8, 0), (9, 0)]
-KERNELS = mixed_kernels("bfloat16")
 # Registers, of 65536 a multiprocessor, by the number of states: blocks of 256 threads are 4, 3 or 2 at once. Each
 # thread has 32 bytes of every array under way.
 MOST = [64, 80, 80, 104]
 STATES = {update_kernel(name, "bfloat16", COPY): len(row.states) for name, row in OPTIMIZERS.items()}
+KERNELS = [*mixed_kernels("bfloat16"), *STATES]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

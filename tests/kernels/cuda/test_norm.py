@@ -10,7 +10,7 @@ from helpers_cuda import SIMULATED, on_device, require_device, to_device
 
 require_device()
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda.optim import arrays as arrays_
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import TILE
 
 pytestmark = pytest.mark.gpu
@@ -46,7 +46,7 @@ def test_arrays_that_are_not_aligned():
 
 def test_the_same_bits_for_any_number_of_blocks(monkeypatch):
     gradients = on_device(*drawn([5 * TILE + 3, 2 * TILE, 9], "float32"))
-    gpu = arrays_.gpu_of([arrays_.see(gradients[0]).address])
+    gpu = gpu_of([see(gradients[0]).address])
     norms = set()
     for blocks in (1, 2, 5, 1000):
         monkeypatch.setattr(type(gpu), "most_blocks", lambda self, kernel, most=blocks: most)

@@ -24,7 +24,7 @@ PROGRAM = """
 import ctypes, os, sys
 stub = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 assert ctypes.CDLL(None).nvJitLinkCreate() == 6  # it is what a look-up finds
-from fastopt.kernels.cuda import nvjitlink
+from fastopt.kernels.cuda.runtime import nvjitlink
 from fastopt.kernels.cuda.optim.norm import SETTLE
 assert nvjitlink.version() >= (13, 0)
 print(len(SETTLE.listing((9, 0)).cubin))

@@ -14,7 +14,8 @@ from fastopt import _backends
 from fastopt.cli.info import _cuda
 from fastopt.cli.main import main
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.runtime import driver, installation, nvjitlink, requirements
+from fastopt.kernels.cuda import installation
+from fastopt.kernels.cuda.runtime import driver, nvjitlink, requirements
 
 ALL = {
     "numba-cuda": "0.30.4", "libNVVM": "/a", "nvJitLink": "/b", "NVRTC": "/c", "cuBLASLt": "/d", "driver": "13.0",

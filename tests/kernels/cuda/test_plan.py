@@ -11,9 +11,8 @@ from helpers_cuda import SIMULATED, assert_same_bits, on_device, require_device,
 require_device()
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan
-from fastopt.kernels.cuda.optim import arrays as arrays_
 from fastopt.kernels.cuda.optim import plan as plan_
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import current_stream, gpu_of, see
 from fastopt.kernels.formulas import OPTIMIZERS, clip_factor
 from fastopt.kernels.spec import BufferUpdate, Update
 
@@ -294,4 +293,4 @@ def test_a_stream_of_the_callers():
         stream.synchronize()
         arrays[0].expect(g, ADAM, step)
     arrays[0].check()
-    assert arrays_.current_stream(arrays[0].device[0]) == 0
+    assert current_stream(arrays[0].device[0]) == 0

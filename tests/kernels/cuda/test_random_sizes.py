@@ -13,7 +13,7 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import Shape
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.kernels.reference import maths

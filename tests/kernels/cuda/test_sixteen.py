@@ -13,8 +13,8 @@ from hypothesis import given
 require_device()
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda import Guard
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
 from fastopt.kernels.cuda.optim.plan import Plan
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import TILE
 from fastopt.kernels.formulas import OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened

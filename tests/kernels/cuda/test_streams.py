@@ -18,7 +18,7 @@ from fastopt.kernels.cuda.dense.epilogues import Shape, sums_bytes
 from fastopt.kernels.cuda.dense.gemm import gemm_of
 from fastopt.kernels.cuda.dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
 from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
-from fastopt.kernels.cuda.optim.arrays import gpu_of, see
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import BufferUpdate

@@ -28,8 +28,9 @@ from helpers_torch import (
 
 import fastopt.torch
 from fastopt.kernels.cuda.optim import arrays
+from fastopt.kernels.cuda.runtime import array_interface
 from fastopt.kernels.cuda.runtime import gpu as gpu_
-from fastopt.kernels.cuda.runtime.simulator import Gpu
+from fastopt.kernels.cuda.runtime.simulator import SimulatedGpu
 from fastopt.torch import _cuda, _reach
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a GPU, tests/test_torch_gpu.py asks torch for it")
@@ -251,13 +252,13 @@ def test_one_launch_for_all_tensors(name, mode, launched, there, monkeypatch):
     params = parameters()
     ours, _ = made(name, there, params, mode)
     run(ours, params, range(1))
-    found, launch = [], Gpu.launch
+    found, launch = [], SimulatedGpu.launch
 
     def spy(self, kernel, *args):
         found.append(kernel.name)
         launch(self, kernel, *args)
 
-    monkeypatch.setattr(Gpu, "launch", spy)
+    monkeypatch.setattr(SimulatedGpu, "launch", spy)
     run(ours, params, range(1, 2))
     assert found == launched
 
@@ -304,7 +305,8 @@ def test_what_is_left_to_torch(there, monkeypatch):
 def test_a_captured_step_goes_on(name, there, monkeypatch):
     install(monkeypatch)
     gpu, stream = gpu_.Gpu(1), 9
-    monkeypatch.setattr(arrays, "gpu_of", lambda addresses: gpu)
+    for module in (arrays, array_interface):
+        monkeypatch.setattr(module, "gpu_of", lambda addresses: gpu)
     monkeypatch.setattr(_cuda, "_stream", lambda p: stream)
     params = parameters()
     ours, theirs = made(name, there, params, "capturable" if name == "Adam" else "fused")
@@ -334,7 +336,8 @@ def test_a_captured_step_goes_on(name, there, monkeypatch):
 def test_a_step_that_the_host_counts_cannot_be_captured(there, monkeypatch):
     install(monkeypatch)
     gpu, stream = gpu_.Gpu(1), 9
-    monkeypatch.setattr(arrays, "gpu_of", lambda addresses: gpu)
+    for module in (arrays, array_interface):
+        monkeypatch.setattr(module, "gpu_of", lambda addresses: gpu)
     monkeypatch.setattr(_cuda, "_stream", lambda p: stream)
     params = parameters()
     ours, _ = made("Adam", there, params, "default")

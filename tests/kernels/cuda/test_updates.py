@@ -18,7 +18,7 @@ from hypothesis import given
 
 require_device()
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.optim import arrays as arrays_
+from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import TILE
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Update
@@ -129,7 +129,7 @@ def test_one_launch_for_all_arrays_and_groups_of_a_rule(monkeypatch):
         q, h, *others = on_device(p, g, *states)
         options = {**OPTIMIZERS["adam"].options, "lr": 0.1 * (i % 3 + 1)}
         jobs.append(Update(("adam", "adamw")[i % 2], q, h, tuple(others), options, 1))
-    gpu = arrays_.gpu_of([arrays_.see(jobs[1].p).address])
+    gpu = gpu_of([see(jobs[1].p).address])
     launched, launch = [], type(gpu).launch
 
     def spy(self, kernel, *args):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
-from . import nvjitlink, requirements
-from .driver import (
+from .runtime import nvjitlink, requirements
+from .runtime.driver import (
     NO_DEVICE,
     OLDEST,
     CudaError,
@@ -18,7 +18,7 @@ from .driver import (
     driver_version,
     library,
 )
-from .requirements import COMPILER, dotted
+from .runtime.requirements import COMPILER, dotted
 
 INSTALL = "pip install 'fastopt[cuda]'"
 CUDA, DRIVER = (13, 0), 580  # cubins are CUDA 13.0's: an older driver refuses to load them
@@ -107,8 +107,8 @@ class _Trial:
 
     def run(self) -> None:
         """Compile the kernel that settles a step, which every optimizer may need, and load it."""
-        from ..optim.norm import SETTLE
-        from .gpu import gpu
+        from .optim.norm import SETTLE
+        from .runtime.gpu import gpu
 
         here = gpu(current_device())
         with here.active():

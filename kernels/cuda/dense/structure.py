@@ -1,0 +1,40 @@
+"""Description of a network as the GPU's wings read it: layers, dtypes, loss and metrics, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from ...metrics import Columns, Variation, sums_of
+from ...spec import DenseSpec, LayerSpec, LossSpec
+
+
+class Structure(NamedTuple):
+    """A network, as far as it is known without data. The last activation is linear where `link` follows."""
+
+    layers: Sequence[LayerSpec]
+    dtype: str  # of parameters, data and outputs
+    compute: str  # of what lies between layers
+    loss: LossSpec | None
+    metrics: Sequence[str]
+    link: str | None
+    fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
+    tf32: bool = False  # whether products may round their operands
+    variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
+
+    @property
+    def dense(self) -> list[DenseSpec]:
+        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+
+    @property
+    def inputs(self) -> int:
+        return self.dense[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        return self.dense[-1].outputs
+
+    @property
+    def sums(self) -> list[tuple[str, Columns]]:
+        """Sums that metrics are made from: of which metric, over which columns."""
+        return sums_of(self.metrics, self.outputs, self.variation)

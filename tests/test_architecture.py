@@ -1,0 +1,269 @@
+"""The layers of the code: a table of which room may import which, held against the source.
+
+A room is a wing (`kernels/cpu/dense`), or a module that stands alone (`fastopt/callbacks`). Imports inside functions
+and under TYPE_CHECKING count, and so does a string that is a module's full name, for `import_module` may be given it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room with the rooms that it may import. In this table names are relative to kernels/.
+KERNELS = {
+    "__init__": "",
+    "settings": "",
+    "interrupts": "",
+    "denormals": "",
+    "spec": "",
+    "profile": "",
+    "metrics": "formulas",
+    "formulas": "",
+    "disk_cache": "settings",
+    "scalars": "formulas",
+    "costs": "formulas profile scalars",
+    # The oracle is blind: it must not see the formulas and the loops that it is compared with.
+    "reference": "denormals interrupts spec",
+    "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
+    "cpu/optim": "cpu/runtime formulas spec scalars",
+    "cpu/dense": "cpu/runtime formulas metrics spec settings",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile",
+    "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
+    "cuda/runtime": "formulas spec disk_cache interrupts settings",
+    "cuda/optim": "cuda/runtime formulas spec scalars",
+    "cuda/dense": "cuda/runtime formulas metrics spec costs",
+    "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs",
+    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
+    " interrupts",
+    "cuda/installation": "cuda/runtime cuda/optim",
+    "cuda/kernels": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec",
+    "cuda": "cuda/runtime cuda/optim cuda/dense cuda/training cuda/kernels cuda/installation",
+}
+# In this one they are relative to fastopt/, where they name no other folder.
+FASTOPT = {
+    "_dlpack": "",
+    "_exclusive": "",
+    "_frozen": "",
+    "_text": "",
+    "_warnings": "",
+    "_validation": "_dlpack kernels/formulas",
+    "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
+    "_files": "_validation kernels/interrupts",
+    "_frames": "_dlpack _validation",
+    "_metrics": "_validation losses kernels/formulas kernels/metrics",
+    "schedules": "_validation",
+    "conventions": "_validation kernels/formulas",
+    "preprocessing": "_frames _frozen _validation",
+    "functional": "_backends _validation kernels/formulas",
+    "losses": "_backends _validation kernels/formulas kernels/spec",
+    "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
+    "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
+    "callbacks": "_exclusive _metrics _validation kernels/formulas kernels/interrupts",
+    "optim": "_backends _dlpack _exclusive _validation conventions schedules kernels/formulas kernels/spec",
+    "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
+    " kernels/cuda/installation",
+    "datasets": "_validation kernels/settings",
+    "reports": "_text",
+    "models": "_backends _exclusive _files _frames _frozen _metrics _validation _warnings callbacks layers losses optim"
+    " preprocessing profiling schedules kernels/formulas kernels/interrupts kernels/metrics kernels/spec",
+    "__init__": "callbacks conventions datasets functional layers losses models optim preprocessing profiling schedules"
+    " kernels/cpu/runtime",
+    "cli": "__init__ _backends _files _text _validation callbacks conventions datasets layers losses models optim"
+    " benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense kernels/cpu/runtime"
+    " kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime kernels/disk_cache"
+    " kernels/formulas kernels/interrupts"
+    " kernels/metrics kernels/settings kernels/spec",
+    "__main__": "cli",
+}
+
+# Suites may import everything. `limits` measures the machine, on kernels alone, so that `profiling` can use it.
+BENCHMARKS = {
+    "__init__": "",
+    "limits": "kernels/formulas kernels/cpu/runtime kernels/cpu/optim kernels/cpu/dense kernels/cuda/runtime"
+    " kernels/cuda/optim kernels/cuda/dense",
+    "suites": " ".join(["limits", *(f"fastopt/{room}" for room in FASTOPT), *(f"kernels/{room}" for room in KERNELS)]),
+}
+LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
+
+# What is still to be mended; a test names the entries that no longer are. Both lists are to become empty, and to go.
+IMPORTS_TO_MEND = {
+    ("fastopt/callbacks", "fastopt/models"),
+    ("fastopt/datasets", "fastopt/models"),
+    ("fastopt/optim", "kernels/reference"),
+}
+CIRCLES_TO_MEND = [
+    {"fastopt/models/_data_memory.py", "fastopt/models/_intake.py"},
+    {
+        "fastopt/callbacks.py",
+        "fastopt/models/checkpoint.py",
+        "fastopt/models/sequential.py",
+        "fastopt/models/training.py",
+    },
+    {"fastopt/datasets/dataset.py", "fastopt/datasets/preparation.py", "fastopt/datasets/tables.py"},
+    {"kernels/cpu/optim/bfloat16_loops.py", "kernels/cpu/optim/updates.py"},
+]
+
+
+def _full_names(folder: str, row: str) -> list[str]:
+    """The rooms of a row by their paths: `cpu/dense` of kernels is kernels/cpu/dense."""
+    folders = ("kernels/", "fastopt/", "benchmarks/")
+    return [name if name.startswith(folders) else f"{folder}/{name}" for name in row.split()]
+
+
+TABLE = {
+    f"{folder}/{room}": _full_names(folder, row)
+    for folder, rows in (("kernels", KERNELS), ("fastopt", FASTOPT), ("benchmarks", BENCHMARKS))
+    for room, row in rows.items()
+}
+
+
+def room_of(path: str) -> str:
+    """The room of a file: its wing, or the module itself where that stands alone."""
+    top, *parts = path.removesuffix(".py").split("/")
+    if top == "benchmarks" and parts != ["__init__"]:
+        return "benchmarks/limits" if path in LIMITS else "benchmarks/suites"
+    if top == "kernels" and parts[0] in ("cpu", "cuda") and parts[1] != "__init__":
+        return "/".join([top, *parts[:2]])
+    return f"{top}/{parts[0]}"
+
+
+def module_name(path: str) -> str:
+    """The name that a file is imported by: the package map of setup.cfg puts kernels and benchmarks below fastopt."""
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(parts if parts[0] == "fastopt" else ["fastopt", *parts])
+
+
+@cache
+def sources() -> Mapping[str, str]:
+    """Every file of the product, by the name of its module."""
+    paths = [path for folder in ("fastopt", "kernels", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    names = [path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts]
+    return {module_name(name): name for name in sorted(names)}
+
+
+def imported_names(path: str, tree: ast.Module) -> Iterator[str]:
+    """The modules that a file's source imports, by their full names."""
+    package = module_name(path).split(".")
+    if not path.endswith("__init__.py"):
+        package.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in sources() else base
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("fastopt."):
+            yield node.value
+
+
+@cache
+def graph() -> Mapping[str, frozenset[str]]:
+    """Every file with the files that it imports."""
+    found = {}
+    for path in sources().values():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        found[path] = frozenset(sources()[name] for name in imported_names(path, tree) if name in sources()) - {path}
+    return found
+
+
+def faults(imports_of: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str, str]]:
+    """Imports that the table does not allow, as (importing room, imported room, sentence)."""
+    for path, imports in imports_of.items():
+        room = room_of(path)
+        for other in sorted(imports):
+            if room_of(other) == room or room_of(other) in TABLE.get(room, ()):
+                continue
+            allowed = ", ".join(TABLE.get(room, ())) or "nothing"
+            yield room, room_of(other), f"{path} imports {other}: {room} may import {allowed}"
+
+
+def circles(imports_of: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """Sets of files of which each imports, by way of others, all the rest."""
+    reach: dict[str, set[str]] = {}
+    for path in imports_of:
+        found, todo = set(), [path]
+        while todo:
+            for other in imports_of[todo.pop()]:
+                if other not in found:
+                    found.add(other)
+                    todo.append(other)
+        reach[path] = found
+    groups = {frozenset(other for other in reach[path] if path in reach[other]) for path in imports_of}
+    return sorted((set(group) for group in groups if group), key=sorted)
+
+
+@pytest.mark.parametrize(
+    ("path", "room"),
+    [
+        ("kernels/cpu/dense/rows.py", "kernels/cpu/dense"),
+        ("kernels/cuda/__init__.py", "kernels/cuda"),
+        ("kernels/reference/maths.py", "kernels/reference"),
+        ("kernels/spec.py", "kernels/spec"),
+        ("fastopt/__init__.py", "fastopt/__init__"),
+        ("fastopt/callbacks.py", "fastopt/callbacks"),
+        ("fastopt/optim/base.py", "fastopt/optim"),
+        ("benchmarks/limits.py", "benchmarks/limits"),
+        ("benchmarks/cuda/survey.py", "benchmarks/suites"),
+    ],
+)
+def test_rooms(path, room):
+    assert room_of(path) == room
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ..optim import updates",
+        "from ..optim.updates import UPDATE_ALL",
+        "def late():\n    from fastopt.kernels.cpu.optim import updates",
+        "if TYPE_CHECKING:\n    import fastopt.kernels.cpu.optim.updates as updates",
+        "import_module('fastopt.kernels.cpu.optim.updates')",
+    ],
+)
+def test_a_wrong_import_is_named(line):
+    path, other = "kernels/cpu/dense/rows.py", "kernels/cpu/optim/updates.py"
+    found = {sources()[name] for name in imported_names(path, ast.parse(line)) if name in sources()}
+    sentences = [sentence for *_, sentence in faults({path: found})]
+    assert sentences[-1].startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
+
+
+def test_a_circle_is_named():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}) == [{"b", "c"}]
+
+
+def test_every_room_has_a_row():
+    rooms = {room_of(path) for path in graph()}
+    assert sorted(rooms - set(TABLE)) == [], "these rooms need a row in the table, with what they may import"
+    assert sorted(set(TABLE) - rooms) == [], "these rows have no room any more"
+    assert sorted({name for row in TABLE.values() for name in row} - set(TABLE)) == [], "these rows name no room"
+
+
+def test_no_import_goes_up_or_across():
+    wrong = [sentence for *arrow, sentence in faults(graph()) if tuple(arrow) not in IMPORTS_TO_MEND]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle():
+    """Neither in the table, so that rooms have an order, nor between the modules of a room."""
+    try:
+        TopologicalSorter(TABLE).prepare()
+    except CycleError as error:
+        pytest.fail(f"the table has a circle: {' <- '.join(error.args[1])}")
+    unknown = [group for group in circles(graph()) if not any(group <= listed for listed in CIRCLES_TO_MEND)]
+    assert not unknown, "\n".join(f"these import each other: {', '.join(sorted(group))}" for group in unknown)
+
+
+def test_what_is_mended_leaves_the_lists():
+    arrows = {(room, other) for room, other, _ in faults(graph())}
+    assert sorted(IMPORTS_TO_MEND - arrows) == [], "mended: take these out of IMPORTS_TO_MEND"
+    mended = [listed for listed in CIRCLES_TO_MEND if not any(group <= listed for group in circles(graph()))]
+    assert mended == [], "mended: take these out of CIRCLES_TO_MEND"
