@@ -88,8 +88,8 @@ def state_storer(num_states: int, narrow: Callable[..., Any]) -> Callable[..., A
 
 def update_loop(rule: Callable[..., Any], num_states: int, own: Store, others: Store) -> Callable[..., None]:
     """The loop of a rule, where p and g are kept as `own` says, and the states as `others` says."""
-    T, dtype, itemsize, widen, narrow = own.real, own.kind, own.width, own.widen, own.narrow
-    state_dtype, state_itemsize = others.kind, others.width
+    T, dtype, itemsize, widen, narrow = own.T, own.kind, own.itemsize, own.widen, own.narrow
+    state_dtype, state_itemsize = others.kind, others.itemsize
     load, store = state_loader(num_states, others.widen), state_storer(num_states, others.narrow)
 
     def update(p, g, states, scalars, start, rows, columns, stride):

@@ -68,17 +68,17 @@ def update_code(name: str, dtype: str, form: str = SAME) -> int:
     return update_kernel(row.rule, len(row.states), dtype, form).address
 
 
-def _update_all(work, step, rank, ranks):
+def _update_all(work, step, rank, num_ranks):
     # Rank r does tiles r T / ranks to (r + 1) T / ranks of all arrays laid end to end.
     all_ = read(work, UPDATES)
-    first, last = rank * all_.tiles // ranks, (rank + 1) * all_.tiles // ranks
+    first, last = rank * all_.tiles // num_ranks, (rank + 1) * all_.tiles // num_ranks
     for i in range(all_.count):
         at = all_.table + i * RECORD
         one = read(at, UPDATE)
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
-            g = one.g + start * one.width
+            g = one.g + start * one.itemsize
             h = all_.scalars if all_.scalars else one.scalars
             call_update(one.update, one.p, g, at + STATES, h, start, 1, end - start, 0)
 
