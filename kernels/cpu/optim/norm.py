@@ -129,7 +129,7 @@ def _squares_all(work, step, rank, num_ranks):
             if start >= one.elements:
                 break
             size = min(PIECE, one.elements - start)
-            call_tile(one.squares, one.x + start * one.itemsize, lanes, all_.sums + piece * 8, 0, 1, size, 0)
+            call_tile(one.squares, one.x + start * one.element_bytes, lanes, all_.sums + piece * 8, 0, 1, size, 0)
 
 
 RECORD = SQUARES.itemsize

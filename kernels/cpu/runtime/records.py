@@ -98,7 +98,7 @@ UPDATE = _record(
     "scalars",
     "elements",
     "first_tile",
-    "itemsize",  # bytes of an element of g
+    "element_bytes",  # bytes of an element of g
 )
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
@@ -147,7 +147,7 @@ CAPSULES = _record(
     "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
 )
 
-SQUARES = _record("squares", "x", "elements", "first_piece", "itemsize")  # squares: code
+SQUARES = _record("squares", "x", "elements", "first_piece", "element_bytes")  # squares: code
 SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
 # Updates of some rows of an array: see sparse_rows.py.
@@ -172,8 +172,8 @@ ROWS_UPDATE = _record(
     "rows",  # (used,): which of p's they are, sorted
     "used",
     "columns",
-    "itemsize",  # bytes of an element of p and g
-    "states_itemsize",
+    "element_bytes",  # bytes of an element of p and g
+    "state_element_bytes",
 )
 
 # The update of all parameters from whole gradients: see two_pass.py.
