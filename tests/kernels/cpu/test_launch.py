@@ -396,7 +396,7 @@ def test_the_environment_and_then_the_call_choose(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "²", " "])
 def test_a_bad_environment_is_named(monkeypatch, value):
     monkeypatch.setenv("FASTOPT_NUM_THREADS", value)
-    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1, got"):
+    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1; got"):
         launch.get_num_threads()
 
 

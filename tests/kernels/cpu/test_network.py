@@ -109,23 +109,23 @@ def test_every_optimizer(rule):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_weights_in_parts(data):
-    """Layers whose rows of w are cut into parts, of which the last is shorter: every tile once, none twice."""
+def test_weights_in_splits(data):
+    """Layers whose rows of w are split, the last split shorter: every tile once, none twice."""
     inputs, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 70))
     batch, dtype = data.draw(st.integers(1, 12)), data.draw(st.sampled_from(["float32", "float64"]))
     activation = data.draw(st.sampled_from(["relu", "silu"]))  # whose slopes need y, and z
     layers = [DenseSpec(inputs, width, activation), DropoutSpec(0.2), DenseSpec(width, 3, bias=False)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense, "PART_FLOPS", 0)
-        patch.setattr(dense, "PARTS", data.draw(st.integers(2, 4)))
-        patch.setattr(dense, "WEIGHTS", data.draw(st.sampled_from([8 * 70, dense.WEIGHTS])))
+        patch.setattr(dense, "SPLIT_FLOPS", 0)
+        patch.setattr(dense, "SPLITS", data.draw(st.integers(2, 4)))
+        patch.setattr(dense, "DW_ELEMENTS", data.draw(st.sampled_from([8 * 70, dense.DW_ELEMENTS])))
         compare(layers, "sparse_categorical_crossentropy", ["accuracy"], dtype, n=3 * batch + 1, batch_size=batch)
 
 
 @pytest.mark.parametrize("batch_size", [64, 100, 256])
 def test_products_of_real_size(batch_size, capfd):
     layers = [DenseSpec(784, 256, "relu"), DenseSpec(256, 10)]
-    assert dense.parts_of(batch_size, 784, 256)[0] > 1
+    assert dense.splits_of(batch_size, 784, 256)[0] > 1
     compare(layers, "sparse_categorical_crossentropy", ["accuracy"], "float64", "sgd", 2 * batch_size + 9, batch_size)
     assert capfd.readouterr().err == ""  # where a BLAS says what it does not like
 
