@@ -1,4 +1,4 @@
-"""Metrics as users name them, and targets that they make sense of."""
+"""Names of metrics, and checks that loss, targets and last activation go with each other."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import numpy as np
 
 from ._validation import check_name, describe
 from .kernels.formulas import LOSSES, METRICS
-from .losses import ALIASES as LOSS_ALIASES
 
-RISING = ("accuracy", "r2")  # better when larger
-# Other names: those of losses that are metrics too, and what Keras and scikit-learn call the others.
-ALIASES = {alias: name for alias, name in LOSS_ALIASES.items() if name in METRICS} | {
-    "acc": "accuracy", "r2_score": "r2",
-}  # fmt: skip
+ALIASES = {alias: name for name, row in METRICS.items() for alias in row.aliases}
 _VALIDATION = "val_"
 
 
 def canonical(name: str) -> str:
-    """The name of a figure in `History`, for any of its names; one that is not known stays as it is.
+    """Return the name of a figure in `History` for any of its names; an unknown one stays as it is.
 
     >>> canonical("val_mae"), canonical("R2"), canonical("loss")
     ('val_mean_absolute_error', 'r2', 'loss')
@@ -32,17 +27,16 @@ def canonical(name: str) -> str:
 
 
 def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
-    """The names in METRICS of one metric, or of several, all of which go with the loss; None stands for none."""
+    """Return the names in METRICS of one metric or of several, which must go with the loss; None stands for none."""
     if metrics is None:
         return ()
     if not isinstance(metrics, str | Iterable):
         raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
     listed = [metrics] if isinstance(metrics, str) else metrics
     names = tuple(check_name("metric", canonical(name) if isinstance(name, str) else name, METRICS) for name in listed)
-    targets = LOSSES[loss].targets
     for i, name in enumerate(names):
-        if targets not in METRICS[name]:
-            fitting = [other for other, kinds in METRICS.items() if targets in kinds]
+        if not METRICS[name].goes_with(LOSSES[loss]):
+            fitting = [other for other, row in METRICS.items() if row.goes_with(LOSSES[loss])]
             raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
         if name in names[:i]:
             raise ValueError(f"the metric {name} is given twice")
@@ -50,7 +44,7 @@ def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
 
 
 def check_classes(metrics: Iterable[str], loss: str, y: np.ndarray, name: str) -> None:
-    """Raise ValueError where accuracy is to be counted, but the checked targets y are real numbers, not classes.
+    """Raise ValueError for metrics of classes if the checked targets y are real numbers, not classes.
 
     Classes are labels; probabilities of the categorical losses, of which the largest counts; 0 and 1 (or -1 and 1) for
     each output of the binary ones; and for the losses that take any numbers, 0 and 1 for a single output, else one-hot.
@@ -62,8 +56,8 @@ def check_classes(metrics: Iterable[str], loss: str, y: np.ndarray, name: str) -
     ValueError: the metric accuracy needs classes: for the loss mean_squared_error and 1 output(s) y must be 0 and 1; \
 got 0.5 at index (0, 0). Metrics of real-valued targets: mean_squared_error, mean_absolute_error, r2
     """
-    row = LOSSES[loss]
-    if "accuracy" not in metrics or row.targets == "labels" or row.by_row or row.signs:
+    row, of_classes = LOSSES[loss], [name for name in metrics if METRICS[name].of_classes]
+    if not of_classes or row.targets == "labels" or row.by_row or row.signs:
         return
     one_hot = not row.hits_by_output(y.shape[1])
     wrong = (y != 0) & (y != 1)
@@ -73,9 +67,9 @@ got 0.5 at index (0, 0). Metrics of real-valued targets: mean_squared_error, mea
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
         expected = "one-hot rows of 0 and 1" if one_hot else "0 and 1"
         found = f"{y[first]} at index {first}" if not one_hot else f"row {first[0]}: {_row(y[first[0]])}"
-        numbers = ", ".join(other for other in METRICS if other != "accuracy")
+        numbers = ", ".join(other for other, metric in METRICS.items() if not metric.of_classes)
         raise ValueError(
-            f"the metric accuracy needs classes: for the loss {loss} and {y.shape[1]} output(s) {name} must be"
+            f"the metric {of_classes[0]} needs classes: for the loss {loss} and {y.shape[1]} output(s) {name} must be"
             f" {expected}; got {found}. Metrics of real-valued targets: {numbers}"
         )
 

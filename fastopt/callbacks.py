@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._exclusive import Single
-from ._metrics import RISING, canonical
+from ._metrics import canonical
 from ._validation import check_count, check_flag, check_name, check_number, describe
+from .kernels.formulas import METRICS
 from .kernels.interrupts import interrupts_held
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class EarlyStopping(Callback):
     monitor               name of the figure: "loss", "val_loss", a metric (also by its other names), or "val_" and one
     patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
     min_delta             a change smaller than this, or equal to it, is no improvement
-    mode                  "min", "max", or "auto": "max" for accuracy and r2, "min" for the rest
+    mode                  "min", "max", or "auto": "max" for accuracies and r2, "min" for the rest
     restore_best_weights  put back the weights of the best epoch when the training ends, also where Ctrl-C ends it
                           (but not another exception); the optimizer's state stays
 
@@ -90,8 +91,8 @@ class EarlyStopping(Callback):
         self.monitor = canonical(monitor)
         self.patience = check_count("patience", patience, least=0)
         self.min_delta = check_number("min_delta", min_delta, 0.0)
-        rises = self.monitor.removeprefix("val_") in RISING
-        self.mode = mode if mode != "auto" else "max" if rises else "min"
+        metric = METRICS.get(self.monitor.removeprefix("val_"))
+        self.mode = mode if mode != "auto" else "max" if metric is not None and metric.rises else "min"
         self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
         self._place = Single()
         self._reset()

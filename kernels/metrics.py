@@ -1,4 +1,4 @@
-"""From the sums that passes leave to the metrics that are shown."""
+"""Metrics from the sums that a pass leaves, for all backends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .formulas import LOSSES, METRICS
+
 Columns = tuple[int, int]  # the first, and one past the last
+OF_CLASSES = ("labels", "largest", "outputs")  # classes: of label targets, of the largest target, of every output
+SCORED = (*OF_CLASSES, "values")
+
+
+def scored_by(name: str, loss: str, labels: bool, outputs: int) -> str:
+    """Name in SCORED of what a metric scores in a batch; labels: targets are class numbers.
+
+    >>> scored_by("accuracy", "binary_crossentropy", False, 3), scored_by("r2", "huber", False, 3)
+    ('outputs', 'values')
+    """
+    if not METRICS[name].of_classes:
+        return "values"
+    return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "largest"
 
 
 class Variation(NamedTuple):
@@ -43,6 +58,11 @@ class Variation(NamedTuple):
         return sum(error == 0 for error in errors) / len(errors)
 
 
+def variation_for(metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None) -> Variation | None:
+    """The variation of the targets, as `variation_of`; None where no metric needs it."""
+    return variation_of(y, order) if any(METRICS[name].of_variation for name in metrics) else None
+
+
 def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
     """The variation of the targets y (n, outputs), or of their rows `order`; of constant ones exactly 0.
 
@@ -63,8 +83,8 @@ def metric_values(
 ) -> dict[str, float]:
     """The metrics over so many rows; NaN where there are none.
 
-    sums: of what is right for accuracy, else of squared or absolute errors over rows and outputs; for r2 one for each
-    of the parts of the `variation`. by_output: whether accuracy counts outputs, and not rows.
+    sums: of each metric's scores over rows and outputs; of r2 one sum for each of the parts of the `variation`.
+    by_output: true if metrics of classes count outputs, not rows.
 
     >>> metric_values({"accuracy": [3.0]}, 4, 2, by_output=False)
     {'accuracy': 0.75}
@@ -73,11 +93,12 @@ def metric_values(
         return dict.fromkeys(sums, float("nan"))
     values = {}
     for name, found in sums.items():
-        if name == "r2":
+        row = METRICS[name]
+        if row.of_variation:
             assert variation is not None
             values[name] = variation.r2(found)
         else:
-            values[name] = found[0] / (rows if name == "accuracy" and not by_output else rows * outputs)
+            values[name] = found[0] / (rows if row.of_classes and not by_output else rows * outputs)
     return values
 
 
@@ -89,6 +110,6 @@ def sums_of(metrics: Sequence[str], outputs: int, variation: Variation | None) -
     """
     parts: list[tuple[str, Columns]] = []
     for name in metrics:
-        of_metric = variation.parts if name == "r2" and variation is not None else [(0, outputs)]
+        of_metric = variation.parts if METRICS[name].of_variation and variation is not None else [(0, outputs)]
         parts += [(name, columns) for columns in of_metric]
     return parts

@@ -27,7 +27,8 @@ from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.metrics import OF_CLASSES
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
@@ -92,8 +93,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
-        for kind in losses.HITS:
-            yield f"accuracy {kind} {dtype}", lambda kind=kind, dtype=dtype: _accuracy(kind, dtype)
+        for name, row in METRICS.items():
+            for scored in OF_CLASSES if row.of_classes else ():
+                yield (
+                    f"{name} {scored} {dtype}",
+                    lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
+                )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
@@ -131,7 +136,7 @@ def _widened(dtype: str) -> Outputs:
 
 def _counted() -> Outputs:
     """Steps that the device counts: a row of every kind, with a learning rate on the device."""
-    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_rooted")
+    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_eps_root")
     p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
     steps = there(np.ones(len(rules)), "float64")
     states = [[there(drawn(9) + 0.5, "float64") for _ in OPTIMIZERS[rule].states] for rule in rules]
@@ -209,13 +214,13 @@ def _softmax(dtype: str) -> Outputs:
     return [z]
 
 
-def _accuracy(kind: str, dtype: str) -> Outputs:
+def _hits(name: str, scored: str, dtype: str) -> Outputs:
     shape = SHAPE
-    loss = "sparse_categorical_crossentropy" if kind == "labels" else "categorical_crossentropy"
+    loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
-    sums, boundaries = there(np.zeros(losses.accuracy_tiles(shape[0])), "float64"), there([0, 0], "float64")
+    sums, boundaries = there(np.zeros(losses.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_accuracy(gpu_of({at(z)}), 0, kind, *places, Shape(*shape, shape[1], dtype), shape[1])
+    losses.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 

@@ -312,7 +312,7 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
         params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
     states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
-    metrics = [name for name, kinds in METRICS.items() if LOSSES[loss].targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))

@@ -239,7 +239,7 @@ def accuracy(case: Case) -> Work:
     """Of labels."""
     z, values = matrix(case, 0)
     t, labels = _labels(case, len(values))
-    sums, boundaries = empty(losses.accuracy_tiles(case.rows), kind="float64"), filled((2,), np.zeros(2), "float64")
+    sums, boundaries = empty(losses.hits_tiles(case.rows), kind="float64"), filled((2,), np.zeros(2), "float64")
 
     def check() -> None:
         theirs = np.mean(values.argmax(axis=1) == labels)
@@ -247,7 +247,7 @@ def accuracy(case: Case) -> Work:
 
     def call() -> None:
         places = z.address, t.address, sums.address, boundaries.address
-        losses.run_accuracy(z.gpu, 0, "labels", *places, case.shape, case.columns)
+        losses.run_hits(z.gpu, 0, "accuracy", "labels", *places, case.shape, case.columns)
 
     return Work(call, case.elements * BYTES[case.dtype] + 8 * case.rows, check, arrays=(z, t, sums, boundaries))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import _frames
 from .._validation import as_numbers, check_finite, check_matrix
-from ..kernels.formulas import LOSSES
+from ..kernels.formulas import LOSSES, METRICS
 from ..kernels.spec import LossSpec
 from ..preprocessing import moments
 from . import _labels
@@ -110,8 +110,11 @@ def check_scalable(loss: LossSpec, activation: str, metrics: tuple[str, ...]) ->
         raise ValueError(
             f"standardize_targets is for losses of real-valued targets; got {loss.name}, whose targets are classes"
         )
-    if "accuracy" in metrics:
-        raise ValueError("standardize_targets is for real-valued targets, of which there is no accuracy: leave it out")
+    of_classes = [name for name in metrics if METRICS[name].of_classes]
+    if of_classes:
+        raise ValueError(
+            f"standardize_targets is for real-valued targets, of which there is no {of_classes[0]}: leave it out"
+        )
     if activation not in UNBOUNDED:
         raise ValueError(
             f"standardize_targets needs a last layer that gives any number, such as a linear one; got {activation}"

@@ -7,7 +7,7 @@ from ..spec import FORMS
 from .dense.blas import blas
 from .dense.layer import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
-from .dense.metrics import COUNTS, metric_kernel
+from .dense.metrics import metric_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.dlpack import READ_CAPSULES, Capsules
@@ -60,6 +60,6 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype) for name in LOSSES]
-        kernels += [metric_kernel(name, targets, dtype) for name, targets in COUNTS]
+        kernels += metric_kernels(dtype)
         kernels += blas().kernels(dtype)
     return list(dict.fromkeys(kernels))

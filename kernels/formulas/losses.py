@@ -1,4 +1,4 @@
-"""Losses and metrics.
+"""Losses.
 
 value(z, t, a) and slope(z, t, a) = d value / dz of one output z against its target t, with the loss's parameter a.
 A softmax loss takes a row: value(z, t, log_sum) with log(sum(exp(z))) of the row, slope(p, t) with the softmax p of
@@ -147,15 +147,4 @@ LOSSES: dict[str, Loss] = {
         link="softmax",
         target_range=(0.0, 1.0),
     ),
-}
-
-
-# Metrics
-# A metric is the mean over outputs (or rows) of a count; `name: (targets it is defined for)`. Accuracy is that of the
-# outputs which the loss sees: of logits, where training runs on them. An output that is NaN is never right.
-METRICS: dict[str, tuple[str, ...]] = {
-    "accuracy": ("labels", "dense"),
-    "mean_squared_error": ("dense",),
-    "mean_absolute_error": ("dense",),
-    "r2": ("dense",),
 }

@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 
 
 class Metric(Protocol):
-    """Fed batch by batch. `logits`: whether it wants the outputs as the loss sees them, and not as they are shown."""
+    """Fed batch by batch. `logits`: it wants the outputs as the loss sees them, and not as they are shown."""
 
     logits: bool
 
@@ -59,6 +59,19 @@ class Accuracy(Mean):
             hits = known.all(axis=1) & (outputs.argmax(axis=1) == labels)
         self.total += int(np.count_nonzero(hits))
         self.count += hits.size
+
+
+class Top5Accuracy(Mean):
+    """The share of rows whose class is among those of the five largest outputs; of equal outputs the first count."""
+
+    logits = True
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+        largest = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
+        hits = ~np.isnan(outputs).any(axis=1) & (largest == labels[:, None]).any(axis=1)
+        self.total += int(np.count_nonzero(hits))
+        self.count += len(hits)
 
 
 class MeanSquaredError(Mean):
@@ -118,6 +131,7 @@ class R2:
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "top_5_accuracy": Top5Accuracy,
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "r2": R2,

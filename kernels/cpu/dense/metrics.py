@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from ...formulas import losses
+from ...formulas import METRICS
+from ...metrics import OF_CLASSES
 from ..runtime.compile import Kernel
 from ..runtime.partition import batch_rows, pieces
 from ..runtime.primitives import view
@@ -17,59 +18,69 @@ from ..runtime.records import METRIC, read
 from .rows import ROWS
 
 
-def _count_labels(Z, T, label, columns, w):
-    best, known = 0, Z[0] == Z[0]
-    for j in range(1, columns):
+@register_jitable(error_model="numpy")
+def _rank(Z, right, columns):
+    """Number of classes that outputs Z prefer to the right one: larger, or equal and before it. -1 if one is NaN."""
+    rank, known, score = 0, True, Z[right]
+    for j in range(columns):
         known = known and Z[j] == Z[j]
-        if Z[j] > Z[best]:
-            best = j
-    return 1.0 if known and best == label else 0.0
+        if Z[j] > score or (Z[j] == score and j < right):
+            rank += 1
+    return rank if known else -1
 
 
-def _count_classes(Z, T, label, columns, w):
-    best, right, known = 0, 0, Z[0] == Z[0]
-    for j in range(1, columns):
-        known = known and Z[j] == Z[j]
-        if Z[j] > Z[best]:
-            best = j
-        if T[j] > T[right]:
-            right = j
-    return 1.0 if known and best == right else 0.0
+def _of_labels(score):
+    def hits(Z, T, label, columns, w):
+        rank = _rank(Z, label, columns)
+        return 1.0 if rank >= 0 and score(rank) else 0.0
+
+    return hits
 
 
-def _count_outputs(Z, T, label, columns, w):
-    total = 0.0
-    for j in range(columns):
-        if Z[j] == Z[j] and (Z[j] > w.z_boundary) == (T[j] > w.t_boundary):
-            total += 1.0
+def _of_largest_targets(score):
+    def hits(Z, T, label, columns, w):
+        right = 0
+        for j in range(1, columns):
+            if T[j] > T[right]:
+                right = j
+        rank = _rank(Z, right, columns)
+        return 1.0 if rank >= 0 and score(rank) else 0.0
+
+    return hits
+
+
+def _of_outputs(score):
+    def hits(Z, T, label, columns, w):
+        # Of the two classes of an output the right one is preferred, or it is not.
+        total = 0.0
+        for j in range(columns):
+            rank = 0 if (Z[j] > w.z_boundary) == (T[j] > w.t_boundary) else 1
+            if Z[j] == Z[j] and score(rank):
+                total += 1.0
+        return total
+
+    return hits
+
+
+def _of_values(score):
+    def total(Z, T, label, columns, w):
+        total = 0.0
+        for j in range(columns):
+            total += score(Z[j], T[j], Z[j])
+        return total
+
     return total
 
 
-def _sum_squares(Z, T, label, columns, w):
-    total = 0.0
-    for j in range(columns):
-        total += losses.squared(Z[j], T[j], Z[j])
-    return total
-
-
-def _sum_distances(Z, T, label, columns, w):
-    total = 0.0
-    for j in range(columns):
-        total += losses.absolute(Z[j], T[j], Z[j])
-    return total
-
-
-COUNTS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("accuracy", "labels"): _count_labels,
-    ("accuracy", "dense"): _count_classes,
-    ("accuracy", "outputs"): _count_outputs,
-    ("mean_squared_error", "dense"): _sum_squares,
-    ("mean_absolute_error", "dense"): _sum_distances,
-    ("r2", "dense"): _sum_squares,
+SCORES: dict[str, Callable[..., Any]] = {  # of a row, by the names in SCORED
+    "labels": _of_labels,
+    "largest": _of_largest_targets,
+    "outputs": _of_outputs,
+    "values": _of_values,
 }
 
 
-def _metric(count, real, width, labels):
+def _metric(score, real, width, labels):
     def metric(work, step, rank, ranks):
         w = read(work, METRIC)
         rows, sums = batch_rows(w.run, step), view(w.sums, pieces(batch_rows(w.run, step), ROWS), np.float64)
@@ -79,15 +90,21 @@ def _metric(count, real, width, labels):
                 Z = view(w.z + i * w.stride * width, w.columns, real)
                 T = view(0 if labels else w.t + i * w.stride * width, w.columns, real)
                 label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
-                total += count(Z, T, label, w.columns, w)
+                total += score(Z, T, label, w.columns, w)
             sums[piece] = total
 
     return metric
 
 
 @cache
-def metric_kernel(name: str, targets: str, dtype: str) -> Kernel:
-    """A count of COUNTS; targets: "labels", "dense", or "outputs", where accuracy counts each output by itself."""
-    count = register_jitable(error_model="numpy")(COUNTS[name, targets])
-    function = _metric(count, getattr(np, dtype), np.dtype(dtype).itemsize, targets == "labels")
-    return Kernel(function, f"metric_{name}_{targets}_{dtype}")
+def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
+    """Sums of a row of METRICS; scored: one of SCORED."""
+    score = register_jitable(error_model="numpy")(SCORES[scored](METRICS[name].score))
+    function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels")
+    return Kernel(function, f"metric_{name}_{scored}_{dtype}")
+
+
+def metric_kernels(dtype: str) -> list[Kernel]:
+    """Every kernel of a dtype."""
+    kinds = {name: OF_CLASSES if row.of_classes else ("values",) for name, row in METRICS.items()}
+    return [metric_kernel(name, scored, dtype) for name, some in kinds.items() for scored in some]

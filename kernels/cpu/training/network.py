@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ... import costs
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, dropout_stream
-from ...metrics import Variation, metric_values, sums_of, variation_of
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, dropout_stream
+from ...metrics import Variation, metric_values, scored_by, sums_of, variation_for
 from ...profile import Cost
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
@@ -189,7 +189,7 @@ class Network:
         assert self.loss is not None
         row, shown, columns = LOSSES[self.loss.name], outputs, self.outputs
         kind = "labels" if targets.dtype == np.int64 and targets.ndim == 1 else "dense"
-        if self.link and any(name != "accuracy" for name in self.metrics):
+        if self.link and not all(METRICS[name].of_classes for name in self.metrics):
             shown = program.real(*outputs.shape)
             self._link(program, outputs, shown)
         sums, total = self._sums(program, losses, stride)
@@ -206,15 +206,14 @@ class Network:
             place = next(places[name])
             sums, total = self._sums(program, accumulators[name][place:], 0)
             totals.append(total)
-            z, skip, count = outputs if name == "accuracy" else shown, first * self.width, kind
-            if name == "accuracy" and row.hits_by_output(columns):
-                count = "outputs"
+            z, skip = outputs if METRICS[name].of_classes else shown, first * self.width
+            scored = scored_by(name, self.loss.name, kind == "labels", columns)
             record = fill(
                 METRIC, run=program.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
                 stride=columns, sums=sums, z_boundary=row.boundary[0], t_boundary=row.boundary[1],
             )  # fmt: skip
             cost = costs.metric(name, end - first, kind == "labels", self.width)
-            program.add(metric_kernel(name, count, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
+            program.add(metric_kernel(name, scored, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
         return accumulators, totals
 
     def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
@@ -289,7 +288,7 @@ class Network:
         program.kept += arrays  # so that no other array can have the same id
         of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
         program.ranks = ranks_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
-        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, HYPER + 1), self.dtype)
+        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
         outputs, trail = self._forward(program, x, seed)
@@ -321,7 +320,7 @@ class Network:
         start = time.perf_counter()
         rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
         steps, rows, group = batches.steps, len(batches.order), batches.accumulate
-        variation = self._variation(batches.y, batches.order)
+        variation = variation_for(self.metrics, batches.y, batches.order)
         norm = clip_norm is not None
         program, results, later = self._training(batches, rule, optimizer.states, seed, norm, variation)
         if later:
@@ -359,7 +358,7 @@ class Network:
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
         losses, workspace = np.zeros(1), program.real(program.batch, self.outputs)
-        variation = self._variation(y, None)
+        variation = variation_for(self.metrics, y, None)
         accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace, variation)
         for total in totals:
             total()
@@ -390,9 +389,6 @@ class Network:
     def _spec(self) -> LossSpec:
         assert self.loss is not None
         return self.loss
-
-    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
-        return variation_of(y, order) if "r2" in self.metrics else None
 
     def _totals(
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,

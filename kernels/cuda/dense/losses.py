@@ -1,13 +1,13 @@
-"""Losses with their gradients, softmax, accuracy, and the sums of them over a batch.
+"""Losses with their gradients, softmax, metrics, and the sums of them over a batch.
 
     loss       sums[tile] of the loss, and dz, its gradient: elementwise, or by rows where the loss includes the softmax
     softmax    y = softmax(z), by rows
-    accuracy   sums[tile] of the rows, or the outputs, whose class is right
+    hits       sums[tile] of the rows, or the outputs, that a metric of classes counts as right
     finish     adds the sums of all tiles to one number: that of the batch, or of the whole pass; the batch is done
 
-Other metrics are sums of elementwise losses. Tiles are cut by the shape alone, sums are taken in float64 and added in a
-fixed order, so they are the same bits in every run. Arrays lie in rows, z and dz with one stride and targets with
-another. A row that is taken as a whole is shared by LANES threads.
+Other metrics are sums of values, as elementwise losses are. Tiles are cut by the shape alone, sums are taken in float64
+and added in a fixed order, so they are the same bits in every run. Arrays lie in rows, z and dz with one stride and
+targets with another. A row that is taken as a whole is shared by LANES threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ...formulas import LOSSES
+from ...formulas import LOSSES, METRICS, Loss
+from ...metrics import OF_CLASSES
 from ...spec import LossSpec
 from ..runtime.array_interface import current_stream, gpu_of, see
 from ..runtime.compile import THREADS, Kernel, device
@@ -36,6 +37,7 @@ ROWS = 4 * DEEP  # of a tile, where it goes by rows
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SHIFT, SKIPS = offset(CONTROL, "shift"), offset(CONTROL, "skips")
 TOTAL = TOTALS.itemsize
+NOT_RANKED = 1 << 32  # more than a row has columns
 
 read_word, read_words4, write_word = reader("int64", 1), reader("int64", 4), writer("int64")
 read_double, write_double = reader("float64", 1), writer("float64")
@@ -215,15 +217,7 @@ def _softmax(dtype):
     return softmax
 
 
-# ---------------------------------------------------------------- accuracy
-HITS = ("labels", "dense", "outputs")  # rows, by labels or by the largest target; or outputs by themselves
-
-
-def hits_of(loss: str, labels: bool, outputs: int) -> str:
-    """Name in HITS of what accuracy counts."""
-    return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "dense"
-
-
+# ---------------------------------------------------------------- metrics of classes
 @cache
 def _largest_of_row(dtype):
     """The number of the largest element of a row that LANES threads share: of equal ones the first, -1 if one is NaN.
@@ -262,11 +256,39 @@ def _largest_of_row(dtype):
     return device(largest_of_row)
 
 
-def _accuracy(dtype, kind):
-    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
-    best_of, labels, by_output = _largest_of_row(dtype), kind == "labels", kind == "outputs"
+@cache
+def _rank_of_row(dtype):
+    """The number of classes that a row of outputs prefers to the right one, as on the CPU; NOT_RANKED or more: NaN.
 
-    def accuracy(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
+    To be called by all threads of a block; `ranks` is its shared memory, (DEEP, LANES).
+    """
+    load, size = loader(dtype, 1), np.dtype(dtype).itemsize
+
+    def rank_of_row(row, columns, right, ranks, deep, lane):
+        rank = 0
+        if columns != 0:
+            score = load((row,), right * size)[0][0]
+            for j in range(lane, columns, LANES):
+                x = load((row,), j * size)[0][0]
+                if x != x:
+                    rank += NOT_RANKED
+                elif x > score or (x == score and j < right):
+                    rank += 1
+        ranks[deep, lane] = rank
+        along(ranks, deep, lane)
+        rank = ranks[deep, 0]
+        cuda.syncthreads()  # the next row begins with ranks
+        return rank
+
+    return device(rank_of_row)
+
+
+def _hits(score, dtype, scored):
+    load, real, size = loader(dtype, 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    score, best_of, rank_of = device(score), _largest_of_row(dtype), _rank_of_row(dtype)
+    labels, by_output = scored == "labels", scored == "outputs"
+
+    def hits(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
         # LANES threads take a row, so that they read its columns side by side. Boundaries: of z, of t.
         tops = cuda.shared.array((DEEP, LANES), real)
         places = cuda.shared.array((DEEP, LANES), np.int64)
@@ -275,7 +297,7 @@ def _accuracy(dtype, kind):
         lane, deep = me % LANES, me // LANES
         z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
         for tile in range(cuda.blockIdx.x, (rows + ROWS - 1) // ROWS, cuda.gridDim.x):
-            right = 0
+            hit = 0
             for part in range(ROWS // DEEP):
                 row = tile * ROWS + part * DEEP + deep
                 end = columns if row < rows else 0  # all threads of a block meet, also those without a row
@@ -283,23 +305,24 @@ def _accuracy(dtype, kind):
                 if by_output:
                     for j in range(lane, end, LANES):
                         x, y = load((ours,), j * size)[0][0], load((theirs,), j * size)[0][0]
-                        if x == x and (x > z_boundary) == (y > t_boundary):
-                            right += 1
+                        rank = 0 if (x > z_boundary) == (y > t_boundary) else 1
+                        if x == x and score(rank):
+                            hit += 1
                 else:
-                    best = best_of(ours, end, tops, places, deep, lane)
                     if labels:
-                        wanted = read_word(t + row * 8)[0] if end != 0 else 0
+                        right = read_word(t + row * 8)[0] if end != 0 else 0
                     else:
-                        wanted = best_of(theirs, end, tops, places, deep, lane)
-                    if lane == 0 and end != 0 and best == wanted:
-                        right += 1
-            totals[me] = np.float64(right)
+                        right = best_of(theirs, end, tops, places, deep, lane)
+                    rank = rank_of(ours, end, right, places, deep, lane)
+                    if lane == 0 and end != 0 and rank < NOT_RANKED and score(rank):
+                        hit += 1
+            totals[me] = np.float64(hit)
             add_up(totals, me, THREADS)
             if me == 0:
                 write_double(sums + tile * 8, totals[0])
             cuda.syncthreads()
 
-    return accuracy
+    return hits
 
 
 def _finish(table, count, clock, control):
@@ -329,6 +352,23 @@ FINISH = Kernel(_finish, "finish")
 
 
 # ---------------------------------------------------------------- kernels
+def _no_slope(z, t, a):
+    return type(z)(0)
+
+
+# Metric of values -> the loss with the same function, whose kernel adds it up; without such a loss the metric itself.
+SUMS_OF_METRICS = {
+    name: next((loss for loss, row in LOSSES.items() if row.value is metric.score), name)
+    for name, metric in METRICS.items()
+    if not metric.of_classes
+}
+SUMMED = LOSSES | {  # a loss, or a metric of values: what `run_loss` adds up
+    name: Loss(METRICS[name].score, _no_slope, "dense", "")
+    for name, sums in SUMS_OF_METRICS.items()
+    if sums not in LOSSES
+}
+
+
 @cache
 def _loss_kernel(
     name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool
@@ -340,8 +380,8 @@ def _loss_kernel(
 
 
 def loss_kernel(name: str, dtype: str, wide: bool = False) -> Kernel:
-    """The kernel of a row of LOSSES. wide: in vectors, where the loss goes by elements."""
-    row = LOSSES[name]
+    """The kernel of a row of SUMMED. wide: in vectors, where the loss goes by elements."""
+    row = SUMMED[name]
     kind = row.targets if row.by_row else "elements"
     return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row)
 
@@ -352,32 +392,26 @@ def softmax_kernel(dtype: str) -> Kernel:
 
 
 @cache
-def accuracy_kernel(dtype: str, kind: str) -> Kernel:
-    """kind: one of HITS."""
-    return Kernel(_accuracy(dtype, kind), f"accuracy_{kind}_{dtype}")
+def hits_kernel(name: str, dtype: str, scored: str) -> Kernel:
+    """The kernel of a metric of classes; scored: one of OF_CLASSES."""
+    return Kernel(_hits(METRICS[name].score, dtype, scored), f"{name}_{scored}_{dtype}")
 
 
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype, with that of none."""
-    accuracies = [accuracy_kernel(dtype, kind) for kind in HITS]
-    losses = [loss_kernel(name, dtype, wide) for name in LOSSES for wide in (False, True)]
-    return list(dict.fromkeys([FINISH, *losses, softmax_kernel(dtype), *accuracies]))
+    metrics = [name for name, row in METRICS.items() if row.of_classes]
+    hits = [hits_kernel(name, dtype, scored) for name in metrics for scored in OF_CLASSES]
+    losses = [loss_kernel(name, dtype, wide) for name in SUMMED for wide in (False, True)]
+    return list(dict.fromkeys([FINISH, *losses, softmax_kernel(dtype), *hits]))
 
 
 # ---------------------------------------------------------------- launches
-METRIC_LOSSES = {  # metrics that are sums of a loss
-    "mean_squared_error": "mean_squared_error",
-    "r2": "mean_squared_error",
-    "mean_absolute_error": "mean_absolute_error",
-}
-
-
 def loss_tiles(name: str, rows: int, columns: int) -> int:
-    """How many sums a loss leaves."""
-    return -(-rows // ROWS) if LOSSES[name].by_row else -(-rows * columns // ELEMENTS)
+    """How many sums a row of SUMMED leaves."""
+    return -(-rows // ROWS) if SUMMED[name].by_row else -(-rows * columns // ELEMENTS)
 
 
-def accuracy_tiles(rows: int) -> int:
+def hits_tiles(rows: int) -> int:
     return -(-rows // ROWS)
 
 
@@ -395,13 +429,17 @@ def run_loss(
     launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param)
 
 
-def run_accuracy(
-    gpu: Device, stream: int, kind: str, z: int, t: int, sums: int, boundaries: int, shape: Shape, t_stride: int
-) -> None:
-    """sums (accuracy_tiles,) float64 of what is right; kind: one of HITS; boundaries: address of two float64."""
+def run_hits(
+    gpu: Device, stream: int, name: str, scored: str, z: int, t: int, sums: int, boundaries: int, shape: Shape,
+    t_stride: int,
+) -> None:  # fmt: skip
+    """sums (hits_tiles,) float64 of a metric of classes.
+
+    scored: one of OF_CLASSES; boundaries: address of two float64.
+    """
     rows, columns, stride, dtype, _ = shape
-    kernel = accuracy_kernel(dtype, kind)
-    launch(gpu, kernel, accuracy_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
+    kernel = hits_kernel(name, dtype, scored)
+    launch(gpu, kernel, hits_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
 
 
 def run_softmax(gpu: Device, stream: int, z: int, y: int, shape: Shape, y_stride: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...formulas import ACTIVATIONS, OPTIMIZERS
+from ...formulas import ACTIVATIONS, METRICS, OPTIMIZERS
 from ...spec import DenseSpec, DropoutSpec
 from ..dense.structure import Structure
 from ..runtime.compile import SIMULATED
@@ -21,7 +21,7 @@ from ..runtime.records import offset
 from .tiles import DEPTH
 
 COLUMN_LANES = 4 if SIMULATED else 32  # threads side by side along a row; the others take other rows
-STATES, METRICS = 3, 4  # largest numbers of states of a rule and of metrics of a network
+STATES = 3  # largest number of states of a rule
 
 # The network. Offsets count from the beginning of shared memory, where HEAD and the layers lie themselves.
 HEAD = np.dtype([
@@ -37,7 +37,7 @@ HEAD = np.dtype([
     ("clock", "i8"),
     ("losses", "i8"),  # address of a float64 for each batch
     ("metric_sums", "i8"),  # address of a float64 for each metric
-    ("num_metrics", "i8"), ("metric_kinds", "i8", (METRICS,)),  # index of each metric among KINDS
+    ("num_metrics", "i8"), ("metric_kinds", "i8", (len(METRICS),)),  # index of each metric in Kind.metrics
     ("z_boundary", "f8"), ("t_boundary", "f8"), ("param", "f8"),  # of the loss
     # offsets in shared memory
     ("targets", "i8"), ("gradient", "i8"), ("other_gradient", "i8"), ("row_values", "i8"), ("thread_sums", "i8"),
@@ -69,7 +69,11 @@ def _offsets(record: np.dtype[Any]) -> Any:
 
 H, L = _offsets(HEAD), _offsets(LAYER)
 FIRST, RECORD = HEAD.itemsize, LAYER.itemsize
-KINDS = ("accuracy", "squared", "absolute")  # metrics that the kernel adds up
+
+
+def sum_of(metric: str) -> str:
+    """The first metric with the same score: they share a sum."""
+    return next(name for name, row in METRICS.items() if row.score is METRICS[metric].score)
 
 
 class Kind(NamedTuple):
@@ -80,13 +84,13 @@ class Kind(NamedTuple):
     loss: str
     labels: bool
     link: str | None
-    metrics: frozenset[str]  # of KINDS
+    metrics: tuple[str, ...]  # sorted; metrics with the same score are one, the first in METRICS
     dropout: bool
     dtype: str
 
     @property
     def name(self) -> str:
-        words = OPTIMIZERS[self.rule].rule.__name__, *self.activations, self.loss, *sorted(self.metrics)
+        words = OPTIMIZERS[self.rule].rule.__name__, *self.activations, self.loss, *self.metrics
         return "_".join(["fused", *words, *["dropout"] * self.dropout, str(self.link), self.dtype])
 
     @property

@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...formulas import LOSSES, OPTIMIZERS, dropout_stream
-from ..dense.losses import METRIC_LOSSES
 from ..dense.structure import Structure
 from ..runtime.primitives import VECTOR
 from .kernel import fused_kernel
-from .layout import KINDS, METRICS, FusedLayers, Kind, fused_layers, lay_out, split_records
-
-ERRORS = {"mean_squared_error": "squared", "mean_absolute_error": "absolute"}
+from .layout import FusedLayers, Kind, fused_layers, lay_out, split_records, sum_of
 
 # Figures of `pays_off`: estimates from counts of clocks and instructions, NOT measured on any GPU.
 FLOPS = 1e11  # a second: a multiprocessor does 0.4e12 at most, and threads of small products wait for each other
@@ -84,7 +81,7 @@ def choose(net: Structure, rule: str, labels: bool, batch: int, max_bytes: int) 
     """None where the kernel is impossible with `max_bytes` of shared memory, turned off, or not faster."""
     setting, layers = os.environ.get("FASTOPT_CUDA_FUSED"), fused_layers(net)
     by_columns = any(columns != (0, net.outputs) for _, columns in net.sums)
-    if setting == "0" or layers is None or by_columns or len(net.metrics) > METRICS:
+    if setting == "0" or layers is None or by_columns:
         return None
     if net.tf32 or net.compute != net.dtype:
         return None
@@ -125,12 +122,8 @@ def kind_of(net: Structure, layers: FusedLayers, rule: str, labels: bool) -> Kin
     """The kernel that trains such networks."""
     assert net.loss is not None
     activations = tuple(sorted({spec.activation for spec in layers.dense}))
-    metrics = frozenset(_metric_kind(name) for name in net.metrics)
+    metrics = tuple(sorted({sum_of(name) for name in net.metrics}))
     return Kind(rule, activations, net.loss.name, labels, net.link, metrics, any(layers.dropouts), net.dtype)
-
-
-def _metric_kind(name: str) -> str:
-    return ERRORS[METRIC_LOSSES[name]] if name in METRIC_LOSSES else name
 
 
 def _fill(choice: Choice, net: Structure, data: FusedPass) -> None:
@@ -142,7 +135,7 @@ def _fill(choice: Choice, net: Structure, data: FusedPass) -> None:
     for name in FusedPass._fields[FusedPass._fields.index("labels") + 1 :]:
         head[name] = getattr(data, name)
     head["num_metrics"] = len(net.metrics)
-    head["metric_kinds"][: len(net.metrics)] = [KINDS.index(_metric_kind(name)) for name in net.metrics]
+    head["metric_kinds"][: len(net.metrics)] = [kind.metrics.index(sum_of(name)) for name in net.metrics]
     head["z_boundary"], head["t_boundary"] = loss.boundary
     for name, default in loss.params.items():
         head["param"] = net.loss.params.get(name, default)

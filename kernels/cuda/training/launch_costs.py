@@ -17,7 +17,7 @@ from ...formulas import LOSSES
 from ...profile import Cost
 from ..dense.epilogues import activate
 from ..dense.layer import run_backward, run_forward
-from ..dense.losses import finish, run_accuracy, run_loss, run_softmax
+from ..dense.losses import finish, run_hits, run_loss, run_softmax
 from ..dense.products import APPLIED, BYTES, Product
 from ..dense.rows import LABEL, dropout, gather, scatter
 from ..dense.structure import Structure
@@ -81,8 +81,8 @@ class Described:
         if function is run_loss:
             count = costs.metric if judged else costs.loss
             return count(named["name"], named["shape"].columns, self.labels, width)
-        if function is run_accuracy:
-            return costs.metric("accuracy", outputs, named["kind"] == "labels", width)
+        if function is run_hits:
+            return costs.metric(named["name"], outputs, named["scored"] == "labels", width)
         if function is run_softmax:
             return costs.link("softmax", outputs, width)
         if function is activate:

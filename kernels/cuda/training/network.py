@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas import HYPER, LOSSES
+from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Columns, Variation, metric_values, variation_of
+from ...metrics import Columns, Variation, metric_values, variation_for
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
@@ -205,7 +205,7 @@ class Network:
         with self.gpu.active(), interrupts_held() as check:
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
             norm = optimizer.clip_norm is not None
-            variation = self._variation(batches.y, batches.order)
+            variation = variation_for(self.net.metrics, batches.y, batches.order)
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._same("train", arrays, key, make)
@@ -224,7 +224,7 @@ class Network:
                     progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
+            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
             numbers = range(step + 1, step + 1 + steps)
             fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
             self._upload()
@@ -250,7 +250,7 @@ class Network:
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation = self._variation(y, None)
+        variation = variation_for(self.net.metrics, y, None)
         with self.gpu.active():
             key = size, _parts(variation)
             running: Pass = self._same("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
@@ -300,9 +300,6 @@ class Network:
         if self.net.loss is None:
             raise ValueError("a network without a loss can only predict")
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
-
-    def _variation(self, y: np.ndarray, order: np.ndarray | None) -> Variation | None:
-        return variation_of(y, order) if "r2" in self.net.metrics else None
 
     def _totals(
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...formulas import ACTIVATIONS, LOSSES, dropout_stream
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
+from ...metrics import scored_by
 from ...spec import DropoutSpec
 from ..dense.epilogues import Shape, activate, sums_bytes
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
 from ..dense.losses import (
-    METRIC_LOSSES,
-    accuracy_tiles,
+    SUMS_OF_METRICS,
     finish,
-    hits_of,
+    hits_tiles,
     loss_tiles,
-    run_accuracy,
+    run_hits,
     run_loss,
     run_softmax,
 )
@@ -171,7 +171,7 @@ class Program:
         row, gap = LOSSES[net.loss.name], padded(columns)
         shape = Shape(rows, columns, gap, net.dtype)
         shown = z
-        if net.link and any(name != "accuracy" for name in net.metrics):
+        if net.link and not all(METRICS[name].of_classes for name in net.metrics):
             shown = self.rows("shown", columns, net.dtype)
             self.link(z, shown, rows)
         values = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
@@ -181,12 +181,12 @@ class Program:
         for i, (name, (first, end)) in enumerate([("", (0, columns)), *net.sums]):
             skip, part = first * self.size, shape._replace(columns=end - first)
             sums = self.room(("sums", i), 8 * self._tiles(name, self.batch, end - first))
-            if name == "accuracy":
-                kind = hits_of(net.loss.name, labels, columns)
-                self.add(run_accuracy, *around, kind, z, t, sums, settings, shape, gap)
+            if name and METRICS[name].of_classes:
+                scored = scored_by(name, net.loss.name, labels, columns)
+                self.add(run_hits, *around, name, scored, z, t, sums, settings, shape, gap)
             elif name:
                 places = shown + skip, t + skip, 0, sums, settings + 16
-                self.add(run_loss, *around, METRIC_LOSSES[name], *places, part, gap)
+                self.add(run_loss, *around, SUMS_OF_METRICS[name], *places, part, gap)
             else:
                 self.add(run_loss, *around, net.loss.name, z, t, dz, sums, settings + 16, shape, gap)
             into = (metrics + 8 * (i - 1), 0) if name else (losses, stride)
@@ -195,10 +195,10 @@ class Program:
 
     def _tiles(self, metric: str, rows: int, columns: int) -> int:
         """The sums that a metric leaves, or the loss: ""."""
-        if metric == "accuracy":
-            return accuracy_tiles(rows)
+        if metric and METRICS[metric].of_classes:
+            return hits_tiles(rows)
         assert self.net.loss is not None
-        return loss_tiles(METRIC_LOSSES.get(metric, self.net.loss.name), rows, columns)
+        return loss_tiles(SUMS_OF_METRICS.get(metric, self.net.loss.name), rows, columns)
 
     def link(self, z: int, y: int, rows: int) -> None:
         """The output activation, which training leaves to the loss; y may be z."""

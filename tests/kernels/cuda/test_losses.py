@@ -7,12 +7,13 @@ import pytest
 from helpers_cuda import on_device, require_device, to_device
 
 require_device()
-from fastopt.kernels import cuda, reference
+from fastopt.kernels import cuda, formulas, reference
 from fastopt.kernels.cuda.dense import losses
 from fastopt.kernels.cuda.dense.epilogues import Shape
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
+from fastopt.kernels.metrics import OF_CLASSES
 from fastopt.kernels.reference.metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
@@ -140,10 +141,11 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
     np.testing.assert_allclose(counted.copy_to_host(), np.sum(wanted) * count, rtol=RTOL[dtype])
 
 
-@pytest.mark.parametrize("kind", losses.HITS)
+@pytest.mark.parametrize("name", [name for name, row in formulas.METRICS.items() if row.of_classes])
+@pytest.mark.parametrize("scored", OF_CLASSES)
 @pytest.mark.parametrize("columns", [1, 3, 6, 9])
-def test_accuracy(kind, columns):
-    labels = kind == "labels"
+def test_metrics_of_classes(name, scored, columns):
+    labels = scored == "labels"
     rng = np.random.default_rng(3)
     rows, z_stride, t_stride = 45, 11, 9
     z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
@@ -151,12 +153,12 @@ def test_accuracy(kind, columns):
     z[::7, -1] = np.nan  # which is never right
     z[3], z[4, 0] = -np.inf, np.inf
     boundary = 0.5, 1.5
-    metric = METRICS["accuracy"](Rule(kind == "outputs", boundary))
+    metric = METRICS[name](Rule(scored == "outputs", boundary))
     metric.add(z, t)
     here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
-    sums = to_device(np.full(losses.accuracy_tiles(rows), np.nan))
+    sums = to_device(np.full(losses.hits_tiles(rows), np.nan))
     boundaries = to_device(np.array(boundary))
     places = [see(a).address for a in (here, there, sums, boundaries)]
     gpu = gpu_of({places[0]})
-    losses.run_accuracy(gpu, 0, kind, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
+    losses.run_hits(gpu, 0, name, scored, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
     assert sums.copy_to_host().sum() == metric.total

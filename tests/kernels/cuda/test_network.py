@@ -27,7 +27,7 @@ SMALL = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 2)]
 )
 def test_every_loss(loss, last):
     row = LOSSES[loss]
-    metrics = [name for name, kinds in METRICS.items() if row.targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(row)]
     layers = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 3, last)]
     compare(layers, loss, metrics, "float64", n=10, epochs=1)
     compare(layers, loss, metrics[:1], "float32", n=5, epochs=1)

@@ -32,7 +32,7 @@ LABELS = "sparse_categorical_crossentropy"
 
 def trained(backend, dtype, loss=LABELS, epochs=2, layers=LAYERS, **options):
     x, y = data_for(np.random.default_rng(0), loss, ROWS, INPUTS, OUTPUTS, dtype)
-    metrics = [name for name, kinds in METRICS.items() if LOSSES[loss].targets in kinds]
+    metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     run, found = Run(backend, layers, loss, metrics, dtype), []
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(ROWS)
