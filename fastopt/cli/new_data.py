@@ -11,9 +11,10 @@ import numpy as np
 from .. import _backends, datasets
 from ..datasets._columns import Column, cell_text, read_column
 from ..datasets._npz import read_features, read_npz
+from ..datasets._open import check_path, open_table
 from ..datasets._table import Table, listed, shown
 from ..datasets.preparation import Preparation, choose_rows, to_floats
-from ..datasets.tables import check_path, columns_without_data, open_new_table, open_table
+from ..datasets.tables import columns_without_data
 from .arguments import whole
 from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
 
@@ -114,7 +115,7 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
     else:
         if args.drop:
             raise ValueError("--drop is for models that were not trained on a table: this one knows its columns")
-        table = open_new_table(args.data, preparation, text)
+        table = open_table(args.data, text, preparation.expected())
         columns = preparation.read_columns(table)
         if preparation.layout.header and table.names is None:
             table.notes.append("there is no header: columns are taken by their positions")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..datasets._open import KINDS
 from ..datasets._text_files import TextOptions
 from ..datasets.preparation import MISSING
-from ..datasets.tables import KINDS
 
 TABLES = f"or the path of a table or of arrays: {KINDS}"
 
