@@ -226,7 +226,7 @@ class OnDevice(Place):
         skip = found_inf is not None and not found_at and check_one_number("found_inf", found_inf) != 0
         for _, lender in self.lenders:
             lender.check_place()
-        groups, plan, clip_norm = settings._current(), self.plan(settings), settings.clip_norm
+        groups, plan, clip_norm = settings._refreshed_groups(), self.plan(settings), settings.clip_norm
         options = [group.at(settings._count) for group in groups]
         gradients, others = plan.read(leaves)
         for i in [i for i in others if leaves[i] is not None]:
