@@ -152,12 +152,12 @@ def _make_class(row: OptimizerClass, base: type[Optimizer]) -> type[Optimizer]:
         "__module__": __name__,
         "__init__": _init_of(row),
         "_hyper": row.hyper,
-        "_extra": {**EXTRA, **row.keywords},
-        "_peers": row.conventions,
+        "_optional_defaults": {**EXTRA, **row.keywords},
+        "_conventions": row.conventions,
         "_states": frozenset(state for rule in rules for state in rule.states),
         "_decoupled": row.decoupled,
-        "_whole": row.no_rows,
-        "_kind": staticmethod(row.variant),
+        "_sparse_refusal": row.no_rows,
+        "_variant": staticmethod(row.variant),
     }
     return type(row.name, (base,), members)
 
