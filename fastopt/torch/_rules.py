@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -35,6 +36,9 @@ def peer_of(cls: type) -> type[torch.optim.Optimizer]:
         _peers[cls] = next(base for base in cls.__mro__ if base in ROWS)
     return _peers[cls]
 
+
+# Those with the flag `fused`, which take a GradScaler's scale in their step.
+FUSED = {peer for peer in ROWS if "fused" in inspect.signature(peer).parameters}
 
 _FLAGS = {HOST: ("capturable", "differentiable"), DEVICE: ("differentiable",)}
 _NUMBERS = (int, float, np.integer, np.floating)
