@@ -27,14 +27,7 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from .models.checkpoint import load_model as load_model
     from .models.history import History as History
     from .models.sequential import Sequential as Sequential
-    from .optim import SGD as SGD
-    from .optim import Adagrad as Adagrad
-    from .optim import Adam as Adam
-    from .optim import AdamW as AdamW
-    from .optim import Lion as Lion
-    from .optim import Optimizer as Optimizer
-    from .optim import RMSprop as RMSprop
-    from .optim import get_optimizer as get_optimizer
+    from .optim import *  # noqa: F403
     from .preprocessing import Normalization as Normalization
     from .preprocessing import Rescaling as Rescaling
     from .profiling import profile as profile

@@ -6,7 +6,6 @@ from typing import Any
 from .base import Optimizer as Optimizer
 
 __all__ = [
-    "OPTIMIZER_CLASSES",
     "SGD",
     "Adagrad",
     "Adam",
