@@ -47,8 +47,9 @@ _RATES = (torch.float32, torch.float64)
 
 @cache
 def _names(rule: str) -> tuple[str, ...]:
-    # l1 and clip_value are not torch's: such a key of a group is the user's own and means nothing to us.
-    return tuple(name for name in OPTIMIZERS[rule].options if name not in ("l1", "clip_value", "beta1", "beta2"))
+    # Of these, those that are not torch's may be keys of a group as well: the user's own, which mean nothing to us.
+    others = ("l1", "clip_value", "decoupled", "beta1", "beta2")
+    return tuple(name for name in OPTIMIZERS[rule].options if name not in others)
 
 
 @cache
@@ -71,7 +72,7 @@ def read_group(
         return "", {}, "grad_scale and found_inf are for fused=True"
     row = ROWS[peer]
     rule = row.conventions["torch"].rows[row.variant(group)]
-    options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
+    options: dict[str, Any] = {"l1": 0.0, "clip_value": None, "decoupled": False}
     for name in _names(rule):
         options[name] = group[name]
     if _has_betas(rule):
