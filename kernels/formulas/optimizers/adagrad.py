@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..domains import POSITIVE
 from .common import common_scalars, constant, constant_scalars, floor, preprocess_gradient, root
-from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options
+from .table import Convention, Optimizer, OptimizerClass, Option, row, rule_options
 
 # ---------------------------------------------------------------- formulas
 
@@ -89,18 +89,18 @@ ADAGRAD = OptimizerClass(
         s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)""",
     {
         "torch": Convention(
-            "torch.optim.Adagrad", only("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
+            "torch.optim.Adagrad", row("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
         ),
         "keras": Convention(
             "keras.optimizers.Adagrad",
-            only("adagrad_eps_in_sqrt"),
+            row("adagrad_eps_in_sqrt"),
             {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7},
             decoupled=True,
             lacks=_NO_LR_DECAY,
         ),
         "optax": Convention(
             "optax.adagrad",
-            only("adagrad_safe"),
+            row("adagrad_safe"),
             {"initial_accumulator_value": 0.1, "eps": 1e-7},
             lacks=_NO_LR_DECAY,
         ),

@@ -92,9 +92,9 @@ class Convention:
         return own
 
 
-def only(row: str) -> dict[str, str]:
+def row(name: str) -> dict[str, str]:
     """The rows of a convention if the class has no variants."""
-    return {"": row}
+    return {"": name}
 
 
 def same(*variants: str) -> dict[str, str]:
