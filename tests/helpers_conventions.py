@@ -94,6 +94,10 @@ def _cases() -> list[Case]:
         add(f"keras {cls} clipnorm", cls, {"clip_each": 0.5}, cls, {"clipnorm": 0.5}, near=(1e-8, 1e-8))
     add("keras Adam clipvalue", "Adam", {"clip_value": 0.5}, "Adam", {"clipvalue": 0.5})
 
+    ours = {**eps, **decay, "rho": 0.8}
+    add("keras Adadelta", "Adadelta", ours, "Adadelta", {"rho": 0.8, "epsilon": 0.05, **decay})
+    add("optax Adadelta", "Adadelta", ours, "adadelta", ours)
+
     for centered in (False, True):
         for mu in (0.0, 0.7):
             both = {"centered": centered, "momentum": mu}

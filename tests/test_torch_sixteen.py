@@ -19,6 +19,7 @@ ROUNDED = {torch.float16: {"rtol": 2**-11 * 1.01, "atol": 1e-6}, torch.bfloat16:
 MORE = {
     "SGD": [{}, {"momentum": 0}, {"nesterov": True}, {"maximize": True}],
     "Adagrad": [{}],
+    "Adadelta": [{}, {"maximize": True}],
     "RMSprop": [{}, {"momentum": 0}, {"centered": True, "weight_decay": 0}],
     "Adam": [{}, {"amsgrad": True}, {"maximize": True}],
     "AdamW": [{}, {"amsgrad": True}],

@@ -11,6 +11,7 @@ from ._step import Accelerated
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -55,6 +56,22 @@ class Adagrad(Accelerated, torch.optim.Adagrad):
         >>> fastopt.torch.Adagrad([w], lr=0.5).step()
         >>> w.detach()
         tensor([0.5000, 2.5000])
+    """
+
+class Adadelta(Accelerated, torch.optim.Adadelta):
+    """torch.optim.Adadelta, with the same arguments, and clip_norm; states: square_avg, acc_delta.
+
+        v = rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u = rho u + (1 - rho) d^2;  p = p - lr d
+
+    Source: Zeiler 2012, algorithm 1.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.Adadelta([w], lr=0.5, rho=0.0, eps=16.0).step()
+        >>> w.detach()
+        tensor([-0.2000, 2.0500])
     """
 
 class RMSprop(Accelerated, torch.optim.RMSprop):

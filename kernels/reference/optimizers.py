@@ -169,6 +169,15 @@ def adagrad_safe(p: Array, g: Array, states: States, o: Options, step: int) -> N
     p -= T(o["lr"]) * np.where(s > 0, g / np.sqrt(s + T(o["eps"])), 0 * g)
 
 
+def adadelta(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """Divide by the root mean square of gradients, and multiply by that of the steps so far."""
+    g, (v, u) = penalised(p, g, o), states
+    squared(v, g, o["rho"])
+    d = np.sqrt(u + p.dtype.type(o["eps"])) / np.sqrt(v + p.dtype.type(o["eps"])) * g
+    squared(u, d, o["rho"])
+    p -= p.dtype.type(o["lr"]) * d
+
+
 def rmsprop(
     p: Array, g: Array, states: States, o: Options, step: int, centered: bool = False, heavy: bool = False
 ) -> None:
@@ -295,6 +304,7 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "adagrad": adagrad,
     "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
     "adagrad_safe": adagrad_safe,
+    "adadelta": adadelta,
     "rmsprop": rmsprop,
     "rmsprop_momentum": partial(rmsprop, heavy=True),
     "rmsprop_centered": partial(rmsprop, centered=True),

@@ -20,6 +20,7 @@ PEERS = [
     ("momentum", DECAY, "SGD", DECAY),
     ("momentum", {**DECAY, "dampening": 0.3, "nesterov": False}, "SGD", {"momentum": 0.9, "dampening": 0.3}),
     ("adagrad", {"lr_decay": 0.2, "eps": 1e-3}, "Adagrad", {"lr_decay": 0.2, "eps": 1e-3}),
+    ("adadelta", {"rho": 0.8, "eps": 1e-3, "decoupled": False}, "Adadelta", {"rho": 0.8, "eps": 1e-3}),
     ("rmsprop", RMS, "RMSprop", RMS),
     ("rmsprop_momentum", HEAVY, "RMSprop", HEAVY),
     ("rmsprop_centered", RMS, "RMSprop", {**RMS, "centered": True}),
@@ -32,6 +33,7 @@ PEERS = [
 STATES = {
     "SGD": ["momentum_buffer"],
     "Adagrad": ["sum"],
+    "Adadelta": ["square_avg", "acc_delta"],
     "RMSprop": ["square_avg", "grad_avg", "momentum_buffer"],
     "Adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
 }

@@ -240,6 +240,7 @@ RULES = {
     "velocity": 6,
     "adagrad_eps_in_sqrt": 9,
     "adagrad_safe": 9,
+    "adadelta": 18,
     "rmsprop_eps_in_sqrt": 11,
     "rmsprop_eps_in_sqrt_momentum": 13,
     "rmsprop_eps_in_sqrt_centered": 16,
