@@ -54,14 +54,23 @@ from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
 from ._accelerate import turn
 from ._explain import Explanation, Placement, explain
-from ._rules import ROWS, torch_class
+from ._rules import ROWS, torch_class, write_derived
 from ._step import Accelerated
 
 
 def _make_class(row: OptimizerClass) -> type[Accelerated]:
     """Our subclass of torch's class for a row of CLASSES."""
-    bases = Accelerated, torch_class(row)
-    return type(row.name, bases, {"__doc__": torch_docstring(row), "__module__": __name__})  # type: ignore[return-value]
+    members: dict[str, Any] = {"__doc__": torch_docstring(row), "__module__": __name__}
+    if row.derived:
+        members["step"] = _step_with_derived
+    return type(row.name, (Accelerated, torch_class(row)), members)  # type: ignore[return-value]
+
+
+def _step_with_derived(self: Accelerated, closure: Any = None) -> Any:
+    loss = Accelerated.step(self, closure)
+    if not torch.compiler.is_compiling():
+        write_derived(self)
+    return loss
 
 
 _CLASSES: dict[type, type[Accelerated]] = {peer: _make_class(row) for peer, row in ROWS.items()}

@@ -37,6 +37,9 @@ def peer_of(cls: type) -> type[torch.optim.Optimizer]:
     return _peers[cls]
 
 
+# The numbers that torch keeps beside the states of a rule.
+DERIVED = {rule: row.derived for row in ROWS.values() for rule in row.conventions["torch"].rows.values() if row.derived}
+
 # Those with the flag `fused`, which take a GradScaler's scale in their step.
 FUSED = {peer for peer in ROWS if "fused" in inspect.signature(peer).parameters}
 
@@ -68,6 +71,8 @@ def read_group(
     for flag in _FLAGS[place]:
         if group.get(flag):
             return "", {}, f"{flag}=True"
+    if ROWS[peer].derived and place == DEVICE and group.get("capturable"):
+        return "", {}, f"capturable=True, and torch keeps {', '.join(ROWS[peer].derived)} on the GPU"
     if scaled and not group.get("fused"):
         return "", {}, "grad_scale and found_inf are for fused=True"
     row = ROWS[peer]
@@ -133,6 +138,15 @@ def why_not_there(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, cou
     return "" if counted or not scaled else "grad_scale and found_inf are given, and the state step is on the CPU"
 
 
+def write_derived(optimizer: torch.optim.Optimizer) -> None:
+    """Write the numbers that torch keeps in states although they follow from the steps done."""
+    derived = ROWS[peer_of(type(optimizer))].derived
+    for group in optimizer.param_groups:
+        for state in filter(None, map(optimizer.state.get, group["params"])):
+            for name, value in derived.items():
+                state[name].fill_(value(int(state["step"]), group))
+
+
 def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
     states = {}
@@ -141,6 +155,7 @@ def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, 
         there = _reach.place_of(p) == DEVICE and counts_there(p, None, rule, group)
         dtype = torch.float64 if wide else torch.float32
         states["step"] = torch.zeros((), dtype=dtype, device=p.device if there else "cpu")
+    states |= {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
