@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -356,10 +357,11 @@ class Optimizer(Settings):
         unknown = [number for number in state if number not in numbers]
         if unknown:
             raise ValueError(f"the state_dict has states of arrays that are in none of its groups: {unknown}")
-        required = [rule for rule, group in zip(rules, groups, strict=True) for _ in group["params"]]
+        of_groups = zip(rules, hypers, groups, strict=True)
+        required = [(rule, hyper) for rule, hyper, group in of_groups for _ in group["params"]]
         loaded = [
-            param_state.check_entry(self._without_derived(state.get(number, {})), rule, self._states)
-            for param_state, number, rule in zip(self._param_states, numbers, required, strict=True)
+            param_state.check_entry(self._without_derived(state.get(number, {}), hyper), rule, self._states)
+            for param_state, number, (rule, hyper) in zip(self._param_states, numbers, required, strict=True)
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
@@ -372,8 +374,18 @@ class Optimizer(Settings):
             for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
                 group.apply(rule, hyper)
 
-    def _without_derived(self, entry: Any) -> Any:
-        return {k: v for k, v in entry.items() if k not in self._derived} if isinstance(entry, Mapping) else entry
+    def _without_derived(self, entry: Any, hyper: Hyper) -> Any:
+        """The entry of an array without the numbers that follow from its steps; ValueError if they do not."""
+        if not isinstance(entry, Mapping) or not self._derived:
+            return entry
+        for name, value in self._derived.items():
+            expected = value(int(as_plain(entry.get("step", 0))), hyper)
+            if name in entry and not math.isclose(float(as_plain(entry[name])), expected, rel_tol=1e-3, abs_tol=1e-6):
+                raise ValueError(
+                    f"{name} of the state_dict must be {expected:g}, as these hyper-parameters make it in each step;"
+                    f" got {as_plain(entry[name]):g}: they have changed between steps"
+                )
+        return {k: v for k, v in entry.items() if k not in self._derived}
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)

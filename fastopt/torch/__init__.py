@@ -54,8 +54,8 @@ from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
 from ._accelerate import turn
 from ._explain import Explanation, Placement, explain
-from ._rules import ROWS, torch_class, write_derived
-from ._step import Accelerated
+from ._rules import ROWS, derived_numbers, torch_class
+from ._step import Accelerated, step_as_torch
 
 
 def _make_class(row: OptimizerClass) -> type[Accelerated]:
@@ -67,9 +67,20 @@ def _make_class(row: OptimizerClass) -> type[Accelerated]:
 
 
 def _step_with_derived(self: Accelerated, closure: Any = None) -> Any:
-    loss = Accelerated.step(self, closure)
-    if not torch.compiler.is_compiling():
-        write_derived(self)
+    """The step of an optimizer with numbers in its states that follow from the steps done, which ours does not write.
+
+    They do not follow if hyper-parameters have changed between steps: such a step is torch's own.
+    """
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    if torch.compiler.is_compiling() or any(abs(float(a) - b) > 1e-6 + 1e-3 * b for a, b in derived_numbers(self)):
+        step_as_torch(self)
+    else:
+        Accelerated.step(self)
+        for number, value in derived_numbers(self):
+            number.fill_(value)
     return loss
 
 

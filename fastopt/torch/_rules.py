@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -138,13 +138,13 @@ def why_not_there(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, cou
     return "" if counted or not scaled else "grad_scale and found_inf are given, and the state step is on the CPU"
 
 
-def write_derived(optimizer: torch.optim.Optimizer) -> None:
-    """Write the numbers that torch keeps in states although they follow from the steps done."""
+def derived_numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, float]]:
+    """The numbers that torch keeps in states, each with the one that follows from the steps done."""
     derived = ROWS[peer_of(type(optimizer))].derived
     for group in optimizer.param_groups:
         for state in filter(None, map(optimizer.state.get, group["params"])):
             for name, value in derived.items():
-                state[name].fill_(value(int(state["step"]), group))
+                yield state[name], value(int(state["step"]), group)
 
 
 def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:

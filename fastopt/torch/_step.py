@@ -101,9 +101,7 @@ class Accelerated(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
-            if self._clip_norm is not None:
-                _clip_all(self, self._clip_norm)
-            torch_step(self)
+            step_as_torch(self)
             return loss
         if _repeated(self):
             return loss
@@ -276,6 +274,13 @@ def scaling(optimizer: Any) -> bool:
 def _skipped(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
     return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
+
+
+def step_as_torch(optimizer: Any) -> None:
+    """The whole step by torch's own code."""
+    if optimizer._clip_norm is not None:
+        _clip_all(optimizer, optimizer._clip_norm)
+    torch_step(optimizer)
 
 
 def torch_step(optimizer: Any) -> None:
