@@ -121,6 +121,7 @@ def _cases() -> list[Case]:
     for library, theirs in ("paper", {"beta1": 0.8, "beta2": 0.9}), *list(own_betas.items())[:2]:
         add(f"{library} Lion", "Lion", {**betas, **decay}, peer_of("Lion", library), {**theirs, **decay})
     theirs = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.05}
+    add("keras NAdam", "NAdam", {**betas, **eps, **decay}, "Nadam", {**theirs, **decay})
     add("sklearn Adam", "Adam", {**betas, **eps}, "AdamOptimizer", theirs)
     return found
 
@@ -131,6 +132,7 @@ CASES = _cases()
 def by_torch(case: Case) -> list[np.ndarray]:
     import torch
 
+    torch.set_default_dtype(torch.float64)  # of NAdam's product of momenta
     p = torch.nn.Parameter(torch.tensor(START))
     optimizer = getattr(torch.optim, case.peer)([p], **case.theirs)
     path = []

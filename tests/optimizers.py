@@ -42,6 +42,7 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "adam_eps_root": (fo.Adam, {"lr": 1e-3, **OPTAX}),
     "nadam_eps_root": (fo.Adam, {"lr": 1e-3, "nesterov": True, **OPTAX}),
     "amsgrad_eps_root": (fo.Adam, {"lr": 1e-3, "amsgrad": True, **OPTAX}),
+    "nadam": (fo.NAdam, {}),
 }
 assert list(MAKE) == list(OPTIMIZERS)
 
@@ -60,6 +61,8 @@ OTHER_OPTIONS = {
     "alpha": 0.8,
     "rho": 0.8,
     "beta1": 0.6,
+    "momentum_decay": 2.0,
+    "decoupled_weight_decay": True,
     "beta2": 0.7,
     "lr": 0.3,
 }

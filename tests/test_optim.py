@@ -108,6 +108,8 @@ OFF = {
     "eps": (0.1, {}),
     "alpha": (0.5, {}),
     "rho": (0.5, {}),
+    "momentum_decay": (0.5, {}),
+    "decoupled_weight_decay": (True, {"weight_decay": 0.2}),
     "centered": (True, {}),
     "betas": ((0.5, 0.9), {}),
     "amsgrad": (True, {"betas": (0.9, 0.5)}),  # so that the second moment falls

@@ -43,6 +43,13 @@ OPTIONS: dict[str, dict[str, list]] = {
         "betas": [(0.9, 0.999), (0.0, 0.5)],
         "decoupled_weight_decay": [False, True],
     },
+    "NAdam": {
+        "momentum_decay": [4e-3, 0.5],
+        "decoupled_weight_decay": [False, True],
+        "weight_decay": [0, 0.1],
+        "eps": [1e-8, 0.1],
+        "betas": [(0.9, 0.999), (0.0, 0.5)],
+    },
     "AdamW": {
         "amsgrad": [False, True],
         "weight_decay": [0, 0.1],

@@ -22,6 +22,7 @@ MORE = {
     "Adadelta": [{}, {"maximize": True}],
     "RMSprop": [{}, {"momentum": 0}, {"centered": True, "weight_decay": 0}],
     "Adam": [{}, {"amsgrad": True}, {"maximize": True}],
+    "NAdam": [{}, {"decoupled_weight_decay": True}],
     "AdamW": [{}, {"amsgrad": True}],
 }
 CASES = [pytest.param(name, more, id=f"{name}-{more}") for name in NAMES for more in MORE[name]]

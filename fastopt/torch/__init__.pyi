@@ -16,6 +16,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Explanation",
+    "NAdam",
     "Placement",
     "RMSprop",
     "accelerate",
@@ -130,4 +131,22 @@ class AdamW(Accelerated, torch.optim.AdamW):
         >>> fastopt.torch.AdamW([w], lr=0.5, weight_decay=0.1).step()
         >>> w.detach()
         tensor([0.4500, 2.4000])
+    """
+
+class NAdam(Accelerated, torch.optim.NAdam):
+    """torch.optim.NAdam, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq.
+
+        mu(k) = beta1 (1 - 0.96^(k momentum_decay) / 2);  M = mu(1) ... mu(step);  m, v: as Adam's
+        d = mu(step + 1) m / (1 - M mu(step + 1)) + (1 - mu(step)) g / (1 - M)
+        p = p - lr d / (sqrt(v / (1 - beta2^step)) + eps)
+
+    Source: Dozat 2016, algorithm 2; torch's form.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.NAdam([w], lr=0.5, betas=(0.0, 0.999)).step()
+        >>> w.detach()
+        tensor([0.5000, 2.5000])
     """

@@ -285,6 +285,19 @@ def nadam_eps_root(p: Array, g: Array, states: States, o: Options, step: int) ->
     p -= ahead / (np.sqrt(v + T(o["eps_root"] * share)) + T(o["eps"] * math.sqrt(share)))
 
 
+def nadam(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """Adam with Nesterov's momentum, which grows by a schedule: each step has a momentum mu of its own."""
+    T = p.dtype.type
+    m, v = states
+    g = decayed(p, g, o) if o["decoupled_weight_decay"] else coupled(p, g, o)
+    grow(m, v, g, o)
+    mu = [o["beta1"] * (1 - 0.5 * 0.96 ** (k * o["momentum_decay"])) for k in range(1, step + 2)]
+    product, share = math.prod(mu[:-1]), 1 - o["beta2"] ** step
+    ahead = T(o["lr"] * mu[-1] / (1 - product * mu[-1]) * math.sqrt(share)) * m
+    ahead += T(o["lr"] * (1 - mu[-2]) / (1 - product) * math.sqrt(share)) * g
+    p -= ahead / (np.sqrt(v) + T(o["eps"] * math.sqrt(share)))
+
+
 def amsgrad_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """The same with the largest corrected second moment so far."""
     T = p.dtype.type
@@ -322,4 +335,5 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "adam_eps_root": adam_eps_root,
     "nadam_eps_root": nadam_eps_root,
     "amsgrad_eps_root": amsgrad_eps_root,
+    "nadam": nadam,
 }

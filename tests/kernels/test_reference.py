@@ -14,7 +14,7 @@ OPTIONS = {
     "lr": 0.1, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None,
     "momentum": 0.0, "dampening": 0.0, "nesterov": False,
     "lr_decay": 0.0, "alpha": 0.5, "rho": 0.75, "beta1": 0.5, "beta2": 0.75, "eps": 0.0,
-    "eps_root": 0.0, "decoupled": False,
+    "eps_root": 0.0, "decoupled": False, "momentum_decay": 0.0, "decoupled_weight_decay": False,
 }  # fmt: skip
 STATES = {
     "sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "rmsprop_momentum": 2, "rmsprop_centered": 2,
@@ -22,7 +22,7 @@ STATES = {
     "sgdw": 0, "velocity": 1, "lion": 1, "adadelta": 2, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1,
     "rmsprop_eps_in_sqrt": 1,
     "rmsprop_eps_in_sqrt_momentum": 2, "rmsprop_eps_in_sqrt_centered": 2, "rmsprop_eps_in_sqrt_centered_momentum": 3,
-    "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
+    "nadam": 2, "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
 }  # fmt: skip
 
 
@@ -134,6 +134,14 @@ HAND_WORKED = [
         [2],
         [0.95 - 1 / 15],
     ),
+    # mu = 1/4; m = 1, v = 1, d = 1/4 / (1 - 1/16) + 3/4 * 2 / (1 - 1/4) = 4/15 + 2, v^ = 4, 0.1 * d / (2 + 2);
+    # m = -0.5, v = 1.75, d = -1/8 / (1 - 1/64) - 3/4 * 2 / (1 - 1/16), v^ = 4
+    ("nadam", {"eps": 2.0}, [2, -2], [1 - 3.4 / 60, 1 - 3.4 / 60 + (8 / 63 + 1.6) / 40]),
+    # g = 1 + 1, the first step above; the same after p = 0.95 * 1
+    ("nadam", {"eps": 2.0, "weight_decay": 1.0}, [1], [1 - 3.4 / 60]),
+    ("nadam", {"eps": 2.0, "weight_decay": 0.5, "decoupled_weight_decay": True}, [2], [0.95 - 3.4 / 60]),
+    # a momentum that is 0.5 at once: d = 1/2 / (1 - 1/4) + 1/2 * 2 / (1 - 1/2) = 8/3
+    ("nadam", {"eps": 2.0, "momentum_decay": 1e9}, [2], [1 - 0.1 * 8 / 3 / 4]),
     # m^ = 4, v^ = 16, 0.1 * 4 / (sqrt(16 + 9) + 3); m^ = 4/3, v^ = 3 / 0.4375 but its maximum is 16, 0.1 * 4/3 / 8
     ("amsgrad_eps_root", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
 ]

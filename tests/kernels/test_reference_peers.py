@@ -14,6 +14,7 @@ DECAY = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
 RMS = {"alpha": 0.9, "eps": 1e-3, "momentum": 0.0}
 HEAVY = {**RMS, "momentum": 0.7}
 ADAM = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3}
+NADAM = {"momentum_decay": 0.1, "decoupled_weight_decay": False}
 # rule, our options beyond COMMON, torch's class, torch's options beyond COMMON
 PEERS = [
     ("sgd", {}, "SGD", {}),
@@ -27,6 +28,8 @@ PEERS = [
     ("rmsprop_centered_momentum", HEAVY, "RMSprop", {**HEAVY, "centered": True}),
     ("adam", ADAM, "Adam", {}),
     ("amsgrad", ADAM, "Adam", {"amsgrad": True}),
+    ("nadam", {**ADAM, **NADAM}, "NAdam", NADAM),
+    ("nadam", {**ADAM, **NADAM, "decoupled_weight_decay": True}, "NAdam", {**NADAM, "decoupled_weight_decay": True}),
     ("adamw", ADAM, "AdamW", {}),
     ("adamw_amsgrad", ADAM, "AdamW", {"amsgrad": True}),
 ]
@@ -35,6 +38,7 @@ STATES = {
     "Adagrad": ["sum"],
     "Adadelta": ["square_avg", "acc_delta"],
     "RMSprop": ["square_avg", "grad_avg", "momentum_buffer"],
+    "NAdam": ["exp_avg", "exp_avg_sq"],
     "Adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
 }
 

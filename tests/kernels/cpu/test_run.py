@@ -250,6 +250,7 @@ RULES = {
     "adam_eps_root": 16,
     "nadam_eps_root": 17,
     "amsgrad_eps_root": 16,
+    "nadam": 16,
 }
 
 
