@@ -250,6 +250,7 @@ def test_slopes_by_finite_differences(name):
 VALUES = {
     "linear": (-2.0, -2.0), "relu": (-2.0, 0.0), "leaky_relu": (-2.0, -0.02), "elu": (-1.0, math.exp(-1) - 1),
     "sigmoid": (math.log(3), 0.75), "tanh": (math.log(3), 0.8), "softplus": (math.log(3), math.log(4)),
+    "hardswish": (-1.0, -1 / 3), "mish": (math.log(3), math.log(3) * 15 / 17),  # tanh(log 4)
     "silu": (math.log(3), 0.75 * math.log(3)), "gelu": (1.0, 0.8413447460685429),  # the normal's Phi(1)
     "gelu_tanh": (1.0, 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
 }  # fmt: skip
