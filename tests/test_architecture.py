@@ -107,7 +107,6 @@ CIRCLES_TO_MEND = [
         "fastopt/models/training.py",
     },
     {"fastopt/datasets/dataset.py", "fastopt/datasets/preparation.py", "fastopt/datasets/tables.py"},
-    {"kernels/cpu/optim/bfloat16_loops.py", "kernels/cpu/optim/updates.py"},
 ]
 
 
