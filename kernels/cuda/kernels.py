@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from ..formulas import OPTIMIZERS
 from ..spec import FORMS, SAME
 from .dense.epilogues import dense_kernels
+from .dense.finish import FINISH
 from .dense.losses import loss_kernels
+from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
 from .dense.rows import rows_kernels
 from .optim.counted import COUNT
@@ -43,7 +45,7 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
         if dtype not in DTYPES_16BIT:
-            kernels += [*rows_kernels(dtype), *loss_kernels(dtype)]
+            kernels += [*rows_kernels(dtype), FINISH, *loss_kernels(dtype), *metric_kernels(dtype)]
         elif dtype == "bfloat16":
             kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]
     return list(dict.fromkeys(kernels))
