@@ -13,7 +13,7 @@ from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
 from .dense.rows import rows_kernels
 from .optim.counted import COUNT
-from .optim.norm import SETTLE, squares_kernel
+from .optim.norm import RESOLVE_STEP, squares_kernel
 from .optim.updates import accumulate_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.convert import widen_kernel
@@ -28,7 +28,7 @@ def forms_of(dtype: str) -> tuple[str, ...]:
 
 def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
     """Return the kernels of steps on arrays of these dtypes, in every form, by the names of rules in OPTIMIZERS."""
-    kernels, rules = [SETTLE, COUNT], list(rules)
+    kernels, rules = [RESOLVE_STEP, COUNT], list(rules)
     for dtype in dtypes:
         kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
         kernels.append(squares_kernel(dtype))

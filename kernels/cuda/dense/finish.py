@@ -41,7 +41,7 @@ def _finish(table, count, clock, control):
         # the clock
         write_word(clock + BATCH, batch + 1)
         write_word(clock + EVER, read_word(clock + EVER)[0] + 1)
-        # a step was done: the next one reads the next row of scalars, as `settle` has it with this count
+        # a step was done: the next one reads the next row of scalars, as `resolve_step` has it with this count
         if control != 0:
             done = read_word(control + SKIPS)[0] + 1
             write_word(control + SKIPS, done)
