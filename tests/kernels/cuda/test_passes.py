@@ -15,7 +15,7 @@ from helpers_network import Run, compare, data_for
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime import memory
 from fastopt.kernels.cuda.training import data_feed, network, passes
-from fastopt.kernels.cuda.training.passes import Turn, turn
+from fastopt.kernels.cuda.training.passes import BatchKind, batch_kind
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
 pytestmark = pytest.mark.gpu
@@ -30,9 +30,11 @@ def test_kinds_of_batches(rows, group):
     batches = [range(start, min(start + 4, rows)) for start in range(0, rows, 4)]
     steps = [batches[start : start + group] for start in range(0, len(batches), group)]
     wanted = [
-        Turn(len(batch), sum(map(len, step)), batch is step[0], batch is step[-1]) for step in steps for batch in step
+        BatchKind(len(batch), sum(map(len, step)), batch is step[0], batch is step[-1])
+        for step in steps
+        for batch in step
     ]
-    assert [turn(number, rows, 4, group) for number in range(len(batches))] == wanted
+    assert [batch_kind(number, rows, 4, group) for number in range(len(batches))] == wanted
 
 
 # ---------------------------------------------------------------- data that do not fit
@@ -126,7 +128,7 @@ def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
         return run, [*(t.losses for t in totals), *run.params, *(s for of in run.states for s in of)]
 
     _, alone = trained()
-    monkeypatch.setattr(network, "BESIDE", 1)
+    monkeypatch.setattr(network, "BY_LAYER", 1)
     order = Order(monkeypatch)
     run, beside = trained()
     for a, b in zip(alone, beside, strict=True):
@@ -153,7 +155,7 @@ def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
 
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"clip_norm": 0.5}], ids=str)
 def test_all_are_updated_together_where_more_must_be_known(monkeypatch, options):
-    monkeypatch.setattr(network, "BESIDE", 1)
+    monkeypatch.setattr(network, "BY_LAYER", 1)
     order = Order(monkeypatch)
     x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
     run = Run(cuda, DEEP, LABELS, [], "float32", "adam")
@@ -168,7 +170,7 @@ def test_streamed_targets_of_several_columns(streamed):
 def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
     run, told = Run(cuda, SMALL, MSE, [], "float32"), []
     x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
-    launch, bring = passes.Pass._replay, passes.Collector._bring
+    launch, bring = passes.Pass._replay, passes.Collector._copy
 
     def launched(self, kind, many, list_batch):
         told.append("launch")
@@ -179,7 +181,7 @@ def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
         bring(self, chunk, done)
 
     monkeypatch.setattr(passes.Pass, "_replay", launched)
-    monkeypatch.setattr(passes.Collector, "_bring", brought)
+    monkeypatch.setattr(passes.Collector, "_copy", brought)
     found = run.net.predict(x, 4)
     np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
     part = data_feed.Streamed(run.net.gpu, 0, x, None, 4).count
