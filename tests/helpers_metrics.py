@@ -27,6 +27,13 @@ def sklearn_value(metric: str, loss: str, outputs: np.ndarray, logits: np.ndarra
             return float(metrics.accuracy_score(y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)))
         above = 0.5 if loss in NUMBERS else 0
         return float(metrics.accuracy_score((y > 0).reshape(-1), (logits > above).reshape(-1)))
+    if metric == "top_5_accuracy":
+        labels, columns = y if y.ndim == 1 else y.argmax(axis=1), logits.shape[1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # five of three classes are all of them
+            # In reverse: of equal outputs the first count, and with scikit-learn the last.
+            last = columns - 1 - labels, logits[:, ::-1]
+            return float(metrics.top_k_accuracy_score(*last, k=5, labels=np.arange(columns)))
     if metric == "r2":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a single row scikit-learn knows no value
@@ -47,10 +54,10 @@ def cases() -> Iterator[Any]:
     """Ordinary data, and data that nothing much can be said of."""
     for loss in CATEGORICAL:
         for last in ("linear", "softmax"):
-            for name, classes in _classes(3).items():
-                y = targets_of(loss, classes, 3)
-                for kind, logits in _logits(np.eye(3)[classes]).items():
-                    yield pytest.param((loss, last, logits, y), id=f"{loss}-{last}-{name}-{kind}")
+            for count, (name, classes) in [(n, case) for n in (3, 8) for case in _classes(n).items()]:
+                y = targets_of(loss, classes, count)
+                for kind, logits in _logits(np.eye(count)[classes]).items():
+                    yield pytest.param((loss, last, logits, y), id=f"{loss}-{last}-{count}-{name}-{kind}")
     for loss in (*BINARY, *NUMBERS):
         for outputs in (1, 3):
             last = "sigmoid" if loss == "binary_crossentropy" and outputs == 3 else "linear"

@@ -13,7 +13,7 @@ import pytest
 
 import fastopt
 from fastopt import _text, datasets
-from fastopt.cli import contest, info, main, train, warmup
+from fastopt.cli import experiment, info, main, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
@@ -25,7 +25,7 @@ ROWS = 40  # of them 8 are held out for the test
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch):
-    monkeypatch.setattr(contest, "REST", 0.0)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ def test_comparison(run, classes):
 
 
 def test_disagreement_is_seen(run, classes, monkeypatch):
-    start = contest.Experiment.model
+    start = experiment.Experiment.model
 
     def other_weights(self, backend):
         return start(self._replace(seed=self.seed + (backend == "numpy")), backend)
 
-    monkeypatch.setattr(contest.Experiment, "model", other_weights)
+    monkeypatch.setattr(experiment.Experiment, "model", other_weights)
     _, out, _ = run("train", classes, "--compare", "--epochs", 1)
     assert float(out.partition("differ by at most ")[2].split()[0]) > 1e-3
     assert "--dtype float64" in out
@@ -176,8 +176,8 @@ def test_disagreement_is_seen(run, classes, monkeypatch):
 def test_turns(run, classes, monkeypatch):
     """The contestants alternate, so neither has the machine's good hours for itself."""
     turns = []
-    epoch = contest.Contestant.train_epoch
-    monkeypatch.setattr(contest.Contestant, "train_epoch", lambda self: (turns.append(self.backend), epoch(self))[1])
+    epoch = experiment.Contestant.train_epoch
+    monkeypatch.setattr(experiment.Contestant, "train_epoch", lambda self: (turns.append(self.backend), epoch(self))[1])
     run("train", classes, "--compare", "--epochs", 7, "--layers", "none")
     assert turns == ["cpu", "cpu", "numpy", "numpy"] * 3 + ["cpu", "numpy"]
 
@@ -250,7 +250,7 @@ def test_compilation_is_announced(run, classes, monkeypatch, terminal, quiet):
         compiles("one")
         compiles("two")
 
-    monkeypatch.setattr(contest.Contestant, "warm_up", warm_up)
+    monkeypatch.setattr(experiment.Contestant, "warm_up", warm_up)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     options = ["--quiet"] * quiet
     _, _, err = run("train", classes, "--backend", "numpy", "--epochs", 1, *options)
@@ -519,13 +519,13 @@ ERRORS = [
     (["digits", "--drop", "1"], "--drop is for tables, not for the data set digits"),
     (["CLASSES", "--sep", ";"], "sep is for tables; a .npz file holds arrays, and names its targets y"),
     (["CLASSES", "--missing", "zero"], "argument --missing: invalid choice: 'zero' (choose from"),
-    (["missing.xlsx"], "missing.xlsx: expected a file whose name ends in .npz, .csv, .tsv, .txt"),
-    (["digits", "--folder", "here"], "the data set digits ships with fastopt"),
+    (["missing.xlsx"], "missing.xlsx: must be the name of a file that ends in .npz, .csv, .tsv, .txt"),
+    (["digits", "--folder", "here"], "folder must be None for the data set digits"),
     (["CLASSES", "--folder", "here"], "--folder is for mnist and fashion-mnist"),
-    (["mnist", "--folder", "nowhere"], "nowhere: expected the IDX files of MNIST"),
-    (["--layers", "12,a"], "argument --layers: expected widths of hidden layers, such as 128,64, or none; got '12,a'"),
-    (["--layers", "12,0"], "argument --layers: expected widths of hidden layers"),
-    (["--layers", ""], "argument --layers: expected widths of hidden layers"),
+    (["mnist", "--folder", "nowhere"], "nowhere: must hold the IDX files of MNIST"),
+    (["--layers", "12,a"], "argument --layers: must be widths of hidden layers, such as 128,64, or none; got '12,a'"),
+    (["--layers", "12,0"], "argument --layers: must be widths of hidden layers"),
+    (["--layers", ""], "argument --layers: must be widths of hidden layers"),
     (["--layers", "none", "--dropout", "0.5"], "--dropout comes after hidden layers, and --layers none has none"),
     (["--dropout", "1"], "rate must be in [0, 1); got 1.0"),
     (["--dropout", "-0.5"], "rate must be in [0, 1); got -0.5"),
@@ -541,7 +541,7 @@ ERRORS = [
     (["--schedule", "zigzag"], "argument --schedule: invalid choice: 'zigzag' (choose from"),
     (["--schedule", "cosine", "--warmup", "999999"], "warmup must be less than steps="),
     (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the schedules constant, cosine and linear"),
-    (["--warmup", "-1"], "argument --warmup: expected a whole number of at least 0; got '-1'"),
+    (["--warmup", "-1"], "argument --warmup: must be a whole number of at least 0; got '-1'"),
     (["--convention", "tf"], "argument --convention: invalid choice: 'tf' (choose from"),
     (["--convention", "optax"], "--convention optax needs --lr: optax has no default learning rate"),
     (["--convention", "sklearn", "--optimizer", "adamw"], "sklearn has no AdamW; AdamW has the conventions torch"),
@@ -549,13 +549,13 @@ ERRORS = [
     (["--clip-value", "0"], "clip_value must be None or a finite number above 0; got 0.0"),
     (["--clip-norm", "nan"], "clip_norm must be None or a finite number above 0; got nan"),
     (["--clip-norm", "1", "--clip-value", "1"], "gradients are clipped in one way, not in several"),
-    (["--accumulate", "0"], "argument --accumulate: expected a whole number of at least 1; got '0'"),
+    (["--accumulate", "0"], "argument --accumulate: must be a whole number of at least 1; got '0'"),
     (["--momentum", "0.5"], "--momentum is for sgd, momentum, rmsprop, not for adam"),
-    (["--epochs", "0"], "argument --epochs: expected a whole number of at least 1; got '0'"),
-    (["--batch-size", "1.5"], "argument --batch-size: expected a whole number of at least 1; got '1.5'"),
-    (["--patience", "-1"], "argument --patience: expected a whole number of at least 0; got '-1'"),
-    (["--threads", "0"], "argument --threads: expected a whole number of at least 1; got '0'"),
-    (["--seed", "-1"], "argument --seed: expected a whole number of at least 0; got '-1'"),
+    (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1; got '0'"),
+    (["--batch-size", "1.5"], "argument --batch-size: must be a whole number of at least 1; got '1.5'"),
+    (["--patience", "-1"], "argument --patience: must be a whole number of at least 0; got '-1'"),
+    (["--threads", "0"], "argument --threads: must be a whole number of at least 1; got '0'"),
+    (["--seed", "-1"], "argument --seed: must be a whole number of at least 0; got '-1'"),
     (["--seed", str(2**64)], "seed must be below 2^64"),
     (["--validation-split", "1"], "validation_split must be in [0, 1); got 1.0"),
     (["--backend", "numpy", "--compare"], "--compare trains the compiled kernels and the reference"),
@@ -563,7 +563,7 @@ ERRORS = [
     (["--backend", "cuda", "--threads", "2"], "--threads is for the compiled kernels: it needs --backend cpu"),
     (["NUMBERS", "--loss", "hinge"], "known for such targets: mean_squared_error, mean_absolute_error, huber"),
     (["--save", "no/such/folder/m.safetensors"], "--save no/such/folder/m.safetensors: there is no folder"),
-    (["--save", "."], "--save .: expected the name of a file, but this is a folder"),
+    (["--save", "."], "--save . must be the name of a file; got a folder"),
     (["--layers", "1000000000000,1000000000000"], ""),
 ]
 
@@ -705,7 +705,7 @@ def test_info_finds_data(run, tmp_path, monkeypatch):
 )
 def test_info_says_what_is_missing(run, monkeypatch, lacking, install):
     monkeypatch.setattr(info, "_version", lambda name: None if name in lacking else "1")
-    monkeypatch.setattr(info, "_place", lambda name: None)
+    monkeypatch.setattr(info, "_find_data", lambda name: None)
     monkeypatch.setattr(info.platform, "machine", lambda: "x86_64")
     missing = [line for line in run("info")[1].splitlines() if line.startswith("missing")]
     assert any(install in line for line in missing)
@@ -757,14 +757,14 @@ def test_profile_of_the_default_data(run, quick_limits):
 
 
 def test_profile_of_an_interrupted_training(run, classes, tmp_path, monkeypatch, quick_limits):
-    ended = contest.Contestant.train_epoch
+    ended = experiment.Contestant.train_epoch
 
     def train_epoch(contestant):
         if contestant.epochs == 1:
             raise KeyboardInterrupt
         return ended(contestant)
 
-    monkeypatch.setattr(contest.Contestant, "train_epoch", train_epoch)
+    monkeypatch.setattr(experiment.Contestant, "train_epoch", train_epoch)
     status, out, err = run("profile", classes, "--batch-size", 16)
     assert (status, "interrupted after 1 of" in err) == (130, True)
     assert "train: 2 steps in 1 pass" in out

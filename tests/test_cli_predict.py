@@ -9,14 +9,14 @@ from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
 from fastopt import datasets
-from fastopt.cli import contest
+from fastopt.cli import experiment
 from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
 
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch):
-    monkeypatch.setattr(contest, "REST", 0.0)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -407,11 +407,11 @@ def test_rows_without_a_target(run, model, tmp_path):
         ("predict", ["MODEL", "ARRAYS", "--missing", "skip"], "--missing is for tables, not for the data set"),
         ("predict", ["MODEL", "BLUE"], "line 2, column 'colour' must be one of the categories of the training data"),
         ("predict", ["MODEL", "SHORT"], "short.csv: it lacks the columns weight, ripe, which the model was"),
-        ("predict", ["MODEL", "FRUIT", "--out", "a.xlsx"], "--out a.xlsx: expected a file whose name ends in"),
+        ("predict", ["MODEL", "FRUIT", "--out", "a.xlsx"], "--out a.xlsx must be the name of a file that ends in"),
         ("predict", ["MODEL", "FRUIT", "--out", "no/a.csv"], "--out no/a.csv: there is no folder"),
         ("predict", ["MODEL", "FRUIT", "--out", "FRUIT"], "which would be overwritten"),
         ("predict", ["HINGE", "FRUIT", "--probabilities"], "--probabilities is for models that end in softmax or"),
-        ("predict", ["MODEL", "FRUIT", "--batch-size", "0"], "argument --batch-size: expected a whole number of"),
+        ("predict", ["MODEL", "FRUIT", "--batch-size", "0"], "argument --batch-size: must be a whole number of"),
         ("predict", ["MODEL"], "the following arguments are required: DATA"),
         ("evaluate", ["MODEL", "SHORT"], "it lacks the columns weight, ripe"),
         ("evaluate", ["MODEL", "UNTOLD"], "it lacks the target's column 'fruit'; its columns are weight, colour"),
@@ -420,7 +420,7 @@ def test_rows_without_a_target(run, model, tmp_path):
         ("evaluate", ["MODEL", "FRUIT", "--target", "weight"], "column 'weight' must be one of the model's classes"),
         ("evaluate", ["MODEL", "FRUIT", "--target", "taste"], "there is no column 'taste'"),
         ("evaluate", ["BARE", "PAIRS"], "the model was saved without a loss: compile it before it is saved"),
-        ("predict", ["BARE", "FRUIT"], "expected 2 columns of features, as the model has 2 inputs; got 4 columns"),
+        ("predict", ["BARE", "FRUIT"], "must have 2 columns of features, as the model has 2 inputs; got 4 columns"),
         ("predict", ["BARE", "WORDS"], "line 2, column 'b' must be a number, as the model knows no categories"),
         ("predict", ["BARE", "PAIRS", "--missing", "mean"], "--missing mean needs the means of the training rows"),
     ],

@@ -213,7 +213,7 @@ class Sequential(DataMemory):
         if isinstance(weights, np.ndarray | str) or not isinstance(weights, Sequence):
             raise TypeError(f"weights must be a list of arrays; got {describe(weights)}")
         if len(weights) != len(self._parameters):
-            raise ValueError(f"expected {len(self._parameters)} arrays of weights; got {len(weights)}")
+            raise ValueError(f"weights must be {len(self._parameters)} arrays; got {len(weights)}")
         arrays = [as_numbers(f"weights[{i}]", w, self.dtype) for i, w in enumerate(weights)]
         for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
             if p.shape != w.shape:

@@ -50,6 +50,13 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(is_first, of_classes=True, losses="all", rises=True, aliases=("acc",)),
+    "top_5_accuracy": Metric(
+        is_among_first_5,
+        of_classes=True,
+        losses="softmax",
+        rises=True,
+        aliases=("top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"),
+    ),
     "mean_squared_error": Metric(squared, aliases=("mse",)),
     "mean_absolute_error": Metric(absolute, aliases=("mae",)),
     "r2": Metric(squared, of_variation=True, rises=True, aliases=("r2_score",)),

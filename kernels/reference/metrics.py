@@ -61,6 +61,19 @@ class Accuracy(Mean):
         self.count += hits.size
 
 
+class Top5Accuracy(Mean):
+    """The share of rows whose class is among those of the five largest outputs; of equal outputs the first count."""
+
+    logits = True
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+        largest = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
+        hits = ~np.isnan(outputs).any(axis=1) & (largest == labels[:, None]).any(axis=1)
+        self.total += int(np.count_nonzero(hits))
+        self.count += len(hits)
+
+
 class MeanSquaredError(Mean):
     """mean (t - z)^2 over rows and outputs."""
 
@@ -118,6 +131,7 @@ class R2:
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "top_5_accuracy": Top5Accuracy,
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "r2": R2,

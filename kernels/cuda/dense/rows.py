@@ -21,19 +21,17 @@ from numba import cuda
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import VECTOR, loader, reader, storer, word
+from ..runtime.primitives import VECTOR, array_loader, array_storer, loader, reader, storer, word
 from ..runtime.records import CLOCK, DROPOUT, offset
-from ..runtime.storage import STORES, into_columns, lanes
-from ..runtime.storage import columns as columns_of
+from ..runtime.storage import STORES, vector_map
 from .epilogues import is_wide
-from .products import BYTES
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
 
 read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
-SIZES = {**BYTES, LABEL: 8}
+SIZES = {dtype: store.size for dtype, store in STORES.items()} | {LABEL: 8}  # bytes of an element
 
 # A type of so many bytes for copies: what is loaded and stored at once.
 UNITS = {16: ("uint32", 4), 8: ("int64", 1), 4: ("uint32", 1), 2: ("uint16", 1)}
@@ -72,7 +70,7 @@ def _gather(x_unit, y_unit):
 
 
 def _narrow(dtype, width):
-    load, store = columns_of((STORES["float32"],), width), into_columns((STORES[dtype],), width)
+    load, store = array_loader((STORES["float32"],), width), array_storer((STORES[dtype],), width)
 
     def narrow(x, into, vectors, stride, order, rows, clock, batch, ring):
         # vectors: of a row of x; stride: elements from row to row of the batch.
@@ -104,14 +102,14 @@ def _scatter(unit):
 
 def _dropout(dtype, width):
     own = STORES[dtype]
-    load, store, real = columns_of((own,), width), into_columns((own,), width), getattr(np, own.real)
+    load, store, real = array_loader((own,), width), array_storer((own,), width), getattr(np, own.real)
     key_of, draw = device(dropout_key), device(dropout_draw)
 
     def kept_or_not(x, threshold, scale, key, i):
         value = x[0] * scale
         return (real(0) if draw(key, word(i)) < threshold else value,)
 
-    each = lanes(device(kept_or_not), width, 1)
+    each = vector_map(kept_or_not, width, numbered=True)
 
     def dropout(x, y, rows, columns, x_stride, y_stride, clock, settings):
         key = key_of(word(read_word(settings + STREAM)[0]), word(read_word(clock + EVER)[0] + 1))

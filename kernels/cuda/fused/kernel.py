@@ -21,7 +21,7 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, OPTIMIZERS, dropout_draw, dropout_key
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
 from ..runtime.records import CLOCK, ROW, offset
@@ -225,12 +225,12 @@ def _update(kind):
     row_of_rule, size = OPTIMIZERS[kind.rule], np.dtype(kind.dtype).itemsize
     rule, load, store = device(row_of_rule.rule), loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
     state_addresses, load_states, store_states = _state_access(kind.dtype, len(row_of_rule.states))
-    read_scalars = reader(kind.dtype, HYPER + 1, SHARED)
+    read_scalars = reader(kind.dtype, NUM_SCALARS + 1, SHARED)
 
     def update(table, layer, state_base, column_lane, row_lane):
         # state_base: generic address of shared memory if states are there, else 0.
         scalars = read_scalars(resolve(table, table + H.step_scalars))
-        h, tiny = scalars[:HYPER], scalars[HYPER]
+        h, tiny = scalars[:NUM_SCALARS], scalars[NUM_SCALARS]
         w, dw = resolve(table, layer + L.weights), resolve(table, layer + L.dw)
         inputs, columns = field(layer + L.inputs), field(layer + L.outputs)
         row_stride = field(layer + L.row_stride)
@@ -424,7 +424,7 @@ def _fused(kind):
             # rows of the batch, scalars of the step
             gather(table, number, rows, next_rows, padded_rows, ever, column_lane, row_lane)
             scalars, step_scalars = field(table + H.scalars) + number * ROW, resolve(table, table + H.step_scalars)
-            for k in range(tid, HYPER + 1, threads):
+            for k in range(tid, NUM_SCALARS + 1, threads):
                 store_scalar((step_scalars,), k * size, load_scalar((scalars,), k * size))
             cuda.syncthreads()
             # forward

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import math
 import re
 import threading
 import types as pytypes
@@ -28,6 +29,7 @@ import numba
 from numba import cuda
 
 from ...disk_cache import SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...formulas import functions
 from ...interrupts import interrupts_held
 from . import nvjitlink
 from .driver import OLDEST
@@ -42,6 +44,12 @@ LINK_OPTIONS = ("-lto", "-ftz=0", "-prec-div=1", "-prec-sqrt=1", "-fma=0")
 # libraries come from: a folder of cubins that was made with its wheels serves a machine with a toolkit.
 PACKAGES = ("numba-cuda", "numba", "llvmlite")
 
+
+def _exp(x):
+    return math.exp(x)  # overflows to inf on a device, without the exception that the host's catches
+
+
+STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {functions.exp: _exp}  # for what no device can compile
 lock = threading.RLock()  # one compilation at a time
 _device_functions: dict[Callable[..., Any], Any] = {}
 
@@ -51,8 +59,9 @@ def device(function: Callable[..., Any]) -> Any:
 
     Everything is inlined: a call of a function that is not makes Numba ask for the current device.
     """
-    if SIMULATED:
+    if SIMULATED or not isinstance(function, pytypes.FunctionType):  # it may have been made one before
         return function
+    function = STAND_INS.get(function, function)
     if function not in _device_functions:
         names = dict(function.__globals__)
         for name in function.__code__.co_names:
@@ -66,12 +75,6 @@ def device(function: Callable[..., Any]) -> Any:
         )
         _device_functions[function] = cuda.jit(device=True, inline="always")(own)
     return _device_functions[function]
-
-
-def stand_in(function: Callable[..., Any], own: Callable[..., Any]) -> None:
-    """Have kernels call `own` where formulas call `function`, which cannot be compiled for a device."""
-    if not SIMULATED:
-        _device_functions[function] = device(own)
 
 
 _listeners: list[Callable[[str], None]] = []

@@ -148,7 +148,7 @@ def test_an_interrupted_pass_is_recorded(monkeypatch, passes):
 
 
 def test_a_smaller_team_has_no_empty_ranks(monkeypatch, threads, passes):
-    monkeypatch.setattr(network, "team", lambda kernel, work, ranks, watch, stop: kernel(work, 0, 0, 1))
+    monkeypatch.setattr(network, "run_team", lambda kernel, work, num_ranks, watch, stop: kernel(work, 0, 0, 1))
     with threads(4):
         train()
     assert passes[0].marks.shape[0] == 1
@@ -237,17 +237,17 @@ RULES = {
     "adamw_amsgrad": 15,
     "sgdw": 4,
     "velocity": 6,
-    "adagrad_inner": 9,
-    "adagrad_guarded": 9,
-    "rmsprop_inner": 11,
-    "rmsprop_inner_momentum": 13,
-    "rmsprop_inner_centered": 16,
-    "rmsprop_inner_centered_momentum": 18,
+    "adagrad_eps_in_sqrt": 9,
+    "adagrad_safe": 9,
+    "rmsprop_eps_in_sqrt": 11,
+    "rmsprop_eps_in_sqrt_momentum": 13,
+    "rmsprop_eps_in_sqrt_centered": 16,
+    "rmsprop_eps_in_sqrt_centered_momentum": 18,
     "adam_hat": 15,
     "amsgrad_hat": 15,
-    "adam_rooted": 16,
-    "nadam_rooted": 17,
-    "amsgrad_rooted": 16,
+    "adam_eps_root": 16,
+    "nadam_eps_root": 17,
+    "amsgrad_eps_root": 16,
 }
 
 
