@@ -19,7 +19,7 @@ from ...metrics import Variation, metric_values, scored_by, sums_of, variation_f
 from ...profile import Cost
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
-from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields, slope_kernel
+from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
 from ..dense.rows import ROWS, rows_kernel
@@ -161,7 +161,7 @@ class Network:
         x, y, labels = program.zeros(program.batch, self.inputs), None, False
         fields: dict[str, Any] = {"run": program.run, "x": data.x, "into_x": x, "inputs": self.inputs}
         first = next(layer for layer in self.layers if isinstance(layer, DenseSpec))
-        fields["part"] = parts_of(program.batch, first.inputs, first.outputs)[1]
+        fields["piece_cols"] = splits_of(program.batch, first.inputs, first.outputs)[1]
         if data.y is not None:
             labels = data.y.dtype == np.int64 and data.y.ndim == 1
             y = np.zeros(program.batch, np.int64) if labels else program.zeros(program.batch, self.outputs)
