@@ -264,7 +264,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     if loss == "binary_crossentropy":
         y = (drawn(11, 3) > 0).astype(dtype)
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
-    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
+    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST_CHUNK", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
         totals = network.train(Batches(x, y, order, 3), OptimizerSteps("adam", states, options, np.full(4, 0.01)), 5)
     return [to_device(array) for array in (*params, totals.losses)]

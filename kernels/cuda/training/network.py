@@ -120,7 +120,7 @@ class Network:
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
     products may round their operands to 10 bits of mantissa.
-    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact`).
+    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact_activations`).
     """
 
     def __init__(
