@@ -65,7 +65,8 @@ class Updates:
         ]
         self.table = Table(gpu, targets, list(range(len(targets))), 0)
         self._layers = {of[0]: _LayerUpdate(gpu.event(), Table(gpu, targets, list(of), of[0])) for of in layers}
-        self._second, self._joined = gpu.stream(), gpu.event()
+        self._second: Any = gpu.stream() if layers else None
+        self._joined: Any = gpu.event() if layers else None
         gpu.wait(0)  # on which tables are copied
         self.turns = self._turns(arrays.params, arrays.totals, scalars)
         self.num_elements = sum(sizes)

@@ -151,6 +151,7 @@ def test_data_come_on_a_stream_of_their_own(fake, one_by_one, monkeypatch):
     assert fake.calls["cuStreamCreate"] == 5  # of the network, of three passes over data, and for what is predicted
     assert fake.calls["cuStreamWaitEvent"] > 12
     assert fake.contexts == [OTHER]
+    del fake.device._staging  # whose memory and events live as long as the device
     gc.collect()
     assert not fake.events
     assert not fake.pinned
