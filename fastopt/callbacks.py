@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ._exclusive import Single
 from ._metrics import canonical
@@ -15,8 +15,18 @@ from ._validation import check_count, check_flag, check_name, check_number, desc
 from .kernels.formulas import METRICS
 from .kernels.interrupts import interrupts_held
 
-if TYPE_CHECKING:
-    from .models.sequential import Sequential
+
+class Trainable(Protocol):
+    """The part of a model that callbacks may rely on: `Sequential` has it, and more."""
+
+    stop_training: bool
+    optimizer: Any  # the compiled `Optimizer`
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """Copies of the weights."""
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Copy weights into the model."""
 
 
 class Callback:
@@ -34,19 +44,19 @@ class Callback:
     def check(self, names: Sequence[str]) -> None:
         """Called before anything else, with the names that the logs will have: raise ValueError to refuse."""
 
-    def on_train_begin(self, model: Sequential) -> None:
+    def on_train_begin(self, model: Trainable) -> None:
         """Called once, before the first epoch."""
 
-    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+    def on_epoch_begin(self, model: Trainable, epoch: int) -> None:
         """Called before every epoch."""
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
         """Called after every epoch, its validation included."""
 
-    def on_train_end(self, model: Sequential) -> None:
+    def on_train_end(self, model: Trainable) -> None:
         """Called once, after the last epoch, whether all were run or a callback stopped the training."""
 
-    def on_interrupt(self, model: Sequential) -> None:
+    def on_interrupt(self, model: Trainable) -> None:
         """Called once where Ctrl-C ends the training, in the midst of an epoch, before `fit` raises KeyboardInterrupt.
 
         A further Ctrl-C waits until it returns.
@@ -112,10 +122,10 @@ class EarlyStopping(Callback):
     def used(self) -> AbstractContextManager[None]:
         return self._place.taken("this EarlyStopping is watching another training already: give each `fit` its own")
 
-    def on_train_begin(self, model: Sequential) -> None:
+    def on_train_begin(self, model: Trainable) -> None:
         self._reset()
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
         value = logs[self.monitor]
         if self._improves(value):
             weights = model.get_weights() if self.restore_best_weights else None
@@ -127,13 +137,13 @@ class EarlyStopping(Callback):
             self.stopped_epoch = epoch
             model.stop_training = True
 
-    def on_train_end(self, model: Sequential) -> None:
+    def on_train_end(self, model: Trainable) -> None:
         self._restore(model)
 
-    def on_interrupt(self, model: Sequential) -> None:
+    def on_interrupt(self, model: Trainable) -> None:
         self._restore(model)
 
-    def _restore(self, model: Sequential) -> None:
+    def _restore(self, model: Trainable) -> None:
         if self._weights is not None:
             model.set_weights(self._weights)
             self._weights = None

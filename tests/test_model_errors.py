@@ -100,7 +100,7 @@ def test_constructor(layers, options, error, message):
         (
             {"loss": CROSS_ENTROPY, "metrics": ["r2"]},
             ValueError,
-            "the metric r2 does not go with the loss sparse.*: accuracy$",
+            "the metric r2 does not go with the loss sparse.*: accuracy, top_5_accuracy$",
         ),
         ({"loss": CROSS_ENTROPY, "metrics": ["accuracy", "acc"]}, ValueError, "the metric accuracy is given twice"),
         ({"loss": CROSS_ENTROPY, "optimizer": fo.SGD(np.zeros(3))}, ValueError, "the optimizer has its arrays already"),
@@ -302,7 +302,7 @@ def test_build_with_another_number_of_features():
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
-        ([], ValueError, "expected 4 arrays of weights; got 0"),
+        ([], ValueError, "weights must be 4 arrays; got 0"),
         (np.zeros(4), TypeError, "weights must be a list of arrays; got a float64 array"),
         (
             [np.zeros((6, 12)), np.zeros(12), np.zeros((12, 3)), np.zeros(4)],

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _random_rows
 from .._validation import check_number
 from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
-from ..models import batching
+from ..models.fit_options import FitOptions
 from ..models.sequential import Sequential
 from ..models.training import DIVERGED, compiling, run_epochs
 from ..optim import Optimizer, get_optimizer
@@ -91,7 +92,7 @@ class Experiment(NamedTuple):
         """Steps of the whole training, if nothing ends it early."""
         rows = np.arange(len(self.x))
         if check_number("validation_split", self.validation_split, 0.0, 1.0):
-            rows, _ = batching.split(len(rows), self.validation_split, self.seed, shuffle=True)
+            rows, _ = _random_rows.split(len(rows), self.validation_split, self.seed, shuffle=True)
         return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
 
     def stopper(self) -> EarlyStopping | None:
@@ -171,9 +172,7 @@ class Contestant:
     def _fit(self) -> Iterator[Mapping[str, float]]:
         """`fit`, epoch by epoch: what it makes on the device stays there while others have their turn."""
         plan = self.experiment
-        fitting = self.model._plan(
-            plan.x,
-            plan.y,
+        options = FitOptions(
             epochs=plan.epochs,
             batch_size=plan.batch_size,
             validation_split=plan.validation_split,
@@ -182,7 +181,8 @@ class Contestant:
             verbose=0,
             standardize_targets=plan.standardize_targets,
         )
-        return run_epochs(self.model, fitting)
+        fitting = self.model.plan_fit(plan.x, plan.y, options)
+        return run_epochs(self.model, self.model.network(), fitting)
 
     def take_best(self) -> int | None:
         """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""

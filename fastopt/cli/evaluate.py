@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the figures."""
-    from ..models.checkpoint import load_model
+    from ..models.loading import load_model
     from .figures import in_own_units
 
     model = load_model(args.model, backend=args.backend)

@@ -4,67 +4,37 @@ from __future__ import annotations
 
 import copy
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import DTypeLike
 
 from .. import _frames
-from .._exclusive import Exclusive
 from .._validation import check_count, describe
-from ..layers import Layer, preprocessing_of
+from ..layers import Layer
 from ..preprocessing import Normalization, Preprocessing, Statistics, known_statistics, learn
 from . import _intake, _labels, _targets
 from ._intake import Learnt
+from ._layer_stack import LayerStack
 from ._targets import TargetScale
-
-if TYPE_CHECKING:
-    from ..losses import Loss
 
 Tensors = dict[str, np.ndarray]
 
 
-class DataMemory(ABC):
-    """Half of `Sequential`: what data mean to the model, and how outputs are given back in the data's terms."""
+class DataMemory(LayerStack):
+    """Middle of `Sequential`: what data mean to the model."""
 
-    layers: tuple[Layer, ...]
-    names: tuple[str, ...]
-    dtype: np.dtype
-    inputs: int | None
-    epochs_done: int
-    loss: Loss | None
-    metrics: tuple[str, ...]
-    _use: Exclusive
-
-    def _remember(self, layers: tuple[Layer, ...]) -> None:
-        """Start with nothing but the layers; to be called by the constructor."""
-        self.preprocessing: tuple[Preprocessing, ...] = preprocessing_of(layers)
+    def __init__(
+        self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
+    ) -> None:
+        super().__init__(layers, seed, backend, dtype, compute_dtype)
         self._learnt = Learnt(statistics=(None,) * len(self.preprocessing))
         self._preparation: dict[str, Any] | None = None
 
-    @property
-    @abstractmethod
-    def outputs(self) -> int:
-        """The number of columns that `predict` gives."""
-
-    @property
-    @abstractmethod
-    def last_activation(self) -> str:
-        """The activation of the last layer."""
-
-    @abstractmethod
-    def build(self, inputs: int) -> None:
-        """Make the weights."""
-
-    @abstractmethod
-    def specs(self, inputs: int) -> Any:
-        """Refuse layers that clash behind `inputs` features."""
-
-    @abstractmethod
-    def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the outputs."""
+    def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        super()._adopt(inputs, parameters)
+        self.learnt = self.learnt  # the numbers that layers bring are the model's from now on
 
     @property
     def learnt(self) -> Learnt:
@@ -190,24 +160,6 @@ class DataMemory(ABC):
             self.build(inputs)
             names = self._learnt.feature_names or features.names
             self._learnt = self._learnt._replace(statistics=statistics, feature_names=names)
-
-    def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the label of every row's class (n,), as it is in the data: of `classes`, or a number from 0 on.
-
-        It is the class of the largest output; of one output the second class where the sigmoid is above 0.5 (the score
-        above 0), else the first. For several outputs under binary_crossentropy, hinge and perceptron, each of which
-        is a yes or no of its own where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in
-        `predict`.
-
-        Raises ValueError for a model whose outputs are no classes: one of a loss for real-valued targets.
-        """
-        way = _targets.reading(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
-        if self.classes is not None and self.outputs > 1:
-            way = "largest"
-        if way is None:
-            what = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
-            raise ValueError(f"predict_classes is for models that are trained on classes, and {what}: call predict")
-        return _targets.classes_of(self.predict(x, batch_size), way, self.classes)
 
 
 # ---------------------------------------------------------------- files

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _frames
 from .._frames import Features
-from .._validation import check_matrix, check_name, finite_rows
+from .._validation import check_matrix, finite_rows
 from ..losses import Loss, prepare_targets
-from ..preprocessing import Normalization, Statistics, apply, learn
+from ..preprocessing import Normalization, Preprocessing, Statistics, apply, learn
 from . import _targets
 from ._labels import Labels
 from ._targets import TargetScale
 
-if TYPE_CHECKING:
-    from ._data_memory import DataMemory
-
 log = logging.getLogger("fastopt")
 
-NAN = ("raise", "skip")
 Names = tuple[str, str]  # of x and y in messages
 
 
@@ -50,8 +46,28 @@ class Learnt(NamedTuple):
     classes: np.ndarray | None = None
 
 
+class DataModel(Protocol):
+    """The part of a model that reading its data asks for."""
+
+    inputs: int | None
+    outputs: int
+    dtype: np.dtype
+    names: tuple[str, ...]  # of the layers
+    preprocessing: tuple[Preprocessing, ...]
+    last_activation: str
+    metrics: tuple[str, ...]
+    epochs_done: int
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features; None: not known."""
+
+    def learnt_for(self, inputs: int) -> Learnt:
+        """What it has learnt, with what its layers bring for so many features."""
+
+
 def read_x(
-    model: DataMemory, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
+    model: DataModel, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
 ) -> Features:
     """Return x as a matrix, not checked for NaN; ValueError for other columns than there must be.
 
@@ -73,7 +89,7 @@ def read_x(
 
 
 def read(
-    model: DataMemory,
+    model: DataModel,
     names: Names,
     x: Any,
     y: Any,
@@ -83,7 +99,6 @@ def read(
     known: tuple[str, ...] | None = None,
 ) -> Raw:
     """Return rows of x with their targets; with nan="skip" without those that miss something or are not finite."""
-    check_name("nan", nan, NAN)
     features = read_x(model, names[0], x, inputs, known)
     rows, shape = len(features.values), _shape(y)
     if shape[:1] != (rows,):
@@ -96,7 +111,7 @@ def read(
     return _without_gaps(names, features, targets)
 
 
-def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
+def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
     """Return what the model knows, and beside it what it learns from `rows` of its first data; None: from all rows.
 
     Classes are those of all rows. Nothing is changed. Raises ValueError for what cannot be learnt from.
@@ -137,7 +152,7 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
             ) from None
 
 
-def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.ndarray:
+def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
     """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
     layers = model.preprocessing
     if layers:
@@ -150,7 +165,7 @@ def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.nd
     return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)
 
 
-def converted(model: DataMemory, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
+def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
     """Return checked rows, prepared by what the model has learnt."""
     without_scale(learnt, loss)
     x = prepared(model, names[0], raw.x, learnt)
