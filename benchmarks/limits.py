@@ -16,7 +16,7 @@ from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
 from fastopt.kernels.cpu.runtime.records import DENSE, UPDATE, UPDATES, fill, read
 from fastopt.kernels.cpu.runtime.storage import STORES, name_of
-from fastopt.kernels.formulas import HYPER
+from fastopt.kernels.formulas import NUM_SCALARS
 
 SIDE = 512  # of the products of `product_peak`: large, and operands still in cache
 TIMES = 20  # of a product in a call: it may take milliseconds until threads run on processors of their own
@@ -51,7 +51,7 @@ def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Call
     """A call that moves what an update of these arrays moves, with next to no arithmetic."""
     code = _stream_kernel(len(states), name_of(p.dtype)).address
     where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
-    scalars, tiles = np.zeros(HYPER + 1), -(-p.size // TILE)
+    scalars, tiles = np.zeros(NUM_SCALARS + 1), -(-p.size // TILE)
     row = (code, address_of(p), address_of(g), *where, 0, address_of(scalars), p.size, 0, p.itemsize)
     table = np.array([row], UPDATE)
     work = fill(UPDATES, count=1, table=table, tiles=tiles)

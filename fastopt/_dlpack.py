@@ -148,7 +148,7 @@ def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
     if dtype is None or tensor.lanes != 1:
         known = tensor.code in _CODES and tensor.lanes == 1
         what = f"{_CODES[tensor.code]}{tensor.bits}" if known else f"DLPack's {tensor.code, tensor.bits, tensor.lanes}"
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {what}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {what}")
     address = tensor.data + tensor.byte_offset if tensor.data else 0
     axes, shape, strides = tensor.ndim, (), None  # of no axes there need not be either
     if axes:

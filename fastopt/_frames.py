@@ -179,7 +179,7 @@ def _pandas(name: str, value: Any, pandas: Any) -> _Table | None:
 
 def _polars(name: str, value: Any, polars: Any) -> _Table | None:
     if isinstance(value, polars.LazyFrame):
-        raise TypeError(f"{name} must be data, not a LazyFrame: call its method collect() first")
+        raise TypeError(f"{name} must be data; got a LazyFrame: call its method collect() first")
     if isinstance(value, polars.DataFrame):
         return _Table(value.height, [(s.name, _later(_from_polars, s)) for s in value.get_columns()], True)
     if isinstance(value, polars.Series):
@@ -280,7 +280,7 @@ def _real_array(name: str, value: Any) -> np.ndarray:
     array = as_array(name, value)
     if array.dtype.kind in "OUT" and array.ndim:
         raise TypeError(
-            f"{name} must hold real numbers, not {array.dtype} (got {describe(value)})"
+            f"{name} must hold real numbers; got {array.dtype} ({describe(value)})"
             + _first_wrong(_objects_of(value, array.shape) if isinstance(value, list | tuple) else array)
         )
     check_real(name, array, value)

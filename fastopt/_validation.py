@@ -55,9 +55,9 @@ def native_float(name: str, array: np.ndarray, dtype: np.dtype | None = None) ->
     """The native float32 or float64 of the array, whatever its byte order; it must be `dtype` where one is given."""
     native = array.dtype.newbyteorder("=")
     if native not in FLOATS:
-        raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
+        raise TypeError(f"{name} must be float32 or float64; got {array.dtype}")
     if dtype is not None and native != dtype:
-        raise TypeError(f"{name} must be {dtype} like the arrays it is used with, not {array.dtype}")
+        raise TypeError(f"{name} must be {dtype} like the arrays it is used with; got {array.dtype}")
     return FLOAT32 if native == FLOAT32 else FLOAT64
 
 
@@ -95,7 +95,7 @@ def as_numbers(name: str, value: Any, dtype: np.dtype | type) -> np.ndarray:
 
 def check_real(name: str, array: np.ndarray, value: Any) -> None:
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype} (got {describe(value)})")
+        raise TypeError(f"{name} must hold real numbers; got {array.dtype} ({describe(value)})")
 
 
 def check_matrix(
@@ -137,7 +137,7 @@ def check_labels(name: str, value: Any, classes: int, rows: int | None = None) -
     array = plain(name, value)
     check_real(name, array, value)
     if array.dtype.kind == "b":
-        raise TypeError(f"{name} must be integer class labels, not bool")
+        raise TypeError(f"{name} must be integer class labels; got bool")
     expected = f"({'n' if rows is None else rows},)"
     if array.ndim != 1 or (rows is not None and len(array) != rows):
         raise ValueError(f"{name} must be class labels of shape {expected}; got shape {array.shape}")
@@ -163,7 +163,7 @@ def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
     """Indices of the rows of an array as an int64 vector of its own memory: whole numbers from 0 to rows - 1."""
     array = plain(name, value)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, not {array.dtype} (got {describe(value)})")
+        raise TypeError(f"{name} must be integers; got {array.dtype} ({describe(value)})")
     if array.ndim != 1:
         raise ValueError(f"{name} must be a vector of row indices, of shape (k,); got shape {array.shape}")
     wrong = (array < 0) | (array >= rows)

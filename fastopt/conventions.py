@@ -54,151 +54,26 @@ all conventions; whoever writes another library's is told which one stands for i
     ...
     ValueError: sklearn has no Adagrad; Adagrad has the conventions torch, keras, optax
 
-A library's form of an optimizer is a row of CONVENTIONS: which row of `fastopt.kernels.formulas.OPTIMIZERS` does its
-arithmetic, with which defaults, and what the library does not have.
+A library's form of an optimizer is a `Convention` in the class's row of `fastopt.kernels.formulas.optimizers.CLASSES`:
+the row of OPTIMIZERS that does its arithmetic, its defaults, and the options that the library does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from ._validation import check_name
+from .kernels.formulas.optimizers import CLASSES, Convention
 
-Hyper = Mapping[str, Any]
+__all__ = ["CONVENTIONS", "DEFAULT", "NAMES", "Convention", "find"]
 
-
-@dataclass(frozen=True)
-class Convention:
-    """One class of ours as one library has it."""
-
-    peer: str  # its name there
-    rows: Mapping[str, str]  # what a class asks for -> the row of OPTIMIZERS that does it
-    defaults: Mapping[str, Any]  # of hyper-parameters whose default is not the same everywhere; lacking: there is none
-    decoupled: bool = False  # how the rows take weight decay that can take it both ways
-    lacks: Mapping[str, str] = field(default_factory=dict)  # hyper-parameters that must be 0 -> what to do instead
-
-    def row(self, kind: str, hyper: Hyper) -> str:
-        """The row of OPTIMIZERS; ValueError for what the library does not have."""
-        for name, instead in self.lacks.items():
-            if hyper[name]:
-                raise ValueError(f"{self.peer} has no {name}; got {name}={hyper[name]}{instead and f': {instead}'}")
-        if kind not in self.rows:  # amsgrad alone, or with nesterov
-            also = " with nesterov" if hyper["nesterov"] else ""
-            raise ValueError(f"{self.peer} has no amsgrad{also}; got amsgrad=True")
-        return self.rows[kind]
-
-    def complete(self, hyper: Hyper) -> dict[str, Any]:
-        """The hyper-parameters, with the library's default for each that is None; TypeError where it has none."""
-        own = {name: self.defaults.get(name) if value is None else value for name, value in hyper.items()}
-        if own["lr"] is None:
-            raise TypeError(f"{self.peer} has no default learning rate: give lr")
-        return own
-
-
-def _same(*kinds: str) -> dict[str, str]:
-    return {kind: kind for kind in kinds}
-
-
-_NO_DAMPENING = {"dampening": ""}
-_LR_DECAY = {"lr_decay": "give lr as fastopt.schedules.InverseTime"}
-_NO_ROOT = {"eps_root": "", "nesterov": "Adam has it in the convention optax, and so has AdamW"}
-_RMSPROP = ("rmsprop", "rmsprop_momentum", "rmsprop_centered", "rmsprop_centered_momentum")
-_INNER = {kind: kind.replace("rmsprop", "rmsprop_inner") for kind in _RMSPROP}
-
-# By class, then by library. sgd, momentum, adam, ... on the left are what `_kind` of the classes says.
-CONVENTIONS: dict[str, dict[str, Convention]] = {
-    "SGD": {
-        "torch": Convention(
-            "torch.optim.SGD", _same("sgd", "momentum"), {"lr": 1e-3, "momentum": 0.0, "nesterov": False}
-        ),
-        "keras": Convention(
-            "keras.optimizers.SGD",
-            {"sgd": "sgdw", "momentum": "velocity"},
-            {"lr": 1e-2, "momentum": 0.0, "nesterov": False},
-            decoupled=True,
-            lacks=_NO_DAMPENING,
-        ),
-        "optax": Convention(
-            "optax.sgd", _same("sgd", "momentum"), {"momentum": 0.0, "nesterov": False}, lacks=_NO_DAMPENING
-        ),
-        "sklearn": Convention(
-            "scikit-learn's solver sgd",
-            {"sgd": "sgd", "momentum": "velocity"},
-            {"lr": 1e-3, "momentum": 0.9, "nesterov": True},
-            lacks=_NO_DAMPENING,
-        ),
-    },
-    "Adagrad": {
-        "torch": Convention(
-            "torch.optim.Adagrad", _same("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
-        ),
-        "keras": Convention(
-            "keras.optimizers.Adagrad",
-            {"adagrad": "adagrad_inner"},
-            {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7},
-            decoupled=True,
-            lacks=_LR_DECAY,
-        ),
-        "optax": Convention(
-            "optax.adagrad",
-            {"adagrad": "adagrad_guarded"},
-            {"initial_accumulator_value": 0.1, "eps": 1e-7},
-            lacks=_LR_DECAY,
-        ),
-    },
-    "RMSprop": {
-        "torch": Convention("torch.optim.RMSprop", _same(*_RMSPROP), {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8}),
-        "keras": Convention(
-            "keras.optimizers.RMSprop", _INNER, {"lr": 1e-3, "alpha": 0.9, "eps": 1e-7}, decoupled=True
-        ),
-        "optax": Convention("optax.rmsprop", _INNER, {"alpha": 0.9, "eps": 1e-8}),
-    },
-    "Adam": {
-        "torch": Convention("torch.optim.Adam", _same("adam", "amsgrad"), {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_ROOT),
-        "keras": Convention(
-            "keras.optimizers.Adam",
-            {"adam": "adam_hat", "amsgrad": "amsgrad_hat"},
-            {"lr": 1e-3, "eps": 1e-7},
-            decoupled=True,
-            lacks=_NO_ROOT,
-        ),
-        "optax": Convention(
-            "optax.adam", {"adam": "adam_rooted", "amsgrad": "amsgrad_rooted", "nadam": "nadam_rooted"}, {"eps": 1e-8}
-        ),
-        "sklearn": Convention(
-            "scikit-learn's solver adam", {"adam": "adam_hat"}, {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_ROOT
-        ),
-    },
-    "AdamW": {
-        "torch": Convention(
-            "torch.optim.AdamW",
-            _same("adamw", "adamw_amsgrad"),
-            {"lr": 1e-3, "eps": 1e-8, "weight_decay": 1e-2},
-            lacks=_NO_ROOT,
-        ),
-        "keras": Convention(
-            "keras.optimizers.AdamW",
-            {"adamw": "adam_hat", "adamw_amsgrad": "amsgrad_hat"},
-            {"lr": 1e-3, "eps": 1e-7, "weight_decay": 4e-3},
-            decoupled=True,
-            lacks=_NO_ROOT,
-        ),
-        "optax": Convention(
-            "optax.adamw",
-            {"adamw": "adam_rooted", "nadamw": "nadam_rooted"},
-            {"eps": 1e-8, "weight_decay": 1e-4},
-            decoupled=True,
-        ),
-    },
-}
+CONVENTIONS: dict[str, Mapping[str, Convention]] = {name: row.conventions for name, row in CLASSES.items()}
 NAMES = ("torch", "keras", "optax", "sklearn")
 DEFAULT = NAMES[0]
 
 
 def find(optimizer: str, known: Mapping[str, Convention], name: str) -> Convention:
-    """The library's row of an optimizer; ValueError for an unknown library, and for one that does not have it."""
+    """The library's form of an optimizer; ValueError for an unknown library, and for one that does not have it."""
     if check_name("convention", name, NAMES) not in known:
         raise ValueError(f"{name} has no {optimizer}; {optimizer} has the conventions {', '.join(known)}")
     return known[name]

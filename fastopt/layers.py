@@ -129,8 +129,8 @@ class Dense(Frozen):
         kernel = self.kernel_initializer
         if isinstance(kernel, np.ndarray) and kernel.shape[0] != inputs:
             raise ValueError(
-                f"its kernel_initializer has shape {kernel.shape}, but {inputs} features come in: "
-                f"expected shape ({inputs}, {self.units})"
+                f"its kernel_initializer must have shape ({inputs}, {self.units}), as {inputs} features come in; "
+                f"got {kernel.shape}"
             )
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
 

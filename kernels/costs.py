@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .formulas import ACTIVATIONS, HYPER, OPTIMIZERS
+from .formulas import ACTIVATIONS, NUM_SCALARS, OPTIMIZERS
 from .profile import Cost
 from .scalars import fill_scalars
 
@@ -89,9 +89,9 @@ def update_flops(rule: str) -> int:
     >>> update_flops("sgd")  # the sign, the (decoupled) decay, lr g, and the difference
     4
     """
-    row, table = OPTIMIZERS[rule], np.zeros((1, HYPER + 1))
+    row, table = OPTIMIZERS[rule], np.zeros((1, NUM_SCALARS + 1))
     fill_scalars(table, rule, [2], row.options)
-    h = [Counted(value) for value in table[0, :HYPER].tolist()]
+    h = [Counted(value) for value in table[0, :NUM_SCALARS].tolist()]
     states = tuple(Counted(0.5) for _ in row.states)
     return count_operations(row.rule, Counted(0.5), Counted(0.5), states, h, Counted(1e-38))
 

@@ -1,4 +1,4 @@
-"""The scalars of an optimizer's steps, computed on the host in float64 and written in the type that rules work in."""
+"""The scalars of an optimizer's steps, computed on the host in float64 and written in the dtype that rules work in."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ from typing import Any
 
 import numpy as np
 
-from .formulas import HYPER, OPTIMIZERS
-from .formulas.optimizers import Column
+from .formulas import NUM_SCALARS, OPTIMIZERS
+from .formulas.optimizers.common import Column
 
 TINY = {np.dtype(name): float(np.finfo(name).tiny) for name in ("float32", "float64")}
-AHEAD = 32  # steps whose scalars are made at once
+AHEAD = 32  # steps whose scalars are computed at once
 
 
 def fill_scalars(
     table: np.ndarray, name: str, steps: Sequence[int], options: Mapping[str, Any], rates: Any = None
 ) -> None:
-    """Write each step's scalars, and behind them the dtype's smallest normal number: (steps, HYPER + 1).
+    """Write each step's scalars, followed by the dtype's smallest normal number: (steps, NUM_SCALARS + 1).
 
     rates: the learning rate of every step; if it is None, that of the options.
     """
     rates = [options["lr"]] * len(steps) if rates is None else np.asarray(rates).tolist()
     for i, column in enumerate(_columns(name, steps, rates, options)):
         table[:, i] = column
-    table[:, HYPER] = TINY[table.dtype]
+    table[:, NUM_SCALARS] = TINY[table.dtype]
 
 
-def fill_row(row: np.ndarray, name: str, step: int, options: Mapping[str, Any], scale: float = 1.0) -> None:
-    """Write the scalars of one step: (HYPER + 1,). Gradients are to be taken times `scale`."""
+def fill_row(row: np.ndarray, name: str, step: float, options: Mapping[str, Any], scale: float = 1.0) -> None:
+    """Write the scalars of one step: (NUM_SCALARS + 1,). `scale` multiplies gradients.
+
+    step: from 1; inf for the limit of many steps.
+    """
     columns = _columns(name, [step], [options["lr"]], options)
     values = [column[0] if isinstance(column, list) else column for column in columns]
     values[0] *= scale  # 1 or -1
     row[: len(values)] = values
-    row[HYPER] = TINY[row.dtype]
+    row[NUM_SCALARS] = TINY[row.dtype]
 
 
-def _columns(name: str, steps: Sequence[int], rates: list[float], options: Mapping[str, Any]) -> tuple[Column, ...]:
+def _columns(name: str, steps: Sequence[float], rates: list[float], options: Mapping[str, Any]) -> tuple[Column, ...]:
     row = OPTIMIZERS[name]
     return row.scalars(steps, rates, **{key: options[key] for key in row.options if key != "lr"})
 
 
 class Scalars:
-    """The scalars of one step after the other.
+    """The scalars of successive steps.
 
-    A row for itself takes 4 us, the half of what a step of a small array costs. Where the options are those of the step
-    before, the rows of the next AHEAD steps are made at once, in 0.5 us each.
+    A single row takes 4 us, half the time of a step of a small array. If the options are those of the step before, the
+    rows of the next AHEAD steps are computed at once, in 0.5 us each.
     """
 
     def __init__(self, name: str, dtype: np.dtype[Any]) -> None:
         self.name = name
-        self.rows = np.zeros((AHEAD, HYPER + 1), dtype)
+        self.rows = np.zeros((AHEAD, NUM_SCALARS + 1), dtype)
         self.options: dict[str, Any] = {}
-        self.first = self.end = 0  # the steps whose rows there are
+        self.first = self.end = 0  # the steps that `rows` are for
 
     def fill(self, row: np.ndarray, step: int, options: Mapping[str, Any], scale: float = 1.0) -> None:
         """As `fill_row`."""

@@ -136,7 +136,7 @@ def _widened(dtype: str) -> Outputs:
 
 def _counted() -> Outputs:
     """Steps that the device counts: a row of every kind, with a learning rate on the device."""
-    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_rooted")
+    rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_eps_root")
     p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
     steps = there(np.ones(len(rules)), "float64")
     states = [[there(drawn(9) + 0.5, "float64") for _ in OPTIMIZERS[rule].states] for rule in rules]

@@ -33,6 +33,7 @@ def _for_host(code: str) -> str:
     code = re.sub(r'call i32 @"llvm\.nvvm\.read\.ptx\.sreg\.tid\.\w"\(\)', "add i32 0, 0", code)
     size = r'call i32 asm sideeffect "mov\.u32 \$0, %dynamic_smem_size;", "=r"\(\)'
     code = re.sub(size, f"add i32 0, {SHARED}", code)
+    code = re.sub(r'call void asm sideeffect "prefetch[^\n]*', "", code)
     return re.sub(r'call void @"llvm\.nvvm\.barrier0"\(\)', "", code)
 
 

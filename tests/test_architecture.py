@@ -76,8 +76,8 @@ FASTOPT = {
     " losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts kernels/metrics kernels/spec",
     "__init__": "callbacks conventions datasets functional layers losses models optim preprocessing profiling schedules"
     " kernels/cpu/runtime",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses models"
-    " optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
+    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
+    " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",
     "__main__": "cli",

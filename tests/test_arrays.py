@@ -38,13 +38,13 @@ def test_lists_and_numbers_become_float64_or_the_dtype_given(value, shape):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (np.arange(3), TypeError, "x must be float32 or float64, not int64"),
-        (np.zeros(3, np.float16), TypeError, "not float16"),
-        (np.zeros(3, complex), TypeError, "not complex128"),
-        (np.array([1.0, None]), TypeError, "not object"),
-        (None, TypeError, "not object"),
-        ("1.5", TypeError, "x must be float32 or float64, not <U3"),
-        (["1.5"], TypeError, r"x must hold real numbers, not <U3 \(got a list\)"),
+        (np.arange(3), TypeError, "x must be float32 or float64; got int64"),
+        (np.zeros(3, np.float16), TypeError, "got float16"),
+        (np.zeros(3, complex), TypeError, "got complex128"),
+        (np.array([1.0, None]), TypeError, "got object"),
+        (None, TypeError, "got object"),
+        ("1.5", TypeError, "x must be float32 or float64; got <U3"),
+        (["1.5"], TypeError, r"x must hold real numbers; got <U3 \(a list\)"),
         ([1j], TypeError, "x must hold real numbers"),
         ([[1.0], [1.0, 2.0]], ValueError, "x must be a rectangular array of numbers"),
         (np.ma.array([1.0]), TypeError, "x must not be a masked array"),
@@ -56,7 +56,7 @@ def test_what_is_no_float_array(value, error, message):
 
 
 def test_another_dtype_than_that_of_the_others():
-    with pytest.raises(TypeError, match="x must be float32 like the arrays it is used with, not float64"):
+    with pytest.raises(TypeError, match="x must be float32 like the arrays it is used with; got float64"):
         fa.as_float_array("x", np.zeros(3), fa.FLOAT32)
 
 
@@ -109,7 +109,7 @@ def test_labels(values, dtype):
         ([0.0, 1e30, 1.0], ValueError, "got 1e+30 at index 1"),
         ([0, 1], ValueError, "y must be class labels of shape (3,); got shape (2,)"),
         ([[0], [1], [2]], ValueError, "y must be class labels of shape (3,); got shape (3, 1)"),
-        ([True, False, True], TypeError, "y must be integer class labels, not bool"),
+        ([True, False, True], TypeError, "y must be integer class labels; got bool"),
         (["a", "b", "c"], TypeError, "y must hold real numbers"),
         (np.array([0, 2**63 + 5, 1], np.uint64), ValueError, "at index 1"),
     ],

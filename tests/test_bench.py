@@ -139,7 +139,7 @@ def test_an_interrupt_waits_for_pytest(pytest_call, monkeypatch):
     [
         (["update"], "unknown suite 'update'; known: dense, epochs, loops, losses"),
         (["--json", "no/such/folder/run.json"], "--json no/such/folder/run.json: there is no folder"),
-        (["--json", "."], "this is a folder"),
+        (["--json", "."], "got a folder"),
     ],
 )
 def test_errors_come_before_anything_runs(pytest_call, capsys, arguments, message):

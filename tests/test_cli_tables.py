@@ -209,7 +209,7 @@ def test_built_in_data_as_numbers(train):
         (["FRUIT", "--target", "taste"], "there is no column 'taste'; its columns are weight, colour, ripe, fruit"),
         (["FRUIT", "--drop", "taste"], "there is no column 'taste'"),
         (["FRUIT", "--decimal", "."], "line 2, column 'weight' must be a number with the decimal mark '.'; got '0,1"),
-        (["FRUIT", "--sep", ","], "expected 1 columns, as in the header, but it has 2"),
+        (["FRUIT", "--sep", ","], "must have 1 columns, as the header has; got 2"),
         (["FRUIT", "--sep", "ab"], "sep must be one character"),
         (["FRUIT", "--decimal", "x"], "argument --decimal: invalid choice: 'x' (choose from"),
         (["FRUIT", "--encoding", "utf-99"], "unknown encoding 'utf-99'"),
@@ -217,7 +217,7 @@ def test_built_in_data_as_numbers(train):
         (["FRUIT", "--validation-split", "1"], "validation_split must be in [0, 1); got 1.0"),
         (["FRUIT", "--target", "weight", "--loss", "hinge"], "column 'weight' must be a label for a loss of classes"),
         (["FRUIT", "--loss", "huber"], "line 2, column 'fruit' must be a number for a loss of numbers"),
-        (["EMPTY"], "empty.csv: expected rows and columns, but the file is empty"),
+        (["EMPTY"], "empty.csv: a table must have rows and columns; got an empty file"),
     ],
 )
 def test_errors(run, tmp_path, arguments, message):

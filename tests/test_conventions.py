@@ -201,7 +201,7 @@ def test_copies_have_the_convention(duplicate):
     optimizer.step(np.ones(2))
     twin = duplicate(optimizer)
     assert twin.convention == "optax"
-    assert twin.rule == "adam_rooted"
+    assert twin.rule == "adam_eps_root"
     assert repr(twin) == repr(optimizer)
 
 

@@ -207,9 +207,9 @@ REFUSED = {
     "integers": (lambda a: Exporter(a.view("int32")), TypeError, "must be float.*int32"),
     "complex numbers": (lambda a: Exporter(a.view("complex64")), TypeError, "must be float.*complex64"),
     "flags": (lambda a: Exporter(a.view("bool")), TypeError, "must be float.*bool"),
-    "eight bits": (lambda a: Exporter(a, forge=says(code=4, bits=8)), TypeError, "bfloat16, not bfloat8"),
-    "unknown numbers": (lambda a: Exporter(a, forge=says(code=10, bits=8)), TypeError, r"not DLPack's \(10, 8, 1\)"),
-    "vectors": (lambda a: Exporter(a, forge=says(lanes=4)), TypeError, r"not DLPack's \(2, 32, 4\)"),
+    "eight bits": (lambda a: Exporter(a, forge=says(code=4, bits=8)), TypeError, "bfloat16; got bfloat8"),
+    "unknown numbers": (lambda a: Exporter(a, forge=says(code=10, bits=8)), TypeError, r"got DLPack's \(10, 8, 1\)"),
+    "vectors": (lambda a: Exporter(a, forge=says(lanes=4)), TypeError, r"got DLPack's \(2, 32, 4\)"),
     "no memory": (lambda a: Exporter(a, forge=says(data=None)), TypeError, "a Exporter, has no memory"),
     "no capsule": (lambda a: Exporter(type("", (), {"__dlpack__": lambda self, **k: 1})()), TypeError, "not hand out"),
 }

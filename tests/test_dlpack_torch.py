@@ -191,7 +191,7 @@ def negated(t):
 
 
 REFUSED = {
-    "eight bits": (lambda t: t.to(torch.float8_e5m2), "must be float32, float64, float16 or bfloat16, not DLPack's"),
+    "eight bits": (lambda t: t.to(torch.float8_e5m2), "must be float32, float64, float16 or bfloat16; got DLPack's"),
     "integers": (lambda t: t.int(), "int32"),
     "complex": (lambda t: t.to(torch.complex64), "complex64"),
     "conjugated": (lambda t: t.to(torch.complex64).conj(), "a Tensor, does not hand out its memory: .*conj"),

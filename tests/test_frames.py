@@ -181,11 +181,11 @@ def test_columns_of_pandas_that_are_no_numbers(cells, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ([[1, None], [2, 3]], TypeError, "x must hold real numbers, not object .*: row 0, column 1 has None"),
-        ([[1, 2], [2, "a"]], TypeError, "x must hold real numbers, not <U21 .*: row 1, column 1 has 'a'"),
-        (np.array([[1, 2.5]], object), TypeError, r"x must hold real numbers, not object .*: use .astype\(float\)"),
-        ((row for row in X), TypeError, "x must hold real numbers, not object .got a generator"),
-        ({"a": [1]}, TypeError, "x must hold real numbers, not object .got a dict"),
+        ([[1, None], [2, 3]], TypeError, "x must hold real numbers; got object .*: row 0, column 1 has None"),
+        ([[1, 2], [2, "a"]], TypeError, "x must hold real numbers; got <U21 .*: row 1, column 1 has 'a'"),
+        (np.array([[1, 2.5]], object), TypeError, r"x must hold real numbers; got object .*: use .astype\(float\)"),
+        ((row for row in X), TypeError, "x must hold real numbers; got object .a generator"),
+        ({"a": [1]}, TypeError, "x must hold real numbers; got object .a dict"),
         (pd.DataFrame(), ValueError, r"x must have shape .batch, features., here .any, 6.; got shape \(0, 0\)"),
         (pd.DataFrame({"a": []}), ValueError, r"got shape \(0, 1\)"),
         (np.zeros((40, 3, 3)), ValueError, r"here \(any, 6\); got shape \(40, 9\), flattened from \(40, 3, 3\)"),
@@ -202,7 +202,7 @@ def test_what_is_no_data(x, error, message):
 
 
 def test_lazy_frames_and_sparse_matrices():
-    with pytest.raises(TypeError, match=r"x must be data, not a LazyFrame: call its method collect\(\) first"):
+    with pytest.raises(TypeError, match=r"x must be data; got a LazyFrame: call its method collect\(\) first"):
         features("x", polars().LazyFrame({"a": [1]}))
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match=r"x must not be a sparse matrix; .*toarray"):
@@ -405,7 +405,7 @@ def test_targets_of_regressions():
         single.fit(X, gap, nan="skip")
     with pytest.raises(TypeError, match=r"y must hold numbers; got text \('a' in row 0\)"):
         model.fit(X[:2], pd.Series(["a", "b"]))
-    with pytest.raises(TypeError, match="y must hold real numbers, not <U1 .*: row 0 has 'a'"):
+    with pytest.raises(TypeError, match="y must hold real numbers; got <U1 .*: row 0 has 'a'"):
         model.fit(X[:2], ["a", "b"])
 
 

@@ -194,7 +194,7 @@ def test_targets_that_are_refused(name, targets, error, message):
 @pytest.mark.parametrize("name", LOSSES)
 def test_outputs_that_are_refused(name):
     loss = LOSS_CLASSES[name](backend="numpy")
-    with pytest.raises(TypeError, match="outputs must be float32 or float64, not int64"):
+    with pytest.raises(TypeError, match="outputs must be float32 or float64; got int64"):
         loss(np.zeros((3, 2), int), [0, 1, 0])
     with pytest.raises(ValueError, match="outputs must have at least one row and one column"):
         loss(np.zeros((0, 2)), np.zeros(0))

@@ -282,7 +282,7 @@ def test_labels_of_several_yes_or_no(backend):
         np.testing.assert_array_equal(found, model.predict(X) > (0.5 if activation == "sigmoid" else 0))
         assert np.mean(found == y) > 0.9
     model.fit(X, y.astype(bool))
-    with pytest.raises(TypeError, match="y must hold real numbers, not <U21 .*: row 0, column 0 has '0'"):
+    with pytest.raises(TypeError, match="y must hold real numbers; got <U21 .*: row 0, column 0 has '0'"):
         model.fit(X, y.astype(int).astype(str))
 
 

@@ -67,7 +67,7 @@ def with_value(array, index, value):
             [Dense(4), Dense(2, kernel_initializer=np.zeros((5, 2)))],
             {"inputs": 3},
             ValueError,
-            r"layer dense_2: its kernel_initializer has shape \(5, 2\), but 4 features come in: expected shape \(4, 2",
+            r"layer dense_2: its kernel_initializer must have shape \(4, 2\), as 4 features come in; got \(5, 2",
         ),
     ],
 )
@@ -152,18 +152,18 @@ WRONG_DATA = [
     (X, with_value(Y, 7, -1), ValueError, TOO_MANY.format(-1)),
     (X, with_value(Y, 7, 0.5), ValueError, "y must be whole class labels; got 0.5 at index 7"),
     (X, with_value(Y, 7, np.nan), ValueError, "y must have a label in every row; got none in row 7"),
-    (X, Y > 0, TypeError, "y must be integer class labels, not bool"),
+    (X, Y > 0, TypeError, "y must be integer class labels; got bool"),
     (X, np.array([3, "a"] * 20, object), TypeError, r"y must be .* of one type, .*; got int \(3 in row 0\) and text"),
     (X, None, ValueError, r"x and (validation )?y must have as many rows; got shapes \(40, 6\) and \(\)"),
     (with_value(X, (3, 2), np.nan), Y, ValueError, r"x must be finite; got nan at index \(3, 2\) \(1 such value"),
     (with_value(X, (3, 2), -np.inf), Y, ValueError, r"x must be finite; got -inf at index \(3, 2\)"),
     (with_value(X, (3, 2), 1e300), Y, ValueError, r"x must be finite; got inf at index \(3, 2\)"),
-    (X.astype(complex), Y, TypeError, "x must hold real numbers, not complex128"),
-    (X.astype(object), Y, TypeError, "x must hold real numbers, not object"),
+    (X.astype(complex), Y, TypeError, "x must hold real numbers; got complex128"),
+    (X.astype(object), Y, TypeError, "x must hold real numbers; got object"),
     (np.ma.masked_equal(X, 0), Y, TypeError, "x must not be a masked array"),
     ([[1, 2], [3]], [0, 1], ValueError, "x must be a rectangular array of numbers"),
     ("table.csv", Y, TypeError, "x must hold real numbers"),
-    (None, Y, TypeError, "x must hold real numbers, not object"),
+    (None, Y, TypeError, "x must hold real numbers; got object"),
 ]
 
 

@@ -110,7 +110,7 @@ WRONG = [
     (lambda a: a, TypeError, "a group must be a mapping with the key 'params'; got a float64 array"),
     (lambda a: {"lr": 0.1}, TypeError, "a group must be a mapping with the key 'params'"),
     (lambda a: {"params": []}, ValueError, "params of the group holds no array"),
-    (lambda a: {"params": np.ones(2, int)}, TypeError, r"params\[1\] must be float32, float64, .*, not int64"),
+    (lambda a: {"params": np.ones(2, int)}, TypeError, r"params\[1\] must be float32, float64, .*; got int64"),
     (lambda a: {"params": [np.ones(2), None]}, TypeError, r"params\[1\]\[1\] must be a NumPy array"),
     (lambda a: {"params": a}, ValueError, r"params\[0\]\['a'\] and params\[1\] share memory"),
     (lambda a: {"params": [np.ones(1), a[1:]]}, ValueError, r"params\[0\]\['a'\] and params\[1\]\[1\] share memory"),

@@ -206,10 +206,10 @@ def test_indices_that_are_refused(backend):
     of(np.array([0]), ValueError, "must be none, as .* has 0 row.*got 0 at index 0", shape=(0, 3))
     of(np.array([[0, 1]]), ValueError, r"vector of row indices, of shape \(k,\); got shape \(1, 2\)")
     of(np.int64(0), ValueError, r"got shape \(\)")
-    of(np.array([0.0, 1.0]), TypeError, "integers, not float64")
-    of(np.array([True, False, True, True]), TypeError, "integers, not bool")
-    of(np.array(["a"]), TypeError, "integers, not <U1")
-    of(None, TypeError, "integers, not object")
+    of(np.array([0.0, 1.0]), TypeError, "integers; got float64")
+    of(np.array([True, False, True, True]), TypeError, "integers; got bool")
+    of(np.array(["a"]), TypeError, "integers; got <U1")
+    of(None, TypeError, "integers; got object")
     of([[0], [0, 1]], ValueError, "rectangular")
     of(np.ma.masked_array([0, 1], [True, False]), TypeError, "masked")
 
@@ -239,7 +239,7 @@ def test_values_that_are_refused(backend):
 
 @pytest.mark.parametrize("rule", REFUSING)
 def test_rules_that_take_whole_gradients_only(rule, backend):
-    message = r"grads\[1\] must be an array like params\[1\], not \(indices, values\): .*SGD, Adagrad and Adam"
+    message = r"grads\[1\] must be an array like params\[1\]; got \(indices, values\): .*SGD, Adagrad and Adam"
     refused([np.ones((4, 3))], (np.array([0]), np.ones((1, 3))), TypeError, message, backend, rule)
 
 

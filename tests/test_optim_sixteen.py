@@ -316,9 +316,9 @@ def test_arguments(cls, more, error, message):
 
 def test_bits_of_bfloat16_are_no_parameter():
     for wrong in (np.ones(3, np.uint16), np.zeros(3, "V2"), np.ones(3, "c8")):
-        with pytest.raises(TypeError, match="params must be float32, float64, float16 or bfloat16, not "):
+        with pytest.raises(TypeError, match="params must be float32, float64, float16 or bfloat16; got "):
             fo.Adam(wrong)
-    with pytest.raises(TypeError, match="x must be float32 or float64, not float16"):
+    with pytest.raises(TypeError, match="x must be float32 or float64; got float16"):
         fo.dense_forward(np.ones((1, 2), np.float16), np.ones((2, 2)))
 
 

@@ -36,7 +36,7 @@ def test_arrays_of_ml_dtypes(form, layout, backend):
     assert ours.states[0][0].tolist() == np.ones((2, 3, 4)).tolist()
     if layout != "byte-swapped":  # after which all arrays of the dtype are taken for such, whoever unpickled it
         pickle.loads(pickle.dumps(ours)).step(as_bfloat16(numbers((2, 3, 4), "bfloat16", 4)))
-    with pytest.raises(TypeError, match="x must be float32 or float64, not bfloat16"):
+    with pytest.raises(TypeError, match="x must be float32 or float64; got bfloat16"):
         fo.dense_forward(np.ones((1, 2), ml_dtypes.bfloat16), np.ones((2, 2)))
 
 

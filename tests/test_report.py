@@ -188,7 +188,7 @@ BROKEN = {
     "binary": ("\x00\x01", "cannot be parsed"),
     "a list": ([], "a list 'benchmarks'"),
     "another object": ({"benchmarks": {}}, "a list 'benchmarks'"),
-    "of another project": ({"benchmarks": [{"name": "test", "stats": {}, "extra_info": {}}, 3]}, "none of its 2"),
+    "of another project": ({"benchmarks": [{"name": "test", "stats": {}, "extra_info": {}}, 3]}, "got 2 benchmarks"),
     "no statistics": (document([RECORDS[0] | {"stats": None}]), r"benchmarks\[0\]: 'stats'"),
     "no time": (document([RECORDS[0] | {"stats": {"median": 0}}]), "above 0"),
     "a time that is no number": (document([RECORDS[0] | {"stats": {"median": "1"}}]), "'median' must be a number"),
@@ -224,7 +224,7 @@ def test_quick_runs_say_so(write):
 def test_files_that_are_not_there(write, tmp_path, capsys):
     assert "nothing.json" in fails(capsys, str(tmp_path / "nothing.json"))
     assert "there is no folder" in fails(capsys, write(document()), "--html", str(tmp_path / "no" / "page.html"))
-    assert "this is a folder" in fails(capsys, write(document()), "--markdown", str(tmp_path))
+    assert "got a folder" in fails(capsys, write(document()), "--markdown", str(tmp_path))
 
 
 def test_without_matplotlib(write, tmp_path, capsys, monkeypatch):
@@ -241,7 +241,7 @@ def test_without_matplotlib(write, tmp_path, capsys, monkeypatch):
 def test_images_do_not_replace_a_file(write, capsys):
     pytest.importorskip("matplotlib")
     path = write(document())
-    assert "expected a folder" in fails(capsys, path, "--images", path)
+    assert "must be a folder" in fails(capsys, path, "--images", path)
 
 
 def test_tables_need_neither_matplotlib_nor_a_compiler(write):

@@ -244,8 +244,8 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["--out", "x"], "--budget and --out are needed"),
-            (["--budget", "0", "--out", "x"], "expected a number of seconds above 0; got '0'"),
-            (["--budget", "nan", "--out", "x"], "expected a number of seconds above 0; got 'nan'"),
+            (["--budget", "0", "--out", "x"], "must be a number of seconds above 0; got '0'"),
+            (["--budget", "nan", "--out", "x"], "must be a number of seconds above 0; got 'nan'"),
             (["--budget", "9", "--out", "x", "--only", "y"], "unknown stage 'y'; known: one"),
             (["--budget", "9", "--out", "x", "--retry"], "--retry needs --resume"),
             (["--budget", "9", "--out", "x", "--jobs", "0"], "--jobs must be at least 1; got 0"),

@@ -174,7 +174,7 @@ def test_text_of_numbers_stays_text(frame):
         (pd.to_timedelta(range(5), "D"), "row 0 .*column 'bad': dates and times are not read"),
         (pd.period_range("2020", periods=5, freq="D"), "row 0 .*dates and times are not read"),
         ([None, datetime.date(2020, 1, 1)] * 2 + [None], "row 1 .*column 'bad': dates and times are not read"),
-        ([1j] * 5, "column 'bad' holds complex numbers; expected real ones"),
+        ([1j] * 5, "column 'bad' must hold real numbers; got complex ones"),
         (["a", "b", [1], "c", "d"], "row 2 .*column 'bad': a cell must be a number, a bool or text; got a list"),
         ([1.0, np.inf, 2, 3, 4], r"row 1 \(counted from 0\), column 'bad' must be a finite float32 number; got inf"),
         ([1.0, 2, 3, None, 4], r"row 3 \(counted from 0\), column 'bad': the cell is missing"),
@@ -192,7 +192,7 @@ def test_what_cannot_be_read(frame, cells, message):
         (None, "a table must be a path or a frame of pandas, polars or pyarrow; got a NoneType"),
         ([1, 2], "got a list"),
         (np.eye(3), "got a ndarray"),
-        (pl.LazyFrame({"a": [1]}), "a table must be data, not a LazyFrame: call its method collect.. first"),
+        (pl.LazyFrame({"a": [1]}), "a table must be data; got a LazyFrame: call its method collect.. first"),
     ],
 )
 def test_what_is_no_table(data, message):
@@ -209,9 +209,9 @@ def test_dates_as_text(frame):
 
 
 def test_empty_frames(frame):
-    with pytest.raises(ValueError, match="the DataFrame: expected rows and columns; got 0 rows and 6 columns"):
+    with pytest.raises(ValueError, match="the DataFrame: must have rows and columns; got 0 rows and 6 columns"):
         datasets.read_table(frame.iloc[:0])
-    with pytest.raises(ValueError, match="expected at least two columns, features and a target; got 1"):
+    with pytest.raises(ValueError, match="must have at least two columns, features and a target; got 1"):
         datasets.read_table(frame[["real"]])
 
 

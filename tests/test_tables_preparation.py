@@ -292,16 +292,16 @@ def test_columns_are_found(tmp_path, preparation, text):
     [
         ("colour,size\nred,1\n", "it lacks the column ok, which the model was trained with; its columns are colour"),
         ("a,b,c\n1,2,3\n", "it lacks the columns colour, size, ok"),
-        ("colour,size,ok,size\nred,1,no,2\n", r"columns 1, 3 \(counted from 0\) have the name 'size'"),
-        ("red,1.5\n", "expected 5 or 4 or 3 columns, as in the training data .*; got 2"),
+        ("colour,size,ok,size\nred,1,no,2\n", r"got the name 'size' for columns 1, 3 \(counted from 0\)"),
+        ("red,1.5\n", "must have 5 or 4 or 3 columns, as the training data .*; got 2"),
         ("colour,size,ok\nred,1,no\npink,1,no\n", "line 3, column 'colour' must be one of the categories of the train"),
         ("colour,size,ok\npink,1,no\n", "of the training data, blue, green, red; got 'pink'"),
         ("colour,size,ok\nred,1,no\nred,big,no\n", "line 3, column 'size' must be a number"),
         ("colour,size,ok\nred,big,no\n", "line 2, column 'size' must be a number, as in training; got 'big'"),
         ("colour,size,ok\nred,,no\n", "line 2, column 'size': the cell is missing"),
         ("colour,size,ok\nred,1e99,no\n", r"line 2, column 'size' must be a finite float32 number; got 1e\+99"),
-        ("", "the file is empty"),
-        ("colour,size,ok\n", "only a header"),
+        ("", "got an empty file"),
+        ("colour,size,ok\n", "got a header alone"),
     ],
 )  # fmt: skip
 def test_new_tables_that_do_not_fit(tmp_path, preparation, text, message):
@@ -348,7 +348,7 @@ def test_names_tell_the_delimiter(tmp_path):
     preparation = datasets.read_table(write(tmp_path, "my text,k\n" + "a b,0\nc d,1\n" * 3)).preparation
     assert preparation.transform(write(tmp_path, "my text\nc d\na b\n", "new.csv")).tolist() == [[0, 1], [1, 0]]
     np.savez(tmp_path / "a.npz", x=np.eye(2))
-    with pytest.raises(ValueError, match="a.npz: expected a table; a .npz file holds arrays"):
+    with pytest.raises(ValueError, match="a.npz: must be a table; got a .npz file, which holds arrays"):
         preparation.transform(tmp_path / "a.npz")
 
 

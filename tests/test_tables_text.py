@@ -139,7 +139,7 @@ def test_packed(tmp_path, pack):
     data = datasets.read_table(path)
     assert (data.name, data.classes, len(joined(data)[0])) == ("table", 3, 20)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=f"table.csv.{pack}: expected a whole packed file, but it is damaged or cut"):
+    with pytest.raises(ValueError, match=f"{pack}: must be a whole packed file; got one that is damaged or cut"):
         datasets.read_table(path)
 
 
@@ -147,16 +147,16 @@ def test_zip_archives_hold_one_table(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
         archive.writestr("a.csv", ROWS)
         archive.writestr("b.csv", ROWS)
-    with pytest.raises(ValueError, match="expected a zip archive of one table; it holds 2 files"):
+    with pytest.raises(ValueError, match="a zip archive must hold one table; got 2 files"):
         datasets.read_table(tmp_path / "t.zip")
 
 
 def test_other_encodings(tmp_path):
     path = write(tmp_path, "größe,k\n1,x\n2,y\n3,y\n", encoding="cp1252")
-    with pytest.raises(ValueError, match=r"expected text in UTF-8, but line 1 is not UTF-8; say its enc.*cp1252"):
+    with pytest.raises(ValueError, match=r"must be text in UTF-8; line 1 is not UTF-8: give its enc.*cp1252"):
         datasets.read_table(path)
     assert datasets.read_table(path, encoding="cp1252").preparation.feature_names == ["größe"]
-    with pytest.raises(ValueError, match="expected text in ascii"):
+    with pytest.raises(ValueError, match="must be text in ascii"):
         datasets.read_table(path, encoding="ascii")
 
 
@@ -173,19 +173,19 @@ def test_not_utf8_far_behind(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected rows and columns, but the file is empty"),
-        ("\n\n", "expected rows and columns, but the file is empty"),
-        ("a,b\n", "expected rows of data, but there is only a header"),
-        ("a,b\n,\n", "expected rows of data, but all cells are empty"),
-        ("1\n2\n", "expected at least two columns, features and a target; got 1; say the delimiter"),
-        ("1,0\n", "expected at least two rows .train and test.; got 1"),
+        ("", "a table must have rows and columns; got an empty file"),
+        ("\n\n", "a table must have rows and columns; got an empty file"),
+        ("a,b\n", "a table must have rows of data; got a header alone"),
+        ("a,b\n,\n", "a table must have rows of data; got empty cells alone"),
+        ("1\n2\n", "must have at least two columns, features and a target; got 1; say the delimiter"),
+        ("1,0\n", "must have at least two rows .train and test.; got 1"),
         ("a,b\n1,0\n\n2,x1\n", "line 4, column 'b' must be a number, as most cells of this column are; got 'x1'"),
         ("1,0\n,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing; leave such rows out"),
-        ("1,0\n2,1\n3\n", "line 3: expected 2 columns, as in the first row, but it has 1"),
-        ("1,0\n2,1,\n", "line 2: expected 2 columns, as in the first row, but it has 3"),
-        ('a,b\n1,0\n"x\ny",1,2\n', "line 3: expected 2 columns, as in the first row, but it has 3"),
-        ("a,b\n7,0,1\n8,1,1\n", "line 2: expected 2 columns, as in the header, but it has 3"),
-        ("a,b,c\n1,0\n", "line 2: expected 3 columns, as in the header, but it has 2"),
+        ("1,0\n2,1\n3\n", "line 3 must have 2 columns, as the first row has; got 1"),
+        ("1,0\n2,1,\n", "line 2 must have 2 columns, as the first row has; got 3"),
+        ('a,b\n1,0\n"x\ny",1,2\n', "line 3 must have 2 columns, as the first row has; got 3"),
+        ("a,b\n7,0,1\n8,1,1\n", "line 2 must have 2 columns, as the header has; got 3"),
+        ("a,b,c\n1,0\n", "line 2 must have 3 columns, as the header has; got 2"),
         ("1,0\nnan,1\n", r"line 2, column 0 \(counted from 0\): the cell is missing"),
         ("a,b,c\n1,,0\n,NA,1\n2,3,1\n", r"line 2, column 'b': the cell is missing \(3 cells are missing, in .* a, b\)"),
         ("1,0\n2,1\n1e400,1\n", r"line 3, column 0 \(counted from 0\) must be a finite float32 number; got inf"),
@@ -195,7 +195,7 @@ def test_not_utf8_far_behind(tmp_path):
         ("a,k\n1,7\n2,7\n", "column 'k' must have at least two classes; got only 7"),
         ('1,0\n"2\n', "line 2: a quoted cell begins in this row and does not end"),
         ('a,k\n1,x\n"2,y\n3,x\n4,y\n', "line 3: a quoted cell begins in this row and does not end"),
-        ("a,a,k\n1,2,0\n2,3,1\n", r"columns 0, 1 \(counted from 0\) have the name 'a': expected each name once"),
+        ("a,a,k\n1,2,0\n2,3,1\n", r"names of columns must differ; got the name 'a' for columns 0, 1 \(counted"),
         ("t,k\n2020-01-31,0\n2020-02-01,1\n", "line 2, column 't': dates and times are not read, such as '2020-01-31'"),
         ("t,k\n31.1.2020,0\n1.2.2020,1\n", "line 2, column 't': dates and times are not read, such as '31.1.2020'"),
         ("t,k\n12:30,0\n13:30:10,1\n", "line 2, column 't': dates and times are not read, such as '12:30'"),
@@ -273,7 +273,7 @@ def test_no_such_file(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.xlsx", "a", "a.gz", "a.json.gz"])
 def test_files_of_another_kind(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"expected a file whose name ends in \.npz, \.csv, \.tsv, \.txt"):
+    with pytest.raises(ValueError, match=r"must be the name of a file that ends in \.npz, \.csv, \.tsv, \.txt"):
         datasets.read_table(tmp_path / name)
 
 

@@ -126,7 +126,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
     return seconds
 
 

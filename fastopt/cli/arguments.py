@@ -20,7 +20,7 @@ def whole(least: int) -> Callable[[str], int]:
         except ValueError:
             number = least - 1
         if number < least:
-            raise ArgumentTypeError(f"expected a whole number of at least {least}; got {text!r}")
+            raise ArgumentTypeError(f"must be a whole number of at least {least}; got {text!r}")
         return number
 
     return parse
@@ -39,7 +39,7 @@ def widths(text: str) -> tuple[int, ...]:
     except ValueError:
         found = (0,)
     if min(found) < 1:
-        raise ArgumentTypeError(f"expected widths of hidden layers, such as 128,64, or none; got {text!r}")
+        raise ArgumentTypeError(f"must be widths of hidden layers, such as 128,64, or none; got {text!r}")
     return found
 
 
@@ -52,7 +52,7 @@ def check_writable(option: str, path: str) -> None:
     if not place.parent.is_dir():
         raise FileNotFoundError(f"{option} {path}: there is no folder {place.parent}")
     if place.is_dir():
-        raise IsADirectoryError(f"{option} {path}: expected the name of a file, but this is a folder")
+        raise IsADirectoryError(f"{option} {path} must be the name of a file; got a folder")
     if place.exists() and not os.access(place, os.W_OK):
         raise PermissionError(f"{option} {path}: the file cannot be written to")
     if (place.is_file() or not place.exists()) and not os.access(place.parent, os.W_OK):

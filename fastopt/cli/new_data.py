@@ -144,7 +144,7 @@ def _plain_columns(
     features = [i for i in data if i != chosen]
     if len(features) != model.inputs or (with_targets and chosen is None):
         raise ValueError(
-            f"{table.source}: expected {model.inputs} columns of features{' and one of targets' * with_targets}, as "
+            f"{table.source}: must have {model.inputs} columns of features{' and one of targets' * with_targets}, as "
             f"the model has {model.inputs} inputs; got {len(data)} columns"
         )
     columns = {}

@@ -114,7 +114,7 @@ def _suffix(args: argparse.Namespace) -> str:
 
 def _check_out(args: argparse.Namespace) -> None:
     if _suffix(args) not in SUFFIXES:
-        raise ValueError(f"--out {args.out}: expected a file whose name ends in {', '.join(SUFFIXES)}")
+        raise ValueError(f"--out {args.out} must be the name of a file that ends in {', '.join(SUFFIXES)}")
     check_writable("--out", args.out)
     for other in (args.model, args.data):
         if Path(args.out).exists() and Path(other).exists() and Path(args.out).samefile(other):

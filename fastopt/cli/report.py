@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_images(folder: Path, plots: dict[str, bytes]) -> None:
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--images {folder}: expected a folder, but this is a file")
+        raise NotADirectoryError(f"--images {folder} must be a folder; got a file")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in plots.items():
         _files.write(folder / f"{name}.svg", content)

@@ -50,7 +50,7 @@ def capability(text: str) -> Capability:
     """
     major, point, minor = text.partition(".")
     if not (point and major.isdecimal() and minor.isdecimal() and len(minor) == 1):
-        raise argparse.ArgumentTypeError(f"expected a compute capability, such as 9.0; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a compute capability, such as 9.0; got {text!r}")
     return int(major), int(minor)
 
 
@@ -62,7 +62,7 @@ def widths(text: str) -> tuple[int, ...]:
     """
     requirements = text.split("-")
     if len(requirements) < 2 or not all(part.isdecimal() and int(part) for part in requirements):
-        raise argparse.ArgumentTypeError(f"expected widths from inputs to outputs, such as 784-128-10; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be widths from inputs to outputs, such as 784-128-10; got {text!r}")
     return tuple(map(int, requirements))
 
 

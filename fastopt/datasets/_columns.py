@@ -76,7 +76,7 @@ def read_column(table: Table, position: int, as_text: bool = False) -> Column:
         missing = _missing(series)
         return Column("text", _as_text(series.astype(object).to_numpy(), missing), missing)
     if types.is_complex_dtype(dtype):
-        raise ValueError(f"{table.source}: {table.title(position)} holds complex numbers; expected real ones")
+        raise ValueError(f"{table.source}: {table.title(position)} must hold real numbers; got complex ones")
     if types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype) or types.is_timedelta64_dtype(dtype):
         missing = _missing(series)
         if as_text:

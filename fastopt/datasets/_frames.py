@@ -20,7 +20,7 @@ def is_frame(data: Any) -> bool:
         return True
     kind = type(data)  # properties of an object may be at work when they are asked for
     if hasattr(kind, "columns") and hasattr(kind, "collect"):
-        raise TypeError(f"a table must be data, not a {kind.__name__}: call its method collect() first")
+        raise TypeError(f"a table must be data; got a {kind.__name__}: call its method collect() first")
     named = hasattr(kind, "columns") or hasattr(kind, "column_names")
     return named and any(hasattr(kind, name) for name in ("to_pandas", "__arrow_c_stream__", "__dataframe__"))
 
@@ -58,7 +58,7 @@ def table_of(data: Any, source: str | None = None) -> Table:
     elif not isinstance(frame.index, pd.RangeIndex) and not pd.api.types.is_integer_dtype(frame.index.dtype):
         notes.append("its index is left out: reset_index makes a column of it")
     if not len(frame) or not frame.shape[1]:
-        raise ValueError(f"{source}: expected rows and columns; got {len(frame)} rows and {frame.shape[1]} columns")
+        raise ValueError(f"{source}: must have rows and columns; got {len(frame)} rows and {frame.shape[1]} columns")
     frame = frame.reset_index(drop=True)
     frame.columns = range(frame.shape[1])
     return Table(source, frame, names, lambda row: f"row {row} (counted from 0)", notes)

@@ -54,7 +54,7 @@ def read_idx(path: str | os.PathLike[str], shape: Sequence[int | None]) -> np.nd
                 return _read(unpacked, path, shape, 1032 * size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(
-                f"{path}: expected a whole gzip file, but it is damaged or cut: {error}"
+                f"{path}: must be a whole gzip file; got one that is damaged or cut: {error}"
             ) from error
 
 
@@ -62,20 +62,20 @@ def _read(stream: BinaryIO | gzip.GzipFile, path: Path, shape: Sequence[int | No
     dims = _read_header(stream, path, len(shape))
     if any(want not in (None, got) for want, got in zip(shape, dims, strict=True)):
         expected = ", ".join("any" if want is None else str(want) for want in shape)
-        raise ValueError(f"{path}: expected an array of shape ({expected}), but the header says {dims}")
+        raise ValueError(f"{path}: must hold an array of shape ({expected}); got {dims} in its header")
     announced = math.prod(dims)  # Python integers: no overflow, whatever the header says
     if announced > most:
         raise ValueError(
-            f"{path}: its header announces {announced} bytes of data for shape {dims}, "
-            "but the file is too small to hold them: it is truncated or mislabelled"
+            f"{path}: must hold {announced} bytes of data for shape {dims}, as its header says; got a file that is too "
+            "small for them: it is truncated or mislabelled"
         )
     data = io.BytesIO()
     while chunk := stream.read(min(CHUNK, announced + 1 - data.tell())):
         data.write(chunk)
     got = data.tell()
     if got != announced:
-        came = "more follow" if got > announced else f"only {got} came: it is truncated"
-        raise ValueError(f"{path}: expected {announced} bytes of data for shape {dims}, but {came}")
+        found = "more" if got > announced else f"only {got}: it is truncated"
+        raise ValueError(f"{path}: must hold {announced} bytes of data for shape {dims}; got {found}")
     return np.frombuffer(data.getbuffer(), np.uint8).reshape(dims)
 
 
@@ -84,14 +84,14 @@ def _read_header(stream: BinaryIO | gzip.GzipFile, path: Path, ndim: int) -> tup
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise ValueError(
-            f"{path}: expected an IDX file, which starts with {expected.hex(' ')}, but it starts with "
-            f"{magic.hex(' ') or 'nothing: it is empty'}"
+            f"{path}: must be an IDX file, which starts with {expected.hex(' ')}; got "
+            f"{magic.hex(' ') or 'an empty file'}"
         )
     if magic[2] != UNSIGNED_BYTE:
-        raise ValueError(f"{path}: expected IDX type code 0x08 (unsigned bytes), but came 0x{magic[2]:02x}")
+        raise ValueError(f"{path}: must have the IDX type code 0x08 (unsigned bytes); got 0x{magic[2]:02x}")
     if magic[3] != ndim:
-        raise ValueError(f"{path}: expected {ndim} dimension(s), but the header says {magic[3]}")
+        raise ValueError(f"{path}: must have {ndim} dimension(s); got {magic[3]}")
     sizes = stream.read(4 * ndim)
     if len(sizes) < 4 * ndim:
-        raise ValueError(f"{path}: expected a header of {4 + 4 * ndim} bytes, but the file ends inside it")
+        raise ValueError(f"{path}: must have a header of {4 + 4 * ndim} bytes; got a file that ends inside it")
     return struct.unpack(f">{ndim}I", sizes)

@@ -63,7 +63,7 @@ class TableLayout:
         chosen = self._chosen(width)
         if chosen is None or self.target not in chosen:
             raise ValueError(
-                f"expected {self.width} columns, as in the training data, the target's among them; got {width}"
+                f"it must have {self.width} columns, as the training data, the target's among them; got {width}"
             )
         return chosen.index(self.target)
 
@@ -72,7 +72,7 @@ class TableLayout:
         if chosen is None:
             widths = sorted({len(layout) for layout in self._layouts()}, reverse=True)
             raise ValueError(
-                f"expected {' or '.join(map(str, widths))} columns, as in the training data (with or without its "
+                f"it must have {' or '.join(map(str, widths))} columns, as the training data (with or without its "
                 f"target and columns that were left out); got {width}"
             )
         return [chosen.index(position) for position in positions]
@@ -119,6 +119,6 @@ def check_unique(names: Sequence[str], positions: Sequence[int]) -> None:
             twice = [i for i in positions if names[i] == name]
             title = f"the name {name!r}" if name else "no name"
             raise ValueError(
-                f"columns {listed(twice, most=4)} (counted from 0) have {title}: expected each name once; "
+                f"names of columns must differ; got {title} for columns {listed(twice, most=4)} (counted from 0): "
                 "rename them, or leave all but one out (--drop INDEX)"
             )

@@ -31,7 +31,7 @@ def read_features(path: Path, dtype: str) -> np.ndarray:
     name = next(name for name in ("x", "x_test", "x_train") if name in arrays)
     x = arrays[name]
     if x.dtype.kind not in "biuf" or x.ndim < 2 or x.size == 0:
-        raise ValueError(f"{path}: expected {name} to be numbers (rows, features); got {x.dtype} {x.shape}")
+        raise ValueError(f"{path}: {name} must be numbers of shape (rows, features); got {x.dtype} {x.shape}")
     return _finite(path, name, x.reshape(len(x), -1), dtype)
 
 
@@ -46,28 +46,28 @@ def _arrays(path: Path, wanted: tuple[tuple[str, ...], ...]) -> dict[str, np.nda
 
 def _members(archive: object, wanted: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it holds a single .npy array")
+        raise ValueError("it must be an archive of arrays; got a single .npy array")
     names = next((names for names in wanted if set(names) == set(archive.files)), None)
     if names is None:
         known = "; or ".join(", ".join(names) for names in wanted)
-        raise ValueError(f"expected the arrays {known}; it holds {', '.join(archive.files) or 'none'}")
+        raise ValueError(f"it must hold the arrays {known}; got {', '.join(archive.files) or 'none'}")
     arrays = {name: archive[name] for name in names}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a member is no .npy file
-        raise ValueError("expected every member to be an array")
+        raise ValueError("every member must be an array; got a file of another kind")
     return arrays
 
 
 def _checked(path: Path, x: np.ndarray, y: np.ndarray, dtype: str) -> Part:
     for name, kind, known in (("x", x.dtype, "biuf"), ("y", y.dtype, "biufU")):
         if kind.kind not in known:
-            raise ValueError(f"{path}: expected numbers in {name}{' or text' * (name == 'y')}, but its type is {kind}")
+            raise ValueError(f"{path}: {name} must hold numbers{' or text' * (name == 'y')}; got {kind}")
     if x.ndim < 2 or y.ndim not in (1, 2) or len(x) != len(y) or x.size == 0 or y.size == 0:
-        raise ValueError(f"{path}: expected x (rows, features) and y (rows,); got {x.shape} and {y.shape}")
+        raise ValueError(f"{path}: x must have shape (rows, features) and y (rows,); got {x.shape} and {y.shape}")
     if y.dtype.kind != "f":
         if y.size != len(x):
-            raise ValueError(f"{path}: expected one label a row (or y of floats); got {y.shape}")
+            raise ValueError(f"{path}: y must be one label a row, or floats; got shape {y.shape}")
         if y.dtype.kind == "u" and y.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"{path}: expected labels that fit int64; got {y.max()}")
+            raise ValueError(f"{path}: labels must fit int64; got {y.max()}")
         y = y.reshape(-1)
         y = y.astype(np.int64) if y.dtype.kind in "iu" else y
     else:
@@ -82,6 +82,6 @@ def _finite(path: Path, name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if not finite.all():
         row, column = (int(index) for index in np.argwhere(~finite)[0])
         raise ValueError(
-            f"{path}: expected finite {np.dtype(dtype)} numbers: {name}[{row}, {column}] is {array[row, column]}"
+            f"{path}: {name}[{row}, {column}] must be a finite {np.dtype(dtype)} number; got {array[row, column]}"
         )
     return result

@@ -78,7 +78,7 @@ def read_text(path: Path, options: TextOptions, expected: Expected) -> Table:
     except UnicodeError as error:
         raise ValueError(_not_text(path, options.encoding, error)) from error
     except _DAMAGE as error:
-        raise ValueError(f"{path}: expected a whole packed file, but it is damaged or cut: {error}") from error
+        raise ValueError(f"{path}: must be a whole packed file; got one that is damaged or cut: {error}") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -98,7 +98,7 @@ def _open(path: Path, encoding: str | None) -> Iterator[TextIO]:
             archive = stack.enter_context(zipfile.ZipFile(raw))
             members = [info for info in archive.infolist() if not info.is_dir()]
             if len(members) != 1:
-                raise ValueError(f"expected a zip archive of one table; it holds {len(members)} files")
+                raise ValueError(f"a zip archive must hold one table; got {len(members)} files")
             raw = stack.enter_context(archive.open(members[0]))
         else:
             for magic, unpack in _MAGIC:
@@ -137,7 +137,7 @@ class _Reader:
         self.path, self.encoding, self.dialect = path, options.encoding, dialect
         self.sample = self._first_records(lines)
         if not self.sample:
-            raise ValueError("expected rows and columns, but the file is empty")
+            raise ValueError("a table must have rows and columns; got an empty file")
         self.header = options.header
         self.guessed = False
         self.notes: list[str] = []
@@ -167,7 +167,7 @@ class _Reader:
             names = ["", *names]  # as R's write.table does it
         if names is not None and len(names) != frame.shape[1]:
             line, row = self.sample[self.first_row] if len(self.sample) > self.first_row else (0, [])
-            raise ValueError(f"line {line}: expected {len(names)} columns, as in the header, but it has {len(row)}")
+            raise ValueError(f"line {line} must have {len(names)} columns, as the header has; got {len(row)}")
         if self._guessed(names):
             self.notes.append(f"the first row is taken for names: {listed([name for name in names or () if name])}")
         return Table(str(self.path), frame, names, self.where, self.notes, row_names, self.dialect.decimal)
@@ -197,7 +197,7 @@ class _Reader:
         pd = import_pandas()
         width = len(self.sample[min(self.first_row, len(self.sample) - 1)][1])
         if len(self.sample) <= self.first_row:
-            raise ValueError("expected rows of data, but there is only a header")
+            raise ValueError("a table must have rows of data; got a header alone")
         if names is not None and len(names) == width - 1:
             names = ["", *names]
         text = expected.text(names, width, [row for _, row in self.sample[self.first_row :]])
@@ -230,7 +230,7 @@ class _Reader:
         if rows < len(frame):
             self.notes.append(f"the last {len(frame) - rows:,} rows, which are empty, are left out")
         if not rows:
-            raise ValueError("expected rows of data, but all cells are empty")
+            raise ValueError("a table must have rows of data; got empty cells alone")
         return frame.iloc[:rows]
 
     def _ragged(self, width: int) -> str | None:
@@ -238,7 +238,7 @@ class _Reader:
         with contextlib.suppress(csv.Error), _open(self.path, self.encoding) as file:
             for line, row in itertools.islice(self._records(file), self.first_row, None):
                 if len(row) != width:
-                    return f"line {line}: expected {width} columns, as in the first row, but it has {len(row)}"
+                    return f"line {line} must have {width} columns, as the first row has; got {len(row)}"
         return None
 
     def _open_quote(self) -> str | None:
@@ -270,7 +270,7 @@ def _version(pd: Any) -> tuple[int, ...]:
 
 def _not_text(path: Path, encoding: str | None, error: UnicodeError) -> str:
     if encoding is not None:
-        return f"{path}: expected text in {encoding}: {error}"
+        return f"{path}: must be text in {encoding}: {error}"
     place = ""
     with contextlib.suppress(OSError, ValueError, UnicodeError), _open(path, "latin-1") as file:
         for number, line in enumerate(file, 1):
@@ -280,6 +280,6 @@ def _not_text(path: Path, encoding: str | None, error: UnicodeError) -> str:
                 place = f"line {number} is not UTF-8"
                 break
     return (
-        f"{path}: expected text in UTF-8, but {place or error}; say its encoding, "
+        f"{path}: must be text in UTF-8; {place or error}: give its encoding, "
         "such as encoding='cp1252' (--encoding cp1252), if it is text"
     )

@@ -93,9 +93,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """
     if name == "digits":
         if folder is not None:
-            raise ValueError(
-                f"the data set digits ships with fastopt: expected no folder, but came {folder!r}"
-            )
+            raise ValueError(f"folder must be None for the data set digits, which ships with fastopt; got {folder!r}")
         return _load_digits()
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
@@ -140,13 +138,13 @@ def _load_idx(name: str, paths: dict[str, Path]) -> Dataset:
 def _check_labels(name: str, path: Path, labels: np.ndarray, most: int) -> None:
     title = _SOURCES[name].title
     if not 0 < len(labels) <= most:
-        raise ValueError(f"{path}: expected 1 to {most} labels ({title}), but it holds {len(labels)}")
+        raise ValueError(f"{path}: must hold 1 to {most} labels ({title}); got {len(labels)}")
     if labels.max() > 9:
         row = int(np.argmax(labels > 9))
-        raise ValueError(f"{path}: expected labels from 0 to 9, but label {row} is {labels[row]}")
+        raise ValueError(f"{path}: must hold labels from 0 to 9; got {labels[row]} at index {row}")
     for other, source in _SOURCES.items():
         if other != name and labels[:10].tobytes() == source.first_test_labels:
-            raise ValueError(f"{path}: expected the labels of {title}, but these are {source.title}'s")
+            raise ValueError(f"{path}: must hold the labels of {title}; got {source.title}'s")
 
 
 def _find_files(name: str, folder: str | os.PathLike[str] | None) -> dict[str, Path]:
@@ -164,11 +162,11 @@ def _find_files(name: str, folder: str | os.PathLike[str] | None) -> dict[str, P
         if found:
             missing = ", ".join(file for file in _IDX_FILES if file not in found)
             raise FileNotFoundError(
-                f"{place}: expected four IDX files of {source.title}, but these are missing: {missing}"
+                f"{place}: must hold the four IDX files of {source.title}; missing: {missing}"
             )
     if folder is not None:
         raise FileNotFoundError(
-            f"{folder}: expected the IDX files of {source.title} here or in the sub-folder {name}: "
+            f"{folder}: must hold the IDX files of {source.title}, itself or in its sub-folder {name}: "
             + ", ".join(f"{file}[.gz]" for file in _IDX_FILES)
         )
     return _download(name)

@@ -135,7 +135,7 @@ def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected 
         return table_of(data)
     path = check_path(data)
     if path.suffix.lower() == ".npz":
-        raise ValueError(f"{path}: expected a table; a .npz file holds arrays")
+        raise ValueError(f"{path}: must be a table; got a .npz file, which holds arrays")
     if is_text(path):
         return read_text(path, text, expected)
     _refuse_text_options(text, path.suffix)
@@ -154,7 +154,7 @@ def check_path(data: Any) -> Path:
         raise TypeError(f"a table must be a path or a frame of pandas, polars or pyarrow; got a {type(data).__name__}")
     path = Path(os.fsdecode(data))
     if not (is_text(path) or path.suffix.lower() in (*BINARY, ".npz")):
-        raise ValueError(f"{path}: expected a file whose name ends in {KINDS}")
+        raise ValueError(f"{path}: must be the name of a file that ends in {KINDS}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     return path
@@ -223,7 +223,7 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     options, goal = _read_target(table, target, options)
     rows = choose_rows(table, {**columns, target: goal}, options.missing, target)
     if len(rows) < 2:
-        raise ValueError(f"{table.source}: expected at least two rows (train and test); got {len(rows)}")
+        raise ValueError(f"{table.source}: must have at least two rows (train and test); got {len(rows)}")
     y = _targets_of(table, target, goal, rows, options)
     train, test = hold_out(len(rows), y.y if y.labels is not None else None, options.seed)
     learning = rows[train][_learning(len(train), options)]
@@ -291,7 +291,7 @@ def _counts_rows(table: Table) -> bool:
 def _check_columns(table: Table, features: Sequence[int], target: int, categorical: set[int]) -> None:
     if table.width < 2:
         raise ValueError(
-            f"{table.source}: expected at least two columns, features and a target; got {table.width}; "
+            f"{table.source}: must have at least two columns, features and a target; got {table.width}; "
             "say the delimiter (sep, --sep) if it is another one"
         )
     if not features:
@@ -355,7 +355,7 @@ def _from_npz(path: Path, options: TableOptions) -> Dataset:
     if len(parts) == 2:
         train, test = np.split(np.arange(len(x)), [len(parts[0].x)])
     elif len(x) < 2:
-        raise ValueError(f"{path}: expected at least two rows (train and test); got {len(x)}")
+        raise ValueError(f"{path}: must have at least two rows (train and test); got {len(x)}")
     else:
         train, test = hold_out(len(x), y.y if y.labels is not None else None, options.seed)
     return Dataset(
@@ -370,7 +370,7 @@ def _joined(path: Path, parts: Sequence[Part]) -> np.ndarray:
     alike = first.y.shape[1:] == last.y.shape[1:] and (first.y.dtype.kind in "iu") == (last.y.dtype.kind in "iu")
     if first.x.shape[1:] != last.x.shape[1:] or not alike or (first.y.dtype.kind == "U") != (last.y.dtype.kind == "U"):
         raise ValueError(
-            f"{path}: expected the same columns and types in both parts; got x {first.x.shape} and {last.x.shape}, "
+            f"{path}: must have the same columns and types in both parts; got x {first.x.shape} and {last.x.shape}, "
             f"y {first.y.shape} {first.y.dtype} and {last.y.shape} {last.y.dtype}"
         )
     return np.concatenate([part.y for part in parts])

@@ -145,7 +145,7 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
         return _frames.Column(array.astype(np.float64) if wide else array, None)
     if kind != "O":
         more = " (bytes: use .astype(str))" if kind == "S" else ""
-        raise TypeError(f"{name} must be class labels, whole numbers or strings, not {array.dtype}{more}")
+        raise TypeError(f"{name} must be class labels, whole numbers or strings; got {array.dtype}{more}")
     try:
         return _frames.from_objects(array)
     except _frames.NotNumbers as error:

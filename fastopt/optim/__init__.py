@@ -1,5 +1,8 @@
-"""Optimizers for arrays in place: their classes are in `optimizers`, what all of them share in `base`."""
+"""Optimizers for arrays in place: their classes are in `optimizers`, what all of them share in `base`.
 
-from .optimizers import OPTIMIZER_CLASSES, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, get_optimizer
+The classes are made from a table; `__init__.pyi`, which `python tests/helpers_stubs.py` writes, shows them to type
+checkers.
+"""
 
-__all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
+from .optimizers import *  # noqa: F403
+from .optimizers import __all__ as __all__

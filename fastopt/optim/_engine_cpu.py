@@ -35,7 +35,7 @@ class OnHost(Place):
     ) -> bool:
         scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         skip = found_inf is not None and check_one_number("found_inf", found_inf) != 0
-        groups, plan, clip_norm = settings._current(), self.plan(settings), settings.clip_norm
+        groups, plan, clip_norm = settings._refreshed_groups(), self.plan(settings), settings.clip_norm
         options = [group.at(settings._count) for group in groups]
         gradients, others = plan.read(leaves)
         arrays = list(leaves)  # as kernels take them
@@ -48,7 +48,7 @@ class OnHost(Place):
             if slot.parameter.lender is not None:
                 slot.parameter.lender.check_place()
             if isinstance(arrays[i], tuple):
-                refusal = settings._against_rows(groups[self.of[i]])
+                refusal = settings._why_not_sparse(groups[self.of[i]])
                 rows[i] = check_rows(slot, arrays[i], self.memory, settings.backend, refusal)
                 arrays[i] = rows[i].values
             else:

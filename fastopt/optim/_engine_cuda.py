@@ -43,7 +43,7 @@ def _seen(name: str, value: Any) -> Any:
     except TypeError as error:
         raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
     if seen.dtype not in WORK:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {seen.dtype}")
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {seen.dtype}")
     if not seen.contiguous:
         raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
     if seen.address % WORK[seen.dtype].itemsize:
@@ -125,7 +125,7 @@ class DeviceParameter:
         """Raises unless the gradient is one that kernels take."""
         if isinstance(value, tuple):
             raise TypeError(
-                f"{name} must be an array like {self.name}, not (indices, values): they are for the CPU alone"
+                f"{name} must be an array like {self.name}; got (indices, values): they are for the CPU alone"
             )
         seen = _seen(name, value)
         self._check(name, seen.dtype, seen.shape)
@@ -226,7 +226,7 @@ class OnDevice(Place):
         skip = found_inf is not None and not found_at and check_one_number("found_inf", found_inf) != 0
         for _, lender in self.lenders:
             lender.check_place()
-        groups, plan, clip_norm = settings._current(), self.plan(settings), settings.clip_norm
+        groups, plan, clip_norm = settings._refreshed_groups(), self.plan(settings), settings.clip_norm
         options = [group.at(settings._count) for group in groups]
         gradients, others = plan.read(leaves)
         for i in [i for i in others if leaves[i] is not None]:

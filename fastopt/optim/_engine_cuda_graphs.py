@@ -57,7 +57,7 @@ class Counting(OnDevice):
     def step(
         self, settings: Settings, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
-        if any(group.scheduled for group in settings._current()) and self.capturing:
+        if any(group.scheduled for group in settings._refreshed_groups()) and self.capturing:
             raise RuntimeError("a step with a schedule cannot be captured into a CUDA graph, where no rate changes")
         return super().step(settings, leaves, grad_scale, found_inf, skip_nonfinite)
 

@@ -9,13 +9,7 @@ import numpy as np
 
 from .. import _backends
 from .._validation import check_in_domain, describe
-from ..kernels.formulas import BOUND, DOMAINS, FLAG, POSITIVE, Domain
-
-# Hyper-parameters of the classes that are not options of the rules as well: they choose the rule, fill the states,
-# or are worked into the scale of gradients.
-HYPER_DOMAINS: dict[str, Domain] = {
-    **DOMAINS, "amsgrad": FLAG, "centered": FLAG, "initial_accumulator_value": POSITIVE, "clip_each": BOUND,
-}  # fmt: skip
+from ..kernels.formulas import DOMAINS, Domain
 
 # In torch's groups, but without effect on the numbers.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "param_names")
@@ -24,7 +18,7 @@ TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_wei
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 # What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
-EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None, "eps_root": 0.0}
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None}
 
 # In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
 COMMON = ("clip_norm", "convention", "lr_step", "seed")

@@ -55,7 +55,7 @@ class Parameter:
         self.given = value if foreign else array
         self.kind = name_of(array.dtype)
         if self.kind not in WORK:
-            raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, not {array.dtype}")
+            raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
         self.dtype = self.expected = WORK[self.kind]
         if self.kind == "bfloat16":
             self.expected = self.dtype if foreign else np.dtype(array.dtype.type)

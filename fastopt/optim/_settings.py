@@ -11,9 +11,9 @@ import numpy as np
 from .. import conventions
 from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
-from ..kernels.formulas import BOUND
+from ..kernels.formulas import BOUND, DOMAINS
 from ._aliases import reasons, refuse
-from ._hyperparameters import EXTRA, HYPER_DOMAINS, check_clipping, check_lr, rate
+from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
 from ._param_state import Group, Hyper
 
 
@@ -21,9 +21,9 @@ class Settings:
     """The part of `Optimizer` that knows of hyper-parameters, and not of arrays."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
-    _extra: ClassVar[Mapping[str, Any]] = EXTRA
-    _peers: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
-    _whole: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
+    _optional_defaults: ClassVar[Mapping[str, Any]] = EXTRA
+    _conventions: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
+    _sparse_refusal: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[Group]
     param_groups: list[Hyper]
     backend: str
@@ -41,7 +41,7 @@ class Settings:
         seed: int,
         capturable: bool = False,
     ) -> None:
-        self._convention = conventions.find(type(self).__name__, self._peers, convention)
+        self._convention = conventions.find(type(self).__name__, self._conventions, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_in_domain("clip_norm", clip_norm, BOUND)
         self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
@@ -54,13 +54,13 @@ class Settings:
         """Before states change: the next step makes another plan."""
         raise NotImplementedError
 
-    def _kind(self, hyper: Hyper) -> str:
+    def _variant(self, hyper: Hyper) -> str:
         """What these hyper-parameters ask for, as a row of OPTIMIZERS in torch's convention."""
         raise NotImplementedError
 
     def _rule(self, hyper: Hyper) -> str:
         """The row of OPTIMIZERS that does it in this convention."""
-        return self._convention.row(self._kind(hyper), hyper)
+        return self._convention.row(self._variant(hyper), hyper)
 
     @classmethod
     def _checked(cls, hyper: Mapping[str, Any]) -> Hyper:
@@ -79,12 +79,12 @@ class Settings:
         if name == "lr":
             return check_lr(value)
         if name != "betas":
-            return check_in_domain(name, value, HYPER_DOMAINS[name])
+            return check_in_domain(name, value, DOMAINS[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be two numbers; got {value!r}")
-        return tuple(check_in_domain(f"betas[{i}]", value[i], HYPER_DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
+        return tuple(check_in_domain(f"betas[{i}]", value[i], DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
 
-    def _current(self) -> list[Group]:
+    def _refreshed_groups(self) -> list[Group]:
         """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
         values, size = self._values, 1 + len(self._hyper)
         stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
@@ -97,16 +97,16 @@ class Settings:
             group.take(rule, hyper)
         return self._groups
 
-    def _against_rows(self, group: Group) -> str:
+    def _why_not_sparse(self, group: Group) -> str:
         """Why the gradient of an array of a group must not be of some rows only; "": it may."""
         if self._convention.decoupled and group.public["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
-        return self._whole
+        return self._sparse_refusal
 
     @property
     def convention(self) -> str:
         """Whose formulas, defaults and options these are."""
-        return next(name for name, row in self._peers.items() if row is self._convention)
+        return next(name for name, row in self._conventions.items() if row is self._convention)
 
     @property
     def master_weights(self) -> bool:
@@ -154,21 +154,22 @@ class Settings:
     @property
     def rule(self) -> str:
         """The row of `fastopt.kernels.formulas.OPTIMIZERS` in use (by the first group)."""
-        return self._current()[0].rule
+        return self._refreshed_groups()[0].rule
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of that row, with their values for the next step."""
-        return dict(self._current()[0].at(self._count))
+        return dict(self._refreshed_groups()[0].at(self._count))
 
     def rates(self, n: int) -> np.ndarray:
         """The learning rates of the next `n` steps, (n,) float64 (those of the first group)."""
-        lr = self._current()[0].options["lr"]
+        lr = self._refreshed_groups()[0].options["lr"]
         return np.array([rate(lr, self._count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
-        shown = [f"{name}={value!r}" for name, value in hyper.items() if self._extra.get(name, ...) != value]
+        defaults = self._optional_defaults
+        shown = [f"{name}={value!r}" for name, value in hyper.items() if defaults.get(name, ...) != value]
         if self.convention != conventions.DEFAULT:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:

@@ -53,7 +53,7 @@ def check_rows(slot: Slot, given: tuple[Any, ...], memory: Memory, backend: str,
             f" got a tuple of {len(given)}"
         )
     if refusal:
-        raise TypeError(f"{name} must be an array like {p.name}, not (indices, values): {refusal}")
+        raise TypeError(f"{name} must be an array like {p.name}; got (indices, values): {refusal}")
     if p.array.ndim == 0:
         raise ValueError(f"{name} is (indices, values), but {p.name} has no rows: its shape is ()")
     indices = check_indices(f"the indices of {name}", given[0], len(p.array), p.name)

@@ -87,7 +87,7 @@ class Optimizer(Settings):
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
-        before = self._current()
+        before = self._refreshed_groups()
         for _, lender in self._place.lenders:
             lender.check_place()
         leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
@@ -137,7 +137,7 @@ class Optimizer(Settings):
         """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
-        self._current()  # takes over what was set in the meantime
+        self._refreshed_groups()  # takes over what was set in the meantime
         self.defaults = {name: self.param_groups[0][name] for name in self._hyper}
         self._attach(params)
 
@@ -152,7 +152,7 @@ class Optimizer(Settings):
 
         The optimizer's own memory, not copies.
         """
-        self._current()
+        self._refreshed_groups()
         return [slot.states_as_given for slot in self._slots]
 
     @property
@@ -162,7 +162,7 @@ class Optimizer(Settings):
 
     def next_steps(self, n: int) -> OptimizerSteps:
         """Record of all that a compiled epoch of `n` steps needs: rule, states, options, rates (of the first group)."""
-        group = self._current()[0]
+        group = self._refreshed_groups()[0]
         lr, count = group.options["lr"], self._count
         rates = np.array([rate(lr, count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
         states = [slot.states_as_given for slot in group.slots]
@@ -285,7 +285,7 @@ class Optimizer(Settings):
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
         if any(slot.form == STOCHASTIC for slot in self._slots):
             shared["seed"] = self._seed
-        for group, names in zip(self._current(), self._names, strict=True):
+        for group, names in zip(self._refreshed_groups(), self._names, strict=True):
             hyper = {name: group.public[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
@@ -369,7 +369,7 @@ class Optimizer(Settings):
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        extra = {name: value for name, value in self._extra.items() if name in self._hyper}
+        extra = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
         others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
         return self._checked({k: as_plain(v) for k, v in {**extra, **group}.items() if k not in others})
 
@@ -396,7 +396,7 @@ class Optimizer(Settings):
         """
         self.defaults, self.backend = state["defaults"], state["backend"]
         give_turn(self)
-        self._convention = self._peers[state["convention"]]
+        self._convention = self._conventions[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)
         self._clip_norm = None

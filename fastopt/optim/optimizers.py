@@ -85,381 +85,94 @@ Below, g is made from the gradient in this order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from .. import _backends
 from .._validation import check_name
-from ..conventions import CONVENTIONS
+from ..kernels.formulas.optimizers import CLASSES, COMMON_OPTIONS, OPTIMIZERS, OPTIONS, OptimizerClass
+from ._docstrings import docstring
 from ._hyperparameters import EXTRA
-from ._param_state import Hyper
 from .base import Optimizer
 
-__all__ = ["OPTIMIZER_CLASSES", "SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"]
-
-Rate = float | Callable[[int], float]  # a number or a schedule
-
-
-class SGD(Optimizer):
-    """Stochastic gradient descent, plain or with (heavy-ball or Nesterov) momentum.
-
-        p = p - lr g                                                        momentum = 0
-        b = momentum b + (1 - dampening) g  (first step: b = g)             else
-        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
-
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013; as torch.optim.SGD. State:
-    momentum_buffer, or velocity.
-
-    Args:
-        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0, or a schedule; see the module.
-        momentum: at least 0; 0 for none.
-        dampening: of the gradient's entry into the buffer.
-        weight_decay: L2 penalty, at least 0.
-        nesterov: needs momentum > 0 and dampening 0; in other conventions without effect where momentum is 0.
-        maximize: ascend instead of descend.
-        l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
-        master_weights, seed: how arrays of 16 bits are updated; see the module.
-        capturable: whether steps may be captured into a CUDA graph; see the module.
-        backend: "cpu" for compiled kernels, or "numpy" for the reference.
-
-    Example:
-        >>> import numpy as np, fastopt as fo
-        >>> w = np.array([1.0, 2.0])
-        >>> opt = fo.SGD(w, lr=0.1, momentum=0.9, backend="numpy")
-        >>> for _ in range(2):
-        ...     _ = opt.step(2 * w)
-        >>> print(w.round(3))
-        [0.46 0.92]
-    """
-
-    _hyper = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "l1", "clip_value", "clip_each")
-    _peers = CONVENTIONS["SGD"]
-    _states = frozenset(["momentum_buffer", "velocity"])
-
-    def __init__(
-        self,
-        params: Any = None,
-        lr: Rate | None = None,
-        momentum: float | None = None,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool | None = None,
-        *,
-        maximize: bool = False,
-        l1: float = 0.0,
-        clip_value: float | None = None,
-        clip_each: float | None = None,
-        clip_norm: float | None = None,
-        convention: str = "torch",
-        master_weights: bool = True,
-        seed: int = 0,
-        capturable: bool = False,
-        backend: str = _backends.DEFAULT,
-    ) -> None:
-        hyper = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-        more = {"nesterov": nesterov, "maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
-        super().__init__(
-            params, backend, {**hyper, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed, capturable=capturable,
-        )  # fmt: skip
-
-    def _kind(self, hyper: Hyper) -> str:
-        if self.convention == "torch" and hyper["nesterov"] and (hyper["momentum"] == 0 or hyper["dampening"] != 0):
-            raise ValueError(
-                "nesterov needs momentum > 0 and dampening 0;"
-                f" got momentum={hyper['momentum']}, dampening={hyper['dampening']}"
-            )
-        return "momentum" if hyper["momentum"] else "sgd"
+# Behind the hyper-parameters of every class: arguments of the optimizer itself, with their types and defaults.
+SETTINGS: dict[str, tuple[str, Any]] = {
+    "clip_norm": ("float | None", None),
+    "convention": ("str", None),
+    "master_weights": ("bool", True),
+    "seed": ("int", 0),
+    "capturable": ("bool", False),
+    "backend": ("str", _backends.DEFAULT),
+}
 
 
-class Adagrad(Optimizer):
-    """Adagrad: steps divided by the root of the sum of all squared gradients so far.
+def signature_of(row: OptimizerClass) -> inspect.Signature:
+    """The signature of `__init__`: params, the row's own arguments, and what all optimizers take by keyword."""
 
-        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+    def parameter(name: str, default: Any, positional: bool = False) -> inspect.Parameter:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
+        type_ = SETTINGS[name][0] if name in SETTINGS else (row.options.get(name) or OPTIONS[name]).type
+        if default is None and not type_.endswith("None"):
+            type_ += " | None"
+        return inspect.Parameter(name, kind, default=default, annotation=type_)
 
-    Source: Duchi, Hazan & Singer 2011; as torch.optim.Adagrad. State: sum.
-
-    Args:
-        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0, or a schedule; see the module.
-        lr_decay: at least 0.
-        weight_decay: L2 penalty, at least 0.
-        initial_accumulator_value: of s, at least 0.
-        eps: at least 0.
-        maximize: ascend instead of descend.
-        l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
-        master_weights, seed: how arrays of 16 bits are updated; see the module.
-        capturable: whether steps may be captured into a CUDA graph; see the module.
-        backend: "cpu" for compiled kernels, or "numpy" for the reference.
-
-    Example:
-        >>> import numpy as np, fastopt as fo
-        >>> w = np.array([1.0, 2.0])
-        >>> fo.Adagrad(w, lr=0.5, backend="numpy").step(np.array([3.0, -0.1]))
-        True
-        >>> print(w.round(3))
-        [0.5 2.5]
-    """
-
-    _hyper = (
-        "lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize", "l1", "clip_value",
-        "clip_each",
-    )  # fmt: skip
-    _peers = CONVENTIONS["Adagrad"]
-    _states = frozenset(["sum"])
-
-    def __init__(
-        self,
-        params: Any = None,
-        lr: Rate | None = None,
-        lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
-        initial_accumulator_value: float | None = None,
-        eps: float | None = None,
-        *,
-        maximize: bool = False,
-        l1: float = 0.0,
-        clip_value: float | None = None,
-        clip_each: float | None = None,
-        clip_norm: float | None = None,
-        convention: str = "torch",
-        master_weights: bool = True,
-        seed: int = 0,
-        capturable: bool = False,
-        backend: str = _backends.DEFAULT,
-    ) -> None:
-        hyper = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay}
-        initial = {"initial_accumulator_value": initial_accumulator_value}
-        more = {"maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
-        super().__init__(
-            params, backend, {**hyper, **initial, **more}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed, capturable=capturable,
-        )  # fmt: skip
-
-    def _kind(self, hyper: Hyper) -> str:
-        return "adagrad"
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    params = own.replace(name="params", default=None, annotation="Any")
+    positional = [parameter(name, default, True) for name, default in row.arguments.items()]
+    settings = {name: default for name, (_, default) in SETTINGS.items()} | {"convention": next(iter(row.conventions))}
+    keywords = {**row.keywords, **COMMON_OPTIONS, **settings}
+    by_keyword = [parameter(name, default) for name, default in keywords.items()]
+    return inspect.Signature([own, params, *positional, *by_keyword], return_annotation="None")
 
 
-class RMSprop(Optimizer):
-    """RMSprop: steps divided by a running root mean square of the gradients.
+def _init_of(row: OptimizerClass) -> Any:
+    signature = signature_of(row)
 
-        v = alpha v + (1 - alpha) g^2
-        d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
-        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{row.name}.__init__() {error}") from None
+        bound.apply_defaults()
+        given = bound.arguments
+        settings = {name: given[name] for name in SETTINGS if name != "backend"}
+        hyper = {name: given[name] for name in row.hyper}
+        Optimizer.__init__(self, given["params"], given["backend"], hyper, **settings)
 
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013; as torch.optim.RMSprop. States: square_avg,
-    grad_avg, momentum_buffer (or velocity).
-
-    Args:
-        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0, or a schedule; see the module.
-        alpha: smoothing, in [0, 1).
-        eps: at least 0.
-        weight_decay: L2 penalty, at least 0.
-        momentum: at least 0; 0 for none.
-        centered: divide by the standard deviation instead.
-        maximize: ascend instead of descend.
-        l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
-        master_weights, seed: how arrays of 16 bits are updated; see the module.
-        capturable: whether steps may be captured into a CUDA graph; see the module.
-        backend: "cpu" for compiled kernels, or "numpy" for the reference.
-
-    Example:
-        >>> import numpy as np, fastopt as fo
-        >>> w = np.array([1.0, 2.0])
-        >>> fo.RMSprop(w, lr=0.05, backend="numpy").step(np.array([3.0, -0.1]))
-        True
-        >>> print(w.round(3))
-        [0.5 2.5]
-    """
-
-    _hyper = ("lr", "momentum", "alpha", "eps", "centered", "weight_decay", "maximize", "l1", "clip_value", "clip_each")
-    _peers = CONVENTIONS["RMSprop"]
-    _states = frozenset(["square_avg", "grad_avg", "momentum_buffer", "velocity"])
-    _whole = "RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have"
-
-    def __init__(
-        self,
-        params: Any = None,
-        lr: Rate | None = None,
-        alpha: float | None = None,
-        eps: float | None = None,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        centered: bool = False,
-        *,
-        maximize: bool = False,
-        l1: float = 0.0,
-        clip_value: float | None = None,
-        clip_each: float | None = None,
-        clip_norm: float | None = None,
-        convention: str = "torch",
-        master_weights: bool = True,
-        seed: int = 0,
-        capturable: bool = False,
-        backend: str = _backends.DEFAULT,
-    ) -> None:
-        hyper = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
-        more = {"weight_decay": weight_decay, "maximize": maximize, "l1": l1}
-        bounds = {"clip_value": clip_value, "clip_each": clip_each}
-        super().__init__(
-            params, backend, {**hyper, **more, **bounds}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed, capturable=capturable,
-        )  # fmt: skip
-
-    def _kind(self, hyper: Hyper) -> str:
-        return "rmsprop" + "_centered" * hyper["centered"] + "_momentum" * (hyper["momentum"] > 0)
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{row.name}.__init__"
+    return __init__
 
 
-class Adam(Optimizer):
-    """Adam: running means of the gradient and of its square, corrected for their start at zero.
-
-        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-        p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
-
-    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
-    2018, algorithm 2; as torch.optim.Adam. States: exp_avg, exp_avg_sq, max_exp_avg_sq.
-
-    Args:
-        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
-        lr: learning rate, at least 0, or a schedule; see the module.
-        betas: (beta1, beta2), each in [0, 1).
-        eps: at least 0.
-        weight_decay: L2 penalty, at least 0.
-        amsgrad: divide by the largest second moment so far.
-        eps_root: optax's second eps, inside the root, at least 0.
-        nesterov: optax's Adam with Nesterov's momentum, not with amsgrad; see `fastopt.conventions`.
-        maximize: ascend instead of descend.
-        l1: L1 penalty, at least 0; see the module.
-        clip_value, clip_each, clip_norm: how gradients are clipped, above 0; see the module.
-        convention: "torch", "keras", "optax" or "sklearn": whose formulas and defaults; see `fastopt.conventions`.
-        master_weights, seed: how arrays of 16 bits are updated; see the module.
-        capturable: whether steps may be captured into a CUDA graph; see the module.
-        backend: "cpu" for compiled kernels, or "numpy" for the reference.
-
-    Example:
-        >>> import numpy as np, fastopt as fo
-        >>> w = np.array([1.0, 2.0])
-        >>> opt = fo.Adam({"w": w}, lr=0.5, backend="numpy")
-        >>> opt.step({"w": np.array([3.0, -0.1])})
-        True
-        >>> print(w.round(3))
-        [0.5 2.5]
-    """
-
-    _hyper = (
-        "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "l1", "clip_value", "clip_each", "eps_root",
-        "nesterov",
-    )  # fmt: skip
-    _extra: ClassVar[Mapping[str, Any]] = {**EXTRA, "nesterov": False}
-    _peers = CONVENTIONS["Adam"]
-    _states = frozenset(["exp_avg", "exp_avg_sq", "max_exp_avg_sq"])
-    _decoupled = False
-
-    def __init__(
-        self,
-        params: Any = None,
-        lr: Rate | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float | None = None,
-        weight_decay: float | None = 0.0,
-        amsgrad: bool = False,
-        *,
-        eps_root: float = 0.0,
-        nesterov: bool = False,
-        maximize: bool = False,
-        l1: float = 0.0,
-        clip_value: float | None = None,
-        clip_each: float | None = None,
-        clip_norm: float | None = None,
-        convention: str = "torch",
-        master_weights: bool = True,
-        seed: int = 0,
-        capturable: bool = False,
-        backend: str = _backends.DEFAULT,
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        more = {"amsgrad": amsgrad, "maximize": maximize, "l1": l1, "clip_value": clip_value, "clip_each": clip_each}
-        optaxs = {"eps_root": eps_root, "nesterov": nesterov}
-        super().__init__(
-            params, backend, {**hyper, **more, **optaxs}, clip_norm=clip_norm, convention=convention,
-            master_weights=master_weights, seed=seed, capturable=capturable,
-        )  # fmt: skip
-
-    def _kind(self, hyper: Hyper) -> str:
-        if hyper["nesterov"]:
-            return "nadam" + "_amsgrad" * hyper["amsgrad"]
-        return "amsgrad" if hyper["amsgrad"] else "adam"
+def _make_class(row: OptimizerClass, base: type[Optimizer]) -> type[Optimizer]:
+    rules = [OPTIMIZERS[rule] for convention in row.conventions.values() for rule in convention.rows.values()]
+    members = {
+        "__doc__": docstring(row),
+        "__module__": __name__,
+        "__init__": _init_of(row),
+        "_hyper": row.hyper,
+        "_optional_defaults": {**EXTRA, **row.keywords},
+        "_conventions": row.conventions,
+        "_states": frozenset(state for rule in rules for state in rule.states),
+        "_decoupled": row.decoupled,
+        "_sparse_refusal": row.no_rows,
+        "_variant": staticmethod(row.variant),
+    }
+    return type(row.name, (base,), members)
 
 
-class AdamW(Adam):
-    """Adam with decoupled weight decay: p = p (1 - lr weight_decay) first, and g without weight decay.
-
-    Source: Loshchilov & Hutter 2019; as torch.optim.AdamW. Arguments and states are those of Adam; scikit-learn has
-    no such optimizer.
-
-    Example:
-        >>> import numpy as np, fastopt as fo
-        >>> w = np.array([1.0, 2.0])
-        >>> fo.AdamW(w, lr=0.5, weight_decay=0.1, backend="numpy").step(np.array([3.0, -0.1]))
-        True
-        >>> print(w.round(3))
-        [0.45 2.4 ]
-    """
-
-    _peers = CONVENTIONS["AdamW"]
-    _decoupled = True
-    _whole = "AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows"
-
-    def __init__(
-        self,
-        params: Any = None,
-        lr: Rate | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float | None = None,
-        weight_decay: float | None = None,
-        amsgrad: bool = False,
-        *,
-        eps_root: float = 0.0,
-        nesterov: bool = False,
-        maximize: bool = False,
-        l1: float = 0.0,
-        clip_value: float | None = None,
-        clip_each: float | None = None,
-        clip_norm: float | None = None,
-        convention: str = "torch",
-        master_weights: bool = True,
-        seed: int = 0,
-        capturable: bool = False,
-        backend: str = _backends.DEFAULT,
-    ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad,
-            eps_root=eps_root, nesterov=nesterov, maximize=maximize, l1=l1, clip_value=clip_value, clip_each=clip_each,
-            clip_norm=clip_norm, convention=convention, master_weights=master_weights, seed=seed, capturable=capturable,
-            backend=backend,
-        )  # fmt: skip
-
-    def _kind(self, hyper: Hyper) -> str:
-        return "n" * hyper["nesterov"] + "adamw" + "_amsgrad" * hyper["amsgrad"]
-
+_classes: dict[str, type[Optimizer]] = {}
+for _row in CLASSES.values():
+    _classes[_row.name] = _make_class(_row, _classes.get(_row.base, Optimizer))
+globals().update(_classes)  # type checkers see them in `__init__.pyi`
 
 OPTIMIZER_CLASSES: dict[str, Any] = {
-    "sgd": SGD,
-    "momentum": partial(SGD, momentum=0.9),
-    "adagrad": Adagrad,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
+    "sgd": _classes["SGD"],
+    "momentum": partial(_classes["SGD"], momentum=0.9),
+    **{name.lower(): cls for name, cls in _classes.items()},
 }
+__all__ = ["OPTIMIZER_CLASSES", "Optimizer", "get_optimizer", *CLASSES]
 
 
 def get_optimizer(optimizer: str | Optimizer | type[Optimizer], **hyper: Any) -> Optimizer:

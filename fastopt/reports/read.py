@@ -94,11 +94,9 @@ def read(path: str | os.PathLike[str]) -> Run:
     try:
         data = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: expected a JSON file of pytest-benchmark, but it cannot be parsed: {error}"
-        ) from None
+        raise ValueError(f"{path}: must be a JSON file of pytest-benchmark; it cannot be parsed: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list):
-        raise ValueError(f"{path}: expected a JSON file of pytest-benchmark: an object with a list 'benchmarks'")
+        raise ValueError(f"{path}: must be a JSON file of pytest-benchmark: an object with a list 'benchmarks'")
     results, streams = [], []
     for i, record in enumerate(data["benchmarks"]):
         info = record.get("extra_info") if isinstance(record, dict) else None
@@ -112,7 +110,7 @@ def read(path: str | os.PathLike[str]) -> Run:
     if not results:
         count = len(data["benchmarks"])
         raise ValueError(
-            f"{path}: expected results of `fastopt bench`, but none of its {count} benchmarks is of fastopt"
+            f"{path}: must hold results of `fastopt bench`; got {count} benchmarks, none of fastopt"
         )
     when = data.get("datetime")
     when = when[:16].replace("T", " ") if isinstance(when, str) else "unknown time"

@@ -50,107 +50,23 @@ except ModuleNotFoundError as error:
     needs = 'fastopt.torch needs PyTorch; install it with: pip install "fastopt[torch]"'
     raise ModuleNotFoundError(needs, name="torch") from error
 
+from ..kernels.formulas.optimizers import OptimizerClass
+from ..optim._docstrings import torch_docstring
 from ._accelerate import turn
 from ._explain import Explanation, Placement, explain
+from ._rules import ROWS, torch_class
 from ._step import Accelerated
 
-__all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Explanation",
-    "Placement",
-    "RMSprop",
-    "accelerate",
-    "explain",
-]
+
+def _make_class(row: OptimizerClass) -> type[Accelerated]:
+    """Our subclass of torch's class for a row of CLASSES."""
+    bases = Accelerated, torch_class(row)
+    return type(row.name, bases, {"__doc__": torch_docstring(row), "__module__": __name__})  # type: ignore[return-value]
 
 
-class SGD(Accelerated, torch.optim.SGD):
-    """torch.optim.SGD, with its arguments and its state: momentum_buffer.
-
-        p = p - lr g                                                        momentum = 0
-        b = momentum b + (1 - dampening) g  (first step: b = g)             else
-        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
-
-    Example:
-        >>> import torch, fastopt.torch
-        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> opt = fastopt.torch.SGD([w], lr=0.1, momentum=0.9)
-        >>> for _ in range(2):
-        ...     opt.zero_grad()
-        ...     w.square().sum().backward()
-        ...     opt.step()
-        >>> w.detach()
-        tensor([0.4600, 0.9200])
-    """
-
-
-class Adagrad(Accelerated, torch.optim.Adagrad):
-    """torch.optim.Adagrad, with its arguments and its states: step, sum.
-
-        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
-
-    Example:
-        >>> import torch, fastopt.torch
-        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> w.grad = torch.tensor([3.0, -0.1])
-        >>> fastopt.torch.Adagrad([w], lr=0.5).step()
-        >>> w.detach()
-        tensor([0.5000, 2.5000])
-    """
-
-
-class RMSprop(Accelerated, torch.optim.RMSprop):
-    """torch.optim.RMSprop, with its arguments and its states: step, square_avg, momentum_buffer, grad_avg.
-
-        v = alpha v + (1 - alpha) g^2;  d = g / (sqrt(v) + eps)
-        centered:      a = alpha a + (1 - alpha) g;  d = g / (sqrt(v - a^2) + eps)
-        momentum > 0:  b = momentum b + d;  p = p - lr b;  else  p = p - lr d
-
-    Example:
-        >>> import torch, fastopt.torch
-        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> w.grad = torch.tensor([3.0, -0.1])
-        >>> fastopt.torch.RMSprop([w], lr=0.05).step()
-        >>> w.detach()
-        tensor([0.5000, 2.5000])
-    """
-
-
-class Adam(Accelerated, torch.optim.Adam):
-    """torch.optim.Adam, with its arguments and its states: step, exp_avg, exp_avg_sq, max_exp_avg_sq.
-
-        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-        p = p - lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)
-
-    with the largest v so far in place of v if `amsgrad`.
-
-    Example:
-        >>> import torch, fastopt.torch
-        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> w.grad = torch.tensor([3.0, -0.1])
-        >>> fastopt.torch.Adam([w], lr=0.5).step()
-        >>> w.detach()
-        tensor([0.5000, 2.5000])
-    """
-
-
-class AdamW(Accelerated, torch.optim.AdamW):
-    """torch.optim.AdamW: Adam, with p multiplied by 1 - lr weight_decay before each step instead of an L2 penalty.
-
-    Example:
-        >>> import torch, fastopt.torch
-        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> w.grad = torch.tensor([3.0, -0.1])
-        >>> fastopt.torch.AdamW([w], lr=0.5, weight_decay=0.2).step()
-        >>> w.detach()
-        tensor([0.4000, 2.3000])
-    """
-
-
-_CLASSES: dict[type, type[Accelerated]] = {cls.__bases__[1]: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW)}
+_CLASSES: dict[type, type[Accelerated]] = {peer: _make_class(row) for peer, row in ROWS.items()}
+globals().update({cls.__name__: cls for cls in _CLASSES.values()})  # type checkers see them in `__init__.pyi`
+__all__ = ["Explanation", "Placement", "accelerate", "explain", *[cls.__name__ for cls in _CLASSES.values()]]
 
 
 def accelerate(optimizer: torch.optim.Optimizer) -> Any:
@@ -159,7 +75,7 @@ def accelerate(optimizer: torch.optim.Optimizer) -> Any:
     Its groups, states, hooks and number of steps stay, and so does whoever holds it: schedulers, scalers, trainers.
 
     Args:
-        optimizer: a torch.optim.SGD, Adagrad, RMSprop, Adam or AdamW; one that is ours already is left as it is.
+        optimizer: one of torch.optim of which there is a class here; one that is ours already is left as it is.
 
     Returns:
         The optimizer.

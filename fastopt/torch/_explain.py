@@ -9,7 +9,7 @@ import torch
 from . import _reach
 from ._param_states import make_slots, why_not_gradient, why_not_states
 from ._reach import DEVICE, HOST
-from ._rules import RULES, counts_there, peer_of, read_group, why_not_there
+from ._rules import ROWS, counts_there, peer_of, read_group, why_not_there
 from ._step import Accelerated, scaling
 
 
@@ -93,5 +93,5 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
 
 
 def _stranger(cls: type) -> str:
-    known = " (fastopt.torch.accelerate would change that)" if cls in RULES else ""
+    known = " (fastopt.torch.accelerate would change that)" if cls in ROWS else ""
     return f"the optimizer is {cls.__module__}.{cls.__qualname__}{known}"

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..kernels.formulas import OPTIMIZERS
+from ..kernels.formulas.optimizers import CLASSES, OPTIMIZERS, OptimizerClass
 from . import _reach
 from ._reach import DEVICE, HOST
 
 Group = dict[str, Any]
 
 
-def _sgd(group: Group) -> str:
-    return "momentum" if group["momentum"] != 0 else "sgd"
+def torch_class(row: OptimizerClass) -> type[torch.optim.Optimizer]:
+    """torch's class of a row of CLASSES."""
+    return getattr(torch.optim, row.conventions["torch"].peer.rpartition(".")[2])
 
 
-def _adagrad(group: Group) -> str:
-    return "adagrad"
-
-
-def _rmsprop(group: Group) -> str:
-    return "rmsprop" + "_centered" * bool(group["centered"]) + "_momentum" * (group["momentum"] > 0)
-
-
-def _adam(group: Group) -> str:
-    if group.get("decoupled_weight_decay"):
-        return "adamw_amsgrad" if group["amsgrad"] else "adamw"
-    return "amsgrad" if group["amsgrad"] else "adam"
-
-
-def _adamw(group: Group) -> str:
-    return "adamw_amsgrad" if group["amsgrad"] else "adamw"
-
-
-# Of every optimizer that there is a class for: the rule of a group.
-RULES: dict[type[torch.optim.Optimizer], Callable[[Group], str]] = {
-    torch.optim.SGD: _sgd,
-    torch.optim.Adagrad: _adagrad,
-    torch.optim.RMSprop: _rmsprop,
-    torch.optim.Adam: _adam,
-    torch.optim.AdamW: _adamw,
+# The optimizers that there is a class for.
+ROWS: dict[type[torch.optim.Optimizer], OptimizerClass] = {
+    torch_class(row): row for row in CLASSES.values() if "torch" in row.conventions
 }
 
 _peers: dict[type, type[torch.optim.Optimizer]] = {}
@@ -53,7 +32,7 @@ _peers: dict[type, type[torch.optim.Optimizer]] = {}
 def peer_of(cls: type) -> type[torch.optim.Optimizer]:
     """The optimizer of torch's that a class is, or is derived from."""
     if cls not in _peers:
-        _peers[cls] = next(base for base in cls.__mro__ if base in RULES)
+        _peers[cls] = next(base for base in cls.__mro__ if base in ROWS)
     return _peers[cls]
 
 
@@ -86,7 +65,7 @@ def read_group(
             return "", {}, f"{flag}=True"
     if scaled and not group.get("fused"):
         return "", {}, "grad_scale and found_inf are for fused=True"
-    rule = RULES[peer](group)
+    rule = ROWS[peer].variant(group)
     options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
     for name in _names(rule):
         options[name] = group[name]

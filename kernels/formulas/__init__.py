@@ -1,23 +1,23 @@
 """The mathematics, once: scalar formulas of plain arithmetic, and the tables that name them.
 
-Every backend compiles these same functions into its own loops. To add an optimizer, an activation, a loss or a metric,
-write one function, add one row, and add its independent counterpart to `reference/`: `optimizers.py`, `maths.py` or
-`metrics.py`. Loops, tests, benchmarks and command line iterate the tables.
+Every backend compiles these same functions into its own loops. To add an activation, a loss or a metric, write
+one function, add one row, and add its independent counterpart to `reference/`: `maths.py` or `metrics.py`; for an
+optimizer see `optimizers`. Loops, tests, benchmarks and command line iterate the tables.
 
 Rules for a formula: arguments are scalars of one floating-point type T, and so is the result. A literal is written
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, metrics, rules
+from . import activations, dropout, losses, metrics, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, Loss
 from .metrics import METRICS, Metric
-from .optimizers import DOMAINS, HYPER, OPTIMIZERS, Optimizer
-from .rules import clip_each_factor, clip_factor
+from .optimizers import DOMAINS, OPTIMIZERS, Optimizer
+from .optimizers.common import NUM_SCALARS, clip_each_factor, clip_factor
 
-MODULES = (rules, activations, losses, metrics, dropout)  # whose functions kernels may call
+MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout)  # whose functions kernels may call
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,11 +25,11 @@ __all__ = [
     "DOMAINS",
     "FLAG",
     "FRACTION",
-    "HYPER",
     "LOSSES",
     "LOSS_DOMAINS",
     "METRICS",
     "MODULES",
+    "NUM_SCALARS",
     "OPTIMIZERS",
     "OUTPUTS",
     "POSITIVE",

@@ -137,7 +137,7 @@ def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     p -= T(o["lr"] / (1 + (step - 1) * o["lr_decay"])) * (g / (np.sqrt(s) + T(o["eps"])))
 
 
-def adagrad_inner(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+def adagrad_eps_in_sqrt(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """With eps inside the root."""
     T = p.dtype.type
     (s,) = states
@@ -146,7 +146,7 @@ def adagrad_inner(p: Array, g: Array, states: States, o: Options, step: int) -> 
     p -= T(o["lr"]) * (g / np.sqrt(s + T(o["eps"])))
 
 
-def adagrad_guarded(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+def adagrad_safe(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """The same, but no step where the sum is not above zero."""
     T = p.dtype.type
     (s,) = states
@@ -180,7 +180,7 @@ def rmsprop(
         p -= T(o["lr"]) * (g / d)
 
 
-def rmsprop_inner(
+def rmsprop_eps_in_sqrt(
     p: Array, g: Array, states: States, o: Options, step: int, centered: bool = False, heavy: bool = False
 ) -> None:
     """With eps inside the root, and momentum as in `velocity`."""
@@ -241,7 +241,7 @@ def adam_hat(p: Array, g: Array, states: States, o: Options, step: int, amsgrad:
     p -= T(o["lr"] * math.sqrt(1 - o["beta2"] ** step) / (1 - o["beta1"] ** step)) * (m / (np.sqrt(v) + T(o["eps"])))
 
 
-def adam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+def adam_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """Adam with a second eps inside the root, beside the corrected second moment."""
     T = p.dtype.type
     m, v = states
@@ -250,7 +250,7 @@ def adam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> No
     p -= T(o["lr"] / (1 - o["beta1"] ** step)) * (m / d)
 
 
-def nadam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+def nadam_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """Adam with Nesterov's momentum: the mean as the next step would have it, with this gradient once more.
 
     Numerator and denominator are taken times the root of 1 - beta2^step.
@@ -265,7 +265,7 @@ def nadam_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> N
     p -= ahead / (np.sqrt(v + T(o["eps_root"] * share)) + T(o["eps"] * math.sqrt(share)))
 
 
-def amsgrad_rooted(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+def amsgrad_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """The same with the largest corrected second moment so far."""
     T = p.dtype.type
     m, v, largest = states
@@ -281,23 +281,23 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "sgdw": sgdw,
     "velocity": velocity,
     "adagrad": adagrad,
-    "adagrad_inner": adagrad_inner,
-    "adagrad_guarded": adagrad_guarded,
+    "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
+    "adagrad_safe": adagrad_safe,
     "rmsprop": rmsprop,
     "rmsprop_momentum": partial(rmsprop, heavy=True),
     "rmsprop_centered": partial(rmsprop, centered=True),
     "rmsprop_centered_momentum": partial(rmsprop, centered=True, heavy=True),
-    "rmsprop_inner": rmsprop_inner,
-    "rmsprop_inner_momentum": partial(rmsprop_inner, heavy=True),
-    "rmsprop_inner_centered": partial(rmsprop_inner, centered=True),
-    "rmsprop_inner_centered_momentum": partial(rmsprop_inner, centered=True, heavy=True),
+    "rmsprop_eps_in_sqrt": rmsprop_eps_in_sqrt,
+    "rmsprop_eps_in_sqrt_momentum": partial(rmsprop_eps_in_sqrt, heavy=True),
+    "rmsprop_eps_in_sqrt_centered": partial(rmsprop_eps_in_sqrt, centered=True),
+    "rmsprop_eps_in_sqrt_centered_momentum": partial(rmsprop_eps_in_sqrt, centered=True, heavy=True),
     "adam": adam,
     "amsgrad": partial(adam, amsgrad=True),
     "adamw": partial(adam, decoupled=True),
     "adamw_amsgrad": partial(adam, amsgrad=True, decoupled=True),
     "adam_hat": adam_hat,
     "amsgrad_hat": partial(adam_hat, amsgrad=True),
-    "adam_rooted": adam_rooted,
-    "nadam_rooted": nadam_rooted,
-    "amsgrad_rooted": amsgrad_rooted,
+    "adam_eps_root": adam_eps_root,
+    "nadam_eps_root": nadam_eps_root,
+    "amsgrad_eps_root": amsgrad_eps_root,
 }

@@ -19,9 +19,9 @@ OPTIONS = {
 STATES = {
     "sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "rmsprop_momentum": 2, "rmsprop_centered": 2,
     "rmsprop_centered_momentum": 3, "adam": 2, "amsgrad": 3, "adamw": 2, "adamw_amsgrad": 3,
-    "sgdw": 0, "velocity": 1, "adagrad_inner": 1, "adagrad_guarded": 1, "rmsprop_inner": 1, "rmsprop_inner_momentum": 2,
-    "rmsprop_inner_centered": 2, "rmsprop_inner_centered_momentum": 3, "adam_hat": 2, "amsgrad_hat": 3,
-    "adam_rooted": 2, "nadam_rooted": 2, "amsgrad_rooted": 3,
+    "sgdw": 0, "velocity": 1, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1, "rmsprop_eps_in_sqrt": 1,
+    "rmsprop_eps_in_sqrt_momentum": 2, "rmsprop_eps_in_sqrt_centered": 2, "rmsprop_eps_in_sqrt_centered_momentum": 3,
+    "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
 }  # fmt: skip
 
 
@@ -88,20 +88,20 @@ HAND_WORKED = [
     # the steps of -0.2 above, after p = 0.95 * 1 and p = 0.95 * 0.75
     ("velocity", {"momentum": 0.5, "weight_decay": 0.5, "decoupled": True}, [2, 1], [0.75, 0.5125]),
     # s = 9, 0.1 * 3 / sqrt(9 + 7); s = 18, 0.1 * 3 / sqrt(18 + 7)
-    ("adagrad_inner", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
+    ("adagrad_eps_in_sqrt", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
     # the same after p = 0.95 * 1 and p = 0.95 * 0.875
-    ("adagrad_inner", {"eps": 7.0, "weight_decay": 0.5, "decoupled": True}, [3, 3], [0.875, 0.77125]),
-    ("adagrad_guarded", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
+    ("adagrad_eps_in_sqrt", {"eps": 7.0, "weight_decay": 0.5, "decoupled": True}, [3, 3], [0.875, 0.77125]),
+    ("adagrad_safe", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
     # s = 0; s = 9, 0.1 * 3 / 3
-    ("adagrad_guarded", {}, [0, 3], [1, 0.9]),
+    ("adagrad_safe", {}, [0, 3], [1, 0.9]),
     # s = 1, 0.1 * 2 / sqrt(1 + 3); s = 0.75 + 0.25, 0.1 * 1 / 2
-    ("rmsprop_inner", {"alpha": 0.75, "eps": 3.0}, [2, 1], [0.9, 0.85]),
+    ("rmsprop_eps_in_sqrt", {"alpha": 0.75, "eps": 3.0}, [2, 1], [0.9, 0.85]),
     # v = -0.1; v = -0.05 - 0.05
-    ("rmsprop_inner_momentum", {"alpha": 0.75, "eps": 3.0, "momentum": 0.5}, [2, 1], [0.9, 0.8]),
+    ("rmsprop_eps_in_sqrt_momentum", {"alpha": 0.75, "eps": 3.0, "momentum": 0.5}, [2, 1], [0.9, 0.8]),
     # s = 2, a = 1, 0.1 * 2 / sqrt(1 + 3); s = 3, a = 1.5, 0.2 / sqrt(0.75 + 3) = 0.10327955589886445
-    ("rmsprop_inner_centered", {"eps": 3.0}, [2, 2], [0.9, 0.9 - 0.10327955589886445]),
+    ("rmsprop_eps_in_sqrt_centered", {"eps": 3.0}, [2, 2], [0.9, 0.9 - 0.10327955589886445]),
     # v = -0.1; v = -0.05 - 0.10327955589886445
-    ("rmsprop_inner_centered_momentum", {"eps": 3.0, "momentum": 0.5}, [2, 2], [0.9, 0.85 - 0.10327955589886445]),
+    ("rmsprop_eps_in_sqrt_centered_momentum", {"eps": 3.0, "momentum": 0.5}, [2, 2], [0.9, 0.85 - 0.10327955589886445]),
     # m = 1, v = 1, 0.1 * sqrt 0.25 / 0.5 = 0.1, 0.1 * 1 / (1 + 1);
     # m = -0.5, v = 1.75, 0.1 * sqrt 0.4375 / 0.75 = 0.08819171036881969, 0.5 of that / (sqrt 1.75 + 1)
     ("adam_hat", {"eps": 1.0}, [2, -2], [0.95, 0.95 + 0.044095855184409846 / 2.322875655532295]),
@@ -111,21 +111,21 @@ HAND_WORKED = [
     # m = 2, v = 4, 0.1 * 2 / (2 + 2); m = 1, v = 3 but its maximum is 4, 0.08819171036881969 / (2 + 2)
     ("amsgrad_hat", {"eps": 2.0}, [4, 0], [0.95, 0.95 - 0.08819171036881969 / 4]),
     # m^ = 2, v^ = 4, 0.1 * 2 / (sqrt(4 + 5) + 1); the same after p = 0.95 * 1
-    ("adam_rooted", {"eps": 1.0, "eps_root": 5.0}, [2], [0.95]),
-    ("adam_rooted", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True}, [2], [0.9]),
+    ("adam_eps_root", {"eps": 1.0, "eps_root": 5.0}, [2], [0.95]),
+    ("adam_eps_root", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True}, [2], [0.9]),
     # m = 1, v = 1, m^ = 0.5 / 0.75 + 1 / 0.5 = 8/3, v^ = 4, 0.1 * 8/3 / (sqrt(4 + 5) + 1) = 1/15;
     # m = -0.5, v = 1.75, m^ = -0.25 / 0.875 - 1 / 0.75 = -34/21, v^ = 4
-    ("nadam_rooted", {"eps": 1.0, "eps_root": 5.0}, [2, -2], [1 - 1 / 15, 1 - 1 / 15 + 3.4 / 84]),
+    ("nadam_eps_root", {"eps": 1.0, "eps_root": 5.0}, [2, -2], [1 - 1 / 15, 1 - 1 / 15 + 3.4 / 84]),
     # g = 1 + 1 = 2; the first step above after p = 0.95 * 1
-    ("nadam_rooted", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 1.0}, [1], [1 - 1 / 15]),
+    ("nadam_eps_root", {"eps": 1.0, "eps_root": 5.0, "weight_decay": 1.0}, [1], [1 - 1 / 15]),
     (
-        "nadam_rooted",
+        "nadam_eps_root",
         {"eps": 1.0, "eps_root": 5.0, "weight_decay": 0.5, "decoupled": True},
         [2],
         [0.95 - 1 / 15],
     ),
     # m^ = 4, v^ = 16, 0.1 * 4 / (sqrt(16 + 9) + 3); m^ = 4/3, v^ = 3 / 0.4375 but its maximum is 16, 0.1 * 4/3 / 8
-    ("amsgrad_rooted", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
+    ("amsgrad_eps_root", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
 ]
 
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt.kernels.formulas import HYPER, OPTIMIZERS
+from fastopt.kernels.formulas import NUM_SCALARS, OPTIMIZERS
 from fastopt.kernels.scalars import AHEAD, Scalars, fill_row, fill_scalars
 
 
 def rows_of(scalars, name, steps, dtype):
     for step, options, scale in steps:
-        found, expected = np.full((2, HYPER + 1), np.nan, dtype)
+        found, expected = np.full((2, NUM_SCALARS + 1), np.nan, dtype)
         scalars.fill(found, step, options, scale)
         fill_row(expected, name, step, options, scale)
         # What a rule does not have is whatever was there, or zero.
@@ -55,7 +55,7 @@ def test_options_that_the_caller_changes_are_noticed(name):
 
 def test_rows_of_an_epoch_are_those_of_its_steps():
     options, rates = OPTIMIZERS["adam"].options, np.linspace(1e-3, 1e-4, 7)
-    table, row = np.zeros((7, HYPER + 1)), np.zeros(HYPER + 1)
+    table, row = np.zeros((7, NUM_SCALARS + 1)), np.zeros(NUM_SCALARS + 1)
     fill_scalars(table, "adam", range(5, 12), options, rates)
     for i, rate in enumerate(rates):
         fill_row(row, "adam", 5 + i, {**options, "lr": rate})

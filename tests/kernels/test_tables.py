@@ -7,6 +7,9 @@ import pytest
 
 from fastopt.kernels import formulas, reference
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout
+from fastopt.kernels.formulas.optimizers import CLASSES
+from fastopt.kernels.formulas.optimizers.common import COMMON
+from fastopt.kernels.scalars import fill_row
 from fastopt.kernels.spec import LossSpec
 
 POINTS = np.concatenate([np.linspace(-6, 6, 97), [-40.0, -0.0, 0.0, 40.0]])
@@ -24,16 +27,36 @@ def test_scalars_fill_a_column_for_each_element_that_a_rule_reads(rule):
     row = OPTIMIZERS[rule]
     options = {name: value for name, value in row.options.items() if name != "lr"}
     columns = row.scalars([1, 2], [0.5, 0.25], **options)
-    assert 6 <= len(columns) <= formulas.HYPER
+    assert 6 <= len(columns) <= formulas.NUM_SCALARS
     assert all(not isinstance(column, list) or len(column) == 2 for column in columns)
-    assert set(row.domains) == set(row.options)
-    assert all(value in row.domains[name] for name, value in row.options.items())
+    assert set(row.options) <= set(formulas.DOMAINS)
+    assert all(value in formulas.DOMAINS[name] for name, value in row.options.items())
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_a_device_that_counts_computes_the_scalars_of_the_host(rule):
+    row = OPTIMIZERS[rule]
+    options = {**row.options, "weight_decay": 0.1} | {n: 0.3 for n in ("lr_decay", "dampening") if n in row.options}
+    own = slice(COMMON, formulas.NUM_SCALARS)
+    limit, expected = np.zeros((2, formulas.NUM_SCALARS + 1))
+    fill_row(limit, rule, math.inf, {**options, "lr": 0.0})
+    for step in (1, 2, 3, 10, 1000):
+        fill_row(expected, rule, step, {**options, "lr": 0.25})
+        found = row.at_step(float(step), 0.25, tuple(limit[own].tolist()))
+        assert list(found) == expected[own].tolist()
+
+
+def test_an_option_has_one_domain():
+    for row in CLASSES.values():
+        for name, option in row.options.items():
+            assert formulas.DOMAINS[name] == option.domain
+            assert option.doc.endswith(".")
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_a_rule_returns_as_many_states_as_its_row_names(rule):
     row = OPTIMIZERS[rule]
-    h = (1.0, 0.4, 0.1, 0.01, 0.9) + (0.5,) * (formulas.HYPER - 5)
+    h = (1.0, 0.4, 0.1, 0.01, 0.9) + (0.5,) * (formulas.NUM_SCALARS - 5)
     p, states = row.rule(1.0, 0.5, (0.25,) * len(row.states), h, 1e-300)
     assert isinstance(p, float)
     assert len(states) == len(row.states)

@@ -181,7 +181,7 @@ def blas() -> Blas:
         path = path_in(wanted)
         if not path.is_file():
             raise ValueError(
-                "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library, "
+                "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library; "
                 f"got {wanted!r}"
             )
         try:

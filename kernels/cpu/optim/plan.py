@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ...formulas import HYPER, dropout_key
+from ...formulas import NUM_SCALARS, dropout_key
 from ...scalars import TINY, Scalars
 from ...spec import BufferUpdate, Update
 from ..runtime.compile import Kernel
@@ -164,7 +164,9 @@ class _Working:
         self.gradients, self.steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.pairs = np.zeros((count, 2), np.int64)
         memory = aligned_zeros(count * ROW, np.uint8)
-        self.rows = {dtype: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : HYPER + 1] for dtype in TINY}
+        self.rows = {
+            dtype: memory.view(dtype).reshape(count, ROW // dtype.itemsize)[:, : NUM_SCALARS + 1] for dtype in TINY
+        }
         self.scalars = [Scalars(rule, dtype) for _, rule, dtype in plan.kinds]
         self.updates = fill(UPDATES, count=count, table=self.table)
         self.plan = fill(

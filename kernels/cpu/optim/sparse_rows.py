@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from ...formulas import HYPER, dropout_key
+from ...formulas import NUM_SCALARS, dropout_key
 from ...scalars import fill_row
 from ...spec import Update
 from ..runtime.compile import Kernel
@@ -158,7 +158,7 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     if job.g.size == 0:
         return
     dtype = name_of(job.p.dtype)
-    scalars = np.zeros(HYPER + 1, STORES[dtype].real)
+    scalars = np.zeros(NUM_SCALARS + 1, STORES[dtype].real)
     fill_row(scalars, job.rule, job.step, job.options, scale)
     states = {f"state{i}": state for i, state in enumerate(job.states)}
     work = fill(

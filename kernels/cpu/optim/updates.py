@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from ...formulas import HYPER, OPTIMIZERS
+from ...formulas import NUM_SCALARS, OPTIMIZERS
 from ...spec import MASTER, SAME
 from ..runtime.compile import Kernel, lock
 from ..runtime.primitives import call_update, view, word
@@ -40,8 +40,8 @@ WORDS = MAX_STATES + 1  # addresses of the states, and the key of stochastic rou
 @register_jitable
 def hyper(scalars, real):
     """The scalars of a step as a tuple, which a write to p cannot change, and the smallest normal number."""
-    H = view(scalars, HYPER + 1, real)
-    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[HYPER]
+    H = view(scalars, NUM_SCALARS + 1, real)
+    return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[NUM_SCALARS]
 
 
 @register_jitable

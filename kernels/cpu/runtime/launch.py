@@ -61,7 +61,7 @@ def get_num_threads() -> int:
     if not chosen:
         return _available()
     if not chosen.isdecimal() or int(chosen) < 1:
-        raise ValueError(f"FASTOPT_NUM_THREADS must be an integer of at least 1, got {chosen!r}")
+        raise ValueError(f"FASTOPT_NUM_THREADS must be an integer of at least 1; got {chosen!r}")
     return int(chosen)
 
 
@@ -69,9 +69,9 @@ def set_num_threads(n: int) -> None:
     """Let kernels use up to n threads; NumPy's, torch's and Numba's own settings stay as they are."""
     global _threads
     if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"the number of threads must be an int, got {type(n).__name__}")
+        raise TypeError(f"the number of threads must be an int; got {type(n).__name__}")
     if n < 1:
-        raise ValueError(f"the number of threads must be at least 1, got {n}")
+        raise ValueError(f"the number of threads must be at least 1; got {n}")
     _threads = n
 
 

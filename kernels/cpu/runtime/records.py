@@ -66,7 +66,7 @@ DENSE = _record(
     "update",  # code of the optimizer's rule
     "w_states",  # (3,) addresses
     "b_states",
-    "scalars",  # (steps, HYPER + 1)
+    "scalars",  # (steps, NUM_SCALARS + 1)
     "scalars_stride",  # in bytes
     "uses_y",  # the slope is a function of y (1) or of z (0)
     "shares",  # (batches, 2) float64, where dw and db add up: the batch's weight, and 1 to add to what is there, else 0
@@ -181,7 +181,7 @@ APPLY = _record(
     "update_all",  # code
     "updates",  # (ranks,) of UPDATES
     "due",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
-    "scalars",  # (steps, HYPER + 1)
+    "scalars",  # (steps, NUM_SCALARS + 1)
     "scalars_stride",  # in bytes
     "own",  # (ranks, OWN): the scalars of a rank with the factor of clipping
     "sums",  # (pieces,) float64: squares of the gradients

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import costs
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, dropout_stream
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, dropout_stream
 from ...metrics import Variation, metric_values, scored_by, sums_of, variation_for
 from ...profile import Cost
 from ...scalars import fill_scalars
@@ -288,7 +288,7 @@ class Network:
         program.kept += arrays  # so that no other array can have the same id
         of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
         program.ranks = ranks_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
-        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, HYPER + 1), self.dtype)
+        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
         outputs, trail = self._forward(program, x, seed)

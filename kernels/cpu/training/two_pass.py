@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import costs
-from ...formulas import HYPER, clip_factor
+from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
 from ..optim.norm import SQUARES_KERNEL, Squares
 from ..optim.updates import MAX_STATES, TILE, UPDATE_ALL, update_code
@@ -22,7 +22,7 @@ from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
 
-OWN = HYPER + 1 + (-HYPER - 1) % 16  # scalars of a rank, on cache lines of its own
+OWN = NUM_SCALARS + 1 + (-NUM_SCALARS - 1) % 16  # scalars of a rank, on cache lines of its own
 
 
 RECORD = UPDATES.itemsize
@@ -39,9 +39,9 @@ def _apply(real, width):
             squares, total = view(a.sums, a.pieces, np.float64), 0.0
             for i in range(a.pieces):
                 total += squares[i]
-            given, own = view(scalars, HYPER + 1, real), a.own + rank * OWN * width
-            mine = view(own, HYPER + 1, real)
-            for i in range(HYPER + 1):
+            given, own = view(scalars, NUM_SCALARS + 1, real), a.own + rank * OWN * width
+            mine = view(own, NUM_SCALARS + 1, real)
+            for i in range(NUM_SCALARS + 1):
                 mine[i] = given[i]
             mine[0] *= real(clip_factor(a.most, sqrt(total)))
             scalars = own

@@ -111,7 +111,7 @@ def _seen(arrays: tuple[Any, ...]) -> tuple[list[int], str]:
     seen = [None if array is None else see(array) for array in arrays]
     kinds = {s.dtype for s in seen if s is not None}
     if len(kinds) > 1 or not kinds <= set(TYPES):
-        raise TypeError(f"expected arrays of one dtype, {', '.join(TYPES)}; got {', '.join(sorted(kinds))}")
+        raise TypeError(f"arrays must be of one dtype, {', '.join(TYPES)}; got {', '.join(sorted(kinds))}")
     return [s.address if s is not None else 0 for s in seen], kinds.pop()
 
 

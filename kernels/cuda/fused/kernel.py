@@ -1,13 +1,17 @@
-"""Training of a small network as one kernel: many batches, with all that belongs to each, in one block.
+"""Training of a small network as one kernel of one block, which goes through many batches.
 
-What such a network costs as launches is the launches: 14 for two layers, 2 us each or more, for 1 us of arithmetic.
-Here parameters, activations and gradients stay in a multiprocessor's shared memory from batch to batch, and what was a
-launch is a meeting of the block's threads:
+Launched kernel by kernel, such a network costs 14 launches of 2 us or more for two layers, and 1 us of arithmetic. Here
+parameters, activations and gradients stay in a multiprocessor's shared memory from batch to batch, and a barrier of the
+block's threads stands where a launch ended:
 
-    gather | forward | activate ... | loss | slopes | inputs, weights ... | update      | = all meet
+    gather | forward | activate ... | loss | slopes | inputs, weights ... | update      | = barrier
 
-The kernel is made from the formulas of what a network uses. Its sizes are data (`fused_layout.py`), so that one kernel
-serves networks of any depth and width. The sums of the loss are taken in float64, all else in the network's own dtype.
+The code is made from the formulas of a network (`Kind`), and sizes are data (`layout.py`), so that one kernel serves
+networks of any depth and width. Sums of the loss are float64, all else has the network's dtype.
+
+Arguments of the phases: `table` is the address of the records in shared memory, `layer` that of a LAYER among them;
+`rows` are those of the batch, `padded_rows` with the rows of zeros that fill it up. A thread takes the columns
+`column_lane`, `column_lane` + COLUMN_LANES ... of the rows `row_lane`, `row_lane` + row_lanes ...
 """
 
 from __future__ import annotations
@@ -17,101 +21,121 @@ from functools import cache
 import numpy as np
 from numba import cuda
 
-from ...formulas import ACTIVATIONS, HYPER, LOSSES, METRICS, OPTIMIZERS, dropout_draw, dropout_key
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
 from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
 from ..runtime.records import CLOCK, ROW, offset
+from .access import SECTOR, field, prefetch, read_double, read_word, resolve, write_double, write_word
 from .layout import COLUMN_LANES, FIRST, RECORD, H, Kind, L
-from .loss import judge_elements, judge_rows, read_double, read_word, write_double
+from .loss import elementwise_loss, row_loss
 from .tiles import DEPTH, product
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 
 read_global, write_global = reader("int64", 1), writer("int64")
 read_total, write_total = reader("float64", 1), writer("float64")
-write_word = writer("int64", SHARED)
 
 
-def _meet():
+def _barrier():
     cuda.syncthreads()
 
 
-def _chosen(functions):
-    """One of these functions of a number, by its place."""
+def _by_index(functions):
+    """One function f(index, x) = functions[index](x)."""
     first, *others = functions
     first = device(first)
 
-    def one(which, x):
+    def only(index, x):
         return first(x)
 
     def either(number, f, rest):
         f, rest = device(f), device(rest)
 
-        def two(which, x):
-            return f(x) if which == number else rest(which, x)
+        def two(index, x):
+            return f(x) if index == number else rest(index, x)
 
         return two
 
-    found = one
+    found = only
     for number, f in enumerate(others, 1):
         found = either(number, f, found)
     return device(found)
 
 
 # ---------------------------------------------------------------- rows of the batch
-def _masked(dtype):
-    """x after dropout by the record at `at`: of element i of a batch."""
-    real, key_of, draw = getattr(np, dtype), device(dropout_key), device(dropout_draw)
+def _dropout(kind):
+    """x after dropout: element i of a batch, with the settings from `scale` on in a record; x where none is used."""
+    T, key_of, draw = getattr(np, kind.dtype), device(dropout_key), device(dropout_draw)
 
-    def masked(x, at, i, ever):
-        threshold = word(read_word(at + H.threshold - H.scale)[0])
-        key = key_of(word(read_word(at + H.stream - H.scale)[0]), word(ever + 1))
-        return real(0) if draw(key, word(i)) < threshold else x * real(read_double(at)[0])
+    def dropout(x, scale, i, ever):
+        threshold = word(read_word(scale + H.threshold - H.scale)[0])
+        key = key_of(word(read_word(scale + H.stream - H.scale)[0]), word(ever + 1))
+        return T(0) if draw(key, word(i)) < threshold else x * T(read_double(scale)[0])
 
-    def same(x, at, i, ever):
+    def identity(x, scale, i, ever):
         return x
 
-    return masked, same
+    return device(dropout if kind.dropout else identity)
+
+
+def _prefetch_row():
+    """Ask for the bytes of a row of global memory, a sector for each column lane."""
+
+    def prefetch_row(address, size, column_lane):
+        for at in range(column_lane * SECTOR, size, COLUMN_LANES * SECTOR):
+            prefetch(address + at)
+        if column_lane == 0:  # the last byte, as a row need not begin at a sector
+            prefetch(address + size - 1)
+
+    return device(prefetch_row)
 
 
 def _gather(kind):
     row_lanes = kind.threads // COLUMN_LANES
-    real, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+    T, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
-    masked, labels, dropout = device(_masked(kind.dtype)[not kind.dropout]), kind.labels, kind.dropout
-    zero, one = real(0), real(1)
+    dropout, uses_dropout, labels = _dropout(kind), kind.dropout, kind.labels
+    zero, one, prefetch_row = T(0), T(1), _prefetch_row()
 
     def source(table, start, row):
-        order = read_word(table + H.order)[0]
-        return (
-            read_global(order + (start + row) * 8)[0] if order != 0 else start % read_word(table + H.ring_rows)[0] + row
-        )
+        # Number of the row of x and y: by the order of the pass, or by its position in the ring.
+        order = field(table + H.order)
+        return read_global(order + (start + row) * 8)[0] if order != 0 else start % field(table + H.ring_rows) + row
 
     source = device(source)
 
-    def gather(table, number, rows, padded_rows, ever, column_lane, row_lane):
-        start, layer = number * read_word(table + H.batch_rows)[0], table + FIRST
-        x, y = read_word(table + H.x)[0], read_word(table + H.y)[0]
-        columns, row_stride = read_word(layer + L.inputs)[0], read_word(layer + L.x_stride)[0]
-        into, targets = table + read_word(table + FIRST + L.x)[0], table + read_word(table + H.targets)[0]
-        last = table + FIRST + (read_word(table + H.num_layers)[0] - 1) * RECORD
-        outputs, t_stride = read_word(last + L.outputs)[0], read_word(last + L.row_stride)[0]
-        dropped = dropout and read_word(table + H.threshold)[0] != 0
+    def gather(table, number, rows, next_rows, padded_rows, ever, column_lane, row_lane):
+        # next_rows: rows of the next batch, which are asked for while this one is computed; 0: there is none.
+        batch, layer = field(table + H.batch_rows), table + FIRST
+        start, x, y = number * batch, field(table + H.x), field(table + H.y)
+        columns, x_stride = field(layer + L.inputs), field(layer + L.x_stride)
+        into, targets = resolve(table, layer + L.x), resolve(table, table + H.targets)
+        last = table + FIRST + (field(table + H.num_layers) - 1) * RECORD
+        outputs, t_stride = field(last + L.outputs), field(last + L.row_stride)
+        drops = uses_dropout and field(table + H.threshold) != 0
         for row in range(row_lane, padded_rows, row_lanes):
-            there = source(table, start, row) if row < rows else 0
-            for j in range(column_lane, row_stride // size, COLUMN_LANES):
+            from_row = source(table, start, row) if row < rows else 0
+            next_row = source(table, start + batch, row) if row < next_rows else -1
+            # features, and a column of ones for the bias
+            for j in range(column_lane, x_stride // size, COLUMN_LANES):
                 value = one if j == columns else zero
                 if j < columns and row < rows:
-                    value = load((x,), (there * columns + j) * size)[0][0]
-                    if dropped:
-                        value = masked(value, table + H.scale, row * columns + j, ever)
-                store((into,), row * row_stride + j * size, ((value,),))
+                    value = load((x,), (from_row * columns + j) * size)[0][0]
+                    if drops:
+                        value = dropout(value, table + H.scale, row * columns + j, ever)
+                store((into,), row * x_stride + j * size, ((value,),))
+            # targets
             if labels:
                 if column_lane == 0 and row < rows:
-                    write_word(targets + row * 8, read_global(y + there * 8)[0])
+                    write_word(targets + row * 8, read_global(y + from_row * 8)[0])
             elif row < rows:
                 for j in range(column_lane, outputs, COLUMN_LANES):
-                    store((targets,), row * t_stride + j * size, load((y,), (there * outputs + j) * size))
+                    store((targets,), row * t_stride + j * size, load((y,), (from_row * outputs + j) * size))
+            # the same row of the next batch
+            if next_row >= 0:
+                y_size = 8 if labels else outputs * size
+                prefetch_row(x + next_row * columns * size, columns * size, column_lane)
+                prefetch_row(y + next_row * y_size, y_size, column_lane)
 
     return device(gather)
 
@@ -119,31 +143,33 @@ def _gather(kind):
 # ---------------------------------------------------------------- layers
 def _forward(kind):
     row_lanes = kind.threads // COLUMN_LANES
-    real, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+    T, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
-    masked, dropout = device(_masked(kind.dtype)[not kind.dropout]), kind.dropout
-    activate = _chosen([ACTIVATIONS[name].value for name in kind.activations])
-    multiply, zero, one = product(kind.dtype, True, False, kind.threads), real(0), real(1)
+    dropout, uses_dropout = _dropout(kind), kind.dropout
+    activate = _by_index([ACTIVATIONS[name].value for name in kind.activations])
+    multiply, zero, one = product(kind.dtype, True, False, kind.threads), T(0), T(1)
 
     def forward(table, layer, padded_rows, ever, tid, column_lane, row_lane):
-        x, w = table + read_word(layer + L.x)[0], table + read_word(layer + L.weights)[0]
-        y, s = table + read_word(layer + L.y)[0], table + read_word(layer + L.saved)[0]
-        x_stride, row_stride = read_word(layer + L.x_stride)[0], read_word(layer + L.row_stride)[0]
-        inputs, columns = read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0]
+        x, w = resolve(table, layer + L.x), resolve(table, layer + L.weights)
+        y, saved = resolve(table, layer + L.y), resolve(table, layer + L.saved)
+        x_stride, row_stride = field(layer + L.x_stride), field(layer + L.row_stride)
+        inputs, columns = field(layer + L.inputs), field(layer + L.outputs)
+        # z = x w + b
         multiply(tid, x, x_stride, w, row_stride, y, row_stride, padded_rows, columns, inputs + 1)
         cuda.syncthreads()
-        which, before = read_word(layer + L.activation)[0], read_word(layer + L.slope_of_z)[0]
-        dropped = dropout and read_word(layer + L.threshold)[0] != 0
+        # y = dropout(f(z)), and a column of ones for the next layer's bias
+        activation, slope_of_z = field(layer + L.activation), field(layer + L.slope_of_z)
+        drops = uses_dropout and field(layer + L.threshold) != 0
         for row in range(row_lane, padded_rows, row_lanes):
             for j in range(column_lane, row_stride // size, COLUMN_LANES):
                 at, value = row * row_stride + j * size, one if j == columns else zero
                 if j < columns:
                     z = load((y,), at)[0][0]
-                    value = activate(which, z)
-                    if s != y:
-                        store((s,), at, ((z if before != 0 else value,),))
-                    if dropped:
-                        value = masked(value, layer + L.scale, row * columns + j, ever)
+                    value = activate(activation, z)
+                    if saved != y:
+                        store((saved,), at, ((z if slope_of_z != 0 else value,),))
+                    if drops:
+                        value = dropout(value, layer + L.scale, row * columns + j, ever)
                 store((y,), at, ((value,),))
         cuda.syncthreads()
 
@@ -152,24 +178,24 @@ def _forward(kind):
 
 def _slopes(kind):
     row_lanes = kind.threads // COLUMN_LANES
-    real, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+    T, size = getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
-    masked, dropout = device(_masked(kind.dtype)[not kind.dropout]), kind.dropout
-    slope, zero = _chosen([ACTIVATIONS[name].slope for name in kind.activations]), real(0)
+    dropout, uses_dropout = _dropout(kind), kind.dropout
+    slope, zero = _by_index([ACTIVATIONS[name].slope for name in kind.activations]), T(0)
 
     def slopes(table, layer, dy, padded_rows, ever, column_lane, row_lane):
-        # dy becomes dz.
-        s, which = table + read_word(layer + L.saved)[0], read_word(layer + L.activation)[0]
-        row_stride, columns = read_word(layer + L.row_stride)[0], read_word(layer + L.outputs)[0]
-        dropped = dropout and read_word(layer + L.threshold)[0] != 0
+        # dz = dropout(dy) f'(saved), in place
+        saved, activation = resolve(table, layer + L.saved), field(layer + L.activation)
+        row_stride, columns = field(layer + L.row_stride), field(layer + L.outputs)
+        drops = uses_dropout and field(layer + L.threshold) != 0
         for row in range(row_lane, padded_rows, row_lanes):
             for j in range(column_lane, row_stride // size, COLUMN_LANES):
                 at, value = row * row_stride + j * size, zero
                 if j < columns:
                     value = load((dy,), at)[0][0]
-                    if dropped:
-                        value = masked(value, layer + L.scale, row * columns + j, ever)
-                    value = value * slope(which, load((s,), at)[0][0])
+                    if drops:
+                        value = dropout(value, layer + L.scale, row * columns + j, ever)
+                    value = value * slope(activation, load((saved,), at)[0][0])
                 store((dy,), at, ((value,),))
         cuda.syncthreads()
 
@@ -177,20 +203,20 @@ def _slopes(kind):
 
 
 # ---------------------------------------------------------------- the step
-def _states_of(dtype, count):
-    """How the states of an element are found, loaded and stored, of which there may be none."""
+def _state_access(dtype, count):
+    """Functions that find, load and store the `count` states of an element; without states they do nothing."""
 
-    def nowhere(record):
+    def no_addresses(record):
         return ()
 
-    def nothing(places, at):
+    def load_none(addresses, at):
         return ((),)
 
-    def leave(places, at, lanes):
+    def store_none(addresses, at, lanes):
         pass
 
     if not count:
-        return device(nowhere), device(nothing), device(leave)
+        return device(no_addresses), device(load_none), device(store_none)
     return reader("int64", count, SHARED), loader(dtype, 1, ANY), storer(dtype, 1, ANY)
 
 
@@ -198,23 +224,21 @@ def _update(kind):
     row_lanes = kind.threads // COLUMN_LANES
     row_of_rule, size = OPTIMIZERS[kind.rule], np.dtype(kind.dtype).itemsize
     rule, load, store = device(row_of_rule.rule), loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
-    states_at, load_states, store_states = _states_of(kind.dtype, len(row_of_rule.states))
-    read_scalars = reader(kind.dtype, HYPER + 1, SHARED)
+    state_addresses, load_states, store_states = _state_access(kind.dtype, len(row_of_rule.states))
+    read_scalars = reader(kind.dtype, NUM_SCALARS + 1, SHARED)
 
-    def update(table, layer, anywhere, column_lane, row_lane):
-        # anywhere: what states' places are counted from.
-        scalars = read_scalars(table + read_word(table + H.step_scalars)[0])
-        h, tiny = scalars[:HYPER], scalars[HYPER]
-        w, dw = table + read_word(layer + L.weights)[0], table + read_word(layer + L.dw)[0]
-        inputs, columns = read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0]
-        row_stride, of_w, of_b = (
-            read_word(layer + L.row_stride)[0],
-            states_at(layer + L.w_states),
-            states_at(layer + L.b_states),
-        )
-        for row in range(row_lane, inputs + read_word(layer + L.bias)[0], row_lanes):
-            states = of_w if row < inputs else of_b
-            first = anywhere + (row * columns * size if row < inputs else 0)
+    def update(table, layer, state_base, column_lane, row_lane):
+        # state_base: generic address of shared memory if states are there, else 0.
+        scalars = read_scalars(resolve(table, table + H.step_scalars))
+        h, tiny = scalars[:NUM_SCALARS], scalars[NUM_SCALARS]
+        w, dw = resolve(table, layer + L.weights), resolve(table, layer + L.dw)
+        inputs, columns = field(layer + L.inputs), field(layer + L.outputs)
+        row_stride = field(layer + L.row_stride)
+        w_states, b_states = state_addresses(layer + L.w_states), state_addresses(layer + L.b_states)
+        # rows of w, then the bias
+        for row in range(row_lane, inputs + field(layer + L.bias), row_lanes):
+            states = w_states if row < inputs else b_states
+            first = state_base + (row * columns * size if row < inputs else 0)
             for j in range(column_lane, columns, COLUMN_LANES):
                 at = row * row_stride + j * size
                 p, g = load((w,), at)[0][0], load((dw,), at)[0][0]
@@ -225,214 +249,210 @@ def _update(kind):
     return device(update)
 
 
-def _moved(kind):
-    """Parameters, and states if they are resident, from their homes and back."""
+def _transfer(kind):
+    """Copy parameters, and states if they are resident, between global and shared memory."""
     row_lanes = kind.threads // COLUMN_LANES
-    size, states = np.dtype(kind.dtype).itemsize, len(OPTIMIZERS[kind.rule].states)
+    size, num_states = np.dtype(kind.dtype).itemsize, len(OPTIMIZERS[kind.rule].states)
     load, store = loader(kind.dtype, 1), storer(kind.dtype, 1)
-    load_here, store_here = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
+    load_shared, store_shared = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
 
-    def move(home, here, row_stride, rows, columns, back, column_lane, row_lane):
+    def copy(array, shared, row_stride, rows, columns, to_global, column_lane, row_lane):
         for row in range(row_lane, rows, row_lanes):
             for j in range(column_lane, columns, COLUMN_LANES):
-                there, at = (row * columns + j) * size, row * row_stride + j * size
-                if back:
-                    store((home,), there, load_here((here,), at))
+                at, shared_at = (row * columns + j) * size, row * row_stride + j * size
+                if to_global:
+                    store((array,), at, load_shared((shared,), shared_at))
                 else:
-                    store_here((here,), at, load((home,), there))
+                    store_shared((shared,), shared_at, load((array,), at))
 
-    move = device(move)
+    copy = device(copy)
 
-    def moved(table, back, column_lane, row_lane):
-        for number in range(read_word(table + H.num_layers)[0]):
+    def transfer(table, to_global, column_lane, row_lane):
+        for number in range(field(table + H.num_layers)):
             layer = table + FIRST + number * RECORD
-            inputs, columns, row_stride = (
-                read_word(layer + L.inputs)[0], read_word(layer + L.outputs)[0], read_word(layer + L.row_stride)[0],
-            )  # fmt: skip
-            w, bias = table + read_word(layer + L.weights)[0], read_word(layer + L.bias)[0]
-            move(read_word(layer + L.w)[0], w, row_stride, inputs, columns, back, column_lane, row_lane)
-            move(
-                read_word(layer + L.b)[0],
-                w + inputs * row_stride,
-                row_stride,
-                bias,
-                columns,
-                back,
-                column_lane,
-                row_lane,
-            )
-            if read_word(table + H.states_resident)[0] != 0:
-                for i in range(states):
+            inputs, columns, row_stride = field(layer + L.inputs), field(layer + L.outputs), field(layer + L.row_stride)
+            w, bias = resolve(table, layer + L.weights), field(layer + L.bias)
+            # parameters, where the bias is the last row of w
+            copy(field(layer + L.w), w, row_stride, inputs, columns, to_global, column_lane, row_lane)
+            b = w + inputs * row_stride
+            copy(field(layer + L.b), b, row_stride, bias, columns, to_global, column_lane, row_lane)
+            # states
+            if field(table + H.states_resident) != 0:
+                for i in range(num_states):
                     at = layer + i * 8
-                    w, b = table + read_word(at + L.w_states)[0], table + read_word(at + L.b_states)[0]
-                    move(
-                        read_word(at + L.w_state_addresses)[0],
-                        w,
-                        columns * size,
-                        inputs,
-                        columns,
-                        back,
-                        column_lane,
-                        row_lane,
-                    )
-                    move(
-                        read_word(at + L.b_state_addresses)[0],
-                        b,
-                        columns * size,
-                        bias,
-                        columns,
-                        back,
-                        column_lane,
-                        row_lane,
-                    )
+                    w, b = resolve(table, at + L.w_states), resolve(table, at + L.b_states)
+                    w_state, b_state = field(at + L.w_state_addresses), field(at + L.b_state_addresses)
+                    copy(w_state, w, columns * size, inputs, columns, to_global, column_lane, row_lane)
+                    copy(b_state, b, columns * size, bias, columns, to_global, column_lane, row_lane)
 
-    return device(moved)
+    return device(transfer)
 
 
 def _sums(kind):
-    """How numbers of all threads in shared memory are added up: first COLUMN_LANES sums of them, then one."""
+    """Sum of a float64 of every thread in two steps, in a fixed order: COLUMN_LANES partial sums, then their sum."""
     threads = kind.threads
 
-    def some(totals, tid):
+    def partial_sums(thread_sums, tid):
         if tid < COLUMN_LANES:
             total = 0.0
             for i in range(tid, threads, COLUMN_LANES):
-                total += read_double(totals + i * 8)[0]
-            write_double(totals + tid * 8, total)
+                total += read_double(thread_sums + i * 8)[0]
+            write_double(thread_sums + tid * 8, total)
 
-    def all_of_them(totals):
+    def total_sum(thread_sums):
         total = 0.0
         for i in range(COLUMN_LANES):
-            total += read_double(totals + i * 8)[0]
+            total += read_double(thread_sums + i * 8)[0]
         return total
 
-    return device(some), device(all_of_them)
+    return device(partial_sums), device(total_sum)
 
 
-def _keep_metric(kind):
-    """The sum of all threads' values, added where each metric of this number is kept."""
-    some, all_of_them = _sums(kind)
+def _add_metric(kind):
+    """Add the sum of all threads' values to the sums of each metric with this index in `kind.metrics`."""
+    partial_sums, total_sum = _sums(kind)
 
-    def keep_metric(table, number, value, tid):
-        totals = table + read_word(table + H.thread_sums)[0]
-        write_double(totals + tid * 8, np.float64(value))
+    def add_metric(table, index, value, tid):
+        thread_sums = resolve(table, table + H.thread_sums)
+        write_double(thread_sums + tid * 8, np.float64(value))
         cuda.syncthreads()
-        some(totals, tid)
+        partial_sums(thread_sums, tid)
         cuda.syncthreads()
         if tid == 0:
-            total = all_of_them(totals)
-            for i in range(read_word(table + H.num_metrics)[0]):
-                if read_word(table + H.metric_kinds + i * 8)[0] == number:
-                    at = read_word(table + H.metric_sums)[0] + i * 8
+            total = total_sum(thread_sums)
+            for i in range(field(table + H.num_metrics)):
+                if field(table + H.metric_kinds + i * 8) == index:
+                    at = field(table + H.metric_sums) + i * 8
                     write_total(at, read_total(at)[0] + total)
         cuda.syncthreads()
 
-    return device(keep_metric)
+    return device(add_metric)
 
 
-def _keep_metrics(kind, names):
-    """`_keep_metric` of each number of a tuple: those of the metrics with these names."""
+def _add_metrics(kind, names):
+    """`_add_metric` for a tuple of values: one for each of the metrics with these names."""
+
+    def add_none(table, values, tid):
+        pass
+
     if not names:
+        return device(add_none)
+    add_metric, index = _add_metric(kind), kind.metrics.index(names[-1])
 
-        def nothing(table, sums, tid):
-            return
-
-        return device(nothing)
-    keep_metric, number = _keep_metric(kind), kind.metrics.index(names[-1])
-
-    def last(table, sums, tid):
-        keep_metric(table, number, sums[0], tid)
+    def add_one(table, values, tid):
+        add_metric(table, index, values[0], tid)
 
     if len(names) == 1:
-        return device(last)
-    others = _keep_metrics(kind, names[:-1])
+        return device(add_one)
+    others = _add_metrics(kind, names[:-1])
 
-    def each(table, sums, tid):
-        others(table, sums[:-1], tid)
-        keep_metric(table, number, sums[-1], tid)
+    def add_each(table, values, tid):
+        others(table, values[:-1], tid)
+        add_metric(table, index, values[-1], tid)
 
-    return device(each)
+    return device(add_each)
 
 
 # ---------------------------------------------------------------- the kernel
-def _fused(kind):
-    size, element = np.dtype(kind.dtype).itemsize, cuda.types.float64
-    gather, forward, slopes, update, moved = (make(kind) for make in (_gather, _forward, _slopes, _update, _moved))
-    judge = judge_rows(kind, device(_meet)) if LOSSES[kind.loss].by_row else judge_elements(kind)
-    threads, (some, all_of_them) = kind.threads, _sums(kind)
+def _backward(kind):
+    """Gradients of all parameters, from the last layer to the first."""
+    slopes, threads = _slopes(kind), kind.threads
     inputs_product = product(kind.dtype, True, True, threads)
     weights_product = product(kind.dtype, False, False, threads)
-    address_here, address_anywhere = address_in(SHARED), address_in(ANY)
+
+    def backward(table, last, padded_rows, ever, tid, column_lane, row_lane):
+        dz, dx = resolve(table, table + H.gradient), resolve(table, table + H.other_gradient)
+        for i in range(field(table + H.num_layers)):
+            layer = last - i * RECORD
+            if field(layer + L.skips_slopes) == 0:
+                slopes(table, layer, dz, padded_rows, ever, column_lane, row_lane)
+            x, w, dw = resolve(table, layer + L.x), resolve(table, layer + L.weights), resolve(table, layer + L.dw)
+            inputs, columns = field(layer + L.inputs), field(layer + L.outputs)
+            x_stride, row_stride = field(layer + L.x_stride), field(layer + L.row_stride)
+            # dx = dz w'
+            if layer != table + FIRST:
+                inputs_product(tid, dz, row_stride, w, row_stride, dx, x_stride, padded_rows, inputs, columns)
+            # dw = x' dz: where tiles are fewer than threads, threads without a tile of dx come first
+            other = threads - 1 - tid
+            weights_product(other, x, x_stride, dz, row_stride, dw, row_stride, inputs + 1, columns, padded_rows)
+            dz, dx = dx, dz
+            cuda.syncthreads()
+
+    return device(backward)
+
+
+def _fused(kind):
+    size, element = np.dtype(kind.dtype).itemsize, cuda.types.float64
+    gather, forward, backward, update, transfer = (
+        make(kind) for make in (_gather, _forward, _backward, _update, _transfer)
+    )
+    loss_and_metrics = row_loss(kind, device(_barrier)) if LOSSES[kind.loss].by_row else elementwise_loss(kind)
+    threads, (partial_sums, total_sum) = kind.threads, _sums(kind)
+    shared_address, generic_address = address_in(SHARED), address_in(ANY)
     load_scalar, store_scalar = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
     of_classes, of_values = ([name for name in kind.metrics if METRICS[name].of_classes is so] for so in (True, False))
-    keep_hits, keep_values = _keep_metrics(kind, of_classes), _keep_metrics(kind, of_values)
+    add_hits, add_values = _add_metrics(kind, of_classes), _add_metrics(kind, of_values)
     no_hits, no_values = (0,) * max(1, len(of_classes)), (0.0,) * max(1, len(of_values))
 
     def train(plan, count):
-        # plan: address of HEAD and LAYERs; count: of batches, from the clock's on.
+        # plan: address of HEAD and LAYERs in global memory; count: batches, from the clock's on.
         memory = cuda.shared.array(0, element)
-        table = (address_here(memory) + VECTOR - 1) // VECTOR * VECTOR
-        anywhere = (address_anywhere(memory) + VECTOR - 1) // VECTOR * VECTOR
+        table = (shared_address(memory) + VECTOR - 1) // VECTOR * VECTOR
+        generic = (generic_address(memory) + VECTOR - 1) // VECTOR * VECTOR
         tid = cuda.threadIdx.x
         column_lane, row_lane = tid % COLUMN_LANES, tid // COLUMN_LANES
-        layers = read_global(plan + H.num_layers)[0]
-        end = FIRST + layers * RECORD
+        # records to shared memory, zeros to all that follows
+        num_layers = read_global(plan + H.num_layers)[0]
+        end = FIRST + num_layers * RECORD
         for at in range(tid * 8, read_global(plan + H.shared_bytes)[0], threads * 8):
             write_word(table + at, read_global(plan + at)[0] if at < end else 0)
         cuda.syncthreads()
-        moved(table, False, column_lane, row_lane)
-        states = anywhere if read_word(table + H.states_resident)[0] != 0 else 0
-        clock, last = read_word(table + H.clock)[0], table + FIRST + (layers - 1) * RECORD
-        begin, ever = read_global(clock + BATCH)[0], read_global(clock + EVER)[0]
-        batch, totals = read_word(table + H.batch_rows)[0], table + read_word(table + H.thread_sums)[0]
-        hits, found = no_hits, no_values
-        for turn in range(count):
-            number, now = begin + turn, ever + turn
-            rows = min(batch, read_word(table + H.pass_rows)[0] - number * batch)
+        # parameters and states to shared memory
+        transfer(table, False, column_lane, row_lane)
+        state_base = generic if field(table + H.states_resident) != 0 else 0
+        clock, last = field(table + H.clock), table + FIRST + (num_layers - 1) * RECORD
+        begin, begin_ever = read_global(clock + BATCH)[0], read_global(clock + EVER)[0]
+        batch, thread_sums = field(table + H.batch_rows), resolve(table, table + H.thread_sums)
+        hits, value_sums = no_hits, no_values
+        for i in range(count):
+            number, ever = begin + i, begin_ever + i
+            rest = field(table + H.pass_rows) - number * batch
+            rows = min(batch, rest)
+            next_rows = min(batch, rest - batch) if i + 1 < count else 0
             padded_rows = (rows + DEPTH - 1) // DEPTH * DEPTH
-            cuda.syncthreads()  # all have updated
-            gather(table, number, rows, padded_rows, now, column_lane, row_lane)
-            scalars, hyper = (
-                read_word(table + H.scalars)[0] + number * ROW,
-                table + read_word(table + H.step_scalars)[0],
+            cuda.syncthreads()  # the update before has ended
+            # rows of the batch, scalars of the step
+            gather(table, number, rows, next_rows, padded_rows, ever, column_lane, row_lane)
+            scalars, step_scalars = field(table + H.scalars) + number * ROW, resolve(table, table + H.step_scalars)
+            for k in range(tid, NUM_SCALARS + 1, threads):
+                store_scalar((step_scalars,), k * size, load_scalar((scalars,), k * size))
+            cuda.syncthreads()
+            # forward
+            for k in range(num_layers):
+                forward(table, table + FIRST + k * RECORD, padded_rows, ever, tid, column_lane, row_lane)
+            # loss, its gradient, metrics
+            total, value_sums, hits = loss_and_metrics(
+                table, last, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane
             )
-            for i in range(tid, HYPER + 1, threads):
-                store_scalar((hyper,), i * size, load_scalar((scalars,), i * size))
+            write_double(thread_sums + tid * 8, total)
             cuda.syncthreads()
-            for i in range(layers):
-                forward(table, table + FIRST + i * RECORD, padded_rows, now, tid, column_lane, row_lane)
-            total, found, hits = judge(table, last, rows, padded_rows, found, hits, tid, column_lane, row_lane)
-            write_double(totals + tid * 8, total)
-            cuda.syncthreads()
-            some(totals, tid)
-            dz, other = table + read_word(table + H.gradient)[0], table + read_word(table + H.other_gradient)[0]
-            for i in range(layers):
-                layer = last - i * RECORD
-                if read_word(layer + L.skips_slopes)[0] == 0:
-                    slopes(table, layer, dz, padded_rows, now, column_lane, row_lane)
-                x, w = table + read_word(layer + L.x)[0], table + read_word(layer + L.weights)[0]
-                dw, columns = table + read_word(layer + L.dw)[0], read_word(layer + L.outputs)[0]
-                x_stride, row_stride = read_word(layer + L.x_stride)[0], read_word(layer + L.row_stride)[0]
-                inputs = read_word(layer + L.inputs)[0]
-                if layer != table + FIRST:
-                    inputs_product(tid, dz, row_stride, w, row_stride, other, x_stride, padded_rows, inputs, columns)
-                # Where there are fewer tiles than threads, those that had none above come first.
-                weights_product(
-                    threads - 1 - tid, x, x_stride, dz, row_stride, dw, row_stride, inputs + 1, columns, padded_rows
-                )
-                dz, other = other, dz
-                cuda.syncthreads()
-            if tid == threads - 1:  # whose line has no more rows to update than others
-                write_total(read_word(table + H.losses)[0] + number * 8, all_of_them(totals))
-            for i in range(layers):
-                update(table, table + FIRST + i * RECORD, states, column_lane, row_lane)
+            partial_sums(thread_sums, tid)
+            # backward
+            backward(table, last, padded_rows, ever, tid, column_lane, row_lane)
+            # the loss, by a thread whose lane has no more rows to update than others
+            if tid == threads - 1:
+                write_total(field(table + H.losses) + number * 8, total_sum(thread_sums))
+            # update
+            for k in range(num_layers):
+                update(table, table + FIRST + k * RECORD, state_base, column_lane, row_lane)
         cuda.syncthreads()
-        moved(table, True, column_lane, row_lane)
-        keep_hits(table, hits, tid)
-        keep_values(table, found, tid)
+        # parameters and states back to global memory, metrics, the clock
+        transfer(table, True, column_lane, row_lane)
+        add_hits(table, hits, tid)
+        add_values(table, value_sums, tid)
         if tid == 0:
             write_global(clock + BATCH, begin + count)
-            write_global(clock + EVER, ever + count)
+            write_global(clock + EVER, begin_ever + count)
 
     return train
 
@@ -443,6 +463,6 @@ def _fused_kernel(kind: Kind) -> Kernel:
 
 
 def fused_kernel(kind: Kind) -> Kernel:
-    """Rows of OPTIMIZERS with the same rule share a kernel."""
+    """The kernel of a kind; rows of OPTIMIZERS with the same rule share it."""
     first = next(name for name, row in OPTIMIZERS.items() if row.rule is OPTIMIZERS[kind.rule].rule)
     return _fused_kernel(kind._replace(rule=first))

@@ -1,7 +1,7 @@
-"""Losses and metrics within the kernel of a small network: as in `losses.py`, of a batch in shared memory.
+"""Losses and metrics of the one-block kernel: those of `dense/losses.py`, for a batch in shared memory.
 
-What they leave are sums of each thread, in a fixed order, and the gradient of the outputs, 0 in rows and columns that
-are only there to fill up. `rows` are those of the batch, `padded_rows` with those that it is filled up with.
+Each thread adds up its own sums in a fixed order. The gradient of the outputs is 0 in rows and columns of padding.
+`rows` are those of the batch, `padded_rows` with the padding.
 """
 
 from __future__ import annotations
@@ -13,54 +13,55 @@ import numpy as np
 from ...formulas import ACTIVATIONS, LOSSES, METRICS
 from ...metrics import scored_by
 from ..runtime.compile import device
-from ..runtime.primitives import SHARED, loader, reader, storer, writer
+from ..runtime.primitives import SHARED, loader, storer
+from .access import field, read_double, read_word, resolve
 from .layout import COLUMN_LANES, H, L
 
-read_word = reader("int64", 1, SHARED)
-read_double, write_double = reader("float64", 1, SHARED), writer("float64", SHARED)
 
-
-def _added(functions):
-    """A function that adds each function's number of (y, t) to its own of a tuple of sums."""
+# ---------------------------------------------------------------- metrics
+def _add_each(functions):
+    """A function that adds f(y, t) of each function f to its element of a tuple of sums."""
+    if not functions:
+        return device(_unchanged)
     function = functions[-1]
 
-    def last(sums, y, t):
+    def add_one(sums, y, t):
         return (sums[0] + function(y, t),)
 
     if len(functions) == 1:
-        return device(last)
-    others = _added(functions[:-1])
+        return device(add_one)
+    others = _add_each(functions[:-1])
 
-    def each(sums, y, t):
+    def add(sums, y, t):
         return others(sums[:-1], y, t) + (sums[-1] + function(y, t),)  # noqa: RUF005 (Numba knows no star)
 
-    return device(each)
+    return device(add)
 
 
 def _unchanged(sums, y, t):
     return sums
 
 
-def _values(kind):
-    """What metrics of values add to their sums, of an output as it is shown and its target."""
-    real = getattr(np, kind.dtype)
+def _add_values(kind):
+    """Sums of the metrics of values with those of an output, as users see it, and its target."""
+    T = getattr(np, kind.dtype)
 
-    def of(score):
+    def score_as_float64(score):
         score = device(score)
 
         def value(y, t):
-            return np.float64(score(y, t, real(0)))
+            return np.float64(score(y, t, T(0)))
 
         return device(value)
 
     scores = [METRICS[name].score for name in kind.metrics if not METRICS[name].of_classes]
-    return _added([of(score) for score in scores]) if scores else device(_unchanged)
+    return _add_each([score_as_float64(score) for score in scores])
 
 
-def _hits(kind):
-    """What metrics of classes add to their counts, of the rank of the right class; below 0: an output is NaN."""
+def _add_hits(kind):
+    """Counts of the metrics of classes with those of a rank of the right class; below 0: an output is NaN."""
 
-    def of(score):
+    def hit_or_not(score):
         score = device(score)
 
         def hit(rank, unused):
@@ -69,66 +70,66 @@ def _hits(kind):
         return device(hit)
 
     scores = [METRICS[name].score for name in kind.metrics if METRICS[name].of_classes]
-    return _added([of(score) for score in scores]) if scores else device(_unchanged)
+    return _add_each([hit_or_not(score) for score in scores])
 
 
-def _largest(dtype):
-    """The number of the largest element of a row; of equal ones the first; -1 if one is NaN."""
+def _argmax(dtype):
+    """Index of a row's largest element; of equal ones the first; -1 if one is NaN."""
     load, size = loader(dtype, 1, SHARED), np.dtype(dtype).itemsize
 
-    def best_of(row, columns):
-        best, most = 0, load((row,), 0)[0][0]
-        known = most == most
+    def argmax(row, columns):
+        best, largest = 0, load((row,), 0)[0][0]
+        no_nan = largest == largest
         for j in range(1, columns):
             x = load((row,), j * size)[0][0]
-            known = known and x == x
-            if x > most:
-                best, most = j, x
-        return best if known else -1
+            no_nan = no_nan and x == x
+            if x > largest:
+                best, largest = j, x
+        return best if no_nan else -1
 
-    return device(best_of)
+    return device(argmax)
 
 
 def _rank(dtype):
-    """The number of classes that a row of outputs prefers to the right one, as on the CPU; -1 if an output is NaN."""
+    """Number of classes that a row of outputs prefers to the right one, as on the CPU; -1 if an output is NaN."""
     load, size = loader(dtype, 1, SHARED), np.dtype(dtype).itemsize
 
     def rank_of(row, columns, right):
-        rank, known, score = 0, True, load((row,), right * size)[0][0]
+        rank, no_nan, score = 0, True, load((row,), right * size)[0][0]
         for j in range(columns):
             x = load((row,), j * size)[0][0]
-            known = known and x == x
+            no_nan = no_nan and x == x
             if x > score or (x == score and j < right):
                 rank += 1
-        return rank if known else -1
+        return rank if no_nan else -1
 
     return device(rank_of)
 
 
-def _count(kind):
-    """A function that adds to the counts of metrics what is right in a row."""
-    best, rank_of, add = _largest(kind.dtype), _rank(kind.dtype), _hits(kind)
-    load, real, size = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+def _count_hits(kind):
+    """A function that adds the hits of a row to the counts of the metrics of classes."""
+    argmax, rank_of, add = _argmax(kind.dtype), _rank(kind.dtype), _add_hits(kind)
+    load, T, size = loader(kind.dtype, 1, SHARED), getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
 
-    def of_label(counts, table, z, t, row, row_stride, columns):
+    def by_label(counts, table, z, t, row, row_stride, columns):
         return add(counts, rank_of(z + row * row_stride, columns, read_word(t + row * 8)[0]), 0)
 
-    def of_largest(counts, table, z, t, row, row_stride, columns):
-        return add(counts, rank_of(z + row * row_stride, columns, best(t + row * row_stride, columns)), 0)
+    def by_largest(counts, table, z, t, row, row_stride, columns):
+        return add(counts, rank_of(z + row * row_stride, columns, argmax(t + row * row_stride, columns)), 0)
 
-    def of_outputs(counts, table, z, t, row, row_stride, columns):
+    def by_output(counts, table, z, t, row, row_stride, columns):
         z_boundary, t_boundary = read_double(table + H.z_boundary)[0], read_double(table + H.t_boundary)[0]
         for j in range(columns):
             at = row * row_stride + j * size
             x, y = load((z,), at)[0][0], load((t,), at)[0][0]
-            rank = 0 if (x > real(z_boundary)) == (y > real(t_boundary)) else 1
+            rank = 0 if (x > T(z_boundary)) == (y > T(t_boundary)) else 1
             counts = add(counts, rank if x == x else -1, 0)
         return counts
 
-    def of_either(counts, table, z, t, row, row_stride, columns):
+    def by_columns(counts, table, z, t, row, row_stride, columns):
         if columns > 1:
-            return of_largest(counts, table, z, t, row, row_stride, columns)
-        return of_outputs(counts, table, z, t, row, row_stride, columns)
+            return by_largest(counts, table, z, t, row, row_stride, columns)
+        return by_output(counts, table, z, t, row, row_stride, columns)
 
     def uncounted(counts, table, z, t, row, row_stride, columns):
         return counts
@@ -137,98 +138,109 @@ def _count(kind):
     if first is None:
         return device(uncounted)
     one, more = (scored_by(first, kind.loss, kind.labels, columns) for columns in (1, 2))
-    of_outputs, of_largest = device(of_outputs), device(of_largest)
-    ways = {"labels": device(of_label), "outputs": of_outputs, "largest": of_largest}
-    return ways[one] if one == more else device(of_either)
+    by_output, by_largest = device(by_output), device(by_largest)
+    ways = {"labels": device(by_label), "outputs": by_output, "largest": by_largest}
+    return ways[one] if one == more else device(by_columns)
 
 
-def judge_elements(kind):
+# ---------------------------------------------------------------- losses
+def elementwise_loss(kind):
+    """Loss, gradient and metrics of a loss that is a sum over all outputs."""
     threads, row_lanes = kind.threads, kind.threads // COLUMN_LANES
-    row_of_loss, real, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+    row_of_loss, T, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
-    value, slope, values, count = device(row_of_loss.value), device(row_of_loss.slope), _values(kind), _count(kind)
-    shown = device(ACTIVATIONS[kind.link or "linear"].value)
-    zero = real(0)
+    value, slope = device(row_of_loss.value), device(row_of_loss.slope)
+    add_values, count_hits = _add_values(kind), _count_hits(kind)
+    link = device(ACTIVATIONS[kind.link or "linear"].value)
+    zero = T(0)
 
-    def judge(table, layer, rows, padded_rows, found, counts, tid, column_lane, row_lane):
-        z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
-        dz = table + read_word(table + H.gradient)[0]
-        row_stride, columns = read_word(layer + L.row_stride)[0], read_word(layer + L.outputs)[0]
-        a, scale = real(read_double(table + H.param)[0]), real(1) / real(rows * columns)
+    def loss_and_metrics(table, layer, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane):
+        z, t = resolve(table, layer + L.y), resolve(table, table + H.targets)
+        dz = resolve(table, table + H.gradient)
+        row_stride, columns = field(layer + L.row_stride), field(layer + L.outputs)
+        param, scale = T(read_double(table + H.param)[0]), T(1) / T(rows * columns)
+        # hits: one thread a row
         for row in range(tid, rows, threads):
-            counts = count(counts, table, z, t, row, row_stride, columns)
+            hits = count_hits(hits, table, z, t, row, row_stride, columns)
+        # loss, gradient and metrics of values: one thread an element
         total = 0.0
         for row in range(row_lane, padded_rows, row_lanes):
             for j in range(column_lane, row_stride // size, COLUMN_LANES):
                 at, d = row * row_stride + j * size, zero
                 if j < columns and row < rows:
                     x, y = load((z,), at)[0][0], load((t,), at)[0][0]
-                    total += np.float64(value(x, y, a))
-                    d = slope(x, y, a) * scale
-                    found = values(found, shown(x), y)
+                    total += np.float64(value(x, y, param))
+                    d = slope(x, y, param) * scale
+                    value_sums = add_values(value_sums, link(x), y)
                 store((dz,), at, ((d,),))
-        return total, found, counts
+        return total, value_sums, hits
 
-    return device(judge)
+    return device(loss_and_metrics)
 
 
-def judge_rows(kind, meet):
+def row_loss(kind, barrier):
+    """Loss, gradient and metrics of a cross-entropy of softmax outputs."""
     threads, row_lanes = kind.threads, kind.threads // COLUMN_LANES
-    row_of_loss, real, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
+    row_of_loss, T, size = LOSSES[kind.loss], getattr(np, kind.dtype), np.dtype(kind.dtype).itemsize
     load, store = loader(kind.dtype, 1, SHARED), storer(kind.dtype, 1, SHARED)
-    value, slope, values, count = device(row_of_loss.value), device(row_of_loss.slope), _values(kind), _count(kind)
-    zero, one, tiny, least = real(0), real(1), real(np.finfo(kind.dtype).tiny), real(-math.inf)
-    labels, linked = kind.labels, kind.link is not None
+    value, slope = device(row_of_loss.value), device(row_of_loss.slope)
+    add_values, count_hits = _add_values(kind), _count_hits(kind)
+    zero, one, tiny, least = T(0), T(1), T(np.finfo(kind.dtype).tiny), T(-math.inf)
+    labels, has_link = kind.labels, kind.link is not None
 
-    def judge(table, layer, rows, padded_rows, found, counts, tid, column_lane, row_lane):
-        # Threads of a row would wait for each other at every step of a sum; so one goes along a row for its largest
-        # element and its mass, and exponentials are everybody's. `tops` (3, batch): that, log(mass) and 1 / mass.
-        z, t = table + read_word(layer + L.y)[0], table + read_word(table + H.targets)[0]
-        dz = table + read_word(table + H.gradient)[0]
-        row_stride, columns = read_word(layer + L.row_stride)[0], read_word(layer + L.outputs)[0]
-        tops, span = table + read_word(table + H.row_values)[0], read_word(table + H.batch_rows)[0] * size
-        smooth = real(read_double(table + H.param)[0])
-        floor, keep, scale = smooth / real(columns), one - smooth, one / real(rows)
+    def loss_and_metrics(table, layer, rows, padded_rows, value_sums, hits, tid, column_lane, row_lane):
+        # Threads that share a row would meet at every step of a sum. So one thread finds a row's largest element and
+        # its mass, and all threads compute exponentials. row_values (3, batch): largest, log(mass), 1 / mass.
+        z, t = resolve(table, layer + L.y), resolve(table, table + H.targets)
+        dz = resolve(table, table + H.gradient)
+        row_stride, columns = field(layer + L.row_stride), field(layer + L.outputs)
+        row_values, span = resolve(table, table + H.row_values), field(table + H.batch_rows) * size
+        smoothing = T(read_double(table + H.param)[0])
+        floor, keep, scale = smoothing / T(columns), one - smoothing, one / T(rows)
+        # the largest element of each row, and hits
         for row in range(tid, rows, threads):
-            top = least
+            largest = least
             for j in range(columns):
                 x = load((z,), row * row_stride + j * size)[0][0]
-                top = x if x > top else top
-            store((tops,), row * size, ((top,),))
-            counts = count(counts, table, z, t, row, row_stride, columns)
-        meet()
+                largest = x if x > largest else largest
+            store((row_values,), row * size, ((largest,),))
+            hits = count_hits(hits, table, z, t, row, row_stride, columns)
+        barrier()
+        # exponentials, in the place of the gradient
         for row in range(row_lane, padded_rows, row_lanes):
             for j in range(column_lane, row_stride // size, COLUMN_LANES):
                 at, e = row * row_stride + j * size, zero
                 if j < columns and row < rows:
-                    e = real(math.exp(load((z,), at)[0][0] - load((tops,), row * size)[0][0]))
+                    e = T(math.exp(load((z,), at)[0][0] - load((row_values,), row * size)[0][0]))
                 store((dz,), at, ((e,),))
-        meet()
+        barrier()
+        # their sum for each row
         for row in range(tid, rows, threads):
             mass = zero
             for j in range(columns):
                 mass += load((dz,), row * row_stride + j * size)[0][0]
-            store((tops,), span + row * size, ((real(math.log(mass)),),))
-            store((tops,), 2 * span + row * size, ((one / mass,),))
-        meet()
+            store((row_values,), span + row * size, ((T(math.log(mass)),),))
+            store((row_values,), 2 * span + row * size, ((one / mass,),))
+        barrier()
+        # loss, gradient and metrics of values of each element
         total = 0.0
         for row in range(row_lane, rows, row_lanes):
-            top, log_sum = load((tops,), row * size)[0][0], load((tops,), span + row * size)[0][0]
-            share = load((tops,), 2 * span + row * size)[0][0]
+            largest, log_mass = load((row_values,), row * size)[0][0], load((row_values,), span + row * size)[0][0]
+            inv_mass = load((row_values,), 2 * span + row * size)[0][0]
             label = read_word(t + row * 8)[0] if labels else 0
             for j in range(column_lane, columns, COLUMN_LANES):
                 at = row * row_stride + j * size
-                if labels:  # noqa: SIM108 (as in losses.py)
+                if labels:  # noqa: SIM108 (a conditional expression would be typed by both branches)
                     target = one if j == label else zero
                 else:
                     target = load((t,), at)[0][0]
-                x, p = load((z,), at)[0][0], load((dz,), at)[0][0] * share
-                found = values(found, p if linked else x, target)
+                x, p = load((z,), at)[0][0], load((dz,), at)[0][0] * inv_mass
+                value_sums = add_values(value_sums, p if has_link else x, target)
                 target = target * keep + floor
                 if target != zero:
-                    total += np.float64(value(x - top, target, log_sum))
+                    total += np.float64(value(x - largest, target, log_mass))
                 g = slope(p, target) * scale
                 store((dz,), at, ((zero if abs(g) < tiny else g,),))
-        return total, found, counts
+        return total, value_sums, hits
 
-    return device(judge)
+    return device(loss_and_metrics)

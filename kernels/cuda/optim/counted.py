@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from ...formulas import HYPER, OPTIMIZERS
-from ...formulas import optimizers as formulas
-from ...formulas.optimizers import BY_BOTH, CHANGING, DECAYED, FIRST, SQUARED, TO_COME, UNBIASED
+from ...formulas import NUM_SCALARS, OPTIMIZERS
+from ...formulas.optimizers import AT_STEP
+from ...formulas.optimizers.common import COMMON, decay_factor
 from ...scalars import TINY, fill_row
 from ...spec import BufferUpdate
 from ..runtime.compile import THREADS, Kernel, device
@@ -30,19 +30,35 @@ from ..runtime.records import CONTROL, COUNTERS, RECIPES, ROW, SETTINGS, STEP, T
 from .plan import NO_GUARD, Guard, Tables
 
 read_word, read_words3, read_words4 = reader("int64", 1), reader("int64", 3), reader("int64", 4)
-read_float, read_double, read_doubles4 = reader("float32", 1), reader("float64", 1), reader("float64", 4)
+read_float, read_double = reader("float32", 1), reader("float64", 1)
+read_doubles2, read_own = reader("float64", 2), reader("float64", NUM_SCALARS - COMMON)
 write_word, write_double, write_float = writer("int64"), writer("float64"), writer("float32")
 
 TURN, COUNTER, RECIPE = TURNS.itemsize, COUNTERS.itemsize, RECIPES.itemsize
 SKIP = offset(CONTROL, "skip")
-NUMBERS, FIXED = offset(RECIPES, "lr"), offset(RECIPES, "row")
+LR, FIXED = offset(RECIPES, "lr"), offset(RECIPES, "row")
 
-decayed, unbiased = device(formulas.decayed), device(formulas.unbiased)
-unbiased_by_both, shrink = device(formulas.unbiased_by_both), device(formulas.shrink)
-mean_to_come, news_to_come, share = (
-    device(function) for function in (formulas.mean_to_come, formulas.news_to_come, formulas.share)
-)
-square_correction, root_correction = device(formulas.square_correction), device(formulas.root_correction)
+
+def _same_way(how, step, lr, h):
+    return h
+
+
+def _in_way(number, at_step, others):
+    def choose(how, step, lr, h):
+        return at_step(step, lr, h) if how == number else others(how, step, lr, h)
+
+    return choose
+
+
+def _at_step():
+    """One function for all of AT_STEP: (number in it, step, lr, own scalars) -> own scalars."""
+    function = device(_same_way)
+    for number, at_step in enumerate(AT_STEP):
+        function = device(_in_way(number, device(at_step), function))
+    return function
+
+
+at_step, device_decay_factor = _at_step(), device(decay_factor)
 
 
 def _number(address, size):
@@ -72,34 +88,20 @@ def _count(recipes, counters, turns, arrays, control):
     step = number(counter, counter_bytes) + 1
     put(counter, counter_bytes, step)
     recipe = recipes + kind * RECIPE
-    how, size, lr_at, lr_bytes = read_words4(recipe)
-    lr, decay, a, b = read_doubles4(recipe + NUMBERS)
-    if lr_at != 0:
-        lr = number(lr_at, lr_bytes)
-    for k in range(HYPER + 1):
+    how, size, lr_address, lr_bytes = read_words4(recipe)
+    lr, weight_decay = read_doubles2(recipe + LR)
+    if lr_address != 0:
+        lr = number(lr_address, lr_bytes)
+    # the scalars that all rules have in common, and the smallest normal number
+    for k in range(COMMON):
         put(row + k * size, size, read_double(recipe + FIXED + k * 8)[0])
-    rate = lr
-    if how == FIRST and step == 1:
-        put(row + 6 * size, size, 0.0)
-        put(row + 7 * size, size, 1.0)
-    elif how == DECAYED:
-        rate = decayed(lr, step, a)
-    elif how == UNBIASED:
-        rate = unbiased(lr, step, a)
-        put(row + 10 * size, size, root_correction(step, b))
-    elif how == BY_BOTH:
-        rate = unbiased_by_both(lr, step, a, b)
-    elif how == SQUARED:
-        rate = unbiased(lr, step, a)
-        put(row + 10 * size, size, square_correction(step, b))
-    elif how == TO_COME:
-        rate, rest = mean_to_come(lr, step, a, b), share(step, b)
-        put(row + 10 * size, size, news_to_come(lr, step, a, b))
-        put(row + 11 * size, size, read_double(recipe + FIXED + 88)[0] * math.sqrt(rest))
-        put(row + 12 * size, size, read_double(recipe + FIXED + 96)[0] * rest)
-    if decay != 0:
-        put(row + 4 * size, size, shrink(lr, decay))
-    put(row + 5 * size, size, rate)
+    put(row + NUM_SCALARS * size, size, read_double(recipe + FIXED + NUM_SCALARS * 8)[0])
+    if weight_decay != 0:
+        put(row + (COMMON - 1) * size, size, device_decay_factor(lr, weight_decay))
+    # the rule's own
+    own = at_step(how, step, lr, read_own(recipe + FIXED + COMMON * 8))
+    for k in range(NUM_SCALARS - COMMON):
+        put(row + (COMMON + k) * size, size, own[k])
     write_word(row + STEP, np.int64(step))
 
 
@@ -246,16 +248,12 @@ def _settings(guard: Guard, scale: float) -> tuple[Any, ...]:
 
 
 def _recipe(recipe: np.ndarray, rule: str, real: str, options: dict[str, Any], scale: float) -> None:
-    """Writes what the scalars of a rule are made of: (1,) of RECIPES."""
+    """Write what the device makes a rule's scalars of: (1,) of RECIPES."""
     lr = options["lr"]
     place = lr if isinstance(lr, Number) else Number(0, 0)
-    fixed = np.zeros(HYPER + 1)
-    fill_row(fixed, rule, 2, {**options, "lr": 0.0}, scale)  # the second step's: the first may have some of its own
-    fixed[HYPER] = TINY[np.dtype(real)]
-    how, *names = CHANGING.get(OPTIMIZERS[rule].scalars, (0,))
-    if how == TO_COME:
-        fixed[11:13] = options["eps"], options["eps_root"]
-    a, b = [options[name] for name in names] or (0.0, 0.0)
-    decay = options["weight_decay"] if fixed[2] == 0 else 0.0  # which is then not of the gradient
-    number = 0.0 if place.address else lr
-    recipe[0] = (how, np.dtype(real).itemsize, *place, number, decay, a, b, fixed)
+    limit = np.zeros(NUM_SCALARS + 1)
+    fill_row(limit, rule, math.inf, {**options, "lr": 0.0}, scale)
+    limit[NUM_SCALARS] = TINY[np.dtype(real)]
+    how = AT_STEP.index(OPTIMIZERS[rule].at_step)
+    decoupled = 0.0 if limit[2] else options["weight_decay"]  # limit[2]: the L2 penalty
+    recipe[0] = (how, np.dtype(real).itemsize, *place, 0.0 if place.address else lr, decoupled, limit)

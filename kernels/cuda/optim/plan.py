@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...formulas import HYPER, OPTIMIZERS
+from ...formulas import NUM_SCALARS, OPTIMIZERS
 from ...scalars import fill_row
 from ...spec import MASTER, BufferUpdate
 from ..runtime.compile import Kernel
@@ -325,7 +325,7 @@ class _Working:
             group, rule, dtype = plan.kinds[kind]
             for back in range(window if step else 0):  # no number: all arrays of the kind are left out
                 row, number = self.rows[i * window + back], max(step - back, 1)
-                fill_row(row.view(dtype)[: HYPER + 1], rule, number, options[group], scale)
+                fill_row(row.view(dtype)[: NUM_SCALARS + 1], rule, number, options[group], scale)
                 row.view(np.int64)[STEP // 8] = number
 
     def guard(self, guard: Guard, scale: float, skips: int, number: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ...formulas import HYPER, OPTIMIZERS, dropout_key
+from ...formulas import NUM_SCALARS, OPTIMIZERS, dropout_key
 from ...spec import MASTER, SAME, STOCHASTIC
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.primitives import VECTOR, reader, word
@@ -106,7 +106,7 @@ def _update(rule, states, dtype, form, unscales):
         into_columns(written, width),
         into_columns(written, 1),
     )
-    read_row, read_factor, read_states = reader(own.real, HYPER + 1), reader(own.real, 1), _states(states)
+    read_row, read_factor, read_states = reader(own.real, NUM_SCALARS + 1), reader(own.real, 1), _states(states)
     factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
     key_of = device(_key if form == STOCHASTIC else _no_key)
 
@@ -128,8 +128,8 @@ def _update(rule, states, dtype, form, unscales):
             elements, first_tile = read_words2(record)
             s = read_states(record + STATES)
             scalars = read_row(row + shift)
-            h = (scalars[0] * factor, *scalars[1:HYPER], divisor)  # which rules do not know of
-            tiny = scalars[HYPER]
+            h = (scalars[0] * factor, *scalars[1:NUM_SCALARS], divisor)  # which rules do not know of
+            tiny = scalars[NUM_SCALARS]
             key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
             places = (p, g, *s)
             results = places if unscales else (p, *s)

@@ -31,14 +31,14 @@ def see(array: Any) -> Seen:
     """
     if _library(array) == "torch":  # whose array interface refuses tensors that require a gradient
         if array.device.type != "cuda":
-            raise TypeError(f"expected a CUDA tensor; got one on {array.device}")
+            raise TypeError(f"the tensor must be on a CUDA device; got one on {array.device}")
         dtype = str(array.dtype).removeprefix("torch.")
         return Seen(array.data_ptr(), tuple(array.shape), dtype, array.is_contiguous(), None)
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is None and SIMULATED and not isinstance(array, np.ndarray):
         interface = getattr(array, "__array_interface__", None)  # the simulator's arrays have only that
     if interface is None:
-        raise TypeError(f"expected an array in a GPU's memory; got {type(array).__module__}.{type(array).__qualname__}")
+        raise TypeError(f"an array must be in a GPU's memory; got {type(array).__module__}.{type(array).__qualname__}")
     (name, size), strides = _named(interface["typestr"]), interface.get("strides")
     shape = tuple(interface["shape"])
     contiguous = strides is None or 0 in shape or _dense(shape, strides, size)

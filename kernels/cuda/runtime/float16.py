@@ -79,7 +79,7 @@ def _compiled(emit: Callable[[Any, Any], Any], takes: str, gives: str) -> Any:
     @intrinsic
     def convert(typingctx, x):
         if x != taken:
-            raise TypeError(f"expected {taken}; got {x}")
+            raise TypeError(f"the argument must be {taken}; got {x}")
 
         def codegen(context, builder, signature, args):
             return emit(builder, args[0])

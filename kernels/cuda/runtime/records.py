@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas import HYPER
+from ...formulas import NUM_SCALARS
 from .compile import THREADS
 
 TILE = 16 * THREADS  # elements of one piece of work
 ROW = 128  # bytes of a row of scalars, of either dtype
-STEP = ROW - 16  # where in it the number of the step is, int64: behind HYPER + 1 numbers of float64
+STEP = ROW - 16  # where in it the number of the step is, int64: behind NUM_SCALARS + 1 numbers of float64
 MAX_STATES = 4  # with the master copy
 
 # An array, as far as it does not change.
@@ -56,15 +56,13 @@ COUNTERS = np.dtype([("address", "i8"), ("bytes", "i8"), ("recipe", "i8"), ("unu
 
 # What the scalars of arrays of one kind are made of.
 RECIPES = np.dtype([
-    ("how", "i8"),  # they change with the step: a number of `formulas.optimizers`, 0: they do not
+    ("how", "i8"),  # they depend on the step: a number of `formulas.optimizers.AT_STEP`
     ("bytes", "i8"),  # of a scalar: 4 or 8
     ("lr_at", "i8"),  # address of the learning rate; 0: it is `lr`
-    ("lr_bytes", "i8"),  # what it is of there: 4 or 8
+    ("lr_bytes", "i8"),  # its size there: 4 or 8
     ("lr", "f8"),
     ("decay", "f8"),  # decoupled weight decay
-    ("a", "f8"),  # the two options by which they change
-    ("b", "f8"),
-    ("row", "f8", (HYPER + 1,)),  # as they are without regard to learning rate and step
+    ("row", "f8", (NUM_SCALARS + 1,)),  # in the limit of many steps, for a learning rate of 0
 ])  # fmt: skip
 
 # Which batch it is.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas import HYPER, LOSSES
+from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for
 from ...scalars import fill_scalars
@@ -224,7 +224,7 @@ class Network:
                     progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, HYPER + 1), self.net.dtype)
+            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
             numbers = range(step + 1, step + 1 + steps)
             fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
             self._upload()

@@ -57,13 +57,13 @@ def test_contiguous_or_not(shape, strides, dense):
 
 @pytest.mark.parametrize("array", [np.zeros(3), None, 1.0, [1.0]], ids=repr)
 def test_what_is_not_on_the_device_is_refused(array):
-    with pytest.raises(TypeError, match=r"expected an array in a GPU's memory; got \w+\.\w+"):
+    with pytest.raises(TypeError, match=r"an array must be in a GPU's memory; got \w+\.\w+"):
         see(array)
 
 
 def test_tensors_on_the_host_are_refused():
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match="expected a CUDA tensor; got one on cpu"):
+    with pytest.raises(TypeError, match="the tensor must be on a CUDA device; got one on cpu"):
         see(torch.zeros(3, requires_grad=True))
 
 

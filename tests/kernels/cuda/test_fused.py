@@ -16,7 +16,7 @@ from helpers_network import LAYERS, TOLERANCE, Run, assert_agree, compare, data_
 from hypothesis import strategies as st
 
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda.fused import select
+from fastopt.kernels.cuda.fused import kernel, select
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.cuda.runtime import memory
 from fastopt.kernels.cuda.training import data_feed, network
@@ -190,6 +190,29 @@ def test_the_same_bits_from_streamed_data(monkeypatch, launches):
     monkeypatch.setattr(data_feed, "PART", 200)
     assert_same_bits(trained(), first)
     assert len(launches) > 2
+
+
+@pytest.mark.skipif(not SIMULATED, reason="a device does not tell what it was asked for")
+@pytest.mark.parametrize("loss", [LABELS, MSE])
+def test_the_next_batch_is_asked_for(loss, monkeypatch, launches):
+    """Every sector of its rows, and no other memory; none in the last batch of a launch."""
+    asked, passes, fill = set(), [], select._fill
+    monkeypatch.setattr(kernel, "prefetch", asked.add)
+    monkeypatch.setattr(select, "_fill", lambda *args: (passes.append(args[2]), fill(*args)))
+    monkeypatch.setattr(data_feed, "FIRST", 3)
+    x, y = data_for(np.random.default_rng(0), loss, 40, 11, 3, "float32")
+    order = np.random.default_rng(1).permutation(40)[:27]
+    Run(cuda, [DenseSpec(11, 3)], loss, [], "float32").train(x, y, order, 5)
+    (data,) = passes
+    assert (launches[0], sum(launches)) == (3, 6)
+    followers = set(range(6)) - {0, *np.cumsum(launches).tolist()}
+    batches = [order[start : start + 5] for start in range(0, 27, 5)]
+    sizes = (data.x, 11 * 4), (data.y, 8 if loss == LABELS else 3 * 4)
+    rows = [(first + row * size, size) for first, size in sizes for n in followers for row in batches[n]]
+    assert {at // kernel.SECTOR for at in asked} == {
+        at // kernel.SECTOR for first, size in rows for at in range(first, first + size)
+    }
+    assert all(any(first <= at < first + size for first, size in rows) for at in asked)
 
 
 def test_the_same_bits_with_states_in_the_memory_of_the_device(monkeypatch, launches):

@@ -17,7 +17,7 @@ from fastopt.kernels.cuda.dense.structure import Structure
 from fastopt.kernels.cuda.fused import kernel, layout, select
 from fastopt.kernels.cuda.fused import loss as fused_loss
 from fastopt.kernels.cuda.runtime.records import CLOCK, ROW
-from fastopt.kernels.formulas import HYPER, LOSSES, OPTIMIZERS
+from fastopt.kernels.formulas import LOSSES, NUM_SCALARS, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values, variation_of
 from fastopt.kernels.scalars import fill_scalars
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
@@ -66,7 +66,7 @@ def test_a_pass(monkeypatch, case):
     net = Structure([*layers[:-1], last], dtype, dtype, LossSpec(loss), metrics, LOSSES[loss].link)
     choice = select.choose(net, rule, y.dtype == np.int64, batch, 1 << 18)
     scalars = np.zeros((steps, ROW // np.dtype(dtype).itemsize), dtype)
-    fill_scalars(scalars[:, : HYPER + 1], rule, range(1, 1 + steps), options, rates)
+    fill_scalars(scalars[:, : NUM_SCALARS + 1], rule, range(1, 1 + steps), options, rates)
     clock, results = np.zeros(1, CLOCK), np.zeros(len(metrics) + steps)
     data = select.FusedPass(
         list(map(at, params)), [list(map(at, of_param)) for of_param in states], SEED, y.dtype == np.int64, batch, n, n,

@@ -45,6 +45,7 @@ def test_machine_code(kind):
         assert listing.ptx.count(f"fma.rn.f{32 if single else 64}") >= 3 * (4 * 4 * 4 + 2 * 2 * 4)
         assert listing.ptx.count("ld.shared.v4.f32" if single else "ld.shared.v2.f64") >= 3 * (8 if single else 16)
         assert "ld.global.v" not in listing.ptx  # rows of the data may lie anywhere
+        assert listing.ptx.count("prefetch.global.L2") >= 2  # x and y of the next batch
 
 
 def test_what_fits():

@@ -190,7 +190,7 @@ class Foreign:
 REFUSED = {
     "on the host": (np.zeros((4, 3), "float32"), TypeError, "must be in a GPU's memory"),
     "a number": (1.0, TypeError, "must be in a GPU's memory"),
-    "another dtype": (Foreign(typestr="<u2"), TypeError, "must be float32, float64, float16 or bfloat16, not uint16"),
+    "another dtype": (Foreign(typestr="<u2"), TypeError, "must be float32, float64, float16 or bfloat16; got uint16"),
     "turned": (Foreign(strides=(4, 16)), ValueError, "must be C-contiguous"),
     "misaligned": (Foreign(address=4098), ValueError, "must be aligned"),
 }

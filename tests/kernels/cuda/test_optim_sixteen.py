@@ -159,5 +159,5 @@ def test_dtypes_that_do_not_go_together():
     saved["state"][0]["momentum_buffer"] = np.zeros((4, 3), "float16")
     with pytest.raises(TypeError, match=r"must be float32, or bfloat16 like params\[0\]; got float16"):
         opt.load_state_dict(saved)
-    with pytest.raises(TypeError, match="float16 or bfloat16, not uint16"):
+    with pytest.raises(TypeError, match="float16 or bfloat16; got uint16"):
         fo.SGD(to_device(np.zeros(3, np.uint16)), lr=0.1, backend="cuda")

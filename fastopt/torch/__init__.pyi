@@ -1,0 +1,111 @@
+"""Written by tests/helpers_stubs.py; do not edit."""
+
+from typing import Any
+
+import torch
+
+from ._explain import Explanation as Explanation
+from ._explain import Placement as Placement
+from ._explain import explain as explain
+from ._step import Accelerated
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Explanation",
+    "Placement",
+    "RMSprop",
+    "accelerate",
+    "explain",
+]
+
+def accelerate(optimizer: torch.optim.Optimizer) -> Any: ...
+
+class SGD(Accelerated, torch.optim.SGD):
+    """torch.optim.SGD, with the same arguments, and clip_norm; states: momentum_buffer.
+
+        p = p - lr g                                                        momentum = 0
+        b = momentum b + (1 - dampening) g  (first step: b = g)             else
+        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
+
+    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.SGD([w], lr=0.1, momentum=0.9).step()
+        >>> w.detach()
+        tensor([0.7000, 2.0100])
+    """
+
+class Adagrad(Accelerated, torch.optim.Adagrad):
+    """torch.optim.Adagrad, with the same arguments, and clip_norm; states: sum.
+
+        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
+
+    Source: Duchi, Hazan & Singer 2011.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.Adagrad([w], lr=0.5).step()
+        >>> w.detach()
+        tensor([0.5000, 2.5000])
+    """
+
+class RMSprop(Accelerated, torch.optim.RMSprop):
+    """torch.optim.RMSprop, with the same arguments, and clip_norm; states: square_avg, momentum_buffer, grad_avg.
+
+        v = alpha v + (1 - alpha) g^2
+        d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
+        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
+
+    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.RMSprop([w], lr=0.05).step()
+        >>> w.detach()
+        tensor([0.5000, 2.5000])
+    """
+
+class Adam(Accelerated, torch.optim.Adam):
+    """torch.optim.Adam, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
+
+        m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+
+    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
+    2018, algorithm 2.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.Adam([w], lr=0.5).step()
+        >>> w.detach()
+        tensor([0.5000, 2.5000])
+    """
+
+class AdamW(Accelerated, torch.optim.AdamW):
+    """torch.optim.AdamW, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq, max_exp_avg_sq.
+
+        p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+
+    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.AdamW([w], lr=0.5, weight_decay=0.1).step()
+        >>> w.detach()
+        tensor([0.4500, 2.4000])
+    """
