@@ -169,9 +169,9 @@ class _Team:
     threads = 2
     numbers = ffi.callback("int(void)", lambda: 0), ffi.callback("int(void)", lambda: 1)  # of the thread, of threads
 
-    def run(self, kernel: Kernel, work: int, step: int, ranks: int) -> None:
+    def run(self, kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
         thread_num, num_threads = (int(ffi.cast("intptr_t", number)) for number in self.numbers)
-        record = np.array([thread_num, num_threads, kernel.address, work, step, ranks])
+        record = np.array([thread_num, num_threads, kernel.address, work, step, num_ranks])
         openmp.BODY(address_of(record))
 
 
@@ -373,7 +373,7 @@ def profiles() -> Iterator[Case]:
 
 # Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
 GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
-    "updates": (updates, r"enter|arrange|launch|update_(?!rows).*"),
+    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_capsules"),

@@ -16,8 +16,8 @@ from numba.extending import register_jitable
 
 from ...formulas import ACTIVATIONS
 from ..runtime.compile import Kernel
-from ..runtime.launch import CALL_FLOPS, parallel, ranks_for
-from ..runtime.partition import batch_rows, pieces, span
+from ..runtime.launch import CALL_FLOPS, num_threads_for, parallel
+from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 from ..runtime.records import DENSE, RUN, fill, read
 from .blas import blas
@@ -35,7 +35,7 @@ SUMS = 64  # columns of a piece of the slope phase
 
 def _even(total: int, most: int) -> int:
     """The size of equal pieces of `total`, none larger than `most`."""
-    return -(-total // pieces(total, most))
+    return -(-total // num_pieces(total, most))
 
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
@@ -67,13 +67,13 @@ def shares(d, step):
 
 
 # ---------------------------------------------------------------- tiles
-def _activate(value, real, width):
+def _activate(value, T, itemsize):
     def activate(z, b, y, unused, rows, columns, stride):
         # y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it. An array that is
         # read and written goes by one name: under two, the compiler's check for overlap would keep it from vectors.
-        B = view(b, columns, real)
+        B = view(b, columns, T)
         for i in range(rows):
-            Z, Y = view(z + i * stride * width, columns, real), view(y + i * stride * width, columns, real)
+            Z, Y = view(z + i * stride * itemsize, columns, T), view(y + i * stride * itemsize, columns, T)
             if z == y and b == 0:
                 for j in range(columns):
                     Y[j] = value(Y[j])
@@ -91,15 +91,15 @@ def _activate(value, real, width):
     return activate
 
 
-def _slope(slope, real, width):
+def _slope(slope, T, itemsize):
     def gradient(dz, s, sums, unused, rows, columns, stride):
         # dz *= f'(s) on a tile, and the sums of its columns in float64.
         D = view(sums, columns, np.float64)
         for j in range(columns):
             D[j] = 0
         for i in range(rows):
-            skip = i * stride * width
-            Z, S = view(dz + skip, columns, real), view(s + skip, columns, real)
+            skip = i * stride * itemsize
+            Z, S = view(dz + skip, columns, T), view(s + skip, columns, T)
             for j in range(columns):
                 Z[j] *= slope(S[j])
                 D[j] += Z[j]
@@ -109,82 +109,82 @@ def _slope(slope, real, width):
 
 @cache
 def activate_kernel(name: str, dtype: str) -> Kernel:
-    real = getattr(np, dtype)
-    return Kernel(_activate(ACTIVATIONS[name].value, real, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
+    T = getattr(np, dtype)
+    return Kernel(_activate(ACTIVATIONS[name].value, T, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
 
 
 @cache
 def slope_kernel(name: str, dtype: str) -> Kernel:
-    real = getattr(np, dtype)
-    return Kernel(_slope(ACTIVATIONS[name].slope, real, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
+    T = getattr(np, dtype)
+    return Kernel(_slope(ACTIVATIONS[name].slope, T, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
 
 
 # ---------------------------------------------------------------- phases
-def _forward(gemm, real, width):
-    def forward(work, step, rank, ranks):
+def _forward(gemm, T, itemsize):
+    def forward(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.outputs, d.wide)
-        tiles = pieces(rows, d.high) * across
-        for piece in span(d.parts * tiles, rank, ranks):
+        across = num_pieces(d.outputs, d.wide)
+        tiles = num_pieces(rows, d.high) * across
+        for piece in pieces_of_rank(d.parts * tiles, rank, num_ranks):
             part, tile = piece // tiles, piece % tiles
             r, c, k = tile // across * d.high, tile % across * d.wide, part * d.part
             m, n, depth = min(d.high, rows - r), min(d.wide, d.outputs - c), min(d.part, d.inputs - k)
-            at = (r * d.outputs + c) * width
-            x, w = d.x + (r * d.inputs + k) * width, d.w + (k * d.outputs + c) * width
-            z = (d.z if d.parts == 1 else d.sums + part * rows * d.outputs * width) + at
+            at = (r * d.outputs + c) * itemsize
+            x, w = d.x + (r * d.inputs + k) * itemsize, d.w + (k * d.outputs + c) * itemsize
+            z = (d.z if d.parts == 1 else d.sums + part * rows * d.outputs * itemsize) + at
             gemm(
-                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, depth, real(1), x, d.inputs, w, d.outputs,
-                real(0), z, d.outputs,
+                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, depth, T(1), x, d.inputs, w, d.outputs,
+                T(0), z, d.outputs,
             )  # fmt: skip
             if d.parts == 1:
-                b = d.b + c * width if d.b else 0
+                b = d.b + c * itemsize if d.b else 0
                 call_tile(d.activate, z, b, d.y + at, 0, m, n, d.outputs)
 
     return forward
 
 
-def _combine(gemm, real, width):
-    def combine(work, step, rank, ranks):
+def _combine(gemm, T, itemsize):
+    def combine(work, step, rank, num_ranks):
         # The products of the parts, summed in their order, and the activation.
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        for piece in span(pieces(d.outputs, COLUMNS), rank, ranks):
+        for piece in pieces_of_rank(num_pieces(d.outputs, COLUMNS), rank, num_ranks):
             c = piece * COLUMNS
             n = min(COLUMNS, d.outputs - c)
             for i in range(rows):
-                at = (i * d.outputs + c) * width
-                first, z = view(d.sums + at, n, real), view(d.z + at, n, real)
+                at = (i * d.outputs + c) * itemsize
+                first, z = view(d.sums + at, n, T), view(d.z + at, n, T)
                 for part in range(1, d.parts):
-                    other = view(d.sums + part * rows * d.outputs * width + at, n, real)
+                    other = view(d.sums + part * rows * d.outputs * itemsize + at, n, T)
                     if part == 1:
                         for j in range(n):
                             z[j] = first[j] + other[j]
                     else:
                         for j in range(n):
                             z[j] += other[j]
-            b, at = d.b + c * width if d.b else 0, c * width
+            b, at = d.b + c * itemsize if d.b else 0, c * itemsize
             call_tile(d.activate, d.z + at, b, d.y + at, 0, rows, n, d.outputs)
 
     return combine
 
 
-def _slopes(gemm, real, width):
-    def slopes(work, step, rank, ranks):
+def _slopes(gemm, T, itemsize):
+    def slopes(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
         scratch = d.scratch + rank * d.scratch_size
-        for piece in span(pieces(d.outputs, SUMS), rank, ranks):
+        for piece in pieces_of_rank(num_pieces(d.outputs, SUMS), rank, num_ranks):
             c = piece * SUMS
-            n, at = min(SUMS, d.outputs - c), c * width
+            n, at = min(SUMS, d.outputs - c), c * itemsize
             s = (d.y if d.uses_y else d.z) + at
             call_tile(d.slope, d.dz + at, s, scratch, 0, rows, n, d.outputs)
             if d.db or (d.update and d.b):
                 sums = view(scratch, n, np.float64)
-                db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
+                db = view(d.db + at if d.db else scratch + SUMS * 8, n, T)
                 share, kept = shares(d, step)
                 for j in range(n):
-                    db[j] = real(share * sums[j]) if kept == 0 else db[j] + real(share * sums[j])
+                    db[j] = T(share * sums[j]) if kept == 0 else db[j] + T(share * sums[j])
                 if d.update:
                     scalars = d.scalars + step * d.scalars_stride
                     call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, 1, n, 0)
@@ -192,44 +192,44 @@ def _slopes(gemm, real, width):
     return slopes
 
 
-def _inputs(gemm, real, width):
-    def inputs(work, step, rank, ranks):
+def _inputs(gemm, T, itemsize):
+    def inputs(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        down = pieces(rows, ROWS)
-        for piece in span(pieces(d.inputs, COLUMNS) * down, rank, ranks):
+        down = num_pieces(rows, ROWS)
+        for piece in pieces_of_rank(num_pieces(d.inputs, COLUMNS) * down, rank, num_ranks):
             r, c = piece % down * ROWS, piece // down * COLUMNS
             m, n = min(ROWS, rows - r), min(COLUMNS, d.inputs - c)
-            dz, w = d.dz + r * d.outputs * width, d.w + c * d.outputs * width
-            dx = d.dx + (r * d.inputs + c) * width
+            dz, w = d.dz + r * d.outputs * itemsize, d.w + c * d.outputs * itemsize
+            dx = d.dx + (r * d.inputs + c) * itemsize
             gemm(
-                d.gemm, ROW_MAJOR, AS_IS, TRANSPOSED, m, n, d.outputs, real(1), dz, d.outputs, w, d.outputs,
-                real(0), dx, d.inputs,
+                d.gemm, ROW_MAJOR, AS_IS, TRANSPOSED, m, n, d.outputs, T(1), dz, d.outputs, w, d.outputs,
+                T(0), dx, d.inputs,
             )  # fmt: skip
 
     return inputs
 
 
-def _weights(gemm, real, width):
-    def weights(work, step, rank, ranks):
+def _weights(gemm, T, itemsize):
+    def weights(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.outputs, d.dw_wide)
+        across = num_pieces(d.outputs, d.dw_wide)
         scratch = d.scratch + rank * d.scratch_size
         scalars = d.scalars + step * d.scalars_stride
         share, kept = shares(d, step)
-        tiles = pieces(d.part, d.dw_high) * across
-        for piece in span(d.parts * tiles, rank, ranks):
+        tiles = num_pieces(d.part, d.dw_high) * across
+        for piece in pieces_of_rank(d.parts * tiles, rank, num_ranks):
             part, tile = piece // tiles, piece % tiles
             r, c = part * d.part + tile // across * d.dw_high, tile % across * d.dw_wide
             m, n = min(d.dw_high, min((part + 1) * d.part, d.inputs) - r), min(d.dw_wide, d.outputs - c)
             if m <= 0:  # the last part is the shortest, and may need fewer tiles
                 continue
-            x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
-            g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
+            x, dz, at = d.x + r * itemsize, d.dz + c * itemsize, r * d.outputs + c
+            g, stride = (scratch, n) if d.update else (d.dw + at * itemsize, d.outputs)
             gemm(
-                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(share), x, d.inputs, dz, d.outputs,
-                real(kept), g, stride,
+                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, T(share), x, d.inputs, dz, d.outputs,
+                T(kept), g, stride,
             )  # fmt: skip
             if d.update and n == d.outputs:
                 call_update(d.update, d.w, g, d.w_states, scalars, at, 1, m * n, 0)
@@ -263,7 +263,7 @@ def parts_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
     if rows > 2 * inputs or 2 * rows * inputs * outputs < PART_FLOPS:
         return 1, inputs
     part = -(-inputs // (PARTS * LINE)) * LINE
-    return pieces(inputs, part), part
+    return num_pieces(inputs, part), part
 
 
 def shape_fields(rows: int, inputs: int, outputs: int, dtype: str, whole: bool = True) -> dict[str, int]:
@@ -292,8 +292,8 @@ def dense_forward(x, w, b, activation, y, z=None) -> None:
         DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y,
         activate=activate_kernel(activation, dtype).address, **shape_fields(rows, inputs, outputs, dtype),
     )  # fmt: skip
-    ranks = ranks_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
-    parallel(dense_kernel("forward", dtype), address_of(work), 0, ranks)
+    num_ranks = num_threads_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
+    parallel(dense_kernel("forward", dtype), address_of(work), 0, num_ranks)
 
 
 def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
@@ -305,14 +305,14 @@ def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
                 gradient[...] = 0
         return
     work_done = 2 * rows * inputs * outputs
-    ranks = ranks_for(work_done, CALL_FLOPS, 1 << 30)
+    num_ranks = num_threads_for(work_done, CALL_FLOPS, 1 << 30)
     fields = shape_fields(rows, inputs, outputs, dtype)
     run, dz = fill(RUN, batch=rows, rows=rows), dy.copy()
-    scratch = aligned_zeros(ranks * fields["scratch_size"], np.uint8)
+    scratch = aligned_zeros(num_ranks * fields["scratch_size"], np.uint8)
     work = fill(
         DENSE, run=run, x=x, w=w, y=s, z=s, dz=dz, dx=dx, dw=dw, db=db,
         slope=slope_kernel(activation, dtype).address, scratch=scratch, **fields,
     )  # fmt: skip
     wanted = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}
     for phase in (phase for phase, needed in wanted.items() if needed):
-        parallel(dense_kernel(phase, dtype), address_of(work), 0, ranks)
+        parallel(dense_kernel(phase, dtype), address_of(work), 0, num_ranks)

@@ -8,14 +8,14 @@ from .records import RUN, read
 
 
 @register_jitable
-def pieces(total, size):
+def num_pieces(total, size):
     return (total + size - 1) // size
 
 
 @register_jitable
-def span(total, rank, ranks):
+def pieces_of_rank(total, rank, num_ranks):
     """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
-    return range(rank * total // ranks, (rank + 1) * total // ranks)
+    return range(rank * total // num_ranks, (rank + 1) * total // num_ranks)
 
 
 @register_jitable

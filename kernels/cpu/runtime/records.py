@@ -98,7 +98,7 @@ UPDATE = _record(
     "scalars",
     "elements",
     "first_tile",
-    "width",  # bytes of an element of g
+    "itemsize",  # bytes of an element of g
 )
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
@@ -147,8 +147,8 @@ CAPSULES = _record(
     "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
 )
 
-SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
-SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
+SQUARES = _record("squares", "x", "elements", "first_piece", "itemsize")  # squares: code
+SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
 
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
@@ -172,8 +172,8 @@ ROWS_UPDATE = _record(
     "rows",  # (used,): which of p's they are, sorted
     "used",
     "columns",
-    "width",  # bytes of an element of p and g
-    "states_width",
+    "itemsize",  # bytes of an element of p and g
+    "states_itemsize",
 )
 
 # The update of all parameters from whole gradients: see two_pass.py.
@@ -185,7 +185,7 @@ APPLY = _record(
     "scalars_stride",  # in bytes
     "own",  # (ranks, OWN): the scalars of a rank with the factor of clipping
     "sums",  # (pieces,) float64: squares of the gradients
-    "pieces",
+    "num_pieces",
     reals=("most",),  # the norm to clip to; 0: none
 )
 

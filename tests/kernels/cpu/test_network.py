@@ -179,14 +179,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize(("far", "batch_size", "expected"), [(0, 260, 2), (0, 32, 1), (1 << 30, 260, 1)])
 def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeypatch):
-    seen, original = [], network.team
+    seen, original = [], network.run_team
     monkeypatch.setattr(network, "FAR", far)
 
-    def team(kernel, work, ranks, *others):
-        seen.append(ranks)
-        original(kernel, work, ranks, *others)
+    def run_team(kernel, work, num_ranks, *others):
+        seen.append(num_ranks)
+        original(kernel, work, num_ranks, *others)
 
-    monkeypatch.setattr(network, "team", team)
+    monkeypatch.setattr(network, "run_team", run_team)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 600, 3, 1, "float32")
     params = []
     for count in (1, 2):
