@@ -194,7 +194,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         )  # fmt: skip
         with self._use.alone("fit", trains=True):
             plan = self.plan_fit(x, y, options)
-            return training.run(self, self.network(), plan)
+            return training.run(self, self.training_network(), plan)
 
     def plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""

@@ -42,12 +42,15 @@ FAR, ROW_FLOPS = 32 << 20, 32_000
 class _Program:
     """Phases in order, and the memory that they work on."""
 
+    gather: np.ndarray  # the record that says where the data lie
     num_ranks = 1  # at most: there is scratch memory for so many
 
     def __init__(self, verb: str, batch: int, dtype: str) -> None:
         self.verb, self.batch, self.dtype = verb, batch, dtype
         self.run = fill(RUN, batch=batch, give_way=yield_address())
+        self.address = address_of(self.run)
         self.phases: list[tuple[int, int, int]] = []
+        self.table: np.ndarray | None = None  # of the phases, once they are all there
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # what the records point to
 
@@ -61,6 +64,10 @@ class _Program:
         self.kept.append(array)
         return array
 
+    def read_from(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Gather the rows of other data than before: of the same dtypes and columns, and kept alive by the caller."""
+        self.gather["x"], self.gather["y"] = address_of(x), address_of(y)
+
     def execute(
         self,
         rows: int,
@@ -70,9 +77,12 @@ class _Program:
         progress: Callable[[int], None] | None,
     ) -> int:
         """Run all batches; return how many were run (fewer if the calling thread was interrupted, which is raised)."""
-        run, table = self.run[0], np.array(self.phases, np.int64)
-        run["phases"], run["count"], run["rows"], run["first"] = address_of(table), len(table), rows, first
-        run["order"], run["steps"] = address_of(order), -(-rows // self.batch)
+        run = self.run[0]
+        if self.table is None:
+            self.table = np.array(self.phases, np.int64)
+            run["phases"], run["count"] = address_of(self.table), len(self.table)
+        run["rows"], run["first"], run["steps"] = rows, first, -(-rows // self.batch)
+        run["order"] = address_of(order)
         for name in ("arrived", "done", "stop", "halt"):
             run[name] = 0
 
@@ -83,9 +93,9 @@ class _Program:
         def stop() -> None:
             run["stop"] = 1
 
-        num_ranks = min(self.num_ranks, get_num_threads())
+        num_ranks = min(self.num_ranks, get_num_threads()) if self.num_ranks > 1 else 1
         with marking(self.verb, self.dtype, run, self.costs, num_ranks) as kernel:
-            run_team(kernel, address_of(self.run), num_ranks, watch if flops > LONG else None, stop)
+            run_team(kernel, self.address, num_ranks, watch if flops > LONG else None, stop)
         return int(run["done"])
 
 
@@ -94,6 +104,8 @@ class Network:
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     """
+
+    reusable = True  # for one pass after another: it keeps programs, and none of the data
 
     def __init__(
         self,
@@ -112,6 +124,9 @@ class Network:
             self.link = "softmax"
         self.itemsize = np.dtype(dtype).itemsize
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
+        row = LOSSES[loss.name] if loss else None
+        self.by_output = row is not None and row.hits_by_output(self.outputs)
+        self.terms = 1 if row is not None and row.by_row else self.outputs  # of the loss of a row of the data
         self.steps_done = 0
         self._trained: Any = None
 
@@ -169,7 +184,8 @@ class Network:
             fields |= {"y": data.y, "into_y": y, "targets": self.outputs, "labels": int(labels)}
         targets = 0 if y is None else self.outputs
         cost = costs.gather(self.inputs, targets, program.verb == "train", self.itemsize, labels)
-        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), barrier=True, cost=cost)
+        program.gather = fill(GATHER, **fields)
+        program.add(rows_kernel("gather", self.dtype), program.gather, barrier=True, cost=cost)
         return x, y
 
     def _sums(self, program: _Program, into: np.ndarray, stride: int) -> tuple[np.ndarray, Callable[[], None]]:
@@ -279,16 +295,16 @@ class Network:
         self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, norm: bool,
         variation: Variation | None,
     ) -> tuple[_Program, dict[str, np.ndarray], TwoPass | None]:  # fmt: skip
-        """The program of a training pass; the next epoch, on the same arrays, finds it made."""
-        arrays = [data.x, data.y, *(state for of_param in states for state in of_param)]
-        parts = variation and variation.parts
-        key = data.batch_size, data.accumulate, norm, rule, seed, len(data.order), parts, [id(a) for a in arrays]
+        """The program of a training pass; the next epoch, or `fit`, on data of the same shape finds it made."""
+        of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
+        num_ranks = num_threads_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
+        sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
+        key = sizes, num_ranks, norm, rule, seed, [id(state) for of_param in states for state in of_param]
         if self._trained and self._trained[0] == key:
             return self._trained[1:]
         program = _Program("train", data.batch_size, self.dtype)
-        program.kept += arrays  # so that no other array can have the same id
-        of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
-        program.num_ranks = num_threads_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
+        program.kept.append(states)  # so that no other array can have the same id
+        program.num_ranks = num_ranks
         losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
@@ -304,7 +320,7 @@ class Network:
         program.add(FINISH, program.run, barrier=True)
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
-        counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
+        counts *= self.terms
         results |= {"losses": losses, "scalars": scalars, "counts": counts}
         self._trained = key, program, results, later
         return program, results, later
@@ -320,12 +336,13 @@ class Network:
         """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
         start = time.perf_counter()
         rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
-        steps, rows, group = batches.steps, len(batches.order), batches.accumulate
-        variation = variation_for(self.metrics, batches.y, batches.order)
+        steps, rows, group = len(optimizer.learning_rates), len(batches.order), batches.accumulate
+        variation = variation_for(self.metrics, batches.y, batches.order) if self.metrics else None
         norm = clip_norm is not None
         program, results, later = self._training(batches, rule, optimizer.states, seed, norm, variation)
         if later:
             later.clip(clip_norm)
+        program.read_from(batches.x, batches.y)
         losses, counts = results["losses"], results["counts"]
         for name in ("losses", *self.metrics):
             results[name].fill(0)
@@ -337,18 +354,18 @@ class Network:
                 progress(whole_steps(done), float(losses[:done].sum() / counts[:done].sum()))
 
         def whole_steps(done: int) -> int:
-            return steps if done == batches.batches else done // group
+            return steps if done == len(counts) else done // group
 
         try:
             self.steps_done = 0
             program.execute(rows, batches.order, step * group, 3 * self.flops * rows, report)
         finally:
             self.steps_done = whole_steps(int(program.run[0]["done"]))
-        report(batches.batches)
+        report(len(counts))
         accumulators = {name: results[name] for name in self.metrics}
-        firsts = np.arange(0, batches.batches, group)
-        losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
-        return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
+        firsts = np.arange(0, len(counts), group)
+        means = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
+        return self._totals(means, accumulators, len(batches.order), variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
@@ -365,8 +382,7 @@ class Network:
             total()
         program.add(FINISH, program.run, barrier=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
-        count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
-        return self._totals(losses / count, accumulators, len(x), variation, start)
+        return self._totals(losses / (len(x) * self.terms), accumulators, len(x), variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -386,16 +402,10 @@ class Network:
         program.execute(len(x), None, 0, self.flops * len(x), None)
         return out
 
-    @property
-    def _spec(self) -> LossSpec:
-        assert self.loss is not None
-        return self.loss
-
     def _totals(
         self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
         start: float,
     ) -> PassResult:  # fmt: skip
         sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
-        by_output = LOSSES[self._spec.name].hits_by_output(self.outputs)
-        metrics = metric_values(sums, rows, self.outputs, by_output, variation)
+        metrics = metric_values(sums, rows, self.outputs, self.by_output, variation) if sums else {}
         return PassResult(losses, metrics, time.perf_counter() - start)
