@@ -18,7 +18,7 @@ from fastopt import Dense, Dropout, EarlyStopping, Sequential
 from fastopt._random_rows import split
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS
 from fastopt.models import training
-from fastopt.models.fit_options import FitOptions
+from fastopt.models.training import FitOptions
 from fastopt.optim import OPTIMIZER_CLASSES
 
 DIGITS = Path(fo.__file__).parent / "datasets" / "data" / "digits.npz"

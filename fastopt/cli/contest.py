@@ -22,9 +22,8 @@ from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
-from ..models.fit_options import FitOptions
 from ..models.sequential import Sequential
-from ..models.training import DIVERGED, compiling, run_epochs
+from ..models.training import DIVERGED, FitOptions, compiling, run_epochs
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
 from .figures import in_own_units
@@ -181,8 +180,7 @@ class Contestant:
             verbose=0,
             standardize_targets=plan.standardize_targets,
         )
-        fitting = self.model.plan_fit(plan.x, plan.y, options)
-        return run_epochs(self.model, self.model.network(), fitting)
+        return run_epochs(self.model, self.model.plan_fit(plan.x, plan.y, options))
 
     def take_best(self) -> int | None:
         """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""

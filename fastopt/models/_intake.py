@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import _frames
 from .._frames import Features
-from .._validation import check_matrix, finite_rows
+from .._validation import check_finite, check_labels, check_matrix, finite_rows
 from ..losses import Loss, prepare_targets
 from ..preprocessing import Normalization, Preprocessing, Statistics, apply, learn
 from . import _targets
@@ -19,6 +19,7 @@ from ._targets import TargetScale
 
 log = logging.getLogger("fastopt")
 
+NUMBERS = "biuf"  # kinds of dtypes
 Names = tuple[str, str]  # of x and y in messages
 
 
@@ -74,8 +75,10 @@ def read_x(
     inputs  their number; by default the model's, and any where it has none
     known   their names, where they have names; by default those that the model knows
     """
-    features = _frames.features(name, x)
-    _check_names(name, features.names, model.feature_names if known is None else known)
+    is_plain = type(x) is np.ndarray and x.ndim == 2 and x.dtype.kind in NUMBERS
+    features = Features(x, None) if is_plain else _frames.features(name, x)
+    if features.names is not None:
+        _check_names(name, features.names, model.feature_names if known is None else known)
     try:
         check_matrix(name, features.values, model.inputs if inputs is None else inputs)
     except ValueError as error:
@@ -83,9 +86,15 @@ def read_x(
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
-    if model.preprocessing:
-        return features
-    return features._replace(values=apply((), (), features.values, model.dtype))
+    return features if model.preprocessing else Features(_in_dtype(features.values, model.dtype), features.names)
+
+
+def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array itself where kernels can read it; else a copy, in which a number that is too large is inf."""
+    if values.dtype == dtype and values.flags.c_contiguous and values.flags.aligned and type(values) is np.ndarray:
+        return values
+    with np.errstate(over="ignore"):
+        return np.require(values, dtype, ["C", "A"])
 
 
 def read(
@@ -100,7 +109,8 @@ def read(
 ) -> Raw:
     """Return rows of x with their targets; with nan="skip" without those that miss something or are not finite."""
     features = read_x(model, names[0], x, inputs, known)
-    rows, shape = len(features.values), _shape(y)
+    rows = len(features.values)
+    shape = y.shape if type(y) is np.ndarray else _shape(y)
     if shape[:1] != (rows,):
         raise ValueError(
             f"{names[0]} and {names[1]} must have as many rows; got shapes {features.values.shape} and {shape}"
@@ -154,15 +164,19 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
 
 def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
     """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
-    layers = model.preprocessing
-    if layers:
-        for place, (layer, numbers) in enumerate(zip(layers, learnt.statistics, strict=True)):
-            if isinstance(layer, Normalization) and numbers is None:
-                raise ValueError(
-                    f"layer {model.names[place]} has no mean and variance yet: call fit, or adapt(x), first"
-                )
-        _frames.check_cells(name, *x)
-    return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)
+    if not model.preprocessing:
+        return _check_finite(name, x)
+    for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
+        if isinstance(layer, Normalization) and statistics is None:
+            raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")
+    _check_finite(name, x)
+    rows = apply(model.preprocessing, learnt.statistics, x.values, model.dtype)
+    return _check_finite(name, Features(rows, x.names))
+
+
+def _check_finite(name: str, x: Features) -> np.ndarray:
+    is_plain = x.names is None and x.values.dtype.kind == "f"
+    return check_finite(name, x.values) if is_plain else _frames.check_cells(name, *x)
 
 
 def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
@@ -172,6 +186,8 @@ def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Lear
     y: Any = raw.y
     if isinstance(y, Labels):
         y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)
+        if _targets.takes_numbers(loss.spec):
+            return Data(x, check_labels(names[1], y, model.outputs, rows=len(x)))
     elif learnt.target_scale is not None:
         y = _targets.scaled(_targets.as_dense(names[1], y, model.outputs), learnt.target_scale)
     return Data(x, prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=len(x), name=names[1]))

@@ -27,7 +27,7 @@ def read(name: str, y: Any) -> Labels:
 
     Raises TypeError for a mixture of types and for what can be no label, ValueError for another shape.
     """
-    cells = _frames.column(name, y)
+    cells = y if type(y) is np.ndarray else _frames.column(name, y)
     if isinstance(cells, np.ndarray):
         cells = _from_array(name, y, cells)
     values, missing = cells

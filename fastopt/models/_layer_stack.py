@@ -51,7 +51,6 @@ class LayerStack:
         self._use = Exclusive()
         self._specs: list[LayerSpec] = []
         self._parameters: list[np.ndarray] = []
-        self._trained_network: tuple[Any, ...] | None = None
 
     @property
     def backend(self) -> str:
@@ -198,17 +197,6 @@ class LayerStack:
         """While open, no other thread changes the weights; the first call makes them."""
         return self._use.shared(call) if self.built else self._use.alone(call)
 
-    def training_network(self) -> Any:
-        """Return a network to train with: that of the training before, with its programs, if it would be the same."""
-        parts = self._backend, self._compute, self.loss, self.metrics, self._parameters
-        key = tuple(map(id, parts))
-        if self._trained_network is not None and self._trained_network[0] == key:
-            return self._trained_network[2]
-        network = self.network()
-        if getattr(network, "reusable", False):
-            self._trained_network = key, parts, network  # with the parts, so that no others can have the same ids
-        return network
-
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
         profiling.check_backend(self.backend)
@@ -228,9 +216,6 @@ class LayerStack:
     def __copy__(self: Self) -> Self:
         """Return a deep copy: models that shared weights or an optimizer would change each other."""
         return copy.deepcopy(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trained_network": None}  # whose programs have the addresses of these weights
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the model from pickle or copy, with weights in memory of its own, whatever memory they came in."""

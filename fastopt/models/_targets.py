@@ -48,7 +48,8 @@ def read(name: str, y: Any, loss: LossSpec, outputs: int, gaps: bool) -> Labels 
     Unless there may be `gaps`, a table's are refused here, where its columns have names.
     """
     if classifies(loss, outputs):
-        return _labels.read(name, y)
+        is_plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iu" and y.dtype.isnative
+        return Labels(y, None) if is_plain else _labels.read(name, y)
     numbers = _frames.numbers_of(name, y)
     return numbers.values if gaps or numbers.names is None else _frames.check_cells(name, *numbers)
 
@@ -84,7 +85,8 @@ def prepare_labels(name: str, y: Labels, loss: LossSpec, outputs: int, classes: 
     if kind == "b" and count_of_classes(outputs) > 2:
         return y.values  # which is refused
     if kind in "iuf" and (classes is None or _takes(classes, loss, outputs)):
-        return _labels.check_present(name, y)  # what the loss does not know, `prepare_targets` refuses
+        # Whole numbers that the loss does not know are refused by its own check.
+        return y.values if y.missing is None else _labels.check_present(name, y)
     if classes is None and kind == "b":
         classes = np.array([False, True])
     if classes is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -20,8 +21,8 @@ from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
 from . import _data_memory, _description, _intake, _targets, checkpoint, training
 from ._data_memory import DataMemory
-from .fit_options import NAN, FitOptions
 from .history import History
+from .training import NAN, FitOptions
 
 
 class Sequential(DataMemory):
@@ -76,6 +77,7 @@ class Sequential(DataMemory):
         compute_dtype: str | None = None,
     ) -> None:
         super().__init__(layers, seed, backend, dtype, compute_dtype)
+        self._kept_network: tuple[Any, ...] | None = None
         if inputs is not None:
             self.build(inputs)
 
@@ -193,8 +195,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             accumulate, standardize_targets,
         )  # fmt: skip
         with self._use.alone("fit", trains=True):
-            plan = self.plan_fit(x, y, options)
-            return training.run(self, self.training_network(), plan)
+            return training.run(self, self.plan_fit(x, y, options))
 
     def plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -226,10 +227,23 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None))
-        _backends.network(self.backend)  # where it cannot run, nothing is learnt
-        self.build(inputs)
+        if self.inputs is None:
+            _backends.network(self.backend)  # raises, before anything is made, where it cannot run
+            self.build(inputs)
+        network = self.training_network()  # raises before anything is learnt
         self.learnt = learnt
-        return training.Plan(data, rows, validation, options)
+        return training.Plan(network, data, rows, validation, options)
+
+    def training_network(self) -> Any:
+        """Return a network to train with: that of the training before, with its programs, if a new one would be alike."""
+        parts = self._backend, self._compute, self.loss, self.metrics, self._parameters
+        ids = [*map(id, parts)]
+        if self._kept_network is not None and self._kept_network[0] == ids:
+            return self._kept_network[2]
+        network = self.network()
+        if getattr(network, "reusable", False):
+            self._kept_network = ids, parts, network  # with the parts, so that nothing else gets their ids
+        return network
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
@@ -293,6 +307,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         return self.loss
 
     # -- copies and files
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept_network": None}  # whose programs have the addresses of these weights
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.

@@ -1,10 +1,11 @@
-"""Epoch after epoch, as `Sequential.fit` goes through them."""
+"""Training, epoch after epoch: the options of `Sequential.fit`, and the loop that it runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,18 +13,19 @@ import numpy as np
 from .. import _backends
 from .._exclusive import Exclusive
 from .._random_rows import epoch_order
+from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, PassResult
 from ._intake import Data
-from .fit_options import FitOptions
 from .history import History
-from .progress import Bar
+from .progress import Bar, wants_bar
 
 DIVERGED = "the training diverged in epoch"
 REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
+NAN = ("raise", "skip")
 
 
 class Model(Trainable, Protocol):
@@ -39,9 +41,73 @@ class Model(Trainable, Protocol):
         """The name of the backend."""
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit`, with its names and defaults; TypeError or ValueError for an impossible one."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    validation_split: float = 0.0
+    validation_data: Any = None
+    shuffle: bool = True
+    callbacks: Sequence[Callback] = ()
+    verbose: int | str = "auto"
+    initial_epoch: int = 0
+    nan: str = "raise"
+    accumulate: int = 1
+    standardize_targets: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("initial_epoch", self.initial_epoch, least=0)
+        check_count("epochs", self.epochs)
+        if self.initial_epoch > self.epochs:
+            raise ValueError(f"initial_epoch must be at most epochs={self.epochs}; got {self.initial_epoch}")
+        check_count("batch_size", self.batch_size)
+        check_count("accumulate", self.accumulate)
+        check_number("validation_split", self.validation_split, 0.0, 1.0)
+        check_flag("shuffle", self.shuffle)
+        check_verbose(self.verbose)
+        check_callbacks(self.callbacks)
+        check_flag("standardize_targets", self.standardize_targets)
+        check_name("nan", self.nan, NAN)
+        if self.validation_data is not None:
+            if self.validation_split:
+                raise ValueError("give validation_split or validation_data, not both")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
+                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+
+    @property
+    def epoch_numbers(self) -> range:
+        """Numbers of the epochs to run, from 1."""
+        return range(int(self.initial_epoch) + 1, int(self.epochs) + 1)
+
+    @property
+    def shows_bar(self) -> bool:
+        """True if there is to be a progress bar."""
+        return bool(self.verbose) and wants_bar(self.verbose)
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise TypeError for anything but a sequence of callbacks."""
+    if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks must be a list of Callback; got {describe(callbacks)}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"every callback must be a Callback; got {describe(callback)}")
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise unless `verbose` is "auto", 0 or 1."""
+    if not isinstance(verbose, int | str):
+        raise TypeError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
+    if verbose not in ("auto", 0, 1):
+        raise ValueError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
+
+
 class Plan(NamedTuple):
     """A checked call of `fit`."""
 
+    network: Any  # of the backend, over the model's weights
     data: Data
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
@@ -54,7 +120,7 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
     return nullcontext() if open_ is None else open_(listener)
 
 
-def run(model: Model, network: Any, plan: Plan) -> History:
+def run(model: Model, plan: Plan) -> History:
     """Train by the plan, and return the figures.
 
     Whatever happens, parameters, states, and the counts of steps and epochs fit each other; only a device that is lost
@@ -62,19 +128,19 @@ def run(model: Model, network: Any, plan: Plan) -> History:
     """
     history = History()
     with _training(model, plan.options.callbacks, history):
-        for _ in _epochs(model, network, plan, history, watched=bool(plan.options.callbacks)):
+        for _ in _epochs(model, plan, history, watched=bool(plan.options.callbacks)):
             pass
     return history
 
 
-def run_epochs(model: Model, network: Any, plan: Plan) -> Iterator[Mapping[str, float]]:
+def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
     """Train an epoch whenever the next figures are asked for, such as for several models in turn.
 
     The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """
     history = History()
     with model._use.alone("fit", trains=True), _training(model, plan.options.callbacks, history):
-        yield from _epochs(model, network, plan, history, watched=True)
+        yield from _epochs(model, plan, history, watched=True)
 
 
 @contextmanager
@@ -94,21 +160,19 @@ def _training(model: Model, callbacks: Sequence[Callback], history: History) -> 
                 model.history, model.stop_training = before
 
 
-def _epochs(
-    model: Model, network: Any, plan: Plan, history: History, watched: bool
-) -> Iterator[Mapping[str, float]]:
+def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
     """Train epoch by epoch; watched: somebody may look at the model between epochs, so its weights are brought back."""
     callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     try:
         for callback in callbacks:
             callback.on_train_begin(model)
-        with nullcontext() if watched else getattr(network, "holding", nullcontext)():
+        with nullcontext() if watched else getattr(plan.network, "holding", nullcontext)():
             for epoch in epochs:
                 for callback in callbacks:
                     callback.on_epoch_begin(model, epoch)
                 with show_epoch(epoch) as bar:
-                    logs, losses = _epoch(model, network, plan, bar)
+                    logs, losses = _epoch(model, plan, bar)
                 with interrupts_held():  # all of an epoch or nothing
                     history.append(epoch, logs, losses)
                 for callback in callbacks:
@@ -128,16 +192,16 @@ def _epochs(
         raise
 
 
-def _epoch(model: Model, network: Any, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
+def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     options = plan.options
     order = epoch_order(plan.rows, model.seed, model.epochs_done, options.shuffle)
     batches = Batches(*plan.data, order, min(int(options.batch_size), len(order)), int(options.accumulate))
-    result = train_epoch(model, network, batches, bar.advance if bar else None)
+    result = train_epoch(model, plan.network, batches, bar.advance if bar else None)
     model.epochs_done += 1
     logs = {"loss": _mean_loss(batches, result.losses), **result.metrics}
     if plan.validation is not None:
-        scores = network.evaluate(*plan.validation, EVALUATION_BATCH)
+        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in figures(scores).items()}
     logs |= {"seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
     if bar:

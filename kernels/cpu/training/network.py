@@ -66,7 +66,7 @@ class _Program:
 
     def read_from(self, x: np.ndarray, y: np.ndarray) -> None:
         """Gather the rows of other data than before: of the same dtypes and columns, and kept alive by the caller."""
-        self.gather["x"], self.gather["y"] = address_of(x), address_of(y)
+        self.gather["x"], self.gather["y"] = x.ctypes.data, y.ctypes.data
 
     def execute(
         self,
@@ -82,7 +82,7 @@ class _Program:
             self.table = np.array(self.phases, np.int64)
             run["phases"], run["count"] = address_of(self.table), len(self.table)
         run["rows"], run["first"], run["steps"] = rows, first, -(-rows // self.batch)
-        run["order"] = address_of(order)
+        run["order"] = 0 if order is None else order.ctypes.data
         for name in ("arrived", "done", "stop", "halt"):
             run[name] = 0
 
