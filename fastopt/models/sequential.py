@@ -207,7 +207,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         inputs = raw.x.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         rows, held_out = np.arange(len(raw.x.values)), None
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
@@ -235,7 +236,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         return training.Plan(network, data, rows, validation, options)
 
     def training_network(self) -> Any:
-        """Return a network to train with: that of the training before, with its programs, if a new one would be alike."""
+        """Return a network to train with: the one of the training before, with its programs, if nothing has changed."""
         parts = self._backend, self._compute, self.loss, self.metrics, self._parameters
         ids = [*map(id, parts)]
         if self._kept_network is not None and self._kept_network[0] == ids:
@@ -255,7 +256,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_name("nan", nan, NAN)
         raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
         inputs = raw.x.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
@@ -270,7 +272,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size = check_count("batch_size", batch_size)
         features = _intake.read_x(self, "x", x)
         inputs = features.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         learnt = self.learnt_for(inputs)
         rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
@@ -295,11 +298,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             what = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
             raise ValueError(f"predict_classes is for models that are trained on classes, and {what}: call predict")
         return _targets.classes_of(self.predict(x, batch_size), way, self.classes)
-
-    def _check_clash(self, inputs: int) -> None:
-        """ValueError where layers clash behind `inputs` features, before anything is made."""
-        if not self.built:
-            self.specs(inputs)
 
     def _compiled(self) -> Loss:
         if self.loss is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, dropout_stream
 from ...metrics import Variation, metric_values, scored_by, sums_of, variation_for
-from ...profile import Cost
+from ...profile import Cost, recorder
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields, slope_kernel
@@ -30,7 +31,7 @@ from ..runtime.launch import STEP_FLOPS, get_num_threads, num_threads_for, run_t
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
-from .run import FINISH, marking
+from .run import FINISH, RUN_PROGRAM, marking
 from .two_pass import TwoPass
 
 LONG = 2e8  # floating-point operations after which a pass is worth watching, some 10 ms
@@ -94,7 +95,11 @@ class _Program:
             run["stop"] = 1
 
         num_ranks = min(self.num_ranks, get_num_threads()) if self.num_ranks > 1 else 1
-        with marking(self.verb, self.dtype, run, self.costs, num_ranks) as kernel:
+        listener = recorder.get()  # of `fastopt.profile`, if it is open
+        marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
+            listener, self.verb, self.dtype, run, self.costs, num_ranks
+        )  # fmt: skip
+        with marked as kernel:
             run_team(kernel, self.address, num_ranks, watch if flops > LONG else None, stop)
         return int(run["done"])
 

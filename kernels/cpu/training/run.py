@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...profile import Cost, Pass, recorder
+from ...profile import Cost, Pass, Recorder
 from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import (
     INTERPRETED,
@@ -124,12 +124,10 @@ def _clock() -> _Clock:
 
 
 @contextmanager
-def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int) -> Iterator[Kernel]:
-    """The kernel to run a filled record RUN with; where somebody wants to know, one that marks, and then tells them."""
-    listener = recorder.get()
-    if listener is None:
-        yield RUN_PROGRAM
-        return
+def marking(
+    listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
+) -> Iterator[Kernel]:
+    """The kernel that runs a filled record RUN and marks when each phase was done; the listener gets the marks."""
     slots, clock = 1 + 2 * len(costs), _clock()
     steps = int(min(run["steps"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)
