@@ -207,13 +207,13 @@ def test_interrupted_epoch_counts_its_steps(backend):
             self.steps_done = network.steps_done
             raise KeyboardInterrupt
 
-    model.network = Interrupted
+    model._training_network = Interrupted
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, batch_size=16)
     assert model.optimizer.steps == 8
     assert model.epochs_done == 1
     assert len(model.history) == 0
-    batches = training.Batches(*by_hand.plan_fit(x, y, FitOptions()).data, None, 16)
+    batches = training.Batches(*by_hand._plan_fit(x, y, FitOptions()).data, None, 16)
     order = training.epoch_order(np.arange(96), model.seed, 1, True)[:32]
     training.train_epoch(by_hand, by_hand.network(), batches._replace(order=order))
     assert_same(model.get_weights(), by_hand.get_weights())
@@ -244,7 +244,7 @@ def test_ctrl_c_stops_between_two_batches(backend):
     if epochs:
         by_hand.fit(x, y, epochs=epochs, batch_size=10)
     if rest:
-        data = by_hand.plan_fit(x, y, FitOptions()).data
+        data = by_hand._plan_fit(x, y, FitOptions()).data
         order = training.epoch_order(np.arange(4000), model.seed, 1 + epochs, True)[: 10 * rest]
         training.train_epoch(by_hand, by_hand.network(), training.Batches(*data, order, 10))
     assert_same(model.get_weights(), by_hand.get_weights())

@@ -273,7 +273,7 @@ def test_layers_that_clash_with_the_data():
     model.compile("adam", CROSS_ENTROPY)
     for call in (lambda: model.fit(X, Y), lambda: model.predict(X)):
         with pytest.raises(
-            ValueError, match=r"layer dense_1: its kernel_initializer has shape \(5, 3\), but 6 features"
+            ValueError, match=r"layer dense_1: its kernel_initializer must have shape \(6, 3\), as 6 features come in"
         ):
             call()
     assert not model.built

@@ -117,7 +117,7 @@ def test_three_deep():
 def test_epochs_asked_for_one_by_one():
     """Epochs as the command line takes them, with two models in turn; an abandoned training holds nothing."""
     model = classifier()
-    epochs = run_epochs(model, model.plan_fit(X, Y, FitOptions(epochs=3)))
+    epochs = run_epochs(model, model._plan_fit(X, Y, FitOptions(epochs=3)))
     next(epochs)
     outer = model.history
     assert len(model.fit(X, Y, epochs=2)) == 2

@@ -180,7 +180,7 @@ class Contestant:
             verbose=0,
             standardize_targets=plan.standardize_targets,
         )
-        return run_epochs(self.model, self.model.plan_fit(plan.x, plan.y, options))
+        return run_epochs(self.model, self.model._plan_fit(plan.x, plan.y, options))
 
     def take_best(self) -> int | None:
         """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""

@@ -1,4 +1,4 @@
-"""Data as users have them -> rows as the backends take them, and what a model remembers of the first ones."""
+"""Reading of data: rows for the backends from arrays and tables of users, and all that a model learns of them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Names = tuple[str, str]  # of x and y in messages
 
 
 class Data(NamedTuple):
-    """Rows as the backends take them."""
+    """Checked rows for the backends."""
 
     x: np.ndarray  # (n, inputs) of the model's dtype
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
 
 
 class Raw(NamedTuple):
-    """Rows as they came: numbers and labels, but neither prepared nor checked for NaN and infinity."""
+    """Rows of a user: numbers and labels, neither prepared by layers nor checked for NaN and infinity."""
 
     x: Features  # of the model's dtype already where no layer prepares them
     y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
-    labels: Labels | None = None  # of all rows, also of those that were left out
+    labels: Labels | None = None  # of all rows, those with gaps included
 
 
 class Learnt(NamedTuple):
-    """Names, numbers and labels that a model takes from its first data: without them, its weights mean nothing."""
+    """Names, statistics and labels that a model learns from its first data; its weights mean nothing without them."""
 
     feature_names: tuple[str, ...] | None = None
     statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
@@ -64,13 +64,13 @@ class DataModel(Protocol):
         """Names of the features; None: not known."""
 
     def learnt_for(self, inputs: int) -> Learnt:
-        """What it has learnt, with what its layers bring for so many features."""
+        """All that it has learnt, with the statistics that its layers bring, for so many features."""
 
 
 def read_x(
     model: DataModel, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
 ) -> Features:
-    """Return x as a matrix, not checked for NaN; ValueError for other columns than there must be.
+    """Return x as a matrix, not checked for NaN; ValueError for wrong columns.
 
     inputs  their number; by default the model's, and any where it has none
     known   their names, where they have names; by default those that the model knows
@@ -107,7 +107,7 @@ def read(
     inputs: int | None = None,
     known: tuple[str, ...] | None = None,
 ) -> Raw:
-    """Return rows of x with their targets; with nan="skip" without those that miss something or are not finite."""
+    """Return rows of x with their targets; nan="skip" leaves out rows with missing or infinite values."""
     features = read_x(model, names[0], x, inputs, known)
     rows = len(features.values)
     shape = y.shape if type(y) is np.ndarray else _shape(y)
@@ -122,9 +122,9 @@ def read(
 
 
 def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
-    """Return what the model knows, and beside it what it learns from `rows` of its first data; None: from all rows.
+    """Return all that the model knows after learning from `rows` of its first data; None: from all rows.
 
-    Classes are those of all rows. Nothing is changed. Raises ValueError for what cannot be learnt from.
+    Nothing is changed. Classes are those of all rows. Raises ValueError for data that cannot be learnt from.
     """
     inputs = raw.x.values.shape[1]
     known = model.learnt_for(inputs)
@@ -151,7 +151,7 @@ def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss
 
 
 def without_scale(learnt: Learnt, loss: Loss) -> None:
-    """ValueError where a model has learnt to scale its targets, and the loss's are no such numbers."""
+    """Raise ValueError if a model has learnt to scale its targets, but those of the loss are classes."""
     if learnt.target_scale is not None:
         try:
             _targets.check_scalable(loss.spec, _targets.UNBOUNDED[0], ())
@@ -163,7 +163,7 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
 
 
 def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
-    """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
+    """Return rows of features for the first Dense or Dropout: finite, of the model's dtype."""
     if not model.preprocessing:
         return _check_finite(name, x)
     for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
@@ -180,7 +180,7 @@ def _check_finite(name: str, x: Features) -> np.ndarray:
 
 
 def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
-    """Return checked rows, prepared by what the model has learnt."""
+    """Return checked rows, with features and targets prepared as the model has learnt."""
     without_scale(learnt, loss)
     x = prepared(model, names[0], raw.x, learnt)
     y: Any = raw.y
@@ -212,7 +212,7 @@ def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of data of any library; (n,) of what has a length only, and () of what has none."""
+    """The shape of data of any library: (n,) of an object that has only a length, () of one that has none."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return tuple(shape)
@@ -220,7 +220,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _check_names(name: str, given: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
-    """ValueError where columns have other names, or stand in another order, than those the model was fitted on."""
+    """Raise ValueError for columns with other names, or in another order, than those the model was fitted on."""
     if given is None or known is None or given == known:
         return
     missing, unknown = [n for n in known if n not in given], [n for n in given if n not in known]

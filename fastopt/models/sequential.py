@@ -89,14 +89,15 @@ class Sequential(DataMemory):
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Iterable[str] | None = (),
     ) -> None:
-        """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
+        """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
                    as `fastopt.Adam(lr=3e-4)`, or a class, or the model's own one. The model's backend runs it, whatever
                    its own one is. Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
         loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`, or a class
-        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit, by
-                   these names or others ("acc", "mse", "mae", "r2_score"); a single one may be given by itself
+        metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy (of the softmax
+                   losses), mean_squared_error, mean_absolute_error, r2; also as "acc", "top_k_categorical_accuracy",
+                   "mse", "mae", "r2_score"
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class; for
         binary_crossentropy, hinge and perceptron the share of right labels over rows and outputs: a probability above
@@ -110,6 +111,7 @@ class Sequential(DataMemory):
         Raises ValueError where the last activation is not one that the loss can follow: the cross-entropies take logits
         (softmax, sigmoid or linear at the end) and the softmax two units or more; hinge and perceptron take signs.
 
+        >>> from fastopt import Dense
         >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
         Traceback (most recent call last):
         ...
@@ -130,6 +132,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 if self.built:
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+            self._kept_network = None
 
     def fit(
         self,
@@ -195,9 +198,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             accumulate, standardize_targets,
         )  # fmt: skip
         with self._use.alone("fit", trains=True):
-            return training.run(self, self.plan_fit(x, y, options))
+            return training.run(self, self._plan_fit(x, y, options))
 
-    def plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
+    def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
         loss = self._compiled()
         assert self.optimizer is not None
@@ -231,11 +234,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
-        network = self.training_network()  # raises before anything is learnt
+        network = self._training_network()  # raises before anything is learnt
         self.learnt = learnt
         return training.Plan(network, data, rows, validation, options)
 
-    def training_network(self) -> Any:
+    def _training_network(self) -> Any:
         """Return a network to train with: the one of the training before, with its programs, if nothing has changed."""
         parts = self._backend, self._compute, self.loss, self.metrics, self._parameters
         ids = [*map(id, parts)]
@@ -282,22 +285,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the label of every row's class (n,), as it is in the data: of `classes`, or a number from 0 on.
+        """Return the label of every row's class (n,): one of `classes`, or a class number from 0.
 
-        It is the class of the largest output; of one output the second class where the sigmoid is above 0.5 (the score
-        above 0), else the first. For several outputs under binary_crossentropy, hinge and perceptron, each of which
-        is a yes or no of its own where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in
-        `predict`.
+        The class is that of the largest output; with one output it is the second class if the sigmoid is above 0.5 (the
+        score above 0), else the first. Several outputs under binary_crossentropy, hinge and perceptron are yes or no
+        each where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in `predict`.
 
-        Raises ValueError for a model whose outputs are no classes: one of a loss for real-valued targets.
+        Raises ValueError for a model whose outputs are not classes: one of a loss for real-valued targets.
         """
-        way = _targets.reading(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
+        rule = _targets.decision_rule(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
         if self.classes is not None and self.outputs > 1:
-            way = "largest"
-        if way is None:
-            what = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
-            raise ValueError(f"predict_classes is for models that are trained on classes, and {what}: call predict")
-        return _targets.classes_of(self.predict(x, batch_size), way, self.classes)
+            rule = "largest"
+        if rule is None:
+            why = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
+            raise ValueError(f"predict_classes is for models that are trained on classes, and {why}: call predict")
+        return _targets.classes_of(self.predict(x, batch_size), rule, self.classes)
 
     def _compiled(self) -> Loss:
         if self.loss is None:
@@ -322,7 +324,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         saved, and a warning logged, now and when the file is loaded.
 
         >>> import io, fastopt as fo
-        >>> model, file = Sequential([Dense(2)], inputs=3), io.BytesIO()
+        >>> model, file = Sequential([fo.Dense(2)], inputs=3), io.BytesIO()
         >>> model.save(file)
         >>> _ = file.seek(0)
         >>> bool((fo.load_model(file).parameters[0] == model.parameters[0]).all())
