@@ -207,7 +207,7 @@ def test_interrupted_epoch_counts_its_steps(backend):
             self.steps_done = network.steps_done
             raise KeyboardInterrupt
 
-    model._training_network = Interrupted
+    model._network_for = lambda training: Interrupted()
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, batch_size=16)
     assert model.optimizer.steps == 8

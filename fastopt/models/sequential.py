@@ -77,7 +77,7 @@ class Sequential(DataMemory):
         compute_dtype: str | None = None,
     ) -> None:
         super().__init__(layers, seed, backend, dtype, compute_dtype)
-        self._kept_network: tuple[Any, ...] | None = None
+        self._kept_networks: dict[bool, tuple[Any, ...]] = {}
         if inputs is not None:
             self.build(inputs)
 
@@ -132,7 +132,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 if self.built:
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
-            self._kept_network = None
+            self._kept_networks.clear()
 
     def fit(
         self,
@@ -234,19 +234,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
-        network = self._training_network()  # raises before anything is learnt
+        network = self._network_for(training=True)  # raises before anything is learnt
         self.learnt = learnt
         return training.Plan(network, data, rows, validation, options)
 
-    def _training_network(self) -> Any:
-        """Return a network to train with: the one of the training before, with its programs, if nothing has changed."""
-        parts = self._backend, self._compute, self.loss, self.metrics, self._parameters
-        ids = [*map(id, parts)]
-        if self._kept_network is not None and self._kept_network[0] == ids:
-            return self._kept_network[2]
-        network = self.network()
+    def _network_for(self, training: bool) -> Any:
+        """Return a network to train or to predict with: the one of before, with its programs, if nothing has changed."""
+        parts: tuple[Any, ...] = self._backend, self._compute, self._parameters
+        if training:
+            parts += self.loss, self.metrics
+        ids, kept = [*map(id, parts)], self._kept_networks.get(training)
+        if kept is not None and kept[0] == ids:
+            return kept[2]
+        network = self.network(training)
         if getattr(network, "reusable", False):
-            self._kept_network = ids, parts, network  # with the parts, so that nothing else gets their ids
+            self._kept_networks[training] = ids, parts, network  # with the parts, so that nothing else gets their ids
         return network
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
@@ -281,7 +283,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
             self.build(inputs)
-            outputs = self.network(training=False).predict(rows, batch_size)
+            outputs = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
@@ -309,7 +311,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- copies and files
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept_network": None}  # whose programs have the addresses of these weights
+        return {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.

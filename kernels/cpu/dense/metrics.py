@@ -51,7 +51,7 @@ def _of_largest_targets(score):
 
 def _of_outputs(score):
     def hits(Z, targets, label, columns, w):
-        # Of the two classes of an output the right one is preferred, or it is not.
+        # an output has two classes: the right one is preferred (rank 0) or the other (rank 1)
         total = 0.0
         for j in range(columns):
             rank = 0 if (Z[j] > w.z_boundary) == (targets[j] > w.t_boundary) else 1
@@ -80,16 +80,18 @@ SCORES: dict[str, Callable[..., Any]] = {  # of a row, by the names in SCORED
 }
 
 
-def _metric(score, T, itemsize, labels):
+def _metric(score, T, itemsize, has_labels):
     def metric(work, step, rank, num_ranks):
         w = read(work, METRIC)
-        rows, sums = batch_rows(w.run, step), view(w.sums, num_pieces(batch_rows(w.run, step), ROWS), np.float64)
+        rows = batch_rows(w.run, step)
+        sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            # the piece's sum of scores, row by row
             total = 0.0
             for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
                 Z = view(w.z + i * w.stride * itemsize, w.columns, T)
-                targets = view(0 if labels else w.t + i * w.stride * itemsize, w.columns, T)
-                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
+                targets = view(0 if has_labels else w.t + i * w.stride * itemsize, w.columns, T)
+                label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
                 total += score(Z, targets, label, w.columns, w)
             sums[piece] = total
 

@@ -122,7 +122,7 @@ class ArrayPlan:
         """
         reading = self._idle.acquire()
         reading.objects[0] = id(gradients) + ITEMS
-        READ_ARRAYS(reading.at)
+        READ_ARRAYS.run(reading.at)
         found, others = reading.into.copy(), []
         if reading.others[0]:
             others = np.flatnonzero(found == -1).tolist()
@@ -151,7 +151,8 @@ class ArrayPlan:
         copies: Mapping[int, np.ndarray],
     ) -> None:
         """As `Plan.update`; copies: the parameters that are given in every step, by their index."""
-        self.plan.update(gradients, steps, options, scale, {i: address_of(p) for i, p in copies.items()})
+        places = {i: address_of(p) for i, p in copies.items()} if copies else None
+        self.plan.update(gradients, steps, options, scale, places)
 
 
 class _Reading:

@@ -183,7 +183,7 @@ class _Workspace:
     def assign_scalar_rows(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
         self.gradients[:] = gradients
         self.steps[:] = steps
-        ASSIGN_SCALAR_ROWS(self.at)
+        ASSIGN_SCALAR_ROWS.run(self.at)
 
     def needed_rows(self) -> list[list[int]]:
         """Kind and step number of every row of scalars that is wanted."""

@@ -98,7 +98,7 @@ def _update_rows(work, step, rank, num_ranks):
     # Rank r does rows r U / ranks to (r + 1) U / ranks.
     a = read(work, ROWS_UPDATE)
     rows, states = view(a.rows, a.used, np.int64), view(work + STATES, a.states, np.int64)
-    pitch, states_pitch = a.columns * a.itemsize, a.columns * a.states_itemsize
+    pitch, states_pitch = a.columns * a.element_bytes, a.columns * a.state_element_bytes
     row, last = rank * a.used // num_ranks, (rank + 1) * a.used // num_ranks
     while row < last:
         if row + AHEAD < last:
@@ -164,7 +164,7 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     work = fill(
         ROWS_UPDATE, update=update_code(job.rule, dtype, job.form), p=job.p, g=job.g, **states, scalars=scalars,
         key=np.uint64(dropout_key(job.stream, job.step)).view(np.int64), rows=rows, used=len(rows), states=len(states),
-        columns=job.g.size // len(rows), itemsize=job.p.itemsize,
-        states_itemsize=job.states[0].itemsize if states else 0,
+        columns=job.g.size // len(rows), element_bytes=job.p.itemsize,
+        state_element_bytes=job.states[0].itemsize if states else 0,
     )  # fmt: skip
     parallel(UPDATE_ROWS, address_of(work), 0, num_threads_for(job.g.size, UPDATE_ELEMENTS, len(rows)))

@@ -78,7 +78,7 @@ def _update_all(work, step, rank, num_ranks):
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
-            g = one.g + start * one.itemsize
+            g = one.g + start * one.element_bytes
             h = all_.scalars if all_.scalars else one.scalars
             call_update(one.update, one.p, g, at + STATES, h, start, 1, end - start, 0)
 

@@ -192,7 +192,7 @@ def _on_layer(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
 def parallel(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     """Run all ranks of a phase that has no barrier inside."""
     if num_ranks == 1 or INTERPRETED:
-        kernel(work, step, 0, 1)
+        kernel.run(work, step, 0, 1)
         return
     pool = openmp.pool()
     if pool is not None and pool.threads >= num_ranks:
@@ -243,7 +243,7 @@ def run_team(
     still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
     """
     if watch is None and num_ranks == 1:
-        kernel(work, 0, 0, 1)
+        kernel.run(work, 0, 0, 1)
         return
     _ = kernel.address  # compiled here, not in a rank
     gate, size = threading.Event(), [0]
