@@ -219,7 +219,7 @@ def test_interrupted_epoch_counts_its_steps(backend):
     assert_same(model.get_weights(), by_hand.get_weights())
     assert_same(model.optimizer.state_dict(), by_hand.optimizer.state_dict())
     assert all(a is b for a, b in zip(weights, model.parameters, strict=True))
-    del model.network
+    del model._network_for
     model.fit(x, y, batch_size=16)
     assert model.optimizer.steps == 14
 
@@ -303,7 +303,7 @@ def test_error_before_the_first_step_counts_none():
             raise MemoryError
 
     model = classifier()
-    model.network = Broken
+    model._network_for = lambda training: Broken()
     with pytest.raises(MemoryError):
         model.fit(*blobs())
     assert model.optimizer.steps == 0

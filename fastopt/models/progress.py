@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TEXT_BAR = "{bar:20}"
-HIDDEN = ("seconds", "samples_per_second")  # the bar shows these in its own way
+HIDDEN = ("seconds", "samples_per_second")  # the bar has its own form of these
 
 
 def wants_bar(verbose: int | str) -> bool:
@@ -30,9 +30,9 @@ def in_notebook() -> bool:
 
 
 def tqdm_class() -> tuple[Any, str]:
-    """Return the class of bars that suits the place, and what stands for the bar itself in its `bar_format`.
+    """Return tqdm's class of bars for a terminal or a notebook, and the field of the bar in its `bar_format`.
 
-    In a notebook it is tqdm.auto's: a widget, where ipywidgets is installed.
+    In a notebook the class is tqdm.auto's: a widget if ipywidgets is installed.
     """
     if in_notebook():
         from tqdm.auto import tqdm as automatic
@@ -45,7 +45,7 @@ def tqdm_class() -> tuple[Any, str]:
 
 
 class Bar:
-    """One line per epoch: a bar over its samples, the time, every figure of the epoch, and the samples per second."""
+    """A line for an epoch: a bar over its samples, the time, all figures, and the samples per second."""
 
     def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
         tqdm, bar = tqdm_class()
@@ -62,7 +62,7 @@ class Bar:
         self._start = time.perf_counter()
 
     def compiling(self, name: str) -> None:
-        """Say that kernel `name` is being compiled: the first epoch of the first run may stand still for it."""
+        """Show that kernel `name` is being compiled, for which the first epoch may stand still."""
         self._bar.set_description_str(f"{self._title} (compiling {name})")
 
     def advance(self, steps: int, loss: float) -> None:

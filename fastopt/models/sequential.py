@@ -239,7 +239,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         return training.Plan(network, data, rows, validation, options)
 
     def _network_for(self, training: bool) -> Any:
-        """Return a network to train or to predict with: the one of before, with its programs, if nothing has changed."""
+        """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
         parts: tuple[Any, ...] = self._backend, self._compute, self._parameters
         if training:
             parts += self.loss, self.metrics

@@ -216,7 +216,8 @@ def train_epoch(
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._step_lock:
-        steps = optimizer.next_steps(batches.steps)
+        num_steps = math.ceil(len(batches.order) / (batches.batch_size * batches.accumulate))
+        steps = optimizer.next_steps(num_steps)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, advance)
