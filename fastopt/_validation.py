@@ -41,6 +41,8 @@ def plain(name: str, value: Any) -> np.ndarray:
 
     What requires gradients in its own library is taken without them: they are for the caller to work out.
     """
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: the mask would be ignored (use .filled)")
     try:
