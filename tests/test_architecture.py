@@ -96,7 +96,6 @@ LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("l
 IMPORTS_TO_MEND = {
     ("fastopt/callbacks", "fastopt/models"),
     ("fastopt/datasets", "fastopt/models"),
-    ("fastopt/optim", "kernels/reference"),
 }
 CIRCLES_TO_MEND = [
     {"fastopt/models/_data_memory.py", "fastopt/models/_intake.py"},

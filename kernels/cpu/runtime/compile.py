@@ -180,7 +180,7 @@ def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- kernels
-PHASE = ["work", "step", "rank", "ranks"]
+PHASE = ["work", "step", "rank", "num_ranks"]
 
 
 class Kernel:
@@ -214,7 +214,7 @@ class Kernel:
         self.is_phase = names == PHASE
         self.compiled = self.loaded = False  # in this process, for `fastopt info` and the tests
         self._address = 0
-        self._call: Callable[..., None] = self._first_call
+        self.run: Callable[..., None] = self._first_run  # as a call of the kernel, but without a frame of Python's
 
     def _does_as(self, other: Kernel) -> bool:
         """Whether two kernels are made of the same code, with the same values around it, and compiled alike."""
@@ -247,17 +247,17 @@ class Kernel:
         self._code = code  # owns the machine code
         return int(code.address)
 
-    def _first_call(self, *args: int) -> None:
+    def _first_run(self, *args: int) -> None:
         if INTERPRETED:
-            self._call = flushed(PYTHON_CODE[self.address])
+            self.run = flushed(PYTHON_CODE[self.address])
         elif self.is_phase:
-            self._call = partial(_pointer(ENTER), self.address)
+            self.run = partial(_pointer(ENTER), self.address)
         else:
-            self._call = _pointer(self)
-        self._call(*args)
+            self.run = _pointer(self)
+        self.run(*args)
 
     def __call__(self, *args: int) -> None:
-        self._call(*args)
+        self.run(*args)
 
 
 def _pointer(kernel: Kernel) -> Any:
@@ -265,8 +265,8 @@ def _pointer(kernel: Kernel) -> Any:
     return ffi.cast(f"void(*)({', '.join(['int64_t'] * len(kernel.parameters))})", kernel.address)
 
 
-def _enter(code, work, step, rank, ranks):
-    enter(code, work, step, rank, ranks)
+def _enter(code, work, step, rank, num_ranks):
+    enter(code, work, step, rank, num_ranks)
 
 
 ENTER = Kernel(_enter, "enter")

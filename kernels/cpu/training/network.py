@@ -23,10 +23,11 @@ from ..dense.layer import activate_kernel, dense_kernel, parts_of, shape_fields,
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..optim.updates import WORDS, update_code
+from ..optim.loops import STATE_WORDS
+from ..optim.updates import update_code
 from ..runtime.compile import Kernel
-from ..runtime.launch import STEP_FLOPS, get_num_threads, ranks_for, team, yield_address
-from ..runtime.partition import pieces
+from ..runtime.launch import STEP_FLOPS, get_num_threads, num_threads_for, run_team, yield_address
+from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
 from .run import FINISH, marking
@@ -41,7 +42,7 @@ FAR, ROW_FLOPS = 32 << 20, 32_000
 class _Program:
     """Phases in order, and the memory that they work on."""
 
-    ranks = 1  # at most: there is scratch memory for so many
+    num_ranks = 1  # at most: there is scratch memory for so many
 
     def __init__(self, verb: str, batch: int, dtype: str) -> None:
         self.verb, self.batch, self.dtype = verb, batch, dtype
@@ -50,12 +51,12 @@ class _Program:
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # what the records point to
 
-    def add(self, kernel: Kernel, record: np.ndarray, meet: bool, cost: Cost | None = None) -> None:
+    def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
         self.kept.append(record)
-        self.phases.append((kernel.address, address_of(record), int(meet)))
+        self.phases.append((kernel.address, address_of(record), int(barrier)))
         self.costs.append(cost or Cost(kernel.name))
 
-    def real(self, *shape: int) -> np.ndarray:
+    def zeros(self, *shape: int) -> np.ndarray:
         array = aligned_zeros(int(np.prod(shape)), self.dtype).reshape(shape)
         self.kept.append(array)
         return array
@@ -82,9 +83,9 @@ class _Program:
         def stop() -> None:
             run["stop"] = 1
 
-        ranks = min(self.ranks, get_num_threads())
-        with marking(self.verb, self.dtype, run, self.costs, ranks) as kernel:
-            team(kernel, address_of(self.run), ranks, watch if flops > LONG else None, stop)
+        num_ranks = min(self.num_ranks, get_num_threads())
+        with marking(self.verb, self.dtype, run, self.costs, num_ranks) as kernel:
+            run_team(kernel, address_of(self.run), num_ranks, watch if flops > LONG else None, stop)
         return int(run["done"])
 
 
@@ -109,7 +110,7 @@ class Network:
         self.link = dense[-1].activation if loss and dense[-1].activation == LOSSES[loss.name].link else None
         if dense[-1].activation == "softmax":
             self.link = "softmax"
-        self.width = np.dtype(dtype).itemsize
+        self.itemsize = np.dtype(dtype).itemsize
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self._trained: Any = None
@@ -123,60 +124,60 @@ class Network:
             if isinstance(layer, DropoutSpec):
                 if seed is None or layer.rate == 0:
                     continue
-                y = program.real(*x.shape)
+                y = program.zeros(*x.shape)
                 fields = {"columns": x.shape[1], "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate)}
                 fields |= {"run": program.run, "stream": dropout_stream(seed, i)}
-                cost = costs.dropout(x.shape[1], self.width, backward=False)
-                program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=x, y=y, **fields), meet=True, cost=cost)
+                cost = costs.dropout(x.shape[1], self.itemsize, backward=False)
+                program.add(rows_kernel("dropout", dtype), fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
                 trail.append({"kind": DROPOUT, "x": x, **fields})
                 x = y
                 continue
             w = next(params)
             b = next(params) if layer.bias else None
             activation = "linear" if i == last and self.link else layer.activation
-            y = program.real(program.batch, layer.outputs)
-            z = y if ACTIVATIONS[activation].uses == "y" else program.real(program.batch, layer.outputs)
+            y = program.zeros(program.batch, layer.outputs)
+            z = y if ACTIVATIONS[activation].uses == "y" else program.zeros(program.batch, layer.outputs)
             fields = {
                 "run": program.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
                 **shape_fields(program.batch, layer.inputs, layer.outputs, dtype, whole=seed is None),
             }  # fmt: skip
             parts, keeps_z = fields["parts"], z is not y
-            sums = program.real(parts, program.batch, layer.outputs) if parts > 1 else None
+            sums = program.zeros(parts, program.batch, layer.outputs) if parts > 1 else None
             record = fill(DENSE, activate=activate_kernel(activation, dtype).address, sums=sums, **fields)
             end = activation, layer.bias, keeps_z
             if sums is None:
-                cost = costs.forward(layer.inputs, layer.outputs, *end, self.width)
-                program.add(dense_kernel("forward", dtype), record, meet=True, cost=cost)
+                cost = costs.forward(layer.inputs, layer.outputs, *end, self.itemsize)
+                program.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
             else:
-                cost = costs.products(layer.inputs, layer.outputs, parts, self.width)
-                program.add(dense_kernel("forward", dtype), record, meet=True, cost=cost)
-                cost = costs.combine(layer.outputs, *end, parts, self.width)
-                program.add(dense_kernel("combine", dtype), record, meet=True, cost=cost)
+                cost = costs.products(layer.inputs, layer.outputs, parts, self.itemsize)
+                program.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
+                cost = costs.combine(layer.outputs, *end, parts, self.itemsize)
+                program.add(dense_kernel("combine", dtype), record, barrier=True, cost=cost)
             trail.append({"kind": DENSE, "activation": activation, "bias": layer.bias, **fields})
             x = y
         return x, trail
 
     def _batch(self, program: _Program, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
-        x, y, labels = program.real(program.batch, self.inputs), None, False
+        x, y, labels = program.zeros(program.batch, self.inputs), None, False
         fields: dict[str, Any] = {"run": program.run, "x": data.x, "into_x": x, "inputs": self.inputs}
         first = next(layer for layer in self.layers if isinstance(layer, DenseSpec))
         fields["part"] = parts_of(program.batch, first.inputs, first.outputs)[1]
         if data.y is not None:
             labels = data.y.dtype == np.int64 and data.y.ndim == 1
-            y = np.zeros(program.batch, np.int64) if labels else program.real(program.batch, self.outputs)
+            y = np.zeros(program.batch, np.int64) if labels else program.zeros(program.batch, self.outputs)
             program.kept.append(y)
             fields |= {"y": data.y, "into_y": y, "targets": self.outputs, "labels": int(labels)}
         targets = 0 if y is None else self.outputs
-        cost = costs.gather(self.inputs, targets, program.verb == "train", self.width, labels)
-        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), meet=True, cost=cost)
+        cost = costs.gather(self.inputs, targets, program.verb == "train", self.itemsize, labels)
+        program.add(rows_kernel("gather", self.dtype), fill(GATHER, **fields), barrier=True, cost=cost)
         return x, y
 
     def _sums(self, program: _Program, into: np.ndarray, stride: int) -> tuple[np.ndarray, Callable[[], None]]:
         """Room for the sums of a batch, and the phase that adds them to `into`, for after the next meeting."""
-        sums = np.zeros(pieces(program.batch, ROWS))
+        sums = np.zeros(num_pieces(program.batch, ROWS))
         program.kept.append(sums)
         record = fill(TOTAL, run=program.run, sums=sums, into=into, stride=stride)
-        return sums, lambda: program.add(TOTAL_KERNEL, record, meet=False)
+        return sums, lambda: program.add(TOTAL_KERNEL, record, barrier=False)
 
     def _judge(
         self, program: _Program, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int,
@@ -190,7 +191,7 @@ class Network:
         row, shown, columns = LOSSES[self.loss.name], outputs, self.outputs
         kind = "labels" if targets.dtype == np.int64 and targets.ndim == 1 else "dense"
         if self.link and not all(METRICS[name].of_classes for name in self.metrics):
-            shown = program.real(*outputs.shape)
+            shown = program.zeros(*outputs.shape)
             self._link(program, outputs, shown)
         sums, total = self._sums(program, losses, stride)
         parts = sums_of(self.metrics, columns, variation)
@@ -199,29 +200,29 @@ class Network:
             LOSS, run=program.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums,
             param=loss_param(self.loss),
         )  # fmt: skip
-        cost = costs.loss(self.loss.name, columns, kind == "labels", self.width)
-        program.add(loss_kernel(self.loss.name, self.dtype), record, meet=not parts, cost=cost)
+        cost = costs.loss(self.loss.name, columns, kind == "labels", self.itemsize)
+        program.add(loss_kernel(self.loss.name, self.dtype), record, barrier=not parts, cost=cost)
         places = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
             place = next(places[name])
             sums, total = self._sums(program, accumulators[name][place:], 0)
             totals.append(total)
-            z, skip = outputs if METRICS[name].of_classes else shown, first * self.width
+            z, skip = outputs if METRICS[name].of_classes else shown, first * self.itemsize
             scored = scored_by(name, self.loss.name, kind == "labels", columns)
             record = fill(
                 METRIC, run=program.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
                 stride=columns, sums=sums, z_boundary=row.boundary[0], t_boundary=row.boundary[1],
             )  # fmt: skip
-            cost = costs.metric(name, end - first, kind == "labels", self.width)
-            program.add(metric_kernel(name, scored, self.dtype), record, meet=i == len(parts) - 1, cost=cost)
+            cost = costs.metric(name, end - first, kind == "labels", self.itemsize)
+            program.add(metric_kernel(name, scored, self.dtype), record, barrier=i == len(parts) - 1, cost=cost)
         return accumulators, totals
 
     def _link(self, program: _Program, z: np.ndarray, y: np.ndarray) -> None:
         assert self.link is not None
         code = 0 if self.link == "softmax" else activate_kernel(self.link, self.dtype).address
         record = fill(ACTIVATE, run=program.run, z=z, y=y, columns=self.outputs, activate=code)
-        cost = costs.link(self.link, self.outputs, self.width)
-        program.add(activate_rows_kernel(self.dtype), record, meet=True, cost=cost)
+        cost = costs.link(self.link, self.outputs, self.itemsize)
+        program.add(activate_rows_kernel(self.dtype), record, barrier=True, cost=cost)
 
     def _backward(
         self, program: _Program, trail: list[dict[str, Any]], dy: np.ndarray, rule: str,
@@ -231,21 +232,21 @@ class Network:
         dtype, end = self.dtype, len(self.params)
         dense = [step for step in trail if step["kind"] is DENSE]
         size = max(step["scratch_size"] for step in dense)
-        scratch = aligned_zeros(program.ranks * size, np.uint8)
+        scratch = aligned_zeros(program.num_ranks * size, np.uint8)
         update = update_code(rule, dtype)
-        tables = [np.array([address_of(s) for s in arrays] + [0] * WORDS, np.int64) for arrays in states]
+        tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
         program.kept += [scratch, tables, scalars, states]
         while trail:
             fields = trail.pop()
             kind, x = fields.pop("kind"), fields["x"]
             needs_dx = any(step["kind"] is DENSE for step in trail)
-            dx = program.real(*x.shape) if needs_dx else None
+            dx = program.zeros(*x.shape) if needs_dx else None
             if kind is DROPOUT:
                 if needs_dx:
                     del fields["x"]
-                    cost = costs.dropout(x.shape[1], self.width, backward=True)
+                    cost = costs.dropout(x.shape[1], self.itemsize, backward=True)
                     record = fill(DROPOUT, x=dy, y=dx, **fields)
-                    program.add(rows_kernel("dropout", dtype), record, meet=True, cost=cost)
+                    program.add(rows_kernel("dropout", dtype), record, barrier=True, cost=cost)
             else:
                 bias, activation, shape = fields.pop("bias"), fields.pop("activation"), (x.shape[1], dy.shape[1])
                 end -= 1 + bias
@@ -260,14 +261,14 @@ class Network:
                     scratch=scratch, **{**fields, "scratch_size": size},
                 )  # fmt: skip
                 done_here = None if later else rule
-                cost = costs.slopes(shape[1], activation, bias, done_here, self.width)
-                program.add(dense_kernel("slopes", dtype), record, meet=True, cost=cost)
+                cost = costs.slopes(shape[1], activation, bias, done_here, self.itemsize)
+                program.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
                 if needs_dx:  # with the weights from before their update
-                    cost = costs.inputs_gradient(*shape, self.width)
-                    program.add(dense_kernel("inputs", dtype), record, meet=True, cost=cost)
-                cost = costs.weights(*shape, done_here, self.width)
+                    cost = costs.inputs_gradient(*shape, self.itemsize)
+                    program.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
+                cost = costs.weights(*shape, done_here, self.itemsize)
                 last = later is not None and not needs_dx
-                program.add(dense_kernel("weights", dtype), record, meet=last, cost=cost)
+                program.add(dense_kernel("weights", dtype), record, barrier=last, cost=cost)
             if needs_dx:
                 assert dx is not None
                 dy = dx
@@ -287,20 +288,20 @@ class Network:
         program = _Program("train", data.batch_size, self.dtype)
         program.kept += arrays  # so that no other array can have the same id
         of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > FAR else 0)
-        program.ranks = ranks_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
+        program.num_ranks = num_threads_for(of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), self.dtype)
         x, y = self._batch(program, data)
         assert y is not None
         outputs, trail = self._forward(program, x, seed)
-        gradient = program.real(program.batch, self.outputs)
+        gradient = program.zeros(program.batch, self.outputs)
         results, totals = self._judge(program, outputs, y, losses, losses.itemsize, gradient, variation)
         for total in totals:
             total()
         later = None
         if norm or data.accumulate > 1:
-            later = TwoPass(self.params, rule, states, scalars, data, norm, program.ranks)
+            later = TwoPass(self.params, rule, states, scalars, data, norm, program.num_ranks)
         self._backward(program, trail, gradient, rule, states, scalars, later)
-        program.add(FINISH, program.run, meet=True)
+        program.add(FINISH, program.run, barrier=True)
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= 1 if LOSSES[self._spec.name].by_row else self.outputs
@@ -353,16 +354,16 @@ class Network:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         program = _Program("evaluate", min(batch_size, len(x)), self.dtype)
-        program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
+        program.num_ranks = num_threads_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, targets = self._batch(program, Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = self._forward(program, inputs, None)
-        losses, workspace = np.zeros(1), program.real(program.batch, self.outputs)
+        losses, workspace = np.zeros(1), program.zeros(program.batch, self.outputs)
         variation = variation_for(self.metrics, y, None)
         accumulators, totals = self._judge(program, outputs, targets, losses, 0, workspace, variation)
         for total in totals:
             total()
-        program.add(FINISH, program.run, meet=True)
+        program.add(FINISH, program.run, barrier=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         count = len(x) * (1 if LOSSES[self._spec.name].by_row else self.outputs)
         return self._totals(losses / count, accumulators, len(x), variation, start)
@@ -373,15 +374,15 @@ class Network:
         if not len(x):
             return out
         program = _Program("predict", min(batch_size, len(x)), self.dtype)
-        program.ranks = ranks_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
+        program.num_ranks = num_threads_for(self.flops * program.batch, STEP_FLOPS, 1 << 30)
         inputs, _ = self._batch(program, Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
         outputs, _ = self._forward(program, inputs, None)
         if self.link:
             self._link(program, outputs, outputs)
         record = fill(GATHER, run=program.run, x=out, into_x=outputs, inputs=self.outputs)
-        cost = costs.scatter(self.outputs, self.width)
-        program.add(rows_kernel("scatter", self.dtype), record, meet=False, cost=cost)
-        program.add(FINISH, program.run, meet=True)
+        cost = costs.scatter(self.outputs, self.itemsize)
+        program.add(rows_kernel("scatter", self.dtype), record, barrier=False, cost=cost)
+        program.add(FINISH, program.run, barrier=True)
         program.execute(len(x), None, 0, self.flops * len(x), None)
         return out
 

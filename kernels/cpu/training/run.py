@@ -42,7 +42,7 @@ ARRIVED = offset(RUN, "arrived")
 
 
 def _program(marked):
-    def run_program(work, step, rank, ranks):
+    def run_program(work, step, rank, num_ranks):
         run = read(work, RUN)
         phases = view(run.phases, run.count * 3, np.int64)
         meetings = 0
@@ -54,16 +54,16 @@ def _program(marked):
                     # A C function finds its arguments in registers; QueryPerformanceCounter overlooks the second.
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
             for i in range(run.count):
-                call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, ranks)
+                call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, num_ranks)
                 if marked and marks:
                     mark += MARK
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
-                if phases[3 * i + 2] and ranks > 1:
+                if phases[3 * i + 2] and num_ranks > 1:
                     # Arrivals are counted and never reset: at meeting k everybody waits for the (k ranks)-th.
                     meetings += 1
                     atomic_add(work + ARRIVED, 1)
                     looks = 0
-                    while atomic_load(work + ARRIVED) < meetings * ranks:
+                    while atomic_load(work + ARRIVED) < meetings * num_ranks:
                         looks += 1
                         if looks < SPINS:
                             relax()
@@ -82,7 +82,7 @@ def _program(marked):
     return run_program
 
 
-def _finish(work, step, rank, ranks):
+def _finish(work, step, rank, num_ranks):
     if rank == 0:
         run = read(work, RUN)
         run.done = step + 1
@@ -124,15 +124,15 @@ def _clock() -> _Clock:
 
 
 @contextmanager
-def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], ranks: int) -> Iterator[Kernel]:
+def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int) -> Iterator[Kernel]:
     """The kernel to run a filled record RUN with; where somebody wants to know, one that marks, and then tells them."""
     listener = recorder.get()
     if listener is None:
         yield RUN_PROGRAM
         return
     slots, clock = 1 + 2 * len(costs), _clock()
-    steps = int(min(run["steps"], max(1, MARKS // (ranks * slots * MARK))))
-    words = np.zeros((ranks, steps, slots, 2), np.int64)
+    steps = int(min(run["steps"], max(1, MARKS // (num_ranks * slots * MARK))))
+    words = np.zeros((num_ranks, steps, slots, 2), np.int64)
     run["marks"], run["marked"], run["clock"] = address_of(words), steps, clock.address
     _ = MARKED_PROGRAM.address  # compiled before the pass begins
     start = time.perf_counter_ns()

@@ -396,7 +396,7 @@ def test_the_environment_and_then_the_call_choose(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "²", " "])
 def test_a_bad_environment_is_named(monkeypatch, value):
     monkeypatch.setenv("FASTOPT_NUM_THREADS", value)
-    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1, got"):
+    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1; got"):
         launch.get_num_threads()
 
 
@@ -410,14 +410,14 @@ def test_a_bad_number_changes_nothing(value, error):
 
 def test_ranks_follow_the_work():
     launch.set_num_threads(4)
-    assert launch.ranks_for(0, 100, 8) == 1
-    assert launch.ranks_for(199, 100, 8) == 1
-    assert launch.ranks_for(200, 100, 8) == 2
-    assert launch.ranks_for(10_000, 100, 8) == 4
-    assert launch.ranks_for(10_000, 100, 3) == 3
-    assert launch.ranks_for(10_000, 100, 0) == 1
-    assert [launch.ranks_for(10_000, 100, 8, limit=lambda n=n: n) for n in (1, 2, 7)] == [1, 2, 4]
-    assert launch.ranks_for(199, 100, 8, limit=lambda: pytest.fail("asked")) == 1
+    assert launch.num_threads_for(0, 100, 8) == 1
+    assert launch.num_threads_for(199, 100, 8) == 1
+    assert launch.num_threads_for(200, 100, 8) == 2
+    assert launch.num_threads_for(10_000, 100, 8) == 4
+    assert launch.num_threads_for(10_000, 100, 3) == 3
+    assert launch.num_threads_for(10_000, 100, 0) == 1
+    assert [launch.num_threads_for(10_000, 100, 8, limit=lambda n=n: n) for n in (1, 2, 7)] == [1, 2, 4]
+    assert launch.num_threads_for(199, 100, 8, limit=lambda: pytest.fail("asked")) == 1
 
 
 def sgd(size):
@@ -445,7 +445,7 @@ def test_small_work_is_not_launched(monkeypatch, size, launched):
 def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, forked):
     calls = []
     monkeypatch.setattr(launch.openmp, "pool", lambda: None)
-    monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, ranks: calls.append(ranks))
+    monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, num_ranks: calls.append(num_ranks))
     monkeypatch.setattr(launch, "threading_layer", lambda: layer_here)
     monkeypatch.setattr(launch._Fork, "happened", forked)
     launch.set_num_threads(2)

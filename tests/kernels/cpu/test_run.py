@@ -148,7 +148,7 @@ def test_an_interrupted_pass_is_recorded(monkeypatch, passes):
 
 
 def test_a_smaller_team_has_no_empty_ranks(monkeypatch, threads, passes):
-    monkeypatch.setattr(network, "team", lambda kernel, work, ranks, watch, stop: kernel(work, 0, 0, 1))
+    monkeypatch.setattr(network, "run_team", lambda kernel, work, num_ranks, watch, stop: kernel(work, 0, 0, 1))
     with threads(4):
         train()
     assert passes[0].marks.shape[0] == 1
