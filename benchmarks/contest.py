@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastopt.benchmarks.interleaved import record
 from fastopt.benchmarks.peers import PEERS, Build, Peer, tolerant
-from fastopt.benchmarks.turns import record
 from fastopt.benchmarks.workloads import Absent, Workload
 
 # The threads of NumPy's BLAS look for more work for 0.1 s after a product (those of other libraries for less), and

@@ -69,7 +69,7 @@ def update_bytes(p: np.ndarray, states: int) -> int:
     return (3 + 2 * states) * p.nbytes
 
 
-def turns(
+def interleaved_times(
     calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, pause: float = 0, count: int = 1
 ) -> dict[str, list[float]]:
     """Seconds that each call took in every round, the calls taken in turn so that all see the same machine.
@@ -93,9 +93,9 @@ def turns(
     return times
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
+def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
     """The median of what `turns` measures."""
-    return {name: float(np.median(taken)) for name, taken in turns(calls, rounds, warm).items()}
+    return {name: float(np.median(taken)) for name, taken in interleaved_times(calls, rounds, warm).items()}
 
 
 def _product(gemm, real, width):
@@ -120,11 +120,11 @@ def product_peak(dtype: str, threads: int) -> float:
     work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
     kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
     calls = {"products": lambda: launch.run_team(kernel, address_of(work), threads)}
-    return threads * TIMES * 2 * SIDE**3 / interleave(calls, rounds=5)["products"]
+    return threads * TIMES * 2 * SIDE**3 / interleaved_medians(calls, rounds=5)["products"]
 
 
 @cache
 def copy_bandwidth() -> float:
     """Bytes a second, read and written, of streaming arrays much larger than any cache."""
     p, g = np.zeros((2, 20_000_000), "float32")
-    return 3 * p.nbytes / interleave({"stream": stream(p, g, ())}, rounds=5)["stream"]
+    return 3 * p.nbytes / interleaved_medians({"stream": stream(p, g, ())}, rounds=5)["stream"]

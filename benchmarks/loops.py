@@ -109,7 +109,7 @@ LOOPS = {
 }
 
 
-def turns(loops: dict[str, Loop], iterations: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def interleaved_loops(loops: dict[str, Loop], iterations: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """For each contestant the seconds of its "step" and "iteration", medians of each turn; turns are taken in random
     order, without a pause: whose threads are still awake is part of what is measured."""
     found: dict[str, dict[str, list[float]]] = {name: {"step": [], "iteration": []} for name in loops}

@@ -3,8 +3,8 @@
 import pytest
 
 from fastopt.benchmarks.contest import contest, report
+from fastopt.benchmarks.interleaved import interleaved, shared_result
 from fastopt.benchmarks.peers import PEERS
-from fastopt.benchmarks.turns import by_turns, hold
 from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent
 
 ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 5}
@@ -24,14 +24,14 @@ def held(name, names, quick, timed):
     return workload, contest(workload, names, 0 if not timed else 2 if quick else ROUNDS[name])
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", PEERS)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_epoch(benchmark, note, request, quick, workload, contestant):
     if contestant == "sklearn" and workload != "linear":
         pytest.skip("SGDRegressor is for the linear regression only")
     benchmark.group = f"epoch of {workload}"
-    made, found = hold(request, lambda names: held(workload, names, quick, not benchmark.disabled))
+    made, found = shared_result(request, lambda names: held(workload, names, quick, not benchmark.disabled))
     if found is None:
         pytest.skip(made)
     if not report(benchmark, found, contestant):

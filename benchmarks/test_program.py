@@ -11,8 +11,8 @@ import pytest
 
 import fastopt as fo
 from fastopt.benchmarks.contest import PAUSE
-from fastopt.benchmarks.limits import turns
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times
 
 ROUNDS = 21
 IMPORTS = {"fastopt": "import numpy, time", "numpy": "import time"}  # and what has been imported before
@@ -40,19 +40,19 @@ def import_times(names, rounds):
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", IMPORTS)
 def test_import(benchmark, note, request, quick, contestant):
     if benchmark.disabled:
         pytest.skip("nothing to agree on")
     benchmark.group = "import"
-    found = hold(request, lambda names: import_times(names, 3 if quick else ROUNDS))
+    found = shared_result(request, lambda names: import_times(names, 3 if quick else ROUNDS))
     record(benchmark, found[contestant])
     title = "import numpy" if contestant == "numpy" else "import fastopt, after numpy"
     note("program", "import", contestant, size=0, title="import", contestant_title=title)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("time_of", TRAIN)
 def test_train(benchmark, note, quick, time_of):
     if benchmark.disabled:
@@ -62,13 +62,13 @@ def test_train(benchmark, note, quick, time_of):
     try:
         run = {"train": process(sys.executable, "-m", "fastopt", "train", FASTOPT_CACHE_DIR=folder)}
         later = time_of == "later"
-        record(benchmark, turns(run, rounds=3 if later and not quick else 1, warm=int(later))["train"])
+        record(benchmark, interleaved_times(run, rounds=3 if later and not quick else 1, warm=int(later))["train"])
     finally:
         shutil.rmtree(folder)
     note("program", f"train {time_of}", "fastopt", size=0, title=TRAIN[time_of])
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", ["fastopt", "numpy"])
 def test_accuracy(benchmark, note, quick, contestant):
     if quick:

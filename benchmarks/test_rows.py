@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.benchmarks.limits import turns
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times
 from fastopt.benchmarks.peers import TITLES, need, tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -61,11 +61,11 @@ def step_by(name, rule):
 def measured(rule, names, quick):
     """Seconds of a step by contestant."""
     with tolerant():
-        calls = present(lambda name: step_by(name, rule)[1], names)
-        return turns(calls, 3 if quick else ROUNDS, count=STEPS)
+        calls = available(lambda name: step_by(name, rule)[1], names)
+        return interleaved_times(calls, 3 if quick else ROUNDS, count=STEPS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("rule", OURS)
 def test_rows(benchmark, note, request, quick, contestant, rule):
@@ -83,7 +83,7 @@ def test_rows(benchmark, note, request, quick, contestant, rule):
     if benchmark.disabled:
         benchmark(lambda: None)
         return
-    found = hold(request, lambda names: measured(rule, names, quick))
+    found = shared_result(request, lambda names: measured(rule, names, quick))
     record(benchmark, found[contestant])
     size = COUNT * TABLE[1]  # and of them a few listed twice
     moved = (3 + 2 * len(OPTIMIZERS[rule].states)) * 4 * size

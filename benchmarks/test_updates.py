@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import stream, turns, update_bytes
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times, stream, update_bytes
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import LARGE, REPORTED, TINY, job, tiny_by, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
@@ -46,12 +46,12 @@ def measured(rule, size, names):
     ours, count = job(rule, size), CALLS[size]
     with tolerant():
         allowed = [name for name in names if not left_out(rule, size, name, quick=False)]
-        calls = present(lambda name: update_by(name, ours), allowed)
+        calls = available(lambda name: update_by(name, ours), allowed)
         calls["limit"] = stream(ours.p, ours.g, ours.states)
-        return turns(calls, ROUNDS[size], count=count)
+        return interleaved_times(calls, ROUNDS[size], count=count)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("size", CALLS)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -66,7 +66,7 @@ def test_update(benchmark, note, request, quick, rule, size, contestant):
     if benchmark.disabled:
         benchmark(lambda: None)  # agreement was what mattered
         return
-    found = hold(request, lambda names: measured(rule, size, names))
+    found = shared_result(request, lambda names: measured(rule, size, names))
     record(benchmark, found[contestant])
     moved = update_bytes(job(rule, 1).p, len(OPTIMIZERS[rule].states)) * size
     note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size,
@@ -84,12 +84,12 @@ def tiny_measured(names, size):
     calls = {}
     for gradient in TINY:
         for trained in (False, True):
-            some = present(lambda name, case=(gradient, trained): tiny_by(name, size, *case), names)
+            some = available(lambda name, case=(gradient, trained): tiny_by(name, size, *case), names)
             calls |= {(name, gradient, trained): call for name, call in some.items()}
-    return turns(calls, TINY_ROUNDS)
+    return interleaved_times(calls, TINY_ROUNDS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", TINY_CONTESTANTS)
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
 @pytest.mark.parametrize("gradient", TINY)
@@ -106,7 +106,7 @@ def test_tiny_gradients(benchmark, note, request, quick, gradient, trained, cont
         benchmark(lambda: None)
         return
     with tolerant():
-        found = hold(request, lambda names: tiny_measured(tuple(names), size))
+        found = shared_result(request, lambda names: tiny_measured(tuple(names), size))
     record(benchmark, found[contestant, gradient, trained])
     shape = f"gradients of {gradient:g}, {'after training' if trained else 'new states'}"
     note("tiny", "adam", contestant, size=size, shape=shape, moved=28 * size)

@@ -29,11 +29,11 @@ class Clock:
 
 
 CLOCK = Clock()
-by_turns = pytest.mark.benchmark(timer=CLOCK.read)  # for every test that calls `record`
+interleaved = pytest.mark.benchmark(timer=CLOCK.read)  # for every test that calls `record`
 _held: dict[Any, Any] = {}
 
 
-def hold(request: pytest.FixtureRequest, contest: Callable[[list[str]], Outcome]) -> Outcome:
+def shared_result(request: pytest.FixtureRequest, contest: Callable[[list[str]], Outcome]) -> Outcome:
     """What `contest` gave, called with the contestants that were selected for this test's other parameters.
 
     The test of the first of them holds it, for all.
@@ -51,7 +51,7 @@ def hold(request: pytest.FixtureRequest, contest: Callable[[list[str]], Outcome]
     return _held[key]
 
 
-def present(make: Callable[[str], Callable[[], Any]], names: Iterable[str]) -> dict[str, Callable[[], Any]]:
+def available(make: Callable[[str], Callable[[], Any]], names: Iterable[str]) -> dict[str, Callable[[], Any]]:
     """What `make` gives for each contestant that is there: it raises Absent for the others."""
     calls = {}
     for name in names:
