@@ -1,6 +1,7 @@
-"""Contestants that take turns in one process, and how pytest-benchmark is told what was measured then.
+"""Interleaved contestants in pytest-benchmark, which by itself would measure one after the other.
 
-One contestant after the other, as benchmarks usually go, would see the machine in different states.
+Contestants that alternate find the machine in the same state. So the test of the first contestant measures all of them,
+and each test records its contestant's times by a clock that only `record` advances.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Clock:
-    """Time that goes on only when it is told to."""
+    """A clock that advances only when it is told to."""
 
     now = 0.0
 
@@ -30,29 +31,29 @@ class Clock:
 
 CLOCK = Clock()
 interleaved = pytest.mark.benchmark(timer=CLOCK.read)  # for every test that calls `record`
-_held: dict[Any, Any] = {}
+_results: dict[Any, Any] = {}
 
 
 def shared_result(request: pytest.FixtureRequest, contest: Callable[[list[str]], Outcome]) -> Outcome:
-    """What `contest` gave, called with the contestants that were selected for this test's other parameters.
+    """Return the result of `contest`, called once with all contestants that share this test's other parameters.
 
-    The test of the first of them holds it, for all.
+    Tests that were deselected do not count.
     """
 
     def work(params: dict[str, Any]) -> list[tuple[str, Any]]:
         return sorted((name, value) for name, value in params.items() if name != "contestant")
 
-    mine = work(request.node.callspec.params)
-    key = request.function, *mine
-    if key not in _held:
+    own_work = work(request.node.callspec.params)
+    key = request.function, *own_work
+    if key not in _results:
         items = [item for item in request.session.items if getattr(item, "function", None) is request.function]
-        wanted = [item.callspec.params for item in items if work(item.callspec.params) == mine]  # type: ignore[attr-defined]
-        _held[key] = contest([params["contestant"] for params in wanted])
-    return _held[key]
+        selected = [item.callspec.params for item in items if work(item.callspec.params) == own_work]  # type: ignore[attr-defined]
+        _results[key] = contest([params["contestant"] for params in selected])
+    return _results[key]
 
 
 def available(make: Callable[[str], Callable[[], Any]], names: Iterable[str]) -> dict[str, Callable[[], Any]]:
-    """What `make` gives for each contestant that is there: it raises Absent for the others."""
+    """Return the calls that `make` returns, without the contestants for which it raises Absent."""
     calls = {}
     for name in names:
         with suppress(Absent):
@@ -61,6 +62,6 @@ def available(make: Callable[[str], Callable[[], Any]], names: Iterable[str]) ->
 
 
 def record(benchmark: Any, seconds: Sequence[float]) -> None:
-    """Hand what was measured to pytest-benchmark."""
+    """Record measured times with pytest-benchmark."""
     times = iter(seconds)
     benchmark.pedantic(lambda: CLOCK.advance(next(times)), rounds=len(seconds))

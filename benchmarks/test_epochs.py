@@ -1,4 +1,4 @@
-"""Whole epochs: the compiled kernels, the reference, and the libraries one could use instead, from the same weights."""
+"""Whole epochs: the compiled kernels, the reference, and other libraries, from the same weights."""
 
 import pytest
 
@@ -11,11 +11,11 @@ ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "w
 
 
 def held(name, names, quick, timed):
-    """The workload, or why it is not there, and what a contest on it gave."""
+    """Return the workload, or the reason why it is absent, and the outcome of a contest on it."""
     if not timed and "torch-compile" in names:
         names.remove("torch-compile")  # it compiles for half a minute
-    if name != "wide" or not timed:  # where the reference takes most of the time
-        # The reference first, that the others are compared with, whether or not it is to be reported.
+    if name != "wide" or not timed:  # there the reference takes most of the time
+        # The reference comes first, even if it is not reported: the others are compared with it.
         names = sorted({*names, "numpy"}, key=list(PEERS).index)
     try:
         workload = WORKLOADS[name](quick)

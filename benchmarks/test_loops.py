@@ -11,8 +11,8 @@ from fastopt.benchmarks.peers import tolerant
 from fastopt.benchmarks.workloads import Absent
 
 CONTESTANTS = ("fastopt", "torch-fused", "torch-default")
-FIRST = 10  # iterations, by whose losses contestants are compared
-SAME_LOSSES = 3e-4  # relative: the same steps, rounded differently
+FIRST = 10  # iterations whose losses are compared
+SAME_LOSSES = 3e-4  # relative difference of the same steps, rounded differently
 
 
 def made(name, loop, quick):
@@ -26,7 +26,7 @@ def expected(loop, quick):
 
 @cache
 def measured(loop, names, quick):
-    """Seconds of step and iteration by contestant; asked for once for each of the two."""
+    """Return the seconds of step and iteration by contestant, measured once for both tests."""
     loops = available(lambda name: made(name, loop, quick), names)
     work = LOOPS[loop]
     return interleaved_loops(loops, 3 if quick else work.iterations, 2 if quick else work.rounds)

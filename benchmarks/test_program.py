@@ -1,4 +1,4 @@
-"""The program as a whole: what importing costs, what `fastopt train` takes, and how well ten epochs of `fit` do."""
+"""The program as a whole: the time of an import and of `fastopt train`, and the accuracy after ten epochs of `fit`."""
 
 import os
 import shutil
@@ -15,14 +15,14 @@ from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.limits import interleaved_times
 
 ROUNDS = 21
-IMPORTS = {"fastopt": "import numpy, time", "numpy": "import time"}  # and what has been imported before
+IMPORTS = {"fastopt": "import numpy, time", "numpy": "import time"}  # and the modules that are imported before
 TIMED = "{before}; start = time.perf_counter(); import {name}; print(time.perf_counter() - start)"
 TRAIN = {"first": "fastopt train, first time ever", "later": "fastopt train, afterwards"}
 ACCURACY = "Fashion-MNIST, 784-256-128-10, Adam, batch 64, 10 epochs of fit"
 
 
 def process(*command, **environment):
-    """A call that runs a process to its end."""
+    """Return a call that runs a process to its end."""
     return lambda: subprocess.run(command, check=True, env=os.environ | environment, capture_output=True)
 
 
@@ -32,7 +32,7 @@ def import_seconds(name):
 
 
 def import_times(names, rounds):
-    """Seconds of an import in new processes, by turns; the first, which brings files into memory, does not count."""
+    """Return seconds of interleaved imports in new processes; the first only brings files into memory."""
     found = {name: [] for name in names}
     for _ in range(rounds + 1):
         for name in names:

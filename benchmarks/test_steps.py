@@ -1,4 +1,4 @@
-"""`step` of an optimizer on many arrays, through the public API: what a training loop of one's own pays."""
+"""`step` of an optimizer on many arrays, through the public API, as in a training loop."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from fastopt.benchmarks.updates import SHAPES, job, step_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.costs import update_flops
 
-STEPS = 200  # in a turn: the first of them bring the caches back
+STEPS = 200  # in a turn: the first of them fill the caches again
 ROUNDS = 15
-PAUSE = 0.02  # seconds, for the threads of the contestant before to come to rest
+PAUSE = 0.02  # seconds in which the threads of the contestant before come to rest
 CONTESTANTS = ("fastopt", "numpy", "torch-fused", "torch-default")
 
 
 def measured(shapes, names, quick):
-    """Seconds of a step by contestant, and of streaming as many parameters in one array."""
+    """Return the seconds of a step by contestant, and of streaming as many parameters in one array."""
     flat = job("adam", sum(int(np.prod(shape)) for shape in SHAPES[shapes]))
     with tolerant():
         calls = available(lambda name: step_by(name, SHAPES[shapes]), names)

@@ -1,6 +1,6 @@
-"""Adam's step on the 148 tensors of a transformer, 12 layers 768 wide, 86 M parameters: fastopt.torch against torch.
+"""Adam's step on the 148 tensors of a transformer (12 layers of width 768, 86 M parameters): fastopt.torch and torch.
 
-What is timed is what a training loop calls: `step`, and with clipping torch's clip_grad_norm_ before it, or ours in it.
+The timed call is `step`; with clipping, torch's clip_grad_norm_ before it, or ours within it.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of an element
 
 
 def parameters(dtype: str, quick: bool) -> list[Any]:
-    """Tensors with gradients. Raises Absent."""
+    """Return tensors with gradients. Raises Absent."""
     need("torch")
     import torch
 
@@ -37,7 +37,7 @@ def parameters(dtype: str, quick: bool) -> list[Any]:
 
 
 def steps_of(names: list[str], params: list[Any], clipped: bool) -> dict[str, Callable[[], object]]:
-    """A step by contestant, all on the same tensors and states: how fast memory is depends on where it lies."""
+    """Return a step by contestant, all on the same tensors and states: the speed of memory depends on its address."""
     import torch
 
     import fastopt.torch

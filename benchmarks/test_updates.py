@@ -1,4 +1,4 @@
-"""Optimizer updates of one array: ours, the reference and torch's fused one, against streaming the same bytes."""
+"""Optimizer updates of one array: ours, the reference's and torch's fused one, against streaming the same bytes."""
 
 from functools import cache
 
@@ -20,7 +20,7 @@ CONTESTANTS = ("fastopt", "numpy", "torch-fused")
 
 
 def left_out(rule, size, contestant, quick):
-    """Why a contestant does not take part, or nothing."""
+    """Return the reason why a contestant does not take part, or ""."""
     if size in LARGE and (quick or rule not in REPORTED):
         return "large arrays: when timed, for the rules of the report"
     if contestant == "numpy" and size == LARGE[1]:
@@ -28,8 +28,8 @@ def left_out(rule, size, contestant, quick):
     return "torch's: for the rules of the report" if contestant == "torch-fused" and rule not in REPORTED else ""
 
 
-def agree(rule, size, name):
-    """Whether a contestant's first update is the reference's; raises Absent."""
+def assert_agreement(rule, size, name):
+    """Assert that a contestant's first update equals the reference's. Raises Absent."""
     ours, twin = job(rule, size), job(rule, size)
     with tolerant():
         update_by(name, ours)()
@@ -42,7 +42,7 @@ def agree(rule, size, name):
 
 
 def measured(rule, size, names):
-    """Seconds of an update by contestant, and of the limit; all work on the same arrays."""
+    """Return the seconds of an update by contestant, and of the limit; all work on the same arrays."""
     ours, count = job(rule, size), CALLS[size]
     with tolerant():
         allowed = [name for name in names if not left_out(rule, size, name, quick=False)]
@@ -60,11 +60,11 @@ def test_update(benchmark, note, request, quick, rule, size, contestant):
         pytest.skip(reason)
     benchmark.group = f"update of {size:,} float32: {rule}"
     try:
-        agree(rule, size, contestant)
+        assert_agreement(rule, size, contestant)
     except Absent as reason:
         pytest.skip(str(reason))
     if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+        benchmark(lambda: None)  # only agreement is checked
         return
     found = shared_result(request, lambda names: measured(rule, size, names))
     record(benchmark, found[contestant])
@@ -80,7 +80,7 @@ TINY_CONTESTANTS = ("fastopt", "torch-fused")
 
 @cache
 def tiny_measured(names, size):
-    """Seconds of an update by contestant, gradients and what went before; all in turn, so that they compare."""
+    """Return the seconds of an update by contestant, gradient and training before it; all are interleaved."""
     calls = {}
     for gradient in TINY:
         for trained in (False, True):
