@@ -105,7 +105,6 @@ CIRCLES_TO_MEND = [
         "fastopt/models/sequential.py",
         "fastopt/models/training.py",
     },
-    {"kernels/cpu/optim/bfloat16_loops.py", "kernels/cpu/optim/updates.py"},
 ]
 
 

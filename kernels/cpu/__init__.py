@@ -20,8 +20,8 @@ from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.network import Network
+from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
-from .training.two_pass import apply_kernel
 
 __all__ = [
     "ArrayPlan",

@@ -1,8 +1,8 @@
 """Dense layers: a GEMM on tiles, and everything else on a tile while it is in cache.
 
-Five phases, each free of barriers: forward (x, w, b -> y), combine (adds the products of splits of w), slopes (dy -> dz,
-db), inputs (dz, w -> dx) and weights (x, dz -> dw, or straight into the update of w). The tiles of a product depend on
-its shape alone, so results do not depend on the number of threads.
+Five phases, each free of barriers: forward (x, w, b -> y), combine (adds the products of splits of w), slopes
+(dy -> dz, db), inputs (dz, w -> dx) and weights (x, dz -> dw, or straight into the update of w). The tiles of a product
+depend on its shape alone, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _squares_kernel(dtype: str) -> Kernel:
 def _squares_all(work, step, rank, num_ranks):
     # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
     all_ = read(work, SQUARES_ALL)
-    if all_.due and view(all_.due + step * 8, 1, np.int64)[0] == 0:
+    if all_.step_after and view(all_.step_after + step * 8, 1, np.int64)[0] == 0:
         return
     first, last = rank * all_.num_pieces // num_ranks, (rank + 1) * all_.num_pieces // num_ranks
     lanes = all_.lanes + rank * LANES * 8
@@ -139,27 +139,29 @@ SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
 class Squares:
     """The sums of squares of some arrays: a record with what it points to, to be run as a phase, or by `norm`.
 
-    parts: dtype and elements of each array; `take` says where they are.
+    parts: dtype and elements of each array; `set_addresses` says where they are.
     ranks: of the phase; `norm` chooses its own.
-    due: (batches,) int64, 0 where the phase has nothing to do.
+    step_after: (batches,) int64, 0 for batches after which the phase has nothing to do; None: always something.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, int]], num_ranks: int = 1, due: np.ndarray | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None
+    ) -> None:
         self.sizes = np.array([size for _, size in parts], np.int64)
         self.table = np.zeros(len(parts), SQUARES)
         num_pieces = 0
         for i, (dtype, size) in enumerate(parts):
             self.table[i] = (squares_kernel(dtype).address, 0, 0, num_pieces, STORES[dtype].itemsize)
             num_pieces += -(-size // PIECE)
-        self.sums, self.due = np.zeros(num_pieces), due
+        self.sums, self.step_after = np.zeros(num_pieces), step_after
         self.lanes = np.empty(max(num_ranks, num_pieces) * LANES)
         self.record = fill(
             SQUARES_ALL, count=len(parts), table=self.table, num_pieces=num_pieces, sums=self.sums, lanes=self.lanes,
-            due=due,
+            step_after=step_after,
         )  # fmt: skip
         self.x, self.elements, self.at = self.table["x"], self.table["elements"], address_of(self.record)
 
-    def take(self, addresses: Sequence[int] | np.ndarray) -> None:
+    def set_addresses(self, addresses: Sequence[int] | np.ndarray) -> None:
         """The addresses of the arrays; 0 for one that does not count."""
         self.x[:] = addresses
         np.multiply(self.sizes, self.x != 0, out=self.elements)
@@ -176,7 +178,7 @@ class Squares:
         return [math.sqrt(sum(part.tolist())) for part in np.split(self.sums, self.table["first_piece"][1:])]
 
     def _run(self, addresses: Sequence[int] | np.ndarray, limit: Limit) -> None:
-        self.take(addresses)
+        self.set_addresses(addresses)
         if len(self.sums):
             num_ranks = num_threads_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
             parallel(SQUARES_KERNEL, self.at, 0, num_ranks)

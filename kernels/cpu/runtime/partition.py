@@ -15,7 +15,7 @@ def num_pieces(total, size):
 
 @register_jitable
 def pieces_of_rank(total, rank, num_ranks):
-    """The pieces of a rank: neighbours, and the same ones in every step, so that their data stay in its core's cache."""
+    """The pieces of a rank: neighbours, and the same ones in every step, so that its data stay in its core's cache."""
     return range(rank * total // num_ranks, (rank + 1) * total // num_ranks)
 
 

@@ -159,7 +159,7 @@ CAPSULES = _record(
 )
 
 SQUARES = _record("squares", "x", "elements", "first_piece", "element_bytes")  # squares: code
-SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
+SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "step_after")  # step_after: as below; 0: always
 
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
@@ -187,17 +187,17 @@ ROWS_UPDATE = _record(
     "state_element_bytes",
 )
 
-# The update of all parameters from whole gradients: see two_pass.py.
+# The update of all parameters from whole gradients: see optimizer_step.py.
 APPLY = _record(
     "update_all",  # code
-    "updates",  # (ranks,) of UPDATES
-    "due",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
+    "updates",  # (num_ranks,) of UPDATES
+    "step_after",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
     "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_stride",  # in bytes
-    "own",  # (ranks, OWN): the scalars of a rank with the factor of clipping
-    "sums",  # (pieces,) float64: squares of the gradients
+    "scalars_row_bytes",
+    "clipped",  # (num_ranks, CLIPPED): the scalars of a rank with the factor of clipping
+    "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
-    reals=("most",),  # the norm to clip to; 0: none
+    reals=("max_norm",),  # the norm to clip to; 0: none
 )
 
 

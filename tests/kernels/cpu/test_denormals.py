@@ -284,7 +284,7 @@ def entries(name):
 
 @pytest.mark.skipif(FENV is None, reason="the registers of x86 are looked at, by glibc's structure")
 @pytest.mark.parametrize("own", OWN)
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_call_leaves_the_thread_as_it_was(name, num_ranks, own, threads, monkeypatch):
     for module, least in ((plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS"),

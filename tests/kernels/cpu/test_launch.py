@@ -13,7 +13,7 @@ from fastopt.kernels import cpu
 from fastopt.kernels.cpu.optim import plan
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
 
@@ -507,7 +507,7 @@ STEPS = 2 if INTERPRETED else 50
 @pytest.mark.parametrize("long", [0, 1e18])
 @pytest.mark.parametrize("threads", [2, 4])
 def test_a_team_gives_the_same_bits(monkeypatch, threads, long):
-    monkeypatch.setattr(network, "LONG", long)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
     assert fit(STEPS, threads, monkeypatch) == fit(STEPS, 1, monkeypatch)
 
 
@@ -522,7 +522,7 @@ def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
         left[0] -= 1
         start(thread)
 
-    monkeypatch.setattr(network, "LONG", long)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
     monkeypatch.setattr(threading.Thread, "start", reluctant)
     assert fit(STEPS, 4, monkeypatch) == expected
     assert left == [0]
@@ -532,7 +532,7 @@ def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_interruption_ends_at_a_batch(monkeypatch, kind, threads):
     steps = 200 if INTERPRETED else 200_000
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
 
     def progress(done, loss):
         raise kind("enough")
@@ -564,7 +564,7 @@ def test_an_interruption_before_the_team_works(monkeypatch, where):
             interrupt()
         opened(event)
 
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", starting)
         patch.setattr(threading.Event, "set", opening)

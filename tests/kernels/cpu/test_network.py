@@ -9,7 +9,7 @@ from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
@@ -179,14 +179,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize(("far", "batch_size", "expected"), [(0, 260, 2), (0, 32, 1), (1 << 30, 260, 1)])
 def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeypatch):
-    seen, original = [], network.run_team
-    monkeypatch.setattr(network, "FAR", far)
+    seen, original = [], program.run_team
+    monkeypatch.setattr(network, "CACHED_BYTES", far)
 
     def run_team(kernel, work, num_ranks, *others):
         seen.append(num_ranks)
         original(kernel, work, num_ranks, *others)
 
-    monkeypatch.setattr(network, "run_team", run_team)
+    monkeypatch.setattr(program, "run_team", run_team)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 600, 3, 1, "float32")
     params = []
     for count in (1, 2):
@@ -224,7 +224,7 @@ def test_one_layer_learns_a_line():
 
 
 def test_progress_is_told_and_the_last_call_is_complete(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     seen = []
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 64, 7, 3, "float32")
     run = Run(cpu, LAYERS, "mean_squared_error", [], "float32")
@@ -236,7 +236,7 @@ def test_progress_is_told_and_the_last_call_is_complete(monkeypatch):
 
 
 def test_an_interrupted_pass_ends_between_two_batches(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     n, batch_size = (3_000, 1) if INTERPRETED else (400_000, 4)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", n, 7, 3, "float32")
 
