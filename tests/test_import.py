@@ -1,4 +1,4 @@
-"""The package's front door: cheap to import, every name there, one version."""
+"""Import of the package: it is cheap, has every public name, and one version."""
 
 import ast
 import importlib.metadata
