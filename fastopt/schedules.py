@@ -1,7 +1,7 @@
 """Learning-rate schedules: `fo.Adam(params, lr=fo.schedules.Cosine(1e-3, steps=1000))`.
 
 A schedule is a function of t, the number of steps done: 0 at an optimizer's first step, 1 at the second. It has no
-state, so a saved optimizer goes on where it was. The schedules of this module are frozen dataclasses: they compare,
+state, so a loaded optimizer continues exactly. The schedules of this module are frozen dataclasses: they compare,
 print and pickle, and model files hold them by name and fields.
 
 Any other function of t can be `lr`, such as one of optax's schedules, but model files cannot hold it: see

@@ -42,7 +42,7 @@ def test_type_checkers_are_told_the_same_names():
     for node in block.body:
         if isinstance(node, ast.ImportFrom):
             told |= {alias.asname for alias in node.names}
-            home = fastopt._HOMES.get(node.names[0].name)
+            home = fastopt._MODULE_OF.get(node.names[0].name)
             assert home == node.module
     assert told == set(fastopt.__all__)
 

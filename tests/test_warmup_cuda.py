@@ -75,8 +75,9 @@ class TestWithCompilers:
     def test_kernels_of_a_network(self):
         from fastopt.cli.warmup_cuda import Selection, kernels
 
-        selection = Selection(("float32",), ((784, 256, 10),), (), "tanh", "sparse_categorical_crossentropy", (), 0.0, 256, None,
-                    (9, 0))  # fmt: skip
+        selection = Selection(
+            ("float32",), ((784, 256, 10),), (), "tanh", "sparse_categorical_crossentropy", (), 0.0, 256, None, (9, 0)
+        )  # fmt: skip
         names = set(kernels(selection))
         assert {"update_adam_float32", "slopes_tanh_float32_wide", "totals_float32"} <= names, names
         assert not any("sgd" in name or "float64" in name for name in names)
