@@ -92,7 +92,7 @@ BENCHMARKS = {
 }
 LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
 
-# What is still to be mended; a test names the entries that no longer are. Both lists are to become empty, and to go.
+# Faults still to be mended; a test names those that no longer are. Both lists are to become empty, and to go.
 IMPORTS_TO_MEND: set[tuple[str, str]] = set()
 CIRCLES_TO_MEND: list[set[str]] = []
 
