@@ -10,7 +10,8 @@ import numpy as np
 
 from fastopt.kernels.cpu.dense.blas import blas
 from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR
-from fastopt.kernels.cpu.optim.updates import LOOPS, MAX_STATES, TILE, UPDATE_ALL
+from fastopt.kernels.cpu.optim.loops import MAX_STATES, update_loop
+from fastopt.kernels.cpu.optim.updates import TILE, UPDATE_ALL
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
@@ -44,7 +45,7 @@ def _stream_kernel(states: int, dtype: str) -> Kernel:
     from numba.extending import register_jitable
 
     rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
-    return Kernel(LOOPS[states](rule, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
+    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
 
 
 def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
@@ -55,10 +56,10 @@ def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Call
     row = (code, address_of(p), address_of(g), *where, 0, address_of(scalars), p.size, 0, p.itemsize)
     table = np.array([row], UPDATE)
     work = fill(UPDATES, count=1, table=table, tiles=tiles)
-    ranks = launch.ranks_for(p.size, launch.UPDATE_ELEMENTS, tiles)
+    num_ranks = launch.num_threads_for(p.size, launch.UPDATE_ELEMENTS, tiles)
 
     def call(kept: object = (p, g, states, scalars, table, work)) -> None:
-        launch.parallel(UPDATE_ALL, address_of(work), 0, ranks)
+        launch.parallel(UPDATE_ALL, address_of(work), 0, num_ranks)
 
     return call
 
@@ -98,7 +99,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int
 
 
 def _product(gemm, real, width):
-    def product(work, step, rank, ranks):
+    def product(work, step, rank, num_ranks):
         d = read(work, DENSE)
         n = d.inputs
         for _ in range(TIMES):
@@ -118,7 +119,7 @@ def product_peak(dtype: str, threads: int) -> float:
     y = np.empty((threads, SIDE, SIDE), kind)
     work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
     kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
-    calls = {"products": lambda: launch.team(kernel, address_of(work), threads)}
+    calls = {"products": lambda: launch.run_team(kernel, address_of(work), threads)}
     return threads * TIMES * 2 * SIDE**3 / interleave(calls, rounds=5)["products"]
 
 

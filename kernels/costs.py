@@ -6,7 +6,7 @@ Operations: additions and multiplications of products (2 m n k), of biases and t
 the optimizer's rule with its default options. Not counted are functions such as exp, comparisons, the draws of dropout,
 losses and metrics.
 
-In all functions, `width` is the size of an element in bytes.
+In all functions, `itemsize` is the size of an element in bytes.
 """
 
 from __future__ import annotations
@@ -96,62 +96,62 @@ def update_flops(rule: str) -> int:
     return count_operations(row.rule, Counted(0.5), Counted(0.5), states, h, Counted(1e-38))
 
 
-def _update_bytes(rule: str | None, width: int) -> int:
+def _update_bytes(rule: str | None, itemsize: int) -> int:
     """Of one parameter and its states, read and written; of its gradient, written, where no rule is applied yet."""
-    return 2 * (1 + len(OPTIMIZERS[rule].states)) * width if rule else width
+    return 2 * (1 + len(OPTIMIZERS[rule].states)) * itemsize if rule else itemsize
 
 
 def _update_flops(rule: str | None) -> int:
     return update_flops(rule) if rule else 0
 
 
-def gather(inputs: int, targets: int, ordered: bool, width: int, labels: bool = False) -> Cost:
+def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False) -> Cost:
     """Rows of x and y (`targets` columns, or labels) copied to the batch, by their numbers where there is an order."""
-    target = INDEX if labels else targets * width
-    return Cost(f"gather {inputs}", row_bytes=2 * (inputs * width + target) + ordered * INDEX)
+    target = INDEX if labels else targets * itemsize
+    return Cost(f"gather {inputs}", row_bytes=2 * (inputs * itemsize + target) + ordered * INDEX)
 
 
-def scatter(outputs: int, width: int) -> Cost:
+def scatter(outputs: int, itemsize: int) -> Cost:
     """Rows of the batch copied to the outputs."""
-    return Cost(f"scatter {outputs}", row_bytes=2 * outputs * width)
+    return Cost(f"scatter {outputs}", row_bytes=2 * outputs * itemsize)
 
 
-def dropout(columns: int, width: int, backward: bool) -> Cost:
+def dropout(columns: int, itemsize: int, backward: bool) -> Cost:
     """x (or dy) read, y (or dx) written; the mask is drawn, not kept."""
-    return Cost(f"dropout{' backward' * backward} {columns}", row_bytes=2 * columns * width)
+    return Cost(f"dropout{' backward' * backward} {columns}", row_bytes=2 * columns * itemsize)
 
 
-def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: bool, width: int) -> Cost:
+def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: bool, itemsize: int) -> Cost:
     """x, w and b read; y written, and z where the backward pass needs it."""
     return Cost(
         f"forward {inputs}x{outputs} {activation}",
-        bytes=(inputs + bias) * outputs * width,
-        row_bytes=(inputs + (1 + keeps_z) * outputs) * width,
+        bytes=(inputs + bias) * outputs * itemsize,
+        row_bytes=(inputs + (1 + keeps_z) * outputs) * itemsize,
         row_flops=(2 * inputs + bias) * outputs,
     )
 
 
-def products(inputs: int, outputs: int, parts: int, width: int) -> Cost:
+def products(inputs: int, outputs: int, parts: int, itemsize: int) -> Cost:
     """x and w read, the products of the parts written, for `combine` to add up."""
     return Cost(
         f"forward {inputs}x{outputs}",
-        bytes=inputs * outputs * width,
-        row_bytes=(inputs + parts * outputs) * width,
+        bytes=inputs * outputs * itemsize,
+        row_bytes=(inputs + parts * outputs) * itemsize,
         row_flops=2 * inputs * outputs,
     )
 
 
-def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, parts: int, width: int) -> Cost:
+def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, parts: int, itemsize: int) -> Cost:
     """The products of the parts and b read; y written, and z where the backward pass needs it."""
     return Cost(
         f"combine {outputs} {activation}",
-        bytes=bias * outputs * width,
-        row_bytes=(parts + 1 + keeps_z) * outputs * width,
+        bytes=bias * outputs * itemsize,
+        row_bytes=(parts + 1 + keeps_z) * outputs * itemsize,
         row_flops=(parts - 1 + bias) * outputs,
     )
 
 
-def slopes(outputs: int, activation: str, bias: bool, rule: str | None, width: int) -> Cost:
+def slopes(outputs: int, activation: str, bias: bool, rule: str | None, itemsize: int) -> Cost:
     """The gradient of y read and that of z written in its place, y or z read for the slope; b updated.
 
     The linear activation's slope reads nothing. A row takes a multiplication by the slope and an addition to db.
@@ -159,74 +159,75 @@ def slopes(outputs: int, activation: str, bias: bool, rule: str | None, width: i
     reads = ACTIVATIONS[activation].slope is not ACTIVATIONS["linear"].slope
     return Cost(
         f"slopes {outputs} {activation}",
-        bytes=bias * outputs * _update_bytes(rule, width),
+        bytes=bias * outputs * _update_bytes(rule, itemsize),
         flops=bias * outputs * _update_flops(rule),
-        row_bytes=(2 + reads) * outputs * width,
+        row_bytes=(2 + reads) * outputs * itemsize,
         row_flops=(1 + bias) * outputs,
     )
 
 
-def activate(outputs: int, activation: str, bias: bool, width: int) -> Cost:
+def activate(outputs: int, activation: str, bias: bool, itemsize: int) -> Cost:
     """The products and b read, y written."""
     return Cost(
         f"activate {outputs} {activation}",
-        bytes=bias * outputs * width,
-        row_bytes=2 * outputs * width,
+        bytes=bias * outputs * itemsize,
+        row_bytes=2 * outputs * itemsize,
         row_flops=bias * outputs,
     )
 
 
-def bias_gradient(outputs: int, width: int) -> Cost:
+def bias_gradient(outputs: int, itemsize: int) -> Cost:
     """dz read, db written."""
-    return Cost(f"sums {outputs}", bytes=outputs * width, row_bytes=outputs * width, row_flops=outputs)
+    return Cost(f"sums {outputs}", bytes=outputs * itemsize, row_bytes=outputs * itemsize, row_flops=outputs)
 
 
-def inputs_gradient(inputs: int, outputs: int, width: int) -> Cost:
+def inputs_gradient(inputs: int, outputs: int, itemsize: int) -> Cost:
     """dz and w read, dx written."""
     return Cost(
         f"inputs {inputs}x{outputs}",
-        bytes=inputs * outputs * width,
-        row_bytes=(inputs + outputs) * width,
+        bytes=inputs * outputs * itemsize,
+        row_bytes=(inputs + outputs) * itemsize,
         row_flops=2 * inputs * outputs,
     )
 
 
-def weights(inputs: int, outputs: int, rule: str | None, width: int) -> Cost:
+def weights(inputs: int, outputs: int, rule: str | None, itemsize: int) -> Cost:
     """x and dz read, w and its states read and written; dw goes straight into the update, or is written without one."""
     return Cost(
         f"weights{f'+{rule}' if rule else ''} {inputs}x{outputs}",
-        bytes=inputs * outputs * _update_bytes(rule, width),
+        bytes=inputs * outputs * _update_bytes(rule, itemsize),
         flops=inputs * outputs * _update_flops(rule),
-        row_bytes=(inputs + outputs) * width,
+        row_bytes=(inputs + outputs) * itemsize,
         row_flops=2 * inputs * outputs,
     )
 
 
-def loss(name: str, outputs: int, labels: bool, width: int) -> Cost:
+def loss(name: str, outputs: int, labels: bool, itemsize: int) -> Cost:
     """z and the targets read, dz written."""
-    return Cost(f"loss {name}", row_bytes=2 * outputs * width + (INDEX if labels else outputs * width))
+    return Cost(f"loss {name}", row_bytes=2 * outputs * itemsize + (INDEX if labels else outputs * itemsize))
 
 
-def metric(name: str, outputs: int, labels: bool, width: int) -> Cost:
+def metric(name: str, outputs: int, labels: bool, itemsize: int) -> Cost:
     """The outputs and the targets read."""
-    return Cost(f"metric {name}", row_bytes=outputs * width + (INDEX if labels else outputs * width))
+    return Cost(f"metric {name}", row_bytes=outputs * itemsize + (INDEX if labels else outputs * itemsize))
 
 
-def link(name: str, outputs: int, width: int) -> Cost:
+def link(name: str, outputs: int, itemsize: int) -> Cost:
     """z read, y written."""
-    return Cost(f"{name} {outputs}", row_bytes=2 * outputs * width)
+    return Cost(f"{name} {outputs}", row_bytes=2 * outputs * itemsize)
 
 
-def accumulate(size: int, width: int) -> Cost:
+def accumulate(size: int, itemsize: int) -> Cost:
     """All gradients of a batch read, those of the step read and written."""
-    return Cost("accumulate", bytes=3 * size * width, flops=2 * size)
+    return Cost("accumulate", bytes=3 * size * itemsize, flops=2 * size)
 
 
-def squares(size: int, width: int) -> Cost:
+def squares(size: int, itemsize: int) -> Cost:
     """All gradients read."""
-    return Cost("squares", bytes=size * width, flops=2 * size)
+    return Cost("squares", bytes=size * itemsize, flops=2 * size)
 
 
-def apply(size: int, rule: str, width: int) -> Cost:
+def apply(size: int, rule: str, itemsize: int) -> Cost:
     """All gradients read, parameters and states read and written."""
-    return Cost(f"apply {rule}", bytes=size * (width + _update_bytes(rule, width)), flops=size * update_flops(rule))
+    bytes_of_one = itemsize + _update_bytes(rule, itemsize)
+    return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))

@@ -169,9 +169,9 @@ class _Team:
     threads = 2
     numbers = ffi.callback("int(void)", lambda: 0), ffi.callback("int(void)", lambda: 1)  # of the thread, of threads
 
-    def run(self, kernel: Kernel, work: int, step: int, ranks: int) -> None:
+    def run(self, kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
         thread_num, num_threads = (int(ffi.cast("intptr_t", number)) for number in self.numbers)
-        record = np.array([thread_num, num_threads, kernel.address, work, step, ranks])
+        record = np.array([thread_num, num_threads, kernel.address, work, step, num_ranks])
         openmp.BODY(address_of(record))
 
 
@@ -199,7 +199,7 @@ def _layer(activation: str, dtype: str, sizes: tuple[int, int, int], bias: bool)
 
 
 def layers() -> Iterator[Case]:
-    sizes = [(1, 1, 1), (2, 3, 5), (17, 31, 33), (31, 16, 15), (dense.ROWS + 1, 33, dense.COLUMNS + 1)]
+    sizes = [(1, 1, 1), (2, 3, 5), (17, 31, 33), (31, 16, 15), (dense.TILE_ROWS + 1, 33, dense.TILE_COLS + 1)]
     for dtype in REAL:
         for activation in ACTIVATIONS:
             for size in sizes:
@@ -373,7 +373,7 @@ def profiles() -> Iterator[Case]:
 
 # Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
 GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
-    "updates": (updates, r"enter|arrange|launch|update_(?!rows).*"),
+    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_capsules"),
@@ -403,7 +403,7 @@ def _beyond(shift: int) -> list[Any]:
 def many_ranks() -> Iterator[None]:
     """Two threads for any work, however small."""
     small = [(plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS")]
-    small += [(dense_losses, "ELEMENTS"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
+    small += [(dense_losses, "ELEMENTS_PER_THREAD"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
     with contextlib.ExitStack() as stack:
         for module, name in small:
             stack.enter_context(mock.patch.object(module, name, 1))
@@ -436,7 +436,7 @@ def _bits(results: list[Any]) -> list[bytes]:
 
 def main(group: str) -> None:
     faulthandler.enable()
-    dense.PART_FLOPS = 1  # so that weights of small layers are cut into parts, too, where their shapes allow it
+    dense.SPLIT_FLOPS = 1  # so that small layers are split as well, if their shapes allow it
     one, two = contextlib.nullcontext, many_ranks  # on one side of a case's arrays one rank, on the other two
     ways = [("end", one), ("start", two)], [("end", two), ("start", one)]
     for number, (name, call) in enumerate({**GROUPS, **BROKEN}[group][0]()):

@@ -105,8 +105,6 @@ CIRCLES_TO_MEND = [
         "fastopt/models/sequential.py",
         "fastopt/models/training.py",
     },
-    {"fastopt/datasets/dataset.py", "fastopt/datasets/preparation.py", "fastopt/datasets/tables.py"},
-    {"kernels/cpu/optim/bfloat16_loops.py", "kernels/cpu/optim/updates.py"},
 ]
 
 

@@ -188,19 +188,19 @@ def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python, tmp_path):
         """
         from fastopt.kernels.cpu.runtime.compile import Kernel
         from fastopt.kernels.cpu.runtime.primitives import atomic_add
-        def count(work, step, rank, ranks):
+        def count(work, step, rank, num_ranks):
             atomic_add(work + 8 * rank, 1)
-            atomic_add(work + 8 * 16, ranks)
+            atomic_add(work + 8 * 16, num_ranks)
         kernel = Kernel(count, "test_count")
         for threads in (2, 3, 5):
             torch.set_num_threads(threads)
-            for ranks in range(2, 9):  # more ranks than threads as well: a team may be smaller than asked for
+            for num_ranks in range(2, 9):  # more num_ranks than threads as well: a team may be smaller than asked for
                 words = np.zeros(17, np.int64)
-                openmp.pool().run(kernel, words.ctypes.data, 0, ranks)
-                assert words.tolist() == [1] * ranks + [0] * (16 - ranks) + [ranks * ranks]
+                openmp.pool().run(kernel, words.ctypes.data, 0, num_ranks)
+                assert words.tolist() == [1] * num_ranks + [0] * (16 - num_ranks) + [num_ranks * num_ranks]
                 words[:] = 0
-                launch.parallel(kernel, words.ctypes.data, 0, ranks)
-                assert words.tolist() == [1] * ranks + [0] * (16 - ranks) + [ranks * ranks]
+                launch.parallel(kernel, words.ctypes.data, 0, num_ranks)
+                assert words.tolist() == [1] * num_ranks + [0] * (16 - num_ranks) + [num_ranks * num_ranks]
         """,
         FASTOPT_CACHE_DIR=str(tmp_path),
     )

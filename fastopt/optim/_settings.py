@@ -138,6 +138,10 @@ class Settings:
         """The library whose formulas, defaults and options these are."""
         return next(name for name, row in self._conventions.items() if row is self._convention)
 
+    @classmethod
+    def _default_convention(cls) -> str:
+        return next(iter(cls._conventions))
+
     @property
     def master_weights(self) -> bool:
         """True if 16-bit arrays have a master copy; if not, they are rounded stochastically."""
@@ -200,7 +204,7 @@ class Settings:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         defaults = self._optional_defaults
         shown = [f"{name}={value!r}" for name, value in hyper.items() if defaults.get(name, ...) != value]
-        if self.convention != conventions.DEFAULT:
+        if self.convention != self._default_convention():
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")

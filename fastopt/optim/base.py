@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import _backends, conventions
+from .. import _backends
 from .._exclusive import add_step_lock
 from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
@@ -339,7 +339,7 @@ class Optimizer(Settings):
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
                 f" this optimizer of {[len(group.param_states) for group in self._groups]}"
             )
-        convention = common(groups, "convention", conventions.DEFAULT)
+        convention = common(groups, "convention", self._default_convention())
         if convention != self.convention:
             raise ValueError(
                 f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
@@ -371,10 +371,10 @@ class Optimizer(Settings):
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
-        if decoupled != self._decoupled:
+        if "decoupled_weight_decay" not in self._hyper and decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
         optional = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
-        others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
+        others = {"params", *COMMON, *TORCH_ONLY, *SCHEDULERS}.difference(self._hyper)
         return self._checked({k: as_plain(v) for k, v in {**optional, **group}.items() if k not in others})
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.dlpack import READ_CAPSULES, Capsules
 from .optim.norm import SQUARES_KERNEL, gradient_norm, squares_kernel
-from .optim.plan import ARRANGE, Plan, update
+from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
@@ -20,8 +20,8 @@ from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.network import Network
+from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
-from .training.two_pass import apply_kernel
 
 __all__ = [
     "ArrayPlan",
@@ -43,13 +43,13 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ENTER, BODY, ARRANGE, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
+    kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
         kernels += [squares_kernel(dtype), sum_rows_kernel(dtype)]
-        if STORES[dtype].width == 2:  # which are updated, and nothing else
+        if STORES[dtype].itemsize == 2:  # which are updated, and nothing else
             rows = OPTIMIZERS.values()
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             continue

@@ -70,9 +70,9 @@ def _mkl_path() -> Path | None:
 def _declare(library: Any, prefix: str) -> dict[str, int]:
     """The addresses of prefix + cblas_?gemm."""
     found = {}
-    for dtype, (letter, real) in _REAL.items():
+    for dtype, (letter, T) in _REAL.items():
         name = f"{prefix}cblas_{letter}gemm"
-        ffi.cdef(_GEMM.format(name=name, T=real), override=True)
+        ffi.cdef(_GEMM.format(name=name, T=T), override=True)
         function = getattr(library, name)
         found[dtype] = python_address(function) if INTERPRETED else int(ffi.cast("intptr_t", function))
     return found
@@ -120,12 +120,12 @@ def _open_path(path: Path) -> Blas:
     return Blas("custom", "unknown", str(path), _declare(ffi.dlopen(str(path)), ""))
 
 
-def _plain_gemm(real: Any) -> Callable[..., None]:
+def _plain_gemm(T: Any) -> Callable[..., None]:
     def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         # Row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all our calls.
-        A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), real)
-        B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), real)
-        C = view(c, (m - 1) * ldc + n, real)
+        A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), T)
+        B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), T)
+        C = view(c, (m - 1) * ldc + n, T)
         for i in range(m):
             if beta == 0:
                 for j in range(n):

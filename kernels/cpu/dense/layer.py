@@ -1,8 +1,8 @@
-"""Dense layers: the vendor's GEMM on tiles, and everything else on the tile while it is in cache.
+"""Dense layers: a GEMM on tiles, and everything else on a tile while it is in cache.
 
-Five phases, each free of barriers: forward (x, w, b -> y), combine (where forward left a sum of products), slopes
-(dy -> dz, db), inputs (dz, w -> dx) and weights (x, dz -> dw, or straight into the update of w). How a product is cut
-depends on its shape alone, so results do not depend on the number of threads.
+Five phases, each free of barriers: forward (x, w, b -> y), combine (adds the products of splits of w), slopes
+(dy -> dz, db), inputs (dz, w -> dx) and weights (x, dz -> dw, or straight into the update of w). The tiles of a product
+depend on its shape alone, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,64 +16,69 @@ from numba.extending import register_jitable
 
 from ...formulas import ACTIVATIONS
 from ..runtime.compile import Kernel
-from ..runtime.launch import CALL_FLOPS, parallel, ranks_for
-from ..runtime.partition import batch_rows, pieces, span
+from ..runtime.launch import CALL_FLOPS, num_threads_for, parallel
+from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 from ..runtime.records import DENSE, RUN, fill, read
 from .blas import blas
 from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 
-ROWS = 128  # of an output tile
-COLUMNS = 64
-WEIGHTS = 16_384  # elements of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
-WEIGHT_COLUMNS = 256
-PARTS = 2  # of the rows of w
-PART_FLOPS = 1e6  # of a product that is worth a phase more
-LINE = 16  # numbers of float32 in a cache line
-SUMS = 64  # columns of a piece of the slope phase
+TILE_ROWS = 128  # of a tile of y or dx
+TILE_COLS = 64
+DW_ELEMENTS = 16_384  # of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
+DW_COLS = 256
+SPLITS = 2  # of the rows of w
+SPLIT_FLOPS = 1e6  # a product of fewer is not worth the phase `combine`
+LINE_ELEMENTS = 16  # of float32 in a cache line
+SLOPE_COLS = 64  # columns of a piece of the phase `slopes`
 
 
 def _even(total: int, most: int) -> int:
     """The size of equal pieces of `total`, none larger than `most`."""
-    return -(-total // pieces(total, most))
+    return -(-total // num_pieces(total, most))
 
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of y: small enough for the BLAS not to pack its operands, if there is such a size."""
-    wide = min(outputs, COLUMNS)
-    high = unpacked // max(1, inputs * wide) // 4 * 4
-    return (_even(rows, min(high, ROWS)) if high >= 8 else ROWS), wide
+    cols = min(outputs, TILE_COLS)
+    most_rows = unpacked // max(1, inputs * cols) // 4 * 4
+    return (_even(rows, min(most_rows, TILE_ROWS)) if most_rows >= 8 else TILE_ROWS), cols
 
 
 def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
-    """Rows and columns of a tile of dw: an eighth of it where that is neither too small nor too large.
+    """Rows and columns of a tile of dw: an eighth of dw, or as near to it as the limits of a tile allow.
 
     Whole rows if they are not too long.
     """
-    wide = min(outputs, WEIGHT_COLUMNS)
-    elements = min(max(inputs * outputs // 8, WEIGHTS // 8), WEIGHTS)
-    if unpacked // rows >= WEIGHTS // 8:
+    cols = min(outputs, DW_COLS)
+    elements = min(max(inputs * outputs // 8, DW_ELEMENTS // 8), DW_ELEMENTS)
+    if unpacked // rows >= DW_ELEMENTS // 8:
         elements = min(elements, unpacked // rows)
-    return max(1, _even(inputs, max(4, elements // wide // 4 * 4))), wide
+    return max(1, _even(inputs, max(4, elements // cols // 4 * 4))), cols
 
 
 @register_jitable
-def shares(d, step):
-    """How the gradients of this step's batch are weighted, and whether they are added to those that are there (1)."""
-    if d.shares == 0:
+def alpha_beta(d, step):
+    """alpha and beta of this batch's dw = alpha x^T dz + beta dw."""
+    if d.alpha_beta == 0:
         return 1.0, 0.0
-    s = view(d.shares + step * 16, 2, np.float64)
-    return s[0], s[1]
+    pair = view(d.alpha_beta + step * 16, 2, np.float64)
+    return pair[0], pair[1]
 
 
 # ---------------------------------------------------------------- tiles
-def _activate(value, real, width):
+def _activate(value, T, itemsize):
+    """y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it.
+
+    An array that is read and written goes by one name: under two, the compiler's check for overlap would keep it from
+    vectors.
+    """
+
     def activate(z, b, y, unused, rows, columns, stride):
-        # y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it. An array that is
-        # read and written goes by one name: under two, the compiler's check for overlap would keep it from vectors.
-        B = view(b, columns, real)
+        B = view(b, columns, T)
         for i in range(rows):
-            Z, Y = view(z + i * stride * width, columns, real), view(y + i * stride * width, columns, real)
+            # one row of the tile
+            Z, Y = view(z + i * stride * itemsize, columns, T), view(y + i * stride * itemsize, columns, T)
             if z == y and b == 0:
                 for j in range(columns):
                     Y[j] = value(Y[j])
@@ -91,150 +96,177 @@ def _activate(value, real, width):
     return activate
 
 
-def _slope(slope, real, width):
+def _slope(slope, T, itemsize):
+    """dz *= f'(s) on a tile, and the sums of its columns in float64."""
+
     def gradient(dz, s, sums, unused, rows, columns, stride):
-        # dz *= f'(s) on a tile, and the sums of its columns in float64.
-        D = view(sums, columns, np.float64)
+        col_sums = view(sums, columns, np.float64)
         for j in range(columns):
-            D[j] = 0
+            col_sums[j] = 0
         for i in range(rows):
-            skip = i * stride * width
-            Z, S = view(dz + skip, columns, real), view(s + skip, columns, real)
+            # one row of the tile
+            skip = i * stride * itemsize
+            D, S = view(dz + skip, columns, T), view(s + skip, columns, T)
             for j in range(columns):
-                Z[j] *= slope(S[j])
-                D[j] += Z[j]
+                D[j] *= slope(S[j])
+                col_sums[j] += D[j]
 
     return gradient
 
 
 @cache
 def activate_kernel(name: str, dtype: str) -> Kernel:
-    real = getattr(np, dtype)
-    return Kernel(_activate(ACTIVATIONS[name].value, real, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
+    T = getattr(np, dtype)
+    return Kernel(_activate(ACTIVATIONS[name].value, T, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
 
 
 @cache
 def slope_kernel(name: str, dtype: str) -> Kernel:
-    real = getattr(np, dtype)
-    return Kernel(_slope(ACTIVATIONS[name].slope, real, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
+    T = getattr(np, dtype)
+    return Kernel(_slope(ACTIVATIONS[name].slope, T, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
 
 
 # ---------------------------------------------------------------- phases
-def _forward(gemm, real, width):
-    def forward(work, step, rank, ranks):
+def _forward(gemm, T, itemsize):
+    """y = f(x w + b), or with several splits the product of each split's columns of x and rows of w."""
+
+    def forward(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.outputs, d.wide)
-        tiles = pieces(rows, d.high) * across
-        for piece in span(d.parts * tiles, rank, ranks):
-            part, tile = piece // tiles, piece % tiles
-            r, c, k = tile // across * d.high, tile % across * d.wide, part * d.part
-            m, n, depth = min(d.high, rows - r), min(d.wide, d.outputs - c), min(d.part, d.inputs - k)
-            at = (r * d.outputs + c) * width
-            x, w = d.x + (r * d.inputs + k) * width, d.w + (k * d.outputs + c) * width
-            z = (d.z if d.parts == 1 else d.sums + part * rows * d.outputs * width) + at
+        tiles_across = num_pieces(d.outputs, d.tile_cols)
+        num_tiles = num_pieces(rows, d.tile_rows) * tiles_across
+        for piece in pieces_of_rank(d.num_splits * num_tiles, rank, num_ranks):
+            # one tile of the product of one split: m x n from (r, c) on, summed over `depth` from k on
+            split, tile = piece // num_tiles, piece % num_tiles
+            r, c, k = tile // tiles_across * d.tile_rows, tile % tiles_across * d.tile_cols, split * d.split_rows
+            m, n, depth = min(d.tile_rows, rows - r), min(d.tile_cols, d.outputs - c), min(d.split_rows, d.inputs - k)
+            # where it begins
+            skip = (r * d.outputs + c) * itemsize
+            x, w = d.x + (r * d.inputs + k) * itemsize, d.w + (k * d.outputs + c) * itemsize
+            z = (d.z if d.num_splits == 1 else d.split_products + split * rows * d.outputs * itemsize) + skip
+            # the product
             gemm(
-                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, depth, real(1), x, d.inputs, w, d.outputs,
-                real(0), z, d.outputs,
+                d.gemm, ROW_MAJOR, AS_IS, AS_IS, m, n, depth, T(1), x, d.inputs, w, d.outputs,
+                T(0), z, d.outputs,
             )  # fmt: skip
-            if d.parts == 1:
-                b = d.b + c * width if d.b else 0
-                call_tile(d.activate, z, b, d.y + at, 0, m, n, d.outputs)
+            # bias and activation, while the tile is in cache
+            if d.num_splits == 1:
+                b = d.b + c * itemsize if d.b else 0
+                call_tile(d.activate, z, b, d.y + skip, 0, m, n, d.outputs)
 
     return forward
 
 
-def _combine(gemm, real, width):
-    def combine(work, step, rank, ranks):
-        # The products of the parts, summed in their order, and the activation.
+def _combine(gemm, T, itemsize):
+    """The products of the splits added up in their order, and the activation."""
+
+    def combine(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        for piece in span(pieces(d.outputs, COLUMNS), rank, ranks):
-            c = piece * COLUMNS
-            n = min(COLUMNS, d.outputs - c)
+        for piece in pieces_of_rank(num_pieces(d.outputs, TILE_COLS), rank, num_ranks):
+            # one piece: some columns, all rows
+            c = piece * TILE_COLS
+            n = min(TILE_COLS, d.outputs - c)
+            # z, row by row
             for i in range(rows):
-                at = (i * d.outputs + c) * width
-                first, z = view(d.sums + at, n, real), view(d.z + at, n, real)
-                for part in range(1, d.parts):
-                    other = view(d.sums + part * rows * d.outputs * width + at, n, real)
-                    if part == 1:
+                skip = (i * d.outputs + c) * itemsize
+                first, z = view(d.split_products + skip, n, T), view(d.z + skip, n, T)
+                for split in range(1, d.num_splits):
+                    other = view(d.split_products + split * rows * d.outputs * itemsize + skip, n, T)
+                    if split == 1:
                         for j in range(n):
                             z[j] = first[j] + other[j]
                     else:
                         for j in range(n):
                             z[j] += other[j]
-            b, at = d.b + c * width if d.b else 0, c * width
-            call_tile(d.activate, d.z + at, b, d.y + at, 0, rows, n, d.outputs)
+            # bias and activation
+            b, skip = d.b + c * itemsize if d.b else 0, c * itemsize
+            call_tile(d.activate, d.z + skip, b, d.y + skip, 0, rows, n, d.outputs)
 
     return combine
 
 
-def _slopes(gemm, real, width):
-    def slopes(work, step, rank, ranks):
+def _slopes(gemm, T, itemsize):
+    """dz = dy f'(z) in the place of dy; its column sums are db, or straight the gradient of the update of b."""
+
+    def slopes(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        scratch = d.scratch + rank * d.scratch_size
-        for piece in span(pieces(d.outputs, SUMS), rank, ranks):
-            c = piece * SUMS
-            n, at = min(SUMS, d.outputs - c), c * width
-            s = (d.y if d.uses_y else d.z) + at
-            call_tile(d.slope, d.dz + at, s, scratch, 0, rows, n, d.outputs)
+        scratch = d.scratch + rank * d.scratch_bytes
+        for piece in pieces_of_rank(num_pieces(d.outputs, SLOPE_COLS), rank, num_ranks):
+            # one piece: some columns, all rows
+            c = piece * SLOPE_COLS
+            n, skip = min(SLOPE_COLS, d.outputs - c), c * itemsize
+            # dz and the column sums
+            s = (d.y if d.uses_y else d.z) + skip
+            call_tile(d.slope, d.dz + skip, s, scratch, 0, rows, n, d.outputs)
             if d.db or (d.update and d.b):
+                # db, in memory or behind the sums
                 sums = view(scratch, n, np.float64)
-                db = view(d.db + at if d.db else scratch + SUMS * 8, n, real)
-                share, kept = shares(d, step)
+                db = view(d.db + skip if d.db else scratch + SLOPE_COLS * 8, n, T)
+                alpha, beta = alpha_beta(d, step)
                 for j in range(n):
-                    db[j] = real(share * sums[j]) if kept == 0 else db[j] + real(share * sums[j])
+                    db[j] = T(alpha * sums[j]) if beta == 0 else db[j] + T(alpha * sums[j])
+                # the update of b
                 if d.update:
-                    scalars = d.scalars + step * d.scalars_stride
-                    call_update(d.update, d.b, scratch + SUMS * 8, d.b_states, scalars, c, 1, n, 0)
+                    scalars = d.scalars + step * d.scalars_row_bytes
+                    call_update(d.update, d.b, scratch + SLOPE_COLS * 8, d.b_states, scalars, c, 1, n, 0)
 
     return slopes
 
 
-def _inputs(gemm, real, width):
-    def inputs(work, step, rank, ranks):
+def _inputs(gemm, T, itemsize):
+    """dx = dz w^T."""
+
+    def inputs(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        down = pieces(rows, ROWS)
-        for piece in span(pieces(d.inputs, COLUMNS) * down, rank, ranks):
-            r, c = piece % down * ROWS, piece // down * COLUMNS
-            m, n = min(ROWS, rows - r), min(COLUMNS, d.inputs - c)
-            dz, w = d.dz + r * d.outputs * width, d.w + c * d.outputs * width
-            dx = d.dx + (r * d.inputs + c) * width
+        tiles_down = num_pieces(rows, TILE_ROWS)
+        for piece in pieces_of_rank(num_pieces(d.inputs, TILE_COLS) * tiles_down, rank, num_ranks):
+            # one tile: m x n from (r, c) on
+            r, c = piece % tiles_down * TILE_ROWS, piece // tiles_down * TILE_COLS
+            m, n = min(TILE_ROWS, rows - r), min(TILE_COLS, d.inputs - c)
+            dz, w = d.dz + r * d.outputs * itemsize, d.w + c * d.outputs * itemsize
+            dx = d.dx + (r * d.inputs + c) * itemsize
             gemm(
-                d.gemm, ROW_MAJOR, AS_IS, TRANSPOSED, m, n, d.outputs, real(1), dz, d.outputs, w, d.outputs,
-                real(0), dx, d.inputs,
+                d.gemm, ROW_MAJOR, AS_IS, TRANSPOSED, m, n, d.outputs, T(1), dz, d.outputs, w, d.outputs,
+                T(0), dx, d.inputs,
             )  # fmt: skip
 
     return inputs
 
 
-def _weights(gemm, real, width):
-    def weights(work, step, rank, ranks):
+def _weights(gemm, T, itemsize):
+    """dw = alpha x^T dz + beta dw, written, or a tile at a time handed to the update of the same tile of w."""
+
+    def weights(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        across = pieces(d.outputs, d.dw_wide)
-        scratch = d.scratch + rank * d.scratch_size
-        scalars = d.scalars + step * d.scalars_stride
-        share, kept = shares(d, step)
-        tiles = pieces(d.part, d.dw_high) * across
-        for piece in span(d.parts * tiles, rank, ranks):
-            part, tile = piece // tiles, piece % tiles
-            r, c = part * d.part + tile // across * d.dw_high, tile % across * d.dw_wide
-            m, n = min(d.dw_high, min((part + 1) * d.part, d.inputs) - r), min(d.dw_wide, d.outputs - c)
-            if m <= 0:  # the last part is the shortest, and may need fewer tiles
+        tiles_across = num_pieces(d.outputs, d.dw_tile_cols)
+        scratch = d.scratch + rank * d.scratch_bytes
+        scalars = d.scalars + step * d.scalars_row_bytes
+        alpha, beta = alpha_beta(d, step)
+        num_tiles = num_pieces(d.split_rows, d.dw_tile_rows) * tiles_across
+        for piece in pieces_of_rank(d.num_splits * num_tiles, rank, num_ranks):
+            # one tile of one split of w: m x n from (r, c) on
+            split, tile = piece // num_tiles, piece % num_tiles
+            r, c = split * d.split_rows + tile // tiles_across * d.dw_tile_rows, tile % tiles_across * d.dw_tile_cols
+            m = min(d.dw_tile_rows, min((split + 1) * d.split_rows, d.inputs) - r)
+            n = min(d.dw_tile_cols, d.outputs - c)
+            if m <= 0:  # the last split is the shortest, and may need fewer tiles
                 continue
-            x, dz, at = d.x + r * width, d.dz + c * width, r * d.outputs + c
-            g, stride = (scratch, n) if d.update else (d.dw + at * width, d.outputs)
+            # the tile of dw
+            x, dz, first = d.x + r * itemsize, d.dz + c * itemsize, r * d.outputs + c
+            g, stride = (scratch, n) if d.update else (d.dw + first * itemsize, d.outputs)
             gemm(
-                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, real(share), x, d.inputs, dz, d.outputs,
-                real(kept), g, stride,
+                d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, T(alpha), x, d.inputs, dz, d.outputs,
+                T(beta), g, stride,
             )  # fmt: skip
+            # the update of w, of whole rows at once where the tile has them
             if d.update and n == d.outputs:
-                call_update(d.update, d.w, g, d.w_states, scalars, at, 1, m * n, 0)
+                call_update(d.update, d.w, g, d.w_states, scalars, first, 1, m * n, 0)
             elif d.update:
-                call_update(d.update, d.w, g, d.w_states, scalars, at, m, n, d.outputs)
+                call_update(d.update, d.w, g, d.w_states, scalars, first, m, n, d.outputs)
 
     return weights
 
@@ -254,30 +286,33 @@ def dense_kernel(phase: str, dtype: str) -> Kernel:
     return Kernel(build(CALL_GEMM[dtype], getattr(np, dtype), np.dtype(dtype).itemsize), f"dense_{phase}_{dtype}")
 
 
-def parts_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
-    """In how many parts the rows of w are cut, and how many rows each has (whole cache lines of x).
+def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
+    """The number of splits of the rows of w, and the rows of each (whole cache lines of x).
 
     A rank that owns rows of w multiplies them with its columns of x, updates them, and shares nothing but y and dz with
-    the others. Of those there is less than of w, x and their like unless there are many rows.
+    the others. Those are smaller than w, x and their like unless there are many rows.
     """
-    if rows > 2 * inputs or 2 * rows * inputs * outputs < PART_FLOPS:
+    if rows > 2 * inputs or 2 * rows * inputs * outputs < SPLIT_FLOPS:
         return 1, inputs
-    part = -(-inputs // (PARTS * LINE)) * LINE
-    return pieces(inputs, part), part
+    split_rows = -(-inputs // (SPLITS * LINE_ELEMENTS)) * LINE_ELEMENTS
+    return num_pieces(inputs, split_rows), split_rows
 
 
 def shape_fields(rows: int, inputs: int, outputs: int, dtype: str, whole: bool = True) -> dict[str, int]:
-    """The fields of a record that follow from a layer's shape (rows: of a full batch) and the BLAS."""
+    """The fields of a record that follow from a layer's shape (rows: of a full batch) and the BLAS.
+
+    whole: the rows of w are not split.
+    """
     unpacked = blas().unpacked
-    parts, part = (1, inputs) if whole else parts_of(rows, inputs, outputs)
-    high, wide = forward_tile(rows, part, outputs, unpacked)
-    dw_high, dw_wide = weight_tile(rows, part, outputs, unpacked)
-    # What a rank needs for itself: a tile of dw, or column sums in float64 and in the array's type.
-    scratch = max(dw_high * dw_wide * np.dtype(dtype).itemsize, SUMS * 16)
+    num_splits, split_rows = (1, inputs) if whole else splits_of(rows, inputs, outputs)
+    tile_rows, tile_cols = forward_tile(rows, split_rows, outputs, unpacked)
+    dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked)
+    # memory of a rank: a tile of dw, or column sums in float64 and in the array's type
+    scratch_bytes = max(dw_tile_rows * dw_tile_cols * np.dtype(dtype).itemsize, SLOPE_COLS * 16)
     return {
-        "inputs": inputs, "outputs": outputs, "gemm": blas().gemm[dtype], "high": high, "wide": wide,
-        "dw_high": dw_high, "dw_wide": dw_wide, "parts": parts, "part": part,
-        "scratch_size": -(-scratch // 64) * 64,
+        "inputs": inputs, "outputs": outputs, "gemm": blas().gemm[dtype], "tile_rows": tile_rows,
+        "tile_cols": tile_cols, "dw_tile_rows": dw_tile_rows, "dw_tile_cols": dw_tile_cols,
+        "num_splits": num_splits, "split_rows": split_rows, "scratch_bytes": -(-scratch_bytes // 64) * 64,
     }  # fmt: skip
 
 
@@ -287,13 +322,13 @@ def dense_forward(x, w, b, activation, y, z=None) -> None:
     (rows, inputs), outputs, dtype = x.shape, w.shape[1], x.dtype.name
     if not y.size:
         return
-    run = fill(RUN, batch=rows, rows=rows)
+    run = fill(RUN, batch_size=rows, num_rows=rows)
     work = fill(
         DENSE, run=run, x=x, w=w, b=b, z=y if z is None else z, y=y,
         activate=activate_kernel(activation, dtype).address, **shape_fields(rows, inputs, outputs, dtype),
     )  # fmt: skip
-    ranks = ranks_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
-    parallel(dense_kernel("forward", dtype), address_of(work), 0, ranks)
+    num_ranks = num_threads_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
+    parallel(dense_kernel("forward", dtype), address_of(work), 0, num_ranks)
 
 
 def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
@@ -304,15 +339,14 @@ def dense_backward(dy, x, w, s, activation, dx, dw, db) -> None:
             if gradient is not None:
                 gradient[...] = 0
         return
-    work_done = 2 * rows * inputs * outputs
-    ranks = ranks_for(work_done, CALL_FLOPS, 1 << 30)
+    num_ranks = num_threads_for(2 * rows * inputs * outputs, CALL_FLOPS, 1 << 30)
     fields = shape_fields(rows, inputs, outputs, dtype)
-    run, dz = fill(RUN, batch=rows, rows=rows), dy.copy()
-    scratch = aligned_zeros(ranks * fields["scratch_size"], np.uint8)
+    run, dz = fill(RUN, batch_size=rows, num_rows=rows), dy.copy()
+    scratch = aligned_zeros(num_ranks * fields["scratch_bytes"], np.uint8)
     work = fill(
         DENSE, run=run, x=x, w=w, y=s, z=s, dz=dz, dx=dx, dw=dw, db=db,
         slope=slope_kernel(activation, dtype).address, scratch=scratch, **fields,
     )  # fmt: skip
-    wanted = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}
-    for phase in (phase for phase, needed in wanted.items() if needed):
-        parallel(dense_kernel(phase, dtype), address_of(work), 0, ranks)
+    needed = {"slopes": True, "inputs": dx is not None and inputs, "weights": dw is not None and inputs}
+    for phase in (phase for phase, is_needed in needed.items() if is_needed):
+        parallel(dense_kernel(phase, dtype), address_of(work), 0, num_ranks)

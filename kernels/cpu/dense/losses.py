@@ -16,53 +16,59 @@ from ...formulas import LOSSES
 from ...formulas.functions import exp
 from ...spec import LossSpec
 from ..runtime.compile import Kernel
-from ..runtime.launch import parallel, ranks_for
-from ..runtime.partition import batch_rows, pieces
+from ..runtime.launch import num_threads_for, parallel
+from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import address_of, call_tile, view
 from ..runtime.records import ACTIVATE, LOSS, RUN, TOTAL, fill, read
 from .layer import activate_kernel
 from .rows import ROWS
 
-ELEMENTS = 8_192  # outputs that deserve a thread in a loss or an activation
+ELEMENTS_PER_THREAD = 8_192  # outputs of a loss or an activation that are worth a thread
 
 
-def _exponentials(real):
+# ---------------------------------------------------------------- activations of rows
+def _exponentials(T):
     @register_jitable(error_model="numpy")
-    def exponentials(z, e, rows, columns, width):
-        # e = exp(z - the largest z of the row): one loop for the rows' ends, one for all exponentials.
-        Z, E = view(z, rows * columns, real), view(e, rows * columns, real)
+    def exponentials(z, e, rows, columns, itemsize):
+        """e = exp(z - the largest z of the row)."""
+        Z, E = view(z, rows * columns, T), view(e, rows * columns, T)
+        # z - largest, row by row
         for i in range(rows):
             start = i * columns
-            top = Z[start]
+            largest = Z[start]
             for j in range(start + 1, start + columns):
-                top = max(top, Z[j])
+                largest = max(largest, Z[j])
             for j in range(start, start + columns):
-                E[j] = Z[j] - top
+                E[j] = Z[j] - largest
+        # all exponentials in one loop, however short the rows are
         for j in range(rows * columns):
             E[j] = exp(E[j])
 
     return exponentials
 
 
-def _activate_rows(real, width):
-    exponentials = _exponentials(real)
+def _activate_rows(T, itemsize):
+    exponentials = _exponentials(T)
 
-    def activate(work, step, rank, ranks):
+    def activate(work, step, rank, num_ranks):
         a = read(work, ACTIVATE)
         rows, columns = batch_rows(a.run, step), a.columns
-        for piece in range(rank, pieces(rows, ROWS), ranks):
-            skip, high = piece * ROWS * columns * width, min(rows - piece * ROWS, ROWS)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            skip, piece_rows = piece * ROWS * columns * itemsize, min(rows - piece * ROWS, ROWS)
+            # an elementwise function
             if a.activate:
-                call_tile(a.activate, a.z + skip, 0, a.y + skip, 0, 1, high * columns, high * columns)
+                size = piece_rows * columns
+                call_tile(a.activate, a.z + skip, 0, a.y + skip, 0, 1, size, size)
                 continue
-            exponentials(a.z + skip, a.y + skip, high, columns, width)
-            for i in range(high):
-                Y = view(a.y + skip + i * columns * width, columns, real)
-                mass = real(0)
+            # softmax
+            exponentials(a.z + skip, a.y + skip, piece_rows, columns, itemsize)
+            for i in range(piece_rows):
+                Y = view(a.y + skip + i * columns * itemsize, columns, T)
+                total = T(0)
                 for j in range(columns):
-                    mass += Y[j]
+                    total += Y[j]
                 for j in range(columns):
-                    Y[j] /= mass
+                    Y[j] /= total
 
     return activate
 
@@ -73,60 +79,68 @@ def activate_rows_kernel(dtype: str) -> Kernel:
 
 
 # ---------------------------------------------------------------- losses
-def _elementwise(value, slope, real, width):
-    def loss(work, step, rank, ranks):
+def _elementwise(value, slope, T, itemsize):
+    def loss(work, step, rank, num_ranks):
         w = read(work, LOSS)
         rows = batch_rows(w.run, step)
-        param, scale, sums = real(w.param), real(1.0 / (rows * w.columns)), view(w.sums, pieces(rows, ROWS), np.float64)
-        for piece in range(rank, pieces(rows, ROWS), ranks):
-            skip = piece * ROWS * w.columns * width
+        param, scale = T(w.param), T(1.0 / (rows * w.columns))
+        sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            skip = piece * ROWS * w.columns * itemsize
             size = min(rows - piece * ROWS, ROWS) * w.columns
-            Z, T = view(w.z + skip, size, real), view(w.t + skip, size, real)
+            Z, targets = view(w.z + skip, size, T), view(w.t + skip, size, T)
+            # the piece's sum of losses
             total = 0.0
             for i in range(size):
-                total += value(Z[i], T[i], param)
+                total += value(Z[i], targets[i], param)
             sums[piece] = total
-            D = view(w.dz + skip, size, real)
+            # the gradient of the mean loss
+            D = view(w.dz + skip, size, T)
             for i in range(size):
-                D[i] = slope(Z[i], T[i], param) * scale
+                D[i] = slope(Z[i], targets[i], param) * scale
 
     return loss
 
 
-def _by_row(value, slope, real, width, labels):
-    exponentials = _exponentials(real)
+def _by_row(value, slope, T, itemsize, has_labels):
+    exponentials = _exponentials(T)
 
-    def loss(work, step, rank, ranks):
-        # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy. z is taken from the
-        # row's largest: added to a large z, log_sum would lose its digits.
+    def loss(work, step, rank, num_ranks):
+        # t is the smoothed target; the sum over a row of value(z, t, log_sum) is its cross-entropy. The row's largest z
+        # is subtracted: added to a large z, log_sum would lose its digits.
         w = read(work, LOSS)
         rows, columns = batch_rows(w.run, step), w.columns
-        smooth, scale, sums = real(w.param), real(1.0 / rows), view(w.sums, pieces(rows, ROWS), np.float64)
-        zero, one = real(0), real(1)
-        floor, keep = smooth / real(columns), one - smooth
-        for piece in range(rank, pieces(rows, ROWS), ranks):
-            total, high = 0.0, min(rows - piece * ROWS, ROWS)
-            first = piece * ROWS * columns * width
-            exponentials(w.z + first, w.dz + first, high, columns, width)
-            for i in range(piece * ROWS, piece * ROWS + high):
-                at = i * columns * width
-                Z, E = view(w.z + at, columns, real), view(w.dz + at, columns, real)
-                T = view(0 if labels else w.t + at, columns, real)
-                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
-                mass, top = zero, Z[0]
+        smoothing, scale = T(w.param), T(1.0 / rows)
+        sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
+        zero, one = T(0), T(1)
+        added, factor = smoothing / T(columns), one - smoothing
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            total, piece_rows = 0.0, min(rows - piece * ROWS, ROWS)
+            # dz holds exp(z - largest) until the gradient replaces it
+            first = piece * ROWS * columns * itemsize
+            exponentials(w.z + first, w.dz + first, piece_rows, columns, itemsize)
+            for i in range(piece * ROWS, piece * ROWS + piece_rows):
+                skip = i * columns * itemsize
+                Z, E = view(w.z + skip, columns, T), view(w.dz + skip, columns, T)
+                targets = view(0 if has_labels else w.t + skip, columns, T)
+                label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
+                # the row's sum of exponentials
+                exp_sum, largest = zero, Z[0]
                 for j in range(columns):
-                    mass += E[j]
-                    top = max(top, Z[j])
-                log_sum, share = real(log(mass)), one / mass
-                if labels and smooth == 0:
-                    total += value(Z[label] - top, one, log_sum)
+                    exp_sum += E[j]
+                    largest = max(largest, Z[j])
+                log_sum, inv_sum = T(log(exp_sum)), one / exp_sum
+                # the row's loss
+                if has_labels and smoothing == 0:
+                    total += value(Z[label] - largest, one, log_sum)
                 else:
                     for j in range(columns):
-                        t = ((one if j == label else zero) if labels else T[j]) * keep + floor
-                        total += value(Z[j] - top, t, log_sum) if t != 0 else zero
+                        t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
+                        total += value(Z[j] - largest, t, log_sum) if t != 0 else zero
+                # the row of the gradient
                 for j in range(columns):
-                    t = ((one if j == label else zero) if labels else T[j]) * keep + floor
-                    E[j] = slope(E[j] * share, t) * scale
+                    t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
+                    E[j] = slope(E[j] * inv_sum, t) * scale
             sums[piece] = total
 
     return loss
@@ -134,18 +148,19 @@ def _by_row(value, slope, real, width, labels):
 
 @cache
 def loss_kernel(name: str, dtype: str) -> Kernel:
-    row, real, width = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
+    row, T, itemsize = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
     if row.by_row:
-        function = _by_row(row.value, row.slope, real, width, row.targets == "labels")
+        function = _by_row(row.value, row.slope, T, itemsize, row.targets == "labels")
     else:
-        function = _elementwise(row.value, row.slope, real, width)
+        function = _elementwise(row.value, row.slope, T, itemsize)
     return Kernel(function, f"loss_{name}_{dtype}")
 
 
-def _total(work, step, rank, ranks):
+def _total(work, step, rank, num_ranks):
+    """Add the sums of the pieces of a batch, in order, to `into`."""
     if rank == 0:
         t = read(work, TOTAL)
-        count = pieces(batch_rows(t.run, step), ROWS)
+        count = num_pieces(batch_rows(t.run, step), ROWS)
         sums, into = view(t.sums, count, np.float64), view(t.into + step * t.stride, 1, np.float64)
         total = 0.0
         for i in range(count):
@@ -158,7 +173,7 @@ TOTAL_KERNEL = Kernel(_total, "total")
 
 # ---------------------------------------------------------------- verbs
 def loss_param(spec: LossSpec) -> float:
-    """The one parameter a loss may have."""
+    """The one parameter that a loss may have."""
     row = LOSSES[spec.name]
     return next((float(spec.params.get(name, default)) for name, default in row.params.items()), 0.0)
 
@@ -167,11 +182,11 @@ def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
     """The mean loss of outputs (rows, columns); writes its gradient if given."""
     gradient = np.empty_like(outputs) if gradient is None else gradient
     rows, columns = outputs.shape
-    dtype, count = outputs.dtype.name, pieces(rows, ROWS)
-    run, sums = fill(RUN, batch=rows, rows=rows), np.zeros(count)
+    dtype, count = outputs.dtype.name, num_pieces(rows, ROWS)
+    run, sums = fill(RUN, batch_size=rows, num_rows=rows), np.zeros(count)
     work = fill(LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec))
-    ranks = ranks_for(outputs.size, ELEMENTS, count)
-    parallel(loss_kernel(spec.name, dtype), address_of(work), 0, ranks)
+    num_ranks = num_threads_for(outputs.size, ELEMENTS_PER_THREAD, count)
+    parallel(loss_kernel(spec.name, dtype), address_of(work), 0, num_ranks)
     return float(sums.sum()) / (rows if LOSSES[spec.name].by_row else outputs.size)
 
 
@@ -182,6 +197,7 @@ def activate(name: str, z, y) -> None:
     rows, columns = z.shape if z.ndim == 2 else (1, z.size)
     dtype = z.dtype.name
     code = 0 if name == "softmax" else activate_kernel(name, dtype).address
-    run = fill(RUN, batch=rows, rows=rows)
+    run = fill(RUN, batch_size=rows, num_rows=rows)
     work = fill(ACTIVATE, run=run, z=z, y=y, columns=columns, activate=code)
-    parallel(activate_rows_kernel(dtype), address_of(work), 0, ranks_for(z.size, ELEMENTS, pieces(rows, ROWS)))
+    num_ranks = num_threads_for(z.size, ELEMENTS_PER_THREAD, num_pieces(rows, ROWS))
+    parallel(activate_rows_kernel(dtype), address_of(work), 0, num_ranks)

@@ -42,8 +42,8 @@ def available() -> bool:
     return target_has("+avx512f")
 
 
-def _vector(real: Any, lanes: int) -> tuple[ir.Type, ir.VectorType]:
-    scalar = ir.FloatType() if real == np.float32 else ir.DoubleType()
+def _vector(T: Any, lanes: int) -> tuple[ir.Type, ir.VectorType]:
+    scalar = ir.FloatType() if T is np.float32 else ir.DoubleType()
     return scalar, ir.VectorType(scalar, lanes)
 
 
@@ -52,13 +52,13 @@ def _at(builder: Any, address: Any, kind: ir.Type) -> Any:
 
 
 @cache
-def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
+def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
     """The innermost loop for a tile of C of so many rows and vectors; only `columns` of it exist if it is not `whole`.
 
     `row` and `step` of a matrix are the distances in bytes from row to row of C, and from product to product.
     """
-    scalar, vector = _vector(real, lanes)
-    width = np.dtype(real).itemsize
+    scalar, vector = _vector(T, lanes)
+    itemsize = np.dtype(T).itemsize
     i64, i32 = ir.IntType(64), ir.IntType(32)
 
     def everywhere(builder: Any, number: Any) -> Any:
@@ -68,26 +68,26 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
 
     def masked(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        code = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{lanes}f{8 * width}.p0")
+        code = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{lanes}f{8 * itemsize}.p0")
         return builder.call(code, arguments)
 
     def load(builder: Any, address: Any, mask: Any) -> Any:
         place = _at(builder, address, vector)
         if mask is None:
-            return builder.load(place, align=width)
-        return masked(builder, "load", vector, place, i32(width), mask, ir.Constant(vector, None))
+            return builder.load(place, align=itemsize)
+        return masked(builder, "load", vector, place, i32(itemsize), mask, ir.Constant(vector, None))
 
     def store(builder: Any, value: Any, address: Any, mask: Any) -> None:
         place = _at(builder, address, vector)
         if mask is None:
-            builder.store(value, place, align=width)
+            builder.store(value, place, align=itemsize)
         else:
-            masked(builder, "store", ir.VoidType(), value, place, i32(width), mask)
+            masked(builder, "store", ir.VoidType(), value, place, i32(itemsize), mask)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add = args
         kind = ir.FunctionType(vector, [vector] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * width}")
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * itemsize}")
         masks: list[Any] = [None] * vectors
         if not whole:
             limit = everywhere(builder, columns)
@@ -102,11 +102,11 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         count = builder.phi(i64)
         sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
         from_b = builder.add(b, builder.mul(count, b_step))
-        row_of_b = [load(builder, builder.add(from_b, i64(v * lanes * width)), masks[v]) for v in range(vectors)]
+        row_of_b = [load(builder, builder.add(from_b, i64(v * lanes * itemsize)), masks[v]) for v in range(vectors)]
         from_a = builder.add(a, builder.mul(count, a_step))
         added = []
         for i in range(rows):
-            number = builder.load(_at(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar), align=width)
+            number = builder.load(_at(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar), align=itemsize)
             many = everywhere(builder, number)
             added.append([builder.call(fma, [many, row_of_b[v], sums[i][v]]) for v in range(vectors)])
         following = builder.add(count, i64(1))
@@ -125,7 +125,7 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         for i in range(rows):
             row_of_c = builder.add(c, builder.mul(c_row, i64(i)))
             for v in range(vectors):
-                place = builder.add(row_of_c, i64(v * lanes * width))
+                place = builder.add(row_of_c, i64(v * lanes * itemsize))
                 places.append((place, masks[v], builder.fmul(many, added[i][v])))
         builder.cbranch(builder.icmp_signed("!=", add, i64(0)), more, done)
         for block, adds in ((more, True), (done, False)):
@@ -139,21 +139,21 @@ def tile_of(real: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
 
     @intrinsic
     def tile(typingctx, alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
-        return types.void(types.float32 if real == np.float32 else types.float64, *[types.int64] * 10), codegen
+        return types.void(types.float32 if T is np.float32 else types.float64, *[types.int64] * 10), codegen
 
     return tile
 
 
 @cache
-def transpose_of(real: Any, lanes: int) -> Any:
+def transpose_of(T: Any, lanes: int) -> Any:
     """to[i, j] = source[j, i] for lanes x lanes numbers; distances between rows are in bytes."""
-    _, vector = _vector(real, lanes)
-    width, i64, i32 = np.dtype(real).itemsize, ir.IntType(64), ir.IntType(32)
+    _, vector = _vector(T, lanes)
+    itemsize, i64, i32 = np.dtype(T).itemsize, ir.IntType(64), ir.IntType(32)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, source_row, to, to_row = args
         rows = [
-            builder.load(_at(builder, builder.add(source, builder.mul(source_row, i64(i))), vector), align=width)
+            builder.load(_at(builder, builder.add(source, builder.mul(source_row, i64(i))), vector), align=itemsize)
             for i in range(lanes)
         ]
         half = lanes // 2
@@ -167,7 +167,7 @@ def transpose_of(real: Any, lanes: int) -> Any:
             half //= 2
         for i in range(lanes):
             place = _at(builder, builder.add(to, builder.mul(to_row, i64(i))), vector)
-            builder.store(rows[i], place, align=width)
+            builder.store(rows[i], place, align=itemsize)
         return context.get_dummy_value()
 
     @intrinsic
@@ -194,9 +194,9 @@ def _room(size: int) -> Any:
     return room
 
 
-def _strip(real: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., None]:
+def _strip(T: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., None]:
     """Tiles from the top of a strip of C to its bottom, the last rows in smaller ones."""
-    tile, four, two, one = (tile_of(real, lanes, rows, vectors, whole) for rows in (TILE_ROWS, 4, 2, 1))
+    tile, four, two, one = (tile_of(T, lanes, rows, vectors, whole) for rows in (TILE_ROWS, 4, 2, 1))
 
     @register_jitable
     def strip(alpha, m, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
@@ -216,14 +216,14 @@ def _strip(real: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., No
     return strip
 
 
-def _matmul(real: Any) -> Callable[..., None]:
-    width = np.dtype(real).itemsize
-    lanes = VECTOR // width
+def _matmul(T: Any) -> Callable[..., None]:
+    itemsize = np.dtype(T).itemsize
+    lanes = VECTOR // itemsize
     wide = lanes * TILE_VECTORS
     strip, edge, narrow = (
-        _strip(real, lanes, *kind) for kind in ((TILE_VECTORS, True), (TILE_VECTORS, False), (1, False))
+        _strip(T, lanes, *kind) for kind in ((TILE_VECTORS, True), (TILE_VECTORS, False), (1, False))
     )
-    transpose, room = transpose_of(real, lanes), _room(DEPTH * wide * width)
+    transpose, room = transpose_of(T, lanes), _room(DEPTH * wide * itemsize)
 
     @register_jitable
     def pack(b, ldb, columns, depth, to):
@@ -233,11 +233,12 @@ def _matmul(real: Any) -> Callable[..., None]:
             p = 0
             if n == lanes:
                 while p + lanes <= depth:
-                    transpose(b + (j * ldb + p) * width, ldb * width, to + (p * wide + j) * width, wide * width)
+                    corner = to + (p * wide + j) * itemsize
+                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, wide * itemsize)
                     p += lanes
-            target = view(to, DEPTH * wide, real)
+            target = view(to, DEPTH * wide, T)
             for jj in range(j, j + n):
-                source = view(b + jj * ldb * width, depth, real)
+                source = view(b + jj * ldb * itemsize, depth, T)
                 for pp in range(p, depth):
                     target[pp * wide + jj] = source[pp]
 
@@ -248,27 +249,27 @@ def _matmul(real: Any) -> Callable[..., None]:
             row_of_b = 1 if tb == TRANSPOSED else ldb
             tb = AS_IS if ta == TRANSPOSED else TRANSPOSED
             ta, m, n, a, lda, b, ldb, ldc = TRANSPOSED, 1, m, b, row_of_b, a, lda, m
-        a_row, a_step = (width, lda * width) if ta == TRANSPOSED else (lda * width, width)
+        a_row, a_step = (itemsize, lda * itemsize) if ta == TRANSPOSED else (lda * itemsize, itemsize)
         for j in range(0, n, wide):
             columns = min(wide, n - j)
-            to = c + j * width
+            to = c + j * itemsize
             for p in range(0, k, DEPTH):
                 depth = min(DEPTH, k - p)
                 if tb == TRANSPOSED:
-                    pack(b + (j * ldb + p) * width, ldb, columns, depth, packed)
-                    source, b_step = packed, wide * width
+                    pack(b + (j * ldb + p) * itemsize, ldb, columns, depth, packed)
+                    source, b_step = packed, wide * itemsize
                 else:
-                    source, b_step = b + (p * ldb + j) * width, ldb * width
+                    source, b_step = b + (p * ldb + j) * itemsize, ldb * itemsize
                 from_a, add = a + p * a_step, p + kept
                 if columns == wide:
-                    strip(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
+                    strip(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
                 elif columns <= lanes:
-                    narrow(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
+                    narrow(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
                 else:
-                    edge(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * width, depth, columns, add)
+                    edge(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
             if k == 0 and not kept:
                 for i in range(m):
-                    row = view(to + i * ldc * width, columns, real)
+                    row = view(to + i * ldc * itemsize, columns, T)
                     for jj in range(columns):
                         row[jj] = 0
 
@@ -278,8 +279,8 @@ def _matmul(real: Any) -> Callable[..., None]:
 def gemm_types(dtype: str) -> tuple[Any, ...]:
     """Numba's types of the parameters of cblas_?gemm, with addresses as integers."""
     i32, i64 = types.int32, types.int64
-    real = types.float32 if dtype == "float32" else types.float64
-    return (*[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+    T = types.float32 if dtype == "float32" else types.float64
+    return (*[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
 
 
 @cache

@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 from ...formulas import METRICS
 from ...metrics import OF_CLASSES
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_rows, pieces
+from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
 from ..runtime.records import METRIC, read
 from .rows import ROWS
@@ -30,7 +30,7 @@ def _rank(Z, right, columns):
 
 
 def _of_labels(score):
-    def hits(Z, T, label, columns, w):
+    def hits(Z, targets, label, columns, w):
         rank = _rank(Z, label, columns)
         return 1.0 if rank >= 0 and score(rank) else 0.0
 
@@ -38,10 +38,10 @@ def _of_labels(score):
 
 
 def _of_largest_targets(score):
-    def hits(Z, T, label, columns, w):
+    def hits(Z, targets, label, columns, w):
         right = 0
         for j in range(1, columns):
-            if T[j] > T[right]:
+            if targets[j] > targets[right]:
                 right = j
         rank = _rank(Z, right, columns)
         return 1.0 if rank >= 0 and score(rank) else 0.0
@@ -50,11 +50,11 @@ def _of_largest_targets(score):
 
 
 def _of_outputs(score):
-    def hits(Z, T, label, columns, w):
-        # Of the two classes of an output the right one is preferred, or it is not.
+    def hits(Z, targets, label, columns, w):
+        # an output has two classes: the right one is preferred (rank 0) or the other (rank 1)
         total = 0.0
         for j in range(columns):
-            rank = 0 if (Z[j] > w.z_boundary) == (T[j] > w.t_boundary) else 1
+            rank = 0 if (Z[j] > w.z_boundary) == (targets[j] > w.t_boundary) else 1
             if Z[j] == Z[j] and score(rank):
                 total += 1.0
         return total
@@ -63,10 +63,10 @@ def _of_outputs(score):
 
 
 def _of_values(score):
-    def total(Z, T, label, columns, w):
+    def total(Z, targets, label, columns, w):
         total = 0.0
         for j in range(columns):
-            total += score(Z[j], T[j], Z[j])
+            total += score(Z[j], targets[j], Z[j])
         return total
 
     return total
@@ -80,17 +80,19 @@ SCORES: dict[str, Callable[..., Any]] = {  # of a row, by the names in SCORED
 }
 
 
-def _metric(score, real, width, labels):
-    def metric(work, step, rank, ranks):
+def _metric(score, T, itemsize, has_labels):
+    def metric(work, step, rank, num_ranks):
         w = read(work, METRIC)
-        rows, sums = batch_rows(w.run, step), view(w.sums, pieces(batch_rows(w.run, step), ROWS), np.float64)
-        for piece in range(rank, pieces(rows, ROWS), ranks):
+        rows = batch_rows(w.run, step)
+        sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            # the piece's sum of scores, row by row
             total = 0.0
             for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
-                Z = view(w.z + i * w.stride * width, w.columns, real)
-                T = view(0 if labels else w.t + i * w.stride * width, w.columns, real)
-                label = view(w.t + i * 8, 1, np.int64)[0] if labels else 0
-                total += score(Z, T, label, w.columns, w)
+                Z = view(w.z + i * w.stride * itemsize, w.columns, T)
+                targets = view(0 if has_labels else w.t + i * w.stride * itemsize, w.columns, T)
+                label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
+                total += score(Z, targets, label, w.columns, w)
             sums[piece] = total
 
     return metric

@@ -13,77 +13,87 @@ import numpy as np
 
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_rows, pieces, span
+from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import prefetch, view, word
 from ..runtime.records import DROPOUT, GATHER, RUN, read
 
 ROWS = 32
-AHEAD = 4  # rows that are asked for before they are copied
+AHEAD = 4  # rows prefetched ahead of the one that is copied
+LINE_BYTES = 64
 
 
-def _gather(real, width):
-    def gather(work, step, rank, ranks):
+def _gather(T, itemsize):
+    """Copy the batch's rows of x and y, drawn by `order`, into batch_x and batch_y."""
+
+    def gather(work, step, rank, num_ranks):
         g = read(work, GATHER)
         run = read(g.run, RUN)
-        rows, start = batch_rows(g.run, step), step * run.batch
-        order = view(run.order, run.rows if run.order else 0, np.int64)
-        down = pieces(rows, ROWS)
-        for piece in span(pieces(g.inputs, g.part) * down, rank, ranks):
-            c, down_to = piece // down * g.part, piece % down * ROWS
-            n = min(g.part, g.inputs - c)
-            for i in range(down_to, min(rows, down_to + ROWS)):
+        rows, start = batch_rows(g.run, step), step * run.batch_size
+        order = view(run.order, run.num_rows if run.order else 0, np.int64)
+        pieces_down = num_pieces(rows, ROWS)
+        for piece in pieces_of_rank(num_pieces(g.inputs, g.piece_cols) * pieces_down, rank, num_ranks):
+            # one piece: ROWS rows, piece_cols columns of x
+            first_col, first_row = piece // pieces_down * g.piece_cols, piece % pieces_down * ROWS
+            cols = min(g.piece_cols, g.inputs - first_col)
+            for i in range(first_row, min(rows, first_row + ROWS)):
                 row = order[start + i] if run.order else start + i
-                if run.order and start + i + AHEAD < run.rows:
-                    ahead = g.x + (order[start + i + AHEAD] * g.inputs + c) * width
-                    for line in range(0, n * width, 64):
+                # ask for a row that is copied later
+                if run.order and start + i + AHEAD < run.num_rows:
+                    ahead = g.x + (order[start + i + AHEAD] * g.inputs + first_col) * itemsize
+                    for line in range(0, cols * itemsize, LINE_BYTES):
                         prefetch(ahead + line)
-                source = view(g.x + (row * g.inputs + c) * width, n, real)
-                target = view(g.into_x + (i * g.inputs + c) * width, n, real)
-                for j in range(n):
+                # the row of x
+                source = view(g.x + (row * g.inputs + first_col) * itemsize, cols, T)
+                target = view(g.batch_x + (i * g.inputs + first_col) * itemsize, cols, T)
+                for j in range(cols):
                     target[j] = source[j]
-                if c:  # the targets go with the first part
+                # the label or the row of y, with the first columns of x
+                if first_col:
                     continue
-                if g.labels:
-                    view(g.into_y + i * 8, 1, np.int64)[0] = view(g.y + row * 8, 1, np.int64)[0]
+                if g.has_labels:
+                    view(g.batch_y + i * 8, 1, np.int64)[0] = view(g.y + row * 8, 1, np.int64)[0]
                 elif g.y:
-                    source = view(g.y + row * g.targets * width, g.targets, real)
-                    target = view(g.into_y + i * g.targets * width, g.targets, real)
-                    for j in range(g.targets):
+                    source = view(g.y + row * g.outputs * itemsize, g.outputs, T)
+                    target = view(g.batch_y + i * g.outputs * itemsize, g.outputs, T)
+                    for j in range(g.outputs):
                         target[j] = source[j]
 
     return gather
 
 
-def _scatter(real, width):
-    def scatter(work, step, rank, ranks):
-        # The way back of `gather`: rows of the batch into rows of x, in order.
+def _scatter(T, itemsize):
+    """Copy batch_x into the batch's rows of x, in order: the reverse of `gather`."""
+
+    def scatter(work, step, rank, num_ranks):
         g = read(work, GATHER)
-        rows, start = batch_rows(g.run, step), step * read(g.run, RUN).batch
-        for piece in range(rank, pieces(rows, ROWS), ranks):
+        rows, start = batch_rows(g.run, step), step * read(g.run, RUN).batch_size
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             size = min(rows - piece * ROWS, ROWS) * g.inputs
-            source = view(g.into_x + piece * ROWS * g.inputs * width, size, real)
-            target = view(g.x + (start + piece * ROWS) * g.inputs * width, size, real)
+            source = view(g.batch_x + piece * ROWS * g.inputs * itemsize, size, T)
+            target = view(g.x + (start + piece * ROWS) * g.inputs * itemsize, size, T)
             for i in range(size):
                 target[i] = source[i]
 
     return scatter
 
 
-def _dropout(real, width):
-    def dropout(work, step, rank, ranks):
-        # Forward x -> y; backward the same with dy -> dx: the mask is drawn again, not kept.
+def _dropout(T, itemsize):
+    """x -> y in the forward pass, dy -> dx in the backward pass: the mask is drawn again, not kept."""
+
+    def dropout(work, step, rank, num_ranks):
         d = read(work, DROPOUT)
         run = read(d.run, RUN)
-        key = dropout_key(word(d.stream), word(run.first + step + 1))
-        threshold, scale, zero = word(d.threshold), real(d.scale), real(0)
+        # the key of the batch's mask
+        key = dropout_key(word(d.stream), word(run.first_batch + step + 1))
+        threshold, scale, zero = word(d.threshold), T(d.scale), T(0)
         rows = batch_rows(d.run, step)
-        for piece in range(rank, pieces(rows, ROWS), ranks):
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             start = piece * ROWS * d.columns
             size = min(rows - piece * ROWS, ROWS) * d.columns
-            X, Y = view(d.x + start * width, size, real), view(d.y + start * width, size, real)
+            X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
             for i in range(size):
-                kept = dropout_draw(key, word(start + i)) >= threshold
-                Y[i] = X[i] * scale if kept else zero
+                is_kept = dropout_draw(key, word(start + i)) >= threshold
+                Y[i] = X[i] * scale if is_kept else zero
 
     return dropout
 

@@ -120,14 +120,14 @@ class ArrayPlan:
 
         The others are those whose indices come with it: `put` gives them. All must stay alive.
         """
-        reading = self._idle.take()
+        reading = self._idle.acquire()
         reading.objects[0] = id(gradients) + ITEMS
         READ_ARRAYS.run(reading.at)
         found, others = reading.into.copy(), []
         if reading.others[0]:
             others = np.flatnonzero(found == -1).tolist()
             found[others] = 0
-        self._idle.give(reading)
+        self._idle.release(reading)
         return found, others
 
     def put(self, gradients: np.ndarray, i: int, gradient: np.ndarray) -> None:

@@ -1,8 +1,8 @@
-"""Updates of bfloat16 arrays with states of their dtype, where the processor can round 16 numbers in one instruction.
+"""Loops for bfloat16 arrays with states of their dtype, where the processor can round 16 values in one instruction.
 
-Arithmetic on bits takes eight, three times an element for Adam: half of the time of a step. LLVM's vectoriser does not
-know the instruction, so loops write blocks of float32 to the stack, and `round16` takes them from there, out of the
-nearest cache. It writes what `nearest_bfloat16` does.
+Rounding by arithmetic on bits takes eight instructions, three times an element for Adam: half of the time of a step.
+LLVM's vectoriser does not know the instruction, so loops write blocks of float32 to the stack, and `round16` reads them
+from there, out of the nearest cache. It writes what `nearest_bfloat16` does.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from ..runtime.primitives import target_has, view
-from ..runtime.storage import STORES
-from .updates import LOOPS, hyper
+from ..runtime.storage import STORES, unrounded
+from .loops import MAX_STATES, hyper, state_loader, state_storer, state_views, update_loop
 
 BLOCK = 64  # elements: constant, so that LLVM unrolls the loop over its vectors
-FLOATS = 4 * BLOCK  # bytes
+BLOCK_BYTES = 4 * BLOCK  # of the float32 results
 
 # LLVM 20 knows what to do with vectors of bfloat.
 ROUNDS = binding.llvm_version_info[0] >= 20 and target_has("+avx512bf16")
+BFLOAT16 = STORES["bfloat16"]
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -42,21 +43,23 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 @intrinsic
 def stack(typingctx):
-    """The address of room for the results of a block: p and three states."""
+    """The address of memory for the results of a block: p, then its states (none of them a master copy)."""
 
     def codegen(context, builder, signature, args):
-        room = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 4 * BLOCK))
-        room.align = 64
-        return builder.ptrtoint(room, ir.IntType(64))
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), MAX_STATES * BLOCK))
+        memory.align = 64
+        return builder.ptrtoint(memory, ir.IntType(64))
 
     return types.int64(), codegen
 
 
 @intrinsic
 def round16(typingctx, source, into):
+    """Round 16 values of float32 at the address `source` to bfloat16 at the address `into`."""
+
     def codegen(context, builder, signature, args):
-        wide, bits = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(16), 16)
-        x = builder.load(builder.inttoptr(args[0], wide.as_pointer()), align=64)
+        floats, bits = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(16), 16)
+        x = builder.load(builder.inttoptr(args[0], floats.as_pointer()), align=64)
         rounded = builder.bitcast(builder.fptrunc(x, ir.VectorType(_BFloat(), 16)), bits)
         builder.store(rounded, builder.inttoptr(args[1], bits.as_pointer()), align=2)
         return context.get_dummy_value()
@@ -65,89 +68,48 @@ def round16(typingctx, source, into):
 
 
 @register_jitable(forceinline=True)
-def write(source, into):
+def round_block(source, into):
     for i in range(BLOCK // 16):
         round16(source + 64 * i, into + 32 * i)
 
 
-WIDEN = STORES["bfloat16"].widen
+def _block_update(rule: Callable[..., Any], num_states: int) -> Callable[..., None]:
+    """The body of `update_loop` for BLOCK elements, whose results stay in float32 until the block is done."""
+    widen = BFLOAT16.widen
+    load, store = state_loader(num_states, widen), state_storer(num_states, unrounded)
 
-
-# What happens to the block at (p, g, S), where S are the addresses of the states; results go to `room` first.
-def _block0(rule):
-    def block(p, g, S, skip, h, tiny, room):
-        P, G, X = view(p + skip, BLOCK, np.uint16), view(g, BLOCK, np.uint16), view(room, BLOCK, np.float32)
+    def block_update(p, g, addresses, first, h, tiny, results):
+        # views of the block, and of the results on the stack
+        P, G = view(p + 2 * first, BLOCK, np.uint16), view(g, BLOCK, np.uint16)
+        S = state_views(addresses, first, BLOCK, np.uint16, 2)
+        new_P, new_A = view(results, BLOCK, np.float32), view(results + BLOCK_BYTES, BLOCK, np.float32)
+        new_B = view(results + 2 * BLOCK_BYTES, BLOCK, np.float32)
+        new_S = new_A, new_B, view(results + 3 * BLOCK_BYTES, BLOCK, np.float32)
         for i in range(BLOCK):
-            X[i], _ = rule(WIDEN(P[i]), WIDEN(G[i]), (), h, tiny)
-        write(room, p + skip)
+            new_P[i], s = rule(widen(P[i]), widen(G[i]), load(S, i), h, tiny)
+            store(new_S, i, s)
+        # the results rounded, 16 values at a time
+        round_block(results, p + 2 * first)
+        for k in range(num_states):
+            round_block(results + (k + 1) * BLOCK_BYTES, addresses[k] + 2 * first)
 
-    return block
-
-
-def _block1(rule):
-    def block(p, g, S, skip, h, tiny, room):
-        P, G, A = view(p + skip, BLOCK, np.uint16), view(g, BLOCK, np.uint16), view(S[0] + skip, BLOCK, np.uint16)
-        X, Y = view(room, BLOCK, np.float32), view(room + FLOATS, BLOCK, np.float32)
-        for i in range(BLOCK):
-            X[i], s = rule(WIDEN(P[i]), WIDEN(G[i]), (WIDEN(A[i]),), h, tiny)
-            Y[i] = s[0]
-        write(room, p + skip)
-        write(room + FLOATS, S[0] + skip)
-
-    return block
+    return register_jitable(error_model="numpy", forceinline=True)(block_update)
 
 
-def _block2(rule):
-    def block(p, g, S, skip, h, tiny, room):
-        P, G = view(p + skip, BLOCK, np.uint16), view(g, BLOCK, np.uint16)
-        A, B = view(S[0] + skip, BLOCK, np.uint16), view(S[1] + skip, BLOCK, np.uint16)
-        X, Y = view(room, BLOCK, np.float32), view(room + FLOATS, BLOCK, np.float32)
-        Z = view(room + 2 * FLOATS, BLOCK, np.float32)
-        for i in range(BLOCK):
-            X[i], s = rule(WIDEN(P[i]), WIDEN(G[i]), (WIDEN(A[i]), WIDEN(B[i])), h, tiny)
-            Y[i], Z[i] = s
-        write(room, p + skip)
-        write(room + FLOATS, S[0] + skip)
-        write(room + 2 * FLOATS, S[1] + skip)
+def block_loop(rule: Callable[..., Any], num_states: int) -> Callable[..., None]:
+    """The loop of a rule, as `update_loop` makes it, in blocks."""
+    block_update = _block_update(rule, num_states)
+    rest_update = register_jitable(error_model="numpy")(update_loop(rule, num_states, BFLOAT16, BFLOAT16))
 
-    return block
-
-
-def _block3(rule):
-    def block(p, g, S, skip, h, tiny, room):
-        P, G = view(p + skip, BLOCK, np.uint16), view(g, BLOCK, np.uint16)
-        A, B = view(S[0] + skip, BLOCK, np.uint16), view(S[1] + skip, BLOCK, np.uint16)
-        C, X = view(S[2] + skip, BLOCK, np.uint16), view(room, BLOCK, np.float32)
-        Y, Z = view(room + FLOATS, BLOCK, np.float32), view(room + 2 * FLOATS, BLOCK, np.float32)
-        W = view(room + 3 * FLOATS, BLOCK, np.float32)
-        for i in range(BLOCK):
-            X[i], s = rule(WIDEN(P[i]), WIDEN(G[i]), (WIDEN(A[i]), WIDEN(B[i]), WIDEN(C[i])), h, tiny)
-            Y[i], Z[i], W[i] = s
-        write(room, p + skip)
-        write(room + FLOATS, S[0] + skip)
-        write(room + 2 * FLOATS, S[1] + skip)
-        write(room + 3 * FLOATS, S[2] + skip)
-
-    return block
-
-
-BLOCKS = (_block0, _block1, _block2, _block3)
-
-
-def in_blocks(rule: Callable[..., Any], states: int) -> Callable[..., None]:
-    """The loop of a rule, with the parameters of those in `updates`."""
-    store = STORES["bfloat16"]
-    block = register_jitable(error_model="numpy", forceinline=True)(BLOCKS[states](rule))
-    rest = register_jitable(error_model="numpy")(LOOPS[states](rule, store, store))
-
-    def update(p, g, addresses, scalars, start, rows, columns, stride):
-        S, room = view(addresses, states, np.int64), stack()
+    def update(p, g, states, scalars, start, rows, columns, stride):
+        addresses, results = view(states, MAX_STATES, np.int64), stack()
         h, tiny = hyper(scalars, np.float32)
         whole = columns // BLOCK * BLOCK
         for row in range(rows):
-            first, from_g = start + row * stride, g + row * columns * 2
+            # one row: whole blocks, then the elements that are left
+            first, row_of_g = start + row * stride, g + row * columns * 2
             for i in range(0, whole, BLOCK):
-                block(p, from_g + i * 2, S, (first + i) * 2, h, tiny, room)
-            rest(p, from_g + whole * 2, addresses, scalars, first + whole, 1, columns - whole, 0)
+                block_update(p, row_of_g + i * 2, addresses, first + i, h, tiny, results)
+            rest_update(p, row_of_g + whole * 2, states, scalars, first + whole, 1, columns - whole, 0)
 
     return update

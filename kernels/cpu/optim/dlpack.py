@@ -80,9 +80,9 @@ def _read_capsules(work):
     starts, ends = view(a.starts, a.spans, np.int64), view(a.ends, a.spans, np.int64)
     for i in range(a.count):
         expected = view(a.expected + i * FIELDS * 8, FIELDS, np.int64)
-        width, size, place = expected[4], expected[5], expected[6]
+        itemsize, size, place = expected[4], expected[5], expected[6]
         address = into[i] if into[i] > 0 else _address(objects[i], a, expected)
-        if address > 0 and address & (width - 1):
+        if address > 0 and address & (itemsize - 1):
             address = -1
         if place != 0:
             address = place if address == place else -1

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from ..runtime.compile import Kernel, lock
-from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
+from ..runtime.launch import UPDATE_ELEMENTS, Limit, num_threads_for, parallel
 from ..runtime.primitives import INTERPRETED, address_of, call_tile, view
 from ..runtime.records import SQUARES, SQUARES_ALL, fill, read
 from ..runtime.storage import STORES, converts_half, name_of
@@ -41,7 +41,7 @@ def _add_by_vectors(dtype):
             x = builder.fpext(builder.bitcast(x, half), single)
         return builder.fpext(x, double)
 
-    kind, width = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].width
+    kind, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
 
     @intrinsic
     def add(typingctx, x, count, lanes):
@@ -51,10 +51,10 @@ def _add_by_vectors(dtype):
             at = [builder.inttoptr(builder.add(lanes, whole(64 * k)), double.as_pointer()) for k in range(LANES // 8)]
             sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in at]
             with cgutils.for_range(builder, count) as loop:
-                start = builder.add(x, builder.mul(loop.index, whole(LANES * width)))
+                start = builder.add(x, builder.mul(loop.index, whole(LANES * itemsize)))
                 for k, total in enumerate(sums):
-                    place = builder.inttoptr(builder.add(start, whole(8 * k * width)), kind.as_pointer())
-                    value = widened(builder, builder.load(place, align=width))
+                    place = builder.inttoptr(builder.add(start, whole(8 * k * itemsize)), kind.as_pointer())
+                    value = widened(builder, builder.load(place, align=itemsize))
                     builder.store(builder.fadd(builder.load(total), builder.fmul(value, value)), total)
             for place, total in zip(at, sums, strict=True):
                 builder.store(builder.load(total), place, align=8)
@@ -66,13 +66,13 @@ def _add_by_vectors(dtype):
 
 
 def _add_by_numbers(store):
-    kind, width, widen = store.kind, store.width, store.widen
+    kind, itemsize, widen = store.kind, store.itemsize, store.widen
 
     @register_jitable
     def add(x, count, lanes):
         S = view(lanes, LANES, np.float64)
         for i in range(count):
-            X = view(x + i * LANES * width, LANES, kind)
+            X = view(x + i * LANES * itemsize, LANES, kind)
             for j in range(LANES):
                 value = np.float64(widen(X[j]))
                 S[j] += value * value
@@ -81,7 +81,7 @@ def _add_by_numbers(store):
 
 
 def _squares(store, add):
-    kind, width, widen = store.kind, store.width, store.widen
+    kind, itemsize, widen = store.kind, store.itemsize, store.widen
 
     def squares(x, lanes, into, unused, rows, columns, stride):
         S = view(lanes, LANES, np.float64)
@@ -89,9 +89,9 @@ def _squares(store, add):
             S[j] = 0
         whole = columns // LANES
         for i in range(rows):
-            start = x + i * stride * width
+            start = x + i * stride * itemsize
             add(start, whole, lanes)
-            X = view(start + whole * LANES * width, columns - whole * LANES, kind)
+            X = view(start + whole * LANES * itemsize, columns - whole * LANES, kind)
             for j in range(columns - whole * LANES):
                 value = np.float64(widen(X[j]))
                 S[j] += value * value
@@ -115,12 +115,12 @@ def _squares_kernel(dtype: str) -> Kernel:
     return Kernel(_squares(STORES[dtype], add), f"squares_{dtype}")
 
 
-def _squares_all(work, step, rank, ranks):
+def _squares_all(work, step, rank, num_ranks):
     # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
     all_ = read(work, SQUARES_ALL)
-    if all_.due and view(all_.due + step * 8, 1, np.int64)[0] == 0:
+    if all_.step_after and view(all_.step_after + step * 8, 1, np.int64)[0] == 0:
         return
-    first, last = rank * all_.pieces // ranks, (rank + 1) * all_.pieces // ranks
+    first, last = rank * all_.num_pieces // num_ranks, (rank + 1) * all_.num_pieces // num_ranks
     lanes = all_.lanes + rank * LANES * 8
     for i in range(all_.count):
         one = read(all_.table + i * RECORD, SQUARES)
@@ -129,7 +129,7 @@ def _squares_all(work, step, rank, ranks):
             if start >= one.elements:
                 break
             size = min(PIECE, one.elements - start)
-            call_tile(one.squares, one.x + start * one.width, lanes, all_.sums + piece * 8, 0, 1, size, 0)
+            call_tile(one.squares, one.x + start * one.element_bytes, lanes, all_.sums + piece * 8, 0, 1, size, 0)
 
 
 RECORD = SQUARES.itemsize
@@ -139,26 +139,29 @@ SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
 class Squares:
     """The sums of squares of some arrays: a record with what it points to, to be run as a phase, or by `norm`.
 
-    parts: dtype and elements of each array; `take` says where they are.
+    parts: dtype and elements of each array; `set_addresses` says where they are.
     ranks: of the phase; `norm` chooses its own.
-    due: (batches,) int64, 0 where the phase has nothing to do.
+    step_after: (batches,) int64, 0 for batches after which the phase has nothing to do; None: always something.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, int]], ranks: int = 1, due: np.ndarray | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None
+    ) -> None:
         self.sizes = np.array([size for _, size in parts], np.int64)
         self.table = np.zeros(len(parts), SQUARES)
-        pieces = 0
+        num_pieces = 0
         for i, (dtype, size) in enumerate(parts):
-            self.table[i] = (squares_kernel(dtype).address, 0, 0, pieces, STORES[dtype].width)
-            pieces += -(-size // PIECE)
-        self.sums, self.due = np.zeros(pieces), due
-        self.lanes = np.empty(max(ranks, pieces) * LANES)
+            self.table[i] = (squares_kernel(dtype).address, 0, 0, num_pieces, STORES[dtype].itemsize)
+            num_pieces += -(-size // PIECE)
+        self.sums, self.step_after = np.zeros(num_pieces), step_after
+        self.lanes = np.empty(max(num_ranks, num_pieces) * LANES)
         self.record = fill(
-            SQUARES_ALL, count=len(parts), table=self.table, pieces=pieces, sums=self.sums, lanes=self.lanes, due=due
-        )
+            SQUARES_ALL, count=len(parts), table=self.table, num_pieces=num_pieces, sums=self.sums, lanes=self.lanes,
+            step_after=step_after,
+        )  # fmt: skip
         self.x, self.elements, self.at = self.table["x"], self.table["elements"], address_of(self.record)
 
-    def take(self, addresses: Sequence[int] | np.ndarray) -> None:
+    def set_addresses(self, addresses: Sequence[int] | np.ndarray) -> None:
         """The addresses of the arrays; 0 for one that does not count."""
         self.x[:] = addresses
         np.multiply(self.sizes, self.x != 0, out=self.elements)
@@ -175,10 +178,10 @@ class Squares:
         return [math.sqrt(sum(part.tolist())) for part in np.split(self.sums, self.table["first_piece"][1:])]
 
     def _run(self, addresses: Sequence[int] | np.ndarray, limit: Limit) -> None:
-        self.take(addresses)
+        self.set_addresses(addresses)
         if len(self.sums):
-            ranks = ranks_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
-            parallel(SQUARES_KERNEL, self.at, 0, ranks)
+            num_ranks = num_threads_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
+            parallel(SQUARES_KERNEL, self.at, 0, num_ranks)
 
 
 def gradient_norm(gradients: Sequence[np.ndarray]) -> float:

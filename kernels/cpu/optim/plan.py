@@ -11,17 +11,18 @@ from ...formulas import NUM_SCALARS, dropout_key
 from ...scalars import TINY, Scalars
 from ...spec import BufferUpdate, Update
 from ..runtime.compile import Kernel
-from ..runtime.launch import UPDATE_ELEMENTS, Limit, parallel, ranks_for
+from ..runtime.launch import UPDATE_ELEMENTS, Limit, num_threads_for, parallel
 from ..runtime.primitives import address_of, aligned_zeros, view, word
 from ..runtime.records import PLAN, UPDATE, UPDATES, fill, read
 from ..runtime.storage import STORES, name_of
+from .loops import MAX_STATES
 from .norm import Squares
-from .updates import MAX_STATES, STATES, TILE, UPDATE_ALL, update_code
+from .updates import STATES, TILE, UPDATE_ALL, update_code
 
 ROW = 128  # bytes of a row of scalars, of either dtype
 
 
-def _arrange(work):
+def _assign_scalar_rows(work):
     # What a step does: gives every array that has a gradient its tiles and its row of scalars. Arrays of one kind
     # (group, rule and dtype) and one step number share a row; there are as many rows as that makes.
     a = read(work, PLAN)
@@ -51,7 +52,7 @@ def _arrange(work):
 
 
 RECORD, KEY = UPDATE.itemsize, STATES + 8 * MAX_STATES
-ARRANGE = Kernel(_arrange, "arrange")
+ASSIGN_SCALAR_ROWS = Kernel(_assign_scalar_rows, "assign_scalar_rows")
 
 
 T = TypeVar("T")
@@ -65,13 +66,13 @@ class Pool(Generic[T]):
         self.make = make
         self.idle: list[T] = []
 
-    def take(self) -> T:
+    def acquire(self) -> T:
         try:  # not asked before: another thread may be quicker
             return self.idle.pop()
         except IndexError:
             return self.make()
 
-    def give(self, piece: T) -> None:
+    def release(self, piece: T) -> None:
         self.idle.append(piece)
 
 
@@ -97,7 +98,7 @@ class Plan:
         self.limit = limit
         # A kind has a group, a rule and a dtype that is calculated with: what the values of a row of scalars depend on,
         # but for the step.
-        kinds = [(t.group, t.rule, np.dtype(STORES[t.dtype].real)) for t in targets]
+        kinds = [(t.group, t.rule, np.dtype(STORES[t.dtype].T)) for t in targets]
         self.kinds = list(dict.fromkeys(kinds))
         numbers = {kind: number for number, kind in enumerate(self.kinds)}
         self.of = np.array([numbers[kind] for kind in kinds], np.int64)
@@ -108,8 +109,8 @@ class Plan:
         for i, t in enumerate(targets):
             states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
             code = update_code(t.rule, t.dtype, t.form)
-            self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].width)
-        self._idle = Pool(lambda: _Working(self))
+            self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].itemsize)
+        self._idle = Pool(lambda: _Workspace(self))
 
     def update(
         self,
@@ -117,7 +118,7 @@ class Plan:
         steps: Sequence[int] | np.ndarray,
         options: Sequence[Mapping[str, Any]],
         scale: float = 1.0,
-        places: Mapping[int, int] | None = None,
+        addresses: Mapping[int, int] | None = None,
     ) -> None:
         """Update every array that has a gradient, in place and in one launch.
 
@@ -126,16 +127,16 @@ class Plan:
         scale: what gradients are to be multiplied by.
         places: the addresses of those parameters that lie somewhere else than last time, by their index.
         """
-        working = self._idle.take()
-        if places:
-            for i, address in places.items():
-                working.places[i] = address
-        working.arrange(gradients, steps)
-        for i, (kind, step) in enumerate(working.wanted()):
+        workspace = self._idle.acquire()
+        if addresses:
+            for i, address in addresses.items():
+                workspace.addresses[i] = address
+        workspace.assign_scalar_rows(gradients, steps)
+        for i, (kind, step) in enumerate(workspace.needed_rows()):
             group, _, dtype = self.kinds[kind]
-            working.scalars[kind].fill(working.rows[dtype][i], step, options[group], scale)
-        working.update()
-        self._idle.give(working)
+            workspace.scalars[kind].fill(workspace.rows[dtype][i], step, options[group], scale)
+        workspace.update()
+        self._idle.release(workspace)
 
     def norm(self, gradients: Sequence[int] | np.ndarray) -> float:
         """The Euclidean norm of all gradients laid end to end; the same bits for any number of threads."""
@@ -146,21 +147,21 @@ class Plan:
         return self._measure(lambda squares: squares.norms(gradients, self.limit))
 
     def _measure(self, measure: Callable[[Squares], T]) -> T:
-        working = self._idle.take()
-        if working.squares is None:
-            working.squares = Squares(self.parts)
-        found = measure(working.squares)
-        self._idle.give(working)
+        workspace = self._idle.acquire()
+        if workspace.squares is None:
+            workspace.squares = Squares(self.parts)
+        found = measure(workspace.squares)
+        self._idle.release(workspace)
         return found
 
 
-class _Working:
+class _Workspace:
     """What one call of a plan at a time writes to."""
 
     def __init__(self, plan: Plan) -> None:
         count = len(plan.sizes)
         self.table = plan.table.copy()
-        self.places = self.table["p"]
+        self.addresses = self.table["p"]
         self.gradients, self.steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         self.pairs = np.zeros((count, 2), np.int64)
         memory = aligned_zeros(count * ROW, np.uint8)
@@ -179,21 +180,21 @@ class _Working:
         self.squares: Squares | None = None
         self.limit = plan.limit
 
-    def arrange(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
+    def assign_scalar_rows(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
         self.gradients[:] = gradients
         self.steps[:] = steps
-        ARRANGE.run(self.at)
+        ASSIGN_SCALAR_ROWS.run(self.at)
 
-    def wanted(self) -> list[list[int]]:
+    def needed_rows(self) -> list[list[int]]:
         """Kind and step number of every row of scalars that is wanted."""
-        wanted: list[list[int]] = self.pairs[: self.used[0]].tolist()
-        return wanted
+        needed_rows: list[list[int]] = self.pairs[: self.used[0]].tolist()
+        return needed_rows
 
     def update(self) -> None:
         tiles = int(self.tiles[0])
         if tiles:
-            ranks = ranks_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles, self.limit)
-            parallel(UPDATE_ALL, self.updates_at, 0, ranks)
+            num_ranks = num_threads_for(int(self.elements[0]), UPDATE_ELEMENTS, tiles, self.limit)
+            parallel(UPDATE_ALL, self.updates_at, 0, num_ranks)
 
 
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:

@@ -14,7 +14,7 @@ from ...formulas import NUM_SCALARS, dropout_key
 from ...scalars import fill_row
 from ...spec import Update
 from ..runtime.compile import Kernel
-from ..runtime.launch import UPDATE_ELEMENTS, parallel, ranks_for
+from ..runtime.launch import UPDATE_ELEMENTS, num_threads_for, parallel
 from ..runtime.primitives import address_of, call_update, prefetch, view
 from ..runtime.records import ROWS_SUM, ROWS_UPDATE, fill, offset, read
 from ..runtime.storage import STORES, Store, name_of
@@ -64,27 +64,27 @@ def _sort_rows(indices, count, memory):
 
 
 def _sum_rows(store: Store):
-    kind, real, width, widen, narrow = store.kind, store.real, store.width, store.widen, store.narrow
-    real_width = np.dtype(real).itemsize
+    kind, T, itemsize, widen, narrow = store.kind, store.T, store.itemsize, store.widen, store.narrow
+    real_width = np.dtype(T).itemsize
 
-    def sum_rows(work, step, rank, ranks):
+    def sum_rows(work, step, rank, num_ranks):
         # Rank r does rows r U / ranks to (r + 1) U / ranks, each in the order in which its values were given.
         a = read(work, ROWS_SUM)
         order, starts = view(a.order, a.count, np.int64), view(a.starts, a.used + 1, np.int64)
         room = a.room + rank * a.columns * real_width
-        for row in range(rank * a.used // ranks, (rank + 1) * a.used // ranks):
-            at = a.into + row * a.columns * width
+        for row in range(rank * a.used // num_ranks, (rank + 1) * a.used // num_ranks):
+            at = a.into + row * a.columns * itemsize
             into = view(at, a.columns, kind)
-            values = view(a.values + order[starts[row]] * a.columns * width, a.columns, kind)
+            values = view(a.values + order[starts[row]] * a.columns * itemsize, a.columns, kind)
             if starts[row + 1] == starts[row] + 1:
                 for i in range(a.columns):
                     into[i] = values[i]
             else:
-                total = view(room if a.room else at, a.columns, real)
+                total = view(room if a.room else at, a.columns, T)
                 for i in range(a.columns):
                     total[i] = widen(values[i])
                 for place in range(starts[row] + 1, starts[row + 1]):
-                    values = view(a.values + order[place] * a.columns * width, a.columns, kind)
+                    values = view(a.values + order[place] * a.columns * itemsize, a.columns, kind)
                     for i in range(a.columns):
                         total[i] += widen(values[i])
                 if a.room:
@@ -94,12 +94,12 @@ def _sum_rows(store: Store):
     return sum_rows
 
 
-def _update_rows(work, step, rank, ranks):
+def _update_rows(work, step, rank, num_ranks):
     # Rank r does rows r U / ranks to (r + 1) U / ranks.
     a = read(work, ROWS_UPDATE)
     rows, states = view(a.rows, a.used, np.int64), view(work + STATES, a.states, np.int64)
-    pitch, states_pitch = a.columns * a.width, a.columns * a.states_width
-    row, last = rank * a.used // ranks, (rank + 1) * a.used // ranks
+    pitch, states_pitch = a.columns * a.element_bytes, a.columns * a.state_element_bytes
+    row, last = rank * a.used // num_ranks, (rank + 1) * a.used // num_ranks
     while row < last:
         if row + AHEAD < last:
             ahead = a.p + rows[row + AHEAD] * pitch
@@ -140,13 +140,13 @@ def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
     used = int(memory[0])
     rows, sums = memory[2 + 2 * count :][:used], np.empty((used, *values.shape[1:]), values.dtype)
     if values.size:
-        columns, ranks = values.size // count, ranks_for(values.size, UPDATE_ELEMENTS, used)
-        room = np.empty((ranks, columns), np.float32) if values.itemsize == 2 else None
+        columns, num_ranks = values.size // count, num_threads_for(values.size, UPDATE_ELEMENTS, used)
+        room = np.empty((num_ranks, columns), np.float32) if values.itemsize == 2 else None
         work = fill(
             ROWS_SUM, count=count, used=used, order=at + 8, starts=at + (1 + count) * 8, values=values, into=sums,
             columns=columns, room=room,
         )  # fmt: skip
-        parallel(sum_rows_kernel(name_of(values.dtype)), address_of(work), 0, ranks)
+        parallel(sum_rows_kernel(name_of(values.dtype)), address_of(work), 0, num_ranks)
     return rows, sums
 
 
@@ -158,13 +158,13 @@ def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
     if job.g.size == 0:
         return
     dtype = name_of(job.p.dtype)
-    scalars = np.zeros(NUM_SCALARS + 1, STORES[dtype].real)
+    scalars = np.zeros(NUM_SCALARS + 1, STORES[dtype].T)
     fill_row(scalars, job.rule, job.step, job.options, scale)
     states = {f"state{i}": state for i, state in enumerate(job.states)}
     work = fill(
         ROWS_UPDATE, update=update_code(job.rule, dtype, job.form), p=job.p, g=job.g, **states, scalars=scalars,
         key=np.uint64(dropout_key(job.stream, job.step)).view(np.int64), rows=rows, used=len(rows), states=len(states),
-        columns=job.g.size // len(rows), width=job.p.itemsize,
-        states_width=job.states[0].itemsize if states else 0,
+        columns=job.g.size // len(rows), element_bytes=job.p.itemsize,
+        state_element_bytes=job.states[0].itemsize if states else 0,
     )  # fmt: skip
-    parallel(UPDATE_ROWS, address_of(work), 0, ranks_for(job.g.size, UPDATE_ELEMENTS, len(rows)))
+    parallel(UPDATE_ROWS, address_of(work), 0, num_threads_for(job.g.size, UPDATE_ELEMENTS, len(rows)))

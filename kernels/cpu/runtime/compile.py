@@ -180,7 +180,7 @@ def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- kernels
-PHASE = ["work", "step", "rank", "ranks"]
+PHASE = ["work", "step", "rank", "num_ranks"]
 
 
 class Kernel:
@@ -265,8 +265,8 @@ def _pointer(kernel: Kernel) -> Any:
     return ffi.cast(f"void(*)({', '.join(['int64_t'] * len(kernel.parameters))})", kernel.address)
 
 
-def _enter(code, work, step, rank, ranks):
-    enter(code, work, step, rank, ranks)
+def _enter(code, work, step, rank, num_ranks):
+    enter(code, work, step, rank, num_ranks)
 
 
 ENTER = Kernel(_enter, "enter")

@@ -5,9 +5,9 @@ the same bits for any number of threads. A phase is a kernel(work, step, rank, r
 
 - `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few
   microseconds, for calls on arrays.
-- `team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a barrier
-  of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork, and
-  from any number of Python threads at once.
+- `run_team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a
+  barrier of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork,
+  and from any number of Python threads at once.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def set_num_threads(n: int) -> None:
     _threads = n
 
 
-def ranks_for(work: float, worth: float, pieces: int, limit: Limit = None) -> int:
-    """The number of ranks for an amount of work of which `worth` deserves a thread, in so many pieces."""
-    most = min(int(work // worth), pieces)
+def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit: Limit = None) -> int:
+    """The number of ranks for an amount of work of which `work_per_thread` deserves a thread, in so many pieces."""
+    most = min(int(work // work_per_thread), num_pieces)
     if most > 1 and limit is not None:
         most = min(most, limit())
     return min(get_num_threads(), most) if most > 1 else 1  # asking costs 2 us
@@ -167,38 +167,38 @@ def _can_launch() -> bool:
     return not _Fork.happened and threading_layer() in ("tbb", "omp")
 
 
-def _launch(code, work, step, ranks):
-    for rank in prange(ranks):
-        enter(code, work, step, rank, ranks)
+def _launch(code, work, step, num_ranks):
+    for rank in prange(num_ranks):
+        enter(code, work, step, rank, num_ranks)
 
 
 LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
 
 
-def _on_layer(kernel: Kernel, work: int, step: int, ranks: int) -> None:
+def _on_layer(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     before = numba.get_num_threads()
-    wanted = min(ranks, config.NUMBA_NUM_THREADS)
+    wanted = min(num_ranks, config.NUMBA_NUM_THREADS)
     if wanted == before:
-        LAUNCH(kernel.address, work, step, ranks)
+        LAUNCH(kernel.address, work, step, num_ranks)
         return
     try:
         numba.set_num_threads(wanted)
-        LAUNCH(kernel.address, work, step, ranks)
+        LAUNCH(kernel.address, work, step, num_ranks)
     finally:
         numba.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- calls on arrays
-def parallel(kernel: Kernel, work: int, step: int, ranks: int) -> None:
+def parallel(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     """Run all ranks of a phase that has no barrier inside."""
-    if ranks == 1 or INTERPRETED:
+    if num_ranks == 1 or INTERPRETED:
         kernel.run(work, step, 0, 1)
         return
     pool = openmp.pool()
-    if pool is not None and pool.threads >= ranks:
-        pool.run(kernel, work, step, ranks)
+    if pool is not None and pool.threads >= num_ranks:
+        pool.run(kernel, work, step, num_ranks)
     elif _can_launch():
-        _on_layer(kernel, work, step, ranks)
+        _on_layer(kernel, work, step, num_ranks)
     else:
         kernel(work, step, 0, 1)
 
@@ -230,10 +230,10 @@ def yield_address() -> int:
     return int(ffi.cast("intptr_t", function))
 
 
-def team(
+def run_team(
     kernel: Kernel,
     work: int,
-    ranks: int,
+    num_ranks: int,
     watch: Callable[[], None] | None = None,
     stop: Callable[[], None] | None = None,
 ) -> None:
@@ -242,7 +242,7 @@ def team(
     The calling thread waits and calls watch() some twenty times a second. If it is interrupted, it calls stop() and
     still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
     """
-    if watch is None and ranks == 1:
+    if watch is None and num_ranks == 1:
         kernel(work, 0, 0, 1)
         return
     _ = kernel.address  # compiled here, not in a rank
@@ -260,13 +260,13 @@ def team(
             end.set()
 
     try:
-        for rank in range(ranks):
+        for rank in range(num_ranks):
             end = threading.Event()
             thread = threading.Thread(target=body, args=(rank, end), name=f"fastopt-{rank}", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:  # no further thread is granted: the team is smaller, its results the same
-                log.debug("a team of %d instead of %d: %s", len(ends), ranks, error)
+                log.debug("a team of %d instead of %d: %s", len(ends), num_ranks, error)
                 break
             ends.append(end)
         size[0] = len(ends)

@@ -114,10 +114,10 @@ class Pool(NamedTuple):
     library: _Library
     threads: int  # of a team of torch's; a smaller one would end threads that torch must start again
 
-    def run(self, kernel: Kernel, work: int, step: int, ranks: int) -> None:
+    def run(self, kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
         """Run all ranks of a phase."""
         library = self.library
-        record = ffi.new("int64_t[6]", (library.thread_num, library.num_threads, kernel.address, work, step, ranks))
+        record = ffi.new("int64_t[6]", (library.thread_num, library.num_threads, kernel.address, work, step, num_ranks))
         library.start(BODY.address, record, self.threads, 0)
 
 

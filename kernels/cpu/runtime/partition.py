@@ -8,18 +8,19 @@ from .records import RUN, read
 
 
 @register_jitable
-def pieces(total, size):
+def num_pieces(total, size):
+    """The pieces of at most `size` that `total` is cut into."""
     return (total + size - 1) // size
 
 
 @register_jitable
-def span(total, rank, ranks):
-    """The pieces of a rank: neighbours, and the same ones in every step, so that what they touch stays in its cache."""
-    return range(rank * total // ranks, (rank + 1) * total // ranks)
+def pieces_of_rank(total, rank, num_ranks):
+    """The pieces of a rank: neighbours, and the same ones in every step, so that its data stay in its core's cache."""
+    return range(rank * total // num_ranks, (rank + 1) * total // num_ranks)
 
 
 @register_jitable
 def batch_rows(run, step):
-    """The rows of this step's batch: the last one may be shorter."""
+    """The rows of batch `step`: the last one may be shorter."""
     r = read(run, RUN)
-    return min(r.batch, r.rows - step * r.batch)
+    return min(r.batch_size, r.num_rows - step * r.batch_size)

@@ -73,14 +73,14 @@ def _caller(result: types.Type, *parameters: types.Type) -> tuple[Any, Callable[
     return signature, codegen
 
 
-def _gemm_caller(real: types.Float) -> tuple[Any, Callable[..., Any]]:
+def _gemm_caller(T: types.Float) -> tuple[Any, Callable[..., Any]]:
     i32, i64 = types.int32, types.int64
-    return _caller(types.void, *[i32] * 6, real, i64, i32, i64, i32, real, i64, i32)
+    return _caller(types.void, *[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
 
 
 # Numba wants the parameters of an intrinsic spelled out.
 @intrinsic
-def _call_phase(typingctx, code, work, step, rank, ranks):
+def _call_phase(typingctx, code, work, step, rank, num_ranks):
     return _caller(types.void, *[types.int64] * 4)
 
 
@@ -210,14 +210,14 @@ def _write_control(typingctx, value):
 
 
 @register_jitable
-def enter(code, work, step, rank, ranks):
+def enter(code, work, step, rank, num_ranks):
     """Call a phase with denormals flushed: the one way into kernels that calculate.
 
     LLVM moves arithmetic past writes to the control register, but not past a call of it knows not what.
     """
     before = _read_control()
     _write_control(before | FLUSH)
-    call_phase(code, work, step, rank, ranks)
+    call_phase(code, work, step, rank, num_ranks)
     _write_control(before)
 
 

@@ -19,73 +19,84 @@ def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = (
     return np.dtype(list(kinds.items()))
 
 
-# One pass over the data: the program, the rows, and what the ranks tell each other.
+# One pass over the data: the program, the rows, and words by which the ranks and the calling thread signal each other.
 RUN = _record(
-    "phases",  # (count, 3): code of a phase, its work record, whether all ranks meet after it
-    "count",
-    "steps",
-    "batch",  # rows of a full batch
-    "rows",  # rows in all
-    "order",  # their indices in x and y; 0: 0, 1, 2, ...
-    "first",  # batches done before, by which dropout draws
-    "arrived",  # ranks that have come to a barrier, ever
-    "give_way",  # code of sched_yield
-    "done",  # steps done, for whoever watches
-    "stop",  # set by whoever watches
-    "halt",  # set by rank 0 when it has seen `stop`, read by all ranks after the step's last barrier
-    "marks",  # (ranks, marked, 1 + 2 count, 2): when phases were done, where the run is profiled
-    "marked",  # steps that have room there
+    "phases",  # (num_phases, 3): code of a phase, its work record, 1 if a barrier follows it
+    "num_phases",
+    "num_batches",
+    "batch_size",  # rows of a full batch
+    "num_rows",  # of all batches
+    "order",  # (num_rows,) their indices in x and y; 0: 0, 1, 2, ...
+    "first_batch",  # batches done before the pass: dropout draws by their number
+    "arrivals",  # at barriers, of all ranks, never reset
+    "yield_cpu",  # code of sched_yield
+    "done",  # batches done, for the thread that watches
+    "stop",  # set by the thread that watches
+    "halt",  # copy of `stop` that rank 0 makes and all ranks read after the batch's last barrier
+    "marks",  # (num_ranks, num_marked, 1 + 2 num_phases, 2): times at which phases were done, if the run is profiled
+    "num_marked",  # batches that have memory for marks
     "clock",  # code
 )
 
-GATHER = _record("run", "x", "y", "into_x", "into_y", "inputs", "part", "targets", "labels")
+# A batch: its rows of x and y, and the memory that they are copied to.
+GATHER = _record(
+    "run",
+    "x",  # (rows of the data, inputs)
+    "y",  # (rows of the data,) int64 labels or (rows of the data, outputs); 0: none
+    "batch_x",
+    "batch_y",
+    "inputs",
+    "piece_cols",  # columns of x in a piece of work
+    "outputs",  # columns of y
+    "has_labels",
+)
 
 DENSE = _record(
     "run",
     "x",  # (rows, inputs)
     "w",  # (inputs, outputs)
     "b",  # (outputs,)
-    "z",  # (rows, outputs), pre-activation; the same as y where the slope is a function of y
+    "z",  # (rows, outputs), pre-activation; the same array as y if the slope is a function of y
     "y",  # (rows, outputs)
-    "dz",  # first the gradient of y, then that of z
-    "dx",  # gradient of x
-    "dw",  # where the gradients go if the layer is not updated
+    "dz",  # (rows, outputs) the gradient of y, then, in its place, that of z
+    "dx",  # (rows, inputs)
+    "dw",  # gradients, if they are written and not handed to the update at once
     "db",
     "inputs",
     "outputs",
-    "high",  # rows and columns of a tile of y, and of a tile of dw
-    "wide",
-    "dw_high",
-    "dw_wide",
-    "parts",  # in which the rows of w are cut, and rows of one
-    "part",
-    "sums",  # (parts, rows, outputs): the products of the parts, where there are several
+    "tile_rows",  # of a tile of y
+    "tile_cols",
+    "dw_tile_rows",  # of a tile of dw
+    "dw_tile_cols",
+    "num_splits",  # of the rows of w
+    "split_rows",  # rows of w in a split; the last one may have fewer
+    "split_products",  # (num_splits, rows, outputs), if there are several
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums
-    "update",  # code of the optimizer's rule
-    "w_states",  # (3,) addresses
+    "update",  # code of the optimizer's rule; 0: gradients are written
+    "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
     "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_stride",  # in bytes
-    "uses_y",  # the slope is a function of y (1) or of z (0)
-    "shares",  # (batches, 2) float64, where dw and db add up: the batch's weight, and 1 to add to what is there, else 0
-    "scratch",  # (ranks, scratch_size) bytes: a tile of dw, or the column sums in float64
-    "scratch_size",
+    "scalars_row_bytes",
+    "uses_y",  # 1: the slope is a function of y, 0: of z
+    "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
+    "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
+    "scratch_bytes",
 )
 
-DROPOUT = _record("run", "x", "y", "dy", "dx", "columns", "threshold", reals=("scale",), words=("stream",))
+DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
-LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))
+LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))  # sums: (pieces of rows,) float64
 
 METRIC = _record(
     "run", "z", "t",
-    "columns",  # that are looked at
+    "columns",  # that count
     "stride",  # elements from row to row
     "sums", reals=("z_boundary", "t_boundary"),
 )  # fmt: skip
 
-ACTIVATE = _record("run", "z", "y", "columns", "activate")
+ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
 TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
 
@@ -98,7 +109,7 @@ UPDATE = _record(
     "scalars",
     "elements",
     "first_tile",
-    "width",  # bytes of an element of g
+    "element_bytes",  # bytes of an element of g
 )
 UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
 
@@ -147,8 +158,8 @@ CAPSULES = _record(
     "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
 )
 
-SQUARES = _record("squares", "x", "elements", "first_piece", "width")  # squares: code
-SQUARES_ALL = _record("count", "table", "pieces", "sums", "lanes", "due")  # due: 0 for always, or as below
+SQUARES = _record("squares", "x", "elements", "first_piece", "element_bytes")  # squares: code
+SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "step_after")  # step_after: as below; 0: always
 
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
@@ -172,21 +183,21 @@ ROWS_UPDATE = _record(
     "rows",  # (used,): which of p's they are, sorted
     "used",
     "columns",
-    "width",  # bytes of an element of p and g
-    "states_width",
+    "element_bytes",  # bytes of an element of p and g
+    "state_element_bytes",
 )
 
-# The update of all parameters from whole gradients: see two_pass.py.
+# The update of all parameters from whole gradients: see optimizer_step.py.
 APPLY = _record(
     "update_all",  # code
-    "updates",  # (ranks,) of UPDATES
-    "due",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
+    "updates",  # (num_ranks,) of UPDATES
+    "step_after",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
     "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_stride",  # in bytes
-    "own",  # (ranks, OWN): the scalars of a rank with the factor of clipping
-    "sums",  # (pieces,) float64: squares of the gradients
-    "pieces",
-    reals=("most",),  # the norm to clip to; 0: none
+    "scalars_row_bytes",
+    "clipped",  # (num_ranks, CLIPPED): the scalars of a rank with the factor of clipping
+    "sums",  # (num_pieces,) float64: squares of the gradients
+    "num_pieces",
+    reals=("max_norm",),  # the norm to clip to; 0: none
 )
 
 

@@ -165,12 +165,12 @@ class Store(NamedTuple):
     """How an array keeps its numbers: what they are in memory, what is calculated with, the ways there and back."""
 
     kind: type[np.generic]
-    real: type[np.generic]
+    T: type[np.generic]
     widen: Callable[..., Any]
     narrow: Callable[..., Any]
 
     @property
-    def width(self) -> int:
+    def itemsize(self) -> int:
         return np.dtype(self.kind).itemsize
 
 

@@ -38,37 +38,37 @@ MARKS = 1 << 26  # bytes of memory for the marks of a pass; steps beyond that ar
 # The clock of time.perf_counter: clock_gettime(CLOCK, address) or, on Windows, QueryPerformanceCounter(address).
 WINDOWS = sys.platform == "win32" and not INTERPRETED
 CLOCK = int(getattr(time, "CLOCK_UPTIME_RAW", getattr(time, "CLOCK_MONOTONIC", 0)))
-ARRIVED = offset(RUN, "arrived")
+ARRIVALS = offset(RUN, "arrivals")
 
 
-def _program(marked):
-    def run_program(work, step, rank, ranks):
+def _run_program(marked):
+    def run_program(work, step, rank, num_ranks):
         run = read(work, RUN)
-        phases = view(run.phases, run.count * 3, np.int64)
+        phases = view(run.phases, run.num_phases * 3, np.int64)
         meetings = 0
-        for batch in range(run.steps):
+        for batch in range(run.num_batches):
             if marked:
-                mark = run.marks + (rank * run.marked + batch) * (1 + 2 * run.count) * MARK
-                marks = batch < run.marked
+                mark = run.marks + (rank * run.num_marked + batch) * (1 + 2 * run.num_phases) * MARK
+                marks = batch < run.num_marked
                 if marks:
                     # A C function finds its arguments in registers; QueryPerformanceCounter overlooks the second.
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
-            for i in range(run.count):
-                call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, ranks)
+            for i in range(run.num_phases):
+                call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, num_ranks)
                 if marked and marks:
                     mark += MARK
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
-                if phases[3 * i + 2] and ranks > 1:
+                if phases[3 * i + 2] and num_ranks > 1:
                     # Arrivals are counted and never reset: at meeting k everybody waits for the (k ranks)-th.
                     meetings += 1
-                    atomic_add(work + ARRIVED, 1)
+                    atomic_add(work + ARRIVALS, 1)
                     looks = 0
-                    while atomic_load(work + ARRIVED) < meetings * ranks:
+                    while atomic_load(work + ARRIVALS) < meetings * num_ranks:
                         looks += 1
                         if looks < SPINS:
                             relax()
                         else:
-                            call_int(run.give_way)
+                            call_int(run.yield_cpu)
                     if marked and marks:
                         mark += MARK
                         call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
@@ -82,7 +82,7 @@ def _program(marked):
     return run_program
 
 
-def _finish(work, step, rank, ranks):
+def _finish(work, step, rank, num_ranks):
     if rank == 0:
         run = read(work, RUN)
         run.done = step + 1
@@ -90,8 +90,8 @@ def _finish(work, step, rank, ranks):
 
 
 FINISH = Kernel(_finish, "finish")
-RUN_PROGRAM = Kernel(_program(False), "run_program")
-MARKED_PROGRAM = Kernel(_program(True), "run_program_marked")
+RUN_PROGRAM = Kernel(_run_program(False), "run_program")
+MARKED_PROGRAM = Kernel(_run_program(True), "run_program_marked")
 
 
 class _Clock(NamedTuple):
@@ -124,16 +124,16 @@ def _clock() -> _Clock:
 
 
 @contextmanager
-def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], ranks: int) -> Iterator[Kernel]:
+def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int) -> Iterator[Kernel]:
     """The kernel to run a filled record RUN with; where somebody wants to know, one that marks, and then tells them."""
     listener = recorder.get()
     if listener is None:
         yield RUN_PROGRAM
         return
     slots, clock = 1 + 2 * len(costs), _clock()
-    steps = int(min(run["steps"], max(1, MARKS // (ranks * slots * MARK))))
-    words = np.zeros((ranks, steps, slots, 2), np.int64)
-    run["marks"], run["marked"], run["clock"] = address_of(words), steps, clock.address
+    steps = int(min(run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
+    words = np.zeros((num_ranks, steps, slots, 2), np.int64)
+    run["marks"], run["num_marked"], run["clock"] = address_of(words), steps, clock.address
     _ = MARKED_PROGRAM.address  # compiled before the pass begins
     start = time.perf_counter_ns()
     try:
@@ -142,5 +142,5 @@ def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], ranks: int) 
         end, done = time.perf_counter_ns(), int(run["done"])
         at_work = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
         marks = clock.nanoseconds(words[at_work, :done])
-        rows = min(int(run["rows"]), done * int(run["batch"]))
-        listener.record(Pass(verb, dtype, tuple(costs), int(run["batch"]), rows, done, start, end, marks))
+        rows = min(int(run["num_rows"]), done * int(run["batch_size"]))
+        listener.record(Pass(verb, dtype, tuple(costs), int(run["batch_size"]), rows, done, start, end, marks))

@@ -192,7 +192,7 @@ def test_a_path_can_be_chosen(monkeypatch, name):
 
 def test_an_unknown_name(monkeypatch):
     monkeypatch.setenv("FASTOPT_BLAS", "atlas")
-    with pytest.raises(ValueError, match="'mkl', 'fastopt', 'openblas', 'none' or the path .*, got 'atlas'"):
+    with pytest.raises(ValueError, match="'mkl', 'fastopt', 'openblas', 'none' or the path .*; got 'atlas'"):
         choose()
 
 

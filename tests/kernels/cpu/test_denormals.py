@@ -144,7 +144,7 @@ def test_float16_is_widened_as_numpy_does(function, monkeypatch, tmp_path):
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
 
-    def widen(work, step, rank, ranks):
+    def widen(work, step, rank, num_ranks):
         x, y = view(work, step, np.uint16), view(rank, step, np.float32)
         for i in range(step):
             y[i] = function(x[i])
@@ -284,11 +284,11 @@ def entries(name):
 
 @pytest.mark.skipif(FENV is None, reason="the registers of x86 are looked at, by glibc's structure")
 @pytest.mark.parametrize("own", OWN)
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("name", BACKENDS)
-def test_every_call_leaves_the_thread_as_it_was(name, ranks, own, threads, monkeypatch):
+def test_every_call_leaves_the_thread_as_it_was(name, num_ranks, own, threads, monkeypatch):
     for module, least in ((plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS"),
-                          (dense, "CALL_FLOPS"), (losses, "ELEMENTS")):  # fmt: skip
+                          (dense, "CALL_FLOPS"), (losses, "ELEMENTS_PER_THREAD")):  # fmt: skip
         monkeypatch.setattr(module, least, 1)
     library, before, mine = ctypes.PyDLL(None), FENV(), FENV()
     calls = list(entries(name))
@@ -299,7 +299,7 @@ def test_every_call_leaves_the_thread_as_it_was(name, ranks, own, threads, monke
         library.fesetenv(mine)
         expected = control()
         left = {}
-        with threads(ranks):
+        with threads(num_ranks):
             for what, call in calls:
                 call()
                 left[what] = control()
@@ -440,16 +440,16 @@ def test_teams_flush_on_every_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
 
-    def halve(work, step, rank, ranks):
+    def halve(work, step, rank, num_ranks):
         x = view(work + 64 * rank, 16, np.float32)
         for i in range(16):
             x[i] = x[i] * np.float32(0.5)
 
     kernel, x = Kernel(halve, "test_halve"), np.full((4, 16), np.finfo("f4").tiny)
-    launch.team(kernel, address_of(x), 4)
+    launch.run_team(kernel, address_of(x), 4)
     assert not bits(x).any()
     x[...] = np.finfo("f4").tiny
-    launch.team(kernel, address_of(x), 1)
+    launch.run_team(kernel, address_of(x), 1)
     assert not bits(x)[0].any()
     assert x[1:].all()
 

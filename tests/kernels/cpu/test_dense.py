@@ -17,12 +17,12 @@ TOLERANCE = {"float32": 32 * 1.2e-7, "float64": 32 * 2.3e-16}
 EDGES = [(1, 1, 1), (2, 3, 5), (33, 17, 65)]
 if not INTERPRETED:
     EDGES += [
-        (dense.ROWS, 31, dense.COLUMNS),
-        (dense.ROWS + 1, 32, dense.COLUMNS - 1),
-        (dense.ROWS - 1, 33, dense.COLUMNS + 1),
+        (dense.TILE_ROWS, 31, dense.TILE_COLS),
+        (dense.TILE_ROWS + 1, 32, dense.TILE_COLS - 1),
+        (dense.TILE_ROWS - 1, 33, dense.TILE_COLS + 1),
         (64, 784, 256),
-        (7, 1000, 4 * dense.COLUMNS + 1),
-        (300, 5, 8 * dense.COLUMNS),
+        (7, 1000, 4 * dense.TILE_COLS + 1),
+        (300, 5, 8 * dense.TILE_COLS),
     ]
 
 
@@ -152,11 +152,11 @@ def test_tiles(shape, unpacked):
     _, inputs, outputs = shape
     high, wide = dense.forward_tile(*shape, unpacked)
     dw_high, dw_wide = dense.weight_tile(*shape, unpacked)
-    assert 1 <= high <= dense.ROWS
-    assert 1 <= wide <= min(outputs, dense.COLUMNS)
+    assert 1 <= high <= dense.TILE_ROWS
+    assert 1 <= wide <= min(outputs, dense.TILE_COLS)
     assert 1 <= dw_high <= inputs
-    assert 1 <= dw_wide <= min(outputs, dense.WEIGHT_COLUMNS)
-    assert dw_high * dw_wide <= max(dense.WEIGHTS, 4 * dw_wide)
+    assert 1 <= dw_wide <= min(outputs, dense.DW_COLS)
+    assert dw_high * dw_wide <= max(dense.DW_ELEMENTS, 4 * dw_wide)
     if unpacked >= 8 * inputs * wide:
         assert high * wide * inputs <= unpacked
 

@@ -13,7 +13,7 @@ from fastopt.kernels import cpu
 from fastopt.kernels.cpu.optim import plan
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, Update
 
@@ -396,7 +396,7 @@ def test_the_environment_and_then_the_call_choose(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "²", " "])
 def test_a_bad_environment_is_named(monkeypatch, value):
     monkeypatch.setenv("FASTOPT_NUM_THREADS", value)
-    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1, got"):
+    with pytest.raises(ValueError, match="FASTOPT_NUM_THREADS must be an integer of at least 1; got"):
         launch.get_num_threads()
 
 
@@ -410,14 +410,14 @@ def test_a_bad_number_changes_nothing(value, error):
 
 def test_ranks_follow_the_work():
     launch.set_num_threads(4)
-    assert launch.ranks_for(0, 100, 8) == 1
-    assert launch.ranks_for(199, 100, 8) == 1
-    assert launch.ranks_for(200, 100, 8) == 2
-    assert launch.ranks_for(10_000, 100, 8) == 4
-    assert launch.ranks_for(10_000, 100, 3) == 3
-    assert launch.ranks_for(10_000, 100, 0) == 1
-    assert [launch.ranks_for(10_000, 100, 8, limit=lambda n=n: n) for n in (1, 2, 7)] == [1, 2, 4]
-    assert launch.ranks_for(199, 100, 8, limit=lambda: pytest.fail("asked")) == 1
+    assert launch.num_threads_for(0, 100, 8) == 1
+    assert launch.num_threads_for(199, 100, 8) == 1
+    assert launch.num_threads_for(200, 100, 8) == 2
+    assert launch.num_threads_for(10_000, 100, 8) == 4
+    assert launch.num_threads_for(10_000, 100, 3) == 3
+    assert launch.num_threads_for(10_000, 100, 0) == 1
+    assert [launch.num_threads_for(10_000, 100, 8, limit=lambda n=n: n) for n in (1, 2, 7)] == [1, 2, 4]
+    assert launch.num_threads_for(199, 100, 8, limit=lambda: pytest.fail("asked")) == 1
 
 
 def sgd(size):
@@ -445,7 +445,7 @@ def test_small_work_is_not_launched(monkeypatch, size, launched):
 def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, forked):
     calls = []
     monkeypatch.setattr(launch.openmp, "pool", lambda: None)
-    monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, ranks: calls.append(ranks))
+    monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, num_ranks: calls.append(num_ranks))
     monkeypatch.setattr(launch, "threading_layer", lambda: layer_here)
     monkeypatch.setattr(launch._Fork, "happened", forked)
     launch.set_num_threads(2)
@@ -507,7 +507,7 @@ STEPS = 2 if INTERPRETED else 50
 @pytest.mark.parametrize("long", [0, 1e18])
 @pytest.mark.parametrize("threads", [2, 4])
 def test_a_team_gives_the_same_bits(monkeypatch, threads, long):
-    monkeypatch.setattr(network, "LONG", long)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
     assert fit(STEPS, threads, monkeypatch) == fit(STEPS, 1, monkeypatch)
 
 
@@ -522,7 +522,7 @@ def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
         left[0] -= 1
         start(thread)
 
-    monkeypatch.setattr(network, "LONG", long)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
     monkeypatch.setattr(threading.Thread, "start", reluctant)
     assert fit(STEPS, 4, monkeypatch) == expected
     assert left == [0]
@@ -532,7 +532,7 @@ def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_interruption_ends_at_a_batch(monkeypatch, kind, threads):
     steps = 200 if INTERPRETED else 200_000
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
 
     def progress(done, loss):
         raise kind("enough")
@@ -564,7 +564,7 @@ def test_an_interruption_before_the_team_works(monkeypatch, where):
             interrupt()
         opened(event)
 
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", starting)
         patch.setattr(threading.Event, "set", opening)

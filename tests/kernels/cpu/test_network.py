@@ -9,7 +9,7 @@ from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
 
@@ -109,23 +109,23 @@ def test_every_optimizer(rule):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_weights_in_parts(data):
-    """Layers whose rows of w are cut into parts, of which the last is shorter: every tile once, none twice."""
+def test_weights_in_splits(data):
+    """Layers whose rows of w are split, the last split shorter: every tile once, none twice."""
     inputs, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 70))
     batch, dtype = data.draw(st.integers(1, 12)), data.draw(st.sampled_from(["float32", "float64"]))
     activation = data.draw(st.sampled_from(["relu", "silu"]))  # whose slopes need y, and z
     layers = [DenseSpec(inputs, width, activation), DropoutSpec(0.2), DenseSpec(width, 3, bias=False)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense, "PART_FLOPS", 0)
-        patch.setattr(dense, "PARTS", data.draw(st.integers(2, 4)))
-        patch.setattr(dense, "WEIGHTS", data.draw(st.sampled_from([8 * 70, dense.WEIGHTS])))
+        patch.setattr(dense, "SPLIT_FLOPS", 0)
+        patch.setattr(dense, "SPLITS", data.draw(st.integers(2, 4)))
+        patch.setattr(dense, "DW_ELEMENTS", data.draw(st.sampled_from([8 * 70, dense.DW_ELEMENTS])))
         compare(layers, "sparse_categorical_crossentropy", ["accuracy"], dtype, n=3 * batch + 1, batch_size=batch)
 
 
 @pytest.mark.parametrize("batch_size", [64, 100, 256])
 def test_products_of_real_size(batch_size, capfd):
     layers = [DenseSpec(784, 256, "relu"), DenseSpec(256, 10)]
-    assert dense.parts_of(batch_size, 784, 256)[0] > 1
+    assert dense.splits_of(batch_size, 784, 256)[0] > 1
     compare(layers, "sparse_categorical_crossentropy", ["accuracy"], "float64", "sgd", 2 * batch_size + 9, batch_size)
     assert capfd.readouterr().err == ""  # where a BLAS says what it does not like
 
@@ -179,14 +179,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize(("far", "batch_size", "expected"), [(0, 260, 2), (0, 32, 1), (1 << 30, 260, 1)])
 def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeypatch):
-    seen, original = [], network.team
-    monkeypatch.setattr(network, "FAR", far)
+    seen, original = [], program.run_team
+    monkeypatch.setattr(network, "CACHED_BYTES", far)
 
-    def team(kernel, work, ranks, *others):
-        seen.append(ranks)
-        original(kernel, work, ranks, *others)
+    def run_team(kernel, work, num_ranks, *others):
+        seen.append(num_ranks)
+        original(kernel, work, num_ranks, *others)
 
-    monkeypatch.setattr(network, "team", team)
+    monkeypatch.setattr(program, "run_team", run_team)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 600, 3, 1, "float32")
     params = []
     for count in (1, 2):
@@ -224,7 +224,7 @@ def test_one_layer_learns_a_line():
 
 
 def test_progress_is_told_and_the_last_call_is_complete(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     seen = []
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 64, 7, 3, "float32")
     run = Run(cpu, LAYERS, "mean_squared_error", [], "float32")
@@ -236,7 +236,7 @@ def test_progress_is_told_and_the_last_call_is_complete(monkeypatch):
 
 
 def test_an_interrupted_pass_ends_between_two_batches(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     n, batch_size = (3_000, 1) if INTERPRETED else (400_000, 4)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", n, 7, 3, "float32")
 

@@ -100,7 +100,7 @@ def test_a_parameter_that_is_given_its_place_in_every_call():
     for step in (1, 2):
         gradients = [a.gradient(rng), b.gradient(rng)]
         elsewhere = a.all[0].copy()
-        plan.update([address_of(g) for g in gradients], [step] * 2, [ADAM], places={0: address_of(elsewhere)})
+        plan.update([address_of(g) for g in gradients], [step] * 2, [ADAM], addresses={0: address_of(elsewhere)})
         a.all[0] = elsewhere
         for x, g in zip((a, b), gradients, strict=True):
             x.expect(g, ADAM, step)
@@ -157,7 +157,7 @@ def test_calls_of_one_plan_from_several_threads_do_not_mix():
         mine = starts[n].copy()
         for _ in range(50):
             at = [address_of(row) for row in gradients[n]]
-            plan.update(at, [1] * 20, [options], places={i: address_of(row) for i, row in enumerate(mine)})
+            plan.update(at, [1] * 20, [options], addresses={i: address_of(row) for i, row in enumerate(mine)})
         return mine
 
     expected = []

@@ -105,9 +105,9 @@ def test_atomics_return_what_was_there():
 
 
 def test_kernels_call_kernels_by_address():
-    def note(work, step, rank, ranks):
+    def note(work, step, rank, num_ranks):
         numbers = view(work, 3, np.int64)
-        numbers[0], numbers[1], numbers[2] = step, rank, ranks
+        numbers[0], numbers[1], numbers[2] = step, rank, num_ranks
 
     def tile(a, b, c, d, rows, columns, stride):
         view(a, 1, np.int64)[0] = b + 10 * c + 100 * d + 1000 * rows + 10_000 * columns + 100_000 * stride

@@ -11,7 +11,7 @@ import pytest
 from fastopt.kernels import costs, cpu
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network, run
+from fastopt.kernels.cpu.training import program, run
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.profile import Cost, recorder
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
@@ -135,7 +135,7 @@ def test_the_same_bits(threads):
 
 
 def test_an_interrupted_pass_is_recorded(monkeypatch, passes):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
 
     def interrupt(steps, loss):
         raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def test_an_interrupted_pass_is_recorded(monkeypatch, passes):
 
 
 def test_a_smaller_team_has_no_empty_ranks(monkeypatch, threads, passes):
-    monkeypatch.setattr(network, "team", lambda kernel, work, ranks, watch, stop: kernel(work, 0, 0, 1))
+    monkeypatch.setattr(program, "run_team", lambda kernel, work, num_ranks, watch, stop: kernel(work, 0, 0, 1))
     with threads(4):
         train()
     assert passes[0].marks.shape[0] == 1
@@ -172,7 +172,7 @@ def test_a_process_that_profiles_nothing_has_no_kernel_with_marks():
 def test_the_kernel_without_marks_has_no_code_for_them(monkeypatch, tmp_path, marked):
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))  # what is loaded from the cache cannot be looked into
-    kernel = Kernel(run._program(marked), f"test_program_{marked}")
+    kernel = Kernel(run._run_program(marked), f"test_program_{marked}")
     assert kernel.address
     looks_at_the_clock = re.findall(r"call i32 %\S+\(i64", kernel._code.inspect_llvm())
     assert bool(looks_at_the_clock) == marked

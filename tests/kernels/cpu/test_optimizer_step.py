@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import program
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
@@ -125,7 +125,7 @@ def test_dropout_draws_anew_for_every_batch_of_a_group():
 
 
 def test_an_interrupted_pass_counts_whole_groups(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     n, batch_size = (3_000, 1) if INTERPRETED else (400_000, 4)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", n, 7, 3, "float32")
 
@@ -143,7 +143,7 @@ def test_an_interrupted_pass_counts_whole_groups(monkeypatch):
 
 
 def test_progress_counts_optimizer_steps(monkeypatch):
-    monkeypatch.setattr(network, "LONG", 0)
+    monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 70, 7, 3, "float32")
     seen = []
     run = Run(cpu, LAYERS, "mean_squared_error", [], "float32")

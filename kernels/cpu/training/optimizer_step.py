@@ -1,0 +1,130 @@
+"""The end of an optimizer step that needs whole gradients: for the norm of all, or for sums over several batches.
+
+The phases `weights` and `slopes` write dw and db to memory. Then `squares` adds up the squares if a norm is needed, and
+`apply` updates all parameters. The batches of a step add up in the product itself: dw = alpha x^T dz + beta dw, with
+beta = 0 for the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from ... import costs
+from ...formulas import NUM_SCALARS, clip_factor
+from ...spec import Batches
+from ..optim.loops import MAX_STATES
+from ..optim.norm import SQUARES_KERNEL, Squares
+from ..optim.updates import TILE, UPDATE_ALL, update_code
+from ..runtime.compile import Kernel
+from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
+from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
+
+CLIPPED = NUM_SCALARS + 1 + (-NUM_SCALARS - 1) % 16  # elements of a rank's clipped scalars, on cache lines of their own
+RECORD_BYTES = UPDATES.itemsize
+
+
+def _apply(T, itemsize):
+    """Update all parameters, after the last batch of a step."""
+
+    def apply(work, step, rank, num_ranks):
+        a = read(work, APPLY)
+        optimizer_step = view(a.step_after + step * 8, 1, np.int64)[0]
+        if optimizer_step == 0:
+            return
+        scalars = a.scalars + (optimizer_step - 1) * a.scalars_row_bytes
+        if a.max_norm > 0:
+            # the norm: every rank adds up all pieces itself, in order, which is cheaper than one more barrier
+            squares, total = view(a.sums, a.num_pieces, np.float64), 0.0
+            for i in range(a.num_pieces):
+                total += squares[i]
+            # the step's scalars, with the factor of clipping in that of the gradient
+            clipped = a.clipped + rank * CLIPPED * itemsize
+            given, own = view(scalars, NUM_SCALARS + 1, T), view(clipped, NUM_SCALARS + 1, T)
+            for i in range(NUM_SCALARS + 1):
+                own[i] = given[i]
+            own[0] *= T(clip_factor(a.max_norm, sqrt(total)))
+            scalars = clipped
+        # the update, by a record of the rank's own
+        rank_updates = a.updates + rank * RECORD_BYTES
+        updates = read(rank_updates, UPDATES)
+        updates.scalars = scalars
+        call_phase(a.update_all, rank_updates, step, rank, num_ranks)
+
+    return apply
+
+
+@cache
+def apply_kernel(dtype: str) -> Kernel:
+    return Kernel(_apply(getattr(np, dtype), np.dtype(dtype).itemsize), f"apply_{dtype}")
+
+
+class OptimizerStep:
+    """The gradients of a training program, and the phases that use them once all layers have written theirs.
+
+    clips: gradients are clipped by their common norm.
+    """
+
+    def __init__(
+        self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
+        data: Batches, clips: bool, num_ranks: int,
+    ) -> None:  # fmt: skip
+        self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
+        self.size, self.itemsize = sum(p.size for p in params), params[0].itemsize
+        self.gradients = [aligned_zeros(p.size, self.dtype).reshape(p.shape) for p in params]
+        self.step_after, self.alpha_beta = _plan_batches(data)
+        self.table, tiles = self._update_table()
+        self.updates = np.repeat(fill(UPDATES, count=len(self.table), table=self.table, tiles=tiles), num_ranks)
+        self.scalars, self.clipped = scalars, aligned_zeros(num_ranks * CLIPPED, self.dtype)
+        self.squares = Squares([(self.dtype, p.size) for p in params], num_ranks, self.step_after) if clips else None
+        sums: dict[str, Any] = {}
+        if self.squares is not None:
+            self.squares.set_addresses([address_of(g) for g in self.gradients])
+            sums = {"sums": self.squares.sums, "num_pieces": len(self.squares.sums)}
+        self.record = fill(
+            APPLY, update_all=UPDATE_ALL.address, updates=self.updates, step_after=self.step_after,
+            clipped=self.clipped, scalars=scalars, scalars_row_bytes=scalars.strides[0], **sums,
+        )  # fmt: skip
+
+    def _update_table(self) -> tuple[np.ndarray, int]:
+        """A record UPDATE for each parameter, and the tiles of all."""
+        table, tiles, code = [], 0, update_code(self.rule, self.dtype)
+        for p, g, of_param in zip(self.params, self.gradients, self.states, strict=True):
+            states = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
+            table.append((code, address_of(p), address_of(g), *states, 0, 0, p.size, tiles, p.itemsize))
+            tiles += -(-p.size // TILE)
+        return np.array(table, UPDATE), tiles
+
+    def clip(self, max_norm: float | None) -> None:
+        """Clip to this norm from now on."""
+        self.record["max_norm"] = max_norm or 0.0
+
+    def add_to(self, program: Any) -> None:
+        """Add the phases, behind a barrier: they read all gradients of a batch."""
+        program.kept.append(self)
+        if self.squares is not None:
+            cost = costs.squares(self.size, self.itemsize)
+            program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
+        cost = costs.apply(self.size, self.rule, self.itemsize)
+        program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
+
+
+def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
+    """The optimizer step, from 1, that follows each batch (0: none), and alpha and beta of each batch's gradients.
+
+    alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
+    """
+    size, group = data.batch_size, data.accumulate
+    rows = np.full(data.batches, size)
+    rows[-1:] = len(data.order) - (data.batches - 1) * size
+    batches = np.arange(data.batches)
+    step_after = np.where((batches + 1) % group == 0, (batches + 1) // group, 0)
+    step_after[-1:] = data.steps
+    if group == 1:
+        return step_after, None
+    rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
+    return step_after, np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)

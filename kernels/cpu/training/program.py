@@ -1,0 +1,342 @@
+"""The list of phases that a pass runs for every batch, for a network of any depth.
+
+A `Program` is built like this: gather | forward, layer by layer | loss and metrics | gradients, last layer first, with
+the updates | finish. Each phase is a kernel with its record. A barrier follows it if the next phase reads what other
+ranks wrote. A new kind of layer is a new phase, and evaluation is a shorter program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import costs
+from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
+from ...metrics import Variation, scored_by, sums_of
+from ...profile import Cost
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
+from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
+from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
+from ..dense.metrics import metric_kernel
+from ..dense.rows import ROWS, rows_kernel
+from ..optim.loops import STATE_WORDS
+from ..optim.updates import update_code
+from ..runtime.compile import Kernel
+from ..runtime.launch import get_num_threads, run_team, yield_address
+from ..runtime.partition import num_pieces
+from ..runtime.primitives import address_of, aligned_zeros
+from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
+from .optimizer_step import OptimizerStep
+from .run import FINISH, marking
+
+WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
+
+
+class Structure(NamedTuple):
+    """A network without data. Its outputs are logits where a `link`, the activation that the loss undoes, follows."""
+
+    layers: Sequence[LayerSpec]
+    params: Sequence[np.ndarray]  # [w0, b0, w1, b1, ...], without b where a layer has none
+    dtype: str
+    loss: LossSpec | None
+    metrics: Sequence[str]
+    link: str | None
+
+    @property
+    def dense(self) -> list[DenseSpec]:
+        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+
+    @property
+    def inputs(self) -> int:
+        return self.dense[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        return self.dense[-1].outputs
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def loss_spec(self) -> LossSpec:
+        assert self.loss is not None
+        return self.loss
+
+
+class _Dense(NamedTuple):
+    """A dense layer of the forward pass, saved for backward."""
+
+    x: np.ndarray
+    y: np.ndarray
+    spec: DenseSpec
+    activation: str  # linear where the network's link follows
+    fields: dict[str, Any]  # of its record
+
+
+class _Dropout(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+    fields: dict[str, Any]
+
+
+class Program:
+    """Phases in order, and the memory that they work on."""
+
+    num_ranks = 1  # at most: there is scratch memory for so many
+
+    def __init__(self, net: Structure, verb: str, batch_size: int) -> None:
+        self.net, self.verb, self.batch_size = net, verb, batch_size
+        self.run = fill(RUN, batch_size=batch_size, yield_cpu=yield_address())
+        self.phases: list[tuple[int, int, int]] = []  # as RUN has them
+        self.costs: list[Cost] = []  # of the phases
+        self.kept: list[Any] = []  # memory that records point to
+
+    def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
+        """Add a phase; barrier: all ranks meet after it."""
+        self.kept.append(record)
+        self.phases.append((kernel.address, address_of(record), int(barrier)))
+        self.costs.append(cost or Cost(kernel.name))
+
+    def zeros(self, *shape: int) -> np.ndarray:
+        """An array of the network's dtype that lives as long as the program."""
+        array = aligned_zeros(int(np.prod(shape)), self.net.dtype).reshape(shape)
+        self.kept.append(array)
+        return array
+
+    # ------------------------------------------------------------ the batch
+    def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
+        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y."""
+        net, labels = self.net, False
+        x, y = self.zeros(self.batch_size, net.inputs), None
+        first = net.dense[0]
+        fields: dict[str, Any] = {
+            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs,
+            "piece_cols": splits_of(self.batch_size, first.inputs, first.outputs)[1],
+        }  # fmt: skip
+        if data.y is not None:
+            labels = _has_labels(data.y)
+            y = np.zeros(self.batch_size, np.int64) if labels else self.zeros(self.batch_size, net.outputs)
+            self.kept.append(y)
+            fields |= {"y": data.y, "batch_y": y, "outputs": net.outputs, "has_labels": int(labels)}
+        targets = 0 if y is None else net.outputs
+        cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels)
+        self.add(rows_kernel("gather", net.dtype), fill(GATHER, **fields), barrier=True, cost=cost)
+        return x, y
+
+    def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
+        """Add the copy of the batch's outputs to their rows of `out`."""
+        record = fill(GATHER, run=self.run, x=out, batch_x=outputs, inputs=self.net.outputs)
+        cost = costs.scatter(self.net.outputs, self.net.itemsize)
+        self.add(rows_kernel("scatter", self.net.dtype), record, barrier=False, cost=cost)
+
+    def finish(self) -> None:
+        """Add the end of a batch."""
+        self.add(FINISH, self.run, barrier=True)
+
+    # ------------------------------------------------------------ forward
+    def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[_Dense | _Dropout]]:
+        """Add the layers; return the outputs (logits, where a link follows), and what is saved for backward.
+
+        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated.
+        """
+        saved_for_backward: list[_Dense | _Dropout] = []
+        net, params = self.net, iter(self.net.params)
+        last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
+        for i, layer in enumerate(net.layers):
+            if isinstance(layer, DenseSpec):
+                w, b = next(params), next(params) if layer.bias else None
+                activation = "linear" if i == last and net.link else layer.activation
+                saved_for_backward.append(self._dense_forward(layer, activation, x, w, b, whole=seed is None))
+            elif seed is not None and layer.rate > 0:
+                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i)))
+            else:
+                continue
+            x = saved_for_backward[-1].y
+        return x, saved_for_backward
+
+    def _dropout_forward(self, layer: DropoutSpec, x: np.ndarray, stream: int) -> _Dropout:
+        columns, y = x.shape[1], self.zeros(*x.shape)
+        fields = {
+            "run": self.run, "columns": columns, "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate),
+            "stream": stream,
+        }  # fmt: skip
+        cost = costs.dropout(columns, self.net.itemsize, backward=False)
+        self.add(rows_kernel("dropout", self.net.dtype), fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
+        return _Dropout(x, y, fields)
+
+    def _dense_forward(
+        self, layer: DenseSpec, activation: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, whole: bool
+    ) -> _Dense:
+        dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (layer.inputs, layer.outputs)
+        y = self.zeros(self.batch_size, layer.outputs)
+        z = y if ACTIVATIONS[activation].uses == "y" else self.zeros(self.batch_size, layer.outputs)
+        fields: dict[str, Any] = {
+            "run": self.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
+            **shape_fields(self.batch_size, *sizes, dtype, whole),
+        }  # fmt: skip
+        num_splits, keeps_z = fields["num_splits"], z is not y
+        split_products = self.zeros(num_splits, self.batch_size, layer.outputs) if num_splits > 1 else None
+        activate = activate_kernel(activation, dtype).address
+        record = fill(DENSE, activate=activate, split_products=split_products, **fields)
+        if split_products is None:
+            cost = costs.forward(*sizes, activation, layer.bias, keeps_z, itemsize)
+            self.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
+        else:
+            cost = costs.products(*sizes, num_splits, itemsize)
+            self.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
+            cost = costs.combine(layer.outputs, activation, layer.bias, keeps_z, num_splits, itemsize)
+            self.add(dense_kernel("combine", dtype), record, barrier=True, cost=cost)
+        return _Dense(x, y, layer, activation, fields)
+
+    def link(self, z: np.ndarray, y: np.ndarray) -> None:
+        """Add the network's last activation: logits z -> outputs y."""
+        net = self.net
+        assert net.link is not None
+        code = 0 if net.link == "softmax" else activate_kernel(net.link, net.dtype).address
+        record = fill(ACTIVATE, run=self.run, z=z, y=y, columns=net.outputs, activate=code)
+        cost = costs.link(net.link, net.outputs, net.itemsize)
+        self.add(activate_rows_kernel(net.dtype), record, barrier=True, cost=cost)
+
+    # ------------------------------------------------------------ loss and metrics
+    def loss_and_metrics(
+        self, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int, gradient: np.ndarray,
+        variation: Variation | None,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
+
+        losses: the loss of batch i is added to losses[i * stride]. variation: of the targets, where r2 is among the
+        metrics.
+        """
+        net, columns, labels = self.net, self.net.outputs, _has_labels(targets)
+        shown = outputs  # to metrics that see the network's outputs, not its logits
+        if net.link and not all(METRICS[name].of_classes for name in net.metrics):
+            shown = self.zeros(*outputs.shape)
+            self.link(outputs, shown)
+        parts = sums_of(net.metrics, columns, variation)
+        totals = [self._batch_sums(losses, stride)]
+        record = fill(
+            LOSS, run=self.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=totals[0][0],
+            param=loss_param(net.loss_spec),
+        )  # fmt: skip
+        cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
+        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts, cost=cost)
+        accumulators = {name: np.zeros(sum(of == name for of, _ in parts)) for name in net.metrics}
+        free = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
+        for i, (name, (first, end)) in enumerate(parts):
+            totals.append(self._batch_sums(accumulators[name][next(free[name]) :], 0))
+            z = outputs if METRICS[name].of_classes else shown
+            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=i == len(parts) - 1)
+        for _, record in totals:
+            self.add(TOTAL_KERNEL, record, barrier=False)
+        return accumulators
+
+    def _metric(
+        self, name: str, z: np.ndarray, targets: np.ndarray, columns: tuple[int, int], sums: np.ndarray, barrier: bool
+    ) -> None:
+        net, labels, (first, end) = self.net, _has_labels(targets), columns
+        skip, boundary = first * net.itemsize, LOSSES[net.loss_spec.name].boundary
+        record = fill(
+            METRIC, run=self.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
+            stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
+        )  # fmt: skip
+        scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
+        cost = costs.metric(name, end - first, labels, net.itemsize)
+        self.add(metric_kernel(name, scored, net.dtype), record, barrier, cost)
+
+    def _batch_sums(self, into: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`."""
+        sums = np.zeros(num_pieces(self.batch_size, ROWS))
+        self.kept.append(sums)
+        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride)
+
+    # ------------------------------------------------------------ backward
+    def backward(
+        self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
+        states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray, optimizer_step: OptimizerStep | None,
+    ) -> None:  # fmt: skip
+        """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`."""
+        net, dy, end = self.net, output_gradient, len(self.net.params)
+        scratch_bytes = max(saved.fields["scratch_bytes"] for saved in saved_for_backward if isinstance(saved, _Dense))
+        scratch = aligned_zeros(self.num_ranks * scratch_bytes, np.uint8)
+        tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        self.kept += [scratch, tables, scalars, states]
+        update = update_code(rule, net.dtype)
+        for i, saved in reversed(list(enumerate(saved_for_backward))):
+            needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
+            dx = self.zeros(*saved.x.shape) if needs_dx else None
+            if isinstance(saved, _Dense):
+                # where the gradients of w and b go: into memory, or straight into the update
+                bias = saved.spec.bias
+                end -= 1 + bias
+                if optimizer_step:
+                    db = optimizer_step.gradients[end + 1] if bias else None
+                    into: dict[str, Any] = {"dw": optimizer_step.gradients[end], "db": db}
+                    into |= {"alpha_beta": optimizer_step.alpha_beta}
+                else:
+                    into = {"update": update, "scalars": scalars, "scalars_row_bytes": scalars.strides[0]}
+                    into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
+                fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
+                self._dense_backward(saved, dy, dx, fields, None if optimizer_step else rule)
+            elif dx is not None:
+                cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
+                record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
+                self.add(rows_kernel("dropout", net.dtype), record, barrier=True, cost=cost)
+            if dx is not None:
+                dy = dx
+        if optimizer_step:
+            optimizer_step.add_to(self)
+
+    def _dense_backward(
+        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, fields: dict[str, Any], rule: str | None
+    ) -> None:
+        """rule: of the updates that these phases do; None: they write gradients, which others read."""
+        dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
+        record = fill(DENSE, dz=dy, dx=dx, slope=slope_kernel(saved.activation, dtype).address, **fields)
+        cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+        self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
+        if dx is not None:  # before the weights, which it reads, are updated
+            cost = costs.inputs_gradient(*sizes, itemsize)
+            self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
+        ends_backward = rule is None and dx is None
+        cost = costs.weights(*sizes, rule, itemsize)
+        self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+
+    # ------------------------------------------------------------ a pass
+    def execute(
+        self,
+        num_rows: int,
+        order: np.ndarray | None,
+        first_batch: int,
+        flops: float,
+        progress: Callable[[int], None] | None,
+    ) -> int:
+        """Run all batches; return how many were run (fewer if the calling thread was interrupted, which is raised).
+
+        first_batch: number of batches done before. flops: of the pass. progress: is told how many batches are done.
+        """
+        run, table = self.run[0], np.array(self.phases, np.int64)
+        run["phases"], run["num_phases"], run["first_batch"] = address_of(table), len(table), first_batch
+        run["num_rows"], run["num_batches"] = num_rows, -(-num_rows // self.batch_size)
+        run["order"] = address_of(order)
+        for name in ("arrivals", "done", "stop", "halt"):
+            run[name] = 0
+
+        def watch() -> None:
+            if progress:
+                progress(int(run["done"]))
+
+        def stop() -> None:
+            run["stop"] = 1
+
+        num_ranks = min(self.num_ranks, get_num_threads())
+        with marking(self.verb, self.net.dtype, run, self.costs, num_ranks) as kernel:
+            run_team(kernel, address_of(self.run), num_ranks, watch if flops > WATCHED_FLOPS else None, stop)
+        return int(run["done"])
+
+
+def _has_labels(y: np.ndarray) -> bool:
+    """True if targets are class numbers."""
+    return y.dtype == np.int64 and y.ndim == 1
