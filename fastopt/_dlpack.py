@@ -52,14 +52,14 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 )
 
 
-class _Lent:
-    """Memory that NumPy is to look at, kept alive by `lender`: a capsule gives it back when it goes."""
+class _MemoryView:
+    """Memory that NumPy is to look at, kept alive by `owner`: a capsule gives it back when it goes."""
 
-    __slots__ = ("__array_interface__", "lender")
+    __slots__ = ("__array_interface__", "owner")
 
-    def __init__(self, interface: dict[str, Any], lender: Any) -> None:
+    def __init__(self, interface: dict[str, Any], owner: Any) -> None:
         self.__array_interface__ = interface
-        self.lender = lender
+        self.owner = owner
 
 
 def speaks_dlpack(value: Any) -> bool:
@@ -84,8 +84,8 @@ def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
     """
     interface = _asked(value) if is_tensor(value) and not in_place else None
     if interface is not None:
-        return np.asarray(_Lent(interface, value))
-    return np.asarray(_Lent(*_exported(name, value, in_place)))
+        return np.asarray(_MemoryView(interface, value))
+    return np.asarray(_MemoryView(*_exported(name, value, in_place)))
 
 
 def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, Any], Any]:
@@ -192,34 +192,34 @@ def _check_device(name: str, value: Any, device: int) -> None:
         raise TypeError(f"{name} must be on the CPU; got {_described(value)} on {where} ({advice})")
 
 
-class Lender:
-    """Another library's array that is updated in place, step after step, by way of a view of its memory."""
+class ForeignArray:
+    """Another library's array that is updated in place, step after step, through a view of its memory."""
 
-    __slots__ = ("array", "name", "place", "tensor", "torch", "value")
+    __slots__ = ("array", "is_tensor", "location", "name", "torch", "value")
 
     def __init__(self, name: str, value: Any) -> None:
         self.name, self.value = name, value
         self.array = view_of(name, value, in_place=True)
-        # Tensors of inference mode count no changes, and nothing that autograd keeps depends on them.
-        self.tensor = is_tensor(value)
-        self.torch = sys.modules["torch"] if self.tensor and not value.is_inference() else None
-        self.place = self._place()
+        # Tensors of inference mode have no version counter, and autograd keeps nothing that depends on them.
+        self.is_tensor = is_tensor(value)
+        self.torch = sys.modules["torch"] if self.is_tensor and not value.is_inference() else None
+        self.location = self._location()
 
-    def check_place(self) -> None:
-        """The view would still be of the old memory, which nobody reads."""
-        if self._place() != self.place:
+    def check_unmoved(self) -> None:
+        """Raises if the array has moved: the view would still be of the old memory, which nobody reads."""
+        if self._location() != self.location:
             raise ValueError(
                 f"{self.name} is no longer where it was when the optimizer was made, as after p.data = ..., resize_ or"
                 " model.to(...): make a new optimizer, and load this one's state_dict into it"
             )
 
-    def changed(self) -> None:
-        """Tells autograd, so that it finds out where a value that it has kept for backward was overwritten."""
+    def report_change(self) -> None:
+        """Tells autograd of a write, so that backward refuses a saved value that was overwritten."""
         if self.torch is not None:
             self.torch.autograd.graph.increment_version(self.value)
 
-    def _place(self) -> Any:
-        if self.tensor:  # a tenth of the time
+    def _location(self) -> Any:
+        if self.is_tensor:  # a tenth of the time
             return self.value.data_ptr(), self.value.shape, self.value.stride()
         interface, _ = _exported(self.name, self.value)
         return interface["data"], interface["shape"], interface["strides"]

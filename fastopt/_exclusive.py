@@ -87,25 +87,25 @@ class Exclusive:
             self._changed.wait()
 
 
-_TAKING_TURNS: weakref.WeakSet[Any] = weakref.WeakSet()
+_LOCK_OWNERS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def give_turn(owner: Any) -> None:
-    """Make `owner._turn`, a lock for threads that take their turn; a forked child, which has one thread, has a new one.
+def add_step_lock(owner: Any) -> None:
+    """Make `owner._step_lock`, which threads hold one after the other; a forked child gets a new one.
 
-    A lock alone, and not an `Exclusive`, as a step of an optimizer may take no more than microseconds.
+    A lock, and not an `Exclusive`, since a step of an optimizer may take no more than microseconds.
     """
-    owner._turn = threading.RLock()
-    _TAKING_TURNS.add(owner)
+    owner._step_lock = threading.RLock()
+    _LOCK_OWNERS.add(owner)
 
 
-def _new_turns() -> None:
-    for owner in list(_TAKING_TURNS):
-        owner._turn = threading.RLock()
+def _renew_locks() -> None:
+    for owner in list(_LOCK_OWNERS):
+        owner._step_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_turns)
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Single:

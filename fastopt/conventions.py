@@ -1,7 +1,8 @@
 """Whose optimizer: `fo.Adam(params, convention="keras")` has Keras's formulas, defaults and options.
 
 Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas given with the
-classes in `fastopt.optim`. "keras" (Keras 3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
+classes in `fastopt.optim`; so has `convention="paper"`, the default of an optimizer that torch lacks. "keras" (Keras
+3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
 
               keras                               optax                               sklearn
     SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
@@ -65,15 +66,14 @@ from collections.abc import Mapping
 from ._validation import check_name
 from .kernels.formulas.optimizers import CLASSES, Convention
 
-__all__ = ["CONVENTIONS", "DEFAULT", "NAMES", "Convention", "find"]
+__all__ = ["CONVENTIONS", "NAMES", "Convention", "find"]
 
 CONVENTIONS: dict[str, Mapping[str, Convention]] = {name: row.conventions for name, row in CLASSES.items()}
 NAMES = ("torch", "keras", "optax", "sklearn")
-DEFAULT = NAMES[0]
 
 
 def find(optimizer: str, known: Mapping[str, Convention], name: str) -> Convention:
     """The library's form of an optimizer; ValueError for an unknown library, and for one that does not have it."""
-    if check_name("convention", name, NAMES) not in known:
+    if check_name("convention", name, list(dict.fromkeys((*NAMES, *known)))) not in known:
         raise ValueError(f"{name} has no {optimizer}; {optimizer} has the conventions {', '.join(known)}")
     return known[name]

@@ -1,14 +1,17 @@
 """Every convention of every optimizer on one small problem, by the library itself: what `test_conventions.py` checks.
 
-Run as a program (with torch, keras, jax, optax and scikit-learn installed), it renews `golden_conventions.json`, which
-holds what the libraries gave, so that the tests need none of them:
+Run as a program, it renews the entries of some libraries, which must be installed, in `golden_conventions.json`; the
+file holds the numbers that the libraries gave, so that the tests need none of them:
 
-    python tests/helpers_conventions.py
+    python tests/helpers_conventions.py renew torch sklearn paper
+    python tests/helpers_conventions.py renew keras             # with torch
+    python tests/helpers_conventions.py renew optax             # with jax
 
-With the name of a library it writes that one's whole paths to stdout. The tests do so instead of importing it: where
-JAX was imported it warns of every fork, and Keras is asked for float64, which it has for the whole process.
+With nothing but the name of a library it writes that one's whole paths to stdout. The tests do so instead of importing
+the library: JAX warns of every fork once it is imported, and Keras keeps float64 for the whole process.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -16,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastopt.conventions import CONVENTIONS
 
 GOLDEN = Path(__file__).with_name("golden_conventions.json")
 STEPS = 20
@@ -55,14 +60,11 @@ def _cases() -> list[Case]:
     eps, decay, betas = {"eps": 0.05}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9)}
     own_betas = {"keras": {"beta_1": 0.8, "beta_2": 0.9}, "optax": {"b1": 0.8, "b2": 0.9}, "torch": betas}
 
-    # torch: the table of the NumPy reference has every option; here its defaults
-    for cls in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
-        add(f"torch {cls} as it is", cls, {}, cls, {}, defaults=True)
-        add(f"keras {cls} as it is", cls, {}, cls, {}, defaults=True)
-    add("sklearn SGD as it is", "SGD", {}, "SGDOptimizer", {}, defaults=True)
-    add("sklearn Adam as it is", "Adam", {}, "AdamOptimizer", {}, defaults=True)
-    for cls in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"):
-        add(f"optax {cls} as it is", cls, {}, cls.lower(), {})  # has no learning rate of its own
+    # Of torch the table of the NumPy reference has every option; here its defaults. optax has no default learning rate.
+    for cls, peers in CONVENTIONS.items():
+        for library, convention in peers.items():
+            peer = f"{cls}Optimizer" if library == "sklearn" else convention.peer.rpartition(".")[2]
+            add(f"{library} {cls} as it is", cls, {}, peer, {}, defaults=library != "optax")
     for cls in ("Adam", "AdamW"):
         add(f"optax N{cls.lower()} as it is", cls, {"nesterov": True}, f"n{cls.lower()}", {})
 
@@ -153,8 +155,9 @@ def by_optax(case: Case) -> list[np.ndarray]:
     jax.config.update("jax_enable_x64", True)
     rates = jax.numpy.array([rate(step) for step in range(STEPS)])
     options = dict(case.theirs)
-    # Of all its optimizers only adamw takes weight decay; in front of the others stands what adds an L2 penalty.
-    before = [] if case.peer in ("adamw", "nadamw") else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
+    # Few of its optimizers take weight decay; the gradient of an L2 penalty is added before the others.
+    takes_decay = "weight_decay" in inspect.signature(getattr(optax, case.peer)).parameters
+    before = [] if takes_decay else [optax.add_decayed_weights(options.pop("weight_decay", 0.0))]
     chain = optax.chain(*before, getattr(optax, case.peer)(lambda step: rates[step], **options))
     p = jax.numpy.array(START)
     state = chain.init(p)
@@ -185,20 +188,38 @@ def by_sklearn(case: Case) -> list[np.ndarray]:
     return path
 
 
-PEERS = {"torch": by_torch, "keras": by_keras, "optax": by_optax, "sklearn": by_sklearn}
+def by_paper(case: Case) -> list[np.ndarray]:
+    """By the formula that a paper gives, for optimizers that torch lacks."""
+    options, p, states, path = dict(case.theirs), START.copy(), {}, []
+    for step in range(STEPS):
+        if not case.defaults:
+            options["lr"] = rate(step)
+        p = PAPERS[case.peer](p, gradient(p, step), states, **options)
+        path.append(p)
+    return path
 
 
-def main(library: str | None = None) -> None:
-    if library:
-        mine = [case for case in CASES if case.convention == library]
-        print(json.dumps({case.name: np.array(PEERS[library](case)).tolist() for case in mine}))
-        return
-    golden = {}
+PAPERS: dict[str, Any] = {}
+PEERS = {"torch": by_torch, "keras": by_keras, "optax": by_optax, "sklearn": by_sklearn, "paper": by_paper}
+
+
+def renew(libraries: tuple[str, ...]) -> None:
+    """Write the file anew: the entries of these libraries as they give them now, the others as they were."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     for case in CASES:
-        path = PEERS[case.convention](case)
-        golden[case.name] = {str(step): path[step - 1].tolist() for step in KEPT}
-    lines = (f'  "{name}": {json.dumps(steps)}' for name, steps in golden.items())
+        if case.convention in libraries:
+            path = PEERS[case.convention](case)
+            golden[case.name] = {str(step): path[step - 1].tolist() for step in KEPT}
+    lines = (f'  "{case.name}": {json.dumps(golden[case.name])}' for case in CASES)
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def main(first: str, *libraries: str) -> None:
+    if first == "renew":
+        renew(libraries)
+        return
+    mine = [case for case in CASES if case.convention == first]
+    print(json.dumps({case.name: np.array(PEERS[first](case)).tolist() for case in mine}))
 
 
 if __name__ == "__main__":

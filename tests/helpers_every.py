@@ -23,7 +23,7 @@ from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.optim.updates import update_kernel
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.compile import Kernel
-from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
@@ -81,7 +81,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                 )
     for dtype in ALL:
         yield f"norm {dtype}", lambda dtype=dtype: _norm(dtype)
-    for dtype in HALVES:
+    for dtype in DTYPES_16BIT:
         yield f"widened {dtype}", lambda dtype=dtype: _widened(dtype)
     for dtype in REAL:
         for shape in SHAPES:

@@ -96,7 +96,6 @@ LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("l
 IMPORTS_TO_MEND = {
     ("fastopt/callbacks", "fastopt/models"),
     ("fastopt/datasets", "fastopt/models"),
-    ("fastopt/optim", "kernels/reference"),
 }
 CIRCLES_TO_MEND = [
     {"fastopt/models/_data_memory.py", "fastopt/models/_intake.py"},
@@ -106,7 +105,6 @@ CIRCLES_TO_MEND = [
         "fastopt/models/sequential.py",
         "fastopt/models/training.py",
     },
-    {"fastopt/datasets/dataset.py", "fastopt/datasets/preparation.py", "fastopt/datasets/tables.py"},
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import fastopt
 from fastopt import _text, datasets
-from fastopt.cli import contest, info, main, train, warmup
+from fastopt.cli import experiment, info, main, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
@@ -25,7 +25,7 @@ ROWS = 40  # of them 8 are held out for the test
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch):
-    monkeypatch.setattr(contest, "REST", 0.0)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ def test_comparison(run, classes):
 
 
 def test_disagreement_is_seen(run, classes, monkeypatch):
-    start = contest.Experiment.model
+    start = experiment.Experiment.model
 
     def other_weights(self, backend):
         return start(self._replace(seed=self.seed + (backend == "numpy")), backend)
 
-    monkeypatch.setattr(contest.Experiment, "model", other_weights)
+    monkeypatch.setattr(experiment.Experiment, "model", other_weights)
     _, out, _ = run("train", classes, "--compare", "--epochs", 1)
     assert float(out.partition("differ by at most ")[2].split()[0]) > 1e-3
     assert "--dtype float64" in out
@@ -176,8 +176,8 @@ def test_disagreement_is_seen(run, classes, monkeypatch):
 def test_turns(run, classes, monkeypatch):
     """The contestants alternate, so neither has the machine's good hours for itself."""
     turns = []
-    epoch = contest.Contestant.train_epoch
-    monkeypatch.setattr(contest.Contestant, "train_epoch", lambda self: (turns.append(self.backend), epoch(self))[1])
+    epoch = experiment.Contestant.train_epoch
+    monkeypatch.setattr(experiment.Contestant, "train_epoch", lambda self: (turns.append(self.backend), epoch(self))[1])
     run("train", classes, "--compare", "--epochs", 7, "--layers", "none")
     assert turns == ["cpu", "cpu", "numpy", "numpy"] * 3 + ["cpu", "numpy"]
 
@@ -250,7 +250,7 @@ def test_compilation_is_announced(run, classes, monkeypatch, terminal, quiet):
         compiles("one")
         compiles("two")
 
-    monkeypatch.setattr(contest.Contestant, "warm_up", warm_up)
+    monkeypatch.setattr(experiment.Contestant, "warm_up", warm_up)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     options = ["--quiet"] * quiet
     _, _, err = run("train", classes, "--backend", "numpy", "--epochs", 1, *options)
@@ -705,7 +705,7 @@ def test_info_finds_data(run, tmp_path, monkeypatch):
 )
 def test_info_says_what_is_missing(run, monkeypatch, lacking, install):
     monkeypatch.setattr(info, "_version", lambda name: None if name in lacking else "1")
-    monkeypatch.setattr(info, "_place", lambda name: None)
+    monkeypatch.setattr(info, "_find_data", lambda name: None)
     monkeypatch.setattr(info.platform, "machine", lambda: "x86_64")
     missing = [line for line in run("info")[1].splitlines() if line.startswith("missing")]
     assert any(install in line for line in missing)
@@ -757,14 +757,14 @@ def test_profile_of_the_default_data(run, quick_limits):
 
 
 def test_profile_of_an_interrupted_training(run, classes, tmp_path, monkeypatch, quick_limits):
-    ended = contest.Contestant.train_epoch
+    ended = experiment.Contestant.train_epoch
 
     def train_epoch(contestant):
         if contestant.epochs == 1:
             raise KeyboardInterrupt
         return ended(contestant)
 
-    monkeypatch.setattr(contest.Contestant, "train_epoch", train_epoch)
+    monkeypatch.setattr(experiment.Contestant, "train_epoch", train_epoch)
     status, out, err = run("profile", classes, "--batch-size", 16)
     assert (status, "interrupted after 1 of" in err) == (130, True)
     assert "train: 2 steps in 1 pass" in out

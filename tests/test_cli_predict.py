@@ -9,14 +9,14 @@ from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
 from fastopt import datasets
-from fastopt.cli import contest
+from fastopt.cli import experiment
 from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
 
 
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch):
-    monkeypatch.setattr(contest, "REST", 0.0)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.0)
 
 
 @pytest.fixture

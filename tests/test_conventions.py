@@ -47,7 +47,9 @@ def test_numbers_are_the_librarys_as_it_gave_them(name, backend):
         np.testing.assert_allclose(path[int(step) - 1], expected, rtol=rtol, atol=atol)
 
 
-NEEDED = {"torch": ["torch"], "keras": ["torch", "keras"], "optax": ["jax", "optax"], "sklearn": ["sklearn"]}
+NEEDED = {
+    "torch": ["torch"], "keras": ["torch", "keras"], "optax": ["jax", "optax"], "sklearn": ["sklearn"], "paper": [],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("library", NEEDED)

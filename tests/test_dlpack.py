@@ -296,7 +296,7 @@ def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
     fo.SGD(expected, lr=1.0, clip_norm=0.5).step(gradients)
     optimizer = fo.SGD([Exporter(params[0]), params[1], *wrapped(params[2:])], lr=1.0, clip_norm=0.5)
     optimizer.step([None, None, None, None])
-    for name in ("check_like", "inward"):
+    for name in ("check_like", "to_kernel_layout"):
         monkeypatch.setattr(Parameter, name, lambda *args, **more: pytest.fail("checked"))
     optimizer.step([gradients[0], *wrapped(gradients[1:3]), gradients[3]])
     for ours, theirs in zip(params, expected, strict=True):

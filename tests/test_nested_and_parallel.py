@@ -319,7 +319,7 @@ def test_a_child_forked_while_a_thread_steps_does_steps_of_its_own():
     optimizer, inside, out = fo.SGD(p, lr=1.0, backend="numpy"), threading.Event(), threading.Event()
 
     def hold():
-        with optimizer._turn:
+        with optimizer._step_lock:
             inside.set()
             out.wait(WAIT)
 

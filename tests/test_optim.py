@@ -11,7 +11,7 @@ from fastopt.kernels.formulas import DOMAINS, OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
 
-CLASSES = [fo.SGD, fo.Adagrad, fo.RMSprop, fo.Adam, fo.AdamW]
+CLASSES = [getattr(fo, name) for name in CONVENTIONS]
 
 
 def reference(rule, p, gradients, **more):
@@ -159,7 +159,7 @@ def test_hyperparameters_out_of_their_domain(cls, name, bad):
     needed = {"eps_root": OFF["eps_root"][1], "nesterov": {"momentum": 0.9}}.get(name, {})
     if issubclass(cls, fo.Adam) and name in OF_ADAM:
         needed = OF_ADAM[name][1]
-    of_convention = bad is None and name in CONVENTIONS[cls.__name__]["torch"].defaults
+    of_convention = bad is None and name in next(iter(CONVENTIONS[cls.__name__].values())).defaults
     if of_convention:
         assert cls(np.ones(2), **{name: None}).param_groups[0][name] is not None
     elif fine:

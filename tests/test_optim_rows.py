@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.formulas.optimizers import CLASSES, OPTIMIZERS
 
 from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
 
-RULES = [rule for rule in OPTIMIZERS if MAKE[rule][0] in (fo.SGD, fo.Adagrad, fo.Adam)]
+RULES = [rule for rule in OPTIMIZERS if not CLASSES[MAKE[rule][0].__name__].no_rows]
 # Rows one behind the other, each of them transposed: the same way for kernels as contiguous ones.
 TURNED = {**LAYOUTS, "rows transposed": lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)}
 KERAS = [rule for rule in RULES if MAKE[rule][1].get("convention") == "keras"]  # whose weight decay is for all rows

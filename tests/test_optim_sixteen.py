@@ -12,6 +12,7 @@ import fastopt as fo
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.formulas.optimizers import CLASSES
 from fastopt.kernels.reference.bits16 import widened
 
 from .helpers_sixteen import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
@@ -304,7 +305,7 @@ def test_what_loading_refuses(backend):
         ({"seed": 0.5}, TypeError, "seed must be a whole number; got 0.5"),
     ],
 )
-@pytest.mark.parametrize("cls", [fo.SGD, fo.Adagrad, fo.RMSprop, fo.Adam, fo.AdamW])
+@pytest.mark.parametrize("cls", [getattr(fo, name) for name in CLASSES])
 def test_arguments(cls, more, error, message):
     with pytest.raises(error, match=message):
         cls(np.ones(2), **more)

@@ -46,9 +46,9 @@ def test_gradients_that_need_no_look(kind):
     dtype = np.float16 if kind == "float16" else pytest.importorskip("ml_dtypes").bfloat16
     optimizer = fo.SGD([np.ones(3, dtype), np.ones((), dtype)])
     grads = (np.ones(3, dtype), np.ones((), dtype))
-    _, others = optimizer._place.plan(optimizer).read(grads)
+    _, others = optimizer._engine.plan(optimizer._step_settings()).read(grads)
     assert others == []
-    assert optimizer._place.plan(optimizer).read((grads[0][::-1], np.ones((), "f4")))[1] == [0, 1]
+    assert optimizer._engine.plan(optimizer._step_settings()).read((grads[0][::-1], np.ones((), "f4")))[1] == [0, 1]
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])

@@ -5,7 +5,7 @@ import pytest
 from helpers_tables import count_rows, joined, labels_of, write
 
 from fastopt import datasets
-from fastopt.datasets.tables import open_table
+from fastopt.datasets._open import open_table
 
 ROWS = count_rows("")
 

@@ -354,10 +354,10 @@ def test_names_tell_the_delimiter(tmp_path):
 
 
 def test_options_of_new_text_files(tmp_path, preparation):
-    from fastopt.datasets.tables import open_new_table
+    from fastopt.datasets._open import open_table
 
     path = write(tmp_path, "red:1,5:no\n")
-    table = open_new_table(path, preparation, TextOptions(":", ",", False))
+    table = open_table(path, TextOptions(":", ",", False), preparation.expected())
     assert preparation.features_of(table)[0].tolist() == [[0, 0, 1, 1.5, 1, 0]]
 
 
@@ -388,6 +388,6 @@ def test_new_rows_are_encoded_as_training_rows(tmp_path, data):
 
 
 def _table(data, preparation=None):
-    from fastopt.datasets.tables import open_new_table, open_table
+    from fastopt.datasets._open import open_table
 
-    return open_table(data) if preparation is None else open_new_table(data, preparation)
+    return open_table(data) if preparation is None else open_table(data, expected=preparation.expected())

@@ -302,5 +302,5 @@ FORMULAS = {  # of kernels that come for each
     "activate": list(ACTIVATIONS), "slopes": [name for name in ACTIVATIONS if name != "linear"],
     "loss": list(LOSSES), "loss of 10 outputs": list(LOSSES),
 }  # fmt: skip
-HALVES = [(kernel, name, "bfloat16") for kernel in ("activate", "slopes") for name in ("relu", "gelu_tanh")]
-CASES = [(kernel, name, "float32") for kernel in MAKERS for name in FORMULAS.get(kernel, [kernel])] + HALVES
+DTYPES_16BIT = [(kernel, name, "bfloat16") for kernel in ("activate", "slopes") for name in ("relu", "gelu_tanh")]
+CASES = [(kernel, name, "float32") for kernel in MAKERS for name in FORMULAS.get(kernel, [kernel])] + DTYPES_16BIT

@@ -16,9 +16,9 @@ from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.optim.plan import Plan
 from fastopt.kernels.cuda.optim.updates import update_kernel
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
-from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.convert import widen_kernel
+from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
-from fastopt.kernels.cuda.runtime.storage import widen_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import FORMS, SAME, BufferUpdate, Update
 
@@ -113,7 +113,7 @@ def rounding() -> str:
     every = np.arange(0, 1 << 16, 640 if SIMULATED else 1).astype("uint16")
     other = np.random.default_rng(0).permutation(every)
     gpu = device()
-    for kind in HALVES:
+    for kind in DTYPES_16BIT:
         stored = encode(np.zeros(1), kind).dtype
         p, g = every.view(stored).copy(), other.view(stored).copy()
         (here, gradient), wide_there = there(gpu, [p, g]), DeviceArray(gpu, p.shape, "float32")
@@ -128,7 +128,7 @@ def rounding() -> str:
         ours, numbers_ = here.copy_to_host(), ~np.isnan(decode(p, kind))
         np.testing.assert_array_equal(np.isnan(decode(ours, kind)), ~numbers_, err_msg=kind)
         np.testing.assert_array_equal(ours.view("uint16")[numbers_], p.view("uint16")[numbers_], err_msg=kind)
-    return f"{every.size:,} numbers of {' and '.join(HALVES)}, to the bit"
+    return f"{every.size:,} numbers of {' and '.join(DTYPES_16BIT)}, to the bit"
 
 
 def clipping() -> str:

@@ -15,7 +15,7 @@ from fastopt.benchmarks.cuda.turns import turns
 from fastopt.benchmarks.cuda.updates import Job, update_by
 from fastopt.kernels.costs import update_flops
 from fastopt.kernels.cuda.optim.updates import update_kernel
-from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import FORMS, SAME
 
@@ -94,7 +94,7 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
 @pytest.mark.parametrize("contestant", ["fastopt", "torch-fused", "torch-foreach"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", DTYPES_16BIT)
 @pytest.mark.parametrize("rule", REPORTED)
 def test_update_of_16_bits(benchmark, note, request, pick, rule, dtype, form, size, contestant):
     """The states float16 or bfloat16 as well, or float32 with a master copy, or float32 and rounded at random."""

@@ -1,7 +1,4 @@
-"""Types of command-line arguments; what is wrong with a value is said by argparse, with the option's name.
-
-And a check of files to be written, which comes before the work that they are to hold.
-"""
+"""Types of command-line arguments, whose errors argparse prints with the option's name, and a check of output files."""
 
 from __future__ import annotations
 
@@ -44,16 +41,16 @@ def widths(text: str) -> tuple[int, ...]:
 
 
 def check_writable(option: str, path: str) -> None:
-    """Raise where the file that `option` names cannot be written: it is a folder or read-only, or its folder is.
+    """Raise an OSError if the file that `option` names cannot be written: called before the work that it is to hold.
 
-    A link counts as what it points to. What exists and is no regular file, such as a pipe, needs no folder.
+    A link is followed. A pipe or a device needs no writable folder.
     """
-    place = Path(os.path.realpath(path))
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"{option} {path}: there is no folder {place.parent}")
-    if place.is_dir():
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {target.parent}")
+    if target.is_dir():
         raise IsADirectoryError(f"{option} {path} must be the name of a file; got a folder")
-    if place.exists() and not os.access(place, os.W_OK):
+    if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(f"{option} {path}: the file cannot be written to")
-    if (place.is_file() or not place.exists()) and not os.access(place.parent, os.W_OK):
-        raise PermissionError(f"{option} {path}: the folder {place.parent} cannot be written to")
+    if (target.is_file() or not target.exists()) and not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{option} {path}: the folder {target.parent} cannot be written to")

@@ -1,4 +1,4 @@
-"""`fastopt bench`: run the suites of benchmarks and keep what they measure in a JSON file."""
+"""`fastopt bench`: run suites of benchmarks and keep the measurements in a JSON file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from .. import _files
 from .arguments import check_writable, whole
 
-# Whoever multiplies matrices: this library, OpenMP (torch), OpenBLAS and MKL (NumPy), XLA (JAX).
+# Numbers of threads of this library, OpenMP (torch), OpenBLAS and MKL (NumPy), and XLA (JAX).
 THREADS = ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 QUICK = ("--quick", "--benchmark-max-time=0.05", "--benchmark-min-rounds=3")
-NAMED = ""  # a file with the name of what is measured
-FAILED, INTERRUPTED, NOTHING = 1, 2, 5  # exit statuses of pytest
+NAMED = ""  # --json without FILE: the file is named after the machine
+FAILED, INTERRUPTED, NO_TESTS = 1, 2, 5  # exit statuses of pytest
 
 
 def add(commands: Any) -> None:
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         measured = Path(place) / "measured.json"
         files = [known[name] for name in args.suites or known]
         status = _pytest(command(args, files, None if args.json is None else measured), args.threads)
-        if status == NOTHING:
+        if status == NO_TESTS:
             raise ValueError(f"no benchmark matches -k {args.only!r}")
         if status not in (0, FAILED):
             raise KeyboardInterrupt if status == INTERRUPTED else ValueError(f"pytest ended with status {status}")
@@ -116,7 +116,7 @@ def _check_gpu(args: argparse.Namespace) -> None:
 
 
 def _machine(backend: str) -> str:
-    """What is measured, as the name of a file."""
+    """The machine as the name of a file: cpu, or the name of the GPU."""
     if backend == "cpu":
         return backend
     from ..kernels.cuda import gpu_of
@@ -125,13 +125,13 @@ def _machine(backend: str) -> str:
 
 
 def command(args: argparse.Namespace, files: list[Path], measured: Path | None = None) -> list[str]:
-    """Return the command line of pytest, which writes what it has measured into the file `measured`."""
-    # Without the settings of a checkout's own tests, which need more plugins than benchmarks do.
+    """Return the command line of pytest, which writes its measurements into the file `measured`."""
+    # A checkout's own settings are left out: its tests need more plugins than benchmarks do.
     options = ["-c", os.devnull, f"--rootdir={folder()}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
     options += ["--benchmark-columns=median,iqr,rounds", "--benchmark-sort=mean"]
     options += [f"--benchmark-json={measured}"] if measured is not None else []
     options += QUICK if args.quick else ()
-    options += ["-W", "default"] if args.backend == "cuda" else []  # other libraries' are no reason to fail there
+    options += ["-W", "default"] if args.backend == "cuda" else []  # warnings of other libraries are no failures there
     options += ["-k", args.only] if args.only is not None else []
     return [sys.executable, "-m", "pytest", *options, *map(str, files)]
 
@@ -145,6 +145,6 @@ def _pytest(command: list[str], threads: int | None) -> int:
     process = subprocess.Popen(command, env=environment)
     try:
         return process.wait()
-    except KeyboardInterrupt:  # which pytest has got as well
+    except KeyboardInterrupt:  # pytest has received it, too
         process.wait()
         raise

@@ -1,4 +1,4 @@
-"""`fastopt evaluate`: the loss and the metrics of a model on new data."""
+"""`fastopt evaluate`: loss and metrics of a saved model on new data."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the figures."""
+    """Evaluate, and print loss and metrics."""
     from ..models.checkpoint import load_model
-    from .figures import in_own_units
+    from .target_units import metrics_in_target_units
 
     model = load_model(args.model, backend=args.backend)
     if model.loss is None:
         raise ValueError(f"{args.model}: the model was saved without a loss: compile it before it is saved")
     data = new_data.read(model, args, with_targets=True)
     assert data.y is not None
-    figures = in_own_units(model, data.x, data.y, model.evaluate(data.x, data.y, args.batch_size))
+    results = metrics_in_target_units(model, data.x, data.y, model.evaluate(data.x, data.y, args.batch_size))
     for note in data.notes:
         print(f"fastopt: {note}", file=sys.stderr)
-    rows = [("rows", f"{len(data.x):,}"), (f"loss ({model.loss.spec.name})", f"{figures.pop('loss'):.6g}")]
-    for name, value in figures.items():
+    rows = [("rows", f"{len(data.x):,}"), (f"loss ({model.loss.spec.name})", f"{results.pop('loss'):.6g}")]
+    for name, value in results.items():
         rows.append((name, f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.6g}"))
         if name == "mean_squared_error":
             rows.append(("RMSE", f"{math.sqrt(value):.6g}"))
     width = max(len(title) for title, _ in rows)
     print("\n".join(f"{title:<{width}}   {text}" for title, text in rows))
     if model.target_scale is not None:
-        print("The loss is that of standardized targets; the other figures are in the targets' own units.")
+        print("The loss is that of standardized targets; the other results are in the targets' own units.")
     return 0

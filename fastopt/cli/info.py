@@ -1,4 +1,4 @@
-"""`fastopt info`: what runs here, on what, with what, and what could be added."""
+"""`fastopt info`: versions, processor, threads, BLAS, GPU, cached kernels and data, and what could be installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGES = (
     "pyarrow",
     "pooch",
 )
-# Of the hundreds of features that LLVM knows, those that decide how fast the kernels are.
+# The features of a processor that decide how fast the kernels are; LLVM knows hundreds.
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bf16", "amx-bf16", "neon", "sve")
 
 
@@ -49,14 +49,14 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is known."""
+    """Print the facts, as text or as JSON."""
     facts = collect()
     print(json.dumps(facts, indent=2) if args.json else describe(facts))
     return 0
 
 
 def collect() -> dict[str, Any]:
-    """Return everything as plain values."""
+    """Return all facts as plain values, such as JSON holds."""
     from ..kernels.cpu.dense.blas import blas
     from ..kernels.cpu.runtime.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.runtime.launch import get_num_threads, launcher, threading_layer
@@ -80,14 +80,15 @@ def collect() -> dict[str, Any]:
         "cuda_trouble": trouble("cuBLASLt"),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),
-        "data": {name: _place(name) for name in datasets.NAMES},
+        "data": {name: _find_data(name) for name in datasets.NAMES},
     }
-    facts["missing"] = [{"what": what, "install": install} for absent, what, install in _wishes(facts, layer) if absent]
+    suggestions = _suggestions(facts, layer)
+    facts["missing"] = [{"what": what, "install": install} for is_missing, what, install in suggestions if is_missing]
     return facts
 
 
-def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
-    """Whether something is missing, what that means, and how to get it."""
+def _suggestions(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
+    """Possible installations, as (True if it is missing here, its use, the command)."""
     versions, data, cuda = facts["versions"], facts["data"], facts["cuda"]
     intel = platform.machine().lower() in ("x86_64", "amd64")
     download = "pip install 'fastopt[data]', which lets fastopt download it"
@@ -122,10 +123,10 @@ def _wishes(facts: dict[str, Any], layer: str) -> list[tuple[bool, str, str]]:
     ]
 
 
-def _attempt(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `ask` says, or what is wrong with a setting: the rest is to be seen all the more."""
+def _attempt(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The facts that `call` returns, or the error of a wrong setting, so that the other facts are still shown."""
     try:
-        return ask()
+        return call()
     except ValueError as error:
         return {"error": str(error)}
 
@@ -160,12 +161,12 @@ def _processor_name() -> str:
 
 
 def _cache(root: Path, current: Path) -> dict[str, Any]:
-    """Kernels and bytes in the folder of this version and in those of others, and problems with the former."""
+    """Kernels and bytes in the folder of this version and of other ones, and problems with the former."""
     try:
         others = [folder for folder in root.iterdir() if folder != current and folder.is_dir()]
     except OSError:
         others = []
-    here, elsewhere = _weigh([current]), _weigh(others)
+    here, elsewhere = _count_kernels([current]), _count_kernels(others)
     facts = {"folder": str(current), **here, "other_versions": {"folders": len(others), **elsewhere}}
     return facts | {"problems": _cache_problems(current)}
 
@@ -181,7 +182,7 @@ def _cache_problems(folder: Path) -> list[str]:
     return problems + [f"no kernels can be kept: {unkept}"] * bool(unkept)
 
 
-def _weigh(folders: list[Path]) -> dict[str, int]:
+def _count_kernels(folders: list[Path]) -> dict[str, int]:
     sizes = []
     for folder in folders:
         try:
@@ -191,8 +192,8 @@ def _weigh(folders: list[Path]) -> dict[str, int]:
     return {"kernels": len(sizes), "bytes": sum(sizes)}
 
 
-def _place(name: str) -> str | None:
-    """The folder that has the data set: one of those where `datasets.load` looks, or that of its download."""
+def _find_data(name: str) -> str | None:
+    """The folder that holds the data set: one that `datasets.load` searches, or the cache of its download."""
     if name == "digits":
         return "ships with fastopt"
     setting = folder_setting("FASTOPT_DATA_DIR")
@@ -207,18 +208,18 @@ def _place(name: str) -> str | None:
 
 
 def _threads(threads: dict[str, Any]) -> str:
-    """Return the number of threads and whose they are, in one line."""
+    """The number of threads and the library that starts them, in one line."""
     beside = "; beside torch those of its OpenMP" if threads["beside_torch"] == "torch" else ""
     return f"{threads.get('kernels', threads.get('error'))}, threading layer {threads['layer']}{beside}"
 
 
 def _cuda(parts: dict[str, Any], trouble: str) -> str:
-    """Return what there is of the CUDA backend, in one line, with what is wrong where all parts are there."""
+    """The installed parts of the CUDA backend in one line, with those that are missing, or why it does not run."""
     versions = [f"{name} {parts[name]}" for name in ("driver", "numba-cuda") if parts[name]]
-    libraries = [name for name, found in parts.items() if found and name not in ("driver", "numba-cuda", "devices")]
-    missing = [name for name, found in parts.items() if not found]
-    there = ", ".join([*parts["devices"], *versions, *libraries])
-    return "; ".join(filter(None, [there, f"missing: {', '.join(missing)}" if missing else trouble]))
+    libraries = [name for name, version in parts.items() if version and name not in ("driver", "numba-cuda", "devices")]
+    missing = [name for name, version in parts.items() if not version]
+    found = ", ".join([*parts["devices"], *versions, *libraries])
+    return "; ".join(filter(None, [found, f"missing: {', '.join(missing)}" if missing else trouble]))
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -239,7 +240,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("cache", f"{cache['folder']}: {kept}"),
         *(("", problem) for problem in cache["problems"]),
         *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
-        *(("missing", f"{wish['what']}: {wish['install']}") for wish in facts["missing"]),
+        *(("missing", f"{item['what']}: {item['install']}") for item in facts["missing"]),
     ]
     if facts["interpreted"]:
         rows.append(("note", "NUMBA_DISABLE_JIT is set: kernels run in the interpreter, very slowly"))

@@ -1,4 +1,4 @@
-"""The command `fastopt`: its parser, and what happens when something goes wrong.
+"""The command `fastopt`: its parser, and its exit status.
 
 Exit status: 0 for success; 1 where `warmup` could not keep what it compiled, or a benchmark of `bench` failed; 2 for
 arguments, data and files that cannot be used, with a line `fastopt: error: ...` on stderr; 130 after an interrupt
@@ -20,7 +20,7 @@ log = logging.getLogger("fastopt")
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one form for all commands, and no abbreviated options: they would forbid new options later."""
+    """Reports errors in one form for all commands. Options cannot be abbreviated: that would forbid new ones later."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -38,7 +38,7 @@ class Version(argparse.Action):
 
 
 def parser() -> Parser:
-    """Return the parser of the command line; `run` of what it parses is the command's function."""
+    """Return the parser of the command line; the arguments that it returns hold the command's function as `run`."""
     from . import bench, evaluate, info, predict, profile, report, train, warmup
 
     top = Parser(prog="fastopt", description="Train dense networks on compiled kernels.")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         status: int = args.run(args)
-        sys.stdout.flush()  # here, where a reader that has gone is noticed quietly
+        sys.stdout.flush()  # here, so that a closed pipe ends quietly
         return status
     except KeyboardInterrupt:
         print("fastopt: interrupted", file=sys.stderr)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `fastopt info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, MemoryError, ImportError) as error:  # the last for what is not installed
+    except (ValueError, OSError, MemoryError, ImportError) as error:  # ImportError: an optional package is missing
         log.debug("where it came from:", exc_info=True)
         print(f"fastopt: error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""New data for a model: features and targets as it was trained on, from a data set, arrays or a table."""
+"""New data for a saved model, from a data set, arrays or a table, in the form of its training data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from .. import _backends, datasets
 from ..datasets._columns import Column, cell_text, read_column
 from ..datasets._npz import read_features, read_npz
+from ..datasets._open import check_path, open_table
 from ..datasets._table import Table, listed, shown
 from ..datasets.preparation import Preparation, choose_rows, to_floats
-from ..datasets.tables import check_path, columns_without_data, open_new_table, open_table
+from ..datasets.tables import columns_without_data
 from .arguments import whole
 from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
 
@@ -25,11 +26,11 @@ class NewData(NamedTuple):
     """Rows for a model.
 
     x       (rows, inputs)
-    y       targets as `Sequential.evaluate` takes them; None where there are none to be read
-    rows    indices of these rows in the data: others are left out for missing cells
+    y       targets for `Sequential.evaluate`; None if none were asked for
+    rows    indices of these rows in the data; rows with missing cells may be left out
     total   number of rows of the data
-    target  name of the target's column, where it has one
-    notes   remarks
+    target  name of the target's column, if it has one
+    notes   remarks for the user
     """
 
     x: np.ndarray
@@ -41,7 +42,7 @@ class NewData(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
-    """Add the model, the data, and how to read and run them."""
+    """Add the arguments for the model, the data, and how both are read and run; `target` is the help of --target."""
     parser.add_argument("model", metavar="MODEL", help="a model file, as fastopt train --save and model.save write it")
     parser.add_argument("data", metavar="DATA", help=f"{', '.join(datasets.NAMES)} (their test part), {TABLES}")
     parser.add_argument("--folder", help="where the IDX files of mnist or fashion-mnist are")
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
 
 
 def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> NewData:
-    """Return the rows of args.data; ValueError, naming the file, where they are no rows for this model."""
+    """Return the rows of args.data; ValueError, naming the file, if they do not fit the model."""
     if args.data in datasets.NAMES:
         refuse_table_arguments(args, ("target", "drop"))
         data = datasets.load(args.data, args.folder)
@@ -80,13 +81,13 @@ def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> New
 
 
 def preparation_of(model: Sequential) -> Preparation | None:
-    """Return a model's preparation of tables; None where it has none, or one of the user's own making."""
+    """Return a model's preparation of tables; None if it has none, or one that the user has made."""
     saved = model.preparation
     return Preparation.from_dict(saved) if saved is not None and {"columns", "layout"} <= set(saved) else None
 
 
 def _dtype(model: Sequential) -> str:
-    """The dtype to read features in: layers that scale them get them whole."""
+    """The dtype to read features in: float64 for layers that scale them, so that they are rounded once."""
     return "float64" if model.preprocessing else model.dtype.name
 
 
@@ -110,11 +111,11 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
     if preparation is None:
         table = open_table(args.data, text)
         columns, target = _plain_columns(model, table, args, with_targets)
-        preparation, missing = _numbers(columns), args.missing or "refuse"
+        preparation, missing = _preparation_of_numbers(columns), args.missing or "refuse"
     else:
         if args.drop:
             raise ValueError("--drop is for models that were not trained on a table: this one knows its columns")
-        table = open_new_table(args.data, preparation, text)
+        table = open_table(args.data, text, preparation.expected())
         columns = preparation.read_columns(table)
         if preparation.layout.header and table.names is None:
             table.notes.append("there is no header: columns are taken by their positions")
@@ -123,10 +124,10 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
     if args.missing == "mean" and any(column.fill is None for column in preparation.columns):
         raise ValueError("--missing mean needs the means of the training rows, and the model has none")
     _check_width(model, table.source, preparation.features)
-    goals = {} if target is None else {target: _goal(model, table, target)}
-    rows = choose_rows(table, {**columns, **goals}, missing, target)
+    target_columns = {} if target is None else {target: _target_column(model, table, target)}
+    rows = choose_rows(table, {**columns, **target_columns}, missing, target)
     x = preparation.encode(table, columns, rows, _dtype(model))
-    y = None if target is None else _table_targets(model, table, target, goals[target], rows)
+    y = None if target is None else _table_targets(model, table, target, target_columns[target], rows)
     name = preparation.layout.target_name
     return NewData(x, y, rows, len(table.frame), name, table.notes)
 
@@ -134,15 +135,15 @@ def _from_table(model: Sequential, args: argparse.Namespace, with_targets: bool)
 def _plain_columns(
     model: Sequential, table: Table, args: argparse.Namespace, with_targets: bool
 ) -> tuple[dict[int, Column], int | None]:
-    """Columns of numbers by position, for a model that knows nothing of tables; and the position of the target."""
+    """Columns of numbers by position, for a model without a preparation, and the position of the target."""
     assert model.inputs is not None
     left_out = {*columns_without_data(table), *(table.find("drop", column) for column in args.drop)}
     data = [i for i in range(table.width) if i not in left_out]
-    chosen = data[-1] if len(data) > model.inputs else None
+    target = data[-1] if len(data) > model.inputs else None
     if args.target is not None:
-        chosen = table.find("target", args.target)
-    features = [i for i in data if i != chosen]
-    if len(features) != model.inputs or (with_targets and chosen is None):
+        target = table.find("target", args.target)
+    features = [i for i in data if i != target]
+    if len(features) != model.inputs or (with_targets and target is None):
         raise ValueError(
             f"{table.source}: must have {model.inputs} columns of features{' and one of targets' * with_targets}, as "
             f"the model has {model.inputs} inputs; got {len(data)} columns"
@@ -156,10 +157,10 @@ def _plain_columns(
                 f"{table.at(row, position)} must be a number, as the model knows no categories; "
                 f"got {shown(column.values[row])}"
             )
-    return columns, chosen
+    return columns, target
 
 
-def _numbers(columns: dict[int, Column]) -> Preparation:
+def _preparation_of_numbers(columns: dict[int, Column]) -> Preparation:
     from ..datasets.preparation import ColumnSpec
 
     return Preparation(tuple(ColumnSpec(None, position, column.kind) for position, column in columns.items()))
@@ -174,23 +175,23 @@ def _target(table: Table, preparation: Preparation, given: str | None) -> int:
         raise ValueError(f"{table.source}: {error}") from None
 
 
-def _goal(model: Sequential, table: Table, target: int) -> Column:
+def _target_column(model: Sequential, table: Table, target: int) -> Column:
     text = model.classes is not None and model.classes.dtype.kind == "U"
     return read_column(table, target, as_text=text)
 
 
-def _table_targets(model: Sequential, table: Table, target: int, goal: Column, rows: np.ndarray) -> np.ndarray:
+def _table_targets(model: Sequential, table: Table, target: int, column: Column, rows: np.ndarray) -> np.ndarray:
     if not classifies(model):
-        if goal.kind == "text":
-            row = int(np.argmax(~goal.missing))
-            raise ValueError(f"{table.at(row, target)} must be a number; got {shown(goal.values[row])}")
+        if column.kind == "text":
+            row = int(np.argmax(~column.missing))
+            raise ValueError(f"{table.at(row, target)} must be a number; got {shown(column.values[row])}")
         if model.outputs > 1:
             raise ValueError(
                 f"{table.source}: the model has {model.outputs} outputs, and a table one column of targets: "
                 "give a .npz file of x and y"
             )
-        return to_floats(table, target, goal, rows, "float64").reshape(-1, 1)
-    raw = goal.values[rows].astype(str) if goal.kind == "text" else goal.values[rows]
+        return to_floats(table, target, column, rows, "float64").reshape(-1, 1)
+    raw = column.values[rows].astype(str) if column.kind == "text" else column.values[rows]
     return _targets(model, raw, lambda row: table.at(int(rows[row]), target))
 
 
@@ -198,7 +199,7 @@ def _table_targets(model: Sequential, table: Table, target: int, goal: Column, r
 
 
 def classifies(model: Sequential) -> bool:
-    """Return True for a model whose outputs are classes."""
+    """Return True if the outputs of a model stand for classes."""
     from ..models import _targets as targets
 
     spec = None if model.loss is None else model.loss.spec
@@ -206,23 +207,23 @@ def classifies(model: Sequential) -> bool:
 
 
 def _targets(model: Sequential, raw: np.ndarray, at: Any) -> np.ndarray:
-    """Targets as `evaluate` takes them: labels, a column for each class, or numbers."""
+    """Targets for `evaluate`: labels, one-hot rows, or numbers."""
     if not classifies(model) or raw.ndim == 2 or model.loss is None:
         return raw if raw.ndim == 2 or raw.dtype.kind == "U" else raw.reshape(-1, 1)
     from ..models import _labels
     from ..models import _targets as targets
 
     if model.classes is not None:
-        raw = _as_known(model.classes, raw, at)
+        raw = _as_labels(model.classes, raw, at)
     if targets.classifies(model.loss.spec, model.outputs):
         return raw
     classes = np.arange(model.outputs) if model.classes is None else model.classes
-    codes, _ = _labels.encode("y", _as_known(classes, raw, at), classes)
+    codes, _ = _labels.encode("y", _as_labels(classes, raw, at), classes)
     return np.eye(model.outputs, dtype=np.float32)[codes]
 
 
-def _as_known(classes: np.ndarray, raw: np.ndarray, at: Any) -> np.ndarray:
-    """Labels as the model calls them; ValueError, with the place, for one that it does not know."""
+def _as_labels(classes: np.ndarray, raw: np.ndarray, at: Any) -> np.ndarray:
+    """Labels in the model's own type; ValueError, with row and column, for one that it does not know."""
     known = {cell_text(label): label for label in classes.tolist()}
     found = [known.get(cell_text(label)) for label in raw.tolist()]
     if None in found:

@@ -1,4 +1,4 @@
-"""`fastopt predict`: the predictions of a saved model for new data."""
+"""`fastopt predict`: predictions of a saved model for new data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, and print or write it."""
+    """Predict, and print the predictions or write them to a file."""
     if args.out is not None:
         _check_out(args)
     from ..models.checkpoint import load_model
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def predictions(
     model: Sequential, x: np.ndarray, batch_size: int, name: str, with_probabilities: bool
 ) -> dict[str, np.ndarray]:
-    """Return columns (rows,): labels or numbers, then the probabilities of classes."""
+    """Return columns of shape (rows,) by name: labels or numbers, then the probabilities of the classes."""
     found = model.predict_classes(x, batch_size) if new_data.classifies(model) else model.predict(x, batch_size)
     columns = _columns(found, [name] if found.ndim == 1 or found.shape[1] == 1 else None, name)
     if with_probabilities:
@@ -80,7 +80,7 @@ def _columns(found: np.ndarray, names: list[str] | None, name: str) -> dict[str,
 
 
 def _probabilities(model: Sequential, outputs: np.ndarray) -> np.ndarray:
-    """Outputs as probabilities of all classes: of one output, of the first and the second."""
+    """Outputs (rows, outputs) as probabilities (rows, classes); one output stands for two classes."""
     link = None if model.loss is None else _link(model)
     if model.last_activation not in ("softmax", "sigmoid"):
         if model.last_activation != "linear" or link not in ("softmax", "sigmoid"):
@@ -122,15 +122,15 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _text(columns: dict[str, np.ndarray], data: new_data.NewData, sep: str, header: bool) -> str:
-    """A line for each row of the data, empty where it was left out."""
-    place = np.full(data.total, -1)
-    place[data.rows] = np.arange(len(data.rows))
+    """A line for each row of the data; empty for rows that were left out."""
+    positions = np.full(data.total, -1)
+    positions[data.rows] = np.arange(len(data.rows))
     cells = [column.tolist() if column.dtype.kind != "f" else list(map(str, column)) for column in columns.values()]
     text = io.StringIO()
     writer = csv.writer(text, delimiter=sep, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    for row in place.tolist():
+    for row in positions.tolist():
         if row >= 0:
             writer.writerow([column[row] for column in cells])
         else:

@@ -1,4 +1,4 @@
-"""`fastopt profile`: train as `fastopt train` does, with the kernels marked, and say where the time goes."""
+"""`fastopt profile`: train as `fastopt train` does, and show how much time each kernel takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what `args` say, and print the result and the profile, also after an interrupt."""
+    """Train as `args` say, and print the results and the profile, also after an interrupt."""
     from ..profiling import PROFILED, profile
 
     if args.backend not in PROFILED:

@@ -1,4 +1,4 @@
-"""`fastopt report`: tables and plots of what `fastopt bench` has measured."""
+"""`fastopt report`: tables and plots of the measurements of `fastopt bench`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what `args` ask for."""
+    """Write the tables, the page and the plots that `args` name."""
     from ..reports.page import html, markdown
     from ..reports.read import read
     from ..reports.sections import sections

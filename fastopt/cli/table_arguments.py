@@ -1,19 +1,19 @@
-"""Arguments that say how a table is to be read, for `train`, `predict` and `evaluate`."""
+"""Options for reading tables, of `train`, `predict` and `evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from ..datasets._open import KINDS
 from ..datasets._text_files import TextOptions
 from ..datasets.preparation import MISSING
-from ..datasets.tables import KINDS
 
 TABLES = f"or the path of a table or of arrays: {KINDS}"
 
 
 def add_text_arguments(group: Any) -> None:
-    """Add what says how a text file is written."""
+    """Add the options for the dialect of a text file."""
     group.add_argument("--sep", metavar="CHARACTER", help="delimiter of a text file; also tab, space (default: found)")
     group.add_argument(
         "--decimal", choices=(".", ","), metavar="MARK", help="decimal mark of a text file, . or , (default: found)"
@@ -25,7 +25,7 @@ def add_text_arguments(group: Any) -> None:
 
 
 def add_missing_argument(group: Any, default: str) -> None:
-    """Add what is done with missing cells."""
+    """Add the option for missing cells."""
     group.add_argument(
         "--missing",
         choices=MISSING,
@@ -35,12 +35,12 @@ def add_missing_argument(group: Any, default: str) -> None:
 
 
 def text_options(args: argparse.Namespace) -> TextOptions:
-    """Return what the arguments say of a text file."""
+    """Return the dialect of a text file, as far as the arguments give it."""
     return TextOptions(args.sep, args.decimal, args.header, args.encoding)
 
 
 def refuse_table_arguments(args: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """Raise ValueError where arguments for tables come with a data set that is none."""
+    """Raise ValueError if options for tables are given with a data set that is not a table."""
     for name in ("sep", "decimal", "header", "encoding", "missing", *names):
         if getattr(args, name) not in (None, []):
             raise ValueError(f"--{name} is for tables, not for the data set {args.data}")

@@ -1,4 +1,4 @@
-"""`fastopt train`: train a network on a data set or a file, and say how fast it went and how well it learnt."""
+"""`fastopt train`: train a network on a data set or a file, and report speed and accuracy."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
 from .arguments import check_writable, whole, widths
-from .rates import SCHEDULES
+from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 
 
 class Defaults(NamedTuple):
-    """What is not given on the command line."""
+    """Values of options that are not given on the command line."""
 
     layers: tuple[int, ...]
     epochs: int
     batch_size: int
 
 
-# Digits: both contestants are done within two seconds, at 92 % (its test rows come from writers of their own).
+# digits: both backends are done within two seconds, at 92 %, because other people wrote its test rows.
 DEFAULTS = {
     "digits": Defaults((64, 32), 30, 16),
     "fashion-mnist": Defaults((256, 128), 10, 64),
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which data to train which network on, and how."""
+    """Add the options for data, network, training and running."""
     data = parser.add_argument_group("data")
     train_data.add_arguments(data)
 
@@ -121,10 +121,10 @@ def _names(table: Any) -> str:
 
 
 def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
-    """Train what `args` say and print the result; `during` is open while the epochs run."""
-    from .contest import Contestant, compete
-    from .ending import Ending
-    from .outcome import Progress, headline, result
+    """Train as `args` say and print the results; the context `during` is open while the epochs run."""
+    from .experiment import Contestant, compete
+    from .model_saver import ModelSaver
+    from .train_output import Progress, headline, result
 
     backends = _contestants(args)
     if args.save is not None:
@@ -138,19 +138,19 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
     contestants = [Contestant(experiment, backend) for backend in backends]
     if not args.quiet:
         print(headline(data, contestants), flush=True)
-    end = Ending(contestants[0], args.save)
-    with Progress(contestants, args.quiet) as progress, end.on_signals():
+    saver = ModelSaver(contestants[0], args.save)
+    with Progress(contestants, args.quiet) as progress, saver.on_signals():
         try:
             for contestant in contestants:
                 contestant.warm_up(progress.compiling)
             with during or nullcontext():
                 compete(contestants, progress.show)
             progress.close()
-            end.save()
+            saver.save()
         except KeyboardInterrupt:
             progress.close()
-            return end.interrupted()
-        except OSError:  # the file cannot be written, but the figures are there
+            return saver.save_after_interrupt()
+        except OSError:  # the file cannot be written, but the results are complete
             if contestants[-1].test:
                 print(result(contestants))
             raise
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
 
 
 def _contestants(args: argparse.Namespace) -> list[str]:
-    """The backends to train on, the one asked for first."""
+    """The backends to train on, the chosen one first."""
     if args.backend == "numpy" and args.compare:
         raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu or cuda")
     if args.backend != "cpu" and args.threads is not None:
@@ -171,24 +171,24 @@ def _contestants(args: argparse.Namespace) -> list[str]:
 
 
 def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
-    from .contest import Experiment
+    from .experiment import Experiment
 
     defaults = DEFAULTS.get(args.data, FOR_FILES)
     hidden = defaults.layers if args.layers is None else args.layers
     if args.dropout and not hidden:
         raise ValueError("--dropout comes after hidden layers, and --layers none has none")
     loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
-    goal = targets(data, loss)
+    target = targets(data, loss)
     features = "float64" if args.standardize else args.dtype  # scaled before they are rounded
     return Experiment(
         x=data.x_train.astype(features, copy=False),
-        y=goal.y,
+        y=target.y,
         x_test=data.x_test.astype(features, copy=False),
-        y_test=goal.y_test,
-        outputs=goal.outputs,
-        metrics=goal.metrics,
+        y_test=target.y_test,
+        outputs=target.outputs,
+        metrics=target.metrics,
         loss=loss,
-        labels=data.labels if goal.metrics == ("accuracy",) else None,
+        labels=data.labels if target.metrics == ("accuracy",) else None,
         preparation=None if data.preparation is None else data.preparation.to_dict(),
         standardize=args.standardize,
         standardize_targets=args.standardize and loss in REGRESSION_LOSSES,

@@ -1,4 +1,4 @@
-"""Data of `fastopt train`: what is loaded, and targets in the form that the loss takes."""
+"""Data of `fastopt train`: loading them, and bringing targets into the form that the loss takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..kernels.formulas import LOSSES
 from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
 
 CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
-# Losses that take a number for a number.
+# Losses of real-valued targets.
 REGRESSION_LOSSES = tuple(
     name for name, row in LOSSES.items() if row.targets == "dense" and row.link is None and not row.signs
 )
 
 
 class Targets(NamedTuple):
-    """Targets as a loss takes them."""
+    """Targets in the form that a loss takes."""
 
     outputs: int
     y: np.ndarray
@@ -30,7 +30,7 @@ class Targets(NamedTuple):
 
 
 def add_arguments(data: Any) -> None:
-    """Add what says which data, and how to read them."""
+    """Add the options for the data."""
     data.add_argument(
         "data",
         nargs="?",
@@ -69,7 +69,7 @@ def add_arguments(data: Any) -> None:
 
 
 def load(args: argparse.Namespace) -> datasets.Dataset:
-    """Return the data; the loss decides what targets are."""
+    """Return the data; the loss decides whether whole numbers are classes or numbers."""
     if args.data in datasets.NAMES:
         refuse_table_arguments(args, ("target", "drop", "categorical"))
         return datasets.load(args.data, args.folder)
@@ -78,19 +78,19 @@ def load(args: argparse.Namespace) -> datasets.Dataset:
         raise ValueError(f"unknown data set {args.data!r}; known: {', '.join(datasets.NAMES)}, {TABLES}")
     if args.folder is not None:
         raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
-    wish = "auto" if args.loss is None else "numbers" if args.loss in REGRESSION_LOSSES else "classes"
+    kind = "auto" if args.loss is None else "numbers" if args.loss in REGRESSION_LOSSES else "classes"
     options = TableOptions(
-        args.target, text_options(args), tuple(args.drop), tuple(args.categorical), args.missing or "refuse", wish,
+        args.target, text_options(args), tuple(args.drop), tuple(args.categorical), args.missing or "refuse", kind,
         "float64" if args.standardize else args.dtype, args.seed, args.validation_split,
     )  # fmt: skip
     return load_table(args.data, options)
 
 
 def targets(data: datasets.Dataset, loss: str) -> Targets:
-    """Return the targets as the loss takes them.
+    """Return the targets in the form that the loss takes.
 
-    Losses of classes get labels as they are in the data: so do those of two classes with one output. Others get one
-    column of 0 and 1 for each class.
+    Losses of class labels, and of two classes with one output, get labels as they are in the data. Other losses of
+    classes get one-hot rows (rows, classes).
     """
     row = LOSSES[loss]
     if loss in REGRESSION_LOSSES:

@@ -1,4 +1,4 @@
-"""`fastopt warmup`: compile kernels ahead, so that no later run has to wait."""
+"""`fastopt warmup`: compile kernels ahead, so that no later run waits for the compiler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile or load kernels, and say what was done."""
+    """Compile or load all kernels, and print how many of each."""
     dtypes = DTYPES if args.dtype is None else (args.dtype,)
     warmup_cuda.refuse(args)
     if args.backend == "cuda":

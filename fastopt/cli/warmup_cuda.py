@@ -1,4 +1,4 @@
-"""`fastopt warmup --backend cuda`: compile kernels for GPUs, in parallel, on a machine that needs none."""
+"""`fastopt warmup --backend cuda`: compile kernels for GPUs, in parallel; the machine needs no GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..models.progress import tqdm_class, wanted
 from ..optim import OPTIMIZER_CLASSES, get_optimizer
 
 Capability = tuple[int, int]
-# Options that mean nothing for the CPU, and those that say how a network is trained, with their defaults.
+# Defaults of the options that are for GPUs alone, and of those that are for networks.
 FOR_GPUS: dict[str, Any] = {"capability": None, "jobs": None, "network": [], "optimizer": []}
 FOR_NETWORKS: dict[str, Any] = {
     "activation": "relu", "loss": "sparse_categorical_crossentropy", "metric": [], "dropout": 0.0, "batch_size": 64,
@@ -27,8 +27,8 @@ FOR_NETWORKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Wish(NamedTuple):
-    """Everything that decides which kernels are wanted; plain values, which go to other processes."""
+class Selection(NamedTuple):
+    """The kernels to compile, by what they are for: plain values, which go to other processes."""
 
     dtypes: tuple[str, ...]
     networks: tuple[tuple[int, ...], ...]
@@ -60,10 +60,10 @@ def widths(text: str) -> tuple[int, ...]:
     >>> widths("784-128-10")
     (784, 128, 10)
     """
-    requirements = text.split("-")
-    if len(requirements) < 2 or not all(part.isdecimal() and int(part) for part in requirements):
+    numbers = text.split("-")
+    if len(numbers) < 2 or not all(number.isdecimal() and int(number) for number in numbers):
         raise argparse.ArgumentTypeError(f"must be widths from inputs to outputs, such as 784-128-10; got {text!r}")
-    return tuple(map(int, requirements))
+    return tuple(map(int, numbers))
 
 
 def refuse(args: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def _refuse(args: argparse.Namespace, defaults: dict[str, Any], what_for: str) -
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what only kernels for GPUs need."""
+    """Add the options that only kernels for GPUs need."""
     from .arguments import whole
 
     group = parser.add_argument_group("for GPUs (--backend cuda)")
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
-    """Compile or load all kernels that are wanted, and say what was done."""
+    """Compile or load the selected kernels, and print how many of each."""
     from ..kernels.cuda.runtime import requirements
 
     found = requirements.parts()
@@ -130,8 +130,8 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     if requirements.simulated():
         raise ValueError("NUMBA_ENABLE_CUDASIM is set, so there is nothing to compile")
     start = time.perf_counter()
-    wishes = [_wish(args, dtypes, one) for one in args.capability or _capabilities()]
-    work = [(wish, name) for wish in wishes for name in kernels(wish)]
+    selections = [_selection(args, dtypes, one) for one in args.capability or _capabilities()]
+    work = [(selection, name) for selection in selections for name in kernels(selection)]
     jobs = min(args.jobs or _processors(), len(work))
     compiled, reasons = 0, list[str]()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
@@ -151,7 +151,7 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    names = ", ".join(".".join(map(str, wish.capability)) for wish in wishes)
+    names = ", ".join(".".join(map(str, selection.capability)) for selection in selections)
     print(
         f"{len(work)} kernels for compute capability {names}: {compiled} compiled, {len(work) - compiled} loaded, by "
         f"{jobs} process{'es' * (jobs > 1)} in {time.perf_counter() - start:.1f} s"
@@ -168,15 +168,15 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     return 0
 
 
-def _wish(args: argparse.Namespace, dtypes: Sequence[str], one: Capability) -> Wish:
-    return Wish(
+def _selection(args: argparse.Namespace, dtypes: Sequence[str], one: Capability) -> Selection:
+    return Selection(
         tuple(dtypes), tuple(args.network), tuple(args.optimizer), args.activation, args.loss, tuple(args.metric),
         args.dropout, args.batch_size, args.compute_dtype, one,
     )  # fmt: skip
 
 
 def _capabilities() -> list[Capability]:
-    """Return those of the GPUs that are here."""
+    """Compute capabilities of the GPUs of this machine."""
     from ..kernels.cuda.runtime import driver
 
     try:
@@ -192,23 +192,23 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def kernels(wish: Wish) -> dict[str, Any]:
-    """Return the kernels that are wanted, by their names."""
+def kernels(selection: Selection) -> dict[str, Any]:
+    """Return the selected kernels by their names."""
     from ..kernels.cuda.kernels import all_kernels, optimizer_kernels
 
-    if not wish.networks and not wish.optimizers:
-        return {kernel.name: kernel for kernel in all_kernels(wish.dtypes)}
-    rules = [get_optimizer(name).rule for name in wish.optimizers]
-    needed = optimizer_kernels(wish.dtypes, rules) if rules else []
-    for network in wish.networks:
-        for optimizer in wish.optimizers or ("adam",):
-            for dtype in [name for name in wish.dtypes if name in ("float32", "float64")]:
-                needed += _of_network(wish, network, optimizer, dtype)
+    if not selection.networks and not selection.optimizers:
+        return {kernel.name: kernel for kernel in all_kernels(selection.dtypes)}
+    rules = [get_optimizer(name).rule for name in selection.optimizers]
+    needed = optimizer_kernels(selection.dtypes, rules) if rules else []
+    for network in selection.networks:
+        for optimizer in selection.optimizers or ("adam",):
+            for dtype in [name for name in selection.dtypes if name in ("float32", "float64")]:
+                needed += _network_kernels(selection, network, optimizer, dtype)
     return {kernel.name: kernel for kernel in needed}
 
 
-def _of_network(wish: Wish, network: tuple[int, ...], optimizer: str, dtype: str) -> list[Any]:
-    """Return what training, evaluating and predicting asks for, found by doing it on a device that is not there."""
+def _network_kernels(selection: Selection, network: tuple[int, ...], optimizer: str, dtype: str) -> list[Any]:
+    """The kernels of training, evaluating and predicting, recorded while all three run without a device."""
     from ..kernels.cuda.runtime.rehearsal import rehearsing
     from ..layers import Dense, Dropout, Layer
     from ..models.sequential import Sequential
@@ -216,34 +216,34 @@ def _of_network(wish: Wish, network: tuple[int, ...], optimizer: str, dtype: str
     inputs, *hidden, outputs = network
     layers: list[Layer] = []
     for units in hidden:
-        layers += [Dense(units, wish.activation), *([Dropout(wish.dropout)] if wish.dropout else [])]
-    loss = LOSSES[wish.loss]
+        layers += [Dense(units, selection.activation), *([Dropout(selection.dropout)] if selection.dropout else [])]
+    loss = LOSSES[selection.loss]
     layers.append(Dense(outputs, loss.link or "linear"))
-    compute = wish.compute_dtype if dtype == "float32" else None
+    compute = selection.compute_dtype if dtype == "float32" else None
     model = Sequential(layers, backend="cuda", dtype=dtype, inputs=inputs, compute_dtype=compute)
-    model.compile(optimizer, wish.loss, wish.metrics)
-    rows = 2 * wish.batch_size + 1  # with a last batch of another size
+    model.compile(optimizer, selection.loss, selection.metrics)
+    rows = 2 * selection.batch_size + 1  # with a last batch of another size
     x = np.zeros((rows, inputs), dtype)
-    # The first class in every row, which every loss takes.
+    # The first class in every row: every loss takes it.
     y = np.zeros(rows, np.int64) if loss.targets == "labels" else np.eye(outputs, dtype=dtype)[np.zeros(rows, int)]
-    with rehearsing(wish.capability) as found:
-        model.fit(x, y, batch_size=wish.batch_size, verbose=0)
+    with rehearsing(selection.capability) as found:
+        model.fit(x, y, batch_size=selection.batch_size, verbose=0)
         model.evaluate(x, y)
         model.predict(x)
     return list(found)
 
 
-_known: dict[Wish, dict[str, Any]] = {}  # of this process
+_known: dict[Selection, dict[str, Any]] = {}  # in this process
 
 
-def compile_one(wish: Wish, name: str) -> tuple[bool, str]:
-    """Compile a kernel, or load it; return True if it was compiled, and why the cache will not give it; "": it will."""
+def compile_one(selection: Selection, name: str) -> tuple[bool, str]:
+    """Compile or load a kernel; return True if it was compiled, and why the cache cannot load it, or ""."""
     from ..kernels.cuda.runtime.compile import compiling
     from ..kernels.disk_cache import why_not_loaded
 
-    if wish not in _known:
-        _known[wish] = kernels(wish)
-    kernel, heard = _known[wish][name], list[str]()
-    with compiling(heard.append):
-        kernel.cubin(wish.capability)
-    return bool(heard), why_not_loaded(kernel.place(wish.capability))
+    if selection not in _known:
+        _known[selection] = kernels(selection)
+    kernel, compiled = _known[selection][name], list[str]()
+    with compiling(compiled.append):
+        kernel.cubin(selection.capability)
+    return bool(compiled), why_not_loaded(kernel.place(selection.capability))

@@ -12,7 +12,9 @@ import numpy as np
 
 from ._columns import FEW, MOST_CATEGORIES, Column, read_column
 from ._layout import TableLayout
+from ._open import open_table
 from ._table import Table, listed, shown
+from ._text_files import Expected
 
 MISSING = ("refuse", "skip", "mean")
 
@@ -128,6 +130,10 @@ class Preparation:
 
     # -- applying
 
+    def expected(self) -> Expected:
+        """Return the columns of new tables for `open_table`, so that their cells are read as those learnt from."""
+        return Expected([column.name for column in self.columns if column.name], self.text_columns)
+
     def text_columns(self, names: list[str] | None, width: int, rows: Any = ()) -> list[int]:
         """Return the positions in a table of `width` columns that are to be read as text."""
         found = zip(self.columns, self.layout.locate(self._keys(), names, width), strict=True)
@@ -145,9 +151,7 @@ class Preparation:
         Raises ValueError, naming column and row, for columns that are missing, cells that are missing, infinite or not
         of the column's kind, and categories that are not known.
         """
-        from .tables import open_new_table
-
-        return self.features_of(open_new_table(data, self), missing)[0]
+        return self.features_of(open_table(data, expected=self.expected()), missing)[0]
 
     def features_of(
         self, table: Table, missing: str | None = None, dtype: str = "float32"

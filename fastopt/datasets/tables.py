@@ -13,19 +13,18 @@ import numpy as np
 from .._validation import check_flag, check_number
 from ..models import batching
 from ._columns import Column, are_categories, read_column
-from ._frames import BINARY, is_frame, read_binary, table_of
+from ._frames import is_frame
 from ._layout import TableLayout, check_unique
 from ._npz import Part, read_npz
+from ._open import check_path, open_table
 from ._split import hold_out
 from ._table import Table
 from ._targets import Targets, are_labels_kept, check_wish, choose, labels_to_keep
-from ._text_files import Expected, TextOptions, is_text, read_text
+from ._text_files import Expected, TextOptions
 from .dataset import Dataset
 from .preparation import Preparation, check_cells, check_missing, choose_rows, note_constant
 
 log = logging.getLogger("fastopt")
-
-KINDS = ".npz, .csv, .tsv, .txt (or .gz of these), .parquet or .feather"
 
 
 class TableOptions(NamedTuple):
@@ -128,50 +127,12 @@ def load_table(data: Any, options: TableOptions) -> Dataset:
     return _from_table(open_table(data, options.text, _expected(options)), options, name)
 
 
-def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected = Expected()) -> Table:  # noqa: B008
-    """Return the table in a file, or of a frame; ValueError for a file of another kind."""
-    if is_frame(data):
-        _refuse_text_options(text, "a frame")
-        return table_of(data)
-    path = check_path(data)
-    if path.suffix.lower() == ".npz":
-        raise ValueError(f"{path}: must be a table; got a .npz file, which holds arrays")
-    if is_text(path):
-        return read_text(path, text, expected)
-    _refuse_text_options(text, path.suffix)
-    return read_binary(path)
-
-
-def open_new_table(data: Any, preparation: Preparation, text: TextOptions = TextOptions()) -> Table:  # noqa: B008
-    """Return a table that a preparation is to be applied to: its columns are read as those that were learnt from."""
-    names = [column.name for column in preparation.columns if column.name]
-    return open_table(data, text, Expected(names, preparation.text_columns))
-
-
-def check_path(data: Any) -> Path:
-    """Return the path of a file that may hold a table; errors for what is none, or no such file."""
-    if not isinstance(data, str | bytes | os.PathLike):
-        raise TypeError(f"a table must be a path or a frame of pandas, polars or pyarrow; got a {type(data).__name__}")
-    path = Path(os.fsdecode(data))
-    if not (is_text(path) or path.suffix.lower() in (*BINARY, ".npz")):
-        raise ValueError(f"{path}: must be the name of a file that ends in {KINDS}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    return path
-
-
 def _several(columns: Any) -> tuple[str | int, ...]:
     if columns is None:
         return ()
     if isinstance(columns, np.integer):
         return (int(columns),)
     return (columns,) if isinstance(columns, str | int) else tuple(columns)
-
-
-def _refuse_text_options(text: TextOptions, kind: str) -> None:
-    given = [name for name, value in zip(text._fields, text, strict=True) if value is not None]
-    if given:
-        raise ValueError(f"{given[0]} is for text files, not for {kind}")
 
 
 def _expected(options: TableOptions) -> Expected:

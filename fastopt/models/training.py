@@ -143,7 +143,7 @@ def train_epoch(
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
     optimizer = model.optimizer
     assert optimizer is not None
-    with optimizer._turn:
+    with optimizer._step_lock:
         steps = optimizer.next_steps(batches.steps)
         network.steps_done = 0
         try:

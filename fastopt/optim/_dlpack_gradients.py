@@ -1,8 +1,9 @@
-"""Gradients that are not NumPy's own, read quickly: where they are what they nearly always are.
+"""Fast path for gradients of other libraries (torch, DLPack) on the CPU.
 
-`Optimizer.step` takes any array, with any number of checks, in 10 us. Here Python only asks each for its memory, and a
-kernel looks at the answers. What is not just as its parameter wants it is left to those checks, and to their errors.
-Nothing is kept from step to step: an array of another library may have moved, and says so only when it is asked.
+The checks of `Parameter.check_like` take 10 us a gradient. Here Python only asks each array for its memory, and one
+kernel compares dtype, shape and strides with the parameter's and reads the address. Gradients that differ in any way go
+through those checks, and get their errors. Nothing is kept from step to step, since the arrays of other libraries may
+move without notice.
 """
 
 from __future__ import annotations
@@ -15,63 +16,64 @@ import numpy as np
 
 from .. import _backends
 from .._dlpack import address_of, capsule_of, is_tensor, speaks_dlpack
-from ._param_state import Slot
+from ._param_state import ParamState
 from ._parameters import Memory
 
 
-class Lent:
-    """Reads gradients of some parameters, and finds out whether those of other libraries are where they were."""
+class GradientReader:
+    """Reads gradients of some parameters, and checks that parameters of other libraries have not moved."""
 
-    def __init__(self, slots: Sequence[Slot], memory: Memory) -> None:
+    def __init__(self, param_states: Sequence[ParamState], memory: Memory) -> None:
         kernels = _backends.get("cpu")
-        self.parameters = [slot.parameter for slot in slots]
-        self.lying = [
-            (p.kind, p.array.shape, tuple(stride // p.dtype.itemsize for stride in p.array.strides))
+        self.parameters = [state.parameter for state in param_states]
+        self.layouts = [
+            (p.dtype_name, p.array.shape, tuple(stride // p.dtype.itemsize for stride in p.array.strides))
             for p in self.parameters
         ]
-        gradients = [(*one, 0) for one in self.lying]
-        places = [p.array.__array_interface__["data"][0] for p in self.parameters]
-        there = [(*one, place) for one, place in zip(self.lying, places, strict=True)]
-        self.capsules = kernels.Capsules([*gradients, *there], memory.starts, memory.reach)
+        # Expected are: gradients anywhere (address 0), and parameters where they were.
+        gradients = [(*layout, 0) for layout in self.layouts]
+        addresses = [p.array.__array_interface__["data"][0] for p in self.parameters]
+        parameters = [(*layout, address) for layout, address in zip(self.layouts, addresses, strict=True)]
+        self.capsules = kernels.Capsules([*gradients, *parameters], memory.starts, memory.reach)
 
-    def take(self, gradients: np.ndarray, leaves: Sequence[Any], others: Sequence[int]) -> tuple[list[int], Any]:
-        """Writes the addresses of the gradients `others`; returns those that it could not, and what must stay alive.
+    def read(self, addresses: np.ndarray, gradients: Sequence[Any], unread: Sequence[int]) -> tuple[list[int], Any]:
+        """Writes the addresses of the `unread` gradients; returns those still unread, and what must stay alive.
 
         Raises ValueError for a tensor that was moved since it became a parameter.
         """
         count = len(self.parameters)
         capsules: list[Any] = [None] * (2 * count)
-        known = [0] * (2 * count)
-        for i in others:
-            g, p = leaves[i], self.parameters[i]
-            if p.work is None:
+        known = [0] * (2 * count)  # addresses that need no capsule
+        for i in unread:
+            g, p = gradients[i], self.parameters[i]
+            if p.kernel_view is None:
                 continue
             if isinstance(g, np.ndarray):
                 capsules[i] = _capsule(g) if type(g) is np.ndarray and g.dtype == p.dtype else None
             elif is_tensor(g):
-                known[i] = _address(g, *self.lying[i])
+                known[i] = _address(g, *self.layouts[i])
             elif speaks_dlpack(g):
                 capsules[i] = _capsule(g)
-            if p.lender is None:
+            if p.foreign is None:
                 continue
-            if p.lender.tensor:
-                p.lender.check_place()
+            if p.foreign.is_tensor:
+                p.foreign.check_unmoved()
             else:
-                capsules[count + i] = _capsule(p.lender.value)
+                capsules[count + i] = _capsule(p.foreign.value)
         kept = tuple(capsules)
         found = self.capsules.read(kept, known)
         rest = []
-        for i in others:
-            lender = self.parameters[i].lender
-            if found[i] > 0 and (lender is None or lender.tensor or found[count + i] > 0):
-                gradients[i] = found[i]
+        for i in unread:
+            foreign = self.parameters[i].foreign
+            if found[i] > 0 and (foreign is None or foreign.is_tensor or found[count + i] > 0):
+                addresses[i] = found[i]
             else:
                 rest.append(i)
         return rest, kept
 
 
 def _capsule(value: Any) -> Any:
-    """None where the array does not hand out its memory: why, the checks will say."""
+    """The DLPack capsule of an array; None if it hands out none, for which the checks have an error."""
     try:
         return capsule_of(value)
     except Exception:  # any, of any library
@@ -79,7 +81,7 @@ def _capsule(value: Any) -> Any:
 
 
 def _address(tensor: Any, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Of a tensor that lies like this; else 0."""
+    """Address of a tensor with this dtype, shape and strides; else 0."""
     if tensor.dtype is not getattr(sys.modules["torch"], dtype) or tensor.shape != shape:
         return 0
     address = address_of(tensor)

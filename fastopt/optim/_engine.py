@@ -1,86 +1,104 @@
-"""Where an optimizer's arrays lie, on the host or in a GPU's memory: what differs in a step is behind one `Place`."""
+"""Backend-specific half of `Optimizer.step`: one subclass of `UpdateEngine` updates host arrays, others GPU arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .. import _backends
 from ..kernels.spec import ArrayUpdate
-from ._param_state import Slot
-from ._settings import Settings
+from ._param_state import ParamState
 
-Leaves = list[tuple[str, Any]]  # arrays with their paths in what the user gave
+Leaves = list[tuple[str, Any]]  # arrays with their paths in the user's structure
 
 
-class Place:
-    """The arrays of an optimizer: checked, with their states, the plan of their updates, and how a step is done there.
+class StepSettings(NamedTuple):
+    """Settings of an optimizer for one step; sequences have one entry a group."""
 
-    groups: for each group its arrays. Raises, and nothing has changed, where one of them does not do.
+    backend: str
+    rules: Sequence[str]  # rows of OPTIMIZERS
+    options: Sequence[Mapping[str, Any]]  # of the rules, with this step's learning rate
+    has_schedule: bool  # a learning rate is computed anew for every step
+    clip_norm: float | None
+    clip_each: Sequence[float | None] | None  # None: no group clips gradients one by one
+    sparse_refusals: Sequence[str]  # why gradients must not be sparse; "": they may
+    seed: int  # of stochastic rounding
+
+
+class UpdateEngine:
+    """The arrays of an optimizer: checked, with their states, the plan of their updates, and the step itself.
+
+    groups: for each group its arrays. If one of them is refused, nothing has changed.
     """
 
-    # What stands for one array, for the memory of all, and for an array with its states.
-    of_array: ClassVar[Any]
-    of_all: ClassVar[Any]
-    of_slot: ClassVar[Any]
+    parameter_class: ClassVar[Any]  # one array
+    memory_class: ClassVar[Any]  # the memory of all of them
+    state_class: ClassVar[Any]  # one array with its states
 
     def __init__(self, groups: Sequence[Leaves], master_weights: bool) -> None:
-        parameters = [[self.of_array(f"params{path}", array) for path, array in leaves] for leaves in groups]
-        self.memory = self.of_all(parameter for some in parameters for parameter in some)
-        counted = np.zeros((2, sum(map(len, groups))), np.int64)
-        self.done, self.origins = counted  # the `steps` and `origin` of all slots
-        numbers = enumerate(counted.T)
-        self.groups: list[list[Slot]] = [
+        parameters = [[self.parameter_class(f"params{path}", array) for path, array in leaves] for leaves in groups]
+        self.memory = self.memory_class(parameter for members in parameters for parameter in members)
+        counts = np.zeros((2, sum(map(len, groups))), np.int64)
+        self.steps_done, self.origins = counts  # the `steps` and `origin` of all arrays
+        numbered = enumerate(counts.T)
+        self.groups: list[list[ParamState]] = [
             [
-                self.of_slot(path, parameter, self.memory.foreign, *next(numbers), master_weights)
-                for (path, _), parameter in zip(leaves, some, strict=True)
+                self.state_class(path, parameter, self.memory.has_foreign, *next(numbered), master_weights)
+                for (path, _), parameter in zip(leaves, members, strict=True)
             ]
-            for leaves, some in zip(groups, parameters, strict=True)
+            for leaves, members in zip(groups, parameters, strict=True)
         ]
-        self.slots = [slot for group in self.groups for slot in group]
-        self.of = [i for i, group in enumerate(self.groups) for _ in group]  # the group of each
-        self.lenders = [(i, lender) for i, slot in enumerate(self.slots) if (lender := slot.parameter.lender)]
-        self.grad_norm: float | None = None  # of the last step that found it out
-        self._plan: tuple[str, Any] | None = None  # with the backend whose it is; none after a change of states
+        self.param_states = [state for group in self.groups for state in group]
+        self.group_of = [i for i, group in enumerate(self.groups) for _ in group]
+        arrays = enumerate(state.parameter.foreign for state in self.param_states)
+        self.foreign_arrays = [(i, foreign) for i, foreign in arrays if foreign]
+        self.grad_norm: float | None = None  # of the last step that computed it
+        self._plan: Any = None
+        self._plan_backend = ""  # "": there is no plan, or states have changed since
 
-    def plan(self, settings: Settings) -> Any:
-        """The plan of the backend for the arrays with their present states."""
-        if self._plan is None or self._plan[0] != settings.backend:
-            rules = [group.rule for group in settings._groups]
-            pairs = zip(self.of, self.slots, strict=True)
-            planned = [slot.planned(rules[i], i, settings.seed) for i, slot in pairs]
-            self._plan = settings.backend, self.made(_backends.get(settings.backend), planned)
-        return self._plan[1]
+    def plan(self, settings: StepSettings) -> Any:
+        """The backend's plan for the arrays with their present states, made anew if need be."""
+        if self._plan_backend != settings.backend:
+            pairs = zip(self.group_of, self.param_states, strict=True)
+            updates = [state.array_update(settings.rules[i], i, settings.seed) for i, state in pairs]
+            self._plan = self.make_plan(_backends.get(settings.backend), updates)
+            self._plan_backend = settings.backend
+        return self._plan
 
-    def made(self, kernels: Any, planned: list[ArrayUpdate]) -> Any:
-        return kernels.ArrayPlan(planned, self.memory.owners)
+    def make_plan(self, kernels: Any, updates: list[ArrayUpdate]) -> Any:
+        return kernels.ArrayPlan(updates, self.memory.owners)
 
     def drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
-        self._plan = None
+        self._plan, self._plan_backend = None, ""
 
-    def replace(self, other: Place) -> None:
-        """Comes in the place of another one, whose arrays are the first here."""
+    def inherit(self, other: UpdateEngine) -> None:
+        """Replaces another engine, whose arrays are the first here."""
         other.drop_plan()
         self.grad_norm = other.grad_norm
 
     def advance(self, n: int) -> None:
         """Counts steps that were done elsewhere."""
-        self.done += n
+        self.steps_done += n
 
     def settle(self) -> None:
-        """Makes `done` and `grad_norm` what they are once all steps that were given are done."""
+        """Waits until `steps_done` and `grad_norm` are exact."""
 
     def step(
-        self, settings: Settings, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
+        self,
+        settings: StepSettings,
+        gradients: tuple[Any, ...],
+        grad_scale: Any,
+        found_inf: Any,
+        skip_nonfinite: bool,
     ) -> bool:
-        """`Optimizer.step`, of gradients one for each array. Says whether it was done, or may be; counts it then."""
+        """`Optimizer.step` with one gradient, or None, an array. True: done, or given to the device, and counted."""
         raise NotImplementedError
 
-    def changed(self, leaves: Sequence[Any]) -> None:
-        """Tells other libraries of what was written to their arrays: those that had a gradient."""
-        for i, lender in self.lenders:
-            if leaves[i] is not None:
-                lender.changed()
+    def report_changes(self, gradients: Sequence[Any]) -> None:
+        """Tells other libraries which of their arrays were written to: those that had a gradient."""
+        for i, foreign in self.foreign_arrays:
+            if gradients[i] is not None:
+                foreign.report_change()

@@ -1,13 +1,13 @@
-"""Optimizers on arrays in a GPU's memory: what stands for Parameter, Memory and Slot there, and the step.
+"""Optimizers on arrays in a GPU's memory: the counterparts of Parameter, Memory and ParamState, and the step.
 
     opt = fastopt.Adam(params, backend="cuda")       arrays of Numba, CuPy or torch, C-contiguous, of all four dtypes
     opt.step(grads)                                  of any of these libraries; returns at once
-    opt.settle()                                     waits; then `steps` and `grad_norm` are what they are on the host
+    opt.settle()                                     waits; then `steps` and `grad_norm` are exact, as on the host
 
-A step works on the stream that the library of the first array works on at that moment, and nothing waits for it. So
-`step` says True of every step that was given to the device, whether or not that then leaves it out; a step that it
-leaves out (`found_inf` on the device, `skip_nonfinite`) is not counted by the next ones, but a schedule counts all that
-were given. States are in the device's memory; `state_dict` waits, and copies them to the host.
+A step runs on the stream that the library of the first array uses at that moment, and nothing waits for it. So `step`
+returns True for every step that was given to the device, even if the device then skips it (`found_inf` on the device,
+`skip_nonfinite`). The next steps do not count a skipped one, but a schedule counts all that were given. States are in
+the device's memory; `state_dict` waits, and copies them to the host.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ import numpy as np
 from .. import _backends
 from .._dlpack import is_tensor, speaks_dlpack, view_of
 from .._validation import FLOAT32, describe, plain
-from ..kernels.formulas import dropout_stream
-from ..kernels.spec import STOCHASTIC, ArrayUpdate
-from ._engine import Leaves, Place
+from ..kernels.spec import ArrayUpdate
+from ._engine import Leaves, StepSettings, UpdateEngine
 from ._hyperparameters import check_one_number, check_scale
-from ._param_state import Slot
-from ._parameters import WORK, bits_of, name_of
-from ._settings import Settings
+from ._param_state import ParamState
+from ._parameters import KERNEL_DTYPES, bits_of, dtype_name_of
 
 
 def _kernels() -> Any:
@@ -36,48 +34,48 @@ def _kernels() -> Any:
 
 
 def _seen(name: str, value: Any) -> Any:
-    """What an array in a GPU's memory says of itself; the error of one that kernels do not take as it is."""
+    """Description of an array in a GPU's memory, or the error of one that kernels cannot use as it is."""
     see = _kernels().see
     try:
         seen = see(value)
     except TypeError as error:
         raise TypeError(f"{name} must be in a GPU's memory, as the backend is 'cuda': {error}") from None
-    if seen.dtype not in WORK:
+    if seen.dtype not in KERNEL_DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {seen.dtype}")
     if not seen.contiguous:
         raise ValueError(f"{name} must be C-contiguous in a GPU's memory; got strides of another order, or gaps")
-    if seen.address % WORK[seen.dtype].itemsize:
-        raise ValueError(f"{name} must be aligned: its address {seen.address} is no multiple of its numbers' size")
+    if seen.address % KERNEL_DTYPES[seen.dtype].itemsize:
+        raise ValueError(f"{name} must be aligned: its address {seen.address} is no multiple of its element size")
     return seen
 
 
-class DeviceParameter:
+class CudaParameter:
     """An array that is updated in place in a GPU's memory; the counterpart of `Parameter`."""
 
-    __slots__ = ("address", "array", "dtype", "gpu", "kind", "lender", "name", "shape", "work")
+    __slots__ = ("address", "array", "dtype", "dtype_name", "foreign", "gpu", "kernel_view", "name", "shape")
 
-    direct = False  # gradients are checked here, not as those on the host
+    usable_as_is = False  # its gradients have no quick check on the host
 
     def __init__(self, name: str, value: Any) -> None:
         seen = _seen(name, value)
-        self.name, self.array, self.work = name, value, value
-        self.kind, self.shape, self.address = seen.dtype, seen.shape, seen.address
-        self.dtype = WORK[self.kind]
+        self.name, self.array, self.kernel_view = name, value, value
+        self.dtype_name, self.shape, self.address = seen.dtype, seen.shape, seen.address
+        self.dtype = KERNEL_DTYPES[self.dtype_name]
         self.gpu = _kernels().gpu_of({seen.address})
-        self.lender = self if is_tensor(value) else None  # others cannot move their memory
+        self.foreign = self if is_tensor(value) else None  # others cannot move their memory
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
 
-    def check_place(self) -> None:
+    def check_unmoved(self) -> None:
         if (self.array.data_ptr(), tuple(self.array.shape)) != (self.address, self.shape):
             raise ValueError(
                 f"{self.name} is no longer where it was when the optimizer was made, as after p.data = ... or resize_:"
                 " make a new optimizer, and load this one's state_dict into it"
             )
 
-    def changed(self) -> None:
+    def report_change(self) -> None:
         """Tells autograd, as on the host."""
         import torch
 
@@ -85,27 +83,27 @@ class DeviceParameter:
             torch.autograd.graph.increment_version(self.array)
 
     def new_state(self, fill: float) -> Any:
-        return _kernels().DeviceArray(self.gpu, self.shape, self.real, fill)
+        return _kernels().DeviceArray(self.gpu, self.shape, self.state_dtype, fill)
 
     def new_copy(self) -> Any:
         return _kernels().widened(self.array)
 
     @property
-    def given(self) -> Any:
+    def user_array(self) -> Any:
         return self.array
 
     @property
-    def sixteen(self) -> bool:
+    def is_16bit(self) -> bool:
         return self.dtype.itemsize == 2
 
     @property
-    def real(self) -> np.dtype[Any]:
-        return FLOAT32 if self.sixteen else self.dtype
+    def state_dtype(self) -> np.dtype[Any]:
+        return FLOAT32 if self.is_16bit else self.dtype
 
-    def inward(self, array: Any, dtype: np.dtype[Any] | None = None) -> Any:
+    def to_kernel_layout(self, array: Any, dtype: np.dtype[Any] | None = None) -> Any:
         return array
 
-    def outward(self, state: Any) -> Any:
+    def to_user_layout(self, state: Any) -> Any:
         return state
 
     def check_like(self, name: str, value: Any, state: bool = True) -> np.ndarray:
@@ -115,14 +113,14 @@ class DeviceParameter:
         except TypeError:
             foreign = not isinstance(value, np.ndarray) and speaks_dlpack(value)
             array = view_of(name, value) if foreign else plain(name, value)
-            kind = name_of(array.dtype)
-        kind = self.kind if self.sixteen and kind == "float32" else kind
-        self._check(name, kind, array.shape, "float32, or " if self.sixteen else "")
-        array = bits_of(array) if name_of(array.dtype) == "bfloat16" else array
+            kind = dtype_name_of(array.dtype)
+        kind = self.dtype_name if self.is_16bit and kind == "float32" else kind
+        self._check(name, kind, array.shape, "float32, or " if self.is_16bit else "")
+        array = bits_of(array) if dtype_name_of(array.dtype) == "bfloat16" else array
         return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
     def check_gradient(self, name: str, value: Any) -> None:
-        """Raises unless the gradient is one that kernels take."""
+        """Raises unless kernels can use the gradient."""
         if isinstance(value, tuple):
             raise TypeError(
                 f"{name} must be an array like {self.name}; got (indices, values): they are for the CPU alone"
@@ -131,19 +129,19 @@ class DeviceParameter:
         self._check(name, seen.dtype, seen.shape)
 
     def _check(self, name: str, kind: str, shape: tuple[int, ...], also: str = "") -> None:
-        if kind != self.kind:
-            raise TypeError(f"{name} must be {also}{self.kind} like {self.name}; got {kind}")
+        if kind != self.dtype_name:
+            raise TypeError(f"{name} must be {also}{self.dtype_name} like {self.name}; got {kind}")
         if shape != self.shape:
             raise ValueError(f"{name} must have the shape {self.shape} of {self.name}; got {shape}")
 
 
-class DeviceMemory:
-    """Where the parameters lie: refuses overlapping ones, and gradients that overlap any of them."""
+class CudaMemory:
+    """Memory of all parameters: refuses overlapping ones, and gradients that overlap any of them."""
 
-    foreign = False
+    has_foreign = False
     owners: frozenset[int] = frozenset()
 
-    def __init__(self, parameters: Iterable[DeviceParameter]) -> None:
+    def __init__(self, parameters: Iterable[CudaParameter]) -> None:
         self.parameters = list(parameters)
         _kernels().gpu_of({p.address for p in self.parameters})  # all on one
         self.sizes = np.array([p.size * p.dtype.itemsize for p in self.parameters], np.int64)
@@ -157,7 +155,7 @@ class DeviceMemory:
         self.sorted = [parameter for _, _, parameter in spans]
 
     def check_gradients(self, addresses: np.ndarray) -> None:
-        """Raises for the first that shares memory with a parameter; the address 0 stands for none."""
+        """Raises for the first gradient that shares memory with a parameter; the address 0 stands for none."""
         last = np.searchsorted(self.starts, addresses + self.sizes) - 1  # the last that begins before the gradient ends
         wrong = (addresses != 0) & (last >= 0)
         wrong[wrong] = self.ends[last[wrong]] > addresses[wrong]
@@ -167,15 +165,15 @@ class DeviceMemory:
             raise ValueError(f"{name} shares memory with {self.sorted[last[i]].name}, which the step changes")
 
 
-class DeviceSlot(Slot):
+class CudaParamState(ParamState):
     """One parameter array in a GPU's memory with its states."""
 
     __slots__ = ()
 
-    def planned(self, rule: str, group: int, seed: int) -> ArrayUpdate:
+    def array_update(self, rule: str, group: int, seed: int) -> ArrayUpdate:
         p: Any = self.parameter
-        stream = dropout_stream(seed, self.number) if self.form == STOCHASTIC else 0
-        return ArrayUpdate(rule, p.work, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
+        stream = self.random_stream(seed)
+        return ArrayUpdate(rule, p.kernel_view, self.states, p.dtype, p.size, p.shape, group, self.form, stream)
 
     def _copy(self, state: Any) -> Any:
         return state.copy_to_host(_kernels().current_stream(self.parameter.array))
@@ -183,81 +181,86 @@ class DeviceSlot(Slot):
     def _copy_into(self, kept: Any, state: np.ndarray) -> None:
         kept.write(state, _kernels().current_stream(self.parameter.array))
 
-    def _own(self, state: np.ndarray) -> Any:
+    def _new_state(self, state: np.ndarray) -> Any:
         made = self.parameter.new_state(0.0)
         self._copy_into(made, state)
         return made
 
 
-class OnDevice(Place):
+class CudaEngine(UpdateEngine):
     """The arrays of an optimizer in a GPU's memory."""
 
-    of_array, of_all, of_slot = DeviceParameter, DeviceMemory, DeviceSlot
+    parameter_class, memory_class, state_class = CudaParameter, CudaMemory, CudaParamState
 
     def __init__(self, groups: list[Leaves], master_weights: bool) -> None:
         super().__init__(groups, master_weights)
-        self.taken = np.zeros_like(self.done)  # of the steps that the plan knows to have been skipped, those off `done`
-        self.measured = False  # whether the last step found out the norm of its gradients
+        self.skipped = np.zeros_like(self.steps_done)  # steps that the plan has skipped, no longer in `steps_done`
+        self.has_norm = False  # the last step computed the norm of its gradients
 
     def settle(self) -> None:
         if self._plan is None:
             return
-        plan = self._plan[1].plan
+        plan = self._plan.plan
         skipped = plan.settled()
-        self.done -= skipped - self.taken
-        self.taken[:] = skipped
-        if self.measured:
-            self.grad_norm = plan.last_norm(self._plan[1].stream())
+        self.steps_done -= skipped - self.skipped
+        self.skipped[:] = skipped
+        if self.has_norm:
+            self.grad_norm = plan.last_norm(self._plan.stream())
 
     def drop_plan(self) -> None:
         self.settle()
-        self.taken[:] = 0  # the next one begins to count anew
+        self.skipped[:] = 0  # the next plan counts from 0
         super().drop_plan()
 
     def step(
-        self, settings: Settings, leaves: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
+        self,
+        settings: StepSettings,
+        gradients: tuple[Any, ...],
+        grad_scale: Any,
+        found_inf: Any,
+        skip_nonfinite: bool,
     ) -> bool:
         if settings.backend != _backends.DEVICE:
             raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {settings.backend!r}")
-        scale, scale_at = 1.0, 0 if grad_scale is None else _one_on_device("grad_scale", grad_scale)
-        if grad_scale is not None and not scale_at:
+        # Numbers on the device are read there; the host waits for none of them.
+        scale, scale_address = 1.0, 0 if grad_scale is None else _address_on_device("grad_scale", grad_scale)
+        if grad_scale is not None and not scale_address:
             scale = 1.0 / check_scale(grad_scale)
-        found_at = 0 if found_inf is None else _one_on_device("found_inf", found_inf)
-        skip = found_inf is not None and not found_at and check_one_number("found_inf", found_inf) != 0
-        for _, lender in self.lenders:
-            lender.check_place()
-        groups, plan, clip_norm = settings._refreshed_groups(), self.plan(settings), settings.clip_norm
-        options = [group.at(settings._count) for group in groups]
-        gradients, others = plan.read(leaves)
-        for i in [i for i in others if leaves[i] is not None]:
-            self.memory.parameters[i].check_gradient(f"grads{self.slots[i].path}", leaves[i])
-        self.memory.check_gradients(gradients)
-        if skip:
+        found_address = 0 if found_inf is None else _address_on_device("found_inf", found_inf)
+        skipped = found_inf is not None and not found_address and check_one_number("found_inf", found_inf) != 0
+        for _, foreign in self.foreign_arrays:
+            foreign.check_unmoved()
+        plan = self.plan(settings)
+        addresses, unread = plan.read(gradients)
+        for i in [i for i in unread if gradients[i] is not None]:
+            self.memory.parameters[i].check_gradient(f"grads{self.param_states[i].path}", gradients[i])
+        self.memory.check_gradients(addresses)
+        if skipped:
             return False
-        guard = _kernels().Guard(clip_norm, scale_at, found_at, bool(skip_nonfinite))
-        self.give(plan, gradients, leaves, options, scale, guard)
-        self.measured = bool(gradients.any()) and (clip_norm is not None or bool(skip_nonfinite))
+        guard = _kernels().Guard(settings.clip_norm, scale_address, found_address, bool(skip_nonfinite))
+        self.launch(plan, addresses, gradients, settings.options, scale, guard)
+        self.has_norm = bool(addresses.any()) and (settings.clip_norm is not None or bool(skip_nonfinite))
         self.grad_norm = None
-        self.changed(leaves)
+        self.report_changes(gradients)
         return True
 
-    def give(
+    def launch(
         self,
         plan: Any,
-        gradients: np.ndarray,
-        leaves: Sequence[Any],
+        addresses: np.ndarray,
+        gradients: Sequence[Any],
         options: Sequence[Mapping[str, Any]],
         scale: float,
         guard: Any,
     ) -> None:
-        """A step to the device, counted here."""
-        numbers = self.done + self.taken - self.origins + 1
-        plan.update(gradients, numbers, options, scale, {}, guard)
-        self.done += [g is not None for g in leaves]
+        """Gives a step to the device and counts it."""
+        numbers = self.steps_done + self.skipped - self.origins + 1
+        plan.update(addresses, numbers, options, scale, {}, guard)
+        self.steps_done += [g is not None for g in gradients]
 
 
-def _one_on_device(name: str, value: Any) -> int:
-    """The address of one float32 in a GPU's memory, 0 for what is on the host."""
+def _address_on_device(name: str, value: Any) -> int:
+    """Address of one float32 in a GPU's memory; 0 for a number on the host."""
     try:
         seen = _kernels().see(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Arrays that are updated in place, and what must lie like them: gradients and states."""
+"""Arrays of the host that are updated in place; checks and layout of their gradients and states."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from typing import Any
 
 import numpy as np
 
-from .._dlpack import BFLOAT16, Lender, speaks_dlpack, view_of
+from .._dlpack import BFLOAT16, ForeignArray, speaks_dlpack, view_of
 from .._validation import FLOAT32, FLOAT64, describe, plain
-from ..kernels.reference.bits16 import widened
+from ._bits16 import to_float32
 
 FLOAT16 = np.dtype(np.float16)
 _NAMES: dict[np.dtype[Any], str] = {
     FLOAT32: "float32", FLOAT64: "float64", FLOAT16: "float16", BFLOAT16: "bfloat16",
 }  # fmt: skip
 _BITS = np.dtype(np.uint16)
-WORK: dict[str, np.dtype[Any]] = {**{name: dtype for dtype, name in _NAMES.items()}, "bfloat16": _BITS}  # of kernels
+# The dtypes of kernels, by name; bfloat16 is its bits.
+KERNEL_DTYPES: dict[str, np.dtype[Any]] = {**{name: dtype for dtype, name in _NAMES.items()}, "bfloat16": _BITS}
 
 
-def name_of(dtype: np.dtype) -> str:
-    """What an array's numbers are, in either byte order: a name in WORK where they are known."""
+def dtype_name_of(dtype: np.dtype) -> str:
+    """Name of a dtype in either byte order: a key of KERNEL_DTYPES for those that are known."""
     return _NAMES.get(dtype) or _NAMES.get(dtype.newbyteorder("=")) or dtype.name  # that of ml_dtypes is "bfloat16"
 
 
 def bits_of(array: np.ndarray) -> np.ndarray:
-    """An array of bfloat16, of ml_dtypes or by way of DLPack, as one of its bits: the same memory."""
+    """The bits of a bfloat16 array, which comes from ml_dtypes or through DLPack; a view."""
     return array.view(_BITS.newbyteorder(array.dtype.byteorder))
 
 
 class Parameter:
-    """An array that is updated in place, and how kernels, which take contiguous arrays, reach it.
+    """An array that is updated in place, and the view of it that kernels use, which need contiguous arrays.
 
-    `work` is a C-contiguous view of the same memory wherever the elements lie densely in some order of the axes (C or
-    Fortran order, any transpose); `axes` is that order, so that `array.transpose(axes)` is C-contiguous. Elsewhere
-    (gaps, negative strides, swapped bytes, misaligned) `work` is None: `load` copies, `store` writes the copy back.
-    Of another library's array, `array` is a view, and `lender` knows it. Of bfloat16, which NumPy does not have, both
-    are of its bits; `kind` tells what they are, and `expected` is the dtype of gradients that are NumPy's.
+    `kernel_view` is a C-contiguous view of the same memory if the elements lie densely in some order of the axes (C or
+    Fortran order, any transpose); `axes` is that order: `array.transpose(axes)` is C-contiguous. For other arrays
+    (gaps, negative strides, swapped bytes, misaligned) it is None: `load` makes a copy, `store` writes it back.
+
+    `array` is a NumPy view of another library's array, which is `foreign`. For bfloat16, which NumPy does not have,
+    `array` and `kernel_view` hold the bits, `dtype_name` is "bfloat16", and `gradient_dtype` that of NumPy gradients.
     """
 
-    __slots__ = ("array", "axes", "dtype", "expected", "given", "kind", "lender", "name", "work")
+    __slots__ = (
+        "array", "axes", "dtype", "dtype_name", "foreign", "gradient_dtype", "kernel_view", "name", "user_array",
+    )  # fmt: skip
 
     def __init__(self, name: str, value: Any) -> None:
         foreign = not isinstance(value, np.ndarray)
@@ -50,15 +54,15 @@ class Parameter:
                 f" got {describe(value)}"
             )
         self.name = name
-        self.lender = Lender(name, value) if foreign else None
-        array = self.lender.array if self.lender else plain(name, value)
-        self.given = value if foreign else array
-        self.kind = name_of(array.dtype)
-        if self.kind not in WORK:
+        self.foreign = ForeignArray(name, value) if foreign else None
+        array = self.foreign.array if self.foreign else plain(name, value)
+        self.user_array = value if foreign else array
+        self.dtype_name = dtype_name_of(array.dtype)
+        if self.dtype_name not in KERNEL_DTYPES:
             raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {array.dtype}")
-        self.dtype = self.expected = WORK[self.kind]
-        if self.kind == "bfloat16":
-            self.expected = self.dtype if foreign else np.dtype(array.dtype.type)
+        self.dtype = self.gradient_dtype = KERNEL_DTYPES[self.dtype_name]
+        if self.dtype_name == "bfloat16":
+            self.gradient_dtype = self.dtype if foreign else np.dtype(array.dtype.type)
             array = bits_of(array)
         self.array = array
         if not array.flags.writeable:
@@ -67,63 +71,64 @@ class Parameter:
             raise ValueError(f"elements of {name} share memory (strides {array.strides}, shape {array.shape})")
         in_order = tuple(range(array.ndim))
         axes = in_order if array.flags.c_contiguous else tuple(sorted(in_order, key=lambda i: -array.strides[i]))
-        turned = array.transpose(axes)
-        dense = turned.flags.carray and array.dtype.isnative
+        transposed = array.transpose(axes)
+        dense = transposed.flags.carray and array.dtype.isnative
         self.axes = axes if dense else in_order
-        self.work = turned.view(self.dtype) if dense else None
+        self.kernel_view = transposed.view(self.dtype) if dense else None
 
     @property
-    def direct(self) -> bool:
-        """Whether kernels use the array, and C-contiguous gradients, exactly as they are."""
-        return self.work is not None and self.array.flags.c_contiguous
+    def usable_as_is(self) -> bool:
+        """True if kernels use the array, and C-contiguous gradients, exactly as they are."""
+        return self.kernel_view is not None and self.array.flags.c_contiguous
 
     @property
-    def sixteen(self) -> bool:
-        """Whether its numbers have 16 bits; its states are float32 then."""
+    def is_16bit(self) -> bool:
+        """True for float16 and bfloat16, whose states are float32."""
         return self.dtype.itemsize == 2
 
     @property
-    def real(self) -> np.dtype:
+    def state_dtype(self) -> np.dtype:
         """The dtype of states."""
-        return FLOAT32 if self.sixteen else self.dtype
+        return FLOAT32 if self.is_16bit else self.dtype
 
     def load(self) -> np.ndarray:
-        return np.array(self.array, self.dtype, order="C") if self.work is None else self.work
+        """The array as kernels update it: `kernel_view`, or a copy that `store` writes back."""
+        return np.array(self.array, self.dtype, order="C") if self.kernel_view is None else self.kernel_view
 
-    def store(self, work: np.ndarray) -> None:
-        if work is not self.work:
-            self.array[...] = work
+    def store(self, loaded: np.ndarray) -> None:
+        if loaded is not self.kernel_view:
+            self.array[...] = loaded
 
     def new_state(self, fill: float) -> np.ndarray:
-        """A state for kernels, laid out as `work`; `outward` shows it in the array's own shape."""
-        return np.full([self.array.shape[axis] for axis in self.axes], fill, self.real)
+        """A state for kernels, laid out like `kernel_view`."""
+        return np.full([self.array.shape[axis] for axis in self.axes], fill, self.state_dtype)
 
     def new_copy(self) -> np.ndarray:
         """A master copy of a 16-bit array."""
-        return widened(self.load())
+        return to_float32(self.load())
 
-    def inward(self, array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
-        """An array of the parameter's shape as kernels see it: turned, contiguous, native; copied only if needed.
+    def to_kernel_layout(self, array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+        """An array of the parameter's shape, transposed like `kernel_view`, contiguous, native; copied only if needed.
 
-        dtype: that of the array, if it is not the parameter's.
+        dtype: of the result; None: the parameter's.
         """
-        dtype, turned = dtype or self.dtype, array.transpose(self.axes)
-        flags = turned.flags
-        if flags.c_contiguous and flags.aligned and turned.dtype == dtype:  # half of the time of `require`
-            return turned
-        return np.require(turned, dtype, ["C", "A"])
+        dtype, transposed = dtype or self.dtype, array.transpose(self.axes)
+        flags = transposed.flags
+        if flags.c_contiguous and flags.aligned and transposed.dtype == dtype:  # half of the time of `require`
+            return transposed
+        return np.require(transposed, dtype, ["C", "A"])
 
-    def outward(self, state: np.ndarray) -> np.ndarray:
-        """A state in the parameter's own shape; the same memory."""
+    def to_user_layout(self, state: np.ndarray) -> np.ndarray:
+        """A state in the parameter's own shape; a view."""
         if self.axes == tuple(range(len(self.axes))):
             return state
         return state.transpose([self.axes.index(axis) for axis in range(len(self.axes))])
 
     def check_like(self, name: str, value: Any, rows: int | None = None, state: bool = False) -> np.ndarray:
-        """An array of the parameter's shape and dtype (in either byte order): a gradient, or a state.
+        """Checks the shape and dtype (in either byte order) of a gradient or state, and returns it as a NumPy array.
 
-        rows: how many the array must have instead of the parameter's own number.
-        state: that of a 16-bit array is float32, and may be of the array's dtype, as torch's are.
+        rows: number of rows that it must have instead of the parameter's own.
+        state: True admits float32 beside the dtype of a 16-bit parameter.
         """
         if isinstance(value, np.generic):  # arithmetic on 0-d arrays gives scalars
             value = np.asarray(value)
@@ -136,11 +141,11 @@ class Parameter:
                 f"{name} must be a NumPy array, or another that speaks __dlpack__, like {self.name};"
                 f" got {describe(value)}"
             )
-        kind = name_of(array.dtype)
-        if kind != self.kind and not (state and self.sixteen and kind == "float32"):
-            also = "float32, or " if state and self.sixteen else ""
+        kind = dtype_name_of(array.dtype)
+        if kind != self.dtype_name and not (state and self.is_16bit and kind == "float32"):
+            also = "float32, or " if state and self.is_16bit else ""
             raise TypeError(
-                f"{name} must be {also}{self.kind} like {self.name};"
+                f"{name} must be {also}{self.dtype_name} like {self.name};"
                 f" got {kind if array.dtype == BFLOAT16 else array.dtype}"
             )
         if rows is None and array.shape != self.array.shape:
@@ -161,13 +166,13 @@ def root(array: np.ndarray) -> np.ndarray | None:
 
 
 class Memory:
-    """Where the parameters lie: refuses overlapping ones, and gradients that overlap any of them."""
+    """Memory of all parameters: refuses overlapping ones, and gradients that overlap any of them."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         spans = sorted(((*_span(p.array), p) for p in parameters if p.array.size), key=lambda span: span[:2])
         self._parameters = [parameter for _, _, parameter in spans]
         self.starts = [start for start, _, _ in spans]
-        self.reach: list[int] = []  # the highest end of all up to this one
+        self.reach: list[int] = []  # the highest end of all spans up to this one
         for position, (start, end, parameter) in enumerate(spans):
             clash = self._find(parameter.array, start, position)
             if clash is not None:
@@ -177,11 +182,11 @@ class Memory:
         owners = [root(p.array) for p in self._parameters]
         # A gradient that owns its memory, and whose memory no parameter uses, overlaps none: no addresses are compared.
         self.owners = {id(owner) for owner in owners if owner is not None}
-        self.foreign = any(owner is None for owner in owners)
+        self.has_foreign = any(owner is None for owner in owners)
 
     def check_gradient(self, name: str, gradient: np.ndarray) -> None:
         owner = root(gradient)
-        if gradient.size == 0 or not (self.foreign or owner is None or id(owner) in self.owners):
+        if gradient.size == 0 or not (self.has_foreign or owner is None or id(owner) in self.owners):
             return
         start, end = _span(gradient)
         clash = self._find(gradient, start, bisect_left(self.starts, end))
@@ -216,7 +221,7 @@ def _share_memory(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _may_overlap_itself(array: np.ndarray) -> bool:
-    """Whether an axis steps less far than the axes inside it reach, as in broadcast or sliding-window views."""
+    """True if an axis steps less far than the axes inside it reach, as in broadcast or sliding-window views."""
     if array.flags.forc or array.size == 0:
         return False
     reach = array.itemsize

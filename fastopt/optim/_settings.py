@@ -1,4 +1,4 @@
-"""What users set of an optimizer, now or between steps: convention, hyper-parameters, learning rates, clipping."""
+"""Settings of an optimizer, also those that users change between steps: hyper-parameters, learning rates, clipping."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
 from ..kernels.formulas import BOUND, DOMAINS
 from ._aliases import reasons, refuse
+from ._engine import StepSettings
 from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
-from ._param_state import Group, Hyper
+from ._param_state import Hyper, ParamGroup
 
 
 class Settings:
-    """The part of `Optimizer` that knows of hyper-parameters, and not of arrays."""
+    """The part of `Optimizer` that deals with hyper-parameters, and not with arrays."""
 
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _optional_defaults: ClassVar[Mapping[str, Any]] = EXTRA
-    _conventions: ClassVar[Mapping[str, Convention]]  # by convention: the libraries that have such an optimizer
+    _conventions: ClassVar[Mapping[str, Convention]]  # the libraries that have such an optimizer, by name
     _sparse_refusal: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
-    _groups: list[Group]
+    _groups: list[ParamGroup]
     param_groups: list[Hyper]
     backend: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        refuse(cls, kwargs)  # before `__init__` says no more than that it does not know them
+        refuse(cls, kwargs)  # with a hint; `__init__` would only call them unexpected
         return super().__new__(cls)
 
     def __init__(
@@ -44,8 +45,9 @@ class Settings:
         self._convention = conventions.find(type(self).__name__, self._conventions, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
         self._clip_norm = check_in_domain("clip_norm", clip_norm, BOUND)
-        self._count = 0  # steps done, which schedules go by: that an array without a gradient was left out is no matter
+        self._count = 0  # calls of `step` that were done: the step number of schedules, for all arrays alike
         self._values = itemgetter(*self._hyper)
+        self._step_record: StepSettings | None = None
         self._master_weights = check_flag("master_weights", master_weights)
         self._seed = check_count("seed", seed, least=0)
         self._capturable = check_flag("capturable", capturable)
@@ -55,11 +57,11 @@ class Settings:
         raise NotImplementedError
 
     def _variant(self, hyper: Hyper) -> str:
-        """What these hyper-parameters ask for, as a row of OPTIMIZERS in torch's convention."""
+        """Row of OPTIMIZERS that these hyper-parameters select in torch's convention."""
         raise NotImplementedError
 
     def _rule(self, hyper: Hyper) -> str:
-        """The row of OPTIMIZERS that does it in this convention."""
+        """Row of OPTIMIZERS that they select in this optimizer's convention."""
         return self._convention.row(self._variant(hyper), hyper)
 
     @classmethod
@@ -84,50 +86,82 @@ class Settings:
             raise TypeError(f"betas must be two numbers; got {value!r}")
         return tuple(check_in_domain(f"betas[{i}]", value[i], DOMAINS[f"beta{i + 1}"]) for i in (0, 1))
 
-    def _refreshed_groups(self) -> list[Group]:
-        """The groups with the hyper-parameters of this moment: all are checked before any is taken over."""
+    def _refreshed_groups(self) -> list[ParamGroup]:
+        """The groups with the users' present hyper-parameters: all are checked before any is applied."""
         values, size = self._values, 1 + len(self._hyper)
-        stale = [g for g in self._groups if len(g.public) != size or values(g.public) != g.values]
-        checked = [self._checked({k: v for k, v in g.public.items() if k != "params"}) for g in stale]
-        check_clipping(self._clip_norm, checked, self.backend)
-        rules = [self._rule(hyper) for hyper in checked]
-        for group, rule, hyper in zip(stale, rules, checked, strict=True):
-            if rule != group.rule:
-                self._drop_plan()
-            group.take(rule, hyper)
+        stale = [g for g in self._groups if len(g.user_options) != size or values(g.user_options) != g.values]
+        if stale:
+            checked = [self._checked({k: v for k, v in g.user_options.items() if k != "params"}) for g in stale]
+            check_clipping(self._clip_norm, checked, self.backend)
+            rules = [self._rule(hyper) for hyper in checked]
+            for group, rule, hyper in zip(stale, rules, checked, strict=True):
+                if rule != group.rule:
+                    self._drop_plan()
+                group.apply(rule, hyper)
+            self._step_record = None
         return self._groups
 
-    def _why_not_sparse(self, group: Group) -> str:
-        """Why the gradient of an array of a group must not be of some rows only; "": it may."""
-        if self._convention.decoupled and group.public["weight_decay"]:
+    def _step_settings(self) -> StepSettings:
+        """The settings for the next step, from one record as long as nobody changes any."""
+        record, values, size = self._step_record, self._values, 1 + len(self._hyper)
+        if record is not None and record.backend == self.backend:
+            for group in self._groups:
+                if len(group.user_options) != size or values(group.user_options) != group.values:
+                    break
+            else:
+                return self._with_rates(record) if record.has_schedule else record
+        groups = self._refreshed_groups()
+        clip_each = [group.clip_each for group in groups]
+        self._step_record = record = StepSettings(
+            backend=self.backend,
+            rules=[group.rule for group in groups],
+            options=[group.options for group in groups],
+            has_schedule=any(group.has_schedule for group in groups),
+            clip_norm=self._clip_norm,
+            clip_each=clip_each if any(clip_each) else None,
+            sparse_refusals=[self._why_not_sparse(group) for group in groups],
+            seed=self._seed,
+        )
+        return self._with_rates(record) if record.has_schedule else record
+
+    def _with_rates(self, record: StepSettings) -> StepSettings:
+        return record._replace(options=[group.options_at_step(self._count) for group in self._groups])
+
+    def _why_not_sparse(self, group: ParamGroup) -> str:
+        """Reason against gradients of some rows only for the arrays of a group; "": there is none."""
+        if self._convention.decoupled and group.user_options["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
         return self._sparse_refusal
 
     @property
     def convention(self) -> str:
-        """Whose formulas, defaults and options these are."""
+        """The library whose formulas, defaults and options these are."""
         return next(name for name, row in self._conventions.items() if row is self._convention)
+
+    @classmethod
+    def _default_convention(cls) -> str:
+        return next(iter(cls._conventions))
 
     @property
     def master_weights(self) -> bool:
-        """Whether 16-bit arrays have a master copy; if not, they are rounded stochastically."""
+        """True if 16-bit arrays have a master copy; if not, they are rounded stochastically."""
         return self._master_weights
 
     @property
     def capturable(self) -> bool:
-        """Whether steps may be captured into a CUDA graph."""
+        """True if steps may be captured into a CUDA graph."""
         return self._capturable
 
     @property
     def seed(self) -> int:
-        """Of stochastic rounding."""
+        """Seed of stochastic rounding."""
         return self._seed
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step, also where a schedule gives it; to be set as a number or a schedule.
+        """The learning rate of the next step, also of a schedule; set it to a number or a schedule.
 
-        With several groups that of the first; those of the others are read and set through `param_groups`.
+        Of several groups it is the first one's; `param_groups` has those of the others.
         """
         return rate(self.param_groups[0]["lr"], self._count)
 
@@ -142,14 +176,14 @@ class Settings:
 
     @property
     def clip_norm(self) -> float | None:
-        """The largest norm that the gradients of a step may have, all groups together; None: any."""
+        """Bound of the norm of a step's gradients, all groups together; None: no bound."""
         return self._clip_norm
 
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
         checked = check_in_domain("clip_norm", value, BOUND)
         check_clipping(checked, self.param_groups, self.backend)
-        self._clip_norm = checked
+        self._clip_norm, self._step_record = checked, None
 
     @property
     def rule(self) -> str:
@@ -159,18 +193,18 @@ class Settings:
     @property
     def options(self) -> dict[str, Any]:
         """The options of that row, with their values for the next step."""
-        return dict(self._refreshed_groups()[0].at(self._count))
+        return dict(self._refreshed_groups()[0].options_at_step(self._count))
 
     def rates(self, n: int) -> np.ndarray:
         """The learning rates of the next `n` steps, (n,) float64 (those of the first group)."""
-        lr = self._refreshed_groups()[0].options["lr"]
-        return np.array([rate(lr, self._count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
+        lr, first = self._refreshed_groups()[0].options["lr"], self._count
+        return np.array([rate(lr, first + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
 
     def __repr__(self) -> str:
         hyper = {name: self.param_groups[0][name] for name in self._hyper} | {"clip_norm": self._clip_norm}
         defaults = self._optional_defaults
         shown = [f"{name}={value!r}" for name, value in hyper.items() if defaults.get(name, ...) != value]
-        if self.convention != conventions.DEFAULT:
+        if self.convention != self._default_convention():
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")

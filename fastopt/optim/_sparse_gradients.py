@@ -1,4 +1,4 @@
-"""Gradients of some rows of an array: what `Optimizer.step` does with (indices, values)."""
+"""Sparse gradients, of some rows of an array: the pair (indices, values) given to `Optimizer.step`."""
 
 from __future__ import annotations
 
@@ -11,42 +11,48 @@ import numpy as np
 from .. import _backends
 from .._validation import check_indices
 from ..kernels.spec import Update
-from ._param_state import Slot
+from ._param_state import ParamState
 from ._parameters import Memory
 
 
-class Rows:
+class SparseGradient:
     """A checked gradient of some rows: `indices` sorted and each once, with their `values` added up.
 
-    Kernels reach the rows of the array and its states where they lie one behind the other. Where they do not (columns
-    first, gaps, foreign byte order) the rows are copied, updated, and written back.
+    If the rows of the array lie one after the other in memory, kernels update them there. For others (columns first,
+    gaps, foreign byte order) the rows are copied, updated, and written back.
     """
 
-    __slots__ = ("backend", "indices", "slot", "values", "work")
+    __slots__ = ("backend", "indices", "kernel_view", "state", "values")
 
-    def __init__(self, slot: Slot, indices: np.ndarray, values: np.ndarray, backend: Any) -> None:
-        p = slot.parameter
-        self.slot, self.backend = slot, backend
-        self.work = p.work if p.axes[0] == 0 else None
-        turned = np.require(values, p.dtype, ["C", "A"]) if self.work is None else p.inward(values)
-        self.indices, self.values = backend.sum_rows(indices, turned)
+    def __init__(self, state: ParamState, indices: np.ndarray, values: np.ndarray, backend: Any) -> None:
+        p = state.parameter
+        self.state, self.backend = state, backend
+        self.kernel_view = p.kernel_view if p.axes[0] == 0 else None
+        values = np.require(values, p.dtype, ["C", "A"]) if self.kernel_view is None else p.to_kernel_layout(values)
+        self.indices, self.values = backend.sum_rows(indices, values)
 
     def update(self, rule: str, options: Mapping[str, Any], step: int, scale: float, seed: int) -> None:
-        slot, p, rows, states = self.slot, self.slot.parameter, self.indices, self.slot.states
-        how = {"form": slot.form, "stream": slot.stream(seed)}
-        if self.work is not None:
-            self.backend.update_rows(Update(rule, self.work, self.values, states, options, step, **how), rows, scale)
+        p, states, stream = self.state.parameter, self.state.states, self.state.random_stream(seed)
+        common = options, step, self.state.form, stream
+        if self.kernel_view is not None:
+            update = Update(rule, self.kernel_view, self.values, states, *common)
+            self.backend.update_rows(update, self.indices, scale)
             return
-        whole = [p.array, *map(p.outward, states)]
-        parts = [np.array(array[rows], array.dtype.newbyteorder("="), order="C") for array in whole]
-        self.backend.update([Update(rule, parts[0], self.values, tuple(parts[1:]), options, step, **how)], scale)
-        for array, part in zip(whole, parts, strict=True):
-            array[rows] = part
+        arrays = [p.array, *map(p.to_user_layout, states)]
+        rows = [np.array(array[self.indices], array.dtype.newbyteorder("="), order="C") for array in arrays]
+        self.backend.update([Update(rule, rows[0], self.values, tuple(rows[1:]), *common)], scale)
+        for array, updated in zip(arrays, rows, strict=True):
+            array[self.indices] = updated
 
 
-def check_rows(slot: Slot, given: tuple[Any, ...], memory: Memory, backend: str, refusal: str) -> Rows:
-    """The gradient (indices, values), or the error that says what is wrong with it: `refusal`, if it is not empty."""
-    name, p = f"grads{slot.path}", slot.parameter
+def check_sparse_gradient(
+    state: ParamState, given: tuple[Any, ...], memory: Memory, backend: str, refusal: str
+) -> SparseGradient:
+    """The gradient (indices, values), or the error that says what is wrong with it.
+
+    refusal: why the array has no sparse gradients; "": it may have.
+    """
+    name, p = f"grads{state.path}", state.parameter
     if len(given) != 2:
         raise TypeError(
             f"{name} must be an array like {p.name}, or the pair (indices, values) for some of its rows;"
@@ -59,12 +65,12 @@ def check_rows(slot: Slot, given: tuple[Any, ...], memory: Memory, backend: str,
     indices = check_indices(f"the indices of {name}", given[0], len(p.array), p.name)
     values = p.check_like(f"the values of {name}", given[1], len(indices))
     memory.check_gradient(f"the values of {name}", values)
-    return Rows(slot, indices, values, _backends.get(backend))
+    return SparseGradient(state, indices, values, _backends.get(backend))
 
 
-def joint_norm(norm: float, rows: Mapping[int, Rows], backend: str) -> float:
-    """The norm of whole gradients, whose own is `norm`, and of those of rows, laid end to end."""
-    if not rows:
+def joint_norm(norm: float, sparse: Mapping[int, SparseGradient], backend: str) -> float:
+    """Norm of dense gradients, whose own is `norm`, and of sparse ones, laid end to end."""
+    if not sparse:
         return norm
-    more = _backends.get(backend).gradient_norm([some.values for some in rows.values()])
+    more = _backends.get(backend).gradient_norm([gradient.values for gradient in sparse.values()])
     return math.sqrt(norm * norm + more * more)

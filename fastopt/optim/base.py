@@ -1,4 +1,4 @@
-"""What all optimizers share: groups of parameters, checked hyper-parameters, states, the step, and its state_dict."""
+"""Base class of all optimizers: groups of parameters, states, the step, and state_dict."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import _backends, conventions
-from .._exclusive import give_turn
+from .. import _backends
+from .._exclusive import add_step_lock
 from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
 from ..kernels.spec import STOCHASTIC, OptimizerSteps
-from ._engine import Leaves, Place
-from ._engine_cpu import OnHost
-from ._engine_cuda import OnDevice
-from ._engine_cuda_graphs import Counting
-from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common, rate
+from ._engine import Leaves, UpdateEngine
+from ._engine_cpu import CpuEngine
+from ._engine_cuda import CudaEngine
+from ._engine_cuda_graphs import CapturableEngine
+from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common
 from ._param_names import KEY, in_order, names_of
-from ._param_state import Group, Hyper
+from ._param_state import Hyper, ParamGroup
 from ._settings import Settings
 from ._tree import Template, flatten, match
 
@@ -28,24 +28,24 @@ class Optimizer(Settings):
     """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
-    _decoupled: ClassVar[bool | None] = None  # what torch's state_dict tells Adam from AdamW by
-    _place: Place
-    _turn: Any  # a lock: steps of threads come one after the other, and no states are read in the midst of one
+    _decoupled: ClassVar[bool | None] = None  # `decoupled_weight_decay` of torch's state_dict: AdamW, not Adam
+    _engine: UpdateEngine
+    _step_lock: Any  # held by a thread during a step, and while states are read or replaced
 
     def __init__(self, params: Any, backend: str, hyper: Hyper, **settings: Any) -> None:
         self.backend = _backends.known(backend)
-        give_turn(self)
+        add_step_lock(self)
         super().__init__(hyper, **settings)
         if self._capturable and self.backend != _backends.DEVICE:
             raise ValueError(f"capturable=True is for GPUs: the backend must be 'cuda'; got {backend!r}")
-        self._take([], [(self.defaults, [])])
+        self._set_groups([], [(self.defaults, [])])
         if params is not None:
             self._attach(params)
 
     # -- parameters and states
 
     def _attach(self, params: Any) -> None:
-        """Checks and takes all arrays, or none."""
+        """Checks and adopts all arrays, or none."""
         tree = list(params) if isinstance(params, Iterator) else params
         grouped = isinstance(tree, list | tuple) and any(isinstance(g, Mapping) and "params" in g for g in tree)
         if grouped and not all(isinstance(g, Mapping) and "params" in g for g in tree):
@@ -59,13 +59,14 @@ class Optimizer(Settings):
             groups.append((self._checked({**self.defaults, **own}), leaves[first:]))
         if not leaves:
             raise ValueError("params holds no array")
-        self._take(templates if grouped else templates[0], groups, grouped)
+        self._set_groups(templates if grouped else templates[0], groups, grouped)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Takes more arrays, with hyper-parameters of their own: `{"params": ..., "lr": 1e-4}`, as torch's.
+        """Adds arrays with hyper-parameters of their own: `{"params": ..., "lr": 1e-4}`, as torch's.
 
-        What the group does not name is as given to the constructor. The arrays start afresh, the others keep states and
-        steps. From now on `step` takes one entry of gradients a group, also where there were no groups before.
+        Hyper-parameters that the group does not name are those given to the constructor. The new arrays start afresh,
+        the others keep states and steps. From now on `step` takes one entry of gradients a group, even if there were no
+        groups before.
 
         Raises:
             TypeError, ValueError: as from the constructor, also for arrays that share memory with those it has. All is
@@ -79,98 +80,97 @@ class Optimizer(Settings):
             >>> opt.step([[np.ones(2), None], np.ones(1)]), w.tolist(), more.tolist()
             (True, [-0.5, -0.5], [-2.0])
         """
-        with self._turn:
+        with self._step_lock:
             self._add(group)
 
     def _add(self, group: Mapping[str, Any]) -> None:
-        if not self._slots:
+        if not self._param_states:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"a group must be a mapping with the key 'params'; got {describe(group)}")
         before = self._refreshed_groups()
-        for _, lender in self._place.lenders:
-            lender.check_place()
-        leaves = [(slot.path if self._grouped else f"[0]{slot.path}", slot.given) for slot in self._slots]
+        for _, foreign in self._engine.foreign_arrays:
+            foreign.check_unmoved()
+        leaves = [(s.path if self._grouped else f"[0]{s.path}", s.user_array) for s in self._param_states]
         template = flatten(group["params"], f"[{len(before)}]", leaves)
-        if len(leaves) == len(self._slots):
+        if len(leaves) == len(self._param_states):
             raise ValueError("params of the group holds no array")
         own = {name: value for name, value in group.items() if name != "params"}
         rest = iter(leaves)
-        groups = [({name: g.public[name] for name in self._hyper}, [next(rest) for _ in g.slots]) for g in before]
+        hypers = [{name: g.user_options[name] for name in self._hyper} for g in before]
+        groups = [(h, [next(rest) for _ in g.param_states]) for h, g in zip(hypers, before, strict=True)]
         groups.append((self._checked({**self.defaults, **own}), list(rest)))
-        there = self._template if self._grouped and isinstance(self._template, list) else [self._template]
-        self._take([*there, template], groups, True, before)
+        templates = self._template if self._grouped and isinstance(self._template, list) else [self._template]
+        self._set_groups([*templates, template], groups, True, before)
 
-    def _take(
+    def _set_groups(
         self,
         template: Template,
         groups: list[tuple[Hyper, Leaves]],
         grouped: bool = False,
-        before: Sequence[Group] = (),
+        before: Sequence[ParamGroup] = (),
     ) -> None:
-        """The groups, each of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
+        """Adopts groups of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups], self.backend)
         rules = [self._rule(hyper) for hyper, _ in groups]
-        where: type[Place] = OnHost
+        engine_class: type[UpdateEngine] = CpuEngine
         if self.backend == _backends.DEVICE:
-            where = Counting if self._capturable and any(leaves for _, leaves in groups) else OnDevice
-        place = where([leaves for _, leaves in groups], self._master_weights)
-        if before:  # after all checks, before the numbers of these groups are taken over
-            place.replace(self._place)
-        made: list[Group] = []
-        for rule, (hyper, leaves), slots in zip(rules, groups, place.groups, strict=True):
-            public: Hyper = {"params": [array for _, array in leaves]}
-            if len(made) < len(before):
-                old = before[len(made)]
-                public = old.public
-                for slot, same in zip(slots, old.slots, strict=True):
-                    slot.follow(same)
-            made.append(Group(public, slots, self._convention.decoupled))
-            made[-1].take(rule, hyper)
-        self._groups, self._place, self._slots = made, place, place.slots
-        self._template, self._grouped = template, grouped
-        self._flat = template == list(range(len(self._slots)))
+            engine_class = CapturableEngine if self._capturable and any(leaves for _, leaves in groups) else CudaEngine
+        engine = engine_class([leaves for _, leaves in groups], self._master_weights)
+        if before:  # after all checks, before the step numbers of these groups are copied
+            engine.inherit(self._engine)
+        made: list[ParamGroup] = []
+        for i, (rule, (hyper, leaves)) in enumerate(zip(rules, groups, strict=True)):
+            user_options: Hyper = {"params": [array for _, array in leaves]}
+            if i < len(before):
+                user_options = before[i].user_options
+                for state, old in zip(engine.groups[i], before[i].param_states, strict=True):
+                    state.inherit(old)
+            made.append(ParamGroup(user_options, engine.groups[i], self._convention.decoupled))
+            made[-1].apply(rule, hyper)
+        self._groups, self._engine, self._param_states = made, engine, engine.param_states
+        self._template, self._grouped, self._step_record = template, grouped, None
+        self._is_flat = template == list(range(len(self._param_states)))
         self._names = [names_of(of_group) for of_group in (template if grouped else [template])]  # type: ignore[union-attr]
-        self.param_groups = [group.public for group in made]
+        self.param_groups = [group.user_options for group in made]
 
     def bind(self, params: Sequence[Any]) -> None:
-        """Takes the arrays to update, and makes their states, where the optimizer was made without arrays."""
+        """Adopts the arrays to update and makes their states; for an optimizer that was made without arrays."""
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
-        self._refreshed_groups()  # takes over what was set in the meantime
+        self._refreshed_groups()  # applies what was set in the meantime
         self.defaults = {name: self.param_groups[0][name] for name in self._hyper}
         self._attach(params)
 
     @property
     def bound(self) -> bool:
-        """Whether the optimizer has its arrays."""
-        return bool(self._slots)
+        """True if the optimizer has its arrays."""
+        return bool(self._param_states)
 
     @property
     def states(self) -> list[tuple[np.ndarray, ...]]:
-        """The states of every array, in the order of the rule's row, and behind them its master copy, if it has one.
+        """The states of every array in the order of the rule's row, and after them its master copy, if it has one.
 
-        The optimizer's own memory, not copies.
+        They are the optimizer's own memory, not copies.
         """
         self._refreshed_groups()
-        return [slot.states_as_given for slot in self._slots]
+        return [state.user_views for state in self._param_states]
 
     @property
     def steps(self) -> int:
         """Steps done (by the first array)."""
-        return self._slots[0].steps if self._slots else 0
+        return self._param_states[0].steps if self._param_states else 0
 
     def next_steps(self, n: int) -> OptimizerSteps:
-        """Record of all that a compiled epoch of `n` steps needs: rule, states, options, rates (of the first group)."""
-        group = self._refreshed_groups()[0]
-        lr, count = group.options["lr"], self._count
-        rates = np.array([rate(lr, count + i) for i in range(n)]) if callable(lr) else np.full(n, lr)
-        states = [slot.states_as_given for slot in group.slots]
+        """Record of all that a compiled epoch of `n` steps needs of the optimizer; for one with a single group."""
+        rates = self.rates(n)
+        group = self._groups[0]
+        states = [state.user_views for state in group.param_states]
         return OptimizerSteps(group.rule, states, group.options, rates, self.steps, self._clip_norm)
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        self._place.advance(n)
+        self._engine.advance(n)
         self._count += n
 
     # -- the step
@@ -191,7 +191,7 @@ class Optimizer(Settings):
             skip_nonfinite: look through all gradients first, and do nothing if there is inf or NaN in one.
 
         Returns:
-            Whether the step was done. If not, nothing has changed and no step is counted.
+            True if the step was done. If not, nothing has changed and no step is counted.
 
         Threads may share an optimizer: their steps are done one after the other.
 
@@ -224,27 +224,27 @@ class Optimizer(Settings):
              [  0.   0.]
              [-11. -22.]]
         """
-        check_flag("skip_nonfinite", skip_nonfinite)
-        if not self._slots:
+        if skip_nonfinite is not False:
+            check_flag("skip_nonfinite", skip_nonfinite)
+        if not self._param_states:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
-        leaves = tuple(self._leaves(grads))
-        with self._turn:
-            done = self._place.step(self, leaves, grad_scale, found_inf, skip_nonfinite)
+        gradients = self._leaves(grads)
+        with self._step_lock:
+            done = self._engine.step(self._step_settings(), gradients, grad_scale, found_inf, skip_nonfinite)
             if done:
                 self._count += 1
         return done
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of the gradients of the last step that was clipped by it, or looked for inf and NaN; see `step`."""
-        return self._place.grad_norm
+        """Norm of the gradients of the last step with `clip_norm` or `skip_nonfinite`; see `step`."""
+        return self._engine.grad_norm
 
     def settle(self) -> list[int]:
-        """The steps done, for each array; what `steps` and `grad_norm` say is then exact.
+        """Waits for all steps and returns the number done for each array; `steps` and `grad_norm` are then exact.
 
-        For arrays in a GPU's memory (`backend="cuda"`) this waits for all steps that were given, because only the
-        device knows which of them it skipped, and the norm of the last one's gradients. Otherwise all is known anyway.
-        An array without elements is said to have done all steps.
+        Only arrays in a GPU's memory (`backend="cuda"`) need it: the device alone knows which steps it skipped, and the
+        norm of the last one's gradients. An array without elements counts as having done all steps.
 
         Example:
             >>> import numpy as np, fastopt as fo
@@ -252,18 +252,21 @@ class Optimizer(Settings):
             >>> opt.step(np.ones(2)), opt.step(np.array([np.inf, 1.0]), skip_nonfinite=True), opt.settle()
             (True, False, [1])
         """
-        self._place.settle()
-        return [slot.steps for slot in self._slots]
+        self._engine.settle()
+        return [state.steps for state in self._param_states]
 
     def _drop_plan(self) -> None:
-        self._place.drop_plan()
+        self._engine.drop_plan()
 
-    def _leaves(self, grads: Any) -> list[Any] | tuple[Any, ...]:
-        if self._flat and isinstance(grads, list | tuple) and len(grads) == len(self._slots):
-            return grads
-        out: list[Any] = [None] * len(self._slots)
+    def _leaves(self, grads: Any) -> tuple[Any, ...]:
+        """The gradients, or None, in the order of the arrays; `grads` has the structure of the parameters."""
+        if self._template == 0:  # one array, and not a sequence of one
+            return (grads,)
+        if self._is_flat and isinstance(grads, list | tuple) and len(grads) == len(self._param_states):
+            return tuple(grads)
+        out: list[Any] = [None] * len(self._param_states)
         match(self._template, grads, "grads", out)
-        return out
+        return tuple(out)
 
     # -- saving and loading
 
@@ -276,36 +279,37 @@ class Optimizer(Settings):
         optimizer of the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become
         tensors.
         """
-        with self._turn:
+        with self._step_lock:
             return self._saved()
 
     def _saved(self) -> dict[str, Any]:
         self.settle()
-        groups, numbers = [], iter(range(len(self._slots)))
+        groups, numbers = [], iter(range(len(self._param_states)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
-        if any(slot.form == STOCHASTIC for slot in self._slots):
+        if any(state.form == STOCHASTIC for state in self._param_states):
             shared["seed"] = self._seed
         for group, names in zip(self._refreshed_groups(), self._names, strict=True):
-            hyper = {name: group.public[name] for name in self._hyper} | shared
+            hyper = {name: group.user_options[name] for name in self._hyper} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
             if names is not None:
                 hyper[KEY] = list(names)
-            groups.append({**hyper, "params": [next(numbers) for _ in group.slots]})
-        return {"state": {i: slot.saved() for i, slot in enumerate(self._slots)}, "param_groups": groups}
+            groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
+        states = {i: state.to_entry() for i, state in enumerate(self._param_states)}
+        return {"state": states, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
 
-        Where arrays have names here and in the state_dict ("param_names", as torch's has them after
-        `named_parameters()`), each gets the states of its name, and a group the hyper-parameters of that with the same
-        names, whatever their order; else positions decide.
+        If arrays have names here and in the state_dict ("param_names", which torch's has after `named_parameters()`),
+        each gets the states of its name, and a group the hyper-parameters of the group with the same names, in whatever
+        order they are; else positions decide.
 
-        A state_dict of the torch optimizer of the same name is understood too. States are arrays on the CPU: NumPy's,
-        what speaks `__dlpack__` such as tensors, or lists; those of a 16-bit array may be of its dtype, as torch's are.
-        An array without an entry starts afresh, and a master copy that is not there is made from its array; options
-        that torch does not have get their defaults. Numbers may be tensors of one; what torch's schedulers keep in
-        groups for themselves, such as "initial_lr", is left out: the learning rate is the one that they have set.
+        A state_dict of the torch optimizer of the same name is read too. States are arrays on the CPU: NumPy's, others
+        with `__dlpack__` such as tensors, or lists; those of a 16-bit array may have its dtype, as torch's do. An array
+        without an entry starts afresh, and a missing master copy is made from its array; options that torch does not
+        have get their defaults. Numbers may be tensors of one. Entries that torch's schedulers keep in groups, such as
+        "initial_lr", are ignored: the learning rate is the one that they have set.
 
         Raises:
             TypeError, ValueError: not a state_dict, or not one of this optimizer's: other hyper-parameters, groups,
@@ -330,12 +334,12 @@ class Optimizer(Settings):
         if not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups):
             raise TypeError("every group of a state_dict must be a mapping with a sequence 'params'")
         groups = in_order(groups, self._names)
-        if [len(group["params"]) for group in groups] != [len(group.slots) for group in self._groups]:
+        if [len(group["params"]) for group in groups] != [len(group.param_states) for group in self._groups]:
             raise ValueError(
                 f"the state_dict has groups of {[len(group['params']) for group in groups]} arrays,"
-                f" this optimizer of {[len(group.slots) for group in self._groups]}"
+                f" this optimizer of {[len(group.param_states) for group in self._groups]}"
             )
-        convention = common(groups, "convention", conventions.DEFAULT)
+        convention = common(groups, "convention", self._default_convention())
         if convention != self.convention:
             raise ValueError(
                 f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
@@ -351,30 +355,30 @@ class Optimizer(Settings):
             raise ValueError(f"the state_dict has states of arrays that are in none of its groups: {unknown}")
         required = [rule for rule, group in zip(rules, groups, strict=True) for _ in group["params"]]
         loaded = [
-            slot.checked(state.get(number, {}), rule, self._states)
-            for slot, number, rule in zip(self._slots, numbers, required, strict=True)
+            param_state.check_entry(state.get(number, {}), rule, self._states)
+            for param_state, number, rule in zip(self._param_states, numbers, required, strict=True)
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
         count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
-        with self._turn:
-            self._count, self._clip_norm, self._seed = count, clip_norm, seed
+        with self._step_lock:
+            self._count, self._clip_norm, self._seed, self._step_record = count, clip_norm, seed, None
             self._drop_plan()
-            for slot, (steps, states) in zip(self._slots, loaded, strict=True):
-                slot.restore(steps, states)
+            for param_state, (steps, states) in zip(self._param_states, loaded, strict=True):
+                param_state.restore(steps, states)
             for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
-                group.take(rule, hyper)
+                group.apply(rule, hyper)
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
-        if decoupled != self._decoupled:
+        if "decoupled_weight_decay" not in self._hyper and decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
-        extra = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
-        others = ("params", *COMMON, *TORCH_ONLY, *SCHEDULERS)
-        return self._checked({k: as_plain(v) for k, v in {**extra, **group}.items() if k not in others})
+        optional = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
+        others = {"params", *COMMON, *TORCH_ONLY, *SCHEDULERS}.difference(self._hyper)
+        return self._checked({k: as_plain(v) for k, v in {**optional, **group}.items() if k not in others})
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: without the views of the arrays, which a copy would tear from its own arrays."""
+        """State for pickle and copy, without views of the arrays: copies of views would have memory of their own."""
         return {
             "defaults": self.defaults,
             "backend": self.backend,
@@ -383,7 +387,7 @@ class Optimizer(Settings):
             "capturable": self._capturable,
             "template": self._template,
             "grouped": self._grouped,
-            "paths": [slot.path for slot in self._slots],
+            "paths": [state.path for state in self._param_states],
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
             "grad_norm": self.grad_norm,
@@ -392,10 +396,10 @@ class Optimizer(Settings):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the optimizer from pickle or copy, over the same arrays; read-only ones are replaced by copies.
 
-        Buffers that are handed over beside a pickle, and memory maps of joblib's, may be read-only.
+        Out-of-band buffers of a pickle, and joblib's memory maps, may be read-only.
         """
         self.defaults, self.backend = state["defaults"], state["backend"]
-        give_turn(self)
+        add_step_lock(self)
         self._convention = self._conventions[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
         self._capturable = state.get("capturable", False)
@@ -404,14 +408,14 @@ class Optimizer(Settings):
         self._count = 0
         paths = iter(state["paths"])
         groups = [(self.defaults, [(next(paths), _writable(array)) for array in arrays]) for arrays in state["arrays"]]
-        self._take(state["template"], groups, state["grouped"])
+        self._set_groups(state["template"], groups, state["grouped"])
         self.load_state_dict(state["saved"])
-        self._place.grad_norm = state.get("grad_norm")
+        self._engine.grad_norm = state.get("grad_norm")
 
     def move(self, arrays: Sequence[Any]) -> None:
-        """Takes other arrays of the same shapes and dtypes in the place of those it has, and keeps states and steps."""
+        """Replaces the arrays by others of the same shapes and dtypes, and keeps states and steps."""
         state, rest = self.__getstate__(), iter(arrays)
-        self.__setstate__({**state, "arrays": [[next(rest) for _ in some] for some in state["arrays"]]})
+        self.__setstate__({**state, "arrays": [[next(rest) for _ in group] for group in state["arrays"]]})
 
 
 def _writable(array: Any) -> Any:

@@ -14,13 +14,14 @@ from .optim.counted import COUNT
 from .optim.norm import SETTLE, squares_kernel
 from .optim.updates import accumulate_kernel, update_kernel
 from .runtime.compile import Kernel
-from .runtime.float16 import HALVES
-from .runtime.storage import COPY, STORES, widen_kernel
+from .runtime.convert import widen_kernel
+from .runtime.float16 import DTYPES_16BIT
+from .runtime.storage import COPY, STORES
 
 
 def forms_of(dtype: str) -> tuple[str, ...]:
     """Return the forms in which arrays of a dtype are updated."""
-    return FORMS if dtype in HALVES else (SAME,)
+    return FORMS if dtype in DTYPES_16BIT else (SAME,)
 
 
 def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
@@ -29,7 +30,7 @@ def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str
     for dtype in dtypes:
         kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
         kernels.append(squares_kernel(dtype))
-        kernels.append(widen_kernel(dtype) if dtype in HALVES else accumulate_kernel(dtype))
+        kernels.append(widen_kernel(dtype) if dtype in DTYPES_16BIT else accumulate_kernel(dtype))
     return list(dict.fromkeys(kernels))
 
 
@@ -41,7 +42,7 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
     kernels, rules = list[Kernel](), list(rules)
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
-        if dtype not in HALVES:
+        if dtype not in DTYPES_16BIT:
             kernels += [*rows_kernels(dtype), *loss_kernels(dtype)]
         elif dtype == "bfloat16":
             kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]

@@ -135,7 +135,7 @@ class ArrayPlan:
         """
         buffers = self._idle.acquire()
         buffers.objects[0] = id(gradients) + ITEMS_OFFSET
-        READ_ARRAYS(buffers.address)
+        READ_ARRAYS.run(buffers.address)
         found, others = buffers.into.copy(), []
         if buffers.num_others[0]:
             others = np.flatnonzero(found == -1).tolist()
@@ -164,7 +164,8 @@ class ArrayPlan:
         copies: Mapping[int, np.ndarray],
     ) -> None:
         """Update as `Plan.update` does; copies: the parameters that are given in every step, by their index."""
-        self.plan.update(gradients, steps, options, scale, {i: address_of(p) for i, p in copies.items()})
+        addresses = {i: address_of(p) for i, p in copies.items()} if copies else None
+        self.plan.update(gradients, steps, options, scale, addresses)
 
 
 class _ReadBuffers:

@@ -191,7 +191,7 @@ class _Workspace:
     def assign_scalar_rows(self, gradients: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray) -> None:
         self.gradients[:] = gradients
         self.steps[:] = steps
-        ASSIGN_SCALAR_ROWS(self.address)
+        ASSIGN_SCALAR_ROWS.run(self.address)
 
     def needed_rows(self) -> list[list[int]]:
         """Kind and step number of every row of scalars that the step needs."""

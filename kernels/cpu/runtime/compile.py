@@ -215,7 +215,7 @@ class Kernel:
         self.is_phase = names == PHASE
         self.compiled = self.loaded = False  # in this process; for `fastopt info` and the tests
         self._address = 0
-        self._call: Callable[..., None] = self._first_call
+        self.run: Callable[..., None] = self._first_run  # the same as a call of the kernel, without a Python frame
 
     def _has_code_of(self, other: Kernel) -> bool:
         """True if two kernels are made of the same code, closed over the same values, and compiled alike."""
@@ -248,17 +248,17 @@ class Kernel:
         self._code = code  # owns the machine code
         return int(code.address)
 
-    def _first_call(self, *args: int) -> None:
+    def _first_run(self, *args: int) -> None:
         if INTERPRETED:
-            self._call = flushed(PYTHON_CODE[self.address])
+            self.run = flushed(PYTHON_CODE[self.address])
         elif self.is_phase:
-            self._call = partial(_pointer(ENTER), self.address)
+            self.run = partial(_pointer(ENTER), self.address)
         else:
-            self._call = _pointer(self)
-        self._call(*args)
+            self.run = _pointer(self)
+        self.run(*args)
 
     def __call__(self, *args: int) -> None:
-        self._call(*args)
+        self.run(*args)
 
 
 def _pointer(kernel: Kernel) -> Any:

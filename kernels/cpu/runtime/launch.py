@@ -192,7 +192,7 @@ def _on_layer(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
 def parallel(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     """Run all ranks of a phase that has no barrier inside."""
     if num_ranks == 1 or INTERPRETED:
-        kernel(work, step, 0, 1)
+        kernel.run(work, step, 0, 1)
         return
     torch = openmp.torch_threads()
     if torch is not None and torch.threads >= num_ranks:

@@ -26,11 +26,10 @@ from ...spec import LossSpec
 from ..runtime.array_interface import current_stream, gpu_of, see
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import loader, reader, storer, writer
+from ..runtime.primitives import array_loader, array_storer, loader, reader, storer, writer
 from ..runtime.records import CLOCK, CONTROL, ROW, TOTALS, offset
-from ..runtime.storage import STORES, into_columns, lanes
-from ..runtime.storage import columns as columns_of
-from .epilogues import DEEP, LANES, Shape, is_wide, pairs
+from ..runtime.storage import STORES, pair_map, vector_map
+from .epilogues import DEEP, LANES, Shape, is_wide
 from .epilogues import activate as activate_elements
 
 ELEMENTS = 16 * THREADS  # of a tile, where a loss goes by elements
@@ -107,18 +106,18 @@ def _mass_of_row(dtype):
 # ---------------------------------------------------------------- losses
 def _elementwise(value, slope, dtype, width):
     own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
-    load, store = columns_of(own, width), into_columns(own, width)
+    load, store = array_loader(own, width), array_storer(own, width)
 
-    def lost(x, a, scale, unused, i):
+    def lost(x, a):
         return (value(x[0], x[1], a),)
 
-    def sloped(x, a, scale, unused, i):
+    def sloped(x, a, scale):
         return (slope(x[0], x[1], a) * scale,)
 
     def both(z, t):
         return z[0], t[0]
 
-    losses, slopes, paired = (*(lanes(device(one), width, 1) for one in (lost, sloped)), pairs(both, width))
+    losses, slopes, paired = vector_map(lost, width), vector_map(sloped, width), pair_map(both, width)
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
         totals = cuda.shared.array(THREADS, np.float64)
@@ -130,13 +129,13 @@ def _elementwise(value, slope, dtype, width):
             start, total = tile * ELEMENTS, 0.0
             first = start + me * width
             row, column = first // columns, first % columns
-            for i in range(first, min(start + ELEMENTS, elements), THREADS * width):
+            for _ in range(first, min(start + ELEMENTS, elements), THREADS * width):
                 at = row * z_stride + column
                 x = paired(load((z,), at), load((t,), row * t_stride + column))
-                for one in losses(x, a, scale, 0, i):
+                for one in losses(x, a):
                     total += np.float64(one[0])
                 if dz != 0:
-                    store((dz,), at, slopes(x, a, scale, 0, i))
+                    store((dz,), at, slopes(x, a, scale))
                 row += down
                 column += right
                 if column >= columns:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..runtime.compile import THREADS, Kernel
+from ..runtime.convert import narrow_kernel
 from ..runtime.device import launch
 from ..runtime.memory import Block, Mirror
-from ..runtime.storage import STORES, narrow_kernel
+from ..runtime.storage import STORES
 from .products import BYTES
 from .rows import dropout_kernels, gather_narrow_kernel
 

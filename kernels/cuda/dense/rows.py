@@ -11,7 +11,7 @@ Arrays lie in rows, each array with a stride of its own; 0 in place of an addres
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -19,17 +19,37 @@ from numba import cuda
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import launch
-from ..runtime.primitives import loader, reader, storer, word
+from ..runtime.primitives import VECTOR, array_loader, array_storer, loader, reader, storer, word
 from ..runtime.records import CLOCK, DROPOUT, offset
-from ..runtime.storage import STORES, into_columns, lanes
-from ..runtime.storage import columns as columns_of
-from .epilogues import is_wide, vector
+from ..runtime.storage import STORES, vector_map
+from .epilogues import is_wide
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
 
 read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
+
+
+class Vector(NamedTuple):
+    """Values that a thread copies at once: `words` of a kind, each with `held` elements of `size` bytes."""
+
+    kind: str
+    words: int
+    held: int
+    size: int
+
+    @property
+    def elements(self) -> int:
+        return self.words * self.held
+
+
+def vector(dtype: str, wide: bool) -> Vector:
+    """16 bytes, or one element. Two values of 16 bits are a word: 8 of them by themselves would be two loads."""
+    size, kind = STORES[dtype].size, STORES[dtype].kind
+    if not wide:
+        return Vector(kind, 1, 1, size)
+    return Vector("uint32", 4, 2, size) if size == 2 else Vector(kind, VECTOR // size, 1, size)
 
 
 def _gather(load, store, size):
@@ -64,14 +84,14 @@ def _scatter(kind, words):
 
 def _dropout(dtype, width):
     own = STORES[dtype]
-    load, store, real = columns_of((own,), width), into_columns((own,), width), getattr(np, own.real)
+    load, store, real = array_loader((own,), width), array_storer((own,), width), getattr(np, own.real)
     key_of, draw = device(dropout_key), device(dropout_draw)
 
     def kept_or_not(x, threshold, scale, key, i):
         value = x[0] * scale
         return (real(0) if draw(key, word(i)) < threshold else value,)
 
-    each = lanes(device(kept_or_not), width, 1)
+    each = vector_map(kept_or_not, width, numbered=True)
 
     def dropout(x, y, rows, columns, x_stride, y_stride, clock, settings):
         key = key_of(word(read_word(settings + STREAM)[0]), word(read_word(clock + EVER)[0] + 1))
@@ -105,7 +125,7 @@ def gather_kernel(kind: str, words: int) -> Kernel:
 @cache
 def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
     """float32 becomes 16 bits; strides are in elements."""
-    load, store = columns_of((STORES["float32"],), width), into_columns((STORES[dtype],), width)
+    load, store = array_loader((STORES["float32"],), width), array_storer((STORES[dtype],), width)
     return Kernel(_gather(load, store, width), f"gather_float32_{dtype}_{width}")
 
 

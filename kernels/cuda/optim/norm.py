@@ -18,9 +18,9 @@ from numba import cuda
 
 from ...formulas import clip_factor
 from ..runtime.compile import SIMULATED, THREADS, Kernel, device
-from ..runtime.primitives import VECTOR, reader, writer
+from ..runtime.primitives import VECTOR, array_loader, reader, writer
 from ..runtime.records import CONTROL, RECORDS, ROW, SETTINGS, TILE, TURNS, offset
-from ..runtime.storage import STORES, columns
+from ..runtime.storage import STORES
 
 FIRST = 2 if SIMULATED else 32  # threads that add up those of a block: a warp
 SUM = 16  # bytes of what is known of a tile: the sum of squares, and 0, or NaN where an element is not finite
@@ -86,7 +86,7 @@ def _squares(dtype):
     own = STORES[dtype]
     width = own.width
     vectors = TILE // (THREADS * width)
-    load, load1, load_all = columns((own,), width), columns((own,), 1), columns((own,) * vectors, width)
+    load, load1 = array_loader((own,), width), array_loader((own,), 1)
     spread = _spread(vectors, THREADS * width * own.size)
 
     def squares(records, turns, owners, tiles, sums):
@@ -103,7 +103,7 @@ def _squares(dtype):
             whole = start
             if g % VECTOR == 0 and end - start == TILE:
                 whole = end
-                for lane in load_all(spread(g), start + me * width):
+                for lane in load(spread(g), start + me * width):
                     for element in lane:
                         x = np.float64(element)
                         total += x * x

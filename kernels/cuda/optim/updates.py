@@ -23,9 +23,10 @@ from numba import cuda
 from ...formulas import NUM_SCALARS, OPTIMIZERS, dropout_key
 from ...spec import MASTER, SAME, STOCHASTIC
 from ..runtime.compile import THREADS, Kernel, device
-from ..runtime.primitives import VECTOR, reader, word
+from ..runtime.float16 import AT_RANDOM, IS_ROUNDING
+from ..runtime.primitives import VECTOR, array_loader, array_storer, reader, word
 from ..runtime.records import CONTROL, RECORDS, STEP, TILE, TURNS, offset
-from ..runtime.storage import AT_RANDOM, COPY, IS_ROUNDING, columns, into_columns, lanes, stores_of
+from ..runtime.storage import COPY, stores_of, vector_map
 
 read_owner = reader("int32", 1)
 read_word = reader("int64", 1)
@@ -99,13 +100,9 @@ def _update(rule, states, dtype, form, unscales):
     one = _one(rule, dtype, form)
     if unscales:
         one = _unscaling(one)
-    wide, narrow = lanes(one, width, len(written)), lanes(one, 1, len(written))
-    load, load1, store, store1 = (
-        columns(read, width),
-        columns(read, 1),
-        into_columns(written, width),
-        into_columns(written, 1),
-    )
+    wide, narrow = (vector_map(one, n, len(written), numbered=True) for n in (width, 1))
+    load, load1 = array_loader(read, width), array_loader(read, 1)
+    store, store1 = array_storer(written, width), array_storer(written, 1)
     read_row, read_factor, read_states = reader(own.real, NUM_SCALARS + 1), reader(own.real, 1), _states(states)
     factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
     key_of = device(_key if form == STOCHASTIC else _no_key)

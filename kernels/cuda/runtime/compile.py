@@ -59,7 +59,7 @@ def device(function: Callable[..., Any]) -> Any:
 
     Everything is inlined: a call of a function that is not makes Numba ask for the current device.
     """
-    if SIMULATED:
+    if SIMULATED or not isinstance(function, pytypes.FunctionType):  # it may have been made one before
         return function
     function = STAND_INS.get(function, function)
     if function not in _device_functions:

@@ -10,9 +10,10 @@ import numpy as np
 
 from .array_interface import current_stream, gpu_of, numpy_dtype, see
 from .compile import THREADS
+from .convert import widen_kernel
 from .device import Device, launch
 from .driver import ALIGNMENT
-from .storage import STORES, widen_kernel
+from .storage import STORES
 
 
 class DeviceArray:

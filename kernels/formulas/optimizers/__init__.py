@@ -16,7 +16,9 @@ FAMILIES = (sgd, adagrad, rmsprop, adam)
 MODULES = (common, *FAMILIES)  # whose functions kernels may call
 
 OPTIMIZERS: dict[str, Optimizer] = {name: row for family in FAMILIES for name, row in family.OPTIMIZERS.items()}
-CLASSES: dict[str, OptimizerClass] = {row.name: row for family in FAMILIES for row in family.CLASSES}
+CLASSES: dict[str, OptimizerClass] = {
+    row.name: row for family in FAMILIES for row in vars(family).values() if isinstance(row, OptimizerClass)
+}
 
 # The different ways in which scalars depend on the step, by their number on a device.
 AT_STEP = tuple(dict.fromkeys(row.at_step for row in OPTIMIZERS.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..domains import POSITIVE
 from .common import common_scalars, constant, floor, preprocess_gradient, root
-from .table import Convention, Optimizer, OptimizerClass, Option, rule_options, same
+from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options
 
 # ---------------------------------------------------------------- formulas
 
@@ -85,37 +85,33 @@ _NO_LR_DECAY = {"lr_decay": "give lr as fastopt.schedules.InverseTime"}
 
 ADAGRAD = OptimizerClass(
     "Adagrad",
+    {"lr": None, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": None, "eps": None},
     """Adagrad: steps divided by the root of the sum of all squared gradients so far.
 
         s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
 
-    Source: Duchi, Hazan & Singer 2011.
-    """,
-    {"lr": None, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": None, "eps": None},
-    lambda hyper: "adagrad",
+    Source: Duchi, Hazan & Singer 2011.""",
     {
         "torch": Convention(
-            "torch.optim.Adagrad", same("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
+            "torch.optim.Adagrad", only("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
         ),
         "keras": Convention(
             "keras.optimizers.Adagrad",
-            {"adagrad": "adagrad_eps_in_sqrt"},
+            only("adagrad_eps_in_sqrt"),
             {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7},
             decoupled=True,
             lacks=_NO_LR_DECAY,
         ),
         "optax": Convention(
             "optax.adagrad",
-            {"adagrad": "adagrad_safe"},
+            only("adagrad_safe"),
             {"initial_accumulator_value": 0.1, "eps": 1e-7},
             lacks=_NO_LR_DECAY,
         ),
     },
-    ("lr=0.5", (0.5, 2.5)),
     order=("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value"),
     options={
         "lr_decay": Option(POSITIVE, "at least 0."),
         "initial_accumulator_value": Option(POSITIVE, "of s, at least 0."),
     },
 )
-CLASSES = (ADAGRAD,)

@@ -222,16 +222,14 @@ def _adamw_variant(hyper):
 
 ADAM = OptimizerClass(
     "Adam",
+    {"lr": None, "betas": (0.9, 0.999), "eps": None, "weight_decay": 0.0, "amsgrad": False},
     """Adam: running means of the gradient and of its square, corrected for their start at zero.
 
         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
     With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
-    2018, algorithm 2.
-    """,
-    {"lr": None, "betas": (0.9, 0.999), "eps": None, "weight_decay": 0.0, "amsgrad": False},
-    _adam_variant,
+    2018, algorithm 2.""",
     {
         "torch": Convention("torch.optim.Adam", same("adam", "amsgrad"), {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_EPS_ROOT),
         "keras": Convention(
@@ -250,7 +248,7 @@ ADAM = OptimizerClass(
             "scikit-learn's solver adam", {"adam": "adam_hat"}, {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_EPS_ROOT
         ),
     },
-    ("lr=0.5", (0.5, 2.5)),
+    variant=_adam_variant,
     keywords={"eps_root": 0.0, "nesterov": False},
     options={
         "amsgrad": Option(FLAG, "divide by the largest second moment so far.", "bool"),
@@ -264,15 +262,13 @@ ADAM = OptimizerClass(
 
 ADAMW = OptimizerClass(
     "AdamW",
+    {**ADAM.arguments, "weight_decay": None},
     """AdamW: Adam with decoupled weight decay, which scales the parameter first and does not enter the moments.
 
         p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.
-    """,
-    {**ADAM.arguments, "weight_decay": None},
-    _adamw_variant,
+    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.""",
     {
         "torch": Convention(
             "torch.optim.AdamW",
@@ -294,11 +290,11 @@ ADAMW = OptimizerClass(
             decoupled=True,
         ),
     },
-    ("lr=0.5, weight_decay=0.1", (0.45, 2.4)),
+    variant=_adamw_variant,
+    example=("lr=0.5, weight_decay=0.1", (0.45, 2.4)),
     keywords=ADAM.keywords,
     options={**ADAM.options, "weight_decay": Option(POSITIVE, "decoupled weight decay, at least 0.")},
     base="Adam",
     decoupled=True,
     no_rows="AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows",
 )
-CLASSES = (ADAM, ADAMW)

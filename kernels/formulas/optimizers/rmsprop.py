@@ -140,16 +140,14 @@ _KERAS_ROWS = {variant: variant.replace("rmsprop", "rmsprop_eps_in_sqrt") for va
 
 RMSPROP = OptimizerClass(
     "RMSprop",
+    {"lr": None, "alpha": None, "eps": None, "weight_decay": 0.0, "momentum": 0.0, "centered": False},
     """RMSprop: steps divided by a running root mean square of the gradients.
 
         v = alpha v + (1 - alpha) g^2
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
         p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
 
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.
-    """,
-    {"lr": None, "alpha": None, "eps": None, "weight_decay": 0.0, "momentum": 0.0, "centered": False},
-    lambda hyper: "rmsprop" + "_centered" * bool(hyper["centered"]) + "_momentum" * (hyper["momentum"] > 0),
+    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.""",
     {
         "torch": Convention("torch.optim.RMSprop", same(*_VARIANTS), {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8}),
         "keras": Convention(
@@ -157,7 +155,8 @@ RMSPROP = OptimizerClass(
         ),
         "optax": Convention("optax.rmsprop", _KERAS_ROWS, {"alpha": 0.9, "eps": 1e-8}),
     },
-    ("lr=0.05", (0.5, 2.5)),
+    variant=lambda hyper: "rmsprop" + "_centered" * bool(hyper["centered"]) + "_momentum" * (hyper["momentum"] > 0),
+    example=("lr=0.05", (0.5, 2.5)),
     order=("lr", "momentum", "alpha", "eps", "centered", "weight_decay"),
     options={
         "alpha": Option(FRACTION, "smoothing, in [0, 1)."),
@@ -165,4 +164,3 @@ RMSPROP = OptimizerClass(
     },
     no_rows="RMSprop has no form for some rows, here as in torch; SGD, Adagrad and Adam have",
 )
-CLASSES = (RMSPROP,)

@@ -101,16 +101,14 @@ _NO_DAMPENING = {"dampening": ""}
 
 SGD = OptimizerClass(
     "SGD",
+    {"lr": None, "momentum": None, "dampening": 0.0, "weight_decay": 0.0, "nesterov": None},
     """Stochastic gradient descent, plain or with (heavy-ball or Nesterov) momentum.
 
         p = p - lr g                                                        momentum = 0
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
         p = p - lr b, or with nesterov p = p - lr (g + momentum b)
 
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.
-    """,
-    {"lr": None, "momentum": None, "dampening": 0.0, "weight_decay": 0.0, "nesterov": None},
-    lambda hyper: "momentum" if hyper["momentum"] else "sgd",
+    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.""",
     {
         "torch": Convention(
             "torch.optim.SGD",
@@ -135,7 +133,8 @@ SGD = OptimizerClass(
             lacks=_NO_DAMPENING,
         ),
     },
-    ("lr=0.1, momentum=0.9", (0.7, 2.01)),
+    variant=lambda hyper: "momentum" if hyper["momentum"] else "sgd",
+    example=("lr=0.1, momentum=0.9", (0.7, 2.01)),
     options={
         "dampening": Option(Domain(low=-float("inf")), "of the gradient's entry into the buffer."),
         "nesterov": Option(
@@ -143,4 +142,3 @@ SGD = OptimizerClass(
         ),
     },
 )
-CLASSES = (SGD,)

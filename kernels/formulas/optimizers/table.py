@@ -92,6 +92,11 @@ class Convention:
         return own
 
 
+def only(row: str) -> dict[str, str]:
+    """The rows of a convention if the class has no variants."""
+    return {"": row}
+
+
 def same(*variants: str) -> dict[str, str]:
     """The rows of a convention if each variant is a row of the same name."""
     return {variant: variant for variant in variants}
@@ -101,11 +106,11 @@ def same(*variants: str) -> dict[str, str]:
 class OptimizerClass:
     """A row of CLASSES: the class that users get, as `fastopt.NAME` and, if torch has it, as `fastopt.torch.NAME`.
 
-    doc: summary, formulas and source, the beginning of the docstring.
     arguments: hyper-parameters in the order of the signature, with their defaults; None: that of the convention.
-    keywords: hyper-parameters that torch lacks; by keyword alone.
-    variant: variant(hyper) -> the key of a convention's rows; hyper: hyper-parameters, or a group of torch's.
+    doc: summary, formulas and source, the beginning of the docstring.
     conventions: by library; the first one is the default.
+    variant: variant(hyper) -> the key of a convention's rows; hyper: hyper-parameters, or a group of torch's.
+    keywords: hyper-parameters that torch lacks; by keyword alone.
     example: arguments of a step on w = [1, 2] by the gradient [3, -0.1], and the result.
     order: of the hyper-parameters in groups, if it is not that of the signature: torch's.
     options: hyper-parameters that only this class has.
@@ -115,11 +120,11 @@ class OptimizerClass:
     """
 
     name: str
-    doc: str
     arguments: Hyper
-    variant: Callable[[Hyper], str]
+    doc: str
     conventions: Mapping[str, Convention]
-    example: tuple[str, tuple[float, float]]
+    variant: Callable[[Hyper], str] = lambda hyper: ""
+    example: tuple[str, tuple[float, float]] = "lr=0.5", (0.5, 2.5)
     keywords: Hyper = field(default_factory=dict)
     order: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from fastopt.kernels.cuda.kernels import forms_of, optimizer_kernels
 from fastopt.kernels.cuda.optim.counted import COUNT
 from fastopt.kernels.cuda.optim.updates import accumulate_kernel, update_kernel
 from fastopt.kernels.cuda.runtime.compile import THREADS, Kernel, compiling, entry
-from fastopt.kernels.cuda.runtime.float16 import HALVES
+from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.storage import STORES
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC
@@ -90,7 +90,7 @@ def float32_stays_float32(kernel, listing):
 
 def wide(dtype, states, form):
     """128-bit loads of one turn of the loop, by their names in PTX; stores are one less of the first."""
-    if dtype not in HALVES:
+    if dtype not in DTYPES_16BIT:
         return {"v4.f32" if dtype == "float32" else "v2.f64": states + 2}
     return {"v4.u32": states + 2} if form == SAME else {"v4.u32": 2, "v4.f32": 2 * states}
 

@@ -17,6 +17,8 @@ from helpers_cuda import (
 from hypothesis import given
 
 require_device()
+from optimizers import other
+
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import TILE
@@ -27,18 +29,6 @@ pytestmark = pytest.mark.gpu
 
 SIZES = [0, 1, 3, 33, TILE - 1, TILE, TILE + 1, 3 * TILE + 5]
 DTYPES = ("float32", "float64")
-
-# Values at which a wrong placement of an option shows.
-OTHER_OPTIONS = {
-    "weight_decay": 0.1, "maximize": True, "l1": 0.05, "clip_value": 0.4, "momentum": 0.7, "dampening": 0.3,
-    "nesterov": True, "lr_decay": 0.2, "eps": 1e-2, "eps_root": 0.05, "alpha": 0.8, "beta1": 0.6,
-    "beta2": 0.7, "lr": 0.3,
-}  # fmt: skip
-
-
-def other(rule, option):
-    return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
-
 
 CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]
 

@@ -1,4 +1,4 @@
-"""Figures of models whose targets were scaled, in the units of the targets."""
+"""Metrics in the units of the targets, for models that scaled their targets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from ..models.sequential import Sequential
 
 
-def in_own_units(model: Sequential, x: np.ndarray, y: np.ndarray, figures: Mapping[str, float]) -> dict[str, float]:
-    """Return what `evaluate` has found, with the metrics (not the loss) of scaled targets in the targets' own units."""
+def metrics_in_target_units(
+    model: Sequential, x: np.ndarray, y: np.ndarray, results: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the results of `evaluate`, its metrics (not the loss) converted from scaled targets to their own units."""
     if model.target_scale is None:
-        return dict(figures)
+        return dict(results)
     targets = np.asarray(y, np.float64).reshape(len(y), -1)
     errors = model.predict(x).astype(np.float64) - targets
     squares, variation = np.square(errors).sum(axis=0), variation_of(targets, None)
@@ -25,4 +27,4 @@ def in_own_units(model: Sequential, x: np.ndarray, y: np.ndarray, figures: Mappi
         "mean_absolute_error": float(np.abs(errors).mean()),
         "r2": variation.r2([float(squares[first:end].sum()) for first, end in variation.parts]),
     }
-    return {name: own.get(name, value) for name, value in figures.items()}
+    return {name: own.get(name, value) for name, value in results.items()}

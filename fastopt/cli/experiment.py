@@ -1,7 +1,7 @@
 """Training for `fastopt train`: one model, or the same model on several backends in turn.
 
-All contestants start from the same weights and see the same batches, because both follow from the seed. They take turns
-of a few epochs, so that whatever else the machine does meets all of them alike.
+All contestants start from the same weights and see the same batches, because both follow from the seed. They alternate
+after a few epochs each, so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ..models.sequential import Sequential
 from ..models.training import DIVERGED, compiling, run_epochs
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
-from .figures import in_own_units
-from .rates import SCHEDULES
+from .lr_schedules import SCHEDULES
+from .target_units import metrics_in_target_units
 
 TITLES = {"cpu": "compiled kernels", "cuda": "CUDA kernels", "numpy": "NumPy reference"}
 COMPARED_STEPS = 100
-TURNS = 6
-# Seconds before a round. The threads of NumPy's BLAS go on spinning for 0.1 s after their last product, and while they
-# hold a processor, kernels on all of them took ten times as long (64-128-64-10, batches of 64, 2 processors).
-REST = 0.15
+ROUNDS = 6  # in which the epochs of a comparison are trained
+# Seconds of sleep before a round. The threads of NumPy's BLAS spin for 0.1 s after their last product; while they did,
+# kernels took ten times as long (64-128-64-10, batches of 64, 2 processors).
+REST_SECONDS = 0.15
 
 
 class Experiment(NamedTuple):
-    """What is trained, and how: everything but the backend."""
+    """Data, network and training options: everything but the backend."""
 
     x: np.ndarray  # (rows, features)
-    y: np.ndarray  # what the loss takes
+    y: np.ndarray  # in the form that the loss takes
     x_test: np.ndarray
     y_test: np.ndarray
     outputs: int
@@ -95,7 +95,7 @@ class Experiment(NamedTuple):
         return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
 
     def stopper(self) -> EarlyStopping | None:
-        """Return what watches for the end, if there is to be such a thing."""
+        """Return a new callback for early stopping, or None without `patience`."""
         if self.patience is None:
             return None
         monitor = "val_loss" if self.validation_split else "loss"
@@ -104,7 +104,7 @@ class Experiment(NamedTuple):
 
 @dataclass
 class Contestant:
-    """A model in training, and what was measured."""
+    """A model in training on one backend, with its measurements."""
 
     experiment: Experiment
     backend: str
@@ -118,34 +118,34 @@ class Contestant:
         self.model = self.experiment.model(self.backend)
         self.stopper = self.experiment.stopper()
         self.test: dict[str, float] = {}
-        self._figures: Iterator[Mapping[str, float]] | None = None  # of the epochs to come
+        self._epochs: Iterator[Mapping[str, float]] | None = None  # of the epochs to come
 
     @property
     def done(self) -> bool:
-        """Whether all epochs were run, or early stopping ended them."""
+        """True once all epochs were run, or early stopping has ended the training."""
         return self.epochs == self.experiment.epochs or self.model.stop_training
 
     @property
     def loss(self) -> float:
-        """The training loss of the epoch that the weights come from."""
+        """Training loss of the epoch that the weights come from."""
         best = self.stopper.best_epoch if self.stopper else None
         return self.losses[(best or self.epochs) - 1]
 
     @property
     def step_losses(self) -> list[float]:
-        """The losses of the first COMPARED_STEPS steps."""
+        """Losses of the first COMPARED_STEPS steps."""
         history = self.model.history
         return [] if history is None else history.step_losses[:COMPARED_STEPS].tolist()
 
     @property
     def median_seconds(self) -> float:
-        """The median time of an epoch."""
+        """Median time of an epoch."""
         return statistics.median(self.seconds)
 
     def warm_up(self, compiles: Callable[[str], None]) -> None:
         """Train, validate and test a throw-away model on one batch, so that nothing is compiled or loaded later.
 
-        `compiles` hears the name of each kernel that is not in the cache folder.
+        `compiles` is called with the name of each kernel that is not in the cache folder.
         """
         plan = self.experiment
         x, y = plan.x[: plan.batch_size], plan.y[: plan.batch_size]
@@ -156,12 +156,12 @@ class Contestant:
             )
 
     def train_epoch(self) -> dict[str, float]:
-        """Train for one more epoch and return its figures."""
-        if self._figures is None:
-            self._figures = self._fit()
+        """Train for one more epoch and return its loss and metrics."""
+        if self._epochs is None:
+            self._epochs = self._fit()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", DIVERGED)  # the result will say so
-            logs = dict(next(self._figures))
+            warnings.filterwarnings("ignore", DIVERGED)  # the table of results says so
+            logs = dict(next(self._epochs))
         self.epochs += 1
         self.seconds.append(logs.pop("seconds"))
         self.rates.append(logs.pop("samples_per_second"))
@@ -169,7 +169,7 @@ class Contestant:
         return logs
 
     def _fit(self) -> Iterator[Mapping[str, float]]:
-        """`fit`, epoch by epoch: what it makes on the device stays there while others have their turn."""
+        """`fit` as an iterator of epochs: its memory on a device stays allocated while other contestants train."""
         plan = self.experiment
         fitting = self.model._plan(
             plan.x,
@@ -184,28 +184,29 @@ class Contestant:
         )
         return run_epochs(self.model, fitting)
 
-    def take_best(self) -> int | None:
-        """Take the best weights that early stopping has kept, and return their epoch; None: it has kept none."""
+    def restore_best(self) -> int | None:
+        """Restore the best weights that early stopping has kept and return their epoch; None if it has kept none."""
         if self.stopper is None:
             return None
         self.stopper.on_interrupt(self.model)
         return self.stopper.best_epoch
 
     def finish(self) -> None:
-        """Take the best weights, where early stopping kept some, and test the model."""
-        assert self._figures is not None
-        next(self._figures, None)
+        """Restore the best weights, if early stopping kept some, and test the model."""
+        assert self._epochs is not None
+        next(self._epochs, None)
         plan = self.experiment
-        self.test = in_own_units(self.model, plan.x_test, plan.y_test, self.model.evaluate(plan.x_test, plan.y_test))
+        results = self.model.evaluate(plan.x_test, plan.y_test)
+        self.test = metrics_in_target_units(self.model, plan.x_test, plan.y_test, results)
 
 
 def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[str, float]], None]) -> None:
-    """Train all to the end, some epochs of each in turn; `show` hears of every epoch and its figures."""
+    """Train all contestants to the end, some epochs of each in turn; `show` is called after every epoch."""
     while running := [contestant for contestant in contestants if not contestant.done]:
         if len(contestants) > 1:
-            time.sleep(REST)
+            time.sleep(REST_SECONDS)
         for contestant in running:
-            for _ in range(math.ceil(contestant.experiment.epochs / TURNS)):
+            for _ in range(math.ceil(contestant.experiment.epochs / ROUNDS)):
                 if not contestant.done:
                     show(contestant, contestant.train_epoch())
     for contestant in contestants:

@@ -1,4 +1,4 @@
-"""What `fastopt train` shows: what is trained, progress bars, and the table of results."""
+"""Output of `fastopt train`: the lines before the training, progress bars, and the table of results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .._text import aligned, in_one_unit, rounded
 from ..datasets import Dataset
 from ..models.progress import tqdm_class, wanted
 from ..optim import get_optimizer
-from .contest import Contestant, Experiment, disagreement
+from .experiment import Contestant, Experiment, disagreement
 
 COMPILING = "compiling kernels (first time only)"
-ROUNDING = 1e-5  # relative difference of losses in float32 beyond which one should say why
+ROUNDING = 1e-5  # relative difference of float32 losses beyond which the output explains it
 KINKED = ("relu", "leaky_relu")
 
 
 def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
-    """Return a few lines about what is trained, how, and on what."""
+    """Return lines on the data, the network, the training and the machine."""
     plan, model = contestants[0].experiment, contestants[0].model
     shape = "-".join(str(width) for width in (plan.x.shape[1], *plan.hidden, plan.outputs))
     size = sum(p.size for p in model.parameters)
@@ -54,7 +54,7 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
 
 
 def _data_rows(data: Dataset, plan: Experiment) -> list[tuple[str, str]]:
-    """Lines about a table: its target, its features and remarks."""
+    """Lines on a table: its target, its features and notes."""
     rows = [("target", data.targets + ", standardized" * plan.standardize_targets)] if data.targets else []
     features = []
     if data.preparation is not None and data.preparation.features > len(data.preparation.columns):
@@ -79,7 +79,7 @@ def _machinery(backend: str) -> str:
 
 
 class Progress:
-    """A bar for each contestant on a terminal or in a notebook; else one line, if there is something to compile."""
+    """A bar for each contestant on a terminal or in a notebook; elsewhere one line, if kernels must be compiled."""
 
     def __init__(self, contestants: Sequence[Contestant], quiet: bool) -> None:
         self._quiet, self._compiled = quiet, 0
@@ -89,18 +89,18 @@ class Progress:
             return
         tqdm, bar = tqdm_class()
         width = max(map(len, self._titles.values()))
-        for place, contestant in enumerate(contestants):
+        for position, contestant in enumerate(contestants):
             self._bars[id(contestant)] = tqdm(
                 total=contestant.experiment.epochs,
                 desc=contestant.title.ljust(width),
-                position=place,
+                position=position,
                 file=sys.stderr,
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}%|" + bar + "| epoch {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
             )
 
     def compiling(self, name: str) -> None:
-        """Say that the kernel `name` is being compiled."""
+        """Show that the kernel `name` is being compiled."""
         self._compiled += 1
         for bar in list(self._bars.values())[:1]:
             bar.set_postfix_str(f"{COMPILING}: {self._compiled}", refresh=True)
@@ -108,7 +108,7 @@ class Progress:
             print(f"{COMPILING} ...", file=sys.stderr, flush=True)
 
     def show(self, contestant: Contestant, figures: dict[str, float]) -> None:
-        """Advance the bar of `contestant` by an epoch with these figures."""
+        """Advance the bar of `contestant` by an epoch, with its loss and metrics."""
         if bar := self._bars.get(id(contestant)):
             bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
             bar.update()
@@ -130,7 +130,7 @@ class Progress:
 
 
 def result(contestants: Sequence[Contestant]) -> str:
-    """Return the table of results and what it takes to read it."""
+    """Return the table of results and notes on how to read it."""
     times = in_one_unit([contestant.median_seconds for contestant in contestants])
     slowest = contestants[-1].median_seconds
     compared = len(contestants) > 1
@@ -159,13 +159,13 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
     if len(contestants) > 1:
         losses = [contestant.step_losses for contestant in contestants[:2]]
         steps = min(map(len, losses))
-        apart = disagreement(*(series[:steps] for series in losses))
+        difference = disagreement(*(series[:steps] for series in losses))
         notes.append(
             "Both started from the same weights and saw the same batches, taking turns; in their first "
-            f"{steps} steps\nthe losses differ by at most {apart:.1e} of their size."
+            f"{steps} steps\nthe losses differ by at most {difference:.1e} of their size."
         )
         whole = first.experiment.dtype == "float32" and not first.experiment.compute_dtype
-        if apart > ROUNDING and whole and first.experiment.activation in KINKED:
+        if difference > ROUNDING and whole and first.experiment.activation in KINKED:
             notes.append(
                 "(More than rounding: where the input of a relu is 0 but for rounding, the two may take different "
                 "sides\nof the kink, and go slightly different ways from there. --dtype float64 makes that rare.)"
