@@ -34,7 +34,7 @@ from numba.extending import register_jitable
 
 from ... import formulas
 from ...denormals import flushed
-from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, warn_not_kept, write_sealed
 from ...interrupts import interrupts_held
 from . import vector_math  # noqa: F401 (kernels use it in place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
@@ -154,7 +154,7 @@ class _CompileNotice:
         cls.spent += seconds
         cls.kernels += 1
         if trouble is not None:
-            say_lost(cache_folder(), trouble)
+            warn_not_kept(cache_folder(), trouble)
         elif cls.spent > 1.0 and not announced:
             log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
 

@@ -56,7 +56,7 @@ def fresh(monkeypatch, tmp_path):
     """fresh(function, name): a kernel as a new process would have it, with a cache in tmp_path."""
     monkeypatch.setattr(Kernel, "names", {})
     monkeypatch.setattr(compile_._CompileNotice, "spent", 0.0)
-    monkeypatch.setattr(disk_cache, "_said", set())
+    monkeypatch.setattr(disk_cache, "_warned", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "cache"))
 
     def make(function=store, name="store", **options):
@@ -474,7 +474,7 @@ def test_whose_files_are_loaded(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def own(user, mode):
-        return not disk_cache.distrust(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
+        return not disk_cache.why_not_trusted(SimpleNamespace(st_uid=user, st_mode=0o100000 | mode))
 
     assert own(1000, 0o600)
     assert own(1000, 0o644)

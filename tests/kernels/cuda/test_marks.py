@@ -85,7 +85,7 @@ def names(done):
 def test_every_launch_is_named_and_marked(monkeypatch, recorded):
     monkeypatch.setattr(marks, "_seen", set())
     trained()
-    assert [(p.verb, p.batch, p.steps, p.another) for p in recorded] == [
+    assert [(p.verb, p.batch, p.steps, p.is_continuation) for p in recorded] == [
         ("train", 4, 2, False), ("train", 3, 1, True), ("train", 4, 2, False), ("train", 3, 1, True),
         ("evaluate", 5, 2, False), ("evaluate", 1, 1, True), ("predict", 5, 2, False), ("predict", 1, 1, True),
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_every_launch_is_named_and_marked(monkeypatch, recorded):
     last = 0
     for done in recorded:
         assert done.device == cuda.gpu_of(()).name
-        assert done.marks.shape == (1, len(done.numbers), 1 + 2 * len(done.costs))
+        assert done.marks.shape == (1, len(done.marked_steps), 1 + 2 * len(done.costs))
         assert (np.diff(done.marks, axis=2) >= 0).all()
         assert (done.marks[..., 0] >= done.start).all()
         assert (np.diff(done.marks[0, :, 0]) > 0).all()
@@ -170,7 +170,7 @@ def test_small_networks_as_one_kernel(monkeypatch, recorded):
     ours = trained(layers)
     trained(layers)
     passes = [done for done in recorded if done.verb == "train"]
-    assert [list(done.numbers) for done in passes][1:] == [[0, 1, 2]] * 3
+    assert [list(done.marked_steps) for done in passes][1:] == [[0, 1, 2]] * 3
     done = passes[-1]
     assert (done.rows, done.steps, names(done)) == (11, 3, ["fused 3-5-3"])
     (times,) = done.marks
