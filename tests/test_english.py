@@ -29,7 +29,6 @@ TO_REWRITE = {
     "fastopt/optim": 26,
     "fastopt/reports": 5,
     "fastopt/torch": 28,
-    "kernels": 8,
     "kernels/cuda/dense": 27,
     "kernels/cuda/fused": 1,
     "kernels/cuda/optim": 9,
