@@ -1,4 +1,4 @@
-"""In-place optimizer updates: a kernel for each rule, dtype and form, and one that runs those of many arrays.
+"""Optimizer updates in place: a kernel for each rule, dtype and form, and one that runs those of many arrays.
 
 A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory. Where p and g
 have 16 bits, rules calculate in float32, in one of three forms:
