@@ -89,7 +89,7 @@ def test_every_launch_is_named_and_marked(monkeypatch, recorded):
         ("train", 4, 2, False), ("train", 3, 1, True), ("train", 4, 2, False), ("train", 3, 1, True),
         ("evaluate", 5, 2, False), ("evaluate", 1, 1, True), ("predict", 5, 2, False), ("predict", 1, 1, True),
     ]  # fmt: skip
-    assert [list(p.numbers) for p in recorded] == [[1], [], [0, 1], [2], [1], [], [1], []]
+    assert [list(p.marked_steps) for p in recorded] == [[1], [], [0, 1], [2], [1], [], [1], []]
     last = 0
     for done in recorded:
         assert done.device == cuda.gpu_of(()).name
@@ -123,7 +123,7 @@ def test_steps_of_several_batches(monkeypatch, recorded):
     """Batches that end a step have launches of their own."""
     trained(accumulate=2, clip_norm=0.5)
     first, second, third = recorded[3:6]
-    assert [list(p.numbers) for p in (first, second, third)] == [[0], [1], [2]]
+    assert [list(p.marked_steps) for p in (first, second, third)] == [[0], [1], [2]]
     assert names(first)[-3:] == ["zero", "accumulate", "finish"]
     assert names(second)[-4:] == names(third)[-4:] == ["accumulate", "squares", "apply adam", "finish"]
     assert ("zero" in names(second), "zero" in names(third)) == (False, True)
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_left_out(monkeypatch, recorded):
     recorded.clear()
     monkeypatch.setattr(marks, "MARKS", 1)
     trained()
-    assert [(list(p.numbers), p.steps) for p in recorded[:2]] == [([0], 3), ([0], 3)]
+    assert [(list(p.marked_steps), p.steps) for p in recorded[:2]] == [([0], 3), ([0], 3)]
 
 
 @pytest.mark.skipif(not SIMULATED, reason="the device's own driver is asked in the other tests")
