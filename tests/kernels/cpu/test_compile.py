@@ -45,7 +45,7 @@ def store_all(address, value):
 
 
 def calls(kernel, factor=1):
-    """Whether the kernel does what it should."""
+    """True if the kernel computes the right result."""
     word = np.zeros(1, np.int64)
     kernel(address_of(word), 21)
     return int(word[0]) == 21 * factor
@@ -261,7 +261,7 @@ def test_an_edit_of_any_source_changes_the_digest(tmp_path):
 
 @compiled
 def test_a_kernel_from_elsewhere_is_compiled_again_when_its_file_has_changed(tmp_path):
-    """Whoever writes a kernel outside of this package must not be given the code of its last version."""
+    """A kernel outside of this package must not run the cached code of an older version of its source."""
     code = """
         import json, numpy as np, elsewhere
         out = np.zeros(1)
