@@ -246,4 +246,4 @@ def compile_one(selection: Selection, name: str) -> tuple[bool, str]:
     kernel, compiled = _known[selection][name], list[str]()
     with compiling(compiled.append):
         kernel.cubin(selection.capability)
-    return bool(compiled), why_not_loaded(kernel.place(selection.capability))
+    return bool(compiled), why_not_loaded(kernel.path(selection.capability))

@@ -1,7 +1,7 @@
-"""What a kernel needs and Python cannot say: memory at an address, in vectors of 128 bits.
+"""Primitives of kernels that Python cannot express: memory at an address, in vectors of 128 bits.
 
-Plain indexing gives scalar loads; a load of a vector from an aligned address is one instruction for 16 bytes. Every
-primitive has a pure-Python twin for the simulator, where the device's memory is that of the process.
+Plain indexing compiles to scalar loads; the load of a vector from an aligned address is one instruction for 16 bytes.
+Every primitive has a pure-Python twin for the simulator, where the device's memory is that of the process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ...formulas.dropout import WORD
 from .compile import SIMULATED
 
 VECTOR = 16  # bytes of the widest load
-ANY, GLOBAL, SHARED = 0, 1, 3  # where an address lies, as NVVM numbers it: ANY costs a little to find out
+ANY, GLOBAL, SHARED = 0, 1, 3  # address spaces, by NVVM's numbers; an access to ANY must find out which it is
 
 
 def _word(x):
     return int(x) & WORD
 
 
-# An unsigned number of 64 bits, as draws at random are made of: in Python its own integers are.
+# An unsigned integer of 64 bits, for random draws; in Python an int.
 word = _word if SIMULATED else np.uint64
 
 
@@ -239,8 +239,8 @@ def _compiled_address_in(space: int) -> Any:
 
 # ---------------------------------------------------------------- simulated
 def view(address: int, count: int, kind: str) -> np.ndarray:
-    """Memory of this process as an array."""
-    if count and not address:  # of which NumPy makes memory of its own
+    """Return memory of this process as an array."""
+    if count and not address:  # NumPy would allocate memory for it
         raise AssertionError("memory at address 0: a device would stop here")
     dtype = np.dtype(kind)
     memory = (ctypes.c_char * (int(count) * dtype.itemsize)).from_address(int(address))
@@ -273,7 +273,7 @@ def _simulated_address_in(space: int) -> Any:
 
 
 def check_aligned(address: int, kind: str, width: int) -> None:
-    """Raises where a device would stop."""
+    """Raise AssertionError for an access that would stop a device."""
     if address % (width * np.dtype(kind).itemsize):
         raise AssertionError(f"{width} values of {kind} at once from {address}: a device would stop here")
 

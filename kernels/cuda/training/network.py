@@ -57,10 +57,10 @@ class _Training:
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
-        places = iter(self.states.places)
+        places = iter(self.states.addresses)
         where = Places(
-            network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.places, self.totals.places, network.mirror.copies,
+            network.mirror.addresses, [[next(places) for _ in of_param] for of_param in states],
+            self.gradients.addresses, self.totals.addresses, network.mirror.copies,
         )  # fmt: skip
         elements, net = [p.size for p in params], network.net._replace(variation=variation)
         copy = net.compute if where.copies else ""
@@ -97,7 +97,7 @@ class _Training:
         table = program.judge(z, t, labels, rows, *places)
         beside = updates.beside and not self.batches.marked
         after = partial(program.add, updates.update_layer) if beside else lambda parameter: None
-        program.backward(trail, rows, self.gradients.places, after)
+        program.backward(trail, rows, self.gradients.addresses, after)
         if self.totals is not self.gradients:
             if kind.first:
                 program.add(self.gpu.zero, self.totals.memory.address, self.totals.size, self.stream)
