@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     """Compile or load the selected kernels, and print how many of each."""
     from ..kernels.cuda.runtime import requirements
 
-    found = requirements.parts()
+    found = requirements.find_requirements()
     if lacking := [name for name in requirements.COMPILER if found[name] is None]:
         raise ImportError(f"compiling for GPUs lacks {', '.join(lacking)}: pip install 'fastopt[cuda-compiler]'")
     if requirements.simulated():

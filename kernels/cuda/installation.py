@@ -29,12 +29,12 @@ def trouble(*more: str) -> str:
 
     The last of the checks compiles a kernel and loads it into the current device, once a process.
 
-    more: parts that are needed besides the compiler, the driver and a device.
+    more: requirements besides the compiler, the driver and a device.
     """
     if requirements.simulated():
         there = requirements.numba_cuda()
         return "" if there else f"the backend 'cuda' lacks numba-cuda: {INSTALL} brings the libraries"
-    found = requirements.parts()
+    found = requirements.find_requirements()
     lacking = [name for name in (*COMPILER, *more, "driver") if found[name] is None]
     if lacking:
         advice = [f"{INSTALL} brings the libraries"] if set(lacking) & {*COMPILER, *more} else []

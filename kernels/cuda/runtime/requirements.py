@@ -18,7 +18,7 @@ def simulated() -> bool:
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
-def parts() -> dict[str, Any]:
+def find_requirements() -> dict[str, Any]:
     """Return every requirement with its version or path, None if it is missing; and the devices, by their names."""
     found: dict[str, Any] = {"numba-cuda": numba_cuda()}
     found |= {"libNVVM": _library("nvvm"), "nvJitLink": nvjitlink.find(), "NVRTC": _library("nvrtc")}
