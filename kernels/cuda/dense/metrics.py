@@ -16,7 +16,8 @@ from ...formulas import METRICS
 from ...metrics import OF_CLASSES
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import array_loader, plain, reader, writer
+from ..runtime.primitives import reader, writer
+from ..runtime.vectors import array_loader, plain
 from .epilogues import Shape
 from .reductions import COLUMN_LANES, NOT_RANKED, ROW_LANES, add_up, argmax, rank_of_class
 
