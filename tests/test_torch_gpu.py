@@ -13,14 +13,14 @@ import fastopt as fo
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 from helpers_gpu import settled  # noqa: E402, F401 (a fixture)
-from helpers_torch import NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
+from helpers_torch import CAPTURABLE, FUSED, NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
 
-from fastopt.torch._reach import lacking  # noqa: E402
+from fastopt.torch._devices import why_no_cuda  # noqa: E402
 
 if not torch.cuda.is_available():
     pytest.skip("needs a torch with CUDA, and a GPU", allow_module_level=True)
-if lacking():
-    pytest.skip(lacking(), allow_module_level=True)
+if why_no_cuda():
+    pytest.skip(why_no_cuda(), allow_module_level=True)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,8 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
 ]
 
-FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
-CAPTURABLE = ("RMSprop", "Adam", "AdamW")
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SHAPES = [(257, 33), (9,), (), (0, 3), (5000,)]
 
