@@ -7,7 +7,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
+if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
     from . import callbacks as callbacks
     from . import conventions as conventions
     from . import datasets as datasets
@@ -46,15 +46,15 @@ _NAMES = {
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "schedules")
 
-__all__ = ["__version__", *_HOMES, *_MODULES]
+__all__ = ["__version__", *_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _HOMES:
-        value = getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULE_OF:
+        value = getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
     elif name in _MODULES:
         value = _import_module(f".{name}", __name__)
     elif name == "__version__":

@@ -198,7 +198,7 @@ def kind(layer: Layer) -> str:
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Return the layer as plain values for a file; an initializer that is an array becomes None: weights replace it."""
+    """Return the layer as plain values for a file; None stands for an initializer that is an array."""
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}

@@ -38,8 +38,8 @@ KERNELS = {
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
-    "cuda/dense": "cuda/runtime formulas metrics spec costs",
-    "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs",
+    "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
+    "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
     "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
     " interrupts",
     "cuda/installation": "cuda/runtime cuda/optim",
@@ -92,7 +92,7 @@ BENCHMARKS = {
 }
 LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
 
-# What is still to be mended; a test names the entries that no longer are. Both lists are to become empty, and to go.
+# Faults still to be mended; a test names those that no longer are. Both lists are to become empty, and to go.
 IMPORTS_TO_MEND: set[tuple[str, str]] = set()
 CIRCLES_TO_MEND: list[set[str]] = []
 

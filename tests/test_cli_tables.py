@@ -81,7 +81,7 @@ def test_missing(train, run, tmp_path, missing):
 
 
 def test_validation_rows_give_no_means(train, tmp_path):
-    """Fillings of gaps, and scales of features, are those of the rows that are trained on."""
+    """Values for missing cells and scales of features come from the rows for training."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"i": np.arange(40.0), "a": rng.normal(size=40), "y": rng.normal(size=40)})
     frame.loc[::9, "a"] = None
@@ -158,7 +158,7 @@ def test_two_classes_of_any_names(train, run, tmp_path, path, loss, labels):
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in REGRESSION_LOSSES])
 def test_more_classes(train, tmp_path, loss):
-    """Also one against the rest: the classes are those of the data, and the largest output says which."""
+    """One against the rest, too: the classes are those of the data, and the largest output is the class."""
     model, _ = train(write_fruit(tmp_path / "a.csv"), "--loss", loss, "--standardize", "--lr", 0.03, epochs=40)
     assert model.classes.tolist() == list(FRUIT)
     data = datasets.read_table(tmp_path / "a.csv")
@@ -167,7 +167,7 @@ def test_more_classes(train, tmp_path, loss):
 
 
 def test_one_row_of_a_class(train, tmp_path):
-    """Wherever it is: among the rows for training, of the test, or held out by fit."""
+    """The row may be for training, for testing, or held out by fit."""
     lines = [f"{i},{'rare' if i == 7 else ('x', 'y')[i % 2]}" for i in range(30)]
     (tmp_path / "a.csv").write_text("\n".join(["a,k", *lines]))
     for seed in range(6):

@@ -1,4 +1,4 @@
-"""The package's front door: cheap to import, every name there, one version."""
+"""Import of the package: it is cheap, has every public name, and one version."""
 
 import ast
 import importlib.metadata
@@ -51,7 +51,7 @@ def test_type_checkers_are_told_the_same_names():
             starred = node.names[0].name == "*"  # all names of a stub
             names = stubbed_names(node.module) if starred else [alias.asname for alias in node.names]
             told |= set(names)
-            home = fastopt._HOMES.get(names[0])
+            home = fastopt._MODULE_OF.get(names[0])
             assert home == node.module
     assert told == set(fastopt.__all__)
 

@@ -6,7 +6,6 @@ import gc
 import inspect
 import logging
 import os
-import pickle
 import re
 import signal
 import sys
@@ -463,4 +462,4 @@ def test_kept_programs_hold_no_data(backend):
     del data
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
-    assert len(pickle.dumps(model)) == len(pickle.dumps(copy.deepcopy(model)))  # nor are they in a pickle or a copy
+    assert not copy.deepcopy(model)._kept_networks

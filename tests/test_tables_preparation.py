@@ -337,7 +337,7 @@ def test_categories_that_look_like_numbers(tmp_path):
 
 
 def test_a_header_is_known_by_its_names(tmp_path):
-    """Whatever the cells look like."""
+    """The cells of the new table may look like numbers."""
     preparation = datasets.read_table(write(tmp_path, "0,1,2\n" + "a,x,1\nb,y,0\nb,x,0\n" * 3)).preparation
     assert preparation.transform(write(tmp_path, "0,1\na,x\n", "new.csv")).tolist() == [[1, 0, 1, 0]]
     assert preparation.transform(write(tmp_path, "1,0\nx,a\n", "new.csv")).tolist() == [[1, 0, 1, 0]]

@@ -1,4 +1,4 @@
-"""`fastopt info`: versions, processor, threads, BLAS, GPU, cached kernels and data, and what could be installed."""
+"""`fastopt info`: versions, processor, threads, BLAS, GPU, cached kernels and data, and possible installations."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _clock() -> _Clock:
 def marking(
     listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
 ) -> Iterator[Kernel]:
-    """Context whose value is the kernel for a filled record RUN that marks its phases; the listener gets its `Pass`."""
+    """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener."""
     slots, clock = 1 + 2 * len(costs), _clock()
     steps = int(min(run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)
