@@ -28,7 +28,7 @@ from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
-from fastopt.kernels.metrics import OF_CLASSES
+from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
@@ -99,7 +99,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for name, row in METRICS.items():
-            for scored in OF_CLASSES if row.of_classes else ():
+            for scored in scored_forms(name) if row.of_classes else ():
                 yield (
                     f"{name} {scored} {dtype}",
                     lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
