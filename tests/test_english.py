@@ -23,15 +23,15 @@ DIALECTS = ("but came", "but got", "expected ")
 # Faults of folders that are still to be rewritten. They may only become fewer; the list is to become empty, and to go.
 TO_REWRITE = {
     "benchmarks/cuda": 19,
-    "fastopt": 8,
-    "fastopt/models": 7,
+    "fastopt": 5,
     "fastopt/optim": 7,
     "fastopt/torch": 29,
-    "kernels/cuda/dense": 28,
-    "kernels/cuda/fused": 1,
-    "kernels/cuda/optim": 13,
-    "kernels/cuda/runtime": 25,
-    "kernels/cuda/training": 11,
+    "kernels": 9,
+    "kernels/cpu/dense": 1,
+    "kernels/cpu/optim": 1,
+    "kernels/cuda/dense": 1,
+    "kernels/cuda/optim": 5,
+    "kernels/cuda/runtime": 22,
     "kernels/formulas/optimizers": 1,
     "kernels/reference": 4,
 }
