@@ -27,13 +27,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .models.checkpoint import load_model as load_model
     from .models.history import History as History
     from .models.sequential import Sequential as Sequential
-    from .optim import SGD as SGD
-    from .optim import Adagrad as Adagrad
-    from .optim import Adam as Adam
-    from .optim import AdamW as AdamW
-    from .optim import Optimizer as Optimizer
-    from .optim import RMSprop as RMSprop
-    from .optim import get_optimizer as get_optimizer
+    from .optim import *  # noqa: F403
     from .preprocessing import Normalization as Normalization
     from .preprocessing import Rescaling as Rescaling
     from .profiling import profile as profile
@@ -48,7 +42,7 @@ _NAMES = {
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
     "models.sequential": ("Sequential",),
-    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSprop", "get_optimizer"),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }

@@ -16,9 +16,9 @@ import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense import epilogues, metrics, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
+from fastopt.kernels.cuda.dense.epilogues import TILE_ROWS, Shape
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.optim.updates import update_kernel
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
@@ -47,7 +47,7 @@ ALL = (*REAL, "float16", "bfloat16")
 Outputs = list[Any]  # arrays on the device
 
 # More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
-SHAPES = [(HIGH + 3, 7), (HIGH + 3, 8)]
+SHAPES = [(TILE_ROWS + 3, 7), (TILE_ROWS + 3, 8)]
 SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in vectors
 
 
@@ -218,9 +218,9 @@ def _hits(name: str, scored: str, dtype: str) -> Outputs:
     shape = SHAPE
     loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
-    sums, boundaries = there(np.zeros(losses.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
+    sums, boundaries = there(np.zeros(metrics.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
+    metrics.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt.kernels.formulas import LOSSES
+from fastopt.kernels.formulas.optimizers import CLASSES
 
 Arrays = dict[str, np.ndarray]
 
@@ -245,9 +246,10 @@ def _backward(activation: str) -> Callable[[str, str, Arrays], list[Any]]:
 
 
 OPTIMIZERS: dict[str, Callable[..., fo.Optimizer]] = {
-    "SGD": lambda p, **more: fo.SGD(p, lr=0.1, momentum=0.9, **more), "Adagrad": fo.Adagrad, "RMSprop": fo.RMSprop,
-    "Adam": lambda p, **more: fo.Adam(p, lr=0.1, amsgrad=True, **more), "AdamW": fo.AdamW,
-}  # fmt: skip
+    **{name: getattr(fo, name) for name in CLASSES},
+    "SGD": lambda p, **more: fo.SGD(p, lr=0.1, momentum=0.9, **more),
+    "Adam": lambda p, **more: fo.Adam(p, lr=0.1, amsgrad=True, **more),
+}
 
 
 def _gradients(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:

@@ -140,7 +140,7 @@ def _give(
     if clip_norm is not None:
         optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=first.device)
         with there.gpu.active():
-            there.gpu.copy(norm.data_ptr(), there.plan.norm_at, 8, stream)
+            there.gpu.copy(norm.data_ptr(), there.plan.norm_address, 8, stream)
     if scale is not None and originals:
         divisor = scale if found is None else torch.where(found != 0, 1.0, scale)
         with torch.no_grad():

@@ -18,7 +18,7 @@ from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_
 from ._fast_path import same_again
 from ._param_states import Slot, lay_out, make_slots, targets_of, why_not_gradient
 from ._reach import DEVICE, HOST
-from ._rules import peer_of, read_group
+from ._rules import FUSED, peer_of, read_group
 
 
 def watched(optimizer: Any) -> bool:
@@ -270,12 +270,12 @@ def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, A
 def scaling(optimizer: Any) -> bool:
     """Whether a GradScaler has left word; it does for optimizers that were made with fused=True."""
     found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-    return peer_of(type(optimizer)) is not torch.optim.RMSprop and any(value is not None for value in found)
+    return peer_of(type(optimizer)) in FUSED and any(value is not None for value in found)
 
 
 def _skipped(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
-    return found is not None and peer_of(type(optimizer)) is not torch.optim.RMSprop and bool(found)
+    return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
 
 
 def torch_step(optimizer: Any) -> None:

@@ -65,7 +65,7 @@ class Fused:
 
     def __call__(self, chunk: range) -> None:
         """Launch these batches, which follow those of the launch before."""
-        self.gpu.launch_alone(self.kernel, self.threads, self.shared, self.stream, self.memory.address, len(chunk))
+        self.gpu.launch_one_block(self.kernel, self.threads, self.shared, self.stream, self.memory.address, len(chunk))
 
 
 def fused_training(gpu: Any, stream: int, net: Structure, rule: str, data: FusedPass) -> Fused | None:

@@ -16,8 +16,10 @@ from ... import costs
 from ...formulas import LOSSES
 from ...profile import Cost
 from ..dense.epilogues import activate
+from ..dense.finish import finish
 from ..dense.layer import run_backward, run_forward
-from ..dense.losses import finish, run_hits, run_loss, run_softmax
+from ..dense.losses import run_loss, run_softmax
+from ..dense.metrics import run_hits
 from ..dense.products import APPLIED, BYTES, Product
 from ..dense.rows import LABEL, dropout, gather, scatter
 from ..dense.structure import Structure

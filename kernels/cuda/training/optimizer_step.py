@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...spec import SAME, BufferUpdate
-from ..optim.norm import SETTLE, SUM, squares_kernel
+from ..optim.norm import RESOLVE_STEP, SUM, squares_kernel
 from ..optim.plan import Table
 from ..optim.updates import accumulate_kernel
 from ..runtime.compile import Kernel
 from ..runtime.device import launch
-from ..runtime.records import CONTROL, ROW, SETTINGS, TURNS
+from ..runtime.records import CONTROL, POINTERS, ROW, SETTINGS
 from ..runtime.storage import COPY
 
 # Parameters of a network from which on layers are updated by themselves: an ESTIMATE, not measured on any GPU. So many
@@ -77,7 +77,7 @@ class Updates:
         """A pass is to begin, with the first row of scalars."""
         self.gpu.copy_in(self.control.address, self._start, self.stream)
         settings = np.zeros(1, SETTINGS)
-        settings["scale"], settings["most"] = 1, math.inf if clip_norm is None else clip_norm
+        settings["scale"], settings["max_norm"] = 1, math.inf if clip_norm is None else clip_norm
         self.gpu.copy_in(self.settings.address, settings, self.stream)
 
     def shares(self, share: float) -> Any:
@@ -94,7 +94,7 @@ class Updates:
         """Leaves the factor in the control record that brings the norm of all gradients down to the largest."""
         self._launch(squares_kernel(self.dtype), self.turns, self.sums.address)
         places = self.sums.address, self.table.tiles, self.settings.address, self.control.address
-        launch(self.gpu, SETTLE, 1, self.stream, *places)
+        launch(self.gpu, RESOLVE_STEP, 1, self.stream, *places)
 
     def update(self) -> None:
         """The optimizer's step, from the totals."""
@@ -118,7 +118,7 @@ class Updates:
         self._joined.before(self.stream)
 
     def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int) -> Any:
-        turns = np.zeros(len(changed), TURNS)
+        turns = np.zeros(len(changed), POINTERS)
         turns["p"], turns["g"], turns["row"] = changed, gradients, row
         memory = self.gpu.allocate(turns.nbytes)
         self.gpu.copy_in(memory.address, turns, self.stream)
@@ -128,5 +128,5 @@ class Updates:
         self, kernel: Kernel, turns: Any, last: int, table: Table | None = None, stream: int | None = None
     ) -> None:
         table, stream = table or self.table, self.stream if stream is None else stream
-        places = table.records, turns.address + table.first * TURNS.itemsize, table.owners
+        places = table.records, turns.address + table.first * POINTERS.itemsize, table.owners
         launch(self.gpu, kernel, table.tiles, stream, *places, table.tiles, last)

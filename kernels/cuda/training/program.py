@@ -18,17 +18,11 @@ from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import scored_by
 from ...spec import DropoutSpec
 from ..dense.epilogues import Shape, activate, sums_bytes
+from ..dense.finish import finish
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
-from ..dense.losses import (
-    SUMS_OF_METRICS,
-    finish,
-    hits_tiles,
-    loss_tiles,
-    run_hits,
-    run_loss,
-    run_softmax,
-)
+from ..dense.losses import SUMS_OF_METRICS, loss_tiles, run_loss, run_softmax
+from ..dense.metrics import hits_tiles, run_hits
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
 from ..dense.rows import LABEL, dropout, gather, scatter
 from ..dense.structure import Structure

@@ -13,6 +13,7 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
@@ -88,7 +89,7 @@ def test_losses(case, name):
     gpu, shape = gpu_of({z.at}), Shape(count, columns, z.stride, kind)
     losses.run_loss(gpu, 0, name, z.at, t_at, dz.at, at(sums), at(more), shape, t_stride)
     table = to_device(np.array([(at(sums), sums.size, at(more) + 8, 0)], TOTALS).view(np.int64))
-    losses.finish(gpu, 0, at(table), 1, at(clock), 0)
+    finish(gpu, 0, at(table), 1, at(clock), 0)
     theirs = np.empty((count, columns))
     mean = reference.loss(LossSpec(name), z.values, t, theirs)
     terms = count if row.by_row else count * columns

@@ -8,13 +8,15 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.dense.epilogues import vector
+from fastopt.kernels.cuda.dense.finish import FINISH
 from fastopt.kernels.cuda.dense.losses import loss_kernel, loss_kernels
-from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, rows_kernels
+from fastopt.kernels.cuda.dense.metrics import metric_kernels
+from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, rows_kernels, vector
 
-KERNELS = list(
-    dict.fromkeys(k for dtype in ("float32", "float64") for k in (*rows_kernels(dtype), *loss_kernels(dtype)))
-)
+KERNELS = [FINISH]
+for dtype in ("float32", "float64"):
+    KERNELS += dict.fromkeys([*rows_kernels(dtype), *loss_kernels(dtype), *metric_kernels(dtype)])
+KERNELS = list(dict.fromkeys(KERNELS))
 CASES = [(kernel, (9, 0)) for kernel in KERNELS]
 CASES += [(loss_kernel(name, "float32"), (8, 0)) for name in ("binary_crossentropy", "categorical_crossentropy")]
 
