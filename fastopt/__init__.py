@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
-    from .models.checkpoint import load_model as load_model
     from .models.history import History as History
+    from .models.loading import load_model as load_model
     from .models.sequential import Sequential as Sequential
     from .optim import *  # noqa: F403
     from .preprocessing import Normalization as Normalization
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
 
 _NAMES = {
     "callbacks": ("Callback", "EarlyStopping"),
-    "models.checkpoint": ("load_model",),
+    "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),

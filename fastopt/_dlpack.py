@@ -1,7 +1,7 @@
-"""Arrays of other libraries, as NumPy views of their memory: what speaks `__dlpack__` on the CPU.
+"""NumPy views of other libraries' arrays on the CPU, through `__dlpack__`.
 
-The capsule that `__dlpack__` returns is read here, not by `np.from_dlpack`: that makes read-only arrays in NumPy before
-2.2.5 and wherever the exporter speaks DLPack below 1.0 (as JAX, and torch before 2.9, do), and knows no bfloat16.
+The capsule that `__dlpack__` returns is read here, not by `np.from_dlpack`: its arrays are read-only in NumPy before
+2.2.5, and for every exporter below DLPack 1.0 (JAX, and torch before 2.9), and it has no bfloat16.
 
 Source: https://dmlc.github.io/dlpack/latest/c_api.html and python_spec.html.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-_NEWEST = (1, 0)  # the version of DLPack that is asked for; a later 1.x has the same fields
+_NEWEST = (1, 0)  # version of DLPack that is requested; a later 1.x has the same fields
 _READ_ONLY, _COPIED = 1, 2  # flags
 _ON_CPU = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost: ordinary memory, and ordinary memory that is pinned
 _CODES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
@@ -23,7 +23,7 @@ _DTYPES = {
     for code, name in _CODES.items()
     for bits in {"bool": (8,), "bfloat": (), "float": (16, 32, 64), "complex": (64, 128)}.get(name, (8, 16, 32, 64))
 }
-BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # NumPy has none: its bits, under a name that nothing else has
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # NumPy has none: its bits, under a field name of our own
 _DTYPES[4, 16] = BFLOAT16
 # Libraries whose arrays never change, and whose capsules (DLPack below 1.0) cannot say so.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
@@ -45,7 +45,7 @@ class _Versioned(ctypes.Structure):  # DLManagedTensorVersioned; the older DLMan
     )  # fmt: skip
 
 
-# Prototypes of our own: the functions of ctypes.pythonapi are everybody's, and so are the types set on them.
+# Prototypes of our own: argument types set on ctypes.pythonapi's functions would be everybody's.
 _name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
@@ -53,7 +53,7 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 class _MemoryView:
-    """Memory that NumPy is to look at, kept alive by `owner`: a capsule gives it back when it goes."""
+    """Memory for `np.asarray`; `owner` keeps it alive, such as a capsule, which releases it when it is deleted."""
 
     __slots__ = ("__array_interface__", "owner")
 
@@ -67,29 +67,29 @@ def speaks_dlpack(value: Any) -> bool:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether it is torch's; without importing torch."""
+    """True for a tensor of torch's; without importing torch."""
     return isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def detached(value: Any) -> Any:
-    """Without its tie to autograd, which refuses to hand out the memory of what requires gradients; the same memory."""
+    """The array without autograd, which does not hand out the memory of tensors that require gradients; a view."""
     return value.detach() if getattr(value, "requires_grad", False) is True else value
 
 
 def view_of(name: str, value: Any, in_place: bool = False) -> np.ndarray:
-    """The memory of an array that speaks `__dlpack__` as a NumPy array, which keeps it alive; nothing is copied.
+    """A NumPy view of an array with `__dlpack__`, which it keeps alive.
 
-    It is read-only where the exporter says so. Refused: other devices, dtypes that NumPy does not have, and if it is to
-    be changed `in_place`, a copy.
+    It is read-only if the exporter says so. Refused: other devices, dtypes that NumPy does not have, and an exporter's
+    copy if the array is to be changed `in_place`.
     """
-    interface = _asked(value) if is_tensor(value) and not in_place else None
+    interface = _tensor_interface(value) if is_tensor(value) and not in_place else None
     if interface is not None:
         return np.asarray(_MemoryView(interface, value))
     return np.asarray(_MemoryView(*_exported(name, value, in_place)))
 
 
 def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, Any], Any]:
-    """What NumPy must know of an array's memory, and what keeps that alive."""
+    """The `__array_interface__` of an array's memory, and the capsule that keeps it alive."""
     try:
         value = detached(value)
         negated = is_tensor(value) and value.is_neg()  # torch hands out its memory all the same
@@ -118,8 +118,8 @@ def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, 
     return interface, capsule
 
 
-def _asked(tensor: Any) -> dict[str, Any] | None:
-    """The first of the two, asked of a plain tensor in a quarter of the time; None where it is not so plain."""
+def _tensor_interface(tensor: Any) -> dict[str, Any] | None:
+    """The `__array_interface__` of a plain tensor, without a capsule in a quarter of the time; None for others."""
     torch: Any = sys.modules["torch"]
     address = address_of(tensor)
     if not address or not tensor.is_floating_point() or tensor.itemsize == 1:
@@ -127,11 +127,11 @@ def _asked(tensor: Any) -> dict[str, Any] | None:
     width = tensor.itemsize
     strides = tuple([width * stride for stride in tensor.stride()])
     dtype = _DTYPES[4 if tensor.dtype is torch.bfloat16 else 2, 8 * width]
-    return _words(dtype, tuple(tensor.shape), strides, address, False)
+    return _array_interface(dtype, tuple(tensor.shape), strides, address, False)
 
 
 def address_of(tensor: Any) -> int:
-    """Where the elements of a tensor begin, in memory on the CPU; 0 where it is not plainly its memory."""
+    """Address of a plain tensor's elements on the CPU; 0 for any other."""
     torch: Any = sys.modules["torch"]
     plain = type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
     if not plain or tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_neg():
@@ -143,22 +143,22 @@ def address_of(tensor: Any) -> int:
 
 
 def _interface(name: str, tensor: Any, read_only: bool) -> dict[str, Any]:
-    """NumPy's words for a DLTensor. Here dtypes are told apart, by their code and bits."""
+    """The `__array_interface__` of a DLTensor, whose dtype is looked up by its code and bits."""
     dtype = _DTYPES.get((tensor.code, tensor.bits))
     if dtype is None or tensor.lanes != 1:
         known = tensor.code in _CODES and tensor.lanes == 1
         what = f"{_CODES[tensor.code]}{tensor.bits}" if known else f"DLPack's {tensor.code, tensor.bits, tensor.lanes}"
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16; got {what}")
     address = tensor.data + tensor.byte_offset if tensor.data else 0
-    axes, shape, strides = tensor.ndim, (), None  # of no axes there need not be either
+    axes, shape, strides = tensor.ndim, (), None  # without axes, both may be null
     if axes:
         shape = tuple(tensor.shape[:axes])
-        if tensor.strides:  # none: in C order
+        if tensor.strides:  # null: in C order
             strides = tuple([dtype.itemsize * stride for stride in tensor.strides[:axes]])
-    return _words(dtype, shape, strides, address, read_only)
+    return _array_interface(dtype, shape, strides, address, read_only)
 
 
-def _words(dtype: np.dtype, shape: Any, strides: Any, address: int, read_only: bool) -> dict[str, Any]:
+def _array_interface(dtype: np.dtype, shape: Any, strides: Any, address: int, read_only: bool) -> dict[str, Any]:
     fields = {"descr": dtype.descr} if dtype.names else {}
     return {
         "version": 3, "typestr": dtype.str, **fields, "shape": shape, "strides": strides, "data": (address, read_only),
@@ -170,15 +170,15 @@ def _described(value: Any) -> str:
 
 
 def capsule_of(value: Any) -> Any:
-    """A capsule with the newest version of DLPack that an array speaks, and that is understood here."""
+    """A capsule of the newest version of DLPack that an array supports, 1.0 at most."""
     try:
         return value.__dlpack__(max_version=_NEWEST)
-    except TypeError:  # as before DLPack 1.0
+    except TypeError:  # exporters below DLPack 1.0 have no max_version
         return value.__dlpack__()
 
 
 def _device_of(value: Any) -> int:
-    """What the array says of itself; kDLCPU where it says nothing that is to be understood."""
+    """The device type that the array states; kDLCPU if it states none."""
     try:
         return int(value.__dlpack_device__()[0])
     except Exception:  # such as torch's of the device "meta"

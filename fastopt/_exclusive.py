@@ -1,4 +1,4 @@
-"""One thread at a time: what keeps the weights of a model from being a mixture of two threads' work."""
+"""Locks that keep threads from mixing their work on the same weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class Exclusive:
-    """Lets threads read together, or one of them change things alone; the thread that does may enter again.
+    """A shared-exclusive lock, reentrant for the thread that holds it alone.
 
-    Short calls wait for one another. Beside a call that trains, which may take hours, those of other threads raise
-    RuntimeError. A copy, or what comes out of a pickle, is a new one, in which no thread is.
+    Short calls wait for one another. During a call that trains, which may take hours, calls of other threads raise
+    RuntimeError. A copy or unpickled lock is a new one, which no thread holds.
 
-    `trainings` has what each of the calls that train is about, the outermost first; they are of one thread.
+    `trainings` has one entry for each nested call that trains, the outermost first; all are of one thread.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Exclusive:
         self._process = os.getpid()
         self._changed = threading.Condition(threading.Lock())
         self._owner: int | None = None
-        self._depth = self._long = 0  # calls of the owner; those of them that train
+        self._depth = self._num_trainings = 0  # nested calls of the owner; those of them that train
         self._readers: dict[int, int] = {}
         self.trainings.clear()
 
@@ -36,13 +36,13 @@ class Exclusive:
 
     @contextmanager
     def alone(self, call: str, trains: bool = False) -> Iterator[None]:
-        """While open, no other thread is in; `call` is what an error says of it."""
+        """Hold the lock exclusively; `call` is the name of the method for errors."""
         me = threading.get_ident()
         with self._lock():
             self._wait_for_owner(me, call)
             self._owner = me
             self._depth += 1
-            self._long += trains
+            self._num_trainings += trains
         try:
             with self._changed:
                 while any(reader != me for reader in self._readers):
@@ -50,7 +50,7 @@ class Exclusive:
             yield
         finally:
             with self._changed:
-                self._long -= trains
+                self._num_trainings -= trains
                 self._depth -= 1
                 if not self._depth:
                     self._owner = None
@@ -58,7 +58,7 @@ class Exclusive:
 
     @contextmanager
     def shared(self, call: str) -> Iterator[None]:
-        """While open, no other thread is in alone."""
+        """Hold the lock together with other threads, while none holds it exclusively."""
         me = threading.get_ident()
         with self._lock():
             self._wait_for_owner(me, call)
@@ -73,13 +73,13 @@ class Exclusive:
                     self._changed.notify_all()
 
     def _lock(self) -> threading.Condition:
-        if self._process != os.getpid():  # in a child, other threads are gone, and what they held with them
+        if self._process != os.getpid():  # a forked child has no other threads, and none of their locks
             self._reset()
         return self._changed
 
     def _wait_for_owner(self, me: int, call: str) -> None:
         while self._owner not in (None, me):
-            if self._long:
+            if self._num_trainings:
                 raise RuntimeError(
                     f"another thread is training this model: {call} would work on weights that are changing. Call it"
                     " when fit has returned, or in a callback; or train a copy of the model (copy.deepcopy)"
@@ -109,23 +109,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class Single:
-    """A place for one: `taken` is open to one caller at a time, in whatever thread, and not even to that one twice.
+    """Lock that admits one caller at a time: others, and the same one again, get an error instead of waiting.
 
-    A copy, or what comes out of a pickle, is a new one, which is free.
+    A copy or unpickled lock is a new one, which is free.
     """
 
     def __init__(self) -> None:
-        self._free = threading.Lock()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Single], tuple[()]]:
         return Single, ()
 
     @contextmanager
     def taken(self, refusal: str) -> Iterator[None]:
-        """While open, others get a RuntimeError that says the refusal."""
-        if not self._free.acquire(blocking=False):
+        """Hold the lock; if it is held already, raise RuntimeError(refusal)."""
+        if not self._lock.acquire(blocking=False):
             raise RuntimeError(refusal)
         try:
             yield
         finally:
-            self._free.release()
+            self._lock.release()

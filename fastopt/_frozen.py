@@ -1,4 +1,4 @@
-"""Base of immutable objects that hold arrays."""
+"""Base class of immutable objects that hold arrays."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 class Frozen:
-    """Keeps arrays read-only, and in memory of the object's own, through pickle and copy, which do neither.
+    """Frozen dataclass whose arrays stay read-only, and in memory of its own, through pickle and copy.
 
-    For frozen dataclasses whose arrays are read-only from the start.
+    Both would make arrays writeable, and views of buffers of others. The arrays must be read-only from the start.
     """
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Any array a user hands over -> a validated one. Every error message about a single array is written here, but for
-those of arrays that are updated in place, which are in `_parameters`.
+"""Checks of users' arrays and numbers, which are returned as kernels need them.
 
-TypeError for a wrong kind or dtype, ValueError for a wrong shape or value; a message says what was expected and what
-came. Nothing here changes an array.
+All error messages about a single array are here, except those of arrays that are updated in place (`_parameters`).
+TypeError is for a wrong kind or dtype, ValueError for a wrong shape or value: "x must be ...; got ...". Nothing here
+changes an array.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ FLOATS = (FLOAT32, FLOAT64)
 
 
 def describe(value: Any) -> str:
-    """What came, in the words of an error message."""
+    """Description of a value for error messages: "got ..."."""
     if isinstance(value, np.ndarray):
         return f"a {value.dtype} array of shape {value.shape}"
     return repr(value) if value is None or isinstance(value, str | bool | int | float) else f"a {type(value).__name__}"
 
 
 def check_name(what: str, name: Any, known: Iterable[str]) -> str:
-    """`name` where it is one of the known ones; else a ValueError that lists them in their order."""
+    """Checks that `name` is one of the known ones; the error lists them in their order."""
     known = tuple(known)
     if not isinstance(name, str):
         raise TypeError(f"{what} must be one of {', '.join(known)}; got {describe(name)}")
@@ -37,10 +37,12 @@ def check_name(what: str, name: Any, known: Iterable[str]) -> str:
 
 
 def plain(name: str, value: Any) -> np.ndarray:
-    """An array of any dtype and layout, as a base-class view of the user's memory where that is an array already.
+    """A NumPy array of any dtype and layout; of the base class, and a view of the user's memory if that is possible.
 
-    What requires gradients in its own library is taken without them: they are for the caller to work out.
+    A tensor that requires gradients is detached: the caller computes its gradients.
     """
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: the mask would be ignored (use .filled)")
     try:
@@ -52,7 +54,7 @@ def plain(name: str, value: Any) -> np.ndarray:
 
 
 def native_float(name: str, array: np.ndarray, dtype: np.dtype | None = None) -> np.dtype:
-    """The native float32 or float64 of the array, whatever its byte order; it must be `dtype` where one is given."""
+    """Native dtype of an array of float32 or float64 in any byte order; if `dtype` is given, it must be that."""
     native = array.dtype.newbyteorder("=")
     if native not in FLOATS:
         raise TypeError(f"{name} must be float32 or float64; got {array.dtype}")
@@ -62,9 +64,9 @@ def native_float(name: str, array: np.ndarray, dtype: np.dtype | None = None) ->
 
 
 def as_float_array(name: str, value: Any, dtype: np.dtype | None = None) -> np.ndarray:
-    """A float array for a kernel: C-contiguous, aligned, native; the user's own memory where it is that already.
+    """A float array for kernels: C-contiguous, aligned, native; copied only if needed.
 
-    Arrays must be float32 or float64, and `dtype` where one is given. Lists and numbers become `dtype`, or float64.
+    Arrays must be float32 or float64, and `dtype` if that is given. Lists and numbers become `dtype`, or float64.
     """
     array = plain(name, value)
     if isinstance(value, list | tuple | int | float):
@@ -74,10 +76,10 @@ def as_float_array(name: str, value: Any, dtype: np.dtype | None = None) -> np.n
 
 
 def own(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Copy of an array for us to keep: C-contiguous, aligned, writeable, of the native `dtype`, with memory of its own.
+    """Copy of an array that we keep: C-contiguous, aligned, writeable, of the native `dtype`.
 
-    `astype` and `np.array` keep the order of the axes by default, and so the columns-first layout of a transposed
-    array, whose memory kernels would read as rows.
+    `astype` and `np.array` keep the order of the axes by default: a transposed array would stay columns first, and
+    kernels would read its columns as rows.
 
     >>> own(np.arange(6.0).reshape(2, 3).T, np.float32).flags.c_contiguous
     True
@@ -89,7 +91,7 @@ def as_numbers(name: str, value: Any, dtype: np.dtype | type) -> np.ndarray:
     """Real numbers of any dtype (such as the bytes of images, or a table of counts), converted to `dtype`."""
     array = plain(name, value)
     check_real(name, array, value)
-    with np.errstate(over="ignore"):  # what does not fit becomes inf, which `check_finite` reports
+    with np.errstate(over="ignore"):  # values out of range become inf, which `check_finite` reports
         return np.require(array, dtype, ["C", "A"])
 
 
@@ -101,7 +103,7 @@ def check_real(name: str, array: np.ndarray, value: Any) -> None:
 def check_matrix(
     name: str, array: np.ndarray, columns: int | None = None, rows: int | None = None, shape: str = "(batch, features)"
 ) -> np.ndarray:
-    """A matrix of at least one row and one column, and of exactly `rows` and `columns` where they are given."""
+    """Checks for a matrix of at least one row and one column, and of exactly `rows` and `columns` if given."""
     expected = f"{name} must have shape {shape}"
     if rows is not None or columns is not None:
         expected += f", here ({'any' if rows is None else rows}, {'any' if columns is None else columns})"
@@ -121,7 +123,7 @@ def check_vector(name: str, array: np.ndarray, length: int, shape: str) -> np.nd
 
 
 def check_finite(name: str, array: np.ndarray) -> np.ndarray:
-    """No NaN and no infinity; the message says where the first one is."""
+    """Checks for NaN and infinity; the error has the index of the first one."""
     if not np.isfinite(array).all():
         bad = ~np.isfinite(array)
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -133,7 +135,7 @@ def check_finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def check_labels(name: str, value: Any, classes: int, rows: int | None = None) -> np.ndarray:
-    """Class numbers 0 ... classes - 1 as a contiguous int64 vector; floats only where they are whole numbers."""
+    """Class numbers 0 ... classes - 1 as a contiguous int64 vector; floats must be whole numbers."""
     array = plain(name, value)
     check_real(name, array, value)
     if array.dtype.kind == "b":
@@ -160,7 +162,7 @@ def check_labels(name: str, value: Any, classes: int, rows: int | None = None) -
 
 
 def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
-    """Indices of the rows of an array as an int64 vector of its own memory: whole numbers from 0 to rows - 1."""
+    """Indices of rows of an array, integers from 0 to rows - 1, as a new int64 vector."""
     array = plain(name, value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers; got {array.dtype} ({describe(value)})")
@@ -175,7 +177,7 @@ def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
 
 
 def check_range(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Finite values in [low, high]."""
+    """Checks for finite values in [low, high]."""
     check_finite(name, array)
     wrong = (array < low) | (array > high)
     if wrong.any():
@@ -185,7 +187,7 @@ def check_range(name: str, array: np.ndarray, low: float, high: float) -> np.nda
 
 
 def check_row_sums(name: str, array: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
-    """Rows that sum to 1, as one-hot targets and probabilities do; the tolerance admits three decimals."""
+    """Checks that rows sum to 1, like one-hot targets and probabilities; the tolerance admits three decimals."""
     sums = array.sum(axis=1, dtype=np.float64)
     wrong = np.abs(sums - 1.0) > tolerance
     if wrong.any():
@@ -197,7 +199,7 @@ def check_row_sums(name: str, array: np.ndarray, tolerance: float = 1e-3) -> np.
 
 
 def as_signs(name: str, array: np.ndarray) -> np.ndarray:
-    """Targets -1 and 1; 0 and 1 are taken to mean -1 and 1."""
+    """Targets as -1 and 1; 0 stands for -1 if there are only 0 and 1."""
     for first, second in ((-1, 1), (0, 1)):
         if ((array == first) | (array == second)).all():
             return np.where(array == first, array.dtype.type(-1), array.dtype.type(1))
@@ -213,7 +215,7 @@ def _some(array: np.ndarray) -> str:
 
 
 def check_count(what: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least `least`, as Python's own."""
+    """A whole number of at least `least`, as a Python int."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{what} must be a whole number; got {describe(value)}")
     if value < least:
@@ -222,7 +224,7 @@ def check_count(what: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(what: str, value: Any, low: float, high: float = float("inf")) -> float:
-    """A number in [low, high), as Python's own."""
+    """A number in [low, high), as a Python float."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{what} must be a number; got {describe(value)}")
     if not low <= value < high:
@@ -232,7 +234,7 @@ def check_number(what: str, value: Any, low: float, high: float = float("inf")) 
 
 
 def check_in_domain(name: str, value: Any, domain: Domain) -> float | bool | None:
-    """A number, flag or None of the domain as Python's own; else an error with the domain and the value."""
+    """A number, flag or None of the domain, as Python's own; the error names the domain."""
     if value is None and domain.optional:
         return None
     kinds = bool | int | float | np.bool_ | np.integer | np.floating
@@ -250,7 +252,7 @@ def check_flag(what: str, value: Any) -> bool:
 
 
 def finite_rows(array: np.ndarray) -> np.ndarray:
-    """Which rows (along the first axis) of an array of real numbers hold no NaN and no infinity."""
+    """Boolean vector: rows (along the first axis) of an array of real numbers without NaN and infinity."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
     return np.isfinite(array).reshape(len(array), -1).all(axis=1)

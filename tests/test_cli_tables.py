@@ -8,11 +8,10 @@ import pytest
 from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
-from fastopt import datasets
+from fastopt import _random_rows, datasets
 from fastopt.cli import experiment
 from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
-from fastopt.models import batching
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +90,7 @@ def test_validation_rows_give_no_means(train, tmp_path):
         tmp_path / "a.csv", "--missing", "mean", "--validation-split", 0.25, "--seed", 5, "--standardize"
     )
     order = np.random.default_rng(5).permutation(40)[8:]
-    rows = order[batching.split(32, 0.25, 5, shuffle=True)[0]]
+    rows = order[_random_rows.split(32, 0.25, 5, shuffle=True)[0]]
     training = frame.loc[rows]
     fill = training["a"].mean()
     assert model.preparation["columns"][1]["fill"] == pytest.approx(fill)

@@ -305,7 +305,7 @@ def test_compiled_models_and_steps():
         model = network()
         optimizer = module.SGD(model.parameters(), lr=0.1, momentum=0.9)
         losses = train(torch.compile(model, backend="eager"), optimizer, 3)
-        assert module is torch.optim or "_fastopt_work" in vars(optimizer)
+        assert module is torch.optim or "_fastopt_plans" in vars(optimizer)
         step = torch.compile(optimizer.step, backend="eager")
         for _ in range(3):
             step()

@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch", reason="in the extra `torch`")
 from helpers_gpu import settled  # noqa: E402, F401 (a fixture)
 from helpers_torch import CAPTURABLE, FUSED, NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
 
-from fastopt.torch._reach import lacking  # noqa: E402
+from fastopt.torch._devices import why_no_cuda  # noqa: E402
 
 if not torch.cuda.is_available():
     pytest.skip("needs a torch with CUDA, and a GPU", allow_module_level=True)
-if lacking():
-    pytest.skip(lacking(), allow_module_level=True)
+if why_no_cuda():
+    pytest.skip(why_no_cuda(), allow_module_level=True)
 
 pytestmark = [
     pytest.mark.gpu,

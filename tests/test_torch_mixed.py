@@ -229,7 +229,7 @@ def test_explain():
         "group 0, parameter 1 z (4 complex64): torch: dtype complex64",
     ]
     assert not optimizer.state
-    assert "_fastopt_work" not in vars(optimizer)
+    assert "_fastopt_plans" not in vars(optimizer)
 
 
 def test_explain_of_torchs_own():

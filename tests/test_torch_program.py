@@ -341,5 +341,5 @@ def test_compiled_programs_run_torchs_code(monkeypatch):
     one, other = fastopt.torch.SGD(params, momentum=0.9), torch.optim.SGD(others, momentum=0.9)
     quietly(run, one, params, range(3))
     quietly(run, other, others, range(3))
-    assert "_fastopt_work" not in vars(one)
+    assert "_fastopt_plans" not in vars(one)
     assert_same(one, other, rtol=0, atol=0)

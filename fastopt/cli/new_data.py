@@ -206,7 +206,7 @@ def classifies(model: Sequential) -> bool:
     from ..models import _targets as targets
 
     spec = None if model.loss is None else model.loss.spec
-    return model.classes is not None or targets.reading(spec, model.last_activation, model.outputs) is not None
+    return model.classes is not None or targets.decision_rule(spec, model.last_activation, model.outputs) is not None
 
 
 def _targets(model: Sequential, raw: np.ndarray, at: Any) -> np.ndarray:

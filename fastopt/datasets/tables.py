@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _random_rows
 from .._validation import check_flag, check_number
-from ..models import batching
 from ._columns import Column, are_categories, read_column
 from ._frames import is_frame
 from ._layout import TableLayout, check_unique
@@ -295,7 +295,7 @@ def _rows_to_learn_from(rows: int, options: TableOptions) -> np.ndarray:
     """The training rows that `fit` will not hold out, with the same share and seed."""
     if not check_number("validation_split", options.validation_split, 0.0, 1.0):
         return np.arange(rows)
-    return batching.split(rows, options.validation_split, options.seed, shuffle=True)[0]
+    return _random_rows.split(rows, options.validation_split, options.seed, shuffle=True)[0]
 
 
 # ---------------------------------------------------------------- .npz

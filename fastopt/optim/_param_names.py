@@ -1,7 +1,7 @@
-"""Names of the arrays of an optimizer, the keys of the mappings that they were given in; by them states are loaded.
+"""Names of an optimizer's arrays, made of the keys of the user's mappings; `load_state_dict` matches states by them.
 
-They are what torch calls `param_names` in the groups of a state_dict: the keys on the way to an array, with points
-between them, as `torch.nn.Module.named_parameters` has them.
+They are torch's `param_names` in the groups of a state_dict: the keys that lead to an array, joined by points, as in
+`torch.nn.Module.named_parameters`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 def names_of(template: Template) -> Names | None:
-    """The names of the arrays of a group, in order; None where nothing but their positions tells them apart.
+    """The names of the arrays of a group, in order; None if they have positions only.
 
     >>> names_of({"dense": [0, 1], "out": {"w": 2}}), names_of([0, [1, 2]])
     (('dense.0', 'dense.1', 'out.w'), None)
@@ -27,7 +27,7 @@ def names_of(template: Template) -> Names | None:
         return None
     paths = list(_paths(template))
     dotted = tuple(".".join(map(str, path)) for path in paths)
-    # Keys with points of their own, or such as 1 and "1", may come to the same name.
+    # Keys that contain points, or are 1 and "1", may give the same name.
     return dotted if len(set(dotted)) == len(dotted) else tuple(repr(path) for path in paths)
 
 
@@ -49,13 +49,13 @@ def _paths(template: Template) -> Iterator[tuple[Any, ...]]:
 def in_order(saved: Groups, own: Sequence[Names | None]) -> Groups:
     """The groups of a state_dict in the order of an optimizer's, each with the numbers of its arrays in that order.
 
-    own: the names of the optimizer's arrays, by groups. Groups belong together that have the same names; those without
-    any, in their order. Where one side has no names at all, positions decide. TypeError, ValueError: names that are
-    none, or do not match.
+    own: the names of the optimizer's arrays, by groups. Groups match if they have the same names; those without names
+    match in their order. If one side has no names at all, positions decide. TypeError, ValueError: invalid names, or
+    names that do not match.
     """
     given = [_given(group, f"param_groups[{i}]") for i, group in enumerate(saved)]
     if len(given) != len(own):
-        return saved  # which is refused for that
+        return saved  # refused by the caller
     sources = _sources(given, own)
     if sources is None:
         theirs, ours = ({name for names in side for name in names or ()} for side in (given, own))
@@ -81,19 +81,19 @@ def _given(group: Mapping[str, Any], where: str) -> Names | None:
 
 
 def _sources(given: Sequence[Names | None], own: Sequence[Names | None]) -> list[int] | None:
-    """For each of the optimizer's groups the number of the saved one that is its; None where they do not match."""
+    """For each of the optimizer's groups the number of the saved one that matches; None if they do not all match."""
     positions = list(range(len(own)))
     if not any(given) or not any(own):
         return positions
     theirs, ours = ([None if names is None else frozenset(names) for names in side] for side in (given, own))
-    if theirs == ours:  # also where several groups have arrays of the same names
+    if theirs == ours:  # even if several groups have arrays of the same names
         return positions
     named = [names for names in theirs if names is not None]
     if len(set(named)) != len(named):
         return None
     unnamed = (i for i, names in enumerate(theirs) if names is None)
-    places = {names: i for i, names in enumerate(theirs) if names is not None}
-    found = [next(unnamed, -1) if names is None else places.get(names, -1) for names in ours]
+    positions_of = {names: i for i, names in enumerate(theirs) if names is not None}
+    found = [next(unnamed, -1) if names is None else positions_of.get(names, -1) for names in ours]
     return found if sorted(found) == positions else None
 
 

@@ -1,4 +1,4 @@
-"""Nested sequences and mappings of arrays: flattened once for the parameters, then matched by every gradient tree."""
+"""Nested sequences and mappings of arrays: parameters are flattened once, then every gradient tree is matched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flatten(tree: Any, path: str, leaves: list[tuple[str, Any]]) -> Template:
 
 
 def match(template: Template, tree: Any, path: str, out: list[Any]) -> None:
-    """Writes the leaves of a tree of the same structure into `out`; None leaves out everything below it."""
+    """Writes the leaves of a tree of the same structure into `out`; None skips a whole branch."""
     if tree is None:
         return
     if isinstance(template, int):

@@ -52,7 +52,7 @@ except ModuleNotFoundError as error:
 
 from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
-from ._accelerate import turn
+from ._accelerate import convert
 from ._explain import Explanation, Placement, explain
 from ._rules import ROWS, torch_class
 from ._step import Accelerated
@@ -92,4 +92,4 @@ def accelerate(optimizer: torch.optim.Optimizer) -> Any:
         >>> isinstance(opt, fastopt.torch.Adam)
         True
     """
-    return turn(optimizer, _CLASSES)
+    return convert(optimizer, _CLASSES)

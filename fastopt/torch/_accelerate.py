@@ -1,4 +1,4 @@
-"""An optimizer of torch's becomes one of ours."""
+"""Conversion of an optimizer of torch's into one of ours."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from ._step import Accelerated
 
 
-def turn(optimizer: torch.optim.Optimizer, classes: Mapping[type, type[Accelerated]]) -> Any:
-    """Give an optimizer the class of ours that belongs to its own: see fastopt.torch.accelerate."""
+def convert(optimizer: torch.optim.Optimizer, classes: Mapping[type, type[Accelerated]]) -> Any:
+    """Give an optimizer the class of ours that corresponds to its own; see fastopt.torch.accelerate."""
     if isinstance(optimizer, Accelerated):
         return optimizer
     cls = type(optimizer)
@@ -39,7 +39,7 @@ def turn(optimizer: torch.optim.Optimizer, classes: Mapping[type, type[Accelerat
 
 
 def _tracked(optimizer: Any) -> Any:
-    """What a learning-rate scheduler makes of `step`, to warn where it is called before the optimizer's first one."""
+    """`step` wrapped as learning-rate schedulers do, which warn if they are called before the optimizer."""
     step, owner = type(optimizer).step, weakref.ref(optimizer)
 
     @functools.wraps(step)

@@ -1,8 +1,8 @@
-"""Parameters on GPUs: a plan for each device, on torch's current stream; nothing waits.
+"""Parameters on GPUs: one plan for each device, on torch's current stream; nothing waits.
 
-Where the number of steps is decides the plan. On the host, as torch keeps it by default, the host makes the scalars of
-a step, and the numbers are those of the CPU's kernels, bit for bit. On the device, as with `fused` and `capturable`,
-the device does, and a GradScaler's verdict is read there.
+There are two kinds of plan, by where torch keeps the number of steps. If it is on the host, torch's default, the host
+computes the scalars of a step, and results are those of the CPU's kernels, bit for bit. If it is on the device, as with
+`fused` and `capturable`, the device computes them, and reads there what a GradScaler has found.
 """
 
 from __future__ import annotations
@@ -13,151 +13,160 @@ from typing import Any
 import torch
 
 from .. import _backends
-from ._fast_path import same_again
-from ._param_states import Slot, lay_out, targets_of, why_not_gradient
-from ._reach import DEVICE
-from ._rules import Group, peer_of, why_not_there
+from ._devices import DEVICE
+from ._fast_path import reusable_step
+from ._param_states import ParamState, buffer_updates, match_layout, why_not_gradient
+from ._rules import Group, peer_of, why_not_on_device
 
-Job = tuple[Slot, torch.Tensor]
-Key = tuple[torch.device, bool]  # of a plan: which GPU, and whether it counts steps
+Job = tuple[ParamState, torch.Tensor]  # a parameter and its gradient
+DeviceJob = tuple[Job, dict[str, Any]]  # with the options of its group
+PlanKey = tuple[torch.device, bool]  # the GPU, and True if it counts the steps
 
 
-def key_of(slot: Slot) -> Key:
-    return slot.p.device, slot.count is not None
+def plan_key(known: ParamState) -> PlanKey:
+    return known.p.device, known.device_counter is not None
 
 
 def why_not_step(
-    slot: Slot,
+    known: ParamState,
     g: torch.Tensor,
-    read: tuple[str, dict[str, Any], str],
+    group_options: tuple[str, dict[str, Any], str],
     state: Mapping[str, Any] | None,
     group: Group,
     defaults: Mapping[str, Any],
     scaled: bool,
 ) -> str:
-    """Why torch's code is needed for a parameter on a GPU; "": it is not, and the slot has the states."""
-    rule, options, whole = read
-    reason = whole or slot.reason or why_not_gradient(slot.p, g) or slot.use(state, rule, group, defaults)
-    return reason or why_not_there(slot.p, options, scaled, slot.count is not None)
+    """Why torch's code must update a parameter on a GPU; "": it need not, and the states are there.
+
+    group_options: of `read_group`.
+    """
+    rule, options, reason = group_options
+    reason = reason or known.reason or why_not_gradient(known.p, g)
+    reason = reason or known.ensure_states(state, rule, group, defaults)
+    return reason or why_not_on_device(known.p, options, scaled, known.device_counter is not None)
 
 
-class There:
-    """The plan of the parameters on one GPU whose steps are counted in one way."""
+class DevicePlan:
+    """The plan of the parameters on one GPU whose steps are counted in the same way."""
 
-    def __init__(self, slots: Sequence[Slot], key: Key, captured: list[Any]) -> None:
+    def __init__(self, param_states: Sequence[ParamState], key: PlanKey, captured: list[Any]) -> None:
         kernels = _backends.get(_backends.DEVICE)
-        self.counted = key[1]
-        self.members = [slot for slot in slots if slot.rule and slot.home == DEVICE and key_of(slot) == key]
-        targets = targets_of(self.members)
-        self.gpu = kernels.gpu_of({slot.address for slot in self.members})
+        self.is_counted = key[1]
+        planned = [known for known in param_states if known.rule and known.device_kind == DEVICE]
+        self.members = [known for known in planned if plan_key(known) == key]
+        updates = buffer_updates(self.members)
+        self.gpu = kernels.gpu_of({known.address for known in self.members})
         kernels.refuse_capture(self.gpu, _stream(self.members[0].p))
-        if self.counted:
-            counts = [slot.count for slot in self.members if slot.count is not None]
-            self.steps = counts  # alive as long as the plan that writes to them
-            numbers = [kernels.Number(count.data_ptr(), count.element_size()) for count in counts]
-            self.plan = kernels.CountedPlan(targets, numbers, self.gpu, captured)
+        if self.is_counted:
+            counters = [known.device_counter for known in self.members if known.device_counter is not None]
+            self.counters = counters  # alive as long as the plan that writes to them
+            numbers = [kernels.Number(counter.data_ptr(), counter.element_size()) for counter in counters]
+            self.plan = kernels.CountedPlan(updates, numbers, self.gpu, captured)
         else:
-            self.plan = kernels.Plan(targets, self.gpu)
+            self.plan = kernels.Plan(updates, self.gpu)
 
 
-def step_there(
+def step_on_device(
     optimizer: Any,
-    work: Any,
-    key: Key,
-    some: Sequence[tuple[Job, dict[str, Any]]],
+    plans: Any,
+    key: PlanKey,
+    jobs: Sequence[DeviceJob],
     clip_norm: float | None,
     scaled: bool,
 ) -> None:
-    """Update the parameters of one plan, made anew where it does not know all of their states."""
-    there = work.there.get(key)
-    if there is None or any(slot.place < 0 for (slot, _), _ in some):
-        captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # of all graphs, whatever becomes of the plan
-        there = work.there[key] = There(work.slots, key, captured)
-    count = len(there.members)
-    gradients, steps, present = [0] * count, [0] * count, [False] * count
+    """Update the parameters of one plan, made anew if it does not know all of their states."""
+    device_plan = plans.devices.get(key)
+    if device_plan is None or any(known.index < 0 for (known, _), _ in jobs):
+        captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # memory of all graphs; outlives the plan
+        device_plan = plans.devices[key] = DevicePlan(plans.param_states, key, captured)
+    count = len(device_plan.members)
+    gradients, numbers, present = [0] * count, [0] * count, [False] * count
     options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
-    kept, originals = [], []  # copies live until the kernels have been given to the stream
-    for (slot, g), own in some:
-        laid = lay_out(slot.p, g)
-        kept.append(laid)
-        if laid is not g:
+    kept, originals = [], []  # copies must live until the kernels have been given to the stream
+    for (known, g), own in jobs:
+        copy = match_layout(known.p, g)
+        kept.append(copy)
+        if copy is not g:
             originals.append(g)
-        gradients[slot.place], steps[slot.place], present[slot.place] = laid.data_ptr(), slot.steps(), True
-        options[slot.group] = own
-    slots = [slot for (slot, _), _ in some]
-    _give(optimizer, there, gradients, steps, present, options, slots, clip_norm, scaled, originals)
+        i = known.index
+        gradients[i], numbers[i], present[i] = copy.data_ptr(), known.next_step(), True
+        options[known.group] = own
+    changed = [known for (known, _), _ in jobs]
+    _launch(optimizer, device_plan, gradients, numbers, present, options, changed, clip_norm, scaled, originals)
 
 
-def repeated_there(optimizer: Any, work: Any, scaled: bool) -> bool:
-    """Make the step if it is the last one again, of one plan; else say that it is not, and change nothing."""
-    there: There = next(iter(work.there.values()))
-    if len(there.members) != len(work.slots):
+def repeat_on_device(optimizer: Any, plans: Any, scaled: bool) -> bool:
+    """Make the step if it is the last one again, of one plan; else return False, with nothing changed."""
+    device_plan: DevicePlan = next(iter(plans.devices.values()))
+    if len(device_plan.members) != len(plans.param_states):
         return False
-    again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots, scaled, DEVICE)
-    if again is None or not again.slots or (scaled and not there.counted):
+    peer = peer_of(type(optimizer))
+    step = reusable_step(peer, optimizer.param_groups, optimizer.state, plans.param_states, scaled, DEVICE)
+    if step is None or not step.param_states or (scaled and not device_plan.is_counted):
         return False
-    for options in again.options:
+    for options in step.options:
         lr = options["lr"]
-        if isinstance(lr, torch.Tensor) and not (there.counted and lr.device == again.slots[0].p.device):
+        on_device = isinstance(lr, torch.Tensor)
+        if on_device and not (device_plan.is_counted and lr.device == step.param_states[0].p.device):
             return False
-    _give(
-        optimizer, there, again.gradients, again.steps, None, again.options, again.slots, optimizer._clip_norm, scaled
-    )
+    clip_norm = optimizer._clip_norm
+    gradients, numbers, all_options, changed = step
+    _launch(optimizer, device_plan, gradients, numbers, None, all_options, changed, clip_norm, scaled)
     return True
 
 
-def _give(
+def _launch(
     optimizer: Any,
-    there: There,
+    device_plan: DevicePlan,
     gradients: Sequence[int],
-    steps: Sequence[int],
+    numbers: Sequence[int],
     present: Sequence[bool] | None,
     options: Sequence[dict[str, Any]],
-    slots: Sequence[Slot],
+    changed: Sequence[ParamState],
     clip_norm: float | None,
     scaled: bool,
     originals: Sequence[torch.Tensor] = (),
 ) -> None:
-    """A step of one plan to the device, with all that belongs to it; `slots` are those with gradients.
+    """Give a step of one plan to the device; `changed` are the parameters with gradients.
 
-    originals: gradients that kernels have copies of.
+    originals: gradients of which kernels have copies.
     """
     kernels = _backends.get(_backends.DEVICE)
-    first = slots[0].p
-    own = [_on_device(kernels, group) for group in options]
-    left = [getattr(optimizer, name, None) if scaled else None for name in ("grad_scale", "found_inf")]
-    scale, found = (_number(value, first.device) for value in left)
-    places = (0 if n is None else n.data_ptr() for n in (scale, found))
-    # Gradients are left unscaled for whoever looks at them next, as torch's do, unless the step was skipped.
-    guard = kernels.Guard(clip_norm, *places, unscales=scale is not None)
+    first = changed[0].p
+    device_options = [_device_options(kernels, group) for group in options]
+    names = ("grad_scale", "found_inf")
+    scale, found = (_device_number(getattr(optimizer, n, None) if scaled else None, first.device) for n in names)
+    addresses = (0 if n is None else n.data_ptr() for n in (scale, found))
+    # Gradients are left unscaled for whoever reads them next, as torch's are, unless the step was skipped.
+    guard = kernels.Guard(clip_norm, *addresses, unscales=scale is not None)
     stream = _stream(first)
-    if there.counted:
-        there.plan.update(gradients, own, 1.0, guard, stream, present)
+    if device_plan.is_counted:
+        device_plan.plan.update(gradients, device_options, 1.0, guard, stream, present)
     else:
-        there.plan.update(gradients, steps, own, 1.0, None, guard, stream)
-    for slot in slots:
-        slot.publish(optimizer.state)
+        device_plan.plan.update(gradients, numbers, device_options, 1.0, None, guard, stream)
+    for known in changed:
+        known.end_step(optimizer.state)
     if clip_norm is not None:
         optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=first.device)
-        with there.gpu.active():
-            there.gpu.copy(norm.data_ptr(), there.plan.norm_address, 8, stream)
+        with device_plan.gpu.active():
+            device_plan.gpu.copy(norm.data_ptr(), device_plan.plan.norm_address, 8, stream)
     if scale is not None and originals:
         divisor = scale if found is None else torch.where(found != 0, 1.0, scale)
         with torch.no_grad():
             torch._foreach_div_(list(originals), divisor)
-    torch.autograd.graph.increment_version([slot.p for slot in slots])
+    torch.autograd.graph.increment_version([known.p for known in changed])
 
 
-def _on_device(kernels: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a group, with the place of a learning rate that is on the device."""
+def _device_options(kernels: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a group, with the address of a learning rate that is on the device."""
     lr = options.get("lr")
     if not isinstance(lr, torch.Tensor):
         return options
     return {**options, "lr": kernels.Number(lr.data_ptr(), lr.element_size())}
 
 
-def _number(value: Any, device: torch.device) -> torch.Tensor | None:
-    """What a GradScaler leaves, as one float32 on the device."""
+def _device_number(value: Any, device: torch.device) -> torch.Tensor | None:
+    """A number that a GradScaler has set, as one float32 on the device."""
     if value is None:
         return None
     return torch.as_tensor(value).to(device, torch.float32, non_blocking=True).reshape(())

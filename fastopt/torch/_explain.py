@@ -1,4 +1,4 @@
-"""Who updates which parameter, and why."""
+"""Which code updates each parameter, and why."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from . import _reach
-from ._param_states import make_slots, why_not_gradient, why_not_states
-from ._reach import DEVICE, HOST
-from ._rules import ROWS, counts_there, peer_of, read_group, why_not_there
-from ._step import Accelerated, scaling
+from . import _devices
+from ._devices import DEVICE, HOST
+from ._param_states import make_param_states, why_not_gradient, why_not_states
+from ._rules import ROWS, counts_on_device, peer_of, read_group, why_not_on_device
+from ._step import Accelerated, has_grad_scaler
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Who updates a parameter.
+    """The code that updates a parameter.
 
     Attributes:
         group, index: of the parameter, as in `optimizer.param_groups[group]["params"][index]`.
@@ -52,7 +52,7 @@ class Explanation(list[Placement]):
 def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     """Tell which parameters the next step updates by our kernels, and which by torch's own code, and why.
 
-    A parameter is judged with the gradient that it has now, where it has one. Nothing is changed.
+    The answer takes the present gradients into account. Nothing is changed.
 
     Args:
         optimizer: one of this module's, or any other of torch's, all of whose parameters are torch's.
@@ -68,27 +68,27 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         group 0, parameter 0 (2x3 float32): fastopt
         group 0, parameter 1 (4 complex64): torch: dtype complex64
     """
-    slots = iter(make_slots(optimizer.param_groups))
+    param_states = iter(make_param_states(optimizer.param_groups))
     ours = isinstance(optimizer, Accelerated)
     result = Explanation()
-    for at, group in enumerate(optimizer.param_groups):
+    for number, group in enumerate(optimizer.param_groups):
         if ours:
-            peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
-            read = {place: read_group(peer, group, scaled, place) for place in (HOST, DEVICE)}
+            peer, scaled = peer_of(type(optimizer)), has_grad_scaler(optimizer)
+            options_on = {kind: read_group(peer, group, scaled, kind) for kind in (HOST, DEVICE)}
         else:
-            read = dict.fromkeys((HOST, DEVICE), ("", {}, _stranger(type(optimizer))))
+            options_on = dict.fromkeys((HOST, DEVICE), ("", {}, _stranger(type(optimizer))))
         names = group.get("param_names") or [""] * len(group["params"])
         for index, (p, name) in enumerate(zip(group["params"], names, strict=True)):
-            there, state = _reach.place_of(p) == DEVICE, optimizer.state.get(p)
-            rule, options, whole = read[DEVICE if there else HOST]
-            reason = whole or next(slots).reason
+            on_device, state = _devices.device_kind(p) == DEVICE, optimizer.state.get(p)
+            rule, options, group_reason = options_on[DEVICE if on_device else HOST]
+            reason = group_reason or next(param_states).reason
             if not reason and p.grad is not None:
                 reason = why_not_gradient(p, p.grad)
             reason = reason or why_not_states(p, state, rule)
-            if not reason and there:
-                reason = why_not_there(p, options, scaled, counts_there(p, state, rule, group))
+            if not reason and on_device:
+                reason = why_not_on_device(p, options, scaled, counts_on_device(p, state, rule, group))
             where, dtype = "torch" if reason else "fastopt", str(p.dtype).removeprefix("torch.")
-            result.append(Placement(at, index, name, tuple(p.shape), dtype, where, reason))
+            result.append(Placement(number, index, name, tuple(p.shape), dtype, where, reason))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Parameters as the kernels see them, and whether they can: the checks that decide who updates what."""
+"""torch's parameters with their states, and the checks that decide if our kernels can update them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from ..kernels.formulas import OPTIMIZERS
 from ..kernels.spec import BufferUpdate
-from . import _reach
-from ._reach import DEVICE, HOST, lacking
+from . import _devices
+from ._devices import DEVICE, HOST, why_no_cuda
 from ._rules import Group, counts_steps, names_of, new_states
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
@@ -20,37 +20,37 @@ _COUNTERS: dict[torch.dtype, Any] = {torch.float32: ctypes.c_float, torch.float6
 SHARED = "shares memory with another parameter"
 
 
-class Slot:
-    """One parameter: where it lies, why torch's code must update it ("": it need not), and its states."""
+class ParamState:
+    """One parameter with its states: where it lies, and why torch's code must update it ("": it need not)."""
 
     __slots__ = (
-        "address", "addresses", "count", "counter", "dtype", "fresh", "group", "home", "is_cpu", "p", "place", "reason",
-        "rule", "shape", "state", "stride", "tensors",
+        "address", "addresses", "device_counter", "device_kind", "dtype", "group", "host_counter", "index", "is_cpu",
+        "p", "reason", "rule", "shape", "state", "stride", "tensors", "unpublished",
     )  # fmt: skip
 
-    fresh: dict[str, torch.Tensor]  # states that the optimizer does not have yet
+    unpublished: dict[str, torch.Tensor]  # new states, which the optimizer gets when a step has used them
     state: Any  # the optimizer's own record of them
     tensors: tuple[tuple[str, torch.Tensor], ...]  # names and tensors; `step`, if there is one, is the last
     addresses: tuple[int, ...]  # of the tensors
-    counter: Any  # torch's number of steps so far, in place; None: there is none on the host
-    count: torch.Tensor | None  # the number of steps so far, on a GPU
+    host_counter: Any  # torch's number of steps so far, in place; None: there is none on the host
+    device_counter: torch.Tensor | None  # the number of steps so far, on a GPU
 
     def __init__(self, p: torch.Tensor, group: int) -> None:
         self.p, self.group = p, group
         self.reason = why_not_parameter(p)
-        self.home = _reach.place_of(p)
+        self.device_kind = _devices.device_kind(p)
         self.is_cpu = p.is_cpu
         self.address = _address(p)
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()
         self.rule = ""  # of the states; "": none are known yet
-        self.place = -1  # in the plan of the step; -1: the plan does not know these states
-        self.fresh = {}
+        self.index = -1  # in the plan of the step; -1: the plan does not know these states
+        self.unpublished = {}
         self.state = None
         self.tensors = self.addresses = ()
 
-    def moved(self) -> bool:
-        """Whether the parameter's memory is no longer what it was, as after `p.data = ...`."""
+    def has_moved(self) -> bool:
+        """True if the parameter's memory is no longer what it was, as after `p.data = ...`."""
         p = self.p
         if p.layout != torch.strided:
             return bool(self.stride)
@@ -62,87 +62,90 @@ class Slot:
         )
 
     def extent(self) -> tuple[int, int] | None:
-        """First address and the one past the last, where the parameter has memory that kernels reach."""
+        """First address and the one past the last, if the parameter has memory that kernels reach."""
         p = self.p
-        if not self.address or not self.home or not p.numel():
+        if not self.address or not self.device_kind or not p.numel():
             return None
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         return self.address, self.address + (last + 1) * p.element_size()
 
-    def use(self, state: Mapping[str, Any] | None, rule: str, group: Group, defaults: Mapping[str, Any]) -> str:
-        """Take the states that the optimizer has for this parameter now; else say why torch's code is needed.
+    def ensure_states(
+        self, state: Mapping[str, Any] | None, rule: str, group: Group, defaults: Mapping[str, Any]
+    ) -> str:
+        """Adopt the states that the optimizer has for this parameter now; else return why torch's code is needed.
 
-        Where there are none they are made, and `publish` hands them to the optimizer once a step has used them.
+        If there are none they are made, and `end_step` hands them to the optimizer once a step has used them.
         """
-        if self.rule == rule and self._holds(state):
+        if self.rule == rule and self._is_current(state):
             return ""
-        self.rule, self.place = "", -1
+        self.rule, self.index = "", -1
         reason = why_not_states(self.p, state, rule)
         if reason:
             return reason
-        self.fresh = {} if _begun(state, rule) else new_states(self.p, rule, group, defaults)
-        found: Mapping[str, Any] = self.fresh or state or {}
+        self.unpublished = {} if _has_states(state, rule) else new_states(self.p, rule, group, defaults)
+        found: Mapping[str, Any] = self.unpublished or state or {}
         self.state = state
         self.tensors = tuple((name, found[name]) for name in names_of(rule))
         self.addresses = tuple(tensor.data_ptr() for _, tensor in self.tensors)
-        self.counter = self.count = None
+        self.host_counter = self.device_counter = None
         if counts_steps(rule):
-            if _reach.place_of(found["step"]) == HOST:
-                self.counter = _COUNTERS[found["step"].dtype].from_address(self.addresses[-1])
+            if _devices.device_kind(found["step"]) == HOST:
+                self.host_counter = _COUNTERS[found["step"].dtype].from_address(self.addresses[-1])
             else:
-                self.count = found["step"]
-        elif self.home == DEVICE:
-            self.count = torch.full((), 0.0 if self.fresh else 1.0, dtype=torch.float32, device=self.p.device)
+                self.device_counter = found["step"]
+        elif self.device_kind == DEVICE:
+            steps_done = 0.0 if self.unpublished else 1.0
+            self.device_counter = torch.full((), steps_done, dtype=torch.float32, device=self.p.device)
         self.rule = rule
         return ""
 
-    def _holds(self, state: Any) -> bool:
-        if self.fresh or state is not self.state:  # fresh: the step that made them did not come to its end
+    def _is_current(self, state: Any) -> bool:
+        if self.unpublished or state is not self.state:  # unpublished: the step that made them did not end
             return False
         for (name, tensor), address in zip(self.tensors, self.addresses, strict=True):
             if state is None or state.get(name) is not tensor or tensor.data_ptr() != address:
                 return False
         return True
 
-    def steps(self) -> int:
-        """The number of the step that is to come. With momentum and no count: 1 for the first, then 2."""
-        if self.counter is not None:
-            return int(self.counter.value) + 1
-        return 1 if self.fresh else 2
+    def next_step(self) -> int:
+        """The number of the next step. With momentum and no count: 1 for the first, then 2."""
+        if self.host_counter is not None:
+            return int(self.host_counter.value) + 1
+        return 1 if self.unpublished else 2
 
-    def publish(self, all_states: dict[torch.Tensor, Any]) -> None:
-        """Say that a step is done."""
-        if self.counter is not None:
-            self.counter.value += 1
-        if self.fresh:
+    def end_step(self, all_states: dict[torch.Tensor, Any]) -> None:
+        """Count a step, and hand new states to the optimizer."""
+        if self.host_counter is not None:
+            self.host_counter.value += 1
+        if self.unpublished:
             self.state = state = all_states[self.p]
-            state.update(self.fresh)
-            self.fresh = {}
+            state.update(self.unpublished)
+            self.unpublished = {}
 
 
-def make_slots(groups: Sequence[Group]) -> list[Slot]:
-    """A slot for each of all parameters of an optimizer; those that share memory are left to torch's code."""
-    slots = [Slot(p, number) for number, group in enumerate(groups) for p in group["params"]]
-    placed = [(extent, slot) for slot in slots if (extent := slot.extent())]
-    placed.sort(key=lambda item: item[0])
-    for i, ((_, end), slot) in enumerate(placed):
-        for (start, _), other in placed[i + 1 :]:
+def make_param_states(groups: Sequence[Group]) -> list[ParamState]:
+    """A record of every parameter of an optimizer; those that share memory are left to torch's code."""
+    made = [ParamState(p, number) for number, group in enumerate(groups) for p in group["params"]]
+    spans = [(extent, known) for known in made if (extent := known.extent())]
+    spans.sort(key=lambda item: item[0])
+    for i, ((_, end), known) in enumerate(spans):
+        for (start, _), other in spans[i + 1 :]:
             if start >= end:
                 break
-            slot.reason, other.reason = slot.reason or SHARED, other.reason or SHARED
-    return slots
+            known.reason, other.reason = known.reason or SHARED, other.reason or SHARED
+    return made
 
 
-def targets_of(members: Sequence[Slot]) -> list[BufferUpdate]:
-    """What a plan of these parameters is made of; each takes its place in it."""
-    for place, slot in enumerate(members):
-        slot.place = place
+def buffer_updates(members: Sequence[ParamState]) -> list[BufferUpdate]:
+    """Rows of the plan of these parameters, each of which notes its index there."""
+    for index, known in enumerate(members):
+        known.index = index
     return [
         BufferUpdate(
-            slot.rule, str(slot.dtype).removeprefix("torch."), slot.p.numel(), slot.address,
-            slot.addresses[: len(OPTIMIZERS[slot.rule].states)], slot.group,
+            known.rule, str(known.dtype).removeprefix("torch."), known.p.numel(), known.address,
+            known.addresses[: len(OPTIMIZERS[known.rule].states)], known.group,
         )
-        for slot in members
+        for known in members
     ]  # fmt: skip
 
 
@@ -152,14 +155,14 @@ def why_not_parameter(p: torch.Tensor) -> str:
         return f"a subclass of Tensor: {type(p).__name__}"
     if p.layout != torch.strided:
         return f"layout {_name(p.layout)}"
-    place = _reach.place_of(p)
-    if not place:
+    device_kind = _devices.device_kind(p)
+    if not device_kind:
         return f"on {p.device}"
-    if place == DEVICE and lacking():
-        return f"on {p.device}: {lacking()}"
+    if device_kind == DEVICE and why_no_cuda():
+        return f"on {p.device}: {why_no_cuda()}"
     if p.dtype not in DTYPES:
         return f"dtype {_name(p.dtype)}"
-    if p.is_neg() or p.is_inference() or not _placed(p):
+    if p.is_neg() or p.is_inference() or not _is_aligned(p):
         return "a tensor that is not plainly its memory"
     return "" if _dense(p.shape, p.stride()) else f"memory with gaps or overlaps: strides {tuple(p.stride())}"
 
@@ -179,12 +182,12 @@ def why_not_gradient(p: torch.Tensor, g: torch.Tensor) -> str:
 
 def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) -> str:
     """Why the kernels cannot use the states that there are."""
-    if not _begun(state, rule):
+    if not _has_states(state, rule):
         return ""
     assert state is not None
     for name in names_of(rule):
         value: Any = state.get(name)
-        if type(value) not in PLAIN or not _plain(value) or not _near(p, name, value):
+        if type(value) not in PLAIN or not _plain(value) or not _is_reachable(p, name, value):
             where = "the CPU" if p.is_cpu else p.device
             return f"state {name} is {'missing' if value is None else f'not a plain tensor on {where}'}"
         if name == "step":
@@ -192,7 +195,7 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
                 return "state step is not one number of float32 or float64"
         elif value.dtype != p.dtype or value.shape != p.shape:
             return f"state {name} differs from the parameter in dtype or shape"
-        elif not (_same_layout(p, value) and _placed(value)):
+        elif not (_same_layout(p, value) and _is_aligned(value)):
             return f"state {name} has other strides than the parameter"
     return ""
 
@@ -201,29 +204,29 @@ def _plain(value: torch.Tensor) -> bool:
     return value.layout == torch.strided and not value.requires_grad
 
 
-def _near(p: torch.Tensor, name: str, value: torch.Tensor) -> bool:
-    """Whether a state is where the kernels that update the parameter look for it; the number of steps may be here."""
-    return value.device == p.device or (name == "step" and _reach.place_of(value) == HOST)
+def _is_reachable(p: torch.Tensor, name: str, value: torch.Tensor) -> bool:
+    """True if a state is on the parameter's device; the number of steps may be on the host."""
+    return value.device == p.device or (name == "step" and _devices.device_kind(value) == HOST)
 
 
-def lay_out(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """A gradient whose elements lie in memory as the parameter's do: itself, or else a copy."""
-    if _same_layout(p, g) and _placed(g) and not g.is_neg():
+def match_layout(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """The gradient if its elements lie in memory in the order of the parameter's, else a copy that does."""
+    if _same_layout(p, g) and _is_aligned(g) and not g.is_neg():
         return g
     with torch.no_grad():
         return torch.empty_like(p, requires_grad=False).copy_(g)
 
 
-def _begun(state: Mapping[str, Any] | None, rule: str) -> bool:
+def _has_states(state: Mapping[str, Any] | None, rule: str) -> bool:
     if rule == "momentum":
         return bool(state) and state.get("momentum_buffer") is not None  # type: ignore[union-attr]
     return bool(state)
 
 
 def _same_layout(p: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether equal shapes have the same order of elements in memory; strides of single elements do not count."""
-    left, right = p.stride(), other.stride()
-    return left == right or all(n < 2 or a == b for n, a, b in zip(p.shape, left, right, strict=True))
+    """True if equal shapes have the same order of elements in memory; strides of single elements do not count."""
+    own, its = p.stride(), other.stride()
+    return own == its or all(n < 2 or a == b for n, a, b in zip(p.shape, own, its, strict=True))
 
 
 def _dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
@@ -240,15 +243,15 @@ def _dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 
 def _address(t: torch.Tensor) -> int:
-    """Where a tensor's elements begin; 0 where it has none of its own, as under a transform of torch.func."""
+    """Address of a tensor's elements; 0 if it has no memory of its own, as under a transform of torch.func."""
     try:
         return t.data_ptr()
     except RuntimeError:
         return 0
 
 
-def _placed(t: torch.Tensor) -> bool:
-    """Whether a tensor's elements lie in memory where elements of its dtype may."""
+def _is_aligned(t: torch.Tensor) -> bool:
+    """True if a tensor has memory that is aligned for its dtype, or no elements."""
     address = _address(t)
     return (address != 0 and address % t.element_size() == 0) or t.numel() == 0
 

@@ -1,4 +1,4 @@
-"""What a parameter group of torch's says, in the words of the kernels: rule, options, states."""
+"""Translation of torch's parameter groups for the kernels: rule, options, states."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..kernels.formulas.optimizers import CLASSES, OPTIMIZERS, OptimizerClass
-from . import _reach
-from ._reach import DEVICE, HOST
+from . import _devices
+from ._devices import DEVICE, HOST
 
 Group = dict[str, Any]
 
@@ -57,14 +57,14 @@ def _has_betas(rule: str) -> bool:
 
 
 def read_group(
-    peer: type[torch.optim.Optimizer], group: Group, scaled: bool, place: str = HOST
+    peer: type[torch.optim.Optimizer], group: Group, scaled: bool, device_kind: str = HOST
 ) -> tuple[str, dict[str, Any], str]:
     """The rule of a group, its options, and why torch's code is needed ("": it is not).
 
-    `scaled` says that a GradScaler has given the optimizer a scale or its verdict on the gradients; `place` is where
-    the parameters are. On a GPU the learning rate may be a tensor, and is left as it is.
+    scaled: a GradScaler has set `grad_scale` or `found_inf`; device_kind: of the parameters. On a GPU the learning rate
+    may be a tensor, and is left as it is.
     """
-    for flag in _FLAGS[place]:
+    for flag in _FLAGS[device_kind]:
         if group.get(flag):
             return "", {}, f"{flag}=True"
     if scaled and not group.get("fused"):
@@ -79,20 +79,22 @@ def read_group(
     for name, value in options.items():
         if value is None or isinstance(value, _NUMBERS):
             continue
-        there = name == "lr" and place == DEVICE and _readable(value, DEVICE) and value.dtype in _RATES
-        if not there and not _readable(value, HOST):
+        is_rate = name == "lr" and device_kind == DEVICE
+        on_device = is_rate and _is_number(value, DEVICE) and value.dtype in _RATES
+        if not on_device and not _is_number(value, HOST):
             return "", {}, f"{name} is {_describe(value)}"
         if group.get("foreach") and not group.get("capturable"):  # torch refuses it
             return "", {}, f"{name} is a tensor and foreach=True"
-        if not there:
+        if not on_device:
             options[name] = value.item()
     return rule, options, ""
 
 
-def _readable(value: object, place: str) -> bool:
+def _is_number(value: object, device_kind: str) -> bool:
+    """True for a tensor of one number on such a device, without a gradient."""
     if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.requires_grad:
         return False
-    return _reach.place_of(value) == place
+    return _devices.device_kind(value) == device_kind
 
 
 def _describe(value: object) -> str:
@@ -102,30 +104,30 @@ def _describe(value: object) -> str:
 
 
 def counts_steps(rule: str) -> bool:
-    """Whether torch keeps a number of steps in the states of the optimizer that a rule belongs to."""
+    """True if torch keeps a number of steps in the states of the optimizer that a rule belongs to."""
     return rule not in ("sgd", "momentum")
 
 
 @cache
 def names_of(rule: str) -> tuple[str, ...]:
-    """The states that a rule needs, in its order, and torch's number of steps behind them, where it keeps one."""
+    """The states that a rule needs, in its order, and after them torch's number of steps, if it keeps one."""
     return *OPTIMIZERS[rule].states, *(("step",) if counts_steps(rule) else ())
 
 
-def counts_there(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str, group: Group) -> bool:
-    """Whether the number of steps of a parameter on a GPU is there as well: where `step` is, or torch would make it.
+def counts_on_device(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str, group: Group) -> bool:
+    """True if the number of steps of a parameter on a GPU is there, too, or torch would make it there.
 
-    Of SGD, which keeps none, we always keep it there.
+    SGD keeps none in torch; ours is always on the device.
     """
     if not counts_steps(rule):
         return True
     if state:
-        return _reach.place_of(state["step"]) == DEVICE
+        return _devices.device_kind(state["step"]) == DEVICE
     return bool(group.get("fused") or group.get("capturable"))
 
 
-def why_not_there(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, counted: bool) -> str:
-    """Why kernels on a GPU cannot do a step whose number is there (`counted`) or on the host."""
+def why_not_on_device(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, counted: bool) -> str:
+    """Why kernels on a GPU cannot do a step, whose number is on the device (`counted`) or on the host."""
     lr = options["lr"]
     if isinstance(lr, torch.Tensor) and not (counted and lr.device == p.device):
         return f"lr is {_describe(lr)}" + ("" if counted else " and the state step on the CPU")
@@ -136,10 +138,10 @@ def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, 
     """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
     states = {}
     if counts_steps(rule):
-        wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        there = _reach.place_of(p) == DEVICE and counts_there(p, None, rule, group)
-        dtype = torch.float64 if wide else torch.float32
-        states["step"] = torch.zeros((), dtype=dtype, device=p.device if there else "cpu")
+        is_float64 = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        on_device = _devices.device_kind(p) == DEVICE and counts_on_device(p, None, rule, group)
+        dtype = torch.float64 if is_float64 else torch.float32
+        states["step"] = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)

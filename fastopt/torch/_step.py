@@ -1,4 +1,4 @@
-"""The step: whatever the kernels can update is theirs, and torch's own code does the rest."""
+"""The step: our kernels update every parameter that they can, and torch's own code the others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 from .._validation import check_in_domain
 from ..kernels.cpu.optim.plan import Plan
 from ..kernels.formulas import BOUND, clip_factor
-from ._cuda import Job, Key, There, key_of, repeated_there, step_there, why_not_step
-from ._fast_path import same_again
-from ._param_states import Slot, lay_out, make_slots, targets_of, why_not_gradient
-from ._reach import DEVICE, HOST
+from ._cuda import DeviceJob, DevicePlan, Job, PlanKey, plan_key, repeat_on_device, step_on_device, why_not_step
+from ._devices import DEVICE, HOST
+from ._fast_path import reusable_step
+from ._param_states import ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
 from ._rules import FUSED, peer_of, read_group
 
 
-def watched(optimizer: Any) -> bool:
-    """Whether somebody wants to know of a step: a hook, or a profiler."""
+def is_watched(optimizer: Any) -> bool:
+    """True if a hook or a profiler wants to know of a step."""
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
@@ -49,11 +49,11 @@ def _with_clip_norm(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Accelerated(torch.optim.Optimizer):
-    """What comes before torch's own class in the bases of ours: its step, and the clipping that the step can do."""
+    """Mixin before torch's own class in the bases of ours: the step, and the clipping inside it."""
 
-    # Of the last step with `clip_norm`, before clipping; on a GPU a tensor there, as from clip_grad_norm_.
+    # Norm before clipping in the last step with `clip_norm`; on a GPU a tensor there, as from clip_grad_norm_.
     grad_norm: float | torch.Tensor | None = None
-    _clip_norm: float | None = None  # of the class, for those that `accelerate` has turned into ours
+    _clip_norm: float | None = None  # of the class, for optimizers that `accelerate` has converted
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,7 +62,7 @@ class Accelerated(torch.optim.Optimizer):
 
     @property
     def clip_norm(self) -> float | None:
-        """The largest norm that all gradients of a step together may have; None: any. In no state_dict."""
+        """Bound of the norm of all gradients of a step together; None: no bound. In no state_dict."""
         return self._clip_norm
 
     @clip_norm.setter
@@ -75,7 +75,7 @@ class Accelerated(torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """What torch puts around the `step` of a class, for hooks and profilers, only where there are some.
+        """torch's wrapper of a class's `step` for hooks and profilers, called only if there are some.
 
         It takes 10 us, as much as the update of a thousand parameters.
         """
@@ -83,7 +83,7 @@ class Accelerated(torch.optim.Optimizer):
 
         @functools.wraps(func)
         def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return (around if watched(self) else func)(self, *args, **kwargs)
+            return (around if is_watched(self) else func)(self, *args, **kwargs)
 
         return step
 
@@ -100,182 +100,192 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+        if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
             if self._clip_norm is not None:
                 _clip_all(self, self._clip_norm)
             torch_step(self)
             return loss
-        if _repeated(self):
+        if _repeat_step(self):
             return loss
-        work = _work(self)
-        jobs, options, left, there = _divide(self, work.slots)
+        plans = _current_plans(self)
+        jobs, options, torch_params, device_jobs = _divide(self, plans.param_states)
         clip_norm = self._clip_norm
-        apart = clip_norm is not None and (any(left) or bool(jobs) + len(there) > 1)  # no kernel of ours sees them all
-        skipped = (bool(jobs) or apart) and _skipped(self)
-        if apart and not skipped:
+        # No kernel of ours sees all gradients if several plans, or torch's code, update parameters.
+        clip_separately = clip_norm is not None and (any(torch_params) or bool(jobs) + len(device_jobs) > 1)
+        skipped = (bool(jobs) or clip_separately) and _has_found_inf(self)
+        if clip_separately and not skipped:
             _clip_all(self, clip_norm)  # type: ignore[arg-type]
             clip_norm = None
-        if any(left):
-            _step_rest(self, left)
+        if any(torch_params):
+            _step_torch_params(self, torch_params)
         if jobs and not skipped:
-            _run(self, work, jobs, options, clip_norm)
-        for key, some in there.items():
+            _step_on_host(self, plans, jobs, options, clip_norm)
+        for key, some in device_jobs.items():
             if not skipped:
-                step_there(self, work, key, some, clip_norm, scaling(self))
+                step_on_device(self, plans, key, some, clip_norm, has_grad_scaler(self))
         return loss
 
 
-def _repeated(optimizer: Any) -> bool:
-    """Make the step if it is the last one again; else say that it is not, and change nothing."""
-    work: _Work | None = optimizer.__dict__.get("_fastopt_work")
-    if work is None:
+def _repeat_step(optimizer: Any) -> bool:
+    """Make the step if it is the last one again; else return False, with nothing changed."""
+    plans: _Plans | None = optimizer.__dict__.get("_fastopt_plans")
+    if plans is None:
         return False
-    if work.plan is None and len(work.there) == 1:
-        return repeated_there(optimizer, work, scaling(optimizer))
-    if work.plan is None or work.count != len(work.slots) or scaling(optimizer):
+    if plans.host is None and len(plans.devices) == 1:
+        return repeat_on_device(optimizer, plans, has_grad_scaler(optimizer))
+    if plans.host is None or plans.num_planned != len(plans.param_states) or has_grad_scaler(optimizer):
         return False
-    again = same_again(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, work.slots)
-    if again is None:
+    step = reusable_step(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, plans.param_states)
+    if step is None:
         return False
-    scale = _clipping(optimizer, work.plan, again.gradients, optimizer._clip_norm)
-    work.plan.update(again.gradients, again.steps, again.options, scale)
-    for slot in again.slots:
-        if slot.counter is not None:
-            slot.counter.value += 1
-    torch.autograd.graph.increment_version([slot.p for slot in again.slots])
+    scale = 1.0
+    if optimizer._clip_norm is not None:
+        scale = _clipped_scale(optimizer, plans.host, step.gradients, optimizer._clip_norm)
+    plans.host.update(step.gradients, step.numbers, step.options, scale)
+    changed = []
+    for param_state in step.param_states:
+        changed.append(param_state.p)
+        if param_state.host_counter is not None:
+            param_state.host_counter.value += 1
+    torch.autograd.graph.increment_version(changed)
     return True
 
 
-class _Work:
-    """What is laid out once for many steps: a slot for every parameter, and the plan of those that have states."""
+class _Plans:
+    """What is laid out once for many steps: a record of every parameter, and a plan for the host and each device."""
 
-    def __init__(self, slots: list[Slot]) -> None:
-        self.slots = slots
-        self.count = 0  # of slots in the plan
-        self.plan: Plan | None = None
-        self.there: dict[Key, There] = {}
+    def __init__(self, param_states: list[ParamState]) -> None:
+        self.param_states = param_states
+        self.host: Plan | None = None
+        self.num_planned = 0  # parameters in the host's plan
+        self.devices: dict[PlanKey, DevicePlan] = {}
 
-    def planned(self) -> Plan:
-        """The plan of all slots whose states are known."""
-        members = [slot for slot in self.slots if slot.rule and slot.home == HOST]
-        self.count = len(members)
-        self.plan = Plan(targets_of(members), limit=torch.get_num_threads)
-        return self.plan
-
-
-def _work(optimizer: Any) -> _Work:
-    """What is laid out for an optimizer; made anew where its parameters or their memory are not as they were."""
-    work: _Work | None = optimizer.__dict__.get("_fastopt_work")
-    if work is None or _differs(work.slots, optimizer.param_groups):
-        work = optimizer._fastopt_work = _Work(make_slots(optimizer.param_groups))
-    return work
+    def plan_host(self) -> Plan:
+        """Make the host's plan, of all parameters there whose states are known."""
+        members = [known for known in self.param_states if known.rule and known.device_kind == HOST]
+        self.num_planned = len(members)
+        self.host = Plan(buffer_updates(members), limit=torch.get_num_threads)
+        return self.host
 
 
-def _differs(slots: list[Slot], groups: list[dict[str, Any]]) -> bool:
-    at = 0
+def _current_plans(optimizer: Any) -> _Plans:
+    """The plans of an optimizer; made anew if its parameters or their memory have changed."""
+    plans: _Plans | None = optimizer.__dict__.get("_fastopt_plans")
+    if plans is None or _has_changed(plans.param_states, optimizer.param_groups):
+        plans = optimizer._fastopt_plans = _Plans(make_param_states(optimizer.param_groups))
+    return plans
+
+
+def _has_changed(param_states: list[ParamState], groups: list[dict[str, Any]]) -> bool:
+    first = 0
     for number, group in enumerate(groups):
         params = group["params"]
-        if len(slots) < at + len(params):
+        end = first + len(params)
+        if len(param_states) < end:
             return True
-        for slot, p in zip(slots[at : at + len(params)], params, strict=True):
-            if slot.p is not p or slot.group != number or slot.moved():
+        for known, p in zip(param_states[first:end], params, strict=True):
+            if known.p is not p or known.group != number or known.has_moved():
                 return True
-        at += len(params)
-    return at != len(slots)
+        first = end
+    return first != len(param_states)
 
 
 class _Division(NamedTuple):
-    """The parameters with gradients, by who is to update them."""
+    """The parameters with gradients, by the code that updates them."""
 
-    jobs: list[Job]  # on the host
+    jobs: list[Job]  # our kernels on the host
     options: list[dict[str, Any]]  # of each group, for these
-    left: list[list[torch.Tensor]]  # to torch, of each group
-    there: dict[Key, list[tuple[Job, dict[str, Any]]]]  # on GPUs
+    torch_params: list[list[torch.Tensor]]  # torch's own code; of each group
+    device_jobs: dict[PlanKey, list[DeviceJob]]  # our kernels on GPUs
 
 
-def _divide(optimizer: Any, slots: list[Slot]) -> _Division:
-    peer, scaled = peer_of(type(optimizer)), scaling(optimizer)
+def _divide(optimizer: Any, param_states: list[ParamState]) -> _Division:
+    peer, scaled = peer_of(type(optimizer)), has_grad_scaler(optimizer)
     states, defaults = optimizer.state, optimizer.defaults
-    all_slots = iter(slots)
+    remaining = iter(param_states)
     jobs: list[Job] = []
-    all_options, left = [], []
-    there: dict[Key, list[tuple[Job, dict[str, Any]]]] = {}
+    all_options, torch_params = [], []
+    device_jobs: dict[PlanKey, list[DeviceJob]] = {}
     for group in optimizer.param_groups:
-        rule, options, whole = read_group(peer, group, scaled)
-        on_gpu: Any = None
+        rule, options, group_reason = read_group(peer, group, scaled)
+        on_gpu: Any = None  # the same for parameters on a GPU, read when the first one comes
         rest = []
         for p in group["params"]:
-            slot = next(all_slots)
+            known = next(remaining)
             g = p.grad
             if g is None:
                 continue
-            if slot.home == DEVICE:
+            if known.device_kind == DEVICE:
                 on_gpu = on_gpu or read_group(peer, group, scaled, DEVICE)
-                if why_not_step(slot, g, on_gpu, states.get(p), group, defaults, scaled):
+                if why_not_step(known, g, on_gpu, states.get(p), group, defaults, scaled):
                     rest.append(p)
                 else:
-                    there.setdefault(key_of(slot), []).append(((slot, g), on_gpu[1]))
+                    device_jobs.setdefault(plan_key(known), []).append(((known, g), on_gpu[1]))
                 continue
-            if whole or slot.reason or why_not_gradient(p, g) or slot.use(states.get(p), rule, group, defaults):
+            reason = group_reason or known.reason or why_not_gradient(p, g)
+            if reason or known.ensure_states(states.get(p), rule, group, defaults):
                 rest.append(p)
             else:
-                jobs.append((slot, g))
+                jobs.append((known, g))
         all_options.append(options)
-        left.append(rest)
-    return _Division(jobs, all_options, left, there)
+        torch_params.append(rest)
+    return _Division(jobs, all_options, torch_params, device_jobs)
 
 
-def _clipping(
-    optimizer: Any, plan: Plan, gradients: Sequence[int], clip_norm: float | None, scale: float = 1.0
+def _clipped_scale(
+    optimizer: Any, plan: Plan, gradients: Sequence[int], clip_norm: float, scale: float = 1.0
 ) -> float:
-    """What gradients are to be multiplied by: `scale`, and the factor that brings their norm down to `clip_norm`."""
-    if clip_norm is None:
-        return scale
+    """Factor of all gradients: `scale`, and the factor that brings their norm down to `clip_norm`."""
     optimizer.grad_norm = norm = scale * plan.norm(gradients)
     return scale * clip_factor(clip_norm, norm)
 
 
 def _clip_all(optimizer: Any, clip_norm: float) -> None:
     """Clip the gradients of all parameters in place, by torch's own code, because it updates some of them."""
-    scale = getattr(optimizer, "grad_scale", None)  # by which the gradients are still too large
+    scale = getattr(optimizer, "grad_scale", None)  # the gradients are too large by this factor
     factor = 1.0 if scale is None else float(scale)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.grad_norm = float(torch.nn.utils.clip_grad_norm_(params, clip_norm * factor)) / factor
 
 
-def _run(optimizer: Any, work: _Work, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None) -> None:
-    plan = work.plan
-    if plan is None or any(slot.place < 0 for slot, _ in jobs):
-        plan = work.planned()
-    gradients, steps = [0] * work.count, [0] * work.count
-    kept = []  # copies live until the kernels are done
-    for slot, gradient in jobs:
-        g = lay_out(slot.p, gradient)
+def _step_on_host(
+    optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
+) -> None:
+    plan = plans.host
+    if plan is None or any(known.index < 0 for known, _ in jobs):
+        plan = plans.plan_host()
+    gradients, numbers = [0] * plans.num_planned, [0] * plans.num_planned
+    kept = []  # copies must live until the kernels are done
+    for known, gradient in jobs:
+        g = match_layout(known.p, gradient)
         kept.append(g)
-        gradients[slot.place], steps[slot.place] = g.data_ptr(), slot.steps()
+        gradients[known.index], numbers[known.index] = g.data_ptr(), known.next_step()
     grad_scale = getattr(optimizer, "grad_scale", None)
-    unscale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
-    plan.update(gradients, steps, options, _clipping(optimizer, plan, gradients, clip_norm, unscale))
-    for slot, _ in jobs:
-        slot.publish(optimizer.state)
+    scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
+    if clip_norm is not None:
+        scale = _clipped_scale(optimizer, plan, gradients, clip_norm, scale)
+    plan.update(gradients, numbers, options, scale)
+    for known, _ in jobs:
+        known.end_step(optimizer.state)
     if grad_scale is not None:
-        # As torch's fused steps do: who looks at the gradients afterwards finds them unscaled. Not before the update:
-        # in float16 small ones would be lost.
+        # As after torch's fused steps, gradients are unscaled for whoever reads them next. Not before the update: in
+        # float16 small ones would be lost.
         with torch.no_grad():
             torch._foreach_div_([g for _, g in jobs], float(grad_scale))
-    # Autograd finds out that a value it has kept was overwritten, as with torch's own updates.
-    torch.autograd.graph.increment_version([slot.p for slot, _ in jobs])
+    # For autograd, which raises if a value that it has kept was overwritten, as after torch's own updates.
+    torch.autograd.graph.increment_version([known.p for known, _ in jobs])
 
 
-def scaling(optimizer: Any) -> bool:
-    """Whether a GradScaler has left word; it does for optimizers that were made with fused=True."""
-    found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-    return peer_of(type(optimizer)) in FUSED and any(value is not None for value in found)
+def has_grad_scaler(optimizer: Any) -> bool:
+    """True if a GradScaler has set `grad_scale` or `found_inf` on the optimizer, which it does for fused=True."""
+    if getattr(optimizer, "grad_scale", None) is None and getattr(optimizer, "found_inf", None) is None:
+        return False
+    return peer_of(type(optimizer)) in FUSED
 
 
-def _skipped(optimizer: Any) -> bool:
+def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
-    return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
+    return found is not None and peer_of(type(optimizer)) in FUSED
 
 
 def torch_step(optimizer: Any) -> None:
@@ -286,10 +296,10 @@ def torch_step(optimizer: Any) -> None:
     step(optimizer)
 
 
-def _step_rest(optimizer: Any, left: list[list[torch.Tensor]]) -> None:
+def _step_torch_params(optimizer: Any, torch_params: list[list[torch.Tensor]]) -> None:
     """Let torch's own code update some parameters: on a stand-in with the same states, whose groups have only those."""
     stand_in = object.__new__(type(optimizer))
     stand_in.__dict__.update(optimizer.__dict__)
-    groups = zip(optimizer.param_groups, left, strict=True)
+    groups = zip(optimizer.param_groups, torch_params, strict=True)
     stand_in.param_groups = [{**group, "params": params} for group, params in groups if params]
     torch_step(stand_in)

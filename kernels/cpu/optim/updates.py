@@ -9,8 +9,8 @@ have 16 bits, rules calculate in float32, in one of three forms:
   that test is free in memory, and takes a tenth of Adam's time in cache.
 - stochastic: the states are float32, and p is rounded up or down at random. Adam moves 22 bytes.
 
-All forms keep states above the smallest normal number of float32, which is also bfloat16's. float16's is larger: smaller
-states become denormal or zero, as in torch; converting those takes no longer.
+All forms keep states above the smallest normal number of float32, which is also bfloat16's. float16's is larger:
+smaller states become denormal or zero, as in torch; converting those takes no longer.
 """
 
 from __future__ import annotations

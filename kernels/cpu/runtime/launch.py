@@ -242,7 +242,7 @@ def run_team(
     still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
     """
     if watch is None and num_ranks == 1:
-        kernel(work, 0, 0, 1)
+        kernel.run(work, 0, 0, 1)
         return
     _ = kernel.address  # compiled here, not in a rank
     gate, size = threading.Event(), [0]

@@ -6,8 +6,8 @@ can, denormal numbers included. bfloat16 is the upper half of a float32; smaller
 which is float32's, are written as zero, as processors do that have an instruction for it.
 
 Stochastic rounding goes to one of the two neighbours of x, the more probably the nearer it is, so that it is right on
-average: c added to p often enough moves p, even if each c is less than half a unit in p's last place. Its random numbers
-are a function of the array, the step and the element, so they are the same on every backend.
+average: c added to p often enough moves p, even if each c is less than half a unit in p's last place. Its random
+numbers are a function of the array, the step and the element, so they are the same on every backend.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def to_half_by_bits(x):
 
 
 def converts_half() -> bool:
-    """True if Numba's target has instructions for float16; otherwise LLVM would call functions that it does not find."""
+    """True if the target has instructions for float16; otherwise LLVM would call functions that it does not find."""
     arm = platform.machine().lower() in ("aarch64", "arm64") and not INTERPRETED
     return arm or target_has("+f16c")
 

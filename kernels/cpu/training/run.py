@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...profile import Cost, Pass, recorder
+from ...profile import Cost, Pass, Recorder
 from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import (
     INTERPRETED,
@@ -127,12 +127,10 @@ def _clock() -> _Clock:
 
 
 @contextmanager
-def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int) -> Iterator[Kernel]:
-    """Context whose value is the kernel for a filled record RUN; with a recorder, one that marks, for its `Pass`."""
-    listener = recorder.get()
-    if listener is None:
-        yield RUN_PROGRAM
-        return
+def marking(
+    listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
+) -> Iterator[Kernel]:
+    """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener."""
     slots, clock = 1 + 2 * len(costs), _clock()
     steps = int(min(run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)

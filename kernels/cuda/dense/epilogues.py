@@ -230,12 +230,26 @@ def slopes(gpu: Device, stream: int, name: str, dy: int, s: int, dz: int, sums: 
 
     sums: memory of `sums_bytes`.
     """
-    rows, columns, stride, dtype, gradient = shape
+    tile_slopes(gpu, stream, name, dy, s, dz, sums, db, shape)
+    if db and sums_bytes(shape):
+        total_sums(gpu, stream, sums, db, shape)
+
+
+def tile_slopes(
+    gpu: Device, stream: int, name: str, dy: int, s: int, dz: int, sums: int, db: int, shape: Shape
+) -> None:
+    """The first launch of `slopes`: dz, and the sums of each tile, or db where `sums_bytes` is 0."""
+    rows, columns, stride, dtype, _ = shape
     tile_rows, count = tiles(rows, columns)
     wide = is_wide(dtype, columns, stride, dy, s, dz)
     sums = sums if db and sums_bytes(shape) else 0
     pieces = count * -(-columns // (COLUMN_LANES * width_of(dtype, wide)))
     kernel = slopes_kernel(name, dtype, wide)
     launch(gpu, kernel, pieces, stream, dy, s, dz, sums, db, rows, columns, stride, tile_rows)
-    if sums:
-        launch(gpu, totals_kernel(gradient or dtype), -(-columns // COLUMN_LANES), stream, sums, db, count, columns)
+
+
+def total_sums(gpu: Device, stream: int, sums: int, db: int, shape: Shape) -> None:
+    """The second launch of `slopes`: db, from the sums of the tiles."""
+    rows, columns, _, dtype, gradient = shape
+    _, count = tiles(rows, columns)
+    launch(gpu, totals_kernel(gradient or dtype), -(-columns // COLUMN_LANES), stream, sums, db, count, columns)

@@ -263,11 +263,11 @@ def test_info_in_one_line():
 def test_torch_goes_on_with_its_own_code(gpu):
     """And `explain` says why."""
     pytest.importorskip("torch", reason="in the extra `torch`")
-    from fastopt.torch import _reach
+    from fastopt.torch import _devices
 
     gpu(knows=12080)
-    _reach.lacking.cache_clear()
+    _devices.why_no_cuda.cache_clear()
     try:
-        assert _reach.lacking() == installation.trouble() != ""
+        assert _devices.why_no_cuda() == installation.trouble() != ""
     finally:
-        _reach.lacking.cache_clear()
+        _devices.why_no_cuda.cache_clear()

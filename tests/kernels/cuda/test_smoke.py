@@ -34,9 +34,9 @@ def there(monkeypatch):
     """Under the simulator our code takes torch's tensors for CUDA's."""
     pytest.importorskip("torch", reason="in the extra `torch`")
     if SIMULATED:
-        from fastopt.torch import _reach
+        from fastopt.torch import _devices
 
-        monkeypatch.setattr(_reach, "place_of", lambda tensor: _reach.DEVICE)
+        monkeypatch.setattr(_devices, "device_kind", lambda tensor: _devices.DEVICE)
 
 
 @pytest.mark.parametrize("name", ["torch-steps", "torch-scaler", "torch-no-waiting"])

@@ -33,7 +33,7 @@ from fastopt.kernels.cuda.optim import arrays
 from fastopt.kernels.cuda.runtime import array_interface
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.cuda.runtime.simulator import SimulatedGpu
-from fastopt.torch import _cuda, _reach
+from fastopt.torch import _cuda, _devices
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a GPU, tests/test_torch_gpu.py asks torch for it")
 
@@ -49,14 +49,14 @@ class Where:
 
     def __call__(self, t):
         step = t.dim() == 0 and not self.steps_there
-        return _reach.HOST if step or any(t is one for one in self.host) else _reach.DEVICE
+        return _devices.HOST if step or any(t is one for one in self.host) else _devices.DEVICE
 
 
 @pytest.fixture
 def there(monkeypatch):
     """Has all tensors on the GPU, but for numbers of steps where `steps_there` is False, and those of `host`."""
     found = Where()
-    monkeypatch.setattr(_reach, "place_of", found)
+    monkeypatch.setattr(_devices, "device_kind", found)
     return found
 
 
@@ -294,8 +294,8 @@ def test_what_is_left_to_torch(there, monkeypatch):
     optimizer.grad_scale = torch.ones(1)
     (placement,) = fastopt.torch.explain(optimizer)
     assert placement.reason == "grad_scale and found_inf are given, and the state step is on the CPU"
-    monkeypatch.setattr(_reach, "lacking", lambda: "the backend 'cuda' lacks a device")
-    monkeypatch.setattr("fastopt.torch._param_states.lacking", _reach.lacking)
+    monkeypatch.setattr(_devices, "why_no_cuda", lambda: "the backend 'cuda' lacks a device")
+    monkeypatch.setattr("fastopt.torch._param_states.why_no_cuda", _devices.why_no_cuda)
     (placement,) = fastopt.torch.explain(fastopt.torch.SGD([w]))
     assert placement.reason == "on cpu: the backend 'cuda' lacks a device"
 

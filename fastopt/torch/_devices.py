@@ -1,4 +1,4 @@
-"""Which of our kernels can reach the memory of a tensor."""
+"""The kind of device that a tensor is on, and if our kernels can run there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .. import _backends
 HOST, DEVICE = "cpu", "cuda"
 
 
-def place_of(t: torch.Tensor) -> str:
-    """HOST, DEVICE, or "" for what no kernel of ours can reach."""
+def device_kind(t: torch.Tensor) -> str:
+    """HOST, DEVICE, or "" for a tensor that no kernel of ours can reach."""
     if t.is_cpu:
         return HOST
     return DEVICE if t.is_cuda else ""
 
 
 @cache
-def lacking() -> str:
+def why_no_cuda() -> str:
     """Why no kernel can run on a GPU; "": they can."""
     try:
         _backends.get(_backends.DEVICE)
