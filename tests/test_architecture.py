@@ -92,10 +92,6 @@ BENCHMARKS = {
 }
 LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
 
-# Faults still to be mended; a test names those that no longer are. Both lists are to become empty, and to go.
-IMPORTS_TO_MEND: set[tuple[str, str]] = set()
-CIRCLES_TO_MEND: list[set[str]] = []
-
 
 def _full_names(folder: str, row: str) -> list[str]:
     """The rooms of a row by their paths: `cpu/dense` of kernels is kernels/cpu/dense."""
@@ -161,15 +157,15 @@ def graph() -> Mapping[str, frozenset[str]]:
     return found
 
 
-def faults(imports_of: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str, str]]:
-    """Imports that the table does not allow, as (importing room, imported room, sentence)."""
+def faults(imports_of: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """A sentence for each import that the table does not allow."""
     for path, imports in imports_of.items():
         room = room_of(path)
         for other in sorted(imports):
             if room_of(other) == room or room_of(other) in TABLE.get(room, ()):
                 continue
             allowed = ", ".join(TABLE.get(room, ())) or "nothing"
-            yield room, room_of(other), f"{path} imports {other}: {room} may import {allowed}"
+            yield f"{path} imports {other}: {room} may import {allowed}"
 
 
 def circles(imports_of: Mapping[str, Collection[str]]) -> list[set[str]]:
@@ -218,8 +214,7 @@ def test_rooms(path, room):
 def test_a_wrong_import_is_named(line):
     path, other = "kernels/cpu/dense/rows.py", "kernels/cpu/optim/updates.py"
     found = {sources()[name] for name in imported_names(path, ast.parse(line)) if name in sources()}
-    sentences = [sentence for *_, sentence in faults({path: found})]
-    assert sentences[-1].startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
+    assert list(faults({path: found}))[-1].startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
 
 
 def test_a_circle_is_named():
@@ -234,7 +229,7 @@ def test_every_room_has_a_row():
 
 
 def test_no_import_goes_up_or_across():
-    wrong = [sentence for *arrow, sentence in faults(graph()) if tuple(arrow) not in IMPORTS_TO_MEND]
+    wrong = list(faults(graph()))
     assert not wrong, "\n".join(wrong)
 
 
@@ -244,12 +239,5 @@ def test_no_circle():
         TopologicalSorter(TABLE).prepare()
     except CycleError as error:
         pytest.fail(f"the table has a circle: {' <- '.join(error.args[1])}")
-    unknown = [group for group in circles(graph()) if not any(group <= listed for listed in CIRCLES_TO_MEND)]
-    assert not unknown, "\n".join(f"these import each other: {', '.join(sorted(group))}" for group in unknown)
-
-
-def test_what_is_mended_leaves_the_lists():
-    arrows = {(room, other) for room, other, _ in faults(graph())}
-    assert sorted(IMPORTS_TO_MEND - arrows) == [], "mended: take these out of IMPORTS_TO_MEND"
-    mended = [listed for listed in CIRCLES_TO_MEND if not any(group <= listed for group in circles(graph()))]
-    assert mended == [], "mended: take these out of CIRCLES_TO_MEND"
+    found = circles(graph())
+    assert not found, "\n".join(f"these import each other: {', '.join(sorted(group))}" for group in found)
