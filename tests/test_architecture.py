@@ -214,7 +214,8 @@ def test_rooms(path, room):
 def test_a_wrong_import_is_named(line):
     path, other = "kernels/cpu/dense/rows.py", "kernels/cpu/optim/updates.py"
     found = {sources()[name] for name in imported_names(path, ast.parse(line)) if name in sources()}
-    assert list(faults({path: found}))[-1].startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
+    sentence = list(faults({path: found}))[-1]
+    assert sentence.startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
 
 
 def test_a_circle_is_named():
