@@ -58,7 +58,7 @@ FASTOPT = {
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
     "_files": "_validation kernels/interrupts",
     "_frames": "_dlpack _validation",
-    "_metrics": "_validation losses kernels/formulas kernels/metrics",
+    "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation",
@@ -67,7 +67,7 @@ FASTOPT = {
     "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/formulas kernels/interrupts",
-    "optim": "_backends _dlpack _exclusive _validation conventions schedules kernels/formulas kernels/spec",
+    "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
