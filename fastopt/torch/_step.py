@@ -285,7 +285,7 @@ def has_grad_scaler(optimizer: Any) -> bool:
 
 def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
-    return found is not None and peer_of(type(optimizer)) in FUSED
+    return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
 
 
 def torch_step(optimizer: Any) -> None:
