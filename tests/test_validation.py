@@ -149,15 +149,15 @@ def test_a_parameter_reaches_its_memory(layout):
     a = LAYOUTS[layout](drawn((2, 3, 4), "float32"))
     parameter = fp.Parameter("p", a)
     without_copy = layout in ("contiguous", "fortran", "permuted", "memory not NumPy's", "part of a larger array")
-    assert (parameter.work is not None) == without_copy
-    work = parameter.load()
+    assert (parameter.kernel_view is not None) == without_copy
+    loaded = parameter.load()
     assert work.flags.carray
     assert np.shares_memory(work, a) == without_copy
-    work[...] = parameter.inward(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
-    parameter.store(work)
+    loaded[...] = parameter.to_kernel_layout(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    parameter.store(loaded)
     np.testing.assert_array_equal(a, np.arange(24).reshape(2, 3, 4))
     state = parameter.new_state(0.0)
-    parameter.outward(state)[...] = a
+    parameter.to_user_layout(state)[...] = a
     np.testing.assert_array_equal(state, work)
 
 
