@@ -151,14 +151,14 @@ def test_a_parameter_reaches_its_memory(layout):
     without_copy = layout in ("contiguous", "fortran", "permuted", "memory not NumPy's", "part of a larger array")
     assert (parameter.kernel_view is not None) == without_copy
     loaded = parameter.load()
-    assert work.flags.carray
-    assert np.shares_memory(work, a) == without_copy
+    assert loaded.flags.carray
+    assert np.shares_memory(loaded, a) == without_copy
     loaded[...] = parameter.to_kernel_layout(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
     parameter.store(loaded)
     np.testing.assert_array_equal(a, np.arange(24).reshape(2, 3, 4))
     state = parameter.new_state(0.0)
     parameter.to_user_layout(state)[...] = a
-    np.testing.assert_array_equal(state, work)
+    np.testing.assert_array_equal(state, loaded)
 
 
 @given(st.data())
