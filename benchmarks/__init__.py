@@ -1,1 +1,1 @@
-"""Suites that time the kernels against the reference, the machine's limits and other libraries."""
+"""Benchmarks: suites that time the kernels against the reference, the machine's limits and other libraries."""

@@ -1,4 +1,4 @@
-"""What the suites share: backends, small sizes for quick runs, and what a benchmark's record says of itself."""
+"""Fixtures of the suites: backends, quick runs, and the fields that a report needs of a benchmark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """What the figures depend on, beside the processor."""
+    """Add threads, BLAS and versions to the machine's description."""
     library = blas()
     machine_info["fastopt"] = {
         "threads": get_num_threads(),
@@ -43,18 +43,18 @@ def backend(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture
 def quick(request: pytest.FixtureRequest, benchmark: Any) -> bool:
-    """Whether sizes and rounds are to be small: with --quick, and where only agreement is checked."""
+    """True for small sizes and few rounds: with --quick, and where --benchmark-disable asks for agreement alone."""
     return benchmark.disabled or request.config.getoption("--quick")
 
 
 @pytest.fixture
 def note(benchmark: Any) -> Callable[..., None]:
-    """note(kind, name, contestant, ...): add to the benchmark's record what a report needs to know of it.
+    """Return note(kind, name, contestant, ...), which adds the fields of a report to the benchmark's record.
 
-    Machine-readable, all of one call: kind, name (of the rule, activation, loss or workload), contestant (one of
-    PEERS), the titles of both, size (parameters, or elements), dtype, shape, threads, bytes, flops, samples,
-    limit_seconds (what the machine would take at best), and two limits of the machine measured in the same run,
-    stream_bytes_per_second and gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
+    For programs, of one call: kind, name (of the rule, activation, loss or workload), contestant (one of PEERS), the
+    titles of both, size (parameters or elements), dtype, shape, threads, bytes, flops, samples, limit_seconds (its time
+    at the machine's limits), and two limits measured in the same run, stream_bytes_per_second and
+    gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
     """
 
     def add(
@@ -78,11 +78,11 @@ def note(benchmark: Any) -> Callable[..., None]:
         seconds = benchmark.stats.stats.median
         info = benchmark.extra_info
         peak, bandwidth = product_peak("float32", get_num_threads()), copy_bandwidth()
-        at_best = limit or max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
+        limit_seconds = limit or max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
         info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
         info |= {"title": title or name, "contestant_title": contestant_title or TITLES[contestant]}
         info |= {"shape": shape, "threads": get_num_threads(), "bytes": float(moved)}
-        info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": at_best}
+        info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": limit_seconds}
         info |= {"stream_bytes_per_second": bandwidth, "gemm_flops_per_second": peak}
         if moved:
             info["GB/s"] = round(moved / seconds / 1e9, 2)
@@ -90,7 +90,7 @@ def note(benchmark: Any) -> Callable[..., None]:
             info["GFLOP/s"] = round(flops / seconds / 1e9, 2)
         if samples:
             info["samples/s"] = round(samples / seconds)
-        if at_best:
-            info["share of limit"] = round(at_best / seconds, 3)
+        if limit_seconds:
+            info["share of limit"] = round(limit_seconds / seconds, 3)
 
     return add

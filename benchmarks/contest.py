@@ -1,4 +1,4 @@
-"""Epochs of several contestants, taken in turn in one process, so that all see the machine in the same state."""
+"""Epochs of several contestants, interleaved in one process, so that all find the machine in the same state."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastopt.benchmarks.interleaved import record
 from fastopt.benchmarks.peers import PEERS, Build, Peer, tolerant
-from fastopt.benchmarks.turns import record
 from fastopt.benchmarks.workloads import Absent, Workload
 
-# The threads of NumPy's BLAS look for more work for 0.1 s after a product (those of other libraries for less), and
-# would take a core from whoever is next.
+# Seconds before a turn: the threads of NumPy's BLAS spin for 0.1 s after a product (others less), and would take a core
+# from the next contestant.
 PAUSE = 0.15
-TURN_SECONDS = 0.02  # a turn of at least so long, after an epoch that is not timed where epochs are shorter than that
+TURN_SECONDS = 0.02  # least time of a turn; turns of several epochs begin with one that is not timed
 MOST_EPOCHS = 10  # in a turn
 
-# Relative differences of the mean loss. The same steps in float32, rounded differently, drift apart where a ReLU's
-# input is 0 but for rounding. Measured against float64, with Fashion-MNIST: over 10 steps all were within 7e-5 (JAX;
-# the others 1e-7); over an epoch of 938 steps all scatter around it, by up to 1.3e-3 on either side. So the first steps
-# tell whether contestants do the same work, and the epoch only that none of them goes astray later.
+# Largest relative differences of the mean loss. The same steps in float32, rounded differently, drift apart if a
+# ReLU's input is 0 but for rounding. Measured against float64, with Fashion-MNIST: over 10 steps all were within 7e-5
+# (JAX; the others 1e-7), over an epoch of 938 steps within 1.3e-3 on either side. So the first steps show that
+# contestants do the same work, and the epoch that none of them diverges later.
 FIRST_STEPS = 10
 SAME_START = {"float32": 3e-4, "bfloat16": 3e-2}
 SAME_EPOCH = 1e-2
-SAME_END = 0.1  # of those that take other steps: the loss on all rows after the last epoch
+SAME_END = 0.1  # for contestants that take other steps: the loss on all rows after the last epoch
 
 
 @dataclass
 class Outcome:
-    """What a contest has measured, by contestant."""
+    """Measurements of a contest, by contestant."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # of every timed epoch
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # every timed epoch
     losses: dict[str, list[float]] = field(default_factory=dict)  # mean loss of every epoch, from the first
-    absent: dict[str, str] = field(default_factory=dict)  # why those that are not there are not
+    absent: dict[str, str] = field(default_factory=dict)  # contestants that cannot take part, with the reasons
 
     def median(self, name: str) -> float:
         return float(np.median(self.seconds[name]))
@@ -52,7 +52,7 @@ def contest(
 ) -> Outcome:
     """Train the contestants on the workload for `rounds` turns each and check that they reach the same losses.
 
-    The first epoch of each, in which libraries compile, is not timed. AssertionError where losses differ.
+    The first epoch of each, in which libraries compile, is not timed. Raises AssertionError if losses differ.
     """
     outcome = Outcome()
     start = replace(workload, order=workload.order[: FIRST_STEPS * workload.batch_size])
@@ -64,7 +64,7 @@ def contest(
                 peer = known[name](start)
                 if peer.same_steps:
                     starts[name] = peer.epoch()
-                del peer  # before the memory is needed again
+                del peer  # frees its memory for the next one
                 peers[name] = known[name](workload)
             except Absent as reason:
                 outcome.absent[name] = str(reason)
@@ -89,27 +89,27 @@ def contest(
 
 
 def report(benchmark: Any, outcome: Outcome, name: str) -> bool:
-    """Hand a contestant's epochs to pytest-benchmark, if they were timed; skip the test where there are none."""
+    """Record a contestant's epochs with pytest-benchmark; return True if they were timed. Skip if there are none."""
     if name in outcome.absent:
         pytest.skip(outcome.absent[name])
     if name not in outcome.losses:
         pytest.skip("compiles for half a minute: when timed")
     if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+        benchmark(lambda: None)  # only agreement is checked
         return False
     record(benchmark, outcome.seconds[name])
     return True
 
 
 def timed(peer: Peer) -> tuple[float, float]:
-    """(seconds, mean loss) of an epoch."""
+    """Train an epoch and return (seconds, mean loss)."""
     start = time.perf_counter()
     loss = peer.epoch()
     return time.perf_counter() - start, loss
 
 
 def take_turn(peer: Peer, length: float, seconds: list[float], losses: list[float]) -> None:
-    """Epochs for about TURN_SECONDS, at least one; where that is several, one before them brings the caches back."""
+    """Time epochs for about TURN_SECONDS, at least one; if several, one before them fills the caches again."""
     count = min(MOST_EPOCHS, math.ceil(TURN_SECONDS / length))
     if count > 1:
         losses.append(peer.epoch())
@@ -120,7 +120,7 @@ def take_turn(peer: Peer, length: float, seconds: list[float], losses: list[floa
 
 
 def check(workload: Workload, what: str, losses: dict[str, float], tolerance: float) -> None:
-    """AssertionError where a loss differs from the first one by more than `tolerance` of it, or is not a number."""
+    """Raise AssertionError if a loss differs from the first one by more than `tolerance` of it, or is NaN."""
     for name, theirs in losses.items():
         first, ours = next(iter(losses.items()))
         if not abs(ours - theirs) <= tolerance * abs(ours):

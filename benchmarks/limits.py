@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured in the run that it is compared with."""
+"""Speed limits of the machine, measured in the run whose figures are compared with them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fastopt.kernels.cpu.runtime.records import DENSE, UPDATE, UPDATES, fill, re
 from fastopt.kernels.cpu.runtime.storage import STORES, name_of
 from fastopt.kernels.formulas import NUM_SCALARS
 
-SIDE = 512  # of the products of `product_peak`: large, and operands still in cache
-TIMES = 20  # of a product in a call: it may take milliseconds until threads run on processors of their own
+SIDE = 512  # rows and columns of the products of `product_peak`: large, with operands still in cache
+REPEATS = 20  # products in a call: threads may take milliseconds to spread over the processors
 
 
 def _stream0(p, g, s, h, tiny):
@@ -41,7 +41,7 @@ def _stream3(p, g, s, h, tiny):
 
 @cache
 def _stream_kernel(states: int, dtype: str) -> Kernel:
-    """An update's loop over the same arrays with one addition for each that is written."""
+    """The loop of an update with one addition for each array that is written."""
     from numba.extending import register_jitable
 
     rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
@@ -49,11 +49,11 @@ def _stream_kernel(states: int, dtype: str) -> Kernel:
 
 
 def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
-    """A call that moves what an update of these arrays moves, with next to no arithmetic."""
+    """Return a call that moves the same bytes as an update of these arrays, with next to no arithmetic."""
     code = _stream_kernel(len(states), name_of(p.dtype)).address
-    where = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
+    addresses = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
     scalars, tiles = np.zeros(NUM_SCALARS + 1), -(-p.size // TILE)
-    row = (code, address_of(p), address_of(g), *where, 0, address_of(scalars), p.size, 0, p.itemsize)
+    row = (code, address_of(p), address_of(g), *addresses, 0, address_of(scalars), p.size, 0, p.itemsize)
     table = np.array([row], UPDATE)
     work = fill(UPDATES, count=1, table=table, tiles=tiles)
     num_ranks = launch.num_threads_for(p.size, launch.UPDATE_ELEMENTS, tiles)
@@ -65,18 +65,20 @@ def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Call
 
 
 def update_bytes(p: np.ndarray, states: int) -> int:
-    """Moved by an update: p and the states read and written, g read."""
+    """Bytes that an update moves: p and the states are read and written, g is read."""
     return (3 + 2 * states) * p.nbytes
 
 
-def turns(
+def interleaved_times(
     calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1, pause: float = 0, count: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds that each call took in every round, the calls taken in turn so that all see the same machine.
+    """Return the seconds of each call in every round; calls are interleaved, so that all find the same machine.
 
-    In another order every round: what the call before has left in the caches should not always help the same one.
-    `warm` rounds before them are not timed. `pause` is how long to wait before each turn, for the threads of the one
-    before to come to rest. A turn is `count` calls, and their mean is what is returned.
+    Their order changes with every round, so that the caches' contents do not always help the same call.
+
+    warm   rounds before the timed ones
+    pause  seconds before each turn, in which the threads of the turn before come to rest
+    count  calls of a turn, whose mean is returned
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
@@ -93,16 +95,16 @@ def turns(
     return times
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
-    """The median of what `turns` measures."""
-    return {name: float(np.median(taken)) for name, taken in turns(calls, rounds, warm).items()}
+def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
+    """Return the median of the times of each call."""
+    return {name: float(np.median(taken)) for name, taken in interleaved_times(calls, rounds, warm).items()}
 
 
 def _product(gemm, real, width):
     def product(work, step, rank, num_ranks):
         d = read(work, DENSE)
         n = d.inputs
-        for _ in range(TIMES):
+        for _ in range(REPEATS):
             gemm(
                 d.gemm, ROW_MAJOR, AS_IS, AS_IS, n, n, n, real(1), d.x, n, d.w, n,
                 real(0), d.y + rank * n * n * width, n,
@@ -113,18 +115,18 @@ def _product(gemm, real, width):
 
 @cache
 def product_peak(dtype: str, threads: int) -> float:
-    """FLOP/s of large products by the BLAS that kernels use, one on each thread at the same time."""
+    """FLOP/s of large products by the kernels' BLAS, one on each thread at the same time."""
     kind = np.dtype(dtype)
     x, w = np.random.default_rng(0).standard_normal((2, SIDE, SIDE)).astype(kind)
     y = np.empty((threads, SIDE, SIDE), kind)
     work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
     kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
     calls = {"products": lambda: launch.run_team(kernel, address_of(work), threads)}
-    return threads * TIMES * 2 * SIDE**3 / interleave(calls, rounds=5)["products"]
+    return threads * REPEATS * 2 * SIDE**3 / interleaved_medians(calls, rounds=5)["products"]
 
 
 @cache
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of streaming arrays much larger than any cache."""
+    """Bytes read and written a second when arrays much larger than any cache are streamed."""
     p, g = np.zeros((2, 20_000_000), "float32")
-    return 3 * p.nbytes / interleave({"stream": stream(p, g, ())}, rounds=5)["stream"]
+    return 3 * p.nbytes / interleaved_medians({"stream": stream(p, g, ())}, rounds=5)["stream"]

@@ -1,7 +1,7 @@
-"""Training loops as torch's users write them: forward, backward and the optimizer's step, which is timed by itself too.
+"""Training loops in torch: forward, backward and the optimizer's step, which is also timed by itself.
 
-An optimizer that is measured alone finds idle cores and its arrays in the cache. In a loop torch's threads are awake
-when the step begins, and the forward pass that follows finds what the step has left.
+An optimizer that is measured alone finds idle cores and its arrays in the cache. In a loop, torch's threads are
+spinning when the step begins, and the next forward pass finds the caches as the step has left them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from fastopt.benchmarks.peers import need
 
 LR = 1e-3
-WARM = 3  # iterations of a turn that are not timed: they bring back what other contestants have driven out
+WARM = 3  # iterations of a turn that are not timed: they fill the caches again after other contestants
 
 
 class Loop:
-    """A model with an optimizer, the same at the start for every contestant.
+    """A model with an optimizer; all contestants start from the same parameters.
 
-    model: makes the parameters and a function that returns the loss. Raises Absent.
+    model  function that returns the parameters and a function that computes the loss; raises Absent
     """
 
     def __init__(self, contestant: str, model: Callable[[Any], tuple[list[Any], Callable[[], Any]]]) -> None:
@@ -42,7 +42,7 @@ class Loop:
             self.optimizer = torch.optim.Adam(parameters, lr=LR, fused=True if contestant == "torch-fused" else None)
 
     def iterate(self) -> tuple[float, float, Any]:
-        """Seconds of the step and of the whole iteration, and the loss, a tensor."""
+        """Return the seconds of the step and of the whole iteration, and the loss as a tensor."""
         start = time.perf_counter()
         self.optimizer.zero_grad()
         loss = self.loss()
@@ -57,7 +57,7 @@ class Loop:
 
 
 def mlp(*widths: int, batch: int = 64) -> Callable[[Any], tuple[list[Any], Callable[[], Any]]]:
-    """Dense layers with ReLU between them and a softmax cross-entropy, on batches of random data in turn."""
+    """Dense layers with ReLU and a softmax cross-entropy, on 20 batches of random data."""
 
     def make(torch: Any) -> tuple[list[Any], Callable[[], Any]]:
         layers: list[Any] = []
@@ -65,11 +65,11 @@ def mlp(*widths: int, batch: int = 64) -> Callable[[Any], tuple[list[Any], Calla
             layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
         model = torch.nn.Sequential(*layers[:-1])
         data, labels = torch.randn(20, batch, widths[0]), torch.randint(0, widths[-1], (20, batch))
-        criterion, turn = torch.nn.CrossEntropyLoss(), [0]
+        criterion, index = torch.nn.CrossEntropyLoss(), [0]
 
         def loss() -> Any:
-            turn[0] = (turn[0] + 1) % len(data)
-            return criterion(model(data[turn[0]]), labels[turn[0]])
+            index[0] = (index[0] + 1) % len(data)
+            return criterion(model(data[index[0]]), labels[index[0]])
 
         return list(model.parameters()), loss
 
@@ -77,7 +77,7 @@ def mlp(*widths: int, batch: int = 64) -> Callable[[Any], tuple[list[Any], Calla
 
 
 def tensors(count: int, size: int) -> Callable[[Any], tuple[list[Any], Callable[[], Any]]]:
-    """Tensors of one size, whose squared distance from others is minimised."""
+    """Tensors of one size; the loss is their squared distance from random ones."""
 
     def make(torch: Any) -> tuple[list[Any], Callable[[], Any]]:
         parameters = [torch.randn(size, requires_grad=True) for _ in range(count)]
@@ -93,7 +93,7 @@ def tensors(count: int, size: int) -> Callable[[Any], tuple[list[Any], Callable[
 
 
 class Work(NamedTuple):
-    """A loop to be measured; the quick one is for seeing that it runs."""
+    """A loop to measure; `quick` is a small model, which shows that the loop runs."""
 
     model: Callable[[Any], tuple[list[Any], Callable[[], Any]]]
     quick: Callable[[Any], tuple[list[Any], Callable[[], Any]]]
@@ -109,9 +109,11 @@ LOOPS = {
 }
 
 
-def turns(loops: dict[str, Loop], iterations: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """For each contestant the seconds of its "step" and "iteration", medians of each turn; turns are taken in random
-    order, without a pause: whose threads are still awake is part of what is measured."""
+def interleaved_loops(loops: dict[str, Loop], iterations: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of "step" and "iteration" by contestant: the median of every turn.
+
+    Turns have a random order and no pause between them: threads that still spin are part of the measurement.
+    """
     found: dict[str, dict[str, list[float]]] = {name: {"step": [], "iteration": []} for name in loops}
     rng, names = np.random.default_rng(0), list(loops)
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""The memory that training takes, each contestant in a process of its own: `python -m fastopt.benchmarks.memory NAME`.
+"""Peak memory of training, each contestant in a process of its own: `python -m fastopt.benchmarks.memory NAME`.
 
-The process prints a JSON object, in bytes: `before`, resident when libraries are imported and the data are there, and
-`peak`, the most while a model trains on the workload "wide". Linux only: elsewhere nobody resets and tells the peak.
+The process prints a JSON object with two numbers of bytes: resident memory `before` training, with libraries imported
+and data loaded, and the `peak` while a model trains on the workload "wide". Only Linux can reset and report the peak.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 
 
 def resident(field: str) -> int:
-    """Bytes: VmRSS now, or VmHWM at most since the peak was reset."""
+    """Resident memory in bytes: VmRSS is the present one, VmHWM the peak since the last reset."""
     found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return 1024 * int(found[1])
 
 
-def trained(name: str, workload: Workload, steps: int) -> dict[str, int]:
+def train(name: str, workload: Workload, steps: int) -> dict[str, int]:
     """Train for some steps and return `before` and `peak`."""
     workload = replace(workload, order=workload.order[: steps * workload.batch_size])
     with tolerant():
         small = WORKLOADS["wide"](True)
-        PEERS[name](small).epoch()  # imports what is imported late, and starts threads
+        PEERS[name](small).epoch()  # late imports, and start of threads
         before = resident("VmRSS")
         peer = PEERS[name](workload)
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
@@ -42,7 +42,7 @@ def trained(name: str, workload: Workload, steps: int) -> dict[str, int]:
 
 
 def measure(name: str, short: bool = False) -> dict[str, int]:
-    """What a process of its own has measured of a contestant. Raises Absent."""
+    """Return `before` and `peak` of a contestant, measured in a process of its own. Raises Absent."""
     if not Path("/proc/self/clear_refs").exists():
         raise Absent("the peak of resident memory is known on Linux only")
     command = [sys.executable, "-m", "fastopt.benchmarks.memory", name, *["--short"] * short]
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a small network")
     args = parser.parse_args()
     try:
-        print(json.dumps(trained(args.name, WORKLOADS["wide"](args.short), args.steps)))
+        print(json.dumps(train(args.name, WORKLOADS["wide"](args.short), args.steps)))
     except Absent as reason:
         parser.exit(1, f"{reason}\n")
 

@@ -1,21 +1,21 @@
-"""Whole epochs: the compiled kernels, the reference, and the libraries one could use instead, from the same weights."""
+"""Whole epochs: the compiled kernels, the reference, and other libraries, from the same weights."""
 
 import pytest
 
 from fastopt.benchmarks.contest import contest, report
+from fastopt.benchmarks.interleaved import interleaved, shared_result
 from fastopt.benchmarks.peers import PEERS
-from fastopt.benchmarks.turns import by_turns, hold
 from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent
 
 ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 5}
 
 
 def held(name, names, quick, timed):
-    """The workload, or why it is not there, and what a contest on it gave."""
+    """Return the workload, or the reason why it is absent, and the outcome of a contest on it."""
     if not timed and "torch-compile" in names:
         names.remove("torch-compile")  # it compiles for half a minute
-    if name != "wide" or not timed:  # where the reference takes most of the time
-        # The reference first, that the others are compared with, whether or not it is to be reported.
+    if name != "wide" or not timed:  # there the reference takes most of the time
+        # The reference comes first, even if it is not reported: the others are compared with it.
         names = sorted({*names, "numpy"}, key=list(PEERS).index)
     try:
         workload = WORKLOADS[name](quick)
@@ -24,14 +24,14 @@ def held(name, names, quick, timed):
     return workload, contest(workload, names, 0 if not timed else 2 if quick else ROUNDS[name])
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", PEERS)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_epoch(benchmark, note, request, quick, workload, contestant):
     if contestant == "sklearn" and workload != "linear":
         pytest.skip("SGDRegressor is for the linear regression only")
     benchmark.group = f"epoch of {workload}"
-    made, found = hold(request, lambda names: held(workload, names, quick, not benchmark.disabled))
+    made, found = shared_result(request, lambda names: held(workload, names, quick, not benchmark.disabled))
     if found is None:
         pytest.skip(made)
     if not report(benchmark, found, contestant):

@@ -5,14 +5,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.loops import LOOPS, Loop, turns
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.loops import LOOPS, Loop, interleaved_loops
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.workloads import Absent
 
 CONTESTANTS = ("fastopt", "torch-fused", "torch-default")
-FIRST = 10  # iterations, by whose losses contestants are compared
-SAME_LOSSES = 3e-4  # relative: the same steps, rounded differently
+FIRST = 10  # iterations whose losses are compared
+SAME_LOSSES = 3e-4  # relative difference of the same steps, rounded differently
 
 
 def made(name, loop, quick):
@@ -26,13 +26,13 @@ def expected(loop, quick):
 
 @cache
 def measured(loop, names, quick):
-    """Seconds of step and iteration by contestant; asked for once for each of the two."""
-    loops = present(lambda name: made(name, loop, quick), names)
+    """Return the seconds of step and iteration by contestant, measured once for both tests."""
+    loops = available(lambda name: made(name, loop, quick), names)
     work = LOOPS[loop]
-    return turns(loops, 3 if quick else work.iterations, 2 if quick else work.rounds)
+    return interleaved_loops(loops, 3 if quick else work.iterations, 2 if quick else work.rounds)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("timed", ["step", "iteration"])
 @pytest.mark.parametrize("loop", LOOPS)
@@ -50,6 +50,6 @@ def test_loop(benchmark, note, request, quick, loop, timed, contestant):
         benchmark(lambda: None)
         return
     with tolerant():
-        found = hold(request, lambda names: measured(loop, tuple(names), quick))
+        found = shared_result(request, lambda names: measured(loop, tuple(names), quick))
     record(benchmark, found[contestant][timed])
     note("loop", f"adam {timed}", contestant, size=size, shape=loop, title=f"{timed} in a loop")

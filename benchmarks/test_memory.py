@@ -1,4 +1,4 @@
-"""Memory: what training 1024-4096-4096-10 takes at its peak, each contestant in a process of its own."""
+"""Peak memory of training 1024-4096-4096-10, each contestant in a process of its own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The program as a whole: what importing costs, what `fastopt train` takes, and how well ten epochs of `fit` do."""
+"""The program as a whole: the time of an import and of `fastopt train`, and the accuracy after ten epochs of `fit`."""
 
 import os
 import shutil
@@ -11,18 +11,18 @@ import pytest
 
 import fastopt as fo
 from fastopt.benchmarks.contest import PAUSE
-from fastopt.benchmarks.limits import turns
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times
 
 ROUNDS = 21
-IMPORTS = {"fastopt": "import numpy, time", "numpy": "import time"}  # and what has been imported before
+IMPORTS = {"fastopt": "import numpy, time", "numpy": "import time"}  # and the modules that are imported before
 TIMED = "{before}; start = time.perf_counter(); import {name}; print(time.perf_counter() - start)"
 TRAIN = {"first": "fastopt train, first time ever", "later": "fastopt train, afterwards"}
 ACCURACY = "Fashion-MNIST, 784-256-128-10, Adam, batch 64, 10 epochs of fit"
 
 
 def process(*command, **environment):
-    """A call that runs a process to its end."""
+    """Return a call that runs a process to its end."""
     return lambda: subprocess.run(command, check=True, env=os.environ | environment, capture_output=True)
 
 
@@ -32,7 +32,7 @@ def import_seconds(name):
 
 
 def import_times(names, rounds):
-    """Seconds of an import in new processes, by turns; the first, which brings files into memory, does not count."""
+    """Return seconds of interleaved imports in new processes; the first only brings files into memory."""
     found = {name: [] for name in names}
     for _ in range(rounds + 1):
         for name in names:
@@ -40,19 +40,19 @@ def import_times(names, rounds):
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", IMPORTS)
 def test_import(benchmark, note, request, quick, contestant):
     if benchmark.disabled:
         pytest.skip("nothing to agree on")
     benchmark.group = "import"
-    found = hold(request, lambda names: import_times(names, 3 if quick else ROUNDS))
+    found = shared_result(request, lambda names: import_times(names, 3 if quick else ROUNDS))
     record(benchmark, found[contestant])
     title = "import numpy" if contestant == "numpy" else "import fastopt, after numpy"
     note("program", "import", contestant, size=0, title="import", contestant_title=title)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("time_of", TRAIN)
 def test_train(benchmark, note, quick, time_of):
     if benchmark.disabled:
@@ -62,13 +62,13 @@ def test_train(benchmark, note, quick, time_of):
     try:
         run = {"train": process(sys.executable, "-m", "fastopt", "train", FASTOPT_CACHE_DIR=folder)}
         later = time_of == "later"
-        record(benchmark, turns(run, rounds=3 if later and not quick else 1, warm=int(later))["train"])
+        record(benchmark, interleaved_times(run, rounds=3 if later and not quick else 1, warm=int(later))["train"])
     finally:
         shutil.rmtree(folder)
     note("program", f"train {time_of}", "fastopt", size=0, title=TRAIN[time_of])
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", ["fastopt", "numpy"])
 def test_accuracy(benchmark, note, quick, contestant):
     if quick:

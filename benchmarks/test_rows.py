@@ -1,25 +1,25 @@
-"""`step` with gradients of some rows of an embedding table: against torch's sparse gradients, and a whole gradient."""
+"""`step` with sparse gradients of an embedding table, against torch's sparse gradients and a dense one."""
 
 import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.benchmarks.limits import turns
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times
 from fastopt.benchmarks.peers import TITLES, need, tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.costs import update_flops
 from fastopt.kernels.formulas import OPTIMIZERS
 
-TABLE, COUNT = (100_000, 64), 4_096  # rows listed in a step, some of them twice
-BATCHES = 8  # of indices, in turn: the rows of the step before are in the caches
+TABLE, COUNT = (100_000, 64), 4_096  # shape of the table; rows in a gradient, some of them twice
+BATCHES = 8  # of indices, one after the other, so that a step's rows are not in the caches yet
 ROUNDS, STEPS = 15, 5
 CONTESTANTS = {
     "fastopt": "fastopt", "numpy": TITLES["numpy"], "torch-default": "torch, sparse gradient",
     "fastopt-dense": "fastopt, whole gradient",
 }  # fmt: skip
 OURS = {"sgd": fo.SGD, "adagrad": fo.Adagrad, "adam": fo.Adam}
-EPS = 1e-12  # which SparseAdam puts elsewhere
+EPS = 1e-12  # small, because SparseAdam adds it elsewhere
 
 
 def drawn():
@@ -29,7 +29,7 @@ def drawn():
 
 
 def step_by(name, rule):
-    """The table, and a step on it as a call. Raises Absent."""
+    """Return the table, and a step on it as a call. Raises Absent."""
     table, batches, values = drawn()
     options = {"lr": 1e-2} if rule == "sgd" else {"lr": 1e-2, "eps": EPS}
     done = iter(range(10**9))
@@ -59,13 +59,13 @@ def step_by(name, rule):
 
 
 def measured(rule, names, quick):
-    """Seconds of a step by contestant."""
+    """Return the seconds of a step by contestant."""
     with tolerant():
-        calls = present(lambda name: step_by(name, rule)[1], names)
-        return turns(calls, 3 if quick else ROUNDS, count=STEPS)
+        calls = available(lambda name: step_by(name, rule)[1], names)
+        return interleaved_times(calls, 3 if quick else ROUNDS, count=STEPS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("rule", OURS)
 def test_rows(benchmark, note, request, quick, contestant, rule):
@@ -83,7 +83,7 @@ def test_rows(benchmark, note, request, quick, contestant, rule):
     if benchmark.disabled:
         benchmark(lambda: None)
         return
-    found = hold(request, lambda names: measured(rule, names, quick))
+    found = shared_result(request, lambda names: measured(rule, names, quick))
     record(benchmark, found[contestant])
     size = COUNT * TABLE[1]  # and of them a few listed twice
     moved = (3 + 2 * len(OPTIMIZERS[rule].states)) * 4 * size

@@ -1,31 +1,31 @@
-"""`step` of an optimizer on many arrays, through the public API: what a training loop of one's own pays."""
+"""`step` of an optimizer on many arrays, through the public API, as in a training loop."""
 
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import stream, turns
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times, stream
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import SHAPES, job, step_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.costs import update_flops
 
-STEPS = 200  # in a turn: the first of them bring the caches back
+STEPS = 200  # in a turn: the first of them fill the caches again
 ROUNDS = 15
-PAUSE = 0.02  # seconds, for the threads of the contestant before to come to rest
+PAUSE = 0.02  # seconds in which the threads of the contestant before come to rest
 CONTESTANTS = ("fastopt", "numpy", "torch-fused", "torch-default")
 
 
 def measured(shapes, names, quick):
-    """Seconds of a step by contestant, and of streaming as many parameters in one array."""
+    """Return the seconds of a step by contestant, and of streaming as many parameters in one array."""
     flat = job("adam", sum(int(np.prod(shape)) for shape in SHAPES[shapes]))
     with tolerant():
-        calls = present(lambda name: step_by(name, SHAPES[shapes]), names)
+        calls = available(lambda name: step_by(name, SHAPES[shapes]), names)
         calls["limit"] = stream(flat.p, flat.g, flat.states)
-        return turns(calls, 3 if quick else ROUNDS, count=10 if quick else STEPS, pause=PAUSE)
+        return interleaved_times(calls, 3 if quick else ROUNDS, count=10 if quick else STEPS, pause=PAUSE)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_step(benchmark, note, request, quick, contestant, shapes):
@@ -38,7 +38,7 @@ def test_step(benchmark, note, request, quick, contestant, shapes):
     if benchmark.disabled:
         benchmark(lambda: None)
         return
-    found = hold(request, lambda names: measured(shapes, names, quick))
+    found = shared_result(request, lambda names: measured(shapes, names, quick))
     record(benchmark, found[contestant])
     size = sum(int(np.prod(shape)) for shape in SHAPES[shapes])
     note("step", "adam", contestant, size=size, shape=shapes, moved=28 * size, flops=update_flops("adam") * size,

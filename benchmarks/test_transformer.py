@@ -1,6 +1,6 @@
-"""Adam's step on the 148 tensors of a transformer, 12 layers 768 wide, 86 M parameters: fastopt.torch against torch.
+"""Adam's step on the 148 tensors of a transformer (12 layers of width 768, 86 M parameters): fastopt.torch and torch.
 
-What is timed is what a training loop calls: `step`, and with clipping torch's clip_grad_norm_ before it, or ours in it.
+The timed call is `step`; with clipping, torch's clip_grad_norm_ before it, or ours within it.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import turns
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times
 from fastopt.benchmarks.peers import need, tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.updates import transformer
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels.costs import update_flops
@@ -23,7 +23,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of an element
 
 
 def parameters(dtype: str, quick: bool) -> list[Any]:
-    """Tensors with gradients. Raises Absent."""
+    """Return tensors with gradients. Raises Absent."""
     need("torch")
     import torch
 
@@ -37,7 +37,7 @@ def parameters(dtype: str, quick: bool) -> list[Any]:
 
 
 def steps_of(names: list[str], params: list[Any], clipped: bool) -> dict[str, Callable[[], object]]:
-    """A step by contestant, all on the same tensors and states: how fast memory is depends on where it lies."""
+    """Return a step by contestant, all on the same tensors and states: the speed of memory depends on its address."""
     import torch
 
     import fastopt.torch
@@ -64,7 +64,7 @@ def steps_of(names: list[str], params: list[Any], clipped: bool) -> dict[str, Ca
     return calls
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize(("dtype", "clipped"), [*((dtype, False) for dtype in BYTES), ("float32", True)])
 def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped):
@@ -80,9 +80,9 @@ def test_transformer(benchmark, note, request, quick, contestant, dtype, clipped
 
     def measured(names: list[str]) -> dict[str, list[float]]:
         with tolerant():
-            return turns(steps_of(names, parameters(dtype, quick), clipped), 3 if quick else ROUNDS)
+            return interleaved_times(steps_of(names, parameters(dtype, quick), clipped), 3 if quick else ROUNDS)
 
-    record(benchmark, hold(request, measured)[contestant])
+    record(benchmark, shared_result(request, measured)[contestant])
     size = sum(int(np.prod(shape)) for shape in (transformer(1, 64) if quick else transformer(12, 768)))
     passes = 7 + clipped  # p, m and v read and written, g read: once more for its norm
     shape = f"transformer, {dtype}{', clipped' if clipped else ''}"

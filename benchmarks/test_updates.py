@@ -1,13 +1,13 @@
-"""Optimizer updates of one array: ours, the reference and torch's fused one, against streaming the same bytes."""
+"""Optimizer updates of one array: ours, the reference's and torch's fused one, against streaming the same bytes."""
 
 from functools import cache
 
 import numpy as np
 import pytest
 
-from fastopt.benchmarks.limits import stream, turns, update_bytes
+from fastopt.benchmarks.interleaved import available, interleaved, record, shared_result
+from fastopt.benchmarks.limits import interleaved_times, stream, update_bytes
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, present, record
 from fastopt.benchmarks.updates import LARGE, REPORTED, TINY, job, tiny_by, update_by
 from fastopt.benchmarks.workloads import Absent
 from fastopt.kernels import reference
@@ -20,7 +20,7 @@ CONTESTANTS = ("fastopt", "numpy", "torch-fused")
 
 
 def left_out(rule, size, contestant, quick):
-    """Why a contestant does not take part, or nothing."""
+    """Return the reason why a contestant does not take part, or ""."""
     if size in LARGE and (quick or rule not in REPORTED):
         return "large arrays: when timed, for the rules of the report"
     if contestant == "numpy" and size == LARGE[1]:
@@ -28,8 +28,8 @@ def left_out(rule, size, contestant, quick):
     return "torch's: for the rules of the report" if contestant == "torch-fused" and rule not in REPORTED else ""
 
 
-def agree(rule, size, name):
-    """Whether a contestant's first update is the reference's; raises Absent."""
+def assert_agreement(rule, size, name):
+    """Assert that a contestant's first update equals the reference's. Raises Absent."""
     ours, twin = job(rule, size), job(rule, size)
     with tolerant():
         update_by(name, ours)()
@@ -42,16 +42,16 @@ def agree(rule, size, name):
 
 
 def measured(rule, size, names):
-    """Seconds of an update by contestant, and of the limit; all work on the same arrays."""
+    """Return the seconds of an update by contestant, and of the limit; all work on the same arrays."""
     ours, count = job(rule, size), CALLS[size]
     with tolerant():
         allowed = [name for name in names if not left_out(rule, size, name, quick=False)]
-        calls = present(lambda name: update_by(name, ours), allowed)
+        calls = available(lambda name: update_by(name, ours), allowed)
         calls["limit"] = stream(ours.p, ours.g, ours.states)
-        return turns(calls, ROUNDS[size], count=count)
+        return interleaved_times(calls, ROUNDS[size], count=count)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("size", CALLS)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -60,13 +60,13 @@ def test_update(benchmark, note, request, quick, rule, size, contestant):
         pytest.skip(reason)
     benchmark.group = f"update of {size:,} float32: {rule}"
     try:
-        agree(rule, size, contestant)
+        assert_agreement(rule, size, contestant)
     except Absent as reason:
         pytest.skip(str(reason))
     if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+        benchmark(lambda: None)  # only agreement is checked
         return
-    found = hold(request, lambda names: measured(rule, size, names))
+    found = shared_result(request, lambda names: measured(rule, size, names))
     record(benchmark, found[contestant])
     moved = update_bytes(job(rule, 1).p, len(OPTIMIZERS[rule].states)) * size
     note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size,
@@ -80,16 +80,16 @@ TINY_CONTESTANTS = ("fastopt", "torch-fused")
 
 @cache
 def tiny_measured(names, size):
-    """Seconds of an update by contestant, gradients and what went before; all in turn, so that they compare."""
+    """Return the seconds of an update by contestant, gradient and training before it; all are interleaved."""
     calls = {}
     for gradient in TINY:
         for trained in (False, True):
-            some = present(lambda name, case=(gradient, trained): tiny_by(name, size, *case), names)
+            some = available(lambda name, case=(gradient, trained): tiny_by(name, size, *case), names)
             calls |= {(name, gradient, trained): call for name, call in some.items()}
-    return turns(calls, TINY_ROUNDS)
+    return interleaved_times(calls, TINY_ROUNDS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", TINY_CONTESTANTS)
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
 @pytest.mark.parametrize("gradient", TINY)
@@ -106,7 +106,7 @@ def test_tiny_gradients(benchmark, note, request, quick, gradient, trained, cont
         benchmark(lambda: None)
         return
     with tolerant():
-        found = hold(request, lambda names: tiny_measured(tuple(names), size))
+        found = shared_result(request, lambda names: tiny_measured(tuple(names), size))
     record(benchmark, found[contestant, gradient, trained])
     shape = f"gradients of {gradient:g}, {'after training' if trained else 'new states'}"
     note("tiny", "adam", contestant, size=size, shape=shape, moved=28 * size)

@@ -1,4 +1,4 @@
-"""Optimizer steps as calls to be timed: of one array, and of many; ours and torch's."""
+"""Optimizer steps of one array and of many, as calls to be timed: ours, the reference's and torch's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fastopt.kernels.spec import BufferUpdate, Update
 
 LARGE = [10_000_000, 50_000_000]
 REPORTED = ("sgd", "momentum", "adagrad", "adam")
-TINY = (1e-2, 1e-20, 1e-40)  # gradients: usual ones, those whose squares are denormal, denormal ones
-STEP = 10  # the number of the step that `job` is
-SHAPES = {  # arrays of a step
+TINY = (1e-2, 1e-20, 1e-40)  # gradients: usual, with denormal squares, denormal
+STEP = 10  # number of the step of `job`
+SHAPES = {  # shapes of the arrays of a step
     "784-256-128-10": [(784, 256), (256,), (256, 128), (128,), (128, 10), (10,)],
     "100 x 1000": [(1000,)] * 100,
 }
 
 
 def job(rule: str, size: int, dtype: str = "float32") -> Update:
-    """An update of new arrays, always the same."""
+    """Return an update of new arrays, with the same values in every call."""
     rng = np.random.default_rng(0)
     p, g = (rng.random(size, dtype=dtype) - np.float32(0.5) for _ in range(2))
     states = tuple(rng.random(size, dtype=dtype) for _ in OPTIMIZERS[rule].states)
@@ -33,7 +33,7 @@ def job(rule: str, size: int, dtype: str = "float32") -> Update:
 
 
 def torch_update(ours: Update) -> Callable[[], object]:
-    """torch's fused step on the memory of the job's arrays, its states included. Raises Absent."""
+    """Return torch's fused step on the memory of the job's arrays and states. Raises Absent."""
     need("torch")
     import torch
 
@@ -52,14 +52,14 @@ def torch_update(ours: Update) -> Callable[[], object]:
 
 
 def transformer(layers: int, width: int) -> list[tuple[int, ...]]:
-    """Of weights and biases: attention in and out, the two dense layers, two norms; a norm and a head at the end."""
+    """Shapes of weights and biases: per layer attention in and out, two dense layers, two norms; then norm, head."""
     dense = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
     layer = [shape for out, *rest in dense for shape in ((out, *rest), (out,))]
     return layer * layers + [(width,), (width,), (width, width), (width,)]
 
 
-def planned(ours: Update) -> Callable[[], None]:
-    """Our update, laid out once, as an optimizer does."""
+def planned_update(ours: Update) -> Callable[[], None]:
+    """Return our update, planned once, as by an optimizer."""
     states = [address_of(state) for state in ours.states]
     plan = Plan([BufferUpdate(ours.rule, ours.p.dtype.name, ours.p.size, address_of(ours.p), states)])
     gradients, numbers, options = np.array([address_of(ours.g)]), np.array([ours.step]), [ours.options]
@@ -67,16 +67,18 @@ def planned(ours: Update) -> Callable[[], None]:
 
 
 def update_by(name: str, ours: Update) -> Callable[[], object]:
-    """The update of a job as a call, by contestant: fastopt, numpy, torch-fused. Raises Absent."""
+    """Return the update of a job by a contestant: fastopt, numpy or torch-fused. Raises Absent."""
     if name == "numpy":
         return lambda: reference.update([ours])
-    return planned(ours) if name == "fastopt" else torch_update(ours)
+    return planned_update(ours) if name == "fastopt" else torch_update(ours)
 
 
 def tiny_by(name: str, size: int, gradient: float, trained: bool) -> Callable[[], object]:
-    """Adam's update of new parameters with gradients of one order of magnitude, by contestant: fastopt, torch-fused.
+    """Return Adam's update with gradients of one order of magnitude, by a contestant: fastopt or torch-fused.
 
-    trained: updates with gradients of 1e-2 go before, so that the states are those of a training. Raises Absent.
+    trained  True: 20 updates with gradients of about 1e-2 come first, so that the states are those of a training
+
+    Raises Absent.
     """
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(size, dtype="float32")

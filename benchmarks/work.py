@@ -1,4 +1,4 @@
-"""How much arithmetic a kernel does, and how much memory it has to move at least."""
+"""Arithmetic of kernels, and the bytes that they must move at least."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastopt.kernels.formulas import LOSSES
 
 @cache
 def loss_flops(name: str) -> int:
-    """Operations for the loss and the gradient of one output; of a softmax also its exponential, sum and division."""
+    """Operations for the loss and the gradient of one output; a softmax adds its exponential, sum and division."""
     row = LOSSES[name]
     z, t = Counted(0.25), Counted(0.75)
     if row.by_row:
@@ -20,6 +20,6 @@ def loss_flops(name: str) -> int:
 
 
 def dense_bytes(rows: int, inputs: int, outputs: int, backward: bool, itemsize: int = 4) -> int:
-    """Each array once: x, w, b, y; backward dy, x, w, y and the three gradients."""
+    """Bytes of each array once: x, w, b, y; backward dy, x, w, y and the three gradients."""
     x, w, y = rows * inputs, inputs * outputs, rows * outputs
     return itemsize * (2 * x + 2 * w + 2 * y + outputs if backward else x + w + y + outputs)

@@ -1,4 +1,4 @@
-"""What the contestants of an epoch train on: the same rows, the same initial weights, the same order of batches."""
+"""Workloads of an epoch: all contestants get the same rows, initial weights and order of batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import fastopt as fo
 
 
 class Absent(Exception):
-    """Something that is not on this machine: the message says what, and how to get it."""
+    """A library or data set is not on this machine; the message says how to get it."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network and its data. `order` is the one permutation of the rows that every epoch of every contestant takes."""
+    """A network and its data. All epochs of all contestants take the rows in the same `order`."""
 
     name: str
     x: np.ndarray  # (n, inputs) float32
@@ -29,7 +29,7 @@ class Workload:
     lr: float
     order: np.ndarray  # (n,) int64
     weights: list[np.ndarray]  # [w0, b0, ...], float32: w (inputs, outputs), b (outputs,)
-    dtype: str = "float32"  # that is trained in
+    dtype: str = "float32"  # of the training
 
     @property
     def classes(self) -> bool:
@@ -41,7 +41,7 @@ class Workload:
 
     @property
     def shape(self) -> str:
-        """All widths, and the rows of a batch."""
+        """Widths of all layers, and the rows of a batch, in words."""
         return f"{'-'.join(map(str, (self.x.shape[1], *self.hidden, self.outputs)))}, batch {self.batch_size}"
 
     @property
@@ -50,7 +50,7 @@ class Workload:
 
     @property
     def flops(self) -> float:
-        """Of the matrix products of an epoch: forward, dw, and dx of all layers but the first."""
+        """Operations of the matrix products of an epoch: forward, dw, and dx of all layers but the first."""
         sizes = [w.size for w in self.weights[::2]]
         return 2.0 * len(self.order) * (3 * sum(sizes) - sizes[0])
 
@@ -59,11 +59,11 @@ class Workload:
         return "sparse_categorical_crossentropy" if self.classes else "mean_squared_error"
 
     def batches(self) -> list[np.ndarray]:
-        """The rows of every batch; the last one may be shorter."""
+        """Return the rows of every batch; the last one may have fewer."""
         return [self.order[i : i + self.batch_size] for i in range(0, len(self.order), self.batch_size)]
 
     def mean(self, losses: np.ndarray) -> float:
-        """The mean loss over the rows of an epoch, from the mean losses of its batches."""
+        """Return the mean loss over the rows of an epoch, from the mean losses of its batches."""
         return float(np.average(losses, weights=[len(rows) for rows in self.batches()]))
 
 
@@ -76,7 +76,7 @@ def make(
     optimizer: str = "adam",
     lr: float = 1e-3,
 ) -> Workload:
-    """A workload on x and y, with Glorot weights and an order drawn from a fixed seed."""
+    """Return a workload on x and y, with Glorot weights and an order drawn with a fixed seed."""
     rng = np.random.default_rng(0)
     outputs = 10 if y.ndim == 1 else y.shape[1]
     widths = (x.shape[1], *hidden, outputs)
@@ -135,7 +135,7 @@ TITLES = {
     "wide": "1024-4096-4096-10 on random data, Adam, batch 64, 100 steps",
     "linear": "linear regression, 1 M x 32, SGD with momentum, batch 256",
 }
-# The builders take `short`: a few small batches of random data instead, for checks of agreement.
+# The functions' argument `short` asks for a few small batches of random data, for checks of agreement.
 WORKLOADS: dict[str, Callable[[bool], Workload]] = {
     **{f"fashion-{batch_size}": _fashion(batch_size) for batch_size in (64, 256, 1024)},
     "digits": _digits,

@@ -7,7 +7,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
+if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
     from . import callbacks as callbacks
     from . import conventions as conventions
     from . import datasets as datasets
@@ -24,16 +24,10 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
     from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
-    from .models.checkpoint import load_model as load_model
     from .models.history import History as History
+    from .models.loading import load_model as load_model
     from .models.sequential import Sequential as Sequential
-    from .optim import SGD as SGD
-    from .optim import Adagrad as Adagrad
-    from .optim import Adam as Adam
-    from .optim import AdamW as AdamW
-    from .optim import Optimizer as Optimizer
-    from .optim import RMSprop as RMSprop
-    from .optim import get_optimizer as get_optimizer
+    from .optim import *  # noqa: F403
     from .preprocessing import Normalization as Normalization
     from .preprocessing import Rescaling as Rescaling
     from .profiling import profile as profile
@@ -42,25 +36,25 @@ if TYPE_CHECKING:  # "as": exported, to type checkers; the same names as below
 
 _NAMES = {
     "callbacks": ("Callback", "EarlyStopping"),
-    "models.checkpoint": ("load_model",),
+    "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
     "models.sequential": ("Sequential",),
-    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSprop", "get_optimizer"),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "schedules")
 
-__all__ = ["__version__", *_HOMES, *_MODULES]
+__all__ = ["__version__", *_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _HOMES:
-        value = getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULE_OF:
+        value = getattr(_import_module(f".{_MODULE_OF[name]}", __name__), name)
     elif name in _MODULES:
         value = _import_module(f".{name}", __name__)
     elif name == "__version__":

@@ -1,4 +1,4 @@
-"""`python -m fastopt`: the command line."""
+"""`python -m fastopt` runs the command line."""
 
 import sys
 

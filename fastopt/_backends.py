@@ -1,4 +1,4 @@
-"""Which module of kernels serves which backend; all of them have the same functions."""
+"""Table of the backends and their modules of kernels, which all have the same functions."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from .kernels.interrupts import interrupts_held
 
 DEFAULT = "cpu"
 HOST = {
-    "numpy": "fastopt.kernels.reference",  # plain NumPy: the specification, and what the others are compared with
+    "numpy": "fastopt.kernels.reference",  # plain NumPy: the specification that the others are compared with
     "cpu": "fastopt.kernels.cpu",  # Numba and the vendor BLAS
 }
 DEVICE = "cuda"
-MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # models run on all, functions of arrays where their arrays are
-# What layers of a float32 model may compute in instead, and on which backends.
+MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # all run models; functions of arrays run on the arrays' device
+# Dtypes that layers of a float32 model may compute in, with the backends that have them.
 COMPUTE = {"bfloat16": (DEVICE, "numpy"), "tf32": (DEVICE,)}
 
 
 def check(name: Any) -> str:
-    """As `known`, for what only works on NumPy's arrays."""
+    """Return the name of a backend of NumPy arrays, or raise a ValueError that lists the known ones."""
     return check_name("backend", name, HOST)
 
 
 def known(name: Any) -> str:
-    """The name of any backend, or a ValueError that lists the known ones; imports nothing."""
+    """Return the name of any backend, or raise a ValueError that lists the known ones; imports nothing."""
     return check_name("backend", name, MODULES)
 
 
 def check_compute(compute: Any, dtype: str, backend: str) -> str:
-    """What layers compute in: the model's dtype, which None stands for, or one of COMPUTE where that can be."""
+    """Return the dtype that layers compute in: the model's, which None stands for, or one of COMPUTE.
+
+    Raises ValueError for a dtype that this backend, or a model of this dtype, cannot compute in.
+    """
     if compute is None or compute == dtype:
         return dtype
     if compute == "float16":
@@ -52,17 +55,17 @@ def check_compute(compute: Any, dtype: str, backend: str) -> str:
 
 
 def get(name: Any) -> Any:
-    """The kernel module of a backend, imported on first use."""
+    """Return the kernel module of a backend, imported on first use."""
     return _load(known(name))
 
 
 def network(name: Any) -> Any:
-    """The backend's class of networks; ImportError, with what is missing, where its kernels cannot run."""
+    """Return the backend's class of networks; ImportError, naming the missing parts, if its kernels cannot run."""
     return get(name).Network
 
 
 @cache
 def _load(name: str) -> Any:
-    # An interrupt would leave modules behind that are imported by half, and the next try would fail.
+    # An interrupt would leave modules half imported, and the next import would fail.
     with interrupts_held():
         return import_module(MODULES[name])

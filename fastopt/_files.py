@@ -1,10 +1,9 @@
-"""Files of the user's, written whole or not at all: the one place that writes and reads them.
+"""Files of users: read, and written whole or not at all.
 
 A regular file is written under a temporary name in its folder, then renamed. So there is the old file or the new one,
 never half of one, also after a crash; an error, a full disk or an interrupt leaves no temporary file either. The new
-file has the mode of the old one, and its owner and group where the system allows that; a link stays, and what it points
-to is replaced. Other names of the old file (hard links) keep the old content, and its extended attributes are not
-copied.
+file has the mode of the old one, and its owner and group if the system allows that. A link stays, and its target is
+replaced. Other names of the old file (hard links) keep the old content; extended attributes are not copied.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ class Readable(Protocol):
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-_CHUNK = 1 << 24  # bytes between two looks at whether the user wants to stop
+_CHUNK = 1 << 24  # bytes between two checks for an interrupt
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
-# Names of what the process has open: a new file in the place of one of these would not be seen through it.
+# Names of files that the process has open: a new file by such a name would not be seen through the open one.
 _OPEN = ("/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc/")
 
 
 def path_of(name: str, value: Any, what: str = "") -> str:
-    """Return a path of the user's as a string; `name` is the argument's. TypeError for anything else."""
+    """Return a user's path as a string; TypeError for anything else. name: of the argument."""
     if not isinstance(value, str | bytes | os.PathLike):
         raise TypeError(f"{name} must be a path (str, bytes or os.PathLike){what}; got {describe(value)}")
     return os.fsdecode(value)
 
 
 def shown(value: Any) -> str:
-    """Return a path or file object as messages name it."""
+    """Return the name of a path or file object for messages."""
     if isinstance(value, str | bytes | os.PathLike):
         return os.fsdecode(value)
     name = getattr(value, "name", None)
@@ -59,31 +58,31 @@ def shown(value: Any) -> str:
 
 
 def write(target: Path | Writable, data: bytes, name: str = "path") -> None:
-    """Write `data` to a path, or to a file object open for writing in binary mode, from where it stands.
+    """Write `data` to a path, or to a file object open for writing in binary mode, from its position on.
 
-    Raises TypeError for anything else, and OSError, with the path as it was given, where the file cannot be written;
-    an existing file is as it was then. A file that the user must not write to is not replaced either. What is no
-    regular file (a pipe, a device) is written to directly.
+    Raises TypeError for anything else, and OSError, with the path as it was given, if the file cannot be written; an
+    existing file is then unchanged. A file that the user must not write to is not replaced either. A pipe or a device
+    is written to directly.
     """
     if not isinstance(target, str | bytes | os.PathLike) and hasattr(target, "write"):
-        _into(target, data)
+        _write_all(target, data)
         return
     path = path_of(name, target, ", or a binary file object with the method write")
     try:
         replaced = _replaced(path)
         if replaced is None:
             with open(path, "wb", buffering=0) as file:
-                _into(file, data)
+                _write_all(file, data)
         else:
             _replace(os.path.realpath(path), data, replaced)
     except OSError as error:
-        raise _named(error, path) from None
+        raise _with_path(error, path) from None
 
 
 def read(source: Path | Readable, name: str = "path") -> bytes:
-    """Return the content of a file, or of a file object open for reading in binary mode, from where it stands.
+    """Return the content of a file, or of a file object open for reading in binary mode, from its position on.
 
-    Raises TypeError for anything else, OSError where it cannot be read.
+    Raises TypeError for anything else, OSError if it cannot be read.
     """
     if not isinstance(source, str | bytes | os.PathLike) and hasattr(source, "read"):
         data: Any = b"" if isinstance(source, io.TextIOBase) else source.read()
@@ -113,15 +112,15 @@ def _replaced(path: str) -> os.stat_result | bool | None:
 
 def _replace(path: str, data: bytes, replaced: os.stat_result | bool) -> None:
     temporary = os.path.join(os.path.dirname(path), f".fastopt-{secrets.token_hex(8)}.tmp")
-    # Nobody may read the new file who could not read the old one, at no moment.
+    # At no moment may somebody read the new file who could not read the old one.
     mode = 0o600 if isinstance(replaced, os.stat_result) else 0o666
     with interrupts_held() as check:
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
             with open(handle, "wb", buffering=0) as file:
-                _into(file, data, check)
+                _write_all(file, data, check)
                 if isinstance(replaced, os.stat_result):
-                    _dress(handle, replaced)
+                    _copy_ownership(handle, replaced)
                 os.fsync(handle)
             os.replace(temporary, path)
         except BaseException:
@@ -130,7 +129,7 @@ def _replace(path: str, data: bytes, replaced: os.stat_result | bool) -> None:
             raise
 
 
-def _dress(handle: int, old: os.stat_result) -> None:
+def _copy_ownership(handle: int, old: os.stat_result) -> None:
     """Give an open file the owner, group and mode of another one."""
     if not hasattr(os, "fchown"):
         return
@@ -146,7 +145,7 @@ def _dress(handle: int, old: os.stat_result) -> None:
     os.fchmod(handle, mode)
 
 
-def _into(file: Writable, data: bytes, check: Any = None) -> None:
+def _write_all(file: Writable, data: bytes, check: Any = None) -> None:
     """Write all of `data`: an unbuffered file may take only some of it at a time."""
     if isinstance(file, io.TextIOBase):
         raise TypeError(f"{shown(file)} must be open in binary mode, to take bytes; got {describe(file)}")
@@ -167,7 +166,7 @@ def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def _named(error: OSError, path: str) -> OSError:
+def _with_path(error: OSError, path: str) -> OSError:
     """Return the same error, with the path that the user gave."""
     if error.errno is None:
         return error

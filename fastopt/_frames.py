@@ -1,6 +1,6 @@
 """Tables of pandas, polars and pyarrow, and arrays of other libraries, as NumPy arrays with the names of their columns.
 
-No such library is imported: an object of a library can only be there if its module is.
+None of these libraries is imported: whoever has an object of a library has imported its module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._validation import check_finite, check_real, describe, plain
 
 
 class Column(NamedTuple):
-    """Numbers (bool, int, uint or float), or strings, with what stands in for missing cells marked."""
+    """Cells of a column: numbers (bool, int, uint or float) or strings; missing cells are marked and hold any value."""
 
     values: np.ndarray  # (n,)
     missing: np.ndarray | None  # (n,) bool; None: no cell is missing
@@ -28,28 +28,27 @@ class Features(NamedTuple):
     """Rows of real numbers; a missing cell is NaN."""
 
     values: np.ndarray  # (n, columns), any real dtype
-    names: tuple[str, ...] | None  # of the columns; None where they have none, or some that are no strings
+    names: tuple[str, ...] | None  # of the columns; None if they have none, or if some are not strings
 
 
 class NotNumbers(TypeError):
-    """Cells of a column are neither all numbers nor all strings."""
+    """The cells of a column are neither all numbers nor all strings."""
 
 
 def features(name: str, x: Any) -> Features:
-    """Return x, a table or an array, as a matrix of real numbers; images and other arrays of rows are flattened.
+    """Return x, a table or an array, as a matrix of real numbers; further axes, such as those of images, are flattened.
 
     Raises TypeError for text, dates, complex numbers and the like, with the column and the row; ValueError for a
-    shape that is no table. Shapes of fewer than two dimensions are left for the caller to refuse, but a Series is one
-    column.
+    shape that is not a table's. Arrays of fewer than two dimensions are returned as they are, but a Series is a column.
     """
     table = _table(name, x)
     if table is None:
         return Features(_flat(_real_array(name, x)), None)
     labels = tuple(label for label, _ in table.columns)
     names = labels if table.named and all(isinstance(label, str) for label in labels) else None
-    if table.whole is not None:
-        return Features(table.whole, names)
-    columns = [_numbers(f"{name}: column {label!r}", pull) for label, pull in table.columns]
+    if table.matrix is not None:
+        return Features(table.matrix, names)
+    columns = [_numbers(f"{name}: column {label!r}", cells) for label, cells in table.columns]
     values = np.empty((table.rows, len(columns)), np.result_type(np.bool_, *(column.dtype for column in columns)))
     for i, column in enumerate(columns):
         values[:, i] = column
@@ -62,13 +61,13 @@ def numbers_of(name: str, y: Any) -> Features:
     if table is None:
         return Features(_real_array(name, y), None)
     labels = [label for label, _ in table.columns]
-    columns = [_numbers(f"{name}: column {label!r}" if table.named else name, pull) for label, pull in table.columns]
+    columns = [_numbers(f"{name}: column {label!r}" if table.named else name, cells) for label, cells in table.columns]
     values = np.stack(columns, axis=1) if table.named and columns else np.ravel(columns)
     return Features(values, tuple(labels) if all(isinstance(label, str) for label in labels) else None)
 
 
 def column(name: str, y: Any) -> Column | np.ndarray:
-    """Return y, labels in one column, as it came from a library's column, or any other as an array of any shape."""
+    """Return labels y: a library's column as a Column, anything else as an array of any shape."""
     if isinstance(y, list | tuple):
         return _from_list(name, y)
     table = _table(name, y)
@@ -83,11 +82,11 @@ def column(name: str, y: Any) -> Column | np.ndarray:
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
-    """Return an array of any kind and layout; also of what hands out its memory by `__dlpack__` only, and bfloat16."""
+    """Return any array as NumPy's: also one that has only `__dlpack__`, and torch's bfloat16, as float32."""
     if type(value) is np.ndarray:
         return value
     if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
-        value = value.float()  # NumPy has no such numbers
+        value = value.float()  # NumPy has no bfloat16
     if speaks_dlpack(value) and not hasattr(value, "__array__"):
         return view_of(name, value)
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
@@ -96,7 +95,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
-    """No NaN and no infinity in a matrix or a column; the message names the column, if it has a name, and the row."""
+    """Return a matrix or a column; ValueError, naming row and column, if it holds NaN or infinity."""
     if array.dtype.kind != "f" or names is None:
         return check_finite(name, array) if array.dtype.kind == "f" else array
     bad = ~np.isfinite(array).reshape(len(array), -1)
@@ -113,15 +112,15 @@ def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> 
 
 
 def from_objects(cells: np.ndarray) -> Column:
-    """Return Python objects (n,), all numbers or all strings but for None, NaN, NA and NaT, in a dtype for all of them.
+    """Return Python objects (n,) as a Column; all must be numbers or all strings, but for None, NaN, NA and NaT.
 
-    Raises NotNumbers for a mixture and for anything else, with a row of each type.
+    Raises NotNumbers for a mixture and for other types, naming a row of each.
     """
     types = set(map(type, cells))
-    if types == {str}:  # as columns of strings mostly are
+    if types == {str}:  # as most columns of strings
         return Column(cells.astype(str), None)
     if types == {float}:
-        return _marked(cells.astype(np.float64))
+        return _from_floats(cells.astype(np.float64))
     missing = np.array([_is_missing(cell) for cell in cells], bool)
     present = cells[~missing]
     kinds = {_kind(type_) for type_ in set(map(type, present))}
@@ -131,7 +130,7 @@ def from_objects(cells: np.ndarray) -> Column:
     elif kinds == {"bool"}:
         values = np.array(filled, bool)
     elif kinds <= {"int", "bool"}:
-        values = _whole([int(cell) for cell in filled])
+        values = _integers([int(cell) for cell in filled])
     elif kinds <= {"int", "float", "bool"}:
         values = np.array([float(cell) for cell in filled])
     else:
@@ -145,12 +144,12 @@ def from_objects(cells: np.ndarray) -> Column:
 class _Table(NamedTuple):
     rows: int
     columns: list[tuple[Any, Callable[[], Column]]]  # (label, its cells)
-    named: bool  # False: a single column, which was no table
-    whole: np.ndarray | None = None  # all cells, where they have one dtype of numbers
+    named: bool  # False: a single column, not a table
+    matrix: np.ndarray | None = None  # all cells, if they have one dtype of numbers
 
 
 def _table(name: str, value: Any) -> _Table | None:
-    """The table or the column of a known library; None for anything else."""
+    """The table or column of a known library; None for any other object."""
     if isinstance(value, np.ndarray | list | tuple):
         return None
     for library, read in (("pandas", _pandas), ("polars", _polars), ("pyarrow", _pyarrow)):
@@ -207,7 +206,7 @@ def _from_pandas(series: Any) -> Column:
     if hasattr(dtype, "categories"):
         codes = series.cat.codes.to_numpy()
         found = _from_pandas(dtype.categories.to_series())
-        return _chosen(found, codes)
+        return _decoded(found, codes)
     missing = np.asarray(series.isna(), bool)
     kind = getattr(dtype, "kind", "O")
     if kind in "biuf":
@@ -247,17 +246,17 @@ def _from_arrow(column: Any) -> Column:
     return from_objects(_objects(column.to_pylist()))
 
 
-def _chosen(categories: Column, codes: np.ndarray) -> Column:
-    """The cells of a categorical column: code -1 is a missing one."""
+def _decoded(categories: Column, codes: np.ndarray) -> Column:
+    """The cells of a categorical column; code -1 is a missing cell."""
     missing = codes < 0
     values = categories.values if len(categories.values) else np.zeros(1)
     return Column(values[np.where(missing, 0, codes)], missing if missing.any() else None)
 
 
-def _numbers(what: str, pull: Callable[[], Column]) -> np.ndarray:
-    """A column's numbers, NaN where they are missing."""
+def _numbers(what: str, read_cells: Callable[[], Column]) -> np.ndarray:
+    """A column's numbers; a missing cell is NaN."""
     try:
-        values, missing = pull()
+        values, missing = read_cells()
     except NotNumbers as error:
         raise TypeError(f"{what} must hold numbers; got {error}") from None
     if values.dtype.kind not in "biuf":
@@ -281,14 +280,14 @@ def _real_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind in "OUT" and array.ndim:
         raise TypeError(
             f"{name} must hold real numbers; got {array.dtype} ({describe(value)})"
-            + _first_wrong(_objects_of(value, array.shape) if isinstance(value, list | tuple) else array)
+            + _first_non_number(_objects_of(value, array.shape) if isinstance(value, list | tuple) else array)
         )
     check_real(name, array, value)
     return array
 
 
-def _first_wrong(array: np.ndarray) -> str:
-    """The place of the first cell that is no number, in words; nothing where all are numbers."""
+def _first_non_number(array: np.ndarray) -> str:
+    """Row and column of the first cell that is not a number, for a message; advice if all are numbers."""
     for index in np.ndindex(array.shape):
         cell = array[index]
         if _is_missing(cell) or _kind(type(cell)) not in ("int", "float", "bool"):
@@ -303,9 +302,10 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _from_list(name: str, y: Any) -> Column | np.ndarray:
-    """A list of labels; NumPy would turn the numbers among strings into strings, and None and NaN, too."""
+    """A list of labels as an array of objects, where NumPy would make strings of numbers, of None and of NaN."""
     array = as_array(name, y)
-    rounded = array.dtype.kind == "f" and array.size > 0 and bool((np.abs(array) >= 2.0**63).any())  # uint64 with int64
+    # NumPy rounds uint64 beside int64 to float64.
+    rounded = array.dtype.kind == "f" and array.size > 0 and bool((np.abs(array) >= 2.0**63).any())
     if (array.dtype.kind not in "UO" and not rounded) or array.ndim > 2:
         return array
     return _objects_of(y, array.shape)
@@ -341,14 +341,14 @@ def _kind(type_: type) -> str:
     return "float" if issubclass(type_, numbers.Real | Decimal) else type_.__name__
 
 
-def _marked(values: np.ndarray) -> Column:
-    """Floats, of which NaN is missing."""
+def _from_floats(values: np.ndarray) -> Column:
+    """A column of floats, in which NaN is a missing cell."""
     missing = np.isnan(values)
     return Column(values, missing if missing.any() else None)
 
 
-def _whole(cells: list[int]) -> np.ndarray:
-    """Python's whole numbers as int64, or as uint64 where one is beyond it."""
+def _integers(cells: list[int]) -> np.ndarray:
+    """Python's whole numbers as int64, or as uint64 if one does not fit."""
     try:
         return np.array(cells, np.int64 if not cells or max(cells) < 2**63 else np.uint64)
     except OverflowError:
@@ -356,13 +356,13 @@ def _whole(cells: list[int]) -> np.ndarray:
 
 
 def _shown(cell: Any) -> str:
-    """A cell as a message shows it, shortened."""
+    """A cell in a message, shortened."""
     text = repr(cell.item() if isinstance(cell, np.generic) else cell)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _mixture(cells: np.ndarray, missing: np.ndarray) -> str:
-    """The kinds of cells that there are, with the first row of each."""
+    """The kinds of cells of a column, with the first row of each."""
     kinds: dict[str, int] = {}
     for row in np.flatnonzero(~missing):
         kinds.setdefault(_kind(type(cells[row])), int(row))

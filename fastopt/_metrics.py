@@ -79,7 +79,7 @@ def _row(values: np.ndarray) -> str:
 
 
 def check_outputs(loss: str, activation: str, units: int) -> None:
-    """Raise ValueError where a last layer gives what the loss makes nonsense of."""
+    """Raise ValueError for a last layer whose outputs make no sense to the loss."""
     row = LOSSES[loss]
     if units == 1 and (row.by_row or activation == "softmax"):
         raise ValueError(

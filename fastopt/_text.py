@@ -1,4 +1,4 @@
-"""Plain text in columns, and numbers as people read them."""
+"""Text tables in aligned columns, and numbers in a readable form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def aligned(rows: Sequence[Sequence[str]], gap: int = 3) -> str:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """Return a number with `digits` significant digits, or all those before the point, and commas.
+    """Return a number with `digits` significant digits, or all digits before the point, with commas.
 
     >>> rounded(1234567.0), rounded(12.345), rounded(0.04567), rounded(0.0), rounded(float("nan"))
     ('1,230,000', '12.3', '0.0457', '0', 'nan')
@@ -34,7 +34,7 @@ def rounded(value: float, digits: int = 3) -> str:
 
 
 def in_one_unit(seconds: Sequence[float]) -> list[str]:
-    """Return durations in one unit, that of the shortest.
+    """Return durations in one unit, the largest that the shortest duration reaches.
 
     >>> in_one_unit([0.00123, 0.0456])
     ['1.23 ms', '45.6 ms']

@@ -41,6 +41,8 @@ def plain(name: str, value: Any) -> np.ndarray:
 
     A tensor that requires gradients is detached: the caller computes its gradients.
     """
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: the mask would be ignored (use .filled)")
     try:

@@ -10,7 +10,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warn of something in the call of this package that is the outermost one."""
+    """Warn at the line of the user's code that called this package."""
     frame: FrameType | None = sys._getframe()
     level = 0
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:

@@ -1,13 +1,13 @@
-"""Callbacks: code that `fit` calls between epochs."""
+"""Callbacks: code of the user that `fit` calls between epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ._exclusive import Single
 from ._metrics import canonical
@@ -15,8 +15,18 @@ from ._validation import check_count, check_flag, check_name, check_number, desc
 from .kernels.formulas import METRICS
 from .kernels.interrupts import interrupts_held
 
-if TYPE_CHECKING:
-    from .models.sequential import Sequential
+
+class Trainable(Protocol):
+    """The part of a model that callbacks may rely on: `Sequential` has it, and more."""
+
+    stop_training: bool
+    optimizer: Any  # the compiled `Optimizer`
+
+    def get_weights(self) -> list[NDArray[Any]]:
+        """Copies of the weights."""
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Copy weights into the model."""
 
 
 class Callback:
@@ -32,28 +42,28 @@ class Callback:
     """
 
     def check(self, names: Sequence[str]) -> None:
-        """Called before anything else, with the names that the logs will have: raise ValueError to refuse."""
+        """Called before anything else, with the names of the figures in the logs; raise ValueError to refuse."""
 
-    def on_train_begin(self, model: Sequential) -> None:
+    def on_train_begin(self, model: Trainable) -> None:
         """Called once, before the first epoch."""
 
-    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+    def on_epoch_begin(self, model: Trainable, epoch: int) -> None:
         """Called before every epoch."""
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
         """Called after every epoch, its validation included."""
 
-    def on_train_end(self, model: Sequential) -> None:
-        """Called once, after the last epoch, whether all were run or a callback stopped the training."""
+    def on_train_end(self, model: Trainable) -> None:
+        """Called once, after the last epoch, also if a callback stopped the training early."""
 
-    def on_interrupt(self, model: Sequential) -> None:
-        """Called once where Ctrl-C ends the training, in the midst of an epoch, before `fit` raises KeyboardInterrupt.
+    def on_interrupt(self, model: Trainable) -> None:
+        """Called once if Ctrl-C ends the training within an epoch, before `fit` raises KeyboardInterrupt.
 
-        A further Ctrl-C waits until it returns.
+        A further Ctrl-C waits until this returns.
         """
 
     def used(self) -> AbstractContextManager[None]:
-        """Called by `fit`, and open until it ends, however it does: raise RuntimeError to refuse a second training."""
+        """Called by `fit`, and open until its end, also by an error; raise RuntimeError to refuse a second training."""
         return nullcontext()
 
 
@@ -63,15 +73,15 @@ MODES = ("auto", "min", "max")
 class EarlyStopping(Callback):
     """Stop when a figure has not improved for `patience` epochs in a row.
 
-    monitor               name of the figure: "loss", "val_loss", a metric (also by its other names), or "val_" and one
-    patience              epochs in a row without improvement after which to stop (as in Keras; 0 is the same as 1)
-    min_delta             a change smaller than this, or equal to it, is no improvement
+    monitor               name of the figure: "loss", "val_loss", any name of a metric, or "val_" and such a name
+    patience              number of epochs in a row without improvement (as in Keras; 0 is the same as 1)
+    min_delta             a change must be larger than this to be an improvement
     mode                  "min", "max", or "auto": "max" for accuracies and r2, "min" for the rest
-    restore_best_weights  put back the weights of the best epoch when the training ends, also where Ctrl-C ends it
-                          (but not another exception); the optimizer's state stays
+    restore_best_weights  put back the weights of the best epoch when the training ends, also by Ctrl-C (but not by
+                          another exception); the optimizer's state stays
 
-    After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None where all epochs ran). NaN is never an
-    improvement. Raises ValueError, in `fit` before anything is changed, where `monitor` is not among the figures.
+    After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None if all epochs ran). NaN is never an
+    improvement. `fit` raises ValueError, before anything is changed, if `monitor` is not among the figures.
 
     >>> EarlyStopping("val_accuracy", patience=3).mode
     'max'
@@ -94,7 +104,7 @@ class EarlyStopping(Callback):
         metric = METRICS.get(self.monitor.removeprefix("val_"))
         self.mode = mode if mode != "auto" else "max" if metric is not None and metric.rises else "min"
         self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
-        self._place = Single()
+        self._user = Single()
         self._reset()
 
     def _reset(self) -> None:
@@ -110,12 +120,12 @@ class EarlyStopping(Callback):
             raise ValueError(f"EarlyStopping cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
 
     def used(self) -> AbstractContextManager[None]:
-        return self._place.taken("this EarlyStopping is watching another training already: give each `fit` its own")
+        return self._user.taken("this EarlyStopping is watching another training already: give each `fit` its own")
 
-    def on_train_begin(self, model: Sequential) -> None:
+    def on_train_begin(self, model: Trainable) -> None:
         self._reset()
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
         value = logs[self.monitor]
         if self._improves(value):
             weights = model.get_weights() if self.restore_best_weights else None
@@ -127,13 +137,13 @@ class EarlyStopping(Callback):
             self.stopped_epoch = epoch
             model.stop_training = True
 
-    def on_train_end(self, model: Sequential) -> None:
+    def on_train_end(self, model: Trainable) -> None:
         self._restore(model)
 
-    def on_interrupt(self, model: Sequential) -> None:
+    def on_interrupt(self, model: Trainable) -> None:
         self._restore(model)
 
-    def _restore(self, model: Sequential) -> None:
+    def _restore(self, model: Trainable) -> None:
         if self._weights is not None:
             model.set_weights(self._weights)
             self._weights = None

@@ -1,29 +1,29 @@
-"""Whose optimizer: `fo.Adam(params, convention="keras")` has Keras's formulas, defaults and options.
+"""Conventions: `fo.Adam(params, convention="keras")` has the formulas, defaults and options of Keras's Adam.
 
-Libraries mean different things by the same words. `convention="torch"`, the default, has the formulas given with the
+Optimizers of the same name differ between libraries. `convention="torch"`, the default, has the formulas given with the
 classes in `fastopt.optim`; so has `convention="paper"`, the default of an optimizer that torch lacks. "keras" (Keras
-3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) have instead
+3), "optax" and "sklearn" (the solvers of scikit-learn's MLPs) differ:
 
               keras                               optax                               sklearn
     SGD       v = momentum v - lr g, p = p + v;   torch's, without dampening          keras's
               nesterov: p = p + momentum v - lr g
     Adagrad   lr g / sqrt(s + eps)                keras's, 0 where s = 0              -
-    RMSprop   lr g / sqrt(v + eps), and momentum  keras's                             -
-              adds that up, times lr
+    RMSprop   lr g / sqrt(v + eps), which         keras's                             -
+              momentum accumulates
     Adam      lr' m / (sqrt(v) + eps)             sqrt(v / (1 - beta2^step)           keras's, without
               lr' = lr sqrt(1 - beta2^step)       + eps_root) + eps for the           amsgrad
               / (1 - beta1^step)                  denominator of torch's
     amsgrad   the largest v                       the largest v / (1 - beta2^step);   -
                                                   not with AdamW or nesterov
-    nesterov  -                                   m as it will be after the same      -
-    of Adam                                       gradient once more: for m / (1 - beta1^step)
+    nesterov  -                                   look-ahead of one step with the     -
+    of Adam                                       same g: for m / (1 - beta1^step)
                                                   beta1 m / (1 - beta1^(step + 1))
                                                   + (1 - beta1) g / (1 - beta1^step)
     weight    every class as in AdamW:            as torch, which is                  as torch, which is the
     decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
                                                   the optimizer; AdamW decouples it   alpha = rows weight_decay
 
-Their defaults, where they are not the same in all; `None` as an argument stands for them:
+Defaults that differ; the argument `None` stands for them:
 
               torch                 keras                  optax                        sklearn
     SGD       lr=1e-3, momentum=0   lr=1e-2, momentum=0    momentum=0                   lr=1e-3, momentum=0.9, nesterov
@@ -35,11 +35,13 @@ Their defaults, where they are not the same in all; `None` as an argument stands
     AdamW     lr=1e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8,                    -
               weight_decay=0.01     weight_decay=0.004     weight_decay=1e-4
 
-optax has no default lr, so it must be given. "from" is initial_accumulator_value; Keras's rho and optax's decay are our
-alpha. What a library lacks is refused, but `maximize`, `l1` and clipping, which work on the gradient, go with every
-convention, as do clearing of denormal states and `clip_norm` in the forms that `fastopt.optim` describes. Keras's
-clipvalue, clipnorm and global_clipnorm are `clip_value`, `clip_each` and `clip_norm`. The words are torch's and ours in
-all conventions; whoever writes another library's is told which one stands for it, or why there is none:
+optax has no default lr, so it must be given. "from" is initial_accumulator_value. Options that a library lacks raise
+ValueError, except `maximize`, `l1` and clipping, which all conventions have because they change the gradient alone.
+Denormal states are cleared in all conventions, and `clip_norm` has the forms that `fastopt.optim` describes.
+
+The names of arguments are the same in all conventions, torch's where torch has the argument. Keras's rho and optax's
+decay are `alpha`; Keras's clipvalue, clipnorm and global_clipnorm are `clip_value`, `clip_each` and `clip_norm`. A name
+of another library raises a TypeError that gives ours, or the reason why there is none:
 
     >>> import fastopt as fo
     >>> fo.RMSprop(rho=0.9, convention="keras")
@@ -73,7 +75,7 @@ NAMES = ("torch", "keras", "optax", "sklearn")
 
 
 def find(optimizer: str, known: Mapping[str, Convention], name: str) -> Convention:
-    """The library's form of an optimizer; ValueError for an unknown library, and for one that does not have it."""
+    """Return a library's form of an optimizer; ValueError for an unknown library, or one without this optimizer."""
     if check_name("convention", name, list(dict.fromkeys((*NAMES, *known)))) not in known:
         raise ValueError(f"{name} has no {optimizer}; {optimizer} has the conventions {', '.join(known)}")
     return known[name]

@@ -1,7 +1,7 @@
-"""Layers: descriptions of what a network is made of. They hold no weights; the model does.
+"""Layers: descriptions of the parts of a network. They hold no weights; the model does.
 
-A layer is immutable, so the same object may stand in several models, or several times in one, each time with weights
-of its own. Layers that prepare data, Normalization and Rescaling, stand before these; see `preprocessing`.
+A layer is immutable, so the same object may be in several models, or several times in one, each time with weights of
+its own. Layers that prepare data, Normalization and Rescaling, come before these; see `preprocessing`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Dense(Frozen):
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
-    name                what `summary` and error messages call it; by default dense_1, dense_2, ... in a model
+    name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -125,7 +125,7 @@ class Dense(Frozen):
         return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
 
     def spec(self, inputs: int) -> DenseSpec:
-        """Return what the backends need to know of the layer behind `inputs` features; ValueError where they clash."""
+        """Return the layer as backends take it, for `inputs` features; ValueError if they clash with its arrays."""
         kernel = self.kernel_initializer
         if isinstance(kernel, np.ndarray) and kernel.shape[0] != inputs:
             raise ValueError(
@@ -135,10 +135,10 @@ class Dense(Frozen):
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
-        """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments and nothing else.
+        """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
 
-        `index` is the layer's place in its model. Every array has a random stream of its own, so another initializer
-        in one place changes nothing in the others.
+        `index` is that of the layer in its model. Every array has a random stream of its own, so another initializer of
+        one changes none of the others.
         """
         arrays = [((inputs, self.units), self.kernel_initializer), ((self.units,), self.bias_initializer)]
         drawn = []
@@ -156,11 +156,11 @@ class Dropout:
     """Inverted dropout (Srivastava et al. 2014): in training each value is zeroed with probability `rate`, the others
     are divided by 1 - rate; in `evaluate` and `predict` the layer does nothing.
 
-    The mask is a function of the model's seed, the layer's place, the optimizer's step and the element, so it is the
+    The mask is a function of the model's seed, the layer's index, the optimizer's step and the element, so it is the
     same on every backend and for any number of threads.
 
     rate   a number in [0, 1)
-    name   what `summary` and error messages call it; by default dropout_1, dropout_2, ... in a model
+    name   its name in `summary` and error messages; by default dropout_1, dropout_2, ... in a model
 
     Raises TypeError or ValueError for any other rate.
 
@@ -179,7 +179,7 @@ class Dropout:
         return _repr(self, self.rate)
 
     def spec(self, inputs: int) -> DropoutSpec:
-        """Return what the backends need to know of the layer."""
+        """Return the layer as backends take it."""
         return DropoutSpec(self.rate)
 
 
@@ -198,7 +198,7 @@ def kind(layer: Layer) -> str:
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Return the layer as plain values for a file. An initializer that is an array becomes None: the weights say it."""
+    """Return the layer as plain values for a file; None stands for an initializer that is an array."""
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
@@ -207,27 +207,27 @@ def to_config(layer: Layer) -> dict[str, Any]:
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:
-    """Return the specs of `layers` behind each other, from `inputs` features on; ValueError where they clash.
+    """Return the specs of successive layers, the first of `inputs` features; ValueError where they clash.
 
-    Layers that prepare data have none: backends are given data that went through them.
+    Layers that prepare data have none: backends get data that have passed them.
     """
     specs: list[LayerSpec] = []
-    width = inputs
+    columns = inputs
     for layer, name in zip(layers, names, strict=True):
         try:
             if isinstance(layer, Preprocessing):
-                layer.check(width)
+                layer.check(columns)
             else:
-                specs.append(layer.spec(width))
+                specs.append(layer.spec(columns))
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
         if isinstance(layer, Dense):
-            width = layer.units
+            columns = layer.units
     return specs
 
 
 def preprocessing_of(layers: tuple[Layer, ...]) -> tuple[Preprocessing, ...]:
-    """Return the layers that prepare data, with which a model begins; ValueError for one that stands elsewhere."""
+    """Return the layers that prepare data, which must come first in a model; ValueError for one that does not."""
     front: list[Preprocessing] = []
     for i, layer in enumerate(layers):
         if not isinstance(layer, Preprocessing):
@@ -255,7 +255,7 @@ def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str
 
 
 def _repr(layer: Dense | Dropout, *values: object) -> str:
-    """The values given, then the other fields that are not at their defaults."""
+    """Text of a layer: these values, then the other fields that are not at their defaults."""
     parts = [str(value) for value in values]
     for name, field in list(layer.__dataclass_fields__.items())[len(LEADING[type(layer)]) :]:
         value = getattr(layer, name)

@@ -61,17 +61,12 @@ class Loss:
     def __init__(self, backend: str = _backends.DEFAULT, **params: float) -> None:
         self.backend = _backends.check(backend)
         checked = {name: check_in_domain(name, value, LOSS_DOMAINS[name]) for name, value in params.items()}
-        self._spec = LossSpec(self.name, checked)
-
-    @property
-    def spec(self) -> LossSpec:
-        """What the backends need to know."""
-        return self._spec
+        self.spec = LossSpec(self.name, checked)  # as the backends take it
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """The mean loss."""
         outputs, targets = self._checked(outputs, targets)
-        return float(_backends.get(self.backend).loss(self._spec, outputs, targets))
+        return float(_backends.get(self.backend).loss(self.spec, outputs, targets))
 
     def gradient(self, outputs: Any, targets: Any) -> np.ndarray:
         """The gradient of the mean loss with respect to the outputs: a new array of their shape and dtype."""
@@ -82,7 +77,7 @@ class Loss:
         shape = np.shape(outputs)
         outputs, targets = self._checked(outputs, targets)
         gradient = np.empty_like(outputs)
-        value = float(_backends.get(self.backend).loss(self._spec, outputs, targets, gradient))
+        value = float(_backends.get(self.backend).loss(self.spec, outputs, targets, gradient))
         return value, gradient.reshape(shape)
 
     def _checked(self, outputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +85,10 @@ class Loss:
         if outputs.ndim == 1 and not LOSSES[self.name].by_row:
             outputs = outputs.reshape(-1, 1)
         check_matrix("outputs", outputs, shape="(n, outputs)")
-        return outputs, prepare_targets(self._spec, targets, outputs.shape[1], outputs.dtype, rows=len(outputs))
+        return outputs, prepare_targets(self.spec, targets, outputs.shape[1], outputs.dtype, rows=len(outputs))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in self._spec.params.items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in self.spec.params.items())})"
 
 
 def prepare_targets(

@@ -1,7 +1,7 @@
 """Layers that prepare data: first layers of a model, with the names, formulas and meaning of Keras'.
 
-They work on the host, in float64, on rows as they came, and hand the model's dtype on: every backend is given the same
-bits, and neither large offsets nor the range of float32 cost anything. Nothing in them is trained.
+They work on the host, in float64, on the rows of the user, and return the model's dtype. So every backend gets the same
+bits, and large offsets cost no digits. Nothing in them is trained.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from . import _frames
 from ._frozen import Frozen
 from ._validation import check_finite, check_matrix, check_real, describe, own, plain
 
-EPSILON = 1e-7  # Keras': the smallest deviation that is divided by
-BLOCK = 1 << 20  # numbers worked on at once, so that no whole copy in float64 is made
+EPSILON = 1e-7  # the smallest divisor, as in Keras
+BLOCK = 1 << 20  # values converted to float64 at once, so that there is no whole copy
 
 
 class Statistics(NamedTuple):
@@ -34,14 +34,14 @@ class Normalization(Frozen):
 
     axis            -1 (or 1): mean and variance of every feature, images flattened; None: of all numbers together
     mean, variance  numbers, or arrays (inputs,), to use instead of the data's; both or neither
-    name            what `summary` and error messages call it; by default normalization_1, ... in a model
+    name            its name in `summary` and error messages; by default normalization_1, ... in a model
 
     Without `mean` and `variance` the model learns them at its first `fit`, from the rows that it trains on and not from
     those held out, or by `model.adapt(x)`, and keeps them. `layer.adapt(x)` does so beforehand, for every model that
     is built with the layer afterwards; a model that has numbers already keeps them. A model's numbers are in
     `model.statistics`, beside `parameters`, and in its file.
 
-    Stands before the first Dense, as do other layers of this kind. Raises TypeError or ValueError for other arguments.
+    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
 
     >>> import numpy as np
     >>> layer = Normalization().adapt([[0.0, 5.0], [2.0, 5.0]])
@@ -63,7 +63,7 @@ class Normalization(Frozen):
         check_label(self.name)
         if (self.mean is None) != (self.variance is None):
             raise ValueError("give mean and variance both, or neither")
-        object.__setattr__(self, "_given", self.mean is not None)  # and not found by `adapt`
+        object.__setattr__(self, "_given", self.mean is not None)  # not learnt by `adapt`
         if self.mean is None:
             return
         mean, variance = _vector("mean", self.mean), _vector("variance", self.variance)
@@ -71,7 +71,7 @@ class Normalization(Frozen):
             raise ValueError(f"variance must not be negative; got {variance.min():g}")
         if mean.ndim and variance.ndim and mean.shape != variance.shape:
             raise ValueError(f"mean and variance must have one shape; got {mean.shape} and {variance.shape}")
-        self._take(mean, variance)
+        self._set(mean, variance)
 
     def __repr__(self) -> str:
         parts = [] if self.axis == -1 else [f"axis={self.axis}"]
@@ -80,7 +80,7 @@ class Normalization(Frozen):
         return f"Normalization({', '.join(parts + _named(self))})"
 
     def adapt(self, data: Any) -> Normalization:
-        """Learn mean and variance from rows of features, in place of earlier ones, and return the layer itself.
+        """Learn mean and variance from rows of features, instead of earlier ones, and return the layer itself.
 
         data  (n, inputs), a table or an array as `fit` takes them; finite
 
@@ -90,30 +90,30 @@ class Normalization(Frozen):
             raise ValueError("adapt would replace the mean and variance that the layer was made with")
         values, names = _frames.features("data", data)
         _frames.check_cells("data", check_matrix("data", values), names)
-        self._take(*moments(lambda: _blocks(values, None), self.axis is None))
+        self._set(*moments(lambda: _blocks(values, None), self.axis is None))
         return self
 
     def statistics(self, inputs: int) -> Statistics | None:
-        """Return mean and variance of `inputs` features, as given or adapted; None where there are none yet."""
+        """Return mean and variance of `inputs` features, as given or adapted; None if there are none yet."""
         if self.mean is None:
             return None
         return Statistics(_spread(self.mean, inputs), _spread(self.variance, inputs))
 
     def check(self, inputs: int) -> None:
-        """Raise ValueError where mean and variance are of another number of features."""
+        """Raise ValueError if mean and variance are of another number of features."""
         for what in ("mean", "variance"):
             _check_length(what, getattr(self, what), inputs)
 
     def formula(self) -> str:
-        """Return what `summary` says of the layer."""
+        """Return the formula for `summary`."""
         return "(x - mean) / deviation"
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments as plain values; not what was learnt."""
+        """Return the arguments as plain values, without learnt statistics."""
         given = {"mean": _listed(self.mean), "variance": _listed(self.variance)} if self._given else {}
         return {"axis": self.axis, "mean": None, "variance": None, "name": self.name, **given}
 
-    def _take(self, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> None:
+    def _set(self, mean: NDArray[np.float64], variance: NDArray[np.float64]) -> None:
         for what, array in (("mean", mean), ("variance", variance)):
             array.flags.writeable = False
             object.__setattr__(self, what, array)
@@ -124,9 +124,9 @@ class Rescaling(Frozen):
     """Features times `scale`, plus `offset`: Rescaling(1 / 255) brings bytes of images into [0, 1].
 
     scale, offset  numbers, or arrays (inputs,)
-    name           what `summary` and error messages call it; by default rescaling_1, ... in a model
+    name           its name in `summary` and error messages; by default rescaling_1, ... in a model
 
-    Stands before the first Dense, as do other layers of this kind. Raises TypeError or ValueError for other arguments.
+    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
 
     >>> Rescaling(2, offset=-1)
     Rescaling(2, offset=-1)
@@ -150,12 +150,12 @@ class Rescaling(Frozen):
         return f"Rescaling({', '.join([_brief(self.scale), *offset, *_named(self)])})"
 
     def check(self, inputs: int) -> None:
-        """Raise ValueError where scale or offset are of another number of features."""
+        """Raise ValueError if scale or offset are of another number of features."""
         for what in ("scale", "offset"):
             _check_length(what, getattr(self, what), inputs)
 
     def formula(self) -> str:
-        """Return what `summary` says of the layer, with the numbers where they are single."""
+        """Return the formula for `summary`, with its numbers if they are single."""
         scale, offset = np.asarray(self.scale), np.asarray(self.offset)
         shift = "" if offset.ndim == 0 and offset == 0 else " + offset" if offset.ndim else f" {offset:+.6g}"
         return f"x * {'scale' if scale.ndim else f'{scale:.6g}'}{shift}"
@@ -170,7 +170,7 @@ Known = Sequence[Statistics | None]  # for each layer; None for Rescaling, and f
 
 
 def known_statistics(layers: Sequence[Preprocessing], own: Known, inputs: int) -> list[Statistics | None]:
-    """Return the numbers of layers: a model's `own` first, else those that the layers bring."""
+    """Return the statistics of layers: a model's `own`, else those that the layers bring."""
     return [
         mine if mine is not None or not isinstance(layer, Normalization) else layer.statistics(inputs)
         for layer, mine in zip(layers, own, strict=True)
@@ -180,9 +180,9 @@ def known_statistics(layers: Sequence[Preprocessing], own: Known, inputs: int) -
 def learn(
     layers: Sequence[Preprocessing], known: Known, matrix: np.ndarray, rows: NDArray[np.int64] | None
 ) -> list[Statistics | None]:
-    """Return the numbers of all layers: those that are not known yet from `rows` of the matrix, None: from all.
+    """Return the statistics of all layers; unknown ones are computed from `rows` of a finite matrix (None: all rows).
 
-    A layer learns from what those before it give. The matrix must be finite. Raises ValueError where a variance is not.
+    A layer learns from the outputs of those before it. Raises ValueError for a variance that is too large.
     """
     found = list(known)
     for i, layer in enumerate(layers):
@@ -198,7 +198,7 @@ def learn(
 
 
 def apply(layers: Sequence[Preprocessing], numbers: Known, matrix: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return what the layers make of a matrix of real numbers, in `dtype`; without layers it may be the matrix."""
+    """Return a matrix of real numbers after the layers, in `dtype`; without layers it may be the matrix itself."""
     if not layers:
         with np.errstate(over="ignore"):  # what does not fit becomes inf, which is reported
             return np.require(matrix, dtype, ["C", "A"])
@@ -214,8 +214,8 @@ def apply(layers: Sequence[Preprocessing], numbers: Known, matrix: np.ndarray, d
 def moments(blocks: Callable[[], Iterator[np.ndarray]], together: bool = False) -> Statistics:
     """Return mean and variance (over n) of the columns of float64 blocks of rows; `together`: of all numbers, ().
 
-    Deviations are taken from the first row, then from the mean, so that offsets cost no digits, and the variance of a
-    constant is 0 to the bit.
+    Deviations are taken from the first row, then from the mean. So offsets cost no digits, and the variance of a
+    constant is exactly 0.
     """
 
     def read() -> Iterator[np.ndarray]:
@@ -240,7 +240,7 @@ def moments(blocks: Callable[[], Iterator[np.ndarray]], together: bool = False) 
 
 
 def check_label(name: str | None) -> None:
-    """Names of layers are strings that are not empty, or None."""
+    """Raise TypeError or ValueError for a layer's name that is not None, nor a string that is not empty."""
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string; got {describe(name)}")
     if name == "":
@@ -259,15 +259,15 @@ def _through(layers: Sequence[Preprocessing], numbers: Known, block: np.ndarray)
 
 
 def _blocks(matrix: np.ndarray, rows: NDArray[np.int64] | None) -> Iterator[np.ndarray]:
-    """The rows of a matrix in float64, some at a time; rows first in memory, as the order decides NumPy's sums."""
-    count, width = len(matrix) if rows is None else len(rows), max(1, BLOCK // matrix.shape[1])
-    for start in range(0, count, width):
-        part = slice(start, start + width)
+    """Rows of a matrix in float64, a block at a time; C-contiguous, as memory order decides the bits of a sum."""
+    num_rows, block_rows = len(matrix) if rows is None else len(rows), max(1, BLOCK // matrix.shape[1])
+    for start in range(0, num_rows, block_rows):
+        part = slice(start, start + block_rows)
         yield np.ascontiguousarray(matrix[part if rows is None else rows[part]], np.float64)
 
 
 def _vector(what: str, value: Any) -> NDArray[np.float64]:
-    """A number or a vector of numbers, finite, as an array of our own."""
+    """A copy of a number or a vector of numbers, which must be finite."""
     array = plain(what, value)
     check_real(what, array, value)
     array = check_finite(what, own(array, np.float64))

@@ -1,4 +1,4 @@
-"""Profiling: which kernels a training step runs, how long each takes, and how near that is to the machine's limits."""
+"""Profiling: the kernels of a training step, the time of each, and its share of the machine's limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROFILED = ("cpu", "cuda")  # backends
 
 
 class Limits(NamedTuple):
-    """What the machine does at best with the threads that kernels may use, or a GPU."""
+    """Best rates of the machine, with the threads that kernels may use, or of a GPU."""
 
     bandwidth: float  # bytes a second, streamed from and to memory
     flops: float  # operations a second, in large products
@@ -28,53 +28,53 @@ class Limits(NamedTuple):
 
 @dataclass
 class Row:
-    """A kernel with the shapes of a layer: what it did in all its calls. Times are those of the average thread."""
+    """A kernel with the shapes of a layer, and the sums of all its calls. Times are those of the average thread."""
 
     verb: str  # the pass it belongs to: "train", "evaluate" or "predict"
     dtype: str
-    device: str  # the name of the GPU; "": the host
+    device: str  # name of the GPU; "": the host
     kernel: str
-    calls: int = 0  # each of all threads together
+    calls: int = 0  # a call of all threads together counts once
     seconds: float = 0.0  # at work
-    waiting: float = 0.0  # for the other threads, at the barrier behind it; of a GPU: for the next launch
-    bytes: int = 0  # that must be moved at least
+    waiting: float = 0.0  # seconds for the other threads at the barrier after it; of a GPU: for the next launch
+    bytes: int = 0  # moved at least
     flops: int = 0  # floating-point operations
-    of_step: float = 0.0  # share of the step's time, without the waiting
-    of_limit: float | None = None  # share of the limit, where that can be measured and something is counted
+    of_step: float = 0.0  # share of the step's time, waiting not counted
+    of_limit: float | None = None  # share of the machine's limit; None if that or the work is unknown
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second."""
+        """Bytes moved per second."""
         return self.bytes / self.seconds if self.seconds else 0.0
 
     @property
     def rate(self) -> float:
-        """Operations a second."""
+        """Operations per second."""
         return self.flops / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class Total:
-    """All passes of one kind: how much of them the rows account for."""
+    """Sums of all passes of one kind, with the share of them that the rows account for."""
 
     verb: str
     dtype: str
     device: str
     threads: int = 0  # of the host
     passes: int = 0
-    steps: int = 0  # that were run; on a GPU every batch counts
-    marked: int = 0  # of them, those that the rows tell of
-    seconds: float = 0.0  # of these, by the average thread's marks: work and waiting
-    wall: float = 0.0  # from before the threads are started to the last mark, or to when they have ended
+    steps: int = 0  # steps run; on a GPU every batch counts
+    marked: int = 0  # steps that have marks, which the rows sum up
+    seconds: float = 0.0  # of the marked steps by the average thread's marks, work and waiting
+    wall: float = 0.0  # from before the threads start to the last mark, or to the end of the threads
 
     @property
     def step(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return self.seconds / self.marked if self.marked else 0.0
 
     @property
     def coverage(self) -> float:
-        """The share of the wall time that the marks account for; the rest goes to starting and ending threads."""
+        """Share of the wall time that the marks account for; the rest goes to starting and ending threads."""
         return self.seconds / self.wall if self.wall else 0.0
 
 
@@ -84,7 +84,7 @@ Key = tuple[str, str, str]  # verb, dtype, device
 class profile:
     """Record what the kernels of models do while open: `with fastopt.profile() as p: model.fit(...)`.
 
-    trace_steps  how many steps, the first ones, `save_trace` writes down
+    trace_steps  number of steps, from the first, that `save_trace` writes
 
     Only passes of models on the backends cpu and cuda that this thread runs are recorded: training, evaluation,
     prediction; models on other backends refuse to run. Results are the same bits as without. A pass whose marks do not
@@ -160,7 +160,7 @@ class profile:
         if keep > 0:
             self._traced.append(done._replace(marks=done.marks[:, :keep].copy()))
 
-    # -- what came of it
+    # -- results
 
     @property
     def totals(self) -> list[Total]:
@@ -169,7 +169,7 @@ class profile:
 
     @property
     def rows(self) -> list[Row]:
-        """A `Row` for each kernel, in the order of the step. The machine's limits are measured when first asked for."""
+        """A `Row` for each kernel, in the order of the step. The first call measures the machine's limits."""
         for (key, _), row in self._rows.items():
             row.of_step = row.seconds / (self._totals[key].seconds or 1.0)
             limits = self.limits(row.dtype, row.device)
@@ -178,8 +178,10 @@ class profile:
         return list(self._rows.values())
 
     def limits(self, dtype: str, device: str = "") -> Limits | None:
-        """What the machine does at best, or its first GPU where `device` is the name of one, measured once, within a
-        second; None in interpreted mode and under the simulator."""
+        """Best rates of the machine, or of its first GPU if `device` is a GPU's name; measured once, within a second.
+
+        None in interpreted mode and under the simulator.
+        """
         key = dtype, device
         if key not in self._limits:
             self._limits[key] = _limits_of_gpu(dtype) if device else _limits_of_host(dtype)
@@ -214,7 +216,7 @@ class profile:
 
 
 def check_backend(name: str) -> None:
-    """Refuse a backend that records nothing, where a profile is open; a ValueError."""
+    """Raise ValueError for a backend that records nothing while a profile is open."""
     if name not in PROFILED and recorder.get() is not None:
         raise ValueError(f"only the backends {' and '.join(PROFILED)} can be profiled; this model's is {name}")
 
@@ -329,8 +331,8 @@ def _step_events(add: Callable[..., None], costs: Any, tid: int, number: int, ro
     add(tid, f"step {number}", "step", times[0], times[-1], rows=rows)
     cost: Cost
     for i, cost in enumerate(costs):
-        start, end, left = times[2 * i : 2 * i + 3]
+        start, end, met = times[2 * i : 2 * i + 3]
         moved, operations = cost.total(1, rows)
         add(tid, cost.name, "kernel", start, end, bytes=moved, flops=operations)
-        if left > end:
-            add(tid, "waiting", "waiting", end, left)
+        if met > end:
+            add(tid, "waiting", "waiting", end, met)

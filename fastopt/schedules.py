@@ -1,10 +1,10 @@
-"""Learning rates that change from step to step: `fo.Adam(params, lr=fo.schedules.Cosine(1e-3, steps=1000))`.
+"""Learning-rate schedules: `fo.Adam(params, lr=fo.schedules.Cosine(1e-3, steps=1000))`.
 
-A schedule is a function of the number of steps done: 0 at the first step of an optimizer, 1 at the second. It knows
-nothing else, so a saved optimizer goes on where it was. Those here are plain values: they compare, print and pickle,
-and go into model files by their names and fields. Below, t is that number of steps.
+A schedule is a function of t, the number of steps done: 0 at an optimizer's first step, 1 at the second. It has no
+state, so a loaded optimizer continues exactly. The schedules of this module are frozen dataclasses: they compare,
+print and pickle, and model files hold them by name and fields.
 
-Any other function of a step will do as `lr`, such as one of optax's schedules. A model file cannot hold it: see
+Any other function of t can be `lr`, such as one of optax's schedules, but model files cannot hold it: see
 `Sequential.save`.
 
     >>> import numpy as np, fastopt as fo
@@ -47,13 +47,17 @@ __all__ = [
     "to_config",
 ]
 
-# What fields of these names are checked against, and turned into.
-_COUNTS = {"size": 1, "steps": 1, "warmup": 0}  # whole numbers, with the least
+# Least values of fields, by name: of whole numbers, and of floats.
+_COUNTS = {"size": 1, "steps": 1, "warmup": 0}
 _LOWS = {"lr": 0.0, "end": 0.0, "start": 0.0, "gamma": 0.0, "decay": 0.0, "power": 0.0, "divisor": 1.0}
 
 
 class Schedule(ABC):
-    """Base of the schedules: called with the number of steps done, it gives the learning rate of the next step."""
+    """Base class: called with t, the number of steps done, a schedule returns the learning rate of the next step.
+
+    Subclasses are frozen dataclasses. Fields named as those of this module, such as `lr` and `steps`, are checked: they
+    raise TypeError or ValueError for values of another type, below their least value, infinite or NaN.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -65,12 +69,12 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, step: int) -> float:
-        """The learning rate of the step before which `step` others were done."""
+        """Return the learning rate of the next step, after `step` steps."""
 
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """The rate times gamma after every `size` steps: lr gamma^floor(t / size).
+    """Multiplied by gamma after every `size` steps: lr gamma^floor(t / size).
 
     Source: torch.optim.lr_scheduler.StepLR.
 
@@ -88,9 +92,11 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """The rate times gamma at each milestone: lr gamma^(number of milestones that are at most t).
+    """Multiplied by gamma at each milestone: lr gamma^(number of milestones <= t).
 
-    Source: torch.optim.lr_scheduler.MultiStepLR. The milestones are step numbers that rise.
+    The milestones are step numbers in rising order.
+
+    Source: torch.optim.lr_scheduler.MultiStepLR.
 
     >>> [round(MultiStep(0.8, milestones=(1, 4), gamma=0.5)(t), 9) for t in range(6)]
     [0.8, 0.4, 0.4, 0.4, 0.2, 0.2]
@@ -102,7 +108,7 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "milestones", _rising("milestones", self.milestones))
+        object.__setattr__(self, "milestones", _as_rising("milestones", self.milestones))
 
     def __call__(self, step: int) -> float:
         return self.lr * self.gamma ** bisect_right(self.milestones, step)
@@ -110,7 +116,7 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Times gamma in every `steps` steps, a little at each: lr gamma^(t / steps).
+    """Exponential decay, by gamma over `steps` steps: lr gamma^(t / steps).
 
     Source: torch.optim.lr_scheduler.ExponentialLR, with steps=1; keras.optimizers.schedules.ExponentialDecay.
 
@@ -128,10 +134,10 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class InverseTime(Schedule):
-    """The rate divided by a growing number: lr / (1 + decay t)^power.
+    """Inverse-time decay: lr / (1 + decay t)^power. With decay=1 and power=0.5 it is lr / sqrt(1 + t).
 
-    Source: keras.optimizers.schedules.InverseTimeDecay with power=1, which is lr_decay of torch.optim.Adagrad too;
-    Robbins & Monro 1951. With decay=1 and power=0.5 it falls with the root of the steps.
+    Source: Robbins & Monro 1951; with power=1 keras.optimizers.schedules.InverseTimeDecay, and lr_decay of
+    torch.optim.Adagrad.
 
     >>> [round(InverseTime(0.6, decay=1.0)(t), 9) for t in range(4)]
     [0.6, 0.3, 0.2, 0.15]
@@ -147,7 +153,7 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """From lr to `end` in `steps` steps, and then `end`: end + (lr - end) (1 - t / steps)^power.
+    """Polynomial from lr to `end` over `steps` steps, then `end`: end + (lr - end) (1 - t / steps)^power.
 
     Source: torch.optim.lr_scheduler.PolynomialLR with end=0; optax.polynomial_schedule.
 
@@ -166,9 +172,11 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """From lr to `end` on a straight line in `steps` steps, and then `end`; after `warmup` steps from 0 up to lr.
+    """Linear from lr to `end`, then `end`; with `warmup`, its first steps rise from 0 to lr.
 
-    The warm-up belongs to the steps: lr t / warmup for t < warmup, then as `Polynomial` with power 1 over those left.
+        lr t / warmup                                               t < warmup
+        lr + (end - lr) (t - warmup) / (steps - warmup)             t < steps
+        end                                                         else
 
     Source: torch.optim.lr_scheduler.LinearLR; optax.linear_schedule; with warm-up as Devlin et al. 2019 (BERT).
 
@@ -183,7 +191,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self.warmup, self.steps)
+        _check_warmup(self.warmup, self.steps)
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
@@ -193,13 +201,14 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From lr to `end` along half a cosine in `steps` steps, and then `end`; after `warmup` steps from `start` to lr.
+    """Half a cosine from lr to `end`, then `end`; with `warmup`, its first steps rise from `start` to lr.
 
         start + (lr - start) t / warmup                                                      t < warmup
-        end + (lr - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2                   else
+        end + (lr - end) (1 + cos(pi (t - warmup) / (steps - warmup))) / 2                   t < steps
+        end                                                                                  else
 
     Source: Loshchilov & Hutter 2017 (SGDR), without restarts; torch.optim.lr_scheduler.CosineAnnealingLR up to T_max;
-    optax.warmup_cosine_decay_schedule, whose decay_steps have the warm-up in them too.
+    optax.warmup_cosine_decay_schedule, whose decay_steps include the warm-up as `steps` does.
 
     >>> [round(Cosine(0.8, steps=6, warmup=2)(t), 9) for t in range(8)]
     [0.0, 0.4, 0.8, 0.682842712, 0.4, 0.117157288, 0.0, 0.0]
@@ -213,7 +222,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self.warmup, self.steps)
+        _check_warmup(self.warmup, self.steps)
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
@@ -224,9 +233,9 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from lr / divisor to lr and down to lr / (divisor final_divisor), along half cosines; then it stays there.
+    """Half cosines up from lr / divisor to lr and down to lr / (divisor final_divisor), then constant.
 
-    The top is at step share * steps - 1, the bottom at the last one, steps - 1.
+    The peak is at t = share steps - 1, the end at t = steps - 1.
 
     Source: Smith & Topin 2019; torch.optim.lr_scheduler.OneCycleLR, whose pct_start is `share`.
 
@@ -247,17 +256,17 @@ class OneCycle(Schedule):
 
     def __call__(self, step: int) -> float:
         first = self.lr / self.divisor
-        top, bottom = self.share * self.steps - 1, self.steps - 1
-        if step <= top:
-            return _half_cosine(first, self.lr, step / top if top else 1.0)
-        return _half_cosine(self.lr, first / self.final_divisor, min((step - top) / (bottom - top), 1.0))
+        peak, last = self.share * self.steps - 1, self.steps - 1
+        if step <= peak:
+            return _half_cosine(first, self.lr, step / peak if peak else 1.0)
+        return _half_cosine(self.lr, first / self.final_divisor, min((step - peak) / (last - peak), 1.0))
 
 
 @dataclass(frozen=True)
 class Join(Schedule):
-    """One schedule after the other, each from its own step 0: the next one begins at each boundary.
+    """One schedule after the other: at each boundary, a step number, the next one begins at its own t = 0.
 
-    There is one boundary less than there are schedules; a number stands for a rate that stays.
+    There is one boundary less than there are schedules. A number instead of a schedule is a constant rate.
 
     Source: optax.join_schedules; torch.optim.lr_scheduler.SequentialLR.
 
@@ -271,8 +280,8 @@ class Join(Schedule):
     def __post_init__(self) -> None:
         if isinstance(self.schedules, str) or not isinstance(self.schedules, tuple | list):
             raise TypeError(f"schedules must be a sequence of schedules; got {describe(self.schedules)}")
-        parts = tuple(_part(f"schedules[{i}]", part) for i, part in enumerate(self.schedules))
-        boundaries = _rising("boundaries", self.boundaries)
+        parts = tuple(_as_part(f"schedules[{i}]", part) for i, part in enumerate(self.schedules))
+        boundaries = _as_rising("boundaries", self.boundaries)
         if len(boundaries) != len(parts) - 1:
             raise ValueError(
                 f"there must be one boundary less than schedules; got {len(boundaries)} and {len(parts)} of them"
@@ -281,18 +290,18 @@ class Join(Schedule):
         object.__setattr__(self, "boundaries", boundaries)
 
     def __call__(self, step: int) -> float:
-        which = bisect_right(self.boundaries, step)
-        return _at(self.schedules[which], step - self.boundaries[which - 1] if which else step)
+        index = bisect_right(self.boundaries, step)
+        return _rate_of(self.schedules[index], step - self.boundaries[index - 1] if index else step)
 
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """`steps` steps on a straight line from `start` to where `then` begins, and `then`, from its own step 0.
+    """Linear warm-up over `steps` steps, from `start` to the first rate of `then`; after it `then`, from its own t = 0.
 
         start + (then(0) - start) t / steps       t < steps
         then(t - steps)                           else
 
-    Source: Goyal et al. 2017. A number as `then` stands for a rate that stays.
+    Source: Goyal et al. 2017. A number as `then` is a constant rate.
 
     >>> [round(WarmUp(2, then=Exponential(0.8, gamma=0.5))(t), 9) for t in range(5)]
     [0.0, 0.4, 0.8, 0.4, 0.2]
@@ -304,12 +313,12 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "then", _part("then", self.then))
+        object.__setattr__(self, "then", _as_part("then", self.then))
 
     def __call__(self, step: int) -> float:
         if step < self.steps:
-            return self.start + (_at(self.then, 0) - self.start) * step / self.steps
-        return _at(self.then, step - self.steps)
+            return self.start + (_rate_of(self.then, 0) - self.start) * step / self.steps
+        return _rate_of(self.then, step - self.steps)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -319,7 +328,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def to_config(schedule: Schedule | float) -> Any:
-    """A schedule as what JSON holds: its name and its fields; a number as it is.
+    """Return a schedule as a dict for JSON, with its name and its fields; a number is returned as it is.
 
     Raises TypeError for a schedule that is not one of SCHEDULES.
 
@@ -340,13 +349,13 @@ def to_config(schedule: Schedule | float) -> Any:
 
 
 def from_config(config: Any) -> Schedule | float:
-    """What `to_config` was given; TypeError or ValueError for anything else.
+    """Return the schedule of a dict that `to_config` returned; TypeError or ValueError for another one.
 
     >>> from_config({"schedule": "Step", "lr": 0.8, "size": 3})
     Step(lr=0.8, size=3, gamma=0.1)
     """
     if not isinstance(config, Mapping):
-        return config  # whoever takes it checks it
+        return config  # a number, which the optimizer checks
     own = {key: value for key, value in config.items() if key != "schedule"}
     for key, value in own.items():
         own[key] = tuple(from_config(part) for part in value) if isinstance(value, list) else from_config(value)
@@ -357,11 +366,11 @@ def _half_cosine(first: float, last: float, part: float) -> float:
     return last + (first - last) * (1 + cos(pi * part)) / 2
 
 
-def _at(part: Schedule | float, step: int) -> float:
+def _rate_of(part: Schedule | float, step: int) -> float:
     return part(step) if isinstance(part, Schedule) else part
 
 
-def _part(name: str, part: Any) -> Schedule | float:
+def _as_part(name: str, part: Any) -> Schedule | float:
     if isinstance(part, Schedule):
         return part
     if callable(part):
@@ -369,12 +378,12 @@ def _part(name: str, part: Any) -> Schedule | float:
     return check_number(name, part, 0.0)
 
 
-def _within(warmup: int, steps: int) -> None:
+def _check_warmup(warmup: int, steps: int) -> None:
     if warmup >= steps:
         raise ValueError(f"warmup must be less than steps={steps}, which it is part of; got {warmup}")
 
 
-def _rising(name: str, numbers: Any) -> tuple[int, ...]:
+def _as_rising(name: str, numbers: Any) -> tuple[int, ...]:
     if isinstance(numbers, str) or not isinstance(numbers, tuple | list):
         raise TypeError(f"{name} must be a sequence of step numbers; got {describe(numbers)}")
     checked = tuple(check_count(f"{name}[{i}]", number) for i, number in enumerate(numbers))

@@ -32,7 +32,7 @@ class Variation(NamedTuple):
 
     @property
     def parts(self) -> list[Columns]:
-        """Runs of columns whose squared errors r2 needs a sum of, one for each run.
+        """Runs of columns, each of which needs its sum of squared errors for r2.
 
         Constant targets have weight 0 beside others; where all are constant, each output is exact or not by itself.
 
@@ -51,7 +51,7 @@ class Variation(NamedTuple):
         return parts
 
     def r2(self, errors: Sequence[float]) -> float:
-        """The coefficient of determination from the sums of squared errors, one for each of `parts`."""
+        """Coefficient of determination from the sums of squared errors, one for each of `parts`."""
         total, variation = float(np.sum(errors)), sum(self.of_columns)
         if variation or np.isnan(total):
             return 1 - total / variation if variation else total
@@ -59,12 +59,12 @@ class Variation(NamedTuple):
 
 
 def variation_for(metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None) -> Variation | None:
-    """The variation of the targets, as `variation_of`; None where no metric needs it."""
+    """Variation of the targets, as `variation_of`; None if no metric needs it."""
     return variation_of(y, order) if any(METRICS[name].of_variation for name in metrics) else None
 
 
 def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
-    """The variation of the targets y (n, outputs), or of their rows `order`; of constant ones exactly 0.
+    """Variation of the targets y (n, outputs), or of their rows `order`; exactly 0 for constant ones.
 
     >>> variation_of(np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 2.0]]), None)
     Variation(of_columns=(0.0, 2.0))
@@ -72,16 +72,16 @@ def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
     targets = y if order is None else y[order]
     if not len(targets):
         return Variation((0.0,) * y.shape[1])
-    # Taken from the first row: the mean of equal numbers is not always that number, their differences are 0.
-    away = np.subtract(targets, targets[0], dtype=np.float64)
-    away -= away.mean(axis=0)
-    return Variation(tuple(np.einsum("ij,ij->j", away, away).tolist()))
+    # Differences from the first row: they are 0 for equal numbers, whose mean is not always that number.
+    deviations = np.subtract(targets, targets[0], dtype=np.float64)
+    deviations -= deviations.mean(axis=0)
+    return Variation(tuple(np.einsum("ij,ij->j", deviations, deviations).tolist()))
 
 
 def metric_values(
     sums: Mapping[str, Sequence[float]], rows: int, outputs: int, by_output: bool, variation: Variation | None = None
 ) -> dict[str, float]:
-    """The metrics over so many rows; NaN where there are none.
+    """Metrics from sums over `rows` rows; NaN for no rows.
 
     sums: of each metric's scores over rows and outputs; of r2 one sum for each of the parts of the `variation`.
     by_output: true if metrics of classes count outputs, not rows.
@@ -103,7 +103,7 @@ def metric_values(
 
 
 def sums_of(metrics: Sequence[str], outputs: int, variation: Variation | None) -> list[tuple[str, Columns]]:
-    """The sums that metrics are made from, one after the other: of which metric, over which columns.
+    """Sums that metrics are computed from: (metric, columns) of each, in order.
 
     >>> sums_of(["accuracy", "r2"], 3, Variation((1.0, 0.0, 2.0)))
     [('accuracy', (0, 3)), ('r2', (0, 1)), ('r2', (2, 3))]

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules use, and how tests run: which of them, in which process, and for how long."""
+"""Shared fixtures, and hooks of pytest: the choice of tests, their processes, and their time limits."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Tests that say nothing else draw so many examples. Without a database where there is no place for one.
+    # Number of examples of a test that gives none itself; no database in a folder that cannot be written to.
     place = {} if os.access(".", os.W_OK) else {"database": None}
     hypothesis.settings.register_profile("thorough", max_examples=100, **place)
     hypothesis.settings.register_profile("quick", max_examples=30, **place)
     hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     if CHILD in os.environ:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's parent has done to it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
     if side := config.getoption("--guard"):
         config.stash[GUARD] = helpers_guard.guarded_memory(side)
         config.stash[GUARD].__enter__()
@@ -56,7 +56,7 @@ STDERR: pytest.StashKey[int] = pytest.StashKey()
 
 # ---------------------------------------------------------------- which tests
 def _repeats(item: pytest.Item) -> bool:
-    """True of a test that repeats others: it is marked so, or is about an update of 16 bits that does."""
+    """True for a test that repeats others: it is marked so, or it tests a 16-bit update that does."""
     if item.get_closest_marker("repeats"):
         return True
     params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -66,7 +66,7 @@ def _repeats(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what repeats other tests, unless it is asked for, by the option or by name."""
+    """Deselect tests that repeat others, unless they are asked for by the option or by name."""
     for item in items:
         if _repeats(item):
             item.add_marker("repeats")
@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole suite on all processors; a part of it, or what is to be looked into, runs in this process."""
+    """Run the whole suite on all processors; a part of it, or a debugged test, runs in this process."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     option = config.option
     chosen = option.keyword or option.markexpr or option.usepdb or option.capture == "no" or option.collectonly
@@ -142,9 +142,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals() -> Iterator[None]:
-    """No test sends this process an interrupt, and processes that tests start are not deaf to it.
+    """Tests may not interrupt this process, and processes that they start do not ignore interrupts.
 
-    A background job of a shell ignores SIGINT, and so does all that it starts, but what catches it does not.
+    A background job of a shell ignores SIGINT, and so do its children, unless the job handles the signal.
     """
     if CHILD in os.environ:
         yield
@@ -185,7 +185,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A place for a model file, in a folder of its own."""
+    """The path of a model file that does not exist yet, in a folder of its own."""
     return tmp_path / "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Tables that command lines are tried on, and the model that learns them."""
+"""Tables for tests of the command line, and a model that learns them."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ TRAIN = ("--backend", "numpy", "--quiet", "--layers", "8")
 
 
 def write_fruit(path, rows=60, seed=0, gaps=()):
-    """Write a European table: a number, text, a bool with `gaps`, and the fruit, which follows from the first two."""
+    """Write a table with ; and decimal commas: a number, text, a bool with `gaps`, the fruit that they determine."""
     rng = np.random.default_rng(seed)
     lines = ["weight;colour;ripe;fruit"]
     for i in range(rows):

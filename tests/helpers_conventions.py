@@ -50,6 +50,13 @@ class Case(NamedTuple):
     near: tuple[float, float] = 1e-11, 1e-13  # how far off our numbers may be, relatively and absolutely
 
 
+def peer_of(cls: str, library: str) -> str:
+    """The class or function of a library, or the entry of PAPERS."""
+    if library in ("sklearn", "paper"):
+        return cls + "Optimizer" * (library == "sklearn")
+    return CONVENTIONS[cls][library].peer.rpartition(".")[2]
+
+
 def _cases() -> list[Case]:
     found = []
 
@@ -62,9 +69,8 @@ def _cases() -> list[Case]:
 
     # Of torch the table of the NumPy reference has every option; here its defaults. optax has no default learning rate.
     for cls, peers in CONVENTIONS.items():
-        for library, convention in peers.items():
-            peer = f"{cls}Optimizer" if library == "sklearn" else convention.peer.rpartition(".")[2]
-            add(f"{library} {cls} as it is", cls, {}, peer, {}, defaults=library != "optax")
+        for library in peers:
+            add(f"{library} {cls} as it is", cls, {}, peer_of(cls, library), {}, defaults=library != "optax")
     for cls in ("Adam", "AdamW"):
         add(f"optax N{cls.lower()} as it is", cls, {"nesterov": True}, f"n{cls.lower()}", {})
 
@@ -108,6 +114,8 @@ def _cases() -> list[Case]:
                 add(f"optax {word}", cls, ours, peer, theirs)
                 if not amsgrad:
                     add(f"optax {word} nesterov", cls, {**ours, "nesterov": True}, peer, {**theirs, "nesterov": True})
+    for library, theirs in ("paper", {"beta1": 0.8, "beta2": 0.9}), *list(own_betas.items())[:2]:
+        add(f"{library} Lion", "Lion", {**betas, **decay}, peer_of("Lion", library), {**theirs, **decay})
     theirs = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.05}
     add("sklearn Adam", "Adam", {**betas, **eps}, "AdamOptimizer", theirs)
     return found
@@ -199,7 +207,15 @@ def by_paper(case: Case) -> list[np.ndarray]:
     return path
 
 
-PAPERS: dict[str, Any] = {}
+def lion(p, g, states, lr=1e-4, beta1=0.9, beta2=0.99, weight_decay=0.0):
+    """Chen et al. 2023, algorithm 2."""
+    m = states.get("m", 0.0)
+    c = beta1 * m + (1 - beta1) * g
+    states["m"] = beta2 * m + (1 - beta2) * g
+    return p - lr * (np.sign(c) + weight_decay * p)
+
+
+PAPERS: dict[str, Any] = {"Lion": lion}
 PEERS = {"torch": by_torch, "keras": by_keras, "optax": by_optax, "sklearn": by_sklearn, "paper": by_paper}
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense import epilogues, metrics, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.dense.epilogues import HIGH, Shape
+from fastopt.kernels.cuda.dense.epilogues import TILE_ROWS, Shape
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
 from fastopt.kernels.cuda.optim.updates import update_kernel
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
@@ -47,7 +47,7 @@ ALL = (*REAL, "float16", "bfloat16")
 Outputs = list[Any]  # arrays on the device
 
 # More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
-SHAPES = [(HIGH + 3, 7), (HIGH + 3, 8)]
+SHAPES = [(TILE_ROWS + 3, 7), (TILE_ROWS + 3, 8)]
 SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in vectors
 
 
@@ -85,7 +85,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         yield f"widened {dtype}", lambda dtype=dtype: _widened(dtype)
     for dtype in REAL:
         for shape in SHAPES:
-            yield f"gather {shape} {dtype}", lambda dtype=dtype, shape=shape: _gather(shape, dtype)
+            yield f"scatter {shape} {dtype}", lambda dtype=dtype, shape=shape: _scatter(shape, dtype)
+            for columns in (0, 3, 4):
+                yield (
+                    f"gather {shape} {columns} {dtype}",
+                    lambda dtype=dtype, shape=shape, columns=columns: _gather(shape, dtype, columns),
+                )
         for name in LOSSES:
             for shape in (SHAPE, WIDE):
                 yield (
@@ -109,7 +114,6 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
     yield "counted", _counted
-    yield "labels", _labels
     for dtype in ALL:
         for name in ACTIVATIONS:
             for shape in SHAPES:
@@ -163,28 +167,31 @@ def _clock() -> Any:
 def _narrowing(shape: tuple[int, int]) -> Outputs:
     (count, columns), stride = shape, 8
     x, into, now = there(drawn(*shape), "float32"), there(np.zeros((count, stride)), "bfloat16"), _clock()
-    rows.gather(
-        gpu_of({at(x)}), 0, at(x), 0, at(into), count // 2, columns, stride, "bfloat16", at(now), count // 2, count,
-        "float32",
-    )  # fmt: skip
+    copied = rows.Rows(at(x), at(into), columns, stride, "bfloat16")
+    rows.gather_narrow(gpu_of({at(x)}), 0, copied, 0, count // 2, at(now), count // 2, count)
     return [into]
 
 
-def _gather(shape: tuple[int, int], dtype: str) -> Outputs:
+def _gather(shape: tuple[int, int], dtype: str, y_columns: int) -> Outputs:
+    """y_columns: of targets; 0: labels."""
     (count, columns), half = shape, shape[0] // 2
-    x, order = there(drawn(*shape), dtype), to_device(np.random.default_rng(0).permutation(count))
-    into, now = there(np.zeros((half, columns)), dtype), _clock()
-    places = at(x), at(order), at(into)
-    rows.gather(gpu_of({at(x)}), 0, *places, half, columns, columns, dtype, at(now), half, count)
-    out = there(np.zeros(shape), dtype)
-    rows.scatter(gpu_of({at(x)}), 0, at(into), at(out), half, columns, columns, dtype, at(now), half, count)
-    return [into, out]
+    order, now = to_device(np.random.default_rng(0).permutation(count)), _clock()
+    x, into = there(drawn(*shape), dtype), there(np.zeros((half, columns)), dtype)
+    y, y_into = there(drawn(count, y_columns), dtype), there(np.zeros((half, y_columns)), dtype)
+    if not y_columns:
+        y, y_into = to_device(np.arange(count)), to_device(np.zeros(half, np.int64))
+    width, kind = y_columns or 1, dtype if y_columns else rows.LABEL
+    copied = rows.Rows(at(x), at(into), columns, columns, dtype), rows.Rows(at(y), at(y_into), width, width, kind)
+    rows.gather(gpu_of({at(x)}), 0, *copied, at(order), half, at(now), half, count)
+    return [into, y_into]
 
 
-def _labels() -> Outputs:
-    t, into, now = to_device(np.arange(9)), to_device(np.zeros(4, np.int64)), _clock()
-    rows.gather(gpu_of({at(t)}), 0, at(t), 0, at(into), 4, 1, 1, rows.LABEL, at(now), 4, 9)
-    return [into]
+def _scatter(shape: tuple[int, int], dtype: str) -> Outputs:
+    (count, columns), half, now = shape, shape[0] // 2, _clock()
+    y, out = there(drawn(half, columns), dtype), there(np.zeros(shape), dtype)
+    copied = rows.Rows(at(y), at(out), columns, columns, dtype)
+    rows.scatter(gpu_of({at(y)}), 0, copied, half, at(now), half, count)
+    return [out]
 
 
 def _dropout(shape: tuple[int, int], dtype: str) -> Outputs:
@@ -218,9 +225,9 @@ def _hits(name: str, scored: str, dtype: str) -> Outputs:
     shape = SHAPE
     loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
-    sums, boundaries = there(np.zeros(losses.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
+    sums, boundaries = there(np.zeros(metrics.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    losses.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
+    metrics.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
 
 
@@ -257,7 +264,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
     if loss == "binary_crossentropy":
         y = (drawn(11, 3) > 0).astype(dtype)
     options, order = OPTIMIZERS["adam"].options, np.arange(11)[::-1].copy()
-    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST", 1):
+    with mock.patch.dict("os.environ", FASTOPT_CUDA_FUSED="1"), mock.patch.object(data_feed, "FIRST_CHUNK", 1):
         network = cuda.Network(layers, params, dtype, LossSpec(loss), ["accuracy"])
         totals = network.train(Batches(x, y, order, 3), OptimizerSteps("adam", states, options, np.full(4, 0.01)), 5)
     return [to_device(array) for array in (*params, totals.losses)]

@@ -176,7 +176,7 @@ class _Team:
 
 
 def _on_team(dtype: str) -> list[Any]:
-    with mock.patch.object(openmp, "pool", _Team):
+    with mock.patch.object(openmp, "torch_threads", _Team):
         return [*_updates("adam", dtype, SAME), *_norms(dtype)]
 
 

@@ -1,4 +1,4 @@
-"""What is compiled of a CUDA kernel, run on the host: one thread, for which meetings and kinds of memory mean nothing.
+"""CUDA kernels, compiled for the host and run there by one thread: barriers and kinds of memory mean nothing.
 
 The simulator runs a kernel's Python, with stand-ins for what Python cannot say. This runs what Numba has made of it,
 types and LLVM's own instructions included, before it becomes a device's machine code.
@@ -16,12 +16,12 @@ import llvmlite.binding as llvm
 from numba import cuda
 from numba.cuda.compiler import compile_cuda
 
-SHARED = 1 << 19  # bytes of shared memory that there are
+SHARED = 1 << 19  # bytes of shared memory
 POINTER = re.compile(r"(\{[^{}]*\}|\[[^\[\]]*\]|<[^<>]*>|\bi\d+|\bfloat|\bdouble|\bptr)\s?\*")
 
 
 def _for_host(code: str) -> str:
-    """LLVM's code for a device as code for a host: with pointers of one kind, and nobody to wait for."""
+    """LLVM code for a device as code for a host: pointers of one kind, without barriers."""
     code = re.sub(r"target (triple|datalayout).*", "", code)
     memory = f"= global [{SHARED // 8} x double] zeroinitializer, align 16"
     code = re.sub(r"= external addrspace\(3\) global \[0 x double\](, align \d+)?", memory, code)
@@ -38,7 +38,7 @@ def _for_host(code: str) -> str:
 
 
 def on_host(kernel: Callable[..., None], arguments: int) -> Callable[..., None]:
-    """A kernel of so many integers as a function of the host."""
+    """Return a kernel of some integers as a function of the host."""
     signature = (cuda.types.int64,) * arguments
     compiled = compile_cuda(kernel, cuda.types.void, signature, debug=False, lineinfo=False, cc=(7, 5))
     code = _for_host("\n".join(compiled.library.llvm_strs))
@@ -55,7 +55,7 @@ def on_host(kernel: Callable[..., None], arguments: int) -> Callable[..., None]:
     function, nowhere = prototype(engine.get_function_address(name)), ctypes.c_void_p()
 
     def run(*args: int) -> None:
-        assert engine  # which owns the code
+        assert engine  # it owns the code
         assert function(ctypes.addressof(nowhere), *args) == 0
 
     return run

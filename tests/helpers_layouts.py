@@ -1,4 +1,4 @@
-"""The same numbers laid out in memory in every way that users have them, and everything public that takes arrays."""
+"""Arrays in every memory layout of users, and every public function that takes arrays."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt.kernels.formulas import LOSSES
+from fastopt.kernels.formulas.optimizers import CLASSES
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +36,7 @@ def _every_other(a: np.ndarray) -> np.ndarray:
 
 
 def _broadcast(a: np.ndarray) -> np.ndarray:
-    """Rows of stride 0: every one is the first, so the numbers are others."""
+    """Rows of stride 0: all are the first row, so values change."""
     return np.broadcast_to(a[:1], a.shape) if a.ndim else np.broadcast_to(a, ())
 
 
@@ -47,14 +48,14 @@ def _memory_mapped(a: np.ndarray) -> np.ndarray:
 
 
 def _from_npy(a: np.ndarray) -> np.ndarray:
-    """Array that `np.load` gives of a file written in columns."""
+    """The array that `np.load` returns of a file in Fortran order."""
     file = io.BytesIO()
     np.save(file, a.copy(order="F"))
     return np.load(io.BytesIO(file.getvalue()))
 
 
 def _odd_strides(a: np.ndarray) -> np.ndarray:
-    """Axes with one element or none, whose strides mean nothing and may be anything."""
+    """Axes with at most one element, whose strides may be anything."""
     strides = [13 if n <= 1 else s for n, s in zip(a.shape, a.strides, strict=True)]
     return np.lib.stride_tricks.as_strided(a.copy(), a.shape, strides)
 
@@ -87,7 +88,7 @@ class _Sub(np.ndarray):
 
 
 class Entry(NamedTuple):
-    """Something public: arrays of a dtype for it, and what it gives for them on a backend."""
+    """A public function: arrays of a dtype for it, and its results for them on a backend."""
 
     make: Callable[[np.random.Generator, str, int], Arrays]  # of so many rows
     call: Callable[[str, str, Arrays], list[Any]]
@@ -245,9 +246,10 @@ def _backward(activation: str) -> Callable[[str, str, Arrays], list[Any]]:
 
 
 OPTIMIZERS: dict[str, Callable[..., fo.Optimizer]] = {
-    "SGD": lambda p, **more: fo.SGD(p, lr=0.1, momentum=0.9, **more), "Adagrad": fo.Adagrad, "RMSprop": fo.RMSprop,
-    "Adam": lambda p, **more: fo.Adam(p, lr=0.1, amsgrad=True, **more), "AdamW": fo.AdamW,
-}  # fmt: skip
+    **{name: getattr(fo, name) for name in CLASSES},
+    "SGD": lambda p, **more: fo.SGD(p, lr=0.1, momentum=0.9, **more),
+    "Adam": lambda p, **more: fo.Adam(p, lr=0.1, amsgrad=True, **more),
+}
 
 
 def _gradients(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:
@@ -314,7 +316,7 @@ def _load_states(backend: str, dtype: str, a: Arrays) -> list[Any]:
     return [a["p"], a["q"], *_known(optimizer), *shown]
 
 
-# One loss of each kind of targets; of activations one that is nothing, and those that take their slope from y and z.
+# One loss for each kind of targets; activations: linear, and those whose slope follows from y and from z.
 KINDS = {(row.targets, row.by_row, row.signs): name for name, row in LOSSES.items()}.values()
 ENTRIES: dict[str, Entry] = {
     "Dense": Entry(_weights, _initializers),

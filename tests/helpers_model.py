@@ -1,4 +1,4 @@
-"""Models and data that the tests of the model and its files share."""
+"""Models and data for tests of models and their files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trained(backend: str = "numpy", **options: Any) -> Sequential:
 
 
 def snapshot(model: Sequential) -> dict[str, Any]:
-    """Everything that an error must leave as it was."""
+    """State of a model that an error must not change."""
     return {
         "weights": model.get_weights(),
         "optimizer": None if model.optimizer is None else model.optimizer.state_dict(),
@@ -45,7 +45,7 @@ def snapshot(model: Sequential) -> dict[str, Any]:
 
 
 def assert_same(left: Any, right: Any) -> None:
-    """Equal to the bit, through mappings and sequences."""
+    """Assert that values are equal to the bit, within mappings and sequences, too."""
     if isinstance(left, dict):
         assert list(left) == list(right)
         for key in left:

@@ -20,7 +20,7 @@ HEAD = '"""Written by tests/helpers_stubs.py; do not edit."""\n\n'
 
 def optim_stub() -> str:
     """The text of fastopt/optim/__init__.pyi."""
-    names = ["OPTIMIZER_CLASSES", "Optimizer", "get_optimizer", *CLASSES]
+    names = ["Optimizer", "get_optimizer", *CLASSES]  # which `fastopt` has as well
     lines = [
         HEAD + "from collections.abc import Callable",
         "from typing import Any",

@@ -1,4 +1,4 @@
-"""Small tables that tests read."""
+"""Small tables for tests."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 import fastopt.torch  # noqa: E402
+from fastopt.conventions import CONVENTIONS  # noqa: E402
 
 EXACT = {"rtol": 0, "atol": 0}
 NEAR = {"rtol": 1e-12, "atol": 1e-13}
 CLASSES = [
     (getattr(fastopt.torch, name), getattr(torch.optim, name))
-    for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
+    for name, conventions in CONVENTIONS.items()
+    if "torch" in conventions
 ]
 NAMES = [ours.__name__ for ours, _ in CLASSES]
+FUSED = [name for name in NAMES if "fused" in inspect.signature(getattr(torch.optim, name)).parameters]
+CAPTURABLE = [name for name in NAMES if "capturable" in inspect.signature(getattr(torch.optim, name)).parameters]
 
 # Every class with values at which a term in the wrong place shows.
 TELLING: dict[str, dict[str, Any]] = {

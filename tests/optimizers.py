@@ -20,6 +20,7 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "momentum": (fo.SGD, {"momentum": 0.9}),
     "sgdw": (fo.SGD, KERAS),
     "velocity": (fo.SGD, {"momentum": 0.9, **KERAS}),
+    "lion": (fo.Lion, {}),
     "adagrad": (fo.Adagrad, {}),
     "adagrad_eps_in_sqrt": (fo.Adagrad, KERAS),
     "adagrad_safe": (fo.Adagrad, {"lr": 1e-2, **OPTAX}),

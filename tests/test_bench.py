@@ -15,7 +15,7 @@ from fastopt.reports import read
 
 @pytest.fixture
 def pytest_call(monkeypatch):
-    """What pytest would be called with: a list of (command, environment); it ends with the status in `status`."""
+    """Calls of pytest, as a list of (command, environment); the stand-in for it ends with the status in `status`."""
 
     class Process:
         calls, status = [], 0

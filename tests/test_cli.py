@@ -1,4 +1,4 @@
-"""The command line: every option does something, and whatever is wrong is said in one line."""
+"""The command line: every option has an effect, and every error is one line."""
 
 import json
 import os
@@ -174,7 +174,7 @@ def test_disagreement_is_seen(run, classes, monkeypatch):
 
 
 def test_turns(run, classes, monkeypatch):
-    """The contestants alternate, so neither has the machine's good hours for itself."""
+    """The contestants alternate, so that other load on the machine slows both."""
     turns = []
     epoch = experiment.Contestant.train_epoch
     monkeypatch.setattr(experiment.Contestant, "train_epoch", lambda self: (turns.append(self.backend), epoch(self))[1])
@@ -714,7 +714,7 @@ def test_info_says_what_is_missing(run, monkeypatch, lacking, install):
 
 
 def test_info_with_a_wrong_setting():
-    """It is there to find out what is wrong, so it does not stop at it."""
+    """`info` does not stop at an error: it is there to find them."""
     result = python("-m", "fastopt", "info", FASTOPT_BLAS="no such thing", FASTOPT_NUM_THREADS="many")
     assert result.returncode == 0
     assert "FASTOPT_BLAS must be" in result.stdout

@@ -456,7 +456,7 @@ def test_errors(run, trained, model, fruit, tmp_path, monkeypatch, command, argu
 
 
 def test_a_preparation_of_the_users_own(run, path, tmp_path):
-    """Is not ours to read; a damaged one of ours is an error."""
+    """A preparation of the user's own is not read; a damaged one of ours is an error."""
     model = fastopt.Sequential([fastopt.Dense(1)], backend="numpy")
     model.preparation = {"made": "by hand"}
     saved(model, path)

@@ -8,11 +8,10 @@ import pytest
 from helpers_cli import FRUIT, TRAIN, write_fruit, write_prices
 
 import fastopt
-from fastopt import datasets
+from fastopt import _random_rows, datasets
 from fastopt.cli import experiment
 from fastopt.cli.train_data import REGRESSION_LOSSES
 from fastopt.kernels.formulas import LOSSES
-from fastopt.models import batching
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +81,7 @@ def test_missing(train, run, tmp_path, missing):
 
 
 def test_validation_rows_give_no_means(train, tmp_path):
-    """Fillings of gaps, and scales of features, are those of the rows that are trained on."""
+    """Values for missing cells and scales of features come from the rows for training."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"i": np.arange(40.0), "a": rng.normal(size=40), "y": rng.normal(size=40)})
     frame.loc[::9, "a"] = None
@@ -91,7 +90,7 @@ def test_validation_rows_give_no_means(train, tmp_path):
         tmp_path / "a.csv", "--missing", "mean", "--validation-split", 0.25, "--seed", 5, "--standardize"
     )
     order = np.random.default_rng(5).permutation(40)[8:]
-    rows = order[batching.split(32, 0.25, 5, shuffle=True)[0]]
+    rows = order[_random_rows.split(32, 0.25, 5, shuffle=True)[0]]
     training = frame.loc[rows]
     fill = training["a"].mean()
     assert model.preparation["columns"][1]["fill"] == pytest.approx(fill)
@@ -159,7 +158,7 @@ def test_two_classes_of_any_names(train, run, tmp_path, path, loss, labels):
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in REGRESSION_LOSSES])
 def test_more_classes(train, tmp_path, loss):
-    """Also one against the rest: the classes are those of the data, and the largest output says which."""
+    """One against the rest, too: the classes are those of the data, and the largest output is the class."""
     model, _ = train(write_fruit(tmp_path / "a.csv"), "--loss", loss, "--standardize", "--lr", 0.03, epochs=40)
     assert model.classes.tolist() == list(FRUIT)
     data = datasets.read_table(tmp_path / "a.csv")
@@ -168,7 +167,7 @@ def test_more_classes(train, tmp_path, loss):
 
 
 def test_one_row_of_a_class(train, tmp_path):
-    """Wherever it is: among the rows for training, of the test, or held out by fit."""
+    """The row may be for training, for testing, or held out by fit."""
     lines = [f"{i},{'rare' if i == 7 else ('x', 'y')[i % 2]}" for i in range(30)]
     (tmp_path / "a.csv").write_text("\n".join(["a,k", *lines]))
     for seed in range(6):

@@ -1,4 +1,4 @@
-"""The contest of the benchmarks: what it times, and that it notices a contestant that does other work."""
+"""The contest of the benchmarks: its times, and its notice of a contestant that does other work."""
 
 from dataclasses import replace
 

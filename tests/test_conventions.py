@@ -79,7 +79,7 @@ def test_every_case_is_in_the_file_and_every_row_in_a_case():
 
 
 def test_conventions_differ():
-    """So that none passes for another: optax's are torch's without dampening and eps_root."""
+    """So that none passes for another: optax's are torch's without dampening and eps_root, and Lion is one for all."""
     paths = {}
     for cls, peers in CONVENTIONS.items():
         for name in peers:
@@ -93,7 +93,8 @@ def test_conventions_differ():
     same = [
         (a, b) for a in paths for b in paths if a < b and a[0] == b[0] and np.allclose(paths[a], paths[b], rtol=1e-9)
     ]
-    assert same == [((cls, "optax"), (cls, "torch")) for cls in ("SGD", "Adam", "AdamW")]
+    of_lion = [(("Lion", a), ("Lion", b)) for a, b in (("keras", "optax"), ("keras", "paper"), ("optax", "paper"))]
+    assert sorted(same) == sorted([*of_lion, *[((cls, "optax"), (cls, "torch")) for cls in ("SGD", "Adam", "AdamW")]])
 
 
 # ---------------------------------------------------------------- defaults and refusals

@@ -1,4 +1,4 @@
-"""Data sets: what is loaded, where it is looked for, and what is said about files that are wrong."""
+"""Data sets: loading, the search for their files, and errors of wrong files."""
 
 import functools
 import gzip

@@ -1,10 +1,11 @@
-"""The package's front door: cheap to import, every name there, one version."""
+"""Import of the package: it is cheap, has every public name, and one version."""
 
 import ast
 import importlib.metadata
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,13 +37,21 @@ def test_every_public_name_is_there(name):
         assert inspect.getdoc(value)
 
 
+def stubbed_names(module):
+    stub = Path(fastopt.__file__).with_name(module) / "__init__.pyi"
+    (names,) = [node.value for node in ast.parse(stub.read_text()).body if isinstance(node, ast.Assign)][:1]
+    return ast.literal_eval(names)
+
+
 def test_type_checkers_are_told_the_same_names():
     (block,) = [node for node in ast.parse(inspect.getsource(fastopt)).body if isinstance(node, ast.If)]
     told = {"__version__"}
     for node in block.body:
         if isinstance(node, ast.ImportFrom):
-            told |= {alias.asname for alias in node.names}
-            home = fastopt._HOMES.get(node.names[0].name)
+            starred = node.names[0].name == "*"  # all names of a stub
+            names = stubbed_names(node.module) if starred else [alias.asname for alias in node.names]
+            told |= set(names)
+            home = fastopt._MODULE_OF.get(names[0])
             assert home == node.module
     assert told == set(fastopt.__all__)
 

@@ -102,7 +102,7 @@ NO_ARRAYS = {
 SEQUENTIAL = {  # take none
     "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
 }  # fmt: skip
-OPTIMIZER = {"advance", "settle", "state_dict", "rates"}
+OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.
 CALLED = {"step", "bind", "add_param_group", "load_state_dict", "move"}
 

@@ -15,8 +15,10 @@ from helpers_model import CROSS_ENTROPY, assert_same, blobs, classifier
 
 import fastopt as fo
 from fastopt import Dense, Dropout, EarlyStopping, Sequential
+from fastopt._random_rows import split
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS
 from fastopt.models import training
+from fastopt.models.training import FitOptions
 from fastopt.optim import OPTIMIZER_CLASSES
 
 DIGITS = Path(fo.__file__).parent / "datasets" / "data" / "digits.npz"
@@ -205,19 +207,19 @@ def test_interrupted_epoch_counts_its_steps(backend):
             self.steps_done = network.steps_done
             raise KeyboardInterrupt
 
-    model.network = Interrupted
+    model._network_for = lambda training: Interrupted()
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, batch_size=16)
     assert model.optimizer.steps == 8
     assert model.epochs_done == 1
     assert len(model.history) == 0
-    batches = training.Batches(*by_hand._plan(x, y, 1, 32).data, None, 16)
+    batches = training.Batches(*by_hand._plan_fit(x, y, FitOptions()).data, None, 16)
     order = training.epoch_order(np.arange(96), model.seed, 1, True)[:32]
     training.train_epoch(by_hand, by_hand.network(), batches._replace(order=order))
     assert_same(model.get_weights(), by_hand.get_weights())
     assert_same(model.optimizer.state_dict(), by_hand.optimizer.state_dict())
     assert all(a is b for a, b in zip(weights, model.parameters, strict=True))
-    del model.network
+    del model._network_for
     model.fit(x, y, batch_size=16)
     assert model.optimizer.steps == 14
 
@@ -242,7 +244,7 @@ def test_ctrl_c_stops_between_two_batches(backend):
     if epochs:
         by_hand.fit(x, y, epochs=epochs, batch_size=10)
     if rest:
-        data = by_hand._plan(x, y, 1, 32).data
+        data = by_hand._plan_fit(x, y, FitOptions()).data
         order = training.epoch_order(np.arange(4000), model.seed, 1 + epochs, True)[: 10 * rest]
         training.train_epoch(by_hand, by_hand.network(), training.Batches(*data, order, 10))
     assert_same(model.get_weights(), by_hand.get_weights())
@@ -301,7 +303,7 @@ def test_error_before_the_first_step_counts_none():
             raise MemoryError
 
     model = classifier()
-    model.network = Broken
+    model._network_for = lambda training: Broken()
     with pytest.raises(MemoryError):
         model.fit(*blobs())
     assert model.optimizer.steps == 0
@@ -350,7 +352,7 @@ def test_short_batches_and_batches_larger_than_the_data(backend):
 def test_validation_rows_are_not_trained_on(backend):
     x, y = blobs(60)
     spoiled = y.copy()
-    rows, held_out = fo.models.batching.split(60, 0.25, 1, True)
+    rows, held_out = split(60, 0.25, 1, True)
     spoiled[held_out] = (y[held_out] + 1) % 3
     model, other = classifier(backend), classifier(backend)
     history = model.fit(x, y, epochs=2, validation_split=0.25)

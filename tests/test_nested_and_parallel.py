@@ -17,7 +17,7 @@ from helpers_model import assert_same, blobs, classifier, snapshot, trained
 import fastopt as fo
 from fastopt import Callback, EarlyStopping
 from fastopt._exclusive import Exclusive
-from fastopt.models.training import run_epochs
+from fastopt.models.training import FitOptions, run_epochs
 
 X, Y = blobs(60)
 WAIT = 60  # seconds after which something hangs
@@ -117,7 +117,7 @@ def test_three_deep():
 def test_epochs_asked_for_one_by_one():
     """Epochs as the command line takes them, with two models in turn; an abandoned training holds nothing."""
     model = classifier()
-    epochs = run_epochs(model, model._plan(X, Y, epochs=3, batch_size=32))
+    epochs = run_epochs(model, model._plan_fit(X, Y, FitOptions(epochs=3)))
     next(epochs)
     outer = model.history
     assert len(model.fit(X, Y, epochs=2)) == 2

@@ -16,7 +16,7 @@ from .optimizers import DTYPES, LAYOUTS, MAKE, drawn, make, snapshot
 RULES = [rule for rule in OPTIMIZERS if not CLASSES[MAKE[rule][0].__name__].no_rows]
 # Rows one behind the other, each of them transposed: the same way for kernels as contiguous ones.
 TURNED = {**LAYOUTS, "rows transposed": lambda a: np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)}
-KERAS = [rule for rule in RULES if MAKE[rule][1].get("convention") == "keras"]  # whose weight decay is for all rows
+DECOUPLED = [rule for rule in RULES if make(rule)._convention.decoupled]  # whose weight decay is for all rows
 REFUSING = [rule for rule in OPTIMIZERS if rule not in RULES]
 
 
@@ -64,7 +64,7 @@ def test_listed_rows_take_a_step_and_others_stay(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     backend = data.draw(st.sampled_from(["cpu", "numpy"]))
     options = {"lr": 0.1, "weight_decay": data.draw(st.sampled_from([0.0, 0.1])), "l1": 0.01, "maximize": True}
-    options["weight_decay"] *= rule not in KERAS
+    options["weight_decay"] *= rule not in DECOUPLED
     if data.draw(st.booleans()):
         options["clip_value"] = 0.5
     call = {"grad_scale": 2.0} if data.draw(st.booleans()) else {}
@@ -95,7 +95,7 @@ def test_listed_rows_take_a_step_and_others_stay(data):
 def test_every_row_once_is_the_dense_step(rule, dtype, backend):
     p = drawn((6, 4), dtype)
     q = p.copy()
-    some, whole = (make(rule, x, weight_decay=0.1 * (rule not in KERAS), backend=backend) for x in (p, q))
+    some, whole = (make(rule, x, weight_decay=0.1 * (rule not in DECOUPLED), backend=backend) for x in (p, q))
     order = np.array([3, 0, 5, 1, 4, 2])
     for seed in (1, 2, 3):
         g = drawn((6, 4), dtype, seed)
@@ -243,7 +243,7 @@ def test_rules_that_take_whole_gradients_only(rule, backend):
     refused([np.ones((4, 3))], (np.array([0]), np.ones((1, 3))), TypeError, message, backend, rule)
 
 
-@pytest.mark.parametrize("rule", KERAS)
+@pytest.mark.parametrize("rule", DECOUPLED)
 def test_decay_of_all_rows_goes_with_whole_gradients_only(rule, backend):
     p, q = np.ones((4, 3)), np.ones((4, 3))
     groups = [{"params": p, "weight_decay": 0.1}, {"params": q}]
@@ -251,7 +251,8 @@ def test_decay_of_all_rows_goes_with_whole_gradients_only(rule, backend):
     some = (np.array([0]), np.ones((1, 3)))
     optimizer.step([np.ones((4, 3)), some])
     before = snapshot(optimizer, p, q)
-    with pytest.raises(TypeError, match=r"grads\[0\] must be .* weight decay of keras.* is for all rows in every step"):
+    peer = optimizer._convention.peer
+    with pytest.raises(TypeError, match=rf"grads\[0\] must be .* weight decay of {peer} is for all rows in every step"):
         optimizer.step([some, some])
     assert snapshot(optimizer, p, q) == before
 

@@ -29,7 +29,7 @@ def summed(indices, gradient, kind):
 
 
 def made(rule, p, form, backend, **more):
-    decay = {} if MAKE[rule][1].get("convention") == "keras" else {"weight_decay": 0.1}  # which decays all rows
+    decay = {} if make(rule)._convention.decoupled else {"weight_decay": 0.1}  # decoupled, it is for all rows
     return make(rule, given(p), lr=0.05, l1=0.01, backend=backend, **decay, **FORMS[form], **more)
 
 

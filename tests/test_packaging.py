@@ -1,4 +1,4 @@
-"""The wheel: what is in it, what is not, and that it works where there is no checkout."""
+"""The wheel: its contents, its metadata, and its use without a checkout."""
 
 import importlib.metadata
 import os

@@ -28,7 +28,7 @@ def test_silent(verbose, capsys):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_auto_asks_whether_stderr_is_a_terminal(terminal, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    assert progress.wanted("auto") is terminal
+    assert progress.wants_bar("auto") is terminal
 
 
 class Kernels:
@@ -46,7 +46,7 @@ def notebook(request, monkeypatch):
 
 
 def test_auto_shows_the_bar_in_a_notebook(notebook, capsys):
-    assert progress.wanted("auto")
+    assert progress.wants_bar("auto")
     classifier().fit(*blobs(), epochs=2)
     assert "Epoch 2/2: 100%" in capsys.readouterr().err  # tqdm.auto draws text where it finds no widgets
     classifier().fit(*blobs(), verbose=0)
@@ -78,13 +78,13 @@ def test_the_bar_of_a_notebook_is_a_widget(notebook, monkeypatch):
 def test_ipython_on_a_terminal_is_no_notebook(shell, monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert not progress.in_notebook()
-    assert progress.wanted("auto") is False
+    assert progress.wants_bar("auto") is False
     assert progress.tqdm_class()[0].__module__ == "tqdm.std"
 
 
 def test_auto_without_stderr(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
-    assert progress.wanted("auto") is False
+    assert progress.wants_bar("auto") is False
 
 
 def test_bar_moves_and_names_what_is_compiled(capsys):

@@ -1,4 +1,4 @@
-"""`fastopt report`: small files of known figures in, tables and plots out; and whatever else a file may hold."""
+"""`fastopt report`: tables and plots of small files with known figures, and errors of other files."""
 
 import json
 import re

@@ -81,7 +81,7 @@ def test_tables(path, capsys):
 
 
 def test_summary(path, capsys):
-    """Of updates only the largest in float32, against copying as much."""
+    """Updates: the largest in float32 alone, against a copy of as many bytes."""
     _, rows = table(path, capsys)
     assert ["adam update, 100 M float32", "3.5 ms, 800 GB/s", "copying as much 2.8 ms", "1.25"] in rows
     assert ["adam update, 100 M float32", "3.5 ms, 800 GB/s", "Torch-Fused 7 ms, 400 GB/s", "0.50"] in rows

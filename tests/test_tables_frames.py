@@ -251,7 +251,7 @@ def test_without_pandas(tmp_path, monkeypatch):
     [([30, 10, 30, 20], [10, 20, 30]), (list("baba"), ["a", "b"]), ([True, False] * 2, [False, True])],
 )
 def test_categories_as_target(cells, labels):
-    """Are classes, of their own type, however seldom they come."""
+    """pandas' categories are classes of their own type, however rare they are."""
     data = datasets.read_table(pd.DataFrame({"x": [1.0, 2, 3, 4], "y": pd.Categorical(cells)}))
     assert data.labels.tolist() == labels
     assert labels_of(data) == cells

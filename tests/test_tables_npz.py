@@ -1,4 +1,4 @@
-"""Data sets from .npz files: labels of any kind, and what is said about files that are wrong."""
+"""Data sets from .npz files: labels of any kind, and errors."""
 
 import io
 import zipfile

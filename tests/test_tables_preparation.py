@@ -9,12 +9,11 @@ from helpers_tables import joined, labels_of, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastopt import datasets
+from fastopt import _random_rows, datasets
 from fastopt.datasets import Preparation
 from fastopt.datasets._split import hold_out
 from fastopt.datasets._text_files import TextOptions
 from fastopt.datasets.tables import TableOptions, load_table
-from fastopt.models import batching
 
 files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 TRAIN = "id,colour,size,ok,goal\n" + "".join(
@@ -205,7 +204,7 @@ def test_means_are_of_training_rows_only(share):
     data = load_table(frame, TableOptions(missing="mean", seed=3, validation_split=share, dtype="float64"))
     rows = data.x_train[:, 0].astype(int)
     if share:
-        rows = rows[batching.split(len(rows), share, 3, shuffle=True)[0]]
+        rows = rows[_random_rows.split(len(rows), share, 3, shuffle=True)[0]]
     mean = values[rows[~gaps[rows]]].mean()
     assert data.preparation.columns[1].fill == pytest.approx(mean, rel=1e-12)
     x, _ = joined(data)
@@ -338,7 +337,7 @@ def test_categories_that_look_like_numbers(tmp_path):
 
 
 def test_a_header_is_known_by_its_names(tmp_path):
-    """Whatever the cells look like."""
+    """The cells of the new table may look like numbers."""
     preparation = datasets.read_table(write(tmp_path, "0,1,2\n" + "a,x,1\nb,y,0\nb,x,0\n" * 3)).preparation
     assert preparation.transform(write(tmp_path, "0,1\na,x\n", "new.csv")).tolist() == [[1, 0, 1, 0]]
     assert preparation.transform(write(tmp_path, "1,0\nx,a\n", "new.csv")).tolist() == [[1, 0, 1, 0]]

@@ -1,4 +1,4 @@
-"""Text tables: delimiter, decimal mark, header and encoding are found or given, and what is wrong is said."""
+"""Text tables: delimiter, decimal mark, header and encoding, found or given, and errors."""
 
 import bz2
 import gzip

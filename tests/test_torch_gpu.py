@@ -13,7 +13,7 @@ import fastopt as fo
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 from helpers_gpu import settled  # noqa: E402, F401 (a fixture)
-from helpers_torch import NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
+from helpers_torch import CAPTURABLE, FUSED, NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
 
 from fastopt.torch._devices import why_no_cuda  # noqa: E402
 
@@ -29,8 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
 ]
 
-FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
-CAPTURABLE = ("RMSprop", "Adam", "AdamW")
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SHAPES = [(257, 33), (9,), (), (0, 3), (5000,)]
 

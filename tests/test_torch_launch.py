@@ -119,7 +119,7 @@ def test_the_bits_are_those_of_one_thread_and_of_the_layer(python):
                 assert launched_by() == ("torch" if theirs > 1 else launch.threading_layer())
                 assert work() == expected
                 assert torch.get_num_threads() == theirs
-        openmp.pool = lambda: None
+        openmp.torch_threads = lambda: None
         assert launched_by() == launch.threading_layer() != "torch"
         assert work() == expected
         """
@@ -153,7 +153,7 @@ def test_a_layer_that_the_user_has_chosen_is_used(python, layer):
             pytest.skip("TBB is not installed")
     python(
         f"""
-        assert openmp.pool() is None
+        assert openmp.torch_threads() is None
         assert launched_by() == {layer!r} or {layer!r} == "workqueue" and launched_by() == "none"
         assert work() == serial()
         """,
@@ -196,7 +196,7 @@ def test_ranks_are_those_of_the_work_and_the_team_is_torchs(python, tmp_path):
             torch.set_num_threads(threads)
             for num_ranks in range(2, 9):  # more num_ranks than threads as well: a team may be smaller than asked for
                 words = np.zeros(17, np.int64)
-                openmp.pool().run(kernel, words.ctypes.data, 0, num_ranks)
+                openmp.torch_threads().run(kernel, words.ctypes.data, 0, num_ranks)
                 assert words.tolist() == [1] * num_ranks + [0] * (16 - num_ranks) + [num_ranks * num_ranks]
                 words[:] = 0
                 launch.parallel(kernel, words.ctypes.data, 0, num_ranks)

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
 from helpers_torch import (  # noqa: E402
+    FUSED,
     NAMES,
     TELLING,
     all_params,
@@ -200,8 +201,8 @@ def test_a_learning_rate_that_is_a_tensor(name):
 @pytest.mark.parametrize("flags", [{"foreach": True}, {"foreach": False}, {"fused": True}, {"fused": False}], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_foreach_and_fused(name, flags):
-    if name == "RMSprop" and "fused" in flags:
-        pytest.skip("torch has no fused RMSprop")
+    if name not in FUSED and "fused" in flags:
+        pytest.skip(f"torch has no fused {name}")
     optimizers = []
     for cls in pair(name):
         params = [p for p in parameters() if p.numel()]  # torch's fused SGD takes no empty ones

@@ -11,7 +11,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
-from helpers_torch import NAMES, TELLING, assert_same, give_gradients, pair, parameters, quietly, run, twins  # noqa: E402
+from helpers_torch import (  # noqa: E402
+    FUSED,
+    NAMES,
+    TELLING,
+    assert_same,
+    give_gradients,
+    pair,
+    parameters,
+    quietly,
+    run,
+    twins,
+)
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 import fastopt.torch  # noqa: E402
@@ -92,8 +103,8 @@ def test_schedulers(name):
 @pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_grad_scaler(name, fused):
-    if name == "RMSprop" and fused:
-        pytest.skip("torch has no fused RMSprop")
+    if name not in FUSED and fused:
+        pytest.skip(f"torch has no fused {name}")
     results = []
     for cls in pair(name):
         params = [p for p in parameters(torch.float32) if p.numel()]
@@ -185,7 +196,7 @@ torch.optim.SGD([torch.zeros(1)])  # the first one sets a variable of the enviro
 before = settings()
 import fastopt as fo
 import fastopt.torch
-for cls in (fastopt.torch.SGD, fastopt.torch.Adagrad, fastopt.torch.RMSprop, fastopt.torch.Adam, fastopt.torch.AdamW):
+for cls in fastopt.torch._CLASSES.values():
     p = torch.ones(200_000, requires_grad=True)
     p.grad = torch.ones_like(p)
     optimizer = cls([p], clip_norm=1.0)

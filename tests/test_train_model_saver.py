@@ -1,4 +1,4 @@
-"""The end of `fastopt train --save`: which weights are written after Ctrl-C or SIGTERM, and when none are."""
+"""`fastopt train --save`: the weights that are written after Ctrl-C or SIGTERM."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`fastopt warmup --backend cuda`: what is compiled, by whom, where it is kept, and that it is used elsewhere."""
+"""`fastopt warmup --backend cuda`: the kernels that it compiles, its processes and its cache."""
 
 from __future__ import annotations
 
@@ -73,16 +73,17 @@ class TestWithCompilers:
             pytest.skip("there is a GPU here")
 
     def test_kernels_of_a_network(self):
-        from fastopt.cli.warmup_cuda import Wish, kernels
+        from fastopt.cli.warmup_cuda import Selection, kernels
 
-        wish = Wish(("float32",), ((784, 256, 10),), (), "tanh", "sparse_categorical_crossentropy", (), 0.0, 256, None,
-                    (9, 0))  # fmt: skip
-        names = set(kernels(wish))
+        selection = Selection(
+            ("float32",), ((784, 256, 10),), (), "tanh", "sparse_categorical_crossentropy", (), 0.0, 256, None, (9, 0)
+        )  # fmt: skip
+        names = set(kernels(selection))
         assert {"update_adam_float32", "slopes_tanh_float32_wide", "totals_float32"} <= names, names
         assert not any("sgd" in name or "float64" in name for name in names)
-        small = wish._replace(networks=((4, 8, 3),), optimizers=("sgd",), batch_size=16)
+        small = selection._replace(networks=((4, 8, 3),), optimizers=("sgd",), batch_size=16)
         assert any(name.startswith("fused_") for name in kernels(small))
-        assert names < set(kernels(wish._replace(networks=())))  # the tables, where nothing is chosen
+        assert names < set(kernels(selection._replace(networks=())))  # the tables, where nothing is chosen
 
     def test_the_folder_is_used_by_another_machine(self, tmp_path):
         here, there = tmp_path / "here", tmp_path / "there"

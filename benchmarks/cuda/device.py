@@ -126,7 +126,7 @@ def facts() -> dict[str, Any]:
 
 def _smi(handle: int) -> dict[str, str]:
     """The driver's version and the clocks at the moment, where nvidia-smi is there to say it."""
-    raw = driver.asked("CUuuid", driver.library().cuDeviceGetUuid_v2, handle)
+    raw = driver.query("CUuuid", driver.library().cuDeviceGetUuid_v2, handle)
     name = f"GPU-{uuid.UUID(bytes=bytes(driver.ffi.buffer(raw.bytes)))}"
     command = ["nvidia-smi", f"--id={name}", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader"]
     try:

@@ -16,8 +16,9 @@ from fastopt.benchmarks.cuda.device import drawn, filled, numbers, the_gpu
 from fastopt.benchmarks.cuda.work import NEAR
 from fastopt.benchmarks.work import loss_flops
 from fastopt.kernels import reference
-from fastopt.kernels.cuda.dense import epilogues, losses, rows
+from fastopt.kernels.cuda.dense import epilogues, losses, metrics, rows
 from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.dense.products import BYTES
 from fastopt.kernels.cuda.optim.plan import Guard, Plan
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
@@ -93,11 +94,10 @@ def gather(case: Case) -> Work:
     source.write(values.astype(case.dtype), 0)
     by, into, now = DeviceArray(source.gpu, (case.rows,), "int64"), empty(*source.shape, kind=case.dtype), clock()
     by.write(order, 0)
-    places = source.address, by.address, into.address
+    copied = rows.Rows(source.address, into.address, case.columns, case.columns, case.dtype)
 
     def call() -> None:
-        sizes = case.rows, case.columns, case.columns
-        rows.gather(source.gpu, 0, *places, *sizes, case.dtype, now.address, case.rows, case.rows)
+        rows.gather(source.gpu, 0, copied, None, by.address, case.rows, now.address, case.rows, case.rows)
 
     def check() -> None:
         ours = numbers(into, case.dtype).reshape(case.rows, case.columns)
@@ -183,7 +183,7 @@ def loss(case: Case) -> Work:
     def call() -> None:
         places = z.address, t.address, dz.address, sums.address, more.address
         losses.run_loss(z.gpu, 0, case.name, *places, case.shape, case.columns)
-        losses.finish(z.gpu, 0, table.address, 1, now.address, 0)
+        finish(z.gpu, 0, table.address, 1, now.address, 0)
 
     def check() -> None:
         theirs = np.empty_like(values)
@@ -239,7 +239,7 @@ def accuracy(case: Case) -> Work:
     """Of labels."""
     z, values = matrix(case, 0)
     t, labels = _labels(case, len(values))
-    sums, boundaries = empty(losses.hits_tiles(case.rows), kind="float64"), filled((2,), np.zeros(2), "float64")
+    sums, boundaries = empty(metrics.hits_tiles(case.rows), kind="float64"), filled((2,), np.zeros(2), "float64")
 
     def check() -> None:
         theirs = np.mean(values.argmax(axis=1) == labels)
@@ -247,7 +247,7 @@ def accuracy(case: Case) -> Work:
 
     def call() -> None:
         places = z.address, t.address, sums.address, boundaries.address
-        losses.run_hits(z.gpu, 0, "accuracy", "labels", *places, case.shape, case.columns)
+        metrics.run_hits(z.gpu, 0, "accuracy", "labels", *places, case.shape, case.columns)
 
     return Work(call, case.elements * BYTES[case.dtype] + 8 * case.rows, check, arrays=(z, t, sums, boundaries))
 

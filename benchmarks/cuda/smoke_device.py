@@ -125,7 +125,7 @@ def shared_memory() -> str:
     array = words(gpu, count)
     array.write(np.arange(count), 0)
     with gpu.active():
-        gpu.launch_alone(TURN_ROUND, threads, 8 * count, 0, array.address, count, threads)
+        gpu.launch_one_block(TURN_ROUND, threads, 8 * count, 0, array.address, count, threads)
     np.testing.assert_array_equal(array.copy_to_host(), np.arange(count)[::-1])
     assert SIMULATED or 8 * count > 48 << 10
     return f"{8 * count:,} bytes in a block of {threads} threads"
@@ -210,7 +210,7 @@ def strict_capture() -> str:
         check(gpu.driver.cuStreamBeginCapture_v2(stream, GLOBAL_CAPTURE))
         try:
             gpu.load(COUNT)
-            with gpu.aside() as aside:
+            with gpu.side_stream() as aside:
                 memory = gpu.allocate(1 << 20, aside)
                 gpu.launch(COUNT, 1, aside, count.address)
             with gpu.relaxed():
@@ -230,7 +230,7 @@ def strict_capture() -> str:
 def most_blocks() -> str:
     gpu = device()
     with gpu.active():
-        most = gpu.most_blocks(COUNT)
+        most = gpu.max_blocks(COUNT)
     count = words(gpu, 1)
     with gpu.active():
         for blocks in (1, most, 3 if SIMULATED else 1_000_000):

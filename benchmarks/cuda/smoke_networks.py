@@ -172,5 +172,5 @@ def streamed_network() -> str:
     work = workload((784, 64, 10), 64, 40)
     row = work.x[0].nbytes + 8
     part = (1 if SIMULATED else 3) * work.batch_size * row  # bytes: several parts
-    with mock.patch.multiple(data_feed, SHARE=-1.0, PART=part):
+    with mock.patch.multiple(data_feed, MEMORY_SHARE=-1.0, PART=part):
         return _same_losses(work, GraphABatch, "streamed")

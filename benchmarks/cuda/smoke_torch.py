@@ -139,7 +139,7 @@ def torch_graph() -> str:
 
     def meanwhile() -> None:
         try:
-            with gpu.active(), gpu.aside() as stream:
+            with gpu.active(), gpu.side_stream() as stream:
                 gpu.allocate(1 << 16, stream)
         except BaseException as error:
             failures.append(error)

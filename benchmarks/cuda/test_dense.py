@@ -3,8 +3,8 @@
 import pytest
 
 from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.workloads import Absent
 
 require_device()
@@ -20,7 +20,7 @@ LARGE = [(4096, 1024, 4096), (4096, 4096, 4096), (4096, 4096, 10)]
 QUICK, TINY = (64, 80, 48), (9, 8, 16)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("sizes", SMALL + LARGE, ids=lambda sizes: "x".join(map(str, sizes)))
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +44,7 @@ def test_dense(benchmark, note, request, pick, which, kind, sizes, contestant):
         if benchmark.disabled:
             benchmark(lambda: None)  # agreement was what mattered
             return
-        found = hold(request, lambda names: measured(which, dense, names))
+        found = shared_result(request, lambda names: measured(which, dense, names))
     record(benchmark, found[contestant])
     rows, inputs, outputs = sizes
     note("dense", f"{which} relu", contestant, size=rows * inputs * outputs, dtype=kind, shape=text,

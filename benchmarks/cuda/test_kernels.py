@@ -3,7 +3,7 @@
 import pytest
 
 from fastopt.benchmarks.cuda.needs import require_device
-from fastopt.benchmarks.turns import by_turns, record
+from fastopt.benchmarks.interleaved import interleaved, record
 
 require_device()
 from fastopt.benchmarks.cuda.kernels import CASES, FULL, MAKERS, QUICK, TINY, Case
@@ -12,7 +12,7 @@ from fastopt.benchmarks.cuda.turns import turns
 ROUNDS = 11
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize(("kernel", "name", "dtype"), CASES)
 def test_kernel(benchmark, note, pick, kernel, name, dtype):
     rows, columns = pick(FULL[kernel], QUICK, TINY)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt.benchmarks.cuda.needs import require_device
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 
 require_device()
 from fastopt.benchmarks.cuda.device import numbers
@@ -20,7 +20,7 @@ TIMES = (1, 4, 16)  # the size that no cache holds
 SMALL = (64, 48, 80)  # rows, inputs, outputs
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", ["driver", "kernel"])
 @pytest.mark.parametrize("times", TIMES)
 def test_copy(benchmark, note, request, pick, times, contestant):
@@ -32,12 +32,12 @@ def test_copy(benchmark, note, request, pick, times, contestant):
     if benchmark.disabled:
         benchmark(lambda: None)  # agreement was what mattered
         return
-    found = hold(request, lambda names: turns({name: made.calls[name] for name in names}, ROUNDS))
+    found = shared_result(request, lambda names: turns({name: made.calls[name] for name in names}, ROUNDS))
     record(benchmark, found[contestant])
     note("limit", "copy", contestant, size=size // 4, shape=f"{size:,} bytes", moved=2 * size)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("side", [4096, 8192])
 @pytest.mark.parametrize("kind", SIDES)
 def test_product(benchmark, note, pick, kind, side):

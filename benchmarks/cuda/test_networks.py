@@ -4,7 +4,7 @@ import pytest
 
 from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.cuda.needs import require_device
-from fastopt.benchmarks.turns import by_turns, hold, record
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.workloads import Absent, Workload
 
 require_device()
@@ -19,7 +19,7 @@ def held(workload, names, rounds):
     return contest(workload, names, rounds, PAUSE, PEERS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("name", CASES)
 def test_network(benchmark, note, request, pick, name, contestant):
@@ -35,7 +35,7 @@ def test_network(benchmark, note, request, pick, name, contestant):
         record(benchmark, [products_alone(workload)])
     else:
         rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
-        found = hold(request, lambda names: held(workload, names, rounds))
+        found = shared_result(request, lambda names: held(workload, names, rounds))
         if not report(benchmark, found, contestant):
             return
     note("epoch", name, contestant, size=workload.parameters, dtype=workload.dtype, title=title,

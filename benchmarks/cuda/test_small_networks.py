@@ -8,7 +8,7 @@ import pytest
 
 from fastopt.benchmarks.contest import contest, report
 from fastopt.benchmarks.cuda.needs import require_device
-from fastopt.benchmarks.turns import by_turns, hold
+from fastopt.benchmarks.interleaved import interleaved, shared_result
 
 require_device()
 from fastopt.benchmarks.cuda.networks import PAUSE, ROUNDS, small
@@ -31,14 +31,14 @@ def held(workload, names, rounds):
     return contest(workload, [name for name in names if rounds or name != "torch-compile"], rounds, PAUSE, KNOWN)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", KNOWN)
 @pytest.mark.parametrize(("widths", "batch"), CASES, ids=["-".join(map(str, (*w, b))) for w, b in CASES])
 def test_small_network(benchmark, note, request, pick, widths, batch, contestant):
     workload = small(widths, batch, pick)
     benchmark.group = f"{workload.name}, Adam, {workload.steps} steps"
     rounds = 0 if benchmark.disabled else pick(ROUNDS, 2, 1)
-    found = hold(request, lambda names: held(workload, names, rounds))
+    found = shared_result(request, lambda names: held(workload, names, rounds))
     if not report(benchmark, found, contestant):
         return
     note("epoch", workload.name, contestant, size=workload.parameters, title=benchmark.group,

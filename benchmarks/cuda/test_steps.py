@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.updates import transformer
 from fastopt.benchmarks.workloads import Absent
 
@@ -38,7 +38,7 @@ def measured(shapes, kind, names):
     return turns(calls, ROUNDS)
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_step(benchmark, note, request, pick, name, kind, contestant):
@@ -56,7 +56,7 @@ def test_step(benchmark, note, request, pick, name, kind, contestant):
         if benchmark.disabled:
             benchmark(lambda: None)
             return
-        found = hold(request, lambda names: measured(shapes, kind, names))
+        found = shared_result(request, lambda names: measured(shapes, kind, names))
     record(benchmark, found[contestant])
     size = sum(int(np.prod(shape)) for shape in shapes)
     shape = f"{name}, {kind}" if name == "transformer" else name

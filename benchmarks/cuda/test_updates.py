@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fastopt.benchmarks.cuda.needs import require_device
+from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.peers import tolerant
-from fastopt.benchmarks.turns import by_turns, hold, record
 from fastopt.benchmarks.updates import REPORTED
 from fastopt.benchmarks.workloads import Absent
 
@@ -61,7 +61,7 @@ def in_turn(calls):
     return call
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -82,7 +82,7 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
         if benchmark.disabled:
             benchmark(lambda: None)  # agreement was what mattered
             return
-        found = hold(request, lambda names: measured(rule, size, dtype, names))
+        found = shared_result(request, lambda names: measured(rule, size, dtype, names))
     record(benchmark, found[contestant])
     limit = float(np.median(found["stream"])) if "stream" in found else 0.0
     flops = 0 if contestant == "stream" else update_flops(rule) * size
@@ -90,7 +90,7 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
          limit=limit)  # fmt: skip
 
 
-@by_turns
+@interleaved
 @pytest.mark.parametrize("contestant", ["fastopt", "torch-fused", "torch-foreach"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", FORMS)
@@ -111,7 +111,7 @@ def test_update_of_16_bits(benchmark, note, request, pick, rule, dtype, form, si
         if benchmark.disabled:
             benchmark(lambda: None)
             return
-        found = hold(request, lambda names: measured(rule, size, dtype, names, form))
+        found = shared_result(request, lambda names: measured(rule, size, dtype, names, form))
     record(benchmark, found[contestant])
     moved = Job(rule, 8, dtype, form).moved * size // 8
     note("update", f"{rule}, {form}", contestant, size=size, dtype=dtype, moved=moved, flops=update_flops(rule) * size)

@@ -1,7 +1,7 @@
-"""Whoever can train a workload: this library, its reference, and the libraries that one could use instead.
+"""Contestants that can train a workload: this library, its reference, and other libraries.
 
-PEERS is a table of name -> build(workload), which returns a `Peer`. Building one whose library (or whose compiler) is
-not there raises `workloads.Absent` with the reason. Nothing is imported before it is built.
+PEERS maps names to functions build(workload), which return a `Peer`, or raise `workloads.Absent` if a library or a
+compiler is missing. Nothing is imported before a peer is built.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fastopt.benchmarks.workloads import Absent, Workload
 class Peer(Protocol):
     """A contestant, on the workload's rows and from its initial weights."""
 
-    same_steps: bool  # whether it takes exactly the workload's steps, so that its losses must be those of the others
+    same_steps: bool  # True if it takes exactly the workload's steps, so that its losses must equal those of the others
 
     def epoch(self) -> float:
-        """Train for an epoch and return its mean loss (of one that takes other steps: nan; see `loss`)."""
+        """Train for an epoch and return its mean loss; NaN from a peer that takes other steps."""
 
     def loss(self) -> float:
-        """The loss on all rows as the weights are now; only of peers that take other steps."""
+        """Return the loss on all rows with the present weights; only peers that take other steps have it."""
 
 
 Build = Callable[[Workload], Peer]
@@ -33,7 +33,7 @@ MISSING = "{} is not installed: it is in the extra `bench` (pip install 'fastopt
 
 
 def need(*packages: str) -> None:
-    """Raise Absent where one of the packages is not installed; imports nothing."""
+    """Raise Absent if one of the packages is not installed; imports nothing."""
     for package in packages:
         if find_spec(package) is None:
             raise Absent(MISSING.format(package))
@@ -71,7 +71,7 @@ TITLES = {
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """While open, warnings pass unheard: what other libraries warn of is not for their users' users."""
+    """While open, warnings are ignored: those of other libraries do not concern users of the benchmarks."""
     with catch_warnings():
         simplefilter("ignore")
         yield

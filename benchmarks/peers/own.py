@@ -1,4 +1,4 @@
-"""This library's own backends."""
+"""Peers of this library: its backends numpy and cpu."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastopt.models.training import train_epoch
 
 
 class Reference:
-    """`Sequential` on the NumPy reference, by the epochs that `fit` is made of, so that the order can be given."""
+    """`Sequential` on the NumPy reference. Epochs are trained as `fit` does, but in the workload's order of rows."""
 
     same_steps = True
     backend = "numpy"
@@ -33,6 +33,6 @@ class Reference:
 
 
 class Compiled(Reference):
-    """The same on the compiled kernels."""
+    """`Sequential` on the compiled kernels."""
 
     backend = "cpu"

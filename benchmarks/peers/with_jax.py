@@ -1,4 +1,4 @@
-"""JAX with optax on the CPU: a step jitted, and the whole epoch jitted as a scan over its batches."""
+"""Peers in JAX with optax, on the CPU: a jitted step, and a whole epoch as a jitted scan over its batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastopt.benchmarks.workloads import Workload
 
 
 class Step:
-    """One jitted call a batch, which gathers its rows, and updates parameters and states in place (donated)."""
+    """One jitted call for each batch; it gathers the rows, and updates parameters and states in place (donated)."""
 
     same_steps = True
 
     def __init__(self, workload: Workload) -> None:
-        # On the host's processor also where JAX finds another device.
+        # The CPU, even if JAX finds another device.
         self.device = jax.local_devices(backend="cpu")[0]
         put = partial(jax.device_put, device=self.device)
         rule = optax.sgd(workload.lr, momentum=0.9) if workload.optimizer == "momentum" else optax.adam(workload.lr)
@@ -58,8 +58,8 @@ class Scan(Step):
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         size = workload.batch_size
-        whole = len(workload.order) // size * size
-        full, rest = workload.order[:whole].reshape(-1, size), workload.order[whole:]
+        num_full = len(workload.order) // size * size  # rows of full batches
+        full, rest = workload.order[:num_full].reshape(-1, size), workload.order[num_full:]
         self.batches = [jax.device_put(rows.astype("int32"), self.device) for rows in (full, rest)]
 
         def epoch(params, states, x, y, full, rest):

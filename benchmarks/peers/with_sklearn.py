@@ -1,4 +1,4 @@
-"""scikit-learn: its linear regression by stochastic gradient descent."""
+"""Peer in scikit-learn: linear regression by stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastopt.benchmarks.workloads import Absent, Workload
 
 
 class Regressor:
-    """A pass of SGDRegressor over the rows. It steps after every row, without momentum: another way to the same end."""
+    """SGDRegressor, which steps after every row, without momentum: other steps to the same minimum."""
 
     same_steps = False
 

@@ -1,4 +1,4 @@
-"""torch on the CPU: eager with the fused or the default optimizer, and compiled."""
+"""Peers in torch, on the CPU: eager with the default or the fused optimizer, and torch.compile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastopt.benchmarks.workloads import Absent, Workload
 
 
 def optimizer(rule: str, parameters: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
-    """torch's counterpart of a rule of ours."""
+    """Return torch's optimizer for a rule of ours."""
     if rule in ("sgd", "momentum"):
         return torch.optim.SGD(parameters, lr, momentum=0.9 if rule == "momentum" else 0.0, **options)
     return {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}[rule](parameters, lr, **options)
@@ -60,7 +60,7 @@ class Default:
 
 
 class Fused(Default):
-    """The same with `fused=True`: the optimizer's arithmetic in one pass over the parameters."""
+    """The same with `fused=True`: the optimizer computes in one pass over the parameters."""
 
     options = {"fused": True}  # noqa: RUF012
 
@@ -76,6 +76,6 @@ class Inductor(Fused):
         import torch._dynamo
         import torch._inductor.config
 
-        torch._inductor.config.compile_threads = 1  # no pool of processes that outlives the run
-        torch._dynamo.reset()  # of too many versions of one function it would silently run the rest uncompiled
+        torch._inductor.config.compile_threads = 1  # without a pool of processes that would outlive the run
+        torch._dynamo.reset()  # else, after too many recompilations, functions silently run uncompiled
         self.loss_of = torch.compile(self.loss_of, dynamic=False)

@@ -1,4 +1,4 @@
-"""The commands of `fastopt`: each module has `add`, which adds its parser, and `run`, which takes what that parsed.
+"""Commands of `fastopt`: each module has `add`, which adds the command's parser, and `run`, which runs the command.
 
-What needs Numba is imported where it is used, so that `fastopt --help` is there at once.
+Modules that need Numba are imported inside functions, so that `fastopt --help` answers at once.
 """

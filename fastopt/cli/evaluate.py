@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print loss and metrics."""
-    from ..models.checkpoint import load_model
+    from ..models.loading import load_model
     from .target_units import metrics_in_target_units
 
     model = load_model(args.model, backend=args.backend)

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _random_rows
 from .._validation import check_number
 from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
-from ..models import batching
 from ..models.sequential import Sequential
-from ..models.training import DIVERGED, compiling, run_epochs
+from ..models.training import DIVERGED, FitOptions, compiling, run_epochs
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
 from .lr_schedules import SCHEDULES
@@ -91,7 +91,7 @@ class Experiment(NamedTuple):
         """Steps of the whole training, if nothing ends it early."""
         rows = np.arange(len(self.x))
         if check_number("validation_split", self.validation_split, 0.0, 1.0):
-            rows, _ = batching.split(len(rows), self.validation_split, self.seed, shuffle=True)
+            rows, _ = _random_rows.split(len(rows), self.validation_split, self.seed, shuffle=True)
         return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
 
     def stopper(self) -> EarlyStopping | None:
@@ -171,9 +171,7 @@ class Contestant:
     def _fit(self) -> Iterator[Mapping[str, float]]:
         """`fit` as an iterator of epochs: its memory on a device stays allocated while other contestants train."""
         plan = self.experiment
-        fitting = self.model._plan(
-            plan.x,
-            plan.y,
+        options = FitOptions(
             epochs=plan.epochs,
             batch_size=plan.batch_size,
             validation_split=plan.validation_split,
@@ -182,7 +180,7 @@ class Contestant:
             verbose=0,
             standardize_targets=plan.standardize_targets,
         )
-        return run_epochs(self.model, fitting)
+        return run_epochs(self.model, self.model._plan_fit(plan.x, plan.y, options))
 
     def restore_best(self) -> int | None:
         """Restore the best weights that early stopping has kept and return their epoch; None if it has kept none."""

@@ -1,4 +1,4 @@
-"""`fastopt info`: versions, processor, threads, BLAS, GPU, cached kernels and data, and what could be installed."""
+"""`fastopt info`: versions, processor, threads, BLAS, GPU, cached kernels and data, and possible installations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.dense.blas import blas
     from ..kernels.cpu.runtime.compile import INTERPRETED, cache_folder
     from ..kernels.cpu.runtime.launch import get_num_threads, launcher, threading_layer
-    from ..kernels.cpu.runtime.openmp import wanted
+    from ..kernels.cpu.runtime.openmp import uses_torch_threads
     from ..kernels.cuda.installation import trouble
     from ..kernels.cuda.runtime.requirements import parts
     from ..kernels.disk_cache import cache_root
@@ -73,7 +73,7 @@ def collect() -> dict[str, Any]:
             **_attempt(lambda: {"kernels": get_num_threads()}),
             "layer": layer,
             "launcher": launcher(),  # here; and in a process that has imported torch:
-            "beside_torch": "torch" if wanted() else launcher(),
+            "beside_torch": "torch" if uses_torch_threads() else launcher(),
         },
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
         "cuda": parts(),

@@ -1,8 +1,8 @@
 """The command `fastopt`: its parser, and its exit status.
 
-Exit status: 0 for success; 1 where `warmup` could not keep what it compiled, or a benchmark of `bench` failed; 2 for
+Exit status: 0 for success; 1 if `warmup` could not keep its kernels, or a benchmark of `bench` failed; 2 for
 arguments, data and files that cannot be used, with a line `fastopt: error: ...` on stderr; 130 after an interrupt
-(Ctrl-C), and 143 where SIGTERM has ended a training.
+(Ctrl-C), and 143 if SIGTERM has ended a training.
 """
 
 from __future__ import annotations

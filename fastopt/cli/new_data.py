@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,14 @@ from ..datasets._table import Table, listed, shown
 from ..datasets.preparation import Preparation, choose_rows, to_floats
 from ..datasets.tables import columns_without_data
 from .arguments import whole
-from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
+from .table_arguments import (
+    TABLES,
+    add_missing_argument,
+    add_text_arguments,
+    check_file_arguments,
+    refuse_table_arguments,
+    text_options,
+)
 
 if TYPE_CHECKING:
     from ..models.sequential import Sequential
@@ -66,10 +72,7 @@ def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> New
         refuse_table_arguments(args, ("target", "drop"))
         data = datasets.load(args.data, args.folder)
         return _arrays(model, args.data, data.x_test, data.y_test if with_targets else None)
-    if args.folder is not None:
-        raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
-    if not Path(args.data).suffix and not Path(args.data).exists():
-        raise ValueError(f"unknown data set {args.data!r}; known: {', '.join(datasets.NAMES)}, {TABLES}")
+    check_file_arguments(args)
     path = check_path(args.data)
     if path.suffix.lower() != ".npz":
         return _from_table(model, args, with_targets)
@@ -203,7 +206,7 @@ def classifies(model: Sequential) -> bool:
     from ..models import _targets as targets
 
     spec = None if model.loss is None else model.loss.spec
-    return model.classes is not None or targets.reading(spec, model.last_activation, model.outputs) is not None
+    return model.classes is not None or targets.decision_rule(spec, model.last_activation, model.outputs) is not None
 
 
 def _targets(model: Sequential, raw: np.ndarray, at: Any) -> np.ndarray:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict, and print the predictions or write them to a file."""
     if args.out is not None:
         _check_out(args)
-    from ..models.checkpoint import load_model
+    from ..models.loading import load_model
 
     model = load_model(args.model, backend=args.backend)
     data = new_data.read(model, args, with_targets=False)

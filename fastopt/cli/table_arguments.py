@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from .. import datasets
 from ..datasets._open import KINDS
 from ..datasets._text_files import TextOptions
 from ..datasets.preparation import MISSING
@@ -37,6 +39,15 @@ def add_missing_argument(group: Any, default: str) -> None:
 def text_options(args: argparse.Namespace) -> TextOptions:
     """Return the dialect of a text file, as far as the arguments give it."""
     return TextOptions(args.sep, args.decimal, args.header, args.encoding)
+
+
+def check_file_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError if DATA is neither a known data set nor a file, and for --folder with a file."""
+    path = Path(args.data)
+    if not path.suffix and not path.exists():
+        raise ValueError(f"unknown data set {args.data!r}; known: {', '.join(datasets.NAMES)}, {TABLES}")
+    if args.folder is not None:
+        raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
 
 
 def refuse_table_arguments(args: argparse.Namespace, names: tuple[str, ...]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,14 @@ import numpy as np
 from .. import datasets
 from ..datasets.tables import TableOptions, load_table
 from ..kernels.formulas import LOSSES
-from .table_arguments import TABLES, add_missing_argument, add_text_arguments, refuse_table_arguments, text_options
+from .table_arguments import (
+    TABLES,
+    add_missing_argument,
+    add_text_arguments,
+    check_file_arguments,
+    refuse_table_arguments,
+    text_options,
+)
 
 CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
 # Losses of real-valued targets.
@@ -73,11 +79,7 @@ def load(args: argparse.Namespace) -> datasets.Dataset:
     if args.data in datasets.NAMES:
         refuse_table_arguments(args, ("target", "drop", "categorical"))
         return datasets.load(args.data, args.folder)
-    path = Path(args.data)
-    if not path.suffix and not path.exists():
-        raise ValueError(f"unknown data set {args.data!r}; known: {', '.join(datasets.NAMES)}, {TABLES}")
-    if args.folder is not None:
-        raise ValueError("--folder is for mnist and fashion-mnist: give the path of the file itself")
+    check_file_arguments(args)
     kind = "auto" if args.loss is None else "numbers" if args.loss in REGRESSION_LOSSES else "classes"
     options = TableOptions(
         args.target, text_options(args), tuple(args.drop), tuple(args.categorical), args.missing or "refuse", kind,

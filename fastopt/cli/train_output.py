@@ -14,7 +14,7 @@ import numpy as np
 from .. import _backends
 from .._text import aligned, in_one_unit, rounded
 from ..datasets import Dataset
-from ..models.progress import tqdm_class, wanted
+from ..models.progress import tqdm_class, wants_bar
 from ..optim import get_optimizer
 from .experiment import Contestant, Experiment, disagreement
 
@@ -85,7 +85,7 @@ class Progress:
         self._quiet, self._compiled = quiet, 0
         self._titles = {id(contestant): contestant.title for contestant in contestants}
         self._bars: dict[int, Any] = {}
-        if quiet or not wanted("auto"):
+        if quiet or not wants_bar("auto"):
             return
         tqdm, bar = tqdm_class()
         width = max(map(len, self._titles.values()))

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from ..models.progress import tqdm_class, wanted
+from ..models.progress import tqdm_class, wants_bar
 from . import warmup_cuda
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     kernels = all_kernels(dtypes)
     tqdm, _ = tqdm_class()
-    with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=args.quiet or not wanted("auto"), unit="") as bar:
+    silent = args.quiet or not wants_bar("auto")
+    with tqdm(kernels, "compiling kernels", file=sys.stderr, disable=silent, unit="") as bar:
         for kernel in bar:
             bar.set_postfix_str(kernel.name, refresh=True)
             _ = kernel.address

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _backends
 from ..kernels.formulas import ACTIVATIONS, LOSSES, METRICS
-from ..models.progress import tqdm_class, wanted
+from ..models.progress import tqdm_class, wants_bar
 from ..optim import OPTIMIZER_CLASSES, get_optimizer
 
 Capability = tuple[int, int]
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     jobs = min(args.jobs or _processors(), len(work))
     compiled, reasons = 0, list[str]()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    silent = args.quiet or not wanted("auto")
+    silent = args.quiet or not wants_bar("auto")
     tqdm, _ = tqdm_class()
     with (
         ProcessPoolExecutor(jobs, context) as pool,

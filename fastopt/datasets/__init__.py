@@ -1,4 +1,7 @@
-"""Data to train on: a set that ships with the package, two well-known ones, and files of one's own.
+"""Data sets: `load` those that are known by name, `read_table` files and frames of your own.
+
+Both return a `Dataset` of NumPy arrays, split into training and test rows. "digits" ships with the package; MNIST and
+Fashion-MNIST are found on the machine or downloaded.
 
 >>> from fastopt import datasets
 >>> data = datasets.load("digits")

@@ -1,4 +1,4 @@
-"""Columns of a table as numbers, bools or text, with what cannot be one of them refused by column and row."""
+"""Columns of a table as numbers, bools or text. Errors for other cells name the column and the row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import _dialect
 from ._table import Table, import_pandas, shown
 
 Kind = Literal["number", "bool", "text"]
-FEW = 20  # different values of a column of text that may be categories, whatever the number of rows
+FEW = 20  # different texts that may be categories, whatever the number of rows
 MOST_CATEGORIES = 1000
 _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?"
@@ -33,7 +33,7 @@ class Column:
     """The cells of one column.
 
     kind     "number": values int64, uint64 or float64; "bool": bool; "text": objects, str
-    missing  (rows,) bool; the values there mean nothing
+    missing  (rows,) bool; the values of missing cells mean nothing
     """
 
     kind: Kind
@@ -41,30 +41,30 @@ class Column:
     missing: np.ndarray
 
     @property
-    def whole(self) -> bool:
-        """True for numbers of an integer type, and for floats that are whole and next to missing cells.
-
-        pandas turns whole numbers into floats where a cell is missing.
+    def is_whole(self) -> bool:
+        """True for integers, and for floats that pandas has made of integers because a cell is missing.
         """
         if self.kind != "number":
             return False
         if self.values.dtype.kind in "iu":
             return True
-        there = self.values[~self.missing]
-        return bool(self.missing.any() and len(there) and (there == np.floor(there)).all() and np.isfinite(there).all())
+        present = self.values[~self.missing]
+        if not self.missing.any() or not len(present):
+            return False
+        return bool((present == np.floor(present)).all() and np.isfinite(present).all())
 
     def floats(self) -> np.ndarray:
-        """Return numbers or bools as float64, NaN where cells are missing."""
+        """Return numbers or bools as float64; missing cells are NaN."""
         values = self.values.astype(np.float64)
         values[self.missing] = np.nan
         return values
 
 
 def read_column(table: Table, position: int, as_text: bool = False) -> Column:
-    """Return a column of a table; `as_text`: numbers and bools become text, such as the numbers of categories.
+    """Return a column of a table. With `as_text`, numbers and bools become text, such as the numbers of categories.
 
-    Raises ValueError, with column and row, for dates, complex numbers, lists and other objects, and, in a text file,
-    for a column of numbers in which a few cells are none.
+    Raises ValueError, naming column and row, for dates, complex numbers, lists and other objects, and for cells of a
+    text file that are not numbers in a column that mostly holds numbers.
     """
     pd = import_pandas()
     types, series = pd.api.types, table.frame.iloc[:, position]
@@ -81,7 +81,7 @@ def read_column(table: Table, position: int, as_text: bool = False) -> Column:
         missing = _missing(series)
         if as_text:
             return Column("text", _as_text(series.astype(object).to_numpy(), missing), missing)
-        raise _dates(table, position, int(np.argmax(~missing)))
+        raise _date_error(table, position, int(np.argmax(~missing)))
     if types.is_bool_dtype(dtype) or types.is_numeric_dtype(dtype):
         column = _numeric(series, types.is_bool_dtype(dtype), types.is_unsigned_integer_dtype(dtype))
         return Column("text", _as_text(column.values, column.missing), column.missing) if as_text else column
@@ -114,11 +114,11 @@ def _objects(table: Table, position: int, series: Any, as_text: bool) -> Column:
     kinds = {type(value) for value in values[~missing]}
     if not all(issubclass(kind, str) for kind in kinds):
         for kind in kinds:
-            date = issubclass(kind, _DATES)
-            if not (date and as_text) and (date or not issubclass(kind, _CELLS)):
+            is_date = issubclass(kind, _DATES)
+            if not (is_date and as_text) and (is_date or not issubclass(kind, _CELLS)):
                 row = next(int(row) for row in np.flatnonzero(~missing) if type(values[row]) is kind)
-                if date:
-                    raise _dates(table, position, row)
+                if is_date:
+                    raise _date_error(table, position, row)
                 raise ValueError(
                     f"{table.at(row, position)}: a cell must be a number, a bool or text; got a {kind.__name__}"
                 )
@@ -137,9 +137,9 @@ def _objects(table: Table, position: int, series: Any, as_text: bool) -> Column:
     return Column("text", text, missing)
 
 
-def _python_numbers(values: np.ndarray, missing: np.ndarray, whole: bool) -> Column:
+def _python_numbers(values: np.ndarray, missing: np.ndarray, are_integers: bool) -> Column:
     filled = np.where(missing, 0, values)
-    if whole:
+    if are_integers:
         try:
             return Column("number", filled.astype(np.int64), missing)
         except OverflowError:
@@ -148,16 +148,16 @@ def _python_numbers(values: np.ndarray, missing: np.ndarray, whole: bool) -> Col
 
 
 def _as_text(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Cells as text without blanks around it; whole numbers are written without a point."""
+    """Cells as text, without blanks around it; whole numbers have no decimal point."""
     text = np.empty(len(values), object)
     text[:] = ""
-    there = np.flatnonzero(~missing)
-    text[there] = [cell_text(value) for value in values[there]]
+    present = np.flatnonzero(~missing)
+    text[present] = [cell_text(value) for value in values[present]]
     return text
 
 
 def cell_text(value: Any) -> str:
-    """Return the text of a cell, the same for a number and for the text that says it.
+    """Return the text of a cell; a number and its text have the same.
 
     >>> cell_text(" a "), cell_text(1.0), cell_text(1), cell_text(True), cell_text(0.5)
     ('a', '1', '1', 'True', '0.5')
@@ -172,10 +172,10 @@ def cell_text(value: Any) -> str:
 def _numbers_in_text(
     table: Table, position: int, text: np.ndarray, missing: np.ndarray, mark: str
 ) -> np.ndarray | None:
-    """Numbers that pandas took for text: with marks between thousands, or too large for an integer; or None.
+    """Numbers that pandas has read as text, with thousands separators or too large for an integer; None for text.
 
-    A column in which most cells are numbers, and others are not, is an error, and no set of categories: unless there
-    are few different values, and those that are no numbers come again, such as 0, 1, 2, 3+.
+    ValueError for a column in which most cells are numbers and others are not, unless it looks like categories: few
+    different values, each of which occurs more than once if it is not a number, such as 0, 1, 2, 3+.
     """
     unique, inverse, counts = np.unique(text[~missing].astype(str), return_inverse=True, return_counts=True)
     numeric = np.array([_dialect.is_number(cell, mark) for cell in unique])
@@ -212,12 +212,12 @@ def _first(text: np.ndarray, missing: np.ndarray, values: np.ndarray) -> int:
 
 
 def _refuse_dates(table: Table, position: int, text: np.ndarray, missing: np.ndarray) -> None:
-    there = text[~missing]
-    if all(_DATE.fullmatch(cell) for cell in there[:100]) and all(map(_DATE.fullmatch, set(there))):
-        raise _dates(table, position, int(np.argmax(~missing)))
+    present = text[~missing]
+    if all(_DATE.fullmatch(cell) for cell in present[:100]) and all(map(_DATE.fullmatch, set(present))):
+        raise _date_error(table, position, int(np.argmax(~missing)))
 
 
-def _dates(table: Table, position: int, row: int) -> ValueError:
+def _date_error(table: Table, position: int, row: int) -> ValueError:
     cell = table.frame.iloc[row, position] if len(table.frame) else ""
     return ValueError(
         f"{table.at(row, position)}: dates and times are not read, such as {shown(str(cell))}: "

@@ -1,4 +1,4 @@
-"""Dialect of a text table: delimiter, decimal mark and header, found in its first lines or given by the user."""
+"""Dialect of a text table: delimiter, decimal mark and header, given by the user or found in its first lines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-DELIMITERS = ("\t", ";", ",", "|", " ")  # where several fit equally well, the first one is taken
+DELIMITERS = ("\t", ";", ",", "|", " ")  # of several that fit equally well, the first is chosen
 NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " ", r"\s+": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
-# The marks of a missing cell: those of pandas, and the question mark of the UCI repository and Weka.
+# Texts of a missing cell: those of pandas, and the question mark of the UCI repository and Weka.
 EXTRA_MISSING = ("?",)
 _MARKS = "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null"
 MISSING = frozenset(["", *_MARKS.split("|"), *EXTRA_MISSING])
@@ -21,7 +21,7 @@ _GROUPED_POINT = re.compile(r"[+-]?[1-9]\d{0,2}([, '\u00a0\u202f])\d{3}(\1\d{3})
 _GROUPED_COMMA = re.compile(r"[+-]?[1-9]\d{0,2}([. '\u00a0\u202f])\d{3}(\1\d{3})*(,\d*)?")  # 1.234,5 and 1 234,5
 _SPACING = re.compile("[ '\u00a0\u202f]")
 _WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
-_NAME_LIKE_NUMBER = re.compile(r"\d+")  # such as the year above a column
+_NAME_LIKE_NUMBER = re.compile(r"\d+")  # such as a year above a column
 _DIRECTIVE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's first line
 
 
@@ -31,17 +31,17 @@ class Dialect(NamedTuple):
     sep: str
     decimal: str
     skip: int  # lines before the header or the first row: comments and Excel's directive
-    comment: list[str] | None  # names in the last comment, where it has one for every column
+    comment: list[str] | None  # the names in the last comment, if it has one for every column
 
 
 def is_number(cell: str, decimal: str) -> bool:
-    """Return True for a number written with this decimal mark, with or without marks between thousands."""
+    """Return True for a number with this decimal mark, with or without thousands separators."""
     plain, grouped = (_POINT, _GROUPED_POINT) if decimal == "." else (_COMMA, _GROUPED_COMMA)
     return bool(plain.fullmatch(cell) or grouped.fullmatch(cell))
 
 
 def to_float(cell: str, decimal: str) -> float:
-    """Return the number that `is_number` recognised.
+    """Return the value of a text for which `is_number` is True.
 
     >>> to_float("1.234,5", ","), to_float("1,234.5", "."), to_float("1 234,5", ",")
     (1234.5, 1234.5, 1234.5)
@@ -51,7 +51,7 @@ def to_float(cell: str, decimal: str) -> float:
 
 
 def records(lines: Iterable[str], sep: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield every record that is not blank, with the number of its first line, counted from 1; cells are stripped."""
+    """Yield (number of its first line, from 1; stripped cells) of every record that is not blank."""
     whitespace = sep == " "
     if whitespace:
         lines = (line.replace("\t", " ").rstrip() + "\n" for line in lines)
@@ -84,10 +84,10 @@ def check_decimal(decimal: str | None) -> str | None:
 def sniff(
     lines: Sequence[str], sep: str | None, decimal: str | None, tabs: bool, names: Collection[str] = ()
 ) -> Dialect:
-    """Return the dialect of a table that begins with `lines`; what is given is taken.
+    """Return the dialect of a table that begins with `lines`; a delimiter or decimal mark that is given is used.
 
-    tabs   the file's name promises tabs
-    names  of columns that the table is expected to have
+    tabs   True if the file's name promises tabs, such as a.tsv
+    names  names of columns that the table should have
     """
     start = 0
     if lines and (found := _DIRECTIVE.fullmatch(lines[0].rstrip("\r\n"))):
@@ -105,7 +105,7 @@ def sniff(
 
 
 def _is_row(line: str, sep: str, decimal: str, sample: Sequence[Sequence[str]]) -> bool:
-    """True for a line that begins with # and is no comment, such as #ff0000,1,2."""
+    """True for a line that begins with # but is a row of data, such as #ff0000,1,2."""
     row = next((row for _, row in records([line], sep)), [])
     return (not sample or len(row) == len(sample[0])) and any(is_number(cell, decimal) for cell in row[1:])
 
@@ -119,16 +119,16 @@ def _names_in_comment(line: str, sep: str, decimal: str, sample: Sequence[Sequen
 
 def _sample(lines: Sequence[str], sep: str) -> list[list[str]]:
     rows: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # of a cell of more than 128 KiB: the rows before it must do
+    with contextlib.suppress(csv.Error):  # a cell of more than 128 KiB: the rows before it are enough
         rows.extend(row for _, row in records(lines, sep))
     return rows
 
 
 def _delimiter(lines: Sequence[str], promised: str | None, names: Collection[str]) -> str:
-    """The delimiter that gives most records the same number of cells, more than one; of several, the one that leaves
-    the fewest cells with another delimiter in them, and then the most numbers.
+    """The delimiter that gives the most records the same number of cells, at least two.
 
-    One that divides the first row into names that are expected goes before all others.
+    Of several, the one with the fewest cells that hold another delimiter, and then with the most numbers. A delimiter
+    that divides the first row into known names goes before all others.
     """
     best, best_score = promised or ",", (0.0, 0.0, 0.0)
     for sep in DELIMITERS:
@@ -145,22 +145,22 @@ def _delimiter(lines: Sequence[str], promised: str | None, names: Collection[str
         cells = [cell for row in rows for cell in row if cell not in MISSING]
         others = [cell for cell in cells if not any(is_number(cell, mark) for mark in ".,")]
         divided = sum(any(other in cell for other in DELIMITERS[:-1]) for cell in others)
-        whole, numbers = (1 - len(some) / max(1, len(cells)) for some in (range(divided), others))
-        score = (count / len(rows), whole, numbers)
+        undivided, numbers = (1 - len(some) / max(1, len(cells)) for some in (range(divided), others))
+        score = (count / len(rows), undivided, numbers)
         if score > best_score:
             best, best_score = sep, score
     return best
 
 
 def _decimal(rows: Sequence[Sequence[str]], sep: str) -> str:
-    """A comma where numbers are written with commas and none with a point that cannot be one between thousands."""
+    """A comma if some numbers have commas and none has a decimal point (rather than a point between thousands)."""
     cells = [cell for row in rows for cell in row]
     commas = [cell for cell in cells if "," in cell and is_number(cell, ",")]
     if not commas or any(_WITH_POINT.fullmatch(cell) and not _GROUPED_COMMA.fullmatch(cell) for cell in cells):
         return "."
-    if sep != ";" and all(map(_GROUPED_POINT.fullmatch, commas)):  # such as 1,234: all have three digits behind it
+    if sep != ";" and all(map(_GROUPED_POINT.fullmatch, commas)):  # such as 1,234: three digits follow every comma
         if sep == ",":
-            return "."  # quoted cells of a table whose commas divide
+            return "."  # quoted cells of a table with commas as delimiters
         raise ValueError(
             f"{commas[0]} may have a decimal comma, or a comma between thousands: say decimal=',' or '.' (--decimal)"
         )
@@ -174,18 +174,17 @@ _AMBIGUOUS = "the first row may be a header, and it may be data: say header=True
 
 
 class Ambiguous(ValueError):
-    """The first row may be a header and may be data."""
+    """The first row may be a header, and it may be data."""
 
 
 def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
-    """Return True where the first record holds names; raise Ambiguous where only the user can tell.
+    """Return True if the first record holds names; raise Ambiguous if only the user can tell.
 
-    0, 1, 2, ... are names. So are cells above columns of numbers that are no numbers themselves, and cells that do not
-    come again where all others of their column do. A table of nothing but text has a header unless a cell of its first
-    row comes again below.
+    0, 1, 2, ... are names. So is text above a column of numbers, and a cell that does not occur again in a column in
+    which all others do. A table of text alone has a header unless a cell of its first row occurs again below.
     """
     first, below = rows[0], rows[1:]
-    if _counts(rows):
+    if _are_counted_names(rows):
         return True
     columns = [[row[i] for row in below if i < len(row) and row[i] not in MISSING] for i in range(len(first))]
     numeric = [sum(is_number(cell, decimal) for cell in column) for column in columns]
@@ -194,7 +193,7 @@ def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
     numbers = [cell for cell in first if is_number(cell, decimal)]
     texts = [vote for cell, vote in zip(first, votes, strict=True) if cell not in MISSING | {*numbers}]
     if not names:
-        if "data" not in texts and texts and ("year" in votes or _label_columns(numbers)):
+        if "data" not in texts and texts and ("year" in votes or _look_like_names(numbers)):
             raise Ambiguous(_AMBIGUOUS)
         return not data and not numbers
     if not data:
@@ -203,14 +202,14 @@ def has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
         vote == "name" and 2 * count >= len(column) for vote, count, column in zip(votes, numeric, columns, strict=True)
     )
     if not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)) or (len(numbers) < data and not above_numbers):
-        return False  # 5.1 is no name, and neither is text that comes again
-    if len(numbers) >= data and (names >= data or _label_columns(numbers)):
+        return False  # 5.1 is not a name, and neither is text that occurs again
+    if len(numbers) >= data and (names >= data or _look_like_names(numbers)):
         return True
     raise Ambiguous(_AMBIGUOUS)
 
 
-def _label_columns(numbers: Sequence[str]) -> bool:
-    """True for years, and for numbers that count: of numbers in a first row, those that may be names."""
+def _look_like_names(numbers: Sequence[str]) -> bool:
+    """True if the numbers of a first row may be names: years, or consecutive numbers."""
     if len(numbers) < 2 or not all(map(_NAME_LIKE_NUMBER.fullmatch, numbers)):
         return False
     values = [int(number) for number in numbers]
@@ -218,11 +217,11 @@ def _label_columns(numbers: Sequence[str]) -> bool:
     return counted or (len(set(values)) == len(values) and all(map(_is_year, numbers)))
 
 
-def _counts(rows: Sequence[Sequence[str]]) -> bool:
-    """0, 1, 2, ...: the names that pandas gives to columns without; before them it may leave a corner empty.
+def _are_counted_names(rows: Sequence[Sequence[str]]) -> bool:
+    """True for 0, 1, 2, ..., which pandas writes above columns without names, perhaps after an empty corner.
 
-    Others may have names of text, which do not come again. Of two columns alone, 0, 1 may well be data, as in a table
-    of a logical function: it is if the row comes again.
+    Other columns may have names of text, which do not occur again. For two columns, 0, 1 may be data, as in a truth
+    table: it is if the row occurs again.
     """
     first, below = list(rows[0]), rows[1:]
     corner = first[0] == ""
@@ -236,14 +235,14 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _vote(cell: str, others: Sequence[str], numbers: int, decimal: str) -> str | None:
-    """Evidence of a cell of the first row and of those below it, `numbers` of which are numbers: name, data or year."""
+    """Return "name", "data", "year" or None for a cell of the first row above `others`, `numbers` of them numbers."""
     if cell in MISSING or not others:
         return None
     mostly_numbers = 2 * numbers >= len(others)
     if is_number(cell, decimal):
         if mostly_numbers:
             return "year" if _is_year(cell) and not any(map(_is_year, others)) else "data"
-        return None if numbers else "name"  # a number above nothing but text
+        return None if numbers else "name"  # a number above text alone
     if mostly_numbers:
         return "name"
     if cell in others:

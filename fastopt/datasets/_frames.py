@@ -1,4 +1,4 @@
-"""Frames of pandas, polars and pyarrow, and the files that hold their columns with types: Parquet and Feather."""
+"""Frames of pandas, polars and pyarrow, and the files of typed columns: Parquet and Feather."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BINARY = (".parquet", ".pq", ".feather", ".arrow")
 
 
 def is_frame(data: Any) -> bool:
-    """Return True for a frame of a library, which must then be loaded."""
+    """Return True for a frame of a library; TypeError for a lazy one."""
     if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
         return False
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return True
-    kind = type(data)  # properties of an object may be at work when they are asked for
+    kind = type(data)  # asked of the class: an object's properties may do work
     if hasattr(kind, "columns") and hasattr(kind, "collect"):
         raise TypeError(f"a table must be data; got a {kind.__name__}: call its method collect() first")
     named = hasattr(kind, "columns") or hasattr(kind, "column_names")
@@ -28,7 +28,7 @@ def is_frame(data: Any) -> bool:
 def read_binary(path: Path) -> Table:
     """Return the table in a Parquet or Feather file.
 
-    Raises ImportError without pandas or pyarrow, ValueError for another or a damaged file.
+    Raises ImportError without pandas or pyarrow, ValueError for a damaged file or one of another kind.
     """
     pd = import_pandas()
     read = pd.read_parquet if path.suffix.lower() in (".parquet", ".pq") else pd.read_feather
@@ -42,7 +42,7 @@ def read_binary(path: Path) -> Table:
 
 
 def table_of(data: Any, source: str | None = None) -> Table:
-    """Return a frame as a table; its index is left out, with a note where it is more than a count of the rows."""
+    """Return a frame as a table. Its index is left out, with a note unless it merely counts the rows."""
     frame = _to_pandas(data)
     pd = import_pandas()
     if source is None:

@@ -1,8 +1,7 @@
-"""Read IDX files, the format of MNIST and Fashion-MNIST, without trusting a byte of them.
+"""Reader of IDX files, the format of MNIST and Fashion-MNIST. Nothing in a file is trusted.
 
-An IDX file holds two zero bytes, one byte for the kind of number (8: unsigned byte), one byte for the number
-of dimensions, every dimension as a big-endian uint32, then the numbers in C order. Only unsigned bytes are
-read here.
+An IDX file holds two zero bytes, the type of its values (8: unsigned bytes, the only type read here), the number of
+dimensions, every dimension as a big-endian uint32, and the values in C order.
 """
 
 from __future__ import annotations
@@ -25,14 +24,16 @@ CHUNK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str], shape: Sequence[int | None]) -> np.ndarray:
-    """Return the array in the IDX file `path`, gzipped or not (told by its content, not by its name).
+    """Return the array in the IDX file `path` as a new uint8 array. The file may be gzipped, whatever its name.
 
-    `shape` says what is expected: one entry per dimension, None where any size will do.
-    Returns a new uint8 array. Memory stays in proportion to what the file really holds: nothing is allocated
-    on the word of a header, and a gzip stream is read to at most one byte more than the header announces.
+    `shape` is the shape that the array must have, with None for a dimension of any size.
 
-    Raises ValueError, naming the file, what was expected and what came, for a file of another kind, type or
-    shape, one that is too short or too long, and a damaged gzip stream; OSError where it cannot be opened.
+    Memory stays in proportion to the file's contents: nothing is allocated because a header says so, and a gzip stream
+    is read to at most one byte beyond the size that the header announces.
+
+    Raises:
+        ValueError: the file is of another kind, type or shape, too short, too long, or a damaged gzip stream.
+        OSError: it cannot be opened.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +49,7 @@ def read_idx(path: str | os.PathLike[str], shape: Sequence[int | None]) -> np.nd
         raw.seek(0)
         if not packed:
             return _read(raw, path, shape, size)
-        # Deflate packs at most 1032 bytes into one, so a header that announces more than this is a lie.
+        # Deflate packs at most 1032 bytes into one, so a header that announces more is wrong.
         try:
             with gzip.GzipFile(fileobj=raw) as unpacked:
                 return _read(unpacked, path, shape, 1032 * size)

@@ -1,4 +1,4 @@
-"""Layout of a training table: names and positions of its columns, by which those of new tables are found."""
+"""Layout of a training table: names and positions of its columns, by which the columns of new tables are found."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class TableLayout:
     """All columns of a training table.
 
     width         number of columns
-    header        True if they had names
+    header        True if the table had a header
     target        position of the target
-    target_name   its name; None without a header
-    target_is_text  True if its cells are labels that are read as text
+    target_name   name of the target; None without a header
+    target_is_text  True if the target's cells are labels that are read as text
     left_out      positions of columns that were left out
     """
 
@@ -34,10 +34,10 @@ class TableLayout:
     ) -> list[int]:
         """Return the positions of the training table's `columns` (name, position) in a new table.
 
-        names   of the new table, None if it has no header
+        names   names of the new table's columns; None if it has no header
         width   its number of columns
 
-        Raises ValueError for missing names, for names that come twice, and for a number of columns that does not fit.
+        Raises ValueError for missing names, for ambiguous names, and for a number of columns that does not fit.
         """
         if names is None or not self.header:
             return self._by_position([position for _, position in columns], width)
@@ -52,7 +52,7 @@ class TableLayout:
         return [list(names).index(name) for name in wanted]
 
     def locate_target(self, names: Sequence[str] | None, width: int) -> int:
-        """Return the position of the target in a new table; ValueError where it has none."""
+        """Return the position of the target in a new table; ValueError if it has none."""
         if names is not None and self.header and self.target_name is not None:
             if self.target_name not in names:
                 raise ValueError(
@@ -78,23 +78,23 @@ class TableLayout:
         return [chosen.index(position) for position in positions]
 
     def _chosen(self, width: int) -> list[int] | None:
-        """The columns of the training table that a table of `width` columns has."""
+        """Positions in the training table of the columns of a new table of `width` columns; None if no layout fits."""
         return next((layout for layout in self._layouts() if len(layout) == width), None)
 
     def _layouts(self) -> list[list[int]]:
-        """All columns; all but the target; all but those left out; features alone."""
+        """Columns that a new table may have: all, all but the target, all but those left out, features alone."""
         without: list[Collection[int | None]] = [
             (), (self.target,), self.left_out, (self.target, *self.left_out)
         ]  # fmt: skip
         return [[i for i in range(self.width) if i not in some] for some in without]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return a dict for JSON."""
         return {**asdict(self), "left_out": list(self.left_out)}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> TableLayout:
-        """Return what `to_dict` returned."""
+        """Return the layout of a dict that `to_dict` returned."""
         layout = cls(
             int(saved["width"]),
             bool(saved["header"]),
@@ -103,15 +103,15 @@ class TableLayout:
             tuple(saved["left_out"]),
             bool(saved["target_is_text"]),
         )
-        named = layout.target_name is None or isinstance(layout.target_name, str)
-        places = [*layout.left_out, *([] if layout.target is None else [layout.target])]
-        if not named or not all(isinstance(i, int) and 0 <= i < layout.width for i in places):
+        is_name_valid = layout.target_name is None or isinstance(layout.target_name, str)
+        positions = [*layout.left_out, *([] if layout.target is None else [layout.target])]
+        if not is_name_valid or not all(isinstance(i, int) and 0 <= i < layout.width for i in positions):
             raise ValueError(f"its layout is {dict(saved)!r}")
         return layout
 
 
 def check_unique(names: Sequence[str], positions: Sequence[int]) -> None:
-    """Raise ValueError where two of the columns have one name."""
+    """Raise ValueError if two of the columns have the same name."""
     counts = Counter(names[position] for position in positions)
     for position in positions:
         name = names[position]

@@ -1,4 +1,4 @@
-"""Arrays of .npz files, checked. Every error names the file and the array."""
+"""Reader of .npz files. Their arrays are checked; every error names the file and the array."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ FEATURES_ALONE = (("x",), ("x_test",))
 
 
 class Part(NamedTuple):
-    """Features (rows, features) of the dtype asked for, and targets as they are: (rows,), or floats (rows, outputs)."""
+    """Features x (rows, features) in the chosen dtype, and targets y of the file, (rows,) or (rows, outputs)."""
 
     x: np.ndarray
     y: np.ndarray
 
 
 def read_npz(path: Path, dtype: str) -> list[Part]:
-    """Return the parts of a .npz file: one, or those for training and test; nothing is unpickled."""
+    """Return the parts of a .npz file: one, or one for training and one for testing. Nothing is unpickled."""
     arrays = _arrays(path, NPZ_NAMES)
     values = list(arrays.values())
     return [_checked(path, x, y, dtype) for x, y in zip(values[::2], values[1::2], strict=True)]
 
 
 def read_features(path: Path, dtype: str) -> np.ndarray:
-    """Return the features of a .npz file to predict from: x, or those of its test part."""
+    """Return the features of a .npz file to predict from: x, else x_test, else x_train."""
     arrays = _arrays(path, (*FEATURES_ALONE, *NPZ_NAMES))
     name = next(name for name in ("x", "x_test", "x_train") if name in arrays)
     x = arrays[name]

@@ -14,7 +14,7 @@ KINDS = ".npz, .csv, .tsv, .txt (or .gz of these), .parquet or .feather"
 
 
 def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected = Expected()) -> Table:  # noqa: B008
-    """Return the table in a file, or of a frame; ValueError for a file of another kind."""
+    """Return the table in a file or a frame; ValueError for a file of another kind."""
     if is_frame(data):
         _refuse_text_options(text, "a frame")
         return table_of(data)
@@ -28,7 +28,10 @@ def open_table(data: Any, text: TextOptions = TextOptions(), expected: Expected 
 
 
 def check_path(data: Any) -> Path:
-    """Return the path of a file that may hold a table; errors for what is none, or no such file."""
+    """Return the path of a file that may hold a table.
+
+    Raises TypeError for anything but a path, ValueError for another ending, FileNotFoundError.
+    """
     if not isinstance(data, str | bytes | os.PathLike):
         raise TypeError(f"a table must be a path or a frame of pandas, polars or pyarrow; got a {type(data).__name__}")
     path = Path(os.fsdecode(data))

@@ -1,17 +1,17 @@
-"""Rows to train on and rows to test on, where a file does not part them."""
+"""Random split into training and test rows, for data without a test part."""
 
 from __future__ import annotations
 
 import numpy as np
 
-HELD_OUT = 5  # one row in five is for the test
+HELD_OUT = 5  # one row in five is a test row
 
 
 def hold_out(rows: int, codes: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of training rows and of the test rows, a fifth, drawn with `seed`.
+    """Return the indices of the training rows and of the test rows, a fifth of all, drawn with `seed`.
 
-    A class (of `codes`) that has test rows only gets the first of them in exchange for a training row of another class
-    that has several.
+    codes  class of each row, (rows,) int64: a class without a training row gets its first test row, in exchange for a
+           training row of a class that has several; None for targets that are not classes
     """
     order = np.random.default_rng(seed).permutation(rows)
     test, train = np.split(order, [max(1, rows // HELD_OUT)])
@@ -22,8 +22,9 @@ def hold_out(rows: int, codes: np.ndarray | None, seed: int) -> tuple[np.ndarray
         spare = np.flatnonzero(counts[codes[train]] > 1)
         if not len(spare):
             break
-        give, take = int(spare[-1]), int(np.argmax(codes[test] == lacking))
-        counts[codes[train[give]]] -= 1
+        # Exchange two rows.
+        i, j = int(spare[-1]), int(np.argmax(codes[test] == lacking))
+        counts[codes[train[i]]] -= 1
         counts[lacking] += 1
-        train[give], test[take] = test[take], train[give]
+        train[i], test[j] = test[j], train[i]
     return train, test

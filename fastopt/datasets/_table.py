@@ -1,4 +1,4 @@
-"""Table: a pandas frame with the names that its columns have for the user, and the places of its rows."""
+"""Table: a pandas frame with the user's names of its columns and rows, for error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTALL = "reading tables needs pandas: pip install 'fastopt[data]'"
 
 
 def import_pandas() -> Any:
-    """Return the module pandas; ImportError with the way to get it where it is not installed."""
+    """Return the module pandas; ImportError, with the command that installs it, if it is missing."""
     try:
         import pandas
     except ImportError as error:
@@ -27,13 +27,13 @@ def import_pandas() -> Any:
 class Table:
     """Columns by position, as a file or a frame holds them.
 
-    source   the file's path, or the kind of frame: messages begin with it
+    source   the file's path, or the class of a frame: messages begin with it
     frame    columns 0 ... width-1, rows 0 ... n-1; integers, floats, bools, text or categories, missing cells as NA
-    names    the columns' names, "" where one has none; None for a table without a header
-    where    the place of a row in the words of a message, such as "line 5"
+    names    names of the columns, "" for one without; None for a table without a header
+    where    function of a row that returns its position in words, such as "line 5"
     notes    remarks for the user
-    row_names  True where the first column came without a name in the header: R's names of rows
-    decimal  the mark that numbers were written with; None where the columns had types before they were read
+    row_names  True if the header has no name for the first column: R's names of rows
+    decimal  decimal mark of a text file; None for columns that have had types
     """
 
     source: str
@@ -50,24 +50,24 @@ class Table:
         return int(self.frame.shape[1])
 
     def title(self, position: int) -> str:
-        """Return a column as a message calls it: by its name, or by its index where it has none."""
+        """Return a column in the words of a message: its name, or its index if it has none."""
         return column_title(position, self.names)
 
     def key(self, position: int) -> str:
-        """Return what a user calls a column by: its name, or its index where it has none."""
+        """Return the name by which a user selects a column, or its index if it has none."""
         return self.names[position] if self.names is not None and self.names[position] else str(position)
 
     def at(self, row: int, position: int) -> str:
-        """Return a cell's place as a message begins with it.
+        """Return source, row and column of a cell in words, as the beginning of a message.
 
-        The row is one of `frame`.
+        row  index in `frame`
         """
         return f"{self.source}: {self.where(row)}, {self.title(position)}"
 
     def find(self, what: str, column: str | int) -> int:
-        """Return the position of a column given by its name or by its index; a name goes first.
+        """Return the position of a column given by its name or else its index; `what` is the argument's name.
 
-        Raises ValueError, with the names that there are, where there is no such column or where two have the name.
+        Raises ValueError, with the known names, if no column has the name, or two have.
         """
         if self.names is not None and (isinstance(column, str) or str(column) in self.names):
             found = [i for i, name in enumerate(self.names) if name == str(column)]
@@ -97,7 +97,7 @@ class Table:
 
 
 def column_title(position: int, names: Sequence[str] | None) -> str:
-    """Return a column as a message calls it.
+    """Return a column in the words of a message.
 
     >>> column_title(1, ["age", "income"]), column_title(1, None)
     ("column 'income'", 'column 1 (counted from 0)')
@@ -108,7 +108,7 @@ def column_title(position: int, names: Sequence[str] | None) -> str:
 
 
 def listed(names: Sequence[Any], most: int = 12) -> str:
-    """Return names in a row, the first ones where there are many.
+    """Return names as a list in words, cut after `most` names.
 
     >>> listed(["a", "b", "c"], most=2)
     'a, b, ... (3 in all)'
@@ -118,7 +118,7 @@ def listed(names: Sequence[Any], most: int = 12) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a cell's content as a message shows it, cut where it is long.
+    """Return a cell's content for a message, cut after 40 characters.
 
     >>> shown("x1"), shown(2.5), shown("a" * 50)
     ("'x1'", '2.5', "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...'")

@@ -1,4 +1,4 @@
-"""Targets of a data set: numbers, or classes with the labels that they have in the data."""
+"""Targets of a data set: numbers, or classes with their labels in the data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from ._dialect import MISSING
 from ._table import Table, listed
 
-Wish = Literal["auto", "classes", "numbers"]
-WISHES = ("auto", "classes", "numbers")
-FEW = 20  # classes that whole numbers may always mean
-ROWS_OF_A_CLASS = 20  # that more classes than FEW have on average
+TargetKind = Literal["auto", "classes", "numbers"]
+TARGET_KINDS = ("auto", "classes", "numbers")
+FEW = 20  # whole numbers with so few different values may always be classes
+ROWS_OF_A_CLASS = 20  # least average number of rows of a class, if there are more classes than FEW
 _LABEL = re.compile(r"[+-]?\d+|true|false", re.IGNORECASE)
 _PLAIN_LABEL = re.compile(r"[+-]?(0|[1-9]\d*)")
 _WAYS = (
@@ -24,10 +24,10 @@ _WAYS = (
 
 
 class Targets(NamedTuple):
-    """Targets as a data set holds them.
+    """Targets in the form of a `Dataset`.
 
     y        int64 codes (rows,), or floats (rows, outputs)
-    labels   of the classes, sorted; None for numbers
+    labels   labels of the classes, sorted; None for numbers
     decided  the decision in words, such as "3 classes: a, b, c"
     """
 
@@ -36,36 +36,36 @@ class Targets(NamedTuple):
     decided: str
 
 
-def check_wish(targets: str) -> Wish:
-    """Return what targets are to be."""
-    for wish in WISHES:
-        if targets == wish:
-            return wish  # type: ignore[return-value]
-    raise ValueError(f"targets must be one of {', '.join(WISHES)}; got {targets!r}")
+def check_target_kind(targets: str) -> TargetKind:
+    """Return a valid kind of targets; ValueError for another one."""
+    for kind in TARGET_KINDS:
+        if targets == kind:
+            return kind  # type: ignore[return-value]
+    raise ValueError(f"targets must be one of {', '.join(TARGET_KINDS)}; got {targets!r}")
 
 
-def choose(
-    raw: np.ndarray, wish: Wish, title: str, at: Callable[[int], str], dtype: str, whole: bool | None = None
+def make_targets(
+    raw: np.ndarray, kind: TargetKind, title: str, at: Callable[[int], str], dtype: str, is_whole: bool | None = None
 ) -> Targets:
-    """Return targets that are numbers or classes, as wished for or as they look: see `read_table`.
+    """Return targets of the kind asked for; "auto" decides by their values: see `read_table`.
 
     raw    (rows,) of ints, floats, bools or text, none missing; floats also (rows, outputs)
     title  what messages call all of them, with the file: "a.csv: column 'price'"
-    at     place of a row's target, with the file, for messages
-    whole  True for floats that were whole numbers before a cell was missing
+    at     function of a row that returns file, row and column in words
+    is_whole  True for floats that were integers before a cell was missing
     """
-    if raw.dtype.kind == "f" and whole:
+    if raw.dtype.kind == "f" and is_whole:
         raw = raw.astype(np.int64)
-    if wish == "numbers" or (wish == "auto" and raw.dtype.kind == "f"):
+    if kind == "numbers" or (kind == "auto" and raw.dtype.kind == "f"):
         if raw.dtype.kind not in "biuf":
             raise ValueError(f"{at(0)} must be a number for a loss of numbers, as all targets; got {str(raw[0])!r}")
         return _numbers(raw, at, dtype)
     if raw.dtype.kind == "f":
-        raw = _whole(raw, at)
+        raw = _whole_labels(raw, at)
     labels, codes = np.unique(raw, return_inverse=True)
     if len(labels) < 2:
         raise ValueError(f"{title} must have at least two classes; got only {labels[0]}")
-    if wish == "auto":
+    if kind == "auto":
         _check_few(labels, len(raw), title)
     words = f"{len(labels):,} classes: {listed(labels.tolist(), most=6)}"
     return Targets(codes.reshape(-1).astype(np.int64), labels, words)
@@ -82,7 +82,7 @@ def _numbers(raw: np.ndarray, at: Callable[[int], str], dtype: str) -> Targets:
     return Targets(y, None, "numbers")
 
 
-def _whole(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
+def _whole_labels(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
     values = raw.reshape(len(raw), -1)
     bad = ~np.isfinite(values) | (values != np.floor(values))
     if bad.any() or values.shape[1] > 1:
@@ -96,7 +96,7 @@ def _whole(raw: np.ndarray, at: Callable[[int], str]) -> np.ndarray:
 
 
 def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
-    """Refuse whole numbers and text that hardly ever come again, unless they are few and count from 0 or 1."""
+    """ValueError for integers and texts of which most occur once, unless they are few and count from 0 or 1."""
     count = len(labels)
     if count <= FEW:
         counted = labels.dtype.kind in "iu" and labels[0] in (0, 1) and labels[-1] - labels[0] == count - 1
@@ -113,17 +113,17 @@ def _check_few(labels: np.ndarray, rows: int, title: str) -> None:
 
 
 def labels_to_keep(cells: Sequence[str]) -> bool:
-    """Return True for labels in a text file that are to be read as text: as numbers or bools they would look different.
+    """Return True for labels of a text file to be read as text, because numbers or bools would look different.
 
     >>> labels_to_keep(["01", "02"]), labels_to_keep(["true", "false"]), labels_to_keep(["1", "-1"])
     (True, True, False)
     """
-    there = [cell for cell in cells if cell not in MISSING]
-    return all(map(_LABEL.fullmatch, there)) and not all(map(_PLAIN_LABEL.fullmatch, there))
+    present = [cell for cell in cells if cell not in MISSING]
+    return all(map(_LABEL.fullmatch, present)) and not all(map(_PLAIN_LABEL.fullmatch, present))
 
 
 def are_labels_kept(table: Table, position: int) -> bool:
-    """Return True for a column of such labels, once it is read."""
+    """Return True for a column of labels that was read as text by `labels_to_keep`."""
     if table.decimal is None or table.frame.dtypes.iloc[position] != "string":
         return False
     cells = table.frame.iloc[:, position].dropna().str.strip()

@@ -1,4 +1,4 @@
-"""Text files of rows and columns, packed or not, read by pandas: what is found out before, and what goes wrong."""
+"""Reader of text tables, packed or not: finds their dialect, lets pandas read them, and explains its errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SAMPLE_CELLS = 20_000
 
 
 class TextOptions(NamedTuple):
-    """Options for text files; None: to be found out."""
+    """Options for text files; None: found in the file."""
 
     sep: str | None = None
     decimal: str | None = None
@@ -45,10 +45,10 @@ class TextOptions(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """Knowledge of the columns before they are read."""
+    """Knowledge of the columns before a file is read."""
 
-    names: Collection[str] = ()  # a first row that has most of them is a header
-    # positions of columns to read as text, from the names, the number of columns, and the first rows
+    names: Collection[str] = ()  # a first row with most of these names is a header
+    # Function of the names, the number of columns and the first rows: positions of columns to read as text.
     text: Callable[[list[str] | None, int, Sequence[Sequence[str]]], Collection[int]] = lambda names, width, rows: ()
 
 
@@ -63,10 +63,10 @@ def is_text(path: Path) -> bool:
 
 
 def read_text(path: Path, options: TextOptions, expected: Expected) -> Table:
-    """Return the table in a text file, its columns typed as pandas finds them.
+    """Return the table in a text file, with the types that pandas finds for its columns.
 
-    Raises ValueError, naming the file and the line, for what is not a table: rows of different lengths, quotes that do
-    not end, an empty file, other encodings than the one given.
+    Raises ValueError, naming the file and the line, for rows of different lengths, quotes that do not end, an empty
+    file, and text in another encoding.
     """
     import_pandas()
     sep, decimal = _dialect.check_sep(options.sep), _dialect.check_decimal(options.decimal)
@@ -89,7 +89,7 @@ def _promises_tabs(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _open(path: Path, encoding: str | None) -> Iterator[TextIO]:
-    """The file as text, unpacked; its first bytes tell how it is packed and encoded."""
+    """The file as text; its first bytes tell its compression and encoding."""
     with contextlib.ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(open(path, "rb"))
         start = raw.read(6)
@@ -118,7 +118,7 @@ def _open(path: Path, encoding: str | None) -> Iterator[TextIO]:
 
 
 def _first_lines(file: TextIO) -> list[str]:
-    """Enough lines to find the dialect; the last one is whole, unless it is gigantic."""
+    """Enough lines to find the dialect; the last one is complete unless it has more than MOST_CHARACTERS."""
     lines: list[str] = []
     size = 0
     while size < SAMPLE_CHARACTERS or (len(lines) < SAMPLE_LINES and size < MOST_CHARACTERS):
@@ -131,7 +131,7 @@ def _first_lines(file: TextIO) -> list[str]:
 
 
 class _Reader:
-    """One file in a dialect that is known."""
+    """Reader of one file in a known dialect."""
 
     def __init__(self, path: Path, options: TextOptions, dialect: Dialect, lines: list[str]) -> None:
         self.path, self.encoding, self.dialect = path, options.encoding, dialect
@@ -144,7 +144,7 @@ class _Reader:
         self.first_row = 0  # number of records before the first row of data
 
     def _first_records(self, lines: list[str]) -> list[tuple[int, list[str]]]:
-        """Records to look for a header in: 1000, or fewer where they are wide."""
+        """Records in which a header is looked for: 1000, or fewer if they have many columns."""
         found: list[tuple[int, list[str]]] = []
         with contextlib.suppress(csv.Error):
             for record in self._records(lines):
@@ -168,7 +168,7 @@ class _Reader:
         if names is not None and len(names) != frame.shape[1]:
             line, row = self.sample[self.first_row] if len(self.sample) > self.first_row else (0, [])
             raise ValueError(f"line {line} must have {len(names)} columns, as the header has; got {len(row)}")
-        if self._guessed(names):
+        if self._is_doubtful(names):
             self.notes.append(f"the first row is taken for names: {listed([name for name in names or () if name])}")
         return Table(str(self.path), frame, names, self.where, self.notes, row_names, self.dialect.decimal)
 
@@ -186,8 +186,8 @@ class _Reader:
         self.first_row = 1
         return rows[0]
 
-    def _guessed(self, names: list[str] | None) -> bool:
-        """True for names that look like data, and for those above nothing but text, which deserve a note."""
+    def _is_doubtful(self, names: list[str] | None) -> bool:
+        """True for a header that was guessed with doubt: names that look like data, or are above text alone."""
         if not self.guessed or not names:
             return False
         cells, mark = (cell for _, row in self.sample[1:] for cell in row), self.dialect.decimal
@@ -224,7 +224,7 @@ class _Reader:
         return self._without_empty_end(frame)
 
     def _without_empty_end(self, frame: Any) -> Any:
-        """The rows up to the last one that has a cell: spreadsheets write empty ones behind it."""
+        """The rows up to the last one that is not empty: spreadsheets write empty ones after it."""
         filled = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
         rows = int(filled[-1]) + 1 if len(filled) else 0
         if rows < len(frame):
@@ -234,7 +234,7 @@ class _Reader:
         return frame.iloc[:rows]
 
     def _ragged(self, width: int) -> str | None:
-        """The first row that has another number of columns than the first one."""
+        """A message about the first row whose number of columns is not `width`; None if there is none."""
         with contextlib.suppress(csv.Error), _open(self.path, self.encoding) as file:
             for line, row in itertools.islice(self._records(file), self.first_row, None):
                 if len(row) != width:
@@ -242,14 +242,14 @@ class _Reader:
         return None
 
     def _open_quote(self) -> str | None:
-        """The last row, which begins a quoted cell that does not end."""
+        """A message about the last row, in which a quoted cell begins that does not end."""
         lines: deque[int] = deque(maxlen=1)
         with contextlib.suppress(csv.Error), _open(self.path, self.encoding) as file:
             lines.extend(line for line, _ in self._records(file))
         return f"line {lines[0]}: a quoted cell begins in this row and does not end" if lines else None
 
     def where(self, row: int) -> str:
-        """Return the place of a row of data: the line that it begins in."""
+        """Return the position of a row of data in words: the line in which it begins."""
         with contextlib.suppress(csv.Error, OSError), _open(self.path, self.encoding) as file:
             for line, _ in itertools.islice(self._records(file), self.first_row + row, None):
                 return f"line {line}"
@@ -257,7 +257,7 @@ class _Reader:
 
 
 def _names_rows(frame: Any) -> bool:
-    """True for a first column that has a name, or a number from 1 on, for every row: R's, without a name of its own."""
+    """True if the first column names every row, by text or by a number from 1 on, as in files of R."""
     pd, first = import_pandas(), frame.iloc[:, 0]
     if pd.api.types.is_string_dtype(first.dtype):
         return bool(first.is_unique)
@@ -271,15 +271,15 @@ def _version(pd: Any) -> tuple[int, ...]:
 def _not_text(path: Path, encoding: str | None, error: UnicodeError) -> str:
     if encoding is not None:
         return f"{path}: must be text in {encoding}: {error}"
-    place = ""
+    reason = ""
     with contextlib.suppress(OSError, ValueError, UnicodeError), _open(path, "latin-1") as file:
         for number, line in enumerate(file, 1):
             try:
                 line.encode("latin-1").decode("utf-8")
             except UnicodeError:
-                place = f"line {number} is not UTF-8"
+                reason = f"line {number} is not UTF-8"
                 break
     return (
-        f"{path}: must be text in UTF-8; {place or error}: give its encoding, "
+        f"{path}: must be text in UTF-8; {reason or error}: give its encoding, "
         "such as encoding='cp1252' (--encoding cp1252), if it is text"
     )

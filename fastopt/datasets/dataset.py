@@ -1,4 +1,4 @@
-"""Dataset: arrays to train and to test on, with their origin."""
+"""Dataset: arrays for training and testing, with their origin."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .preparation import Preparation
 
 
 class Dataset(NamedTuple):
-    """Arrays to train and test on.
+    """Arrays for training and testing.
 
-    `x_train` (rows, features) and `x_test` are float32, unless read_table was asked for another dtype. For
-    classification `y_train` and `y_test` are int64 (rows,), class numbers 0 .. classes-1; for regression (`classes` is
-    0) they are of the dtype of x, (rows, outputs).
-
-    labels       what the classes are called in the data, (classes,) sorted: ints, bools, whole floats or text, so that
-                 `labels[y_train]` are the labels of the rows; None for regression, and where they are 0 .. classes-1
-    preparation  from a table's columns to x; None for data that are no table
-    notes        remarks on how a table was read
-    targets      what the targets are, in words
+    x_train, x_test  features (rows, features), float32 unless `read_table` was asked for float64
+    y_train, y_test  classification: class numbers 0 ... classes-1, int64 (rows,); regression: (rows, outputs) in the
+                 dtype of x
+    classes      number of classes; 0 for regression
+    labels       labels of the classes in the data, (classes,) sorted: ints, bools, whole floats or text, so that
+                 `labels[y_train]` are the labels of the rows; None for regression, and if they are 0 ... classes-1
+    preparation  transforms a table's columns into x; None for data that are not a table
+    notes        remarks on the reading of a table
+    targets      description of the targets, such as "column 'price', numbers"; "" for data that are not a file's
     """
 
     name: str

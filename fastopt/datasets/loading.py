@@ -1,4 +1,4 @@
-"""Data sets by name: one ships with the package, two are read from IDX files, which pooch can download."""
+"""Data sets by name: one ships with the package; two are read from IDX files, which pooch can download."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .dataset import Dataset
 
 
 class _Source(NamedTuple):
-    """Where the four IDX files of a data set come from, and how to tell them from another's."""
+    """Origin of the four IDX files of a data set, and labels that tell it from the other one."""
 
     title: str
     description: str
     url: str
-    folders: tuple[str, ...]  # where a system package puts them
+    folders: tuple[str, ...]  # in which a system package installs them
     first_test_labels: bytes
     sha256: dict[str, str]  # of the gzipped files at `url`
     source: str
     licence: str
 
 
-# The files, with the number of rows that they hold in either data set: train images, train labels, test ...
+# Training images and labels, test images and labels, with their numbers of rows in both data sets.
 _IDX_FILES = {
     "train-images-idx3-ubyte": 60000,
     "train-labels-idx1-ubyte": 60000,
@@ -72,18 +72,21 @@ NAMES = ("digits", *_SOURCES)
 def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Return the data set `name`: "digits", "fashion-mnist" or "mnist".
 
-    Features are scaled to 0 .. 1 (images divided by 255, digits by 16); images are rows of 784 numbers.
+    Features are float32 in 0 ... 1 (rows, pixels): images divided by 255, digits by 16. Targets are int64 (rows,).
 
-    "digits" ships with the package (1797 images of 8 x 8; the last 360 rows, in the published file's order,
-    are the test part) and takes no folder. The IDX files of the other two, gzipped or not, are looked for
-    1. in `folder`, or its sub-folder `name`: it is an error if they are not there; without `folder`,
+    "digits" ships with the package and takes no folder: 1797 images of 8 x 8 pixels, of which the last 360, in the
+    published file's order, are the test part. The IDX files of the other two, 28 x 28 pixels, gzipped or not, are
+    looked for
+    1. in `folder`, or its sub-folder `name`; it is an error if they are not there. Without `folder`:
     2. in the folder that the environment variable FASTOPT_DATA_DIR names, or its sub-folder `name`,
-    3. where Debian's package dataset-fashion-mnist puts them (Fashion-MNIST only),
-    and otherwise downloaded with pooch, checked by SHA-256 and kept in pooch's cache folder for fastopt.
-    Files with fewer rows than the original are accepted.
+    3. in the folder of Debian's package dataset-fashion-mnist (Fashion-MNIST only).
+    Otherwise pooch downloads them, checks their SHA-256 and keeps them in its cache folder for fastopt. Files with
+    fewer rows than the original are accepted.
 
-    Raises ValueError for an unknown name and for files that are not what they should be, FileNotFoundError
-    where there are none and pooch is not installed, OSError for a download that fails.
+    Raises:
+        ValueError: the name is unknown, or a file is damaged or of another data set.
+        FileNotFoundError: there are no files, and pooch is not installed.
+        OSError: the download fails.
 
     >>> load("digits").y_test[:5]
     array([2, 3, 4, 5, 6])
@@ -123,7 +126,7 @@ def _load_idx(name: str, paths: dict[str, Path]) -> Dataset:
     source = _SOURCES[name]
     parts = []
     for images_name, labels_name in (tuple(_IDX_FILES)[:2], tuple(_IDX_FILES)[2:]):
-        # The labels first: they are small, and they tell whether this is the right data set.
+        # Labels first: they are few, and they tell the data set.
         labels = read_idx(paths[labels_name], (None,))
         _check_labels(name, paths[labels_name], labels, _IDX_FILES[labels_name])
         images = read_idx(paths[images_name], (len(labels), 28, 28))
@@ -135,10 +138,10 @@ def _load_idx(name: str, paths: dict[str, Path]) -> Dataset:
     )
 
 
-def _check_labels(name: str, path: Path, labels: np.ndarray, most: int) -> None:
+def _check_labels(name: str, path: Path, labels: np.ndarray, max_rows: int) -> None:
     title = _SOURCES[name].title
-    if not 0 < len(labels) <= most:
-        raise ValueError(f"{path}: must hold 1 to {most} labels ({title}); got {len(labels)}")
+    if not 0 < len(labels) <= max_rows:
+        raise ValueError(f"{path}: must hold 1 to {max_rows} labels ({title}); got {len(labels)}")
     if labels.max() > 9:
         row = int(np.argmax(labels > 9))
         raise ValueError(f"{path}: must hold labels from 0 to 9; got {labels[row]} at index {row}")
@@ -150,19 +153,19 @@ def _check_labels(name: str, path: Path, labels: np.ndarray, most: int) -> None:
 def _find_files(name: str, folder: str | os.PathLike[str] | None) -> dict[str, Path]:
     source = _SOURCES[name]
     if folder is not None:
-        places = [Path(folder), Path(folder) / name]
+        folders = [Path(folder), Path(folder) / name]
     else:
         setting = folder_setting("FASTOPT_DATA_DIR")
-        places = [setting, setting / name] if setting else []
-        places += [Path(place) for place in source.folders]
-    for place in places:
-        found = {file: path for file in _IDX_FILES for path in [_find(place, file)] if path}
+        folders = [setting, setting / name] if setting else []
+        folders += [Path(path) for path in source.folders]
+    for candidate in folders:
+        found = {file: path for file in _IDX_FILES for path in [_find(candidate, file)] if path}
         if len(found) == len(_IDX_FILES):
             return found
         if found:
             missing = ", ".join(file for file in _IDX_FILES if file not in found)
             raise FileNotFoundError(
-                f"{place}: must hold the four IDX files of {source.title}; missing: {missing}"
+                f"{candidate}: must hold the four IDX files of {source.title}; missing: {missing}"
             )
     if folder is not None:
         raise FileNotFoundError(

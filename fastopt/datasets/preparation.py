@@ -1,4 +1,4 @@
-"""Preparation: from the columns of a table to the features of a network, learnt once and remembered with the model."""
+"""Preparation: the way from a table's columns to features, learnt from the training table and saved with the model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MISSING = ("refuse", "skip", "mean")
 class ColumnSpec:
     """A column that features are made of.
 
-    name        None in a table without a header
-    position    index in the table that it was learnt from
-    kind        "number" and "bool" give one feature, "text" one for each category
-    categories  of text, sorted
-    fill        for missing cells under "mean": the mean of a number (or bool), the most frequent category of text
+    name        its name; None in a table without a header
+    position    its index in the training table
+    kind        "number" or "bool", which give one feature; "text" gives one for each category
+    categories  the categories of text, sorted
+    fill        value of missing cells with missing="mean": mean of numbers or bools, most frequent category of text
     """
 
     name: str | None
@@ -44,17 +44,17 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class Preparation:
-    """From the columns of a table to features: numbers as they are, bools as 0 and 1, text one-hot encoded.
+    """Transforms the columns of a table into features: numbers unchanged, bools as 0 and 1, text one-hot encoded.
 
     `fastopt.datasets.read_table` learns it from a table (`Dataset.preparation`), `fastopt train` saves it with the
     model, and `fastopt predict` and `fastopt evaluate` apply it to new tables. A model has it as a dict,
     `model.preparation`.
 
     columns  the columns that features are made of, in the order of the features
-    layout   names and positions of all columns of the training table: new tables are matched by names where both have
-             a header, and by position otherwise
-    missing  "refuse", "skip" (rows with missing cells are left out) or "mean" (cells are filled with the mean of a
-             column, or with its most frequent category)
+    layout   names and positions of all columns of the training table: new tables are matched by names if both have a
+             header, else by position
+    missing  missing cells are an error ("refuse"), their rows are left out ("skip"), or they are filled with the
+             column's mean or most frequent category ("mean")
 
     >>> import pandas as pd
     >>> from fastopt import datasets
@@ -79,7 +79,7 @@ class Preparation:
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the features: that of a column, or column=category."""
+        """Names of the features: the column's, or column=category."""
         names = []
         for column in self.columns:
             name = column.name or str(column.position)
@@ -101,7 +101,7 @@ class Preparation:
     ) -> Preparation:
         """Return the preparation of a table's columns (position -> cells).
 
-        Categories are those of all `rows`; means and most frequent categories those of the rows `learning`.
+        Categories come from all `rows`; means and most frequent categories from the rows `learning`.
         """
         specs = []
         unwieldy: dict[int, str] = {}
@@ -112,10 +112,10 @@ class Preparation:
                     f"{table.source}: {table.title(position)} has no value in the rows that have a target: leave it "
                     f"out (--drop {shlex.quote(table.key(position))})"
                 )
-            there = learning[~column.missing[learning]]
-            there = there if len(there) else rows[~column.missing[rows]]
+            present = learning[~column.missing[learning]]
+            present = present if len(present) else rows[~column.missing[rows]]
             if column.kind != "text":
-                mean = _mean(column.floats()[there])
+                mean = _mean(column.floats()[present])
                 specs.append(ColumnSpec(name, position, column.kind, (), mean))
                 continue
             used = rows[~column.missing[rows]]
@@ -123,7 +123,7 @@ class Preparation:
             limit = MOST_CATEGORIES if position in categorical else min(MOST_CATEGORIES, max(FEW, len(used) // 2))
             if len(categories) > limit:
                 unwieldy[position] = f"{len(categories):,} different values in {len(used):,} rows"
-            specs.append(ColumnSpec(name, position, "text", categories, _most_frequent(column.values[there])))
+            specs.append(ColumnSpec(name, position, "text", categories, _most_frequent(column.values[present])))
         if unwieldy:
             raise ValueError(_too_many(table, unwieldy))
         return cls(tuple(specs), layout, missing)
@@ -135,34 +135,34 @@ class Preparation:
         return Expected([column.name for column in self.columns if column.name], self.text_columns)
 
     def text_columns(self, names: list[str] | None, width: int, rows: Any = ()) -> list[int]:
-        """Return the positions in a table of `width` columns that are to be read as text."""
+        """Return the positions of the columns to read as text, in a table of `width` columns."""
         found = zip(self.columns, self.layout.locate(self._keys(), names, width), strict=True)
         positions = [position for column, position in found if column.kind == "text"]
         if self.layout.target_is_text:
-            with contextlib.suppress(ValueError):  # a table to predict from has none
+            with contextlib.suppress(ValueError):  # a table to predict from has no target
                 positions.append(self.layout.locate_target(names, width))
         return positions
 
     def transform(self, data: Any, missing: str | None = None) -> np.ndarray:
-        """Return the features (rows, features), float32, of a table: a path, or a frame of pandas or polars.
+        """Return the features (rows, features), float32, of a table: a path, or a frame of pandas, polars or pyarrow.
 
-        missing: instead of the policy that was learnt; rows that are left out under "skip" are not in the result.
+        missing  "refuse", "skip" or "mean", instead of `self.missing`; the result lacks the rows that "skip" leaves out
 
-        Raises ValueError, naming column and row, for columns that are missing, cells that are missing, infinite or not
-        of the column's kind, and categories that are not known.
+        Raises ValueError, naming column and row, for missing columns, for cells that are missing, infinite or not of
+        the column's kind, and for unknown categories.
         """
         return self.features_of(open_table(data, expected=self.expected()), missing)[0]
 
     def features_of(
         self, table: Table, missing: str | None = None, dtype: str = "float32"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return features (rows, features) and the indices of the table's rows that they are of."""
+        """Return features (rows, features) and the indices of their rows in the table, (rows,)."""
         columns = self.read_columns(table)
         rows = choose_rows(table, columns, self.missing if missing is None else check_missing(missing))
         return self.encode(table, columns, rows, dtype), rows
 
     def read_columns(self, table: Table) -> dict[int, Column]:
-        """Return the cells of the table's columns that features are made of, by position."""
+        """Return the columns that features are made of, by their positions in the table."""
         try:
             positions = self.layout.locate(self._keys(), table.names, table.width)
         except ValueError as error:
@@ -173,7 +173,7 @@ class Preparation:
         }
 
     def encode(self, table: Table, columns: Mapping[int, Column], rows: np.ndarray, dtype: str) -> np.ndarray:
-        """Return the features of `rows`, from cells that are in the order of `self.columns`."""
+        """Return the features of `rows`, (rows, features); `columns` are in the order of `self.columns`."""
         x = np.zeros((len(rows), self.features), dtype)
         start = 0
         for spec, (position, column) in zip(self.columns, columns.items(), strict=True):
@@ -203,7 +203,7 @@ class Preparation:
     # -- files
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return a dict for JSON."""
         return {
             "columns": [{**asdict(column), "categories": list(column.categories)} for column in self.columns],
             "layout": self.layout.to_dict(),
@@ -212,7 +212,7 @@ class Preparation:
 
     @classmethod
     def from_dict(cls, saved: Any) -> Preparation:
-        """Return what `to_dict` returned; ValueError where it cannot have been that."""
+        """Return the preparation of a dict that `to_dict` returned; ValueError for another one."""
         try:
             columns = tuple(_spec(entry) for entry in saved["columns"])
             layout = TableLayout.from_dict(saved["layout"])
@@ -224,14 +224,14 @@ class Preparation:
 
 
 def check_missing(missing: str) -> str:
-    """Return a policy for missing cells."""
+    """Return a valid policy for missing cells; ValueError for another one."""
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {missing!r}")
     return missing
 
 
 def check_cells(table: Table, columns: Mapping[int, Column]) -> None:
-    """Raise ValueError where a column has no cell at all: it can be neither learnt from nor filled."""
+    """Raise ValueError for a column without any cell, which can be neither learnt from nor filled."""
     empty = [position for position, column in columns.items() if column.missing.all()]
     if empty:
         drop = " ".join(f"--drop {shlex.quote(table.key(position))}" for position in empty)
@@ -239,7 +239,7 @@ def check_cells(table: Table, columns: Mapping[int, Column]) -> None:
 
 
 def note_constant(table: Table, columns: Mapping[int, Column], rows: np.ndarray) -> None:
-    """Leave a note of columns that tell nothing, as all their cells are alike."""
+    """Add a note about columns whose cells are all equal."""
     constant = []
     for position, column in columns.items():
         values = column.values[rows[~column.missing[rows]]]
@@ -253,9 +253,9 @@ def note_constant(table: Table, columns: Mapping[int, Column], rows: np.ndarray)
 def choose_rows(
     table: Table, columns: Mapping[int, Column], missing: str, target: int | None = None
 ) -> np.ndarray:
-    """Return the indices of the rows to take. Of the target's cells, missing ones are left out under "mean", too.
+    """Return the indices of the rows to use. Rows without a target are left out with "mean", too.
 
-    Raises ValueError, with column and row, for a missing cell under "refuse", and where no row is left.
+    Raises ValueError, naming column and row, for a missing cell with "refuse", and if no row remains.
     """
     masks = {position: column.missing for position, column in columns.items() if column.missing.any()}
     everything = np.arange(len(table.frame))
@@ -263,10 +263,10 @@ def choose_rows(
         return everything
     if missing == "refuse":
         raise ValueError(_missing_cells(table, masks))
-    lost = [mask for position, mask in masks.items() if missing == "skip" or position == target]
-    if not lost:
+    excluded = [mask for position, mask in masks.items() if missing == "skip" or position == target]
+    if not excluded:
         return everything
-    rows = everything[~np.logical_or.reduce(lost)]
+    rows = everything[~np.logical_or.reduce(excluded)]
     if not len(rows):
         raise ValueError(f"{table.source}: no row is without a missing cell; such are in {_titles(table, masks)}")
     if len(rows) < len(everything):
@@ -294,9 +294,9 @@ def _titles(table: Table, positions: Collection[int]) -> str:
 def to_floats(
     table: Table, position: int, column: Column, rows: np.ndarray, dtype: str, fill: Any = None
 ) -> np.ndarray:
-    """Return the numbers of `rows` in `dtype`; missing ones are `fill`.
+    """Return the numbers of `rows` in `dtype`; missing ones become `fill`.
 
-    Raises ValueError, with column and row, for infinities and for numbers too large for the dtype.
+    Raises ValueError, naming column and row, for infinities and for numbers too large for the dtype.
     """
     values = column.floats()[rows]
     missing = column.missing[rows]
@@ -343,7 +343,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _most_frequent(values: np.ndarray) -> str | None:
-    """The most frequent text; of several, the first in the order of the alphabet."""
+    """The most frequent text; of several, the first in alphabetical order."""
     if not len(values):
         return None
     unique, counts = np.unique(values.astype(str), return_counts=True)
@@ -351,14 +351,14 @@ def _most_frequent(values: np.ndarray) -> str | None:
 
 
 def _too_many(table: Table, columns: Mapping[int, str]) -> str:
-    """A message about columns of text, with what is known of each."""
+    """A message about columns with too many categories; `columns` maps positions to descriptions."""
     told = " and ".join(f"{table.title(position)} is text with {text}" for position, text in columns.items())
     drop = " ".join(f"--drop {shlex.quote(table.key(position))}" for position in columns)
     return f"{table.source}: {told}, too many for categories: leave out what does not tell anything ({drop})"
 
 
 def _spec(entry: Mapping[str, Any]) -> ColumnSpec:
-    """A column's description, checked."""
+    """A ColumnSpec of a dict that `to_dict` returned, checked."""
     spec = ColumnSpec(
         entry["name"], entry["position"], entry["kind"], tuple(entry["categories"]), entry["fill"]
     )

@@ -1,4 +1,4 @@
-"""Tables and .npz files that users bring, as data sets."""
+"""`read_table`: tables and .npz files of users as data sets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _random_rows
 from .._validation import check_flag, check_number
-from ..models import batching
 from ._columns import Column, are_categories, read_column
 from ._frames import is_frame
 from ._layout import TableLayout, check_unique
@@ -19,7 +19,7 @@ from ._npz import Part, read_npz
 from ._open import check_path, open_table
 from ._split import hold_out
 from ._table import Table
-from ._targets import Targets, are_labels_kept, check_wish, choose, labels_to_keep
+from ._targets import Targets, are_labels_kept, check_target_kind, labels_to_keep, make_targets
 from ._text_files import Expected, TextOptions
 from .dataset import Dataset
 from .preparation import Preparation, check_cells, check_missing, choose_rows, note_constant
@@ -38,7 +38,7 @@ class TableOptions(NamedTuple):
     targets: str = "auto"
     dtype: str = "float32"
     seed: int = 0
-    validation_split: float = 0.0  # share of the training rows that nothing is learnt from
+    validation_split: float = 0.0  # share of the training rows that the preparation is not learnt from
 
 
 def read_table(
@@ -56,40 +56,42 @@ def read_table(
     targets: str = "auto",
     dtype: str = "float32",
 ) -> Dataset:
-    """Return a table or a .npz file as a Dataset; numbers are as they are, nothing is scaled.
+    """Return a table or a .npz file as a Dataset. Nothing is scaled.
 
     data     a path: .csv, .tsv, .txt (also .tab, .dat, .data; packed as .gz, .bz2, .xz or .zip), .parquet, .feather or
              .npz; or a frame of pandas, polars or pyarrow. Tables need pandas (extra `data`)
-    target   name or index of the column to predict, by default the last one. A name goes before an index; an index
-             counts the columns of the file from 0, from the end where it is negative
-    seed     of the fifth of the rows that is held out for the test; if it can be, every class is among the others
+    target   name or index of the column to predict; the last one by default. Indices count from 0, negative ones from
+             the end; a column with the name "1" goes before the column with the index 1
+    seed     seed of the random fifth of the rows that becomes the test part; every class has a training row, if it can
     sep      delimiter of a text file: a character, "tab" or "space" (any run of blanks). By default the one of tab,
              semicolon, comma, bar and space that divides the first lines best
-    decimal  "." or ","; by default a comma if numbers are written with commas and none with a point. Marks between
-             thousands (1,234.5 or 1.234,5) are understood
-    header   True or False; by default found out: 0, 1, 2, ... is a header, and so is a row of text above numbers; a row
-             of numbers is data. A table of nothing but text has a header unless a cell of its first row comes again
-    encoding of a text file, by default UTF-8 (or UTF-16 with its mark)
+    decimal  "." or ","; by default a comma if some numbers have commas and none has a decimal point. Thousands
+             separators (1,234.5 or 1.234,5) are understood
+    header   True or False. By default 0, 1, 2, ... is a header, and so is a row of text above numbers; a row of numbers
+             is data. A table of text alone has a header unless a cell of its first row occurs again
+    encoding encoding of a text file; by default UTF-8, or UTF-16 if it begins with the byte-order mark
     drop     names or indices of columns to leave out
-    categorical  names or indices of columns to take as text, such as the numbers of categories
-    missing  missing cells (empty, NA, NaN, null, ? and the like) are an error ("refuse"), or rows with them are left
-             out ("skip"), or they are filled ("mean") with the column's mean or most frequent text, of the training
-             rows; rows without a target are then left out
-    targets  "numbers", "classes", or "auto": text, bools and whole numbers are classes, numbers with a point are
-             numbers. Whole numbers that hardly ever come again are refused under "auto": they may be either
-    dtype    of features and of targets that are numbers
+    categorical  names or indices of columns to read as text, such as the numbers of categories
+    missing  missing cells (empty, NA, NaN, null, ? and the like) are an error ("refuse"), their rows are left out
+             ("skip"), or they are filled with the mean or most frequent text of the training rows ("mean"); rows
+             without a target are then left out
+    targets  "numbers", "classes", or "auto": text, bools and whole numbers are classes, other numbers are numbers.
+             Whole numbers that hardly ever occur twice are an error with "auto": they may be either
+    dtype    dtype of features, and of targets that are numbers: "float32" or "float64"
 
-    Text columns (and categorical ones of pandas) are one-hot encoded, up to 1000 categories; bools are 0 and 1. Numbers
-    among text in a text file, and few cells without a number in a column of numbers, are errors. Dates are errors. A
-    first column without a name that counts the rows from 0 or 1 is left out, and so are the index of a frame and a last
-    column without name and cells. `Dataset.notes` says so. All of it is in `Dataset.preparation`, for new data.
+    Columns of text (and pandas' categorical ones) are one-hot encoded, up to 1000 categories; bools become 0 and 1.
+    Dates are errors, and so are the few cells that are not numbers in a column of numbers. Left out, with a note in
+    `Dataset.notes`, are a first column without a name that counts the rows from 0 or 1, the index of a frame, and a
+    column without name and cells. `Dataset.preparation` does the same to new data.
 
-    A .npz file holds the arrays x and y, or x_train, y_train and, if it has a test part, x_test, y_test; rows of more
-    than one dimension are flattened. The options from `sep` to `missing` are not for it.
+    A .npz file holds the arrays x and y, or x_train and y_train and perhaps x_test and y_test; rows of more than one
+    dimension are flattened. The arguments from `sep` to `missing` are not for .npz files.
 
-    Raises FileNotFoundError; ImportError without pandas; ValueError, naming the file and, for a cell, column and row,
-    for cells that are not finite, ragged rows and everything else that is said above to be an error. Rows of text files
-    are called by their lines in the file, counted from 1; others are counted from 0.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: pandas is not installed, or pyarrow for a Parquet or Feather file.
+        ValueError: a cell is not finite, rows have different lengths, or one of the errors above. The message names the
+            file, the column and the row: rows of text files by their line, counted from 1, others counted from 0.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +118,7 @@ def read_table(
 def load_table(data: Any, options: TableOptions) -> Dataset:
     """Return the data set that `read_table` describes, without logging its notes."""
     check_missing(options.missing)
-    check_wish(options.targets)
+    check_target_kind(options.targets)
     if options.dtype not in ("float32", "float64"):
         raise ValueError(f"dtype must be float32 or float64; got {options.dtype!r}")
     if not is_frame(data):
@@ -136,9 +138,9 @@ def _several(columns: Any) -> tuple[str | int, ...]:
 
 
 def _expected(options: TableOptions) -> Expected:
-    """Columns that are to be read as text; what is wrong with their names is said once the table is there.
+    """The columns to read as text: categorical ones, and labels that would change otherwise, such as 01 or true.
 
-    Labels are read as text where they would look different otherwise, such as 01 or true.
+    Wrong names are ignored here: the whole table is needed for their error messages.
     """
 
     def positions(names: list[str] | None, width: int, rows: Sequence[Sequence[str]]) -> list[int]:
@@ -181,16 +183,16 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
     _check_columns(table, features, target, categorical)
     columns = {i: read_column(table, i, as_text=i in categorical) for i in features}
     check_cells(table, columns)
-    options, goal = _read_target(table, target, options)
-    rows = choose_rows(table, {**columns, target: goal}, options.missing, target)
+    options, target_column = _read_target(table, target, options)
+    rows = choose_rows(table, {**columns, target: target_column}, options.missing, target)
     if len(rows) < 2:
         raise ValueError(f"{table.source}: must have at least two rows (train and test); got {len(rows)}")
-    y = _targets_of(table, target, goal, rows, options)
+    y = _targets_of(table, target, target_column, rows, options)
     train, test = hold_out(len(rows), y.y if y.labels is not None else None, options.seed)
-    learning = rows[train][_learning(len(train), options)]
+    learning = rows[train][_rows_to_learn_from(len(train), options)]
     target_name = table.names[target] if table.names is not None else None
     layout = TableLayout(
-        table.width, table.names is not None, target, target_name, tuple(left_out), goal.kind == "text"
+        table.width, table.names is not None, target, target_name, tuple(left_out), target_column.kind == "text"
     )
     preparation = Preparation.learn(table, columns, layout, options.missing, rows, learning, categorical)
     x = preparation.encode(table, columns, rows, options.dtype)
@@ -213,10 +215,10 @@ def _from_table(table: Table, options: TableOptions, name: str) -> Dataset:
 
 
 def columns_without_data(table: Table) -> dict[int, str]:
-    """Return the positions of columns that are no data, with remarks.
+    """Return the positions of columns that hold no data, with notes for the user.
 
     They are a first column without a name that counts the rows, pandas' indices, and columns with neither a name nor a
-    cell, such as that of a comma at every line's end.
+    cell, which a comma at every line's end makes.
     """
     found = {}
     for i in range(table.width):
@@ -267,7 +269,7 @@ def _check_columns(table: Table, features: Sequence[int], target: int, categoric
 
 
 def _read_target(table: Table, target: int, options: TableOptions) -> tuple[TableOptions, Column]:
-    """The target's cells; categories of pandas are labels of their own type."""
+    """The target's column; pandas' categories are labels in their own type."""
     if are_categories(table, target):
         table.frame[target] = table.frame[target].astype(object)
         options = options._replace(targets="classes") if options.targets == "auto" else options
@@ -275,25 +277,25 @@ def _read_target(table: Table, target: int, options: TableOptions) -> tuple[Tabl
     return options, read_column(table, target, as_text=keep)
 
 
-def _targets_of(table: Table, target: int, goal: Column, rows: np.ndarray, options: TableOptions) -> Targets:
-    raw = goal.values[rows]
-    if goal.kind == "text":
+def _targets_of(table: Table, target: int, column: Column, rows: np.ndarray, options: TableOptions) -> Targets:
+    raw = column.values[rows]
+    if column.kind == "text":
         raw = raw.astype(str)
-    return choose(
+    return make_targets(
         raw,
-        check_wish(options.targets),
+        check_target_kind(options.targets),
         f"{table.source}: {table.title(target)}",
         lambda row: table.at(int(rows[row]), target),
         options.dtype,
-        goal.whole,
+        column.is_whole,
     )
 
 
-def _learning(rows: int, options: TableOptions) -> np.ndarray:
-    """The training rows that `fit` does not hold out, as it will with the same share and seed."""
+def _rows_to_learn_from(rows: int, options: TableOptions) -> np.ndarray:
+    """The training rows that `fit` will not hold out, with the same share and seed."""
     if not check_number("validation_split", options.validation_split, 0.0, 1.0):
         return np.arange(rows)
-    return batching.split(rows, options.validation_split, options.seed, shuffle=True)[0]
+    return _random_rows.split(rows, options.validation_split, options.seed, shuffle=True)[0]
 
 
 # ---------------------------------------------------------------- .npz
@@ -309,8 +311,8 @@ def _from_npz(path: Path, options: TableOptions) -> Dataset:
     parts = read_npz(path, options.dtype)
     raw = _joined(path, parts)
     whole = raw.reshape(-1) if raw.dtype.kind != "f" else raw
-    y = choose(
-        whole, check_wish(options.targets), f"{path}: y", lambda row: f"{path}: y[{row}]", options.dtype
+    y = make_targets(
+        whole, check_target_kind(options.targets), f"{path}: y", lambda row: f"{path}: y[{row}]", options.dtype
     )
     x = np.concatenate([part.x for part in parts])
     if len(parts) == 2:
@@ -326,7 +328,7 @@ def _from_npz(path: Path, options: TableOptions) -> Dataset:
 
 
 def _joined(path: Path, parts: Sequence[Part]) -> np.ndarray:
-    """The targets of both parts, which must be alike."""
+    """The targets of both parts, concatenated; ValueError if their shapes or types differ."""
     first, last = parts[0], parts[-1]
     alike = first.y.shape[1:] == last.y.shape[1:] and (first.y.dtype.kind in "iu") == (last.y.dtype.kind in "iu")
     if first.x.shape[1:] != last.x.shape[1:] or not alike or (first.y.dtype.kind == "U") != (last.y.dtype.kind == "U"):

@@ -1,74 +1,47 @@
-"""Memory that a model has of its data, beside the weights: names, labels, and the numbers that prepare data."""
+"""Memory that a model has of its data: names, labels, and the statistics that prepare features and targets."""
 
 from __future__ import annotations
 
 import copy
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import DTypeLike
 
 from .. import _frames
-from .._exclusive import Exclusive
 from .._validation import check_count, describe
-from ..layers import Layer, preprocessing_of
+from ..layers import Layer
 from ..preprocessing import Normalization, Preprocessing, Statistics, known_statistics, learn
 from . import _intake, _labels, _targets
 from ._intake import Learnt
+from ._layer_stack import LayerStack
 from ._targets import TargetScale
-
-if TYPE_CHECKING:
-    from ..losses import Loss
 
 Tensors = dict[str, np.ndarray]
 
 
-class DataMemory(ABC):
-    """Half of `Sequential`: what data mean to the model, and how outputs are given back in the data's terms."""
+class DataMemory(LayerStack):
+    """A stack of layers that knows the meaning of its data: the middle of `Sequential`."""
 
-    layers: tuple[Layer, ...]
-    names: tuple[str, ...]
-    dtype: np.dtype
-    inputs: int | None
-    epochs_done: int
-    loss: Loss | None
-    metrics: tuple[str, ...]
-    _use: Exclusive
-
-    def _remember(self, layers: tuple[Layer, ...]) -> None:
-        """Start with nothing but the layers; to be called by the constructor."""
-        self.preprocessing: tuple[Preprocessing, ...] = preprocessing_of(layers)
+    def __init__(
+        self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
+    ) -> None:
+        super().__init__(layers, seed, backend, dtype, compute_dtype)
         self._learnt = Learnt(statistics=(None,) * len(self.preprocessing))
         self._preparation: dict[str, Any] | None = None
 
-    @property
-    @abstractmethod
-    def outputs(self) -> int:
-        """The number of columns that `predict` gives."""
-
-    @property
-    @abstractmethod
-    def last_activation(self) -> str:
-        """The activation of the last layer."""
-
-    @abstractmethod
-    def build(self, inputs: int) -> None:
-        """Make the weights."""
-
-    @abstractmethod
-    def specs(self, inputs: int) -> Any:
-        """Refuse layers that clash behind `inputs` features."""
-
-    @abstractmethod
-    def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the outputs."""
+    def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        super()._adopt(inputs, parameters)
+        self.learnt = self.learnt  # the numbers that layers bring are the model's from now on
 
     @property
     def learnt(self) -> Learnt:
-        """All of it, once built with the numbers that layers bring. Setting it checks nothing."""
+        """All that the model has learnt of its data; once built, also the statistics that its layers bring.
+
+        Setting it checks nothing.
+        """
         return self._learnt if self.inputs is None else self.learnt_for(self.inputs)
 
     @learnt.setter
@@ -76,12 +49,12 @@ class DataMemory(ABC):
         self._learnt = value
 
     def learnt_for(self, inputs: int) -> Learnt:
-        """As `learnt`, for rows of `inputs` features."""
+        """Return `learnt` for rows of `inputs` features."""
         if None not in self._learnt.statistics:
             return self._learnt
         for layer, name in zip(self.preprocessing, self.names, strict=False):
             try:
-                layer.check(inputs)  # one that was adapted after the model was built
+                layer.check(inputs)  # a layer may have been adapted after the model was built
             except ValueError as error:
                 raise ValueError(f"layer {name}: {error}") from None
         statistics = known_statistics(self.preprocessing, self._learnt.statistics, inputs)
@@ -89,8 +62,8 @@ class DataMemory(ABC):
 
     @property
     def classes(self) -> np.ndarray | None:
-        """The labels of the classes as they are in the data, in the order of the outputs; of one output, the negative
-        one first. None until known.
+        """Labels of the classes, as in the data, in the order of the outputs; with one output the negative one first.
+        None: not known yet.
 
         The first `fit` of a classification loss sets them. They may be set before, to a list of as many labels as the
         outputs tell apart (two for one output): for labels that the first data may lack, or for another order.
@@ -111,7 +84,7 @@ class DataMemory(ABC):
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns that the model was first fitted on; None where they had none.
+        """Names of the columns that the model was first fitted on; None: they had none.
 
         Tables with other columns, or with these in another order, are refused.
         """
@@ -130,7 +103,7 @@ class DataMemory(ABC):
 
     @property
     def target_scale(self) -> TargetScale | None:
-        """Mean and deviation of every output's targets, which `predict` gives outputs back in; None: as they are.
+        """Mean and deviation of every output's targets, by which `predict` scales outputs back; None: no scaling.
 
         A `fit` with standardize_targets=True learns them. They may be set to (mean, deviation), or to None.
         """
@@ -145,7 +118,7 @@ class DataMemory(ABC):
 
     @property
     def statistics(self) -> dict[str, Statistics]:
-        """The mean and variance that every Normalization works with, by the layer's name; none that is not known yet.
+        """Mean and variance of every Normalization that has them, by the layer's name.
 
         >>> from fastopt import Dense, Normalization, Sequential
         >>> model = Sequential([Normalization(), Dense(1)])
@@ -158,10 +131,10 @@ class DataMemory(ABC):
 
     @property
     def preparation(self) -> dict[str, Any] | None:
-        """A mapping of whatever is to be known of the data, which goes into the model's file; None where there is none.
+        """A mapping of the user's own notes on the data, which goes into the model's file; None: there is none.
 
-        It may hold what JSON can: strings, numbers, True, False, None, lists, and mappings with strings for keys. It is
-        copied when it is set, and when it is read.
+        It may hold values of JSON: strings, numbers, True, False, None, lists, and mappings with strings for keys.
+        Setting and reading it make copies.
         """
         return copy.deepcopy(self._preparation)
 
@@ -170,9 +143,9 @@ class DataMemory(ABC):
         self._preparation = None if value is None else _check_preparation(value)
 
     def adapt(self, x: Any) -> None:
-        """Learn the mean and variance of every Normalization from rows x (n, inputs), in place of those known.
+        """Learn the mean and variance of every Normalization from rows x (n, inputs), instead of any known before.
 
-        `fit` does so by itself for those that are not known; layers that were made with mean and variance keep them.
+        `fit` does so by itself where they are not known; layers that were made with mean and variance keep them.
         Weights stay as they are. Raises ValueError for a model that has nothing to learn, and for x not finite.
         """
         if not any(isinstance(layer, Normalization) and not layer._given for layer in self.preprocessing):
@@ -191,30 +164,12 @@ class DataMemory(ABC):
             names = self._learnt.feature_names or features.names
             self._learnt = self._learnt._replace(statistics=statistics, feature_names=names)
 
-    def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
-        """Return the label of every row's class (n,), as it is in the data: of `classes`, or a number from 0 on.
-
-        It is the class of the largest output; of one output the second class where the sigmoid is above 0.5 (the score
-        above 0), else the first. For several outputs under binary_crossentropy, hinge and perceptron, each of which
-        is a yes or no of its own where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in
-        `predict`.
-
-        Raises ValueError for a model whose outputs are no classes: one of a loss for real-valued targets.
-        """
-        way = _targets.reading(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
-        if self.classes is not None and self.outputs > 1:
-            way = "largest"
-        if way is None:
-            what = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
-            raise ValueError(f"predict_classes is for models that are trained on classes, and {what}: call predict")
-        return _targets.classes_of(self.predict(x, batch_size), way, self.classes)
-
 
 # ---------------------------------------------------------------- files
 
 
 def to_config(model: DataMemory) -> dict[str, Any]:
-    """Return what goes into a file's description; empty where there is nothing to remember."""
+    """Return the entries of a file's description; empty if there is nothing to remember."""
     learnt = model.learnt
     config = {
         "feature_names": learnt.feature_names,
@@ -225,17 +180,17 @@ def to_config(model: DataMemory) -> dict[str, Any]:
 
 
 def to_tensors(model: DataMemory) -> Tensors:
-    """Return what goes into a file beside the weights: "layers.<i>.mean", "layers.<i>.variance", "targets.<...>"."""
+    """Return the tensors of a file beside the weights: "layers.<i>.mean", "layers.<i>.variance", "targets.<...>"."""
     learnt = model.learnt
     known = {f"layers.{i}": numbers for i, numbers in enumerate(learnt.statistics) if numbers is not None}
-    tensors = {f"{place}.{what}": array for place, some in known.items() for what, array in some._asdict().items()}
+    tensors = {f"{key}.{what}": array for key, some in known.items() for what, array in some._asdict().items()}
     if learnt.target_scale is not None:
         tensors |= {f"targets.{what}": array for what, array in learnt.target_scale._asdict().items()}
     return tensors
 
 
 def restore(model: DataMemory, inputs: Any, config: Mapping[str, Any], tensors: Tensors) -> None:
-    """Give a new model what a file remembers, and take its tensors out of `tensors`; ValueError for damaged ones."""
+    """Give a new model the memory of a file, and remove its tensors from `tensors`; ValueError for damaged ones."""
     inputs = check_count("inputs", inputs)
     statistics: list[Statistics | None] = []
     for i, layer in enumerate(model.preprocessing):
@@ -255,14 +210,14 @@ def restore(model: DataMemory, inputs: Any, config: Mapping[str, Any], tensors: 
 
 
 def know_old_labels(model: DataMemory) -> None:
-    """Give a model of a file that knows no classes, but was trained on class numbers, these for classes."""
+    """Give a model from an old file, which was trained on class numbers, these as its classes."""
     loss = model.loss
     if model.classes is None and model.epochs_done and loss is not None and _targets.takes_numbers(loss.spec):
         model.classes = range(model.outputs)
 
 
 def take_over(model: DataMemory, saved: DataMemory) -> None:
-    """Give a model, whose weights are now those of another, what these weights mean."""
+    """Give a model that has taken the weights of another the memory that goes with them."""
     mine, theirs = model.learnt, saved.learnt
     pairs = zip(theirs.statistics, mine.statistics, strict=True)
     model.learnt = Learnt(
@@ -276,27 +231,27 @@ def take_over(model: DataMemory, saved: DataMemory) -> None:
 
 
 def differences(saved: Sequence[Preprocessing], ours: Sequence[Preprocessing]) -> list[str]:
-    """Return in words the differences between layers that prepare data; numbers that they have learnt do not count."""
-    if [_told(layer) for layer in saved] == [_told(layer) for layer in ours]:
+    """Return in words the differences between layers that prepare data; learnt statistics do not count."""
+    if [_identity(layer) for layer in saved] == [_identity(layer) for layer in ours]:
         return []
     theirs, own = (", ".join(map(repr, some)) or "nothing" for some in (saved, ours))
     return [f"the file's data go through {theirs}, the model's through {own}"]
 
 
 def _locked(array: np.ndarray) -> np.ndarray:
-    """A view of our own array that nobody can write to."""
+    """A read-only view of our own array."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _told(layer: Preprocessing) -> tuple[str, dict[str, Any]]:
+def _identity(layer: Preprocessing) -> tuple[str, dict[str, Any]]:
     return type(layer).__name__, {name: value for name, value in layer.config().items() if name != "name"}
 
 
-def _pair(tensors: Tensors, place: str, parts: tuple[str, str], length: int) -> tuple[np.ndarray, ...] | None:
-    """Two vectors of float64 that belong together; None where neither is there."""
-    names = [f"{place}.{part}" for part in parts]
+def _pair(tensors: Tensors, prefix: str, names: tuple[str, str], length: int) -> tuple[np.ndarray, ...] | None:
+    """Two vectors of float64 that belong together, removed from `tensors`; None if neither is there."""
+    names = (f"{prefix}.{names[0]}", f"{prefix}.{names[1]}")
     if not any(name in tensors for name in names):
         return None
     found = tuple(tensors.pop(name) for name in names)
@@ -316,7 +271,7 @@ def _check_preparation(value: Any) -> dict[str, Any]:
 
 
 def _check_keys(value: Any, depth: int = 0) -> None:
-    """Keys of mappings must be strings: JSON would make them so."""
+    """Raise TypeError for keys of mappings that are not strings, which JSON would turn into strings."""
     if depth > 100:
         raise ValueError("preparation must not be deeper than 100 levels, nor hold itself")
     if isinstance(value, Mapping):
@@ -326,8 +281,8 @@ def _check_keys(value: Any, depth: int = 0) -> None:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return
-    for part in value:
-        _check_keys(part, depth + 1)
+    for item in value:
+        _check_keys(item, depth + 1)
 
 
 def _mapping(value: Any) -> Any:

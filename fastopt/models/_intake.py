@@ -1,48 +1,45 @@
-"""Data as users have them -> rows as the backends take them, and what a model remembers of the first ones."""
+"""Reading of data: rows for the backends from arrays and tables of users, and all that a model learns of them."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _frames
 from .._frames import Features
-from .._validation import check_matrix, check_name, finite_rows
+from .._validation import check_finite, check_labels, check_matrix, finite_rows
 from ..losses import Loss, prepare_targets
-from ..preprocessing import Normalization, Statistics, apply, learn
+from ..preprocessing import Normalization, Preprocessing, Statistics, apply, learn
 from . import _targets
 from ._labels import Labels
 from ._targets import TargetScale
 
-if TYPE_CHECKING:
-    from ._data_memory import DataMemory
-
 log = logging.getLogger("fastopt")
 
-NAN = ("raise", "skip")
+NUMBERS = "biuf"  # kinds of dtypes
 Names = tuple[str, str]  # of x and y in messages
 
 
 class Data(NamedTuple):
-    """Rows as the backends take them."""
+    """Checked rows for the backends."""
 
     x: np.ndarray  # (n, inputs) of the model's dtype
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
 
 
 class Raw(NamedTuple):
-    """Rows as they came: numbers and labels, but neither prepared nor checked for NaN and infinity."""
+    """Rows of a user: numbers and labels, neither prepared by layers nor checked for NaN and infinity."""
 
     x: Features  # of the model's dtype already where no layer prepares them
     y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
-    labels: Labels | None = None  # of all rows, also of those that were left out
+    labels: Labels | None = None  # of all rows, those with gaps included
 
 
 class Learnt(NamedTuple):
-    """Names, numbers and labels that a model takes from its first data: without them, its weights mean nothing."""
+    """Names, statistics and labels that a model learns from its first data; its weights mean nothing without them."""
 
     feature_names: tuple[str, ...] | None = None
     statistics: tuple[Statistics | None, ...] = ()  # one for each preprocessing layer
@@ -50,16 +47,38 @@ class Learnt(NamedTuple):
     classes: np.ndarray | None = None
 
 
+class DataModel(Protocol):
+    """The part of a model that reading its data asks for."""
+
+    inputs: int | None
+    outputs: int
+    dtype: np.dtype
+    names: tuple[str, ...]  # of the layers
+    preprocessing: tuple[Preprocessing, ...]
+    last_activation: str
+    metrics: tuple[str, ...]
+    epochs_done: int
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features; None: not known."""
+
+    def learnt_for(self, inputs: int) -> Learnt:
+        """All that it has learnt, with the statistics that its layers bring, for so many features."""
+
+
 def read_x(
-    model: DataMemory, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
+    model: DataModel, name: str, x: Any, inputs: int | None = None, known: tuple[str, ...] | None = None
 ) -> Features:
-    """Return x as a matrix, not checked for NaN; ValueError for other columns than there must be.
+    """Return x as a matrix, not checked for NaN; ValueError for wrong columns.
 
     inputs  their number; by default the model's, and any where it has none
     known   their names, where they have names; by default those that the model knows
     """
-    features = _frames.features(name, x)
-    _check_names(name, features.names, model.feature_names if known is None else known)
+    is_plain = type(x) is np.ndarray and x.ndim == 2 and x.dtype.kind in NUMBERS
+    features = Features(x, None) if is_plain else _frames.features(name, x)
+    if features.names is not None:
+        _check_names(name, features.names, model.feature_names if known is None else known)
     try:
         check_matrix(name, features.values, model.inputs if inputs is None else inputs)
     except ValueError as error:
@@ -67,13 +86,19 @@ def read_x(
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
-    if model.preprocessing:
-        return features
-    return features._replace(values=apply((), (), features.values, model.dtype))
+    return features if model.preprocessing else Features(_in_dtype(features.values, model.dtype), features.names)
+
+
+def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array itself where kernels can read it; else a copy, in which a number that is too large is inf."""
+    if values.dtype == dtype and values.flags.c_contiguous and values.flags.aligned and type(values) is np.ndarray:
+        return values
+    with np.errstate(over="ignore"):
+        return np.require(values, dtype, ["C", "A"])
 
 
 def read(
-    model: DataMemory,
+    model: DataModel,
     names: Names,
     x: Any,
     y: Any,
@@ -82,10 +107,10 @@ def read(
     inputs: int | None = None,
     known: tuple[str, ...] | None = None,
 ) -> Raw:
-    """Return rows of x with their targets; with nan="skip" without those that miss something or are not finite."""
-    check_name("nan", nan, NAN)
+    """Return rows of x with their targets; nan="skip" leaves out rows with missing or infinite values."""
     features = read_x(model, names[0], x, inputs, known)
-    rows, shape = len(features.values), _shape(y)
+    rows = len(features.values)
+    shape = y.shape if type(y) is np.ndarray else _shape(y)
     if shape[:1] != (rows,):
         raise ValueError(
             f"{names[0]} and {names[1]} must have as many rows; got shapes {features.values.shape} and {shape}"
@@ -96,10 +121,10 @@ def read(
     return _without_gaps(names, features, targets)
 
 
-def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
-    """Return what the model knows, and beside it what it learns from `rows` of its first data; None: from all rows.
+def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
+    """Return all that the model knows after learning from `rows` of its first data; None: from all rows.
 
-    Classes are those of all rows. Nothing is changed. Raises ValueError for what cannot be learnt from.
+    Nothing is changed. Classes are those of all rows. Raises ValueError for data that cannot be learnt from.
     """
     inputs = raw.x.values.shape[1]
     known = model.learnt_for(inputs)
@@ -126,7 +151,7 @@ def learnt_from(model: DataMemory, raw: Raw, rows: NDArray[np.int64] | None, los
 
 
 def without_scale(learnt: Learnt, loss: Loss) -> None:
-    """ValueError where a model has learnt to scale its targets, and the loss's are no such numbers."""
+    """Raise ValueError if a model has learnt to scale its targets, but those of the loss are classes."""
     if learnt.target_scale is not None:
         try:
             _targets.check_scalable(loss.spec, _targets.UNBOUNDED[0], ())
@@ -137,26 +162,32 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
             ) from None
 
 
-def prepared(model: DataMemory, name: str, x: Features, learnt: Learnt) -> np.ndarray:
-    """Return rows of features as the first Dense or Dropout is given them: finite, of the model's dtype."""
-    layers = model.preprocessing
-    if layers:
-        for place, (layer, numbers) in enumerate(zip(layers, learnt.statistics, strict=True)):
-            if isinstance(layer, Normalization) and numbers is None:
-                raise ValueError(
-                    f"layer {model.names[place]} has no mean and variance yet: call fit, or adapt(x), first"
-                )
-        _frames.check_cells(name, *x)
-    return _frames.check_cells(name, apply(layers, learnt.statistics, x.values, model.dtype), x.names)
+def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
+    """Return rows of features for the first Dense or Dropout: finite, of the model's dtype."""
+    if not model.preprocessing:
+        return _check_finite(name, x)
+    for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
+        if isinstance(layer, Normalization) and statistics is None:
+            raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")
+    _check_finite(name, x)
+    rows = apply(model.preprocessing, learnt.statistics, x.values, model.dtype)
+    return _check_finite(name, Features(rows, x.names))
 
 
-def converted(model: DataMemory, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
-    """Return checked rows, prepared by what the model has learnt."""
+def _check_finite(name: str, x: Features) -> np.ndarray:
+    is_plain = x.names is None and x.values.dtype.kind == "f"
+    return check_finite(name, x.values) if is_plain else _frames.check_cells(name, *x)
+
+
+def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
+    """Return checked rows, with features and targets prepared as the model has learnt."""
     without_scale(learnt, loss)
     x = prepared(model, names[0], raw.x, learnt)
     y: Any = raw.y
     if isinstance(y, Labels):
         y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)
+        if _targets.takes_numbers(loss.spec):
+            return Data(x, check_labels(names[1], y, model.outputs, rows=len(x)))
     elif learnt.target_scale is not None:
         y = _targets.scaled(_targets.as_dense(names[1], y, model.outputs), learnt.target_scale)
     return Data(x, prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=len(x), name=names[1]))
@@ -181,7 +212,7 @@ def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of data of any library; (n,) of what has a length only, and () of what has none."""
+    """The shape of data of any library: (n,) of an object that has only a length, () of one that has none."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return tuple(shape)
@@ -189,7 +220,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _check_names(name: str, given: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
-    """ValueError where columns have other names, or stand in another order, than those the model was fitted on."""
+    """Raise ValueError for columns with other names, or in another order, than those the model was fitted on."""
     if given is None or known is None or given == known:
         return
     missing, unknown = [n for n in known if n not in given], [n for n in given if n not in known]

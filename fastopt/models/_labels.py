@@ -1,4 +1,4 @@
-"""Class labels as people have them (whole numbers, bools, strings), and the class numbers that losses take."""
+"""Class labels of users (whole numbers, bools, strings) and class numbers for losses."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Labels(NamedTuple):
 
     values: np.ndarray  # (n,)
     missing: np.ndarray | None  # (n,) bool; None: none is missing
-    rows: np.ndarray | None = None  # (n,) their numbers in the data, where some were left out
+    rows: np.ndarray | None = None  # (n,) row numbers in the data; None: all rows are here
 
     def row(self, index: int) -> int:
-        """The number of a row in the data."""
+        """Number of a row in the data."""
         return index if self.rows is None else int(self.rows[index])
 
 
 def read(name: str, y: Any) -> Labels:
     """Return y, of shape (n,) or (n, 1), as labels; NaN, None and NA are missing ones.
 
-    Raises TypeError for a mixture of types and for what can be no label, ValueError for another shape.
+    Raises TypeError for a mixture of types and for values that cannot be labels, ValueError for another shape.
     """
-    cells = _frames.column(name, y)
+    cells = y if type(y) is np.ndarray else _frames.column(name, y)
     if isinstance(cells, np.ndarray):
         cells = _from_array(name, y, cells)
     values, missing = cells
@@ -42,7 +42,7 @@ def encode(name: str, y: Any, classes: np.ndarray | None = None) -> tuple[np.nda
     """Return (codes, classes): class numbers, int64 (n,), with y = classes[codes].
 
     y        labels (n,) or (n, 1): ints, whole floats, bools or strings; also of pandas and polars. May be `Labels`
-    classes  their order; by default the labels that there are, as `np.unique` sorts them
+    classes  labels in the order of their numbers; by default those in y, as `np.unique` sorts them
 
     Raises TypeError for a mixture of types; ValueError for a missing label (None, NaN, NA), for a fraction, and for
     one that is not among `classes`, with its row.
@@ -104,7 +104,7 @@ def check_classes(classes: Any, count: int) -> np.ndarray:
 
 
 def listed(classes: np.ndarray) -> str:
-    """Labels as a message shows them; of many, the first few."""
+    """Text of labels for a message: the first few of many."""
     few = 10
     shown = ", ".join(repr(label) for label in classes[:few].tolist())
     return shown + (f", ... ({len(classes)} in all)" if len(classes) > few else "")
@@ -117,8 +117,8 @@ def _looked_up(name: str, labels: Labels, classes: np.ndarray) -> np.ndarray:
         codes = np.zeros(len(values), np.int64)
     else:
         order = np.argsort(classes, kind="stable")
-        place = np.searchsorted(classes, values, sorter=order)
-        codes = order[np.minimum(place, len(classes) - 1)]
+        positions = np.searchsorted(classes, values, sorter=order)
+        codes = order[np.minimum(positions, len(classes) - 1)]
         known = classes[codes] == values
     if not known.all():
         first = int(np.argmin(known))
@@ -138,11 +138,11 @@ def _from_array(name: str, y: Any, array: np.ndarray) -> _frames.Column:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     kind = array.dtype.kind
-    if kind == "T":  # NumPy's strings of any length, which may have missing ones
+    if kind == "T":  # NumPy's strings of any length, some of which may be missing
         array, kind = array.astype(object), "O"
     if kind in "biufU":
-        wide = kind == "f" and array.itemsize > 8  # of which files hold no number
-        return _frames.Column(array.astype(np.float64) if wide else array, None)
+        is_longdouble = kind == "f" and array.itemsize > 8  # which no model file can hold
+        return _frames.Column(array.astype(np.float64) if is_longdouble else array, None)
     if kind != "O":
         more = " (bytes: use .astype(str))" if kind == "S" else ""
         raise TypeError(f"{name} must be class labels, whole numbers or strings; got {array.dtype}{more}")

@@ -1,4 +1,4 @@
-"""Targets as the loss wants them: class labels as numbers of classes, real numbers in units of their deviation."""
+"""Targets for a loss: class numbers from labels, and real numbers in units of their deviation; and the way back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TargetScale(NamedTuple):
 
 
 def classifies(loss: LossSpec, outputs: int) -> bool:
-    """True where a row's target is one class: the losses of labels, and those of two classes with one output."""
+    """True if a row's target is one class: for losses of labels, and losses of two classes with one output."""
     row = LOSSES[loss.name]
     return row.targets == "labels" or (outputs == 1 and (row.signs or loss.name in BINARY))
 
@@ -38,34 +38,35 @@ def takes_numbers(loss: LossSpec) -> bool:
 
 
 def count_of_classes(outputs: int) -> int:
-    """Return how many classes `outputs` outputs tell apart."""
+    """Return the number of classes that `outputs` outputs tell apart."""
     return max(outputs, 2)
 
 
 def read(name: str, y: Any, loss: LossSpec, outputs: int, gaps: bool) -> Labels | np.ndarray:
-    """Return targets as labels where the loss classifies, else as real numbers, NaN where one is missing.
+    """Return targets as labels if the loss classifies, else as real numbers, a missing one as NaN.
 
-    Unless there may be `gaps`, a table's are refused here, where its columns have names.
+    Unless `gaps` are allowed, those of a table are refused here, where the message can name the column.
     """
     if classifies(loss, outputs):
-        return _labels.read(name, y)
+        is_plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iu" and y.dtype.isnative
+        return Labels(y, None) if is_plain else _labels.read(name, y)
     numbers = _frames.numbers_of(name, y)
     return numbers.values if gaps or numbers.names is None else _frames.check_cells(name, *numbers)
 
 
 def learn_classes(name: str, y: Labels, loss: LossSpec, outputs: int) -> np.ndarray | None:
-    """Return the classes of a model that has none yet, from all labels of its first `fit`; None: it stays without.
+    """Return the classes of a model that has none yet, from all labels of its first `fit`; None: it has none.
 
-    Labels that the loss takes as they are (0 ... outputs - 1; 0 and 1, or for some losses -1 and 1; probabilities) are
-    left so. Of others there must be as many as the outputs tell apart.
+    Labels that the loss takes as they are (0 ... outputs - 1; 0 and 1, or for some losses -1 and 1; probabilities) stay
+    so. The number of any others must be that of the classes that the outputs tell apart.
     """
     values = y.values if y.missing is None else y.values[~y.missing]
-    if values.dtype.kind == "b":  # one that is missing is known all the same
+    if values.dtype.kind == "b":  # False and True are known even if one does not occur
         return np.array([False, True]) if count_of_classes(outputs) == 2 else None
     if _as_they_are(values, loss, outputs):
         return _plain_classes(values, loss, outputs)
     if _are_fractions(values):
-        return None  # is refused, as a label or as a target, by who checks them
+        return None  # `prepare_labels` or the check of targets refuses them
     classes = np.unique(values)
     if len(classes) != count_of_classes(outputs):
         many = "class" if len(classes) == 1 else "classes"
@@ -76,15 +77,16 @@ def learn_classes(name: str, y: Labels, loss: LossSpec, outputs: int) -> np.ndar
 
 
 def prepare_labels(name: str, y: Labels, loss: LossSpec, outputs: int, classes: np.ndarray | None) -> np.ndarray:
-    """Return labels as `prepare_targets` takes them: as they are where the loss knows them so, else their numbers.
+    """Return labels for the check of targets: as they are if the loss takes them so, else their class numbers.
 
     Raises ValueError for a missing label, and for one that is not among the classes.
     """
     kind = y.values.dtype.kind
     if kind == "b" and count_of_classes(outputs) > 2:
-        return y.values  # which is refused
+        return y.values  # the check of targets refuses bools for more than two classes
     if kind in "iuf" and (classes is None or _takes(classes, loss, outputs)):
-        return _labels.check_present(name, y)  # what the loss does not know, `prepare_targets` refuses
+        # Whole numbers that the loss does not know are refused by its own check.
+        return y.values if y.missing is None else _labels.check_present(name, y)
     if classes is None and kind == "b":
         classes = np.array([False, True])
     if classes is None:
@@ -104,7 +106,7 @@ def as_dense(name: str, y: Any, outputs: int) -> NDArray[np.float64]:
 
 
 def check_scalable(loss: LossSpec, activation: str, metrics: tuple[str, ...]) -> None:
-    """ValueError where targets of mean 0 and deviation 1 make no sense for a loss, a metric, or the last activation."""
+    """Raise ValueError if targets of mean 0 and deviation 1 make no sense for loss, metrics or last activation."""
     row = LOSSES[loss.name]
     if row.targets != "dense" or row.link is not None or row.signs:
         raise ValueError(
@@ -123,7 +125,7 @@ def check_scalable(loss: LossSpec, activation: str, metrics: tuple[str, ...]) ->
 
 def learn_scale(name: str, targets: NDArray[np.float64], dtype: np.dtype) -> TargetScale:
     """Return mean and deviation of targets (n, outputs); a constant one has deviation 1."""
-    mean, variance = moments(lambda: iter([np.ascontiguousarray(targets)]))  # the order decides NumPy's sums
+    mean, variance = moments(lambda: iter([np.ascontiguousarray(targets)]))  # memory order decides the bits of a sum
     deviation = np.sqrt(variance)
     deviation[deviation == 0] = 1.0
     if (np.abs(mean) + deviation > np.finfo(dtype).max).any():
@@ -135,15 +137,16 @@ def check_scale(value: Any, outputs: int) -> TargetScale:
     """Return a copy of (mean, deviation), numbers or arrays (outputs,): finite, deviations positive."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError("target_scale must be None or (mean, deviation)")
-    parts = []
-    for what, part in zip(("mean", "deviation"), value, strict=True):
-        array = check_finite(f"the {what} of target_scale", as_numbers(f"the {what} of target_scale", part, np.float64))
+    arrays = []
+    for what, given in zip(("mean", "deviation"), value, strict=True):
+        name = f"the {what} of target_scale"
+        array = check_finite(name, as_numbers(name, given, np.float64))
         if array.shape not in ((), (outputs,)):
-            raise ValueError(f"the {what} of target_scale must have shape ({outputs},); got {array.shape}")
-        parts.append(np.array(np.broadcast_to(array, (outputs,))))
-    if (parts[1] <= 0).any():
-        raise ValueError(f"the deviation of target_scale must be positive; got {parts[1].min():g}")
-    return TargetScale(*parts)
+            raise ValueError(f"{name} must have shape ({outputs},); got {array.shape}")
+        arrays.append(np.array(np.broadcast_to(array, (outputs,))))
+    if (arrays[1] <= 0).any():
+        raise ValueError(f"the deviation of target_scale must be positive; got {arrays[1].min():g}")
+    return TargetScale(*arrays)
 
 
 def scaled(targets: NDArray[np.float64], scale: TargetScale) -> NDArray[np.float64]:
@@ -158,7 +161,7 @@ def unscaled(outputs: np.ndarray, scale: TargetScale) -> np.ndarray:
 
 
 def _as_they_are(values: np.ndarray, loss: LossSpec, outputs: int) -> bool:
-    """True for numbers that the loss takes without another meaning; NaN, which is a missing one, does not count."""
+    """True for numbers that the loss takes without renumbering; NaN, a missing label, does not count."""
     if values.dtype.kind not in "iuf":
         return False
     row = LOSSES[loss.name]
@@ -172,7 +175,7 @@ def _as_they_are(values: np.ndarray, loss: LossSpec, outputs: int) -> bool:
 
 
 def _plain_classes(values: np.ndarray, loss: LossSpec, outputs: int) -> np.ndarray | None:
-    """The classes that labels taken as they are stand for; None where that cannot be told."""
+    """The classes that labels taken as they are stand for; None if that cannot be told."""
     dtype = np.dtype(np.float64 if values.dtype.kind == "f" else np.int64)
     if LOSSES[loss.name].targets == "labels":
         return np.arange(outputs, dtype=dtype)
@@ -183,7 +186,7 @@ def _plain_classes(values: np.ndarray, loss: LossSpec, outputs: int) -> np.ndarr
 
 
 def _takes(classes: np.ndarray, loss: LossSpec, outputs: int) -> bool:
-    """True for classes whose labels the loss takes as they are."""
+    """True if the loss takes the labels of these classes as they are."""
     if classes.dtype.kind not in "biuf":
         return False
     return np.array_equal(classes, np.arange(count_of_classes(outputs))) or (
@@ -203,8 +206,8 @@ def _advice(classes: int, outputs: int) -> str:
     return f"the last layer has {outputs} outputs: make it Dense({classes}){more}"
 
 
-def reading(loss: LossSpec | None, activation: str, outputs: int) -> str | None:
-    """Return the way to read outputs as classes: "largest", "above 0.5" or "above 0"; None where they are none."""
+def decision_rule(loss: LossSpec | None, activation: str, outputs: int) -> str | None:
+    """Return the way to read outputs as classes: "largest", "above 0.5" or "above 0"; None if they are not classes."""
     row = None if loss is None else LOSSES[loss.name]
     if activation == "softmax" or (row is not None and row.link == "softmax"):
         return "largest"
@@ -216,14 +219,14 @@ def reading(loss: LossSpec | None, activation: str, outputs: int) -> str | None:
     return None
 
 
-def classes_of(outputs: np.ndarray, way: str, classes: np.ndarray | None) -> np.ndarray:
-    """Return the classes (n,) that outputs (n, K) say; of several yes or no outputs (n, K) of 1 and 0."""
+def classes_of(outputs: np.ndarray, rule: str, classes: np.ndarray | None) -> np.ndarray:
+    """Return the classes (n,) of outputs (n, K); for several yes-or-no outputs (n, K) of 1 and 0."""
     if np.isnan(outputs).any():
         raise ValueError(f"the model gives NaN, such as in row {int(np.argmax(np.isnan(outputs).any(axis=1)))}")
-    if way == "largest":
+    if rule == "largest":
         codes = outputs.argmax(axis=1)
     else:
-        codes = (outputs > (0.5 if way == "above 0.5" else 0.0)).astype(np.int64)
+        codes = (outputs > (0.5 if rule == "above 0.5" else 0.0)).astype(np.int64)
         if codes.shape[1] > 1:
             return codes
         codes = codes[:, 0]

@@ -1,4 +1,4 @@
-"""What a training run leaves behind."""
+"""Figures of a training run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class History:
     history      dict of name -> list with one float an epoch: "loss" and the metrics on the training rows (taken while
                  the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
                  "seconds" (the training pass alone) and "samples_per_second"
-    epochs       list of the epochs' numbers, from 1
+    epochs       numbers of the epochs, from 1
     step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
 
     >>> history = History()
@@ -47,7 +47,7 @@ class History:
         self._losses.append(np.array(losses, np.float64))
 
     def to_dict(self) -> dict[str, list[int] | list[float]]:
-        """Return columns of equal length, "epoch" first: what `pandas.DataFrame` takes. The lists are copies."""
+        """Return columns of equal length, "epoch" first, as `pandas.DataFrame` takes them. The lists are copies."""
         columns: dict[str, list[int] | list[float]] = {"epoch": list(self.epochs)}
         return columns | {name: list(values) for name, values in self.history.items()}
 

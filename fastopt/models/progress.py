@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 TEXT_BAR = "{bar:20}"
-HIDDEN = ("seconds", "samples_per_second")  # the bar shows these in its own way
+HIDDEN = ("seconds", "samples_per_second")  # the bar has its own form of these
 
 
-def wanted(verbose: int | str) -> bool:
-    """Return whether `verbose` ("auto", 0 or 1) asks for a bar: "auto" does on a terminal, and in a notebook."""
+def wants_bar(verbose: int | str) -> bool:
+    """Return True if `verbose` ("auto", 0 or 1) asks for a bar: "auto" does on a terminal and in a notebook."""
     if verbose == "auto":
         return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     return bool(verbose)
 
 
 def in_notebook() -> bool:
-    """Return whether this process is a kernel of Jupyter's, which shows its output in a notebook."""
+    """Return True if this process is a kernel of Jupyter's, which shows its output in a notebook."""
     ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = ask() if ask is not None else None  # None outside IPython
     return (
@@ -30,9 +30,9 @@ def in_notebook() -> bool:
 
 
 def tqdm_class() -> tuple[Any, str]:
-    """Return the class of bars that suits the place, and what stands for the bar itself in its `bar_format`.
+    """Return tqdm's class of bars for a terminal or a notebook, and the field of the bar in its `bar_format`.
 
-    In a notebook it is tqdm.auto's: a widget, where ipywidgets is installed.
+    In a notebook the class is tqdm.auto's: a widget if ipywidgets is installed.
     """
     if in_notebook():
         from tqdm.auto import tqdm as automatic
@@ -44,31 +44,8 @@ def tqdm_class() -> tuple[Any, str]:
     return tqdm, TEXT_BAR
 
 
-def check_verbose(verbose: Any) -> None:
-    """Raise unless `verbose` is "auto", 0 or 1."""
-    if not isinstance(verbose, int | str):
-        raise TypeError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
-    if verbose not in ("auto", 0, 1):
-        raise ValueError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
-
-
-class Silent:
-    """No bar: the methods of `Bar`, doing nothing. `advance` is None, which spares the backend the calls."""
-
-    advance = None
-
-    def compiling(self, name: str) -> None:
-        """Nothing to show."""
-
-    def finish(self, logs: Mapping[str, float]) -> None:
-        """Nothing to show."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 class Bar:
-    """One line per epoch: a bar over its samples, the time, every figure of the epoch, and the samples per second."""
+    """A line for an epoch: a bar over its samples, the time, all figures, and the samples per second."""
 
     def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
         tqdm, bar = tqdm_class()
@@ -85,7 +62,7 @@ class Bar:
         self._start = time.perf_counter()
 
     def compiling(self, name: str) -> None:
-        """Say that kernel `name` is being compiled: the first epoch of the first run may stand still for it."""
+        """Show that kernel `name` is being compiled, for which the first epoch may stand still."""
         self._bar.set_description_str(f"{self._title} (compiling {name})")
 
     def advance(self, steps: int, loss: float) -> None:
@@ -109,8 +86,3 @@ class Bar:
         self._bar.set_postfix_str(", ".join([*parts, f"{self._bar.format_sizeof(rate)} samples/s"]), refresh=False)
         self._bar.n = samples
         self._bar.refresh()
-
-
-def bar(verbose: int | str, epoch: int, epochs: int, samples: int, batch_size: int) -> Bar | Silent:
-    """Return a started bar for one epoch, or its silent stand-in where `verbose` wants none."""
-    return Bar(epoch, epochs, samples, batch_size) if wanted(verbose) else Silent()

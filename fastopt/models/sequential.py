@@ -1,32 +1,28 @@
-"""Sequential: layers behind each other, and everything one does with them."""
+"""Sequential: layers one after the other, with all that one does with them."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .. import _backends, profiling
-from .._exclusive import Exclusive
+from .. import _backends, _files
 from .._files import Path, Readable, Writable
 from .._metrics import check_classes, check_metrics, check_outputs
-from .._validation import FLOATS, as_numbers, check_count, check_flag, check_number, describe, own
+from .._random_rows import split
+from .._validation import check_count, check_name
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
-from ..kernels.spec import LayerSpec
-from ..layers import Dense, Dropout, Layer, chain, kind
+from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _intake, _targets, batching, checkpoint, training
+from . import _data_memory, _description, _intake, _targets, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
-from .progress import check_verbose
+from .training import NAN, FitOptions
 
 
 class Sequential(DataMemory):
@@ -80,182 +76,10 @@ class Sequential(DataMemory):
         inputs: int | None = None,
         compute_dtype: str | None = None,
     ) -> None:
-        self.layers = _check_layers(layers)
-        self.names = _name(self.layers)
-        self._remember(self.layers)
-        self.seed = check_count("seed", seed, least=0)
-        if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2^64; got {seed}")
-        self.dtype = _check_dtype(dtype)
-        self._backend = _backends.known(backend)
-        self.compute_dtype = compute_dtype
-        self.inputs: int | None = None
-        self.optimizer: Optimizer | None = None
-        self.loss: Loss | None = None
-        self.metrics: tuple[str, ...] = ()
-        self.epochs_done = 0
-        self.history: History | None = None
-        self.stop_training = False
-        self._use = Exclusive()
-        self._specs: list[LayerSpec] = []
-        self._parameters: list[np.ndarray] = []
+        super().__init__(layers, seed, backend, dtype, compute_dtype)
+        self._kept_networks: dict[bool, tuple[Any, ...]] = {}
         if inputs is not None:
             self.build(inputs)
-
-    # -- structure and weights
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend that runs the kernels."""
-        return self._backend
-
-    @backend.setter
-    def backend(self, name: str) -> None:
-        name = _backends.known(name)
-        _backends.check_compute(self._compute, self.dtype.name, name)
-        self._backend = name
-
-    @property
-    def compute_dtype(self) -> str:
-        """The dtype that layers compute in.
-
-        >>> model = Sequential([Dense(2)], backend="numpy", compute_dtype="bfloat16", inputs=3)
-        >>> model.compute_dtype, model.parameters[0].dtype.name
-        ('bfloat16', 'float32')
-        >>> model.compute_dtype = None
-        >>> model.compute_dtype
-        'float32'
-        """
-        return self._compute
-
-    @compute_dtype.setter
-    def compute_dtype(self, name: str | None) -> None:
-        self._compute = _backends.check_compute(name, self.dtype.name, self._backend)
-
-    @property
-    def outputs(self) -> int:
-        """The number of columns that `predict` gives."""
-        return self._last.units
-
-    @property
-    def last_activation(self) -> str:
-        """The activation of the last layer."""
-        return self._last.activation
-
-    @property
-    def built(self) -> bool:
-        """Whether the model has weights."""
-        return self.inputs is not None
-
-    @property
-    def parameters(self) -> list[np.ndarray]:
-        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
-        return list(self._parameters)
-
-    @property
-    def _last(self) -> Dense:
-        last = self.layers[-1]
-        assert isinstance(last, Dense)  # checked in __init__
-        return last
-
-    def specs(self, inputs: int) -> list[LayerSpec]:
-        """What the backends need to know of the layers, behind `inputs` features; ValueError where layers clash."""
-        return chain(self.layers, self.names, inputs)
-
-    def build(self, inputs: int) -> None:
-        """Make the weights for `inputs` features, from the seed. Once built, only the same number is accepted.
-
-        >>> model = Sequential([Dense(2)])
-        >>> model.build(3)
-        >>> [p.shape for p in model.parameters]
-        [(3, 2), (2,)]
-        """
-        inputs = check_count("inputs", inputs)
-        if self.inputs is None:
-            with self._use.alone("build"):
-                self._draw(inputs)
-        if inputs != self.inputs:
-            raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
-
-    def _draw(self, inputs: int) -> None:
-        """Make the weights, unless another thread has come first."""
-        if self.inputs is not None:
-            return
-        self.specs(inputs)  # refuses layers that clash before a weight is drawn
-        drawn: list[np.ndarray] = []
-        width = inputs
-        for index, layer in enumerate(self.layers[len(self.preprocessing) :]):
-            if isinstance(layer, Dense):
-                drawn += layer.draw(width, self.seed, index)
-                width = layer.units
-        self._adopt(inputs, [own(array, self.dtype) for array in drawn])
-
-    def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
-        """Copy arrays of the right shapes, of any dtype and layout, as the weights of a model that has none yet."""
-        self._adopt(inputs, [own(p, self.dtype) for p in parameters])
-
-    def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
-        """Take arrays that nobody else has, as `own` makes them, as the weights."""
-        if self.optimizer is not None:
-            self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
-        self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
-        self.learnt = self.learnt  # the numbers that layers bring are the model's from now on
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Return copies of the weights, in the order of `parameters`."""
-        with self._use.shared("get_weights"):
-            return [p.copy() for p in self._parameters]
-
-    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
-        """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
-        if not self.built:
-            raise ValueError("the model has no weights yet: call build, or fit")
-        if isinstance(weights, np.ndarray | str) or not isinstance(weights, Sequence):
-            raise TypeError(f"weights must be a list of arrays; got {describe(weights)}")
-        if len(weights) != len(self._parameters):
-            raise ValueError(f"weights must be {len(self._parameters)} arrays; got {len(weights)}")
-        arrays = [as_numbers(f"weights[{i}]", w, self.dtype) for i, w in enumerate(weights)]
-        for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
-            if p.shape != w.shape:
-                raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
-        with self._use.alone("set_weights"):
-            for p, w in zip(self._parameters, arrays, strict=True):
-                p[...] = w
-
-    def summary(self) -> str:
-        """Return a table of the layers: what they give and how many parameters they have.
-
-        >>> print(Sequential([Dense(16, "relu"), Dropout(0.2), Dense(3)], inputs=4).summary())
-        layer      activation  outputs  parameters
-        dense_1    relu             16          80
-        dropout_1  rate 0.2         16           0
-        dense_2    linear            3          51
-        total: 131 parameters, 4 inputs, float32
-        """
-        width, total = self.inputs, 0
-        rows = [("layer", "activation", "outputs", "parameters")]
-        for layer, name in zip(self.layers, self.names, strict=True):
-            if not isinstance(layer, Dense):
-                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
-                rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
-                continue
-            count = None if width is None else (width + layer.use_bias) * layer.units
-            total += count or 0
-            rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
-            width = layer.units
-        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
-            for name, what, outputs, count in rows
-        ]
-        end = f"total: {total:,} parameters, {self.inputs:,} inputs" if self.inputs else "not built: inputs unknown"
-        return "\n".join([*lines, f"{end}, {self.dtype.name}{f', computed in {self._compute}' * self._mixed}"])
-
-    def __repr__(self) -> str:
-        inputs = "" if self.inputs is None else f", inputs={self.inputs}"
-        inputs += f", compute_dtype={self._compute!r}" * self._mixed
-        layers = ", ".join(map(repr, self.layers))
-        return f"Sequential([{layers}], seed={self.seed}, backend={self.backend!r}, dtype={self.dtype.name!r}{inputs})"
 
     # -- training
 
@@ -265,14 +89,15 @@ class Sequential(DataMemory):
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Iterable[str] | None = (),
     ) -> None:
-        """Choose how to train. Weights stay as they are; an optimizer that is new to the model starts afresh.
+        """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
         optimizer  a name (sgd, momentum, adagrad, rmsprop, adam, adamw), or an optimizer made without parameters, such
                    as `fastopt.Adam(lr=3e-4)`, or a class, or the model's own one. The model's backend runs it, whatever
                    its own one is. Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
         loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`, or a class
-        metrics    of accuracy, mean_squared_error, mean_absolute_error, r2 those that the loss's targets admit, by
-                   these names or others ("acc", "mse", "mae", "r2_score"); a single one may be given by itself
+        metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy (of the softmax
+                   losses), mean_squared_error, mean_absolute_error, r2; also as "acc", "top_k_categorical_accuracy",
+                   "mse", "mae", "r2_score"
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class; for
         binary_crossentropy, hinge and perceptron the share of right labels over rows and outputs: a probability above
@@ -286,6 +111,7 @@ class Sequential(DataMemory):
         Raises ValueError where the last activation is not one that the loss can follow: the cross-entropies take logits
         (softmax, sigmoid or linear at the end) and the softmax two units or more; hinge and perceptron take signs.
 
+        >>> from fastopt import Dense
         >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
         Traceback (most recent call last):
         ...
@@ -295,7 +121,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if loss is None:
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
-        check_outputs(new_loss.spec.name, self._last.activation, self._last.units)
+        check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names = check_metrics(metrics, new_loss.spec.name)
         with self._use.alone("compile"):
             if new_optimizer is not self.optimizer:
@@ -306,6 +132,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 if self.built:
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+            self._kept_networks.clear()
 
     def fit(
         self,
@@ -366,80 +193,63 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         that is being trained: their calls of methods that read or change the weights raise RuntimeError. Several
         threads may predict at once.
         """
+        options = FitOptions(
+            epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
+            accumulate, standardize_targets,
+        )  # fmt: skip
         with self._use.alone("fit", trains=True):
-            plan = self._plan(
-                x, y, epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch,
-                nan, accumulate, standardize_targets,
-            )  # fmt: skip
-            return training.run(self, plan)
+            return training.run(self, self._plan_fit(x, y, options))
 
-    def _plan(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        epochs: int,
-        batch_size: int,
-        validation_split: float = 0.0,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
-        shuffle: bool = True,
-        callbacks: Sequence[Callback] = (),
-        verbose: int | str = "auto",
-        initial_epoch: int = 0,
-        nan: str = "raise",
-        accumulate: int = 1,
-        standardize_targets: bool = False,
-    ) -> training.Plan:
-        """Check the arguments of `fit` and build the model; `training.run_epochs` takes what is returned."""
+    def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
+        """Check the data of `fit`, build the model, and let it learn what its data mean."""
         loss = self._compiled()
-        if self.optimizer is not None and len(self.optimizer.param_groups) > 1:
+        assert self.optimizer is not None
+        if len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
-        if self.optimizer is not None and self.optimizer.param_groups[0]["clip_each"] is not None:
+        if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
-        first, last = check_count("initial_epoch", initial_epoch, least=0), check_count("epochs", epochs)
-        if first > last:
-            raise ValueError(f"initial_epoch must be at most epochs={last}; got {first}")
-        batch_size, accumulate = check_count("batch_size", batch_size), check_count("accumulate", accumulate)
-        fraction = check_number("validation_split", validation_split, 0.0, 1.0)
-        check_flag("shuffle", shuffle)
-        check_verbose(verbose)
-        if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
-            raise TypeError(f"callbacks must be a list of Callback; got {describe(callbacks)}")
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"every callback must be a Callback; got {describe(callback)}")
-        check_flag("standardize_targets", standardize_targets)
-        raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
+        raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         inputs = raw.x.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         rows, held_out = np.arange(len(raw.x.values)), None
-        if validation_data is not None:
-            if fraction:
-                raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(validation_data)}")
-        elif fraction:
-            rows, held_out = batching.split(len(rows), fraction, self.seed, shuffle)
-        learnt = _intake.learnt_from(self, raw, None if held_out is None else rows, loss, standardize_targets)
+        if options.validation_split:
+            rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
+        learnt = _intake.learnt_from(
+            self, raw, None if held_out is None else rows, loss, bool(options.standardize_targets)
+        )
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
-        if validation_data is not None:
+        if options.validation_data is not None:
             names = ("validation x", "validation y")
-            more = _intake.read(self, names, *validation_data, loss, nan, inputs, learnt.feature_names)
+            more_x, more_y = options.validation_data
+            more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, names, more, loss, learnt)
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
         for name, some in (("y", data), ("validation y", validation)):
-            if some is not None:
+            if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
-        names_of_figures = training.figure_names(self.metrics, validation is not None)
-        for callback in callbacks:
-            callback.check(names_of_figures)
-        _backends.network(self.backend)  # where it cannot run, nothing is learnt
-        self.build(inputs)
+        for callback in options.callbacks:
+            callback.check(training.figure_names(self.metrics, validation is not None))
+        if self.inputs is None:
+            _backends.network(self.backend)  # raises, before anything is made, where it cannot run
+            self.build(inputs)
+        network = self._network_for(training=True)  # raises before anything is learnt
         self.learnt = learnt
-        epoch_numbers = range(first + 1, last + 1)
-        return training.Plan(
-            data, rows, validation, epoch_numbers, batch_size, shuffle, list(callbacks), verbose, accumulate
-        )
+        return training.Plan(network, data, rows, validation, options)
+
+    def _network_for(self, training: bool) -> Any:
+        """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
+        parts: tuple[Any, ...] = self._backend, self._compute, self._parameters
+        if training:
+            parts += self.loss, self.metrics
+        ids, kept = [*map(id, parts)], self._kept_networks.get(training)
+        if kept is not None and kept[0] == ids:
+            return kept[2]
+        network = self.network(training)
+        if getattr(network, "reusable", False):
+            self._kept_networks[training] = ids, parts, network  # with the parts, so that nothing else gets their ids
+        return network
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
@@ -448,9 +258,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
+        check_name("nan", nan, NAN)
         raw = _intake.read(self, ("x", "y"), x, y, loss, nan)
         inputs = raw.x.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
@@ -465,36 +277,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size = check_count("batch_size", batch_size)
         features = _intake.read_x(self, "x", x)
         inputs = features.values.shape[1]
-        self._check_clash(inputs)
+        if self.inputs is None:
+            self.specs(inputs)  # raises, before anything is made, where layers clash
         learnt = self.learnt_for(inputs)
         rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
             self.build(inputs)
-            outputs = self.network(training=False).predict(rows, batch_size)
+            outputs = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
-    def _reading(self, call: str) -> AbstractContextManager[None]:
-        """While open, no other thread changes the weights; the first call makes them."""
-        return self._use.shared(call) if self.built else self._use.alone(call)
+    def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
+        """Return the label of every row's class (n,): one of `classes`, or a class number from 0.
 
-    def network(self, training: bool = True) -> Any:
-        """Return a new network of the backend over the model's own weights; without a loss unless for training."""
-        profiling.check_backend(self.backend)
-        spec = None if self.loss is None or not training else self.loss.spec
-        metrics = self.metrics if training else ()
-        network = _backends.network(self.backend)
-        compute = {"compute": self._compute} if self._mixed else {}
-        return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+        The class is that of the largest output; with one output it is the second class if the sigmoid is above 0.5 (the
+        score above 0), else the first. Several outputs under binary_crossentropy, hinge and perceptron are yes or no
+        each where `classes` is None: (n, outputs) of 1 and 0. `x` and `batch_size` are as in `predict`.
 
-    def _check_clash(self, inputs: int) -> None:
-        """ValueError where layers clash behind `inputs` features, before anything is made."""
-        if not self.built:
-            self.specs(inputs)
-
-    @property
-    def _mixed(self) -> bool:
-        """Whether layers compute in another dtype than that of the weights."""
-        return self._compute != self.dtype.name
+        Raises ValueError for a model whose outputs are not classes: one of a loss for real-valued targets.
+        """
+        rule = _targets.decision_rule(None if self.loss is None else self.loss.spec, self.last_activation, self.outputs)
+        if self.classes is not None and self.outputs > 1:
+            rule = "largest"
+        if rule is None:
+            why = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
+            raise ValueError(f"predict_classes is for models that are trained on classes, and {why}: call predict")
+        return _targets.classes_of(self.predict(x, batch_size), rule, self.classes)
 
     def _compiled(self) -> Loss:
         if self.loss is None:
@@ -503,18 +310,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     # -- copies and files
 
-    def __copy__(self) -> Sequential:
-        """Return a deep copy: models that shared weights or an optimizer would change each other."""
-        return copy.deepcopy(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the model from pickle or copy, with weights in memory of its own, whatever memory they came in."""
-        self.__dict__.update(state)
-        self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
-        if self.optimizer is not None and self.optimizer.bound:
-            arrays = [array for group in self.optimizer.param_groups for array in group["params"]]
-            if any(a is not p for a, p in zip(arrays, self._parameters, strict=False)):
-                self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
@@ -529,14 +326,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         saved, and a warning logged, now and when the file is loaded.
 
         >>> import io, fastopt as fo
-        >>> model, file = Sequential([Dense(2)], inputs=3), io.BytesIO()
+        >>> model, file = Sequential([fo.Dense(2)], inputs=3), io.BytesIO()
         >>> model.save(file)
         >>> _ = file.seek(0)
         >>> bool((fo.load_model(file).parameters[0] == model.parameters[0]).all())
         True
         """
         with self._use.shared("save"):
-            checkpoint.save(self, path)
+            checkpoint.write(path, *_description.describe(self))
 
     def load_weights(self, path: Path | Readable) -> None:
         """Take the weights of a file written by `save`; its dense layers must be the model's, and so must those before.
@@ -548,43 +345,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         is changed then.
         """
         with self._use.alone("load_weights"):
-            checkpoint.load_weights(self, path)
-
-
-def _check_layers(layers: Any) -> tuple[Layer, ...]:
-    known = "Dense, Dropout, Normalization"
-    if isinstance(layers, Layer | str) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a list of {known} and Rescaling; got {describe(layers)}")
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layers[{i}] must be {known} or Rescaling; got {describe(layer)}")
-    if not layers:
-        raise ValueError("layers must hold at least one Dense")
-    if not isinstance(layers[-1], Dense):
-        drops = isinstance(layers[-1], Dropout)
-        why = "Dropout would zero outputs at random" if drops else "the others only prepare data"
-        raise ValueError(f"the last layer must be Dense: {why}")
-    for i, layer in enumerate(layers[:-1]):
-        if isinstance(layer, Dense) and layer.activation == "softmax":
-            raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
-    return tuple(layers)
-
-
-def _name(layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    """The layers' names: dense_1, dropout_1, dense_2, ... where they have none of their own."""
-    counts: dict[str, int] = {}
-    names: list[str] = []
-    for layer in layers:
-        counts[kind(layer)] = counts.get(kind(layer), 0) + 1
-        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise ValueError(f"two layers have the name {twice[0]!r}")
-    return tuple(names)
-
-
-def _check_dtype(dtype: Any) -> np.dtype:
-    with contextlib.suppress(TypeError):
-        if dtype is not None and np.dtype(dtype) in FLOATS:  # None would be float64
-            return np.dtype(dtype)
-    raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")
+            with checkpoint.opened(path) as (description, tensors):
+                whole = {**description, "compute_dtype": None}
+                saved = _description.build_model(Sequential, whole, tensors, self.backend)
+            different = _description.differences(saved, self)
+            if different:
+                found = "; ".join(different)
+                raise ValueError(f"{_files.shown(path)} has another architecture than the model: {found}")
+            assert saved.inputs is not None
+            self.build(saved.inputs if self.inputs is None else self.inputs)
+            self.set_weights(saved.parameters)
+            _data_memory.take_over(self, saved)

@@ -1,44 +1,117 @@
-"""Epoch after epoch, as `Sequential.fit` goes through them."""
+"""Training, epoch after epoch: the options of `Sequential.fit`, and the loop that it runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _backends
+from .._exclusive import Exclusive
+from .._random_rows import epoch_order
+from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
-from ..callbacks import Callback
+from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, PassResult
-from . import progress
 from ._intake import Data
-from .batching import epoch_order
 from .history import History
-
-if TYPE_CHECKING:
-    from .sequential import Sequential
+from .progress import Bar, wants_bar
 
 DIVERGED = "the training diverged in epoch"
 REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
+NAN = ("raise", "skip")
+
+
+class Model(Trainable, Protocol):
+    """The part of a model that its training asks for."""
+
+    seed: int
+    epochs_done: int
+    history: History | None
+    _use: Exclusive
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit`, with its names and defaults; TypeError or ValueError for an impossible one."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    validation_split: float = 0.0
+    validation_data: Any = None
+    shuffle: bool = True
+    callbacks: Sequence[Callback] = ()
+    verbose: int | str = "auto"
+    initial_epoch: int = 0
+    nan: str = "raise"
+    accumulate: int = 1
+    standardize_targets: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("initial_epoch", self.initial_epoch, least=0)
+        check_count("epochs", self.epochs)
+        if self.initial_epoch > self.epochs:
+            raise ValueError(f"initial_epoch must be at most epochs={self.epochs}; got {self.initial_epoch}")
+        check_count("batch_size", self.batch_size)
+        check_count("accumulate", self.accumulate)
+        check_number("validation_split", self.validation_split, 0.0, 1.0)
+        check_flag("shuffle", self.shuffle)
+        check_verbose(self.verbose)
+        check_callbacks(self.callbacks)
+        check_flag("standardize_targets", self.standardize_targets)
+        check_name("nan", self.nan, NAN)
+        if self.validation_data is not None:
+            if self.validation_split:
+                raise ValueError("give validation_split or validation_data, not both")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
+                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+
+    @property
+    def epoch_numbers(self) -> range:
+        """Numbers of the epochs to run, from 1."""
+        return range(int(self.initial_epoch) + 1, int(self.epochs) + 1)
+
+    @property
+    def shows_bar(self) -> bool:
+        """True if there is to be a progress bar."""
+        return bool(self.verbose) and wants_bar(self.verbose)
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise TypeError for anything but a sequence of callbacks."""
+    if isinstance(callbacks, str) or not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks must be a list of Callback; got {describe(callbacks)}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"every callback must be a Callback; got {describe(callback)}")
+
+
+def check_verbose(verbose: Any) -> None:
+    """Raise unless `verbose` is "auto", 0 or 1."""
+    if not isinstance(verbose, int | str):
+        raise TypeError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
+    if verbose not in ("auto", 0, 1):
+        raise ValueError(f'verbose must be "auto", 0 or 1; got {verbose!r}')
 
 
 class Plan(NamedTuple):
     """A checked call of `fit`."""
 
+    network: Any  # of the backend, over the model's weights
     data: Data
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
-    epochs: range  # their numbers, from 1
-    batch_size: int
-    shuffle: bool
-    callbacks: Sequence[Callback]
-    verbose: int | str
-    accumulate: int
+    options: FitOptions
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -47,59 +120,62 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
     return nullcontext() if open_ is None else open_(listener)
 
 
-def run(model: Sequential, plan: Plan) -> History:
-    """Train by the plan. Whatever happens, parameters, states, and the counts of steps and epochs fit each other, but
-    where a device is lost before it has given back what it had.
+def run(model: Model, plan: Plan) -> History:
+    """Train by the plan, and return the figures.
+
+    Whatever happens, parameters, states, and the counts of steps and epochs fit each other; only a device that is lost
+    keeps what it has not given back.
     """
     history = History()
-    for _ in run_epochs(model, plan, watched=bool(plan.callbacks), history=history):
-        pass
+    with _training(model, plan.options.callbacks, history):
+        for _ in _epochs(model, plan, history, watched=bool(plan.options.callbacks)):
+            pass
     return history
 
 
-def run_epochs(
-    model: Sequential, plan: Plan, watched: bool = True, history: History | None = None
-) -> Iterator[Mapping[str, float]]:
-    """`run`, an epoch whenever the next figures are asked for: for several models in turn. The last time ends it.
+def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
+    """Train an epoch whenever the next figures are asked for, such as for several models in turn.
 
-    watched: whether anybody may look at the model between epochs; if not, weights may stay where the backend works.
-    history: an empty one, which gets the figures; made if left out. It is the model's while this runs.
+    The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """
-    with _training(model, plan, History() if history is None else history) as ours:
-        yield from _epochs(model, plan, watched, ours)
+    history = History()
+    with model._use.alone("fit", trains=True), _training(model, plan.options.callbacks, history):
+        yield from _epochs(model, plan, history, watched=True)
 
 
 @contextmanager
-def _training(model: Sequential, plan: Plan, history: History) -> Iterator[History]:
+def _training(model: Model, callbacks: Sequence[Callback], history: History) -> Iterator[None]:
     """While open, `history` and `stop_training` are this training's; then again those of one that is around it."""
-    with model._use.alone("fit", trains=True), ExitStack() as stack:
-        for callback in plan.callbacks:
+    with ExitStack() as stack:
+        for callback in callbacks:
             stack.enter_context(callback.used())
         trainings, before = model._use.trainings, (model.history, model.stop_training)
         model.history, model.stop_training = history, False
         trainings.append(history)
         try:
-            yield history
+            yield
         finally:
             trainings.remove(history)
             if trainings:
                 model.history, model.stop_training = before
 
 
-def _epochs(model: Sequential, plan: Plan, watched: bool, history: History) -> Iterator[Mapping[str, float]]:
-    network = model.network()
-    warned = False
+def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
+    """Train epoch by epoch; watched: somebody may look at the model between epochs, so its weights are brought back."""
+    callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
+    show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     try:
-        for callback in plan.callbacks:
+        for callback in callbacks:
             callback.on_train_begin(model)
-        with nullcontext() if watched else _holding(network):
-            for epoch in plan.epochs:
-                for callback in plan.callbacks:
+        with nullcontext() if watched else getattr(plan.network, "holding", nullcontext)():
+            for epoch in epochs:
+                for callback in callbacks:
                     callback.on_epoch_begin(model, epoch)
-                logs, losses = _epoch(model, network, plan, epoch)
+                with show_epoch(epoch) as bar:
+                    logs, losses = _epoch(model, plan, bar)
                 with interrupts_held():  # all of an epoch or nothing
                     history.append(epoch, logs, losses)
-                for callback in plan.callbacks:
+                for callback in callbacks:
                     callback.on_epoch_end(model, epoch, logs)
                 if not warned and not math.isfinite(logs["loss"]):
                     warned = True
@@ -107,54 +183,52 @@ def _epochs(model: Sequential, plan: Plan, watched: bool, history: History) -> I
                 yield logs
                 if model.stop_training:
                     break
-        for callback in plan.callbacks:
+        for callback in callbacks:
             callback.on_train_end(model)
     except KeyboardInterrupt:
         with interrupts_held():
-            for callback in plan.callbacks:
+            for callback in callbacks:
                 callback.on_interrupt(model)
         raise
 
 
-def _holding(network: Any) -> AbstractContextManager[None]:
-    held: AbstractContextManager[None] = getattr(network, "holding", nullcontext)()
-    return held
-
-
-def _epoch(model: Sequential, network: Any, plan: Plan, epoch: int) -> tuple[dict[str, float], np.ndarray]:
-    """Figures, and the losses of all steps."""
-    with _bar(plan, epoch) as bar, compiling(model.backend, bar.compiling):
-        order = epoch_order(plan.rows, model.seed, model.epochs_done, plan.shuffle)
-        batches = Batches(*plan.data, order, min(plan.batch_size, len(order)), plan.accumulate)
-        totals = train_epoch(model, network, batches, bar.advance)
-        model.epochs_done += 1
-        logs = _figures(batches, totals)
-        if plan.validation is not None:
-            scores = network.evaluate(*plan.validation, EVALUATION_BATCH)
-            logs |= {f"val_{name}": value for name, value in figures(scores).items()}
-        logs |= {"seconds": totals.seconds, "samples_per_second": len(order) / max(totals.seconds, 1e-9)}
+def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
+    """Train and validate for an epoch; return its figures, and the losses of all steps."""
+    options = plan.options
+    order = epoch_order(plan.rows, model.seed, model.epochs_done, options.shuffle)
+    batches = Batches(*plan.data, order, min(int(options.batch_size), len(order)), int(options.accumulate))
+    result = train_epoch(model, plan.network, batches, bar.advance if bar else None)
+    model.epochs_done += 1
+    logs = {"loss": _mean_loss(batches, result.losses), **result.metrics}
+    if plan.validation is not None:
+        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
+        logs |= {f"val_{name}": value for name, value in figures(scores).items()}
+    logs |= {"seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
+    if bar:
         bar.finish(logs)
-    return logs, totals.losses
+    return logs, result.losses
 
 
 def train_epoch(
-    model: Sequential, network: Any, batches: Batches, advance: Callable[[int, float], None] | None = None
+    model: Model, network: Any, batches: Batches, advance: Callable[[int, float], None] | None = None
 ) -> PassResult:
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._step_lock:
-        steps = optimizer.next_steps(batches.steps)
+        num_steps = math.ceil(len(batches.order) / (batches.batch_size * batches.accumulate))
+        steps = optimizer.next_steps(num_steps)
         network.steps_done = 0
         try:
-            return network.train(batches, steps, model.seed, advance)
+            result: PassResult = network.train(batches, steps, model.seed, advance)
         finally:
             optimizer.advance(network.steps_done)
+    return result
 
 
-def figures(totals: PassResult) -> dict[str, float]:
+def figures(result: PassResult) -> dict[str, float]:
     """The mean loss and the metrics of an evaluation."""
-    return {"loss": float(totals.losses[0]), **totals.metrics}
+    return {"loss": float(result.losses[0]), **result.metrics}
 
 
 def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
@@ -163,17 +237,32 @@ def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
     return names + [f"val_{name}" for name in names] * validation + ["seconds", "samples_per_second"]
 
 
-def _figures(batches: Batches, totals: PassResult) -> dict[str, float]:
-    """The mean loss over the rows of an epoch, and its metrics: the last step may have fewer and then counts less."""
-    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
+def _mean_loss(batches: Batches, losses: np.ndarray) -> float:
+    """The mean loss over the rows of an epoch: its last step may have fewer rows than the others."""
+    sizes = np.full(len(losses), batches.batch_size * batches.accumulate)
     sizes[-1] = len(batches.order) - sizes[:-1].sum()
-    return {"loss": float(np.average(totals.losses, weights=sizes)), **totals.metrics}
+    return float(np.average(losses, weights=sizes))
 
 
-@contextmanager
-def _bar(plan: Plan, epoch: int) -> Iterator[progress.Bar | progress.Silent]:
-    bar = progress.bar(plan.verbose, epoch, plan.epochs[-1], len(plan.rows), plan.batch_size * plan.accumulate)
-    try:
-        yield bar
-    finally:
-        bar.close()
+# ---------------------------------------------------------------- the progress bar
+ShowEpoch = Callable[[int], AbstractContextManager[Bar | None]]
+
+
+def _no_bar(epoch: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _bar_of(backend: str, plan: Plan) -> ShowEpoch:
+    """A function that shows the bar of an epoch; while that is open, it names the kernels that are compiled."""
+    options = plan.options
+
+    @contextmanager
+    def show(epoch: int) -> Iterator[Bar]:
+        bar = Bar(epoch, options.epochs, len(plan.rows), int(options.batch_size) * int(options.accumulate))
+        try:
+            with compiling(backend, bar.compiling):
+                yield bar
+        finally:
+            bar.close()
+
+    return show

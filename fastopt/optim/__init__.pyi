@@ -6,11 +6,11 @@ from typing import Any
 from .base import Optimizer as Optimizer
 
 __all__ = [
-    "OPTIMIZER_CLASSES",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Lion",
     "Optimizer",
     "RMSprop",
     "get_optimizer",
@@ -29,7 +29,7 @@ class SGD(Optimizer):
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
         p = p - lr b, or with nesterov p = p - lr (g + momentum b)
 
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.
+    Source: Robbins & Monro 1951. Polyak 1964; Nesterov's form after Sutskever et al. 2013; torch's form.
 
     States: momentum_buffer, velocity.
 
@@ -77,6 +77,60 @@ class SGD(Optimizer):
         clip_each: float | None = None,
         clip_norm: float | None = None,
         convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
+        capturable: bool = False,
+        backend: str = "cpu",
+    ) -> None: ...
+
+class Lion(Optimizer):
+    """Lion: steps of one size, lr, by the sign of a momentum.
+
+        p = p (1 - lr weight_decay);  p = p - lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g
+
+    Source: Chen et al. 2023.
+
+    States: exp_avg.
+
+    Args:
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
+        lr: learning rate, at least 0, or a schedule; see the module.
+        betas: (beta1, beta2), each in [0, 1).
+        weight_decay: L2 penalty, at least 0; see the module.
+        maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
+        convention: "paper", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: steps may be captured into a CUDA graph; see the module.
+        backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
+
+    Defaults of the conventions:
+        paper (Lion of Chen et al. 2023): lr=0.0001, weight_decay=0.0
+        keras (keras.optimizers.Lion): lr=0.001, weight_decay=0.0
+        optax (optax.lion): weight_decay=0.001
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.Lion(w, lr=0.5, backend="numpy").step(np.array([3.0, -0.1]))
+        True
+        >>> w.round(3).tolist()
+        [0.5, 2.5]
+    """
+    def __init__(
+        self,
+        params: Any = None,
+        lr: Rate | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float | None = None,
+        *,
+        maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_each: float | None = None,
+        clip_norm: float | None = None,
+        convention: str = "paper",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
@@ -148,7 +202,7 @@ class RMSprop(Optimizer):
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
         p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
 
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.
+    Source: Tieleman & Hinton 2012, lecture 6.5; torch's form. Graves 2013; torch's form.
 
     States: square_avg, momentum_buffer, grad_avg, velocity.
 
@@ -209,8 +263,10 @@ class Adam(Optimizer):
         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
-    2018, algorithm 2.
+    With `amsgrad` the largest v so far stands in for v.
+
+    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form. Loshchilov
+    & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled decay.
 
     States: exp_avg, exp_avg_sq, max_exp_avg_sq.
 
@@ -274,7 +330,10 @@ class AdamW(Adam):
         p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.
+    With `amsgrad` the largest v so far stands in for v.
+
+    Source: Loshchilov & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled
+    decay.
 
     States: exp_avg, exp_avg_sq, max_exp_avg_sq.
 

@@ -40,10 +40,11 @@ def docstring(row: OptimizerClass) -> str:
         f"[{first}, {second}]",
     ]
     sections = [
-        row.doc.rstrip(),
-        _filled(f"States: {', '.join(states_of(row))}." if states_of(row) else "It has no states.", _INDENT),
-        _section("Args", (_filled(line, _INDENT * 2) for line in arguments)),
-        _section("Defaults of the conventions", (_filled(line, _INDENT * 2) for line in defaults)),
+        row.doc,
+        _filled(f"Source: {_sources(row)}"),
+        _filled(f"States: {', '.join(states_of(row))}."),
+        _section("Args", (_filled(line, _INDENT * 2, _INDENT * 3) for line in arguments)),
+        _section("Defaults of the conventions", (_filled(line, _INDENT * 2, _INDENT * 3) for line in defaults)),
         _section("Example", (_INDENT * 2 + line for line in example)),
     ]
     return "\n\n".join(sections) + f"\n{_INDENT}"
@@ -65,7 +66,14 @@ def torch_docstring(row: OptimizerClass) -> str:
     _, _, formulas = row.doc.partition("\n")
     head = f"{peer.peer}, with the same arguments, and clip_norm; states: {states}."
     example_section = _section("Example", (_INDENT * 2 + line for line in example))
-    return f"{_filled(head, '')}\n{formulas.rstrip()}\n\n{example_section}\n{_INDENT}"
+    source = _filled(f"Source: {_sources(row)}")
+    return f"{_filled(head, '', _INDENT)}\n{formulas}\n\n{source}\n\n{example_section}\n{_INDENT}"
+
+
+def _sources(row: OptimizerClass) -> str:
+    """The papers of the default convention's rules."""
+    rules = next(iter(row.conventions.values())).rows.values()
+    return ". ".join(dict.fromkeys(OPTIMIZERS[rule].source for rule in rules)) + "."
 
 
 def states_of(row: OptimizerClass, convention: str = "") -> list[str]:
@@ -79,8 +87,8 @@ def _section(title: str, lines: Iterable[str]) -> str:
     return "\n".join([f"{_INDENT}{title}:", *lines])
 
 
-def _filled(text: str, indent: str) -> str:
-    return textwrap.fill(text, 120, initial_indent=indent, subsequent_indent=indent + _INDENT)
+def _filled(text: str, first: str = _INDENT, others: str = _INDENT) -> str:
+    return textwrap.fill(text, 120, initial_indent=first, subsequent_indent=others)
 
 
 def _enumerated(names: list[str]) -> str:

@@ -201,7 +201,7 @@ class CudaEngine(UpdateEngine):
         if self._plan is None:
             return
         plan = self._plan.plan
-        skipped = plan.settled()
+        skipped = plan.count_skipped()
         self.steps_done -= skipped - self.skipped
         self.skipped[:] = skipped
         if self.has_norm:

@@ -28,7 +28,7 @@ class CapturableEngine(CudaEngine):
 
     @property
     def capturing(self) -> bool:
-        return bool(self.memory.parameters[0].gpu.capturing(self.stream()))
+        return bool(self.memory.parameters[0].gpu.is_capturing(self.stream()))
 
     def make_plan(self, kernels: Any, updates: list[ArrayUpdate]) -> Any:
         kernels.refuse_capture(self.memory.parameters[0].gpu, self.stream())

@@ -1,1 +1,5 @@
-"""What becomes of measurements: files read and checked (`read`), rows of tables (`sections`), plots, pages."""
+"""Reports on measurements of `fastopt bench`.
+
+`read` checks a file of measurements and returns a Run; `sections` makes tables of runs, `plots` pictures, and `page`
+one document of both, in Markdown or HTML.
+"""

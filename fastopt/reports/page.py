@@ -1,4 +1,4 @@
-"""A report as Markdown and as one HTML page; texts from files are escaped for either."""
+"""Reports as Markdown and as one HTML page. Texts that come from files are escaped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def markdown(runs: Sequence[Run], parts: Sequence[Section]) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Text that Markdown shows as it is, on one line.
+    r"""Text on one line, with the characters escaped that mean something in Markdown.
 
     >>> print(_plain("a|b <i>\n*c*"))
     a\|b \<i\> \*c\*

@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG pictures. The only module that needs matplotlib."""
+"""Plots of a report as SVG pictures. No other module needs matplotlib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 from .read import Result, Run
 from .sections import OURS, changes, suffix
 
-# Texts come from files and are no formulas; and the same data gives the same file.
+# Dollar signs in texts start no formula; the fixed salt makes the same file of the same data.
 SETTINGS: Any = {
     "text.parse_math": False,
     "svg.hashsalt": "fastopt",
@@ -32,7 +32,7 @@ MOST_CHANGES = 40
 
 
 def plot(runs: Sequence[Run]) -> dict[str, bytes]:
-    """Return SVG pictures by name (updates, roofline, epochs, change), as far as there is something to draw."""
+    """Return SVG pictures by name: updates, roofline, epochs and change, without those that have no data."""
     pictures: dict[str, bytes] = {}
     with matplotlib.rc_context(SETTINGS):
         for i, run in enumerate(runs):
@@ -65,7 +65,7 @@ def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any,
 
 
 def _logarithmic(axis: Any) -> None:
-    """Both axes, labelled without the formulas that matplotlib would write there."""
+    """Make both axes logarithmic, with plain numbers as labels."""
     axis.set(xscale="log", yscale="log")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter("{x:g}")
@@ -75,12 +75,12 @@ def _logarithmic(axis: Any) -> None:
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(result.what, []).append(result)
+        groups.setdefault(result.titled_work, []).append(result)
     return groups
 
 
 def _updates(run: Run) -> Figure | None:
-    """Time against size, a panel for each rule, with the streaming limit drawn in."""
+    """Time against size, a panel for each rule, with the streaming limit."""
     return _panels(_grouped(run.of("update")), 3.0, _draw_updates)
 
 
@@ -108,9 +108,9 @@ def _epochs(run: Run) -> Figure | None:
 
 def _draw_epochs(axis: Any, results: list[Result]) -> None:
     best = sorted(results, key=lambda r: r.seconds)
-    places = range(len(best))
-    axis.barh(places, [r.seconds for r in best], color=[COLOURS.get(r.contestant, OTHER) for r in best])
-    axis.set_yticks(places, [r.contestant_title for r in best])
+    positions = range(len(best))
+    axis.barh(positions, [r.seconds for r in best], color=[COLOURS.get(r.contestant, OTHER) for r in best])
+    axis.set_yticks(positions, [r.contestant_title for r in best])
     axis.invert_yaxis()
     axis.set_xlabel("seconds per epoch")
     if best[0].limit_seconds:
@@ -118,7 +118,7 @@ def _draw_epochs(axis: Any, results: list[Result]) -> None:
 
 
 def _roofline(run: Run) -> Figure | None:
-    """Speed against operations per byte of every kernel, under what memory and multipliers allow."""
+    """Roofline: speed against operations per byte of every kernel, below the limits of memory and arithmetic."""
     points = [r for r in run.of(*MARKERS) if r.contestant == OURS and r.bytes and r.flops]
     if not points or not run.stream or not run.gemm:
         return None
@@ -139,12 +139,12 @@ def _roofline(run: Run) -> Figure | None:
             xs, ys = [r.flops / r.bytes for r in own], [r.flops / r.seconds / 1e9 for r in own]
             axis.plot(xs, ys, marker, label=kind, alpha=0.6, markersize=5)
     fastest: dict[str, Result] = {}
-    for r in points:  # a name for each kernel, at its fastest
+    for r in points:  # names are written once, at the fastest point
         if r.name not in fastest or r.flops / r.seconds > fastest[r.name].flops / fastest[r.name].seconds:
             fastest[r.name] = r
     for r in fastest.values():
-        where = (r.flops / r.bytes, r.flops / r.seconds / 1e9)
-        axis.annotate(r.name, where, xytext=(4, 2), textcoords="offset points", fontsize=6)
+        point = (r.flops / r.bytes, r.flops / r.seconds / 1e9)
+        axis.annotate(r.name, point, xytext=(4, 2), textcoords="offset points", fontsize=6)
     _logarithmic(axis)
     axis.set(xlabel="operations per byte", ylabel="GFLOP/s")
     axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.gemm / 1e9:.0f} GFLOP/s")
@@ -152,16 +152,17 @@ def _roofline(run: Run) -> Figure | None:
 
 
 def _change(before: Run, after: Run) -> Figure | None:
-    """Bars of the time after over the time before, of what has changed most."""
+    """Bars of the time after / the time before, of the work that has changed most."""
     found = sorted(changes(before, after), key=lambda pair: -abs(math.log(pair[2] / pair[1])))[:MOST_CHANGES]
     if not found:
         return None
     found.sort(key=lambda pair: pair[1] / pair[2])
     figure = Figure(figsize=(9, 0.8 + 0.22 * len(found)), layout="constrained")
     axis = figure.subplots()
-    ratios, places = [new / old for _, old, new in found], range(len(found))
-    axis.barh(places, [math.log2(ratio) for ratio in ratios], color=["#d62728" if r > 1 else "#2ca02c" for r in ratios])
-    axis.set_yticks(places, [f"{r.label}, {r.contestant_title}" for r, _, _ in found], fontsize=7)
+    ratios, positions = [new / old for _, old, new in found], range(len(found))
+    colours = ["#d62728" if ratio > 1 else "#2ca02c" for ratio in ratios]
+    axis.barh(positions, [math.log2(ratio) for ratio in ratios], color=colours)
+    axis.set_yticks(positions, [f"{r.label}, {r.contestant_title}" for r, _, _ in found], fontsize=7)
     axis.invert_yaxis()
     axis.axvline(0, color="k", linewidth=1)
     axis.set_xlabel("log2(time after / time before): below 0 is faster")

@@ -1,4 +1,4 @@
-"""Files of pytest-benchmark as results; whatever a file holds, it is checked here and nowhere after."""
+"""Reading of pytest-benchmark's files. Their contents are checked here, and trusted in the other modules."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ from typing import Any
 
 LONGEST = 200  # characters of a text in a file
 TEXTS = ("kind", "name", "title", "contestant", "contestant_title", "shape", "dtype")
-MORE = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fifth_over_first")}  # numbers, by kind
+EXTRA_NUMBERS = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accuracy", "fifth_over_first")}  # by kind
 
 
 @dataclass(frozen=True)
 class Result:
-    """A benchmark: what was called, by whom it was done, and what a call took."""
+    """A benchmark: the work, its contestant (the library that did it), and the cost of a call."""
 
     kind: str  # update, tiny, step, loop, dense, loss, kernel, limit, epoch, memory, program, accuracy
-    name: str  # of the rule, layer, loss or workload
-    title: str  # the same for people
+    name: str  # rule, layer, loss or workload
+    title: str  # the name in words
     contestant: str
     contestant_title: str
     shape: str
     size: int
     dtype: str
-    seconds: float  # median
-    bytes: float  # moved at least, by a call; 0 where not known
+    seconds: float  # median of a call
+    bytes: float  # that a call must move at least; 0 if not known
     flops: float
-    limit_seconds: float  # what the machine would take at best; 0 where not known
-    peak: float  # FLOP/s of large products in its dtype; 0 where not known
-    before_bytes: float = 0.0  # of kind memory: resident before training,
-    peak_bytes: float = 0.0  # and at most while training
-    accuracy: float = 0.0  # of kind accuracy: on the test data,
-    fifth_over_first: float = 0.0  # and the time of the fifth epoch over that of the first
+    limit_seconds: float  # time of a call at the speed limit of the machine; 0 if not known
+    peak: float  # FLOP/s of large products in its dtype; 0 if not known
+    before_bytes: float = 0.0  # kind memory: resident memory before training
+    peak_bytes: float = 0.0  # kind memory: the largest while training
+    accuracy: float = 0.0  # kind accuracy: on the test data
+    fifth_over_first: float = 0.0  # kind accuracy: time of the fifth epoch / time of the first
 
     @property
     def work(self) -> tuple[str, str, str, int, str]:
-        """What was done, whoever did it."""
+        """Key of the work, the same for all contestants."""
         return self.kind, self.name, self.shape, self.size, self.dtype
 
     @property
-    def what(self) -> str:
-        """What was done, for people, with the dtype where that is none of the usual."""
+    def titled_work(self) -> str:
+        """The title, with the dtype if that is not float32."""
         return self.title if self.dtype == "float32" else f"{self.title}, {self.dtype}"
 
     @property
     def label(self) -> str:
-        """A line about what was done."""
+        """Kind, name and size of the work on one line."""
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        what = self.title if self.kind == "epoch" else f"{self.name} {self.shape or f'{self.size:,}'}{dtype}"
-        return f"{self.kind}: {what}"
+        work = self.title if self.kind == "epoch" else f"{self.name} {self.shape or f'{self.size:,}'}{dtype}"
+        return f"{self.kind}: {work}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A file: its results, and what they were measured on."""
+    """One file: its results, and the machine that they were measured on."""
 
     path: str
     when: str
-    machine: str  # a line about processor, threads and versions
-    stream: float  # bytes a second, read and written; 0 where not known
+    machine: str  # processor, threads and versions on one line
+    stream: float  # bytes read and written a second, at best; 0 if not known
     results: tuple[Result, ...]
-    gpu: bool = False  # whether it was measured on one
+    gpu: bool = False  # True if measured on a GPU
 
     @property
     def gemm(self) -> float:
-        """FLOP/s of large products; 0 where not known."""
+        """FLOP/s of large products in the fastest dtype; 0 if not known."""
         return max(self.peaks.values(), default=0.0)
 
     @property
     def peaks(self) -> dict[str, float]:
-        """FLOP/s of large products in each dtype, as far as known."""
+        """FLOP/s of large products by dtype, as far as known."""
         found: dict[str, float] = {}
         for result in self.results:
             if result.peak:
@@ -81,15 +81,17 @@ class Run:
         return found
 
     def of(self, *kinds: str) -> list[Result]:
-        """The results of some kinds, in the file's order."""
+        """Return the results of some kinds, in the file's order."""
         return [result for result in self.results if result.kind in kinds]
 
 
 def read(path: str | os.PathLike[str]) -> Run:
-    """Return what a file of `fastopt bench --json` holds; benchmarks of other projects in it are left out.
+    """Return the results of a file of `fastopt bench --json`, without benchmarks of other projects.
 
-    Raises OSError for a file that cannot be read, and ValueError, naming the file, for one that is not JSON, not
-    pytest-benchmark's, or without a benchmark of fastopt, and for records with fields missing or impossible.
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON of pytest-benchmark, has no benchmark of fastopt, or has a record with a field that
+            is missing or impossible. The message names the file.
     """
     try:
         data = json.loads(Path(path).read_bytes())
@@ -123,7 +125,7 @@ def _result(info: Mapping[str, Any], stats: Any) -> Result:
         raise ValueError("'stats' must be an object")
     texts: dict[str, Any] = {name: _text(info, name) for name in TEXTS}
     numbers: dict[str, Any] = {name: _number(info, name) for name in ("bytes", "flops", "limit_seconds")}
-    numbers |= {name: _number(info, name) for name in MORE.get(texts["kind"], ())}
+    numbers |= {name: _number(info, name) for name in EXTRA_NUMBERS.get(texts["kind"], ())}
     seconds = _number(stats, "median")
     if not seconds > 0:
         raise ValueError(f"'median' must be above 0; got {seconds:g}")
@@ -152,7 +154,7 @@ def _number(info: Mapping[str, Any], name: str) -> float:
 
 
 def _machine(info: Mapping[str, Any]) -> str:
-    """A line about the machine, from whatever is known of it."""
+    """The machine on one line, as far as known."""
     own, cpu = (_object(info.get(name)) for name in ("fastopt", "cpu"))
     versions = _object(own.get("versions"))
     threads = f"{own['threads']} threads" if isinstance(own.get("threads"), int) else ""
@@ -165,7 +167,7 @@ def _machine(info: Mapping[str, Any]) -> str:
 
 
 def _gpu(info: Mapping[str, Any]) -> list[str]:
-    """What is to be said of the GPU that was measured; nothing where there was none."""
+    """Name and versions of the GPU that was measured; an empty list if there was none."""
     about = {"name": "{}", "capability": "compute capability {}", "driver_version": "driver {}"}
     about |= {"cublas": "cuBLASLt {}", "clock_mhz": "{} MHz at most"}
     return [text.format(info[key]) for key, text in about.items() if isinstance(info.get(key), str | int | float)]

@@ -1,4 +1,4 @@
-"""The tables of a report, as plain text in rows."""
+"""Tables of a report: rows of plain text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .._text import in_bytes, in_one_unit, rounded
 from .read import Result, Run
 
 OURS = "fastopt"
-WHOLE = ("epoch", "step", "loop", "memory", "program", "accuracy")  # kinds of the summary,
-LARGE = 10_000_000  # and updates of so many parameters;
-LARGE_ON_GPU = 100_000_000  # on a GPU of so many float32, as other sizes are there for every rule
+SUMMARY_KINDS = ("epoch", "step", "loop", "memory", "program", "accuracy")  # beside large updates
+LARGE = 10_000_000  # least number of parameters of a large update
+LARGE_ON_GPU = 100_000_000  # the same on a GPU, of float32 alone: every rule has smaller ones
 
 
 class Section(NamedTuple):
-    """A table: a title, a line about it, a heading row and the others; `plot` names the picture that goes with it."""
+    """A table with its title and a line of text; the first of `rows` is the heading, `plot` the name of its picture."""
 
     title: str
     text: str
@@ -24,7 +24,7 @@ class Section(NamedTuple):
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """Return the tables of every run, and after each but the first what has changed since the one before."""
+    """Return the tables of every run; each run but the first also has one of its changes since the run before."""
     found = []
     for i, run in enumerate(runs):
         own = [_summary(run), _epochs(run), _loops(run), _updates(run), _tiny(run), _steps(run), _kernels(run)]
@@ -39,12 +39,12 @@ def sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def suffix(i: int, runs: Sequence[Run]) -> str:
-    """Return what the names of the plots of run i end with: nothing if there is only one."""
+    """Return the ending of the names of run i's plots: nothing if there is only one run."""
     return f"-{i + 1}" if len(runs) > 1 else ""
 
 
 def by_work(results: Iterable[Result]) -> dict[tuple, list[Result]]:
-    """Return the results of the same work together, ours first, then from the fastest to the slowest."""
+    """Return results grouped by their work: in each group ours first, then from the fastest to the slowest."""
     groups: dict[tuple, list[Result]] = {}
     for result in results:
         groups.setdefault(result.work, []).append(result)
@@ -67,13 +67,13 @@ def _share(result: Result) -> str:
 
 
 def _table(results: Iterable[Result], columns: Sequence[str], copy: float = 0.0) -> list[list[str]]:
-    """Rows of the chosen columns; empty without results. copy: bytes a second that a copy moves."""
+    """A heading and rows of the chosen columns; empty without results. `copy` is the bytes a second of a copy."""
     rows = []
     for group in by_work(results).values():
         ours = group[0] if group[0].contestant == OURS else None
         for result in group:
             cells = {
-                "work": result.what,
+                "work": result.titled_work,
                 "shape": result.shape or f"{result.size:,}",
                 "contestant": result.contestant_title,
                 "time": _time(result.seconds),
@@ -91,9 +91,9 @@ RATIO = "ours / theirs: below 1, fastopt takes less time."
 
 
 def _summary(run: Run) -> Section:
-    """What counts for users, a line for each other contestant."""
+    """The figures that matter to users, a row for each other contestant."""
     rows = []
-    chosen = [r for r in run.results if r.kind in WHOLE or (r.kind == "update" and _is_large(r, run.gpu))]
+    chosen = [r for r in run.results if r.kind in SUMMARY_KINDS or (r.kind == "update" and _is_large(r, run.gpu))]
     for (kind, *_), (ours, *others) in by_work(chosen).items():
         if ours.contestant != OURS:
             continue
@@ -170,9 +170,10 @@ def _loops(run: Run) -> Section:
 
 def _tiny(run: Run) -> Section:
     rows = [["work", "shape", "contestant", "time", "of the usual time"]]
-    usual: dict[tuple[str, int], float] = {}
+    usual_seconds: dict[tuple[str, int], float] = {}
     for result in run.of("tiny"):
-        seconds = usual.setdefault((result.contestant, result.size), result.seconds)  # the first of each
+        # Usual gradients come first.
+        seconds = usual_seconds.setdefault((result.contestant, result.size), result.seconds)
         cells = [f"{result.title}, {result.size / 1e6:g} M", result.shape, result.contestant_title]
         rows.append([*cells, _time(result.seconds), f"{result.seconds / seconds:.2f}"])
     text = "Updates with gradients, or squares of gradients, below the smallest normal number, against usual ones."
@@ -186,7 +187,7 @@ def _kernels(run: Run) -> Section:
         peaks = run.peaks
         rates = [f"{_rate(peak, 1)} GFLOP/s" + f" of {dtype}" * (len(peaks) > 1) for dtype, peak in peaks.items()]
         text += f" Measured: {_rate(run.stream, 1)} GB/s streamed, {', '.join(rates)} in large products."
-    # The plot has the updates on it as well.
+    # The plot shows the updates as well.
     return Section("Dense layers and losses", text, _table(run.of("dense", "loss", "kernel"), columns), "roofline")
 
 
@@ -208,7 +209,7 @@ def _memory(run: Run) -> Section:
 
 
 def changes(before: Run, after: Run) -> list[tuple[Result, float, float]]:
-    """Return (result, seconds before, seconds after) of what both have, the largest growth first."""
+    """Return (result, seconds before, seconds after) of the work in both runs, the largest growth first."""
     old = {(result.work, result.contestant): result.seconds for result in before.results}
     pairs = [
         (result, old[result.work, result.contestant], result.seconds)

@@ -30,7 +30,7 @@ class SGD(Accelerated, torch.optim.SGD):
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
         p = p - lr b, or with nesterov p = p - lr (g + momentum b)
 
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.
+    Source: Robbins & Monro 1951. Polyak 1964; Nesterov's form after Sutskever et al. 2013; torch's form.
 
     Example:
         >>> import torch, fastopt.torch
@@ -64,7 +64,7 @@ class RMSprop(Accelerated, torch.optim.RMSprop):
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
         p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
 
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.
+    Source: Tieleman & Hinton 2012, lecture 6.5; torch's form. Graves 2013; torch's form.
 
     Example:
         >>> import torch, fastopt.torch
@@ -81,8 +81,10 @@ class Adam(Accelerated, torch.optim.Adam):
         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
-    2018, algorithm 2.
+    With `amsgrad` the largest v so far stands in for v.
+
+    Source: Kingma & Ba 2015, algorithm 1; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form. Loshchilov
+    & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled decay.
 
     Example:
         >>> import torch, fastopt.torch
@@ -99,7 +101,10 @@ class AdamW(Accelerated, torch.optim.AdamW):
         p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.
+    With `amsgrad` the largest v so far stands in for v.
+
+    Source: Loshchilov & Hutter 2019; torch's form. Reddi, Kale & Kumar 2018, algorithm 2; torch's form, decoupled
+    decay.
 
     Example:
         >>> import torch, fastopt.torch

@@ -149,7 +149,7 @@ def _launch(
     if clip_norm is not None:
         optimizer.grad_norm = norm = torch.empty((), dtype=torch.float64, device=first.device)
         with device_plan.gpu.active():
-            device_plan.gpu.copy(norm.data_ptr(), device_plan.plan.norm_at, 8, stream)
+            device_plan.gpu.copy(norm.data_ptr(), device_plan.plan.norm_address, 8, stream)
     if scale is not None and originals:
         divisor = scale if found is None else torch.where(found != 0, 1.0, scale)
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -36,6 +37,9 @@ def peer_of(cls: type) -> type[torch.optim.Optimizer]:
     return _peers[cls]
 
 
+# Those with the flag `fused`, which take a GradScaler's scale in their step.
+FUSED = {peer for peer in ROWS if "fused" in inspect.signature(peer).parameters}
+
 _FLAGS = {HOST: ("capturable", "differentiable"), DEVICE: ("differentiable",)}
 _NUMBERS = (int, float, np.integer, np.floating)
 _RATES = (torch.float32, torch.float64)
@@ -65,7 +69,8 @@ def read_group(
             return "", {}, f"{flag}=True"
     if scaled and not group.get("fused"):
         return "", {}, "grad_scale and found_inf are for fused=True"
-    rule = ROWS[peer].variant(group)
+    row = ROWS[peer]
+    rule = row.conventions["torch"].rows[row.variant(group)]
     options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
     for name in _names(rule):
         options[name] = group[name]

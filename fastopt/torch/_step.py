@@ -18,7 +18,7 @@ from ._cuda import DeviceJob, DevicePlan, Job, PlanKey, plan_key, repeat_on_devi
 from ._devices import DEVICE, HOST
 from ._fast_path import reusable_step
 from ._param_states import ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
-from ._rules import peer_of, read_group
+from ._rules import FUSED, peer_of, read_group
 
 
 def is_watched(optimizer: Any) -> bool:
@@ -280,18 +280,12 @@ def has_grad_scaler(optimizer: Any) -> bool:
     """True if a GradScaler has set `grad_scale` or `found_inf` on the optimizer, which it does for fused=True."""
     if getattr(optimizer, "grad_scale", None) is None and getattr(optimizer, "found_inf", None) is None:
         return False
-    return _has_fused_form(type(optimizer))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _has_fused_form(cls: type) -> bool:
-    """True if the class has the argument `fused`; the others know no GradScaler, which then unscales beforehand."""
-    return "fused" in inspect.signature(peer_of(cls)).parameters
+    return peer_of(type(optimizer)) in FUSED
 
 
 def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
-    return found is not None and _has_fused_form(type(optimizer)) and bool(found)  # type: ignore[arg-type]
+    return found is not None and peer_of(type(optimizer)) in FUSED
 
 
 def torch_step(optimizer: Any) -> None:

@@ -107,12 +107,12 @@ class _Trial:
 
     def run(self) -> None:
         """Compile the kernel that settles a step, which every optimizer may need, and load it."""
-        from .optim.norm import SETTLE
+        from .optim.norm import RESOLVE_STEP
         from .runtime.gpu import gpu
 
         here = gpu(current_device())
         with here.active():
-            here.load(SETTLE)
+            here.load(RESOLVE_STEP)
 
     def forget(self) -> None:
         """Try again the next time."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from ..formulas import OPTIMIZERS
 from ..spec import FORMS, SAME
 from .dense.epilogues import dense_kernels
+from .dense.finish import FINISH
 from .dense.losses import loss_kernels
+from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
 from .dense.rows import rows_kernels
 from .optim.counted import COUNT
-from .optim.norm import SETTLE, squares_kernel
+from .optim.norm import RESOLVE_STEP, squares_kernel
 from .optim.updates import accumulate_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.convert import widen_kernel
@@ -26,7 +28,7 @@ def forms_of(dtype: str) -> tuple[str, ...]:
 
 def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] = OPTIMIZERS) -> list[Kernel]:
     """Return the kernels of steps on arrays of these dtypes, in every form, by the names of rules in OPTIMIZERS."""
-    kernels, rules = [SETTLE, COUNT], list(rules)
+    kernels, rules = [RESOLVE_STEP, COUNT], list(rules)
     for dtype in dtypes:
         kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
         kernels.append(squares_kernel(dtype))
@@ -43,7 +45,7 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
         if dtype not in DTYPES_16BIT:
-            kernels += [*rows_kernels(dtype), *loss_kernels(dtype)]
+            kernels += [*rows_kernels(dtype), FINISH, *loss_kernels(dtype), *metric_kernels(dtype)]
         elif dtype == "bfloat16":
             kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]
     return list(dict.fromkeys(kernels))

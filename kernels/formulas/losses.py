@@ -87,9 +87,12 @@ def cross_entropy_slope(p, t):
 class Loss:
     """A row of LOSSES.
 
-    `targets`: "dense" for one target an output, "labels" for one class number a row. `link`: the output activation
-    whose inverse the loss includes, so that training runs on logits. `boundary`: above which output, and above which
-    target, an output by itself counts as the positive class. `signs`: targets must be -1 or 1.
+    targets       "dense": one target an output; "labels": one class number a row
+    params        parameter of the loss, with its default
+    link          output activation whose inverse the loss includes, so that training runs on logits
+    boundary      (output, target) above which an output by itself counts as the positive class
+    target_range  smallest and largest target
+    signs         True: targets must be -1 or 1
     """
 
     value: Callable[..., Any]

@@ -35,6 +35,12 @@ def mean(x: Array, beta: float, news: Array) -> None:
     x += T(1 - beta) * news
 
 
+def flushed_mean(x: Array, beta: float, news: Array) -> None:
+    """`mean` of numbers of either sign, without denormal ones."""
+    mean(x, beta, news)
+    flush(x)
+
+
 def squared(x: Array, g: Array, beta: float | None = None) -> None:
     """Move a running mean of g^2 on, or a sum where beta is None, in place.
 
@@ -129,6 +135,14 @@ def momentum(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     p -= T(o["lr"]) * (g + mu * b if o["nesterov"] else b)
 
 
+def lion(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """A step of size lr by the sign of a momentum; the state holds less of the gradient than the sign is taken of."""
+    g, update = decayed(p, g, o), states[0].copy()
+    flushed_mean(update, o["beta1"], g)
+    flushed_mean(states[0], o["beta2"], g)
+    p -= p.dtype.type(o["lr"]) * np.sign(update)
+
+
 def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     T = p.dtype.type
     (s,) = states
@@ -166,8 +180,7 @@ def rmsprop(
     spread = s
     if centered:
         a = states[1]
-        mean(a, o["alpha"], g)
-        flush(a)
+        flushed_mean(a, o["alpha"], g)
         spread = np.maximum(s - a * a, T(0))
     d = np.sqrt(spread) + T(o["eps"])
     if heavy:
@@ -190,8 +203,7 @@ def rmsprop_eps_in_sqrt(
     squared(spread, g, o["alpha"])
     if centered:
         a = states[1]
-        mean(a, o["alpha"], g)
-        flush(a)
+        flushed_mean(a, o["alpha"], g)
         spread = np.maximum(spread - a * a, T(0))
     pull = T(o["lr"]) * (g / np.sqrt(spread + T(o["eps"])))
     if heavy:
@@ -206,8 +218,7 @@ def rmsprop_eps_in_sqrt(
 
 def grow(m: Array, v: Array, g: Array, o: Options) -> None:
     """Adam's running means of the gradient and of its square."""
-    mean(m, o["beta1"], g)
-    flush(m)
+    flushed_mean(m, o["beta1"], g)
     squared(v, g, o["beta2"])
 
 
@@ -280,6 +291,7 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "momentum": momentum,
     "sgdw": sgdw,
     "velocity": velocity,
+    "lion": lion,
     "adagrad": adagrad,
     "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
     "adagrad_safe": adagrad_safe,

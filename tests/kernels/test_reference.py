@@ -19,7 +19,7 @@ OPTIONS = {
 STATES = {
     "sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "rmsprop_momentum": 2, "rmsprop_centered": 2,
     "rmsprop_centered_momentum": 3, "adam": 2, "amsgrad": 3, "adamw": 2, "adamw_amsgrad": 3,
-    "sgdw": 0, "velocity": 1, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1, "rmsprop_eps_in_sqrt": 1,
+    "sgdw": 0, "velocity": 1, "lion": 1, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1, "rmsprop_eps_in_sqrt": 1,
     "rmsprop_eps_in_sqrt_momentum": 2, "rmsprop_eps_in_sqrt_centered": 2, "rmsprop_eps_in_sqrt_centered_momentum": 3,
     "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
 }  # fmt: skip
@@ -87,6 +87,10 @@ HAND_WORKED = [
     ("velocity", {"momentum": 0.5, "weight_decay": 1.0}, [2, 1], [0.7, 0.38]),
     # the steps of -0.2 above, after p = 0.95 * 1 and p = 0.95 * 0.75
     ("velocity", {"momentum": 0.5, "weight_decay": 0.5, "decoupled": True}, [2, 1], [0.75, 0.5125]),
+    # p = 0.9 * 1 - 0.1
+    # m = 0.5; c = 0.25 - 0.5, p = 0.95 * 0.85 + 0.1; m = 0.375 - 0.25, c = 0.0625, p = 0.95 * 0.9075 - 0.1
+    ("lion", {"weight_decay": 1.0}, [2], [0.8]),
+    ("lion", {"weight_decay": 0.5}, [2, -1, 0], [0.85, 0.9075, 0.762125]),
     # s = 9, 0.1 * 3 / sqrt(9 + 7); s = 18, 0.1 * 3 / sqrt(18 + 7)
     ("adagrad_eps_in_sqrt", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
     # the same after p = 0.95 * 1 and p = 0.95 * 0.875

@@ -71,7 +71,7 @@ def _has(rule, state):
 
 def test_every_rule_of_torchs_convention_is_here():
     """The others are checked where the conventions are: in test_conventions.py."""
-    rows = {row for peers in CONVENTIONS.values() for row in peers["torch"].rows.values()}
+    rows = {row for peers in CONVENTIONS.values() if "torch" in peers for row in peers["torch"].rows.values()}
     assert {rule for rule, *_ in PEERS} == rows
 
 

@@ -1,4 +1,4 @@
-"""The norm of all gradients: sums of squares in float64, in pieces that depend on sizes alone, added up in order."""
+"""The norm of all gradients: sums of squares in float64, over pieces that depend on sizes alone, added up in order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..runtime.records import SQUARES, SQUARES_ALL, fill, read
 from ..runtime.storage import STORES, converts_half, name_of
 
 PIECE = 16_384  # elements of a piece
-LANES = 64  # sums of a piece, for every 64th element each: one sum could not run on vectors without changing its bits
+LANES = 64  # sums of a piece, each of every 64th element: vectors could not make one sum with the same bits
 
 
-def _add_by_vectors(dtype):
-    """add(x, count, lanes): the squares of `count` times LANES numbers on LANES sums, which stay in registers.
+def _vector_adder(dtype):
+    """add(x, count, lanes): add the squares of `count` times LANES elements to LANES sums, which stay in registers.
 
-    In a loop over a lane at a time they would not, and it would take 3 times as long as reading the numbers does.
+    A loop over single lanes would keep the sums in memory, and take 3 times as long as reading the elements does.
     """
     double, single = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
     bits, words = ir.VectorType(ir.IntType(16), 8), ir.VectorType(ir.IntType(32), 8)
@@ -65,7 +65,8 @@ def _add_by_vectors(dtype):
     return register_jitable(lambda x, count, lanes: add(x, count, lanes))
 
 
-def _add_by_numbers(store):
+def _plain_adder(store):
+    """`_vector_adder` as a loop over lanes."""
     kind, itemsize, widen = store.kind, store.itemsize, store.widen
 
     @register_jitable
@@ -81,12 +82,14 @@ def _add_by_numbers(store):
 
 
 def _squares(store, add):
+    """The sum of squares of a piece."""
     kind, itemsize, widen = store.kind, store.itemsize, store.widen
 
     def squares(x, lanes, into, unused, rows, columns, stride):
         S = view(lanes, LANES, np.float64)
         for j in range(LANES):
             S[j] = 0
+        # the lanes' sums: LANES elements at a time, then the rest of the row
         whole = columns // LANES
         for i in range(rows):
             start = x + i * stride * itemsize
@@ -95,6 +98,7 @@ def _squares(store, add):
             for j in range(columns - whole * LANES):
                 value = np.float64(widen(X[j]))
                 S[j] += value * value
+        # the lanes added up in order
         total = 0.0
         for j in range(LANES):
             total += S[j]
@@ -104,26 +108,27 @@ def _squares(store, add):
 
 
 def squares_kernel(dtype: str) -> Kernel:
-    with lock:  # two threads would make two adders
+    with lock:  # two threads would make two different adders
         return _squares_kernel(dtype)
 
 
 @cache
 def _squares_kernel(dtype: str) -> Kernel:
     plain = INTERPRETED or (dtype == "float16" and not converts_half())
-    add = _add_by_numbers(STORES[dtype]) if plain else _add_by_vectors(dtype)
+    add = _plain_adder(STORES[dtype]) if plain else _vector_adder(dtype)
     return Kernel(_squares(STORES[dtype], add), f"squares_{dtype}")
 
 
 def _squares_all(work, step, rank, num_ranks):
-    # Rank r does pieces r P / ranks to (r + 1) P / ranks of all arrays laid end to end.
+    """The sums of squares of all pieces: a rank does its share of the pieces of all arrays laid end to end."""
     all_ = read(work, SQUARES_ALL)
     if all_.step_after and view(all_.step_after + step * 8, 1, np.int64)[0] == 0:
         return
     first, last = rank * all_.num_pieces // num_ranks, (rank + 1) * all_.num_pieces // num_ranks
     lanes = all_.lanes + rank * LANES * 8
     for i in range(all_.count):
-        one = read(all_.table + i * RECORD, SQUARES)
+        # the rank's pieces of this array
+        one = read(all_.table + i * RECORD_BYTES, SQUARES)
         for piece in range(max(first, one.first_piece), last):
             start = (piece - one.first_piece) * PIECE
             if start >= one.elements:
@@ -132,43 +137,43 @@ def _squares_all(work, step, rank, num_ranks):
             call_tile(one.squares, one.x + start * one.element_bytes, lanes, all_.sums + piece * 8, 0, 1, size, 0)
 
 
-RECORD = SQUARES.itemsize
+RECORD_BYTES = SQUARES.itemsize
 SQUARES_KERNEL = Kernel(_squares_all, "squares_all")
 
 
 class Squares:
-    """The sums of squares of some arrays: a record with what it points to, to be run as a phase, or by `norm`.
+    """The sums of squares of some arrays: the record of the phase `squares_all`, which a program or `norm` runs.
 
-    parts: dtype and elements of each array; `set_addresses` says where they are.
-    ranks: of the phase; `norm` chooses its own.
+    arrays: dtype and elements of each; `set_addresses` sets their addresses.
+    num_ranks: of the phase in a program.
     step_after: (batches,) int64, 0 for batches after which the phase has nothing to do; None: always something.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None
+        self, arrays: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None
     ) -> None:
-        self.sizes = np.array([size for _, size in parts], np.int64)
-        self.table = np.zeros(len(parts), SQUARES)
+        self.sizes = np.array([size for _, size in arrays], np.int64)
+        self.table = np.zeros(len(arrays), SQUARES)
         num_pieces = 0
-        for i, (dtype, size) in enumerate(parts):
+        for i, (dtype, size) in enumerate(arrays):
             self.table[i] = (squares_kernel(dtype).address, 0, 0, num_pieces, STORES[dtype].itemsize)
             num_pieces += -(-size // PIECE)
         self.sums, self.step_after = np.zeros(num_pieces), step_after
         self.lanes = np.empty(max(num_ranks, num_pieces) * LANES)
         self.record = fill(
-            SQUARES_ALL, count=len(parts), table=self.table, num_pieces=num_pieces, sums=self.sums, lanes=self.lanes,
+            SQUARES_ALL, count=len(arrays), table=self.table, num_pieces=num_pieces, sums=self.sums, lanes=self.lanes,
             step_after=step_after,
         )  # fmt: skip
-        self.x, self.elements, self.at = self.table["x"], self.table["elements"], address_of(self.record)
+        self.x, self.elements, self.address = self.table["x"], self.table["elements"], address_of(self.record)
 
     def set_addresses(self, addresses: Sequence[int] | np.ndarray) -> None:
-        """The addresses of the arrays; 0 for one that does not count."""
+        """Set the addresses of the arrays; 0 for one that does not count."""
         self.x[:] = addresses
         np.multiply(self.sizes, self.x != 0, out=self.elements)
-        self.sums[:] = 0  # nobody writes those of an array that does not count
+        self.sums[:] = 0  # the kernel skips those of an array that does not count
 
     def norm(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> float:
-        """The root of all squares, with the pieces added up in order."""
+        """The root of the sum of all squares, pieces added up in order."""
         self._run(addresses, limit)
         return math.sqrt(sum(self.sums.tolist()))
 
@@ -181,7 +186,7 @@ class Squares:
         self.set_addresses(addresses)
         if len(self.sums):
             num_ranks = num_threads_for(self.elements.sum(), UPDATE_ELEMENTS, len(self.sums), limit)
-            parallel(SQUARES_KERNEL, self.at, 0, num_ranks)
+            parallel(SQUARES_KERNEL, self.address, 0, num_ranks)
 
 
 def gradient_norm(gradients: Sequence[np.ndarray]) -> float:

@@ -1,7 +1,6 @@
-"""Updates of some rows of an array, from a gradient that lists rows: rows listed twice are added up first.
+"""Updates of some rows of an array, from a gradient that lists rows; values of a row listed twice are added up first.
 
-The rows are sorted, so that the few that are wanted of a large table are met in the order in which they lie in memory,
-and neighbours among them are updated as one piece.
+Rows are updated in the order in which they lie in memory, and neighbours as one piece.
 """
 
 from __future__ import annotations
@@ -15,38 +14,45 @@ from ...scalars import fill_row
 from ...spec import Update
 from ..runtime.compile import Kernel
 from ..runtime.launch import UPDATE_ELEMENTS, num_threads_for, parallel
+from ..runtime.partition import pieces_of_rank
 from ..runtime.primitives import address_of, call_update, prefetch, view
 from ..runtime.records import ROWS_SUM, ROWS_UPDATE, fill, offset, read
 from ..runtime.storage import STORES, Store, name_of
 from .updates import update_code
 
-BITS = 11  # of an index that one pass sorts by: two passes for tables of up to 4 million rows
+BITS = 11  # of an index that one pass of the sort looks at: two passes for tables of up to 4 million rows
 BINS = 1 << BITS
-# Rows that lie apart are fetched ahead, for the processor does not guess where the next one is: Adam on 4096 of 100,000
-# rows of 64 float32 values took 1.5 times as long without, SGD 3 times. Within a row it does guess.
+# Rows that lie apart are prefetched, as the processor cannot predict the next one: without, Adam on 4096 of 100,000
+# rows of 64 float32 values took 1.5 times as long, SGD 3 times. Within a row it predicts.
 AHEAD = 4  # rows
-START = 1_024  # bytes of a row that are asked for
-LINE = 64
+PREFETCHED_BYTES = 1_024  # of a row
+LINE_BYTES = 64
 
 
 def _sort_rows(indices, count, memory):
-    # Sorts 0 ... count - 1 by their index, those of one index in their order; then lists the indices, each once, and
-    # where in that order each one's places begin. Memory: how many rows; order; starts and their end; rows; scratch.
+    """Sort 0 ... count - 1 by index, equal indices in their order (radix sort); list each index once, with its start.
+
+    memory: number of rows (1); order (count); starts and their end (count + 1); rows (count); scratch (count + BINS).
+    """
     keys, used, largest, shift = view(indices, count, np.int64), 0, 0, 0
     order, starts = view(memory + 8, count, np.int64), view(memory + 8 * (1 + count), count + 1, np.int64)
     rows = view(memory + 8 * (2 + 2 * count), count, np.int64)
     other = view(memory + 8 * (2 + 3 * count), count, np.int64)
     ends = view(memory + 8 * (2 + 4 * count), BINS, np.int64)
+    # the order as given, and the largest index
     for i in range(count):
         order[i] = i
         largest = max(largest, keys[i])
+    # one pass for every BITS bits
     while shift < 63 and largest >> shift > 0:
+        # the end of each bin
         for i in range(BINS):
             ends[i] = 0
         for i in range(count):
             ends[(keys[i] >> shift) & (BINS - 1)] += 1
         for i in range(1, BINS):
             ends[i] += ends[i - 1]
+        # the bins filled, from their ends on
         for i in range(count):
             other[i] = order[i]
         for back in range(count):
@@ -55,6 +61,7 @@ def _sort_rows(indices, count, memory):
             ends[bin_] -= 1
             order[ends[bin_]] = i
         shift += BITS
+    # each index once, with the position at which it begins
     for i in range(count):
         if i == 0 or keys[order[i]] != rows[used - 1]:
             rows[used], starts[used] = keys[order[i]], i
@@ -64,27 +71,29 @@ def _sort_rows(indices, count, memory):
 
 
 def _sum_rows(store: Store):
-    kind, T, itemsize, widen, narrow = store.kind, store.T, store.itemsize, store.widen, store.narrow
-    real_width = np.dtype(T).itemsize
+    """The sum of the values of each row, in the order in which they were given."""
+    dtype, T, itemsize, widen, narrow = store.kind, store.T, store.itemsize, store.widen, store.narrow
+    T_bytes = np.dtype(T).itemsize
 
     def sum_rows(work, step, rank, num_ranks):
-        # Rank r does rows r U / ranks to (r + 1) U / ranks, each in the order in which its values were given.
         a = read(work, ROWS_SUM)
         order, starts = view(a.order, a.count, np.int64), view(a.starts, a.used + 1, np.int64)
-        room = a.room + rank * a.columns * real_width
-        for row in range(rank * a.used // num_ranks, (rank + 1) * a.used // num_ranks):
-            at = a.into + row * a.columns * itemsize
-            into = view(at, a.columns, kind)
-            values = view(a.values + order[starts[row]] * a.columns * itemsize, a.columns, kind)
+        room = a.room + rank * a.columns * T_bytes
+        for row in pieces_of_rank(a.used, rank, num_ranks):
+            target = a.into + row * a.columns * itemsize
+            into = view(target, a.columns, dtype)
+            values = view(a.values + order[starts[row]] * a.columns * itemsize, a.columns, dtype)
+            # a row listed once
             if starts[row + 1] == starts[row] + 1:
                 for i in range(a.columns):
                     into[i] = values[i]
+            # the sum of several, rounded once
             else:
-                total = view(room if a.room else at, a.columns, T)
+                total = view(room if a.room else target, a.columns, T)
                 for i in range(a.columns):
                     total[i] = widen(values[i])
-                for place in range(starts[row] + 1, starts[row + 1]):
-                    values = view(a.values + order[place] * a.columns * itemsize, a.columns, kind)
+                for position in range(starts[row] + 1, starts[row + 1]):
+                    values = view(a.values + order[position] * a.columns * itemsize, a.columns, dtype)
                     for i in range(a.columns):
                         total[i] += widen(values[i])
                 if a.room:
@@ -95,29 +104,31 @@ def _sum_rows(store: Store):
 
 
 def _update_rows(work, step, rank, num_ranks):
-    # Rank r does rows r U / ranks to (r + 1) U / ranks.
+    """Update the listed rows: a rank does its share of the list."""
     a = read(work, ROWS_UPDATE)
-    rows, states = view(a.rows, a.used, np.int64), view(work + STATES, a.states, np.int64)
-    pitch, states_pitch = a.columns * a.element_bytes, a.columns * a.state_element_bytes
+    rows, states = view(a.rows, a.used, np.int64), view(work + STATES_OFFSET, a.states, np.int64)
+    row_bytes, state_row_bytes = a.columns * a.element_bytes, a.columns * a.state_element_bytes
     row, last = rank * a.used // num_ranks, (rank + 1) * a.used // num_ranks
     while row < last:
+        # ask for a later row of p and the states
         if row + AHEAD < last:
-            ahead = a.p + rows[row + AHEAD] * pitch
-            for line in range(ahead, ahead + min(pitch, START), LINE):
+            ahead = a.p + rows[row + AHEAD] * row_bytes
+            for line in range(ahead, ahead + min(row_bytes, PREFETCHED_BYTES), LINE_BYTES):
                 prefetch(line)
             for i in range(a.states):
-                ahead = states[i] + rows[row + AHEAD] * states_pitch
-                for line in range(ahead, ahead + min(states_pitch, START), LINE):
+                ahead = states[i] + rows[row + AHEAD] * state_row_bytes
+                for line in range(ahead, ahead + min(state_row_bytes, PREFETCHED_BYTES), LINE_BYTES):
                     prefetch(line)
+        # neighbouring rows as one piece
         end = row + 1
         while end < last and rows[end] == rows[end - 1] + 1:
             end += 1
         start, size = rows[row] * a.columns, (end - row) * a.columns
-        call_update(a.update, a.p, a.g + row * pitch, work + STATES, a.scalars, start, 1, size, 0)
+        call_update(a.update, a.p, a.g + row * row_bytes, work + STATES_OFFSET, a.scalars, start, 1, size, 0)
         row = end
 
 
-STATES = offset(ROWS_UPDATE, "state0")
+STATES_OFFSET = offset(ROWS_UPDATE, "state0")
 SORT_ROWS, UPDATE_ROWS = Kernel(_sort_rows, "sort_rows"), Kernel(_update_rows, "update_rows")
 
 
@@ -129,21 +140,22 @@ def sum_rows_kernel(dtype: str) -> Kernel:
 def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The indices (k,), sorted and each once, with the sums of their values (k, ...), which are not changed.
 
-    Values of 16 bits are added up in float32, and the sums of several are rounded, once.
+    16-bit values are added up in float32, and sums of several are rounded once.
     """
     count = len(indices)
     if (indices[1:] > indices[:-1]).all():
         return indices, values
     memory = np.empty(2 + 4 * count + BINS, np.int64)
-    at = address_of(memory)
-    SORT_ROWS(address_of(indices), count, at)
+    address = address_of(memory)
+    SORT_ROWS(address_of(indices), count, address)
     used = int(memory[0])
     rows, sums = memory[2 + 2 * count :][:used], np.empty((used, *values.shape[1:]), values.dtype)
     if values.size:
         columns, num_ranks = values.size // count, num_threads_for(values.size, UPDATE_ELEMENTS, used)
         room = np.empty((num_ranks, columns), np.float32) if values.itemsize == 2 else None
         work = fill(
-            ROWS_SUM, count=count, used=used, order=at + 8, starts=at + (1 + count) * 8, values=values, into=sums,
+            ROWS_SUM, count=count, used=used, order=address + 8, starts=address + (1 + count) * 8, values=values,
+            into=sums,
             columns=columns, room=room,
         )  # fmt: skip
         parallel(sum_rows_kernel(name_of(values.dtype)), address_of(work), 0, num_ranks)
@@ -151,9 +163,9 @@ def sum_rows(indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def update_rows(job: Update, rows: np.ndarray, scale: float = 1.0) -> None:
-    """As `update` of those rows of p and its states: job.g has shape (len(rows), ...), its rows are those of p.
+    """Update some rows of p and its states, as `update` does all: job.g has shape (len(rows), ...).
 
-    rows: (u,) int64, sorted, each once.
+    rows: (u,) int64, indices of rows of p, sorted, each once.
     """
     if job.g.size == 0:
         return

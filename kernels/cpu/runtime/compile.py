@@ -1,6 +1,6 @@
-"""How a Python function becomes a kernel: compile options, compilation on first use, and the cache between processes.
+"""Kernels made of Python functions: compile options, compilation on first use, and the cache between processes.
 
-A kernel takes 64-bit integers and returns nothing. `Kernel.address` is where its machine code lies; asking for it loads
+A kernel takes 64-bit integers and returns nothing. `Kernel.address` is that of its machine code; asking for it loads
 the code from the cache folder or compiles it. Calling a kernel from Python releases the GIL.
 """
 
@@ -36,7 +36,7 @@ from ... import formulas
 from ...denormals import flushed
 from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
 from ...interrupts import interrupts_held
-from . import vector_math  # noqa: F401 (which kernels use in the place of formulas.functions)
+from . import vector_math  # noqa: F401 (kernels use it in place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
 
 log = logging.getLogger("fastopt")
@@ -47,7 +47,7 @@ OPTIONS = {"nopython": True, "error_model": "numpy"}
 
 ffi = cffi.FFI()
 lock = threading.RLock()  # one compilation at a time
-if hasattr(os, "register_at_fork"):  # a child must not inherit a compilation that no thread of it will ever finish
+if hasattr(os, "register_at_fork"):  # a child would inherit a compilation that none of its threads finishes
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 if not INTERPRETED:
@@ -64,7 +64,7 @@ _SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK
 
 @cache
 def _digest() -> str:
-    """Of all that the machine code depends on: kernel sources, compilers, processor, Python."""
+    """Digest of all that the machine code depends on: kernel sources, compilers, processor, Python."""
     target = CFunc._targetdescr.target_context.codegen().magic_tuple()
     versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
     settings = [getattr(numba.config, name, None) for name in _SETTINGS]
@@ -77,27 +77,27 @@ def _file_digest(path: Path) -> str:
 
 
 def _written_elsewhere(function: Callable[..., None]) -> str:
-    """The digest of the file a function comes from, where that is not one of the kernels' sources."""
+    """Digest of the file that a function comes from; "" if that is one of the kernels' sources."""
     path = Path(function.__code__.co_filename)
     inside = path.resolve().is_relative_to(FOLDER.resolve())
     return "" if inside or not path.is_file() else _file_digest(path)
 
 
 def cache_folder() -> Path:
-    """Where this version's kernels for this processor are kept."""
+    """Folder of this version's kernels for this processor."""
     return cache_root() / _digest()
 
 
 @contextlib.contextmanager
 def _unique_symbols() -> Iterator[None]:
-    """While open, Numba numbers functions at random.
+    """Context in which Numba numbers functions at random.
 
-    It counts them, in every process from 1, and the number is what tells the symbols of two closures of one factory
-    apart. So kernels that were compiled in two processes could both have a function of one name, and where a third
-    process loads both, one of them would call the other's: https://github.com/numba/numba/issues/10486.
+    Numba counts functions from 1 in every process, and only the number distinguishes the symbols of two closures of one
+    factory. So kernels compiled in two processes could both have a function of the same name, and in a third process
+    that loads both, one would call the other's: https://github.com/numba/numba/issues/10486.
     """
     before = FunctionIdentity._unique_ids
-    FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(63), None)  # also a forked process draws its own
+    FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(63), None)  # a forked process draws its own, too
     try:
         yield
     finally:
@@ -105,7 +105,7 @@ def _unique_symbols() -> Iterator[None]:
 
 
 class _Disk:
-    """The cache of one kernel, in the form Numba asks for. It may fail in any way; then the kernel is compiled."""
+    """Cache of one kernel with the methods that Numba calls. Whatever fails, the kernel is compiled."""
 
     def __init__(self, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
@@ -136,12 +136,12 @@ class _Disk:
             log.debug("compiled kernel %s could not be kept: %r", self.name, error)
 
 
-# ---------------------------------------------------------------- telling the user
-class _Notice:
-    """Says that a call waits for the compiler, once it has for a second, and at once where it will every time."""
+# ---------------------------------------------------------------- messages
+class _CompileNotice:
+    """Log message that a call waits for the compiler: after a second, or at once if no code can be kept."""
 
     listeners: ClassVar[list[Callable[[str], None]]] = []
-    depth, spent, kernels = 0, 0.0, 0
+    depth, spent, kernels = 0, 0.0, 0  # `compiling` contexts that are open, seconds, kernels compiled
 
     @classmethod
     def before(cls, name: str) -> None:
@@ -161,22 +161,22 @@ class _Notice:
 
 @contextlib.contextmanager
 def compiling(listener: Callable[[str], None] | None = None) -> Iterator[None]:
-    """While open, `listener(name)` hears of each kernel before it is compiled; more than a second of it is logged."""
+    """Context that calls `listener(name)` before each kernel is compiled, and logs more than a second of compiling."""
     with lock:
         if listener:
-            _Notice.listeners.append(listener)
-        if _Notice.depth == 0:
-            _Notice.spent, _Notice.kernels = 0.0, 0
-        _Notice.depth += 1
+            _CompileNotice.listeners.append(listener)
+        if _CompileNotice.depth == 0:
+            _CompileNotice.spent, _CompileNotice.kernels = 0.0, 0
+        _CompileNotice.depth += 1
     try:
         yield
     finally:
         with lock:
             if listener:
-                _Notice.listeners.remove(listener)
-            _Notice.depth -= 1
-            if _Notice.depth == 0 and _Notice.spent > 1.0:
-                log.info("compiled %d kernels in %.1f s", _Notice.kernels, _Notice.spent)
+                _CompileNotice.listeners.remove(listener)
+            _CompileNotice.depth -= 1
+            if _CompileNotice.depth == 0 and _CompileNotice.spent > 1.0:
+                log.info("compiled %d kernels in %.1f s", _CompileNotice.kernels, _CompileNotice.spent)
 
 
 # ---------------------------------------------------------------- kernels
@@ -186,12 +186,13 @@ PHASE = ["work", "step", "rank", "num_ranks"]
 class Kernel:
     """A function of integers, compiled when its address is first asked for.
 
-    A kernel that calculates and is called from Python is a phase, by the names of its parameters: denormals are flushed
-    while it runs, on whichever thread. Other kernels run under the setting of whoever calls them.
+    A phase is a kernel whose parameters are named as in PHASE. Denormals are flushed while it runs, on any thread.
+    Other kernels run under the setting of their caller.
 
-    `name` names one function for good: it is the key of the cache. `parameters` overrides the types of the parameters,
-    which are int64 otherwise. `layer` is for the one kernel with a prange, which launches all others: it starts the
-    threading layer, which Numba would otherwise choose itself when it compiles or loads the code.
+    name: of this function alone: it is the key of the cache.
+    parameters: Numba's types of the parameters, int64 by default.
+    layer: starts the threading layer, which Numba would otherwise choose itself when it compiles or loads the code.
+    Only for the one kernel with a prange, which launches all others.
     """
 
     names: ClassVar[dict[str, Kernel]] = {}
@@ -207,17 +208,17 @@ class Kernel:
         self.layer = layer
         self.options = {**OPTIONS, "parallel": True} if layer else OPTIONS
         known = Kernel.names.setdefault(name, self)
-        if not known._does_as(self):  # it does where two threads have asked for a kernel at the same time
-            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
+        if not known._has_code_of(self):  # it has if two threads made the same kernel at the same time
+            raise AssertionError(f"two kernels are called {name}: they would share a file of the cache")
         names = list(inspect.signature(function).parameters)
         self.parameters = parameters or (types.int64,) * len(names)
         self.is_phase = names == PHASE
-        self.compiled = self.loaded = False  # in this process, for `fastopt info` and the tests
+        self.compiled = self.loaded = False  # in this process; for `fastopt info` and the tests
         self._address = 0
         self.run: Callable[..., None] = self._first_run  # as a call of the kernel, but without a frame of Python's
 
-    def _does_as(self, other: Kernel) -> bool:
-        """Whether two kernels are made of the same code, with the same values around it, and compiled alike."""
+    def _has_code_of(self, other: Kernel) -> bool:
+        """True if two kernels are made of the same code, closed over the same values, and compiled alike."""
         mine, its = self.function, other.function
         values = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (mine, its)]
         return mine.__code__ == its.__code__ and values[0] == values[1] and self.options == other.options
@@ -225,7 +226,7 @@ class Kernel:
     @property
     def address(self) -> int:
         if not self._address:
-            # An interrupt inside one of LLVM's callbacks would be printed and forgotten.
+            # an interrupt inside one of LLVM's callbacks would be printed and forgotten
             with interrupts_held(), lock:
                 if not self._address:
                     self._address = python_address(self.function) if INTERPRETED else self._compile()
@@ -237,13 +238,13 @@ class Kernel:
         start = time.perf_counter()
         disk = _Disk(self.name, f"{self.parameters} {self.options} {_written_elsewhere(self.function)}")
         code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
-        code._cache = _Heard(disk, self.name)
+        code._cache = _AnnouncedCache(disk, self.name)
         with _unique_symbols():
             code.compile()
         self.loaded = code.cache_hits > 0
         self.compiled = not self.loaded
         if self.compiled:
-            _Notice.after(time.perf_counter() - start, disk.trouble)
+            _CompileNotice.after(time.perf_counter() - start, disk.trouble)
         self._code = code  # owns the machine code
         return int(code.address)
 
@@ -272,8 +273,8 @@ def _enter(code, work, step, rank, num_ranks):
 ENTER = Kernel(_enter, "enter")
 
 
-class _Heard:
-    """A cache that announces the compilation that follows a miss."""
+class _AnnouncedCache:
+    """Cache of one kernel that announces the compilation after a miss."""
 
     def __init__(self, disk: _Disk, name: str) -> None:
         self.disk, self.name = disk, name
@@ -281,7 +282,7 @@ class _Heard:
     def load_overload(self, signature: Any, context: Any) -> Any:
         found = self.disk.load_overload(signature, context)
         if found is None:
-            _Notice.before(self.name)
+            _CompileNotice.before(self.name)
         return found
 
     def save_overload(self, signature: Any, result: Any) -> None:

@@ -1,7 +1,7 @@
-"""Who runs a kernel: how many threads, which threads, and when none but the caller's.
+"""Launches of kernels: the number of threads, and whose threads they are.
 
-Work is cut into pieces by its shape, never by the number of threads, and piece i goes to rank i mod ranks: results are
-the same bits for any number of threads. A phase is a kernel(work, step, rank, ranks) that does the pieces of one rank.
+Work is cut into pieces by its shape, never by the number of threads, so results are the same bits for any number. A
+phase is a kernel(work, step, rank, num_ranks) that does the pieces of one rank.
 
 - `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few
   microseconds, for calls on arrays.
@@ -38,15 +38,15 @@ from .primitives import INTERPRETED, enter
 
 log = logging.getLogger("fastopt")
 
-# What deserves a thread; below twice as much a second one costs more than it brings. Measured on 2 cores: an update of
-# 32 k float32 values takes 12 us, a launch 2 to 5 us. A training step meets a dozen times and passes on what it has
-# computed from cache to cache: two threads are at 0.9 of one's speed with 5 MFLOP a step, at 1.2 with 10.
+# Work that is worth a thread: with less than twice as much, a second thread costs more than it saves. Measured on 2
+# cores: an update of 32 k float32 values takes 12 us, a launch 2 to 5 us. A training step has a dozen barriers, and its
+# results go from cache to cache: two threads reach 0.9 of one's speed with 5 MFLOP a step, 1.2 with 10.
 UPDATE_ELEMENTS = 32_768
 CALL_FLOPS = 1_000_000
 STEP_FLOPS = 4_000_000
 
 _threads: int | None = None
-Limit = Callable[[], int] | None  # the setting of another library, whose users expect it to be kept
+Limit = Callable[[], int] | None  # the most threads by the setting of another library, such as torch's
 
 
 def _available() -> int:
@@ -54,7 +54,7 @@ def _available() -> int:
 
 
 def get_num_threads() -> int:
-    """How many threads a kernel may use: `set_num_threads`, else FASTOPT_NUM_THREADS, else the processors available."""
+    """Threads that a kernel may use: `set_num_threads`, else FASTOPT_NUM_THREADS, else the processors available."""
     if _threads is not None:
         return _threads
     chosen = os.environ.get("FASTOPT_NUM_THREADS")
@@ -76,7 +76,7 @@ def set_num_threads(n: int) -> None:
 
 
 def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit: Limit = None) -> int:
-    """The number of ranks for an amount of work of which `work_per_thread` deserves a thread, in so many pieces."""
+    """Threads to use: one for each `work_per_thread` of the work, at most one for each piece."""
     most = min(int(work // work_per_thread), num_pieces)
     if most > 1 and limit is not None:
         most = min(most, limit())
@@ -85,7 +85,7 @@ def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit:
 
 # ---------------------------------------------------------------- Numba's threading layer
 def _prefer_tbb() -> None:
-    """Open the TBB that pip installed, where Numba does not look for it: it is the only layer safe in every way."""
+    """Open the TBB that pip installed, which Numba does not find: it is the only layer that is safe in every way."""
     import ctypes
 
     names = {"win32": "Library/bin/tbb12.dll", "darwin": "lib/libtbb.12.dylib"}
@@ -107,10 +107,10 @@ def _has_tbb() -> bool:
 
 @cache
 def threading_layer() -> str:
-    """Numba's threading layer, started if need be: "tbb", "omp", "workqueue", or "none" where none can be started."""
+    """Numba's threading layer, started if need be: "tbb", "omp", "workqueue", or "none" if none can be started."""
     if INTERPRETED:
         return "none"
-    with lock:  # no fork in the midst of it
+    with lock:  # no fork meanwhile
         return _start_layer()
 
 
@@ -120,7 +120,7 @@ def _start_layer() -> str:
         _prefer_tbb()
         tbb = _has_tbb()
     try:
-        if tbb:  # which calls the thread that starts it its main thread
+        if tbb:  # it takes the thread that starts it for its main thread
             numba_parallel._launch_threads()
         else:  # Numba would set the calling thread's number of OpenMP threads, which may be torch's, too
             with ThreadPoolExecutor(1) as pool:
@@ -132,22 +132,22 @@ def _start_layer() -> str:
 
 
 class _Fork:
-    """Whether this process was forked off one whose threading layer was at work; it does without the layer.
+    """State of a process forked off one whose threading layer was started: it does without the layer.
 
-    OpenMP would end it at its next launch. TBB survives a fork if the one thread there is has started the layer;
+    OpenMP would end it at its next launch. TBB survives a fork if the forking thread is the one that started the layer;
     otherwise the child's next launch may hang (1 of 15 did, beside two threads that launched all the time).
     """
 
-    # Under multiprocessing, another module may have started the layer in the parent before this one was imported.
+    # in a child of multiprocessing, the parent may have started the layer before this module was imported
     happened = numba_parallel._is_initialized and multiprocessing.parent_process() is not None
 
-    ended: ClassVar[deque[int]] = deque(maxlen=64)  # the system's ids of the last threads of teams
+    ended: ClassVar[deque[int]] = deque(maxlen=64)  # system ids of the last threads of teams
 
     @classmethod
     def before(cls) -> None:
-        """Wait for threads of teams that are about to end: MKL takes a lock then, and a child that is forked at that
-        moment would hang in its first product (1 of 8 did)."""
-        until = time.monotonic() + 0.1  # an id may already belong to another thread
+        """Wait for threads of teams that are about to end: MKL holds a lock then, and a child forked at that moment
+        would hang in its first product (1 of 8 did)."""
+        until = time.monotonic() + 0.1  # an id may belong to another thread by now
         while cls.ended:
             task = f"/proc/self/task/{cls.ended.pop()}"
             while os.path.exists(task) and time.monotonic() < until:
@@ -163,7 +163,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _can_launch() -> bool:
-    """Workqueue ends the process if two threads launch at once, and one may be launching a function of the user's."""
+    """True if Numba's layer is safe: workqueue ends the process if two threads launch, and one may be the user's."""
     return not _Fork.happened and threading_layer() in ("tbb", "omp")
 
 
@@ -177,12 +177,12 @@ LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
 
 def _on_layer(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     before = numba.get_num_threads()
-    wanted = min(num_ranks, config.NUMBA_NUM_THREADS)
-    if wanted == before:
+    num_threads = min(num_ranks, config.NUMBA_NUM_THREADS)
+    if num_threads == before:
         LAUNCH(kernel.address, work, step, num_ranks)
         return
     try:
-        numba.set_num_threads(wanted)
+        numba.set_num_threads(num_threads)
         LAUNCH(kernel.address, work, step, num_ranks)
     finally:
         numba.set_num_threads(before)
@@ -194,9 +194,9 @@ def parallel(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
     if num_ranks == 1 or INTERPRETED:
         kernel.run(work, step, 0, 1)
         return
-    pool = openmp.pool()
-    if pool is not None and pool.threads >= num_ranks:
-        pool.run(kernel, work, step, num_ranks)
+    torch = openmp.torch_threads()
+    if torch is not None and torch.threads >= num_ranks:
+        torch.run(kernel, work, step, num_ranks)
     elif _can_launch():
         _on_layer(kernel, work, step, num_ranks)
     else:
@@ -204,10 +204,9 @@ def parallel(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
 
 
 def launcher() -> str:
-    """The threads that `parallel` uses now: "torch" for those of torch's OpenMP, "tbb" or "omp" for those of Numba's
-    layer, "none" for the calling one alone."""
-    pool = None if INTERPRETED else openmp.pool()
-    if pool is not None and pool.threads > 1:
+    """Threads that `parallel` uses now: "torch" (its OpenMP), "tbb" or "omp" (Numba's layer), "none" (the caller)."""
+    torch = None if INTERPRETED else openmp.torch_threads()
+    if torch is not None and torch.threads > 1:
         return "torch"
     return threading_layer() if _can_launch() else "none"
 
@@ -215,7 +214,7 @@ def launcher() -> str:
 # ---------------------------------------------------------------- teams
 @cache
 def yield_address() -> int:
-    """The C function that gives up the processor; a waiting thread calls it where there are more threads than cores."""
+    """Address of the C function that yields the processor, for a thread that waits longer than some microseconds."""
     from .compile import ffi
     from .primitives import python_address
 
@@ -237,23 +236,23 @@ def run_team(
     watch: Callable[[], None] | None = None,
     stop: Callable[[], None] | None = None,
 ) -> None:
-    """Run kernel(work, 0, rank, ranks) for every rank at the same time, on threads of its own.
+    """Run kernel(work, 0, rank, num_ranks) for every rank at the same time, on threads of its own.
 
     The calling thread waits and calls watch() some twenty times a second. If it is interrupted, it calls stop() and
     still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
     """
     if watch is None and num_ranks == 1:
-        kernel(work, 0, 0, 1)
+        kernel.run(work, 0, 0, 1)
         return
     _ = kernel.address  # compiled here, not in a rank
     gate, size = threading.Event(), [0]
-    # `join` and `is_alive` are of no use here: before Python 3.13 an interrupted `join` takes the thread for ended.
+    # events in place of `join`: before Python 3.13 an interrupted `join` takes the thread for ended
     ends: list[threading.Event] = []
 
     def body(rank: int, end: threading.Event) -> None:
         try:
             gate.wait()
-            if size[0]:  # otherwise the caller was interrupted before the team was complete
+            if size[0]:  # else the caller was interrupted before the team was complete
                 kernel(work, 0, rank, size[0])
         finally:
             _Fork.ended.append(threading.get_native_id())
@@ -265,7 +264,7 @@ def run_team(
             thread = threading.Thread(target=body, args=(rank, end), name=f"fastopt-{rank}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # no further thread is granted: the team is smaller, its results the same
+            except RuntimeError as error:  # no further thread can start: a smaller team has the same results
                 log.debug("a team of %d instead of %d: %s", len(ends), num_ranks, error)
                 break
             ends.append(end)

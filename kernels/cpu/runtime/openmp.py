@@ -1,14 +1,14 @@
 """Launches on the OpenMP threads of torch, in a process that has them.
 
-When torch is done with its work, its OpenMP threads look for more for some milliseconds, on the cores where threads of
-another pool are to run. In a loop of forward, backward and step the step of an MLP took 328 us on threads of TBB and
-208 us on those, which are awake and have the cores. So where torch is, ranks run on its threads.
+After torch's own work, its OpenMP threads spin for some milliseconds on the cores where threads of another pool should
+run. In a loop of forward, backward and step, the step of an MLP took 328 us on TBB's threads and 208 us on torch's,
+which are awake and have the cores. So in a process that has torch, ranks run on its threads.
 
-torch's pool is that of GNU's libgomp, and `GOMP_parallel` is what a compiler makes of `#pragma omp parallel`: it calls
-a function on every thread of a team. Each thread of Python's that launches has a pool of its own, as with torch. The
-library is the one that the dynamic linker gives to whoever asks for that name, as it did to torch; a second libgomp
-beside it would be a second pool, and ten times slower. It has to be libgomp: other libraries have the same name for a
-pool that nobody has tried, and then, as on other systems, launches are Numba's threading layer's.
+torch's pool is that of GNU's libgomp. `GOMP_parallel`, to which compilers translate `#pragma omp parallel`, calls a
+function on every thread of a team. Each Python thread that launches has a pool of its own, as with torch. The dynamic
+linker finds the same library by that name as it found for torch; a second libgomp would be a second pool, and ten times
+slower. Only libgomp is used: other libraries have a function of that name that nobody has tried. With those, and on
+other systems, Numba's threading layer launches.
 """
 
 from __future__ import annotations
@@ -30,25 +30,27 @@ from .primitives import INTERPRETED, call_int, enter, view
 LINUX = sys.platform.startswith("linux")
 FORKED = 0x40  # PF_FORKNOEXEC among the flags of a process in Linux
 
-# Record that a team is given: addresses of omp_get_thread_num and omp_get_num_threads, the phase with its arguments.
+# The record of a launch: addresses of omp_get_thread_num and omp_get_num_threads, code, work, step, num_ranks.
 FIELDS = 6
 
 
 def _body(record):
-    # Run by every thread of the team, which may be smaller than was asked for, or larger than there are ranks.
+    """Run by every thread of the team, which may be smaller than asked for, or larger than there are ranks."""
     r = view(record, FIELDS, np.int64)
-    rank, size = call_int(r[0]), call_int(r[1])
+    rank, team_size = call_int(r[0]), call_int(r[1])
     while rank < r[5]:
         enter(r[2], r[3], r[4], rank, r[5])
-        rank += size
+        rank += team_size
 
 
 BODY = Kernel(_body, "openmp_body")
 
 
 class _Fork:
-    """Tells a process that was forked off one that had torch: the pool's threads are not in it, and a launch that waits
-    for them would hang. It does without the pool, for nobody can tell whether torch had started it."""
+    """State of a process forked off one that had torch: it does without the pool.
+
+    The pool's threads are not in it, and a launch would wait for them for good, if torch had started them.
+    """
 
     happened = False
 
@@ -58,7 +60,7 @@ class _Fork:
 
 
 def _forked_before() -> bool:
-    """True if this process is a fork that nobody has told of: torch may have been loaded, and at work, before it."""
+    """True if this process was forked before this module was imported: torch may have started its threads before."""
     if not LINUX or "torch" not in sys.modules:
         return False
     try:
@@ -73,7 +75,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Fork.after)
 
 
-# Declared here, once: threads that declared it one after the other would each have a structure of their own.
+# Declared once, for all threads: each declaration would make a structure type of its own.
 linker = cffi.FFI()
 linker.cdef("""
     typedef struct { const char *path; void *base; const char *symbol; void *address; } dl_info;
@@ -83,7 +85,7 @@ linker.cdef("""
 
 
 class _Library(NamedTuple):
-    """libgomp, as far as it is needed."""
+    """The functions of libgomp that are used."""
 
     path: str
     start: Callable[[int, Any, int, int], None]  # GOMP_parallel(body, record, threads, flags)
@@ -108,11 +110,11 @@ def _find() -> _Library | None:
     return _Library(paths.pop(), start, thread_num, num_threads)
 
 
-class Pool(NamedTuple):
-    """torch's threads."""
+class TorchThreads(NamedTuple):
+    """torch's OpenMP threads."""
 
     library: _Library
-    threads: int  # of a team of torch's; a smaller one would end threads that torch must start again
+    threads: int  # of a team of torch's; a smaller team would end threads that torch must start again
 
     def run(self, kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
         """Run all ranks of a phase."""
@@ -121,16 +123,16 @@ class Pool(NamedTuple):
         library.start(BODY.address, record, self.threads, 0)
 
 
-def wanted() -> bool:
-    """True if ranks are to run on torch's threads where torch is: not after a fork, nor where the user has chosen one
-    of Numba's threading layers."""
+def uses_torch_threads() -> bool:
+    """True if ranks run on torch's threads once torch is imported: not after a fork, nor if the user has chosen one of
+    Numba's threading layers."""
     return LINUX and not INTERPRETED and not _Fork.happened and config.THREADING_LAYER.lower() == "default"
 
 
-def pool() -> Pool | None:
-    """torch's threads, where there are some and launches may use them; else None."""
-    count = getattr(sys.modules.get("torch"), "get_num_threads", None)  # not there while torch is being imported
-    if count is None or not wanted():
+def torch_threads() -> TorchThreads | None:
+    """torch's threads, if there are some and launches may use them; else None."""
+    get_num_threads = getattr(sys.modules.get("torch"), "get_num_threads", None)  # missing while torch is imported
+    if get_num_threads is None or not uses_torch_threads():
         return None
     library = _find()
-    return Pool(library, count()) if library else None
+    return TorchThreads(library, get_num_threads()) if library else None

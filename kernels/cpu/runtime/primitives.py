@@ -1,8 +1,8 @@
-"""What a kernel needs and Python cannot say: memory at an address, code at an address, atomics.
+"""Primitives that kernels need beyond Python: memory at an address, code at an address, atomics, denormals.
 
-Kernels speak one language, 64-bit integers: a number, the address of memory (`view` makes an array of it) or the
-address of code (`call_phase` and its kin call it). So each kernel is compiled once, and what it works on, with which
-formula and which BLAS, is data. Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
+Kernels take 64-bit integers only: a number, the address of memory (`view` makes an array of it) or the address of code
+(`call_phase` and its like call it). So each kernel is compiled once, and its operands, formula and BLAS are data.
+Every primitive has a pure-Python twin, which `NUMBA_DISABLE_JIT=1` selects.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ...denormals import ARM, FLUSH, MACHINE, X86
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
-word = int if INTERPRETED else np.uint64  # as random numbers are counted
+word = int if INTERPRETED else np.uint64  # the type of counters of random numbers
 
 
 def target_has(feature: str) -> bool:
-    """Whether kernels may use an instruction, by LLVM's name for it."""
+    """True if kernels may use an instruction; feature: LLVM's name for it."""
     return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def bitcast(source: types.Number, target: types.Number) -> Callable[[Any, Any], Any]:
-    """What an intrinsic does that takes the bits of one kind of number for those of another."""
+    """The typing function of an intrinsic that reinterprets the bits of a number as another type."""
 
     def of_bits(typingctx: Any, bits: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -78,7 +78,7 @@ def _gemm_caller(T: types.Float) -> tuple[Any, Callable[..., Any]]:
     return _caller(types.void, *[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
 
 
-# Numba wants the parameters of an intrinsic spelled out.
+# Numba needs the parameters of an intrinsic spelled out.
 @intrinsic
 def _call_phase(typingctx, code, work, step, rank, num_ranks):
     return _caller(types.void, *[types.int64] * 4)
@@ -137,7 +137,7 @@ def _atomic_load(typingctx, address):
 
 @intrinsic
 def _relax(typingctx):
-    """Tell the processor that this is a waiting loop."""
+    """Hint that this is a waiting loop."""
 
     def codegen(context, builder, signature, args):
         void, i32 = ir.VoidType(), ir.IntType(32)
@@ -154,7 +154,7 @@ def _relax(typingctx):
 
 @intrinsic
 def _prefetch(typingctx, address):
-    """Ask for the cache line at an address, to be read soon."""
+    """Prefetch the cache line at an address into all levels."""
 
     def codegen(context, builder, signature, args):
         i32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
@@ -168,7 +168,7 @@ def _prefetch(typingctx, address):
 
 # ---------------------------------------------------------------- denormal numbers
 def read_control(builder: Any, machine: str = MACHINE) -> Any:
-    """Emit the load of the processor's floating-point control register, as 64 bits; 0 where none is known."""
+    """Emit a read of the floating-point control register, as 64 bits; 0 on processors without a known one."""
     i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
     if machine in X86:
         place = cgutils.alloca_once(builder, ir.IntType(32))
@@ -183,7 +183,7 @@ def read_control(builder: Any, machine: str = MACHINE) -> Any:
 
 
 def write_control(builder: Any, value: Any, machine: str = MACHINE) -> None:
-    """Emit the store of what `read_control` gives."""
+    """Emit a write to the register that `read_control` reads."""
     i32, i64, byte, void = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer(), ir.VoidType()
     if machine in X86:
         place = cgutils.alloca_once(builder, i32)
@@ -211,9 +211,9 @@ def _write_control(typingctx, value):
 
 @register_jitable
 def enter(code, work, step, rank, num_ranks):
-    """Call a phase with denormals flushed: the one way into kernels that calculate.
+    """Call a phase with denormals flushed: the only entry to kernels that calculate.
 
-    LLVM moves arithmetic past writes to the control register, but not past a call of it knows not what.
+    LLVM moves arithmetic past writes to the control register, but not past the call of an unknown function.
     """
     before = _read_control()
     _write_control(before | FLUSH)
@@ -228,8 +228,9 @@ _atom = threading.Lock()
 
 
 def python_address(function: Callable[..., Any]) -> int:
+    """The "address" of an interpreted function."""
     address = next(_addresses)
-    PYTHON_CODE[address] = np.errstate(all="ignore")(function)  # compiled code does not warn either
+    PYTHON_CODE[address] = np.errstate(all="ignore")(function)  # as compiled code, it does not warn
     return address
 
 

@@ -1,7 +1,7 @@
-"""Records: what a kernel is told, as fields of 64 bits that Python fills in and kernels read.
+"""Records: the arguments of a kernel, as fields of 64 bits that Python fills in and kernels read.
 
-A field holds a number, the address of an array, or the address of code; 0 stands for "none". Its name must not be one
-of an array's attributes, such as `size`: interpreted kernels read fields as attributes of NumPy's records.
+A field holds a number, the address of an array, or the address of code; 0 stands for "none". Its name must not be an
+attribute of arrays, such as `size`: interpreted kernels read fields as attributes of NumPy's records.
 """
 
 from __future__ import annotations
@@ -111,9 +111,14 @@ UPDATE = _record(
     "first_tile",
     "element_bytes",  # bytes of an element of g
 )
-UPDATES = _record("count", "table", "tiles", "scalars")  # scalars: of all arrays; 0: each has its own
+UPDATES = _record(
+    "count",
+    "table",  # (count,) of UPDATE
+    "tiles",  # of all arrays
+    "scalars",  # of all arrays; 0: each has its own
+)
 
-# What a step does of a plan: see plan.py.
+# The arguments of a step of a plan: see plan.py.
 PLAN = _record(
     "count",
     "gradients",  # (count,) addresses; 0: the array is left out
@@ -129,48 +134,56 @@ PLAN = _record(
     "elements",  # to be updated
 )
 
-# Gradients to be checked and their addresses to be read: see arrays.py.
+# Gradients to check, and the addresses read from them: see arrays.py.
 ARRAYS = _record(
     "count",
     "objects",  # (count,) addresses of Python's objects
-    "head",  # bytes of what all Python objects begin with
+    "header_bytes",  # of every Python object
     "ndarray",  # the type's address
-    "expected",  # (count, 3): addresses of dtype and shape, with the number of axes between them; -1: nothing will do
-    "owners",  # (owned,) addresses of arrays that are not expected, sorted
-    "owned",
+    "expected",  # (count, 3): address of the dtype, number of axes (-1: none will do), address of the shape
+    "owners",  # (num_owners,) addresses of arrays that must not be gradients, sorted
+    "num_owners",
     "into",  # (count,): the address of each array's first element; -1 where it is not as expected
-    "others",  # how many are not
+    "num_others",  # arrays that are not as expected
 )
 
-# Capsules of other libraries' arrays: see capsules.py.
+# Capsules of other libraries' arrays: see dlpack.py.
 CAPSULES = _record(
     "count",
     "objects",  # (count,) addresses of Python's objects
-    "head",  # bytes of what all Python objects begin with
-    "kind",  # the address of the type of capsules
+    "header_bytes",  # of every Python object
+    "capsule_type",  # its address
     "old_name",
     "new_name",
-    "expected",  # (count, 7): dtype and axes, as DLPack packs them; addresses of shape and strides; whether these may
-    #   be left out; bytes of an element, and in all; address, or 0
+    "expected",  # (count, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if strides
+    #   may be missing; bytes of an element, and of all; the address that the array must have, or 0
     "starts",  # (spans,), and `ends`: memory that no array may share
     "ends",
     "spans",
-    "into",  # (count,): addresses that are known, else 0; becomes the address of each array, or -1
+    "into",  # (count,): addresses that are known, else 0; then the address of each array, or -1
 )
 
+# The squares of arrays: see norm.py.
 SQUARES = _record("squares", "x", "elements", "first_piece", "element_bytes")  # squares: code
-SQUARES_ALL = _record("count", "table", "num_pieces", "sums", "lanes", "step_after")  # step_after: as below; 0: always
+SQUARES_ALL = _record(
+    "count",
+    "table",  # (count,) of SQUARES
+    "num_pieces",
+    "sums",  # (num_pieces,) float64
+    "lanes",  # (num_ranks, LANES) float64
+    "step_after",  # (batches,): 0 after batches whose squares are not needed; 0: all are
+)
 
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
     "values",  # (count, columns)
     "count",
     "columns",
-    "order",  # (count,): the places of the values, row by row
-    "starts",  # (used + 1,): where in that order a row's places begin
+    "order",  # (count,): the indices of the values, sorted by row
+    "starts",  # (used + 1,): positions in `order` at which rows begin
     "used",  # rows
     "into",  # (used, columns)
-    "room",  # (ranks, columns) float32, where values of 16 bits are added up; 0: in `into`
+    "room",  # (num_ranks, columns) float32, in which 16-bit values are added up; 0: in `into`
 )
 ROWS_UPDATE = _record(
     "update",  # code
@@ -178,9 +191,9 @@ ROWS_UPDATE = _record(
     "g",  # (used, columns)
     *("state0", "state1", "state2", "state3"),
     "key",  # of stochastic rounding
-    "states",  # how many of them there are
+    "states",  # their number
     "scalars",
-    "rows",  # (used,): which of p's they are, sorted
+    "rows",  # (used,): indices of the rows of p, sorted
     "used",
     "columns",
     "element_bytes",  # bytes of an element of p and g
@@ -211,12 +224,12 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
 
 
 def offset(dtype: np.dtype[Any], name: str) -> int:
-    """Where in a record a field lies, in bytes."""
+    """The offset of a field in a record, in bytes."""
     assert dtype.fields is not None
     return dtype.fields[name][1]
 
 
 @register_jitable
 def read(address, dtype):
-    """The record at an address, in a kernel: fields are attributes."""
+    """The record at an address, in a kernel; its fields are attributes."""
     return view(address, 1, dtype)[0]

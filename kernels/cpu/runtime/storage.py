@@ -1,13 +1,13 @@
-"""How numbers lie in memory: kernels calculate in float32 and float64, and arrays may also be float16 or bfloat16.
+"""Storage of values: kernels calculate in float32 and float64, and arrays may also be float16 or bfloat16.
 
-A 16-bit number is widened to float32 when it is read, exactly, and rounded to nearest, ties to even, when it is
-written: overflow becomes infinity, and NaN stays NaN. To kernels it is 16 bits (uint16). float16 is converted by the
-processor where it can, denormal numbers included. bfloat16 is the upper half of a float32; what is below its smallest
-normal number, which is float32's, is written as zero, as processors do that have an instruction for it.
+A 16-bit value is widened to float32 when it is read, exactly, and rounded to nearest, ties to even, when it is written:
+overflow becomes infinity, and NaN stays NaN. In kernels its type is uint16. float16 is converted by the processor if it
+can, denormal numbers included. bfloat16 is the upper half of a float32; smaller values than its smallest normal number,
+which is float32's, are written as zero, as processors do that have an instruction for it.
 
-Stochastic rounding goes to one of the two neighbours of x in proportion to how near each is, so that on average nothing
-is lost: c added to p often enough moves p, though each c is less than half a unit in p's last place. Its random numbers
-are counted, not drawn: a function of the array, the step and the element, whoever computes it.
+Stochastic rounding goes to one of the two neighbours of x, the more probably the nearer it is, so that it is right on
+average: c added to p often enough moves p, even if each c is less than half a unit in p's last place. Its random
+numbers are a function of the array, the step and the element, so they are the same on every backend.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ bits_of, float32_of = (_bits_python, _float32_python) if INTERPRETED else (_bits
 def from_half_by_bits(stored):
     size = U(U(stored) & U(0x7FFF))
     infinite = U(0x7F800000) if size >= U(0x7C00) else U(0)
-    # Exact, both: exponents differ by 112, and denormal numbers, which moved would be denormal again, count 2^-24.
+    # both exact: exponents differ by 112; denormal numbers, which that would leave denormal, are multiples of 2^-24
     normal = bits_of(np.float32(float32_of(U(size << U(13))) * np.float32(2.0**112)))
     counted = bits_of(np.float32(np.float32(np.int32(size)) * np.float32(2.0**-24)))
     moved = counted if size < U(0x400) else normal
@@ -74,7 +74,7 @@ def from_half_by_bits(stored):
 def to_half_by_bits(x):
     b = bits_of(x)
     size = U(b & U(0x7FFFFFFF))
-    # Below 2^-14, where float16 has a fixed point, the addition of 0.5 leaves float32 as many places, and rounds.
+    # below 2^-14, where float16 has a fixed point, adding 0.5 leaves float32 with as many bits, and rounds
     fixed = U(bits_of(np.float32(float32_of(size) + np.float32(0.5))) - U(0x3F000000))
     normal = U(U(U(U(size - U(112 << 23)) + U(0xFFF)) + U(U(size >> U(13)) & U(1))) >> U(13))
     rounded = fixed if size < U(113 << 23) else normal
@@ -84,7 +84,7 @@ def to_half_by_bits(x):
 
 
 def converts_half() -> bool:
-    """Whether Numba's target converts float16 itself; otherwise LLVM would call functions that it does not find."""
+    """True if the target has instructions for float16; otherwise LLVM would call functions that it does not find."""
     arm = platform.machine().lower() in ("aarch64", "arm64") and not INTERPRETED
     return arm or target_has("+f16c")
 
@@ -115,7 +115,7 @@ def nearest_float16(x, key, element):
 
 @register_jitable(forceinline=True)
 def stochastic_float16(x, key, element):
-    # Below 2^-14 float16 has a fixed point, and its last place is 2^-24: with 2^-14 added, that is bit 13 here, too.
+    # below 2^-14 float16 has a fixed point, and its last bit is 2^-24: with 2^-14 added, that is bit 13 here, too
     b = bits_of(x)
     sign = U(b & U(0x80000000))
     size = float32_of(U(b ^ sign))
@@ -145,7 +145,7 @@ def stochastic_bfloat16(x, key, element):
     return np.uint16((rounded if x == x else U(b | U(0x400000))) >> U(16))
 
 
-# ---------------------------------------------------------------- is_rounding(p, x): of x to nearest; p is widened
+# ---------------------------------------------------------------- is_rounding(p, x): p, widened, is x to nearest
 @register_jitable(forceinline=True)
 def rounding_float16(p, x):
     return from_half(to_half(x)) == p
@@ -153,7 +153,7 @@ def rounding_float16(p, x):
 
 @register_jitable(forceinline=True)
 def rounding_bfloat16(p, x):
-    # At most half a unit off: a third of the operations of rounding. What is written as zero is none of that.
+    # at most half a unit off: a third of the operations of rounding; not true of what rounding flushes to zero
     return U(U(bits_of(x) + U(0x8000)) - bits_of(p)) <= U(0x10000)
 
 
@@ -162,12 +162,12 @@ IS_ROUNDING = {"float16": rounding_float16, "bfloat16": rounding_bfloat16}
 
 # ---------------------------------------------------------------- dtypes
 class Store(NamedTuple):
-    """How an array keeps its numbers: what they are in memory, what is calculated with, the ways there and back."""
+    """Storage of an array's values."""
 
-    kind: type[np.generic]
-    T: type[np.generic]
-    widen: Callable[..., Any]
-    narrow: Callable[..., Any]
+    kind: type[np.generic]  # in memory
+    T: type[np.generic]  # in calculations
+    widen: Callable[..., Any]  # widen(stored)
+    narrow: Callable[..., Any]  # narrow(x, key, element)
 
     @property
     def itemsize(self) -> int:
@@ -191,4 +191,4 @@ _NAMES = {np.dtype(name): name for name in ("float32", "float64", "float16")} | 
 
 def name_of(dtype: np.dtype[Any]) -> str:
     """The name in STORES of an array's dtype."""
-    return _NAMES.get(dtype) or dtype.name  # which takes 4 us to find its name
+    return _NAMES.get(dtype) or dtype.name  # 4 us, so only for others

@@ -1,4 +1,4 @@
-"""Functions of `formulas.functions` as arithmetic that the compiler can run on whole vectors; libm's take one number.
+"""Functions of `formulas.functions` as arithmetic that compilers turn into vector code; libm's take one value.
 
 Cephes' expf and exp (S. L. Moshier 1989): x = n log 2 + r with |r| <= log(2) / 2, a polynomial or rational function in
 r, and n added to the exponent. Within 1 unit in the last place in float32, 2 in float64; 0 for a denormal result.
@@ -52,7 +52,7 @@ def _reduced64(y):
 def _exp32(x):
     T = np.float32
     low, high = T(-87.33654), T(88.72283)
-    y = x if x >= low else low  # also for NaN, which no integer can hold
+    y = x if x >= low else low  # NaN, too, which no integer can hold
     y = min(y, high)
     n, excess = _reduced32(y)
     half = n >> np.int32(1)  # in two factors, since 2**128 alone is no float32
@@ -128,7 +128,7 @@ def _expm1_64(x):
 def _log1pexp32(x):
     T = np.float32
     e = _exp32(x)
-    far = e > T(0.41421356237309503)  # then 1 + e = 2 (1 + f), with f at most as far from 0
+    far = e > T(0.41421356237309503)  # then 1 + e = 2 (1 + f), and f is nearer to 0
     f = T(0.5) * (e - T(1)) if far else e
     s = f * f
     p = T(7.0376836292e-2)
@@ -246,7 +246,7 @@ def _erf64(x):
 
 
 def _overload(function: Any, single: Any, double: Any) -> None:
-    """Let kernels call these where a formula calls `function`."""
+    """Make kernels call `single` or `double`, by dtype, where a formula calls `function`."""
 
     @overload(function, jit_options={"error_model": "numpy"})
     def choose(x):

@@ -23,6 +23,7 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
+PREDICTOR_BYTES = 1 << 20  # memory that a network keeps between predictions, so that small ones need not lay it out
 
 
 class Network:
@@ -30,6 +31,8 @@ class Network:
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     """
+
+    reusable = True  # for one pass after another: it keeps programs, and none of the data
 
     def __init__(
         self,
@@ -46,25 +49,29 @@ class Network:
         self.net = Structure(
             list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None
         )
+        self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
+        self.by_output = row is not None and row.hits_by_output(self.outputs)
+        self.losses_of_row = 1 if row is not None and row.by_row else self.outputs
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
+        self._predictors: dict[tuple[int, int], Program] = {}
         self._trained: Any = None  # the key of the last training program, and what `_training` returned for it
 
     def _training(
         self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, clips: bool,
         variation: Variation | None,
     ) -> tuple[Program, dict[str, np.ndarray], OptimizerStep | None]:  # fmt: skip
-        """The program of a training pass; the next epoch, on the same arrays, finds it made."""
-        arrays = [data.x, data.y, *(state for of_param in states for state in of_param)]
-        parts = variation and variation.parts
-        key = data.batch_size, data.accumulate, clips, rule, seed, len(data.order), parts, [id(a) for a in arrays]
+        """The program of a training pass; the next epoch, or `fit`, on data of the same shape finds it made."""
+        flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
+        num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
+        sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
+        key = sizes, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
         if self._trained and self._trained[0] == key:
             return self._trained[1:]
         net = self.net
         program = Program(net, "train", data.batch_size)
-        program.kept += arrays  # so that no other array can have the same id
-        flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
-        program.num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
+        program.kept.append(states)  # so that no other array can have the same id
+        program.num_ranks = num_ranks
         losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), net.dtype)
         x, y = program.gather(data)
         assert y is not None
@@ -79,14 +86,10 @@ class Network:
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
-        counts *= self._losses_of_row
+        counts *= self.losses_of_row
         results |= {"losses": losses, "scalars": scalars, "counts": counts}
         self._trained = key, program, results, optimizer_step
         return program, results, optimizer_step
-
-    @property
-    def _losses_of_row(self) -> int:
-        return 1 if LOSSES[self.net.loss_spec.name].by_row else self.net.outputs
 
     # ------------------------------------------------------------ verbs
     def train(
@@ -99,12 +102,13 @@ class Network:
         """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
         start = time.perf_counter()
         rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
-        steps, rows, group = batches.steps, len(batches.order), batches.accumulate
-        variation = variation_for(self.net.metrics, batches.y, batches.order)
+        steps, rows, group = len(optimizer.learning_rates), len(batches.order), batches.accumulate
+        variation = variation_for(self.net.metrics, batches.y, batches.order) if self.net.metrics else None
         clips = clip_norm is not None
         program, results, optimizer_step = self._training(batches, rule, optimizer.states, seed, clips, variation)
         if optimizer_step:
             optimizer_step.clip(clip_norm)
+        program.read_from(batches.x, batches.y)
         losses, counts = results["losses"], results["counts"]
         for name in ("losses", *self.net.metrics):
             results[name].fill(0)
@@ -116,23 +120,24 @@ class Network:
                 progress(whole_steps(done), float(losses[:done].sum() / counts[:done].sum()))
 
         def whole_steps(done: int) -> int:
-            return steps if done == batches.batches else done // group
+            return steps if done == len(counts) else done // group
 
         try:
             self.steps_done = 0
             program.execute(rows, batches.order, step * group, 3 * self.flops * rows, report)
         finally:
             self.steps_done = whole_steps(int(program.run[0]["done"]))
-        report(batches.batches)
+        report(len(counts))
         accumulators = {name: results[name] for name in self.net.metrics}
-        firsts = np.arange(0, batches.batches, group)
-        losses, counts = np.add.reduceat(losses, firsts), np.add.reduceat(counts, firsts)
-        return self._totals(losses / counts, accumulators, len(batches.order), variation, start)
+        firsts = np.arange(0, len(counts), group)
+        means = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
+        return self._totals(means, accumulators, len(batches.order), variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
-        program = self._forward_program("evaluate", min(batch_size, len(x)))
+        program = Program(self.net, "evaluate", min(batch_size, len(x)))
+        program.num_ranks = num_threads_for(self.flops * program.batch_size, STEP_FLOPS, 1 << 30)
         inputs, targets = program.gather(Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
@@ -141,27 +146,36 @@ class Network:
         accumulators = program.loss_and_metrics(outputs, targets, losses, 0, gradient, variation)
         program.finish()
         program.execute(len(x), None, 0, self.flops * len(x), None)
-        count = len(x) * self._losses_of_row
-        return self._totals(losses / count, accumulators, len(x), variation, start)
+        return self._totals(losses / (len(x) * self.losses_of_row), accumulators, len(x), variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.net.outputs), self.net.dtype)
+        out = np.empty((len(x), self.outputs), self.net.dtype)
         if not len(x):
             return out
-        program = self._forward_program("predict", min(batch_size, len(x)))
+        batch_size = min(batch_size, len(x))
+        key = batch_size, num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+        # Taken out while it is at work, so that threads that predict at once each have a program of their own.
+        program = self._predictors.pop(key, None)
+        if program is None:
+            program = self._predictor(x, out, *key)
+        program.read_from(x, None)
+        program.write_to(out)
+        program.execute(len(x), None, 0, self.flops * len(x), None)
+        if program.num_bytes <= PREDICTOR_BYTES:
+            self._predictors = {key: program}
+        return out
+
+    def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
+        """The program that writes the outputs for x to `out`."""
+        program = Program(self.net, "predict", batch_size)
+        program.num_ranks = num_ranks
         inputs, _ = program.gather(Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
         outputs, _ = program.forward(inputs, None)
         if self.net.link:
             program.link(outputs, outputs)
         program.scatter(outputs, out)
         program.finish()
-        program.execute(len(x), None, 0, self.flops * len(x), None)
-        return out
-
-    def _forward_program(self, verb: str, batch_size: int) -> Program:
-        program = Program(self.net, verb, batch_size)
-        program.num_ranks = num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
         return program
 
     def _totals(
@@ -169,6 +183,5 @@ class Network:
         start: float,
     ) -> PassResult:  # fmt: skip
         sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
-        by_output = LOSSES[self.net.loss_spec.name].hits_by_output(self.net.outputs)
-        metrics = metric_values(sums, rows, self.net.outputs, by_output, variation)
+        metrics = metric_values(sums, rows, self.outputs, self.by_output, variation) if sums else {}
         return PassResult(losses, metrics, time.perf_counter() - start)

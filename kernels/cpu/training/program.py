@@ -8,6 +8,7 @@ ranks wrote. A new kind of layer is a new phase, and evaluation is a shorter pro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, scored_by, sums_of
-from ...profile import Cost
+from ...profile import Cost, recorder
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
 from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
@@ -29,7 +30,7 @@ from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
 from .optimizer_step import OptimizerStep
-from .run import FINISH, marking
+from .run import FINISH, RUN_PROGRAM, marking
 
 WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
 
@@ -85,14 +86,18 @@ class _Dropout(NamedTuple):
 class Program:
     """Phases in order, and the memory that they work on."""
 
+    source: np.ndarray  # record of the gather
+    target: np.ndarray  # record of the scatter
     num_ranks = 1  # at most: there is scratch memory for so many
 
     def __init__(self, net: Structure, verb: str, batch_size: int) -> None:
         self.net, self.verb, self.batch_size = net, verb, batch_size
         self.run = fill(RUN, batch_size=batch_size, yield_cpu=yield_address())
+        self.address = address_of(self.run)
         self.phases: list[tuple[int, int, int]] = []  # as RUN has them
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
+        self.num_bytes = 0  # of the arrays between phases
 
     def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
         """Add a phase; barrier: all ranks meet after it."""
@@ -104,6 +109,7 @@ class Program:
         """An array of the network's dtype that lives as long as the program."""
         array = aligned_zeros(int(np.prod(shape)), self.net.dtype).reshape(shape)
         self.kept.append(array)
+        self.num_bytes += array.nbytes
         return array
 
     # ------------------------------------------------------------ the batch
@@ -123,18 +129,30 @@ class Program:
             fields |= {"y": data.y, "batch_y": y, "outputs": net.outputs, "has_labels": int(labels)}
         targets = 0 if y is None else net.outputs
         cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels)
-        self.add(rows_kernel("gather", net.dtype), fill(GATHER, **fields), barrier=True, cost=cost)
+        self.source = fill(GATHER, **fields)
+        self.add(rows_kernel("gather", net.dtype), self.source, barrier=True, cost=cost)
         return x, y
 
     def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
         """Add the copy of the batch's outputs to their rows of `out`."""
-        record = fill(GATHER, run=self.run, x=out, batch_x=outputs, inputs=self.net.outputs)
+        self.target = fill(GATHER, run=self.run, x=out, batch_x=outputs, inputs=self.net.outputs)
         cost = costs.scatter(self.net.outputs, self.net.itemsize)
-        self.add(rows_kernel("scatter", self.net.dtype), record, barrier=False, cost=cost)
+        self.add(rows_kernel("scatter", self.net.dtype), self.target, barrier=False, cost=cost)
 
     def finish(self) -> None:
-        """Add the end of a batch."""
+        """Add the end of a batch: the program is complete."""
         self.add(FINISH, self.run, barrier=True)
+        table = np.array(self.phases, np.int64)
+        self.kept.append(table)
+        self.run["phases"], self.run["num_phases"] = address_of(table), len(table)
+
+    def read_from(self, x: np.ndarray, y: np.ndarray | None) -> None:
+        """Take the rows of other data, of the same dtypes and columns; the caller keeps them alive for a pass."""
+        self.source["x"], self.source["y"] = x.ctypes.data, 0 if y is None else y.ctypes.data
+
+    def write_to(self, out: np.ndarray) -> None:
+        """Give the outputs to another array, which the caller keeps alive for a pass."""
+        self.target["x"] = out.ctypes.data
 
     # ------------------------------------------------------------ forward
     def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[_Dense | _Dropout]]:
@@ -317,10 +335,9 @@ class Program:
 
         first_batch: number of batches done before. flops: of the pass. progress: is told how many batches are done.
         """
-        run, table = self.run[0], np.array(self.phases, np.int64)
-        run["phases"], run["num_phases"], run["first_batch"] = address_of(table), len(table), first_batch
-        run["num_rows"], run["num_batches"] = num_rows, -(-num_rows // self.batch_size)
-        run["order"] = address_of(order)
+        run = self.run[0]
+        run["num_rows"], run["num_batches"], run["first_batch"] = num_rows, -(-num_rows // self.batch_size), first_batch
+        run["order"] = 0 if order is None else order.ctypes.data
         for name in ("arrivals", "done", "stop", "halt"):
             run[name] = 0
 
@@ -331,9 +348,13 @@ class Program:
         def stop() -> None:
             run["stop"] = 1
 
-        num_ranks = min(self.num_ranks, get_num_threads())
-        with marking(self.verb, self.net.dtype, run, self.costs, num_ranks) as kernel:
-            run_team(kernel, address_of(self.run), num_ranks, watch if flops > WATCHED_FLOPS else None, stop)
+        num_ranks = min(self.num_ranks, get_num_threads()) if self.num_ranks > 1 else 1
+        listener = recorder.get()  # an open `fastopt.profile`
+        marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
+            listener, self.verb, self.net.dtype, run, self.costs, num_ranks
+        )  # fmt: skip
+        with marked as kernel:
+            run_team(kernel, self.address, num_ranks, watch if flops > WATCHED_FLOPS else None, stop)
         return int(run["done"])
 
 

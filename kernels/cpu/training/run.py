@@ -1,7 +1,7 @@
-"""The loop that runs a program's phases, batch after batch, on all ranks; and its twin that marks when each was done.
+"""The compiled loop over a program's phases, batch after batch, on all ranks; and its twin that marks their times.
 
-The twin is a kernel of its own, so a run that nobody profiles has no code for marks. It reads the clock after each
-phase and each meeting, at 20 to 80 ns, and writes to memory of its rank's own: 1.4 us for a step of 16 phases.
+The twin is a kernel of its own, so that a run without a profiler has no code for marks. It reads the clock after each
+phase and each barrier, in 20 to 80 ns, and writes to its rank's own memory: 1.4 us for a step of 16 phases.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...profile import Cost, Pass, recorder
+from ...profile import Cost, Pass, Recorder
 from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import (
     INTERPRETED,
@@ -31,9 +31,9 @@ from ..runtime.primitives import (
 )
 from ..runtime.records import RUN, offset, read
 
-SPINS = 400  # looks at the barrier before the processor is given up, some 10 us
-MARK = 16  # bytes: two words, whatever the clock writes there
-MARKS = 1 << 26  # bytes of memory for the marks of a pass; steps beyond that are run without
+SPINS = 400  # reads of the barrier before the processor is yielded, some 10 us
+MARK = 16  # bytes of a mark: two words, as the clock writes them
+MARKS = 1 << 26  # bytes of all marks of a pass; batches beyond have none
 
 # The clock of time.perf_counter: clock_gettime(CLOCK, address) or, on Windows, QueryPerformanceCounter(address).
 WINDOWS = sys.platform == "win32" and not INTERPRETED
@@ -45,27 +45,28 @@ def _run_program(marked):
     def run_program(work, step, rank, num_ranks):
         run = read(work, RUN)
         phases = view(run.phases, run.num_phases * 3, np.int64)
-        meetings = 0
+        barriers = 0
         for batch in range(run.num_batches):
             if marked:
                 mark = run.marks + (rank * run.num_marked + batch) * (1 + 2 * run.num_phases) * MARK
                 marks = batch < run.num_marked
                 if marks:
-                    # A C function finds its arguments in registers; QueryPerformanceCounter overlooks the second.
+                    # arguments of C functions are in registers: QueryPerformanceCounter ignores the second
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
             for i in range(run.num_phases):
+                # one phase
                 call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, num_ranks)
                 if marked and marks:
                     mark += MARK
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
                 if phases[3 * i + 2] and num_ranks > 1:
-                    # Arrivals are counted and never reset: at meeting k everybody waits for the (k ranks)-th.
-                    meetings += 1
+                    # the barrier: arrivals are counted and never reset, so barrier k waits for the (k num_ranks)-th
+                    barriers += 1
                     atomic_add(work + ARRIVALS, 1)
-                    looks = 0
-                    while atomic_load(work + ARRIVALS) < meetings * num_ranks:
-                        looks += 1
-                        if looks < SPINS:
+                    spins = 0
+                    while atomic_load(work + ARRIVALS) < barriers * num_ranks:
+                        spins += 1
+                        if spins < SPINS:
                             relax()
                         else:
                             call_int(run.yield_cpu)
@@ -73,8 +74,9 @@ def _run_program(marked):
                         mark += MARK
                         call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
                 elif marked and marks:
-                    done, left = view(mark, 2, np.int64), view(mark + MARK, 2, np.int64)
-                    left[0], left[1] = done[0], done[1]
+                    # no barrier: the rank went on at once
+                    done, went_on = view(mark, 2, np.int64), view(mark + MARK, 2, np.int64)
+                    went_on[0], went_on[1] = done[0], done[1]
                     mark += MARK
             if run.halt:
                 break
@@ -83,6 +85,7 @@ def _run_program(marked):
 
 
 def _finish(work, step, rank, num_ranks):
+    """The end of a batch: publish it, and read whether to stop, for all ranks alike."""
     if rank == 0:
         run = read(work, RUN)
         run.done = step + 1
@@ -99,7 +102,7 @@ class _Clock(NamedTuple):
     frequency: int  # of the first of the two words it writes; the second, if it is used, has nanoseconds
 
     def nanoseconds(self, words: np.ndarray) -> np.ndarray:
-        """Of words (..., 2)."""
+        """Nanoseconds of words (..., 2)."""
         seconds, rest = np.divmod(words[..., 0], self.frequency)
         return seconds * 10**9 + rest * 10**9 // self.frequency + words[..., 1]
 
@@ -124,23 +127,21 @@ def _clock() -> _Clock:
 
 
 @contextmanager
-def marking(verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int) -> Iterator[Kernel]:
-    """The kernel to run a filled record RUN with; where somebody wants to know, one that marks, and then tells them."""
-    listener = recorder.get()
-    if listener is None:
-        yield RUN_PROGRAM
-        return
+def marking(
+    listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
+) -> Iterator[Kernel]:
+    """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener."""
     slots, clock = 1 + 2 * len(costs), _clock()
     steps = int(min(run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)
     run["marks"], run["num_marked"], run["clock"] = address_of(words), steps, clock.address
-    _ = MARKED_PROGRAM.address  # compiled before the pass begins
+    _ = MARKED_PROGRAM.address  # compiled before the pass
     start = time.perf_counter_ns()
     try:
         yield MARKED_PROGRAM
     finally:
         end, done = time.perf_counter_ns(), int(run["done"])
-        at_work = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
-        marks = clock.nanoseconds(words[at_work, :done])
+        worked = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
+        marks = clock.nanoseconds(words[worked, :done])
         rows = min(int(run["num_rows"]), done * int(run["batch_size"]))
         listener.record(Pass(verb, dtype, tuple(costs), int(run["batch_size"]), rows, done, start, end, marks))

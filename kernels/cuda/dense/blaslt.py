@@ -1,7 +1,7 @@
-"""cuBLASLt, opened with cffi: its functions, the constants of its header that we use, descriptors that free themselves.
+"""cuBLASLt, opened with cffi: its functions, constants of its header, descriptors that free themselves.
 
-Everything but `Handle` works without a driver and a device, so that declarations and constants are tested anywhere: an
-attribute that is set is read back, and the header that comes with the library is compared with what stands here.
+Everything but `Handle` works without a driver and a device, so declarations and constants are tested anywhere: an
+attribute that is set is read back, and the constants are compared with the header that comes with the library.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Order(IntEnum):
 
 
 class Epilogue(IntEnum):
-    """CUBLASLT_EPILOGUE_...: bits, of which these are the combinations that there are."""
+    """CUBLASLT_EPILOGUE_...: the combinations of bits that exist."""
 
     DEFAULT = 1
     RELU = 2
@@ -127,10 +127,10 @@ class Epilogue(IntEnum):
 
 
 class Reduction(IntEnum):
-    """CUBLASLT_REDUCTION_SCHEME_...: how the parts of a sum that is cut are added up."""
+    """CUBLASLT_REDUCTION_SCHEME_...: ways to add up partial sums."""
 
-    COMPUTE_TYPE = 2  # in the type that is computed in
-    MASK = 7  # in any way
+    COMPUTE_TYPE = 2  # in the type of the arithmetic
+    MASK = 7  # any way
 
 
 class Attribute(Enum):
@@ -182,7 +182,7 @@ class Preference(Attribute):
 
 # ---------------------------------------------------------------- the library
 class BlasLtError(CudaError):
-    """cuBLASLt cannot be opened, or a call of it failed; `status` is what it returned, None where it was not called."""
+    """cuBLASLt cannot be opened, or a call of it failed; `status` is the returned status, None without a call."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -190,7 +190,7 @@ class BlasLtError(CudaError):
 
 
 def _path() -> str | None:
-    """Where a wheel, conda or a toolkit has it. The finder comes with numba-cuda; without it, it is the system's."""
+    """Path of the library in a wheel, conda or a toolkit, by the finder that comes with numba-cuda; else None."""
     try:
         from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
     except ImportError:
@@ -206,14 +206,14 @@ def library() -> Any:
     """The library, opened.
 
     Raises:
-        BlasLtError: there is none.
+        BlasLtError: it is not installed.
     """
     path, reasons = _path(), []
     for name in (path,) if path else NAMES:
         try:
             return ffi.dlopen(name)
         except OSError as error:
-            reasons.append(str(error).partition("  Additionally")[0])  # where else cffi has looked
+            reasons.append(str(error).partition("  Additionally")[0])  # without the list of folders that cffi searched
     raise BlasLtError(f"cuBLASLt is not installed (pip install 'fastopt[cuda]' brings it): {'; '.join(reasons)}")
 
 
@@ -227,13 +227,13 @@ def lt_version() -> tuple[int, int, int]:
 
 
 def cudart_version() -> tuple[int, int]:
-    """The CUDA that the library was made for."""
+    """The CUDA version that the library was built for."""
     number = int(library().cublasLtGetCudartVersion())
     return number // 1000, number % 1000 // 10
 
 
 def check(status: int, doing: str) -> None:
-    """Raises BlasLtError, with the status' name and what it means, unless it is that of success."""
+    """Raise BlasLtError with the name and meaning of a status, unless it is success."""
     if status:
         lt = library()
         name = ffi.string(lt.cublasLtGetStatusName(status)).decode()
@@ -242,26 +242,26 @@ def check(status: int, doing: str) -> None:
 
 
 class Descriptor:
-    """One of cuBLASLt's descriptors; `kind` is its name there, `arguments` what creating it takes."""
+    """One of cuBLASLt's descriptors: `kind` is its name there, `arguments` those of its create function."""
 
     def __init__(self, kind: str, *arguments: int) -> None:
-        lt, place = library(), ffi.new("void **")
+        lt, pointer = library(), ffi.new("void **")
         self.kind = kind
-        check(getattr(lt, f"cublasLt{kind}Create")(place, *arguments), f"creating a {kind}")
-        self.pointer = ffi.gc(place[0], getattr(lt, f"cublasLt{kind}Destroy"))
+        check(getattr(lt, f"cublasLt{kind}Create")(pointer, *arguments), f"creating a {kind}")
+        self.pointer = ffi.gc(pointer[0], getattr(lt, f"cublasLt{kind}Destroy"))
 
     def __setitem__(self, attribute: Attribute, value: int) -> None:
-        place = ffi.new(f"{attribute.kind} *", int(value))
-        put = getattr(library(), f"cublasLt{self.kind}SetAttribute")
-        status = put(self.pointer, attribute.number, place, ffi.sizeof(attribute.kind))
+        data = ffi.new(f"{attribute.kind} *", int(value))
+        set_attribute = getattr(library(), f"cublasLt{self.kind}SetAttribute")
+        status = set_attribute(self.pointer, attribute.number, data, ffi.sizeof(attribute.kind))
         check(status, f"setting {attribute.name} of a {self.kind} to {value}")
 
     def __getitem__(self, attribute: Attribute) -> int:
-        place, written = ffi.new(f"{attribute.kind} *"), ffi.new("size_t *")
-        ask = getattr(library(), f"cublasLt{self.kind}GetAttribute")
-        status = ask(self.pointer, attribute.number, place, ffi.sizeof(attribute.kind), written)
+        data, written = ffi.new(f"{attribute.kind} *"), ffi.new("size_t *")
+        get_attribute = getattr(library(), f"cublasLt{self.kind}GetAttribute")
+        status = get_attribute(self.pointer, attribute.number, data, ffi.sizeof(attribute.kind), written)
         check(status, f"reading {attribute.name} of a {self.kind}")
-        return int(place[0])
+        return int(data[0])
 
 
 def matmul_descriptor(compute: Compute, scale: DataType) -> Descriptor:
@@ -278,15 +278,15 @@ def preference_descriptor() -> Descriptor:
 
 
 class Algorithm(NamedTuple):
-    """How a product is computed: cuBLASLt's own description of it, good for one version of the library."""
+    """cuBLASLt's description of an algorithm, valid for one version of the library."""
 
     code: bytes
     workspace: int  # bytes
-    waves: float  # how often the device is filled by it
+    waves: float  # number of times that its blocks fill the device
 
 
 class Problem(NamedTuple):
-    """A product as cuBLASLt describes it: the operation and the layouts of A, B and D. C is laid out as D."""
+    """Descriptors of a product: the operation and the layouts of A, B and D; C has the layout of D."""
 
     operation: Descriptor
     a: Descriptor
@@ -295,15 +295,15 @@ class Problem(NamedTuple):
 
 
 class Handle:
-    """cuBLASLt's state for one device, which is current while this is made. Any thread may use it."""
+    """cuBLASLt's state for the device that is current when it is made. Any thread may use it."""
 
     def __init__(self) -> None:
-        place = ffi.new("void **")
-        check(library().cublasLtCreate(place), "starting cuBLASLt")
-        self.pointer = ffi.gc(place[0], library().cublasLtDestroy)
+        pointer = ffi.new("void **")
+        check(library().cublasLtCreate(pointer), "starting cuBLASLt")
+        self.pointer = ffi.gc(pointer[0], library().cublasLtDestroy)
 
     def heuristic(self, problem: Problem, preference: Descriptor, wanted: int) -> list[Algorithm]:
-        """The algorithms for a product that promise to be the fastest, best first, at most `wanted`; maybe none."""
+        """At most `wanted` algorithms for a product, those first that cuBLASLt expects to be fastest; maybe none."""
         lt, found = library(), ffi.new("int *")
         results = ffi.new("cublasLtMatmulHeuristicResult_t[]", wanted)
         operation, a, b, d = (part.pointer for part in problem)
@@ -311,7 +311,7 @@ class Handle:
             self.pointer, operation, a, b, d, d, preference.pointer, wanted, results, found
         )
         if status in (Status.NOT_SUPPORTED, Status.INVALID_VALUE, Status.ARCH_MISMATCH):
-            if status == Status.INVALID_VALUE:  # more likely a mistake of ours than a product that cannot be
+            if status == Status.INVALID_VALUE:  # more likely our mistake than a product that cuBLASLt does not support
                 log.warning("cuBLASLt calls a product invalid, so another way is taken")
             return []
         check(status, "choosing an algorithm")
@@ -325,18 +325,18 @@ class Handle:
         self,
         problem: Problem,
         scalars: Any,
-        places: tuple[int, int, int],
+        operands: tuple[int, int, int],
         algorithm: Any,
         workspace: tuple[int, int],
         stream: int,
     ) -> None:
         """D = alpha op(A) op(B) + beta D, and the epilogue, in the order of a stream. Nothing is allocated.
 
-        scalars: alpha and beta, of the operation's scale type; places: the addresses of A, B and D; algorithm: a
+        scalars: alpha and beta, of the operation's scale type; operands: addresses of A, B and D; algorithm: a
         cublasLtMatmulAlgo_t; workspace: its address and size; stream: a handle.
         """
         lt, operation = library(), problem.operation.pointer
-        a, b, d = places
+        a, b, d = operands
         status = lt.cublasLtMatmul(
             self.pointer, operation, scalars, ffi.cast("void *", a), problem.a.pointer, ffi.cast("void *", b),
             problem.b.pointer, scalars + 1, ffi.cast("void *", d), problem.d.pointer, ffi.cast("void *", d),

@@ -1,7 +1,7 @@
-"""What `cublasLtMatmul` does, in NumPy and in this process' memory: for Numba's simulator, and for tests of plans.
+"""`cublasLtMatmul` in NumPy, on the memory of this process: for Numba's simulator, and for tests of plans.
 
-Written from NVIDIA's documentation and not from `products.py`: matrices are read where their layouts say, in columns,
-and an epilogue is what its bits say. What the documentation forbids is an error here.
+Written from NVIDIA's documentation and not from `products.py`: matrices are read by their layouts, in columns, and an
+epilogue is made from its bits. Whatever the documentation forbids is an error here.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ GELU_A, GELU_B = np.sqrt(2 / np.pi), 0.044715
 
 
 def decode(words: np.ndarray, kind: str) -> np.ndarray:
-    """Numbers of a type from what lies in memory, which is the upper half of a float32 for bfloat16."""
+    """Values from the words in memory: those of bfloat16 are the upper halves of float32."""
     if kind != "bfloat16":
         return words
     return (words.astype(np.uint32) << 16).view(np.float32)
 
 
 def encode(numbers: np.ndarray, kind: str) -> np.ndarray:
-    """What lies in memory, rounded to nearest, ties to even."""
+    """Words in memory of values, rounded to nearest, ties to even."""
     if kind != "bfloat16":
         return numbers.astype(kind)
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
@@ -37,18 +37,18 @@ def encode(numbers: np.ndarray, kind: str) -> np.ndarray:
 
 
 def storage(kind: str) -> str:
-    """NumPy's type for what lies in memory."""
+    """NumPy's type of the words in memory."""
     return "uint16" if kind == "bfloat16" else kind
 
 
 def tf32(numbers: np.ndarray) -> np.ndarray:
-    """Rounded to the 10 bits after the point that tensor cores read of a float32."""
+    """Values rounded to the 10 bits of mantissa that tensor cores read of a float32."""
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     return np.where(np.isfinite(numbers), ((bits + 0x1000) & 0xFFFFE000).view(np.float32), numbers)
 
 
 def _columns(address: int, matrix: Matrix, kind: str) -> np.ndarray:
-    """A matrix in memory, (rows, columns), as it lies there."""
+    """View of a matrix in memory, (rows, columns)."""
     if matrix.stride < matrix.rows:
         raise ValueError(f"columns of {matrix.rows} elements lie {matrix.stride} apart")
     if address % BYTES[kind]:
@@ -59,7 +59,7 @@ def _columns(address: int, matrix: Matrix, kind: str) -> np.ndarray:
 
 
 def _mask(address: int, product: Product) -> np.ndarray:
-    """The bytes of a bit mask, (bytes of a column, columns)."""
+    """View of a bit mask, (bytes of a column, columns)."""
     stride = product.aux_stride
     if stride % 128 or stride < product.d.rows:
         raise ValueError(f"a mask's column of {stride} bits for {product.d.rows} rows")
@@ -69,7 +69,7 @@ def _mask(address: int, product: Product) -> np.ndarray:
 
 
 def _aux(address: int, product: Product) -> np.ndarray:
-    """The inputs of GELU, (rows of D, columns)."""
+    """View of the inputs of GELU, (rows of D, columns)."""
     if product.aux_stride % 8:
         raise ValueError(f"columns of GELU's inputs lie {product.aux_stride} apart")
     return _columns(address, Matrix(product.d.rows, product.d.columns, product.aux_stride), product.result)
@@ -110,7 +110,7 @@ def matmul(
             mask = _mask(aux, product)
             packed = np.packbits(z > 0, axis=0, bitorder="little")
             mask[: len(packed)] = packed
-        z = np.fmax(z, 0)  # which is 0 of NaN, as it is there
+        z = np.fmax(z, 0)  # 0 for NaN, as in the library
     elif e & Epilogue.GELU:
         if e & 128:
             _aux(aux, product)[...] = encode(z, kind)
@@ -127,7 +127,7 @@ def matmul(
 
 
 class SimulatedGemm:
-    """What `gemm.Gemm` does."""
+    """Twin of `gemm.Gemm`."""
 
     def __init__(self, gpu: Any) -> None:
         self.gpu, self._scratch = gpu, gpu.allocate(0)
@@ -158,7 +158,7 @@ class SimulatedGemm:
 
 
 class SimulatedCall:
-    """What `gemm.Call` does, at once."""
+    """Twin of `gemm.Call`."""
 
     def __init__(self, compute: Callable[[], None]) -> None:
         self.compute = compute

@@ -1,12 +1,12 @@
-"""Networks whose layers compute in 16 bits: what of them is in which dtype, and the ways between the two.
+"""Networks whose layers compute in 16 bits: the dtype of each array, and conversions.
 
     float32    the parameters, their gradients and states; data and targets; the outputs of the last layer, the loss,
                its gradient by them, and metrics
-    16 bits    copies of the parameters, which the update writes beside them; the rows of a batch; what layers give to
-               one another, forward and backward
+    16 bits    copies of the parameters, which the update writes, too; the rows of a batch; the arrays between layers,
+               forward and backward
 
-Products take operands of 16 bits, are summed in float32, and are rounded once where their result is of 16 bits. As
-torch's autocast and Keras' mixed precision do, except that outputs and gradients are not rounded.
+Products read operands of 16 bits, add up in float32, and round once if their result has 16 bits. torch's autocast and
+Keras' mixed precision do the same, but they round outputs and gradients, too.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def mixed_kernels(dtype: str) -> list[Kernel]:
 
 
 def narrow(gpu: Any, stream: int, dtype: str, source: int, into: int, elements: int) -> None:
-    """into = source, of float32 rounded to a 16-bit dtype; `into` is aligned to 16 bytes."""
+    """into = source: float32 rounded to a 16-bit dtype; `into` is aligned to 16 bytes."""
     pieces = -(-elements // (THREADS * STORES[dtype].width))
     launch(gpu, narrow_kernel(dtype), pieces, stream, source, into, elements)
 
 
 class Weights(Mirror):
-    """The parameters on the device, and what layers read: the same, or copies of 16 bits.
+    """The parameters on the device, and copies of 16 bits where layers read those.
 
-    copies: addresses of those, if there are any; read: of what layers read, in the order of the parameters. The last
-    bias, where there is one, is added to outputs of float32, and so it is read as it is.
+    copies: addresses of the copies, if there are any; read: addresses that layers read, in the order of the parameters.
+    The last bias is added to outputs of float32, so it is read without a copy.
     """
 
     def __init__(self, gpu: Any, params: Sequence[np.ndarray], compute: str, last_bias: bool) -> None:

@@ -1,7 +1,7 @@
-"""Which call of cuBLASLt computes which product of a dense layer, and what is left to kernels of ours, as plain data.
+"""Plans of a dense layer as plain data: the calls of cuBLASLt, and the steps that are left to our kernels.
 
-Our arrays lie in rows, cuBLASLt thinks in columns: an array (r, c) is for it a matrix (c, r), the transpose. So the
-operands change places, and D is a matrix of columns, which epilogues want (ORDER_ROW has no epilogue with a bias):
+Our arrays are row-major, cuBLASLt's are column-major: it sees an array (r, c) as the transpose, a matrix (c, r). So the
+operands are exchanged, and D is column-major, as epilogues need it (ORDER_ROW has no epilogue with a bias):
 
     y  = x w + b      D = y'  (outputs, rows)      A = w' (outputs, inputs)       B = x'  (inputs, rows)
     dx = dz w'        D = dx' (inputs, rows)       A = w' (outputs, inputs), T    B = dz' (outputs, rows)
@@ -34,16 +34,16 @@ TYPES = {
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 MASK_STRIDE = 128  # bits: a column of the bit mask of ReLU is a multiple of it
 Z_STRIDE = 8  # elements: so is a column of GELU's pre-activations
-TENSOR_CORES = 16  # bytes that addresses and strides must be multiples of, for the kernels that are fast
+TENSOR_CORES = 16  # bytes: addresses and strides must be multiples of it for the fast kernels
 
 BIAS, AUX, BGRAD = int(Epilogue.BIAS), 128, 16  # bits of epilogues
 APPLIED = {"linear": 0, "relu": int(Epilogue.RELU), "gelu_tanh": int(Epilogue.GELU)}
 SLOPES = {"relu": int(Epilogue.DRELU), "gelu_tanh": int(Epilogue.DGELU)}
-KEPT = {"relu": "mask", "gelu_tanh": "z"}  # what the first leaves behind for the second
+KEPT = {"relu": "mask", "gelu_tanh": "z"}  # array that the forward epilogue writes for that of the slope
 
 
 class Matrix(NamedTuple):
-    """In column-major order; `stride`: elements from a column to the next."""
+    """A column-major matrix; `stride`: elements from a column to the next."""
 
     rows: int
     columns: int
@@ -51,7 +51,7 @@ class Matrix(NamedTuple):
 
 
 class Product(NamedTuple):
-    """D = epilogue(op(A) op(B)), where op transposes or does not."""
+    """D = epilogue(op(A) op(B)), where op is the identity or the transpose."""
 
     a: Matrix
     b: Matrix
@@ -71,21 +71,21 @@ class Product(NamedTuple):
 
     @property
     def compute(self) -> Compute:
-        """What is multiplied and added in: float32 for 16-bit types, and TF32 only where it was asked for."""
+        """Type of the arithmetic: float32 for 16-bit types, TF32 only if `tf32` is set."""
         if self.dtype == "float64":
             return Compute.C_64F
         return Compute.C_32F_FAST_TF32 if self.tf32 and self.dtype == "float32" else Compute.C_32F
 
     @property
     def scale(self) -> DataType:
-        """Of alpha and beta."""
+        """Type of alpha and beta."""
         return DataType.R_64F if self.dtype == "float64" else DataType.R_32F
 
     @property
     def aligned(self) -> bool:
-        """Whether all columns begin at multiples of 16 bytes, if the arrays do.
+        """True if all columns begin at multiples of 16 bytes, given that the arrays do.
 
-        Where they do not (an odd number of outputs, say), cuBLASLt is left with kernels that load less at once.
+        Otherwise (an odd number of outputs, say) cuBLASLt has only kernels with narrower loads.
         """
         read = (self.a.stride | self.b.stride) * BYTES[self.dtype]
         return (read | self.d.stride * BYTES[self.result]) % TENSOR_CORES == 0
@@ -96,13 +96,13 @@ class Product(NamedTuple):
 
     @property
     def sums(self) -> int:
-        """How many sums of columns the epilogue writes to where a bias would be read."""
+        """Number of column sums that the epilogue writes to the address of the bias."""
         if self.has(Epilogue.BGRADB):
             return self.d.columns
         return self.d.rows if self.has(BGRAD) or self.has(Epilogue.BGRADA) else 0
 
     def sizes(self) -> tuple[int, int, int, int, int]:
-        """Bytes of A, B, D, the bias or its gradient, and what comes with the epilogue."""
+        """Bytes of A, B, D, the bias or its gradient, and the epilogue's mask or z."""
         a, b, d = (matrix.stride * matrix.columns for matrix in (self.a, self.b, self.d))
         wide, vector = BYTES[self.result], self.sums or self.d.rows * self.reads_bias
         aux = self.aux_stride * self.d.columns
@@ -111,7 +111,7 @@ class Product(NamedTuple):
         return a * read, b * read, d * wide, vector * wide, aux // 8 if in_bits else aux * wide
 
     def has(self, bits: int) -> bool:
-        """Whether the epilogue has all of these bits."""
+        """True if the epilogue has all of these bits."""
         return self.epilogue & bits == bits
 
 
@@ -142,16 +142,16 @@ class Layer(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """How y = f(x w + b) is computed."""
+    """Plan of y = f(x w + b)."""
 
     product: Product
-    into: str  # what the product writes, "y" or "z"
-    aux: str  # what its epilogue writes besides: "mask" for the slope of relu, "z", or ""
-    activate: bool  # whether our kernel follows: y = f(z), after z += b unless the product has added b
+    into: str  # array that the product writes, "y" or "z"
+    aux: str  # array that its epilogue writes, too: "mask" for the slope of relu, "z", or ""
+    activate: bool  # True: our kernel follows, y = f(z), after z += b unless the product has added b
 
 
 class Backward(NamedTuple):
-    """How dz, db, dw and dx of a layer are computed."""
+    """Plan of dz, db, dw and dx."""
 
     dz: str  # "dy": it is dy; "kernel": dy f'(s) by our kernel; "above": by the epilogue of dx of the layer above
     db: str  # "kernel": by our kernel; "weights": by the epilogue of dw; "above"; "": there is none
@@ -160,7 +160,7 @@ class Backward(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A layer of a network."""
+    """A layer of a network with both of its plans."""
 
     layer: Layer
     activation: str
@@ -189,7 +189,7 @@ def weights_product(layer: Layer, epilogue: Epilogue = Epilogue.DEFAULT) -> Prod
 
 # ---------------------------------------------------------------- strides and alignment
 def padded(columns: int) -> int:
-    """A stride for rows of our own arrays: 16 bytes in every type, and what GELU's epilogue wants."""
+    """Stride of the rows of our own arrays: a multiple of 16 bytes in every dtype, as GELU's epilogue needs it."""
     return -(-columns // Z_STRIDE) * Z_STRIDE
 
 
@@ -204,15 +204,15 @@ def alignment(address: int) -> int:
 
 
 def aux_stride(layer: Layer, activation: str) -> int:
-    """Of what the forward pass leaves for the slope of this activation: bits, or elements of z."""
+    """Stride of the array that the forward epilogue writes for the slope: bits of a mask, or elements of z."""
     return mask_stride(layer.outputs) if activation == "relu" else layer.y.stride
 
 
 # ---------------------------------------------------------------- choices
 def known(product: Product) -> bool:
-    """Whether an epilogue is one that cuBLASLt can have for a product, as far as is known without asking it.
+    """False if cuBLASLt is known to refuse a product's epilogue.
 
-    DRELU and DGELU want sums of more than one term, and BGRADA more than one row and term (nvmath-python, which binds
+    DRELU and DGELU need sums of more than one term, and BGRADA more than one row and term (nvmath-python, which binds
     the same library, refuses them or leaves them out of its tests).
     """
     if product.depth == 1 and (product.has(Epilogue.DRELU) or product.has(Epilogue.DGELU)):
@@ -227,10 +227,10 @@ def known(product: Product) -> bool:
 Supported = Callable[[Product], bool]
 
 
-def exact(dtype: str) -> frozenset[str]:
-    """The activations whose epilogue is as good as our formula, and which are therefore left to cuBLASLt.
+def exact_activations(dtype: str) -> frozenset[str]:
+    """The activations whose epilogue is as accurate as our formula, and which are therefore left to cuBLASLt.
 
-    - relu is not: its epilogue makes 0 of NaN (NVIDIA's forum, 329783), and a network whose weights have become NaN
+    - relu is not: its epilogue turns NaN into 0 (NVIDIA's forum, 329783), and a network whose weights have become NaN
       would go on with a finite loss.
     - gelu_tanh is for 16-bit types alone: a tanh to 11 bits, which GPUs have as an instruction, would not show there.
     """
@@ -247,11 +247,11 @@ def plan_forward(
 ) -> Forward:
     """The forward pass of a layer.
 
-    keep: what must be there afterwards besides y: "mask" (for DRELU; only for relu, where it is fused), "z", or "".
-    fused: the activations that may be epilogues; None: those that are `exact`.
-    supported: says of a product whether cuBLASLt has an algorithm for it.
+    keep: array to write besides y: "mask" (for DRELU; only for relu as an epilogue), "z", or "".
+    fused: the activations that may be epilogues; None: those that are `exact_activations`.
+    supported: True for a product for which cuBLASLt has an algorithm.
     """
-    fused = exact(layer.output or layer.dtype) if fused is None else fused
+    fused = exact_activations(layer.output or layer.dtype) if fused is None else fused
     if activation in fused and keep in ("", KEPT.get(activation)):
         product = _applied(layer, activation, bias, keep)
         if supported(product):
@@ -285,7 +285,7 @@ def plan_backward(
     """The backward pass of a layer whose dy is given; dx, dw, db: which gradients are wanted."""
     dz = "dy" if activation == "linear" else "kernel"
     sums, weights = ("kernel" if db else ""), (weights_product(layer) if dw else None)
-    if dz == "dy" and db and dw:  # else our kernel passes over dz anyway
+    if dz == "dy" and db and dw:  # otherwise our kernel reads dz anyway
         with_sums = weights_product(layer, Epilogue.BGRADA)
         if supported(with_sums):
             sums, weights = "weights", with_sums
@@ -302,14 +302,14 @@ def plan_network(
     supported: Supported = known,
     output: str = "",
 ) -> list[Plan]:
-    """The dense layers of a network, in their order. Arrays between layers have rows of `padded` length, and so has x.
+    """Plans of the dense layers of a network. x and the arrays between layers have rows `padded` elements apart.
 
-    output: the dtype of the last one's outputs, if another.
+    output: the dtype of the last layer's outputs, if another.
 
-    The slope of a layer is left to dx of the layer above where nothing lies between them, and there are epilogues for
-    both halves: one that leaves the mask (z can be left by a kernel of ours), and one that uses it.
+    The slope of a layer is an epilogue of dx of the layer above if nothing lies between them, and both epilogues exist:
+    the one that writes the mask (z can be written by our kernel) and the one that reads it.
     """
-    in_epilogues = exact(dtype) if fused is None else fused
+    in_epilogues = exact_activations(dtype) if fused is None else fused
     dense = {i: spec for i, spec in enumerate(specs) if isinstance(spec, DenseSpec)}
     layers = {
         i: Layer(rows, spec.inputs, spec.outputs, dtype, tf32, padded(spec.inputs), padded(spec.outputs), gradient)
@@ -337,20 +337,20 @@ def plan_network(
 
 
 def _slope(layer: Layer, above: Layer, spec: DenseSpec, supported: Supported) -> Product | None:
-    """dx of the layer above with the slope of this one as its epilogue; None where that cannot be."""
+    """dx of the layer above with the slope of this one as its epilogue; None where cuBLASLt has no such product."""
     if spec.activation not in SLOPES:
         return None
     if spec.activation == "relu" and not supported(_applied(layer, "relu", spec.bias, "mask")):
         return None
     bits, stride = SLOPES[spec.activation], aux_stride(layer, spec.activation)
-    # The sums of BGRAD are of the type of dx, which may not be that of the gradients.
+    # The sums of BGRAD have the type of dx, which may differ from that of the gradients.
     choices = [bits | BGRAD, bits] if spec.bias and not layer.gradient else [bits]
     products = [inputs_product(above, Epilogue(choice), stride) for choice in choices]
     return next((product for product in products if supported(product)), None)
 
 
 def _from_above(layer: Layer, above: Product, backward: Backward, bias: bool, supported: Supported) -> Backward:
-    """A layer's backward pass where dz, and db if there is one, come with dx of the layer above."""
+    """A layer's backward plan if dz, and db if there is one, are written by dx of the layer above."""
     if above.has(BGRAD) or not bias:
         return backward._replace(dz="above", db="above" if bias else "")
     with_sums = weights_product(layer, Epilogue.BGRADA)

@@ -1,24 +1,26 @@
-"""What goes through a batch row by row, besides losses.
+"""Kernels that move the rows of a batch, and dropout.
 
-    gather    rows of the data, in the order of the epoch, into the rows of the batch; float32 may become 16 bits
+    gather    rows of x and y, in the order of the epoch, to the rows of the batch, in one launch
+    narrow    the same for x alone, from float32 to 16 bits
     scatter   rows of the batch to those of the outputs of all batches
     dropout   forward x -> y, and backward dy -> dx: the mask is drawn again, not kept
 
-Which batch it is lies in device memory, in a record `CLOCK`, so that a list of launches is the same for every batch.
-Arrays lie in rows, each array with a stride of its own; 0 in place of an address: there is none.
+The number of the batch lies in device memory, in a record `CLOCK`, so that a list of launches is the same for every
+batch. An address of 0 stands for an array that is not there. Rows are copied in units of bytes: 16 where all rows begin
+at multiples of 16, else those of an element.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import cuda
 
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import THREADS, Kernel, device
-from ..runtime.device import launch
+from ..runtime.device import Device, launch
 from ..runtime.primitives import VECTOR, array_loader, array_storer, loader, reader, storer, word
 from ..runtime.records import CLOCK, DROPOUT, offset
 from ..runtime.storage import STORES, vector_map
@@ -29,55 +31,71 @@ SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "thresho
 
 read_word, read_double = reader("int64", 1), reader("float64", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
+SIZES = {dtype: store.size for dtype, store in STORES.items()} | {LABEL: 8}  # bytes of an element
+
+# A type of so many bytes for copies: what is loaded and stored at once.
+UNITS = {16: ("uint32", 4), 8: ("int64", 1), 4: ("uint32", 1), 2: ("uint16", 1)}
 
 
-class Vector(NamedTuple):
-    """Values that a thread copies at once: `words` of a kind, each with `held` elements of `size` bytes."""
-
-    kind: str
-    words: int
-    held: int
-    size: int
-
-    @property
-    def elements(self) -> int:
-        return self.words * self.held
+def _row_number(order, start, row):
+    return read_word(order + (start + row) * 8)[0] if order != 0 else start + row
 
 
-def vector(dtype: str, wide: bool) -> Vector:
-    """16 bytes, or one element. Two values of 16 bits are a word: 8 of them by themselves would be two loads."""
-    size, kind = STORES[dtype].size, STORES[dtype].kind
-    if not wide:
-        return Vector(kind, 1, 1, size)
-    return Vector("uint32", 4, 2, size) if size == 2 else Vector(kind, VECTOR // size, 1, size)
+# Number in x and y of row `row` of the batch that begins with row `start` of the pass.
+row_number = device(_row_number)
 
 
-def _gather(load, store, size):
-    # size: of what is loaded and stored at once, in the units that both take.
-    def gather(x, order, into, rows, across, x_stride, into_stride, clock, batch, ring):
-        # `across` vectors a row. Without an order, rows come one after the other, and from the first after `ring` rows.
+def _gather(x_unit, y_unit):
+    load_x, store_x = loader(*UNITS[x_unit]), storer(*UNITS[x_unit])
+    load_y, store_y = loader(*UNITS[y_unit]), storer(*UNITS[y_unit])
+
+    def gather(x, x_into, x_units, x_stride, y, y_into, y_units, y_stride, order, rows, clock, batch, ring):
+        # x_units, y_units: units of a row; 0: no such array. x_stride, y_stride: bytes from row to row of the batch.
         start = read_word(clock + BATCH)[0] * batch
         if order == 0:
             start %= ring
+        num_x, num_y = rows * x_units, rows * y_units
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-        for i in range(first, rows * across, step):
-            row, column = i // across, i % across
-            source = read_word(order + (start + row) * 8)[0] if order != 0 else start + row
-            store((into,), row * into_stride + column * size, load((x,), source * x_stride + column * size))
+        for i in range(first, num_x + num_y, step):
+            if i < num_x:  # a unit of x
+                row, column = i // x_units, i % x_units
+                at = (row_number(order, start, row) * x_units + column) * x_unit
+                store_x((x_into,), row * x_stride + column * x_unit, load_x((x,), at))
+            else:  # a unit of y
+                row, column = (i - num_x) // y_units, (i - num_x) % y_units
+                at = (row_number(order, start, row) * y_units + column) * y_unit
+                store_y((y_into,), row * y_stride + column * y_unit, load_y((y,), at))
 
     return gather
 
 
-def _scatter(kind, words):
-    load, store = loader(kind, words), storer(kind, words)
-    size = np.dtype(kind).itemsize * words
+def _narrow(dtype, width):
+    load, store = array_loader((STORES["float32"],), width), array_storer((STORES[dtype],), width)
 
-    def scatter(y, out, rows, across, y_bytes, out_bytes, clock, batch, ring):
+    def narrow(x, into, vectors, stride, order, rows, clock, batch, ring):
+        # vectors: of a row of x; stride: elements from row to row of the batch.
+        start = read_word(clock + BATCH)[0] * batch
+        if order == 0:
+            start %= ring
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for i in range(first, rows * vectors, step):
+            row, column = i // vectors, i % vectors
+            source = row_number(order, start, row)
+            store((into,), row * stride + column * width, load((x,), (source * vectors + column) * width))
+
+    return narrow
+
+
+def _scatter(unit):
+    load, store = loader(*UNITS[unit]), storer(*UNITS[unit])
+
+    def scatter(y, out, rows, units, y_stride, clock, batch, ring):
+        # units: of a row; y_stride: bytes from row to row of the batch.
         start = read_word(clock + BATCH)[0] * batch % ring
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-        for i in range(first, rows * across, step):
-            row, column = i // across, i % across
-            store((out,), (start + row) * out_bytes + column * size, load((y,), row * y_bytes + column * size))
+        for i in range(first, rows * units, step):
+            row, column = i // units, i % units
+            store((out,), ((start + row) * units + column) * unit, load((y,), row * y_stride + column * unit))
 
     return scatter
 
@@ -97,41 +115,38 @@ def _dropout(dtype, width):
         key = key_of(word(read_word(settings + STREAM)[0]), word(read_word(clock + EVER)[0] + 1))
         threshold = word(read_word(settings + THRESHOLD)[0])
         scale = real(read_double(settings + SCALE)[0])
-        # A vector of columns at a time. Where the next one lies is counted on, to divide only once.
-        across = columns // width
+        # one vector of columns at a time; row and column of the next one are counted on, which spares divisions
+        vectors = columns // width
         first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-        row, part = first // across, first % across
-        down, right = step // across, step % across
+        row, vector = first // vectors, first % vectors
+        rows_down, vectors_right = step // vectors, step % vectors
         while row < rows:
-            column = part * width
+            column = vector * width
             kept = each(load((x,), row * x_stride + column), threshold, scale, key, row * columns + column)
             store((y,), row * y_stride + column, kept)
-            row += down
-            part += right
-            if part >= across:
-                part -= across
+            row += rows_down
+            vector += vectors_right
+            if vector >= vectors:
+                vector -= vectors
                 row += 1
 
     return dropout
 
 
 @cache
-def gather_kernel(kind: str, words: int) -> Kernel:
-    """Bytes as they are; strides are in bytes."""
-    size = np.dtype(kind).itemsize * words
-    return Kernel(_gather(loader(kind, words), storer(kind, words), size), f"gather_{kind}_{words}")
+def gather_kernel(x_unit: int, y_unit: int) -> Kernel:
+    return Kernel(_gather(x_unit, y_unit), f"gather_{x_unit}_{y_unit}")
 
 
 @cache
 def gather_narrow_kernel(dtype: str, width: int) -> Kernel:
-    """float32 becomes 16 bits; strides are in elements."""
-    load, store = array_loader((STORES["float32"],), width), array_storer((STORES[dtype],), width)
-    return Kernel(_gather(load, store, width), f"gather_float32_{dtype}_{width}")
+    """float32 becomes 16 bits, `width` elements at a time."""
+    return Kernel(_narrow(dtype, width), f"gather_float32_{dtype}_{width}")
 
 
 @cache
-def scatter_kernel(kind: str, words: int) -> Kernel:
-    return Kernel(_scatter(kind, words), f"scatter_{kind}_{words}")
+def scatter_kernel(unit: int) -> Kernel:
+    return Kernel(_scatter(unit), f"scatter_{unit}")
 
 
 @cache
@@ -145,55 +160,78 @@ def dropout_kernels(dtype: str) -> list[Kernel]:
 
 
 def rows_kernels(dtype: str) -> list[Kernel]:
-    """Every kernel of a dtype, with those of none."""
-    kinds = [(v.kind, v.words) for v in (vector(dtype, False), vector(dtype, True))]
-    moving = [make(*kind) for make in (gather_kernel, scatter_kernel) for kind in kinds]
-    return [gather_kernel(LABEL, 1), *moving, *dropout_kernels(dtype)]
+    """Every kernel of a dtype: x of that dtype, beside y of the same or class numbers."""
+    units = SIZES[dtype], VECTOR
+    gathers = [gather_kernel(x, y) for x in units for y in (*units, SIZES[LABEL])]
+    return list(dict.fromkeys([*gathers, *map(scatter_kernel, units), *dropout_kernels(dtype)]))
 
 
 # ---------------------------------------------------------------- launches
+class Rows(NamedTuple):
+    """An array (n, columns) at `source`, whose rows go to a batch at `into`, one every `stride` elements."""
+
+    source: int
+    into: int
+    columns: int
+    stride: int
+    dtype: str  # of both; LABEL for class numbers
+
+    @property
+    def unit(self) -> int:
+        """Bytes that are copied at once."""
+        size = SIZES[self.dtype]
+        low_bits = (self.columns | self.stride) * size | self.source | self.into
+        return VECTOR if low_bits % VECTOR == 0 else size
+
+    @property
+    def units(self) -> int:
+        """Units of a row."""
+        return self.columns * SIZES[self.dtype] // self.unit
+
+    @property
+    def stride_bytes(self) -> int:
+        return self.stride * SIZES[self.dtype]
+
+
+NO_ROWS = Rows(0, 0, 0, 0, LABEL)
+
+
 def gather(
-    gpu: Any, stream: int, x: int, order: int, into: int, rows: int, columns: int, into_stride: int, dtype: str,
-    clock: int, batch: int, ring: int, source: str = "",
-) -> None:  # fmt: skip
-    """Rows `order[b * batch :][:rows]` of x (ring, columns) into those of `into`, for batch b of the clock.
+    gpu: Device, stream: int, x: Rows, y: Rows | None, order: int, rows: int, clock: int, batch: int, ring: int
+) -> None:
+    """Copy rows `order[b * batch :][:rows]` of x, and of y if it is given, for batch b of the clock.
 
-    order: int64; 0: the rows as they come, from [b * batch % ring :][:rows]. dtype: also LABEL. source: "float32" where
-    x is that, and `into` of 16 bits.
+    order: address of int64; 0: the rows as they come, from [b * batch % ring :][:rows].
     """
-    if dtype == LABEL:
-        kernel, size, across = gather_kernel(LABEL, 1), 8, columns
-    else:
-        # Rows of x have no gaps, those of `into` may.
-        v = vector(dtype, is_wide(dtype, columns, into_stride, x, into))
-        size, across = vector(dtype, False).size, columns // v.elements
-        kernel = gather_kernel(v.kind, v.words)
-        if source not in ("", dtype):
-            kernel, size = gather_narrow_kernel(dtype, v.elements), 1
-    pieces = -(-rows * across // THREADS)
-    strides = columns * size, into_stride * size
-    launch(gpu, kernel, pieces, stream, x, order, into, rows, across, *strides, clock, batch, ring)
+    y = y or NO_ROWS
+    addresses = x.source, x.into, x.units, x.stride_bytes, y.source, y.into, y.units, y.stride_bytes
+    pieces = -(-rows * (x.units + y.units) // THREADS)
+    launch(gpu, gather_kernel(x.unit, y.unit), pieces, stream, *addresses, order, rows, clock, batch, ring)
 
 
-def scatter(
-    gpu: Any, stream: int, y: int, out: int, rows: int, columns: int, y_stride: int, dtype: str, clock: int, batch: int,
-    ring: int,
-) -> None:  # fmt: skip
-    """The rows of y into rows [b * batch % ring :][:rows] of `out` (ring, columns), for batch b of the clock."""
-    v = vector(dtype, is_wide(dtype, columns, y_stride, y, out))
-    across = columns // v.elements
-    strides = y_stride * v.size, columns * v.size
-    kernel = scatter_kernel(v.kind, v.words)
-    launch(gpu, kernel, -(-rows * across // THREADS), stream, y, out, rows, across, *strides, clock, batch, ring)
+def gather_narrow(gpu: Device, stream: int, x: Rows, order: int, rows: int, clock: int, batch: int, ring: int) -> None:
+    """The same for x of float32, which becomes x.dtype of 16 bits."""
+    width = STORES[x.dtype].width if x.unit == VECTOR else 1
+    vectors = x.columns // width
+    arguments = x.source, x.into, vectors, x.stride, order, rows, clock, batch, ring
+    launch(gpu, gather_narrow_kernel(x.dtype, width), -(-rows * vectors // THREADS), stream, *arguments)
+
+
+def scatter(gpu: Device, stream: int, y: Rows, rows: int, clock: int, batch: int, ring: int) -> None:
+    """Copy the rows of a batch into rows [b * batch % ring :][:rows] of all, for batch b of the clock.
+
+    y: here the batch is the source, with rows one every `stride` elements, and rows of `into` have no gaps.
+    """
+    pieces, arguments = -(-rows * y.units // THREADS), (y.source, y.into, rows, y.units, y.stride_bytes)
+    launch(gpu, scatter_kernel(y.unit), pieces, stream, *arguments, clock, batch, ring)
 
 
 def dropout(
-    gpu: Any, stream: int, x: int, y: int, rows: int, columns: int, x_stride: int, y_stride: int, dtype: str,
+    gpu: Device, stream: int, x: int, y: int, rows: int, columns: int, x_stride: int, y_stride: int, dtype: str,
     clock: int, settings: int,
 ) -> None:  # fmt: skip
     """y = x scale where kept, else 0, with the mask of the clock's batch; y may be x. settings: a record DROPOUT."""
-    # Rows of either may have gaps of their own.
     wide = is_wide(dtype, columns, x_stride, x) and is_wide(dtype, columns, y_stride, y)
-    pieces = -(-rows * columns // ((STORES[dtype].width if wide else 1) * THREADS))
+    vectors = rows * columns // (STORES[dtype].width if wide else 1)
     kernel = dropout_kernel(dtype, wide)
-    launch(gpu, kernel, pieces, stream, x, y, rows, columns, x_stride, y_stride, clock, settings)
+    launch(gpu, kernel, -(-vectors // THREADS), stream, x, y, rows, columns, x_stride, y_stride, clock, settings)

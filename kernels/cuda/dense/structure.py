@@ -10,16 +10,16 @@ from ...spec import DenseSpec, LayerSpec, LossSpec
 
 
 class Structure(NamedTuple):
-    """A network, as far as it is known without data. The last activation is linear where `link` follows."""
+    """A network without its data. The last activation is linear if `link` follows."""
 
     layers: Sequence[LayerSpec]
     dtype: str  # of parameters, data and outputs
-    compute: str  # of what lies between layers
+    compute: str  # dtype of the arrays between layers
     loss: LossSpec | None
     metrics: Sequence[str]
     link: str | None
     fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
-    tf32: bool = False  # whether products may round their operands
+    tf32: bool = False  # True: products may round their operands
     variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
 
     @property
@@ -36,5 +36,5 @@ class Structure(NamedTuple):
 
     @property
     def sums(self) -> list[tuple[str, Columns]]:
-        """Sums that metrics are made from: of which metric, over which columns."""
+        """Sums that metrics are made from: (metric, columns)."""
         return sums_of(self.metrics, self.outputs, self.variation)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import costs
 from ...formulas import LOSSES, OPTIMIZERS, dropout_stream
+from ...profile import Cost
 from ..dense.structure import Structure
 from ..runtime.primitives import VECTOR
 from .kernel import fused_kernel
@@ -56,8 +58,8 @@ class Choice(NamedTuple):
 class Fused:
     """The kernel bound to its records: a call launches it for some batches."""
 
-    def __init__(self, gpu: Any, stream: int, choice: Choice) -> None:
-        self.gpu, self.stream, self.rule = gpu, stream, choice.kind.rule
+    def __init__(self, gpu: Any, stream: int, choice: Choice, cost: Cost) -> None:
+        self.gpu, self.stream, self.cost = gpu, stream, cost  # of a batch
         self.kernel, self.threads = fused_kernel(choice.kind), choice.kind.threads
         self.shared = int(split_records(choice.records)[0]["shared_bytes"]) + VECTOR  # the memory's start is rounded up
         self.memory = gpu.allocate(choice.records.nbytes)
@@ -65,7 +67,7 @@ class Fused:
 
     def __call__(self, chunk: range) -> None:
         """Launch these batches, which follow those of the launch before."""
-        self.gpu.launch_alone(self.kernel, self.threads, self.shared, self.stream, self.memory.address, len(chunk))
+        self.gpu.launch_one_block(self.kernel, self.threads, self.shared, self.stream, self.memory.address, len(chunk))
 
 
 def fused_training(gpu: Any, stream: int, net: Structure, rule: str, data: FusedPass) -> Fused | None:
@@ -74,7 +76,7 @@ def fused_training(gpu: Any, stream: int, net: Structure, rule: str, data: Fused
     if choice is None:
         return None
     _fill(choice, net, data)
-    return Fused(gpu, stream, choice)
+    return Fused(gpu, stream, choice, _cost(net, rule))
 
 
 def choose(net: Structure, rule: str, labels: bool, batch: int, max_bytes: int) -> Choice | None:
@@ -109,6 +111,22 @@ def pays_off(net: Structure, layers: FusedLayers, batch: int, states_outside: in
 def _num_elements(layers: FusedLayers) -> int:
     """Elements of all parameters."""
     return sum((spec.inputs + spec.bias) * spec.outputs for spec in layers.dense)
+
+
+def _cost(net: Structure, rule: str) -> Cost:
+    """Cost of a batch: arrays that stay in shared memory are not moved."""
+    assert net.loss is not None
+    layers, width, labels = net.dense, np.dtype(net.dtype).itemsize, LOSSES[net.loss.name].targets == "labels"
+    products = [costs.forward(d.inputs, d.outputs, d.activation, d.bias, False, width) for d in layers]
+    products += [costs.weights(d.inputs, d.outputs, None, width) for d in layers]
+    products += [costs.inputs_gradient(d.inputs, d.outputs, width) for d in layers[1:]]
+    gathered = costs.gather(net.inputs, net.outputs, False, width, labels)
+    return Cost(
+        f"fused {'-'.join(map(str, [net.inputs, *(d.outputs for d in layers)]))}",
+        flops=sum((d.inputs + d.bias) * d.outputs for d in layers) * costs.update_flops(rule),
+        row_bytes=gathered.row_bytes // 2 + costs.INDEX,  # read, and not written anywhere
+        row_flops=sum(cost.row_flops for cost in products),
+    )
 
 
 def _bytes_outside(kind: Kind, layers: FusedLayers, records: np.ndarray) -> int:

@@ -1,17 +1,17 @@
 """Products of small matrices in a block's shared memory: c = a b, by tiles of t x t elements in a thread's registers.
 
-A thread goes along the sum by DEPTH terms at a time, and everything is loaded in vectors: for a tile of 4 x 4, 8 loads
-of 16 bytes for 64 multiplications. Each factor lies in rows, either along the sum, or across it:
+A thread adds DEPTH terms of the sum at a time, and loads vectors: for a tile of 4 x 4, 8 loads of 16 bytes for 64
+multiplications. The rows of a factor go either along the sum, or across it:
 
     forward    y = x w       x along, w across
     inputs     dx = dz w'    both along
     weights    dw = x' dz    both across
 
-Rows of what lies along the sum are dealt out to threads in turn (a thread has each `down`-th), so that threads side by
-side read rows side by side: with rows of an odd number of vectors, those are in different banks.
+Rows of a factor along the sum are dealt out to tiles with a stride (a tile has every `tiles_down`-th), so that
+neighbouring threads read neighbouring rows: with rows of an odd number of vectors, those are in different banks.
 
-Sums are taken term by term, each with one rounding, by whichever thread: bits depend on nothing but the numbers. The
-factors are filled up to multiples of DEPTH, one of the two with zeros; so is the result, with whatever comes out.
+Sums are added up term by term, each with one rounding, so bits depend neither on the tiles nor on the threads. The
+factors are padded to multiples of DEPTH, one of the two with zeros; the padding of the result is arbitrary.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from numba import cuda
 from ..runtime.compile import SIMULATED, device
 from ..runtime.primitives import SHARED, VECTOR, check_aligned, pointer_to, view
 
-DEPTH = 4  # terms at a time, and what sizes are multiples of
-SMALL, LARGE = 2, 4  # rows and columns of a tile: 4 x 4 loads least, but there must be tiles for all threads
+DEPTH = 4  # terms at a time; all sizes are padded to multiples of it
+SMALL, LARGE = 2, 4  # rows and columns of a tile: 4 x 4 loads least, but all threads must have a tile
 
 
 def _compiled_terms(kind: str, t: int, a_along: bool, b_along: bool) -> Any:
@@ -40,7 +40,7 @@ def _compiled_terms(kind: str, t: int, a_along: bool, b_along: bool) -> Any:
     size = real.bitwidth // 8
 
     def operand(builder, scalar, address, step, along):
-        """Elements [row of the tile][term]."""
+        """Loaded elements, [row of the tile][term]."""
         count, width = (t, DEPTH) if along else (DEPTH, t)
         rows = []
         for n in range(count):
@@ -83,12 +83,12 @@ def _simulated_terms(kind: str, t: int, a_along: bool, b_along: bool) -> Any:
     return terms
 
 
-# terms(kind, t, a_along, b_along)(sums, a, a_step, b, b_step) -> t * t sums, row by row, with DEPTH terms more.
-# a, b: addresses of the first row; the next one is a step further, in bytes.
+# terms(kind, t, a_along, b_along)(sums, a, a_step, b, b_step) -> t * t sums, row by row, with DEPTH more terms added.
+# a, b: addresses of the first row; the next row is a step further, in bytes.
 terms = cache(_simulated_terms if SIMULATED else _compiled_terms)
 
 
-def _compiled_keep(kind: str, t: int, along: bool) -> Any:
+def _compiled_store(kind: str, t: int, along: bool) -> Any:
     from numba.cuda import cgutils
     from numba.cuda.extending import intrinsic
 
@@ -97,7 +97,7 @@ def _compiled_keep(kind: str, t: int, along: bool) -> Any:
     size = real.bitwidth // 8
 
     @intrinsic
-    def keep(typingctx, sums, c, row, column):
+    def store(typingctx, sums, c, row, column):
         def codegen(context, builder, signature, args):
             scalar, values = context.get_value_type(real), cgutils.unpack_tuple(builder, args[0], t * t)
             for i in range(t):
@@ -115,66 +115,72 @@ def _compiled_keep(kind: str, t: int, along: bool) -> Any:
 
         return types.void(sums, types.int64, types.int64, types.int64), codegen
 
-    return keep
+    return store
 
 
-def _simulated_keep(kind: str, t: int, along: bool) -> Any:
+def _simulated_store(kind: str, t: int, along: bool) -> Any:
     size = np.dtype(kind).itemsize
 
-    def keep(sums, c, row, column):
+    def store(sums, c, row, column):
         for i in range(t):
             if not along:
                 check_aligned(c + i * row, kind, min(t, VECTOR // size))
             for j in range(t):
                 view(c + i * row + j * (column if along else size), 1, kind)[0] = sums[i * t + j]
 
-    return keep
+    return store
 
 
-# keep_sums(kind, t, along)(sums, c, row, column) stores the sums of a tile: its rows `row` bytes apart, in each its
-# columns side by side, or where they belong to a factor along the sum, `column` bytes apart.
-keep_sums = cache(_simulated_keep if SIMULATED else _compiled_keep)
+# store_sums(kind, t, along)(sums, c, row, column) stores the sums of a tile, with rows `row` bytes apart. Its columns
+# are adjacent, or `column` bytes apart if `along`: they belong to a factor whose rows go along the sum.
+store_sums = cache(_simulated_store if SIMULATED else _compiled_store)
 
 
 def _tiled(kind: str, t: int, a_along: bool, b_along: bool, threads: int) -> Callable[..., None]:
-    more, keep, size = terms(kind, t, a_along, b_along), keep_sums(kind, t, b_along), np.dtype(kind).itemsize
-    nothing = (getattr(np, kind)(0),) * (t * t)
+    add_terms, store, size = terms(kind, t, a_along, b_along), store_sums(kind, t, b_along), np.dtype(kind).itemsize
+    no_terms = (getattr(np, kind)(0),) * (t * t)
 
-    def tiled(me, a, a_gap, b, b_gap, c, c_gap, rows, columns, depth):
-        down, across = (rows + t - 1) // t, (columns + t - 1) // t
-        # Of a factor along the sum: from one row of the tile to the next, from one tile to the next, from terms to
-        # terms. Of one across it, the steps are those from term to term.
-        a_step, a_tile, a_next = (down * a_gap, a_gap, DEPTH * size) if a_along else (a_gap, t * size, DEPTH * a_gap)
-        b_step, b_tile, b_next = (across * b_gap, b_gap, DEPTH * size) if b_along else (b_gap, t * size, DEPTH * b_gap)
-        c_down, c_step = (c_gap, down * c_gap) if a_along else (t * c_gap, c_gap)
+    def tiled(tid, a, a_stride, b, b_stride, c, c_stride, rows, columns, depth):
+        tiles_down, tiles_across = (rows + t - 1) // t, (columns + t - 1) // t
+        # Bytes of a factor from row to row of a tile (across the sum: from term to term), from tile to tile, and from
+        # DEPTH terms to the next.
+        if a_along:
+            a_step, a_tile, a_next = tiles_down * a_stride, a_stride, DEPTH * size
+        else:
+            a_step, a_tile, a_next = a_stride, t * size, DEPTH * a_stride
+        if b_along:
+            b_step, b_tile, b_next = tiles_across * b_stride, b_stride, DEPTH * size
+        else:
+            b_step, b_tile, b_next = b_stride, t * size, DEPTH * b_stride
+        c_down, c_step = (c_stride, tiles_down * c_stride) if a_along else (t * c_stride, c_stride)
         c_across = size if b_along else t * size
-        for tile in range(me, down * across, threads):
-            i = tile // across
-            j = tile - i * across  # a division less
-            sums, at, by = nothing, a + i * a_tile, b + j * b_tile
+        for tile in range(tid, tiles_down * tiles_across, threads):
+            i = tile // tiles_across
+            j = tile - i * tiles_across  # spares a division
+            sums, at, by = no_terms, a + i * a_tile, b + j * b_tile
             for _ in range(0, depth, DEPTH):
-                sums = more(sums, at, a_step, by, b_step)
+                sums = add_terms(sums, at, a_step, by, b_step)
                 at += a_next
                 by += b_next
-            keep(sums, c + i * c_down + j * c_across, c_step, across * size)
+            store(sums, c + i * c_down + j * c_across, c_step, tiles_across * size)
 
     return device(tiled)
 
 
 @cache
 def product(kind: str, a_along: bool, b_along: bool, threads: int) -> Callable[..., None]:
-    """product(me, a, a_gap, b, b_gap, c, c_gap, rows, columns, depth), for all of so many threads to call.
+    """product(tid, a, a_stride, b, b_stride, c, c_stride, rows, columns, depth), which all threads of a block call.
 
-    Places are those of shared memory and gaps those between rows, in bytes, multiples of 16. c is (rows, columns), and
-    each is filled up to a multiple of DEPTH. Nobody waits for anybody.
+    a, b, c: addresses in shared memory; strides: bytes from row to row, multiples of 16. c is (rows, columns); all are
+    padded to multiples of DEPTH. There is no barrier inside.
     """
     small, large = (_tiled(kind, t, a_along, b_along, threads) for t in (SMALL, LARGE))
-    enough = SMALL * SMALL * threads
+    num_small = SMALL * SMALL * threads
 
-    def product(me, a, a_gap, b, b_gap, c, c_gap, rows, columns, depth):
-        if rows * columns > enough:
-            large(me, a, a_gap, b, b_gap, c, c_gap, rows, columns, depth)
+    def product(tid, a, a_stride, b, b_stride, c, c_stride, rows, columns, depth):
+        if rows * columns > num_small:
+            large(tid, a, a_stride, b, b_stride, c, c_stride, rows, columns, depth)
         else:
-            small(me, a, a_gap, b, b_gap, c, c_gap, rows, columns, depth)
+            small(tid, a, a_stride, b, b_stride, c, c_stride, rows, columns, depth)
 
     return device(product)

@@ -1,14 +1,14 @@
 """In-place optimizer updates: one launch for all arrays of a rule, dtype and form, however many there are.
 
-A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory: what counts is
-that every access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic);
-a thread takes 8 elements at once, which are 16 bytes of p and g, and two times 16 bytes of a state in float32. With a
-16-bit copy of a float32 parameter, which is only written (`storage.COPY`), it is 30. Kernels that leave the gradient
-divided by the scale of the loss write it, too: 32 in float32, as a pass of its own over gradients would make it 36.
+A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory, so every
+access is one of 128 bits. In the forms of 16-bit arrays it moves 14 (same), 30 (master) and 22 (stochastic); a thread
+loads 8 elements at once, which are 16 bytes of p and g, and 2 x 16 bytes of a state in float32. With a 16-bit copy
+of a float32 parameter, which is only written (`storage.COPY`), it is 30. Kernels that leave the gradient divided by the
+scale of the loss write it, too: 32 in float32, where a pass of its own over gradients would make it 36.
 
-Arrays are cut into tiles of TILE elements by their sizes alone. A block takes tile after tile: it finds the array in
-the table `owners`, and its addresses in two records. One loop serves every rule: it loads the parameter, the gradient
-and as many states as there are, whatever they mean.
+Arrays are cut into tiles of TILE elements by their sizes alone. A block works on tile after tile: it reads the array's
+number from the table `owners`, and the array's addresses from two records. One loop serves every rule: it loads the
+parameter, the gradient and as many states as there are, whatever they mean.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ...spec import MASTER, SAME, STOCHASTIC
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.float16 import AT_RANDOM, IS_ROUNDING
 from ..runtime.primitives import VECTOR, array_loader, array_storer, reader, word
-from ..runtime.records import CONTROL, RECORDS, STEP, TILE, TURNS, offset
+from ..runtime.records import CONTROL, POINTERS, RECORDS, STEP, TILE, offset
 from ..runtime.storage import COPY, stores_of, vector_map
 
 read_owner = reader("int32", 1)
@@ -33,12 +33,17 @@ read_word = reader("int64", 1)
 read_words2 = reader("int64", 2)
 read_words3 = reader("int64", 3)
 
-TURN, RECORD, STATES, STREAM = TURNS.itemsize, RECORDS.itemsize, offset(RECORDS, "states"), offset(RECORDS, "stream")
-DIVISOR = offset(CONTROL, "grad_scale")
+POINTERS_BYTES, RECORD_BYTES, STATES, STREAM = (
+    POINTERS.itemsize,
+    RECORDS.itemsize,
+    offset(RECORDS, "states"),
+    offset(RECORDS, "stream"),
+)
+DIVISOR = offset(CONTROL, "divisor")
 
 
 def _one(rule, dtype, form):
-    """The rule for one element, (p, g, states...), which becomes (p, states...)."""
+    """Return the rule for one element in a form: (p, g, states...) becomes (p, states...)."""
     rule = device(rule)
 
     def same(x, h, tiny, key, element):
@@ -66,7 +71,7 @@ def _one(rule, dtype, form):
 
 
 def _unscaling(one):
-    """`one`, which also gives the gradient, behind the parameter, divided by the last of the scalars."""
+    """Return `one` with one result more, after the parameter: the gradient, divided by the last of the scalars."""
 
     def unscaled(x, h, tiny, key, element):
         found = one(x, h, tiny, key, element)
@@ -76,7 +81,7 @@ def _unscaling(one):
 
 
 def _states(count):
-    """The addresses of the states of a record, as a tuple of this length."""
+    """Return a function that reads the addresses of so many states of a record."""
 
     def states0(record):
         return ()
@@ -93,21 +98,24 @@ def _key(stream, step):
 
 
 def _update(rule, states, dtype, form, unscales):
+    # what is read: p, g, states; what is written: p, g if it is unscaled, states; a COPY is only written
     own, *others = stores_of(dtype, states, form)
-    read, written = (own, own, *(others[:-1] if form == COPY else others)), (own, *[own] * unscales, *others)
-    loaded = len(read)
+    read = (own, own, *(others[:-1] if form == COPY else others))
+    written = (own, *[own] * unscales, *others)
+    num_read = len(read)
     real, width = getattr(np, own.real), max(store.width for store in written)
     one = _one(rule, dtype, form)
     if unscales:
         one = _unscaling(one)
-    wide, narrow = (vector_map(one, n, len(written), numbered=True) for n in (width, 1))
+    update_vector, update_element = (vector_map(one, n, len(written), numbered=True) for n in (width, 1))
     load, load1 = array_loader(read, width), array_loader(read, 1)
     store, store1 = array_storer(written, width), array_storer(written, 1)
     read_row, read_factor, read_states = reader(own.real, NUM_SCALARS + 1), reader(own.real, 1), _states(states)
     factor_at, read_divisor = offset(CONTROL, own.real), reader("float32", 1)
     key_of = device(_key if form == STOCHASTIC else _no_key)
 
-    def update(records, turns, owners, tiles, control):
+    def update(records, pointers, owners, tiles, control):
+        # what the device has found out about the step
         factor, divisor, shift = real(1), real(1), 0
         if control != 0:
             skip, shift = read_words2(control)
@@ -117,55 +125,59 @@ def _update(rule, states, dtype, form, unscales):
             if unscales:
                 divisor = real(read_divisor(control + DIVISOR)[0])
         for tile in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            # the array of the tile
             i = read_owner(owners + tile * 4)[0]
-            p, g, row = read_words3(turns + i * TURN)
+            p, g, row = read_words3(pointers + i * POINTERS_BYTES)
             if g == 0:
                 continue
-            record = records + i * RECORD
+            record = records + i * RECORD_BYTES
             elements, first_tile = read_words2(record)
             s = read_states(record + STATES)
+            # its scalars, with the divisor past those that rules read
             scalars = read_row(row + shift)
-            h = (scalars[0] * factor, *scalars[1:NUM_SCALARS], divisor)  # which rules do not know of
+            h = (scalars[0] * factor, *scalars[1:NUM_SCALARS], divisor)
             tiny = scalars[NUM_SCALARS]
             key = key_of(read_word(record + STREAM)[0], read_word(row + shift + STEP)[0])
-            places = (p, g, *s)
-            results = places if unscales else (p, *s)
-            low = 0
-            for address in places:
-                low |= address
+            addresses = (p, g, *s)
+            results = addresses if unscales else (p, *s)
+            low_bits = 0
+            for address in addresses:
+                low_bits |= address
             start = (tile - first_tile) * TILE
             end = min(start + TILE, elements)
             whole = start
-            if low % VECTOR == 0:
+            # whole vectors, where all arrays are aligned
+            if low_bits % VECTOR == 0:
                 whole = end - (end - start) % width
                 for j in range(start + cuda.threadIdx.x * width, whole, THREADS * width):
-                    store(results, j, wide(load(places[:loaded], j), h, tiny, key, j))
+                    store(results, j, update_vector(load(addresses[:num_read], j), h, tiny, key, j))
+            # the rest, element by element
             for j in range(whole + cuda.threadIdx.x, end, THREADS):
-                store1(results, j, narrow(load1(places[:loaded], j), h, tiny, key, j))
+                store1(results, j, update_element(load1(addresses[:num_read], j), h, tiny, key, j))
 
     return update
 
 
 @cache
 def _kernel(rule: Callable[..., Any], states: int, dtype: str, form: str, unscales: bool = False) -> Kernel:
-    parts = ["unscale"] * unscales + ["update", rule.__name__, dtype] + [form] * (form != SAME)
-    return Kernel(_update(rule, states, dtype, form, unscales), "_".join(parts))
+    words = ["unscale"] * unscales + ["update", rule.__name__, dtype] + [form] * (form != SAME)
+    return Kernel(_update(rule, states, dtype, form, unscales), "_".join(words))
 
 
 def accumulate(p, g, s, h, tiny):
-    """The rule of a sum of gradients: p + share g."""
+    """Rule of a sum of gradients: p + share g."""
     return p + h[0] * g, ()
 
 
 def accumulate_kernel(dtype: str) -> Kernel:
-    """For arrays of sums in the place of parameters; the share is the first of the scalars."""
+    """Return the kernel that adds gradients to arrays of sums; the share is the first of the scalars."""
     return _kernel(accumulate, 0, dtype, SAME)
 
 
 def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:
-    """The kernel of a row of OPTIMIZERS; rows with the same rule share it.
+    """Return the kernel of a row of OPTIMIZERS; rows with the same rule share it.
 
-    unscales: it also divides the gradient, where it lies, by the `grad_scale` of the control record.
+    unscales: it also divides the gradient, in place, by the `divisor` of the control record.
     """
     row = OPTIMIZERS[name]
     return _kernel(row.rule, len(row.states) + (form in (MASTER, COPY)), dtype, form, unscales)

@@ -52,6 +52,8 @@ def _exp(x):
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {functions.exp: _exp}  # for what no device can compile
 lock = threading.RLock()  # one compilation at a time
 _device_functions: dict[Callable[..., Any], Any] = {}
+# Under the simulator: one function of each module whose functions kernels of other modules call.
+simulated_modules: dict[int, Callable[..., Any]] = {}
 
 
 def device(function: Callable[..., Any]) -> Any:
@@ -59,6 +61,8 @@ def device(function: Callable[..., Any]) -> Any:
 
     Everything is inlined: a call of a function that is not makes Numba ask for the current device.
     """
+    if SIMULATED and function.__globals__.get("cuda") is cuda:
+        simulated_modules[id(function.__globals__)] = function
     if SIMULATED or not isinstance(function, pytypes.FunctionType):  # it may have been made one before
         return function
     function = STAND_INS.get(function, function)

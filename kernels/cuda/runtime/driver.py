@@ -108,7 +108,7 @@ def check(code: int, driver: Any = None) -> None:
         raise CudaError(f"{ffi.string(name[0]).decode()}: {ffi.string(text[0]).decode()}", code)
 
 
-def asked(kind: str, function: Any, *args: Any) -> Any:
+def query(kind: str, function: Any, *args: Any) -> Any:
     """What a function of the driver writes to its first argument."""
     value = ffi.new(f"{kind} *")
     check(function(value, *args))
@@ -124,12 +124,12 @@ def driver_version() -> tuple[int, int]:
 
 
 def device_count() -> int:
-    return int(asked("int", library().cuDeviceGetCount))
+    return int(query("int", library().cuDeviceGetCount))
 
 
 def device(ordinal: int) -> int:
     """The driver's handle of a device."""
-    return int(asked("CUdevice", library().cuDeviceGet, ordinal))
+    return int(query("CUdevice", library().cuDeviceGet, ordinal))
 
 
 def device_name(handle: int) -> str:
@@ -139,7 +139,7 @@ def device_name(handle: int) -> str:
 
 
 def attribute(handle: int, number: int) -> int:
-    return int(asked("int", library().cuDeviceGetAttribute, number, handle))
+    return int(query("int", library().cuDeviceGetAttribute, number, handle))
 
 
 def capability(handle: int) -> tuple[int, int]:
@@ -148,9 +148,9 @@ def capability(handle: int) -> tuple[int, int]:
 
 def current_device() -> int:
     """The number of the device whose context is current in this thread; 0 where none is."""
-    if asked("void *", library().cuCtxGetCurrent) == ffi.NULL:
+    if query("void *", library().cuCtxGetCurrent) == ffi.NULL:
         return 0
-    handle = asked("CUdevice", library().cuCtxGetDevice)
+    handle = query("CUdevice", library().cuCtxGetDevice)
     return next(number for number in range(device_count()) if device(number) == handle)
 
 

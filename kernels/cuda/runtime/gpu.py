@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .compile import THREADS, Kernel, entry
-from .driver import CudaError, asked, attribute, capability, check, device, device_name, ffi, library
+from .driver import CudaError, attribute, capability, check, device, device_name, ffi, library, query
 from .staging import Staging
 from .streams import RELAXED, Event, Replay, Stream
 
@@ -46,11 +46,11 @@ class Gpu:
     def capability(self) -> tuple[int, int]:
         return capability(self._device)
 
-    def most_blocks(self, kernel: Kernel) -> int:
+    def max_blocks(self, kernel: Kernel) -> int:
         """As many as run at once. With more, the last ones would have the device for themselves."""
         if kernel not in self._blocks:
             occupancy = self.driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
-            each = asked("int", occupancy, self.load(kernel), THREADS, 0)
+            each = query("int", occupancy, self.load(kernel), THREADS, 0)
             self._blocks[kernel] = each * attribute(self._device, MULTIPROCESSORS)
         return self._blocks[kernel]
 
@@ -66,24 +66,24 @@ class Gpu:
 
     @cached_property
     def _context(self) -> Any:
-        return asked("void *", self.driver.cuDevicePrimaryCtxRetain, self._device)
+        return query("void *", self.driver.cuDevicePrimaryCtxRetain, self._device)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """While open, the driver's calls of this thread go to this device. Nearly always they do anyway."""
-        if asked("void *", self.driver.cuCtxGetCurrent) == self._context:
+        if query("void *", self.driver.cuCtxGetCurrent) == self._context:
             yield
             return
         check(self.driver.cuCtxPushCurrent_v2(self._context))
         try:
             yield
         finally:
-            asked("void *", self.driver.cuCtxPopCurrent_v2)
+            query("void *", self.driver.cuCtxPopCurrent_v2)
 
     def allocate(self, size: int, stream: int = 0) -> Memory:
         """Device memory of this size, zeros by way of a stream; it is freed, when nobody has it any more."""
         with self.active():
-            address = int(asked("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
+            address = int(query("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
             memory = Memory(address)
             weakref.finalize(memory, _free, self, address)
             self.zero(address, size, stream)
@@ -148,7 +148,7 @@ class Gpu:
         """Until all that was given to the stream is done."""
         check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))
 
-    def capturing(self, stream: int) -> bool:
+    def is_capturing(self, stream: int) -> bool:
         """Whether what is given to the stream becomes part of a graph, instead of being done."""
         status = ffi.new("int *")
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
@@ -168,7 +168,7 @@ class Gpu:
             check(self.driver.cuThreadExchangeStreamCaptureMode(mode))
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[int]:
+    def side_stream(self) -> Iterator[int]:
         """While open, and another stream is being captured: a stream whose work is done at once, and waited for."""
         with self.relaxed():
             own = self.stream()
@@ -201,7 +201,7 @@ class Gpu:
         function = self.load(kernel)
         check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
 
-    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+    def launch_one_block(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
         """As `launch`, but one block of so many threads, with so many bytes of shared memory."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
@@ -214,8 +214,8 @@ class Gpu:
         if kernel not in self._functions:
             image = kernel.cubin(self.capability)
             with self.relaxed():
-                module = asked("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
-            self._functions[kernel] = asked("void *", self.driver.cuModuleGetFunction, module, entry(image))
+                module = query("void *", self.driver.cuModuleLoadData, ffi.from_buffer(image))
+            self._functions[kernel] = query("void *", self.driver.cuModuleGetFunction, module, entry(image))
         return self._functions[kernel]
 
 

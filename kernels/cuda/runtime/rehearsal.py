@@ -56,20 +56,20 @@ class RehearsedGpu:
         yield
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[int]:
+    def side_stream(self) -> Iterator[int]:
         yield 0
 
     def load(self, kernel: Any) -> None:
         self.kernels[kernel] = None
 
-    def most_blocks(self, kernel: Any) -> int:
+    def max_blocks(self, kernel: Any) -> int:
         self.load(kernel)
         return 1
 
     def launch(self, kernel: Any, *_: int) -> None:
         self.load(kernel)
 
-    launch_alone = launch
+    launch_one_block = launch
 
     def allocate(self, size: int, stream: int = 0) -> Any:
         return SimpleNamespace(address=next(self._addresses))
@@ -94,7 +94,7 @@ class RehearsedGpu:
     def wait(self, stream: int) -> None:
         pass
 
-    def capturing(self, stream: int) -> bool:
+    def is_capturing(self, stream: int) -> bool:
         return False
 
     def free_memory(self) -> int:

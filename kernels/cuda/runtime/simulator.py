@@ -57,7 +57,7 @@ class SimulatedGpu:
     ordinal, name, capability = 0, "Numba's simulator", (9, 0)
     cache_bytes, shared_bytes = 1024, 1 << 16
 
-    def most_blocks(self, kernel: Kernel) -> int:
+    def max_blocks(self, kernel: Kernel) -> int:
         return 3  # fewer than the tiles of most tests
 
     @contextlib.contextmanager
@@ -87,11 +87,11 @@ class SimulatedGpu:
     def wait(self, stream: int) -> None:
         pass
 
-    def capturing(self, stream: int) -> bool:
+    def is_capturing(self, stream: int) -> bool:
         return False
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[int]:
+    def side_stream(self) -> Iterator[int]:
         yield 0
 
     def free_memory(self) -> int:
@@ -111,7 +111,7 @@ class SimulatedGpu:
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, blocks, THREADS, *args)
 
-    def launch_alone(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
+    def launch_one_block(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, 1, threads, *args, shared=shared)

@@ -7,11 +7,14 @@ an array of its own. Here there is no chance, so a kernel gives the same bits ea
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule, swapped_cuda_module
+
+from .compile import simulated_modules
 
 
 class Abandoned(Exception):
@@ -65,7 +68,10 @@ class Thread(threading.Thread):
 
 def run(kernel: Callable[..., None], blocks: int, count: int, *args: Any, shared: int = 0) -> None:
     """Every block of a grid, each of `count` threads and `shared` bytes; raises what a thread raises."""
-    with swapped_cuda_module(kernel, FakeCUDAModule((blocks, 1, 1), (count, 1, 1), shared)):
+    fake = FakeCUDAModule((blocks, 1, 1), (count, 1, 1), shared)
+    with contextlib.ExitStack() as stack:
+        for function in (kernel, *simulated_modules.values()):  # in each module `cuda` becomes the simulated one
+            stack.enter_context(swapped_cuda_module(function, fake))
         threads = [Thread(lambda: kernel(*args), index, blocks) for index in range(count)]
         for thread in threads:
             thread.start()

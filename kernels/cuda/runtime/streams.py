@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .driver import NOT_READY, CudaError, asked, check, ffi
+from .driver import NOT_READY, CudaError, check, ffi, query
 
 log = logging.getLogger("fastopt")
 
@@ -29,7 +29,7 @@ class Stream:
             self.handle = gpu.idle_streams.pop()
         except IndexError:
             with gpu.active():
-                made = asked("void *", gpu.driver.cuStreamCreate, NON_BLOCKING)
+                made = query("void *", gpu.driver.cuStreamCreate, NON_BLOCKING)
             self.handle = int(ffi.cast("intptr_t", made))
         weakref.finalize(self, gpu.idle_streams.append, self.handle)
 
@@ -43,7 +43,7 @@ class Event:
     def __init__(self, gpu: Any, timed: bool = False) -> None:
         self.driver = gpu.driver
         with gpu.active():
-            made = asked("void *", self.driver.cuEventCreate, TIMED if timed else NO_TIMING)
+            made = query("void *", self.driver.cuEventCreate, TIMED if timed else NO_TIMING)
         self._event = ffi.gc(made, self.driver.cuEventDestroy_v2)
 
     def record(self, stream: int) -> None:
@@ -63,7 +63,7 @@ class Event:
 
     def since(self, other: Event) -> float:
         """Seconds from another event to this one; both are timed, and reached."""
-        return float(asked("float", self.driver.cuEventElapsedTime, other._event, self._event)) / 1e3
+        return float(query("float", self.driver.cuEventElapsedTime, other._event, self._event)) / 1e3
 
     def before(self, stream: int) -> None:
         """What is given to the stream from now on waits for it."""
@@ -107,7 +107,7 @@ class Replay:
             raise
         check(driver.cuStreamEndCapture(self._stream, graph))
         try:
-            executable = asked("void *", driver.cuGraphInstantiateWithFlags, graph[0], 0)
+            executable = query("void *", driver.cuGraphInstantiateWithFlags, graph[0], 0)
         finally:
             driver.cuGraphDestroy(graph[0])
         return ffi.gc(executable, driver.cuGraphExecDestroy)

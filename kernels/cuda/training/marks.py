@@ -1,10 +1,10 @@
-"""When each launch of a batch began and ended: for `fastopt.profile`, by events of the device; and ranges for Nsight.
+"""Times of each launch of a batch, for `fastopt.profile`, by events of the device; and ranges for Nsight.
 
-What a batch consists of is then launched one by one, not as a graph: between two events each, in an NVTX range with the
-name of the launch, where NVIDIA's package nvtx is installed. FASTOPT_NVTX=1 has the ranges without a profile. What is
-computed is the same; what a small batch takes is not, for the device waits for the host between launches.
+A batch is then launched kernel by kernel, not as a graph: each launch between two events, in an NVTX range with its
+name, if NVIDIA's package nvtx is installed. FASTOPT_NVTX=1 makes the ranges without a profile. Results are the same; a
+small batch takes longer, for the device waits for the host between launches.
 
-The first batch of its sort has no marks: kernels are loaded and algorithms chosen while it is launched.
+The first batch of its kind has no marks: kernels are loaded and algorithms chosen while it is launched.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from typing import Any
 import numpy as np
 
 from ...profile import Cost, Pass, Recorder, recorder
-from .launch_costs import Described
-from .program import Program
+from .program import Launches, Program
 
 log = logging.getLogger("fastopt")
 
-MARKS = 1 << 26  # bytes of memory for the marks of a pass; batches beyond that are run without
-_seen: set[Any] = set()  # sorts of batches that were launched before
+MARKS = 1 << 26  # bytes of memory for the marks of a pass; later batches have none
+_seen: set[Any] = set()  # kinds of batches that were launched before
 
 
 @dataclass
-class _Sort:
+class _Kind:
     """Batches with the same launches."""
 
     costs: tuple[Cost, ...]
     rows: int
     count: int = 0
     total: int = 0  # rows of all of them
-    numbers: list[int] = field(default_factory=list)  # of those with marks
+    numbers: list[int] = field(default_factory=list)  # of batches with marks
     marks: list[np.ndarray] = field(default_factory=list)
 
 
@@ -51,63 +50,62 @@ class Marks:
         self.ranges, self._listener = _nvtx(), listener
         self._events: list[tuple[Any, Any]] = []
         self._costs: list[Cost] = []  # of the launches of this batch so far
-        self._sorts: dict[Any, _Sort] = {}
+        self._kinds: dict[Any, _Kind] = {}
         self._bytes, self._without, self._start = 0, 0, time.perf_counter_ns()
         self._origin = self.gpu.event(timed=True)
-        self._described = Described(self.net, self._around)
         self._record(self._origin)
         self._origin.wait()
         self._origin_ns = time.perf_counter_ns()
 
-    def launch(self, number: int, rows: int, launches: Sequence[partial[None]], replay: Any) -> None:
-        """Do the launches of a batch, and wait for them; replay: what else does them, when there is no more room."""
+    def launch(self, number: int, rows: int, launches: Launches, replay: Any) -> None:
+        """Do the launches of a batch, and wait for them; replay: does them when there is no more memory for marks."""
         if self._bytes >= MARKS:
             self._without += 1
             replay.launch()
             return
         self._costs.clear()
         with self._range(f"{self.verb} batch"):
-            self._described.run(launches)
+            for launch in launches:
+                self._around(launch.cost, launch.run)
         if self._listener is None:
             return
-        if sort := self._noted(rows, rows, 1):
-            self._keep(sort, [number], self._marks().reshape(1, -1))
+        if kind := self._count_batches(rows, rows, 1):
+            self._keep(kind, [number], self._marks().reshape(1, -1))
 
     def together(self, chunk: range, rows: int, fused: Any) -> None:
-        """The launch of many batches as one kernel, of which each gets the same share; rows: of all batches.
+        """Launch many batches as one kernel, and give each the same share of its time; rows: of the pass.
 
-        There is nothing to be seen within it: FASTOPT_CUDA_FUSED=0 has the launches instead.
+        FASTOPT_CUDA_FUSED=0 makes separate launches instead.
         """
         self._costs.clear()
-        cost = self._described.fused(fused.rule)
         with self._range(f"{self.verb} {len(chunk)} batches"):
-            self._around(cost, partial(fused, chunk))
+            self._around(fused.cost, partial(fused, chunk))
         if self._listener is None:
             return
         if self._bytes >= MARKS:
             self._without += len(chunk)
             return
         done = min(chunk.stop * self.batch, rows) - chunk.start * self.batch
-        if sort := self._noted(self.batch, done, len(chunk)):
+        if kind := self._count_batches(self.batch, done, len(chunk)):
             start, end, _ = self._marks()
             times = np.rint(np.linspace(start, end, len(chunk) + 1)).astype(np.int64)
-            self._keep(sort, chunk, np.stack([times[:-1], times[1:], times[1:]], axis=1))
+            self._keep(kind, chunk, np.stack([times[:-1], times[1:], times[1:]], axis=1))
 
-    def _noted(self, rows: int, done: int, count: int) -> _Sort | None:
-        """The sort of batches of so many rows that were just launched, `done` rows in all; None for the first."""
+    def _count_batches(self, rows: int, done: int, count: int) -> _Kind | None:
+        """Count batches that were just launched, `done` rows in all; return their kind, None for the first of it."""
         costs = tuple(self._costs)
-        sort = self._sorts.setdefault((costs, rows), _Sort(costs, rows))
-        sort.count += count
-        sort.total += done
+        kind = self._kinds.setdefault((costs, rows), _Kind(costs, rows))
+        kind.count += count
+        kind.total += done
         key = self.gpu.name, self.gpu.ordinal, self.net.dtype, rows, costs
         if key in _seen:
-            return sort
+            return kind
         _seen.add(key)
         return None
 
-    def _keep(self, sort: _Sort, numbers: Sequence[int], marks: np.ndarray) -> None:
-        sort.numbers += numbers
-        sort.marks += list(marks)
+    def _keep(self, kind: _Kind, numbers: Sequence[int], marks: np.ndarray) -> None:
+        kind.numbers += numbers
+        kind.marks += list(marks)
         self._bytes += marks.nbytes
 
     def _around(self, cost: Cost, run: Callable[[], None]) -> None:
@@ -128,12 +126,12 @@ class Marks:
             event.record(self.stream)
 
     def _marks(self) -> np.ndarray:
-        """When each launch began and ended, and at the end that once more: (1 + 2 launches,) int64, nanoseconds."""
+        """Begin and end of each launch, and the last end again: (1 + 2 launches,) int64, nanoseconds."""
         events = self._events[: len(self._costs)]
         first = events[0][0]
         with self.gpu.active():
             events[-1][1].wait()
-            # The device counts in float32: short times are exact, and only the first of a batch may be a long one.
+            # The device counts in float32, so times are taken from the batch's first event: short ones are exact.
             seconds = [event.since(first) for pair in events for event in pair]
             start = first.since(self._origin)
         times = np.array([*seconds, seconds[-1]]) * 1e9
@@ -150,18 +148,18 @@ class Marks:
         finally:
             self.ranges.pop_range(domain="fastopt")
 
-    def tell(self) -> None:
-        """Hand over what was found."""
+    def report(self) -> None:
+        """Hand the marks to the listener."""
         if self._listener is None:
             return
         end, another, without = time.perf_counter_ns(), False, self._without
-        for sort in self._sorts.values():
-            marked, slots, steps = len(sort.numbers), 1 + 2 * len(sort.costs), sort.count + without
-            rows = sort.total + sort.rows * without
+        for kind in self._kinds.values():
+            marked, slots, steps = len(kind.numbers), 1 + 2 * len(kind.costs), kind.count + without
+            rows = kind.total + kind.rows * without
             self._listener.record(
                 Pass(
-                    self.verb, self.net.dtype, sort.costs, sort.rows, rows, steps, self._start, end,
-                    np.array(sort.marks, np.int64).reshape(1, marked, slots), sort.numbers, another, self.gpu.name,
+                    self.verb, self.net.dtype, kind.costs, kind.rows, rows, steps, self._start, end,
+                    np.array(kind.marks, np.int64).reshape(1, marked, slots), kind.numbers, another, self.gpu.name,
                 )
             )  # fmt: skip
             another, without = True, 0
@@ -169,7 +167,7 @@ class Marks:
 
 @contextlib.contextmanager
 def marking(program: Program, verb: str) -> Iterator[Marks | None]:
-    """The marks of a pass, where somebody wants them; None."""
+    """The marks of a pass; None where neither a profile nor ranges are wanted."""
     listener, ranges = recorder.get(), os.environ.get("FASTOPT_NVTX", "0") not in ("", "0")
     if listener is None and not ranges:
         yield None
@@ -180,12 +178,12 @@ def marking(program: Program, verb: str) -> Iterator[Marks | None]:
     try:
         yield marks
     finally:
-        marks.tell()
+        marks.report()
 
 
 @cache
 def _nvtx() -> Any:
-    """NVIDIA's package, where it is installed."""
+    """NVIDIA's package nvtx, or None."""
     try:
         import nvtx
     except ImportError:

@@ -1,12 +1,11 @@
 """A network on a GPU: a batch is one CUDA graph, and an epoch is a loop of launches that waits for nothing.
 
-Where the network is small, many batches are one kernel (`fused/select.py`).
+Many batches of a small network are one kernel (`fused/select.py`).
 
-The parameters and the states of the optimizer belong to the caller, and are the host's. A pass takes them to the
-device, and brings them back when it is over, however it ends; where several passes follow one another and nobody looks
-in between, all of them together do (`Network.holding`). The data are taken there once, and stay as long as passes
-are over the same arrays: whoever writes to such an array must make a new network. Where they do not fit, they are
-streamed.
+Parameters and the optimizer's states are arrays of the caller on the host. A pass copies them to the device, and back
+when it ends, also by an exception; several passes in `Network.holding` do so once. The data are copied once, and stay
+on the device as long as passes read the same arrays: whoever writes to such an array must make a new network. Data that
+do not fit are streamed.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ... import costs
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for
+from ...profile import Cost
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
@@ -30,15 +31,15 @@ from ..fused.select import Fused, FusedPass, fused_training
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
-from .optimizer_step import BESIDE, Places, Updates
-from .passes import Collector, Pass, Turn
+from .optimizer_step import BY_LAYER, ParamArrays, Updates
+from .passes import BatchKind, Collector, Pass
 from .program import Program
 
-REPORT = 0.1  # seconds between two calls of `progress`, which make the host wait for the device
+REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
 
 
 class _Training:
-    """A pass that trains, and what it needs beyond others: gradients, states, scalars, updates."""
+    """A pass that trains, with gradients, states, scalars and updates."""
 
     def __init__(
         self,
@@ -58,18 +59,18 @@ class _Training:
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
         places = iter(self.states.places)
-        where = Places(
+        arrays = ParamArrays(
             network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
             self.gradients.places, self.totals.places, network.mirror.copies,
         )  # fmt: skip
         elements, net = [p.size for p in params], network.net._replace(variation=variation)
-        copy = net.compute if where.copies else ""
-        alone = group == 1 and not norm  # each batch is a step, and nothing of it has to be known before
-        layers = network.numbers if alone and sum(elements) >= BESIDE and len(network.numbers) > 1 else ()
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, where, self.scalars.address, copy, layers)
+        copy = net.compute if arrays.copies else ""
+        alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
+        layers = network.layer_params if alone and sum(elements) >= BY_LAYER and len(network.layer_params) > 1 else ()
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = self._fused(rule, where.states) if alone else None
+        self.together = self._fused(rule, arrays.states) if alone else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
         """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
@@ -82,40 +83,44 @@ class _Training:
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
-        """Takes what a pass begins with to the device; table: (steps, scalars)."""
+        """Copy the scalars of all steps, (steps, scalars), and the settings of the updates to the device."""
         rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
         rows[:, : table.shape[1]] = table
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
 
-    def list_batch(self, kind: Turn) -> None:
-        """The launches for a kind of batch."""
+    def list_batch(self, kind: BatchKind) -> None:
+        """Add the launches for a kind of batch."""
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
-        z, trail = program.forward(x, rows)
-        places = self.batches.losses, 8, self.batches.results.address, program.top()
-        table = program.judge(z, t, labels, rows, *places)
-        beside = updates.beside and not self.batches.marked
-        after = partial(program.add, updates.update_layer) if beside else lambda parameter: None
-        program.backward(trail, rows, self.gradients.places, after)
+        z, saved = program.forward(x, rows)
+        sums = self.batches.losses, 8, self.batches.results.address
+        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient)
+        by_layer = updates.by_layer and not self.batches.marked
+        update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
+        program.backward(saved, rows, self.gradients.places, update_layer if by_layer else None)
+        size, width, rule = updates.num_elements, program.size, updates.rule
         if self.totals is not self.gradients:
-            if kind.first:
-                program.add(self.gpu.zero, self.totals.memory.address, self.totals.size, self.stream)
-            program.add(updates.accumulate, updates.shares(rows / kind.whole))
-        if kind.due and self.norm:
-            program.add(updates.clip)
-        if kind.due:
-            program.add(updates.join if beside else updates.update)
-        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.due else 0)
+            if kind.starts_step:
+                total_bytes = self.totals.size
+                zero = self.gpu.zero, self.totals.memory.address, total_bytes, self.stream
+                program.add(Cost("zero", bytes=total_bytes), *zero)
+            weight = updates.weight(rows / kind.step_rows)
+            program.add(costs.accumulate(size, width), updates.accumulate, weight)
+        if kind.ends_step and self.norm:
+            program.add(costs.squares(size, width), updates.clip)
+        if kind.ends_step:
+            program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
 
 
 class Network:
-    """The layers of a network on a GPU; `params` belong to the caller, and are as after the last step when a call ends.
+    """A network on a GPU. `params` belong to the caller, and are those after the last step when a call ends.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
     products may round their operands to 10 bits of mantissa.
-    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact`).
+    fused: the activations that may be epilogues of products; None: those that are exact (`products.exact_activations`).
     """
 
     def __init__(
@@ -140,17 +145,17 @@ class Network:
         self.stream = self.gpu.stream()
         self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
         ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
-        self.numbers = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # of each layer
-        self._kept: dict[str, tuple[Any, Any]] = {}  # the pass of a verb, and what it was made for
+        self.layer_params = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # indices
+        self._kept: dict[str, tuple[Any, Any]] = {}  # key and pass of each verb
         self._holding = False
-        self._ahead: _Training | None = None  # whose parameters and states are newer on the device than on the host
+        self._ahead: _Training | None = None  # the pass whose parameters and states are newer on the device
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """While open, parameters and states stay on the device from one pass to the next.
 
-        What the caller has is meanwhile that of before, and not to be written to. They come back in the end, however
-        that comes about.
+        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated at the end,
+        also after an exception.
         """
         self._holding = True
         try:
@@ -158,29 +163,29 @@ class Network:
         finally:
             self._holding = False
             with self.gpu.active(), interrupts_held():
-                self._bring()
+                self._download()
 
     def _upload(self) -> None:
-        """The parameters, unless the device has newer ones."""
+        """Copy the parameters to the device, unless it has newer ones."""
         if self._ahead is None:
             self.mirror.upload(self.stream.handle)
 
-    def _bring(self) -> None:
-        """To the host what is newer on the device."""
+    def _download(self) -> None:
+        """Copy parameters and states to the host, if the device has newer ones."""
         if self._ahead is not None:
             training, self._ahead = self._ahead, None
             self.mirror.download(self.stream.handle)
             training.states.download(self.stream.handle)
 
-    def _same(
+    def _cached(
         self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
     ) -> Any:
-        """The pass of a verb, as it was made for the same arrays, which it keeps alive."""
+        """The pass of a verb: the last one, if it was made for the same arrays, which it keeps alive."""
         key = *map(id, arrays), *key
         if verb not in self._kept or self._kept[verb][0] != key:
             if verb == "train":
-                self._bring()
-            self._kept.pop(verb, None)  # whose memory the next one may need
+                self._download()
+            self._kept.pop(verb, None)  # frees memory that the next pass may need
             self._kept[verb] = key, make()
         return self._kept[verb][1]
 
@@ -208,7 +213,7 @@ class Network:
             variation = variation_for(self.net.metrics, batches.y, batches.order)
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
-            training: _Training = self._same("train", arrays, key, make)
+            training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
             counts = np.full(count, batches.batch_size)
             counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
@@ -236,7 +241,7 @@ class Network:
                 running.run(training.list_batch, batches.order, step * group, check, report, training.together)
             finally:
                 if not self._holding:
-                    self._bring()
+                    self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
         if progress:
@@ -253,7 +258,7 @@ class Network:
         variation = variation_for(self.net.metrics, y, None)
         with self.gpu.active():
             key = size, _parts(variation)
-            running: Pass = self._same("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
+            running: Pass = self._cached("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
             self._upload()
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
@@ -282,7 +287,8 @@ class Network:
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
         z, _ = running.program.forward(x, rows)
-        table = running.program.judge(z, t, labels, rows, running.losses, 0, running.results.address, 0)
+        sums = running.losses, 0, running.results.address
+        table = running.program.loss_and_metrics(z, t, labels, rows, *sums, 0)
         running.program.finish(table, 1 + len(running.program.net.sums), 0)
 
     def _list_prediction(self, running: Pass, rows: int) -> None:
@@ -296,7 +302,7 @@ class Network:
 
     @property
     def _terms(self) -> int:
-        """Of the loss of a row."""
+        """Terms of the loss in a row."""
         if self.net.loss is None:
             raise ValueError("a network without a loss can only predict")
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs

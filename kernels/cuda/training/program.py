@@ -1,9 +1,9 @@
-"""What is done with a batch, as a list of launches with constant arguments, and the memory that it works on.
+"""The launches of a batch, as a list with constant arguments, and the memory that they work on.
 
     gather | dropout, forward ... | loss, metrics | slopes, dw, dx ... | accumulate | clip | update | finish
 
-All batches with the same number of rows and the same place in their step have the same list. The lists of a pass share
-its memory, for they run one after the other.
+All batches with the same number of rows and the same position in their step have the same list. The lists of a pass
+share its memory, for they run one after the other.
 """
 
 from __future__ import annotations
@@ -14,50 +14,54 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import scored_by
+from ...profile import Cost
 from ...spec import DropoutSpec
 from ..dense.epilogues import Shape, activate, sums_bytes
+from ..dense.finish import finish
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
-from ..dense.losses import (
-    SUMS_OF_METRICS,
-    finish,
-    hits_tiles,
-    loss_tiles,
-    run_hits,
-    run_loss,
-    run_softmax,
-)
+from ..dense.losses import SUMS_OF_METRICS, loss_tiles, run_loss, run_softmax
+from ..dense.metrics import hits_tiles, run_hits
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
-from ..dense.rows import LABEL, dropout, gather, scatter
+from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, scatter
 from ..dense.structure import Structure
 from ..runtime.records import CLOCK, DROPOUT, TOTALS
 
 
 class _Dense(NamedTuple):
-    """What the backward pass needs of a layer."""
+    """Arrays of a dense layer that its backward pass reads."""
 
     plan: Plan
+    number: int  # among the dense layers
     x: int
     w: int
-    s: int
-    aux: int  # what the slope as an epilogue is taken from
-    number: int  # of w among the parameters
+    s: int  # y or z, as the activation's row says
+    aux: int  # argument of the slope where that is an epilogue
+    parameter: int  # index of w among the parameters
 
 
 class _Dropout(NamedTuple):
-    settings: int
+    settings: int  # address of a record DROPOUT
     columns: int
     dtype: str
 
 
-class Launches(list[partial[None]]):
-    """What is done with a batch; called, it is done."""
+class Launch(NamedTuple):
+    """One launch of a batch, and what it costs at least."""
+
+    cost: Cost
+    run: Callable[[], None]
+
+
+class Launches(list[Launch]):
+    """The launches of a batch; a call does them in order."""
 
     def __call__(self) -> None:
         for launch in self:
-            launch()
+            launch.run()
 
 
 class Program:
@@ -75,65 +79,91 @@ class Program:
         self._memory: dict[Any, Any] = {}
         self._list = Launches()
 
-    def room(self, key: Any, size: int) -> int:
-        """The address of memory of this size, the same whenever it is asked for by this key."""
+    def reserve(self, key: Any, size: int) -> int:
+        """The address of `size` bytes, the same for every call with this key."""
         if key not in self._memory:
             self._memory[key] = self.gpu.allocate(size)
         return int(self._memory[key].address)
 
     def constant(self, key: Any, array: np.ndarray) -> int:
-        """The address of a copy of this array."""
+        """The address of a copy of this array, made once for a key."""
         if key not in self._memory:
-            self.gpu.copy_in(self.room(key, array.nbytes), array, self.stream)
+            self.gpu.copy_in(self.reserve(key, array.nbytes), array, self.stream)
         return int(self._memory[key].address)
 
     def rows(self, key: Any, columns: int, dtype: str) -> int:
-        """Memory for a batch with so many columns, whose rows have gaps."""
-        return self.room(key, self.batch * padded(columns) * BYTES[dtype])
+        """Memory for a batch of so many columns, with rows `padded(columns)` elements apart."""
+        return self.reserve(key, self.batch * padded(columns) * BYTES[dtype])
 
-    def add(self, function: Callable[..., None], *args: Any) -> None:
-        self._list.append(partial(function, *args))
+    def add(self, cost: Cost, function: Callable[..., None], *args: Any) -> None:
+        """List a launch."""
+        self._list.append(Launch(cost, partial(function, *args)))
+
+    def _add_layer(self, number: int, cost: Callable[[], Cost], launch: Callable[[], None]) -> None:
+        """List a launch of a dense layer."""
+        found = cost()
+        self.add(found._replace(name=f"dense{number}.{found.name}"), launch)
 
     def launches(self) -> Launches:
-        """What was added since the last time."""
+        """The launches that were added since the last call."""
         done, self._list = self._list, Launches()
         return done
 
-    # ------------------------------------------------------------ parts of a batch
-    def gather(self, x: int, order: int, rows: int, columns: int, dtype: str, ring: int) -> int:
-        """The rows of the batch: of x, or of targets; LABEL: of class numbers. Those of x may be of another dtype."""
-        gaps = 1 if dtype == LABEL else padded(columns)
-        into = self.room(("gathered", x), self.batch * gaps * (8 if dtype == LABEL else BYTES[dtype]))
-        sizes, source = (rows, columns, gaps, dtype), "" if dtype == LABEL else self.net.dtype
-        clock = self.clock.address
-        self.add(gather, self.gpu, self.stream, x, order, into, *sizes, clock, self.batch, ring, source)
-        return into
+    # ------------------------------------------------------------ phases of a batch
+    def gather(self, x: int, y: int, labels: bool, order: int, rows: int, ring: int) -> tuple[int, int]:
+        """Add the copies of the rows of a batch of x, and of y unless that is 0; return where they are."""
+        net, args = self.net, (order, rows, self.clock.address, self.batch, ring)
+        inputs, outputs, ordered = net.inputs, net.outputs, order != 0
+        into_x, into_y = self.rows("x", inputs, net.compute), 0
+        x_rows, y_rows = Rows(x, into_x, inputs, padded(inputs), net.compute), None
+        if y and labels:
+            into_y = self.reserve("labels", self.batch * 8)
+            y_rows = Rows(y, into_y, 1, 1, LABEL)
+        elif y:
+            into_y = self.rows("targets", outputs, net.dtype)
+            y_rows = Rows(y, into_y, outputs, padded(outputs), net.dtype)
+        targets = outputs if y else 0
+        if net.compute == net.dtype:
+            cost = costs.gather(inputs, targets, ordered, self.size, labels)
+            self.add(cost, gather, self.gpu, self.stream, x_rows, y_rows, *args)
+            return into_x, into_y
+        # x becomes 16 bits; targets stay as they are
+        cost = costs.gather(inputs, 0, ordered, BYTES[net.compute])
+        self.add(cost, gather_narrow, self.gpu, self.stream, x_rows, *args)
+        if y_rows:
+            cost = costs.gather(0, targets, ordered, self.size, labels)
+            cost = cost._replace(name=f"gather {'labels' if labels else outputs}")
+            self.add(cost, gather, self.gpu, self.stream, y_rows, None, *args)
+        return into_x, into_y
 
     def forward(self, x: int, rows: int) -> tuple[int, list[_Dense | _Dropout]]:
-        """The outputs, or logits where a link follows, and what `backward` needs."""
-        trail: list[_Dense | _Dropout] = []
-        plans, index, columns, dtype = iter(self._plans(rows)), 0, self.net.inputs, self.net.compute
+        """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads."""
+        saved_for_backward: list[_Dense | _Dropout] = []
+        plans, number, parameter = iter(self._plans(rows)), 0, 0
+        columns, dtype = self.net.inputs, self.net.compute
         for i, layer in enumerate(self.net.layers):
             if isinstance(layer, DropoutSpec):
                 if self.seed is not None and layer.rate:
-                    step = _Dropout(self._masking(i, layer.rate, self.seed), columns, dtype)
+                    step = _Dropout(self._dropout_settings(i, layer.rate, self.seed), columns, dtype)
                     y = self.rows(("y", i), columns, dtype)
-                    self._drop(step, x, y, rows)
-                    trail.append(step)
+                    self._add_dropout(step, x, y, rows, backward=False)
+                    saved_for_backward.append(step)
                     x = y
                 continue
             plan = next(plans)
             dtype = plan.layer.output or plan.layer.dtype
-            w, b = self.params[index], self.params[index + 1] if layer.bias else 0
+            w, b = self.params[parameter], self.params[parameter + 1] if layer.bias else 0
             y = self.rows(("y", i), layer.outputs, dtype)
             z = self.rows(("z", i), layer.outputs, dtype) if "z" in (plan.forward.into, plan.forward.aux) else 0
-            mask = self.room(("mask", i), self._mask_bytes(plan)) if plan.forward.aux == "mask" else 0
-            out = Outputs(y, z, mask)
-            self.add(run_forward, self.gemm, self.stream, plan.forward, plan.layer, plan.activation, x, w, b, out)
+            mask = self.reserve(("mask", i), self._mask_bytes(plan)) if plan.forward.aux == "mask" else 0
+            arrays = x, w, b, Outputs(y, z, mask)
+            emit = partial(self._add_layer, number)
+            run_forward(self.gemm, self.stream, plan.forward, plan.layer, plan.activation, *arrays, emit)
             s = z if ACTIVATIONS[plan.activation].uses == "z" else y
-            trail.append(_Dense(plan, x, w, s, mask or s, index))
-            x, columns, index = y, layer.outputs, index + 1 + layer.bias
-        return x, trail
+            saved_for_backward.append(_Dense(plan, number, x, w, s, mask or s, parameter))
+            x, columns = y, layer.outputs
+            number, parameter = number + 1, parameter + 1 + layer.bias
+        return x, saved_for_backward
 
     def _plans(self, rows: int) -> list[Plan]:
         other = self.net.dtype if self.net.compute != self.net.dtype else ""
@@ -152,111 +182,124 @@ class Program:
     def _mask_bytes(self, plan: Plan) -> int:
         return self.batch * plan.forward.product.aux_stride // 8
 
-    def _masking(self, i: int, rate: float, seed: int) -> int:
+    def _dropout_settings(self, i: int, rate: float, seed: int) -> int:
         record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, i))], DROPOUT)
         return self.constant(("dropout", i), record)
 
-    def _drop(self, step: _Dropout, x: int, y: int, rows: int) -> None:
-        gap = padded(step.columns)
-        sizes = rows, step.columns, gap, gap, step.dtype
-        self.add(dropout, self.gpu, self.stream, x, y, *sizes, self.clock.address, step.settings)
+    def _add_dropout(self, step: _Dropout, x: int, y: int, rows: int, backward: bool) -> None:
+        stride = padded(step.columns)
+        sizes = rows, step.columns, stride, stride, step.dtype
+        cost = costs.dropout(step.columns, BYTES[step.dtype], backward)
+        self.add(cost, dropout, self.gpu, self.stream, x, y, *sizes, self.clock.address, step.settings)
 
-    def judge(self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int) -> int:
-        """Loss, its gradient into dz unless that is 0, and metrics; returns the table of the sums, for `finish`.
+    def loss_and_metrics(
+        self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int
+    ) -> int:
+        """Add the loss, its gradient into dz unless that is 0, and metrics; return the table of sums, for `finish`.
 
-        losses: where the sum of the loss goes, `stride` bytes further for each batch; metrics: the same for all.
+        losses: address of the loss's sum, `stride` bytes further for each batch; metrics: address of the metrics' sums.
         """
         net, columns = self.net, self.net.outputs
         assert net.loss is not None
-        row, gap = LOSSES[net.loss.name], padded(columns)
-        shape = Shape(rows, columns, gap, net.dtype)
-        shown = z
+        row, row_stride, loss = LOSSES[net.loss.name], padded(columns), net.loss.name
+        shape = Shape(rows, columns, row_stride, net.dtype)
+        y = z  # outputs as users see them, which metrics of values read
         if net.link and not all(METRICS[name].of_classes for name in net.metrics):
-            shown = self.rows("shown", columns, net.dtype)
-            self.link(z, shown, rows)
-        values = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
-        settings = self.constant("settings", np.array([*row.boundary, *values, 0.0]))
-        around = self.gpu, self.stream
+            y = self.rows("linked", columns, net.dtype)
+            self.link(z, y, rows)
+        params = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
+        settings = self.constant("settings", np.array([*row.boundary, *params, 0.0]))
+        device, reads_labels = (self.gpu, self.stream), row.targets == "labels"
         table = np.zeros(1 + len(net.sums), TOTALS)
         for i, (name, (first, end)) in enumerate([("", (0, columns)), *net.sums]):
-            skip, part = first * self.size, shape._replace(columns=end - first)
-            sums = self.room(("sums", i), 8 * self._tiles(name, self.batch, end - first))
-            if name and METRICS[name].of_classes:
-                scored = scored_by(name, net.loss.name, labels, columns)
-                self.add(run_hits, *around, name, scored, z, t, sums, settings, shape, gap)
-            elif name:
-                places = shown + skip, t + skip, 0, sums, settings + 16
-                self.add(run_loss, *around, SUMS_OF_METRICS[name], *places, part, gap)
+            sums = self.reserve(("sums", i), 8 * self._num_sums(name, self.batch, end - first))
+            if not name:
+                cost, arrays = costs.loss(loss, columns, reads_labels, self.size), (z, t, dz, sums, settings + 16)
+                self.add(cost, run_loss, *device, loss, *arrays, shape, row_stride)
+            elif METRICS[name].of_classes:
+                scored = scored_by(name, loss, labels, columns)
+                cost = costs.metric(name, columns, scored == "labels", self.size)
+                self.add(cost, run_hits, *device, name, scored, z, t, sums, settings, shape, row_stride)
             else:
-                self.add(run_loss, *around, net.loss.name, z, t, dz, sums, settings + 16, shape, gap)
+                skip, some = first * self.size, shape._replace(columns=end - first)
+                summed, arrays = SUMS_OF_METRICS[name], (y + skip, t + skip, 0, sums, settings + 16)
+                cost = costs.metric(summed, end - first, reads_labels, self.size)
+                self.add(cost, run_loss, *device, summed, *arrays, some, row_stride)
             into = (metrics + 8 * (i - 1), 0) if name else (losses, stride)
-            table[i] = (sums, self._tiles(name, rows, end - first), *into)
+            table[i] = (sums, self._num_sums(name, rows, end - first), *into)
         return self.constant(("table", rows), table)
 
-    def _tiles(self, metric: str, rows: int, columns: int) -> int:
-        """The sums that a metric leaves, or the loss: ""."""
+    def _num_sums(self, metric: str, rows: int, columns: int) -> int:
+        """Number of sums that the kernel of a metric, or of the loss (""), leaves for so many rows."""
         if metric and METRICS[metric].of_classes:
             return hits_tiles(rows)
         assert self.net.loss is not None
         return loss_tiles(SUMS_OF_METRICS.get(metric, self.net.loss.name), rows, columns)
 
     def link(self, z: int, y: int, rows: int) -> None:
-        """The output activation, which training leaves to the loss; y may be z."""
+        """Add the output activation, which training leaves to the loss; y may be z."""
         columns, name = self.net.outputs, self.net.link
+        assert name is not None
         shape = Shape(rows, columns, padded(columns), self.net.dtype)
+        cost = costs.link(name, columns, self.size)
         if name == "softmax":
-            self.add(run_softmax, self.gpu, self.stream, z, y, shape, shape.stride)
+            self.add(cost, run_softmax, self.gpu, self.stream, z, y, shape, shape.stride)
         else:
-            self.add(activate, self.gpu, self.stream, name, z, 0, y, shape)
+            self.add(cost, activate, self.gpu, self.stream, name, z, 0, y, shape)
 
-    def gradient(self, number: int) -> int:
-        """One of two places for the gradient of a layer's outputs: a layer's is made from that of the one above."""
+    def _gradient(self, number: int) -> int:
+        """Memory 0 or 1 for the gradient of a layer's outputs: layers use them alternately."""
         return self.rows(("gradient", number), max(layer.outputs for layer in self.net.dense), self.net.compute)
 
-    def top(self) -> int:
-        """That of the network's outputs, in their own dtype."""
+    @property
+    def output_gradient(self) -> int:
+        """Address of the gradient of the network's outputs, in their own dtype."""
         if self.net.compute == self.net.dtype:
-            return self.gradient(0)
+            return self._gradient(0)
         return self.rows("gradient of outputs", self.net.outputs, self.net.dtype)
 
     def backward(
         self,
-        trail: list[_Dense | _Dropout],
+        saved_for_backward: list[_Dense | _Dropout],
         rows: int,
         gradients: Sequence[int],
-        after: Callable[[int], None] = lambda parameter: None,
+        after: Callable[[int], None] | None = None,
     ) -> None:
-        """The gradients of all parameters, from that of the outputs in `top()`.
+        """Add the gradients of all parameters, made from `output_gradient`.
 
-        after: called with the number of a layer's first parameter, once nothing will read them, or write gradients.
+        after: called with the index of a layer's first parameter, once no later launch reads the layer's parameters or
+        writes their gradients.
         """
-        number, dy = 0, self.top()
-        while trail:
-            step = trail.pop()
-            more = any(isinstance(below, _Dense) for below in trail)
+        number, dy = 0, self.output_gradient
+        while saved_for_backward:
+            step = saved_for_backward.pop()
+            below = next((below for below in reversed(saved_for_backward) if isinstance(below, _Dense)), None)
             if isinstance(step, _Dropout):
-                if more:
-                    self._drop(step, dy, dy, rows)
+                if below:
+                    self._add_dropout(step, dy, dy, rows, backward=True)
                 continue
-            plan, i = step.plan, step.number
-            has_bias = bool(plan.backward.db)
-            dx = self.gradient(1 - number) if more else 0
-            narrow = self.gradient(number) if plan.layer.output else 0
-            out = Gradients(dy, dx, gradients[i], gradients[i + 1] if has_bias else 0, narrow)
-            sums = self.room(("slopes", i, rows), sums_bytes(shape_of(plan.layer)))
-            below = next((below for below in reversed(trail) if isinstance(below, _Dense)), None)
-            under = (below.aux, gradients[below.number + 1] if below.plan.backward.db else 0) if below else (0, 0)
-            places = dy, step.x, step.w, step.s, out, sums, under
-            self.add(run_backward, self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *places)
-            after(i)
+            plan, i = step.plan, step.parameter
+            dx = self._gradient(1 - number) if below else 0
+            narrow = self._gradient(number) if plan.layer.output else 0
+            out = Gradients(dy, dx, gradients[i], gradients[i + 1] if plan.backward.db else 0, narrow)
+            sums = self.reserve(("slopes", i, rows), sums_bytes(shape_of(plan.layer)))
+            of_below = (0, 0)
+            if below:
+                of_below = below.aux, gradients[below.parameter + 1] if below.plan.backward.db else 0
+            arrays = dy, step.x, step.w, step.s, out, sums, of_below
+            emit = partial(self._add_layer, step.number)
+            run_backward(self.gemm, self.stream, plan.backward, plan.layer, plan.activation, *arrays, emit)
+            if after:
+                after(i)
             number, dy = 1 - number, dx
 
     def scatter(self, y: int, out: int, rows: int, ring: int) -> None:
-        """The outputs of the batch into those of all batches, (ring, outputs)."""
-        columns, clock = self.net.outputs, self.clock.address
-        sizes = rows, columns, padded(columns), self.net.dtype
-        self.add(scatter, self.gpu, self.stream, y, out, *sizes, clock, self.batch, ring)
+        """Add the copy of a batch's outputs to those of all batches, (ring, outputs)."""
+        columns = self.net.outputs
+        y_rows = Rows(y, out, columns, padded(columns), self.net.dtype)
+        cost = costs.scatter(columns, self.size)
+        self.add(cost, scatter, self.gpu, self.stream, y_rows, rows, self.clock.address, self.batch, ring)
 
     def finish(self, table: int, count: int, control: int) -> None:
-        """The end of the batch; control: of the updates, if a step was done."""
-        self.add(finish, self.gpu, self.stream, table, count, self.clock.address, control)
+        """Add the end of the batch; control: record of the updates if a step ends, else 0."""
+        self.add(Cost("finish"), finish, self.gpu, self.stream, table, count, self.clock.address, control)

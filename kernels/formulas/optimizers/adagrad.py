@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..domains import POSITIVE
-from .common import common_scalars, constant, floor, preprocess_gradient, root
+from .common import common_scalars, constant, constant_scalars, floor, preprocess_gradient, root
 from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options
 
 # ---------------------------------------------------------------- formulas
@@ -48,11 +48,9 @@ def adagrad_at_step(step, lr, h):
     return (decayed_rate(lr, step, lr_decay), eps, lr_decay, *h[3:])
 
 
-def adagrad_eps_in_sqrt_scalars(steps, rates, eps, **common):
-    return *common_scalars(rates, **common), rates, eps
-
-
 # ---------------------------------------------------------------- rows
+
+_eps_in_sqrt_scalars = constant_scalars(lambda eps: (eps,))
 
 OPTIMIZERS = {
     "adagrad": Optimizer(
@@ -66,7 +64,7 @@ OPTIMIZERS = {
     "adagrad_eps_in_sqrt": Optimizer(
         adagrad_eps_in_sqrt,
         ("sum",),
-        adagrad_eps_in_sqrt_scalars,
+        _eps_in_sqrt_scalars,
         constant,
         rule_options(1e-3, eps=1e-7, decoupled=True),
         "Duchi, Hazan & Singer 2011; Keras's form",
@@ -74,7 +72,7 @@ OPTIMIZERS = {
     "adagrad_safe": Optimizer(
         adagrad_safe,
         ("sum",),
-        adagrad_eps_in_sqrt_scalars,
+        _eps_in_sqrt_scalars,
         constant,
         rule_options(1e-2, eps=1e-7),
         "Duchi, Hazan & Singer 2011; optax's form",
@@ -88,9 +86,7 @@ ADAGRAD = OptimizerClass(
     {"lr": None, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": None, "eps": None},
     """Adagrad: steps divided by the root of the sum of all squared gradients so far.
 
-        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)
-
-    Source: Duchi, Hazan & Singer 2011.""",
+        s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)""",
     {
         "torch": Convention(
             "torch.optim.Adagrad", only("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}

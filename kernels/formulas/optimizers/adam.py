@@ -228,10 +228,14 @@ ADAM = OptimizerClass(
         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Kingma & Ba 2015, algorithm 1; Reddi, Kale & Kumar
-    2018, algorithm 2.""",
+    With `amsgrad` the largest v so far stands in for v.""",
     {
-        "torch": Convention("torch.optim.Adam", same("adam", "amsgrad"), {"lr": 1e-3, "eps": 1e-8}, lacks=_NO_EPS_ROOT),
+        "torch": Convention(
+            "torch.optim.Adam",
+            same("adam", "amsgrad", "adamw", "adamw_amsgrad"),
+            {"lr": 1e-3, "eps": 1e-8},
+            lacks=_NO_EPS_ROOT,
+        ),
         "keras": Convention(
             "keras.optimizers.Adam",
             {"adam": "adam_hat", "amsgrad": "amsgrad_hat"},
@@ -268,7 +272,7 @@ ADAMW = OptimizerClass(
         p = p (1 - lr weight_decay);  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 
-    With `amsgrad` the largest v so far stands in for v. Source: Loshchilov & Hutter 2019.""",
+    With `amsgrad` the largest v so far stands in for v.""",
     {
         "torch": Convention(
             "torch.optim.AdamW",

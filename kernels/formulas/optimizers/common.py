@@ -53,6 +53,16 @@ def common_scalars(
     return scale, bound, weight_decay, l1, 1.0
 
 
+def constant_scalars(own):
+    """The `scalars` of a rule whose own ones, behind the learning rate, are own(**options) in every step."""
+
+    def scalars(steps, rates, weight_decay, maximize, l1, clip_value, decoupled=False, **options):
+        common = common_scalars(rates, weight_decay, maximize, l1, clip_value, decoupled)
+        return *common, rates, *own(**options)
+
+    return scalars
+
+
 def decay_factor(lr, weight_decay):
     return 1.0 - lr * weight_decay
 
@@ -100,3 +110,8 @@ def floor(x, old, g, tiny):
 
 def root(x):
     return type(x)(sqrt(x))
+
+
+def sign(x):
+    """-1, 0 or 1; NaN of NaN."""
+    return type(x)(1) if x > 0 else (type(x)(-1) if x < 0 else x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..domains import FLAG, FRACTION
-from .common import common_scalars, constant, floor, flush, preprocess_gradient, root
+from .common import constant, constant_scalars, floor, flush, preprocess_gradient, root
 from .table import Convention, Optimizer, OptimizerClass, Option, rule_options, same
 
 # ---------------------------------------------------------------- formulas
@@ -86,15 +86,9 @@ def rmsprop_eps_in_sqrt_centered_momentum(p, g, s, h, tiny):
     return p + b, (v, a, b)
 
 
-# ---------------------------------------------------------------- scalars
-
-
-def rmsprop_scalars(steps, rates, alpha, eps, momentum=0.0, **common):
-    return *common_scalars(rates, **common), rates, alpha, 1.0 - alpha, eps, momentum
-
-
 # ---------------------------------------------------------------- rows
 
+_scalars = constant_scalars(lambda alpha, eps, momentum=0.0: (alpha, 1.0 - alpha, eps, momentum))
 _OPTIONS = rule_options(1e-2, alpha=0.99, eps=1e-8)
 _EPS_IN_SQRT = rule_options(1e-3, alpha=0.9, eps=1e-7, decoupled=True)
 _MOMENTUM = {"momentum": 0.9}
@@ -131,7 +125,7 @@ _ROWS = {
     ),
 }  # fmt: skip
 OPTIMIZERS = {
-    name: Optimizer(rule, states, rmsprop_scalars, constant, options, source)
+    name: Optimizer(rule, states, _scalars, constant, options, source)
     for name, (rule, states, options, source) in _ROWS.items()
 }
 
@@ -145,9 +139,7 @@ RMSPROP = OptimizerClass(
 
         v = alpha v + (1 - alpha) g^2
         d = sqrt(v) + eps, or if centered, with a = alpha a + (1 - alpha) g, d = sqrt(v - a^2) + eps
-        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b
-
-    Source: Tieleman & Hinton 2012, lecture 6.5; centred after Graves 2013.""",
+        p = p - lr g / d, or with momentum b = momentum b + g / d, p = p - lr b""",
     {
         "torch": Convention("torch.optim.RMSprop", same(*_VARIANTS), {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8}),
         "keras": Convention(

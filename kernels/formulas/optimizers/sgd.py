@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..domains import FLAG, Domain
-from .common import common_scalars, constant, flush, preprocess_gradient
-from .table import Convention, Optimizer, OptimizerClass, Option, rule_options, same
+from .common import common_scalars, constant, flush, preprocess_gradient, sign
+from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options, same
 
 # ---------------------------------------------------------------- formulas
 
@@ -32,6 +32,13 @@ def velocity(p, g, s, h, tiny):
     return p + d, (v,)
 
 
+def lion(p, g, s, h, tiny):
+    lr, beta1, one_minus_beta1, beta2, one_minus_beta2 = h[5:10]
+    p, g = preprocess_gradient(p, g, h)
+    c = flush(beta1 * s[0] + one_minus_beta1 * g, tiny)
+    return p - lr * sign(c), (flush(beta2 * s[0] + one_minus_beta2 * g, tiny),)
+
+
 # ---------------------------------------------------------------- scalars
 
 
@@ -56,6 +63,10 @@ def momentum_at_step(step, lr, h):
 
 def velocity_scalars(steps, rates, momentum, nesterov, **common):
     return *common_scalars(rates, **common), rates, momentum, float(nesterov)
+
+
+def lion_scalars(steps, rates, beta1, beta2, **common):
+    return *common_scalars(rates, decoupled=True, **common), rates, beta1, 1.0 - beta1, beta2, 1.0 - beta2
 
 
 # ---------------------------------------------------------------- rows
@@ -86,6 +97,9 @@ OPTIMIZERS = {
         rule_options(1e-2, momentum=0.9, nesterov=False, decoupled=True),
         "Polyak 1964; Nesterov's form after Sutskever et al. 2013; Keras's and scikit-learn's form",
     ),
+    "lion": Optimizer(
+        lion, ("exp_avg",), lion_scalars, constant, rule_options(1e-4, beta1=0.9, beta2=0.99), "Chen et al. 2023"
+    ),
 }
 
 
@@ -106,9 +120,7 @@ SGD = OptimizerClass(
 
         p = p - lr g                                                        momentum = 0
         b = momentum b + (1 - dampening) g  (first step: b = g)             else
-        p = p - lr b, or with nesterov p = p - lr (g + momentum b)
-
-    Source: Polyak 1964; Nesterov's form after Sutskever et al. 2013.""",
+        p = p - lr b, or with nesterov p = p - lr (g + momentum b)""",
     {
         "torch": Convention(
             "torch.optim.SGD",
@@ -140,5 +152,18 @@ SGD = OptimizerClass(
         "nesterov": Option(
             FLAG, "needs momentum > 0 and dampening 0; in other conventions without effect if momentum is 0.", "bool"
         ),
+    },
+)
+
+LION = OptimizerClass(
+    "Lion",
+    {"lr": None, "betas": (0.9, 0.99), "weight_decay": None},
+    """Lion: steps of one size, lr, by the sign of a momentum.
+
+        p = p (1 - lr weight_decay);  p = p - lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g""",
+    {
+        "paper": Convention("Lion of Chen et al. 2023", only("lion"), {"lr": 1e-4, "weight_decay": 0.0}, True),
+        "keras": Convention("keras.optimizers.Lion", only("lion"), {"lr": 1e-3, "weight_decay": 0.0}, True),
+        "optax": Convention("optax.lion", only("lion"), {"weight_decay": 1e-3}, True),
     },
 )

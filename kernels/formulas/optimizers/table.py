@@ -107,7 +107,7 @@ class OptimizerClass:
     """A row of CLASSES: the class that users get, as `fastopt.NAME` and, if torch has it, as `fastopt.torch.NAME`.
 
     arguments: hyper-parameters in the order of the signature, with their defaults; None: that of the convention.
-    doc: summary, formulas and source, the beginning of the docstring.
+    doc: summary and formulas, the beginning of the docstring.
     conventions: by library; the first one is the default.
     variant: variant(hyper) -> the key of a convention's rows; hyper: hyper-parameters, or a group of torch's.
     keywords: hyper-parameters that torch lacks; by keyword alone.

@@ -55,7 +55,7 @@ def calls(kernel, factor=1):
 def fresh(monkeypatch, tmp_path):
     """fresh(function, name): a kernel as a new process would have it, with a cache in tmp_path."""
     monkeypatch.setattr(Kernel, "names", {})
-    monkeypatch.setattr(compile_._Notice, "spent", 0.0)
+    monkeypatch.setattr(compile_._CompileNotice, "spent", 0.0)
     monkeypatch.setattr(disk_cache, "_said", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path / "cache"))
 

@@ -431,7 +431,7 @@ def sgd(size):
 def test_small_work_is_not_launched(monkeypatch, size, launched):
     calls = []
     kernel = launch.LAUNCH
-    monkeypatch.setattr(launch.openmp, "pool", lambda: None)  # a test may have imported torch
+    monkeypatch.setattr(launch.openmp, "torch_threads", lambda: None)  # a test may have imported torch
     monkeypatch.setattr(launch, "LAUNCH", lambda *args: [calls.append(args), kernel(*args)])
     monkeypatch.setattr(launch, "_can_launch", lambda: True)
     launch.set_num_threads(2)
@@ -444,7 +444,7 @@ def test_small_work_is_not_launched(monkeypatch, size, launched):
 @compiled
 def test_where_launching_is_not_safe_the_caller_runs_all(monkeypatch, layer_here, forked):
     calls = []
-    monkeypatch.setattr(launch.openmp, "pool", lambda: None)
+    monkeypatch.setattr(launch.openmp, "torch_threads", lambda: None)
     monkeypatch.setattr(launch, "LAUNCH", lambda kernel, work, step, num_ranks: calls.append(num_ranks))
     monkeypatch.setattr(launch, "threading_layer", lambda: layer_here)
     monkeypatch.setattr(launch._Fork, "happened", forked)

@@ -226,6 +226,7 @@ def test_counts(cost, name, moved, operations):
 RULES = {
     "sgd": 4,
     "momentum": 7,
+    "lion": 10,
     "adagrad": 9,
     "rmsprop": 11,
     "rmsprop_momentum": 13,

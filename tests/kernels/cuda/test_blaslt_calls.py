@@ -15,7 +15,7 @@ from helpers_products import Rows, assert_close
 
 from fastopt.kernels.cuda.dense import blaslt, gemm, products
 from fastopt.kernels.cuda.dense.blaslt import BlasLtError, Epilogue, Matmul, Preference, Reduction, Status
-from fastopt.kernels.cuda.dense.gemm import Gemm, Places, fastest, preference, problem
+from fastopt.kernels.cuda.dense.gemm import Gemm, Operands, fastest, preference, problem
 from fastopt.kernels.cuda.dense.products import Layer
 from fastopt.kernels.cuda.runtime.simulator import SimulatedGpu
 
@@ -150,7 +150,7 @@ def test_partial_sums_of_16_bit_results_are_float32(library):
         ("float32", "", 7),
     ]:
         product = products.weights_product(Layer(4, 8, 16, kind, gradient=gradient))
-        assert preference(product, Places(0, 0, 0), 1)[Preference.REDUCTION_SCHEME_MASK] == mask
+        assert preference(product, Operands(0, 0, 0), 1)[Preference.REDUCTION_SCHEME_MASK] == mask
 
 
 def test_what_has_no_algorithm(work, library):
@@ -160,7 +160,7 @@ def test_what_has_no_algorithm(work, library):
     assert not work.supported(products.forward_product(layer), 4)
     assert not work.supported(products.forward_product(layer, Epilogue.RELU))
     assert not work.supported(products.inputs_product(layer._replace(outputs=1), Epilogue.DRELU, 128))  # known before
-    with pytest.raises(BlasLtError, match=r"cuBLASLt has no algorithm for Product\(.*RELU.* at Places\(a=256"):
+    with pytest.raises(BlasLtError, match=r"cuBLASLt has no algorithm for Product\(.*RELU.* at Operands\(a=256"):
         work.call(products.forward_product(layer, Epilogue.RELU), 256, 512, 1024)
 
 
@@ -176,7 +176,7 @@ def test_failures_name_the_status(work, library):
 
 
 def test_an_operation_has_only_what_its_epilogue_uses(library):
-    layer, places = Layer(4, 8, 16, "float32"), Places(256, 512, 768, 1024, 1280)
+    layer, places = Layer(4, 8, 16, "float32"), Operands(256, 512, 768, 1024, 1280)
     for epilogue, stride, bias, aux in [
         (Epilogue.DEFAULT, 0, 0, 0),
         (Epilogue.BIAS, 0, 1024, 0),
@@ -286,7 +286,7 @@ def test_threads_make_one_choice(work, library):
 
     def choose():
         barrier.wait()
-        chosen.append(work.algorithm(products.forward_product(layer), Places(256, 256, 256)))
+        chosen.append(work.algorithm(products.forward_product(layer), Operands(256, 256, 256)))
 
     threads = [threading.Thread(target=choose) for _ in range(8)]
     for thread in threads:

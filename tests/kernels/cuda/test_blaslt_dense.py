@@ -16,9 +16,10 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.dense import blaslt, epilogues
 from fastopt.kernels.cuda.dense import layer as dense
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
-from fastopt.kernels.cuda.dense.epilogues import HIGH, LANES, Shape
+from fastopt.kernels.cuda.dense.epilogues import TILE_ROWS, Shape
 from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.dense.products import Layer, plan_backward, plan_forward
+from fastopt.kernels.cuda.dense.reductions import COLUMN_LANES
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.formulas import ACTIVATIONS
 
@@ -27,7 +28,14 @@ pytestmark = pytest.mark.gpu
 DTYPES = ["float32", "float64"]
 # Of the largest sum of the terms' sizes, as for the CPU; TF32 rounds operands to 2^-11.
 TOLERANCE = {"float32": 32 * 1.2e-7, "float64": 32 * 2.3e-16, "tf32": 2 * 4.9e-4}
-SIZES = [(1, 1, 1), (2, 3, 5), (5, 4, 8), (9, 0, 4), (HIGH + 1, 3, 4 * LANES + 1), (2 * HIGH, 2, 4 * LANES)]
+SIZES = [
+    (1, 1, 1),
+    (2, 3, 5),
+    (5, 4, 8),
+    (9, 0, 4),
+    (TILE_ROWS + 1, 3, 4 * COLUMN_LANES + 1),
+    (2 * TILE_ROWS, 2, 4 * COLUMN_LANES),
+]
 if not SIMULATED:
     SIZES += [(64, 784, 256), (4096, 33, 100), (1000, 65, 1), (257, 1024, 4096)]
 
@@ -169,7 +177,7 @@ def numbers(array, kind):
 @pytest.mark.parametrize("activation", ["linear", "relu", "gelu", "gelu_tanh", "tanh"])
 def test_layers_of_16_bits(activation, kind, gradient):
     rng = np.random.default_rng(5)
-    for rows, inputs, outputs in [(5, 7, 9), (HIGH + 1, 8, 16), (1, 4, 1)]:
+    for rows, inputs, outputs in [(5, 7, 9), (TILE_ROWS + 1, 8, 16), (1, 4, 1)]:
         layer = Layer(rows, inputs, outputs, kind, gradient=gradient)
         X, W, B, DY = (rounded(a, kind) for a in drawn(rng, rows, inputs, outputs, "float64"))
         x, w, b, dy = (there(a, kind) for a in (X, W, B, DY))
@@ -250,7 +258,11 @@ def test_activations_are_the_formulas(activation, dtype):
 def test_sums_over_many_tiles(dtype):
     """Partial sums in memory, in more than one tile each way; in place; and without dz."""
     rng = np.random.default_rng(3)
-    for rows, columns, stride in [(2 * HIGH + 3, 2 * LANES + 1, 2 * LANES + 1), (3 * HIGH, 8, 16), (1, 8, 8)]:
+    for rows, columns, stride in [
+        (2 * TILE_ROWS + 3, 2 * COLUMN_LANES + 1, 2 * COLUMN_LANES + 1),
+        (3 * TILE_ROWS, 8, 16),
+        (1, 8, 8),
+    ]:
         dy, s = (rounded(rng.standard_normal((rows, stride)), dtype) for _ in range(2))
         shape, into, s_there = Shape(rows, columns, stride, dtype), there(dy, dtype), there(s, dtype)
         gpu = gpu_of([see(into).address])
@@ -273,15 +285,15 @@ def test_sums_over_many_tiles(dtype):
 
 
 def test_tiles_are_cut_by_shape_alone():
-    assert epilogues.tiles(HIGH, 10) == (HIGH, 1)
-    assert epilogues.tiles(HIGH + 1, 10) == (HIGH, 2)
-    assert epilogues.sums_bytes(Shape(HIGH, 10, 10, "float16")) == 0
-    assert epilogues.sums_bytes(Shape(HIGH, 10, 10, "float16", "float32")) == 10 * 8
-    assert epilogues.sums_bytes(Shape(HIGH + 1, 10, 10, "float32")) == 2 * 10 * 8
+    assert epilogues.tiles(TILE_ROWS, 10) == (TILE_ROWS, 1)
+    assert epilogues.tiles(TILE_ROWS + 1, 10) == (TILE_ROWS, 2)
+    assert epilogues.sums_bytes(Shape(TILE_ROWS, 10, 10, "float16")) == 0
+    assert epilogues.sums_bytes(Shape(TILE_ROWS, 10, 10, "float16", "float32")) == 10 * 8
+    assert epilogues.sums_bytes(Shape(TILE_ROWS + 1, 10, 10, "float32")) == 2 * 10 * 8
     for rows, columns in [(10**6, 4096), (10**7, 1), (100, 10**6)]:
         high, count = epilogues.tiles(rows, columns)
         assert high * count >= rows
-        assert count == 1 or count * columns * 8 <= epilogues.SUMS_BYTES
+        assert count == 1 or count * columns * 8 <= epilogues.MAX_SUMS_BYTES
 
 
 def test_plans_are_made_once():

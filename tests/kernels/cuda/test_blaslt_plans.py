@@ -18,7 +18,7 @@ from fastopt.kernels.cuda.dense.products import (
     APPLIED,
     Layer,
     aux_stride,
-    exact,
+    exact_activations,
     known,
     mask_stride,
     padded,
@@ -104,7 +104,7 @@ def test_forward(activation, kind):
         strides = (padded(inputs), padded(outputs)) if gaps else (0, 0)
         layer = Layer(rows, inputs, outputs, kind, False, *strides)
         plan = check_forward(layer, activation, bias, keep, fused)
-        chosen = exact(kind) if fused is None else fused
+        chosen = exact_activations(kind) if fused is None else fused
         possible = activation in chosen and keep in ("", "z" if activation == "gelu_tanh" else "")
         possible = possible and (not keep or layer.y.stride % 8 == 0)
         if activation != "linear":

@@ -130,7 +130,7 @@ def test_clipping():
         arrays.expect(gradients, options, clip_factor(0.5, true))
         arrays.check(rtol=1e-5)
         gpu = arrays.plan.gpu
-        gpu.copy_out(norm, arrays.plan.norm_at, 0)
+        gpu.copy_out(norm, arrays.plan.norm_address, 0)
         gpu.wait(0)
         np.testing.assert_allclose(norm[0], true, rtol=1e-12)
 

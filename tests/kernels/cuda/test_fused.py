@@ -177,8 +177,8 @@ def test_the_same_bits_in_every_run_and_however_many_batches_a_launch_has(monkey
     assert launches == [5, 5]
     assert_same_bits(trained(), first)
     launches.clear()
-    monkeypatch.setattr(data_feed, "FIRST", 1)
-    monkeypatch.setattr(data_feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST_CHUNK", 1)
+    monkeypatch.setattr(data_feed, "SECONDS_AHEAD", 1000)
     assert_same_bits(trained(), first)
     assert launches == [1, 2, 2, 4, 1]
 
@@ -186,8 +186,8 @@ def test_the_same_bits_in_every_run_and_however_many_batches_a_launch_has(monkey
 def test_the_same_bits_from_streamed_data(monkeypatch, launches):
     first = trained()
     launches.clear()
-    monkeypatch.setattr(data_feed, "SHARE", 0)
-    monkeypatch.setattr(data_feed, "PART", 200)
+    monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART_BYTES", 200)
     assert_same_bits(trained(), first)
     assert len(launches) > 2
 
@@ -199,7 +199,7 @@ def test_the_next_batch_is_asked_for(loss, monkeypatch, launches):
     asked, passes, fill = set(), [], select._fill
     monkeypatch.setattr(kernel, "prefetch", asked.add)
     monkeypatch.setattr(select, "_fill", lambda *args: (passes.append(args[2]), fill(*args)))
-    monkeypatch.setattr(data_feed, "FIRST", 3)
+    monkeypatch.setattr(data_feed, "FIRST_CHUNK", 3)
     x, y = data_for(np.random.default_rng(0), loss, 40, 11, 3, "float32")
     order = np.random.default_rng(1).permutation(40)[:27]
     Run(cuda, [DenseSpec(11, 3)], loss, [], "float32").train(x, y, order, 5)
@@ -280,8 +280,8 @@ def test_by_the_estimate(widths, batch, wanted, monkeypatch):
 @pytest.mark.own_process
 def test_progress_and_interrupts(monkeypatch, launches):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(data_feed, "FIRST", 2)
-    monkeypatch.setattr(data_feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST_CHUNK", 2)
+    monkeypatch.setattr(data_feed, "SECONDS_AHEAD", 1000)
     x, y = data_for(np.random.default_rng(0), MSE, 13, 3, 2, "float32")
     run, seen = Run(cuda, SMALL, MSE, [], "float32"), []
     totals = run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append((steps, loss)))

@@ -13,7 +13,7 @@ from helpers_driver import CONTEXT, OTHER, install
 
 from fastopt.kernels import reference
 from fastopt.kernels.cuda import Guard, Plan
-from fastopt.kernels.cuda.optim.norm import SETTLE
+from fastopt.kernels.cuda.optim.norm import RESOLVE_STEP
 from fastopt.kernels.cuda.runtime import array_interface, driver, staging
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.cuda.runtime.array_interface import see
@@ -36,7 +36,7 @@ def test_what_there_is(fake):
     assert (gpu.name, gpu.capability) == ("A device", (9, 0))
     assert gpu.cache_bytes == 1 << 20
     with gpu.active():
-        assert gpu.most_blocks(SETTLE) == 4 * 132
+        assert gpu.max_blocks(RESOLVE_STEP) == 4 * 132
     assert gpu.free_memory() == 1 << 20
     assert fake.contexts == [OTHER]
 
@@ -105,9 +105,9 @@ def test_while_another_library_captures_strictly(fake):
     gpu = gpu_.Gpu(1)
     fake.capture = (9, [])
     with gpu.active():
-        gpu.load(SETTLE)
+        gpu.load(RESOLVE_STEP)
     assert not fake.relaxed
-    with gpu.aside() as other:
+    with gpu.side_stream() as other:
         gpu.allocate(16, other)
     assert not fake.relaxed
     assert fake.capture == (9, [])  # of which nothing became a part
@@ -141,9 +141,9 @@ def test_steps(fake):
         reference.update([Update("adam", host[0], g, tuple(host[1:]), options, step)], clip_factor(2.0, norm))
     for ours, theirs in zip((p, m, v), host, strict=True):
         assert_same_bits(ours, theirs)
-    assert plan.settled().tolist() == [0]
+    assert plan.count_skipped().tolist() == [0]
     assert set(fake.streams) == {5}
-    assert sorted(fake.names) == ["settle", "squares_float32", "update_adam_float32"]  # each is loaded once
+    assert sorted(fake.names) == ["resolve_step", "squares_float32", "update_adam_float32"]  # each is loaded once
     assert fake.contexts == [OTHER]
     assert fake.memory
     assert fake.pinned
@@ -159,7 +159,7 @@ def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
     plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)
     fake.streams.clear()
-    assert plan.settled().tolist() == [1]
+    assert plan.count_skipped().tolist() == [1]
     assert fake.calls["cuEventSynchronize"] == 1
     assert not fake.streams
 

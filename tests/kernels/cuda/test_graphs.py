@@ -145,12 +145,13 @@ def test_an_interrupt_while_a_graph_is_made(fake):
 
 
 def test_data_come_on_a_stream_of_their_own(fake, one_by_one, monkeypatch):
-    monkeypatch.setattr(data_feed, "SHARE", 0)
-    monkeypatch.setattr(data_feed, "PART", 1)
+    monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART_BYTES", 1)
     assert_same_bits(trained(), one_by_one)
     assert fake.calls["cuStreamCreate"] == 5  # of the network, of three passes over data, and for what is predicted
     assert fake.calls["cuStreamWaitEvent"] > 12
     assert fake.contexts == [OTHER]
+    del fake.device._staging  # whose memory and events live as long as the device
     gc.collect()
     assert not fake.events
     assert not fake.pinned

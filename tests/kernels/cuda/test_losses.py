@@ -8,8 +8,9 @@ from helpers_cuda import on_device, require_device, to_device
 
 require_device()
 from fastopt.kernels import cuda, formulas, reference
-from fastopt.kernels.cuda.dense import losses
+from fastopt.kernels.cuda.dense import losses, metrics
 from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
@@ -130,7 +131,7 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
         table["into"] = see(results).address, see(counted).address
         records, control = to_device(table.view(np.int64)), to_device(np.zeros(1, CONTROL).view(np.int64))
         step_done = number == 2
-        losses.finish(gpu, 0, see(records).address, 2, see(now).address, see(control).address if step_done else 0)
+        finish(gpu, 0, see(records).address, 2, see(now).address, see(control).address if step_done else 0)
         assert now.copy_to_host().tolist() == [number + 1, 1]
         left = control.copy_to_host().view(CONTROL)[0]
         assert (left["skips"], left["shift"]) == ((1, ROW) if step_done else (0, 0))
@@ -156,9 +157,9 @@ def test_metrics_of_classes(name, scored, columns):
     metric = METRICS[name](Rule(scored == "outputs", boundary))
     metric.add(z, t)
     here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
-    sums = to_device(np.full(losses.hits_tiles(rows), np.nan))
+    sums = to_device(np.full(metrics.hits_tiles(rows), np.nan))
     boundaries = to_device(np.array(boundary))
     places = [see(a).address for a in (here, there, sums, boundaries)]
     gpu = gpu_of({places[0]})
-    losses.run_hits(gpu, 0, name, scored, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
+    metrics.run_hits(gpu, 0, name, scored, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
     assert sums.copy_to_host().sum() == metric.total

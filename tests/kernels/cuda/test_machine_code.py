@@ -33,7 +33,7 @@ UPDATES |= {accumulate_kernel(dtype).name: (dtype, SAME, 0) for dtype in ("float
 # keep the memory busy: each thread has 16 bytes of every array under way, and where states are wider than the
 # parameter, 32 bytes of those.
 REGISTERS = {
-    "float32": 64, "float64": 80, "float16": 88, "bfloat16": 88, "settle": 80, "count": 80,
+    "float32": 64, "float64": 80, "float16": 88, "bfloat16": 88, "step": 80, "count": 80,
     MASTER: 104, STOCHASTIC: 128,
 }  # fmt: skip
 assert [65536 // (registers * THREADS) for registers in (64, 80, 128)] == [4, 3, 2]
@@ -206,5 +206,5 @@ def test_two_kernels_of_one_name_are_refused():
     def other(a):
         pass
 
-    with pytest.raises(AssertionError, match="two kernels are called settle"):
-        Kernel(other, "settle")
+    with pytest.raises(AssertionError, match="two kernels are called resolve_step"):
+        Kernel(other, "resolve_step")

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarnin
 LABELS = "sparse_categorical_crossentropy"
 X, Y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
 NAMES = [
-    "gather 3", "gather labels", "dense0.forward 3x5 linear", "dense0.activate 5 relu", "dropout 5",
+    "gather 3", "dense0.forward 3x5 linear", "dense0.activate 5 relu", "dropout 5",
     "dense1.forward 5x4 linear", "dense1.activate 4 gelu", "dense2.forward 4x3 linear", f"loss {LABELS}",
     "metric accuracy", "dense2.weights 4x3", "dense2.inputs 4x3", "dense1.slopes 4 gelu", "dense1.weights 5x4",
     "dense1.inputs 5x4", "dropout backward 5", "dense0.slopes 5 relu", "dense0.weights 3x5",
@@ -109,8 +109,7 @@ def test_costs_are_counted(recorded):
     found = {cost.name: cost for cost in recorded[2].costs}
     size = 3 * 5 + 5 + 5 * 3 + 3
     assert found["apply adam"] == costs.apply(size, "adam", 4)
-    assert found["gather 3"] == costs.gather(3, 0, True, 4)
-    assert found["gather labels"].row_bytes == 3 * 8
+    assert found["gather 3"] == costs.gather(3, 3, True, 4, labels=True)
     assert found[f"loss {LABELS}"] == costs.loss(LABELS, 3, True, 4)
     assert found["dense0.slopes 5 tanh"].row_bytes == 3 * 5 * 4
     assert found["dense1.inputs 5x3"].row_flops == 2 * 5 * 3

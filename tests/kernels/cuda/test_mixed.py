@@ -56,9 +56,8 @@ def test_gather(columns, stride, shift):
     for number, count in ((0, 9), (2, 5)):
         for by in (on_device, None):
             into = to_device(np.full((9, stride), 77, np.uint16))
-            places = at(x), at(by) if by is not None else 0, at(into)
-            sizes = count, columns, stride, "bfloat16"
-            rows.gather(gpu, 0, *places, *sizes, at(clock_at(number)), 9, 23, "float32")
+            copied, address = rows.Rows(at(x), at(into), columns, stride, "bfloat16"), at(by) if by is not None else 0
+            rows.gather_narrow(gpu, 0, copied, address, count, at(clock_at(number)), 9, 23)
             wanted = (order if by is not None else np.arange(23))[number * 9 % 23 :][:count]
             found = into.copy_to_host()
             np.testing.assert_array_equal(found[:count, :columns], sixteen(host[wanted]))

@@ -57,7 +57,7 @@ def test_the_same_bits_in_every_run_and_in_graphs(dtype, options, monkeypatch):
 
 def test_the_same_bits_from_streamed_data(monkeypatch):
     first = trained(cuda, "float32")
-    monkeypatch.setattr(data_feed, "SHARE", 0)
+    monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
     assert_same_bits(trained(cuda, "float32"), first)
 
 

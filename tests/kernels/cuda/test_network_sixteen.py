@@ -80,8 +80,8 @@ def test_streamed_data_give_the_same_bits(monkeypatch):
         return run.train(x, y, np.arange(11)[::-1].copy(), 3)[:2], run.net.predict(x, 4), *run.params
 
     kept = results()
-    monkeypatch.setattr(data_feed, "SHARE", 0)
-    monkeypatch.setattr(data_feed, "PART", 1)
+    monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART_BYTES", 1)
     for a, b in zip(results(), kept, strict=True):
         np.testing.assert_equal(a, b)
 

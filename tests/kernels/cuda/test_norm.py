@@ -49,7 +49,7 @@ def test_the_same_bits_for_any_number_of_blocks(monkeypatch):
     gpu = gpu_of([see(gradients[0]).address])
     norms = set()
     for blocks in (1, 2, 5, 1000):
-        monkeypatch.setattr(type(gpu), "most_blocks", lambda self, kernel, most=blocks: most)
+        monkeypatch.setattr(type(gpu), "max_blocks", lambda self, kernel, most=blocks: most)
         norms.update(cuda.gradient_norm(gradients) for _ in range(1 if SIMULATED else 20))
     assert len(norms) == 1
 

@@ -25,9 +25,9 @@ import ctypes, os, sys
 stub = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 assert ctypes.CDLL(None).nvJitLinkCreate() == 6  # it is what a look-up finds
 from fastopt.kernels.cuda.runtime import nvjitlink
-from fastopt.kernels.cuda.optim.norm import SETTLE
+from fastopt.kernels.cuda.optim.norm import RESOLVE_STEP
 assert nvjitlink.version() >= (13, 0)
-print(len(SETTLE.listing((9, 0)).cubin))
+print(len(RESOLVE_STEP.listing((9, 0)).cubin))
 """
 
 

@@ -15,7 +15,7 @@ from helpers_network import Run, compare, data_for
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime import memory
 from fastopt.kernels.cuda.training import data_feed, network, passes
-from fastopt.kernels.cuda.training.passes import Turn, turn
+from fastopt.kernels.cuda.training.passes import BatchKind, batch_kind
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
 pytestmark = pytest.mark.gpu
@@ -30,17 +30,19 @@ def test_kinds_of_batches(rows, group):
     batches = [range(start, min(start + 4, rows)) for start in range(0, rows, 4)]
     steps = [batches[start : start + group] for start in range(0, len(batches), group)]
     wanted = [
-        Turn(len(batch), sum(map(len, step)), batch is step[0], batch is step[-1]) for step in steps for batch in step
+        BatchKind(len(batch), sum(map(len, step)), batch is step[0], batch is step[-1])
+        for step in steps
+        for batch in step
     ]
-    assert [turn(number, rows, 4, group) for number in range(len(batches))] == wanted
+    assert [batch_kind(number, rows, 4, group) for number in range(len(batches))] == wanted
 
 
 # ---------------------------------------------------------------- data that do not fit
 @pytest.fixture(params=[1, 200, 10_000])
 def streamed(monkeypatch, request):
     """Data are never kept on the device: parts of one batch, of some, of all."""
-    monkeypatch.setattr(data_feed, "SHARE", 0)
-    monkeypatch.setattr(data_feed, "PART", request.param)
+    monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(data_feed, "PART_BYTES", request.param)
 
 
 def results(n, accumulate):
@@ -57,8 +59,8 @@ def test_streamed_data_give_the_same_bits():
     for n, accumulate in ((8, 1), (11, 2)):
         kept = results(n, accumulate)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(data_feed, "SHARE", 0)
-            patch.setattr(data_feed, "PART", 1)
+            patch.setattr(data_feed, "MEMORY_SHARE", 0)
+            patch.setattr(data_feed, "PART_BYTES", 1)
             for a, b in zip(results(n, accumulate), kept, strict=True):
                 for left, right in zip(a, b, strict=True):
                     np.testing.assert_equal(left, right)
@@ -67,7 +69,7 @@ def test_streamed_data_give_the_same_bits():
 @pytest.mark.parametrize("part", [1, 10_000])
 def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
     """And they are launched together, but for what is left of a chunk and the short batch at the end."""
-    for name, value in (("SHARE", 0), ("PART", part)):
+    for name, value in (("MEMORY_SHARE", 0), ("PART_BYTES", part)):
         monkeypatch.setattr(data_feed, name, value)
     alone = {accumulate: results(26, accumulate) for accumulate in (1, 2)}
     monkeypatch.setattr(passes, "MANY", 3)
@@ -126,7 +128,7 @@ def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
         return run, [*(t.losses for t in totals), *run.params, *(s for of in run.states for s in of)]
 
     _, alone = trained()
-    monkeypatch.setattr(network, "BESIDE", 1)
+    monkeypatch.setattr(network, "BY_LAYER", 1)
     order = Order(monkeypatch)
     run, beside = trained()
     for a, b in zip(alone, beside, strict=True):
@@ -153,7 +155,7 @@ def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
 
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"clip_norm": 0.5}], ids=str)
 def test_all_are_updated_together_where_more_must_be_known(monkeypatch, options):
-    monkeypatch.setattr(network, "BESIDE", 1)
+    monkeypatch.setattr(network, "BY_LAYER", 1)
     order = Order(monkeypatch)
     x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
     run = Run(cuda, DEEP, LABELS, [], "float32", "adam")
@@ -168,7 +170,7 @@ def test_streamed_targets_of_several_columns(streamed):
 def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
     run, told = Run(cuda, SMALL, MSE, [], "float32"), []
     x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
-    launch, bring = passes.Pass._replay, passes.Collector._bring
+    launch, bring = passes.Pass._replay, passes.Collector._copy
 
     def launched(self, kind, many, list_batch):
         told.append("launch")
@@ -179,7 +181,7 @@ def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
         bring(self, chunk, done)
 
     monkeypatch.setattr(passes.Pass, "_replay", launched)
-    monkeypatch.setattr(passes.Collector, "_bring", brought)
+    monkeypatch.setattr(passes.Collector, "_copy", brought)
     found = run.net.predict(x, 4)
     np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
     part = data_feed.Streamed(run.net.gpu, 0, x, None, 4).count
@@ -203,9 +205,10 @@ def test_what_fits(monkeypatch):
     monkeypatch.setattr(data_feed, "Resident", lambda *args: "resident")
     monkeypatch.setattr(data_feed, "Streamed", lambda *args: "streamed")
     size = x.nbytes + y.nbytes + 50
-    for free, kind in ((size / data_feed.SHARE + 1, "resident"), (size / data_feed.SHARE - 1, "streamed")):
+    enough = size / data_feed.MEMORY_SHARE
+    for free, kind in ((enough + 1, "resident"), (enough - 1, "streamed")):
         assert data_feed.feed(Gpu(free), 0, x, y, 10, 50) == kind
-    assert data_feed.feed(Gpu((x.nbytes + 50) / data_feed.SHARE + 1), 0, x, None, 10, 50) == "resident"
+    assert data_feed.feed(Gpu((x.nbytes + 50) / data_feed.MEMORY_SHARE + 1), 0, x, None, 10, 50) == "resident"
 
 
 def test_how_far_the_host_is_ahead(monkeypatch):
@@ -274,8 +277,8 @@ def test_they_come_back_whatever_happens():
 # ---------------------------------------------------------------- progress and interrupts
 def test_progress(monkeypatch):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(data_feed, "FIRST", 2)
-    monkeypatch.setattr(data_feed, "MOMENT", 1000)
+    monkeypatch.setattr(data_feed, "FIRST_CHUNK", 2)
+    monkeypatch.setattr(data_feed, "SECONDS_AHEAD", 1000)
     x, y = data_for(np.random.default_rng(0), MSE, 13, 3, 2, "float32")
     run, seen = Run(cuda, SMALL, MSE, [], "float32"), []
     totals = run.train(x, y, np.arange(13), 2, progress=lambda steps, loss: seen.append((steps, loss)))
@@ -317,8 +320,8 @@ def test_an_interrupt_ends_a_pass_after_a_step(monkeypatch, accumulate):
 
 def test_an_error_of_a_callback(monkeypatch):
     monkeypatch.setattr(network, "REPORT", 0)
-    monkeypatch.setattr(data_feed, "FIRST", 1)
-    monkeypatch.setattr(data_feed, "MOMENT", 0)
+    monkeypatch.setattr(data_feed, "FIRST_CHUNK", 1)
+    monkeypatch.setattr(data_feed, "SECONDS_AHEAD", 0)
     x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 2, "float32")
     run = Run(cuda, SMALL, MSE, [], "float32")
 

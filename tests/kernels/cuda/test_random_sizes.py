@@ -13,6 +13,7 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.dense import epilogues, losses, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import Shape
+from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
@@ -88,7 +89,7 @@ def test_losses(case, name):
     gpu, shape = gpu_of({z.at}), Shape(count, columns, z.stride, kind)
     losses.run_loss(gpu, 0, name, z.at, t_at, dz.at, at(sums), at(more), shape, t_stride)
     table = to_device(np.array([(at(sums), sums.size, at(more) + 8, 0)], TOTALS).view(np.int64))
-    losses.finish(gpu, 0, at(table), 1, at(clock), 0)
+    finish(gpu, 0, at(table), 1, at(clock), 0)
     theirs = np.empty((count, columns))
     mean = reference.loss(LossSpec(name), z.values, t, theirs)
     terms = count if row.by_row else count * columns
@@ -142,7 +143,8 @@ def test_gather(case, batch):
     x, order = Rows(rng.standard_normal((count, columns)), kind, 0, 0), rng.permutation(count)
     into = Rows(np.zeros((batch, columns)), kind, gap, 0)
     by, clock = to_device(order), to_device(np.array([(number, 7)], CLOCK).view(np.int64))
-    rows.gather(gpu_of({x.at}), 0, x.at, at(by), into.at, batch, columns, into.stride, kind, at(clock), batch, count)
+    copied = rows.Rows(x.at, into.at, columns, into.stride, kind)
+    rows.gather(gpu_of({x.at}), 0, copied, None, at(by), batch, at(clock), batch, count)
     np.testing.assert_array_equal(into.numbers(), x.values[order[number * batch :][:batch]])
 
 

@@ -52,7 +52,7 @@ def test_kernels_are_those_of_a_device(case, fused, monkeypatch):
     monkeypatch.setenv("FASTOPT_CUDA_FUSED", fused)
     how, options = CASES[case]
     gpu, launched = type(gpu_of(())), set()
-    for name in ("launch", "launch_alone"):
+    for name in ("launch", "launch_one_block"):
         really = getattr(gpu, name)
 
         def noting(self, kernel, *args, really=really):

@@ -28,7 +28,7 @@ def clock_at(batch, ever=0):
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize(("columns", "stride"), [(8, 8), (8, 16), (5, 8), (1, 1), (7, 7)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])
-def test_gather(dtype, columns, stride, shift):
+def test_gather_one_array(dtype, columns, stride, shift):
     rng = np.random.default_rng(0)
     host = rng.integers(0, 1000, (23, columns)).astype(dtype)
     stored = "uint16" if dtype == "float16" else dtype
@@ -38,14 +38,40 @@ def test_gather(dtype, columns, stride, shift):
     for number, count in ((0, 9), (1, 9), (2, 5)):
         for by in (on_device, None):
             into = to_device(np.full((9, stride), 77, stored))
-            places = at(x), at(by) if by is not None else 0, at(into)
+            copied, address = rows.Rows(at(x), at(into), columns, stride, dtype), at(by) if by is not None else 0
             ring = 23 if number < 2 or by is not None else 18
-            rows.gather(gpu, 0, *places, count, columns, stride, dtype, at(clock_at(number)), 9, ring)
+            rows.gather(gpu, 0, copied, None, address, count, at(clock_at(number)), 9, ring)
             wanted = (order if by is not None else np.arange(23))[number * 9 % ring :][:count]
             found = into.copy_to_host()
             np.testing.assert_array_equal(found[:count, :columns].view(dtype), host[wanted])
             assert (found[count:] == 77).all()
             assert (found[:, columns:] == 77).all()
+
+
+# Each of the two is copied in vectors or in single elements, as its own addresses and columns allow.
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("y_columns", [0, 1, 3, 4])
+@pytest.mark.parametrize("x_columns", [5, 8])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gather_features_and_targets(dtype, x_columns, y_columns, shift):
+    rng = np.random.default_rng(0)
+    x, order = rng.standard_normal((23, x_columns)).astype(dtype), rng.permutation(23)
+    y = rng.standard_normal((23, y_columns)).astype(dtype) if y_columns else rng.integers(0, 9, (23, 1))
+    on_device, by, gpu = [to_device(x), to_device(y, shift)], to_device(order), gpu_of(())
+    for number, count in ((0, 9), (2, 5)):
+        for address in (at(by), 0):
+            into = [to_device(np.full((9, 8), 77, a.dtype)) for a in (x, y)]
+            copied = [
+                rows.Rows(at(a), at(to), host.shape[1], 8, host.dtype.name)
+                for a, to, host in zip(on_device, into, (x, y), strict=True)
+            ]
+            rows.gather(gpu, 0, *copied, address, count, at(clock_at(number)), 9, 23)
+            wanted = (order if address else np.arange(23))[number * 9 :][:count]
+            for to, host in zip(into, (x, y), strict=True):
+                found = to.copy_to_host()
+                np.testing.assert_array_equal(found[:count, : host.shape[1]], host[wanted])
+                assert (found[count:] == 77).all()
+                assert (found[:, host.shape[1] :] == 77).all()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.97])
@@ -76,9 +102,8 @@ def test_scatter(dtype, columns, stride):
     here = to_device(y)
     for ring, number, count, place in ((23, 0, 9, 0), (23, 2, 5, 18), (18, 3, 9, 9), (18, 2, 5, 0)):
         out = to_device(np.full((ring, columns), 77, dtype))
-        rows.scatter(
-            gpu_of({at(here)}), 0, at(here), at(out), count, columns, stride, dtype, at(clock_at(number)), 9, ring
-        )
+        copied = rows.Rows(at(here), at(out), columns, stride, dtype)
+        rows.scatter(gpu_of({at(here)}), 0, copied, count, at(clock_at(number)), 9, ring)
         found = out.copy_to_host()
         np.testing.assert_array_equal(found[place : place + count], y[:count, :columns])
         found[place : place + count] = 77

@@ -8,13 +8,15 @@ import pytest
 from helpers_cuda import require_compiler
 
 require_compiler()
-from fastopt.kernels.cuda.dense.epilogues import vector
+from fastopt.kernels.cuda.dense.finish import FINISH
 from fastopt.kernels.cuda.dense.losses import loss_kernel, loss_kernels
+from fastopt.kernels.cuda.dense.metrics import metric_kernels
 from fastopt.kernels.cuda.dense.rows import dropout_kernel, gather_kernel, rows_kernels
 
-KERNELS = list(
-    dict.fromkeys(k for dtype in ("float32", "float64") for k in (*rows_kernels(dtype), *loss_kernels(dtype)))
-)
+KERNELS = [FINISH]
+for dtype in ("float32", "float64"):
+    KERNELS += dict.fromkeys([*rows_kernels(dtype), *loss_kernels(dtype), *metric_kernels(dtype)])
+KERNELS = list(dict.fromkeys(KERNELS))
 CASES = [(kernel, (9, 0)) for kernel in KERNELS]
 CASES += [(loss_kernel(name, "float32"), (8, 0)) for name in ("binary_crossentropy", "categorical_crossentropy")]
 
@@ -30,12 +32,12 @@ def test_machine_code(kernel, capability):
 
 
 def test_rows_are_gathered_by_128_bits():
-    for dtype, what in (("float32", "v4.f32"), ("float64", "v2.f64"), ("float16", "v4.[bu]32")):
-        v = vector(dtype, True)
-        ptx = gather_kernel(v.kind, v.words).listing((9, 0)).ptx
-        accesses = re.findall(r"(ld|st)\.global\.(v\S+)", ptx)
-        assert {way for way, _ in accesses} == {"ld", "st"}
-        assert all(re.fullmatch(what, kind) for _, kind in accesses)
+    """Those of x, and those of y where its rows allow it; rows of labels are of 64 bits."""
+    for units, sizes in (((16, 16), {"v4.u32"}), ((16, 8), {"v4.u32", "u64"}), ((4, 16), {"u32", "v4.u32"})):
+        ptx = gather_kernel(*units).listing((9, 0)).ptx
+        stores = set(re.findall(r"st\.global\.(\S+)", ptx))
+        loads = set(re.findall(r"ld\.global\.(\S+)", ptx))
+        assert (stores, loads) == (sizes, sizes | {"u64"})  # numbers of rows
 
 
 def test_vectors_are_of_128_bits():

@@ -127,7 +127,8 @@ class Batch:
         x, order, labels, clock, param = map(at, self.given)
         z, dz, y, sums = map(at, self.made)
         gpu, shape = gpu_of({x}), Shape(BATCH, 10, 10, "float32")
-        rows.gather(gpu, stream, x, order, z, BATCH, 10, 10, "float32", clock, BATCH, 2 * BATCH)
+        copied = rows.Rows(x, z, 10, 10, "float32")
+        rows.gather(gpu, stream, copied, None, order, BATCH, clock, BATCH, 2 * BATCH)
         losses.run_loss(gpu, stream, "sparse_categorical_crossentropy", z, labels, dz, sums, param, shape, 10)
         losses.run_softmax(gpu, stream, z, y, shape, 10)
 

@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch", reason="in the extra `torch`")
 require_device()
 from helpers_driver import install
 from helpers_torch import (
+    CAPTURABLE,
+    FUSED,
     NAMES,
     TELLING,
     all_params,
@@ -36,8 +38,6 @@ from fastopt.torch import _cuda, _devices
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a GPU, tests/test_torch_gpu.py asks torch for it")
 
 NEAR = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-FUSED = {"SGD", "Adagrad", "Adam", "AdamW"}
-CAPTURABLE = {"RMSprop", "Adam", "AdamW"}
 
 
 class Where:

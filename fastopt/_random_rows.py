@@ -1,4 +1,4 @@
-"""Which rows come when: pure functions of the seed, so that a resumed training sees what an uninterrupted one would."""
+"""Random choices of rows: pure functions of the seed, so that a resumed training repeats an uninterrupted one."""
 
 from __future__ import annotations
 

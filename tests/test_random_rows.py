@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt.models.batching import epoch_order, split
+from fastopt._random_rows import epoch_order, split
 
 
 @given(rows=st.integers(1, 200), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 1000))

@@ -1,0 +1,266 @@
+"""Structure and weights of a model: its layers, the arrays that they need, and the backend that they run on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from .. import _backends, profiling
+from .._exclusive import Exclusive
+from .._validation import FLOATS, as_numbers, check_count, describe, own
+from ..kernels.spec import LayerSpec
+from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
+from ..losses import Loss
+from ..optim import Optimizer
+from .history import History
+
+Self = TypeVar("Self", bound="LayerStack")
+
+
+class LayerStack:
+    """Base of `Sequential`: layers with their weights, and the settings that training needs; see there."""
+
+    def __init__(
+        self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
+    ) -> None:
+        self.layers = _check_layers(layers)
+        self.names = _names_of(self.layers)
+        self.preprocessing = preprocessing_of(self.layers)
+        last = self.layers[-1]
+        assert isinstance(last, Dense)
+        self.outputs, self.last_activation = last.units, last.activation
+        self.seed = check_count("seed", seed, least=0)
+        if self.seed >= 2**64:
+            raise ValueError(f"seed must be below 2^64; got {seed}")
+        self.dtype = _check_dtype(dtype)
+        self._backend = _backends.known(backend)
+        self.compute_dtype = compute_dtype
+        self.inputs: int | None = None
+        self.optimizer: Optimizer | None = None
+        self.loss: Loss | None = None
+        self.metrics: tuple[str, ...] = ()
+        self.epochs_done = 0
+        self.history: History | None = None
+        self.stop_training = False
+        self._use = Exclusive()
+        self._specs: list[LayerSpec] = []
+        self._parameters: list[np.ndarray] = []
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the kernels."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, name: str) -> None:
+        name = _backends.known(name)
+        _backends.check_compute(self._compute, self.dtype.name, name)
+        self._backend = name
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype that layers compute in.
+
+        >>> from fastopt import Dense, Sequential
+        >>> model = Sequential([Dense(2)], backend="numpy", compute_dtype="bfloat16", inputs=3)
+        >>> model.compute_dtype, model.parameters[0].dtype.name
+        ('bfloat16', 'float32')
+        >>> model.compute_dtype = None
+        >>> model.compute_dtype
+        'float32'
+        """
+        return self._compute
+
+    @compute_dtype.setter
+    def compute_dtype(self, name: str | None) -> None:
+        self._compute = _backends.check_compute(name, self.dtype.name, self._backend)
+
+    @property
+    def built(self) -> bool:
+        """True once the model has weights."""
+        return self.inputs is not None
+
+    @property
+    def parameters(self) -> list[np.ndarray]:
+        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        return list(self._parameters)
+
+    def specs(self, inputs: int) -> list[LayerSpec]:
+        """Specs of the layers for `inputs` features, as backends take them; ValueError where layers clash."""
+        return chain(self.layers, self.names, inputs)
+
+    def build(self, inputs: int) -> None:
+        """Make the weights for `inputs` features, from the seed. Once built, only the same number is accepted.
+
+        >>> from fastopt import Dense, Sequential
+        >>> model = Sequential([Dense(2)])
+        >>> model.build(3)
+        >>> [p.shape for p in model.parameters]
+        [(3, 2), (2,)]
+        """
+        inputs = check_count("inputs", inputs)
+        if self.inputs is None:
+            with self._use.alone("build"):
+                self._draw(inputs)
+        if inputs != self.inputs:
+            raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
+
+    def _draw(self, inputs: int) -> None:
+        """Make the weights, unless another thread has come first."""
+        if self.inputs is not None:
+            return
+        self.specs(inputs)  # refuses layers that clash before a weight is drawn
+        drawn: list[np.ndarray] = []
+        width = inputs
+        for index, layer in enumerate(self.layers[len(self.preprocessing) :]):
+            if isinstance(layer, Dense):
+                drawn += layer.draw(width, self.seed, index)
+                width = layer.units
+        self._adopt(inputs, [own(array, self.dtype) for array in drawn])
+
+    def adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        """Copy arrays of the right shapes, of any dtype and layout, as the weights of a model that has none yet."""
+        self._adopt(inputs, [own(p, self.dtype) for p in parameters])
+
+    def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
+        """Take arrays that nobody else has, as `own` makes them, as the weights."""
+        if self.optimizer is not None:
+            self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
+        self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return copies of the weights, in the order of `parameters`."""
+        with self._use.shared("get_weights"):
+            return [p.copy() for p in self._parameters]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
+        if not self.built:
+            raise ValueError("the model has no weights yet: call build, or fit")
+        if isinstance(weights, np.ndarray | str) or not isinstance(weights, Sequence):
+            raise TypeError(f"weights must be a list of arrays; got {describe(weights)}")
+        if len(weights) != len(self._parameters):
+            raise ValueError(f"weights must be {len(self._parameters)} arrays; got {len(weights)}")
+        arrays = [as_numbers(f"weights[{i}]", w, self.dtype) for i, w in enumerate(weights)]
+        for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
+            if p.shape != w.shape:
+                raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
+        with self._use.alone("set_weights"):
+            for p, w in zip(self._parameters, arrays, strict=True):
+                p[...] = w
+
+    def summary(self) -> str:
+        """Return a table of the layers: what they give and how many parameters they have.
+
+        >>> from fastopt import Dense, Dropout, Sequential
+        >>> print(Sequential([Dense(16, "relu"), Dropout(0.2), Dense(3)], inputs=4).summary())
+        layer      activation  outputs  parameters
+        dense_1    relu             16          80
+        dropout_1  rate 0.2         16           0
+        dense_2    linear            3          51
+        total: 131 parameters, 4 inputs, float32
+        """
+        width, total = self.inputs, 0
+        rows = [("layer", "activation", "outputs", "parameters")]
+        for layer, name in zip(self.layers, self.names, strict=True):
+            if not isinstance(layer, Dense):
+                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
+                rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
+                continue
+            count = None if width is None else (width + layer.use_bias) * layer.units
+            total += count or 0
+            rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
+            width = layer.units
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
+            for name, what, outputs, count in rows
+        ]
+        end = f"total: {total:,} parameters, {self.inputs:,} inputs" if self.inputs else "not built: inputs unknown"
+        return "\n".join([*lines, f"{end}, {self.dtype.name}{f', computed in {self._compute}' * self._mixed}"])
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(repr, self.layers))
+        settings = [f"seed={self.seed}", f"backend={self.backend!r}", f"dtype={self.dtype.name!r}"]
+        settings += [f"inputs={self.inputs}"] * self.built + [f"compute_dtype={self._compute!r}"] * self._mixed
+        return f"{type(self).__name__}([{layers}], {', '.join(settings)})"
+
+    # -- running
+
+    def _reading(self, call: str) -> AbstractContextManager[None]:
+        """While open, no other thread changes the weights; the first call makes them."""
+        return self._use.shared(call) if self.built else self._use.alone(call)
+
+    def network(self, training: bool = True) -> Any:
+        """Return a new network of the backend over the model's own weights; without a loss unless for training."""
+        profiling.check_backend(self.backend)
+        spec = None if self.loss is None or not training else self.loss.spec
+        metrics = self.metrics if training else ()
+        network = _backends.network(self.backend)
+        compute = {"compute": self._compute} if self._mixed else {}
+        return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    @property
+    def _mixed(self) -> bool:
+        """True if layers compute in another dtype than that of the weights."""
+        return self._compute != self.dtype.name
+
+    # -- copies
+
+    def __copy__(self: Self) -> Self:
+        """Return a deep copy: models that shared weights or an optimizer would change each other."""
+        return copy.deepcopy(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the model from pickle or copy, with weights in memory of its own, whatever memory they came in."""
+        self.__dict__.update(state)
+        self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
+        if self.optimizer is not None and self.optimizer.bound:
+            arrays = [array for group in self.optimizer.param_groups for array in group["params"]]
+            if any(a is not p for a, p in zip(arrays, self._parameters, strict=False)):
+                self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
+
+
+def _check_layers(layers: Any) -> tuple[Layer, ...]:
+    known = "Dense, Dropout, Normalization"
+    if isinstance(layers, Layer | str) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers must be a list of {known} and Rescaling; got {describe(layers)}")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}] must be {known} or Rescaling; got {describe(layer)}")
+    if not layers:
+        raise ValueError("layers must hold at least one Dense")
+    if not isinstance(layers[-1], Dense):
+        drops = isinstance(layers[-1], Dropout)
+        why = "Dropout would zero outputs at random" if drops else "the others only prepare data"
+        raise ValueError(f"the last layer must be Dense: {why}")
+    for i, layer in enumerate(layers[:-1]):
+        if isinstance(layer, Dense) and layer.activation == "softmax":
+            raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
+    return tuple(layers)
+
+
+def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    """The layers' names: dense_1, dropout_1, dense_2, ... where they have none of their own."""
+    counts: dict[str, int] = {}
+    names: list[str] = []
+    for layer in layers:
+        counts[kind(layer)] = counts.get(kind(layer), 0) + 1
+        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"two layers have the name {twice[0]!r}")
+    return tuple(names)
+
+
+def _check_dtype(dtype: Any) -> np.dtype:
+    with contextlib.suppress(TypeError):
+        if dtype is not None and np.dtype(dtype) in FLOATS:  # None would be float64
+            return np.dtype(dtype)
+    raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")

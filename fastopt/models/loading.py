@@ -1,0 +1,54 @@
+"""Loading of models."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from .. import _backends
+from .._files import Path, Readable
+from . import _data_memory, _description, checkpoint
+from .sequential import Sequential
+
+log = logging.getLogger("fastopt")
+
+
+def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
+    """Return the model in a file that `Sequential.save` wrote, ready to predict or to go on training.
+
+    `path` is a str, bytes or os.PathLike, or a file object open for reading in binary mode, which is read from where it
+    stands to its end; a pipe or a socket's file will do.
+
+    Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
+    training gives the same bits as training without the interruption. `backend` replaces the saved one; where it does
+    not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
+
+    Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
+    cannot be read. Nothing in a file is executed, and no more memory is used than twice what the file is large.
+
+    >>> import os, tempfile
+    >>> from fastopt import Dense, Sequential
+    >>> model = Sequential([Dense(2)], inputs=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     model.save(path)
+    ...     again = load_model(path)
+    >>> bool((again.parameters[0] == model.parameters[0]).all())
+    True
+    """
+    if backend is not None:
+        _backends.known(backend)
+    with checkpoint.opened(path) as (description, tensors):
+        compute: Any = description.get("compute_dtype")
+        if backend is not None and backend not in _backends.COMPUTE.get(compute, _backends.MODULES):
+            log.warning("the backend %r does not compute in %s: the model now computes in its dtype", backend, compute)
+            description["compute_dtype"] = None
+        model = _description.build_model(Sequential, description, tensors, backend)
+        if description["compile"] is not None:
+            training = description["compile"], tensors, len(model.parameters)
+            optimizer, loss, metrics, state = _description.build_training(*training)
+            model.compile(optimizer, loss, metrics)
+            optimizer.load_state_dict(state)
+            _data_memory.know_old_labels(model)
+        _description.check_left_over(tensors)
+    return model
