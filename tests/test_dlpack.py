@@ -341,7 +341,7 @@ assert "torch" not in sys.modules
 
 
 def test_jax_arrays_are_gradients_and_never_change():
-    """In a process of its own: where JAX was imported, it warns of every fork."""
+    """A process of its own, since JAX warns of every fork once it is imported."""
     if importlib.util.find_spec("jax") is None:
         pytest.skip("JAX is not installed")
     done = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, check=False, timeout=240)

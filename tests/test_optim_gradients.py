@@ -1,4 +1,4 @@
-"""What optimizers do to gradients before the rule: scaling, skipping, clipping, L1. Each against plain NumPy."""
+"""Gradients before the rule: scaling, skipping, clipping, L1; each against plain NumPy."""
 
 import copy
 import pickle

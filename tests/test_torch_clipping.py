@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_clipping_before_the_step(name):
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_finite(name, value):
-    """As in torch: a norm that is infinite makes all gradients 0 but the infinite one, and NaN makes all NaN."""
+    """An infinite norm makes all gradients 0 but the infinite one, and NaN makes all NaN, as in torch."""
 
     def change(params):
         params[0].grad[0, 0] = float(value)
@@ -80,7 +80,7 @@ def test_what_is_not_finite(name, value):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_norms_of_every_dtype(dtype):
-    """In float64, where torch's own is in the dtype of the gradients."""
+    """The norm is float64; torch's has the dtype of the gradients."""
     params = parameters(dtype)
     optimizer = fastopt.torch.SGD(params, lr=1.0, clip_norm=1.0)
     give_gradients(params, step=0)

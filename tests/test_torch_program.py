@@ -1,4 +1,4 @@
-"""What surrounds an optimizer in a program of torch's works as before: closures, hooks, schedulers, threads."""
+"""Closures, hooks, schedulers and threads around an optimizer work as with torch's own."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_zero_grad():
 
 @pytest.mark.slow
 def test_nothing_about_the_process_changes():
-    """In a new process, because settings of this one may have been changed long ago."""
+    """The process is new, because settings of this one may have been changed."""
     code = """
 import locale, logging, numpy as np, os, random, signal, sys, threading, torch, warnings
 torch.set_num_threads(3)
@@ -215,7 +215,7 @@ for was, now in zip(before, after):
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """How many threads were asked to run each kernel, with eight allowed to ours."""
+    """Numbers of threads requested for each kernel, with eight allowed to ours."""
     used = []
     for module in (plan, norm):
         run = module.parallel
@@ -227,7 +227,7 @@ def ranks(monkeypatch):
 
 
 def test_steps_keep_to_torchs_number_of_threads(ranks, monkeypatch):
-    """As under torchrun, which gives each process one thread, and in the workers of a DataLoader."""
+    """torchrun gives each process one thread, and so do the workers of a DataLoader."""
     params = [torch.ones(700, 500, requires_grad=True), torch.ones(3, requires_grad=True)]
     optimizer = fastopt.torch.Adam(params, clip_norm=1.0)
     for threads in (1, 3, 2, 1):

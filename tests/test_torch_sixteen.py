@@ -27,7 +27,7 @@ CASES = [pytest.param(name, more, id=f"{name}-{more}") for name in NAMES for mor
 
 
 def after_one_step(optimizer, dtype, **kwargs):
-    """What torch's optimizer makes of the same parameters, gradients and states in another dtype."""
+    """Result of torch's optimizer for the same parameters, gradients and states in another dtype."""
     params = all_params(optimizer)
     others = [p.detach().to(dtype).requires_grad_() for p in params]
     for p, q in zip(params, others, strict=True):

@@ -1,4 +1,4 @@
-"""What becomes of the arrays that users hand over."""
+"""Checks and conversion of users' arrays."""
 
 import re
 

@@ -128,7 +128,7 @@ class Settings:
         return record._replace(options=[group.options_at_step(self._count) for group in self._groups])
 
     def _why_not_sparse(self, group: ParamGroup) -> str:
-        """Reason against gradients of some rows only for the arrays of a group; "": there is none."""
+        """Reason that gradients of a group's arrays must not be of some rows only; "": they may."""
         if self._convention.decoupled and group.user_options["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
         return self._sparse_refusal
