@@ -268,8 +268,8 @@ def _step_on_host(
     for known, _ in jobs:
         known.end_step(optimizer.state)
     if grad_scale is not None:
-        # Gradients are left unscaled, as after torch's fused steps. Not before the update: in
-        # float16 small ones would be lost.
+        # Gradients are left unscaled, as after torch's fused steps. Not before the update: in float16 small ones would
+        # be lost.
         with torch.no_grad():
             torch._foreach_div_([g for _, g in jobs], float(grad_scale))
     # For autograd, which raises if a value that it has kept was overwritten, as after torch's own updates.
@@ -285,7 +285,7 @@ def has_grad_scaler(optimizer: Any) -> bool:
 
 def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
-    return found is not None and peer_of(type(optimizer)) in FUSED
+    return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
 
 
 def torch_step(optimizer: Any) -> None:
