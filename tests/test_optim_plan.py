@@ -91,7 +91,7 @@ def momentum_on_and_off(opt, step):
     opt.param_groups[0]["momentum"] = 0.0 if step < 3 else 0.9
 
 
-def test_momentum_that_is_turned_on_counts_from_there():
+def test_momentum_turned_on_later_counts_from_that_step():
     found = {
         name: run(name, np.random.default_rng(1), momentum_on_and_off, fo.SGD, dampening=0.5)
         for name in ("cpu", "numpy")

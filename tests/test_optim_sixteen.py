@@ -134,7 +134,7 @@ def written(kind, form, backend, write):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_to_an_array_between_steps_stays(kind, backend):
+def test_values_written_to_an_array_between_steps_stay(kind, backend):
     def write(p):
         p[:3] = sixteen([2.0, -3.0, 0.0], kind)
 
@@ -255,7 +255,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_refused_leaves_everything_alone(kind, case, backend):
+def test_refused_calls_change_nothing(kind, case, backend):
     bad, error, message = WRONG[case]
     p = numbers((3,), kind)
     optimizer = fo.Adam(given(p), backend=backend)
@@ -270,7 +270,7 @@ def test_what_is_refused_leaves_everything_alone(kind, case, backend):
         fo.SGD(np.ones(3, np.float32)).step(given(p))
 
 
-def test_what_loading_refuses(backend):
+def test_refusals_of_loading(backend):
     p = numbers((3,), "float16")
     optimizer = fo.Adam(p, backend=backend)
     optimizer.step(numbers((3,), "float16", 1))

@@ -16,11 +16,11 @@ from helpers_torch import (  # noqa: E402
     NAMES,
     TELLING,
     assert_same,
-    give_gradients,
     pair,
     parameters,
     quietly,
     run,
+    set_gradients,
     twins,
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
@@ -112,7 +112,7 @@ def test_grad_scaler(name, fused):
         scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=3)
         scaler.scale(torch.zeros(()))
         for step in range(10):
-            give_gradients(params, step=step)
+            set_gradients(params, step=step)
             for p in params:
                 p.grad.mul_(scaler.get_scale())
             if step in (4, 7):
@@ -134,7 +134,7 @@ def test_an_infinite_first_gradient_leaves_no_trace():
     params = parameters(torch.float32)
     before = twins(params)
     optimizer = fastopt.torch.SGD(params, momentum=0.9, fused=True)
-    give_gradients(params, step=0)
+    set_gradients(params, step=0)
     params[0].grad[0, 0] = float("inf")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     scaler.scale(torch.zeros(()))
@@ -303,7 +303,7 @@ def test_swa_and_clipping_around_a_step():
         average = torch.optim.swa_utils.AveragedModel(model)
         optimizer = cls(model.named_parameters(), lr=0.1, momentum=0.9)
         for step in range(10):
-            give_gradients(list(model.parameters()), step=step)
+            set_gradients(list(model.parameters()), step=step)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
             average.update_parameters(model)

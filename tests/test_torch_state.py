@@ -169,7 +169,7 @@ def test_accelerate(ours, theirs):
     assert fastopt.torch.accelerate(optimizer) is optimizer
 
 
-def test_what_accelerate_refuses():
+def test_refusals_of_accelerate():
     class Mine(torch.optim.Adam):
         pass
 

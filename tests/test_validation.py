@@ -16,7 +16,7 @@ from .optimizers import DTYPES, LAYOUTS, drawn
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_layout_becomes_what_kernels_take(layout, dtype):
+def test_any_layout_becomes_contiguous_and_native(layout, dtype):
     a = LAYOUTS[layout](drawn((2, 3, 4), dtype))
     got = fa.as_float_array("x", a)
     assert got.flags.c_contiguous
@@ -50,7 +50,7 @@ def test_lists_and_numbers_become_float64_or_the_dtype_given(value, shape):
         (np.ma.array([1.0]), TypeError, "x must not be a masked array"),
     ],
 )
-def test_what_is_no_float_array(value, error, message):
+def test_arrays_that_are_not_float(value, error, message):
     with pytest.raises(error, match=message):
         fa.as_float_array("x", value)
 

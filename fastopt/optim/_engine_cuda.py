@@ -213,12 +213,7 @@ class CudaEngine(UpdateEngine):
         super().drop_plan()
 
     def step(
-        self,
-        settings: StepSettings,
-        gradients: tuple[Any, ...],
-        grad_scale: Any,
-        found_inf: Any,
-        skip_nonfinite: bool,
+        self, settings: StepSettings, gradients: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
         if settings.backend != _backends.DEVICE:
             raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {settings.backend!r}")
