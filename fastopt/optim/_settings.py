@@ -105,7 +105,7 @@ class Settings:
         """The settings for the next step, from one record as long as nobody changes any."""
         record, values, size = self._step_record, self._values, 1 + len(self._hyper)
         if record is not None and record.backend == self.backend:
-            for group in self._groups:
+            for group in self._groups:  # as in `_refreshed_groups`, without a frame of Python's
                 if len(group.user_options) != size or values(group.user_options) != group.values:
                     break
             else:
