@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, list]] = {
         "initial_accumulator_value": [0, 0.3],
         "eps": [1e-10, 0.1],
     },
+    "Adadelta": {"rho": [0.0, 0.9], "weight_decay": [0, 0.1], "eps": [1e-6, 0.1], "maximize": [False, True]},
     "RMSprop": {"momentum": [0, 0.5], "centered": [False, True], "weight_decay": [0, 0.1], "eps": [1e-8, 0.1]},
     "Adam": {
         "amsgrad": [False, True],
@@ -41,6 +42,13 @@ OPTIONS: dict[str, dict[str, list]] = {
         "eps": [1e-8, 0.1],
         "betas": [(0.9, 0.999), (0.0, 0.5)],
         "decoupled_weight_decay": [False, True],
+    },
+    "NAdam": {
+        "momentum_decay": [4e-3, 0.5],
+        "decoupled_weight_decay": [False, True],
+        "weight_decay": [0, 0.1],
+        "eps": [1e-8, 0.1],
+        "betas": [(0.9, 0.999), (0.0, 0.5)],
     },
     "AdamW": {
         "amsgrad": [False, True],

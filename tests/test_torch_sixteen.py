@@ -19,8 +19,10 @@ ROUNDED = {torch.float16: {"rtol": 2**-11 * 1.01, "atol": 1e-6}, torch.bfloat16:
 MORE = {
     "SGD": [{}, {"momentum": 0}, {"nesterov": True}, {"maximize": True}],
     "Adagrad": [{}],
+    "Adadelta": [{}, {"maximize": True}],
     "RMSprop": [{}, {"momentum": 0}, {"centered": True, "weight_decay": 0}],
     "Adam": [{}, {"amsgrad": True}, {"maximize": True}],
+    "NAdam": [{}, {"decoupled_weight_decay": True}],
     "AdamW": [{}, {"amsgrad": True}],
 }
 CASES = [pytest.param(name, more, id=f"{name}-{more}") for name in NAMES for more in MORE[name]]

@@ -62,7 +62,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.runtime.launch import get_num_threads, launcher, threading_layer
     from ..kernels.cpu.runtime.openmp import uses_torch_threads
     from ..kernels.cuda.installation import trouble
-    from ..kernels.cuda.runtime.requirements import parts
+    from ..kernels.cuda.runtime.requirements import find_requirements
     from ..kernels.disk_cache import cache_root
 
     layer = threading_layer()
@@ -76,7 +76,7 @@ def collect() -> dict[str, Any]:
             "beside_torch": "torch" if uses_torch_threads() else launcher(),
         },
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
-        "cuda": parts(),
+        "cuda": find_requirements(),
         "cuda_trouble": trouble("cuBLASLt"),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),

@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     """Compile or load the selected kernels, and print how many of each."""
     from ..kernels.cuda.runtime import requirements
 
-    found = requirements.parts()
+    found = requirements.find_requirements()
     if lacking := [name for name in requirements.COMPILER if found[name] is None]:
         raise ImportError(f"compiling for GPUs lacks {', '.join(lacking)}: pip install 'fastopt[cuda-compiler]'")
     if requirements.simulated():
@@ -246,4 +246,4 @@ def compile_one(selection: Selection, name: str) -> tuple[bool, str]:
     kernel, compiled = _known[selection][name], list[str]()
     with compiling(compiled.append):
         kernel.cubin(selection.capability)
-    return bool(compiled), why_not_loaded(kernel.place(selection.capability))
+    return bool(compiled), why_not_loaded(kernel.path(selection.capability))

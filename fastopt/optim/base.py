@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ class Optimizer(Settings):
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # `decoupled_weight_decay` of torch's state_dict: AdamW, not Adam
+    _derived: ClassVar[Mapping[str, Callable[[int, Hyper], float]]]  # numbers of torch's states
     _engine: UpdateEngine
     _step_lock: Any  # held by a thread during a step, and while states are read or replaced
 
@@ -295,8 +297,10 @@ class Optimizer(Settings):
             if names is not None:
                 hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
-        states = {i: state.to_entry() for i, state in enumerate(self._param_states)}
-        return {"state": states, "param_groups": groups}
+        of_groups = [(state.to_entry(), group) for group in self._groups for state in group.param_states]
+        for entry, group in of_groups:
+            entry |= {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
+        return {"state": {i: entry for i, (entry, _) in enumerate(of_groups)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
@@ -353,10 +357,11 @@ class Optimizer(Settings):
         unknown = [number for number in state if number not in numbers]
         if unknown:
             raise ValueError(f"the state_dict has states of arrays that are in none of its groups: {unknown}")
-        required = [rule for rule, group in zip(rules, groups, strict=True) for _ in group["params"]]
+        of_groups = zip(rules, hypers, groups, strict=True)
+        required = [(rule, hyper) for rule, hyper, group in of_groups for _ in group["params"]]
         loaded = [
-            param_state.check_entry(state.get(number, {}), rule, self._states)
-            for param_state, number, rule in zip(self._param_states, numbers, required, strict=True)
+            param_state.check_entry(self._without_derived(state.get(number, {}), hyper), rule, self._states)
+            for param_state, number, (rule, hyper) in zip(self._param_states, numbers, required, strict=True)
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
@@ -368,6 +373,19 @@ class Optimizer(Settings):
                 param_state.restore(steps, states)
             for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
                 group.apply(rule, hyper)
+
+    def _without_derived(self, entry: Any, hyper: Hyper) -> Any:
+        """The entry of an array without the numbers that follow from its steps; ValueError if they do not."""
+        if not isinstance(entry, Mapping) or not self._derived:
+            return entry
+        for name, value in self._derived.items():
+            expected = value(int(as_plain(entry.get("step", 0))), hyper)
+            if name in entry and not math.isclose(float(as_plain(entry[name])), expected, rel_tol=1e-3, abs_tol=1e-6):
+                raise ValueError(
+                    f"{name} of the state_dict must be {expected:g}, as these hyper-parameters make it in each step;"
+                    f" got {as_plain(entry[name]):g}: they have changed between steps"
+                )
+        return {k: v for k, v in entry.items() if k not in self._derived}
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)

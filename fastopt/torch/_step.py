@@ -100,10 +100,8 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
-            if self._clip_norm is not None:
-                _clip_all(self, self._clip_norm)
-            torch_step(self)
+        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+            step_as_torch(self)
             return loss
         if _repeat_step(self):
             return loss
@@ -286,6 +284,13 @@ def has_grad_scaler(optimizer: Any) -> bool:
 def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
     return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
+
+
+def step_as_torch(optimizer: Any) -> None:
+    """The whole step by torch's own code."""
+    if optimizer._clip_norm is not None:
+        _clip_all(optimizer, optimizer._clip_norm)
+    torch_step(optimizer)
 
 
 def torch_step(optimizer: Any) -> None:

@@ -80,7 +80,7 @@ def modes():
         yield name, "default"
         if name in FUSED:
             yield name, "fused"
-        if name in CAPTURABLE:
+        if name in CAPTURABLE and name != "NAdam":  # of which torch keeps a product on the GPU
             yield name, "capturable"
 
 
