@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._dlpack import is_tensor, speaks_dlpack, view_of
+from ._dlpack import has_dlpack, is_tensor, view_of
 from ._validation import check_finite, check_real, describe, plain
 
 
@@ -87,7 +87,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
         return value
     if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
-    if speaks_dlpack(value) and not hasattr(value, "__array__"):
+    if has_dlpack(value) and not hasattr(value, "__array__"):
         return view_of(name, value)
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} must not be a sparse matrix; got {describe(value)} (use .toarray())")

@@ -24,7 +24,7 @@ DIALECTS = ("but came", "but got", "expected ")
 TO_REWRITE = {
     "benchmarks/cuda": 1,
     "fastopt/optim": 7,
-    "fastopt/torch": 9,
+    "fastopt/torch": 1,
     "kernels/cuda/dense": 1,
     "kernels/cuda/optim": 1,
     "kernels/cuda/runtime": 4,

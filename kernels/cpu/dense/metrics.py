@@ -10,7 +10,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ...formulas import METRICS
-from ...metrics import OF_CLASSES
+from ...metrics import scored_forms
 from ..runtime.compile import Kernel
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
@@ -109,5 +109,4 @@ def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
 
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype."""
-    kinds = {name: OF_CLASSES if row.of_classes else ("values",) for name, row in METRICS.items()}
-    return [metric_kernel(name, scored, dtype) for name, some in kinds.items() for scored in some]
+    return [metric_kernel(name, scored, dtype) for name in METRICS for scored in scored_forms(name)]
