@@ -27,7 +27,8 @@ from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, dropout_stream
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
@@ -97,11 +98,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
-        for name, scored in metrics.SCORED:
-            yield (
-                f"{name} {scored} {dtype}",
-                lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
-            )
+        for name, row in METRICS.items():
+            for scored in scored_forms(name) if row.of_classes else ():
+                yield (
+                    f"{name} {scored} {dtype}",
+                    lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
+                )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)

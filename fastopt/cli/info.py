@@ -197,13 +197,13 @@ def _find_data(name: str) -> str | None:
     if name == "digits":
         return "ships with fastopt"
     setting = folder_setting("FASTOPT_DATA_DIR")
-    places = [setting, setting / name] if setting else []
-    places += [Path(folder) for folder in loading._SOURCES[name].folders]
+    folders = [setting, setting / name] if setting else []
+    folders += [Path(path) for path in loading._SOURCES[name].folders]
     if importlib.util.find_spec("pooch"):
         import pooch
 
-        places.append(Path(pooch.os_cache("fastopt")) / name)
-    complete = (place for place in places if all(loading._find(place, file) for file in loading._IDX_FILES))
+        folders.append(Path(pooch.os_cache("fastopt")) / name)
+    complete = (folder for folder in folders if all(loading._find(folder, file) for file in loading._IDX_FILES))
     return next(map(str, complete), None)
 
 
@@ -239,7 +239,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("CUDA", _cuda(facts["cuda"], facts["cuda_trouble"])),
         ("cache", f"{cache['folder']}: {kept}"),
         *(("", problem) for problem in cache["problems"]),
-        *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
+        *(("data", f"{name}: {folder or 'not on this machine'}") for name, folder in facts["data"].items()),
         *(("missing", f"{item['what']}: {item['install']}") for item in facts["missing"]),
     ]
     if facts["interpreted"]:

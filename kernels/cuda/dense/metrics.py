@@ -13,7 +13,7 @@ import numpy as np
 from numba import cuda
 
 from ...formulas import METRICS
-from ...metrics import OF_CLASSES
+from ...metrics import scored_forms
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
 from ..runtime.primitives import reader, writer
@@ -72,25 +72,16 @@ def _hits(score, dtype, scored):
     return hits
 
 
-# Every metric of classes, with the classes that it scores: a softmax has one class a row, and none of each output.
-SCORED = [
-    (name, scored)
-    for name, row in METRICS.items()
-    if row.of_classes
-    for scored in OF_CLASSES
-    if not (row.losses == "softmax" and scored == "outputs")
-]
-
-
 @cache
 def hits_kernel(name: str, dtype: str, scored: str) -> Kernel:
-    """Return the kernel of a metric of classes, by a row of SCORED."""
+    """Return the kernel of a metric of classes; scored: one of `scored_forms` the metric."""
     return Kernel(_hits(METRICS[name].score, dtype, scored), f"{name}_{scored}_{dtype}")
 
 
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Return every kernel of a dtype."""
-    return [hits_kernel(name, dtype, scored) for name, scored in SCORED]
+    names = [name for name, row in METRICS.items() if row.of_classes]
+    return list(dict.fromkeys(hits_kernel(name, dtype, scored) for name in names for scored in scored_forms(name)))
 
 
 def hits_tiles(rows: int) -> int:
@@ -104,7 +95,7 @@ def run_hits(
 ) -> None:  # fmt: skip
     """sums (hits_tiles,) float64 of a metric of classes.
 
-    name, scored: a row of SCORED; boundaries: address of two float64.
+    scored: one of `scored_forms` the metric; boundaries: address of two float64.
     """
     rows, columns, stride, dtype, _ = shape
     kernel = hits_kernel(name, dtype, scored)

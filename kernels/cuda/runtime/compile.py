@@ -28,7 +28,7 @@ from typing import Any, ClassVar, NamedTuple
 import numba
 from numba import cuda
 
-from ...disk_cache import SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...disk_cache import SOURCES, cache_root, read_sealed, warn_not_kept, write_sealed
 from ...formulas import functions
 from ...interrupts import interrupts_held
 from . import nvjitlink
@@ -157,7 +157,7 @@ class Kernel:
             try:
                 write_sealed(path, identity, found)
             except OSError as error:  # the cache is an accelerator, never a reason to fail
-                say_lost(path.parent, error)
+                warn_not_kept(path.parent, error)
         return found
 
     def listing(self, capability: tuple[int, int]) -> Listing:

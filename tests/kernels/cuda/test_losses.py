@@ -7,13 +7,14 @@ import pytest
 from helpers_cuda import on_device, require_device, to_device
 
 require_device()
-from fastopt.kernels import cuda, reference
+from fastopt.kernels import cuda, formulas, reference
 from fastopt.kernels.cuda.dense import losses, metrics
 from fastopt.kernels.cuda.dense.epilogues import Shape
 from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
+from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.reference.metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
@@ -141,7 +142,10 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
     np.testing.assert_allclose(counted.copy_to_host(), np.sum(wanted) * count, rtol=RTOL[dtype])
 
 
-@pytest.mark.parametrize(("name", "scored"), metrics.SCORED)
+@pytest.mark.parametrize(
+    ("name", "scored"),
+    [(name, form) for name, row in formulas.METRICS.items() if row.of_classes for form in scored_forms(name)],
+)
 @pytest.mark.parametrize("columns", [1, 3, 6, 9])
 def test_metrics_of_classes(name, scored, columns):
     labels = scored == "labels"

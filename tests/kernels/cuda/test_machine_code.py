@@ -163,7 +163,7 @@ def test_instructions_of_128_bits(rule, dtype, tmp_path):
 
 
 def test_cubins_are_kept_between_processes(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(disk_cache, "_said", set())
+    monkeypatch.setattr(disk_cache, "_warned", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
     made = []
     link = Kernel._link
