@@ -42,7 +42,7 @@ _NAMES = {
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
     "models.sequential": ("Sequential",),
-    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSprop", "get_optimizer"),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }

@@ -48,8 +48,10 @@ def dense_forward(
         x: (batch, in), float32 or float64, any strides.
         w: (in, out), of x's dtype.
         b: (out,), of x's dtype; None for no bias.
-        activation: linear, relu, leaky_relu (slope 0.01), elu, sigmoid, tanh, softplus, silu, gelu or gelu_tanh.
-        return_preactivation: return z = x w + b as well, which `dense_backward` needs for silu, gelu and gelu_tanh.
+        activation: linear, relu, leaky_relu (slope 0.01), elu, sigmoid, tanh, softplus, silu,
+            hardswish, mish, gelu or gelu_tanh.
+        return_preactivation: return z = x w + b as well, which `dense_backward` needs for hardswish, mish,
+            silu, gelu and gelu_tanh.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Lists of numbers are taken for float64 arrays, or arrays of the dtype of those that are arrays. torch's tensors on
@@ -100,7 +102,7 @@ def dense_backward(
         x, w: the layer's input (batch, in) and weights (in, out), of dy's dtype.
         y: (batch, out), what `dense_forward` returned.
         activation: as given to `dense_forward`.
-        z: (batch, out), the pre-activation; needed for silu, gelu and gelu_tanh, not used by the others.
+        z: (batch, out), the pre-activation; needed for silu, hardswish, mish, gelu and gelu_tanh, else not used.
         backend: "cpu" for compiled kernels, or "numpy" for the reference.
 
     Returns:

@@ -72,8 +72,8 @@ class Dense(Frozen):
     """A fully connected layer: y = activation(x w + b), x (batch, inputs), w (inputs, units), b (units,).
 
     units               number of outputs
-    activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh;
-                        for the last layer of a model also softmax
+    activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh, hardswish,
+                        mish; for the last layer of a model also softmax
     use_bias            False leaves b out
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
@@ -88,7 +88,7 @@ class Dense(Frozen):
     Traceback (most recent call last):
     ...
     ValueError: unknown activation 'swish'; known: linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu,
-    gelu_tanh, softmax
+    gelu_tanh, hardswish, mish, softmax
     """
 
     units: int

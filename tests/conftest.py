@@ -202,3 +202,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return (status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _nadam_in_float64(request: pytest.FixtureRequest) -> Iterator[None]:
+    """torch keeps NAdam's product of momenta in float32, unless that is not the default dtype; ours is of float64."""
+    if not re.search("nadam", request.node.nodeid, re.IGNORECASE) or "torch" not in sys.modules:
+        yield
+        return
+    torch = sys.modules["torch"]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

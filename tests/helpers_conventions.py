@@ -94,6 +94,10 @@ def _cases() -> list[Case]:
         add(f"keras {cls} clipnorm", cls, {"clip_each": 0.5}, cls, {"clipnorm": 0.5}, near=(1e-8, 1e-8))
     add("keras Adam clipvalue", "Adam", {"clip_value": 0.5}, "Adam", {"clipvalue": 0.5})
 
+    ours = {**eps, **decay, "rho": 0.8}
+    add("keras Adadelta", "Adadelta", ours, "Adadelta", {"rho": 0.8, "epsilon": 0.05, **decay})
+    add("optax Adadelta", "Adadelta", ours, "adadelta", ours)
+
     for centered in (False, True):
         for mu in (0.0, 0.7):
             both = {"centered": centered, "momentum": mu}
@@ -117,6 +121,7 @@ def _cases() -> list[Case]:
     for library, theirs in ("paper", {"beta1": 0.8, "beta2": 0.9}), *list(own_betas.items())[:2]:
         add(f"{library} Lion", "Lion", {**betas, **decay}, peer_of("Lion", library), {**theirs, **decay})
     theirs = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.05}
+    add("keras NAdam", "NAdam", {**betas, **eps, **decay}, "Nadam", {**theirs, **decay})
     add("sklearn Adam", "Adam", {**betas, **eps}, "AdamOptimizer", theirs)
     return found
 
@@ -127,6 +132,7 @@ CASES = _cases()
 def by_torch(case: Case) -> list[np.ndarray]:
     import torch
 
+    torch.set_default_dtype(torch.float64)  # of NAdam's product of momenta
     p = torch.nn.Parameter(torch.tensor(START))
     optimizer = getattr(torch.optim, case.peer)([p], **case.theirs)
     path = []

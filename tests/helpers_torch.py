@@ -29,8 +29,10 @@ CAPTURABLE = [name for name in NAMES if "capturable" in inspect.signature(getatt
 TELLING: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1},
     "Adagrad": {"lr": 0.1, "lr_decay": 0.05, "weight_decay": 0.1, "initial_accumulator_value": 0.3, "eps": 1e-2},
+    "Adadelta": {"lr": 0.5, "rho": 0.8, "eps": 1e-2, "weight_decay": 0.1},
     "RMSprop": {"lr": 0.02, "alpha": 0.9, "eps": 1e-2, "weight_decay": 0.1, "momentum": 0.5},
     "Adam": {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.1},
+    "NAdam": {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.1, "momentum_decay": 0.02},
     "AdamW": {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.1},
 }
 
@@ -60,7 +62,7 @@ def twins(params: list[Any]) -> list[Any]:
     return [copy.deepcopy(p) for p in params]
 
 
-def give_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None:
+def set_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None:
     generator = torch.Generator().manual_seed(1000 + step)
     for same in zip(*lists, strict=True):
         g = torch.randn(same[0].shape, generator=generator, dtype=torch.float64)
@@ -73,7 +75,7 @@ def give_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None
 
 def run(optimizer: Any, params: list[Any], steps: range) -> None:
     for step in steps:
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         optimizer.step()
 
 

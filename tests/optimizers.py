@@ -24,6 +24,7 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "adagrad": (fo.Adagrad, {}),
     "adagrad_eps_in_sqrt": (fo.Adagrad, KERAS),
     "adagrad_safe": (fo.Adagrad, {"lr": 1e-2, **OPTAX}),
+    "adadelta": (fo.Adadelta, {}),
     "rmsprop": (fo.RMSprop, {}),
     "rmsprop_momentum": (fo.RMSprop, {"momentum": 0.9}),
     "rmsprop_centered": (fo.RMSprop, {"centered": True}),
@@ -41,6 +42,7 @@ MAKE: dict[str, tuple[type[fo.Optimizer], dict[str, Any]]] = {
     "adam_eps_root": (fo.Adam, {"lr": 1e-3, **OPTAX}),
     "nadam_eps_root": (fo.Adam, {"lr": 1e-3, "nesterov": True, **OPTAX}),
     "amsgrad_eps_root": (fo.Adam, {"lr": 1e-3, "amsgrad": True, **OPTAX}),
+    "nadam": (fo.NAdam, {}),
 }
 assert list(MAKE) == list(OPTIMIZERS)
 
@@ -57,7 +59,10 @@ OTHER_OPTIONS = {
     "eps": 1e-2,
     "eps_root": 0.05,
     "alpha": 0.8,
+    "rho": 0.8,
     "beta1": 0.6,
+    "momentum_decay": 2.0,
+    "decoupled_weight_decay": True,
     "beta2": 0.7,
     "lr": 0.3,
 }

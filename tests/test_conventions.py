@@ -94,7 +94,8 @@ def test_conventions_differ():
         (a, b) for a in paths for b in paths if a < b and a[0] == b[0] and np.allclose(paths[a], paths[b], rtol=1e-9)
     ]
     of_lion = [(("Lion", a), ("Lion", b)) for a, b in (("keras", "optax"), ("keras", "paper"), ("optax", "paper"))]
-    assert sorted(same) == sorted([*of_lion, *[((cls, "optax"), (cls, "torch")) for cls in ("SGD", "Adam", "AdamW")]])
+    of_torch = [((cls, "optax"), (cls, "torch")) for cls in ("SGD", "Adadelta", "Adam", "AdamW")]
+    assert sorted(same) == sorted([*of_lion, *of_torch])
 
 
 # ---------------------------------------------------------------- defaults and refusals

@@ -26,6 +26,8 @@ VALUES = {
     "silu": lambda z: z / (1 + math.exp(-z)),
     "gelu": lambda z: z * 0.5 * (1 + math.erf(z / math.sqrt(2))),
     "gelu_tanh": lambda z: 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
+    "hardswish": lambda z: z * min(max(z + 3, 0), 6) / 6,
+    "mish": lambda z: z * math.tanh(math.log(1 + math.exp(z))),
 }
 assert list(VALUES) == list(ACTIVATIONS)
 

@@ -107,6 +107,9 @@ OFF = {
     "initial_accumulator_value": (0.5, {}),
     "eps": (0.1, {}),
     "alpha": (0.5, {}),
+    "rho": (0.5, {}),
+    "momentum_decay": (0.5, {}),
+    "decoupled_weight_decay": (True, {"weight_decay": 0.2}),
     "centered": (True, {}),
     "betas": ((0.5, 0.9), {}),
     "amsgrad": (True, {"betas": (0.9, 0.5)}),  # so that the second moment falls
@@ -183,7 +186,7 @@ def test_hyperparameters_out_of_their_domain(cls, name, bad):
         assert name in str(refused.value)
 
     p = np.ones(2)
-    optimizer = cls(p, backend="numpy", **needed)
+    optimizer = cls(p, backend="numpy", **{"lr": 0.25, **needed})  # not 1, which is True to Python
     optimizer.param_groups[0][name] = value
     with pytest.raises((ValueError, TypeError), match=name):
         optimizer.step(np.ones(2))
@@ -216,7 +219,7 @@ def test_hyperparameters_may_change_between_steps(backend):
 
 
 def test_momentum_turned_on_later_starts_with_the_gradient(backend):
-    """As torch: the first buffer is the gradient, undamped, whatever step it is."""
+    """The first buffer is the gradient, undamped, whatever step it is: torch's convention."""
     p = np.array([10.0])
     optimizer = fo.SGD(p, lr=1.0, backend=backend)
     optimizer.step(np.ones(1))
@@ -485,9 +488,8 @@ def test_optimizers_by_wrong_names():
 def test_every_rule_descends_a_parabola_and_climbs_with_maximize(rule, backend):
     for sign in (1, -1):
         p = np.array([3.0, -2.0])
-        optimizer = make(
-            rule, p, lr=0.05 if MAKE[rule][0] is not fo.Adagrad else 0.5, maximize=sign < 0, backend=backend
-        )
+        more = {"Adagrad": {"lr": 0.5}, "Adadelta": {"eps": 0.1}}.get(MAKE[rule][0].__name__, {"lr": 0.05})
+        optimizer = make(rule, p, **more, maximize=sign < 0, backend=backend)
         for _ in range(300):
             optimizer.step(sign * 2 * p)
         assert np.abs(p).max() < 0.1

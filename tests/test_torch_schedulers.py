@@ -120,6 +120,11 @@ def test_the_table_has_every_scheduler():
 @pytest.mark.parametrize("name", NAMES)
 def test_after_a_scheduler(name, scheduler, backend):
     net, opt = trained(name, scheduler=scheduler)
+    if name == "NAdam" and scheduler in ("CyclicLR", "OneCycleLR"):  # which change beta1
+        ours = fo.NAdam([p.detach().numpy() for p in net.parameters()], backend=backend)
+        with pytest.raises(ValueError, match="mu_product of the state_dict must be .* have changed between steps"):
+            ours.load_state_dict(opt.state_dict())
+        return
     ours = goes_on(net, opt, name, flat, backend)
     again = getattr(fo, name)([p.detach().numpy() for p in net.parameters()], backend=backend)
     again.load_state_dict(ours.state_dict())
@@ -130,6 +135,8 @@ def test_after_a_scheduler(name, scheduler, backend):
 @pytest.mark.parametrize("groups", [False, True], ids=["one group", "groups"])
 @pytest.mark.parametrize("name", NAMES)
 def test_of_named_parameters(name, groups, scheduler):
+    if name == "NAdam" and scheduler:
+        pytest.skip("its steps are not of one beta1")
     net, opt = trained(name, named=True, groups=groups, scheduler=scheduler)
     assert "param_names" in opt.state_dict()["param_groups"][0]
     goes_on(net, opt, name, grouped if groups else flat, "numpy")
@@ -165,7 +172,7 @@ def test_steps_in_all_forms(name):
     assert found == [5] * 5
 
 
-def test_what_nobody_writes_there_is_refused():
+def test_groups_with_unknown_keys_or_values_are_refused():
     net, opt = trained("Adam")
     ours = fo.Adam([p.detach().numpy() for p in net.parameters()], backend="numpy")
     before = repr(ours.state_dict())

@@ -16,7 +16,8 @@ from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.dense.products import BYTES, Product, forward_product
 from fastopt.kernels.cuda.runtime.compile import SIMULATED, THREADS, Kernel, device
 from fastopt.kernels.cuda.runtime.device import launch
-from fastopt.kernels.cuda.runtime.primitives import VECTOR, loader, storer
+from fastopt.kernels.cuda.runtime.primitives import VECTOR
+from fastopt.kernels.cuda.runtime.vectors import loader, storer
 
 CACHES = 8  # size of a copy that shows the memory's speed, in sizes of the cache that multiprocessors share
 LEAST = 1 << 28  # bytes, its least size

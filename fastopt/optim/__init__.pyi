@@ -7,10 +7,12 @@ from .base import Optimizer as Optimizer
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Lion",
+    "NAdam",
     "Optimizer",
     "RMSprop",
     "get_optimizer",
@@ -182,6 +184,62 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float | None = None,
         eps: float | None = None,
+        *,
+        maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_each: float | None = None,
+        clip_norm: float | None = None,
+        convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
+        capturable: bool = False,
+        backend: str = "cpu",
+    ) -> None: ...
+
+class Adadelta(Optimizer):
+    """Adadelta: gradients in units of the parameter, by the running mean squares of the steps and of the gradients.
+
+        v = rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u = rho u + (1 - rho) d^2;  p = p - lr d
+
+    Source: Zeiler 2012, algorithm 1.
+
+    States: square_avg, acc_delta.
+
+    Args:
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
+        lr: learning rate, at least 0, or a schedule; see the module.
+        rho: smoothing of both means, in [0, 1).
+        eps: at least 0.
+        weight_decay: L2 penalty, at least 0; see the module.
+        maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
+        convention: "torch", "keras" or "optax": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: steps may be captured into a CUDA graph; see the module.
+        backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
+
+    Defaults of the conventions:
+        torch (torch.optim.Adadelta): lr=1.0, rho=0.9, eps=1e-06
+        keras (keras.optimizers.Adadelta): lr=0.001, rho=0.95, eps=1e-07
+        optax (optax.adadelta): rho=0.9, eps=1e-06
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.Adadelta(w, lr=0.5, rho=0.0, eps=16.0, backend="numpy").step(np.array([3.0, -0.1]))
+        True
+        >>> w.round(3).tolist()
+        [-0.2, 2.05]
+    """
+    def __init__(
+        self,
+        params: Any = None,
+        lr: Rate | None = None,
+        rho: float | None = None,
+        eps: float | None = None,
+        weight_decay: float = 0.0,
         *,
         maximize: bool = False,
         l1: float = 0.0,
@@ -378,6 +436,67 @@ class AdamW(Adam):
         *,
         eps_root: float = 0.0,
         nesterov: bool = False,
+        maximize: bool = False,
+        l1: float = 0.0,
+        clip_value: float | None = None,
+        clip_each: float | None = None,
+        clip_norm: float | None = None,
+        convention: str = "torch",
+        master_weights: bool = True,
+        seed: int = 0,
+        capturable: bool = False,
+        backend: str = "cpu",
+    ) -> None: ...
+
+class NAdam(Optimizer):
+    """NAdam: Adam with Nesterov's look-ahead, by a momentum that grows to beta1.
+
+        mu(k) = beta1 (1 - 0.96^(k momentum_decay) / 2);  M = mu(1) ... mu(step);  m, v: as Adam's
+        d = mu(step + 1) m / (1 - M mu(step + 1)) + (1 - mu(step)) g / (1 - M)
+        p = p - lr d / (sqrt(v / (1 - beta2^step)) + eps)
+
+    Source: Dozat 2016, algorithm 2; torch's form.
+
+    States: exp_avg, exp_avg_sq.
+
+    Args:
+        params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
+        lr: learning rate, at least 0, or a schedule; see the module.
+        betas: (beta1, beta2), each in [0, 1).
+        eps: at least 0.
+        weight_decay: L2 penalty, at least 0; see the module.
+        momentum_decay: of the momentum's growth, at least 0.
+        decoupled_weight_decay: weight decay as in AdamW.
+        maximize: ascend instead of descend.
+        l1: L1 penalty, at least 0; see the module.
+        clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
+        convention: "torch" or "keras": whose formulas and defaults; see `fastopt.conventions`.
+        master_weights, seed: how arrays of 16 bits are updated; see the module.
+        capturable: steps may be captured into a CUDA graph; see the module.
+        backend: "cpu" for compiled kernels, "numpy" for the reference, or "cuda" for arrays of a GPU.
+
+    Defaults of the conventions:
+        torch (torch.optim.NAdam): lr=0.002, eps=1e-08, momentum_decay=0.004, decoupled_weight_decay=False
+        keras (keras.optimizers.Nadam): lr=0.001, eps=1e-07, momentum_decay=1.0, decoupled_weight_decay=True
+
+    Example:
+        >>> import numpy as np, fastopt as fo
+        >>> w = np.array([1.0, 2.0])
+        >>> fo.NAdam(w, lr=0.5, betas=(0.0, 0.999), backend="numpy").step(np.array([3.0, -0.1]))
+        True
+        >>> w.round(3).tolist()
+        [0.5, 2.5]
+    """
+    def __init__(
+        self,
+        params: Any = None,
+        lr: Rate | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        momentum_decay: float | None = None,
+        decoupled_weight_decay: bool | None = None,
+        *,
         maximize: bool = False,
         l1: float = 0.0,
         clip_value: float | None = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ class Optimizer(Settings):
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # `decoupled_weight_decay` of torch's state_dict: AdamW, not Adam
+    _derived: ClassVar[Mapping[str, Callable[[int, Hyper], float]]]  # numbers of torch's states
     _engine: UpdateEngine
     _step_lock: Any  # held by a thread during a step, and while states are read or replaced
 
@@ -180,15 +182,15 @@ class Optimizer(Settings):
 
         Args:
             grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
-                layout: NumPy's, or one that speaks `__dlpack__` on the CPU, whatever the parameter is. None skips an
-                array, or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
+                layout: NumPy's, or one with `__dlpack__` on the CPU, whatever the parameter is. None skips an array,
+                or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
                 The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Adagrad, Adam):
                 integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows, with
                 their states, stay as they are; see `fastopt.optim`.
-            grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
-                array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
-            found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
-            skip_nonfinite: look through all gradients first, and do nothing if there is inf or NaN in one.
+            grad_scale: the factor of the loss, by which gradients are divided: a number above 0, or an array of one. A
+                GradScaler's scale, as for torch's fused optimizers. Costs nothing.
+            found_inf: if true (or an array of a number other than 0), the step is skipped, as in torch's.
+            skip_nonfinite: look through all gradients first, and skip the step if one has inf or NaN.
 
         Returns:
             True if the step was done. If not, nothing has changed and no step is counted.
@@ -295,8 +297,10 @@ class Optimizer(Settings):
             if names is not None:
                 hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
-        states = {i: state.to_entry() for i, state in enumerate(self._param_states)}
-        return {"state": states, "param_groups": groups}
+        of_groups = [(state.to_entry(), group) for group in self._groups for state in group.param_states]
+        for entry, group in of_groups:
+            entry |= {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
+        return {"state": {i: entry for i, (entry, _) in enumerate(of_groups)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
@@ -353,10 +357,11 @@ class Optimizer(Settings):
         unknown = [number for number in state if number not in numbers]
         if unknown:
             raise ValueError(f"the state_dict has states of arrays that are in none of its groups: {unknown}")
-        required = [rule for rule, group in zip(rules, groups, strict=True) for _ in group["params"]]
+        of_groups = zip(rules, hypers, groups, strict=True)
+        required = [(rule, hyper) for rule, hyper, group in of_groups for _ in group["params"]]
         loaded = [
-            param_state.check_entry(state.get(number, {}), rule, self._states)
-            for param_state, number, rule in zip(self._param_states, numbers, required, strict=True)
+            param_state.check_entry(self._without_derived(state.get(number, {}), hyper), rule, self._states)
+            for param_state, number, (rule, hyper) in zip(self._param_states, numbers, required, strict=True)
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
         latest = max((steps for steps, _ in loaded), default=0)
@@ -368,6 +373,19 @@ class Optimizer(Settings):
                 param_state.restore(steps, states)
             for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
                 group.apply(rule, hyper)
+
+    def _without_derived(self, entry: Any, hyper: Hyper) -> Any:
+        """The entry of an array without the numbers that follow from its steps; ValueError if they do not."""
+        if not isinstance(entry, Mapping) or not self._derived:
+            return entry
+        for name, value in self._derived.items():
+            expected = value(int(as_plain(entry.get("step", 0))), hyper)
+            if name in entry and not math.isclose(float(as_plain(entry[name])), expected, rel_tol=1e-3, abs_tol=1e-6):
+                raise ValueError(
+                    f"{name} of the state_dict must be {expected:g}, as these hyper-parameters make it in each step;"
+                    f" got {as_plain(entry[name]):g}: they have changed between steps"
+                )
+        return {k: v for k, v in entry.items() if k not in self._derived}
 
     def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
         decoupled = group.get("decoupled_weight_decay", self._decoupled)

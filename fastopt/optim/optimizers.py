@@ -156,6 +156,7 @@ def _make_class(row: OptimizerClass, base: type[Optimizer]) -> type[Optimizer]:
         "_conventions": row.conventions,
         "_states": frozenset(state for rule in rules for state in rule.states),
         "_decoupled": row.decoupled,
+        "_derived": row.derived,
         "_sparse_refusal": row.no_rows,
         "_variant": staticmethod(row.variant),
     }

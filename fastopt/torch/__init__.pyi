@@ -11,10 +11,12 @@ from ._step import Accelerated
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
     "Explanation",
+    "NAdam",
     "Placement",
     "RMSprop",
     "accelerate",
@@ -55,6 +57,22 @@ class Adagrad(Accelerated, torch.optim.Adagrad):
         >>> fastopt.torch.Adagrad([w], lr=0.5).step()
         >>> w.detach()
         tensor([0.5000, 2.5000])
+    """
+
+class Adadelta(Accelerated, torch.optim.Adadelta):
+    """torch.optim.Adadelta, with the same arguments, and clip_norm; states: square_avg, acc_delta.
+
+        v = rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u = rho u + (1 - rho) d^2;  p = p - lr d
+
+    Source: Zeiler 2012, algorithm 1.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.Adadelta([w], lr=0.5, rho=0.0, eps=16.0).step()
+        >>> w.detach()
+        tensor([-0.2000, 2.0500])
     """
 
 class RMSprop(Accelerated, torch.optim.RMSprop):
@@ -113,4 +131,22 @@ class AdamW(Accelerated, torch.optim.AdamW):
         >>> fastopt.torch.AdamW([w], lr=0.5, weight_decay=0.1).step()
         >>> w.detach()
         tensor([0.4500, 2.4000])
+    """
+
+class NAdam(Accelerated, torch.optim.NAdam):
+    """torch.optim.NAdam, with the same arguments, and clip_norm; states: exp_avg, exp_avg_sq.
+
+        mu(k) = beta1 (1 - 0.96^(k momentum_decay) / 2);  M = mu(1) ... mu(step);  m, v: as Adam's
+        d = mu(step + 1) m / (1 - M mu(step + 1)) + (1 - mu(step)) g / (1 - M)
+        p = p - lr d / (sqrt(v / (1 - beta2^step)) + eps)
+
+    Source: Dozat 2016, algorithm 2; torch's form.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> w.grad = torch.tensor([3.0, -0.1])
+        >>> fastopt.torch.NAdam([w], lr=0.5, betas=(0.0, 0.999)).step()
+        >>> w.detach()
+        tensor([0.5000, 2.5000])
     """

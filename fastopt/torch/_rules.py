@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,9 @@ def peer_of(cls: type) -> type[torch.optim.Optimizer]:
     return _peers[cls]
 
 
+# The numbers that torch keeps beside the states of a rule.
+DERIVED = {rule: row.derived for row in ROWS.values() for rule in row.conventions["torch"].rows.values() if row.derived}
+
 # Those with the flag `fused`, which take a GradScaler's scale in their step.
 FUSED = {peer for peer in ROWS if "fused" in inspect.signature(peer).parameters}
 
@@ -47,8 +50,9 @@ _RATES = (torch.float32, torch.float64)
 
 @cache
 def _names(rule: str) -> tuple[str, ...]:
-    # l1 and clip_value are not torch's: such a key of a group is the user's own and means nothing to us.
-    return tuple(name for name in OPTIMIZERS[rule].options if name not in ("l1", "clip_value", "beta1", "beta2"))
+    # Of these, those that are not torch's may be keys of a group as well: the user's own, which mean nothing to us.
+    others = ("l1", "clip_value", "decoupled", "beta1", "beta2")
+    return tuple(name for name in OPTIMIZERS[rule].options if name not in others)
 
 
 @cache
@@ -67,11 +71,13 @@ def read_group(
     for flag in _FLAGS[device_kind]:
         if group.get(flag):
             return "", {}, f"{flag}=True"
+    if ROWS[peer].derived and device_kind == DEVICE and group.get("capturable"):
+        return "", {}, f"capturable=True, and torch keeps {', '.join(ROWS[peer].derived)} on the GPU"
     if scaled and not group.get("fused"):
         return "", {}, "grad_scale and found_inf are for fused=True"
     row = ROWS[peer]
     rule = row.conventions["torch"].rows[row.variant(group)]
-    options: dict[str, Any] = {"l1": 0.0, "clip_value": None}
+    options: dict[str, Any] = {"l1": 0.0, "clip_value": None, "decoupled": False}
     for name in _names(rule):
         options[name] = group[name]
     if _has_betas(rule):
@@ -127,11 +133,20 @@ def counts_on_device(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str
 
 
 def why_not_on_device(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, counted: bool) -> str:
-    """Why kernels on a GPU cannot do a step, whose number is on the device (`counted`) or on the host."""
+    """Reason that kernels on a GPU cannot do a step, whose number is on the device (`counted`) or on the host."""
     lr = options["lr"]
     if isinstance(lr, torch.Tensor) and not (counted and lr.device == p.device):
         return f"lr is {_describe(lr)}" + ("" if counted else " and the state step on the CPU")
     return "" if counted or not scaled else "grad_scale and found_inf are given, and the state step is on the CPU"
+
+
+def derived_numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, float]]:
+    """The numbers that torch keeps in states, each with the one that follows from the steps done."""
+    derived = ROWS[peer_of(type(optimizer))].derived
+    for group in optimizer.param_groups:
+        for state in filter(None, map(optimizer.state.get, group["params"])):
+            for name, value in derived.items():
+                yield state[name], value(int(state["step"]), group)
 
 
 def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -142,6 +157,7 @@ def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, 
         on_device = _devices.device_kind(p) == DEVICE and counts_on_device(p, None, rule, group)
         dtype = torch.float64 if is_float64 else torch.float32
         states["step"] = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
+    states |= {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)

@@ -100,10 +100,8 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
-            if self._clip_norm is not None:
-                _clip_all(self, self._clip_norm)
-            torch_step(self)
+        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+            step_as_torch(self)
             return loss
         if _repeat_step(self):
             return loss
@@ -152,7 +150,7 @@ def _repeat_step(optimizer: Any) -> bool:
 
 
 class _Plans:
-    """What is laid out once for many steps: a record of every parameter, and a plan for the host and each device."""
+    """Layout of many steps: a record of every parameter, a plan for the host, and one for each device."""
 
     def __init__(self, param_states: list[ParamState]) -> None:
         self.param_states = param_states
@@ -268,8 +266,8 @@ def _step_on_host(
     for known, _ in jobs:
         known.end_step(optimizer.state)
     if grad_scale is not None:
-        # As after torch's fused steps, gradients are unscaled for whoever reads them next. Not before the update: in
-        # float16 small ones would be lost.
+        # Gradients are left unscaled, as after torch's fused steps. Not before the update: in float16 small ones would
+        # be lost.
         with torch.no_grad():
             torch._foreach_div_([g for _, g in jobs], float(grad_scale))
     # For autograd, which raises if a value that it has kept was overwritten, as after torch's own updates.
@@ -286,6 +284,13 @@ def has_grad_scaler(optimizer: Any) -> bool:
 def _has_found_inf(optimizer: Any) -> bool:
     found = getattr(optimizer, "found_inf", None)
     return found is not None and peer_of(type(optimizer)) in FUSED and bool(found)
+
+
+def step_as_torch(optimizer: Any) -> None:
+    """The whole step by torch's own code."""
+    if optimizer._clip_norm is not None:
+        _clip_all(optimizer, optimizer._clip_norm)
+    torch_step(optimizer)
 
 
 def torch_step(optimizer: Any) -> None:

@@ -80,6 +80,27 @@ def silu_slope(z):
     return y * (one + z * (one - y))
 
 
+def hardswish(z):
+    T = type(z)
+    return z if z > 3 else (z * (z + T(3)) / T(6) if z > -3 else T(0) * z)  # NaN stays NaN
+
+
+def hardswish_slope(z):
+    T = type(z)
+    return T(1) if z > 3 else (z / T(3) + T(0.5) if z > -3 else T(0) * z)
+
+
+def mish(z):
+    T = type(z)
+    return z * T(tanh(softplus(z)))
+
+
+def mish_slope(z):
+    T = type(z)
+    t = T(tanh(softplus(z)))
+    return t + z * sigmoid(z) * (T(1) - t * t)
+
+
 def gelu(z):
     T = type(z)
     return T(0.5) * z * (T(1) + T(erf(T(0.7071067811865476) * z)))
@@ -124,6 +145,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation(silu, silu_slope, "z", "Elfwing, Uchibe & Doya 2018: z sigmoid(z)"),
     "gelu": Activation(gelu, gelu_slope, "z", "Hendrycks & Gimpel 2016, erf form"),
     "gelu_tanh": Activation(gelu_tanh, gelu_tanh_slope, "z", "Hendrycks & Gimpel 2016, tanh form"),
+    "hardswish": Activation(hardswish, hardswish_slope, "z", "Howard et al. 2019: z min(max(z + 3, 0), 6) / 6"),
+    "mish": Activation(mish, mish_slope, "z", "Misra 2020: z tanh(softplus(z))"),
 }
 
 OUTPUTS = (*ACTIVATIONS, "softmax")  # what the last layer may use; softmax needs the whole row

@@ -45,6 +45,16 @@ def silu_slope(z: Array) -> Array:
     return s * (1 + z * (1 - s))
 
 
+def mish_gate(z: Array) -> Array:
+    """tanh(log(1 + exp(z)))."""
+    return np.tanh(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))))
+
+
+def mish_slope(z: Array) -> Array:
+    gate = mish_gate(z)
+    return gate + z * logistic(z) * (1 - gate * gate)
+
+
 def gelu(z: Array, y: Array) -> None:
     np.multiply(0.5 * z, 1 + erf(z * math.sqrt(0.5)), out=y)
 
@@ -89,6 +99,12 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": Activation("z", lambda z, y: np.divide(z, 1 + np.exp(-z), out=y), silu_slope),
     "gelu": Activation("z", gelu, gelu_slope),
     "gelu_tanh": Activation("z", gelu_tanh, gelu_tanh_slope),
+    "hardswish": Activation(
+        "z",
+        lambda z, y: np.divide(z * np.clip(z + 3, 0, 6), 6, out=y),
+        lambda z: np.where(z <= -3, 0 * z, np.where(z < 3, z / 3 + z.dtype.type(0.5), z.dtype.type(1))),
+    ),
+    "mish": Activation("z", lambda z, y: np.multiply(z, mish_gate(z), out=y), mish_slope),
 }
 
 

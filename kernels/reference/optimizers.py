@@ -169,6 +169,15 @@ def adagrad_safe(p: Array, g: Array, states: States, o: Options, step: int) -> N
     p -= T(o["lr"]) * np.where(s > 0, g / np.sqrt(s + T(o["eps"])), 0 * g)
 
 
+def adadelta(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """Divide by the root mean square of gradients, and multiply by that of the steps so far."""
+    g, (v, u) = penalised(p, g, o), states
+    squared(v, g, o["rho"])
+    d = np.sqrt(u + p.dtype.type(o["eps"])) / np.sqrt(v + p.dtype.type(o["eps"])) * g
+    squared(u, d, o["rho"])
+    p -= p.dtype.type(o["lr"]) * d
+
+
 def rmsprop(
     p: Array, g: Array, states: States, o: Options, step: int, centered: bool = False, heavy: bool = False
 ) -> None:
@@ -276,6 +285,19 @@ def nadam_eps_root(p: Array, g: Array, states: States, o: Options, step: int) ->
     p -= ahead / (np.sqrt(v + T(o["eps_root"] * share)) + T(o["eps"] * math.sqrt(share)))
 
 
+def nadam(p: Array, g: Array, states: States, o: Options, step: int) -> None:
+    """Adam with Nesterov's momentum, which grows by a schedule: each step has a momentum mu of its own."""
+    T = p.dtype.type
+    m, v = states
+    g = decayed(p, g, o) if o["decoupled_weight_decay"] else coupled(p, g, o)
+    grow(m, v, g, o)
+    mu = [o["beta1"] * (1 - 0.5 * 0.96 ** (k * o["momentum_decay"])) for k in range(1, step + 2)]
+    product, share = math.prod(mu[:-1]), 1 - o["beta2"] ** step
+    ahead = T(o["lr"] * mu[-1] / (1 - product * mu[-1]) * math.sqrt(share)) * m
+    ahead += T(o["lr"] * (1 - mu[-2]) / (1 - product) * math.sqrt(share)) * g
+    p -= ahead / (np.sqrt(v) + T(o["eps"] * math.sqrt(share)))
+
+
 def amsgrad_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
     """The same with the largest corrected second moment so far."""
     T = p.dtype.type
@@ -295,6 +317,7 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "adagrad": adagrad,
     "adagrad_eps_in_sqrt": adagrad_eps_in_sqrt,
     "adagrad_safe": adagrad_safe,
+    "adadelta": adadelta,
     "rmsprop": rmsprop,
     "rmsprop_momentum": partial(rmsprop, heavy=True),
     "rmsprop_centered": partial(rmsprop, centered=True),
@@ -312,4 +335,5 @@ UPDATES: dict[str, Callable[[Array, Array, States, Options, int], None]] = {
     "adam_eps_root": adam_eps_root,
     "nadam_eps_root": nadam_eps_root,
     "amsgrad_eps_root": amsgrad_eps_root,
+    "nadam": nadam,
 }

@@ -13,15 +13,16 @@ DTYPES = [np.float32, np.float64]
 OPTIONS = {
     "lr": 0.1, "weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None,
     "momentum": 0.0, "dampening": 0.0, "nesterov": False,
-    "lr_decay": 0.0, "alpha": 0.5, "beta1": 0.5, "beta2": 0.75, "eps": 0.0,
-    "eps_root": 0.0, "decoupled": False,
+    "lr_decay": 0.0, "alpha": 0.5, "rho": 0.75, "beta1": 0.5, "beta2": 0.75, "eps": 0.0,
+    "eps_root": 0.0, "decoupled": False, "momentum_decay": 0.0, "decoupled_weight_decay": False,
 }  # fmt: skip
 STATES = {
     "sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "rmsprop_momentum": 2, "rmsprop_centered": 2,
     "rmsprop_centered_momentum": 3, "adam": 2, "amsgrad": 3, "adamw": 2, "adamw_amsgrad": 3,
-    "sgdw": 0, "velocity": 1, "lion": 1, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1, "rmsprop_eps_in_sqrt": 1,
+    "sgdw": 0, "velocity": 1, "lion": 1, "adadelta": 2, "adagrad_eps_in_sqrt": 1, "adagrad_safe": 1,
+    "rmsprop_eps_in_sqrt": 1,
     "rmsprop_eps_in_sqrt_momentum": 2, "rmsprop_eps_in_sqrt_centered": 2, "rmsprop_eps_in_sqrt_centered_momentum": 3,
-    "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
+    "nadam": 2, "adam_hat": 2, "amsgrad_hat": 3, "adam_eps_root": 2, "nadam_eps_root": 2, "amsgrad_eps_root": 3,
 }  # fmt: skip
 
 
@@ -98,6 +99,11 @@ HAND_WORKED = [
     ("adagrad_safe", {"eps": 7.0}, [3, 3], [0.925, 0.865]),
     # s = 0; s = 9, 0.1 * 3 / 3
     ("adagrad_safe", {}, [0, 3], [1, 0.9]),
+    # v = 1, d = sqrt(8) / sqrt(1 + 8) * 2, u = 8/9; v = 0.75 + 3.75, d = sqrt(8 + 8/9) / sqrt(4.5 + 8) sqrt(15)
+    ("adadelta", {"eps": 8.0}, [2, 15**0.5], [1 - 0.2 * 8**0.5 / 3, 1 - 0.2 * 8**0.5 / 3 - 0.1 * (32 / 3) ** 0.5]),
+    # the first step above, with g = 1 + 1, and after p = 0.95 * 1
+    ("adadelta", {"eps": 8.0, "weight_decay": 1.0}, [1], [1 - 0.2 * 8**0.5 / 3]),
+    ("adadelta", {"eps": 8.0, "weight_decay": 0.5, "decoupled": True}, [2], [0.95 - 0.2 * 8**0.5 / 3]),
     # s = 1, 0.1 * 2 / sqrt(1 + 3); s = 0.75 + 0.25, 0.1 * 1 / 2
     ("rmsprop_eps_in_sqrt", {"alpha": 0.75, "eps": 3.0}, [2, 1], [0.9, 0.85]),
     # v = -0.1; v = -0.05 - 0.05
@@ -128,6 +134,14 @@ HAND_WORKED = [
         [2],
         [0.95 - 1 / 15],
     ),
+    # mu = 1/4; m = 1, v = 1, d = 1/4 / (1 - 1/16) + 3/4 * 2 / (1 - 1/4) = 4/15 + 2, v^ = 4, 0.1 * d / (2 + 2);
+    # m = -0.5, v = 1.75, d = -1/8 / (1 - 1/64) - 3/4 * 2 / (1 - 1/16), v^ = 4
+    ("nadam", {"eps": 2.0}, [2, -2], [1 - 3.4 / 60, 1 - 3.4 / 60 + (8 / 63 + 1.6) / 40]),
+    # g = 1 + 1, the first step above; the same after p = 0.95 * 1
+    ("nadam", {"eps": 2.0, "weight_decay": 1.0}, [1], [1 - 3.4 / 60]),
+    ("nadam", {"eps": 2.0, "weight_decay": 0.5, "decoupled_weight_decay": True}, [2], [0.95 - 3.4 / 60]),
+    # a momentum that is 0.5 at once: d = 1/2 / (1 - 1/4) + 1/2 * 2 / (1 - 1/2) = 8/3
+    ("nadam", {"eps": 2.0, "momentum_decay": 1e9}, [2], [1 - 0.1 * 8 / 3 / 4]),
     # m^ = 4, v^ = 16, 0.1 * 4 / (sqrt(16 + 9) + 3); m^ = 4/3, v^ = 3 / 0.4375 but its maximum is 16, 0.1 * 4/3 / 8
     ("amsgrad_eps_root", {"eps": 3.0, "eps_root": 9.0}, [4, 0], [0.95, 0.95 - 1 / 60]),
 ]
@@ -236,6 +250,7 @@ def test_slopes_by_finite_differences(name):
 VALUES = {
     "linear": (-2.0, -2.0), "relu": (-2.0, 0.0), "leaky_relu": (-2.0, -0.02), "elu": (-1.0, math.exp(-1) - 1),
     "sigmoid": (math.log(3), 0.75), "tanh": (math.log(3), 0.8), "softplus": (math.log(3), math.log(4)),
+    "hardswish": (-1.0, -1 / 3), "mish": (math.log(3), math.log(3) * 15 / 17),  # tanh(log 4)
     "silu": (math.log(3), 0.75 * math.log(3)), "gelu": (1.0, 0.8413447460685429),  # the normal's Phi(1)
     "gelu_tanh": (1.0, 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
 }  # fmt: skip

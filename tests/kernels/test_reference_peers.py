@@ -14,25 +14,31 @@ DECAY = {"momentum": 0.9, "dampening": 0.0, "nesterov": True}
 RMS = {"alpha": 0.9, "eps": 1e-3, "momentum": 0.0}
 HEAVY = {**RMS, "momentum": 0.7}
 ADAM = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3}
+NADAM = {"momentum_decay": 0.1, "decoupled_weight_decay": False}
 # rule, our options beyond COMMON, torch's class, torch's options beyond COMMON
 PEERS = [
     ("sgd", {}, "SGD", {}),
     ("momentum", DECAY, "SGD", DECAY),
     ("momentum", {**DECAY, "dampening": 0.3, "nesterov": False}, "SGD", {"momentum": 0.9, "dampening": 0.3}),
     ("adagrad", {"lr_decay": 0.2, "eps": 1e-3}, "Adagrad", {"lr_decay": 0.2, "eps": 1e-3}),
+    ("adadelta", {"rho": 0.8, "eps": 1e-3, "decoupled": False}, "Adadelta", {"rho": 0.8, "eps": 1e-3}),
     ("rmsprop", RMS, "RMSprop", RMS),
     ("rmsprop_momentum", HEAVY, "RMSprop", HEAVY),
     ("rmsprop_centered", RMS, "RMSprop", {**RMS, "centered": True}),
     ("rmsprop_centered_momentum", HEAVY, "RMSprop", {**HEAVY, "centered": True}),
     ("adam", ADAM, "Adam", {}),
     ("amsgrad", ADAM, "Adam", {"amsgrad": True}),
+    ("nadam", {**ADAM, **NADAM}, "NAdam", NADAM),
+    ("nadam", {**ADAM, **NADAM, "decoupled_weight_decay": True}, "NAdam", {**NADAM, "decoupled_weight_decay": True}),
     ("adamw", ADAM, "AdamW", {}),
     ("adamw_amsgrad", ADAM, "AdamW", {"amsgrad": True}),
 ]
 STATES = {
     "SGD": ["momentum_buffer"],
     "Adagrad": ["sum"],
+    "Adadelta": ["square_avg", "acc_delta"],
     "RMSprop": ["square_avg", "grad_avg", "momentum_buffer"],
+    "NAdam": ["exp_avg", "exp_avg_sq"],
     "Adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
 }
 

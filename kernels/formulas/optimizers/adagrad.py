@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..domains import POSITIVE
+from ..domains import FRACTION, POSITIVE
 from .common import common_scalars, constant, constant_scalars, floor, preprocess_gradient, root
-from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options
+from .table import Convention, Optimizer, OptimizerClass, Option, row, rule_options
 
 # ---------------------------------------------------------------- formulas
 
@@ -29,6 +29,14 @@ def adagrad_safe(p, g, s, h, tiny):
     p, g = preprocess_gradient(p, g, h)
     total = floor(s[0] + g * g, s[0], g, tiny)
     return p - lr * (g / root(total + eps) if total > 0 else type(p)(0) * g), (total,)
+
+
+def adadelta(p, g, s, h, tiny):
+    lr, rho, one_minus_rho, eps = h[5:9]
+    p, g = preprocess_gradient(p, g, h)
+    v = floor(rho * s[0] + one_minus_rho * (g * g), s[0], g, tiny)  # mean of squared gradients
+    d = root(s[1] + eps) / root(v + eps) * g
+    return p - lr * d, (v, floor(rho * s[1] + one_minus_rho * (d * d), s[1], d, tiny))  # mean of squared steps
 
 
 # ---------------------------------------------------------------- scalars
@@ -77,6 +85,10 @@ OPTIMIZERS = {
         rule_options(1e-2, eps=1e-7),
         "Duchi, Hazan & Singer 2011; optax's form",
     ),
+    "adadelta": Optimizer(
+        adadelta, ("square_avg", "acc_delta"), constant_scalars(lambda rho, eps: (rho, 1.0 - rho, eps)), constant,
+        rule_options(1.0, rho=0.9, eps=1e-6, decoupled=False), "Zeiler 2012, algorithm 1",
+    ),
 }
 
 _NO_LR_DECAY = {"lr_decay": "give lr as fastopt.schedules.InverseTime"}
@@ -89,18 +101,18 @@ ADAGRAD = OptimizerClass(
         s = s + g^2;  p = p - lr / (1 + (step - 1) lr_decay) g / (sqrt(s) + eps)""",
     {
         "torch": Convention(
-            "torch.optim.Adagrad", only("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
+            "torch.optim.Adagrad", row("adagrad"), {"lr": 1e-2, "initial_accumulator_value": 0.0, "eps": 1e-10}
         ),
         "keras": Convention(
             "keras.optimizers.Adagrad",
-            only("adagrad_eps_in_sqrt"),
+            row("adagrad_eps_in_sqrt"),
             {"lr": 1e-3, "initial_accumulator_value": 0.1, "eps": 1e-7},
             decoupled=True,
             lacks=_NO_LR_DECAY,
         ),
         "optax": Convention(
             "optax.adagrad",
-            only("adagrad_safe"),
+            row("adagrad_safe"),
             {"initial_accumulator_value": 0.1, "eps": 1e-7},
             lacks=_NO_LR_DECAY,
         ),
@@ -110,4 +122,20 @@ ADAGRAD = OptimizerClass(
         "lr_decay": Option(POSITIVE, "at least 0."),
         "initial_accumulator_value": Option(POSITIVE, "of s, at least 0."),
     },
+)
+
+ADADELTA = OptimizerClass(
+    "Adadelta",
+    {"lr": None, "rho": None, "eps": None, "weight_decay": 0.0},
+    """Adadelta: gradients in units of the parameter, by the running mean squares of the steps and of the gradients.
+
+        v = rho v + (1 - rho) g^2;  d = sqrt(u + eps) / sqrt(v + eps) g;  u = rho u + (1 - rho) d^2;  p = p - lr d""",
+    {
+        "torch": Convention("torch.optim.Adadelta", row("adadelta"), {"lr": 1.0, "rho": 0.9, "eps": 1e-6}),
+        "keras": Convention("keras.optimizers.Adadelta", row("adadelta"), {"lr": 1e-3, "rho": 0.95, "eps": 1e-7}, True),
+        "optax": Convention("optax.adadelta", row("adadelta"), {"rho": 0.9, "eps": 1e-6}),
+    },
+    example=("lr=0.5, rho=0.0, eps=16.0", (-0.2, 2.05)),
+    options={"rho": Option(FRACTION, "smoothing of both means, in [0, 1).")},
+    no_rows="Adadelta has no form for some rows, here as in torch; SGD, Adagrad and Adam have",
 )

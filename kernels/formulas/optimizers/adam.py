@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import sqrt
 
 from ..domains import FLAG, POSITIVE
 from .common import common_scalars, floor, flush, preprocess_gradient, root
-from .table import Convention, Optimizer, OptimizerClass, Option, rule_options, same
+from .table import Convention, Optimizer, OptimizerClass, Option, row, rule_options, same
 
 # ---------------------------------------------------------------- formulas
 
@@ -26,6 +27,14 @@ def amsgrad(p, g, s, h, tiny):
     v = floor(beta2 * s[1] + one_minus_beta2 * (g * g), s[1], g, tiny)  # second moment
     max_v = s[2] if s[2] > v else v
     return p - lr * (m / (root(max_v) * inv_sqrt_bias_correction2 + eps)), (m, v, max_v)
+
+
+def nadam(p, g, s, h, tiny):
+    m_coefficient, beta1, one_minus_beta1, beta2, one_minus_beta2, g_coefficient, eps = h[5:12]
+    p, g = preprocess_gradient(p, g, h)
+    m = flush(beta1 * s[0] + one_minus_beta1 * g, tiny)  # first moment
+    v = floor(beta2 * s[1] + one_minus_beta2 * (g * g), s[1], g, tiny)  # second moment
+    return p - (m_coefficient * m + g_coefficient * g) / (root(v) + eps), (m, v)
 
 
 # optax's form, which corrects the second moment inside the root.
@@ -151,6 +160,49 @@ def nadam_eps_root_at_step(step, lr, h):
     return of_m, beta1, one_minus_beta1, beta2, one_minus_beta2, of_g, eps, eps_root
 
 
+def scheduled_beta1(step, beta1, momentum_decay):
+    return beta1 * (1.0 - 0.5 * 0.96 ** (step * momentum_decay))
+
+
+@lru_cache(maxsize=8)
+def mu_products(beta1, momentum_decay):
+    """The products of the first 0, 1, 2, ... scheduled beta1, as long as they change 1 - product."""
+    products = [1.0]
+    while products[-1] > 2.0**-60:
+        products.append(products[-1] * scheduled_beta1(len(products), beta1, momentum_decay))
+    return products
+
+
+def mu_product(step, beta1, momentum_decay):
+    products = mu_products(beta1, momentum_decay)
+    return products[min(step, len(products) - 1)]
+
+
+def nadam_own(step, lr, product, h):
+    """The own scalars; the correction of v is in the coefficients and in eps, which saves an operation."""
+    _, beta1, one_minus_beta1, beta2, one_minus_beta2, _, eps, momentum_decay = h
+    mu, next_mu = scheduled_beta1(step, beta1, momentum_decay), scheduled_beta1(step + 1, beta1, momentum_decay)
+    correction = sqrt(1.0 - beta2**step)
+    of_m = lr * next_mu / (1.0 - product * next_mu) * correction
+    of_g = lr * (1.0 - mu) / (1.0 - product) * correction
+    return of_m, beta1, one_minus_beta1, beta2, one_minus_beta2, of_g, eps * correction, momentum_decay
+
+
+def nadam_at_step(step, lr, h):
+    product, k = 1.0, 0.0
+    while k < step and product > 2.0**-60:  # as `mu_products`
+        k += 1.0
+        product *= scheduled_beta1(k, h[1], h[7])
+    return nadam_own(step, lr, product, h)
+
+
+def nadam_scalars(steps, rates, beta1, beta2, eps, momentum_decay, decoupled_weight_decay, **common):
+    limit = (0.0, beta1, 1.0 - beta1, beta2, 1.0 - beta2, 0.0, eps, momentum_decay)
+    pairs = zip(steps, rates, strict=True)
+    own = [nadam_own(step, lr, mu_product(step, beta1, momentum_decay), limit) for step, lr in pairs]
+    return *common_scalars(rates, decoupled=decoupled_weight_decay, **common), *map(list, zip(*own, strict=True))
+
+
 # ---------------------------------------------------------------- rows
 
 _ADAM = rule_options(1e-3, beta1=0.9, beta2=0.999, eps=1e-8)
@@ -202,6 +254,14 @@ OPTIMIZERS = {
         adam_eps_root_at_step,
         _EPS_ROOT,
         f"{_REDDI}; optax's form",
+    ),
+    "nadam": Optimizer(
+        nadam,
+        _MOMENTS,
+        nadam_scalars,
+        nadam_at_step,
+        {**_ADAM, "lr": 2e-3, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
+        "Dozat 2016, algorithm 2; torch's form",
     ),
 }
 
@@ -301,4 +361,36 @@ ADAMW = OptimizerClass(
     base="Adam",
     decoupled=True,
     no_rows="AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows",
+)
+
+_ARGUMENTS = {"lr": None, "betas": (0.9, 0.999), "eps": None, "weight_decay": 0.0}
+
+NADAM = OptimizerClass(
+    "NAdam",
+    {**_ARGUMENTS, "momentum_decay": None, "decoupled_weight_decay": None},
+    """NAdam: Adam with Nesterov's look-ahead, by a momentum that grows to beta1.
+
+        mu(k) = beta1 (1 - 0.96^(k momentum_decay) / 2);  M = mu(1) ... mu(step);  m, v: as Adam's
+        d = mu(step + 1) m / (1 - M mu(step + 1)) + (1 - mu(step)) g / (1 - M)
+        p = p - lr d / (sqrt(v / (1 - beta2^step)) + eps)""",
+    {
+        "torch": Convention(
+            "torch.optim.NAdam",
+            row("nadam"),
+            {"lr": 2e-3, "eps": 1e-8, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
+        ),
+        "keras": Convention(
+            "keras.optimizers.Nadam",
+            row("nadam"),
+            {"lr": 1e-3, "eps": 1e-7, "momentum_decay": 1.0, "decoupled_weight_decay": True},
+            lacks={"momentum_decay": "", "decoupled_weight_decay": "its weight decay is always decoupled"},
+        ),
+    },
+    example=("lr=0.5, betas=(0.0, 0.999)", (0.5, 2.5)),
+    options={
+        "momentum_decay": Option(POSITIVE, "of the momentum's growth, at least 0."),
+        "decoupled_weight_decay": Option(FLAG, "weight decay as in AdamW.", "bool"),
+    },
+    no_rows="NAdam has no form for some rows, here as in torch; SGD, Adagrad and Adam have",
+    derived={"mu_product": lambda step, hyper: mu_product(step, hyper["betas"][0], hyper["momentum_decay"])},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..domains import FLAG, Domain
 from .common import common_scalars, constant, flush, preprocess_gradient, sign
-from .table import Convention, Optimizer, OptimizerClass, Option, only, rule_options, same
+from .table import Convention, Optimizer, OptimizerClass, Option, row, rule_options, same
 
 # ---------------------------------------------------------------- formulas
 
@@ -162,8 +162,8 @@ LION = OptimizerClass(
 
         p = p (1 - lr weight_decay);  p = p - lr sign(beta1 m + (1 - beta1) g);  m = beta2 m + (1 - beta2) g""",
     {
-        "paper": Convention("Lion of Chen et al. 2023", only("lion"), {"lr": 1e-4, "weight_decay": 0.0}, True),
-        "keras": Convention("keras.optimizers.Lion", only("lion"), {"lr": 1e-3, "weight_decay": 0.0}, True),
-        "optax": Convention("optax.lion", only("lion"), {"weight_decay": 1e-3}, True),
+        "paper": Convention("Lion of Chen et al. 2023", row("lion"), {"lr": 1e-4, "weight_decay": 0.0}, True),
+        "keras": Convention("keras.optimizers.Lion", row("lion"), {"lr": 1e-3, "weight_decay": 0.0}, True),
+        "optax": Convention("optax.lion", row("lion"), {"weight_decay": 1e-3}, True),
     },
 )

@@ -92,9 +92,9 @@ class Convention:
         return own
 
 
-def only(row: str) -> dict[str, str]:
+def row(name: str) -> dict[str, str]:
     """The rows of a convention if the class has no variants."""
-    return {"": row}
+    return {"": name}
 
 
 def same(*variants: str) -> dict[str, str]:
@@ -117,6 +117,7 @@ class OptimizerClass:
     base: the row's base class, another row.
     decoupled: the entry decoupled_weight_decay of torch's groups; None: they have none.
     no_rows: the reason why it takes no gradients of some rows; "": it does.
+    derived: numbers that torch keeps among the states, as functions of steps done and hyper-parameters.
     """
 
     name: str
@@ -131,6 +132,7 @@ class OptimizerClass:
     base: str = ""
     decoupled: bool | None = None
     no_rows: str = ""
+    derived: Mapping[str, Callable[[int, Hyper], float]] = field(default_factory=dict)
 
     @property
     def hyper(self) -> tuple[str, ...]:

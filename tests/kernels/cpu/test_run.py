@@ -240,6 +240,7 @@ RULES = {
     "velocity": 6,
     "adagrad_eps_in_sqrt": 9,
     "adagrad_safe": 9,
+    "adadelta": 18,
     "rmsprop_eps_in_sqrt": 11,
     "rmsprop_eps_in_sqrt_momentum": 13,
     "rmsprop_eps_in_sqrt_centered": 16,
@@ -249,6 +250,7 @@ RULES = {
     "adam_eps_root": 16,
     "nadam_eps_root": 17,
     "amsgrad_eps_root": 16,
+    "nadam": 16,
 }
 
 

@@ -68,7 +68,7 @@ def test_copies_are_roundings_of_the_parameters():
             run.net.gpu.wait(run.net.stream.handle)
             store(p, wanted)
             np.testing.assert_array_equal(found, wanted)
-        assert weights.read[-1] == weights.places[-1]  # the bias of float32 outputs
+        assert weights.read[-1] == weights.addresses[-1]  # the bias of float32 outputs
         run.params[0] *= 0.5  # writes of the host count
 
 
