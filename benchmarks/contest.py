@@ -78,7 +78,7 @@ def contest(
         for _ in range(rounds):
             for name, peer in peers.items():
                 time.sleep(pause)
-                take_turn(peer, lengths[name][0], outcome.seconds[name], outcome.losses[name])
+                time_turn(peer, lengths[name][0], outcome.seconds[name], outcome.losses[name])
         exact = {name: losses[0] for name, losses in outcome.losses.items() if peers[name].same_steps}
         check(workload, "the first epoch's loss", exact, SAME_EPOCH)
         others = {name: peer.loss() for name, peer in peers.items() if not peer.same_steps and rounds}
@@ -108,7 +108,7 @@ def timed(peer: Peer) -> tuple[float, float]:
     return time.perf_counter() - start, loss
 
 
-def take_turn(peer: Peer, length: float, seconds: list[float], losses: list[float]) -> None:
+def time_turn(peer: Peer, length: float, seconds: list[float], losses: list[float]) -> None:
     """Time epochs for about TURN_SECONDS, at least one; if several, one before them fills the caches again."""
     count = min(MOST_EPOCHS, math.ceil(TURN_SECONDS / length))
     if count > 1:

@@ -119,6 +119,6 @@ def interleaved_loops(loops: dict[str, Loop], iterations: int, rounds: int) -> d
     for _ in range(rounds):
         for name in [names[k] for k in rng.permutation(len(names))]:
             taken = [loops[name].iterate()[:2] for _ in range(WARM + iterations)][WARM:]
-            for what, median in zip(found[name], np.median(taken, axis=0).tolist(), strict=True):
-                found[name][what].append(median)
+            for part, median in zip(found[name], np.median(taken, axis=0).tolist(), strict=True):
+                found[name][part].append(median)
     return found

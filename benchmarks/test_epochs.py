@@ -10,7 +10,7 @@ from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Absent
 ROUNDS = {"fashion-64": 7, "fashion-256": 9, "fashion-1024": 9, "digits": 25, "wide": 3, "linear": 5}
 
 
-def held(name, names, quick, timed):
+def run_contest(name, names, quick, timed):
     """Return the workload, or the reason why it is absent, and the outcome of a contest on it."""
     if not timed and "torch-compile" in names:
         names.remove("torch-compile")  # it compiles for half a minute
@@ -31,7 +31,7 @@ def test_epoch(benchmark, note, request, quick, workload, contestant):
     if contestant == "sklearn" and workload != "linear":
         pytest.skip("SGDRegressor is for the linear regression only")
     benchmark.group = f"epoch of {workload}"
-    made, found = shared_result(request, lambda names: held(workload, names, quick, not benchmark.disabled))
+    made, found = shared_result(request, lambda names: run_contest(workload, names, quick, not benchmark.disabled))
     if found is None:
         pytest.skip(made)
     if not report(benchmark, found, contestant):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fastopt.kernels.costs import Counted, count_operations
+from fastopt.kernels.costs import CountedValue, count_operations
 from fastopt.kernels.formulas import LOSSES
 
 
@@ -12,10 +12,10 @@ from fastopt.kernels.formulas import LOSSES
 def loss_flops(name: str) -> int:
     """Operations for the loss and the gradient of one output; a softmax adds its exponential, sum and division."""
     row = LOSSES[name]
-    z, t = Counted(0.25), Counted(0.75)
+    z, t = CountedValue(0.25), CountedValue(0.75)
     if row.by_row:
-        return 4 + count_operations(row.value, z, t, Counted(2.0)) + count_operations(row.slope, z, t)
-    a = Counted(0.5)
+        return 4 + count_operations(row.value, z, t, CountedValue(2.0)) + count_operations(row.slope, z, t)
+    a = CountedValue(0.5)
     return count_operations(row.value, z, t, a) + count_operations(row.slope, z, t, a)
 
 

@@ -62,7 +62,7 @@ class _MemoryView:
         self.owner = owner
 
 
-def speaks_dlpack(value: Any) -> bool:
+def has_dlpack(value: Any) -> bool:
     return hasattr(type(value), "__dlpack__")
 
 

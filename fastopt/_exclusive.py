@@ -45,7 +45,7 @@ class Exclusive:
             self._num_trainings += trains
         try:
             with self._changed:
-                while any(reader != me for reader in self._readers):
+                while self._readers.keys() - {me}:
                     self._changed.wait()
             yield
         finally:
@@ -93,7 +93,7 @@ _LOCK_OWNERS: weakref.WeakSet[Any] = weakref.WeakSet()
 def add_step_lock(owner: Any) -> None:
     """Make `owner._step_lock`, which threads hold one after the other; a forked child gets a new one.
 
-    A lock, and not an `Exclusive`, since a step of an optimizer may take no more than microseconds.
+    It is no `Exclusive`, which costs more than a short step.
     """
     owner._step_lock = threading.RLock()
     _LOCK_OWNERS.add(owner)

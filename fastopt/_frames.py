@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._dlpack import is_tensor, speaks_dlpack, view_of
+from ._dlpack import has_dlpack, is_tensor, view_of
 from ._validation import check_finite, check_real, describe, plain
 
 
@@ -87,7 +87,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
         return value
     if is_tensor(value) and str(value.dtype) == "torch.bfloat16":
         value = value.float()  # NumPy has no bfloat16
-    if speaks_dlpack(value) and not hasattr(value, "__array__"):
+    if has_dlpack(value) and not hasattr(value, "__array__"):
         return view_of(name, value)
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} must not be a sparse matrix; got {describe(value)} (use .toarray())")
@@ -103,9 +103,9 @@ def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> 
         column = int(np.argmax(bad.any(axis=0)))
         row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
         value = array.reshape(bad.shape)[row, column]
-        what = "a missing value" if np.isnan(value) else str(value)
+        cell = "a missing value" if np.isnan(value) else str(value)
         raise ValueError(
-            f"{name}: column {names[column]!r} has {what} in row {row}{f' (and {more} more)' * (more > 0)};"
+            f"{name}: column {names[column]!r} has {cell} in row {row}{f' (and {more} more)' * (more > 0)};"
             f" {name} must be finite"
         )
     return array
@@ -253,16 +253,16 @@ def _decoded(categories: Column, codes: np.ndarray) -> Column:
     return Column(values[np.where(missing, 0, codes)], missing if missing.any() else None)
 
 
-def _numbers(what: str, read_cells: Callable[[], Column]) -> np.ndarray:
+def _numbers(title: str, read_cells: Callable[[], Column]) -> np.ndarray:
     """A column's numbers; a missing cell is NaN."""
     try:
         values, missing = read_cells()
     except NotNumbers as error:
-        raise TypeError(f"{what} must hold numbers; got {error}") from None
+        raise TypeError(f"{title} must hold numbers; got {error}") from None
     if values.dtype.kind not in "biuf":
         row = 0 if missing is None else int(np.argmin(missing))
         raise TypeError(
-            f"{what} must hold numbers; got text ({str(values[row])!r} in row {row}): encode it as numbers, such as by"
+            f"{title} must hold numbers; got text ({str(values[row])!r} in row {row}): encode it as numbers, such as by"
             " pandas.get_dummies, or let fastopt.datasets.read_table read the file"
         )
     if missing is None:

@@ -138,7 +138,7 @@ class profile:
         key = done.verb, done.dtype, done.device
         total = self._totals.setdefault(key, Total(*key))
         total.steps += done.steps
-        total.passes += not done.another
+        total.passes += not done.is_continuation
         if not marked:
             return
         spans = np.diff(done.marks, axis=2).mean(axis=0).sum(axis=0) / 1e9  # work, waiting, work, ...
@@ -321,7 +321,7 @@ def _events(passes: list[Pass]) -> list[dict[str, Any]]:
         for rank, steps in enumerate(done.marks.tolist()):
             tid = names.index(done.device) if done.device else rank + 1
             for step, times in enumerate(steps):
-                number = done.numbers[step] if done.numbers else step
+                number = done.marked_steps[step] if done.marked_steps else step
                 rows = min(done.batch, done.rows - step * done.batch)
                 _step_events(add, done.costs, tid, number, rows, times)
     return events

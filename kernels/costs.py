@@ -1,12 +1,12 @@
-"""What each phase moves and computes at least, from shapes: every formula of `fastopt profile` is here.
+"""The least cost of each phase, from shapes: all formulas of `fastopt profile`.
 
-Bytes: each operand is read once and each result written once a call, whatever a cache spares or is asked for twice;
-what does not outlive a call (a tile of dw, sums of columns) is not counted.
+Bytes: each operand is read once and each result written once a call, whatever is read again or comes from a cache;
+memory that does not outlive a call (a tile of dw, sums of columns) does not count.
 Operations: additions and multiplications of products (2 m n k), of biases and their gradients, and the arithmetic of
-the optimizer's rule with its default options. Not counted are functions such as exp, comparisons, the draws of dropout,
-losses and metrics.
+the optimizer's rule with its default options. Functions such as exp, comparisons, the draws of dropout, losses and
+metrics do not count.
 
-In all functions, `itemsize` is the size of an element in bytes.
+itemsize, in all functions: bytes of an element.
 """
 
 from __future__ import annotations
@@ -20,84 +20,85 @@ from .formulas import ACTIVATIONS, NUM_SCALARS, OPTIMIZERS
 from .profile import Cost
 from .scalars import fill_scalars
 
-INDEX = 8  # bytes of a row's number, and of a label
+INDEX = 8  # bytes of the index of a row, and of a label
 
 
-class Counted:
-    """A number that counts what is done with it: an operation for each + - * / and each function of `math`."""
+class CountedValue:
+    """A number that counts the operations on it: one for each + - * / and each function of `math`."""
 
     done = 0
 
     def __init__(self, value: Any) -> None:
-        self.value: Any = value.value if isinstance(value, Counted) else value
+        self.value: Any = value.value if isinstance(value, CountedValue) else value
 
-    def __float__(self) -> float:  # what the functions of `math` ask for
-        Counted.done += 1
+    def __float__(self) -> float:  # called by the functions of `math`
+        CountedValue.done += 1
         return float(self.value)
 
-    def __neg__(self) -> Counted:
-        return Counted(-self.value)
+    def __neg__(self) -> CountedValue:
+        return CountedValue(-self.value)
 
-    def __abs__(self) -> Counted:
-        return Counted(abs(self.value))
+    def __abs__(self) -> CountedValue:
+        return CountedValue(abs(self.value))
 
     def __eq__(self, other: object) -> bool:
-        return self.value == Counted(other).value
+        return self.value == CountedValue(other).value
 
     def __lt__(self, other: Any) -> bool:
-        return self.value < Counted(other).value
+        return self.value < CountedValue(other).value
 
     def __le__(self, other: Any) -> bool:
-        return self.value <= Counted(other).value
+        return self.value <= CountedValue(other).value
 
     def __gt__(self, other: Any) -> bool:
-        return self.value > Counted(other).value
+        return self.value > CountedValue(other).value
 
     def __ge__(self, other: Any) -> bool:
-        return self.value >= Counted(other).value
+        return self.value >= CountedValue(other).value
 
     def __hash__(self) -> int:
         return hash(self.value)
 
-    def _operation(self, value: float) -> Counted:
-        Counted.done += 1
-        return Counted(value)
+    def _operation(self, value: float) -> CountedValue:
+        CountedValue.done += 1
+        return CountedValue(value)
 
-    def __add__(self, other: Any) -> Counted:
-        return self._operation(self.value + Counted(other).value)
+    def __add__(self, other: Any) -> CountedValue:
+        return self._operation(self.value + CountedValue(other).value)
 
-    def __sub__(self, other: Any) -> Counted:
-        return self._operation(self.value - Counted(other).value)
+    def __sub__(self, other: Any) -> CountedValue:
+        return self._operation(self.value - CountedValue(other).value)
 
-    def __mul__(self, other: Any) -> Counted:
-        return self._operation(self.value * Counted(other).value)
+    def __mul__(self, other: Any) -> CountedValue:
+        return self._operation(self.value * CountedValue(other).value)
 
-    def __truediv__(self, other: Any) -> Counted:
-        return self._operation(self.value / Counted(other).value)
+    def __truediv__(self, other: Any) -> CountedValue:
+        return self._operation(self.value / CountedValue(other).value)
 
 
 def count_operations(function: Any, *arguments: Any) -> int:
-    before = Counted.done
+    """The operations on `CountedValue`s of a call."""
+    before = CountedValue.done
     function(*arguments)
-    return Counted.done - before
+    return CountedValue.done - before
 
 
 @cache
 def update_flops(rule: str) -> int:
-    """The operations of an optimizer on one parameter.
+    """The operations of a step of an optimizer on one parameter.
 
     >>> update_flops("sgd")  # the sign, the (decoupled) decay, lr g, and the difference
     4
     """
     row, table = OPTIMIZERS[rule], np.zeros((1, NUM_SCALARS + 1))
     fill_scalars(table, rule, [2], row.options)
-    h = [Counted(value) for value in table[0, :NUM_SCALARS].tolist()]
-    states = tuple(Counted(0.5) for _ in row.states)
-    return count_operations(row.rule, Counted(0.5), Counted(0.5), states, h, Counted(1e-38))
+    h = [CountedValue(value) for value in table[0, :NUM_SCALARS].tolist()]
+    states = tuple(CountedValue(0.5) for _ in row.states)
+    return count_operations(row.rule, CountedValue(0.5), CountedValue(0.5), states, h, CountedValue(1e-38))
 
 
 def _update_bytes(rule: str | None, itemsize: int) -> int:
-    """Of one parameter and its states, read and written; of its gradient, written, where no rule is applied yet."""
+    """Bytes of one parameter and its states, read and written; without a rule, of its gradient, written."""
     return 2 * (1 + len(OPTIMIZERS[rule].states)) * itemsize if rule else itemsize
 
 
@@ -106,7 +107,7 @@ def _update_flops(rule: str | None) -> int:
 
 
 def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False) -> Cost:
-    """Rows of x and y (`targets` columns, or labels) copied to the batch, by their numbers where there is an order."""
+    """Rows of x and y (`targets` columns, or labels) copied to the batch; ordered: by indices, which are read."""
     target = INDEX if labels else targets * itemsize
     return Cost(f"gather {inputs}", row_bytes=2 * (inputs * itemsize + target) + ordered * INDEX)
 
@@ -131,30 +132,30 @@ def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: boo
     )
 
 
-def products(inputs: int, outputs: int, parts: int, itemsize: int) -> Cost:
-    """x and w read, the products of the parts written, for `combine` to add up."""
+def products(inputs: int, outputs: int, num_splits: int, itemsize: int) -> Cost:
+    """x and w read, the products of the splits of w written, for `combine` to add up."""
     return Cost(
         f"forward {inputs}x{outputs}",
         bytes=inputs * outputs * itemsize,
-        row_bytes=(inputs + parts * outputs) * itemsize,
+        row_bytes=(inputs + num_splits * outputs) * itemsize,
         row_flops=2 * inputs * outputs,
     )
 
 
-def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, parts: int, itemsize: int) -> Cost:
-    """The products of the parts and b read; y written, and z where the backward pass needs it."""
+def combine(outputs: int, activation: str, bias: bool, keeps_z: bool, num_splits: int, itemsize: int) -> Cost:
+    """The products of the splits and b read; y written, and z where the backward pass needs it."""
     return Cost(
         f"combine {outputs} {activation}",
         bytes=bias * outputs * itemsize,
-        row_bytes=(parts + 1 + keeps_z) * outputs * itemsize,
-        row_flops=(parts - 1 + bias) * outputs,
+        row_bytes=(num_splits + 1 + keeps_z) * outputs * itemsize,
+        row_flops=(num_splits - 1 + bias) * outputs,
     )
 
 
 def slopes(outputs: int, activation: str, bias: bool, rule: str | None, itemsize: int) -> Cost:
     """The gradient of y read and that of z written in its place, y or z read for the slope; b updated.
 
-    The linear activation's slope reads nothing. A row takes a multiplication by the slope and an addition to db.
+    The linear activation's slope reads neither. A row takes a multiplication by the slope and an addition to db.
     """
     reads = ACTIVATIONS[activation].slope is not ACTIVATIONS["linear"].slope
     return Cost(
@@ -192,7 +193,7 @@ def inputs_gradient(inputs: int, outputs: int, itemsize: int) -> Cost:
 
 
 def weights(inputs: int, outputs: int, rule: str | None, itemsize: int) -> Cost:
-    """x and dz read, w and its states read and written; dw goes straight into the update, or is written without one."""
+    """x and dz read, w and its states read and written; without a rule, dw is written instead."""
     return Cost(
         f"weights{f'+{rule}' if rule else ''} {inputs}x{outputs}",
         bytes=inputs * outputs * _update_bytes(rule, itemsize),

@@ -1,14 +1,12 @@
-"""Denormal numbers flushed to zero: the setting under which kernels, and NumPy in their place, calculate.
+"""Flushing of denormal numbers to zero: the floating-point setting under which kernels calculate, and NumPy for them.
 
 Processors are slow on numbers below the smallest normal one: an Adam step of 4 M float32 took 1.3 ms on Intel, and 25
-to 38 ms where squares of gradients were denormal. So operands and results below it count as zero, which keeps its sign
-(FTZ and DAZ of x86's MXCSR, FZ of aarch64's FPCR). The setting belongs to a thread: it is made where compiled code
-begins to work on a thread (`enter` in `cpu/runtime/primitives.py`), and before the thread goes on, its own is put back,
-whatever that was.
+to 38 ms where squares of gradients were denormal. So operands and results below it count as zero, with their sign (FTZ
+and DAZ of x86's MXCSR, FZ of aarch64's FPCR). The setting belongs to a thread: `enter` in `cpu/runtime/primitives.py`
+makes it when compiled code starts on a thread, and restores the thread's own at the end.
 
-`flushed` does the same for NumPy, which obeys the setting of the thread that it runs on: for the reference, whose bits
-are those of the compiled kernels, and for kernels that are interpreted. It goes through the C library's fegetenv and
-fesetenv, and needs no compiler.
+`flushed` does the same for NumPy, which obeys the setting of its thread: for the reference, whose bits are those of the
+compiled kernels, and for interpreted kernels. It calls the C library's fegetenv and fesetenv, and needs no compiler.
 """
 
 from __future__ import annotations
@@ -30,19 +28,19 @@ X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
 # The bits of the control register: FTZ and DAZ, or FZ; on other processors nothing is flushed.
 FLUSH = 0x8040 if MACHINE in X86 else 1 << 24 if MACHINE in ARM else 0
 
-# Worked out while nothing is flushed: NumPy keeps what it finds out about a dtype, its smallest denormal number too.
+# Computed while nothing is flushed: NumPy caches what it computes of a dtype, such as its smallest denormal number.
 SMALLEST = {np.dtype(name): np.finfo(name).tiny for name in ("float32", "float64")}
 
 
 class _Setting(NamedTuple):
-    """The setting of a thread as the C library gives and takes it."""
+    """Functions of the C library for the setting of the calling thread."""
 
-    read: Callable[[], tuple[Any, Any]]  # as it is, and with denormals flushed
-    write: Callable[[Any], object]  # a function in C: no signal handler runs between its call and its effect
+    read: Callable[[], tuple[Any, Any]]  # the setting, and the same with denormals flushed
+    write: Callable[[Any], object]  # a C function: no signal handler runs between its call and its effect
 
 
 def _of_fenv(words: int, control: int) -> _Setting:
-    """By fegetenv and fesetenv; the control register is word `control` of their structure."""
+    """The setting by fegetenv and fesetenv; the control register is word `control` of their structure."""
     library = ctypes.PyDLL(None)
     get, put, kind = library.fegetenv, library.fesetenv, ctypes.c_uint32 * words
 
@@ -57,13 +55,13 @@ def _of_fenv(words: int, control: int) -> _Setting:
 
 
 def _of_windows() -> _Setting:
-    """By _controlfp, whose denormal control is both of x86's bits."""
+    """The setting by _controlfp, whose denormal control is both bits of x86."""
     mask, flush = 0x03000000, 0x01000000
     control = ctypes.CDLL("ucrtbase").__getattr__("_controlfp")
     return _Setting(lambda: (control(0, 0) & mask, flush), lambda value: control(value, mask))
 
 
-# Words of the C library's structure, and which of them is the control register: glibc and musl, macOS.
+# Words of the C library's structure, and the index of the control register among them: glibc and musl, macOS.
 _LAYOUTS = {
     ("linux", X86): (8, 7),
     ("linux", ARM): (2, 0),
@@ -74,7 +72,7 @@ _LAYOUTS = {
 
 @np.errstate(all="ignore")
 def _flushes(setting: _Setting) -> bool:
-    """True if NumPy flushes operands and results under the setting, and works afterwards as before."""
+    """True if NumPy flushes operands and results under the setting, and works as before afterwards."""
     smallest = np.full(8, SMALLEST[np.dtype(np.float32)])
     denormal = np.full(8, 1 << 20, np.uint32).view(np.float32)
     before, flushing = setting.read()
@@ -91,7 +89,7 @@ def _flushes(setting: _Setting) -> bool:
 
 @functools.cache
 def setting() -> _Setting | None:
-    """The setting of the calling thread, or None where it cannot be made."""
+    """The functions for the calling thread's setting; None where they do not work."""
     try:
         if sys.platform == "win32":
             made = _of_windows()
@@ -104,9 +102,9 @@ def setting() -> _Setting | None:
 
 
 def flushed(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function with denormals flushed in the calling thread, and put the thread's own setting back at its end.
+    """Decorator: denormals are flushed in the calling thread while the function runs.
 
-    The function must not call anything of the user's. Where the setting cannot be made, it runs as it is.
+    The function must not call code of the user's. Where the setting cannot be changed, it runs without.
 
     >>> @flushed
     ... def halve(x):
@@ -123,7 +121,7 @@ def flushed(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         write = made.write
         before, flushing = made.read()
-        try:  # an interrupt may come after any call, so the first that changes something stands inside
+        try:  # an interrupt may come after any call, so the first that changes something is inside
             write(flushing)
             return function(*args, **kwargs)
         finally:

@@ -1,4 +1,4 @@
-"""Where compiled code is kept between processes: sealed files in a folder that only the user can have written."""
+"""The cache of compiled code between processes: sealed files in a folder that only the user can have written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cache_root() -> Path:
 
 
 def sources_digest(folder: Path) -> str:
-    """Of the sources of all kernels."""
+    """Digest of the sources of all kernels."""
     digest = hashlib.sha256()
     for source in sorted(folder.rglob("*.py")):
         content = source.read_bytes()
@@ -41,13 +41,13 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-# Taken now, when this process imports them: a later edit must not pass for what was compiled here.
+# Computed when this process imports the sources: later edits must not share a cache with what it compiles.
 FOLDER = Path(__file__).parent
 SOURCES = sources_digest(FOLDER)
 
 
-def distrust(status: os.stat_result) -> str:
-    """Reason why no code is loaded from a file; "": nobody but this user (or root) can have written it."""
+def why_not_trusted(status: os.stat_result) -> str:
+    """Reason why no code is loaded from a file; "" if only this user or root can have written it."""
     if not hasattr(os, "geteuid"):
         return ""
     if status.st_uid not in (os.geteuid(), 0):
@@ -67,15 +67,15 @@ def _user(number: int) -> str:
 
 
 def why_not_loaded(path: Path) -> str:
-    """Reason why no code can be loaded from a file of the cache; "" where nothing is against it."""
+    """Reason why no code can be loaded from a file of the cache; "" if there is none."""
     try:
-        return distrust(os.stat(path))
+        return why_not_trusted(os.stat(path))
     except OSError as error:
         return str(error.strerror)
 
 
 def why_not_kept(folder: Path) -> str:
-    """Reason why this user cannot keep files in a folder, which may be yet to be made; "" where nothing is known."""
+    """Reason why this user cannot keep files in a folder, which may not exist yet; "" if none is known."""
     with contextlib.suppress(OSError):
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
@@ -89,39 +89,39 @@ def why_not_kept(folder: Path) -> str:
     return ""
 
 
-_said: set[str] = set()  # once in a process is enough
+_warned: set[str] = set()  # messages that this process has logged
 
 
-def say_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Log a warning, unless this process has done so."""
-    if message not in _said:
-        _said.add(message)
+    if message not in _warned:
+        _warned.add(message)
         log.warning("%s", message)
 
 
-def say_lost(folder: Path, error: Exception) -> None:
+def warn_not_kept(folder: Path, error: Exception) -> None:
     """Warn that compiled kernels could not be kept, and why."""
     reason = why_not_kept(folder) or (error.strerror if isinstance(error, OSError) else None) or str(error)
     if reason.startswith(f"{folder} "):
         reason = f"it{reason.removeprefix(str(folder))}"
-    say_once(f"compiling kernels, as every process will, for they could not be kept in {folder}: {reason}")
+    warn_once(f"compiling kernels, as every process will, for they could not be kept in {folder}: {reason}")
 
 
 def _seal(identity: str, payload: bytes) -> bytes:
-    """A checksum that fits nothing else and no other version, whatever a file is renamed to."""
+    """A checksum of payload and identity, so that a renamed file or one of another version has a wrong one."""
     return hashlib.sha256(f"{identity}\n".encode() + payload).digest()
 
 
 def read_sealed(path: Path, identity: str) -> bytes | None:
-    """Content that `write_sealed` has written, if it is whole and of this identity, else None; OSError if unreadable.
+    """The payload that `write_sealed` wrote, if it is whole and of this identity, else None; OSError if unreadable.
 
-    A warning says why a file is not trusted.
+    A file that is not trusted is not read, with a warning that says why.
     """
     try:
         with open(path, "rb") as file:
-            reason = distrust(os.fstat(file.fileno()))
+            reason = why_not_trusted(os.fstat(file.fileno()))
             if reason:
-                say_once(
+                warn_once(
                     f"compiled kernels in {path.parent} are not loaded but compiled anew; of {path.name}: {reason}."
                     " Code is only loaded from files that nobody but you and root can write; FASTOPT_CACHE_DIR chooses"
                     " another folder"
@@ -135,15 +135,15 @@ def read_sealed(path: Path, identity: str) -> bytes | None:
 
 
 def write_sealed(path: Path, identity: str, payload: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that many processes may do so at once; or OSError."""
+    """Write a file under a temporary name and rename it, so that processes may do so at the same time; or OSError."""
     temporary = None
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=path.stem, dir=path.parent)
         with open(handle, "wb") as file:
             file.write(_seal(identity, payload) + payload)
-        os.chmod(temporary, 0o644)  # what root has compiled for an image, its users may load
-        if reason := distrust(os.stat(temporary)):  # as on file systems that have no modes
+        os.chmod(temporary, 0o644)  # so that users of an image may load what root has compiled
+        if reason := why_not_trusted(os.stat(temporary)):  # as on file systems without modes
             raise PermissionError(errno.EACCES, f"a new file there could not be loaded: {reason}")
         os.replace(temporary, path)
         temporary = None

@@ -1,4 +1,4 @@
-"""Interrupts that wait for a moment at which nothing is half done."""
+"""Interrupts held back until nothing is half done."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT back until the function this gives is called, or to the end; none is lost, whatever is raised inside.
+    """Context that holds SIGINT back until its end, or until the function that is its value is called.
 
-    Outside Python's main thread, or where the handler is not a Python function, it does nothing. It may be nested; the
-    outermost one decides.
+    None is lost, whatever is raised inside. Outside Python's main thread, or if the handler is not a Python function,
+    it does nothing. Of nested contexts the outermost decides.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):

@@ -10,8 +10,8 @@ import numpy as np
 from .formulas import LOSSES, METRICS
 
 Columns = tuple[int, int]  # the first, and one past the last
-OF_CLASSES = ("labels", "largest", "outputs")  # classes: of label targets, of the largest target, of every output
-SCORED = (*OF_CLASSES, "values")
+# Things that metrics score: a row's class, by its label or its largest target; the class of every output; or values.
+SCORED = ("labels", "largest", "outputs", "values")
 
 
 def scored_by(name: str, loss: str, labels: bool, outputs: int) -> str:
@@ -23,6 +23,17 @@ def scored_by(name: str, loss: str, labels: bool, outputs: int) -> str:
     if not METRICS[name].of_classes:
         return "values"
     return "labels" if labels else "outputs" if LOSSES[loss].hits_by_output(outputs) else "largest"
+
+
+def scored_forms(name: str) -> list[str]:
+    """Names in SCORED of all that a metric scores, over the losses that it goes with: it has a kernel for each.
+
+    >>> scored_forms("accuracy"), scored_forms("top_5_accuracy"), scored_forms("r2")
+    (['labels', 'largest', 'outputs'], ['labels', 'largest'], ['values'])
+    """
+    losses = {loss: row for loss, row in LOSSES.items() if METRICS[name].goes_with(row)}
+    found = {scored_by(name, loss, row.targets == "labels", n) for loss, row in losses.items() for n in (1, 2)}
+    return [form for form in SCORED if form in found]
 
 
 class Variation(NamedTuple):

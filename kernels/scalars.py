@@ -58,7 +58,7 @@ class Scalars:
         self.first = self.end = 0  # the steps that `rows` are for
 
     def fill(self, row: np.ndarray, step: int, options: Mapping[str, Any], scale: float = 1.0) -> None:
-        """Write the scalars of one step, see `fill_row`."""
+        """Write the scalars of one step, as `fill_row` does."""
         if self.options != options:
             self.options, self.first, self.end = dict(options), 0, 0
             fill_row(row, self.name, step, options, scale)

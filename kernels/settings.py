@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def path_in(setting: str) -> Path:
-    """The path in a setting, in which ~ stands for a home folder, as in a shell."""
+    """The path in a setting; ~ stands for a home folder, as in a shell."""
     return Path(os.path.expanduser(setting))
 
 
 def folder_setting(name: str) -> Path | None:
-    """The folder that a variable names; None: it names none."""
+    """The folder that a variable names; None if it is unset or empty."""
     chosen = os.environ.get(name)
     return path_in(chosen) if chosen else None

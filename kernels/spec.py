@@ -1,4 +1,4 @@
-"""Plain data that says what is to be computed; every backend takes it, none adds to it."""
+"""Descriptions of computations as plain data, the same for every backend."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class LossSpec(NamedTuple):
     params: Mapping[str, float] = NO_PARAMS
 
 
-# How an array of 16-bit numbers is updated. The arithmetic is float32's in all forms.
-SAME = "same"  # the states have its dtype; other arrays are always of this form
-MASTER = "master"  # the states are float32, and behind them is one more: the array itself in float32, its master copy,
-#   which is taken anew, element by element, where the array is no rounding of it: it was written to in the meantime
+# Forms of the update of a 16-bit array. The arithmetic is in float32 in all of them.
+SAME = "same"  # the states have the array's dtype; the only form of other arrays
+MASTER = "master"  # the states are float32, and the last of them is the master copy, the array in float32. An element
+#   that is not the rounding of its copy was written to by others, and replaces it.
 STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
 FORMS = (SAME, MASTER, STOCHASTIC)
 
@@ -57,14 +57,14 @@ class Update(NamedTuple):
     options: Mapping[str, Any]
     step: int
     form: str = SAME
-    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
+    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
 
 
 class ArrayUpdate(NamedTuple):
     """An array that is updated step after step, for a backend's `ArrayPlan`; `rule` is a row of OPTIMIZERS.
 
-    `shape` is that of gradients which need no further check if they are C-contiguous and aligned, own their memory, are
-    none of the plan's `owners`, and have the dtype (the very object) `dtype`; None: there are none such.
+    shape: a gradient of this shape and dtype (the very object) needs no further check if it is C-contiguous, aligned,
+    owns its memory, and is none of the plan's `owners`. None: every gradient is checked.
     """
 
     rule: str
@@ -73,22 +73,22 @@ class ArrayUpdate(NamedTuple):
     dtype: np.dtype[Any]
     elements: int
     shape: tuple[int, ...] | None
-    group: int  # which of the options given to `update` are its own
+    group: int  # index of its options among those given to `update`
     form: str = SAME
-    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
+    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
 
 
 class BufferUpdate(NamedTuple):
-    """An array to be updated, by addresses: of `elements` numbers without gaps, aligned, native. The caller owns it."""
+    """An array to be updated, by addresses: `elements` values without gaps, aligned, native. The caller owns it."""
 
     rule: str  # a row of OPTIMIZERS
     dtype: str  # of p and g: "float32", "float64", "float16" or "bfloat16"
     elements: int
     p: int  # address; 0: given in every step
-    states: Sequence[int]  # addresses, in the order of the rule's row; behind them that of the master copy
-    group: int = 0  # which of the options that `update` is given are its own
+    states: Sequence[int]  # addresses, in the order of the rule's row; the master copy is the last
+    group: int = 0  # index of its options among those given to `update`
     form: str = SAME  # of 16-bit arrays: one of spec.FORMS
-    stream: int = 0  # of an array in the form STOCHASTIC: a `dropout_stream` of its own
+    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
 
 
 class Batches(NamedTuple):
@@ -125,7 +125,7 @@ class OptimizerSteps(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """What a pass over the data adds up to."""
+    """Results of a pass over the data."""
 
     losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, float]

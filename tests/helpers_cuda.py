@@ -1,4 +1,4 @@
-"""What the tests of the CUDA kernels share: who can run them, and arrays on the device, a GPU or the simulator."""
+"""Helpers of the tests of CUDA kernels: conditions to run them, and arrays on the device, a GPU or the simulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def require_compiler() -> None:
-    """Skips a module where CUDA kernels cannot be compiled."""
+    """Skip a module if CUDA kernels cannot be compiled."""
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("needs numba-cuda: pip install -e '.[cuda-compiler]'", allow_module_level=True)
     if SIMULATED:
@@ -24,7 +24,7 @@ def require_compiler() -> None:
 
 
 def require_device() -> None:
-    """Skips a module where CUDA kernels cannot run."""
+    """Skip a module if CUDA kernels cannot run."""
     if importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("needs numba-cuda: pip install -e '.[cuda-compiler]'", allow_module_level=True)
     if not SIMULATED:
@@ -42,7 +42,7 @@ def drawing(simulated: int, **more: Any) -> settings:
 
 
 def to_device(array: np.ndarray, shift: int = 0) -> Any:
-    """A copy on the device; its address is `shift` elements behind an aligned one."""
+    """Return a copy on the device, whose address is `shift` elements past an aligned one."""
     from numba import cuda
 
     room = np.full(array.size + 8, 9, array.dtype)
@@ -67,7 +67,7 @@ def bits(array: np.ndarray) -> np.ndarray:
 
 
 def assert_same_bits(ours: Any, theirs: np.ndarray) -> None:
-    """An array on the device equals one on the host; NaN has many bit patterns, which are the processors' business."""
+    """Compare an array on the device with one on the host, bit for bit, except that every NaN equals every other."""
     ours = ours.copy_to_host()
     assert ours.dtype == theirs.dtype
     numbers = ~np.isnan(theirs)
@@ -76,14 +76,14 @@ def assert_same_bits(ours: Any, theirs: np.ndarray) -> None:
 
 
 def update_reference(jobs: list[Any], scale: float = 1.0) -> None:
-    """The reference's updates with denormals kept, as kernels on a device keep them."""
+    """Run the reference's updates with denormals kept, as kernels on a device keep them."""
     from fastopt.kernels import reference
 
     reference.update.__wrapped__(jobs, scale)  # type: ignore[attr-defined]
 
 
 class Bits:
-    """An array of bfloat16 on the device as CuPy shows it: the interface has no word for that, ml_dtypes has."""
+    """An array of bfloat16 on the device as CuPy shows it: of ml_dtypes' dtype, for which the interface has no word."""
 
     dtype = "bfloat16"
 

@@ -1,4 +1,4 @@
-"""A CUDA driver that does on the host, and in the simulator, what it is asked for, and looks at how it is asked."""
+"""A CUDA driver that works on the host and in the simulator, and checks its calls."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ class Driver:
     def do_cuStreamWaitEvent(self, stream, event, flags):
         assert flags == 0
         recorded = self.events[int(ffi.cast("intptr_t", event))]
-        assert recorded != int(ffi.cast("intptr_t", stream))  # nobody need wait for himself
+        assert recorded != int(ffi.cast("intptr_t", stream))  # a stream need not wait for itself
 
     def do_cuStreamBeginCapture_v2(self, stream, mode):
         assert mode == 2
@@ -279,7 +279,7 @@ class Driver:
 
 
 def install(monkeypatch) -> Driver:
-    """Has the package ask such a driver."""
+    """Have the package call such a driver."""
     fake = Driver()
     monkeypatch.setattr(driver, "library", lambda: fake)
     monkeypatch.setattr(driver, "opened", lambda: fake)

@@ -28,7 +28,7 @@ from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
-from fastopt.kernels.metrics import OF_CLASSES
+from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
@@ -48,11 +48,11 @@ Outputs = list[Any]  # arrays on the device
 
 # More rows than a tile of sums has, and in the second shape whole vectors of 16 bytes.
 SHAPES = [(TILE_ROWS + 3, 7), (TILE_ROWS + 3, 8)]
-SHAPE, WIDE = (19, 7), (19, 8)  # of what goes by rows, in single numbers and in vectors
+SHAPE, WIDE = (19, 7), (19, 8)  # of kernels that go by rows, in single values and in vectors
 
 
 def kernels() -> list[Kernel]:
-    """All there are, but for those of products."""
+    """Return every kernel but those of products."""
     copying = {update_kernel(rule, "bfloat16", COPY) for rule in OPTIMIZERS}
     others = copying - {update_kernel("adam", "bfloat16", COPY)}  # one rule stands for all
     return [kernel for kernel in all_kernels(ALL) if kernel not in others]
@@ -99,7 +99,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for name, row in METRICS.items():
-            for scored in OF_CLASSES if row.of_classes else ():
+            for scored in scored_forms(name) if row.of_classes else ():
                 yield (
                     f"{name} {scored} {dtype}",
                     lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
@@ -139,7 +139,7 @@ def _widened(dtype: str) -> Outputs:
 
 
 def _counted() -> Outputs:
-    """Steps that the device counts: a row of every kind, with a learning rate on the device."""
+    """Run steps that the device counts: a rule of every kind, with a learning rate on the device."""
     rules = ("sgd", "momentum", "adagrad", "adamw", "adam_hat", "adam_eps_root")
     p, g = (there(drawn(len(rules), 9), "float64") for _ in range(2))
     steps = there(np.ones(len(rules)), "float64")
@@ -243,7 +243,7 @@ def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
 
 
 def _network(dtype: str, compute: str | None = None) -> Outputs:
-    """A pass with all that there is: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
+    """Run a pass with all features: dropout, gradients of two batches added up and clipped, a metric, a prediction."""
     layers = [DropoutSpec(0.2), DenseSpec(6, 8, "relu"), DenseSpec(8, 3, "softmax")]
     params = [drawn(6, 8).astype(dtype), np.zeros(8, dtype), drawn(8, 3).astype(dtype), np.zeros(3, dtype)]
     states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
@@ -256,7 +256,7 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
 
 
 def _fused(loss: str, dtype: str) -> Outputs:
-    """A pass as one kernel, in two launches and with a short batch at the end."""
+    """Run a pass as one kernel, in two launches and with a short batch at the end."""
     layers = [DropoutSpec(0.2), DenseSpec(6, 9, "relu"), DropoutSpec(0.1), DenseSpec(9, 8, "gelu"), DenseSpec(8, 3)]
     params = [drawn(*shape).astype(dtype) for shape in ((6, 9), (9,), (9, 8), (8,), (8, 3), (3,))]
     states = [tuple(np.zeros_like(p) for _ in range(2)) for p in params]
@@ -271,7 +271,7 @@ def _fused(loss: str, dtype: str) -> Outputs:
 
 
 def products() -> Outputs:
-    """The library's, by the verbs of dense layers."""
+    """Run the library's products, by the verbs of dense layers; return what they have written."""
     written = []
     for dtype in ("float32", "float64", "float16"):
         x, w, b, dy = (there(drawn(*shape), dtype) for shape in ((33, 24), (24, 16), (16,), (33, 16)))
@@ -284,7 +284,7 @@ def products() -> Outputs:
 
 
 def main(what: str, seconds: float = math.inf) -> None:
-    """Everything ("all"), or everything but the library's products ("ours"), with its results read.
+    """Run every call ("all"), or all but the library's products ("ours"), and read the results.
 
     seconds: after which no more is begun; what comes before is a fair sample of all kinds.
     """

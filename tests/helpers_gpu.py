@@ -1,4 +1,4 @@
-"""Tests on a GPU itself: what fails there belongs to the test that caused it, and ends the process it has spoilt."""
+"""Tests on a GPU: an error is reported by the test that caused it, and ends the process that it has spoilt."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wait_for_all() -> None:
 
 
 def settle(test: str, wait: Callable[[], None] = wait_for_all) -> None:
-    """Wait for all that a test has given to the device; where that failed, end the process.
+    """Wait for all work that a test has given to the device; if that failed, end the process.
 
     A kernel that stops at an illegal address leaves a context in which nothing works. A worker of pytest-xdist ends at
     once: the test is then said to have crashed it, and another worker goes on. Without workers the session ends.

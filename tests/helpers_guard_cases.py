@@ -53,7 +53,7 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def kept_as(values: np.ndarray, dtype: str) -> np.ndarray:
-    """In memory of its own, in any dtype that updates take; bfloat16 is its bits."""
+    """A copy in any dtype that updates accept; bfloat16 as its bits."""
     if dtype in REAL:
         return np.array(values, dtype)
     out = np.zeros(values.shape, np.float16 if dtype == "float16" else np.uint16)

@@ -62,7 +62,7 @@ def twins(params: list[Any]) -> list[Any]:
     return [copy.deepcopy(p) for p in params]
 
 
-def give_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None:
+def set_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None:
     generator = torch.Generator().manual_seed(1000 + step)
     for same in zip(*lists, strict=True):
         g = torch.randn(same[0].shape, generator=generator, dtype=torch.float64)
@@ -75,7 +75,7 @@ def give_gradients(*lists: list[Any], step: int, expanded: bool = False) -> None
 
 def run(optimizer: Any, params: list[Any], steps: range) -> None:
     for step in steps:
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         optimizer.step()
 
 

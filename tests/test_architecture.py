@@ -58,7 +58,7 @@ FASTOPT = {
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
     "_files": "_validation kernels/interrupts",
     "_frames": "_dlpack _validation",
-    "_metrics": "_validation losses kernels/formulas kernels/metrics",
+    "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation",
@@ -67,7 +67,7 @@ FASTOPT = {
     "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/formulas kernels/interrupts",
-    "optim": "_backends _dlpack _exclusive _validation conventions schedules kernels/formulas kernels/spec",
+    "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
@@ -91,10 +91,6 @@ BENCHMARKS = {
     "suites": " ".join(["limits", *(f"fastopt/{room}" for room in FASTOPT), *(f"kernels/{room}" for room in KERNELS)]),
 }
 LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
-
-# Faults still to be mended; a test names those that no longer are. Both lists are to become empty, and to go.
-IMPORTS_TO_MEND: set[tuple[str, str]] = set()
-CIRCLES_TO_MEND: list[set[str]] = []
 
 
 def _full_names(folder: str, row: str) -> list[str]:
@@ -161,15 +157,15 @@ def graph() -> Mapping[str, frozenset[str]]:
     return found
 
 
-def faults(imports_of: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str, str]]:
-    """Imports that the table does not allow, as (importing room, imported room, sentence)."""
+def faults(imports_of: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """A sentence for each import that the table does not allow."""
     for path, imports in imports_of.items():
         room = room_of(path)
         for other in sorted(imports):
             if room_of(other) == room or room_of(other) in TABLE.get(room, ()):
                 continue
             allowed = ", ".join(TABLE.get(room, ())) or "nothing"
-            yield room, room_of(other), f"{path} imports {other}: {room} may import {allowed}"
+            yield f"{path} imports {other}: {room} may import {allowed}"
 
 
 def circles(imports_of: Mapping[str, Collection[str]]) -> list[set[str]]:
@@ -218,8 +214,8 @@ def test_rooms(path, room):
 def test_a_wrong_import_is_named(line):
     path, other = "kernels/cpu/dense/rows.py", "kernels/cpu/optim/updates.py"
     found = {sources()[name] for name in imported_names(path, ast.parse(line)) if name in sources()}
-    sentences = [sentence for *_, sentence in faults({path: found})]
-    assert sentences[-1].startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
+    sentence = list(faults({path: found}))[-1]
+    assert sentence.startswith(f"{path} imports {other}: kernels/cpu/dense may import kernels/cpu/runtime, ")
 
 
 def test_a_circle_is_named():
@@ -234,7 +230,7 @@ def test_every_room_has_a_row():
 
 
 def test_no_import_goes_up_or_across():
-    wrong = [sentence for *arrow, sentence in faults(graph()) if tuple(arrow) not in IMPORTS_TO_MEND]
+    wrong = list(faults(graph()))
     assert not wrong, "\n".join(wrong)
 
 
@@ -244,12 +240,5 @@ def test_no_circle():
         TopologicalSorter(TABLE).prepare()
     except CycleError as error:
         pytest.fail(f"the table has a circle: {' <- '.join(error.args[1])}")
-    unknown = [group for group in circles(graph()) if not any(group <= listed for listed in CIRCLES_TO_MEND)]
-    assert not unknown, "\n".join(f"these import each other: {', '.join(sorted(group))}" for group in unknown)
-
-
-def test_what_is_mended_leaves_the_lists():
-    arrows = {(room, other) for room, other, _ in faults(graph())}
-    assert sorted(IMPORTS_TO_MEND - arrows) == [], "mended: take these out of IMPORTS_TO_MEND"
-    mended = [listed for listed in CIRCLES_TO_MEND if not any(group <= listed for group in circles(graph()))]
-    assert mended == [], "mended: take these out of CIRCLES_TO_MEND"
+    found = circles(graph())
+    assert not found, "\n".join(f"these import each other: {', '.join(sorted(group))}" for group in found)

@@ -220,7 +220,7 @@ if VERSIONED:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_leaves_everything_alone(case, backend):
+def test_refused_calls_change_nothing(case, backend):
     bad, error, message = REFUSED[case]
     a, b, wrong = np.zeros(3, "float32"), np.zeros((2, 2), "float32"), np.ones((2, 2), "float32")
     with pytest.raises(error, match=r"params\[1\].*" + message):
@@ -243,7 +243,7 @@ def test_copies_are_gradients_but_not_parameters():
     assert p.tolist() == [-1] * 3
 
 
-def test_capsules_may_leave_out_what_goes_without_saying():
+def test_capsules_may_omit_strides_and_shapes():
     whole = np.arange(8.0)
     part = _dlpack.view_of("p", Exporter(whole[:6].reshape(2, 3), forge=lambda _, t: setattr(t, "strides", None)))
     assert part.strides == (24, 8)
@@ -287,7 +287,7 @@ def test_optimizers_on_several_threads():
         np.testing.assert_array_equal(ours, train(seed, np.asarray))
 
 
-def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
+def test_kernels_read_gradients_in_the_layout_of_their_parameters(monkeypatch):
     """The checks of arrays of all sorts take 10 us for each."""
     params = [np.zeros((3, 4), "float32"), np.zeros(5), np.zeros((4, 3)).T, np.zeros((), np.float16)]
     gradients = [drawn(p.shape, "float64", 1).astype(p.dtype) for p in params]
@@ -341,7 +341,7 @@ assert "torch" not in sys.modules
 
 
 def test_jax_arrays_are_gradients_and_never_change():
-    """In a process of its own: where JAX was imported, it warns of every fork."""
+    """A process of its own, since JAX warns of every fork once it is imported."""
     if importlib.util.find_spec("jax") is None:
         pytest.skip("JAX is not installed")
     done = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, check=False, timeout=240)

@@ -29,7 +29,7 @@ def tensor(shape, dtype="float64", seed=0):
     return torch.from_numpy(np.asarray(drawn(shape, dtype, seed)))
 
 
-def test_what_lies_as_its_parameter_is_read_by_kernels_alone(monkeypatch):
+def test_kernels_read_gradients_in_the_layout_of_their_parameters(monkeypatch):
     params = [tensor((3, 4)), tensor((4, 3)).t(), torch.zeros(5, dtype=torch.bfloat16), torch.zeros(())]
     gradients = [torch.ones_like(p) for p in params]
     before = [p.clone() for p in params]
@@ -117,7 +117,7 @@ def test_a_model_trains_as_with_torchs_own():
         np.testing.assert_array_equal(states[0], entry["exp_avg"])
 
 
-def test_autograd_notices_an_update_of_what_it_has_kept():
+def test_autograd_notices_updates_of_values_it_has_saved():
     p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     product = (p * q).sum()
     optimizer = fo.SGD([p, q], lr=0.5)
@@ -244,7 +244,7 @@ def test_subclasses_that_are_their_memory():
     assert p.tolist() == [-1, -1]
 
 
-def test_what_only_reads_takes_tensors_too():
+def test_functions_that_only_read_accept_tensors():
     x, w = tensor((2, 3)), tensor((3, 4), seed=1).requires_grad_()
     expected = fo.dense_forward(x.numpy(), w.detach().numpy())
     np.testing.assert_array_equal(fo.dense_forward(x, w), expected)

@@ -1,4 +1,4 @@
-"""Import of the package: it is cheap, has every public name, and one version."""
+"""The package's front door: cheap to import, every name there, one version."""
 
 import ast
 import importlib.metadata

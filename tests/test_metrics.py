@@ -123,6 +123,8 @@ def test_softmax_of_one_output_is_refused_with_the_way_out(loss, activation, bac
         (["mae"], "mse", ("mean_absolute_error",)),
         (("MSE", "R2", "mae"), "MAE", ("mean_squared_error", "r2", "mean_absolute_error")),
         (["r2_score"], "huber", ("r2",)),
+        (["acc", "top_k_categorical_accuracy"], "cce", ("accuracy", "top_5_accuracy")),
+        ("sparse_top_k_categorical_accuracy", "scce", ("top_5_accuracy",)),
         (None, "huber", ()),
         ((), "huber", ()),
         (iter(["mse"]), "huber", ("mean_squared_error",)),
@@ -165,3 +167,17 @@ def test_classes_stand_for_their_defaults():
     for wrong in (losses.Loss, int):
         with pytest.raises(TypeError, match="loss must be one of"):
             model.compile("adam", wrong)
+
+
+@pytest.mark.parametrize("loss", [name for name, row in LOSSES.items() if not row.by_row])
+def test_the_first_five_are_for_softmax_losses(loss):
+    model = Sequential([Dense(8)], backend="numpy")
+    with pytest.raises(ValueError, match=f"top_5_accuracy does not go with the loss {loss}; what does: accuracy"):
+        model.compile("sgd", loss, ["top_5_accuracy"])
+
+
+def test_the_first_five_of_equal_outputs(backend):
+    z, y = np.zeros((8, 8)), np.arange(8)
+    case = "sparse_categorical_crossentropy", "linear", z, y
+    model = helpers_metrics.model_of(case, backend, "float64", ["top_5_accuracy", "accuracy"])
+    assert {name: model.evaluate(z, y)[name] for name in model.metrics} == {"top_5_accuracy": 5 / 8, "accuracy": 1 / 8}

@@ -1,5 +1,9 @@
 """Sequential trains, the same on every backend and however it is interrupted."""
 
+import copy
+import dataclasses
+import gc
+import inspect
 import logging
 import os
 import re
@@ -7,6 +11,7 @@ import signal
 import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -400,3 +405,61 @@ def test_row_of_targets_for_one_output(backend):
     for m in (model, other):
         m.compile("sgd", "mse", ["r2"])
     assert_same(model.fit(x, y).step_losses, other.fit(x, y.reshape(-1, 1)).step_losses)
+
+
+def test_options_of_fit_are_its_arguments_with_the_same_defaults():
+    arguments = list(inspect.signature(Sequential.fit).parameters.values())[3:]
+    fields = dataclasses.fields(FitOptions)
+    assert [(one.name, one.default) for one in arguments] == [(field.name, field.default) for field in fields]
+
+
+# ---------------------------------------------------------------- what a model keeps between calls
+def _changes(model):
+    """What may come between two calls, by its name."""
+    states = model.optimizer.state_dict()
+    return {
+        "nothing": lambda: None,
+        "compile": lambda: model.compile(fo.Adam(lr=0.01), CROSS_ENTROPY, ["accuracy"]),
+        "other metrics": lambda: model.compile(model.optimizer, CROSS_ENTROPY),
+        "states": lambda: model.optimizer.load_state_dict(states),
+        "weights": lambda: model.set_weights([w + 1 for w in model.get_weights()]),
+        "threads": lambda: fo.set_num_threads(1),
+        "another fit": lambda: model.fit(*blobs(60), batch_size=7, validation_split=0.5),
+        "a prediction": lambda: model.predict(blobs(60)[0]),
+    }
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "compile", "other metrics", "states", "weights", "threads", "another fit", "a prediction"]
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_calls_after_the_first_are_those_of_a_copy_that_keeps_nothing(backend, change, accumulate):
+    """A kept program is given other data of the same shapes, and is laid out anew where anything else is another."""
+    threads = fo.get_num_threads()
+    (x, y), model = blobs(90), classifier(backend)
+    try:
+        model.fit(x, y, accumulate=accumulate)
+        model.predict(x)
+        _changes(model)[change]()
+        other = copy.deepcopy(model)
+        more = np.ascontiguousarray(x[::-1] * 1.5), np.ascontiguousarray(y[::-1])
+        histories = [one.fit(*more, accumulate=accumulate).history for one in (model, other)]
+        assert histories[0]["loss"] == histories[1]["loss"]
+        assert_same(model.get_weights(), other.get_weights())
+        np.testing.assert_array_equal(model.predict(more[0]), other.predict(more[0]))
+        assert model.evaluate(*more) == other.evaluate(*more)
+    finally:
+        fo.set_num_threads(threads)
+
+
+def test_kept_programs_hold_no_data(backend):
+    x, y = blobs(90)
+    data = [x.copy(), y.copy()]
+    model = classifier(backend)
+    model.fit(*data)
+    model.predict(data[0])
+    gone = [weakref.ref(array) for array in data]
+    del data
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    assert not copy.deepcopy(model)._kept_networks

@@ -219,7 +219,7 @@ def test_hyperparameters_may_change_between_steps(backend):
 
 
 def test_momentum_turned_on_later_starts_with_the_gradient(backend):
-    """As torch: the first buffer is the gradient, undamped, whatever step it is."""
+    """The first buffer is the gradient, undamped, whatever step it is: torch's convention."""
     p = np.array([10.0])
     optimizer = fo.SGD(p, lr=1.0, backend=backend)
     optimizer.step(np.ones(1))

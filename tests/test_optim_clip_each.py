@@ -86,7 +86,7 @@ def test_groups_none_and_rows(backend):
     np.testing.assert_allclose(p, [-0.6, 0.8])
 
 
-def test_what_is_not_finite(backend):
+def test_infinity_and_nan(backend):
     p, q, r = np.zeros(2), np.zeros(2), np.zeros(2)
     optimizer = fo.SGD([p, q, r], lr=1.0, clip_each=1.0, backend=backend)
     optimizer.step([np.array([np.inf, 1.0]), np.array([np.nan, 1.0]), np.array([0.0, -2.0])])
@@ -124,7 +124,7 @@ def test_refused_in_the_midst(backend):
     assert snapshot(optimizer, p) == before
 
 
-def test_where_it_is_not_there():
+def test_clip_each_is_refused_on_cuda_and_by_fit():
     with pytest.raises(ValueError, match="on the backend 'cuda' .* not each by its own norm; got clip_each=1.0"):
         fo.Adam(clip_each=1.0, backend="cuda")
     model = classifier("numpy")

@@ -1,4 +1,4 @@
-"""What optimizers do to gradients before the rule: scaling, skipping, clipping, L1. Each against plain NumPy."""
+"""Gradients before the rule: scaling, skipping, clipping, L1; each against plain NumPy."""
 
 import copy
 import pickle
@@ -39,7 +39,7 @@ def after(rule, prepare, dtype, backend, options, call=None):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_options_are_what_a_user_would_do_beforehand(rule, dtype, backend):
+def test_options_do_what_users_would_do_beforehand(rule, dtype, backend):
     T = np.dtype(dtype).type
 
     def alone(params, gradients):
@@ -148,7 +148,7 @@ def test_nonfinite_gradients_are_skipped(rule, bad, backend):
     assert optimizer.steps == 2
 
 
-def test_large_gradients_are_not_taken_for_infinite(backend):
+def test_large_gradients_do_not_count_as_infinite(backend):
     """Their squares overflow in float64, they do not."""
     p = np.zeros(2)
     optimizer = fo.SGD(p, lr=1.0, backend=backend)

@@ -36,7 +36,7 @@ def test_it_is_as_if_they_had_been_apart(rule, backend):
     assert [entry["step"] for entry in joint.state_dict()["state"].values()] == [6, 6, 3]
 
 
-def test_structures_groups_and_what_stays_the_same(backend):
+def test_structures_groups_and_unchanged_results(backend):
     w, nested, last = np.zeros((2, 2), order="F"), {"a": np.zeros(2), "b": [np.zeros(3)[::2]]}, np.zeros(())
     optimizer = fo.SGD([{"params": w, "lr": 2.0}], lr=1.0, momentum=0.5, backend=backend)
     optimizer.step([np.ones((2, 2))])
@@ -124,7 +124,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("group", "error", "message"), WRONG)
-def test_what_is_refused_changes_nothing(group, error, message, backend):
+def test_refused_calls_change_nothing(group, error, message, backend):
     a = np.ones(3)
     optimizer = fo.SGD({"a": a}, momentum=0.5, convention="keras", clip_norm=1.0, backend=backend)
     optimizer.step({"a": np.ones(3)})

@@ -91,7 +91,7 @@ def momentum_on_and_off(opt, step):
     opt.param_groups[0]["momentum"] = 0.0 if step < 3 else 0.9
 
 
-def test_momentum_that_is_turned_on_counts_from_there():
+def test_momentum_turned_on_later_counts_from_that_step():
     found = {
         name: run(name, np.random.default_rng(1), momentum_on_and_off, fo.SGD, dampening=0.5)
         for name in ("cpu", "numpy")
@@ -152,3 +152,40 @@ def test_optimizers_on_several_threads_do_not_mix():
         found = list(pool.map(lambda seed: train(seed, "cpu"), range(6)))
     for seed, ours in enumerate(found):
         np.testing.assert_array_equal(ours, train(seed, "numpy"))
+
+
+def test_the_settings_of_a_step_follow_every_change():
+    """One record serves until somebody changes an option, the clipping, the backend or the seed."""
+    w, g = np.zeros(3, np.float32), np.ones(3, np.float32)
+    opt = fo.SGD(w, lr=1.0)
+    opt.step(g)
+    first = opt._step_settings()
+    assert opt._step_settings() is first
+    changes = {
+        "lr": (lambda: opt.param_groups[0].update(lr=0.5), [-1.5] * 3),
+        "clip_norm": (lambda: setattr(opt, "clip_norm", np.sqrt(3.0) / 2), [-1.75] * 3),
+        "backend": (lambda: setattr(opt, "backend", "numpy"), [-2.0] * 3),
+        "momentum": (lambda: opt.param_groups[0].update(momentum=0.5), [-2.25] * 3),
+        "schedule": (lambda: setattr(opt, "lr", lambda step: 2.0 if step == 5 else 4.0), [-3.75] * 3),
+        "state_dict": (lambda: opt.load_state_dict(fo.SGD(w, lr=1.0).state_dict()), [-4.75] * 3),
+    }
+    for name, (change, expected) in changes.items():
+        before = opt._step_settings()
+        change()
+        opt.step(g)
+        assert opt._step_settings() is not before, name
+        np.testing.assert_allclose(w, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("lr", [0.25, lambda step: 1.0 / (1 + step)])
+def test_next_steps_are_those_that_step_would_do(lr):
+    params, grads = [np.zeros((2, 3), order="F"), np.zeros(4)], [np.ones((2, 3)), np.ones(4)]
+    opt = fo.Adam(params, lr=lr, clip_norm=0.5, backend="numpy")
+    opt.step(grads)
+    steps = opt.next_steps(3)
+    assert (steps.rule, steps.steps_done, steps.clip_norm) == ("adam", 1, 0.5)
+    assert steps.learning_rates.tolist() == ([0.25] * 3 if lr == 0.25 else [1 / 2, 1 / 3, 1 / 4])
+    assert {name: steps.options[name] for name in ("beta1", "beta2")} == {"beta1": 0.9, "beta2": 0.999}
+    for own, of_array, p in zip(opt.states, steps.states, params, strict=True):
+        assert [state.shape for state in of_array] == [p.shape] * 2
+        assert all(np.shares_memory(a, b) for a, b in zip(own, of_array, strict=True))

@@ -77,7 +77,7 @@ def test_steps_are_counted_for_all_arrays_together_and_only_when_done(backend):
     assert seen[-2:] == [8, 9]
 
 
-def test_schedules_and_numbers_may_take_turns(backend):
+def test_schedules_and_numbers_may_alternate(backend):
     p = np.zeros(1)
     optimizer = fo.SGD(p, lr=0.5, backend=backend)
     rates = []
@@ -120,7 +120,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("schedule", "error", "message"), BAD)
-def test_what_a_schedule_may_not_give_changes_nothing(schedule, error, message, backend):
+def test_a_refused_rate_of_a_schedule_changes_nothing(schedule, error, message, backend):
     p, q = np.ones(2), np.ones(2)
     optimizer = fo.Adam([{"params": p}, {"params": q}], clip_norm=1.0, backend=backend)
     steps = 2 if isinstance(schedule, Exponential) else 1
@@ -191,7 +191,7 @@ def test_a_state_dict_without_the_count_has_it_from_the_states():
 # ---------------------------------------------------------------- training
 
 
-def test_training_takes_a_rate_for_every_step(backend):
+def test_training_uses_a_rate_for_every_step(backend):
     schedule = Step(0.05, size=4, gamma=0.5)  # 120 rows in batches of 30: four steps an epoch
 
     class ByHand(fo.Callback):

@@ -14,6 +14,7 @@ from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.formulas.optimizers import CLASSES
 from fastopt.kernels.reference.bits16 import widened
+from fastopt.optim._bits16 import to_float32
 
 from .helpers_sixteen import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
 from .optimizers import LAYOUTS, drawn, make, snapshot
@@ -133,7 +134,7 @@ def written(kind, form, backend, write):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_to_an_array_between_steps_stays(kind, backend):
+def test_values_written_to_an_array_between_steps_stay(kind, backend):
     def write(p):
         p[:3] = sixteen([2.0, -3.0, 0.0], kind)
 
@@ -254,7 +255,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_refused_leaves_everything_alone(kind, case, backend):
+def test_refused_calls_change_nothing(kind, case, backend):
     bad, error, message = WRONG[case]
     p = numbers((3,), kind)
     optimizer = fo.Adam(given(p), backend=backend)
@@ -269,7 +270,7 @@ def test_what_is_refused_leaves_everything_alone(kind, case, backend):
         fo.SGD(np.ones(3, np.float32)).step(given(p))
 
 
-def test_what_loading_refuses(backend):
+def test_refusals_of_loading(backend):
     p = numbers((3,), "float16")
     optimizer = fo.Adam(p, backend=backend)
     optimizer.step(numbers((3,), "float16", 1))
@@ -330,3 +331,12 @@ def test_no_other_library_is_imported():
         "assert not {'torch', 'ml_dtypes', 'jax', 'numba'} & set(sys.modules), sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (65536,)])
+@pytest.mark.parametrize("dtype", ["float16", "uint16"])
+def test_the_hosts_float32_of_16_bits_is_the_references(dtype, shape):
+    array = np.arange(np.prod(shape, dtype=int)).astype(np.uint16).reshape(shape).view(dtype)
+    found, expected = to_float32(array), widened(array)
+    assert (type(found), found.shape, found.dtype) == (np.ndarray, shape, np.float32)
+    assert found.tobytes() == expected.tobytes()

@@ -98,7 +98,7 @@ def test_layout_of_a_state_dict():
     }
 
 
-def test_what_torch_saves_is_understood():
+def test_state_dicts_of_torch_are_read():
     """Its extra switches, a 0-d step, no entry for an array without a step, and no step for SGD."""
     torch_only = {"foreach": None, "fused": True, "capturable": False, "differentiable": False}
     group = fo.Adam(np.ones(2)).state_dict()["param_groups"][0]

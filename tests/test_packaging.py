@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,14 @@ def test_import_from_another_folder(site, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "(1437, 64)\n"
+
+
+def test_ci_names_files_that_exist():
+    """The tests that CI runs beside inaccessible pages, and the modules whose coverage is left out."""
+    script, settings = ((ROOT / name).read_text(encoding="utf-8") for name in (".ci/run", "pyproject.toml"))
+    (pattern,) = re.findall(r"^guarded=\((.*)\)$", script, re.MULTILINE)
+    before, names, after = re.fullmatch(r"(.*)\{(.*)\}(.*)", pattern).groups()
+    (omitted,) = re.findall(r"^omit = \[(.*?)^\]", settings, re.MULTILINE | re.DOTALL)
+    paths = [before + name + after for name in names.split(",")] + re.findall(r'"(.*?)/?\*?"', omitted)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -1,4 +1,4 @@
-"""What programs of torch's do with an optimizer, or around one: the same numbers with ours in the place of torch's."""
+"""Programs of torch's that use an optimizer: the same numbers with ours instead of torch's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(model, optimizer, steps, *others):
 
 
 def by_both(program, since="2.7"):
-    """What `program(torch.optim or its like)` returns must be the same, within rounding, with both.
+    """Result of `program(torch.optim or fastopt.torch)`, which must be the same for both, within rounding.
 
     since: the first torch whose own optimizers can do it.
     """

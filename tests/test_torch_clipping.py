@@ -15,11 +15,11 @@ from helpers_torch import (  # noqa: E402
     TELLING,
     all_params,
     assert_same,
-    give_gradients,
     pair,
     parameters,
     quietly,
     run,
+    set_gradients,
     where,
 )
 
@@ -32,7 +32,7 @@ def clipped(optimizer, params, steps, change=None):
     """Steps of torch's, each after its own clipping; the norms."""
     norms = []
     for step in steps:
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         if change:
             change(params)
         norms.append(float(torch.nn.utils.clip_grad_norm_(params, MOST)))
@@ -47,7 +47,7 @@ def test_the_numbers_are_those_of_clipping_before_the_step(name):
     one, other = ours(params, **TELLING[name], clip_norm=MOST), theirs(others, **TELLING[name])
     norms = []
     for step in range(30):
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         before = [p.grad.clone() for p in params]
         one.step()
         norms.append(one.grad_norm)
@@ -59,8 +59,8 @@ def test_the_numbers_are_those_of_clipping_before_the_step(name):
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_finite(name, value):
-    """As in torch: a norm that is infinite makes all gradients 0 but the infinite one, and NaN makes all NaN."""
+def test_infinity_and_nan(name, value):
+    """An infinite norm makes all gradients 0 but the infinite one, and NaN makes all NaN, as in torch."""
 
     def change(params):
         params[0].grad[0, 0] = float(value)
@@ -69,7 +69,7 @@ def test_what_is_not_finite(name, value):
     params, others = parameters(), parameters()
     one, other = ours(params, **TELLING[name], clip_norm=MOST), theirs(others, **TELLING[name])
     for step in range(2):
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         change(params)
         one.step()
     norms = clipped(other, others, range(2), change)
@@ -80,10 +80,10 @@ def test_what_is_not_finite(name, value):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_norms_of_every_dtype(dtype):
-    """In float64, where torch's own is in the dtype of the gradients."""
+    """The norm is float64; torch's has the dtype of the gradients."""
     params = parameters(dtype)
     optimizer = fastopt.torch.SGD(params, lr=1.0, clip_norm=1.0)
-    give_gradients(params, step=0)
+    set_gradients(params, step=0)
     before = [p.detach().double() for p in params]
     norm = float(torch.cat([p.grad.double().flatten() for p in params]).norm())
     optimizer.step()
@@ -123,7 +123,7 @@ def test_grad_scaler(name):
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         scaler.scale(torch.zeros(()))
         for step in range(8):
-            give_gradients(params, step=step)
+            set_gradients(params, step=step)
             for p in params:
                 p.grad.mul_(scaler.get_scale())
             if step == 3:
@@ -172,7 +172,7 @@ def test_it_may_change_between_steps():
 
 
 @pytest.mark.parametrize(("value", "error"), [("1", TypeError), (True, TypeError), (-1.0, ValueError), (0, ValueError)])
-def test_what_is_refused(value, error):
+def test_refusals(value, error):
     with pytest.raises(error, match="clip_norm must be"):
         fastopt.torch.Adam(parameters(), clip_norm=value)
     optimizer = fastopt.torch.Adam(parameters(), clip_norm=2.0)

@@ -13,11 +13,11 @@ from helpers_torch import (  # noqa: E402
     TELLING,
     all_params,
     assert_same,
-    give_gradients,
     pair,
     parameters,
     quietly,
     run,
+    set_gradients,
     twins,
     where,
 )
@@ -76,7 +76,7 @@ def test_sparse_gradients_every_other_step(name):
         table, dense = torch.nn.Embedding(10, 3, sparse=True, dtype=torch.float64), parameters()
         optimizer = cls([table.weight, *dense], **kwargs)
         for step in range(6):
-            give_gradients([table.weight, *dense], step=step)
+            set_gradients([table.weight, *dense], step=step)
             if step % 2:
                 table.weight.grad = None
                 table(torch.tensor([1, 4, 4])).square().sum().backward()
@@ -139,7 +139,7 @@ def test_capturable_is_torchs_business():
     for cls in pair("Adam"):
         params = parameters()
         optimizer = cls(params, capturable=True)
-        give_gradients(params, step=0)
+        set_gradients(params, step=0)
         with pytest.raises(AssertionError, match="capturable=True"):
             optimizer.step()
 

@@ -15,10 +15,10 @@ from helpers_torch import (  # noqa: E402
     TELLING,
     all_params,
     assert_same,
-    give_gradients,
     pair,
     parameters,
     run,
+    set_gradients,
     twins,
     where,
 )
@@ -79,7 +79,7 @@ def test_every_combination_of_options(name, kwargs, maximize):
     kwargs = {**TELLING[name], **kwargs, "maximize": maximize}
     one, other = ours(left, **kwargs), theirs(right, **kwargs)
     for step in range(100):
-        give_gradients(left, right, step=step)
+        set_gradients(left, right, step=step)
         one.step()
         other.step()
     assert set(where(one)) == {"fastopt"}
@@ -96,7 +96,7 @@ def test_dtypes_and_layouts(name, dtype, layout):
     assert left[0].stride() == right[0].stride() or layout == "gaps"
     one, other = ours(left, **TELLING[name]), theirs(right, **TELLING[name])
     for step in range(100):
-        give_gradients(left, right, step=step, expanded=layout == "expanded gradient")
+        set_gradients(left, right, step=step, expanded=layout == "expanded gradient")
         before = [p.grad.clone() for p in left]
         one.step()
         other.step()
@@ -126,7 +126,7 @@ def test_channels_last(name):
     right = twins(left)
     one, other = ours(left, **TELLING[name]), theirs(right, **TELLING[name])
     for step in range(20):
-        give_gradients(left, right, step=step)
+        set_gradients(left, right, step=step)
         if step % 2:  # a gradient in another order of memory
             left[0].grad = left[0].grad.contiguous()
         one.step()
@@ -135,7 +135,7 @@ def test_channels_last(name):
     assert_same(one, other, **TOLERANCE[torch.float32])
 
 
-def takes_groups_later(cls):
+def makes_states_for_added_groups(cls):
     """Adagrad before torch 2.8 makes states when it is made, and none for groups that are added."""
     late = torch.zeros(1, requires_grad=True)
     optimizer = cls([torch.zeros(1)])
@@ -151,7 +151,7 @@ def takes_groups_later(cls):
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_and_parameters_without_gradients(name):
     ours, theirs = pair(name)
-    if not takes_groups_later(theirs):
+    if not makes_states_for_added_groups(theirs):
         pytest.skip("this torch's optimizer has no states for groups that are added")
     optimizers = []
     for cls in (ours, theirs):
@@ -163,7 +163,7 @@ def test_groups_and_parameters_without_gradients(name):
         optimizers.append(optimizer)
     for step in range(12):
         params = [all_params(optimizer) for optimizer in optimizers]
-        give_gradients(*params, step=step)
+        set_gradients(*params, step=step)
         for i in range(len(params[0])):  # so that every parameter has made another number of steps
             if step % (i + 2) == 0:
                 params[0][i].grad = params[1][i].grad = None
@@ -240,7 +240,7 @@ def test_large_arrays_are_shared_between_threads():
     right = twins(left)
     one, other = fastopt.torch.AdamW(left), torch.optim.AdamW(right)
     for step in range(3):
-        give_gradients(left, right, step=step)
+        set_gradients(left, right, step=step)
         one.step()
         other.step()
     assert_same(one, other, **TOLERANCE[torch.float32])

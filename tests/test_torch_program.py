@@ -1,4 +1,4 @@
-"""What surrounds an optimizer in a program of torch's works as before: closures, hooks, schedulers, threads."""
+"""Closures, hooks, schedulers and threads around an optimizer work as with torch's own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from helpers_torch import (  # noqa: E402
     NAMES,
     TELLING,
     assert_same,
-    give_gradients,
     pair,
     parameters,
     quietly,
     run,
+    set_gradients,
     twins,
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
@@ -112,7 +112,7 @@ def test_grad_scaler(name, fused):
         scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=3)
         scaler.scale(torch.zeros(()))
         for step in range(10):
-            give_gradients(params, step=step)
+            set_gradients(params, step=step)
             for p in params:
                 p.grad.mul_(scaler.get_scale())
             if step in (4, 7):
@@ -134,7 +134,7 @@ def test_an_infinite_first_gradient_leaves_no_trace():
     params = parameters(torch.float32)
     before = twins(params)
     optimizer = fastopt.torch.SGD(params, momentum=0.9, fused=True)
-    give_gradients(params, step=0)
+    set_gradients(params, step=0)
     params[0].grad[0, 0] = float("inf")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     scaler.scale(torch.zeros(()))
@@ -165,7 +165,7 @@ def test_zero_grad():
 
 @pytest.mark.slow
 def test_nothing_about_the_process_changes():
-    """In a new process, because settings of this one may have been changed long ago."""
+    """The process is new, because settings of this one may have been changed."""
     code = """
 import locale, logging, numpy as np, os, random, signal, sys, threading, torch, warnings
 torch.set_num_threads(3)
@@ -215,7 +215,7 @@ for was, now in zip(before, after):
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """How many threads were asked to run each kernel, with eight allowed to ours."""
+    """Numbers of threads requested for each kernel, with eight allowed to ours."""
     used = []
     for module in (plan, norm):
         run = module.parallel
@@ -227,7 +227,7 @@ def ranks(monkeypatch):
 
 
 def test_steps_keep_to_torchs_number_of_threads(ranks, monkeypatch):
-    """As under torchrun, which gives each process one thread, and in the workers of a DataLoader."""
+    """torchrun gives each process one thread, and so do the workers of a DataLoader."""
     params = [torch.ones(700, 500, requires_grad=True), torch.ones(3, requires_grad=True)]
     optimizer = fastopt.torch.Adam(params, clip_norm=1.0)
     for threads in (1, 3, 2, 1):
@@ -303,7 +303,7 @@ def test_swa_and_clipping_around_a_step():
         average = torch.optim.swa_utils.AveragedModel(model)
         optimizer = cls(model.named_parameters(), lr=0.1, momentum=0.9)
         for step in range(10):
-            give_gradients(list(model.parameters()), step=step)
+            set_gradients(list(model.parameters()), step=step)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
             average.update_parameters(model)

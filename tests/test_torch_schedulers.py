@@ -172,7 +172,7 @@ def test_steps_in_all_forms(name):
     assert found == [5] * 5
 
 
-def test_what_nobody_writes_there_is_refused():
+def test_groups_with_unknown_keys_or_values_are_refused():
     net, opt = trained("Adam")
     ours = fo.Adam([p.detach().numpy() for p in net.parameters()], backend="numpy")
     before = repr(ours.state_dict())

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="in the extra `torch`")
 
-from helpers_torch import NAMES, TELLING, all_params, give_gradients, pair, parameters, run, twins, where  # noqa: E402
+from helpers_torch import NAMES, TELLING, all_params, pair, parameters, run, set_gradients, twins, where  # noqa: E402
 
 import fastopt.torch  # noqa: E402
 
@@ -29,7 +29,7 @@ CASES = [pytest.param(name, more, id=f"{name}-{more}") for name in NAMES for mor
 
 
 def after_one_step(optimizer, dtype, **kwargs):
-    """What torch's optimizer makes of the same parameters, gradients and states in another dtype."""
+    """Result of torch's optimizer for the same parameters, gradients and states in another dtype."""
     params = all_params(optimizer)
     others = [p.detach().to(dtype).requires_grad_() for p in params]
     for p, q in zip(params, others, strict=True):
@@ -58,7 +58,7 @@ def test_every_step_is_that_of_float64_rounded_once(name, more, dtype, layout):
     params = parameters(dtype, layout=layout)
     optimizer = pair(name)[0](params, **kwargs)
     for step in range(12):
-        give_gradients(params, step=step, expanded=layout == "expanded gradient")
+        set_gradients(params, step=step, expanded=layout == "expanded gradient")
         other = after_one_step(optimizer, torch.float64, **kwargs)
         optimizer.step()
         for ours, exact in zip(numbers(optimizer), numbers(other), strict=True):
@@ -78,7 +78,7 @@ def test_steps_are_torchs_fused_ones_but_for_a_unit_now_and_then(name, dtype):
     kwargs = {**TELLING[name], **({"weight_decay": 0} if name == "Adam" else {})}
     optimizer = pair(name)[0](params, **kwargs)
     for step in range(10):
-        give_gradients(params, step=step)
+        set_gradients(params, step=step)
         other = after_one_step(optimizer, dtype, **kwargs, fused=True)
         optimizer.step()
         for ours, theirs in zip(numbers(optimizer), numbers(other), strict=True):
@@ -131,7 +131,7 @@ def test_all_dtypes_in_one_optimizer():
     alone = [fastopt.torch.AdamW(twins(params), lr=0.1 if i < 2 else 0.3) for i, params in enumerate(lists)]
     for step in range(5):
         for params, optimizer in zip(lists, alone, strict=True):
-            give_gradients(params, step=step)
+            set_gradients(params, step=step)
             for p, q in zip(params, all_params(optimizer), strict=True):
                 q.grad = p.grad.clone()
             optimizer.step()

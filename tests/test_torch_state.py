@@ -100,7 +100,7 @@ def test_copies(name, copied):
 
 
 def test_replaced_parameters_and_states():
-    """As programs do that grow, prune or move their parameters: every step looks where the memory is."""
+    """Programs grow, prune or move parameters: every step checks where the memory is."""
     optimizers = []
     for cls in pair("Adam"):
         params = parameters()
@@ -169,7 +169,7 @@ def test_accelerate(ours, theirs):
     assert fastopt.torch.accelerate(optimizer) is optimizer
 
 
-def test_what_accelerate_refuses():
+def test_refusals_of_accelerate():
     class Mine(torch.optim.Adam):
         pass
 

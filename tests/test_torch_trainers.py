@@ -33,7 +33,7 @@ def assert_same_weights(ours, theirs):
 
 
 def assert_all_ours(optimizer):
-    """What a trainer wraps or copies has not turned our kernels away."""
+    """Our kernels still update an optimizer that a trainer has wrapped or copied."""
     assert {placement.where for placement in fastopt.torch.explain(optimizer)} == {"fastopt"}
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the arrays that users hand over."""
+"""Checks and conversion of users' arrays."""
 
 import re
 
@@ -16,7 +16,7 @@ from .optimizers import DTYPES, LAYOUTS, drawn
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_layout_becomes_what_kernels_take(layout, dtype):
+def test_any_layout_becomes_contiguous_and_native(layout, dtype):
     a = LAYOUTS[layout](drawn((2, 3, 4), dtype))
     got = fa.as_float_array("x", a)
     assert got.flags.c_contiguous
@@ -50,7 +50,7 @@ def test_lists_and_numbers_become_float64_or_the_dtype_given(value, shape):
         (np.ma.array([1.0]), TypeError, "x must not be a masked array"),
     ],
 )
-def test_what_is_no_float_array(value, error, message):
+def test_arrays_that_are_not_float(value, error, message):
     with pytest.raises(error, match=message):
         fa.as_float_array("x", value)
 
@@ -149,16 +149,16 @@ def test_a_parameter_reaches_its_memory(layout):
     a = LAYOUTS[layout](drawn((2, 3, 4), "float32"))
     parameter = fp.Parameter("p", a)
     without_copy = layout in ("contiguous", "fortran", "permuted", "memory not NumPy's", "part of a larger array")
-    assert (parameter.work is not None) == without_copy
-    work = parameter.load()
-    assert work.flags.carray
-    assert np.shares_memory(work, a) == without_copy
-    work[...] = parameter.inward(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
-    parameter.store(work)
+    assert (parameter.kernel_view is not None) == without_copy
+    loaded = parameter.load()
+    assert loaded.flags.carray
+    assert np.shares_memory(loaded, a) == without_copy
+    loaded[...] = parameter.to_kernel_layout(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    parameter.store(loaded)
     np.testing.assert_array_equal(a, np.arange(24).reshape(2, 3, 4))
     state = parameter.new_state(0.0)
-    parameter.outward(state)[...] = a
-    np.testing.assert_array_equal(state, work)
+    parameter.to_user_layout(state)[...] = a
+    np.testing.assert_array_equal(state, loaded)
 
 
 @given(st.data())

@@ -1,7 +1,7 @@
-"""The side of a survey's stage: what it tells whoever runs it, and where it finds out that there is no device.
+"""A stage's side of a survey: its report to the parent process, and the check that there is a device.
 
-A stage tells by a file, so that nothing that libraries print can be taken for it; what it told before it was killed is
-there all the same.
+A stage reports through a file, so that the output of libraries is never mistaken for a report; what it reported before
+it was killed stays.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-RESULT = "FASTOPT_SURVEY_RESULT"  # environment variable: the file that a stage tells by
+RESULT = "FASTOPT_SURVEY_RESULT"  # environment variable: the file of a stage's report
 RECORDS = "FASTOPT_BENCH_RECORDS"  # environment variable: the file that benchmarks append their records to
-REHEARSAL = "FASTOPT_SURVEY_REHEARSAL"  # environment variable: 1 where everything but the device is to be tried
-LIMIT = "FASTOPT_SURVEY_LIMIT"  # environment variable: the seconds after which a stage is killed
-BEFORE = 1.0  # seconds before that the stacks of all threads are printed
+REHEARSAL = "FASTOPT_SURVEY_REHEARSAL"  # environment variable: 1 to try everything but the device
+LIMIT = "FASTOPT_SURVEY_LIMIT"  # environment variable: seconds after which a stage is killed
+BEFORE = 1.0  # seconds before the end at which the stacks of all threads are printed
 LONGEST = 300  # characters of a line
 
 _told: dict[str, Any] = {}
 
 
 class NoDevice(Exception):
-    """There is no device to run on, or this is a rehearsal."""
+    """No device to run on, or a rehearsal."""
 
 
 def tell(**facts: Any) -> None:
-    """Add to what is told of this stage: status, line, and anything else that JSON has."""
+    """Add to the report of this stage: status, line, and any other JSON values."""
     _told.update(facts)
     path = os.environ.get(RESULT)
     if path:
@@ -40,12 +40,12 @@ def tell(**facts: Any) -> None:
 
 
 def rehearsing() -> bool:
-    """Return True where everything but the device is to be tried."""
+    """True if everything but the device is to be tried."""
     return os.environ.get(REHEARSAL) == "1"
 
 
 def device() -> Any:
-    """Return the first device, or the simulator's; NoDevice where there is none. What needs none comes before."""
+    """Return the first device, or the simulator's. Raises NoDevice; call it after all that needs no device."""
     from fastopt.benchmarks.cuda.device import the_gpu
     from fastopt.kernels.cuda.installation import require
     from fastopt.kernels.cuda.runtime.requirements import simulated
@@ -61,9 +61,9 @@ def device() -> Any:
 
 
 def torch_device(own: bool = True) -> Any:
-    """Return torch and the first device; Absent where torch is not installed, NoDevice where it has none.
+    """Return torch and the first device. Raises Absent without torch, NoDevice without a device.
 
-    own: under the simulator, whose device torch does not know, raise Absent.
+    own: the device must be torch's own, so raise Absent under the simulator.
     """
     from fastopt.benchmarks.workloads import Absent
 
@@ -82,9 +82,9 @@ def torch_device(own: bool = True) -> Any:
 
 
 def stage(run: Callable[[], str]) -> int:
-    """Run a stage, tell how it ended and with which line, and return the exit status.
+    """Run a stage, report its status and line, and return the exit status.
 
-    Where it is still at work when its time is almost up, its stacks are printed: that is where it hangs.
+    The stacks of all threads are printed shortly before the time is up, to show where a stage hangs.
     """
     from fastopt.benchmarks.workloads import Absent
 

@@ -1,4 +1,4 @@
-"""Fixtures of the suites for a GPU: small sizes for quick runs, and what a benchmark's record says of itself.
+"""Fixtures of the suites for a GPU: small sizes for quick runs, and notes in a benchmark's record.
 
 With the environment variable FASTOPT_BENCH_RECORDS, the name of a file, every record is appended to it as soon as it is
 made, as a line of JSON.
@@ -44,7 +44,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.fixture
 def pick(quick: bool) -> Callable[..., Any]:
-    """pick(full, quick, tiny): the one of these sizes that is to be run; tiny ones under the simulator."""
+    """pick(full, quick, tiny): the size to run; the tiny one under the simulator."""
 
     def pick(full: Any, quick_one: Any, tiny: Any) -> Any:
         return tiny if simulated() else quick_one if quick else full
@@ -54,7 +54,7 @@ def pick(quick: bool) -> Callable[..., Any]:
 
 @pytest.fixture
 def note(benchmark: Any) -> Callable[..., None]:
-    """As that of the CPU's suites, of this GPU: limits are its copies, and its products in the record's dtype."""
+    """The notes of the CPU's suites, for this GPU: its limits are copies, and products in the record's dtype."""
     from fastopt.benchmarks.cuda.limits import copy_bandwidth, product_peak
 
     def add(
@@ -95,7 +95,7 @@ def note(benchmark: Any) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def keep(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Append the record of a benchmark to a file when it is done, if there is to be one: a kill loses no other."""
+    """Append the record of a benchmark to the file, if one is set, as soon as it is done: a kill loses at most one."""
     yield
     path, made = os.environ.get(RECORDS), request.node.funcargs.get("benchmark")
     if path and made is not None and made.stats and "kind" in made.extra_info:
@@ -103,7 +103,7 @@ def keep(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def record_of(made: Any) -> dict[str, Any]:
-    """Return what pytest-benchmark will write of a benchmark, as far as reports read it."""
+    """Return the part of pytest-benchmark's record of a benchmark that reports read."""
     stats = made.stats.stats
     return {
         "fullname": made.fullname,

@@ -31,11 +31,11 @@ from fastopt.kernels.cuda.runtime.memory import DeviceArray
 from fastopt.kernels.reference.maths import ACTIVATIONS
 
 PASSES = {"forward": 1, "backward": 2}  # products of a layer
-ALL, LAST = slice(None), slice(-128, None)  # rows and columns that are compared: all would take the host long
+ALL, LAST = slice(None), slice(-128, None)  # rows and columns that are compared: all would take the host too long
 
 
 class Dense:
-    """A layer on the device: x, w, b, dy, and room for y, dz, dx, dw and db."""
+    """A layer on the device: x, w, b, dy, and memory for y, dz, dx, dw and db."""
 
     def __init__(self, sizes: tuple[int, int, int], activation: str, kind: str) -> None:
         rows, inputs, outputs = sizes
@@ -76,7 +76,7 @@ class Dense:
         names = ("x", "w", "b", "y") if which == "forward" else ("dy", "y", "x", "w", "dx", "dw", "db")
         return sum(sizes[name] for name in names) * BYTES[self.dtype]
 
-    # -- whether it is right
+    # -- checks
 
     def _host(self, name: str, rows: slice = LAST, columns: slice = LAST) -> np.ndarray:
         array = self.arrays[name]
@@ -105,7 +105,7 @@ class Dense:
 
 
 def alone(which: str, dense: Dense) -> Callable[[int], None]:
-    """cuBLASLt's products of a pass and nothing else, each by the fastest of its algorithms."""
+    """Only the products of a pass, each by the fastest algorithm of cuBLASLt."""
     layer = dense.layer
     products = [forward_product(layer)] if which == "forward" else [weights_product(layer), inputs_product(layer)]
     calls = [best_product(product) for product in products]
@@ -119,7 +119,7 @@ def alone(which: str, dense: Dense) -> Callable[[int], None]:
 
 @contextmanager
 def _tf32(kind: str) -> Iterator[None]:
-    """While open, torch multiplies float32 as the kind says."""
+    """While open, torch multiplies float32 in TF32 if `kind` is that."""
     import torch
 
     before = torch.get_float32_matmul_precision()
@@ -164,7 +164,7 @@ def dense_by(name: str, which: str, dense: Dense) -> Callable[[int], None]:
 
 
 def graph_by(name: str, run: Callable[[int], None]) -> Callable[[], None]:
-    """INNER runs of what `dense_by` gives as one CUDA graph, on the stream of graphs."""
+    """INNER runs of the call of `dense_by` as one CUDA graph, on the stream of graphs."""
     if name != "torch-eager" or SIMULATED:
         return as_graph(run)
 

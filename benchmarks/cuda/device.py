@@ -1,4 +1,4 @@
-"""The device that is measured: arrays with numbers in its memory, and what it says of itself."""
+"""The measured device: arrays with values in its memory, and facts about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastopt.kernels.cuda.runtime.array_interface import gpu_of
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
-PERIOD = 1 << 20  # elements that are drawn: larger arrays hold them over and over
+PERIOD = 1 << 20  # elements that are drawn: larger arrays repeat them
 SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
 CLOCK, MEMORY_CLOCK, BUS_WIDTH = 13, 36, 37  # CU_DEVICE_ATTRIBUTE_..., the first two in kHz
 
@@ -34,26 +34,26 @@ def the_gpu() -> Any:
 
 
 def wait_for_all() -> None:
-    """Until the first device has done all that it was given, on whatever stream. Raises CudaError for what failed."""
+    """Wait until the first device has done all work on all streams. Raises CudaError if any of it failed."""
     gpu = the_gpu()
     with gpu.active():
         driver.check(driver.library().cuCtxSynchronize())
 
 
 def filled(shape: Sequence[int], values: Any, kind: str) -> DeviceArray:
-    """An array on the device of these numbers, over and over; of bfloat16 as words."""
+    """An array on the device that repeats these values; those of bfloat16 are words."""
     made = DeviceArray(the_gpu(), tuple(shape), storage(kind))
     refill(made, values, kind)
     return made
 
 
 def refill(array: DeviceArray, values: Any, kind: str) -> None:
-    """Fill it again."""
+    """Write the values again."""
     words = np.ascontiguousarray(encode(np.asarray(values), kind)).reshape(-1)[: array.size]
     gpu, done = array.gpu, words.nbytes
     with gpu.active():
         gpu.copy_in(array.address, words, 0)
-        while done < array.nbytes:  # always a multiple of the period, but for the last time
+        while done < array.nbytes:  # a multiple of the period, except in the last copy
             size = min(done, array.nbytes - done)
             gpu.copy(array.address + done, array.address, size, 0)
             done += size
@@ -61,13 +61,13 @@ def refill(array: DeviceArray, values: Any, kind: str) -> None:
 
 
 def drawn(size: int, kind: str, seed: int, low: float = -0.5) -> np.ndarray:
-    """Numbers between `low` and `low` + 1 for an array of this size, (min(size, PERIOD),), as they are when rounded."""
+    """Values between `low` and `low` + 1 for an array of this size, (min(size, PERIOD),), rounded to its dtype."""
     values = np.random.default_rng(seed).random(min(size, PERIOD)) + low
     return decode(encode(values, kind), kind)
 
 
 def numbers(array: Any, kind: str, first: int = 0, count: int = 0) -> np.ndarray:
-    """Elements of an array on the device, (count,), or all of it; of 16 bits as float32."""
+    """The first `count` elements of an array on the device, or all; those of 16 bits as float32."""
     count = count or array.size
     words = np.empty(count, storage(kind))
     gpu = array.gpu
@@ -78,15 +78,15 @@ def numbers(array: Any, kind: str, first: int = 0, count: int = 0) -> np.ndarray
 
 
 class _Words:
-    """An array on the device as signed words of 16 bits, which every torch takes."""
+    """An array on the device as signed words of 16 bits, which every version of torch accepts."""
 
     def __init__(self, array: DeviceArray) -> None:
-        self.array = array  # stays alive as long as the tensor
+        self.array = array  # kept alive by the tensor
         self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "typestr": "<i2"}
 
 
 def _words(array: DeviceArray, kind: str) -> np.ndarray:
-    """An array of the simulator as NumPy's, which keeps its memory alive, as a tensor does that of a device."""
+    """An array of the simulator as a NumPy array, which keeps the memory alive."""
     if not array.size:
         return np.empty(array.shape, kind)
     memory: np.ndarray = array._memory.array  # type: ignore[union-attr]
@@ -106,7 +106,7 @@ def tensor(array: DeviceArray, kind: str) -> Any:
 
 
 def facts() -> dict[str, Any]:
-    """What figures depend on: the device, its clocks as they are now, and the libraries."""
+    """Facts that figures depend on: the device, its current clocks, and the libraries."""
     gpu = the_gpu()
     found: dict[str, Any] = {"name": gpu.name, "capability": ".".join(map(str, gpu.capability)), "simulated": SIMULATED}
     found |= {"cache_bytes": gpu.cache_bytes, "free_bytes": gpu.free_memory(), "numba-cuda": version("numba-cuda")}
@@ -125,7 +125,7 @@ def facts() -> dict[str, Any]:
 
 
 def _smi(handle: int) -> dict[str, str]:
-    """The driver's version and the clocks at the moment, where nvidia-smi is there to say it."""
+    """The driver's version and the current clocks, by nvidia-smi if it is installed."""
     raw = driver.query("CUuuid", driver.library().cuDeviceGetUuid_v2, handle)
     name = f"GPU-{uuid.UUID(bytes=bytes(driver.ffi.buffer(raw.bytes)))}"
     command = ["nvidia-smi", f"--id={name}", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader"]

@@ -1,4 +1,4 @@
-"""Facts that a survey depends on: the device with its clocks now, the driver, libraries, tools, and what is missing.
+"""Facts that a survey depends on: the device and its clocks, the driver, libraries, tools, missing parts.
 
 python -m fastopt.benchmarks.cuda.facts [--clocks]
 """
@@ -17,7 +17,7 @@ from fastopt.benchmarks.cuda.child import device, main, tell
 from fastopt.benchmarks.workloads import Absent
 from fastopt.cli import info
 
-# Beside those of `fastopt info`.
+# Packages besides those of `fastopt info`.
 PACKAGES = (
     "numba-cuda", "cuda-bindings", "cuda-pathfinder", "nvidia-cuda-nvrtc", "nvidia-nvjitlink", "nvidia-nvvm",
     "nvidia-cublas", "torch", "triton", "cupy-cuda13x", "pytest", "pytest-xdist", "pytest-timeout", "pytest-benchmark",
@@ -39,7 +39,7 @@ def packages() -> dict[str, str | None]:
 
 
 def collect() -> str:
-    """Tell of all there is, and return a line."""
+    """Report all facts, and return a line."""
     known = info.collect()
     versions = {**known["versions"], **packages()}
     tell(
@@ -53,7 +53,7 @@ def collect() -> str:
 
 
 def clocks() -> str:
-    """Tell of the device as it is now, and return a line."""
+    """Report the current clocks, and return a line."""
     from fastopt.benchmarks.cuda.device import facts
 
     device()
@@ -75,7 +75,7 @@ def summary(gpu: dict[str, Any]) -> str:
 
 
 def absent(reason: str) -> str:
-    """Say why a stage cannot be."""
+    """Return the reason why a stage cannot run."""
     raise Absent(reason)
 
 

@@ -1,4 +1,4 @@
-"""The figures that a survey is made for, with their goals; and verdicts on what was measured."""
+"""The figures that a survey must measure, their goals, and verdicts on measured values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Goal(NamedTuple):
-    """A number to reach: at least, or at most."""
+    """A bound to reach: at least, or at most."""
 
-    what: str  # is measured
+    what: str  # name of the measured value
     bound: float
     at_least: bool = False
-    who: str = "fastopt"  # the contestant whose time it is about
+    who: str = "fastopt"  # the contestant whose time is compared
 
     @property
     def text(self) -> str:
@@ -24,7 +24,7 @@ class Goal(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One of the figures, which may have more than one goal."""
+    """A figure with one goal or more."""
 
     title: str
     goals: tuple[Goal, ...]
@@ -49,7 +49,7 @@ FIGURES = {
 
 
 def verdict_of(goal: Goal, measured: Mapping[str, Any]) -> str:
-    """Return met, missed, or not measured; `measured` has numbers by what they are of.
+    """Return met, missed, or not measured; `measured` has values by the names of goals.
 
     >>> verdict_of(Goal("of copy", 0.9, True), {"of copy": 0.93})
     'met'

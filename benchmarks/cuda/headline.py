@@ -1,9 +1,9 @@
-"""The figures of `goals.py`, one a process: medians, beside torch and the copy of the same run.
+"""The figures of `goals.py`, one a process: medians, with torch's and the copy's in the same run.
 
 python -m fastopt.benchmarks.cuda.headline NAME
 
-Everything is measured as in the suites: by `turns`, or by a contest over epochs. What was measured is told at once, so
-that a part of a figure stays if the rest fails or takes too long.
+Measurements are those of the suites: `turns`, or a contest over epochs. Each one is reported at once, so that a part of
+a figure stays if the rest fails or takes too long.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDTHS, BATCH = (64, 32, 10), 32  # of the small network
 
 
 def pick(full: Any, quick: Any, tiny: Any) -> Any:
-    """The size that is to be run; tiny ones under the simulator, quick ones in a rehearsal."""
+    """The size to run: the tiny one under the simulator, the quick one in a rehearsal."""
     return tiny if SIMULATED else quick if rehearsing() else full
 
 
@@ -45,7 +45,7 @@ def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def in_words(seconds: Mapping[str, float]) -> str:
-    """The times of contestants in one line.
+    """Times of contestants in one line.
 
     >>> in_words({"ours": 0.00312, "theirs": 4.2e-05})
     'ours 3.12 ms, theirs 42 us'
@@ -64,7 +64,7 @@ def adam(dtype: str, form: str) -> str:
     ours()
     job.check(exactly=True)
     calls["fastopt"] = ours
-    # torch has no counterpart with a master copy: what it does to float32 weights is what comes nearest.
+    # torch has no counterpart with a master copy: its update of float32 weights comes nearest.
     theirs = job if form == SAME else Job("adam", size, "float32")
     names = {"stream": job, "torch-fused": theirs} if form == SAME else {"torch-fused": theirs}
     for name, own in names.items():
@@ -92,7 +92,7 @@ def adam_bfloat16_master() -> str:
 
 # ---------------------------------------------------------------- many small arrays
 def host_time() -> str:
-    """Host time to give a step of many small arrays to an idle device."""
+    """Host time of a step of many small arrays on an idle device."""
     shapes = [(ELEMENTS,)] * ARRAYS
     device()
     calls, absent = {}, {}
@@ -116,7 +116,7 @@ def host_time() -> str:
 
 # ---------------------------------------------------------------- networks
 def steps_of(workload: Workload, names: Sequence[str], known: Mapping[str, Build]) -> tuple[dict[str, float], Outcome]:
-    """Seconds of a step by contestant, from epochs that they take in turn."""
+    """Seconds of a step by contestant, from alternating epochs."""
     found = contest(workload, names, pick(ROUNDS, 2, 1), PAUSE, known)
     return {name: found.median(name) / workload.steps for name in found.seconds}, found
 
@@ -130,7 +130,7 @@ def mlp_64() -> str:
     if "torch-fused" in seconds:
         measured["of torch eager, fused Adam"] = seconds["fastopt"] / seconds["torch-fused"]
     tell(measured=measured, seconds=seconds, absent=found.absent, line=f"{title}: {in_words(seconds)}")
-    # Apart, for compiling may fail in more ways than can be told beforehand.
+    # Apart, for compiling may fail in unforeseen ways.
     again, others = steps_of(workload, ["fastopt", "torch-compile"], PEERS)
     if "torch-compile" in again:
         measured["of torch compiled, graphs"] = again["fastopt"] / again["torch-compile"]
@@ -174,7 +174,7 @@ assert list(MEASURES) == list(FIGURES)
 
 
 def measure(name: str) -> str:
-    """Measure a figure, with what the device says of its clocks before and after."""
+    """Measure a figure, and the clocks before and after."""
 
     def measured() -> str:
         with tolerant():
@@ -187,7 +187,7 @@ def measure(name: str) -> str:
     try:
         return measured()
     finally:
-        with contextlib.suppress(Exception):  # of a device that answers no more: what went wrong before is the news
+        with contextlib.suppress(Exception):  # after an error, which is the one to report
             tell(after=facts())
 
 

@@ -1,7 +1,6 @@
-"""Every kernel but updates and products as calls to be timed: what it moves and computes, and whether it is right.
+"""Every kernel except updates and products as a call to be timed, with its bytes, operations and a check.
 
-Arrays hold the same few rows over and over, so that the reference needs to do only those; the first and the last of
-them are compared.
+Arrays repeat the same few rows, so that the reference computes only those; the first and the last rows are compared.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ class Work:
 
     call: Callable[[], object]
     moved: int  # bytes, at least
-    check: Callable[[], None]  # after one call: AssertionError
+    check: Callable[[], None]  # raises AssertionError unless one call was right
     flops: float = 0.0
-    arrays: Any = ()  # that must live as long
+    arrays: Any = ()  # objects that must live as long as the call
 
 
 class Case(NamedTuple):
-    """What is to be run: the name of the kernel's formula, rows and columns, dtype."""
+    """A kernel's formula, rows and columns, dtype."""
 
     name: str
     rows: int
@@ -60,7 +59,7 @@ class Case(NamedTuple):
 
 
 def matrix(case: Case, seed: int, low: float = -0.5) -> tuple[DeviceArray, np.ndarray]:
-    """On the device (rows, columns), and the rows that it repeats as float64."""
+    """A matrix on the device, (rows, columns), and the rows that it repeats as float64."""
     count = min(ROWS, case.rows)
     values = drawn(count * case.columns, case.dtype, seed, low)
     made = filled((case.rows, case.columns), values, case.dtype)
@@ -68,12 +67,12 @@ def matrix(case: Case, seed: int, low: float = -0.5) -> tuple[DeviceArray, np.nd
 
 
 def empty(*shape: int, kind: str) -> DeviceArray:
-    """NaN where nothing is written shows."""
+    """A matrix of NaN, which shows elements that are not written."""
     return filled(shape, np.full(1, np.nan), kind)
 
 
 def near(array: DeviceArray, theirs: np.ndarray, dtype: str) -> None:
-    """AssertionError unless the first and the last rows of an array are these."""
+    """Raise AssertionError unless the first and the last rows of an array are these."""
     count = theirs.size
     for first in (0, array.size - count):
         ours = numbers(array, dtype, first, count).reshape(theirs.shape)
@@ -86,7 +85,7 @@ def clock() -> DeviceArray:
 
 
 def gather(case: Case) -> Work:
-    """All rows in another order."""
+    """The gather of all rows in another order."""
     host = np.arange(case.rows, dtype="float64")
     source = filled((case.rows, case.columns), 0.0, case.dtype)
     order = np.random.default_rng(0).permutation(case.rows)
@@ -129,7 +128,7 @@ def dropout(case: Case) -> Work:
 
 # ---------------------------------------------------------------- epilogues
 def activate(case: Case) -> Work:
-    """y = f(z + b), where z is kept if the slope is a function of it, and else is y."""
+    """y = f(z + b); z is kept if the slope is a function of it, otherwise z is y."""
     z, values = matrix(case, 0)
     b = filled((case.columns,), drawn(case.columns, case.dtype, 1) / 100, case.dtype)
     keeps = ACTIVATIONS[case.name].uses == "z"
@@ -169,14 +168,14 @@ def slopes(case: Case) -> Work:
 
 # ---------------------------------------------------------------- losses
 def loss(case: Case) -> Work:
-    """The loss and its gradient, with the sum over the batch, and what else ends one."""
+    """The loss and its gradient, with `finish`, which adds up the batch."""
     row = LOSSES[case.name]
     z, values = matrix(case, 0, low=-2.0)
     wide, count = BYTES[case.dtype], len(values)
     t, targets = _targets(case, count)
     dz, sums = empty(*z.shape, kind=case.dtype), empty(losses.loss_tiles(case.name, *z.shape), kind="float64")
     param = next((float(value) for value in row.params.values()), 0.0)
-    more = filled((2,), np.array([param, 0.0]), "float64")  # the parameter, and where the sum goes
+    more = filled((2,), np.array([param, 0.0]), "float64")  # the loss's parameter, and its sum
     now, table = clock(), DeviceArray(z.gpu, (TOTALS.itemsize // 8,), "int64")
     table.write(np.array([(sums.address, sums.size, more.address + 8, 0)], TOTALS).view("int64"), 0)
 
@@ -200,7 +199,7 @@ def loss(case: Case) -> Work:
 
 
 def _targets(case: Case, count: int) -> tuple[DeviceArray, np.ndarray]:
-    """What a loss compares with, on the device, and the rows that it repeats."""
+    """Targets on the device, and the rows that they repeat."""
     row, rng = LOSSES[case.name], np.random.default_rng(3)
     if row.targets == "labels":
         return _labels(case, count)
@@ -236,7 +235,7 @@ def softmax(case: Case) -> Work:
 
 
 def accuracy(case: Case) -> Work:
-    """Of labels."""
+    """Accuracy with labels."""
     z, values = matrix(case, 0)
     t, labels = _labels(case, len(values))
     sums, boundaries = empty(metrics.hits_tiles(case.rows), kind="float64"), filled((2,), np.zeros(2), "float64")
@@ -254,7 +253,7 @@ def accuracy(case: Case) -> Work:
 
 # ---------------------------------------------------------------- norms
 def norm(case: Case) -> Work:
-    """Of a gradient; waits for it."""
+    """The norm of a gradient; waits for it."""
     g, values = matrix(case, 0)
     plan = Plan([BufferUpdate("sgd", case.dtype, g.size, g.address, ())], g.gpu)
     place, found = np.array([g.address]), []

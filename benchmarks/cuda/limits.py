@@ -1,4 +1,4 @@
-"""What the GPU can do at best, measured in the run that it is compared with."""
+"""Limits of the GPU, measured in the same run as the figures that are compared with them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from fastopt.kernels.cuda.dense.gemm import Gemm, gemm_of
 from fastopt.kernels.cuda.dense.products import BYTES, Product, forward_product
 from fastopt.kernels.cuda.runtime.compile import SIMULATED, THREADS, Kernel, device
 from fastopt.kernels.cuda.runtime.device import launch
-from fastopt.kernels.cuda.runtime.primitives import VECTOR, loader, storer
+from fastopt.kernels.cuda.runtime.primitives import VECTOR
+from fastopt.kernels.cuda.runtime.vectors import loader, storer
 
-CACHES = 8  # a copy that is to show the memory's speed is of so many times the cache that multiprocessors share
-LEAST = 1 << 28  # bytes, and at least so many
+CACHES = 8  # size of a copy that shows the memory's speed, in sizes of the cache that multiprocessors share
+LEAST = 1 << 28  # bytes, its least size
 SIDES = {"float64": (4096,), "float32": (4096,), "tf32": (4096, 8192), "float16": (4096, 8192)}
 SIDES["bfloat16"] = SIDES["float16"]
-ALGORITHMS = 8  # that cuBLASLt is asked for, to take the fastest
+ALGORITHMS = 8  # algorithms that are timed
 ROUNDS = 7
 
 
 # ---------------------------------------------------------------- memory
-# g - g is 0, which no compiler may know of a number that might be infinite: all numbers stay what they are.
+# g - g is 0, but no compiler may assume that of a value that might be infinite: all values stay the same.
 def _add0(x):
     return (x[0] + (x[1] - x[1]),)
 
@@ -122,7 +123,7 @@ def stream_kernel(states: int, dtype: str) -> Kernel:
 
 
 def stream(arrays: Sequence[Any], dtype: str) -> Callable[[], None]:
-    """A call that moves what an update of these arrays moves: p, g and the states. A size that fills vectors."""
+    """A call that moves the bytes of an update: p, g and the states. The size must fill vectors."""
     gpu, states = the_gpu(), len(arrays) - 2
     vectors = arrays[0].size * BYTES[dtype] // VECTOR
     places = [array.address for array in arrays] + [0] * (3 - states)
@@ -167,7 +168,7 @@ def copy_bandwidth() -> float:
 
 # ---------------------------------------------------------------- products
 class Operands:
-    """Memory for a product: random numbers in A and B, and room for the rest."""
+    """Memory of a product: random values in A and B, and memory for the rest."""
 
     def __init__(self, product: Product) -> None:
         sizes = dict(zip(("a", "b", "d", "bias", "aux"), product.sizes(), strict=True))
@@ -181,7 +182,7 @@ class Operands:
 
 
 def best_product(product: Product) -> Callable[[int], None]:
-    """The fastest of the algorithms that cuBLASLt proposes for a product, on memory of its own; takes a stream."""
+    """A call of a product, given a stream, by the fastest algorithm that cuBLASLt proposes."""
     operands = Operands(product)
     call = tuned_gemm().call(product, **operands.places)
     return lambda stream, kept=operands: call.run(stream)
@@ -189,7 +190,7 @@ def best_product(product: Product) -> Callable[[int], None]:
 
 @cache
 def tuned_gemm() -> Any:
-    """Products that are timed before an algorithm is chosen."""
+    """Products whose algorithms are chosen by timing."""
     if SIMULATED:
         return gemm_of(the_gpu())
     made = Gemm(the_gpu())

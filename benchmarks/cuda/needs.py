@@ -1,4 +1,4 @@
-"""Where these suites can run."""
+"""Requirement of these suites: a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastopt.kernels.cuda.installation import require
 
 
 def require_device() -> None:
-    """Skip a module where there is neither a GPU nor the simulator of one."""
+    """Skip a module without a GPU and without the simulator."""
     try:
         require()
     except ImportError as error:

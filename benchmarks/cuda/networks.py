@@ -1,4 +1,4 @@
-"""Networks with random data as workloads on a GPU, and what their matrix products take alone."""
+"""Networks with random data as workloads on a GPU, and the time of their matrix products alone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fastopt.benchmarks.workloads import TITLES, WORKLOADS, Workload, make, rand
 from fastopt.kernels.cuda.dense.products import forward_product, inputs_product, weights_product
 
 ROUNDS = 10
-PAUSE = 0.02  # seconds: nobody's threads look for work
-SMALL_STEPS = 2000  # of an epoch, which then takes longer than bringing parameters to the GPU and back
+PAUSE = 0.02  # seconds, after which no thread pool spins
+SMALL_STEPS = 2000  # steps of an epoch, which then takes longer than copying parameters to the GPU and back
 
 
 def mlp(
     rows: int, hidden: tuple[int, ...], inputs: int, batch: int, dtype: str = "float32", passes: int = 1
 ) -> Workload:
-    """passes: how often an epoch goes through the rows."""
+    """A network on random classes; passes: number of times that an epoch goes through the rows."""
     made = make(f"mlp-{batch}-{dtype}", *random_classes(rows, inputs), hidden, batch)
-    # With more steps in an epoch, what comes with each counts for less: order and rates are uploaded, losses come back.
-    # Little is learnt in them, for whoever knows random labels by heart has another loss than others.
+    # With more steps in an epoch its fixed costs count for less: order and rates are uploaded, losses are downloaded.
+    # Learning rates are small, for losses of contestants would differ once they learn random labels by heart.
     return replace(made, dtype=dtype, order=np.tile(made.order, passes), lr=made.lr if passes == 1 else 1e-6)
 
 
@@ -33,8 +33,8 @@ def tiny(dtype: str = "float32") -> Workload:
     return mlp(10, (5, 4), 6, 4, dtype)
 
 
-# Titles, and what makes the workload of the size that `pick` chooses. Where an epoch is of a few steps on random rows,
-# it is the step that matters.
+# Titles, and functions that make the workload of the size that `pick` chooses. The figure is the time of a step where
+# an epoch has a few steps on random rows.
 CASES: dict[str, tuple[str, Callable[..., Workload]]] = {
     "mlp-64": (
         "784-256-128-10, Adam, batch 64, 200 steps",
@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, Callable[..., Workload]]] = {
 
 
 def products_alone(workload: Workload) -> float:
-    """Seconds that cuBLASLt takes for the products of an epoch, each by the fastest of its algorithms."""
+    """Seconds of the products of an epoch, each by the fastest algorithm of cuBLASLt."""
     layers = [layer_of((workload.batch_size, *w.shape), workload.dtype) for w in workload.weights[::2]]
     products = [make(layer) for layer in layers for make in (forward_product, weights_product)]
     products += [inputs_product(layer) for layer in layers[1:]]

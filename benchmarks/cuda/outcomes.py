@@ -1,7 +1,7 @@
-"""A pytest plugin that tells, as tests go by, how many have passed and which have failed: nothing is lost in a kill.
+"""A pytest plugin that reports passed and failed tests while they run, so that a kill loses nothing.
 
-A test that has ended its worker (a crash, a context that is spoilt, a time that is up) is not run again. By itself
-pytest-xdist gives it to the next worker of the file, which it ends as well, until no worker may be replaced any more.
+A test that ended its worker (a crash, a spoilt context, a time limit) is not run again. By itself pytest-xdist gives it
+to the next worker of the file, which it ends as well, until no worker may be replaced any more.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import pytest
 from fastopt.benchmarks.cuda.child import RECORDS, tell
 from fastopt.benchmarks.cuda.records import append
 
-STARTED = "FASTOPT_SURVEY_STARTED"  # environment variable: a file of the tests that workers have begun and ended
+STARTED = "FASTOPT_SURVEY_STARTED"  # environment variable: file with the tests that workers have begun and ended
 BEGUN, ENDED, WHY = "begun", "ended", "why"
-MOMENT = 0.5  # seconds between two times that counts are told
-MOST = 40  # failures that are told by name
-LONGEST = 300  # characters of what is wrong
+MOMENT = 0.5  # seconds between two reports of counts
+MOST = 40  # failures that are reported by name
+LONGEST = 300  # characters of an error
 
 
 class Outcomes:
-    """Counts of this session."""
+    """Counts and failures of this session."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()  # of tests and modules that were skipped
+        self.reasons: Counter[str] = Counter()  # reasons of skipped tests and modules
         self.failures: list[dict[str, str]] = []
         self.collected, self.told = 0, 0.0
 
@@ -56,7 +56,7 @@ class Outcomes:
         tell(line=self.line(), counts=dict(self.counts), failures=self.failures, **more)
 
     def finish(self, collect_only: bool) -> None:
-        """Tell how it ended."""
+        """Report the end of the session."""
         bad = self.counts["failed"] + self.counts["error"]
         ran = bad + self.counts["passed"]
         if bad:
@@ -80,11 +80,11 @@ outcomes = Outcomes()
 
 
 def _worker() -> bool:
-    return "PYTEST_XDIST_WORKER" in os.environ  # whose reports its master gets as well
+    return "PYTEST_XDIST_WORKER" in os.environ  # a worker, whose master gets the same reports
 
 
 def pytest_configure() -> None:
-    if not _worker():  # workers, which come later, have the variable as well
+    if not _worker():  # workers, which start later, inherit the variable
         handle, os.environ[STARTED] = tempfile.mkstemp(prefix="fastopt-tests-")
         os.close(handle)
 
@@ -96,7 +96,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Keep of each test that it has begun, and ended; skip one that has begun before and never ended."""
+    """Note the begin and end of each test; skip one that has begun before and never ended."""
     if not _worker():
         return (yield)
     path = os.environ[STARTED]
@@ -110,7 +110,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def keep_reason(test: str, reason: str) -> None:
-    """Say why a test is about to end its worker, which takes all that it could print with it."""
+    """Report why a test is about to end its worker, whose own output is lost."""
     if path := os.environ.get(STARTED):
         _note(path, f"{WHY} {test} {' '.join(reason.split())}")
 
@@ -130,7 +130,7 @@ def pytest_runtest_logreport(report: Any) -> None:
     if _worker():
         return
     if report.when == "call" or report.outcome != "passed":
-        # The test that a worker was at when it ended has failed, at whatever moment ("???").
+        # A worker's last test has failed, at an unknown moment ("???").
         outcome = "error" if report.failed and report.when in ("setup", "teardown") else report.outcome
         outcomes.add(outcome, report.nodeid, _what(report))
 
@@ -150,14 +150,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _what(report: Any) -> str:
-    """Return what is wrong, or why a test was skipped, in one line."""
+    """Return the error, or the reason of a skip, in one line."""
     found = report.longrepr
     if isinstance(found, tuple):
         found = found[2]
     elif crash := getattr(found, "reprcrash", None):
         found = crash.message
     elif told := [line[1:] for line in str(found or "").splitlines() if line.startswith("E ")]:
-        found = " ".join(told)  # of what cannot be imported, say
+        found = " ".join(told)  # of a module that cannot be imported, say
     elif report.when == "???" and (reason := _reason(report.nodeid)):
         found = f"{reason}: {found}"
     return " ".join(str(found or "").removeprefix("Skipped: ").split())[:LONGEST]

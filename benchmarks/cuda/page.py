@@ -1,4 +1,4 @@
-"""The page of a survey, and its verdict in as many lines as a screen keeps: both are made from its records alone."""
+"""The page of a survey, and its verdict of one screen: both are made from the records alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def write(folder: Folder) -> None:
-    """Write the page, and what benchmarks have measured as a file for `fastopt report`."""
+    """Write the page, and the records of benchmarks as a file for `fastopt report`."""
     folder.write(PAGE, page(folder.latest()))
     measured = [noted for noted in folder.benchmarks() if isinstance(noted.get("stats"), dict)]
     if measured:
@@ -37,7 +37,7 @@ def _data(records: Records, stage: str) -> dict[str, Any]:
 
 
 def _of(records: Records, group: str) -> dict[str, Mapping[str, Any]]:
-    """The stages of a group, by their names in it."""
+    """Stages of a group, by their names in it."""
     return {name.partition("/")[2]: record for name, record in records.items() if name.startswith(f"{group}/")}
 
 
@@ -65,7 +65,7 @@ def figures(records: Records) -> list[tuple[str, str, str, str, str]]:
 
 
 def measured_text(data: Mapping[str, Any], who: str) -> str:
-    """Return what a contestant took, and bytes a second where that is known."""
+    """Return the time of a contestant, and bytes a second if they are known."""
     seconds = _mapping(data.get("seconds")).get(who)
     if not isinstance(seconds, int | float):
         return ""
@@ -88,13 +88,13 @@ def duration(seconds: float) -> str:
 
 
 def counted(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return how many stages ended in which way."""
+    """Return the number of stages of each status."""
     counts = Counter(str(record["status"]) for record in records)
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or "none was run"
 
 
 def problems(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each problem of what neither passed nor was skipped, with the names of those that have it."""
+    """Return a line for each problem of stages that neither passed nor were skipped, with their names."""
     found: dict[str, list[str]] = {}
     for name, record in records.items():
         if record["status"] not in GOOD:
@@ -111,7 +111,7 @@ def failures(record: Mapping[str, Any]) -> list[str]:
 
 # ---------------------------------------------------------------- the screen
 def verdict(folder: Folder) -> str:
-    """Return all that matters in at most LINES lines."""
+    """Return the verdict in at most LINES lines."""
     records = folder.latest()
     lines = ["", "=" * 20 + " verdict", _line(records, "facts"), _line(records, "clocks"), ""]
     for title, goal, measured, share, found in figures(records):

@@ -1,4 +1,4 @@
-"""Whoever can train a workload on a GPU, with its data there: this library, and torch in several ways."""
+"""Contestants that train a workload with its data on a GPU: this library, and torch in several ways."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class OnDevice(Reference):
         self.hold()
 
     def hold(self) -> None:
-        """Parameters stay on the GPU between epochs, as in `fit` where nobody looks at them in between."""
+        """Keep parameters on the GPU between epochs, as `fit` does without callbacks."""
         self.held = self.network.holding()
         self.held.__enter__()
 
 
 class WithEpilogues(OnDevice):
-    """The same with all activations and slopes as epilogues of products that can be some."""
+    """The same with every possible activation and slope as an epilogue of a product."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -44,7 +44,7 @@ class WithEpilogues(OnDevice):
 
 
 class GraphABatch(OnDevice):
-    """A CUDA graph a batch, whatever the estimate says."""
+    """A CUDA graph a batch, regardless of the estimate."""
 
     setting = "0"
 
@@ -54,18 +54,18 @@ class GraphABatch(OnDevice):
 
 
 class OneKernel(GraphABatch):
-    """Many batches as one kernel, whatever the estimate says."""
+    """Many batches as one kernel, regardless of the estimate."""
 
     setting = "1"
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        if not chosen(workload, self.setting):
+        if not uses_one_kernel(workload, self.setting):
             raise Absent("does not fit into a multiprocessor's shared memory")
 
 
-def chosen(workload: Workload, setting: str = "") -> bool:
-    """Whether this library trains on the workload by one kernel, by its own estimate or by a setting of it."""
+def uses_one_kernel(workload: Workload, setting: str = "") -> bool:
+    """True if this library trains the workload by one kernel; setting: FASTOPT_CUDA_FUSED, "" for the estimate."""
     from fastopt.kernels.cuda.fused import select
 
     network, labels = OnDevice(workload).network, workload.y.ndim == 1

@@ -1,7 +1,7 @@
-"""Processes with a limit of time and of output, that end with all that they have started.
+"""Processes with limits of time and output, which end together with all processes that they have started.
 
 A stage may crash, hang, print without end, start processes that outlive it, or wait for a driver that never answers:
-whoever runs it goes on.
+its parent goes on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-MARK = "FASTOPT_SURVEY_PROCESS"  # an environment variable that a process and all that it starts have in common
-FIRST, LAST = 64_000, 190_000  # bytes of the output that are kept, of its beginning and of its end
+MARK = "FASTOPT_SURVEY_PROCESS"  # environment variable that a process and its descendants share
+FIRST, LAST = 64_000, 190_000  # bytes of the output that are kept of its beginning and of its end
 POLL = 0.02  # seconds
 PATIENCE = 10.0  # seconds for a killed process to be gone: one may be stuck in a driver
-# A group of its own, which can be killed whole. Not a session of its own, where that can be had: whoever kills ours
-# means all of it.
+# A group of its own, which can be killed whole. If possible no session of its own: a kill of our session
+# must reach it.
 GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 _running: dict[str, subprocess.Popen[bytes]] = {}  # by their marks
@@ -36,8 +36,8 @@ class Ended(NamedTuple):
 
     status: int | None  # exit status, or minus the number of a signal; None: it could not be killed
     seconds: float
-    late: bool  # it was killed because its time was up
-    output: bytes  # stdout and stderr, as much as is kept
+    late: bool  # True: it was killed because its time was up
+    output: bytes  # stdout and stderr, shortened
 
 
 class _Kept:
@@ -62,9 +62,9 @@ class _Kept:
 
 
 def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | None = None) -> Ended:
-    """Run a command to its end, but for at most `limit` seconds; kill then whatever it has started.
+    """Run a command for at most `limit` seconds, then kill all processes that it has started.
 
-    environment: what is added to this process's.
+    environment: variables in addition to this process's.
     """
     mark, start = uuid.uuid4().hex, time.monotonic()
     own = {**os.environ, **(environment or {}), MARK: mark}
@@ -75,7 +75,7 @@ def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | N
                 return Ended(-signal.SIGINT, 0.0, False, b"")
             process = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, stdout=into, stderr=into, **GROUP)
             _running[mark] = process
-    except OSError as error:  # there is no such command, say
+    except OSError as error:  # the command does not exist, say
         os.close(out)
         return Ended(127, time.monotonic() - start, False, str(error).encode())
     finally:
@@ -94,7 +94,7 @@ def run(command: Sequence[str], limit: float, environment: Mapping[str, str] | N
 
 
 def _read(out: int, kept: _Kept, over: threading.Event) -> None:
-    """Read until all writers have closed the pipe, or `over` is set and nothing more comes."""
+    """Read until all writers have closed the pipe, or `over` is set and the pipe is empty."""
     with contextlib.suppress(OSError):
         while True:
             ready, _, _ = select.select([out], [], [], 0.1)
@@ -109,7 +109,7 @@ def _read(out: int, kept: _Kept, over: threading.Event) -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
-    """Return True once the process has ended, or False when its time is up. Its number stays its own meanwhile."""
+    """Return True once the process has ended, False when its time is up. Its id is not freed yet."""
     while True:
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return True
@@ -119,7 +119,7 @@ def _wait(process: subprocess.Popen[bytes], until: float) -> bool:
 
 
 def _finish(process: subprocess.Popen[bytes], mark: str) -> int | None:
-    """Kill the process's group, which has its number, and what else has its mark."""
+    """Kill the process's group, which has its id, and all other processes with its mark."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
@@ -133,7 +133,7 @@ def _finish(process: subprocess.Popen[bytes], mark: str) -> int | None:
 
 
 def _marked(mark: str) -> list[int]:
-    """Return the processes with this mark, which may have made groups of their own; where /proc tells."""
+    """Return the processes with this mark, also in groups of their own; none without /proc."""
     wanted, found = f"{MARK}={mark}".encode(), []
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
@@ -145,7 +145,7 @@ def _marked(mark: str) -> list[int]:
 
 
 def stop_all() -> None:
-    """Kill everything that runs, and start nothing more."""
+    """Kill all running processes, and start no more."""
     global _stopping
     with _lock:
         _stopping, running = True, list(_running.values())

@@ -4,7 +4,7 @@
     folder.add({"stage": "facts", "status": "passed", "seconds": 1.5, "line": "one GPU", "data": {}})
     folder.latest()["facts"]["status"]
 
-Whatever kills a survey, the lines that were written stay. A line that was cut off is passed over when they are read.
+If a survey is killed, the written lines stay. An incomplete line is skipped when they are read.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import Any
 
 NAME, PAGE, LOGS, BENCHMARKS = "survey.jsonl", "survey.md", "logs.tar", "benchmarks.json"
-LEFT_OUT = "not run"  # the status of a stage that there was no time for
+LEFT_OUT = "not run"  # status of a stage without time to run
 MOST_LOGS = 16_000_000  # bytes of the archive, its end included
 MOST_LOG = 256_000  # bytes of a log; what runs keeps no more
-BLOCK = 10_240  # bytes that an archive is filled up to
+BLOCK = 10_240  # bytes that an archive is padded to
 
 
 def append(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Add a line to a file, in one piece, and have it on the disk before this returns."""
+    """Append a line to a file at once, and return when it is on the disk."""
     line = json.dumps(record, default=str).encode() + b"\n"
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
-            line = b"\n" + line  # what stands there was cut off
+            line = b"\n" + line  # the last line is incomplete
         while line:
             line = line[os.write(handle, line) :]
         os.fsync(handle)
@@ -43,7 +43,7 @@ def append(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the records of a file, without those that were cut off; none where there is no file."""
+    """Return the complete records of a file; none if the file does not exist."""
     try:
         lines = Path(path).read_bytes().splitlines()
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def _parsed(line: bytes) -> Any:
 
 
 class Folder:
-    """Folder that a survey leaves behind: records, logs, a page. Threads may share it."""
+    """Output folder of a survey: records, logs, a page. Threads may share it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -73,16 +73,16 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def add(self, record: dict[str, Any], log: bytes = b"") -> None:
-        """Add the record of a stage, and what it printed to the archive."""
+        """Add the record of a stage, and its output to the archive."""
         with self._lock:
             append(self.records, {**record, "when": time.strftime("%Y-%m-%d %H:%M:%S")})
             if log:
                 _archive(self.path / LOGS, f"{record['stage'].replace('/', '-')}.log", log)
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """Return the last record of every stage, in the order in which stages were first recorded.
+        """Return the last record of every stage, in the order of their first records.
 
-        That a stage was left out, later on, does not count where it has run before.
+        A record that a stage was left out does not replace that of a run.
         """
         found: dict[str, dict[str, Any]] = {}
         for record in read(self.records):
@@ -92,7 +92,7 @@ class Folder:
         return found
 
     def benchmarks(self) -> list[dict[str, Any]]:
-        """Return what benchmarks have noted, the last of each name."""
+        """Return the last record of every benchmark."""
         found = {}
         for record in read(self.records):
             noted = record.get("benchmark")
@@ -101,7 +101,7 @@ class Folder:
         return list(found.values())
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file, all of it or nothing."""
+        """Write a file atomically."""
         path = self.path / name
         beside = path.with_suffix(f"{path.suffix}.part")
         beside.write_text(text, encoding="utf-8")
@@ -111,14 +111,14 @@ class Folder:
 
 # ---------------------------------------------------------------- logs
 def _archive(path: Path, name: str, log: bytes) -> None:
-    """Add a log to the archive; where it is full, nothing."""
+    """Add a log to the archive, unless that is full."""
     room = MOST_LOGS - (path.stat().st_size if path.exists() else 0) - 2 * BLOCK
     log = shortened(log, min(MOST_LOG, room))
     if not log:
         return
     try:
         _put(path, name, log)
-    except (tarfile.TarError, EOFError):  # the archive was cut off
+    except (tarfile.TarError, EOFError):  # the archive is incomplete
         _rewrite(path)
         _put(path, name, log)
 
@@ -153,16 +153,16 @@ def _whole_logs(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         return
 
 
-def shortened(log: bytes, most: int) -> bytes:
-    """Return the beginning and the end of a log, and how much is missing between them; nothing where there is no room.
+def shortened(log: bytes, max_bytes: int) -> bytes:
+    """Return the beginning and the end of a log, with the number of bytes left out; empty if `max_bytes` is too small.
 
     >>> shortened(b"a" * 500 + b"z" * 500, 200)[-4:]
     b'zzzz'
     """
-    if len(log) <= most:
+    if len(log) <= max_bytes:
         return log
     note = f"\n[... {len(log)} bytes in all ...]\n".encode()
-    if most < 2 * len(note):
+    if max_bytes < 2 * len(note):
         return b""
-    first = (most - len(note)) // 4
-    return log[:first] + note + log[len(log) - (most - len(note) - first) :]
+    first = (max_bytes - len(note)) // 4
+    return log[:first] + note + log[len(log) - (max_bytes - len(note) - first) :]

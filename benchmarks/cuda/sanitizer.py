@@ -18,13 +18,13 @@ from fastopt.benchmarks.cuda.stages import TOOLS, checkout
 from fastopt.benchmarks.workloads import Absent
 
 SCRIPT = Path("tests", "helpers_every.py")
-SECONDS = 80  # for as many of the kernels as are done in them, each kind early; the rest is the tool's own
-FAILED = 9  # the exit status of a tool that has found something
+SECONDS = 80  # seconds of kernels, all kinds early; the tool itself needs the rest
+FAILED = 9  # exit status of a tool that has found an error
 FOLDERS = ("bin", "compute-sanitizer", "extras/compute-sanitizer")  # of a toolkit
 
 
 def binary() -> str:
-    """Return the path of compute-sanitizer: of the path, of a toolkit, or of NVIDIA's wheel. Raises Absent."""
+    """Return compute-sanitizer from PATH, a toolkit, or NVIDIA's wheel. Raises Absent."""
     toolkits = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)] + ["/usr/local/cuda"]
     places = [Path(toolkit, folder) for toolkit in toolkits for folder in FOLDERS]
     places += [Path(entry, "nvidia", "cu13", "bin") for entry in sys.path if entry]
@@ -37,7 +37,7 @@ def binary() -> str:
 
 
 def command(sanitizer: str, tool: str, script: Path) -> list[str]:
-    """Return the command line. Of memory all kernels are looked at; else ours alone: cuBLAS's are NVIDIA's business."""
+    """Return the command line. memcheck checks all kernels; other tools check ours alone, not cuBLAS's."""
     options = ["--tool", tool, "--error-exitcode", str(FAILED), "--launch-timeout", "0"]
     if tool != "memcheck":
         options += ["--kernel-name", "kernel_substring=fastopt"]  # mangled names have the package's in them
@@ -46,13 +46,13 @@ def command(sanitizer: str, tool: str, script: Path) -> list[str]:
 
 
 def summary(said: str) -> str:
-    """Return the tool's own last word."""
+    """Return the tool's summary line."""
     lines = [line.strip("= \t") for line in said.splitlines()]
     return next((line for line in reversed(lines) if "SUMMARY" in line), "")
 
 
 def check(tool: str) -> str:
-    """Run the tool; raise where it has found something."""
+    """Run the tool; raise if it has found an error."""
     place = checkout()
     if place is None:
         raise Absent("the script is in tests/: run the survey in a checkout")
@@ -68,7 +68,7 @@ def check(tool: str) -> str:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)  # so that it is there if the time is up
+            print(line, end="", flush=True)  # reported at once, in case the time is up
             if len(said) < 100_000:
                 said.append(line)
     text = "".join(said)

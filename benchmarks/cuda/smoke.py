@@ -1,9 +1,9 @@
-"""Smoke checks: what only a device can show, each small, each in a process of its own.
+"""Smoke checks: small checks of what only a device can show, each in a process of its own.
 
 python -m fastopt.benchmarks.cuda.smoke NAME
 
-One that spoils its context, or hangs, spoils nothing but itself. Under Numba's simulator those that need no torch run
-on tiny arrays. The table needs nothing of CUDA, so that whoever only wants the names does not touch it.
+A check that spoils its context, or hangs, does not affect the others. Under Numba's simulator those without torch run
+on tiny arrays. The table imports nothing of CUDA, so that names can be read without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 
 from fastopt.benchmarks.cuda.child import main
 
-CHECKS = {  # the module, smoke_..., of each; the function has the check's name
+CHECKS = {  # name of the check: its module, smoke_...; the function has the check's name
     "first-kernel": "device",
     "zero-memset": "device",
     "pageable-reuse": "device",

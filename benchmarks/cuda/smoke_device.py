@@ -38,7 +38,7 @@ def _count(at):
 
 
 def _turn_round(into, words, threads):
-    # Through shared memory: the last word first.
+    # through shared memory, in reverse order
     memory = cuda.shared.array(0, ELEMENT)
     table = address_shared(memory)
     for i in range(cuda.threadIdx.x, words, threads):
@@ -75,13 +75,13 @@ def zero_memset() -> str:
         said = "" if SIMULATED else f"; the driver answers {gpu.driver.cuMemsetD8Async(memory.address, 0, 0, ffi.NULL)}"
     assert DeviceArray(gpu, (0, 3), "float32").copy_to_host().shape == (0, 3)
     made = DeviceArray(gpu, (1000,), "int64", fill=-1)
-    del made  # whose memory the next one may get
+    del made  # frees memory that the next one may get
     assert not words(gpu, 1000).copy_to_host().any()
     return f"nothing is set in no bytes{said}"
 
 
 def pageable_reuse() -> str:
-    """An array in ordinary memory that is copied may be changed as soon as the call has returned."""
+    """An array in pageable memory may be changed as soon as the call that copies it has returned."""
     rng = np.random.default_rng(0)
     sources = [rng.integers(0, 256, size, dtype=np.uint8) for size in SIZES for _ in range(3)]
     gpu = device()
@@ -111,14 +111,14 @@ def pinned_words() -> str:
         event.record(stream)
         assert SIMULATED or not event.reached(), "the copy to pinned memory waited"
     until = time.monotonic() + SECONDS
-    while pinned[4] != 5:  # the host sees it without asking the driver
+    while pinned[4] != 5:  # the host reads it without the driver
         assert time.monotonic() < until, "what the device wrote never arrived"
     assert pinned.sum() == 9
     return "written by the device while the host went on"
 
 
 def shared_memory() -> str:
-    """As much as a block can have, which is more than what it has unasked."""
+    """The largest shared memory of a block, which is more than the default limit."""
     gpu = device()
     count = 64 if SIMULATED else gpu.shared_bytes // 8
     threads = THREADS if SIMULATED else 512
@@ -144,7 +144,7 @@ def events() -> str:
         end.before(other)
         if not SIMULATED:
             assert not end.reached(), "an event was reached before what stands before it"
-            gpu.wait(other)  # which waits for the event
+            gpu.wait(other)  # waits for the event
             assert end.reached()
         end.wait()
         took, host = end.since(start), time.perf_counter() - begin
@@ -154,7 +154,7 @@ def events() -> str:
 
 
 def streams() -> str:
-    """They do not wait for each other, nor for the default stream."""
+    """Streams do not wait for each other, nor for the default stream."""
     gpu = device()
     slow, fast, room = gpu.stream(), gpu.stream(), words(gpu, 2)
     copies = [DeviceArray(gpu, (1000,), "float64", fill=1) for _ in range(2)]
@@ -169,12 +169,12 @@ def streams() -> str:
         done.wait()
     handle = fast.handle
     del fast
-    assert gpu.stream().handle == handle  # it is lent again
+    assert gpu.stream().handle == handle  # it is used again
     return "two streams and the default one, at once"
 
 
 def counted(gpu: Any, stream: int, at: DeviceArray) -> tuple[Callable[[], None], list[int]]:
-    """Return what gives two launches to a stream, and a list that is longer by one each time."""
+    """Return a function of two launches, and a list that grows by one with each call."""
     calls: list[int] = []
 
     def run() -> None:
@@ -200,7 +200,7 @@ def graph_capture() -> str:
 
 
 def strict_capture() -> str:
-    """While another library captures in the strictest mode, kernels are loaded and memory is allocated on the side."""
+    """Kernels are loaded and memory is allocated while another library captures in the strictest mode."""
     gpu = device()
     if SIMULATED:
         raise Absent("the simulator captures nothing")
@@ -241,7 +241,7 @@ def most_blocks() -> str:
 
 
 def past_32_bits() -> str:
-    """More elements than an int32 counts, more bytes than it has."""
+    """More elements and bytes than an int32 counts."""
     size = 4096 if SIMULATED else (1 << 31) + 4104
     gpu = device()
     if not SIMULATED and 5 * size > gpu.free_memory():

@@ -40,7 +40,7 @@ LOSSES = ("sparse_categorical_crossentropy", "mean_squared_error")
 
 # ---------------------------------------------------------------- products
 def planned() -> list[tuple[str, Product]]:
-    """Every product of the plans of these networks, if all epilogues that we know of are supported, and if none is."""
+    """Every product of these networks' plans, with all known epilogues supported, and with none."""
     found: dict[Product, str] = {}
     for widths, rows in NETWORKS:
         for activation in ("relu", "gelu_tanh"):
@@ -58,21 +58,21 @@ def planned() -> list[tuple[str, Product]]:
 
 
 def _plain(product: Product) -> bool:
-    """Return True for a product without an epilogue, which every other falls back to."""
+    """True for a product without an epilogue, the fallback of all others."""
     return product.epilogue == Epilogue.DEFAULT
 
 
 def heuristics() -> str:
-    """An algorithm for every product of the plans, and each of them run; those with epilogues may have none."""
+    """Find and run an algorithm for every product of the plans; products with epilogues may have none."""
     products = planned()
     gpu = device()
     gemm, refused = gemm_of(gpu), []
     roles = "a", "b", "d", "bias", "aux"
     sizes = [max(own) for own in zip(*(product.sizes() for _, product in products), strict=True)]
-    rooms = {role: gpu.allocate(size) for role, size in zip(roles, sizes, strict=True)}  # zeros: nobody looks at them
+    rooms = {role: gpu.allocate(size) for role, size in zip(roles, sizes, strict=True)}  # not compared
     for name, product in products:
         if gemm.supported(product):
-            print(f"{name}: {product}", flush=True)  # the last one is what a crash or a hang is of
+            print(f"{name}: {product}", flush=True)  # the last one reported is the one that crashes or hangs
             used = [role for role, size in zip(roles, product.sizes(), strict=True) if size]
             gemm.call(product, **{role: rooms[role].address for role in used}).run(0)
             with gpu.active():
@@ -92,9 +92,9 @@ def _dense(kind: str) -> str:
         dense = Dense(sizes, activation, kind)
         for fused in (None, ALL):
             dense.forward(fused)(0)
-            if not (fused and activation == "gelu_tanh" and kind == "float32"):  # whose epilogue's tanh is of 11 bits
+            if not (fused and activation == "gelu_tanh" and kind == "float32"):  # the epilogue's tanh has 11 bits
                 dense.check("forward")
-        if activation != "gelu_tanh":  # whose slope goes by z, which is not kept here
+        if activation != "gelu_tanh":  # its slope needs z, which is not kept here
             dense.backward()(0)
             dense.check("backward")
     return f"{'x'.join(map(str, sizes))}, forward and backward, against float64"
@@ -118,7 +118,7 @@ def dense_bfloat16() -> str:
 
 # ---------------------------------------------------------------- kernels
 def kernels() -> str:
-    """Gathering, dropout, slopes, losses, softmax, accuracy, norms: against float64, on sizes of a few blocks."""
+    """Kernels of a batch against float64, on sizes of a few blocks."""
     rows, columns = cases.TINY if SIMULATED else (1000, 37)
     wanted = [(kernel, name, dtype) for kernel, name, dtype in cases.CASES if kernel in SOME]
     wanted = [case for case in wanted if case[1] in (case[0], "relu", "gelu", *LOSSES)]
@@ -141,7 +141,7 @@ def workload(widths: tuple[int, ...], batch: int, steps: int, dtype: str = "floa
 
 
 def _same_losses(work: Workload, ours: type, name: str) -> str:
-    """Train an epoch beside the reference."""
+    """Train an epoch, and compare with the reference."""
     device()
     found = contest(work, ["reference", name], 0, 0, {"reference": Reference, name: ours})
     if name not in found.losses:
@@ -168,9 +168,9 @@ def mixed_network() -> str:
 
 
 def streamed_network() -> str:
-    """Data that come from the host part by part, as if the device had no room for them."""
+    """Data streamed from the host, as if the device had no memory for them."""
     work = workload((784, 64, 10), 64, 40)
     row = work.x[0].nbytes + 8
     part = (1 if SIMULATED else 3) * work.batch_size * row  # bytes: several parts
-    with mock.patch.multiple(data_feed, MEMORY_SHARE=-1.0, PART=part):
+    with mock.patch.multiple(data_feed, MEMORY_SHARE=-1.0, PART_BYTES=part):
         return _same_losses(work, GraphABatch, "streamed")

@@ -42,7 +42,7 @@ def numbers(seed: int) -> list[np.ndarray]:
 
 
 def there(gpu: Any, arrays: list[np.ndarray]) -> list[DeviceArray]:
-    """Copies on the device."""
+    """Copies of arrays on the device."""
     made = [DeviceArray(gpu, array.shape, array.dtype) for array in arrays]
     for place, array in zip(made, arrays, strict=True):
         place.write(array, 0)
@@ -54,7 +54,7 @@ def wide(arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def compare(ours: list[DeviceArray], theirs: list[np.ndarray], what: str) -> float:
-    """Return the largest difference; AssertionError where there is a large one."""
+    """Return the largest difference; raise AssertionError if it is too large."""
     worst = 0.0
     for one, other in zip(ours, theirs, strict=True):
         got = one.copy_to_host().astype("float64")
@@ -109,7 +109,7 @@ def bits_bfloat16() -> str:
 
 
 def rounding() -> str:
-    """All numbers of 16 bits, widened, and rounded after an update: infinities, NaN and denormals among them."""
+    """All values of 16 bits, widened, and rounded after an update: with infinities, NaN and denormals."""
     every = np.arange(0, 1 << 16, 640 if SIMULATED else 1).astype("uint16")
     other = np.random.default_rng(0).permutation(every)
     gpu = device()
@@ -147,7 +147,7 @@ def clipping() -> str:
 
 
 def skipping() -> str:
-    """Steps with a gradient that is not finite are skipped by the device, and do not count."""
+    """The device skips steps with a gradient that is not finite, and does not count them."""
     host = numbers(0)
     gpu = device()
     here, exact = there(gpu, host), wide(host)

@@ -1,4 +1,4 @@
-"""Smoke checks with torch and CuPy: arrays in both directions, streams, graphs, and what torch's own code gives."""
+"""Smoke checks with torch and CuPy: arrays in both directions, streams, graphs, and torch's own results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fastopt.kernels.cuda.runtime.array_interface import see
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
-HOME = "cpu" if SIMULATED else "cuda"  # where tensors are
+HOME = "cpu" if SIMULATED else "cuda"  # device of the tensors
 SHAPES = ((7, 5), (9,), (), (0, 3)) if SIMULATED else ((257, 33), (9,), (), (0, 3), (5000,))
 STEPS = 10
 REPEATS = 3 if SIMULATED else 100
-# Values at which a term in the wrong place shows, and at which 16 bits do not make noise of the second moment.
+# Values that show a misplaced term, and at which 16 bits do not turn the second moment into noise.
 ADAM = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.1}
 OPTIONS = {"Adam": ADAM, "AdamW": ADAM, "SGD": {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.1}}
 NEAR = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -33,14 +33,14 @@ def parameters(torch: Any, dtype: str = "float32", seed: int = 0) -> list[Any]:
 
 
 def give(torch: Any, params: list[Any], seed: int) -> None:
-    """Gradients, the same for all with the same seed."""
+    """Set gradients drawn with this seed."""
     generator = torch.Generator().manual_seed(1000 + seed)
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator).to(p.device, p.dtype)
 
 
 def ours_and_theirs(torch: Any, name: str, dtype: str = "float32", **options: Any) -> list[tuple[Any, list[Any]]]:
-    """Two optimizers on twins: ours first, which must not leave anything to torch."""
+    """Two optimizers on copies of the same parameters: ours, which must not fall back to torch, and torch's."""
     import fastopt.torch
 
     found = []
@@ -51,7 +51,7 @@ def ours_and_theirs(torch: Any, name: str, dtype: str = "float32", **options: An
 
 
 def explained(optimizer: Any) -> None:
-    """AssertionError where a parameter is torch's."""
+    """Raise AssertionError if a parameter is updated by torch."""
     import fastopt.torch
 
     reasons = {placement.reason for placement in fastopt.torch.explain(optimizer) if placement.reason}
@@ -68,7 +68,7 @@ def compare(torch: Any, ours: list[Any], theirs: list[Any], near: float) -> floa
 
 
 def torch_arrays() -> str:
-    """Our arrays as tensors on the same memory, and tensors as arrays, without a copy and without waiting."""
+    """Exchange our arrays and tensors on the same memory, without a copy and without waiting."""
     torch, _ = torch_device()
     for kind in ("float32", "float64", "float16", "bfloat16"):
         array = filled((6, 4), np.arange(24), kind)
@@ -88,7 +88,7 @@ def torch_arrays() -> str:
 
 
 def torch_no_waiting() -> str:
-    """Steps in torch's mode that makes an error of waiting, with all that the device alone knows."""
+    """Steps with scale, skips and learning rate on the device, in torch's mode that makes waiting an error."""
     torch, _ = torch_device(own=False)
     (ours, params), _ = ours_and_theirs(torch, "Adam", fused=True)
     ours.clip_norm = 0.5
@@ -125,7 +125,7 @@ def torch_streams() -> str:
 
 
 def torch_graph() -> str:
-    """Captured into torch's graph, whose capture is the strictest, while another thread makes streams and steps."""
+    """Capture into torch's graph, in the strictest mode, while another thread makes streams and steps."""
     torch, gpu = torch_device()
     (captured, statics), _ = ours_and_theirs(torch, "AdamW", capturable=True)
     (plain, params), _ = ours_and_theirs(torch, "AdamW", capturable=True)
@@ -166,7 +166,7 @@ def torch_graph() -> str:
 
 
 def torch_steps() -> str:
-    """Results of torch's own fused steps."""
+    """Compare with torch's own fused steps."""
     torch, _ = torch_device(own=False)
     worst: dict[str, float] = {}
     for dtype, near in NEAR.items():
@@ -184,7 +184,7 @@ def torch_steps() -> str:
 
 
 def torch_scaler() -> str:
-    """A GradScaler whose scale is too large at times: the same steps are skipped."""
+    """A GradScaler with a scale that is sometimes too large: both skip the same steps."""
     torch, _ = torch_device(own=False)
     scales = []
     pairs = ours_and_theirs(torch, "Adam", fused=True)
@@ -205,7 +205,7 @@ def torch_scaler() -> str:
 
 
 def cupy_arrays() -> str:
-    """CuPy's arrays, on its current stream."""
+    """Update CuPy's arrays on its current stream."""
     if find_spec("cupy") is None:
         raise Absent("CuPy is not installed")
     import fastopt as fo

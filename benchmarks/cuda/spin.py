@@ -1,4 +1,4 @@
-"""A kernel that keeps a stream busy for a while: what stands behind it is late."""
+"""A kernel that keeps a stream busy for a while, so that later work on the stream is late."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ read_double, write_double = reader("float64", 1), writer("float64")
 
 
 def _spin(into, rounds):
-    x = read_double(into)[0]  # a number that the compiler does not know, or it would leave out the loop
+    x = read_double(into)[0]  # a value that the compiler does not know, or it would remove the loop
     for _ in range(rounds):
         x = x * 0.999 + 1.5
     write_double(into, x)
@@ -23,6 +23,6 @@ SPIN = Kernel(_spin, "spin")
 
 
 def occupy(gpu: Any, stream: int, room: int) -> None:
-    """Give a stream something that takes a while; room: the address of a float64, which it changes."""
+    """Keep a stream busy for a while; room: address of a float64, which is changed."""
     with gpu.active():
         gpu.launch(SPIN, 1, stream, room, ROUNDS)

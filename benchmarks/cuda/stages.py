@@ -1,4 +1,4 @@
-"""The stages of a survey, in their order: what each runs, for how long at most, and how its end is read."""
+"""The stages of a survey, in their order: commands, time limits, and the reading of their outcomes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from fastopt.cli import bench
 
 PACKAGE = "fastopt.benchmarks.cuda"
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")  # of compute-sanitizer
-# The suites with the most to tell for their time come first.
+# The most informative suites for their time come first.
 SUITES = ("limits", "steps", "networks", "small_networks", "kernels", "updates", "dense")
-FIGURE_LIMITS = {"mlp-64": 200}  # seconds, of what takes longer than others: torch compiles in it
+FIGURE_LIMITS = {"mlp-64": 200}  # seconds of slower suites: torch compiles in them
 GOOD = ("passed", "skipped")
-DONE = ("passed", "skipped", "failed", "crashed", "timed out")  # what need not be done again
+DONE = ("passed", "skipped", "failed", "crashed", "timed out")  # statuses that need no further run
 
 Told = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One process. It is not started where less than `least` seconds are left."""
+    """One process; it is not started with less than `least` seconds of the budget."""
 
     name: str
     command: tuple[str, ...]
     limit: float  # seconds
     least: float
-    side_by_side: bool = False  # with its neighbours: nothing is timed in it
-    always: bool = False  # also where it was done before: on a new machine it is needed again
+    side_by_side: bool = False  # True: may run at the same time as its neighbours, for nothing is timed in it
+    always: bool = False  # True: run again when resumed, for a new machine needs it
     environment: Mapping[str, str] = field(default_factory=dict)
-    read: Callable[[Ended, Told], tuple[str, str]] | None = None  # status and line, where the process tells none
+    read: Callable[[Ended, Told], tuple[str, str]] | None = None  # status and line if the process reports none
 
     @property
     def group(self) -> str:
@@ -52,7 +52,7 @@ def module(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def stages(rehearsal: bool) -> list[Stage]:
-    """Return all stages; in a rehearsal what takes long without a device is left at its beginning."""
+    """Return all stages; in a rehearsal those that take long without a device only begin."""
     found = [Stage("facts", module("facts"), 60, 5, always=True)]
     found += [Stage(f"smoke/{name}", module("smoke", name), 90, 10, side_by_side=True) for name in CHECKS]
     found.append(_warmup(rehearsal))
@@ -78,10 +78,10 @@ def selected(known: list[Stage], only: list[str]) -> list[Stage]:
 def outcome(stage: Stage, ended: Ended, told: Told | None, cut: bool) -> tuple[str, str]:
     """Return the status of a stage that has run, and a line about it.
 
-    told: what it told by its file; None: half of something. cut: its time was up early, for that of the survey was.
+    told: the report in its file; None: an incomplete one. cut: the survey's time was up before the stage's.
     """
     said = str((told or {}).get("line", "")).strip()
-    last = where(ended.output) or last_line(ended.output)
+    last = innermost_frame(ended.output) or last_line(ended.output)
     if ended.late:
         stuck = "; it could not be killed" if ended.status is None else ""
         return ("not run" if cut else "timed out"), _joined(f"after {ended.seconds:.0f} s{stuck}", said, last)
@@ -111,10 +111,10 @@ def last_line(output: bytes) -> str:
     return lines[-1][:200] if lines else ""
 
 
-def where(output: bytes) -> str:
-    """Return the innermost place in the last stack that Python has printed of a crash, or of a time that is almost up.
+def innermost_frame(output: bytes) -> str:
+    """Return the innermost frame of the last stack that Python has printed, of a crash or shortly before a time limit.
 
-    >>> where(b'Current thread 0x1 (most recent call first):\\n  File "a.py", line 3 in wait\\n')
+    >>> innermost_frame(b'Current thread 0x1 (most recent call first):\\n  File "a.py", line 3 in wait\\n')
     'File "a.py", line 3 in wait'
     """
     found = re.findall(rb"most recent call first\):\n\s*(File [^\n]+)", output)
@@ -141,7 +141,7 @@ def _warmup(rehearsal: bool) -> Stage:
 
 # ---------------------------------------------------------------- tests and suites, by pytest
 def checkout() -> Path | None:
-    """Return the folder that has the tests: where this is run, or where the package lies; None where there are none."""
+    """Return the folder with the tests: the current one, or the package's; None without tests."""
     beside = Path(__file__).resolve().parents[2]
     return next((place for place in (Path.cwd(), beside) if (place / "tests" / "kernels" / "cuda").is_dir()), None)
 
@@ -163,14 +163,19 @@ def _tests(rehearsal: bool) -> Stage:
     if find_spec("xdist"):
         options += ["-n", "6", "--dist", "loadfile", "--max-worker-restart", "100"]
     if find_spec("pytest_timeout"):
-        options += ["--timeout", "90", "--timeout-method", "thread"]  # signals do not reach who waits for a driver
+        options += [
+            "--timeout",
+            "90",
+            "--timeout-method",
+            "thread",
+        ]  # signals do not interrupt a driver's wait
     options += ["--collect-only"] if rehearsal else []
     command = (sys.executable, "-m", "pytest", f"--rootdir={place}", "-c", str(place / "pyproject.toml"), *options)
     return Stage("tests", (*command, *map(str, files)), 300, 45, read=_pytest)
 
 
 def gpu_tests(place: Path) -> list[Path]:
-    """Return the files of a checkout with tests that a GPU runs."""
+    """Return the test files of a checkout with tests for a GPU."""
     files = sorted((place / "tests").rglob("test_*.py"))
     return [file for file in files if "mark.gpu" in file.read_text(encoding="utf-8")]
 

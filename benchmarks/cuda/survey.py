@@ -1,9 +1,9 @@
-"""All that a GPU has to tell, in one command, for a machine that is at hand for minutes.
+"""All checks and figures of a GPU in one command, for a machine that is available for minutes.
 
 python -m fastopt.benchmarks.cuda.survey --budget SECONDS --out DIR [--only STAGE] [--resume] [--retry] [--rehearse]
 python -m fastopt.benchmarks.cuda.survey --page DIR
 
-Stages come in the order of what they tell: facts, smoke checks, warm-up, the figures of `goals.py`, tests, suites of
+Stages come in the order of their importance: facts, smoke checks, warm-up, the figures of `goals.py`, tests, suites of
 benchmarks, compute-sanitizer. Each is a process with a limit of time; whatever becomes of it, the next one comes. DIR
 has a record of each as soon as it ends (survey.jsonl), what they printed (logs.tar), a page (survey.md), and what
 benchmarks have measured (benchmarks.json, for `fastopt report`). The verdict is the last that is printed.
@@ -33,13 +33,13 @@ from fastopt.benchmarks.cuda.child import LIMIT, RECORDS, REHEARSAL, RESULT
 from fastopt.benchmarks.cuda.records import Folder, read
 from fastopt.benchmarks.cuda.stages import DONE, GOOD, Stage, outcome, selected, stages
 
-RESERVE = 6.0  # seconds of the budget that are kept for the page, and for what is slow to be killed
+RESERVE = 6.0  # seconds of the budget for the page, and for processes that are slow to be killed
 START = time.monotonic()
-OF_ALL = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # what was printed is there, and where it crashed
+OF_ALL = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # output is not buffered, and crashes print their stacks
 
 
 class Survey:
-    """Runs stages, and keeps what comes of them in a folder."""
+    """Runs stages, and keeps their records in a folder."""
 
     def __init__(self, folder: Folder, budget: float, rehearsal: bool, start: float | None = None) -> None:
         start = START if start is None else start
@@ -47,11 +47,11 @@ class Survey:
         self._lock = threading.Lock()
 
     def left(self) -> float:
-        """Seconds that stages may still take."""
+        """Seconds that are left for stages."""
         return self.until - time.monotonic()
 
     def run(self, some: Sequence[Stage], jobs: int) -> None:
-        """Run the stages one after the other, those that may be side by side `jobs` at once."""
+        """Run the stages one after the other, `jobs` at a time where they allow it."""
         for together, group in groupby(some, lambda stage: stage.side_by_side or self.rehearsal):
             with ThreadPoolExecutor(jobs if together else 1) as pool:
                 for future in [pool.submit(self.one, stage) for stage in group]:
@@ -59,14 +59,14 @@ class Survey:
             self.page()
 
     def page(self) -> None:
-        """Write the page; it can be made again, so nothing that is wrong with it ends the survey."""
+        """Write the page; an error in it does not end the survey, for it can be made again."""
         try:
             page.write(self.folder)
         except Exception:
             traceback.print_exc()
 
     def one(self, stage: Stage) -> None:
-        """Run a stage, if there is time for it, and record how it ended."""
+        """Run a stage if there is time for it, and record its outcome."""
         left = self.left()
         if processes.stopping():
             return self._record(stage, "not run", "the survey was stopped", 0.0)
@@ -96,7 +96,7 @@ class Survey:
 
 
 def _told(path: Path) -> dict[str, Any] | None:
-    """Return what a stage has told; None: half of something."""
+    """Return the report of a stage; None: an incomplete one."""
     if not path.exists():
         return {}
     found = read(path)
@@ -131,7 +131,7 @@ def _seconds(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 where a stage failed, 2 for arguments that cannot be used."""
+    """Run the command and return its exit status: 0, 1 if a stage failed, 2 for wrong arguments."""
     made = parser()
     given = made.parse_args(arguments)
     if given.page is not None:

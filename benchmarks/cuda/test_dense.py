@@ -14,7 +14,7 @@ from fastopt.benchmarks.cuda.turns import graph_turns
 ROUNDS = 15
 CONTESTANTS = ("fastopt", "fastopt-epilogues", "cublaslt", "torch-eager")
 KINDS = ("float32", "tf32", "float16", "bfloat16")
-# Rows, inputs, outputs, and sizes for a run that is only to run.
+# Rows, inputs, outputs, and sizes for a run without a GPU.
 SMALL = [(rows, *sizes) for rows in (64, 256) for sizes in ((784, 256), (256, 128), (128, 10))]
 LARGE = [(4096, 1024, 4096), (4096, 4096, 4096), (4096, 4096, 10)]
 QUICK, TINY = (64, 80, 48), (9, 8, 16)
@@ -42,7 +42,7 @@ def test_dense(benchmark, note, request, pick, which, kind, sizes, contestant):
         if contestant != "cublaslt":
             dense.check(which)
         if benchmark.disabled:
-            benchmark(lambda: None)  # agreement was what mattered
+            benchmark(lambda: None)  # a run that only checks agreement
             return
         found = shared_result(request, lambda names: measured(which, dense, names))
     record(benchmark, found[contestant])
@@ -52,8 +52,8 @@ def test_dense(benchmark, note, request, pick, which, kind, sizes, contestant):
 
 
 def measured(which, dense, names):
-    """Seconds of a pass by contestant, on the same arrays: all as CUDA graphs, for small layers are done sooner than
-    the host has asked for them."""
+    """Seconds of a pass by contestant, on the same arrays: all as CUDA graphs, for small layers take less time than
+    their launches."""
     calls = {}
     for name in names:
         if which == "backward" and name == "fastopt-epilogues":

@@ -21,7 +21,7 @@ def test_kernel(benchmark, note, pick, kernel, name, dtype):
     work.check()
     benchmark.group = kernel
     if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+        benchmark(lambda: None)  # a run that only checks agreement
         return
     record(benchmark, turns({"fastopt": work.call}, ROUNDS)["fastopt"])
     title = kernel if name == kernel else f"{kernel}: {name}"

@@ -1,4 +1,4 @@
-"""What the GPU does at best: copies within its memory, and large products by cuBLASLt's fastest algorithms."""
+"""Limits of the GPU: copies within its memory, and large products by cuBLASLt's fastest algorithms."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def test_copy(benchmark, note, request, pick, times, contestant):
     made.calls[contestant]()
     made.check()
     if benchmark.disabled:
-        benchmark(lambda: None)  # agreement was what mattered
+        benchmark(lambda: None)  # a run that only checks agreement
         return
     found = shared_result(request, lambda names: turns({name: made.calls[name] for name in names}, ROUNDS))
     record(benchmark, found[contestant])

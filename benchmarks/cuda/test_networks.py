@@ -47,7 +47,7 @@ _workloads: dict[str, Workload] = {}
 
 
 def hold_workload(name, build, pick):
-    """The same for all contestants."""
+    """Run a workload, with the same arguments for all contestants."""
     if name not in _workloads:
         _workloads[name] = build(pick)
     return _workloads[name]

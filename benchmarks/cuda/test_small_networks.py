@@ -1,6 +1,6 @@
 """Small networks with their data on the GPU: many batches as one kernel, against a CUDA graph a batch, and torch.
 
-What `fastopt.kernels.cuda.fused.select.worth` estimates, this measures: where "as one kernel" beats "a graph a
+This measures the estimate of `fastopt.kernels.cuda.fused.select.pays_off`: where "as one kernel" beats "a graph a
 batch", it should have been chosen ("chosen" in the record).
 """
 
@@ -12,10 +12,10 @@ from fastopt.benchmarks.interleaved import interleaved, shared_result
 
 require_device()
 from fastopt.benchmarks.cuda.networks import PAUSE, ROUNDS, small
-from fastopt.benchmarks.cuda.peers import PEERS, WAYS, chosen
+from fastopt.benchmarks.cuda.peers import PEERS, WAYS, uses_one_kernel
 
 KNOWN = {**WAYS, **{name: build for name, build in PEERS.items() if name != "fastopt"}}
-CASES = [  # widths and rows of a batch, the last ones near the limits of what fits, and of what pays
+CASES = [  # widths and rows of a batch, the last ones near the limits of shared memory and of the estimate
     ((64, 32, 10), 8),
     ((64, 32, 10), 32),
     ((64, 32, 10), 128),
@@ -44,4 +44,4 @@ def test_small_network(benchmark, note, request, pick, widths, batch, contestant
     note("epoch", workload.name, contestant, size=workload.parameters, title=benchmark.group,
          shape=workload.shape, flops=workload.flops, samples=len(workload.order))  # fmt: skip
     benchmark.extra_info["seconds of a step"] = benchmark.stats.stats.median / workload.steps
-    benchmark.extra_info["chosen"] = "fastopt-fused" if chosen(workload) else "fastopt-graph"
+    benchmark.extra_info["chosen"] = "fastopt-fused" if uses_one_kernel(workload) else "fastopt-graph"

@@ -1,4 +1,4 @@
-"""In-place updates of one array, every rule: ours and torch's, against streaming the same bytes and copying."""
+"""In-place updates of one array by every rule: ours and torch's, compared with streaming the same bytes and copying."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ from fastopt.kernels.spec import FORMS, SAME
 SIZES = (1_000_000, 10_000_000, 100_000_000)
 ROUNDS = 15
 CONTESTANTS = ("fastopt", "stream", "torch-fused", "torch-foreach", "torch-graph")
-SETS = 16  # of arrays, at most: small ones are taken in turn, so that they come from memory and not from the cache
+SETS = 16  # sets of arrays, at most: small ones alternate, so that they come from memory and not from the cache
 RULES = list({update_kernel(rule, "float32"): rule for rule in reversed(OPTIMIZERS)}.values())[::-1]
 
 
 def left_out(rule, dtype, contestant):
-    """Why a contestant does not take part, or nothing."""
+    """Reason why a contestant does not take part, or ""."""
     others = contestant in ("torch-foreach", "torch-graph") and (rule not in REPORTED or dtype == "float64")
     return "for the rules of the report, in float32" if others else ""
 
 
 def agree(rule, size, dtype, name, form=SAME):
-    """Whether a contestant's update is the reference's; raises Absent."""
+    """True if a contestant's update is the reference's. Raises Absent."""
     job = Job(rule, size, dtype, form)
     update_by(name, job)()
     job.check(exactly=name in ("fastopt", "stream"), updated=name != "stream")
@@ -80,7 +80,7 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
         except Absent as reason:
             pytest.skip(str(reason))
         if benchmark.disabled:
-            benchmark(lambda: None)  # agreement was what mattered
+            benchmark(lambda: None)  # a run that only checks agreement
             return
         found = shared_result(request, lambda names: measured(rule, size, dtype, names))
     record(benchmark, found[contestant])
@@ -97,7 +97,7 @@ def test_update(benchmark, note, request, pick, rule, dtype, size, contestant):
 @pytest.mark.parametrize("dtype", DTYPES_16BIT)
 @pytest.mark.parametrize("rule", REPORTED)
 def test_update_of_16_bits(benchmark, note, request, pick, rule, dtype, form, size, contestant):
-    """The states float16 or bfloat16 as well, or float32 with a master copy, or float32 and rounded at random."""
+    """States of 16 bits, or of float32 with a master copy, or of float32 with stochastic rounding."""
     size = pick(size, size // 100, size // 200_000 * 8)
     states = len(OPTIMIZERS[rule].states)
     if (8 + 4 * states) * size * 1.2 > the_gpu().free_memory():

@@ -1,4 +1,4 @@
-"""Contestants on one GPU that take turns, timed by the device's own clock."""
+"""Contestants that take turns on one GPU, timed by the device's clock."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LEAST, MOST = 2e-3, 500  # a turn is as many calls as take so many seconds, but 
 
 
 class HostTimer:
-    """A clock of the host: what giving work to a stream takes, without the work itself. As `Timer`."""
+    """A clock of the host, with the interface of `Timer`: time of launches, without the work itself."""
 
     def __init__(self, gpu: Any) -> None:
         self.gpu = gpu
 
     def seconds(self, run: Callable[[], None], stream: int) -> float:
-        """Seconds of `run` on a stream with nothing to do. Waits for what it gives once the time is taken."""
+        """Seconds of `run` on an idle stream. Waits for its work afterwards."""
         with self.gpu.active():
             self.gpu.wait(stream)
             start = time.perf_counter()
@@ -51,7 +51,7 @@ def turns(
     timer, counts = clock(gpu), {}
     times: dict[str, list[float]] = {name: [] for name in calls}
     rng, names = np.random.default_rng(0), list(calls)
-    with gpu.active():  # capturing and replaying a graph take the device for granted
+    with gpu.active():  # capture and replay need a current device
         for name, call in calls.items():
             for _ in range(WARM):
                 call()
@@ -59,7 +59,7 @@ def turns(
         for _ in range(1 if SIMULATED else rounds):
             for name in [names[k] for k in rng.permutation(len(names))]:
                 call, count = calls[name], counts[name]
-                call()  # brings back what the one before has driven out of caches, of the host's as well
+                call()  # refills caches, the host's as well, after the contestant before
                 taken = timer.seconds(lambda call=call, count=count: _several(call, count), stream)
                 times[name].append(taken / count)
     return times
@@ -75,7 +75,7 @@ def _count(seconds: float) -> int:
 
 
 def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median of what `turns` measures."""
+    """The medians of `turns`."""
     return {name: float(np.median(taken)) for name, taken in turns(calls, rounds).items()}
 
 
@@ -86,7 +86,7 @@ def graph_stream() -> Any:
 
 
 def as_graph(run: Callable[[int], object]) -> Callable[[], None]:
-    """INNER runs as one CUDA graph; `run` is told the stream. The second call captures."""
+    """INNER runs as one CUDA graph; `run` is given the stream. The second call captures."""
     stream = graph_stream().handle
 
     def several() -> None:
@@ -97,6 +97,6 @@ def as_graph(run: Callable[[int], object]) -> Callable[[], None]:
 
 
 def graph_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """As `turns`, of calls of INNER runs on the stream of graphs: what the device takes for one, without the host."""
+    """`turns` for calls of INNER runs on the stream of graphs: the device's time of one run, without the host."""
     taken = turns(calls, rounds, graph_stream().handle)
     return {name: [seconds / INNER for seconds in times] for name, times in taken.items()}

@@ -54,12 +54,12 @@ class Job:
         return read + read - self.arrays[1].nbytes
 
     def restore(self) -> None:
-        """What was there at first."""
+        """Write the initial values again."""
         for array, values, kind in zip(self.arrays, self.start, self.kinds, strict=True):
             refill(array, values, kind)
 
     def expected(self) -> list[np.ndarray]:
-        """The parameter and the states after one update by the reference, as far as numbers do not repeat."""
+        """The parameter and the states after one update by the reference, without repetitions."""
         p, g, *states = (np.array(encode(values, kind)) for values, kind in zip(self.start, self.kinds, strict=True))
         options = OPTIMIZERS[self.rule].options
         reference.update([Update(self.rule, p, g, tuple(states), options, STEP, self.form, self.stream)])
@@ -70,7 +70,7 @@ class Job:
         return [self.kinds[0], *self.kinds[2:]]
 
     def check(self, exactly: bool, updated: bool = True) -> None:
-        """AssertionError unless an update (or nothing) was done, at the beginning and at the end of the arrays."""
+        """Raise AssertionError unless the arrays are as after one update (or none), at their beginning and end."""
         written = list(zip([self.arrays[0], *self.arrays[2:]], self._written, strict=True))
         expected = self.expected() if updated else [self.start[0], *self.start[2:]]
         for (array, kind), theirs in zip(written, expected, strict=True):
@@ -86,7 +86,7 @@ class Job:
 
 
 def planned(job: Job) -> Callable[[], None]:
-    """Our update, laid out once, as an optimizer does."""
+    """Our update by a plan, as in an optimizer."""
     p, g, *states = (array.address for array in job.arrays)
     plan = Plan([BufferUpdate(job.rule, job.dtype, job.size, p, states, 0, job.form, job.stream)], the_gpu())
     gradients, numbers_, options = np.array([g]), np.array([STEP]), [OPTIMIZERS[job.rule].options]
@@ -126,7 +126,7 @@ def torch_update(way: str, job: Job) -> Callable[[], object]:
 
 
 def _torch_optimizer(name: str, parameters: list[Any], way: str, **options: Any) -> Any:
-    """Raises Absent where torch does not have the optimizer in this way."""
+    """torch's optimizer. Raises Absent if torch does not have it in this way."""
     import torch
 
     ways = dict(WAYS[way])
@@ -147,7 +147,7 @@ def update_by(name: str, job: Job) -> Callable[[], object]:
 
 # ---------------------------------------------------------------- many arrays
 class Steps:
-    """Adam on many arrays: the call of a step, and what it changes."""
+    """Adam on many arrays: the call of a step, and the parameters."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], kind: str) -> None:
         self.shapes, self.kind, self.done = shapes, kind, 0
@@ -160,7 +160,7 @@ class Steps:
         return drawn(int(np.prod(self.shapes[i])), self.kind, 2 * i + seed)
 
     def check(self, every: int) -> None:
-        """AssertionError unless every so-many-th parameter, at its beginning, is what `done` steps make of it."""
+        """Raise AssertionError unless samples of the parameters are as after `done` steps."""
         for i in range(0, len(self.shapes), every):
             p, g = (self._values(i, seed).astype("float64") for seed in (0, 1))
             m, v = np.zeros_like(p), np.zeros_like(p)
@@ -197,7 +197,7 @@ def steps_by(name: str, shapes: Sequence[tuple[int, ...]], kind: str = "float32"
 
 
 def _ours_on_tensors(tensors: list[Any]) -> Callable[[], object]:
-    """The step of fastopt.torch. Raises Absent where that is torch's own."""
+    """The step of fastopt.torch. Raises Absent if it falls back to torch's."""
     import fastopt.torch
 
     made = fastopt.torch.Adam(tensors)

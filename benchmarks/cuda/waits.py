@@ -1,4 +1,4 @@
-"""Loops of steps in which nothing may wait for the device: what waits, or may make the driver wait, is counted."""
+"""Loops of steps that must not wait for the device: calls that wait, or may make the driver wait, are counted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fastopt.benchmarks.cuda.spin import occupy
 from fastopt.kernels.cuda.runtime.compile import SIMULATED
 from fastopt.kernels.cuda.runtime.memory import DeviceArray
 
-HOME = "cpu" if SIMULATED else "cuda"  # where tensors are
+HOME = "cpu" if SIMULATED else "cuda"  # device of the tensors
 STEPS = 20 if SIMULATED else 1000
-BEHIND = 2 if SIMULATED else 20  # steps that are given while the device is busy with something else
+BEHIND = 2 if SIMULATED else 20  # steps that are launched while the device is busy
 ARRAYS, ELEMENTS = (3, 5) if SIMULATED else (100, 1000)
 
 
 @contextlib.contextmanager
 def watched(gpu: Any) -> Iterator[Counter[str]]:
-    """While open, the number of times that something waited, allocated or freed, by what it was."""
+    """While open, count the calls that wait, allocate or free, by name."""
     counts: Counter[str] = Counter()
     kind = type(gpu)
     event = type(gpu.event())
@@ -52,7 +52,7 @@ def watched(gpu: Any) -> Iterator[Counter[str]]:
 
 @contextlib.contextmanager
 def strict(torch: Any) -> Iterator[None]:
-    """While open, torch makes an error of waiting, if it has a device."""
+    """While open, waiting is an error in torch, if it has a device."""
     if SIMULATED:
         yield
         return
@@ -78,14 +78,14 @@ def plain() -> Callable[[], object]:
 
 
 def guarded() -> Callable[[], object]:
-    """The same, clipped, and skipped where a gradient is not finite."""
+    """fo.Adam with clipping, and with skips of steps whose gradient is not finite."""
     params, grads = _arrays()
     made = fo.Adam(params, clip_norm=1.0, backend="cuda")
     return lambda: made.step(grads, grad_scale=2.0, skip_nonfinite=True)
 
 
 def on_tensors() -> Callable[[], object]:
-    """fastopt.torch, with all that the device alone knows."""
+    """fastopt.torch with scale, skips and learning rate on the device."""
     import torch
 
     import fastopt.torch
@@ -105,7 +105,7 @@ def on_tensors() -> Callable[[], object]:
 
 
 def nothing_waits() -> str:
-    """Steps in a loop, and steps given behind something that takes a while."""
+    """Count waits of steps in a loop, and of steps behind slow work."""
     loops = {"fo.Adam": plain, "fo.Adam, guarded": guarded}
     if find_spec("torch"):
         loops["fastopt.torch"] = on_tensors
@@ -114,7 +114,7 @@ def nothing_waits() -> str:
     total = 0
     for name, make in loops.items():
         step = make()
-        for _ in range(3):  # what is laid out once is laid out now
+        for _ in range(3):  # plans are made now
             step()
         wait(gpu)
         with watched(gpu) as counts:
@@ -138,7 +138,7 @@ def wait(gpu: Any) -> None:
 
 
 def behind(gpu: Any, step: Callable[[], object]) -> int:
-    """Return 1 if steps that are given behind something slow return only when that is done, else 0."""
+    """Return 1 if steps after slow work return only when that work is done, else 0."""
     room, event = DeviceArray(gpu, (1,), "float64"), gpu.event()
     with gpu.active():
         occupy(gpu, 0, room.address)

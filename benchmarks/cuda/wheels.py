@@ -1,8 +1,8 @@
-"""The wheels that a GPU machine without a network lacks, and the command to run there, for one at hand for minutes.
+"""The wheels that a GPU machine without a network lacks, and the command to run there.
 
 python -m fastopt.benchmarks.cuda.wheels --python 3.12 --present packages.txt --folder wheels --out survey
 
-packages.txt names what the machine has, a package a line, best as `pip list` or `pip freeze` prints it, with versions.
+packages.txt lists the machine's packages, one a line, best as `pip list` or `pip freeze` prints it, with versions.
 Everything else that this library, its tests and the survey need is downloaded for that Python, in the versions that
 are installed here, which are those that were tested; then what those wheels need, and so on; and this checkout as a
 wheel of its own. The folder must then be taken to the machine with the checkout, and the printed command run there.
@@ -29,17 +29,17 @@ from fastopt.benchmarks.cuda.stages import checkout
 PIP = [sys.executable, "-m", "pip"]
 EXTRAS = ("cuda", "cuda-compiler")
 TOOLS = ("pytest>=8", "pytest-benchmark>=5", "pytest-timeout", "pytest-xdist", "hypothesis>=6.100", "expecttest")
-OF_THE_TOOLKIT = ("nvidia-nvvm",)  # what a CUDA toolkit has as well
+OF_THE_TOOLKIT = ("nvidia-nvvm",)  # packages that a CUDA toolkit contains, too
 GLIBC = (39, 38, 35, 34, 31, 28, 27, 24, 17)  # pip matches these numbers of manylinux exactly
 OLD_NAMES = ("manylinux2014", "manylinux2010", "manylinux1")
 MIB = 1 << 20
-LONGEST = 2000  # characters of a command, the last one not included
+LONGEST = 2000  # characters of a command, exclusive
 
 Present = Mapping[str, str]  # versions by names, "" where not known
 
 
 def plain(name: str) -> str:
-    """Return a package's name as all spell it.
+    """Return a package's normalized name.
 
     >>> plain("CUDA_Bindings")
     'cuda-bindings'
@@ -48,7 +48,7 @@ def plain(name: str) -> str:
 
 
 def present(text: str) -> dict[str, str]:
-    """Return the packages that a list names, with their versions where it has them.
+    """Return the packages of a list, with their versions if it has them.
 
     >>> present("Package Version\\n------- -------\\ntorch   2.11.0\\nnumba==0.62.1\\n# of the image\\ntqdm, six")
     {'torch': '2.11.0', 'numba': '0.62.1', 'tqdm': '', 'six': ''}
@@ -64,7 +64,7 @@ def present(text: str) -> dict[str, str]:
 
 # ---------------------------------------------------------------- requirements
 def environment(python: str, machine: str) -> dict[str, str]:
-    """Return what markers of requirements are evaluated with."""
+    """Return the environment for markers of requirements."""
     return {
         "python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix",
         "platform_system": "Linux", "platform_machine": machine, "implementation_name": "cpython",
@@ -85,19 +85,19 @@ def needed(texts: Iterable[str], where: Mapping[str, str], extras: Sequence[str]
 
 
 def roots(where: Mapping[str, str]) -> list[Any]:
-    """Return what this library needs on a GPU, and what its tests need."""
+    """Return the requirements of this library on a GPU, and of its tests."""
     own = needed(requires("fastopt") or (), where, ("", *EXTRAS))
     return [r for r in [*own, *needed(TOOLS, where)] if plain(r.name) != "fastopt"]
 
 
-def there(requirement: Any, has: Present) -> bool:
-    """Return True if the machine has what is required, as far as is known."""
+def is_present(requirement: Any, has: Present) -> bool:
+    """True if the machine is known to satisfy the requirement."""
     found = has.get(plain(requirement.name))
     return found is not None and (not found or requirement.specifier.contains(found, prereleases=True))
 
 
 def pinned(requirement: Any) -> str:
-    """Return a requirement of the version that is installed here, where it fits; else as it is."""
+    """Return a requirement pinned to the version installed here, if that fits; else unchanged."""
     try:
         here = version(requirement.name).partition("+")[0]
     except PackageNotFoundError:
@@ -115,7 +115,7 @@ def platforms(machine: str) -> list[str]:
 
 
 def download(folder: Path, wanted: Sequence[str], python: str, machine: str) -> None:
-    """Download wheels, without what they need; ValueError where pip does not find one."""
+    """Download wheels without their dependencies. Raises ValueError if pip does not find one."""
     options = ["--no-deps", "--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     pip("download", "-q", *options, *platforms(machine), "-d", str(folder), *wanted)
 
@@ -127,7 +127,7 @@ def pip(*arguments: str) -> None:
 
 
 def metadata(wheel: Path) -> tuple[str, list[str]]:
-    """Return the name of a wheel's package, and what it requires."""
+    """Return the name and the requirements of a wheel's package."""
     with zipfile.ZipFile(wheel) as archive:
         inner = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         fields = HeaderParser().parsestr(archive.read(inner).decode(errors="replace"))
@@ -140,7 +140,7 @@ def gather(folder: Path, has: Present, python: str, machine: str, pin: bool = Tr
     found: dict[str, str] = {**has, "fastopt": ""}
     asked: set[str] = set()
     read: set[Path] = set()
-    wanted = [r for r in roots(where) if not there(r, found)]
+    wanted = [r for r in roots(where) if not is_present(r, found)]
     while wanted:
         new = {plain(r.name): pinned(r) if pin else f"{r.name}{r.specifier}" for r in wanted}
         asked |= set(new)
@@ -149,13 +149,13 @@ def gather(folder: Path, has: Present, python: str, machine: str, pin: bool = Tr
         for wheel in sorted(set(folder.glob("*.whl")) - read):
             read.add(wheel)
             for requirement in needed(metadata(wheel)[1], where):
-                if plain(requirement.name) not in asked and not there(requirement, found):
+                if plain(requirement.name) not in asked and not is_present(requirement, found):
                     wanted.append(requirement)
     return sorted(folder.glob("*.whl"))
 
 
 def empty(folder: Path) -> None:
-    """Make the folder, without the wheels that it may have; ValueError where it has something else."""
+    """Make the folder, and remove wheels in it. Raises ValueError if it has other files."""
     folder.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in folder.iterdir() if path.suffix != ".whl"]
     if others:
@@ -165,7 +165,7 @@ def empty(folder: Path) -> None:
 
 
 def check_size(wheels: Sequence[Path], limit: float) -> int:
-    """Return the size of all wheels; ValueError, with the largest, where that is more than `limit` bytes."""
+    """Return the size of all wheels. Raises ValueError, naming the largest, above `limit` bytes."""
     sizes = sorted(((wheel.stat().st_size, wheel.name) for wheel in wheels), reverse=True)
     total = sum(size for size, _ in sizes)
     if total > limit:
@@ -176,7 +176,7 @@ def check_size(wheels: Sequence[Path], limit: float) -> int:
 
 # ---------------------------------------------------------------- the command
 def command(folder: str, out: str, budget: int, more: Sequence[str] = ()) -> str:
-    """Return the command for the machine, to be run in the checkout there; ValueError where it is too long.
+    """Return the command to run in the machine's checkout. Raises ValueError if it is too long.
 
     The checkout's sources replace those of its wheel, so that a wheel made before the last change does no harm. Where
     the current folder comes first on the path, `fastopt` would be found without its kernels: PYTHONSAFEPATH.
@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 2 with a line about what is wrong."""
+    """Run the command and return its exit status: 0, or 2 with the error in one line."""
     given = parser().parse_args(arguments)
     try:
         return _main(given)

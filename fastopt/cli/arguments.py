@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return the type of whole numbers of at least `least`."""
+def integer(minimum: int) -> Callable[[str], int]:
+    """Return the type of whole numbers of at least `minimum`."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
-            number = least - 1
-        if number < least:
-            raise ArgumentTypeError(f"must be a whole number of at least {least}; got {text!r}")
+            number = minimum - 1
+        if number < minimum:
+            raise ArgumentTypeError(f"must be a whole number of at least {minimum}; got {text!r}")
         return number
 
     return parse

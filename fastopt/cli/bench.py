@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _files
-from .arguments import check_writable, whole
+from .arguments import check_writable, integer
 
 # Numbers of threads of this library, OpenMP (torch), OpenBLAS and MKL (NumPy), and XLA (JAX).
 THREADS = ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         help="write what was measured, for `fastopt report`; without FILE to one named after the GPU, or to cpu.json",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that everything runs")
-    parser.add_argument("--threads", type=whole(1), metavar="N", help="of all contestants (default: each its own)")
+    parser.add_argument("--threads", type=integer(1), metavar="N", help="of all contestants (default: each its own)")
     parser.add_argument("-k", dest="only", metavar="EXPRESSION", help="only benchmarks whose names match, as in pytest")
     parser.set_defaults(run=run)
 
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
         args.json = f"{_machine(args.backend)}.json"
     if args.json is not None:
         check_writable("--json", args.json)
-    with tempfile.TemporaryDirectory() as place:
-        measured = Path(place) / "measured.json"
+    with tempfile.TemporaryDirectory() as temporary:
+        measured = Path(temporary) / "measured.json"
         files = [known[name] for name in args.suites or known]
         status = _pytest(command(args, files, None if args.json is None else measured), args.threads)
         if status == NO_TESTS:

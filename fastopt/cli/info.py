@@ -62,7 +62,7 @@ def collect() -> dict[str, Any]:
     from ..kernels.cpu.runtime.launch import get_num_threads, launcher, threading_layer
     from ..kernels.cpu.runtime.openmp import uses_torch_threads
     from ..kernels.cuda.installation import trouble
-    from ..kernels.cuda.runtime.requirements import parts
+    from ..kernels.cuda.runtime.requirements import find_requirements
     from ..kernels.disk_cache import cache_root
 
     layer = threading_layer()
@@ -76,7 +76,7 @@ def collect() -> dict[str, Any]:
             "beside_torch": "torch" if uses_torch_threads() else launcher(),
         },
         "blas": _attempt(lambda: dict(zip(("name", "version", "path"), blas(), strict=False))),
-        "cuda": parts(),
+        "cuda": find_requirements(),
         "cuda_trouble": trouble("cuBLASLt"),
         "interpreted": INTERPRETED,
         "cache": _cache(cache_root(), cache_folder()),
@@ -197,13 +197,13 @@ def _find_data(name: str) -> str | None:
     if name == "digits":
         return "ships with fastopt"
     setting = folder_setting("FASTOPT_DATA_DIR")
-    places = [setting, setting / name] if setting else []
-    places += [Path(folder) for folder in loading._SOURCES[name].folders]
+    folders = [setting, setting / name] if setting else []
+    folders += [Path(path) for path in loading._SOURCES[name].folders]
     if importlib.util.find_spec("pooch"):
         import pooch
 
-        places.append(Path(pooch.os_cache("fastopt")) / name)
-    complete = (place for place in places if all(loading._find(place, file) for file in loading._IDX_FILES))
+        folders.append(Path(pooch.os_cache("fastopt")) / name)
+    complete = (folder for folder in folders if all(loading._find(folder, file) for file in loading._IDX_FILES))
     return next(map(str, complete), None)
 
 
@@ -239,7 +239,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("CUDA", _cuda(facts["cuda"], facts["cuda_trouble"])),
         ("cache", f"{cache['folder']}: {kept}"),
         *(("", problem) for problem in cache["problems"]),
-        *(("data", f"{name}: {place or 'not on this machine'}") for name, place in facts["data"].items()),
+        *(("data", f"{name}: {folder or 'not on this machine'}") for name, folder in facts["data"].items()),
         *(("missing", f"{item['what']}: {item['install']}") for item in facts["missing"]),
     ]
     if facts["interpreted"]:

@@ -76,8 +76,8 @@ class ModelSaver:
             return f"; no epoch is done, so nothing is saved in {self._path}"
         best = self._contestant.restore_best()
         self.save()
-        what = "what was trained so far is" if best is None else f"the best weights, those of epoch {best}, are"
-        return f"; {what} saved in {self._path}"
+        weights = "what was trained so far is" if best is None else f"the best weights, those of epoch {best}, are"
+        return f"; {weights} saved in {self._path}"
 
     def _interrupts_held(self) -> AbstractContextManager[Any]:
         """Hold interrupts back while a file is written, but not for a pipe, whose reader may never come."""

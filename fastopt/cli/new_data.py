@@ -14,7 +14,7 @@ from ..datasets._open import check_path, open_table
 from ..datasets._table import Table, listed, shown
 from ..datasets.preparation import Preparation, choose_rows, to_floats
 from ..datasets.tables import columns_without_data
-from .arguments import whole
+from .arguments import integer
 from .table_arguments import (
     TABLES,
     add_missing_argument,
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
     add_text_arguments(parser)
     add_missing_argument(parser, "as in training")
     parser.add_argument("--backend", choices=_backends.MODULES, help="(default: the model's)")
-    parser.add_argument("--batch-size", type=whole(1), default=1024, metavar="N", help="rows at once (default: 1024)")
+    parser.add_argument("--batch-size", type=integer(1), default=1024, metavar="N", help="rows at once (default: 1024)")
 
 
 def read(model: Sequential, args: argparse.Namespace, with_targets: bool) -> NewData:

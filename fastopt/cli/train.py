@@ -13,7 +13,7 @@ from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
-from .arguments import check_writable, whole, widths
+from .arguments import check_writable, integer, widths
 from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 
@@ -83,30 +83,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bring it down to 0, or one-cycle, up and down",
     )
     training.add_argument(
-        "--warmup", type=whole(0), default=0, metavar="N", help="steps in which the learning rate rises from 0"
+        "--warmup", type=integer(0), default=0, metavar="N", help="steps in which the learning rate rises from 0"
     )
     training.add_argument("--weight-decay", type=float, metavar="X", help="(default: the optimizer's)")
     training.add_argument("--l1", type=float, metavar="X", help="L1 penalty (default: 0)")
     training.add_argument("--clip-value", type=float, metavar="X", help="bring every gradient into [-X, X]")
     training.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of all gradients together")
     training.add_argument("--momentum", type=float, metavar="X", help="of sgd, momentum and rmsprop")
-    training.add_argument("--epochs", type=whole(1), metavar="N", help="(default: depends on DATA)")
-    training.add_argument("--batch-size", type=whole(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument("--epochs", type=integer(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument("--batch-size", type=integer(1), metavar="N", help="(default: depends on DATA)")
     training.add_argument(
-        "--accumulate", type=whole(1), default=1, metavar="N", help="batches per step of the optimizer (default: 1)"
+        "--accumulate", type=integer(1), default=1, metavar="N", help="batches per step of the optimizer (default: 1)"
     )
     training.add_argument(
         "--patience",
-        type=whole(0),
+        type=integer(0),
         metavar="N",
         help="stop when the loss on the held-out rows (without --validation-split, the training loss) has not improved "
         "for N epochs in a row, and take the best weights",
     )
-    training.add_argument("--seed", type=whole(0), default=0, help="of weights, batches and dropout (default: 0)")
+    training.add_argument("--seed", type=integer(0), default=0, help="of weights, batches and dropout (default: 0)")
 
     running = parser.add_argument_group("running")
     running.add_argument("--backend", choices=_backends.MODULES, default=_backends.DEFAULT, help="(default: cpu)")
-    running.add_argument("--threads", type=whole(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
+    running.add_argument("--threads", type=integer(1), metavar="N", help="of the compiled kernels (NumPy has its own)")
     running.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,

@@ -164,8 +164,8 @@ def _notes(contestants: Sequence[Contestant]) -> list[str]:
             "Both started from the same weights and saw the same batches, taking turns; in their first "
             f"{steps} steps\nthe losses differ by at most {difference:.1e} of their size."
         )
-        whole = first.experiment.dtype == "float32" and not first.experiment.compute_dtype
-        if difference > ROUNDING and whole and first.experiment.activation in KINKED:
+        is_float32 = first.experiment.dtype == "float32" and not first.experiment.compute_dtype
+        if difference > ROUNDING and is_float32 and first.experiment.activation in KINKED:
             notes.append(
                 "(More than rounding: where the input of a relu is 0 but for rounding, the two may take different "
                 "sides\nof the kink, and go slightly different ways from there. --dtype float64 makes that rare.)"

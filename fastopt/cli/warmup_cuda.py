@@ -82,7 +82,7 @@ def _refuse(args: argparse.Namespace, defaults: dict[str, Any], what_for: str) -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that only kernels for GPUs need."""
-    from .arguments import whole
+    from .arguments import integer
 
     group = parser.add_argument_group("for GPUs (--backend cuda)")
     group.add_argument(
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X.Y",
         help="compute capability of the GPUs, such as 9.0; may be repeated (default: of those here)",
     )
-    group.add_argument("--jobs", type=whole(1), metavar="N", help="processes that compile (default: the processors)")
+    group.add_argument("--jobs", type=integer(1), metavar="N", help="processes that compile (default: the processors)")
     group.add_argument(
         "--network",
         type=widths,
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "loss": {"choices": LOSSES, "metavar": "NAME", "help": "of networks (default: for labels)"},
         "metric": {"choices": METRICS, "metavar": "NAME", "action": "append", "help": "of networks; may be repeated"},
         "dropout": {"type": float, "metavar": "RATE", "help": "after every hidden layer"},
-        "batch_size": {"type": whole(1), "metavar": "N", "help": "of networks (default: 64)"},
+        "batch_size": {"type": integer(1), "metavar": "N", "help": "of networks (default: 64)"},
         "compute_dtype": {"choices": _backends.COMPUTE, "help": "of layers, if not --dtype"},
     }.items():
         group.add_argument(f"--{name.replace('_', '-')}", default=FOR_NETWORKS[name], **options)
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, dtypes: Sequence[str]) -> int:
     """Compile or load the selected kernels, and print how many of each."""
     from ..kernels.cuda.runtime import requirements
 
-    found = requirements.parts()
+    found = requirements.find_requirements()
     if lacking := [name for name in requirements.COMPILER if found[name] is None]:
         raise ImportError(f"compiling for GPUs lacks {', '.join(lacking)}: pip install 'fastopt[cuda-compiler]'")
     if requirements.simulated():
@@ -246,4 +246,4 @@ def compile_one(selection: Selection, name: str) -> tuple[bool, str]:
     kernel, compiled = _known[selection][name], list[str]()
     with compiling(compiled.append):
         kernel.cubin(selection.capability)
-    return bool(compiled), why_not_loaded(kernel.place(selection.capability))
+    return bool(compiled), why_not_loaded(kernel.path(selection.capability))

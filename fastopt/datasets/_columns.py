@@ -207,8 +207,8 @@ def _numbers_in_text(
 
 def _first(text: np.ndarray, missing: np.ndarray, values: np.ndarray) -> int:
     """The first row that has one of the values."""
-    wanted = set(values.tolist())
-    return next(int(row) for row in np.flatnonzero(~missing) if text[row] in wanted)
+    searched = set(values.tolist())
+    return next(int(row) for row in np.flatnonzero(~missing) if text[row] in searched)
 
 
 def _refuse_dates(table: Table, position: int, text: np.ndarray, missing: np.ndarray) -> None:

@@ -59,13 +59,13 @@ def read_idx(path: str | os.PathLike[str], shape: Sequence[int | None]) -> np.nd
             ) from error
 
 
-def _read(stream: BinaryIO | gzip.GzipFile, path: Path, shape: Sequence[int | None], most: int) -> np.ndarray:
+def _read(stream: BinaryIO | gzip.GzipFile, path: Path, shape: Sequence[int | None], max_bytes: int) -> np.ndarray:
     dims = _read_header(stream, path, len(shape))
     if any(want not in (None, got) for want, got in zip(shape, dims, strict=True)):
         expected = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{path}: must hold an array of shape ({expected}); got {dims} in its header")
     announced = math.prod(dims)  # Python integers: no overflow, whatever the header says
-    if announced > most:
+    if announced > max_bytes:
         raise ValueError(
             f"{path}: must hold {announced} bytes of data for shape {dims}, as its header says; got a file that is too "
             "small for them: it is truncated or mislabelled"

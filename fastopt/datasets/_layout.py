@@ -41,15 +41,15 @@ class TableLayout:
         """
         if names is None or not self.header:
             return self._by_position([position for _, position in columns], width)
-        wanted = [name or "" for name, _ in columns]
-        lacking = [name for name in wanted if name not in names]
+        known = [name or "" for name, _ in columns]
+        lacking = [name for name in known if name not in names]
         if lacking:
             raise ValueError(
                 f"it lacks the column{'s' * (len(lacking) > 1)} {listed(lacking)}, which the model was trained with; "
                 f"its columns are {listed(names)}"
             )
-        check_unique(names, [position for position, name in enumerate(names) if name in set(wanted)])
-        return [list(names).index(name) for name in wanted]
+        check_unique(names, [position for position, name in enumerate(names) if name in set(known)])
+        return [list(names).index(name) for name in known]
 
     def locate_target(self, names: Sequence[str] | None, width: int) -> int:
         """Return the position of the target in a new table; ValueError if it has none."""
@@ -119,6 +119,6 @@ def check_unique(names: Sequence[str], positions: Sequence[int]) -> None:
             twice = [i for i in positions if names[i] == name]
             title = f"the name {name!r}" if name else "no name"
             raise ValueError(
-                f"names of columns must differ; got {title} for columns {listed(twice, most=4)} (counted from 0): "
+                f"names of columns must differ; got {title} for columns {listed(twice, max_names=4)} (counted from 0): "
                 "rename them, or leave all but one out (--drop INDEX)"
             )

@@ -35,21 +35,21 @@ def read_features(path: Path, dtype: str) -> np.ndarray:
     return _finite(path, name, x.reshape(len(x), -1), dtype)
 
 
-def _arrays(path: Path, wanted: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
+def _arrays(path: Path, allowed: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:  # np.load would leave a damaged file open
         try:
-            return _members(np.load(file, allow_pickle=False), wanted)
+            return _members(np.load(file, allow_pickle=False), allowed)
         # A damaged file makes NumPy raise almost anything: BadZipFile, TokenError, SyntaxError ...
         except Exception as error:
             raise ValueError(f"{path}: cannot be read as a .npz file of numbers: {error}") from error
 
 
-def _members(archive: object, wanted: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
+def _members(archive: object, allowed: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("it must be an archive of arrays; got a single .npy array")
-    names = next((names for names in wanted if set(names) == set(archive.files)), None)
+    names = next((names for names in allowed if set(names) == set(archive.files)), None)
     if names is None:
-        known = "; or ".join(", ".join(names) for names in wanted)
+        known = "; or ".join(", ".join(names) for names in allowed)
         raise ValueError(f"it must hold the arrays {known}; got {', '.join(archive.files) or 'none'}")
     arrays = {name: archive[name] for name in names}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # bytes, where a member is no .npy file

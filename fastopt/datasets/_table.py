@@ -30,7 +30,7 @@ class Table:
     source   the file's path, or the class of a frame: messages begin with it
     frame    columns 0 ... width-1, rows 0 ... n-1; integers, floats, bools, text or categories, missing cells as NA
     names    names of the columns, "" for one without; None for a table without a header
-    where    function of a row that returns its position in words, such as "line 5"
+    row_title  function of a row that returns its position in words, such as "line 5"
     notes    remarks for the user
     row_names  True if the header has no name for the first column: R's names of rows
     decimal  decimal mark of a text file; None for columns that have had types
@@ -39,7 +39,7 @@ class Table:
     source: str
     frame: pd.DataFrame
     names: list[str] | None
-    where: Callable[[int], str]
+    row_title: Callable[[int], str]
     notes: list[str] = field(default_factory=list)
     row_names: bool = False
     decimal: str | None = None
@@ -62,10 +62,10 @@ class Table:
 
         row  index in `frame`
         """
-        return f"{self.source}: {self.where(row)}, {self.title(position)}"
+        return f"{self.source}: {self.row_title(row)}, {self.title(position)}"
 
-    def find(self, what: str, column: str | int) -> int:
-        """Return the position of a column given by its name or else its index; `what` is the argument's name.
+    def find(self, argument: str, column: str | int) -> int:
+        """Return the position of a column given by its name or else its index; `argument` is the name of the argument.
 
         Raises ValueError, with the known names, if no column has the name, or two have.
         """
@@ -73,14 +73,14 @@ class Table:
             found = [i for i, name in enumerate(self.names) if name == str(column)]
             if len(found) > 1:
                 indices = " and ".join(map(str, found))
-                raise ValueError(f"{self.source}: {what} {column!r} names the columns {indices}: give an index")
+                raise ValueError(f"{self.source}: {argument} {column!r} names the columns {indices}: give an index")
             if found:
                 return found[0]
-        return self._by_index(what, column)
+        return self._by_index(argument, column)
 
-    def _by_index(self, what: str, column: str | int) -> int:
+    def _by_index(self, argument: str, column: str | int) -> int:
         if isinstance(column, bool) or not isinstance(column, str | int | np.integer):
-            raise TypeError(f"{what} must be a column's name or index; got {column!r}")
+            raise TypeError(f"{argument} must be a column's name or index; got {column!r}")
         try:
             index = int(column)
         except ValueError:
@@ -91,7 +91,7 @@ class Table:
             raise ValueError(f"{self.source}: there is no column {column!r}; {known}") from None
         if not -self.width <= index < self.width:
             raise ValueError(
-                f"{self.source}: {what} must be an index from {-self.width} to {self.width - 1}; got {index}"
+                f"{self.source}: {argument} must be an index from {-self.width} to {self.width - 1}; got {index}"
             )
         return index % self.width
 
@@ -107,14 +107,14 @@ def column_title(position: int, names: Sequence[str] | None) -> str:
     return f"column {position} (counted from 0)"
 
 
-def listed(names: Sequence[Any], most: int = 12) -> str:
-    """Return names as a list in words, cut after `most` names.
+def listed(names: Sequence[Any], max_names: int = 12) -> str:
+    """Return names as a list in words, cut after `max_names` names.
 
-    >>> listed(["a", "b", "c"], most=2)
+    >>> listed(["a", "b", "c"], max_names=2)
     'a, b, ... (3 in all)'
     """
-    text = ", ".join(str(name) for name in names[:most])
-    return text + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    text = ", ".join(str(name) for name in names[:max_names])
+    return text + (f", ... ({len(names)} in all)" if len(names) > max_names else "")
 
 
 def shown(value: Any) -> str:

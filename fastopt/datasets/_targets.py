@@ -67,7 +67,7 @@ def make_targets(
         raise ValueError(f"{title} must have at least two classes; got only {labels[0]}")
     if kind == "auto":
         _check_few(labels, len(raw), title)
-    words = f"{len(labels):,} classes: {listed(labels.tolist(), most=6)}"
+    words = f"{len(labels):,} classes: {listed(labels.tolist(), max_names=6)}"
     return Targets(codes.reshape(-1).astype(np.int64), labels, words)
 
 

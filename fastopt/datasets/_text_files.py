@@ -170,7 +170,7 @@ class _Reader:
             raise ValueError(f"line {line} must have {len(names)} columns, as the header has; got {len(row)}")
         if self._is_doubtful(names):
             self.notes.append(f"the first row is taken for names: {listed([name for name in names or () if name])}")
-        return Table(str(self.path), frame, names, self.where, self.notes, row_names, self.dialect.decimal)
+        return Table(str(self.path), frame, names, self.row_title, self.notes, row_names, self.dialect.decimal)
 
     def _names(self, expected: Expected) -> list[str] | None:
         rows = [row for _, row in self.sample]
@@ -248,7 +248,7 @@ class _Reader:
             lines.extend(line for line, _ in self._records(file))
         return f"line {lines[0]}: a quoted cell begins in this row and does not end" if lines else None
 
-    def where(self, row: int) -> str:
+    def row_title(self, row: int) -> str:
         """Return the position of a row of data in words: the line in which it begins."""
         with contextlib.suppress(csv.Error, OSError), _open(self.path, self.encoding) as file:
             for line, _ in itertools.islice(self._records(file), self.first_row + row, None):

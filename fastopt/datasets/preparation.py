@@ -352,9 +352,9 @@ def _most_frequent(values: np.ndarray) -> str | None:
 
 def _too_many(table: Table, columns: Mapping[int, str]) -> str:
     """A message about columns with too many categories; `columns` maps positions to descriptions."""
-    told = " and ".join(f"{table.title(position)} is text with {text}" for position, text in columns.items())
+    descriptions = " and ".join(f"{table.title(position)} is text with {text}" for position, text in columns.items())
     drop = " ".join(f"--drop {shlex.quote(table.key(position))}" for position in columns)
-    return f"{table.source}: {told}, too many for categories: leave out what does not tell anything ({drop})"
+    return f"{table.source}: {descriptions}, too many for categories: leave out what does not tell anything ({drop})"
 
 
 def _spec(entry: Mapping[str, Any]) -> ColumnSpec:

@@ -310,9 +310,9 @@ def _from_npz(path: Path, options: TableOptions) -> Dataset:
             raise ValueError(f"{path}: {name} is for tables; a .npz file holds arrays, and names its targets y")
     parts = read_npz(path, options.dtype)
     raw = _joined(path, parts)
-    whole = raw.reshape(-1) if raw.dtype.kind != "f" else raw
+    flat = raw.reshape(-1) if raw.dtype.kind != "f" else raw
     y = make_targets(
-        whole, check_target_kind(options.targets), f"{path}: y", lambda row: f"{path}: y[{row}]", options.dtype
+        flat, check_target_kind(options.targets), f"{path}: y", lambda row: f"{path}: y[{row}]", options.dtype
     )
     x = np.concatenate([part.x for part in parts])
     if len(parts) == 2:

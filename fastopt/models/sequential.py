@@ -267,7 +267,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
-            return training.figures(self.network().evaluate(*data, batch_size))
+            return training.figures(self._network_for(training=True).evaluate(*data, batch_size))
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backends
-from .._dlpack import address_of, capsule_of, is_tensor, speaks_dlpack
+from .._dlpack import address_of, capsule_of, has_dlpack, is_tensor
 from ._param_state import ParamState
 from ._parameters import Memory
 
@@ -52,7 +52,7 @@ class GradientReader:
                 capsules[i] = _capsule(g) if type(g) is np.ndarray and g.dtype == p.dtype else None
             elif is_tensor(g):
                 known[i] = _address(g, *self.layouts[i])
-            elif speaks_dlpack(g):
+            elif has_dlpack(g):
                 capsules[i] = _capsule(g)
             if p.foreign is None:
                 continue

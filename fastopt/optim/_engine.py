@@ -87,12 +87,7 @@ class UpdateEngine:
         """Waits until `steps_done` and `grad_norm` are exact."""
 
     def step(
-        self,
-        settings: StepSettings,
-        gradients: tuple[Any, ...],
-        grad_scale: Any,
-        found_inf: Any,
-        skip_nonfinite: bool,
+        self, settings: StepSettings, gradients: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
         """`Optimizer.step` with one gradient, or None, an array. True: done, or given to the device, and counted."""
         raise NotImplementedError

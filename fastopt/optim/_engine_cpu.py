@@ -34,12 +34,7 @@ class CpuEngine(UpdateEngine):
         self.copied = [i for i, state in states if state.parameter.kernel_view is None]  # updated by way of a copy
 
     def step(
-        self,
-        settings: StepSettings,
-        gradients: tuple[Any, ...],
-        grad_scale: Any,
-        found_inf: Any,
-        skip_nonfinite: bool,
+        self, settings: StepSettings, gradients: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
         scale = 1.0 if grad_scale is None else 1.0 / check_scale(grad_scale)
         skipped = found_inf is not None and check_one_number("found_inf", found_inf) != 0

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import _backends
-from .._dlpack import is_tensor, speaks_dlpack, view_of
+from .._dlpack import has_dlpack, is_tensor, view_of
 from .._validation import FLOAT32, describe, plain
 from ..kernels.spec import ArrayUpdate
 from ._engine import Leaves, StepSettings, UpdateEngine
@@ -111,7 +111,7 @@ class CudaParameter:
         try:
             array, kind = _kernels().to_host(value), _kernels().see(value).dtype
         except TypeError:
-            foreign = not isinstance(value, np.ndarray) and speaks_dlpack(value)
+            foreign = not isinstance(value, np.ndarray) and has_dlpack(value)
             array = view_of(name, value) if foreign else plain(name, value)
             kind = dtype_name_of(array.dtype)
         kind = self.dtype_name if self.is_16bit and kind == "float32" else kind
@@ -213,12 +213,7 @@ class CudaEngine(UpdateEngine):
         super().drop_plan()
 
     def step(
-        self,
-        settings: StepSettings,
-        gradients: tuple[Any, ...],
-        grad_scale: Any,
-        found_inf: Any,
-        skip_nonfinite: bool,
+        self, settings: StepSettings, gradients: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
         if settings.backend != _backends.DEVICE:
             raise ValueError(f"the arrays are in a GPU's memory: the backend must be 'cuda'; got {settings.backend!r}")

@@ -53,12 +53,7 @@ class CapturableEngine(CudaEngine):
             self.grad_norm = self._plan.plan.last_norm(self.stream())
 
     def step(
-        self,
-        settings: StepSettings,
-        gradients: tuple[Any, ...],
-        grad_scale: Any,
-        found_inf: Any,
-        skip_nonfinite: bool,
+        self, settings: StepSettings, gradients: tuple[Any, ...], grad_scale: Any, found_inf: Any, skip_nonfinite: bool
     ) -> bool:
         if settings.has_schedule and self.capturing:
             raise RuntimeError("a step with a schedule cannot be captured into a CUDA graph, where no rate changes")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._dlpack import speaks_dlpack
+from .._dlpack import has_dlpack
 from .._validation import describe
 from ..kernels.formulas import OPTIMIZERS, dropout_stream
 from ..kernels.spec import MASTER, SAME, STOCHASTIC, ArrayUpdate
@@ -127,7 +127,7 @@ class ParamState:
             raise ValueError(f"{where} lacks {', '.join(lacking)}, which the rule {rule!r} has after {int(step)} steps")
         states = {}
         for name, value in present.items():
-            array = value if speaks_dlpack(value) else np.asarray(value)
+            array = value if has_dlpack(value) else np.asarray(value)
             states[name] = self._check_state(f"{name} of {where}", array)
         return int(step), states
 

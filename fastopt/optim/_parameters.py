@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._dlpack import BFLOAT16, ForeignArray, speaks_dlpack, view_of
+from .._dlpack import BFLOAT16, ForeignArray, has_dlpack, view_of
 from .._validation import FLOAT32, FLOAT64, describe, plain
 from ._bits16 import to_float32
 
@@ -48,7 +48,7 @@ class Parameter:
 
     def __init__(self, name: str, value: Any) -> None:
         foreign = not isinstance(value, np.ndarray)
-        if foreign and not speaks_dlpack(value):
+        if foreign and not has_dlpack(value):
             raise TypeError(
                 f"{name} must be a NumPy array, or another that speaks __dlpack__, which can be updated in place;"
                 f" got {describe(value)}"
@@ -134,7 +134,7 @@ class Parameter:
             value = np.asarray(value)
         if isinstance(value, np.ndarray):
             array = plain(name, value)
-        elif speaks_dlpack(value):
+        elif has_dlpack(value):
             array = view_of(name, value)
         else:
             raise TypeError(

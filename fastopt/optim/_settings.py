@@ -105,7 +105,7 @@ class Settings:
         """The settings for the next step, from one record as long as nobody changes any."""
         record, values, size = self._step_record, self._values, 1 + len(self._hyper)
         if record is not None and record.backend == self.backend:
-            for group in self._groups:
+            for group in self._groups:  # as in `_refreshed_groups`, without a frame of Python's
                 if len(group.user_options) != size or values(group.user_options) != group.values:
                     break
             else:
@@ -128,7 +128,7 @@ class Settings:
         return record._replace(options=[group.options_at_step(self._count) for group in self._groups])
 
     def _why_not_sparse(self, group: ParamGroup) -> str:
-        """Reason against gradients of some rows only for the arrays of a group; "": there is none."""
+        """Reason that gradients of a group's arrays must not be of some rows only; "": they may."""
         if self._convention.decoupled and group.user_options["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
         return self._sparse_refusal

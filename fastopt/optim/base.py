@@ -182,15 +182,15 @@ class Optimizer(Settings):
 
         Args:
             grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
-                layout: NumPy's, or one that speaks `__dlpack__` on the CPU, whatever the parameter is. None skips an
-                array, or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
+                layout: NumPy's, or one with `__dlpack__` on the CPU, whatever the parameter is. None skips an array,
+                or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
                 The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Adagrad, Adam):
                 integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows, with
                 their states, stay as they are; see `fastopt.optim`.
-            grad_scale: what the loss was multiplied by, and so the gradients are divided by: a number above 0, or an
-                array of one. As in torch's fused optimizers, which take a GradScaler's scale. Costs nothing.
-            found_inf: if true (or an array of a number other than 0), nothing is done, as in torch's.
-            skip_nonfinite: look through all gradients first, and do nothing if there is inf or NaN in one.
+            grad_scale: the factor of the loss, by which gradients are divided: a number above 0, or an array of one. A
+                GradScaler's scale, as for torch's fused optimizers. Costs nothing.
+            found_inf: if true (or an array of a number other than 0), the step is skipped, as in torch's.
+            skip_nonfinite: look through all gradients first, and skip the step if one has inf or NaN.
 
         Returns:
             True if the step was done. If not, nothing has changed and no step is counted.

@@ -36,7 +36,7 @@ def why_not_step(
     defaults: Mapping[str, Any],
     scaled: bool,
 ) -> str:
-    """Why torch's code must update a parameter on a GPU; "": it need not, and the states are there.
+    """Reason to leave a parameter on a GPU to torch's code; "": there is none, and its states are adopted.
 
     group_options: of `read_group`.
     """

@@ -1,4 +1,4 @@
-"""The kind of device that a tensor is on, and if our kernels can run there."""
+"""Kinds of devices, and a check that our kernels can run on GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def device_kind(t: torch.Tensor) -> str:
 
 @cache
 def why_no_cuda() -> str:
-    """Why no kernel can run on a GPU; "": they can."""
+    """Reason that kernels cannot run on a GPU; "": they can."""
     try:
         _backends.get(_backends.DEVICE)
         from ..kernels.cuda.installation import require

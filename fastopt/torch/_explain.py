@@ -19,7 +19,7 @@ class Placement:
 
     Attributes:
         group, index: of the parameter, as in `optimizer.param_groups[group]["params"][index]`.
-        name: the parameter's, where the optimizer was given named parameters; else "".
+        name: the parameter's, if the optimizer has named parameters; else "".
         shape, dtype: of the parameter.
         where: "fastopt" (our kernels) or "torch" (torch's own code).
         reason: why it is torch's own code; "" for "fastopt".

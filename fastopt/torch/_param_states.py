@@ -150,7 +150,7 @@ def buffer_updates(members: Sequence[ParamState]) -> list[BufferUpdate]:
 
 
 def why_not_parameter(p: torch.Tensor) -> str:
-    """Why the kernels cannot update a parameter, whatever its gradient."""
+    """Reason that kernels cannot update a parameter, whatever its gradient; "": they can."""
     if type(p) not in PLAIN:
         return f"a subclass of Tensor: {type(p).__name__}"
     if p.layout != torch.strided:
@@ -168,7 +168,7 @@ def why_not_parameter(p: torch.Tensor) -> str:
 
 
 def why_not_gradient(p: torch.Tensor, g: torch.Tensor) -> str:
-    """Why the kernels cannot use a gradient."""
+    """Reason that kernels cannot use a gradient; "": they can."""
     if type(g) not in PLAIN:
         return f"gradient of a subclass of Tensor: {type(g).__name__}"
     if g.layout != torch.strided:
@@ -181,7 +181,7 @@ def why_not_gradient(p: torch.Tensor, g: torch.Tensor) -> str:
 
 
 def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) -> str:
-    """Why the kernels cannot use the states that there are."""
+    """Reason that kernels cannot use the present states; "": they can."""
     if not _has_states(state, rule):
         return ""
     assert state is not None

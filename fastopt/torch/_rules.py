@@ -133,7 +133,7 @@ def counts_on_device(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str
 
 
 def why_not_on_device(p: torch.Tensor, options: Mapping[str, Any], scaled: bool, counted: bool) -> str:
-    """Why kernels on a GPU cannot do a step, whose number is on the device (`counted`) or on the host."""
+    """Reason that kernels on a GPU cannot do a step, whose number is on the device (`counted`) or on the host."""
     lr = options["lr"]
     if isinstance(lr, torch.Tensor) and not (counted and lr.device == p.device):
         return f"lr is {_describe(lr)}" + ("" if counted else " and the state step on the CPU")

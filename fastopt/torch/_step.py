@@ -150,7 +150,7 @@ def _repeat_step(optimizer: Any) -> bool:
 
 
 class _Plans:
-    """What is laid out once for many steps: a record of every parameter, and a plan for the host and each device."""
+    """Layout of many steps: a record of every parameter, a plan for the host, and one for each device."""
 
     def __init__(self, param_states: list[ParamState]) -> None:
         self.param_states = param_states
@@ -266,8 +266,8 @@ def _step_on_host(
     for known, _ in jobs:
         known.end_step(optimizer.state)
     if grad_scale is not None:
-        # As after torch's fused steps, gradients are unscaled for whoever reads them next. Not before the update: in
-        # float16 small ones would be lost.
+        # Gradients are left unscaled, as after torch's fused steps. Not before the update: in float16 small ones would
+        # be lost.
         with torch.no_grad():
             torch._foreach_div_([g for _, g in jobs], float(grad_scale))
     # For autograd, which raises if a value that it has kept was overwritten, as after torch's own updates.

@@ -1,6 +1,6 @@
-"""The CUDA backend: numba-cuda kernels on arrays in a GPU's memory. The verbs are those of `fastopt.kernels.reference`.
+"""CUDA backend: numba-cuda kernels on arrays in a GPU's memory, with the verbs of `fastopt.kernels.reference`.
 
-Importing this loads nothing; asking for a verb does, or says what is missing.
+Importing this loads nothing; asking for a verb loads what it needs, or raises ImportError with what is missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = list(_HOMES)
 
 @cache
 def _require(products: bool) -> None:
-    """Raises ImportError where parts are missing; where they are there, that is looked at once, for it takes long."""
+    """Raise ImportError if requirements are missing. Checked once if they are not, for it takes long."""
     require(*["cuBLASLt"] * products)
 
 

@@ -1,4 +1,4 @@
-"""Diagnosis of the "cuda" backend: one sentence on what to do where it cannot. Importing it needs nothing."""
+"""Diagnosis of the "cuda" backend: one sentence on what to do if it cannot run. Importing it needs nothing."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ CUDA, DRIVER = (13, 0), 580  # cubins are CUDA 13.0's: an older driver refuses t
 
 
 def trouble(*more: str) -> str:
-    """Return one sentence on why kernels cannot run and on what to do about it; "" where they can.
+    """Return one sentence on why kernels cannot run and on what to do about it; "" if they can.
 
     The last of the checks compiles a kernel and loads it into the current device, once a process.
 
-    more: parts that are needed besides the compiler, the driver and a device.
+    more: requirements besides the compiler, the driver and a device.
     """
     if requirements.simulated():
         there = requirements.numba_cuda()
         return "" if there else f"the backend 'cuda' lacks numba-cuda: {INSTALL} brings the libraries"
-    found = requirements.parts()
+    found = requirements.find_requirements()
     lacking = [name for name in (*COMPILER, *more, "driver") if found[name] is None]
     if lacking:
         advice = [f"{INSTALL} brings the libraries"] if set(lacking) & {*COMPILER, *more} else []
@@ -46,7 +46,7 @@ def trouble(*more: str) -> str:
 
 
 def require(*more: str) -> None:
-    """Raise ImportError, with the sentence of `trouble`, where kernels cannot run."""
+    """Raise ImportError, with the sentence of `trouble`, if kernels cannot run."""
     if reason := trouble(*more):
         raise ImportError(reason)
 
@@ -87,7 +87,7 @@ def _linker_trouble() -> str:
 
 
 class _Trial:
-    """One small kernel, compiled and loaded once a process: what no version number tells shows there."""
+    """One small kernel, compiled and loaded once a process: it shows faults that no version number tells."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,13 +100,13 @@ class _Trial:
                 try:
                     self.run()
                     self._found = ""
-                except Exception as error:  # whatever it is, it is the reason
+                except Exception as error:  # any error is the reason
                     words = " ".join(str(error).split()) or "no further word"
                     self._found = f"a first kernel could not be compiled and loaded ({type(error).__name__}: {words})"
             return self._found
 
     def run(self) -> None:
-        """Compile the kernel that settles a step, which every optimizer may need, and load it."""
+        """Compile the kernel that resolves a step, which every optimizer may need, and load it."""
         from .optim.norm import RESOLVE_STEP
         from .runtime.gpu import gpu
 

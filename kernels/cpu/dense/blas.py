@@ -1,8 +1,8 @@
-"""The GEMM in use, as an address that kernels call: a vendor's, or our own.
+"""The GEMM in use, as an address that kernels call: a vendor's, or that of `matmul`.
 
-Of a vendor's library we open an instance of our own, set to one thread: the threads are ours. `FASTOPT_BLAS` chooses
-"mkl", "fastopt" (the products of `matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. By
-default MKL is taken where it is installed, else our own products where the processor has AVX-512, else OpenBLAS.
+A vendor's library is set to one thread, as kernels have threads of their own. `FASTOPT_BLAS` chooses "mkl", "fastopt"
+(`matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. The default is MKL if it is installed,
+else `matmul` if the processor has AVX-512, else OpenBLAS.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
 
 log = logging.getLogger("fastopt")
 
-# OpenBLAS has kernels for small products on AVX-512, up to this m n k. They ran at 104 to 110 GFLOP/s where its others,
-# which pack their operands first, ran at 83 to 98 (float32, Zen 4).
+# The largest m n k of OpenBLAS's kernels for small products on AVX-512. They ran at 104 to 110 GFLOP/s; its others,
+# which pack their operands first, at 83 to 98 (float32, Zen 4).
 UNPACKED = 1_000_000
 
-_GEMM = "void {name}(int, int, int, int, int, int, {T}, intptr_t, int, intptr_t, int, {T}, intptr_t, int);"
-_REAL = {"float32": ("s", "float"), "float64": ("d", "double")}
+_GEMM_DECLARATION = "void {name}(int, int, int, int, int, int, {T}, intptr_t, int, intptr_t, int, {T}, intptr_t, int);"
+_C_TYPES = {"float32": ("s", "float"), "float64": ("d", "double")}
 
 
 class Blas(NamedTuple):
@@ -42,10 +42,10 @@ class Blas(NamedTuple):
     version: str
     path: str
     gemm: dict[str, int]
-    unpacked: int = 0  # it multiplies (m, k) by (k, n) without packing them first where m n k is at most this
+    unpacked: int = 0  # the largest m n k of a product whose operands it does not pack
 
     def kernels(self, dtype: str) -> list[Kernel]:
-        """Those of ours that it consists of."""
+        """The kernels that it consists of."""
         return [self.gemm.kernel(dtype)] if isinstance(self.gemm, _Compiled) else []
 
 
@@ -68,11 +68,11 @@ def _mkl_path() -> Path | None:
 
 
 def _declare(library: Any, prefix: str) -> dict[str, int]:
-    """The addresses of prefix + cblas_?gemm."""
+    """The addresses of cblas_?gemm, whose names have a prefix."""
     found = {}
-    for dtype, (letter, T) in _REAL.items():
+    for dtype, (letter, T) in _C_TYPES.items():
         name = f"{prefix}cblas_{letter}gemm"
-        ffi.cdef(_GEMM.format(name=name, T=T), override=True)
+        ffi.cdef(_GEMM_DECLARATION.format(name=name, T=T), override=True)
         function = getattr(library, name)
         found[dtype] = python_address(function) if INTERPRETED else int(ffi.cast("intptr_t", function))
     return found
@@ -105,7 +105,7 @@ def _open_mkl(path: Path) -> Blas:
     library = ffi.dlopen(str(path))
     library.MKL_Set_Interface_Layer(0)  # 32-bit integers
     library.MKL_Set_Threading_Layer(1)  # sequential
-    library.MKL_Disable_Fast_MM()  # its own allocator goes round in circles, now and then, after a fork
+    library.MKL_Disable_Fast_MM()  # its own allocator may loop for ever after a fork
     text = ffi.new("char[]", 200)
     library.MKL_Get_Version_String(text, 200)
     version = re.search(r"Version ([\d.]+)", ffi.string(text).decode())
@@ -113,43 +113,44 @@ def _open_mkl(path: Path) -> Blas:
 
 
 def _open_path(path: Path) -> Blas:
-    """Any CBLAS library. Those that we know are told to use one thread; another is taken to do so."""
+    """Open any CBLAS library; known ones are set to one thread, others must use one."""
     for open_ in (_open_openblas, _open_mkl):
-        with contextlib.suppress(AttributeError):  # it has not the functions of that library
+        with contextlib.suppress(AttributeError):  # it lacks the functions of that library
             return open_(path)
     return Blas("custom", "unknown", str(path), _declare(ffi.dlopen(str(path)), ""))
 
 
 def _plain_gemm(T: Any) -> Callable[..., None]:
     def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        # Row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all our calls.
+        # row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all calls
         A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), T)
         B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), T)
         C = view(c, (m - 1) * ldc + n, T)
         for i in range(m):
+            # one row of C
             if beta == 0:
                 for j in range(n):
                     C[i * ldc + j] = 0
             for p in range(k):
-                left = alpha * (A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
+                factor = alpha * (A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
                 if tb == TRANSPOSED:
                     for j in range(n):
-                        C[i * ldc + j] += left * B[j * ldb + p]
+                        C[i * ldc + j] += factor * B[j * ldb + p]
                 else:
                     for j in range(n):
-                        C[i * ldc + j] += left * B[p * ldb + j]
+                        C[i * ldc + j] += factor * B[p * ldb + j]
 
     return gemm
 
 
 @cache
 def plain_kernel(dtype: str) -> Kernel:
-    """The plain loops, called as a BLAS is called."""
+    """Plain loops, called like a BLAS."""
     return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
 class _Compiled(dict[str, int]):
-    """Addresses of kernels, compiled when one is asked for."""
+    """Addresses of kernels by dtype, compiled when first read."""
 
     def __init__(self, kernel: Callable[[str], Kernel]) -> None:
         self.kernel = kernel
@@ -166,29 +167,29 @@ PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
 @cache
 def blas() -> Blas:
     """The BLAS in use, opened on first use."""
-    wanted = os.environ.get("FASTOPT_BLAS", "").strip()
+    chosen = os.environ.get("FASTOPT_BLAS", "").strip()
     known = {
         "mkl": (_mkl_path, _open_mkl, "fastopt[mkl]"),
         "openblas": (_openblas_path, _open_openblas, "scipy-openblas32"),
     }
-    if wanted.lower() == "none":
+    if chosen.lower() == "none":
         return PLAIN
-    if wanted.lower() == "fastopt":
+    if chosen.lower() == "fastopt":
         if not available():
             raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
         return OWN
-    if wanted and wanted.lower() not in known:
-        path = path_in(wanted)
+    if chosen and chosen.lower() not in known:
+        path = path_in(chosen)
         if not path.is_file():
             raise ValueError(
                 "FASTOPT_BLAS must be 'mkl', 'fastopt', 'openblas', 'none' or the path of a CBLAS library; "
-                f"got {wanted!r}"
+                f"got {chosen!r}"
             )
         try:
             return _open_path(path)
         except (OSError, AttributeError) as error:
-            raise ValueError(f"FASTOPT_BLAS={wanted} is not a CBLAS library that can be used: {error}") from error
-    for name in [wanted.lower()] if wanted else ["mkl", "fastopt", "openblas"]:
+            raise ValueError(f"FASTOPT_BLAS={chosen} is not a CBLAS library that can be used: {error}") from error
+    for name in [chosen.lower()] if chosen else ["mkl", "fastopt", "openblas"]:
         if name == "fastopt":
             if available():
                 return OWN
@@ -196,14 +197,14 @@ def blas() -> Blas:
         find, open_, package = known[name]
         path_found = find()
         if path_found is None:
-            if wanted:
-                raise ValueError(f"FASTOPT_BLAS={wanted}, but {wanted} is not installed (pip install {package})")
+            if chosen:
+                raise ValueError(f"FASTOPT_BLAS={chosen}, but {chosen} is not installed (pip install {package})")
             continue
         try:
             return open_(path_found)
         except (OSError, AttributeError) as error:
-            if wanted:
-                raise ValueError(f"FASTOPT_BLAS={wanted}, but {path_found} could not be opened: {error}") from error
+            if chosen:
+                raise ValueError(f"FASTOPT_BLAS={chosen}, but {path_found} could not be opened: {error}") from error
             log.warning("%s at %s could not be opened: %s", name, path_found, error)
     log.warning(
         "neither MKL nor OpenBLAS could be opened, so matrix products run on plain loops, several times slower; "

@@ -1,13 +1,13 @@
-"""Matrix products of our own, called as a BLAS is called: C (m, n) = alpha A (m, k) B (k, n), or added to C, with A, B
-or both given transposed.
+"""Matrix products for AVX-512, called like a BLAS: C (m, n) = alpha A (m, k) B (k, n) (+ C), with A, B or both
+transposed.
 
 The products of a dense layer's training step have few rows or a short sum, and a BLAS spends much of their time on
-packing its operands. Here a tile of C is kept in vector registers while A and B are read where they lie; only a B that
-is to be read transposed is packed, a strip at a time. Every element of C is summed in the same order, whatever the
-tiles, in blocks of DEPTH products.
+packing its operands. Here a tile of C is kept in vector registers, and A and B are read in place; only a transposed B
+is packed, a strip at a time. Every element of C is summed in the same order, whatever the tiles, in blocks of DEPTH
+products.
 
 The innermost loop is written in LLVM's vector instructions, because no compiler makes it of scalar code: for each of
-the k, `vectors` vectors of a row of B, each multiplied with `rows` numbers of A and added to C.
+the k, `vectors` vectors of a row of B are multiplied with each of `rows` elements of a column of A, and added to C.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ from ..runtime.compile import Kernel, lock
 from ..runtime.primitives import target_has, view
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
-DEPTH = 256  # of a block of products: a strip of B stays in the first-level cache
-
-
+DEPTH = 256  # rows of B in a block: a strip of it stays in the first-level cache
 # A tile of C: 8 rows of two vectors are 16 of the 32 registers of AVX-512.
-VECTOR, TILE_ROWS, TILE_VECTORS = 64, 8, 2
+VECTOR_BYTES, TILE_ROWS, TILE_VECTORS = 64, 8, 2
 
 
 @cache
 def available() -> bool:
-    """Whether Numba compiles for AVX-512.
+    """True if Numba compiles for AVX-512.
 
     With the 16 registers of AVX2, in tiles of 4 x 3 vectors, the same loops reached 0.6 to 1.1 of OpenBLAS's speed.
     """
@@ -47,23 +45,23 @@ def _vector(T: Any, lanes: int) -> tuple[ir.Type, ir.VectorType]:
     return scalar, ir.VectorType(scalar, lanes)
 
 
-def _at(builder: Any, address: Any, kind: ir.Type) -> Any:
-    return builder.inttoptr(address, kind.as_pointer())
+def _pointer(builder: Any, address: Any, pointee: ir.Type) -> Any:
+    return builder.inttoptr(address, pointee.as_pointer())
 
 
 @cache
 def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
-    """The innermost loop for a tile of C of so many rows and vectors; only `columns` of it exist if it is not `whole`.
+    """The innermost loop, for a tile of C of so many rows and vectors; without `whole` only `columns` of it exist.
 
-    `row` and `step` of a matrix are the distances in bytes from row to row of C, and from product to product.
+    x_row, x_step: bytes in matrix x from one row of the tile to the next, and from one of the k products to the next.
     """
     scalar, vector = _vector(T, lanes)
     itemsize = np.dtype(T).itemsize
     i64, i32 = ir.IntType(64), ir.IntType(32)
 
-    def everywhere(builder: Any, number: Any) -> Any:
-        """A vector with the number in every lane."""
-        first = builder.insert_element(ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined), number, i32(0))
+    def broadcast(builder: Any, value: Any) -> Any:
+        """A vector with the value in every lane."""
+        first = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, i32(0))
         return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
 
     def masked(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
@@ -72,43 +70,47 @@ def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
         return builder.call(code, arguments)
 
     def load(builder: Any, address: Any, mask: Any) -> Any:
-        place = _at(builder, address, vector)
+        pointer = _pointer(builder, address, vector)
         if mask is None:
-            return builder.load(place, align=itemsize)
-        return masked(builder, "load", vector, place, i32(itemsize), mask, ir.Constant(vector, None))
+            return builder.load(pointer, align=itemsize)
+        return masked(builder, "load", vector, pointer, i32(itemsize), mask, ir.Constant(vector, None))
 
     def store(builder: Any, value: Any, address: Any, mask: Any) -> None:
-        place = _at(builder, address, vector)
+        pointer = _pointer(builder, address, vector)
         if mask is None:
-            builder.store(value, place, align=itemsize)
+            builder.store(value, pointer, align=itemsize)
         else:
-            masked(builder, "store", ir.VoidType(), value, place, i32(itemsize), mask)
+            masked(builder, "store", ir.VoidType(), value, pointer, i32(itemsize), mask)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add = args
         kind = ir.FunctionType(vector, [vector] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * itemsize}")
+        # masks of the columns that exist
         masks: list[Any] = [None] * vectors
         if not whole:
-            limit = everywhere(builder, columns)
+            limit = broadcast(builder, columns)
             for v in range(vectors):
-                numbers = ir.Constant(ir.VectorType(i64, lanes), [v * lanes + lane for lane in range(lanes)])
-                masks[v] = builder.icmp_signed("<", numbers, limit)
+                cols = ir.Constant(ir.VectorType(i64, lanes), [v * lanes + lane for lane in range(lanes)])
+                masks[v] = builder.icmp_signed("<", cols, limit)
 
+        # the loop over the products: the tile's sums are values of the loop, so they stay in registers
         before, loop = builder.block, builder.append_basic_block("products")
         after = builder.append_basic_block("sums")
         builder.branch(loop)
         builder.position_at_end(loop)
         count = builder.phi(i64)
         sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+        # a row of B
         from_b = builder.add(b, builder.mul(count, b_step))
         row_of_b = [load(builder, builder.add(from_b, i64(v * lanes * itemsize)), masks[v]) for v in range(vectors)]
+        # times a column of A, added to the sums
         from_a = builder.add(a, builder.mul(count, a_step))
         added = []
         for i in range(rows):
-            number = builder.load(_at(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar), align=itemsize)
-            many = everywhere(builder, number)
-            added.append([builder.call(fma, [many, row_of_b[v], sums[i][v]]) for v in range(vectors)])
+            pointer = _pointer(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar)
+            factor = broadcast(builder, builder.load(pointer, align=itemsize))
+            added.append([builder.call(fma, [factor, row_of_b[v], sums[i][v]]) for v in range(vectors)])
         following = builder.add(count, i64(1))
         for phi, first, value in [(count, i64(0), following)] + [
             (sums[i][v], ir.Constant(vector, None), added[i][v]) for i in range(rows) for v in range(vectors)
@@ -117,22 +119,23 @@ def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
             phi.add_incoming(value, loop)
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
 
+        # alpha times the sums, written to C or added to it
         builder.position_at_end(after)
-        many = everywhere(builder, alpha)
-        more, done = builder.append_basic_block("add"), builder.append_basic_block("set")
+        factor = broadcast(builder, alpha)
+        adding, setting = builder.append_basic_block("add"), builder.append_basic_block("set")
         end = builder.append_basic_block("end")
-        places = []
+        results = []
         for i in range(rows):
             row_of_c = builder.add(c, builder.mul(c_row, i64(i)))
             for v in range(vectors):
-                place = builder.add(row_of_c, i64(v * lanes * itemsize))
-                places.append((place, masks[v], builder.fmul(many, added[i][v])))
-        builder.cbranch(builder.icmp_signed("!=", add, i64(0)), more, done)
-        for block, adds in ((more, True), (done, False)):
+                address = builder.add(row_of_c, i64(v * lanes * itemsize))
+                results.append((address, masks[v], builder.fmul(factor, added[i][v])))
+        builder.cbranch(builder.icmp_signed("!=", add, i64(0)), adding, setting)
+        for block, adds in ((adding, True), (setting, False)):
             builder.position_at_end(block)
-            for place, mask, value in places:
-                total = builder.fadd(load(builder, place, mask), value) if adds else value
-                store(builder, total, place, mask)
+            for address, mask, value in results:
+                total = builder.fadd(load(builder, address, mask), value) if adds else value
+                store(builder, total, address, mask)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -146,18 +149,19 @@ def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
 
 @cache
 def transpose_of(T: Any, lanes: int) -> Any:
-    """to[i, j] = source[j, i] for lanes x lanes numbers; distances between rows are in bytes."""
+    """to[i, j] = source[j, i] for lanes x lanes elements; x_row: bytes from row to row of matrix x."""
     _, vector = _vector(T, lanes)
     itemsize, i64, i32 = np.dtype(T).itemsize, ir.IntType(64), ir.IntType(32)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, source_row, to, to_row = args
-        rows = [
-            builder.load(_at(builder, builder.add(source, builder.mul(source_row, i64(i))), vector), align=itemsize)
-            for i in range(lanes)
-        ]
+        rows = []
+        for i in range(lanes):
+            pointer = _pointer(builder, builder.add(source, builder.mul(source_row, i64(i))), vector)
+            rows.append(builder.load(pointer, align=itemsize))
+        # exchange the off-diagonal quarters of every square of 2 half x 2 half (Eklundh 1972)
         half = lanes // 2
-        while half:  # exchange the off-diagonal quarters of every square of 2 half x 2 half (Eklundh 1972)
+        while half:
             for i in [i for i in range(lanes) if not i & half]:
                 first, second = rows[i], rows[i + half]
                 upper = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
@@ -166,8 +170,8 @@ def transpose_of(T: Any, lanes: int) -> Any:
                     rows[at] = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(i32, lanes), order))
             half //= 2
         for i in range(lanes):
-            place = _at(builder, builder.add(to, builder.mul(to_row, i64(i))), vector)
-            builder.store(rows[i], place, align=itemsize)
+            pointer = _pointer(builder, builder.add(to, builder.mul(to_row, i64(i))), vector)
+            builder.store(rows[i], pointer, align=itemsize)
         return context.get_dummy_value()
 
     @intrinsic
@@ -178,8 +182,8 @@ def transpose_of(T: Any, lanes: int) -> Any:
 
 
 @cache
-def _room(size: int) -> Any:
-    """The address of memory on the stack, for as long as the kernel runs."""
+def _stack(size: int) -> Any:
+    """The address of so many bytes on the stack, for as long as the kernel runs."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         with builder.goto_entry_block():
@@ -188,14 +192,14 @@ def _room(size: int) -> Any:
         return builder.ptrtoint(memory, ir.IntType(64))
 
     @intrinsic
-    def room(typingctx):
+    def stack(typingctx):
         return types.int64(), codegen
 
-    return room
+    return stack
 
 
 def _strip(T: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., None]:
-    """Tiles from the top of a strip of C to its bottom, the last rows in smaller ones."""
+    """The product for a strip of C: tiles from top to bottom, smaller ones for the last rows."""
     tile, four, two, one = (tile_of(T, lanes, rows, vectors, whole) for rows in (TILE_ROWS, 4, 2, 1))
 
     @register_jitable
@@ -218,56 +222,63 @@ def _strip(T: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., None]
 
 def _matmul(T: Any) -> Callable[..., None]:
     itemsize = np.dtype(T).itemsize
-    lanes = VECTOR // itemsize
-    wide = lanes * TILE_VECTORS
+    lanes = VECTOR_BYTES // itemsize
+    strip_cols = lanes * TILE_VECTORS
     strip, edge, narrow = (
         _strip(T, lanes, *kind) for kind in ((TILE_VECTORS, True), (TILE_VECTORS, False), (1, False))
     )
-    transpose, room = transpose_of(T, lanes), _room(DEPTH * wide * itemsize)
+    transpose, stack = transpose_of(T, lanes), _stack(DEPTH * strip_cols * itemsize)
 
     @register_jitable
     def pack(b, ldb, columns, depth, to):
-        # to[p, j] = B[j, p], for the columns that there are.
+        """to[p, j] = B[j, p] for a strip."""
         for j in range(0, columns, lanes):
+            # whole squares as vectors
             n = min(lanes, columns - j)
             p = 0
             if n == lanes:
                 while p + lanes <= depth:
-                    corner = to + (p * wide + j) * itemsize
-                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, wide * itemsize)
+                    corner = to + (p * strip_cols + j) * itemsize
+                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_cols * itemsize)
                     p += lanes
-            target = view(to, DEPTH * wide, T)
+            # the other elements one by one
+            target = view(to, DEPTH * strip_cols, T)
             for jj in range(j, j + n):
                 source = view(b + jj * ldb * itemsize, depth, T)
                 for pp in range(p, depth):
-                    target[pp * wide + jj] = source[pp]
+                    target[pp * strip_cols + jj] = source[pp]
 
     def matmul(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        # Row-major; beta is 0 or 1 in all our calls.
-        packed, kept = room(), int(beta != 0)
-        if n == 1 and ldc == 1:  # a column, of which a vector would hold one number: made as a row, C' = B' A'
+        # row-major; beta is 0 or 1 in all calls
+        packed, adds = stack(), int(beta != 0)
+        # a column, of which a vector would hold one element: calculated as a row, C' = B' A'
+        if n == 1 and ldc == 1:
             row_of_b = 1 if tb == TRANSPOSED else ldb
             tb = AS_IS if ta == TRANSPOSED else TRANSPOSED
             ta, m, n, a, lda, b, ldb, ldc = TRANSPOSED, 1, m, b, row_of_b, a, lda, m
         a_row, a_step = (itemsize, lda * itemsize) if ta == TRANSPOSED else (lda * itemsize, itemsize)
-        for j in range(0, n, wide):
-            columns = min(wide, n - j)
+        for j in range(0, n, strip_cols):
+            # one strip of C
+            columns = min(strip_cols, n - j)
             to = c + j * itemsize
             for p in range(0, k, DEPTH):
+                # one block of products: its strip of B, packed if it is transposed
                 depth = min(DEPTH, k - p)
                 if tb == TRANSPOSED:
                     pack(b + (j * ldb + p) * itemsize, ldb, columns, depth, packed)
-                    source, b_step = packed, wide * itemsize
+                    source, b_step = packed, strip_cols * itemsize
                 else:
                     source, b_step = b + (p * ldb + j) * itemsize, ldb * itemsize
-                from_a, add = a + p * a_step, p + kept
-                if columns == wide:
+                # its tiles; all blocks but the first add to C
+                from_a, add = a + p * a_step, p + adds
+                if columns == strip_cols:
                     strip(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
                 elif columns <= lanes:
                     narrow(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
                 else:
                     edge(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
-            if k == 0 and not kept:
+            # an empty sum
+            if k == 0 and not adds:
                 for i in range(m):
                     row = view(to + i * ldc * itemsize, columns, T)
                     for jj in range(columns):
@@ -285,5 +296,5 @@ def gemm_types(dtype: str) -> tuple[Any, ...]:
 
 @cache
 def matmul_kernel(dtype: str) -> Kernel:
-    with lock:  # two kernels made at the same time would not be made of the same inner functions
+    with lock:  # two threads would make two different kernels
         return Kernel(_matmul(getattr(np, dtype)), f"matmul_{dtype}", gemm_types(dtype))

@@ -10,7 +10,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ...formulas import METRICS
-from ...metrics import OF_CLASSES
+from ...metrics import scored_forms
 from ..runtime.compile import Kernel
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
@@ -19,19 +19,19 @@ from .rows import ROWS
 
 
 @register_jitable(error_model="numpy")
-def _rank(Z, right, columns):
+def _class_rank(Z, right, columns):
     """Number of classes that outputs Z prefer to the right one: larger, or equal and before it. -1 if one is NaN."""
-    rank, known, score = 0, True, Z[right]
+    rank, is_number, score = 0, True, Z[right]
     for j in range(columns):
-        known = known and Z[j] == Z[j]
+        is_number = is_number and Z[j] == Z[j]
         if Z[j] > score or (Z[j] == score and j < right):
             rank += 1
-    return rank if known else -1
+    return rank if is_number else -1
 
 
 def _of_labels(score):
     def hits(Z, targets, label, columns, w):
-        rank = _rank(Z, label, columns)
+        rank = _class_rank(Z, label, columns)
         return 1.0 if rank >= 0 and score(rank) else 0.0
 
     return hits
@@ -39,11 +39,12 @@ def _of_labels(score):
 
 def _of_largest_targets(score):
     def hits(Z, targets, label, columns, w):
+        # the right class: the first with the largest target
         right = 0
         for j in range(1, columns):
             if targets[j] > targets[right]:
                 right = j
-        rank = _rank(Z, right, columns)
+        rank = _class_rank(Z, right, columns)
         return 1.0 if rank >= 0 and score(rank) else 0.0
 
     return hits
@@ -108,5 +109,4 @@ def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
 
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype."""
-    kinds = {name: OF_CLASSES if row.of_classes else ("values",) for name, row in METRICS.items()}
-    return [metric_kernel(name, scored, dtype) for name, some in kinds.items() for scored in some]
+    return [metric_kernel(name, scored, dtype) for name in METRICS for scored in scored_forms(name)]

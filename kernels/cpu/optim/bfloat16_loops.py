@@ -18,13 +18,13 @@ from numba.extending import intrinsic, register_jitable
 
 from ..runtime.primitives import target_has, view
 from ..runtime.storage import STORES, unrounded
-from .loops import MAX_STATES, hyper, state_loader, state_storer, state_views, update_loop
+from .loops import MAX_STATES, read_scalars, state_loader, state_storer, state_views, update_loop
 
 BLOCK = 64  # elements: constant, so that LLVM unrolls the loop over its vectors
 BLOCK_BYTES = 4 * BLOCK  # of the float32 results
 
-# LLVM 20 knows what to do with vectors of bfloat.
-ROUNDS = binding.llvm_version_info[0] >= 20 and target_has("+avx512bf16")
+# LLVM 20 and later have vectors of bfloat.
+HAS_ROUNDING = binding.llvm_version_info[0] >= 20 and target_has("+avx512bf16")
 BFLOAT16 = STORES["bfloat16"]
 
 
@@ -103,7 +103,7 @@ def block_loop(rule: Callable[..., Any], num_states: int) -> Callable[..., None]
 
     def update(p, g, states, scalars, start, rows, columns, stride):
         addresses, results = view(states, MAX_STATES, np.int64), stack()
-        h, tiny = hyper(scalars, np.float32)
+        h, tiny = read_scalars(scalars, np.float32)
         whole = columns // BLOCK * BLOCK
         for row in range(rows):
             # one row: whole blocks, then the elements that are left

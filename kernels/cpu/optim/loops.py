@@ -22,19 +22,20 @@ from ..runtime.storage import Store
 
 MAX_STATES = 4  # with the master copy
 STATE_WORDS = MAX_STATES + 1
+assert NUM_SCALARS == 13  # the length of the tuple that `read_scalars` returns
 
 _inlined = register_jitable(error_model="numpy", forceinline=True)
 
 
 @register_jitable
-def hyper(scalars, T):
+def read_scalars(scalars, T):
     """The scalars of a step as a tuple, which a write to p cannot change, and the smallest normal number."""
     H = view(scalars, NUM_SCALARS + 1, T)
     return (H[0], H[1], H[2], H[3], H[4], H[5], H[6], H[7], H[8], H[9], H[10], H[11], H[12]), H[NUM_SCALARS]
 
 
 @register_jitable
-def key_of(states):
+def read_key(states):
     """The key of stochastic rounding."""
     return word(view(states, STATE_WORDS, np.uint64)[MAX_STATES])
 
@@ -49,7 +50,7 @@ def state_views(addresses, first, size, dtype, itemsize):
 
 @cache
 def state_loader(num_states: int, widen: Callable[..., Any]) -> Callable[..., Any]:
-    """load(S, i): the values of element i of as many states, a tuple as rules take it."""
+    """load(S, i): element i of each of so many states, as the tuple that a rule reads."""
 
     def load0(S, i):
         return ()
@@ -71,7 +72,7 @@ def state_loader(num_states: int, widen: Callable[..., Any]) -> Callable[..., An
 
 @cache
 def state_storer(num_states: int, narrow: Callable[..., Any]) -> Callable[..., Any]:
-    """store(S, i, s): the values s written to element i of as many states."""
+    """store(S, i, s): writes the values s to element i of so many states."""
 
     def store(S, i, s):
         if num_states > 0:
@@ -87,14 +88,14 @@ def state_storer(num_states: int, narrow: Callable[..., Any]) -> Callable[..., A
 
 
 def update_loop(rule: Callable[..., Any], num_states: int, own: Store, others: Store) -> Callable[..., None]:
-    """The loop of a rule, where p and g are kept as `own` says, and the states as `others` says."""
-    T, dtype, itemsize, widen, narrow = own.T, own.kind, own.itemsize, own.widen, own.narrow
-    state_dtype, state_itemsize = others.kind, others.itemsize
+    """The loop of a rule; own: the storage of p and g, others: that of the states."""
+    T, dtype, itemsize, widen, narrow = own.T, own.dtype, own.itemsize, own.widen, own.narrow
+    state_dtype, state_itemsize = others.dtype, others.itemsize
     load, store = state_loader(num_states, others.widen), state_storer(num_states, others.narrow)
 
     def update(p, g, states, scalars, start, rows, columns, stride):
-        addresses, key = view(states, MAX_STATES, np.int64), key_of(states)
-        h, tiny = hyper(scalars, T)
+        addresses, key = view(states, MAX_STATES, np.int64), read_key(states)
+        h, tiny = read_scalars(scalars, T)
         for row in range(rows):
             # one row of p, g and the states
             first = start + row * stride

@@ -41,23 +41,25 @@ def _vector_adder(dtype):
             x = builder.fpext(builder.bitcast(x, half), single)
         return builder.fpext(x, double)
 
-    kind, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
+    vector, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
 
     @intrinsic
     def add(typingctx, x, count, lanes):
         def codegen(context, builder, signature, args):
             x, count, lanes = args
-            whole = ir.IntType(64)
-            at = [builder.inttoptr(builder.add(lanes, whole(64 * k)), double.as_pointer()) for k in range(LANES // 8)]
-            sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in at]
+            i64 = ir.IntType(64)
+            pointers = [
+                builder.inttoptr(builder.add(lanes, i64(64 * k)), double.as_pointer()) for k in range(LANES // 8)
+            ]
+            sums = [cgutils.alloca_once_value(builder, builder.load(pointer, align=8)) for pointer in pointers]
             with cgutils.for_range(builder, count) as loop:
-                start = builder.add(x, builder.mul(loop.index, whole(LANES * itemsize)))
+                start = builder.add(x, builder.mul(loop.index, i64(LANES * itemsize)))
                 for k, total in enumerate(sums):
-                    place = builder.inttoptr(builder.add(start, whole(8 * k * itemsize)), kind.as_pointer())
-                    value = widened(builder, builder.load(place, align=itemsize))
+                    pointer = builder.inttoptr(builder.add(start, i64(8 * k * itemsize)), vector.as_pointer())
+                    value = widened(builder, builder.load(pointer, align=itemsize))
                     builder.store(builder.fadd(builder.load(total), builder.fmul(value, value)), total)
-            for place, total in zip(at, sums, strict=True):
-                builder.store(builder.load(total), place, align=8)
+            for pointer, total in zip(pointers, sums, strict=True):
+                builder.store(builder.load(total), pointer, align=8)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 3), codegen
@@ -67,13 +69,13 @@ def _vector_adder(dtype):
 
 def _plain_adder(store):
     """`_vector_adder` as a loop over lanes."""
-    kind, itemsize, widen = store.kind, store.itemsize, store.widen
+    dtype, itemsize, widen = store.dtype, store.itemsize, store.widen
 
     @register_jitable
     def add(x, count, lanes):
         S = view(lanes, LANES, np.float64)
         for i in range(count):
-            X = view(x + i * LANES * itemsize, LANES, kind)
+            X = view(x + i * LANES * itemsize, LANES, dtype)
             for j in range(LANES):
                 value = np.float64(widen(X[j]))
                 S[j] += value * value
@@ -83,7 +85,7 @@ def _plain_adder(store):
 
 def _squares(store, add):
     """The sum of squares of a piece."""
-    kind, itemsize, widen = store.kind, store.itemsize, store.widen
+    dtype, itemsize, widen = store.dtype, store.itemsize, store.widen
 
     def squares(x, lanes, into, unused, rows, columns, stride):
         S = view(lanes, LANES, np.float64)
@@ -94,7 +96,7 @@ def _squares(store, add):
         for i in range(rows):
             start = x + i * stride * itemsize
             add(start, whole, lanes)
-            X = view(start + whole * LANES * itemsize, columns - whole * LANES, kind)
+            X = view(start + whole * LANES * itemsize, columns - whole * LANES, dtype)
             for j in range(columns - whole * LANES):
                 value = np.float64(widen(X[j]))
                 S[j] += value * value
@@ -121,20 +123,21 @@ def _squares_kernel(dtype: str) -> Kernel:
 
 def _squares_all(work, step, rank, num_ranks):
     """The sums of squares of all pieces: a rank does its share of the pieces of all arrays laid end to end."""
-    all_ = read(work, SQUARES_ALL)
-    if all_.step_after and view(all_.step_after + step * 8, 1, np.int64)[0] == 0:
+    squares_all = read(work, SQUARES_ALL)
+    if squares_all.step_after and view(squares_all.step_after + step * 8, 1, np.int64)[0] == 0:
         return
-    first, last = rank * all_.num_pieces // num_ranks, (rank + 1) * all_.num_pieces // num_ranks
-    lanes = all_.lanes + rank * LANES * 8
-    for i in range(all_.count):
+    first, last = rank * squares_all.num_pieces // num_ranks, (rank + 1) * squares_all.num_pieces // num_ranks
+    lanes = squares_all.lanes + rank * LANES * 8
+    for i in range(squares_all.count):
         # the rank's pieces of this array
-        one = read(all_.table + i * RECORD_BYTES, SQUARES)
+        one = read(squares_all.table + i * RECORD_BYTES, SQUARES)
         for piece in range(max(first, one.first_piece), last):
             start = (piece - one.first_piece) * PIECE
             if start >= one.elements:
                 break
             size = min(PIECE, one.elements - start)
-            call_tile(one.squares, one.x + start * one.element_bytes, lanes, all_.sums + piece * 8, 0, 1, size, 0)
+            x, into = one.x + start * one.element_bytes, squares_all.sums + piece * 8
+            call_tile(one.squares, x, lanes, into, 0, 1, size, 0)
 
 
 RECORD_BYTES = SQUARES.itemsize

@@ -72,7 +72,7 @@ def _sort_rows(indices, count, memory):
 
 def _sum_rows(store: Store):
     """The sum of the values of each row, in the order in which they were given."""
-    dtype, T, itemsize, widen, narrow = store.kind, store.T, store.itemsize, store.widen, store.narrow
+    dtype, T, itemsize, widen, narrow = store.dtype, store.T, store.itemsize, store.widen, store.narrow
     T_bytes = np.dtype(T).itemsize
 
     def sum_rows(work, step, rank, num_ranks):

@@ -1,4 +1,4 @@
-"""In-place optimizer updates: a kernel for each rule, dtype and form, and one that runs those of many arrays.
+"""Optimizer updates in place: a kernel for each rule, dtype and form, and one that runs those of many arrays.
 
 A float32 Adam step moves 28 bytes a parameter (p, m, v read and written, g read) and is bound by memory. Where p and g
 have 16 bits, rules calculate in float32, in one of three forms:
@@ -9,7 +9,7 @@ have 16 bits, rules calculate in float32, in one of three forms:
   that test is free in memory, and takes a tenth of Adam's time in cache.
 - stochastic: the states are float32, and p is rounded up or down at random. Adam moves 22 bytes.
 
-All forms keep states above the smallest normal number of float32, which is also bfloat16's. float16's is larger:
+All forms keep states above the smallest normal number of float32, which is bfloat16's as well. float16's is larger:
 smaller states become denormal or zero, as in torch; converting those takes no longer.
 """
 
@@ -54,7 +54,7 @@ def update_kernel(rule: Callable[..., Any], num_states: int, dtype: str, form: s
 def _update_kernel(rule: Callable[..., Any], num_states: int, dtype: str, form: str) -> Kernel:
     name = f"update_{rule.__name__}_{dtype}"
     if form == SAME:
-        if dtype == "bfloat16" and bfloat16_loops.ROUNDS:
+        if dtype == "bfloat16" and bfloat16_loops.HAS_ROUNDING:
             return Kernel(bfloat16_loops.block_loop(rule, num_states), name)
         return Kernel(update_loop(rule, num_states, STORES[dtype], STORES[dtype]), name)
     name, float32 = f"{name}_{form}", STORES["float32"]
@@ -71,17 +71,17 @@ def update_code(name: str, dtype: str, form: str = SAME) -> int:
 
 def _update_all(work, step, rank, num_ranks):
     """Update all arrays: a rank does its share of the tiles of all arrays laid end to end."""
-    all_ = read(work, UPDATES)
-    first, last = rank * all_.tiles // num_ranks, (rank + 1) * all_.tiles // num_ranks
-    for i in range(all_.count):
-        record = all_.table + i * RECORD_BYTES
+    updates = read(work, UPDATES)
+    first, last = rank * updates.tiles // num_ranks, (rank + 1) * updates.tiles // num_ranks
+    for i in range(updates.count):
+        record = updates.table + i * RECORD_BYTES
         one = read(record, UPDATE)
         # the rank's elements of this array
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
             g = one.g + start * one.element_bytes
-            scalars = all_.scalars if all_.scalars else one.scalars
+            scalars = updates.scalars if updates.scalars else one.scalars
             call_update(one.update, one.p, g, record + STATES_OFFSET, scalars, start, 1, end - start, 0)
 
 

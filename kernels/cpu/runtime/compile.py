@@ -34,7 +34,7 @@ from numba.extending import register_jitable
 
 from ... import formulas
 from ...denormals import flushed
-from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, warn_not_kept, write_sealed
 from ...interrupts import interrupts_held
 from . import vector_math  # noqa: F401 (kernels use it in place of formulas.functions)
 from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
@@ -154,7 +154,7 @@ class _CompileNotice:
         cls.spent += seconds
         cls.kernels += 1
         if trouble is not None:
-            say_lost(cache_folder(), trouble)
+            warn_not_kept(cache_folder(), trouble)
         elif cls.spent > 1.0 and not announced:
             log.info("compiling kernels; they are kept in %s for the next time", cache_folder())
 
@@ -215,7 +215,7 @@ class Kernel:
         self.is_phase = names == PHASE
         self.compiled = self.loaded = False  # in this process; for `fastopt info` and the tests
         self._address = 0
-        self.run: Callable[..., None] = self._first_run  # as a call of the kernel, but without a frame of Python's
+        self.run: Callable[..., None] = self._first_run  # the same as a call of the kernel, without a Python frame
 
     def _has_code_of(self, other: Kernel) -> bool:
         """True if two kernels are made of the same code, closed over the same values, and compiled alike."""

@@ -171,11 +171,11 @@ def read_control(builder: Any, machine: str = MACHINE) -> Any:
     """Emit a read of the floating-point control register, as 64 bits; 0 on processors without a known one."""
     i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
     if machine in X86:
-        place = cgutils.alloca_once(builder, ir.IntType(32))
+        pointer = cgutils.alloca_once(builder, ir.IntType(32))
         kind = ir.FunctionType(ir.VoidType(), [byte])
         code = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr")
-        builder.call(code, [builder.bitcast(place, byte)])
-        return builder.zext(builder.load(place), i64)
+        builder.call(code, [builder.bitcast(pointer, byte)])
+        return builder.zext(builder.load(pointer), i64)
     if machine in ARM:
         code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(i64, []), "llvm.aarch64.get.fpcr")
         return builder.call(code, [])
@@ -186,10 +186,10 @@ def write_control(builder: Any, value: Any, machine: str = MACHINE) -> None:
     """Emit a write to the register that `read_control` reads."""
     i32, i64, byte, void = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer(), ir.VoidType()
     if machine in X86:
-        place = cgutils.alloca_once(builder, i32)
-        builder.store(builder.trunc(value, i32), place)
+        pointer = cgutils.alloca_once(builder, i32)
+        builder.store(builder.trunc(value, i32), pointer)
         code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [byte]), "llvm.x86.sse.ldmxcsr")
-        builder.call(code, [builder.bitcast(place, byte)])
+        builder.call(code, [builder.bitcast(pointer, byte)])
     elif machine in ARM:
         code = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [i64]), "llvm.aarch64.set.fpcr")
         builder.call(code, [value])

@@ -84,7 +84,7 @@ def to_half_by_bits(x):
 
 
 def converts_half() -> bool:
-    """True if the target has instructions for float16; otherwise LLVM would call functions that it does not find."""
+    """True if Numba's target has instructions for float16; else LLVM would call functions that it does not find."""
     arm = platform.machine().lower() in ("aarch64", "arm64") and not INTERPRETED
     return arm or target_has("+f16c")
 
@@ -164,14 +164,14 @@ IS_ROUNDING = {"float16": rounding_float16, "bfloat16": rounding_bfloat16}
 class Store(NamedTuple):
     """Storage of an array's values."""
 
-    kind: type[np.generic]  # in memory
+    dtype: type[np.generic]  # in memory
     T: type[np.generic]  # in calculations
     widen: Callable[..., Any]  # widen(stored)
     narrow: Callable[..., Any]  # narrow(x, key, element)
 
     @property
     def itemsize(self) -> int:
-        return np.dtype(self.kind).itemsize
+        return np.dtype(self.dtype).itemsize
 
 
 STORES = {

@@ -23,7 +23,7 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-PREDICTOR_BYTES = 1 << 20  # memory that a network keeps between predictions, so that small ones need not lay it out
+PREDICTOR_BYTES = 1 << 20  # most memory of a program of `predict` that is kept for the next call
 
 
 class Network:
@@ -32,7 +32,7 @@ class Network:
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
     """
 
-    reusable = True  # for one pass after another: it keeps programs, and none of the data
+    reusable = True  # for passes over other data: it keeps programs, and no data
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Network:
             return out
         batch_size = min(batch_size, len(x))
         key = batch_size, num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
-        # Taken out while it is at work, so that threads that predict at once each have a program of their own.
+        # removed while it runs, so that threads that predict at the same time have programs of their own
         program = self._predictors.pop(key, None)
         if program is None:
             program = self._predictor(x, out, *key)

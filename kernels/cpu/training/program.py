@@ -147,11 +147,11 @@ class Program:
         self.run["phases"], self.run["num_phases"] = address_of(table), len(table)
 
     def read_from(self, x: np.ndarray, y: np.ndarray | None) -> None:
-        """Take the rows of other data, of the same dtypes and columns; the caller keeps them alive for a pass."""
+        """Read the rows of other data, of the same dtypes and columns, which the caller keeps alive for a pass."""
         self.source["x"], self.source["y"] = x.ctypes.data, 0 if y is None else y.ctypes.data
 
     def write_to(self, out: np.ndarray) -> None:
-        """Give the outputs to another array, which the caller keeps alive for a pass."""
+        """Write the outputs to another array, which the caller keeps alive for a pass."""
         self.target["x"] = out.ctypes.data
 
     # ------------------------------------------------------------ forward

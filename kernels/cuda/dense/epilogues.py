@@ -20,8 +20,9 @@ from ...formulas import ACTIVATIONS
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
 from ..runtime.float16 import round_to
-from ..runtime.primitives import VECTOR, array_loader, array_storer, reader, writer
-from ..runtime.storage import ROUNDED, STORES, pair_map, vector_map
+from ..runtime.primitives import VECTOR, reader, writer
+from ..runtime.storage import ROUNDED, STORES
+from ..runtime.vectors import array_loader, array_storer, pair_map, vector_map
 from .reductions import COLUMN_LANES, ROW_LANES
 
 TILE_ROWS = 64

@@ -23,9 +23,10 @@ from ...spec import LossSpec
 from ..runtime.array_interface import current_stream, gpu_of, see
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import array_loader, array_storer, reader, writer
+from ..runtime.primitives import reader, writer
 from ..runtime.records import CLOCK, TOTALS
-from ..runtime.storage import STORES, pair_map, vector_map
+from ..runtime.storage import STORES
+from ..runtime.vectors import array_loader, array_storer, pair_map, vector_map
 from .epilogues import Shape, is_wide, width_of
 from .epilogues import activate as activate_elements
 from .finish import finish

@@ -13,10 +13,11 @@ import numpy as np
 from numba import cuda
 
 from ...formulas import METRICS
-from ...metrics import OF_CLASSES
+from ...metrics import scored_forms
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import array_loader, plain, reader, writer
+from ..runtime.primitives import reader, writer
+from ..runtime.vectors import array_loader, plain
 from .epilogues import Shape
 from .reductions import COLUMN_LANES, NOT_RANKED, ROW_LANES, add_up, argmax, rank_of_class
 
@@ -73,14 +74,14 @@ def _hits(score, dtype, scored):
 
 @cache
 def hits_kernel(name: str, dtype: str, scored: str) -> Kernel:
-    """Return the kernel of a metric of classes; scored: one of OF_CLASSES."""
+    """Return the kernel of a metric of classes; scored: one of `scored_forms` the metric."""
     return Kernel(_hits(METRICS[name].score, dtype, scored), f"{name}_{scored}_{dtype}")
 
 
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Return every kernel of a dtype."""
     names = [name for name, row in METRICS.items() if row.of_classes]
-    return list(dict.fromkeys(hits_kernel(name, dtype, scored) for name in names for scored in OF_CLASSES))
+    return list(dict.fromkeys(hits_kernel(name, dtype, scored) for name in names for scored in scored_forms(name)))
 
 
 def hits_tiles(rows: int) -> int:
@@ -94,7 +95,7 @@ def run_hits(
 ) -> None:  # fmt: skip
     """sums (hits_tiles,) float64 of a metric of classes.
 
-    scored: one of OF_CLASSES; boundaries: address of two float64.
+    scored: one of `scored_forms` the metric; boundaries: address of two float64.
     """
     rows, columns, stride, dtype, _ = shape
     kernel = hits_kernel(name, dtype, scored)

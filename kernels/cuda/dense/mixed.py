@@ -46,13 +46,13 @@ class Weights(Mirror):
 
     def __init__(self, gpu: Any, params: Sequence[np.ndarray], compute: str, last_bias: bool) -> None:
         super().__init__(gpu, params)
-        self.compute, self.copies, self.read = compute, list[int](), self.places
+        self.compute, self.copies, self.read = compute, list[int](), self.addresses
         if any(p.dtype.name != compute for p in params):
             self._block16 = Block(gpu, [p.size * BYTES[compute] for p in params])
-            self.copies = self._block16.places
-            self.read = [*self.copies[:-1], self.places[-1]] if last_bias else self.copies
+            self.copies = self._block16.addresses
+            self.read = [*self.copies[:-1], self.addresses[-1]] if last_bias else self.copies
 
     def upload(self, stream: int) -> None:
         super().upload(stream)
-        for array, place, copy in zip(self.arrays, self.places, self.copies, strict=False):
+        for array, place, copy in zip(self.arrays, self.addresses, self.copies, strict=False):
             narrow(self.gpu, stream, self.compute, place, copy, array.size)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import cuda
 
 from ..runtime.compile import SIMULATED, THREADS, device
-from ..runtime.primitives import array_loader, plain
+from ..runtime.vectors import array_loader, plain
 
 COLUMN_LANES = 4 if SIMULATED else 32  # threads side by side along a row
 ROW_LANES = THREADS // COLUMN_LANES  # threads below one another, each with every ROW_LANES-th row

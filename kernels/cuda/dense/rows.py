@@ -21,9 +21,10 @@ from numba import cuda
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
-from ..runtime.primitives import VECTOR, array_loader, array_storer, loader, reader, storer, word
+from ..runtime.primitives import VECTOR, reader, word
 from ..runtime.records import CLOCK, DROPOUT, offset
-from ..runtime.storage import STORES, vector_map
+from ..runtime.storage import STORES
+from ..runtime.vectors import array_loader, array_storer, loader, storer, vector_map
 from .epilogues import is_wide
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")

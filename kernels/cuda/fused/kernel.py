@@ -23,8 +23,9 @@ from numba import cuda
 
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, NUM_SCALARS, OPTIMIZERS, dropout_draw, dropout_key
 from ..runtime.compile import Kernel, device
-from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, loader, reader, storer, word, writer
+from ..runtime.primitives import ANY, SHARED, VECTOR, address_in, reader, word, writer
 from ..runtime.records import CLOCK, ROW, offset
+from ..runtime.vectors import loader, storer
 from .access import SECTOR, field, prefetch, read_double, read_word, resolve, write_double, write_word
 from .layout import COLUMN_LANES, FIRST, RECORD, H, Kind, L
 from .loss import elementwise_loss, row_loss

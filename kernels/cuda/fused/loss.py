@@ -13,7 +13,8 @@ import numpy as np
 from ...formulas import ACTIVATIONS, LOSSES, METRICS
 from ...metrics import scored_by
 from ..runtime.compile import device
-from ..runtime.primitives import SHARED, loader, storer
+from ..runtime.primitives import SHARED
+from ..runtime.vectors import loader, storer
 from .access import field, read_double, read_word, resolve
 from .layout import COLUMN_LANES, H, L
 

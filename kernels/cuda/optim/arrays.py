@@ -1,7 +1,7 @@
-"""Steps on arrays of any library that has them on the device: Numba, CuPy, torch, and what has the array interface.
+"""Steps on device arrays of any library: Numba, CuPy, torch, and all that have the CUDA array interface.
 
-Nothing is copied and nothing waits: arrays are read and written where they are, on the stream on which their library
-works at the moment of the call.
+Nothing is copied and nothing waits: arrays are read and written in place, on the stream on which their library works at
+the moment of the call.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .plan import NO_GUARD, Guard, Plan
 
 
 def _kernel_dtype(dtype: np.dtype[Any]) -> str:
-    """The name that kernels have for it: bits of 16 are bfloat16's."""
+    """Return the kernels' name of a dtype: uint16 has the bits of bfloat16."""
     return "bfloat16" if dtype == np.uint16 else dtype.name
 
 
 class ArrayPlan:
-    """The plan of an optimizer that updates arrays on a GPU; it owns none of them, and they must stay where they are.
+    """Plan of an optimizer that updates arrays on a GPU; it owns none of them, and they must keep their addresses.
 
     owners: ids of arrays whose memory must not be a gradient's; they stay alive as long as the plan.
     counters, captured: as those of CountedPlan, for one whose steps the device counts.
@@ -53,9 +53,9 @@ class ArrayPlan:
             self.stream = lambda: current_stream(first)
 
     def read(self, gradients: tuple[Any, ...]) -> tuple[np.ndarray, list[int]]:
-        """What the other calls take, (n,) int64, with the gradients that need no further check, and 0 for the others.
+        """Return the addresses of gradients, (n,) int64, that need no further check, and the indices of the others.
 
-        The others are those whose indices come with it: `put` gives them. All must stay alive until they are used.
+        The address of an other is 0, until `put` sets it. All gradients must stay alive until they are used.
         """
         found, others = np.zeros(len(self.planned), np.int64), []
         for i, (g, t, dtype) in enumerate(zip(gradients, self.planned, self.dtypes, strict=True)):
@@ -72,11 +72,11 @@ class ArrayPlan:
         return found, others
 
     def put(self, gradients: np.ndarray, i: int, gradient: Any) -> None:
-        """A gradient of the same elements as the array, C-contiguous, on the same GPU."""
+        """Set the address of a gradient with the array's number of elements, C-contiguous, on the same GPU."""
         gradients[i] = see(gradient).address
 
     def norm(self, gradients: np.ndarray) -> float:
-        """The Euclidean norm of all gradients laid end to end. Waits for it."""
+        """Return the Euclidean norm of all gradients laid end to end. Waits for it."""
         return self.plan.norm(gradients, self.stream())
 
     def update(
@@ -88,7 +88,7 @@ class ArrayPlan:
         copies: Mapping[int, Any],
         guard: Guard = NO_GUARD,
     ) -> None:
-        """As `Plan.update`; copies: the parameters that are given in every step, by their index."""
+        """Run `Plan.update`; copies: the parameters that are given in every step, by their index."""
         places = {i: see(p).address for i, p in copies.items()}
         self.plan.update(gradients, steps, options, scale, places, guard, self.stream())
 
@@ -100,14 +100,14 @@ class ArrayPlan:
         scale: float,
         guard: Guard = NO_GUARD,
     ) -> None:
-        """As `CountedPlan.update`, for a plan with counters."""
+        """Run `CountedPlan.update`, for a plan with counters."""
         self.plan.update(gradients, options, scale, guard, self.stream(), present)
 
 
 def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
-    """Update p and the states of every job in place; arrays are C-contiguous. For once: `ArrayPlan` is for again.
+    """Update p and the states of every job in place; arrays are C-contiguous. For repeated steps there is `ArrayPlan`.
 
-    Gradients are taken times `scale`, and are not changed.
+    Gradients are multiplied by `scale`, and are not changed themselves.
     """
     groups = {id(job.options): job.options for job in jobs}
     numbers = {key: number for number, key in enumerate(groups)}
@@ -123,7 +123,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
 
 
 def gradient_norm(gradients: Sequence[Any]) -> float:
-    """The Euclidean norm of all gradients laid end to end; they are C-contiguous. Waits for it."""
+    """Return the Euclidean norm of all gradients laid end to end; they are C-contiguous. Waits for it."""
     seen = [see(g) for g in gradients]
     planned = [
         ArrayUpdate("sgd", g, (), numpy_dtype(s.dtype), math.prod(s.shape), s.shape, 0)

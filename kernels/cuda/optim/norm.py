@@ -18,9 +18,10 @@ from numba import cuda
 
 from ...formulas import clip_factor
 from ..runtime.compile import SIMULATED, THREADS, Kernel, device
-from ..runtime.primitives import VECTOR, array_loader, reader, writer
+from ..runtime.primitives import VECTOR, reader, writer
 from ..runtime.records import CONTROL, POINTERS, RECORDS, ROW, SETTINGS, TILE, offset
 from ..runtime.storage import STORES
+from ..runtime.vectors import array_loader
 
 WARP = 2 if SIMULATED else 32  # threads that add up those of a block
 SUM = 16  # bytes of the sums of a tile: of squares, and 0, or NaN where an element is not finite

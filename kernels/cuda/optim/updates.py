@@ -24,9 +24,10 @@ from ...formulas import NUM_SCALARS, OPTIMIZERS, dropout_key
 from ...spec import MASTER, SAME, STOCHASTIC
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.float16 import AT_RANDOM, IS_ROUNDING
-from ..runtime.primitives import VECTOR, array_loader, array_storer, reader, word
+from ..runtime.primitives import VECTOR, reader, word
 from ..runtime.records import CONTROL, POINTERS, RECORDS, STEP, TILE, offset
-from ..runtime.storage import COPY, stores_of, vector_map
+from ..runtime.storage import COPY, stores_of
+from ..runtime.vectors import array_loader, array_storer, vector_map
 
 read_owner = reader("int32", 1)
 read_word = reader("int64", 1)

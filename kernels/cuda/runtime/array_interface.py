@@ -1,4 +1,4 @@
-"""What an array in a GPU's memory says of itself, and the stream and the device that work on it belongs to."""
+"""Arrays of any library in a GPU's memory: address, dtype, shape, and the stream and device that work on them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .rehearsal import rehearsed
 
 
 class Seen(NamedTuple):
-    """What an array says of itself."""
+    """Description of an array."""
 
     address: int
     shape: tuple[int, ...]
-    dtype: str  # of NumPy's names, and "bfloat16"
+    dtype: str  # a name of NumPy's, or "bfloat16"
     contiguous: bool  # in C order
-    stream: int | None  # on which what was last written to it is done; None: on the library's current one
+    stream: int | None  # the one that last wrote to it; None: the library's current one
 
 
 def see(array: Any) -> Seen:
-    """Return what an array in the device's memory says of itself. Steps call this for every gradient.
+    """Return the description of an array in the device's memory. Steps call this for every gradient.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not such an array.
     """
     if _library(array) == "torch":  # whose array interface refuses tensors that require a gradient
         if array.device.type != "cuda":
@@ -36,7 +36,7 @@ def see(array: Any) -> Seen:
         return Seen(array.data_ptr(), tuple(array.shape), dtype, array.is_contiguous(), None)
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is None and SIMULATED and not isinstance(array, np.ndarray):
-        interface = getattr(array, "__array_interface__", None)  # the simulator's arrays have only that
+        interface = getattr(array, "__array_interface__", None)  # the only one of the simulator's arrays
     if interface is None:
         raise TypeError(f"an array must be in a GPU's memory; got {type(array).__module__}.{type(array).__qualname__}")
     (name, size), strides = _named(interface["typestr"]), interface.get("strides")
@@ -49,17 +49,17 @@ def see(array: Any) -> Seen:
 
 @cache
 def _named(typestr: str) -> tuple[str, int]:
-    """Return the dtype's name and bytes. NumPy takes 2 us to make a name.
+    """Return the dtype's name and bytes, remembered because NumPy takes 2 us to make a name.
 
-    The interface has no word for bfloat16: CuPy's arrays of it are of two bytes there, and of ml_dtypes' dtype. So
-    there the name is "": the array itself may know it.
+    The interface has no word for bfloat16: CuPy's arrays of it are two raw bytes there, and of ml_dtypes' dtype. Their
+    name is "" here: the array itself may know it.
     """
     dtype = np.dtype(typestr)
     return "" if dtype.kind == "V" else dtype.name, dtype.itemsize
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """What NumPy has for an array that says so of itself: of bfloat16 its bits."""
+    """Return NumPy's dtype for a name of `Seen`: uint16, its bits, for bfloat16."""
     return np.dtype("uint16" if name == "bfloat16" else name)
 
 
@@ -77,7 +77,7 @@ def _library(array: Any) -> str:
 
 @cache
 def _library_of(cls: type) -> str:
-    """Return the library that a class is of, "torch" also for a subclass of its tensors in a program's own module."""
+    """Return the library of a class: "torch" also for a subclass of its tensors in a program's own module."""
     packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
     return next((package for package in packages if package in STREAMS), packages[0])
 
@@ -94,24 +94,24 @@ def _cupy_stream(array: Any) -> int:
     return int(cupy.cuda.get_current_stream().ptr)
 
 
-# Where a library puts the work that it is given now, whatever stream an array may name.
+# The stream that a library works on now, whatever stream an array may name.
 STREAMS: dict[str, Callable[[Any], int]] = {"torch": _torch_stream, "cupy": _cupy_stream}
 
 
 def current_stream(array: Any) -> int:
-    """The handle of the stream that the caller works on."""
+    """Return the handle of the stream that the caller works on."""
     ask = STREAMS.get(_library(array))
     return ask(array) if ask else see(array).stream or 0
 
 
 def gpu_of(addresses: Collection[int]) -> Device:
-    """The device that memory at these addresses belongs to; of no memory the one that the caller works on.
+    """Return the device that these addresses belong to; without addresses the one that the caller works on.
 
     Raises:
-        ValueError: it belongs to several.
+        ValueError: they belong to several.
     """
-    if (not_there := rehearsed()) is not None:
-        return not_there
+    if (rehearsal := rehearsed()) is not None:
+        return rehearsal
     if SIMULATED:
         from .simulator import SimulatedGpu
 

@@ -1,13 +1,13 @@
-"""How a Python function becomes a CUDA kernel: compile options, the way from Python to machine code, the cache.
+"""From a Python function to a CUDA kernel: compile options, the way to machine code, the cache.
 
-Kernels speak integers, as those of the CPU do: addresses and numbers come in, nothing goes out. So a kernel has one
-signature, launching it is one call of the driver with nothing to convert, and any library's arrays will do.
+Kernels speak integers, as those of the CPU do: their arguments are addresses and numbers, and they return nothing. So a
+kernel has one signature, a launch is one call of the driver with nothing to convert, and arrays of any library will do.
 
     Python --Numba, libNVVM--> LTO-IR --nvJitLink--> cubin --driver--> device
 
 We link LTO-IR ourselves because only there can contraction be turned off: a * b + c with one rounding instead of two
-would be other bits than the CPU's. No driver and no device are needed for that, so that every kernel can be compiled,
-and what came out looked at, on any machine. Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1) kernels run as Python.
+would be other bits than the CPU's. That needs no driver and no device, so every kernel can be compiled, and its machine
+code inspected, on any machine. Under Numba's simulator (NUMBA_ENABLE_CUDASIM=1) kernels run as Python.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from typing import Any, ClassVar, NamedTuple
 import numba
 from numba import cuda
 
-from ...disk_cache import SOURCES, cache_root, read_sealed, say_lost, write_sealed
+from ...disk_cache import SOURCES, cache_root, read_sealed, warn_not_kept, write_sealed
 from ...formulas import functions
 from ...interrupts import interrupts_held
 from . import nvjitlink
 from .driver import OLDEST
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-THREADS = 8 if SIMULATED else 256  # of a block: the simulator starts a thread of Python for each
+THREADS = 8 if SIMULATED else 256  # in a block; the simulator starts a thread of Python for each
 
 # IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
 LINK_OPTIONS = ("-lto", "-ftz=0", "-prec-div=1", "-prec-sqrt=1", "-fma=0")
 
-# Packages that cubins depend on, beside the sources, the linker and the device. It does not matter where NVIDIA's
+# Packages that cubins depend on, besides the sources, the linker and the device. It does not matter where NVIDIA's
 # libraries come from: a folder of cubins that was made with its wheels serves a machine with a toolkit.
 PACKAGES = ("numba-cuda", "numba", "llvmlite")
 
@@ -49,7 +49,9 @@ def _exp(x):
     return math.exp(x)  # overflows to inf on a device, without the exception that the host's catches
 
 
-STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {functions.exp: _exp}  # for what no device can compile
+STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
+    functions.exp: _exp
+}  # in place of functions that no device can compile
 lock = threading.RLock()  # one compilation at a time
 _device_functions: dict[Callable[..., Any], Any] = {}
 # Under the simulator: one function of each module whose functions kernels of other modules call.
@@ -57,13 +59,13 @@ simulated_modules: dict[int, Callable[..., Any]] = {}
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """A function as kernels can call it, with the formulas that it calls itself.
+    """Return a function that kernels can call, with the formulas that it calls itself.
 
     Everything is inlined: a call of a function that is not makes Numba ask for the current device.
     """
     if SIMULATED and function.__globals__.get("cuda") is cuda:
         simulated_modules[id(function.__globals__)] = function
-    if SIMULATED or not isinstance(function, pytypes.FunctionType):  # it may have been made one before
+    if SIMULATED or not isinstance(function, pytypes.FunctionType):  # made one before
         return function
     function = STAND_INS.get(function, function)
     if function not in _device_functions:
@@ -86,7 +88,7 @@ _listeners: list[Callable[[str], None]] = []
 
 @contextlib.contextmanager
 def compiling(listener: Callable[[str], None]) -> Iterator[None]:
-    """While open, `listener(name)` hears of each kernel before it is compiled."""
+    """While open, call `listener(name)` before each kernel is compiled."""
     _listeners.append(listener)
     try:
         yield
@@ -95,7 +97,7 @@ def compiling(listener: Callable[[str], None]) -> Iterator[None]:
 
 
 class Listing(NamedTuple):
-    """What the compiler says of a kernel, for tests and for people."""
+    """Machine code of a kernel and the compiler's report, for tests and for people."""
 
     cubin: bytes
     ptx: str
@@ -112,14 +114,14 @@ class Listing(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Return where cubins of these sources and compilers are kept, for all devices."""
+    """Return the folder of cubins of these sources and compilers, for all devices."""
     return cache_root() / f"cuda-{_digest()}"
 
 
 class Kernel:
-    """A function of 64-bit integers, compiled for a compute capability when it is first asked for.
+    """A function of 64-bit integers, compiled for a compute capability when its cubin is first needed.
 
-    `name` names one function for good: it is the key of the cache. registers: of a thread, at most; 0: as ptxas likes.
+    `name` names one function for good: it is the key of the cache. registers: the limit per thread; 0: ptxas chooses.
     """
 
     names: ClassVar[dict[str, Kernel]] = {}
@@ -127,23 +129,23 @@ class Kernel:
     def __init__(self, function: Callable[..., None], name: str, registers: int = 0) -> None:
         self.function, self.name, self.registers = function, name, registers
         if Kernel.names.setdefault(name, self) is not self:
-            raise AssertionError(f"two kernels are called {name}: they would share a place in the cache")
+            raise AssertionError(f"two kernels are called {name}: they would share a file of the cache")
         self.arguments = len(inspect.signature(function).parameters)
         self._cubins: dict[tuple[int, int], bytes] = {}
 
     def cubin(self, capability: tuple[int, int]) -> bytes:
-        """The machine code for devices of a compute capability, from the cache if it is there."""
-        with interrupts_held(), lock:  # one inside a callback of LLVM would be forgotten
+        """Return the machine code for devices of a compute capability, from the cache if it is there."""
+        with interrupts_held(), lock:  # an interrupt inside a callback of LLVM would be lost
             if capability not in self._cubins:
                 self._cubins[capability] = self._cached(capability)
             return self._cubins[capability]
 
-    def place(self, capability: tuple[int, int]) -> Path:
+    def path(self, capability: tuple[int, int]) -> Path:
         """Return the file that keeps the machine code for a compute capability."""
         return cache_folder() / f"{self.name}-{capability[0]}{capability[1]}.cubin"
 
     def _cached(self, capability: tuple[int, int]) -> bytes:
-        identity, path = f"{_digest()} {self.name} {capability}", self.place(capability)
+        identity, path = f"{_digest()} {self.name} {capability}", self.path(capability)
         try:
             found = read_sealed(path, identity)
         except OSError:
@@ -155,11 +157,11 @@ class Kernel:
             try:
                 write_sealed(path, identity, found)
             except OSError as error:  # the cache is an accelerator, never a reason to fail
-                say_lost(path.parent, error)
+                warn_not_kept(path.parent, error)
         return found
 
     def listing(self, capability: tuple[int, int]) -> Listing:
-        """The kernel compiled anew, with its PTX and the report of ptxas."""
+        """Compile the kernel anew; return it with its PTX and the report of ptxas."""
         with interrupts_held():
             ptx, _ = self._link(capability, "ptx")
             cubin, log = self._link(capability, "cubin")
@@ -175,7 +177,7 @@ class Kernel:
         return bytes(code)
 
     def _link(self, capability: tuple[int, int], output: str) -> tuple[bytes, str]:
-        """A cubin, or PTX with what else would go into it, and the linker's report."""
+        """Return a cubin, or the PTX that it would be made of, and the linker's report."""
         options = [f"-arch=sm_{capability[0]}{capability[1]}", *LINK_OPTIONS, "-Xptxas=-v", "-verbose"]
         if self.registers:
             options.append(f"-maxrregcount={self.registers}")
@@ -185,7 +187,7 @@ class Kernel:
 
 
 def entry(cubin: bytes) -> bytes:
-    """The name of a cubin's only kernel, which Numba makes up anew in every process: it has a section of its own."""
+    """Return the name of a cubin's only kernel, read from its section: Numba makes it up anew in every process."""
     (name,) = set(re.findall(rb"\x00\.text\.([^\x00]+)\x00", cubin))
     return name
 

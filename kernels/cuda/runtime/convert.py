@@ -7,8 +7,9 @@ from functools import cache
 from numba import cuda
 
 from .compile import THREADS, Kernel
-from .primitives import VECTOR, array_loader, array_storer
+from .primitives import VECTOR
 from .storage import STORES
+from .vectors import array_loader, array_storer
 
 
 def _convert(source_dtype, target_dtype):

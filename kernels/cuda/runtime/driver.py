@@ -1,4 +1,4 @@
-"""The CUDA driver, opened with cffi. Nothing else is needed to ask what there is."""
+"""CUDA driver, opened with cffi: enough to find the devices, without any other library."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 
-# The oldest devices that CUDA 13 makes code for. Intermediate code is made for them, and linked for the one present.
+# The oldest devices that CUDA 13 makes code for. Intermediate code is made for them, and linked for the present one.
 OLDEST = (7, 5)
 NOT_READY = 600  # CUDA_ERROR_NOT_READY
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -75,7 +75,7 @@ ALIGNMENT = 256  # bytes: allocated memory begins at multiples of it, and no ker
 
 
 class CudaError(RuntimeError):
-    """A failed call of the driver, or of a library of its. `code` is its result, 0 if there is nothing to call."""
+    """A failed call of the driver or of one of its libraries. `code` is its CUresult, 0 if there is no driver."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class CudaError(RuntimeError):
 
 @cache
 def opened() -> Any:
-    """Return the driver, which may not have started yet; CudaError where there is none."""
+    """Return the driver, which may not have started yet; CudaError if there is none."""
     try:
         return ffi.dlopen(LIBRARY)
     except OSError as error:
@@ -93,13 +93,14 @@ def opened() -> Any:
 
 @cache
 def library() -> Any:
-    """Return the driver, started; CudaError where there is none, or where it does not start."""
+    """Return the driver, started; CudaError if there is none, or if it does not start."""
     driver = opened()
     check(driver.cuInit(0), driver)
     return driver
 
 
 def check(code: int, driver: Any = None) -> None:
+    """Raise CudaError, with the driver's words, unless a call succeeded."""
     if code:
         driver = driver or library()
         name, text = ffi.new("const char **"), ffi.new("const char **")
@@ -109,7 +110,7 @@ def check(code: int, driver: Any = None) -> None:
 
 
 def query(kind: str, function: Any, *args: Any) -> Any:
-    """What a function of the driver writes to its first argument."""
+    """Call a function of the driver; return the value that it writes to its first argument."""
     value = ffi.new(f"{kind} *")
     check(function(value, *args))
     return value[0]
@@ -117,9 +118,9 @@ def query(kind: str, function: Any, *args: Any) -> Any:
 
 def driver_version() -> tuple[int, int]:
     """Return the newest CUDA that the driver knows; it need not have started."""
-    driver, place = opened(), ffi.new("int *")
-    check(driver.cuDriverGetVersion(place), driver)
-    version = place[0]
+    driver, found = opened(), ffi.new("int *")
+    check(driver.cuDriverGetVersion(found), driver)
+    version = found[0]
     return version // 1000, version % 1000 // 10
 
 
@@ -128,7 +129,7 @@ def device_count() -> int:
 
 
 def device(ordinal: int) -> int:
-    """The driver's handle of a device."""
+    """Return the driver's handle of a device."""
     return int(query("CUdevice", library().cuDeviceGet, ordinal))
 
 
@@ -147,7 +148,7 @@ def capability(handle: int) -> tuple[int, int]:
 
 
 def current_device() -> int:
-    """The number of the device whose context is current in this thread; 0 where none is."""
+    """Return the ordinal of the device whose context is current in this thread; 0 if none is."""
     if query("void *", library().cuCtxGetCurrent) == ffi.NULL:
         return 0
     handle = query("CUdevice", library().cuCtxGetDevice)
@@ -155,7 +156,7 @@ def current_device() -> int:
 
 
 def device_of(address: int) -> int:
-    """The number of the device whose memory this is."""
+    """Return the ordinal of the device that an address belongs to."""
     value = ffi.new("int *")
     check(library().cuPointerGetAttribute(value, ORDINAL, address))
     return int(value[0])

@@ -1,7 +1,7 @@
 """One GPU: memory, copies and launches, on streams that belong to the caller.
 
-We use the device's primary context, as CuPy, Numba and torch do, so that everybody's addresses are everybody's. A
-stream is its handle, an integer: 0 is the default stream. Nothing here waits for the device, except what says so.
+It uses the device's primary context, as CuPy, Numba and torch do, so that all of them share addresses. A stream is its
+handle, an integer: 0 is the default stream. Only methods that say so wait for the device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every device
 
 
 class Gpu:
-    """One device, by its number."""
+    """One device, by its ordinal."""
 
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
@@ -47,7 +47,7 @@ class Gpu:
         return capability(self._device)
 
     def max_blocks(self, kernel: Kernel) -> int:
-        """As many as run at once. With more, the last ones would have the device for themselves."""
+        """Return the number of blocks that run at once. With more, the last ones would leave the device partly idle."""
         if kernel not in self._blocks:
             occupancy = self.driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
             each = query("int", occupancy, self.load(kernel), THREADS, 0)
@@ -56,12 +56,12 @@ class Gpu:
 
     @cached_property
     def cache_bytes(self) -> int:
-        """The size of the cache that all multiprocessors share."""
+        """Bytes of the cache that all multiprocessors share."""
         return attribute(self._device, L2_CACHE)
 
     @cached_property
     def shared_bytes(self) -> int:
-        """The most shared memory that a block can have, if it asks for it."""
+        """Bytes of shared memory that a block can have at most, by request."""
         return attribute(self._device, SHARED_MEMORY)
 
     @cached_property
@@ -70,7 +70,7 @@ class Gpu:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """While open, the driver's calls of this thread go to this device. Nearly always they do anyway."""
+        """While open, direct the driver's calls of this thread to this device. Nearly always they are already."""
         if query("void *", self.driver.cuCtxGetCurrent) == self._context:
             yield
             return
@@ -81,17 +81,17 @@ class Gpu:
             query("void *", self.driver.cuCtxPopCurrent_v2)
 
     def allocate(self, size: int, stream: int = 0) -> Memory:
-        """Device memory of this size, zeros by way of a stream; it is freed, when nobody has it any more."""
+        """Allocate device memory, zeroed on a stream; it is freed with the object. Waits for the stream."""
         with self.active():
             address = int(query("CUdeviceptr", self.driver.cuMemAlloc_v2, max(size, 1)))
             memory = Memory(address)
             weakref.finalize(memory, _free, self, address)
             self.zero(address, size, stream)
-            self.wait(stream)  # another one may use it at once
+            self.wait(stream)  # another stream may use it at once
         return memory
 
     def pinned(self, words: int) -> np.ndarray:
-        """Zeros, (words,) int64, in host memory that the device can write to while the host goes on."""
+        """Return zeros, (words,) int64, in pinned host memory, which the device can write while the host goes on."""
         with self.active():
             pointer = ffi.new("void **")
             check(self.driver.cuMemHostAlloc(pointer, 8 * words, PORTABLE))
@@ -101,7 +101,7 @@ class Gpu:
         return array
 
     def _unpin(self, pointer: Any) -> None:
-        with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone before
+        with contextlib.suppress(CudaError), self.active():  # at exit the driver may be gone already
             check(self.driver.cuMemFreeHost(pointer))
 
     @cached_property
@@ -110,14 +110,14 @@ class Gpu:
 
     @cached_property
     def _reads_pageable(self) -> bool:
-        """True if the device reads ordinary host memory itself, as on GH200; a copy may then return before it has."""
+        """True if the device reads ordinary host memory itself, as on GH200: a copy may return before it is read."""
         return bool(attribute(self._device, PAGEABLE_ACCESS))
 
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
-        """Host to device, in the order of the stream. The array, in ordinary memory, may be changed at once.
+        """Copy host to device, in the order of the stream. The array, in ordinary memory, may be changed at once.
 
-        Little goes by way of pinned memory, so that nothing waits. The driver takes what is large before it returns,
-        but where the device reads ordinary memory itself: there we wait for the copy.
+        Small arrays go through pinned memory, so that nothing waits. Large ones the driver reads before it returns,
+        except if the device reads ordinary memory itself: then this waits for the copy.
         """
         if not array.nbytes or self._staging.copy_in(address, array, stream):
             return
@@ -126,37 +126,37 @@ class Gpu:
             self.wait(stream)
 
     def copy_pinned(self, address: int, array: np.ndarray, stream: int) -> None:
-        """Host to device, in the order of the stream; the array, in pinned memory, stays as it is until it is done."""
+        """Copy host to device, in the order of the stream; the array, in pinned memory, must not change until then."""
         source = ffi.cast("void *", array.ctypes.data)
         check(self.driver.cuMemcpyHtoDAsync_v2(address, source, array.nbytes, ffi.cast("void *", stream)))
 
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
-        """Device to host, in the order of the stream; into pinned memory without waiting."""
+        """Copy device to host, in the order of the stream; into pinned memory without waiting."""
         into = ffi.cast("void *", array.ctypes.data)
         check(self.driver.cuMemcpyDtoHAsync_v2(into, address, array.nbytes, ffi.cast("void *", stream)))
 
     def copy(self, into: int, source: int, size: int, stream: int) -> None:
-        """Bytes from one place of the device's memory to another, in the order of the stream."""
+        """Copy bytes within the device's memory, in the order of the stream."""
         check(self.driver.cuMemcpyDtoDAsync_v2(into, source, size, ffi.cast("void *", stream)))
 
     def zero(self, address: int, size: int, stream: int) -> None:
-        """Bytes of device memory become 0, in the order of the stream."""
-        if size:  # of nothing the driver makes an error
+        """Set bytes of device memory to 0, in the order of the stream."""
+        if size:  # 0 bytes are an error to the driver
             check(self.driver.cuMemsetD8Async(address, 0, size, ffi.cast("void *", stream)))
 
     def wait(self, stream: int) -> None:
-        """Until all that was given to the stream is done."""
+        """Wait until all work of the stream is done."""
         check(self.driver.cuStreamSynchronize(ffi.cast("void *", stream)))
 
     def is_capturing(self, stream: int) -> bool:
-        """Whether what is given to the stream becomes part of a graph, instead of being done."""
+        """Return True if work given to the stream becomes part of a graph, instead of being done."""
         status = ffi.new("int *")
         check(self.driver.cuStreamIsCapturing(ffi.cast("void *", stream), status))
         return bool(status[0])
 
     @contextlib.contextmanager
     def relaxed(self) -> Iterator[None]:
-        """While open, the driver's calls of this thread may be those that a capture forbids for fear of a mistake.
+        """While open, allow this thread the calls of the driver that a capture forbids as probable mistakes.
 
         Another library may be capturing with the strictest mode, which forbids allocating, loading and making streams.
         """
@@ -169,48 +169,50 @@ class Gpu:
 
     @contextlib.contextmanager
     def side_stream(self) -> Iterator[int]:
-        """While open, and another stream is being captured: a stream whose work is done at once, and waited for."""
+        """Give a stream whose work is done at once, even if another one is being captured; wait for it at the end."""
         with self.relaxed():
             own = self.stream()
             yield own.handle
             self.wait(own.handle)
 
     def free_memory(self) -> int:
-        """Bytes that can still be allocated."""
+        """Return the bytes that can still be allocated."""
         free, total = ffi.new("size_t *"), ffi.new("size_t *")
         with self.active():
             check(self.driver.cuMemGetInfo_v2(free, total))
         return int(free[0])
 
     def stream(self) -> Stream:
-        """A stream of one's own."""
+        """Return a stream of one's own."""
         return Stream(self)
 
     def event(self, timed: bool = False) -> Event:
         return Event(self, timed)
 
     def replay(self, stream: int, run: Callable[[], None]) -> Replay:
-        """What `run` gives to the stream, to be given to it again and again."""
+        """Return the launches of `run`, to be given to the stream again and again."""
         return Replay(self, stream, run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
-        """Run a kernel once all that was given to the stream before is done."""
+        """Launch a kernel, in the order of the stream."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
-        where = ffi.cast("void *", stream)
+        handle = ffi.cast("void *", stream)
         function = self.load(kernel)
-        check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
+        check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, handle, pointers, ffi.NULL))
 
     def launch_one_block(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
-        """As `launch`, but one block of so many threads, with so many bytes of shared memory."""
+        """Launch one block of so many threads, with so many bytes of shared memory."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
-        where, function = ffi.cast("void *", stream), self.load(kernel)
-        check(self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared))  # or 48 KiB would be the most
-        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, where, pointers, ffi.NULL))
+        handle, function = ffi.cast("void *", stream), self.load(kernel)
+        check(
+            self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared)
+        )  # without which 48 KiB are the limit
+        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, handle, pointers, ffi.NULL))
 
     def load(self, kernel: Kernel) -> Any:
-        """Return the kernel as the driver's function, loaded; also while a stream is being captured."""
+        """Load a kernel, even while a stream is being captured; return the driver's function."""
         if kernel not in self._functions:
             image = kernel.cubin(self.capability)
             with self.relaxed():
@@ -220,7 +222,7 @@ class Gpu:
 
 
 class Memory:
-    """Device memory, owned."""
+    """Device memory, freed with this object."""
 
     __slots__ = ("__weakref__", "address")
 
@@ -229,7 +231,7 @@ class Memory:
 
 
 def _free(gpu: Gpu, address: int) -> None:
-    with contextlib.suppress(CudaError), gpu.active():  # at exit the driver may be gone before
+    with contextlib.suppress(CudaError), gpu.active():  # at exit the driver may be gone already
         check(gpu.driver.cuMemFree_v2(address))
 
 

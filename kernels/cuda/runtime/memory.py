@@ -1,4 +1,4 @@
-"""Arrays of our own in a device's memory, for what a user's arrays come with: states, and what a network works on."""
+"""Arrays in a device's memory that fastopt owns: states beside a user's arrays, and the arrays of a network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .storage import STORES
 
 
 class DeviceArray:
-    """A C-contiguous array in a device's memory, which it owns; other libraries reach it by its array interface.
+    """A C-contiguous array in device memory that it owns; other libraries read it by its array interface.
 
-    Filled with one number, and ready for any stream, when it is made. `np.asarray` gives a copy on the host.
+    It is filled with one value, and ready for any stream, when it is made. `np.asarray` gives a copy on the host.
     """
 
     def __init__(self, gpu: Device, shape: tuple[int, ...], dtype: str | np.dtype[Any], fill: float = 0) -> None:
@@ -47,14 +47,14 @@ class DeviceArray:
         }  # fmt: skip
 
     def write(self, array: np.ndarray, stream: int) -> None:
-        """Copies a host array of the same shape and dtype, contiguous, in the order of the stream."""
+        """Copy a host array of the same shape and dtype, contiguous, in the order of the stream."""
         assert array.nbytes == self.nbytes
         if self.size:
             with self.gpu.active():
                 self.gpu.copy_in(self.address, array, stream)
 
     def copy_to_host(self, stream: int = 0) -> np.ndarray:
-        """A copy on the host, as it is when all that was given to the stream is done. Waits for that."""
+        """Return a copy on the host, in the order of the stream. Waits for it."""
         return _copied(self.gpu, self.address, self.shape, self.dtype, stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -68,51 +68,51 @@ class DeviceArray:
 
 
 class Block:
-    """Memory for arrays of these sizes in bytes, one behind the other, each aligned to whatever anybody asks for."""
+    """Memory for arrays of these sizes in bytes, one after the other, each aligned as an allocation is."""
 
     def __init__(self, gpu: Device, sizes: Sequence[int]) -> None:
         ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes], dtype=np.int64)
         self.size = int(ends[-1]) if len(ends) else 0
         self.memory = gpu.allocate(self.size)
-        self.places = [self.memory.address + int(start) for start in (0, *ends[:-1])][: len(sizes)]
+        self.addresses = [self.memory.address + int(start) for start in (0, *ends[:-1])][: len(sizes)]
 
 
 class Mirror:
-    """Copies, on the device, of the host's arrays, which are C-contiguous and must stay where they are."""
+    """Copies on the device of host arrays, which are C-contiguous and must keep their addresses."""
 
     def __init__(self, gpu: Device, arrays: Sequence[np.ndarray]) -> None:
         self.gpu, self.arrays = gpu, list(arrays)
         self.block = Block(gpu, [array.nbytes for array in arrays])
-        self.places = self.block.places
+        self.addresses = self.block.addresses
 
     def upload(self, stream: int) -> None:
-        """What the host's arrays hold now, in the order of the stream."""
-        for array, place in zip(self.arrays, self.places, strict=True):
-            self.gpu.copy_in(place, array, stream)
+        """Copy the host's arrays to the device, in the order of the stream."""
+        for array, address in zip(self.arrays, self.addresses, strict=True):
+            self.gpu.copy_in(address, array, stream)
 
     def download(self, stream: int) -> None:
-        """Into the host's arrays, what is there when all that was given to the stream is done. Waits for it."""
-        for array, place in zip(self.arrays, self.places, strict=True):
-            self.gpu.copy_out(array, place, stream)
+        """Copy the device's arrays to the host, in the order of the stream. Waits for it."""
+        for array, address in zip(self.arrays, self.addresses, strict=True):
+            self.gpu.copy_out(array, address, stream)
         self.gpu.wait(stream)
 
 
 def to_host(array: Any, stream: int | None = None) -> np.ndarray:
-    """A copy of any library's array, C-contiguous in a device's memory, in the order of its stream. Waits for it.
+    """Return a host copy of any library's device array, C-contiguous, in the order of its stream. Waits for it.
 
-    Of bfloat16 the copy has the bits, as uint16.
+    The copy of a bfloat16 array has its bits, as uint16.
 
-    stream: another one than that which its library works on.
+    stream: a stream other than the one that its library works on.
     """
     seen = see(array)
     if not seen.contiguous:
-        raise ValueError(f"the array must be C-contiguous; got one with gaps or turned axes, of shape {seen.shape}")
+        raise ValueError(f"the array must be C-contiguous; got one with gaps or permuted axes, of shape {seen.shape}")
     gpu, stream = gpu_of({seen.address}), current_stream(array) if stream is None else stream
     return _copied(gpu, seen.address, seen.shape, numpy_dtype(seen.dtype), stream)
 
 
 def widened(array: Any) -> DeviceArray:
-    """A float16 or bfloat16 array, C-contiguous, as a new one of float32, on the stream that its library works on."""
+    """Return a float32 copy of a float16 or bfloat16 array, C-contiguous, made on the stream of its library."""
     seen = see(array)
     gpu = gpu_of({seen.address})
     wide, kernel = DeviceArray(gpu, seen.shape, "float32"), widen_kernel(seen.dtype)

@@ -1,6 +1,6 @@
-"""nvJitLink, opened with cffi: the linker that makes a cubin of Numba's intermediate code.
+"""nvJitLink, opened with cffi: the linker from Numba's intermediate code to a cubin.
 
-The package cuda-bindings offers the same functions, but it takes whichever nvJitLink it finds in the process. A torch
+The package cuda-bindings offers the same functions, but it calls whichever nvJitLink it finds in the process. A torch
 built for CUDA 12 brings one of its own, which cannot read what CUDA 13's libNVVM writes: linking ends with
 ERROR_INTERNAL. Here the library is named by its version, and its functions are looked up in that library alone.
 """
@@ -49,11 +49,11 @@ ERRORS = (
 
 
 class LinkError(RuntimeError):
-    """A call of nvJitLink failed, or there is none of CUDA 13."""
+    """A call of nvJitLink failed, or CUDA 13's is not installed."""
 
 
-def _places() -> Iterator[str]:
-    """Paths to try: NVIDIA's wheel, a toolkit, and last the name alone, for which the system's loader knows a place."""
+def _paths() -> Iterator[str]:
+    """Paths to try: NVIDIA's wheel, a toolkit, and last the name alone, which the system's loader may find."""
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         yield str(Path(folder, *WHEEL, NAME))
@@ -65,26 +65,26 @@ def _places() -> Iterator[str]:
 
 @cache
 def find() -> str | None:
-    """Return the path of the library, or its name where the system's loader finds it; None where there is none."""
-    return next((place for place in _places() if _opened(place) is not None), None)
+    """Return the path of the library, or its name if the system's loader finds it; None if there is none."""
+    return next((path for path in _paths() if _opened(path) is not None), None)
 
 
 @cache
-def _opened(place: str) -> Any:
+def _opened(path: str) -> Any:
     # Bound to itself first: functions that it calls must not be those of another version in the process.
     flags = ffi.RTLD_NOW | ffi.RTLD_LOCAL | getattr(os, "RTLD_DEEPBIND", 0)
     try:
-        return ffi.dlopen(place, flags)
+        return ffi.dlopen(path, flags)
     except OSError:
         return None
 
 
 def library() -> Any:
-    """Return the opened library; LinkError where there is none."""
-    place = find()
-    if place is None:
+    """Return the opened library; LinkError if there is none."""
+    path = find()
+    if path is None:
         raise LinkError(f"there is no {NAME} here")
-    return _opened(place)
+    return _opened(path)
 
 
 def version() -> tuple[int, int]:
@@ -115,7 +115,7 @@ def link(code: bytes, name: str, options: list[str], output: str) -> tuple[bytes
 
 
 def _read(handle: Any, what: str) -> bytes:
-    """Return what the linker has: LinkedCubin, LinkedPtx, InfoLog or ErrorLog."""
+    """Return a result of the linker: LinkedCubin, LinkedPtx, InfoLog or ErrorLog."""
     lib, size = library(), ffi.new("size_t *")
     _check(getattr(lib, f"nvJitLinkGet{what}Size")(handle, size), f"asking for {what}")
     room = ffi.new("char[]", max(size[0], 1))

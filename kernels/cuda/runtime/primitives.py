@@ -1,15 +1,13 @@
-"""What a kernel needs and Python cannot say: memory at an address, in vectors of 128 bits.
+"""Primitives of kernels that Python cannot express: values at an address. Vectors of 128 bits are in `vectors.py`.
 
-Plain indexing gives scalar loads; a load of a vector from an aligned address is one instruction for 16 bytes. Every
-primitive has a pure-Python twin for the simulator, where the device's memory is that of the process.
+Every primitive has a pure-Python twin for the simulator, where the device's memory is that of the process.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -19,14 +17,14 @@ from ...formulas.dropout import WORD
 from .compile import SIMULATED
 
 VECTOR = 16  # bytes of the widest load
-ANY, GLOBAL, SHARED = 0, 1, 3  # where an address lies, as NVVM numbers it: ANY costs a little to find out
+ANY, GLOBAL, SHARED = 0, 1, 3  # address spaces, by NVVM's numbers; an access to ANY must find out which it is
 
 
 def _word(x):
     return int(x) & WORD
 
 
-# An unsigned number of 64 bits, as draws at random are made of: in Python its own integers are.
+# An unsigned integer of 64 bits, for random draws; in Python an int.
 word = _word if SIMULATED else np.uint64
 
 
@@ -66,159 +64,10 @@ def _compiled_writer(kind: str, space: int = GLOBAL) -> Any:
     return write
 
 
-def pointer_to(builder: Any, kind: ir.Type, place: Any, space: int = GLOBAL) -> Any:
-    return builder.inttoptr(place, ir.PointerType(kind, addrspace=space))
+def pointer_to(builder: Any, kind: ir.Type, address: Any, space: int = GLOBAL) -> Any:
+    return builder.inttoptr(address, ir.PointerType(kind, addrspace=space))
 
 
-# ---------------------------------------------------------------- vectors
-class Store(NamedTuple):
-    """Format of an array's values: their dtype in memory, that of arithmetic, and the conversions between the two."""
-
-    kind: str
-    real: str
-    widen: Callable[[Any, Any], Any]  # instructions of LLVM, from a builder and a value
-    narrow: Callable[[Any, Any], Any]
-    widened: Callable[[Any], Any]  # the same in Python, for the simulator
-    narrowed: Callable[[Any], Any]
-
-    @property
-    def size(self) -> int:
-        """Bytes of a value in memory."""
-        return np.dtype(self.kind).itemsize
-
-    @property
-    def width(self) -> int:
-        """Elements of one load."""
-        return VECTOR // self.size
-
-
-def _same(builder: Any, x: Any) -> Any:
-    return x
-
-
-@cache
-def plain(kind: str) -> Store:
-    """Return the format of an array whose values are computed with as they lie in memory."""
-    return Store(kind, kind, _same, _same, getattr(np, kind), getattr(np, kind))
-
-
-def _stores_of(stores: tuple[Store, ...], count: int) -> tuple[Store, ...]:
-    """Return one format for each of so many arrays; a single one is that of all."""
-    return stores * count if len(stores) == 1 else stores
-
-
-def _vectors(store: Store, width: int) -> tuple[int, int]:
-    """Return the number of loads that `width` elements take, and the elements of each."""
-    each = min(width, store.width)
-    return width // each, each
-
-
-def _pointers(
-    context: Any, builder: Any, store: Store, width: int, address: Any, at: Any, space: int, unit: int
-) -> list[Any]:
-    """Return pointers to the vectors, or to the one element, `at` units behind an address."""
-    count, each = _vectors(store, width)
-    kind = context.get_value_type(getattr(cuda.types, store.kind))
-    if each > 1:  # LLVM makes two loads of a vector of eight 16-bit values, and one of four words with two in each
-        kind = ir.VectorType(ir.IntType(32), each // 2) if store.size == 2 else ir.VectorType(kind, each)
-    first = builder.add(address, builder.mul(at, at.type(unit)))
-    return [pointer_to(builder, kind, builder.add(first, first.type(k * VECTOR)), space) for k in range(count)]
-
-
-def _split(builder: Any, word: Any) -> list[Any]:
-    """Return the two 16-bit values of a word."""
-    i16, i32 = ir.IntType(16), ir.IntType(32)
-    return [builder.trunc(word, i16), builder.trunc(builder.lshr(word, i32(16)), i16)]
-
-
-def _join(builder: Any, low: Any, high: Any) -> Any:
-    """Return the word of two 16-bit values."""
-    i32 = ir.IntType(32)
-    return builder.or_(builder.zext(low, i32), builder.shl(builder.zext(high, i32), i32(16)))
-
-
-def _load_one(builder: Any, store: Store, each: int, pointers: list[Any]) -> list[Any]:
-    """Load the elements of one array, and widen them."""
-    found = []
-    for pointer in pointers:
-        loaded = builder.load(pointer, align=each * store.size)
-        if each == 1:
-            found.append(loaded)
-            continue
-        items = [builder.extract_element(loaded, ir.IntType(32)(i)) for i in range(loaded.type.count)]
-        found += [x for word in items for x in _split(builder, word)] if store.size == 2 else items
-    return [store.widen(builder, x) for x in found]
-
-
-def _store_one(builder: Any, store: Store, each: int, pointers: list[Any], values: list[Any]) -> None:
-    """Narrow the elements of one array, and store them."""
-    values = [store.narrow(builder, x) for x in values]
-    if store.size == 2 and each > 1:
-        values = [_join(builder, low, high) for low, high in zip(values[::2], values[1::2], strict=True)]
-    for pointer in pointers:
-        stored = values[0]
-        if each > 1:
-            stored = ir.Constant(pointer.type.pointee, ir.Undefined)
-            for i in range(stored.type.count):
-                stored = builder.insert_element(stored, values.pop(0), ir.IntType(32)(i))
-        builder.store(stored, pointer, align=each * store.size)
-
-
-def _compiled_load(stores: tuple[Store, ...], width: int, space: int, by_bytes: bool) -> Any:
-    from numba.cuda import cgutils
-    from numba.cuda.extending import intrinsic
-
-    types = cuda.types
-
-    @intrinsic
-    def load(typingctx, addresses, at):
-        lane = types.UniTuple(getattr(types, stores[0].real), addresses.count)
-        lanes = types.UniTuple(lane, width)
-
-        def codegen(context, builder, signature, args):
-            columns = []
-            places = cgutils.unpack_tuple(builder, args[0], addresses.count)
-            for store, place in zip(_stores_of(stores, addresses.count), places, strict=True):
-                unit, each = 1 if by_bytes else store.size, _vectors(store, width)[1]
-                pointers = _pointers(context, builder, store, width, place, args[1], space, unit)
-                columns.append(_load_one(builder, store, each, pointers))
-            items = [context.make_tuple(builder, lane, list(values)) for values in zip(*columns, strict=True)]
-            return context.make_tuple(builder, lanes, items)
-
-        return lanes(types.UniTuple(types.int64, addresses.count), types.int64), codegen
-
-    return load
-
-
-def _compiled_store(stores: tuple[Store, ...], width: int, space: int, by_bytes: bool) -> Any:
-    from numba.cuda import cgutils
-    from numba.cuda.extending import intrinsic
-
-    types, real = cuda.types, stores[0].real
-
-    @intrinsic
-    def store(typingctx, addresses, at, lanes):
-        expected = types.UniTuple(types.UniTuple(getattr(types, real), addresses.count), width)
-        if lanes != expected:
-            raise TypeError(f"a kernel of {real} must store {expected}; got {lanes}: see the dtypes in its formula")
-
-        def codegen(context, builder, signature, args):
-            rows = [cgutils.unpack_tuple(builder, row, addresses.count)
-                    for row in cgutils.unpack_tuple(builder, args[2], width)]  # fmt: skip
-            places = cgutils.unpack_tuple(builder, args[0], addresses.count)
-            own = _stores_of(stores, addresses.count)
-            for one, place, values in zip(own, places, zip(*rows, strict=True), strict=True):
-                unit, each = 1 if by_bytes else one.size, _vectors(one, width)[1]
-                pointers = _pointers(context, builder, one, width, place, args[1], space, unit)
-                _store_one(builder, one, each, pointers, list(values))
-            return context.get_dummy_value()
-
-        return types.void(types.UniTuple(types.int64, addresses.count), types.int64, lanes), codegen
-
-    return store
-
-
-# ---------------------------------------------------------------- shared memory
 def _compiled_address_in(space: int) -> Any:
     from numba.cuda.extending import intrinsic
 
@@ -239,8 +88,8 @@ def _compiled_address_in(space: int) -> Any:
 
 # ---------------------------------------------------------------- simulated
 def view(address: int, count: int, kind: str) -> np.ndarray:
-    """Memory of this process as an array."""
-    if count and not address:  # of which NumPy makes memory of its own
+    """Return memory of this process as an array."""
+    if count and not address:  # NumPy would allocate memory for it
         raise AssertionError("memory at address 0: a device would stop here")
     dtype = np.dtype(kind)
     memory = (ctypes.c_char * (int(count) * dtype.itemsize)).from_address(int(address))
@@ -273,37 +122,9 @@ def _simulated_address_in(space: int) -> Any:
 
 
 def check_aligned(address: int, kind: str, width: int) -> None:
-    """Raises where a device would stop."""
+    """Raise AssertionError for an access that would stop a device."""
     if address % (width * np.dtype(kind).itemsize):
         raise AssertionError(f"{width} values of {kind} at once from {address}: a device would stop here")
-
-
-def _simulated_load(stores: tuple[Store, ...], width: int, space: int, by_bytes: bool) -> Any:
-    def load(addresses, at):
-        columns = []
-        for store, address in zip(_stores_of(stores, len(addresses)), addresses, strict=True):
-            place = address + at * (1 if by_bytes else store.size)
-            check_aligned(place, store.kind, _vectors(store, width)[1])
-            columns.append([store.widened(x) for x in view(place, width, store.kind)])
-        return tuple(zip(*columns, strict=True))
-
-    return load
-
-
-def _simulated_store(stores: tuple[Store, ...], width: int, space: int, by_bytes: bool) -> Any:
-    real = getattr(np, stores[0].real)
-
-    def store(addresses, at, lanes):
-        own = _stores_of(stores, len(addresses))
-        for one, address, values in zip(own, addresses, zip(*lanes, strict=True), strict=True):
-            for value in values:
-                if type(value) is not real:
-                    raise AssertionError(f"a kernel of {real.__name__} stores a {type(value).__name__}")
-            place = address + at * (1 if by_bytes else one.size)
-            check_aligned(place, one.kind, _vectors(one, width)[1])
-            view(place, width, one.kind)[:] = [one.narrowed(x) for x in values]
-
-    return store
 
 
 # ---------------------------------------------------------------- either
@@ -313,36 +134,3 @@ def _simulated_store(stores: tuple[Store, ...], width: int, space: int, by_bytes
 reader = cache(_simulated_reader if SIMULATED else _compiled_reader)
 writer = cache(_simulated_writer if SIMULATED else _compiled_writer)
 address_in = cache(_simulated_address_in if SIMULATED else _compiled_address_in)
-
-_vector_load = _simulated_load if SIMULATED else _compiled_load
-_vector_store = _simulated_store if SIMULATED else _compiled_store
-
-
-@cache
-def array_loader(stores: tuple[Store, ...], width: int) -> Any:
-    """Return load(addresses, at): `width` tuples, with the elements of each array from element `at` on, widened.
-
-    stores: a format for each array, or one for all. Addresses are aligned to the vectors that are loaded.
-    """
-    return _vector_load(stores, width, GLOBAL, False)
-
-
-@cache
-def array_storer(stores: tuple[Store, ...], width: int) -> Any:
-    """Return store(addresses, at, lanes), which narrows and writes the tuples that `array_loader` loads."""
-    return _vector_store(stores, width, GLOBAL, False)
-
-
-@cache
-def loader(kind: str, width: int, space: int = GLOBAL) -> Any:
-    """Return load(addresses, at), as `array_loader`, of values as they lie in memory; `at` is in bytes.
-
-    space: that of the addresses. Addresses in SHARED are of another space than those of the same memory in ANY.
-    """
-    return _vector_load((plain(kind),), width, space, True)
-
-
-@cache
-def storer(kind: str, width: int, space: int = GLOBAL) -> Any:
-    """Return store(addresses, at, lanes), the counterpart of `loader`."""
-    return _vector_store((plain(kind),), width, space, True)

@@ -1,10 +1,10 @@
-"""A device that is not there: it launches nothing, and keeps the kernels that it is asked to launch.
+"""A device that does not exist: it launches nothing, and keeps the kernels that it is asked to launch.
 
     with rehearsing((9, 0)) as kernels:
-        model.fit(x, y)                   # numbers are not to be looked at
+        model.fit(x, y)                   # whose results are meaningless
     for kernel in kernels: kernel.cubin((9, 0))
 
-So what a network needs is found by the code that will ask for it, and can be compiled on a machine without a GPU.
+So the kernels of a network are found by the code that will launch them, and are compiled on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHARED = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 
 
 
 class Event:
-    """A place in a stream on which nothing happens."""
+    """Event of a stream on which nothing happens."""
 
     def record(self, stream: int) -> None:
         pass
@@ -48,7 +48,7 @@ class RehearsedGpu:
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability, self.shared_bytes = capability, SHARED.get(capability, 99) << 10
-        self.kernels: dict[Any, None] = {}  # in the order in which they are first asked for
+        self.kernels: dict[Any, None] = {}  # in the order of their first launches
         self._addresses = itertools.count(ALIGNMENT, 1 << 40)
 
     @contextlib.contextmanager
@@ -110,18 +110,18 @@ class RehearsedGpu:
         return SimpleNamespace(launch=run)
 
 
-# Instead of every other device, in this context.
+# In place of every other device, in this context.
 _current: ContextVar[RehearsedGpu | None] = ContextVar("fastopt_rehearsal", default=None)
 
 
 def rehearsed() -> RehearsedGpu | None:
-    """Return the device that is not there, while `rehearsing` is open."""
+    """Return the device of a rehearsal, while `rehearsing` is open; else None."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def rehearsing(capability: tuple[int, int]) -> Iterator[dict[Any, None]]:
-    """While open, the backend "cuda" works on such a device; gives the kernels that were asked for so far."""
+    """While open, have the backend "cuda" work on such a device; give the kernels that were launched so far."""
     gpu = RehearsedGpu(capability)
     token = _current.set(gpu)
     try:

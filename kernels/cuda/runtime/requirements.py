@@ -1,4 +1,4 @@
-"""Parts of the "cuda" backend: which of them are there. Needs none of them itself."""
+"""Requirements of the "cuda" backend, as far as they are installed. Importing this needs none of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COMPILER = ("numba-cuda", "libNVVM", "nvJitLink", "NVRTC")
 
 
 def simulated() -> bool:
-    """Return True if Numba's simulator takes the place of the device."""
+    """Return True if Numba's simulator stands in for the device."""
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
-def parts() -> dict[str, Any]:
-    """Return every part with its version or place, None where it is missing; and the devices, by their names."""
+def find_requirements() -> dict[str, Any]:
+    """Return every requirement with its version or path, None if it is missing; and the devices, by their names."""
     found: dict[str, Any] = {"numba-cuda": numba_cuda()}
     found |= {"libNVVM": _library("nvvm"), "nvJitLink": nvjitlink.find(), "NVRTC": _library("nvrtc")}
     found |= {"cuBLASLt": _library("cublasLt"), "driver": None, "devices": []}
@@ -38,7 +38,7 @@ def dotted(version: tuple[int, int]) -> str:
 
 
 def numba_cuda() -> str | None:
-    """Return the version of numba-cuda; None where it is missing."""
+    """Return the version of numba-cuda; None if it is missing."""
     try:
         return version("numba-cuda")
     except PackageNotFoundError:
@@ -46,9 +46,9 @@ def numba_cuda() -> str | None:
 
 
 def _library(name: str) -> str | None:
-    """Return the path of a library; loading it is how it is found.
+    """Load a library; return its path, None if there is none.
 
-    cuda-pathfinder, which comes with numba-cuda, knows wheels, conda and toolkits, and has its own names for them.
+    cuda-pathfinder, which comes with numba-cuda, knows wheels, conda and toolkits, and has names of its own for them.
     """
     if not importlib.util.find_spec("cuda") or not importlib.util.find_spec("cuda.pathfinder"):
         return None

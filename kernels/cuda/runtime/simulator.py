@@ -1,4 +1,4 @@
-"""What `gpu.py` does, under Numba's simulator: the device's memory is that of the process, and nothing is late."""
+"""Device of Numba's simulator: its memory is that of the process, and every call is done when it returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .simulator_threads import run
 
 
 class Memory:
-    """Device memory, owned."""
+    """Device memory, freed with this object."""
 
     def __init__(self, size: int) -> None:
         self.array = np.zeros(size + 256, np.uint8)
@@ -29,7 +29,7 @@ class Stream:
 
 
 class Event:
-    """Reached when it is recorded; its time is the host's."""
+    """Event that is reached when it is recorded; its time is the host's."""
 
     def record(self, stream: int) -> None:
         self.time = time.perf_counter()
@@ -45,7 +45,7 @@ class Event:
 
 
 class Replay:
-    """Launches one by one, each time."""
+    """Launches, given one by one each time."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.launch = run
@@ -107,7 +107,7 @@ class SimulatedGpu:
         return Replay(run)
 
     def launch(self, kernel: Kernel, blocks: int, stream: int, *args: int) -> None:
-        with warnings.catch_warnings():  # the threads that it starts do not know of np.errstate
+        with warnings.catch_warnings():  # np.errstate does not reach the threads that it starts
             warnings.simplefilter("ignore", RuntimeWarning)
             run(kernel.function, blocks, THREADS, *args)
 

@@ -1,8 +1,8 @@
 """Threads of a kernel under Numba's simulator: one after the other, each as far as the next barrier.
 
-Numba's own way is to start them all and to ask again and again whether they have come to a barrier. That asking takes
-nine tenths of the time, and the order is chance: of two threads that come to `cuda.shared.array` at once, each may make
-an array of its own. Here there is no chance, so a kernel gives the same bits each time, and races go unseen either way.
+Numba itself starts them all, and polls them for having come to a barrier. Polling takes nine tenths of the time, and
+the order is chance: of two threads that come to `cuda.shared.array` at once, each may make an array of its own. Here
+the order is fixed, so a kernel gives the same bits each time. Races go unseen either way.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAModule, swapped_cuda_mo
 from .compile import simulated_modules
 
 
-class Abandoned(Exception):
-    """What a thread at a barrier is told where another has failed."""
+class AbandonedError(Exception):
+    """Raised in a thread at a barrier if another one has failed."""
 
 
 class Thread(threading.Thread):
-    """One thread of each block in turn; what Numba's functions for kernels ask the current thread for is here."""
+    """One thread of each block in turn, with the attributes that Numba's functions for kernels read."""
 
     def __init__(self, body: Callable[[], None], index: int, blocks: int) -> None:
         super().__init__(daemon=True)
@@ -30,44 +30,44 @@ class Thread(threading.Thread):
         self.failure: BaseException | None = None
         self.at_end = False
         self._body, self._blocks, self._abandoned = body, blocks, False
-        self._mine, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._may_run, self._has_stopped = threading.Semaphore(0), threading.Semaphore(0)
 
     def run(self) -> None:
         for block in range(self._blocks):
-            self._mine.acquire()
+            self._may_run.acquire()
             self.blockIdx = Dim3(block, 0, 0)
             try:
                 if not self._abandoned:
                     self._body()
-            except Abandoned:
+            except AbandonedError:
                 pass
-            except Exception as failure:  # for the caller's thread to raise
+            except Exception as failure:  # which the caller's thread raises
                 self.failure = failure
             self.at_end = True
-            self._back.release()
+            self._has_stopped.release()
 
-    def turn(self) -> None:
+    def run_to_barrier(self) -> None:
         """Run as far as the next barrier or the end of the block."""
         self.at_end = False
-        self._mine.release()
-        self._back.acquire()
+        self._may_run.release()
+        self._has_stopped.acquire()
 
     def syncthreads(self) -> None:
-        self._back.release()
-        self._mine.acquire()
+        self._has_stopped.release()
+        self._may_run.acquire()
         if self._abandoned:
-            raise Abandoned
+            raise AbandonedError
 
     def abandon(self) -> None:
-        """Leave what is left of all blocks undone."""
+        """End the thread without doing the rest of its blocks."""
         self._abandoned = True
         while self.is_alive():
-            self._mine.release()
+            self._may_run.release()
             self.join(0.01)
 
 
 def run(kernel: Callable[..., None], blocks: int, count: int, *args: Any, shared: int = 0) -> None:
-    """Every block of a grid, each of `count` threads and `shared` bytes; raises what a thread raises."""
+    """Run every block of a grid, each of `count` threads and `shared` bytes; raise what a thread raises."""
     fake = FakeCUDAModule((blocks, 1, 1), (count, 1, 1), shared)
     with contextlib.ExitStack() as stack:
         for function in (kernel, *simulated_modules.values()):  # in each module `cuda` becomes the simulated one
@@ -77,13 +77,13 @@ def run(kernel: Callable[..., None], blocks: int, count: int, *args: Any, shared
             thread.start()
         try:
             for _ in range(blocks):
-                left = threads
-                while left:
-                    for thread in left:
-                        thread.turn()
+                running = threads
+                while running:
+                    for thread in running:
+                        thread.run_to_barrier()
                         if thread.failure is not None:
                             raise thread.failure
-                    left = [thread for thread in left if not thread.at_end]
+                    running = [thread for thread in running if not thread.at_end]
         except BaseException:
             for thread in threads:
                 thread.abandon()

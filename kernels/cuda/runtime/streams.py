@@ -1,4 +1,4 @@
-"""Streams, events, and launches that are done again and again as a CUDA graph."""
+"""Streams, events, and launches that are repeated as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RELAXED = 2
 
 
 class Stream:
-    """A stream for one user at a time. Its handle goes back to the device's when nobody has this any more.
+    """A stream for one user at a time, whose handle goes back to the device's idle ones with this object.
 
-    Streams are lent, for memory is kept for each that products ever ran on.
+    Streams are used again, because memory is kept for each one that products ever ran on.
     """
 
     def __init__(self, gpu: Any) -> None:
@@ -35,7 +35,7 @@ class Stream:
 
 
 class Event:
-    """A place in the order of a stream that others can wait for. It counts as reached until it is first recorded.
+    """A point in the order of a stream that others can wait for. It counts as reached until it is first recorded.
 
     timed: the device notes when it is reached.
     """
@@ -47,43 +47,43 @@ class Event:
         self._event = ffi.gc(made, self.driver.cuEventDestroy_v2)
 
     def record(self, stream: int) -> None:
-        """Here: after all that was given to the stream so far."""
+        """Put the event after all work that the stream has so far."""
         check(self.driver.cuEventRecord(self._event, ffi.cast("void *", stream)))
 
     def wait(self) -> None:
-        """Until it is reached."""
+        """Wait until the event is reached."""
         check(self.driver.cuEventSynchronize(self._event))
 
     def reached(self) -> bool:
-        """Return True once all that it stands for is done. Does not wait."""
+        """Return True if all work before it is done. Does not wait."""
         code = self.driver.cuEventQuery(self._event)
         if code != NOT_READY:
             check(code)
         return not code
 
     def since(self, other: Event) -> float:
-        """Seconds from another event to this one; both are timed, and reached."""
+        """Return the seconds from another event to this one; both are timed, and reached."""
         return float(query("float", self.driver.cuEventElapsedTime, other._event, self._event)) / 1e3
 
     def before(self, stream: int) -> None:
-        """What is given to the stream from now on waits for it."""
+        """Have work that the stream is given from now on wait for the event."""
         check(self.driver.cuStreamWaitEvent(ffi.cast("void *", stream), self._event, 0))
 
 
 class Replay:
-    """Work that is given to a stream again and again: launches, with the same arguments every time.
+    """Launches that are given to a stream again and again, with the same arguments every time.
 
-    The first time they are given one by one, which loads what must be loaded; then they are captured, and from then on
-    one call of the driver does them all. FASTOPT_CUDA_GRAPHS=0 leaves it at one by one.
+    The first time they are given one by one, which loads their kernels. The second time they are captured, and from
+    then on one call of the driver launches all. With FASTOPT_CUDA_GRAPHS=0 they are always given one by one.
     """
 
     def __init__(self, gpu: Any, stream: int, run: Callable[[], None]) -> None:
         self.driver, self._run, self._stream = gpu.driver, run, ffi.cast("void *", stream)
-        self._runs = 0  # one by one
+        self._runs = 0  # that were given one by one
         self._executable: Any = None
 
     def launch(self) -> None:
-        """Give it to the stream. May be interrupted: then maybe a part of it."""
+        """Give the launches to the stream. If it is interrupted, a part of them may have been given."""
         if self._executable is None and self._runs == 1 and os.environ.get("FASTOPT_CUDA_GRAPHS") != "0":
             try:
                 self._executable = self._captured()
@@ -101,7 +101,7 @@ class Replay:
         try:
             self._run()
         except BaseException:
-            driver.cuStreamEndCapture(self._stream, graph)  # which may fail as well: the stream is free again
+            driver.cuStreamEndCapture(self._stream, graph)  # which may fail as well, but frees the stream
             if graph[0]:
                 driver.cuGraphDestroy(graph[0])
             raise

@@ -1,4 +1,4 @@
-"""How long the device takes, by its own clock."""
+"""Durations by the device's own clock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .device import Device
 
 
 class Timer:
-    """Two events of a device."""
+    """Stopwatch of two events of a device."""
 
     def __init__(self, gpu: Device) -> None:
         self.gpu, self.start, self.end = gpu, gpu.event(timed=True), gpu.event(timed=True)
 
     def seconds(self, run: Callable[[], None], stream: int) -> float:
-        """Of what `run` gives to the stream. Waits for it."""
+        """Return the seconds that the launches of `run` take on the stream. Waits for them."""
         with self.gpu.active():
             self.start.record(stream)
             run()

@@ -58,10 +58,10 @@ class _Training:
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
-        places = iter(self.states.places)
+        places = iter(self.states.addresses)
         arrays = ParamArrays(
-            network.mirror.places, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.places, self.totals.places, network.mirror.copies,
+            network.mirror.addresses, [[next(places) for _ in of_param] for of_param in states],
+            self.gradients.addresses, self.totals.addresses, network.mirror.copies,
         )  # fmt: skip
         elements, net = [p.size for p in params], network.net._replace(variation=variation)
         copy = net.compute if arrays.copies else ""
@@ -98,7 +98,7 @@ class _Training:
         table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient)
         by_layer = updates.by_layer and not self.batches.marked
         update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
-        program.backward(saved, rows, self.gradients.places, update_layer if by_layer else None)
+        program.backward(saved, rows, self.gradients.addresses, update_layer if by_layer else None)
         size, width, rule = updates.num_elements, program.size, updates.rule
         if self.totals is not self.gradients:
             if kind.starts_step:

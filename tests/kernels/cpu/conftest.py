@@ -1,4 +1,4 @@
-"""What the tests of the CPU kernels share."""
+"""Fixtures of the CPU kernels' tests."""
 
 from __future__ import annotations
 

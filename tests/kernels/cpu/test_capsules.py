@@ -14,7 +14,7 @@ BOTH = [True, False] if VERSIONED else [True]
 
 
 def capsule(array, old, forge=lambda managed, tensor: None):
-    """Of an array; `forge` may change what it says."""
+    """The capsule of an array, with its content changed by `forge`."""
     made = array.__dlpack__() if old else array.__dlpack__(max_version=(1, 0))
     address = _dlpack._pointer_of(made, _dlpack._name_of(made))
     managed = None if old else _dlpack._Versioned.from_address(address)

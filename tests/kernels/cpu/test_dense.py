@@ -10,8 +10,8 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.formulas import ACTIVATIONS
 
-# Of the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is off by up
-# to k rounding errors of those, in practice by sqrt(k); k is at most 1000 here.
+# Relative to the largest sum of the terms' sizes (terms may cancel, to an element much smaller). A sum of k terms is
+# off by up to k rounding errors of those, in practice by sqrt(k); k is at most 1000 here.
 TOLERANCE = {"float32": 32 * 1.2e-7, "float64": 32 * 2.3e-16}
 
 EDGES = [(1, 1, 1), (2, 3, 5), (33, 17, 65)]

@@ -1,4 +1,4 @@
-"""Who runs a kernel: from several threads, after forks, beside other users of threads; always with the same bits."""
+"""Launches from several threads, after forks, and beside other users of threads: always the same bits."""
 
 import os
 import subprocess

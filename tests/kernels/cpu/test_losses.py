@@ -15,7 +15,7 @@ from fastopt.kernels.formulas import LOSSES
 from fastopt.kernels.formulas.functions import exp
 from fastopt.kernels.spec import LossSpec
 
-# Of the largest element: rounding of exp and of sums over a row.
+# Relative to the largest element: rounding of exp and of sums over a row.
 TOLERANCE = {"float32": 4e-6, "float64": 1e-14}
 SIZES = [(1, 1), (31, 3), (32, 10), (33, 2)] + ([] if INTERPRETED else [(1000, 10), (65, 300)])
 

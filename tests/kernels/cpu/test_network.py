@@ -200,7 +200,7 @@ def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeyp
 
 
 def test_the_same_program_serves_other_rows_seeds_and_arrays():
-    """What is kept from epoch to epoch must not outlive what it was made for."""
+    """A program that is kept from epoch to epoch must not be used for other data than it was built for."""
     rng = np.random.default_rng(0)
     loss, layers = "sparse_categorical_crossentropy", LAYERS
     ours, theirs = (Run(backend, layers, loss, ["accuracy"], "float64") for backend in (cpu, reference))

@@ -1,4 +1,4 @@
-"""What kernels are made of: the compiled primitives and their twins in Python do the same."""
+"""Primitives of kernels: the compiled ones and their twins in Python do the same."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Arrays of other libraries on the device: what they say of themselves, on which stream they work, who is refused."""
+"""Arrays of other libraries on the device: their descriptions, their streams, and those that are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADAM = OPTIMIZERS["adam"].options
 
 
 class Foreign:
-    """An array of some library: only the interface, of memory that is not looked at."""
+    """An array of some library, with the interface alone: its memory is not read."""
 
     def __init__(self, shape=(4, 3), typestr="<f4", strides=None, address=4096, **more):
         self.__cuda_array_interface__ = {
@@ -139,7 +139,7 @@ def test_steps():
     device = [on_device(*arrays) for arrays in host]
     arrays = [ArrayUpdate("adam", p, (m, v), FLOAT32, p.size, p.shape, 0) for p, m, v in device]
     last = len(shapes) - 1
-    arrays[last] = arrays[last]._replace(p=None)  # whose parameter is given in every step
+    arrays[last] = arrays[last]._replace(p=None)  # its parameter is given in every step
     made = cuda.ArrayPlan(arrays, ())
     for step in (1, 2, 3):
         given = [rng.standard_normal(shape).astype("float32") for shape in shapes]

@@ -1,4 +1,4 @@
-"""The kernels of dense layers, compiled and looked at: what is stated of updates, as far as it holds for them."""
+"""Machine code of the kernels of dense layers: registers, widths of accesses, instructions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastopt.kernels.cuda.dense.epilogues import activate_kernel, dense_kernels,
 from fastopt.kernels.formulas import ACTIVATIONS
 
 VECTORS = {"float32": "v4.f32", "float64": "v2.f64", "float16": "v4.[bu]32", "bfloat16": "v4.[bu]32"}
-# Of 65536 a multiprocessor, by blocks of 256 threads: 5 and 2 are at work at once, in float64 4 and one.
+# A multiprocessor has 65536: so 5 and 2 blocks of 256 threads run at once, in float64 4 and one.
 REGISTERS = {"activate": 48, "slopes": 128}
 REGISTERS64 = {"activate": 64, "slopes": 168}
 MAKERS = {"activate": activate_kernel, "slopes": slopes_kernel}

@@ -18,7 +18,7 @@ from fastopt.kernels.spec import STOCHASTIC, BufferUpdate, Update
 
 pytestmark = pytest.mark.gpu
 
-# The device's powers are some ulp from the host's; Python takes the same in the simulator.
+# The device's powers are some ulp from the host's; in the simulator both are Python's.
 NEAR = {"rtol": 0} if SIMULATED else {"rtol": 1e-6}
 
 
@@ -54,7 +54,7 @@ class Counted:
         return [rng.standard_normal(n).astype(self.dtype) for n in self.sizes]
 
     def places(self, gradients):
-        """Where copies on the device are, which live until the next."""
+        """Addresses of copies on the device, which live until the next call."""
         self.kept = [None if g is None else to_device(g) for g in gradients]
         return [0 if g is None else at(g) for g in self.kept]
 
@@ -149,7 +149,7 @@ def test_rounding_at_random_goes_by_the_steps_that_the_device_counts():
 
 
 def captured_on(gpu, stream, run):
-    """A function that launches the graph of what `run` gives to the stream."""
+    """Capture what `run` gives to the stream; return a function that launches the graph."""
     replay = gpu.replay(stream, run)
     with gpu.active():
         replay._executable = replay._captured()

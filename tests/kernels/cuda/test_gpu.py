@@ -1,4 +1,4 @@
-"""What is asked of the CUDA driver, by a driver that does it on the host: arguments, order, contexts, memory."""
+"""Calls of the CUDA driver, made to one that works on the host: arguments, order, contexts, memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_copy(fake):
 
 @pytest.mark.parametrize("size", [8, staging.LARGEST, staging.LARGEST + 8, 3 * staging.SIZE])
 def test_what_is_copied_may_be_changed_at_once(fake, size):
-    """Also on a device that reads the host's memory itself, and late."""
+    """True even on a device that reads the host's memory itself, and late."""
     fake.hold, fake.pageable_access = True, 1
     gpu, source = gpu_.Gpu(1), np.arange(size // 8, dtype=np.float64)
     memory, want = gpu.allocate(size), source.copy()
@@ -110,7 +110,7 @@ def test_while_another_library_captures_strictly(fake):
     with gpu.side_stream() as other:
         gpu.allocate(16, other)
     assert not fake.relaxed
-    assert fake.capture == (9, [])  # of which nothing became a part
+    assert fake.capture == (9, [])  # which has none of them
 
 
 def test_an_error_of_the_driver(fake):
@@ -124,7 +124,7 @@ def test_an_error_of_the_driver(fake):
         driver.check(2)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the kernels that run in the simulator's threads
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # by kernels in the simulator's threads
 def test_steps(fake):
     rng = np.random.default_rng(0)
     options, flag = OPTIMIZERS["adam"].options, np.zeros(1, "float32")
@@ -150,11 +150,11 @@ def test_steps(fake):
     del plan
     gc.collect()
     assert not fake.memory
-    assert [len(memory) for memory in fake.pinned.values()] == [staging.SIZE]  # the device's own, for good
+    assert [len(memory) for memory in fake.pinned.values()] == [staging.SIZE]  # which the device keeps
 
 
 def test_nobody_waits_for_a_stream_that_may_be_gone(fake):
-    """Whose stream it was may have destroyed it after the step; an event of ours tells what became of that."""
+    """The stream's owner may have destroyed it after the step; an event of ours tells when the step is done."""
     p, g, flag = on_device(np.ones(3, "float32"), np.ones(3, "float32"), np.ones(1, "float32"))
     plan = Plan([BufferUpdate("sgd", "float32", 3, see(p).address, ())], gpu_.Gpu(1))
     plan.update([see(g).address], [1], [OPTIMIZERS["sgd"].options], guard=Guard(found_inf=see(flag).address), stream=5)

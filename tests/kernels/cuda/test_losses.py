@@ -14,7 +14,7 @@ from fastopt.kernels.cuda.dense.finish import finish
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
-from fastopt.kernels.metrics import OF_CLASSES
+from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.reference.metrics import METRICS, Rule
 from fastopt.kernels.spec import LossSpec
 
@@ -30,7 +30,7 @@ CASES = [(name, {}) for name in LOSSES] + list(PARAMS.items())
 
 
 def batch(name, rows, columns, dtype, seed=0):
-    """Outputs, and targets of the kind that the loss takes."""
+    """Return outputs, and targets of the kind that the loss takes."""
     rng = np.random.default_rng(seed)
     z = (3 * rng.standard_normal((rows, columns))).astype(dtype)
     row = LOSSES[name]
@@ -53,7 +53,7 @@ def test_losses_and_gradients(name, params, dtype):
         value = reference.loss(spec, z, t, want)
         here, there, gradient = on_device(z, t, np.full_like(z, np.nan))
         np.testing.assert_allclose(cuda.loss(spec, here, there, gradient), value, rtol=RTOL[dtype], atol=1e-7)
-        # Where a probability meets its target, what is left is the rounding of numbers of the order of 1 / rows.
+        # If a probability meets its target, the gradient is the rounding of values of the order of 1 / rows.
         largest = max(np.abs(want).max(), 1 / rows)
         np.testing.assert_allclose(gradient.copy_to_host(), want, rtol=0, atol=4 * np.finfo(dtype).eps * largest)
         assert cuda.loss(spec, here, there) == cuda.loss(spec, here, there, gradient)
@@ -99,7 +99,7 @@ def test_activations(name, dtype):
 
 
 def strided(array, stride):
-    """On the device with rows of this length, and 77 in the gaps."""
+    """Return a device copy with rows of this length, and 77 in the gaps."""
     room = np.full((len(array), stride), 77, array.dtype)
     room[:, : array.shape[1]] = array
     return to_device(room)
@@ -109,7 +109,7 @@ def strided(array, stride):
 @pytest.mark.parametrize("name", ["huber", "categorical_crossentropy", "sparse_categorical_crossentropy"])
 @pytest.mark.parametrize(("columns", "t_stride"), [(5, 7), (4, 12)])  # single numbers, and vectors
 def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
-    """Two batches, each with its place for the loss, and both with one for the whole pass."""
+    """Two batches, each with a sum of its own for the loss, and both with one for the whole pass."""
     rows, stride = 19, 8
     clock = np.zeros(1, CLOCK)
     param, results, counted = to_device(np.array([0.25])), to_device(np.zeros(3)), to_device(np.zeros(1))
@@ -142,8 +142,10 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
     np.testing.assert_allclose(counted.copy_to_host(), np.sum(wanted) * count, rtol=RTOL[dtype])
 
 
-@pytest.mark.parametrize("name", [name for name, row in formulas.METRICS.items() if row.of_classes])
-@pytest.mark.parametrize("scored", OF_CLASSES)
+@pytest.mark.parametrize(
+    ("name", "scored"),
+    [(name, form) for name, row in formulas.METRICS.items() if row.of_classes for form in scored_forms(name)],
+)
 @pytest.mark.parametrize("columns", [1, 3, 6, 9])
 def test_metrics_of_classes(name, scored, columns):
     labels = scored == "labels"

@@ -1,4 +1,4 @@
-"""Every kernel compiled for two compute capabilities, and looked at: no device is needed for that."""
+"""Machine code of every kernel, for two compute capabilities: no device is needed for that."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ UPDATES = {
 }
 UPDATES |= {accumulate_kernel(dtype).name: (dtype, SAME, 0) for dtype in ("float32", "float64")}
 
-# A multiprocessor has 65536 registers: so many allow for 4, 3 and 2 blocks of 256 threads at once, which is enough to
-# keep the memory busy: each thread has 16 bytes of every array under way, and where states are wider than the
-# parameter, 32 bytes of those.
+# A multiprocessor has 65536 registers: these limits allow for 4, 3 and 2 blocks of 256 threads at once, which keep the
+# memory busy: each thread has 16 bytes of every array in flight, and 32 bytes of states that are wider than the
+# parameter.
 REGISTERS = {
     "float32": 64, "float64": 80, "float16": 88, "bfloat16": 88, "step": 80, "count": 80,
     MASTER: 104, STOCHASTIC: 128,
@@ -89,7 +89,7 @@ def float32_stays_float32(kernel, listing):
 
 
 def wide(dtype, states, form):
-    """128-bit loads of one turn of the loop, by their names in PTX; stores are one less of the first."""
+    """Return the 128-bit loads of one pass of the loop, by their names in PTX; stores are one less of the first."""
     if dtype not in DTYPES_16BIT:
         return {"v4.f32" if dtype == "float32" else "v2.f64": states + 2}
     return {"v4.u32": states + 2} if form == SAME else {"v4.u32": 2, "v4.f32": 2 * states}
@@ -118,7 +118,7 @@ def accesses_are_of_128_bits(kernel, listing):
 
 
 def rounding_at_random_is_of_its_form_alone(kernel, listing):
-    """No other kernel pays for draws, which are multiplications of 64 bits."""
+    """Kernels of other forms have no draws, which are multiplications of 64 bits."""
     if kernel.name in UPDATES:
         draws = "13787848793156543929" in listing.ptx or "-4658895280553007687" in listing.ptx  # of `mix`
         assert draws == (UPDATES[kernel.name][1] == STOCHASTIC)
@@ -163,7 +163,7 @@ def test_instructions_of_128_bits(rule, dtype, tmp_path):
 
 
 def test_cubins_are_kept_between_processes(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(disk_cache, "_said", set())
+    monkeypatch.setattr(disk_cache, "_warned", set())
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))
     made = []
     link = Kernel._link

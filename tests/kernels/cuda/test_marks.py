@@ -85,15 +85,15 @@ def names(done):
 def test_every_launch_is_named_and_marked(monkeypatch, recorded):
     monkeypatch.setattr(marks, "_seen", set())
     trained()
-    assert [(p.verb, p.batch, p.steps, p.another) for p in recorded] == [
+    assert [(p.verb, p.batch, p.steps, p.is_continuation) for p in recorded] == [
         ("train", 4, 2, False), ("train", 3, 1, True), ("train", 4, 2, False), ("train", 3, 1, True),
         ("evaluate", 5, 2, False), ("evaluate", 1, 1, True), ("predict", 5, 2, False), ("predict", 1, 1, True),
     ]  # fmt: skip
-    assert [list(p.numbers) for p in recorded] == [[1], [], [0, 1], [2], [1], [], [1], []]
+    assert [list(p.marked_steps) for p in recorded] == [[1], [], [0, 1], [2], [1], [], [1], []]
     last = 0
     for done in recorded:
         assert done.device == cuda.gpu_of(()).name
-        assert done.marks.shape == (1, len(done.numbers), 1 + 2 * len(done.costs))
+        assert done.marks.shape == (1, len(done.marked_steps), 1 + 2 * len(done.costs))
         assert (np.diff(done.marks, axis=2) >= 0).all()
         assert (done.marks[..., 0] >= done.start).all()
         assert (np.diff(done.marks[0, :, 0]) > 0).all()
@@ -123,7 +123,7 @@ def test_steps_of_several_batches(monkeypatch, recorded):
     """Batches that end a step have launches of their own."""
     trained(accumulate=2, clip_norm=0.5)
     first, second, third = recorded[3:6]
-    assert [list(p.numbers) for p in (first, second, third)] == [[0], [1], [2]]
+    assert [list(p.marked_steps) for p in (first, second, third)] == [[0], [1], [2]]
     assert names(first)[-3:] == ["zero", "accumulate", "finish"]
     assert names(second)[-4:] == names(third)[-4:] == ["accumulate", "squares", "apply adam", "finish"]
     assert ("zero" in names(second), "zero" in names(third)) == (False, True)
@@ -169,7 +169,7 @@ def test_small_networks_as_one_kernel(monkeypatch, recorded):
     ours = trained(layers)
     trained(layers)
     passes = [done for done in recorded if done.verb == "train"]
-    assert [list(done.numbers) for done in passes][1:] == [[0, 1, 2]] * 3
+    assert [list(done.marked_steps) for done in passes][1:] == [[0, 1, 2]] * 3
     done = passes[-1]
     assert (done.rows, done.steps, names(done)) == (11, 3, ["fused 3-5-3"])
     (times,) = done.marks
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_left_out(monkeypatch, recorded):
     recorded.clear()
     monkeypatch.setattr(marks, "MARKS", 1)
     trained()
-    assert [(list(p.numbers), p.steps) for p in recorded[:2]] == [([0], 3), ([0], 3)]
+    assert [(list(p.marked_steps), p.steps) for p in recorded[:2]] == [([0], 3), ([0], 3)]
 
 
 @pytest.mark.skipif(not SIMULATED, reason="the device's own driver is asked in the other tests")

@@ -1,4 +1,4 @@
-"""Norms on the device: right to the last bits of float64, and the same bits however the work is shared out."""
+"""Norms on the device: right to the last bits of float64, and the same bits for any number of blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linker: which library it is, its words of trouble, and another version of it in the same process."""
+"""The linker: its library, its errors, and another version of it in the same process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a plan on the device: what changes from step to step, and what only the device knows."""
+"""Steps of a plan on the device: values that change from step to step, and values that only the device knows."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_one_copy_and_one_launch_a_step_and_turns_that_did_not_change_are_not_se
     assert sent[0] > sent[1] == sent[2] < 256
 
 
-# ---------------------------------------------------------------- what only the device knows
+# ---------------------------------------------------------------- values that only the device knows
 @pytest.mark.parametrize("most", [1.0, 1e6, math.inf])
 @pytest.mark.parametrize("grad_scale", [None, 64.0, 3.0])
 def test_clipping_and_scaling_on_the_device(most, grad_scale):
@@ -149,7 +149,7 @@ def test_clipping_and_scaling_on_the_device(most, grad_scale):
         scale = 0.5 if step == 2 else 1.0
         plan.update([at(g) for g in kept], [step] * 2, options, scale, guard=guard)
         scale *= 1.0 / grad_scale if grad_scale else 1.0
-        norm = scale * plan.norm([at(g) for g in kept])  # whose bits may differ from the reference's
+        norm = scale * plan.norm([at(g) for g in kept])  # its bits may differ from the reference's
         assert math.isclose(norm, scale * reference.gradient_norm(given), rel_tol=1e-14)
         for a, g, o in zip(arrays, given, options, strict=True):
             a.expect(g, o, step, scale * clip_factor(most, norm) if most < math.inf else scale)
@@ -167,7 +167,7 @@ def test_the_norm_of_a_clipped_step_can_be_asked_for():
 
 
 class Late:
-    """Keeps what the device tells of its steps back until it is asked for, as a device does that is behind."""
+    """A device that lags: it reports the outcomes of its steps only when they are waited for."""
 
     def __init__(self, plan, monkeypatch):
         self.plan, self.letters, self.waits = plan, [], 0
@@ -188,7 +188,7 @@ class Late:
         del self.letters[:count]
 
     def deliver_all(self):
-        self.waits += bool(self.letters)  # once nothing is late, looking at one more event takes no time
+        self.waits += bool(self.letters)  # when all is reported, one more event costs no time
         self.wait(self.gpu, 0)
         self.deliver(len(self.letters))
 

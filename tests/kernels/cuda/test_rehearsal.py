@@ -1,4 +1,4 @@
-"""A device that is not there is asked for the kernels that one that is there launches."""
+"""A rehearsal finds the kernels that a real device launches."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_shared_memory_is_that_of_the_capability():
         with rehearsing(capability):
             gpu = gpu_of(())
             assert (gpu.capability, gpu.shared_bytes) == (capability, kilobytes << 10)
-    with rehearsing((13, 0)):  # of which nothing is known yet: what every device has
+    with rehearsing((13, 0)):  # unknown: what every device has
         assert gpu_of(()).shared_bytes == 99 << 10
 
 

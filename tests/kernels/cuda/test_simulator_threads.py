@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 
 
 def reverse(out, count):
-    """Each block reverses the numbers of its threads by shared memory; the last of them leave early."""
+    """Reverse the numbers of a block's threads by shared memory; the last threads leave early."""
     shared = cuda.shared.array(8, np.int64)
     me, first = cuda.threadIdx.x, cuda.blockIdx.x * 4
     shared[me] = first + me

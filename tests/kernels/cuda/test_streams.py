@@ -29,7 +29,7 @@ SIZE, BATCH = (200, 4) if SIMULATED else (500_000, 300)
 
 
 class Stream:
-    """A stream with something on it that takes a while."""
+    """A stream with work that takes a while."""
 
     def __init__(self):
         from numba import cuda
@@ -48,7 +48,7 @@ class Stream:
             self.event.record(self.stream)
 
     def busy(self):
-        """Whether what `occupy` gave it is still going on."""
+        """Return True while the work of `occupy` goes on."""
         return SIMULATED or not self.event.query()
 
     def wait(self):
@@ -80,7 +80,7 @@ class Step:
 
 
 class GuardedStep(Step):
-    """One that may be clipped, or skipped."""
+    """An optimizer's step that may be clipped, or skipped."""
 
     guard = Guard(clip_norm=0.5, skip_nonfinite=True)
 
@@ -144,7 +144,7 @@ def bits(work):
 
 
 def expected(kind, runs):
-    """What so many runs on the default stream leave."""
+    """Return the results of so many runs on the default stream."""
     work = kind()
     for _ in range(runs):
         work.run(0)

@@ -21,9 +21,9 @@ from helpers_torch import (
     all_params,
     assert_close,
     assert_same,
-    give_gradients,
     pair,
     run,
+    set_gradients,
     twins,
     where,
 )
@@ -99,7 +99,7 @@ def test_steps_are_torchs(name, mode, dtype, there):
     ours, theirs = made(name, there, params, mode)
     assert set(where(ours)) == {"fastopt"}
     for step in range(4):
-        give_gradients(params, all_params(theirs), step=step)
+        set_gradients(params, all_params(theirs), step=step)
         if step == 2:
             params[1].grad = all_params(theirs)[1].grad = None
         ours.step()
@@ -129,7 +129,7 @@ def test_a_scaler_leaves_its_verdict_on_the_gpu(name, there):
     ours, theirs = made(name, there, params, "fused")
     scale = torch.tensor(8.0)
     for step, bad in enumerate([True, False, True, False]):
-        give_gradients(params, all_params(theirs), step=step)
+        set_gradients(params, all_params(theirs), step=step)
         for p in params:
             p.grad *= 8
         kept = [p.grad.clone() for p in params]
@@ -183,7 +183,7 @@ def test_checkpoints_go_both_ways(name, mode, there):
                 state["step"] = state["step"].float()
     assert set(where(ours)) == {"fastopt"}
     for step in range(3, 6):
-        give_gradients(params, all_params(theirs), step=step)
+        set_gradients(params, all_params(theirs), step=step)
         ours.step()
         theirs.step()
     for p, q in zip(params, all_params(theirs), strict=True):
@@ -200,7 +200,7 @@ def test_a_learning_rate_on_the_gpu(mode, there):
     for step, lr in enumerate((0.02, 0.2)):
         rate.fill_(lr)
         theirs.param_groups[0]["lr"] = lr
-        give_gradients(params, others, step=step)
+        set_gradients(params, others, step=step)
         ours.step()
         theirs.step()
     for p, q in zip(params, others, strict=True):
@@ -213,7 +213,7 @@ def test_clipping(mode, there):
     ours, theirs = made("Adam", there, params, mode)
     ours.clip_norm = 0.5
     for step in range(3):
-        give_gradients(params, all_params(theirs), step=step)
+        set_gradients(params, all_params(theirs), step=step)
         norm = torch.nn.utils.clip_grad_norm_(all_params(theirs), 0.5)
         ours.step()
         theirs.step()
@@ -232,7 +232,7 @@ def test_parameters_on_both(clip_norm, there):
     there.host = [params[0]]
     ours.clip_norm = clip_norm
     for step in range(3):
-        give_gradients(params, all_params(theirs), step=step)
+        set_gradients(params, all_params(theirs), step=step)
         there.host = [params[0], params[0].grad]
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(all_params(theirs), clip_norm)
@@ -270,7 +270,7 @@ def test_other_strides_and_several_groups(there):
     groups = [[{"params": some[:2]}, {"params": some[2:], "lr": 0.5, "amsgrad": True}] for some in (params, others)]
     ours, theirs = (cls(own, lr=0.1) for cls, own in zip(pair("Adam"), groups, strict=True))
     for step in range(3):
-        give_gradients(params, others, step=step)
+        set_gradients(params, others, step=step)
         params[0].grad = params[0].grad.contiguous()  # which is not how the parameter lies
         ours.step()
         theirs.step()
@@ -316,17 +316,17 @@ def test_a_captured_step_goes_on(name, there, monkeypatch):
         with gpu.active():
             replay._executable = replay._captured()
 
-    give_gradients(params, step=0)
+    set_gradients(params, step=0)
     with pytest.raises(RuntimeError, match="the first step cannot be captured"):
         capture()
     run(ours, params, range(1))
-    give_gradients(params, step=1)
+    set_gradients(params, step=1)
     capture()
     run(theirs, all_params(theirs), range(1))
     for _ in range(3):
         with gpu.active():
             replay.launch()
-        give_gradients(all_params(theirs), step=1)
+        set_gradients(all_params(theirs), step=1)
         theirs.step()
     for p, q in zip(params, all_params(theirs), strict=True):
         assert_close(p, q, rtol=1e-5, atol=1e-5)

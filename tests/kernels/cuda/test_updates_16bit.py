@@ -1,4 +1,4 @@
-"""Arrays of 16 bits on the device: bit for bit the reference's, for every rule and form; their norms; master copies."""
+"""Updates of 16-bit arrays on the device: the reference's bits, for every rule and form; norms; master copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sixteen(x, kind):
 
 
 def numbers(array):
-    """Bits with one NaN for all."""
+    """Bits, with one pattern for every NaN."""
     wide = widened(array) if array.dtype.itemsize == 2 else array
     return np.where(np.isnan(wide), 0x7FC0, array.view(f"u{array.itemsize}"))
 
@@ -56,8 +56,8 @@ class Arrays:
             self.states = [sixteen(s, kind) for s in self.states]
         if form == MASTER:
             copy = widened(self.p)
-            copy[::3] *= np.float32(1 + 2**-12)  # a rounding of it; the others are it
-            copy[::5] += np.float32(1)  # none: somebody has written to p
+            copy[::3] *= np.float32(1 + 2**-12)  # values that are rounded to it; the others equal it
+            copy[::5] += np.float32(1)  # values that are not: somebody has written to p
             self.states.append(copy)
         self.device = [to_device(a, shift) for a in (self.p, *self.states)]
 
@@ -152,7 +152,7 @@ def test_rounding_at_random_goes_by_seed_step_and_element_and_is_right_on_averag
 
 
 def test_forms_and_dtypes_together_and_steps_that_are_skipped_on_the_device():
-    """The draws of a step that comes after skipped ones are those of its own number."""
+    """A step after skipped ones has the random draws of its own number."""
     rng = np.random.default_rng(4)
     arrays = [
         Arrays(rng, "adam", size, kind, form, number=number)

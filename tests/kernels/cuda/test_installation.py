@@ -1,4 +1,4 @@
-"""What the backend says where parts of it are missing: here, whatever there is, and where all of it is made up."""
+"""Diagnosis of the backend: on this machine, and with requirements, drivers and devices that are made up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTHING = dict.fromkeys(ALL) | {"devices": []}
 @pytest.fixture
 def have(monkeypatch):
     def have(found):
-        monkeypatch.setattr(requirements, "parts", lambda: found)
+        monkeypatch.setattr(requirements, "find_requirements", lambda: found)
         monkeypatch.setattr(requirements, "numba_cuda", lambda: found["numba-cuda"])
         monkeypatch.setattr(requirements, "simulated", lambda: False)
         cuda._require.cache_clear()
@@ -60,7 +60,7 @@ def test_what_is_missing_is_said(have, found, message):
 
 
 class Gpu:
-    """A driver with one GPU, as far as it is asked what there is."""
+    """A driver with one GPU that answers questions, and runs nothing."""
 
     def __init__(self, knows=13000, starts=0, devices=1, capability=(9, 0)):
         self.knows, self.starts, self.devices, self.capability = knows, starts, devices, capability
@@ -105,7 +105,7 @@ class Gpu:
 
 @pytest.fixture
 def gpu(monkeypatch, have):
-    """gpu(...): a driver with such a GPU, all parts beside it, and a kernel that can be loaded."""
+    """gpu(...): a driver with such a GPU, all other requirements, and a kernel that can be loaded."""
 
     def gpu(**properties):
         have(ALL)
@@ -245,7 +245,7 @@ def test_a_machine_without_a_driver(monkeypatch):
     try:
         with pytest.raises(driver.CudaError, match="there is no NVIDIA driver here: .*no-such-driver"):
             driver.library()
-        found = requirements.parts()
+        found = requirements.find_requirements()
     finally:
         for asked in (driver.opened, driver.library):
             asked.cache_clear()
