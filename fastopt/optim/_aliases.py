@@ -38,6 +38,7 @@ WORDS: dict[str, str] = {
     "ema_overwrite_frequency": _EMA,
     "name": "optimizers have no names",
     "mask": 'give groups: [{"params": ..., "weight_decay": 0.0}, {"params": ...}]',
+    "weight_decay_mask": 'give groups: [{"params": ..., "weight_decay": 0.0}, {"params": ...}]',
     "mu_dtype": _DTYPES,
     "accumulator_dtype": _DTYPES,
     "foreach": _TORCH,
