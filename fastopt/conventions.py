@@ -19,6 +19,9 @@ classes in `fastopt.optim`; so has `convention="paper"`, the default of an optim
     of Adam                                       same g: for m / (1 - beta1^step)
                                                   beta1 m / (1 - beta1^(step + 1))
                                                   + (1 - beta1) g / (1 - beta1^step)
+    Adadelta  torch's                             torch's                             -
+    NAdam     torch's, with momentum_decay=1      nesterov of Adam                    -
+    Lion      the paper's                         the paper's                         -
     weight    every class as in AdamW:            as torch, which is                  as torch, which is the
     decay     p (1 - lr weight_decay) first       add_decayed_weights before          gradient of alpha, by
                                                   the optimizer; AdamW decouples it   alpha = rows weight_decay
@@ -34,6 +37,11 @@ Defaults that differ; the argument `None` stands for them:
     Adam      lr=1e-3, eps=1e-8     lr=1e-3, eps=1e-7      eps=1e-8                     lr=1e-3, eps=1e-8
     AdamW     lr=1e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     eps=1e-8,                    -
               weight_decay=0.01     weight_decay=0.004     weight_decay=1e-4
+    Adadelta  lr=1, rho=0.9,        lr=1e-3, rho=0.95,     rho=0.9, eps=1e-6            -
+              eps=1e-6              eps=1e-7
+    NAdam     lr=2e-3, eps=1e-8,    lr=1e-3, eps=1e-7,     -                            -
+              momentum_decay=4e-3   momentum_decay=1
+    Lion      paper: lr=1e-4        lr=1e-3                weight_decay=1e-3            -
 
 optax has no default lr, so it must be given. "from" is initial_accumulator_value. Options that a library lacks raise
 ValueError, except `maximize`, `l1` and clipping, which all conventions have because they change the gradient alone.

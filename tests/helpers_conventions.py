@@ -30,7 +30,7 @@ TARGET, CURVATURE = np.array([0.3, 0.7, -1.1]), np.array([4.0, 0.5, 1.5])
 
 
 def gradient(p: np.ndarray, step: int) -> np.ndarray:
-    """Of a bowl that shakes, at `step` (from 0); float64."""
+    """The gradient of a bowl that shakes, at `step` (from 0); float64."""
     return CURVATURE * (p - TARGET) * (1 + 0.8 * np.sin(2.0 * step + np.arange(3)))
 
 
@@ -67,7 +67,7 @@ def _cases() -> list[Case]:
     eps, decay, betas = {"eps": 0.05}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9)}
     own_betas = {"keras": {"beta_1": 0.8, "beta_2": 0.9}, "optax": {"b1": 0.8, "b2": 0.9}, "torch": betas}
 
-    # Of torch the table of the NumPy reference has every option; here its defaults. optax has no default learning rate.
+    # torch's options are all tested in the NumPy reference's table; here its defaults. optax has no default for lr.
     for cls, peers in CONVENTIONS.items():
         for library in peers:
             add(f"{library} {cls} as it is", cls, {}, peer_of(cls, library), {}, defaults=library != "optax")

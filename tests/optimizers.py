@@ -1,4 +1,4 @@
-"""What the tests of the optimizers share: a class with arguments for every rule, arrays in every layout, snapshots."""
+"""Helpers of the optimizers' tests: a class with arguments for every rule, arrays in every layout, snapshots."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _misaligned(a: np.ndarray) -> np.ndarray:
     return view
 
 
-# The same values in another layout, in new memory.
+# Copies of the values in another layout.
 LAYOUTS = {
     "contiguous": lambda a: a.copy(),
     "fortran": lambda a: a.copy(order="F"),

@@ -1,4 +1,4 @@
-"""What other libraries call the arguments of their optimizers: whoever writes them here is told what to write."""
+"""Names of arguments in other libraries' optimizers, with a hint for users who write them here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refuse(cls: type, given: Iterable[str]) -> None:
 
 
 def reasons(unknown: Iterable[str]) -> str:
-    """What to say of other libraries' words among some that are not ours; to be put behind them."""
+    """Hints for other libraries' words among unknown ones, to be appended to an error message."""
     return "".join(f"; {word}: {WORDS[word]}" for word in unknown if word in WORDS)
 
 

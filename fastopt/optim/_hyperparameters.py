@@ -11,16 +11,16 @@ from .. import _backends
 from .._validation import check_in_domain, describe
 from ..kernels.formulas import DOMAINS, Domain
 
-# In torch's groups, but without effect on the numbers.
+# Entries of torch's groups that do not change results.
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "param_names")
 
 # Notes of torch's schedulers and SWALR in groups; their effect is in lr, momentum and betas.
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
-# What groups of a state_dict may lack, and their options when they do: neither torch nor our first version has them.
+# Options that groups of a state_dict may lack, as torch's and our first version's do, with their defaults.
 EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None}
 
-# In the groups of a state_dict, and the same in all of them: what is the optimizer's, not a group's.
+# Entries that are the optimizer's, and so the same in all groups of a state_dict.
 COMMON = ("clip_norm", "convention", "lr_step", "seed")
 
 _SCALE = Domain(open_low=True)
@@ -90,7 +90,7 @@ def check_one_number(name: str, value: Any) -> float:
 
 
 def check_scale(value: Any) -> float:
-    """What gradients are to be divided by."""
+    """The divisor of gradients, checked."""
     scale = check_one_number("grad_scale", value)
     if scale not in _SCALE:
         raise ValueError(f"grad_scale must be {_SCALE}; got {scale}")
@@ -98,7 +98,7 @@ def check_scale(value: Any) -> float:
 
 
 def all_finite(gradients: Sequence[np.ndarray | None]) -> bool:
-    """What a norm that is not finite leaves open: the squares of large float64 numbers overflow."""
+    """True if no element is inf or NaN; a norm may be infinite because squares of large float64 numbers overflow."""
     return all(bool(_finite(g).all()) for g in gradients if g is not None)
 
 

@@ -58,16 +58,16 @@ Common to all of them:
   group may have its own `l1`, `clip_value` and `clip_each`, which clips the gradient of every array by its own norm;
   `clip_norm` is for the gradients of all groups together. `clip_each` is not there for `backend="cuda"` nor for
   `Sequential.fit`, and arrays that it clips take a launch each.
-- SGD, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices, values))`
-  for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values of a row
-  that is listed several times are added up in their order, and everything below is done to the sums. Those rows are
-  updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter decays
-  there. Values of 16 bits are added up in float32, and the sums rounded once. The step is one of the array: by its
-  number Adam corrects its means and Adagrad decays lr, and in the first one momentum starts; a row that is listed for
-  the first time later starts from a buffer of zeros. As torch's SparseAdam (but for its eps, which it divides by
-  sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse gradients, which they refuse with weight
-  decay. RMSprop and AdamW take none: the decay of AdamW is for all rows, as all decay is in Keras's convention, where
-  it must be 0. Only arrays whose rows lie one behind the other are updated without copies of those rows.
+- SGD, Lion, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices,
+  values))` for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values
+  of a row that is listed several times are added up in their order, and everything below is done to the sums. Those
+  rows are updated once, with their states. All others stay as they are ("lazy"): no mean, no momentum, no parameter
+  decays there. Values of 16 bits are added up in float32, and the sums rounded once. The step is one of the array: by
+  its number Adam corrects its means and Adagrad decays lr, and in the first one momentum starts; a row that is listed
+  for the first time later starts from a buffer of zeros. As torch's SparseAdam (but for its eps, which it divides by
+  sqrt(1 - beta2^step)), Adagrad, and SGD without momentum do to sparse gradients, which they refuse with weight decay.
+  The others take none: the decay of AdamW is for all rows, as all decay is in Keras's convention, where it must be 0.
+  Only arrays whose rows lie one behind the other are updated without copies of those rows.
 - Wrong kinds and dtypes raise TypeError, wrong shapes and values ValueError, before anything has changed.
 
 Below, g is made from the gradient in this order:

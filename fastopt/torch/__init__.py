@@ -2,9 +2,9 @@
 
     from fastopt.torch import AdamW  # instead of: from torch.optim import AdamW
 
-SGD, Adagrad, RMSprop, Adam and AdamW are subclasses of torch's own. Arguments, parameter groups, state_dict (in both
-directions), closures, hooks, schedulers, pickling and copying are torch's, because they are torch's code: only the
-update itself is ours.
+SGD, Adagrad, Adadelta, RMSprop, Adam, AdamW and NAdam are subclasses of torch's own. Arguments, parameter groups,
+state_dict (in both directions), closures, hooks, schedulers, pickling and copying are torch's, because they are torch's
+code: only the update itself is ours.
 
 - Parameters on the CPU of dtype float32, float64, float16 or bfloat16 are updated by our kernels, in place and in one
   pass over memory, with up to as many threads as `torch.get_num_threads()` says, and no more than
@@ -25,6 +25,8 @@ update itself is ours.
   gradients, which saves two passes over them. `optimizer.grad_norm` then is what the norm was: a number, or a float64
   tensor on the GPU where all parameters are. No checkpoint has it. Where parameters are in several places, or some are
   torch's to update, torch clips, and that waits for the GPU.
+- NAdam's `mu_product` follows from the step and the present betas. Where it does not, because they have changed between
+  steps (OneCycleLR and CyclicLR change them), and with `capturable` on a GPU, steps are torch's own.
 - `foreach` and `fused` are accepted; they choose between torch's own implementations, so they matter only for the
   parameters that those update, and for a GradScaler, which leaves unscaling to the step with fused=True.
 - On Linux a step runs on torch's own OpenMP threads, which after a backward pass are awake and have the cores.

@@ -50,7 +50,7 @@ _RATES = (torch.float32, torch.float64)
 
 @cache
 def _names(rule: str) -> tuple[str, ...]:
-    # Of these, those that are not torch's may be keys of a group as well: the user's own, which mean nothing to us.
+    # A group may have keys of these names, but not torch's: the user's own, without a meaning here.
     others = ("l1", "clip_value", "decoupled", "beta1", "beta2")
     return tuple(name for name in OPTIMIZERS[rule].options if name not in others)
 

@@ -15,11 +15,11 @@ BFLOAT16 = np.dtype(np.uint16)  # NumPy has none: its bits
 
 
 def is_bfloat16(dtype: np.dtype) -> bool:
-    """Whether an array has the bits of bfloat16, or is of the dtype that ml_dtypes gives NumPy."""
+    """True for the bits of bfloat16, and for the dtype that ml_dtypes gives NumPy."""
     return dtype == BFLOAT16 or dtype.name == "bfloat16"
 
 
-def is_sixteen(dtype: np.dtype) -> bool:
+def is_16bit(dtype: np.dtype) -> bool:
     return dtype == np.float16 or is_bfloat16(dtype)
 
 
@@ -55,7 +55,7 @@ def store(x: Array, into: Array) -> None:
 
 
 def is_rounding(p: Array, x: Array) -> Array:
-    """Where the 16-bit numbers p are float32 numbers x, rounded to nearest; of bfloat16, are x to within half a unit.
+    """True where 16-bit p is float32 x rounded to nearest; where bfloat16 p is within half a unit of x.
 
     >>> is_rounding(np.array([0x3F80, 0x3F80], np.uint16), np.array([1 + 2**-8, 1 + 2**-7], np.float32)).tolist()
     [True, False]
@@ -76,7 +76,7 @@ def draws(stream: int, step: int, elements: Array) -> Array:
 def store_stochastically(x: Array, into: Array, stream: int, step: int, elements: Array | None = None) -> None:
     """Round float32 to one of the two nearest 16-bit numbers, up with the probability of the part that is cut off.
 
-    elements: the numbers of x's elements, which its random bits are of; None: 0, 1, 2, ...
+    elements: the number of each element of x, which its random bits depend on; None: 0, 1, 2, ...
     float16's denormal numbers are 2^-24 apart, where float32 may have more places than there are random bits: 13 of
     them are kept.
     """

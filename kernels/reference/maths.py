@@ -1,7 +1,7 @@
 """Activations, losses and dropout in plain vectorised NumPy: the tables behind `reference`, written so that they check.
 
 Nothing here comes from `formulas`; a mistake would have to be made twice, in two forms, to pass the tests. The rules of
-the optimizers are in `reference_rules`.
+the optimizers are in `optimizers`.
 """
 
 from __future__ import annotations

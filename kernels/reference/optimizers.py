@@ -1,6 +1,6 @@
 """The rules of the optimizers in plain vectorised NumPy: the table UPDATES, for `reference` and to check the formulas.
 
-As in `reference_maths`, nothing here comes from `formulas`. Scalars are worked out in float64 and cast to the arrays'
+As in `maths`, nothing here comes from `formulas`. Scalars are worked out in float64 and cast to the arrays'
 number type T before they meet an array, so float32 stays float32; a rule keeps one order of operations, so that other
 backends can match it bit for bit.
 
@@ -67,9 +67,9 @@ def prepared(g: Array, o: Options, scale: float) -> Array:
     return g if o["clip_value"] is None else np.clip(g, T(-o["clip_value"]), T(o["clip_value"]))
 
 
-def shrinkage(most: float, norm: float) -> float:
-    """The factor that brings a gradient of this norm to `most`, a trifle less; at most 1, and NaN for NaN."""
-    return float(np.minimum(np.float64(most) / (norm + 1e-6), 1.0))
+def shrinkage(max_norm: float, norm: float) -> float:
+    """The factor that brings a gradient of this norm to slightly less than `max_norm`; at most 1, and NaN for NaN."""
+    return float(np.minimum(np.float64(max_norm) / (norm + 1e-6), 1.0))
 
 
 def lasso(p: Array, g: Array, o: Options) -> Array:
@@ -79,7 +79,7 @@ def lasso(p: Array, g: Array, o: Options) -> Array:
 
 
 def coupled(p: Array, g: Array, o: Options) -> Array:
-    """The gradient with its sign and both penalties: what a rule starts from whose weight decay is an L2 penalty."""
+    """The gradient with its sign and both penalties, for rules whose weight decay is an L2 penalty."""
     g = ascent(g, o)
     if o["weight_decay"] != 0:
         g = g + p.dtype.type(o["weight_decay"]) * p
@@ -95,7 +95,7 @@ def decayed(p: Array, g: Array, o: Options) -> Array:
 
 
 def penalised(p: Array, g: Array, o: Options) -> Array:
-    """One or the other, as the option says."""
+    """`decayed` or `coupled`, as the option `decoupled` says."""
     return decayed(p, g, o) if o["decoupled"] else coupled(p, g, o)
 
 
@@ -110,7 +110,7 @@ def sgdw(p: Array, g: Array, states: States, o: Options, step: int) -> None:
 
 
 def velocity(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """Heavy ball as a step that goes on, or Nesterov's form of it: one step further along."""
+    """Heavy ball whose state is the step itself, or Nesterov's form of it."""
     T = p.dtype.type
     (v,) = states
     pull = T(o["lr"]) * penalised(p, g, o)
@@ -152,7 +152,7 @@ def adagrad(p: Array, g: Array, states: States, o: Options, step: int) -> None:
 
 
 def adagrad_eps_in_sqrt(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """With eps inside the root."""
+    """Adagrad with eps inside the root."""
     T = p.dtype.type
     (s,) = states
     g = penalised(p, g, o)
@@ -161,7 +161,7 @@ def adagrad_eps_in_sqrt(p: Array, g: Array, states: States, o: Options, step: in
 
 
 def adagrad_safe(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """The same, but no step where the sum is not above zero."""
+    """`adagrad_eps_in_sqrt`, without a step where the sum is not above zero."""
     T = p.dtype.type
     (s,) = states
     g = coupled(p, g, o)
@@ -205,7 +205,7 @@ def rmsprop(
 def rmsprop_eps_in_sqrt(
     p: Array, g: Array, states: States, o: Options, step: int, centered: bool = False, heavy: bool = False
 ) -> None:
-    """With eps inside the root, and momentum as in `velocity`."""
+    """RMSprop with eps inside the root, and momentum as in `velocity`."""
     T = p.dtype.type
     g = penalised(p, g, o)
     spread = states[0]
@@ -299,7 +299,7 @@ def nadam(p: Array, g: Array, states: States, o: Options, step: int) -> None:
 
 
 def amsgrad_eps_root(p: Array, g: Array, states: States, o: Options, step: int) -> None:
-    """The same with the largest corrected second moment so far."""
+    """`adam_eps_root` with the largest corrected second moment so far."""
     T = p.dtype.type
     m, v, largest = states
     grow(m, v, coupled(p, g, o), o)

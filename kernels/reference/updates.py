@@ -10,7 +10,7 @@ import numpy as np
 
 from ..denormals import flushed
 from ..spec import MASTER, STOCHASTIC, ArrayUpdate, Update
-from .bits16 import is_rounding, is_sixteen, store, store_stochastically, widened
+from .bits16 import is_16bit, is_rounding, store, store_stochastically, widened
 from .maths import total
 from .optimizers import UPDATES, prepared
 
@@ -25,7 +25,7 @@ def gradient_norm(gradients: Sequence[Array]) -> float:
     >>> gradient_norm([np.array([3.0]), np.array([[0.0, -4.0]])])
     5.0
     """
-    wide = (widened(g) if is_sixteen(g.dtype) else g for g in gradients)
+    wide = (widened(g) if is_16bit(g.dtype) else g for g in gradients)
     return math.sqrt(sum(total(np.square(g, dtype=np.float64)) for g in wide))
 
 
@@ -49,7 +49,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
 
 def _run_any(job: Update, scale: float, elements: Array | None = None) -> None:
     """elements: their numbers, where they are not 0, 1, 2, ..."""
-    if is_sixteen(job.p.dtype):
+    if is_16bit(job.p.dtype):
         _run_wide(job, scale, elements)
     else:
         _run(job, scale)
@@ -90,7 +90,7 @@ def sum_rows(indices: Array, values: Array) -> tuple[Array, Array]:
     rows, first, which = np.unique(indices, return_index=True, return_inverse=True)
     again = np.ones(len(indices), bool)
     again[first] = False
-    wide = widened(values) if is_sixteen(values.dtype) else values
+    wide = widened(values) if is_16bit(values.dtype) else values
     sums = wide[first]
     np.add.at(sums, which[again], wide[again])
     if wide is values:
@@ -120,7 +120,7 @@ class ArrayPlan:
         self.planned = planned
 
     def read(self, gradients: tuple[Any, ...]) -> tuple[list[Array | None], list[int]]:
-        """What the other calls take, and the indices of the gradients that `put` must give: here all."""
+        """A list of gradients for the other calls, and the indices of those that `put` must give: here all."""
         return [None] * len(self.planned), list(range(len(self.planned)))
 
     def put(self, gradients: list[Array | None], i: int, gradient: Array) -> None:

@@ -14,7 +14,7 @@ def rows_of(scalars, name, steps, dtype):
         found, expected = np.full((2, NUM_SCALARS + 1), np.nan, dtype)
         scalars.fill(found, step, options, scale)
         fill_row(expected, name, step, options, scale)
-        # What a rule does not have is whatever was there, or zero.
+        # Columns that a rule does not have keep old values, or are zero.
         used = ~np.isnan(expected)
         yield found[used].tobytes(), expected[used].tobytes()
 

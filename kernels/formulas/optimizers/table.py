@@ -1,4 +1,4 @@
-"""What the tables of the optimizers consist of: rows for kernels, rows for users' classes, options and conventions."""
+"""The rows of the optimizers' tables: rules for kernels, classes for users, with their options and conventions."""
 
 from __future__ import annotations
 
