@@ -1,4 +1,4 @@
-"""cuBLASLt on a machine without a device: the real library for descriptors, a simulation for what they are for."""
+"""cuBLASLt on a machine without a device: the real library for descriptors, a simulation of the products."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pointed:
 
 
 class Library:
-    """The real library, but for what needs a device: that is simulated, on memory of the process."""
+    """The real library, whose calls that need a device are simulated on memory of the process."""
 
     def __init__(self, real):
         self.real, self.calls, self.asked = real, Counter(), []

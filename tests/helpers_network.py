@@ -1,4 +1,4 @@
-"""Networks on a backend beside the reference, from identical inputs."""
+"""Networks on a backend and on the reference, with identical inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastopt.kernels import cuda, reference
 from fastopt.kernels.formulas import LOSSES, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 
-# Rounding grows from step to step; float64 shows that nothing else does. bfloat16 is what layers compute in, and
-# all else is float32: both round at the same places, but what GELU's epilogue is given.
+# Rounding grows from step to step; float64 shows that nothing else does. In bfloat16 layers
+# compute, and all else is float32: both round at the same steps, except the inputs of GELU's epilogue.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10, "bfloat16": 5e-4}
 LAYERS = [DenseSpec(3, 5, "relu"), DropoutSpec(0.25), DenseSpec(5, 4, "gelu", False), DenseSpec(4, 3)]
 

@@ -1,4 +1,4 @@
-"""What tests of products on the device share: arrays in memory, whose gaps and neighbours show what is written."""
+"""Arrays for tests of products on the device, whose gaps and neighbours show every write."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Rows:
             self.view[...] = encode(values, kind)
 
     def numbers(self) -> np.ndarray:
-        """What is there, as float64."""
+        """The values in memory, as float64."""
         return decode(np.ascontiguousarray(self.view), self.kind).astype(np.float64)
 
     def untouched(self) -> bool:
-        """Whether nothing was written between the rows, or before and after them."""
+        """True if nothing was written between the rows, or before and after them."""
         copy = self.memory.copy()
         start = self.address - self.memory.ctypes.data
         rows = copy[start : start + self.shape[0] * self.stride * self.size].reshape(self.shape[0], -1)
@@ -40,7 +40,7 @@ class Rows:
 
 
 def rounded(values: np.ndarray, kind: str) -> np.ndarray:
-    """As numbers of this type, in float64."""
+    """Values rounded to this type, in float64."""
     return decode(encode(values, kind), kind).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Surveys of made-up stages: small programs that do what a stage may do, and records as stages leave them."""
+"""Surveys of made-up stages: small programs that behave like stages, and records of stages."""
 
 from __future__ import annotations
 

@@ -78,3 +78,22 @@ def test_steps_after_a_change_of_beta1_are_torchs_own():
         results.append((p.detach().numpy(), float(optimizer.state[p]["mu_product"])))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-12)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-12)
+
+
+def test_models_with_it_go_on_from_a_file(path, backend):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 4)).astype("float32"), rng.integers(0, 3, 60)
+
+    def compiled():
+        model = fo.Sequential([fo.Dense(8, "tanh"), fo.Dense(3, "softmax")], inputs=4, seed=1, backend=backend)
+        model.compile(fo.NAdam(lr=0.01), "sparse_categorical_crossentropy")
+        return model
+
+    whole, first = compiled(), compiled()
+    whole.fit(x, y, epochs=2, batch_size=20)
+    first.fit(x, y, epochs=1, batch_size=20)
+    first.save(path)
+    second = fo.load_model(path, backend=backend)
+    second.fit(x, y, epochs=2, batch_size=20, initial_epoch=1)
+    for a, b in zip(whole.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

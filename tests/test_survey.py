@@ -1,4 +1,4 @@
-"""The survey of a GPU, without one: whatever a stage does, the next one comes, and nothing that was found is lost."""
+"""The survey of a GPU, without one: no stage keeps the next one from running, and no result is lost."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class TestWhateverAStageDoes:
         assert time.monotonic() - start < 30
         assert found["one"]["status"] == "timed out"
         assert found["one"]["line"] == "after 3 s: half of it: waiting"
-        assert found["one"]["data"] == {"measured": {"a": 1}}  # what it told before is kept
+        assert found["one"]["data"] == {"measured": {"a": 1}}  # its earlier reports are kept
         assert found["two"]["status"] == "passed"
 
     @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
     @pytest.mark.parametrize("session", [False, True])
     @pytest.mark.parametrize("end", ["hangs", "passes"])
     def test_what_it_has_started_ends_with_it(self, run, tmp_path, session, end):
-        """Also what has a session, and so a group, of its own, and what holds the output open."""
+        """Also processes with a session of their own, and processes that hold the output open."""
         pids = tmp_path / "pids"
         start = (
             "import subprocess, sys, pathlib; "
@@ -139,7 +139,7 @@ class TestWhateverAStageDoes:
         assert found["two"]["status"] == "passed"
 
     def test_a_driver_that_does_not_let_go(self, monkeypatch):
-        """A process that a signal cannot end: whoever waits for it waits no longer than a moment."""
+        """A process that a signal cannot end is waited for only a moment."""
 
         stuck = []
 
@@ -173,7 +173,7 @@ class TestTime:
         assert "waiting" in found["one"]["line"]
 
     def test_stages_side_by_side(self, run, tmp_path):
-        """Each waits until all are there."""
+        """Each waits until all have started."""
         code = "import os, time, uuid\nopen({0!r} + '/at' + uuid.uuid4().hex, 'w').close()\n" + (
             "while sum(name.startswith('at') for name in os.listdir({0!r})) < 4: time.sleep(0.02)\n"
         )
@@ -261,7 +261,7 @@ class TestCommand:
         assert not list(tmp_path.iterdir())
 
     def test_rehearsal(self, command, tmp_path):
-        """No device is what is expected then, and a failure otherwise."""
+        """A rehearsal expects no device; otherwise that is a failure."""
         code = TELL + (
             "from fastopt.benchmarks.cuda.child import rehearsing; "
             "tell(status='no device' if rehearsing() else 'failed', line='a rehearsal')"
@@ -278,7 +278,7 @@ class TestCommand:
         assert "--out" in err
 
     def test_a_disk_that_is_full(self, command, tmp_path, monkeypatch):
-        """It goes on, and says what cannot be kept."""
+        """The survey goes on, and names the files that it cannot write."""
 
         def write(*_):
             raise OSError(28, "No space left on device")
@@ -309,7 +309,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_stopped_from_outside(self, tmp_path, number):
-        """All that runs is killed, and there is a page."""
+        """All running processes are killed, and the page is written."""
         script, pid = tmp_path / "survey_of_one.py", tmp_path / "pid"
         code = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid())); {HANG}"
         script.write_text(
@@ -362,7 +362,7 @@ class TestStages:
         assert "test_survey.py" not in command.replace(str(Path.cwd()), "")
 
     def test_the_survey_touches_no_cuda(self):
-        """Nor does it load what takes seconds, or torch."""
+        """Nor does it load torch, or anything that takes seconds."""
         code = (
             "import sys\nfrom fastopt.benchmarks.cuda import survey\nassert survey.main(['--list']) == 0\n"
             "loaded = {name.partition('.')[0] for name in sys.modules}\n"

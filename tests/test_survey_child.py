@@ -1,4 +1,4 @@
-"""The side of a survey's stages: what each tells, and compute-sanitizer, by a stand-in."""
+"""A stage's side of a survey: its reports; and compute-sanitizer, by a stand-in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastopt.benchmarks.workloads import Absent
 
 @pytest.fixture
 def told(tmp_path, monkeypatch):
-    """A function that returns what was told."""
+    """A function that returns the reports."""
     path = tmp_path / "result.json"
     monkeypatch.setenv(child.RESULT, str(path))
     monkeypatch.setattr(child, "_told", {})
@@ -46,14 +46,14 @@ def test_a_stage(told, run, status, line, code):
 
 def test_what_was_told_before_stays(told):
     child.tell(measured={"a": 1})
-    child.tell(seconds=Path("x"))  # whatever it is
+    child.tell(seconds=Path("x"))  # any type
     assert told() == {"measured": {"a": 1}, "seconds": "x"}
     child.stage(raising(ValueError("later")))
     assert told()["measured"] == {"a": 1}
 
 
 def test_without_a_survey(monkeypatch, capsys):
-    """By hand it prints."""
+    """A stage that is started by hand prints its report."""
     monkeypatch.delenv(child.RESULT, raising=False)
     assert child.stage(lambda: "well") == 0
     assert capsys.readouterr().out == "passed: well\n"

@@ -1,4 +1,4 @@
-"""Tests and benchmarks as stages of a survey: what is told of them as they go by, and a GPU that a test has spoilt."""
+"""Tests and benchmarks as stages of a survey: reports while they run, and a context that a test has spoilt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_teardown(spoilt): pass
 
 @pytest.fixture
 def session(tmp_path):
-    """A function that runs pytest on a module: (how it ended, what it told, records)."""
+    """A function that runs pytest on a module: (exit status, reports, records)."""
 
     def session(source, *options, limit=60.0, name="test_it.py"):
         path, result, kept = tmp_path / name, tmp_path / "result.json", tmp_path / "records.jsonl"

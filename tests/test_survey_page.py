@@ -79,7 +79,7 @@ def test_figures_that_failed_say_why(folder):
     table = rows(folder)
     assert table[0][2:] == ["crashed: SIGSEGV: at once", "", "not measured"]
     mlp = [line for line in table if "torch eager" in line[1] or "torch compiled" in line[1]]
-    assert [line[4] for line in mlp] == ["met", "not measured"]  # what was measured before it hung counts
+    assert [line[4] for line in mlp] == ["met", "not measured"]  # measurements before the hang count
 
 
 def everything(folder):
@@ -136,7 +136,7 @@ def test_problems_alike_are_one_line(folder):
 
 
 def test_hostile_records(folder):
-    """A page is made of whatever stands there."""
+    """A page is made from records of any content."""
     bad = "a | b\n# not a heading\r\n|---|"
     put(folder, record("smoke/x", "failed", bad), {"stage": "facts", "status": "passed"})
     put(folder, {"stage": "tests", "status": "failed", "line": None, "data": {"failures": ["x", {"test": bad}]}})

@@ -88,7 +88,7 @@ def test_what_is_lacking(run):
     assert (status, err) == (0, "")
     assert found >= {"cffi", "pycparser", "scipy-openblas32", "tbb", "numba-cuda", "cuda-core", "expecttest",
                      "pytest-timeout", "hypothesis", "fastopt"}  # fmt: skip
-    # Left out: packages that are there, that the toolkit has, and that another Python or an extra would need:
+    # Left out: packages of the machine, of the toolkit, and of another Python or an extra:
     assert not found & {"numpy", "numba", "torch", "cuda-bindings", "cuda-pathfinder", "nvidia-cublas", "nvidia-nvvm",
                         "pytest", "iniconfig", "sortedcontainers", "exceptiongroup", "backports", "tqdm", "another",
                         "matplotlib", "jax", "pooch"}  # fmt: skip
@@ -117,11 +117,11 @@ def test_carried_all_the_same(run):
 def test_the_newest_versions(run):
     _, _, asked, *_ = run("--unpinned", present=IMAGE)
     assert not [word for word in asked[0] if word.startswith("cffi==")]
-    assert any(word.startswith("numba-cuda") and "<0.31" in word for word in asked[0])  # what is required still holds
+    assert any(word.startswith("numba-cuda") and "<0.31" in word for word in asked[0])  # the requirement still holds
 
 
 def test_again(run, tmp_path):
-    """Old wheels do not stay beside new ones, and nothing else is removed."""
+    """Old wheels are removed, and nothing else."""
     run(present=IMAGE)
     with zipfile.ZipFile(tmp_path / "wheels" / "old-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("old-1.dist-info/METADATA", "Name: old\n")

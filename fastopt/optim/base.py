@@ -299,7 +299,8 @@ class Optimizer(Settings):
             groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
         of_groups = [(state.to_entry(), group) for group in self._groups for state in group.param_states]
         for entry, group in of_groups:
-            entry |= {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
+            derived = {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
+            entry |= {name: np.array(number) for name, number in derived.items()}
         return {"state": {i: entry for i, (entry, _) in enumerate(of_groups)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -100,7 +100,7 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():  # which can look into torch's code, not into ours
+        if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
             step_as_torch(self)
             return loss
         if _repeat_step(self):

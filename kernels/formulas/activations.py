@@ -87,7 +87,7 @@ def hardswish(z):
 
 def hardswish_slope(z):
     T = type(z)
-    return T(1) if z > 3 else (z / T(3) + T(0.5) if z > -3 else T(0) * z)
+    return T(1) if z >= 3 else (z / T(3) + T(0.5) if z > -3 else T(0) * z)
 
 
 def mish(z):

@@ -1,8 +1,8 @@
 """An optimizer's step on the device, laid out once: tables in device memory, and one launch for each rule, dtype and
 form of 16-bit arrays.
 
-What changes from step to step is written to one piece of host memory and copied in one go: the addresses of gradients,
-and the scalars of the step, a row for all arrays of one kind (group, rule, dtype) and step number. Then
+Values that change from step to step are written to one piece of host memory and copied in one go: the addresses of
+gradients, and the scalars of the step, a row for all arrays of one kind (group, rule, dtype) and step number. Then
 
     update                                the whole step, if the host knows all that it depends on
     squares | resolve_step | update       if not: gradients are clipped by their norm, a scale or a flag lies on the

@@ -40,7 +40,7 @@ THREADS = 8 if SIMULATED else 256  # in a block; the simulator starts a thread o
 # IEEE arithmetic: denormals are kept, division and square root are rounded correctly, nothing is contracted.
 LINK_OPTIONS = ("-lto", "-ftz=0", "-prec-div=1", "-prec-sqrt=1", "-fma=0")
 
-# Packages that cubins depend on, beside the sources, the linker and the device. It does not matter where NVIDIA's
+# Packages that cubins depend on, besides the sources, the linker and the device. It does not matter where NVIDIA's
 # libraries come from: a folder of cubins that was made with its wheels serves a machine with a toolkit.
 PACKAGES = ("numba-cuda", "numba", "llvmlite")
 

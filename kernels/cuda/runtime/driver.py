@@ -118,9 +118,9 @@ def query(kind: str, function: Any, *args: Any) -> Any:
 
 def driver_version() -> tuple[int, int]:
     """Return the newest CUDA that the driver knows; it need not have started."""
-    driver, place = opened(), ffi.new("int *")
-    check(driver.cuDriverGetVersion(place), driver)
-    version = place[0]
+    driver, found = opened(), ffi.new("int *")
+    check(driver.cuDriverGetVersion(found), driver)
+    version = found[0]
     return version // 1000, version % 1000 // 10
 
 

@@ -197,19 +197,19 @@ class Gpu:
         """Launch a kernel, in the order of the stream."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
-        where = ffi.cast("void *", stream)
+        handle = ffi.cast("void *", stream)
         function = self.load(kernel)
-        check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, where, pointers, ffi.NULL))
+        check(self.driver.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, handle, pointers, ffi.NULL))
 
     def launch_one_block(self, kernel: Kernel, threads: int, shared: int, stream: int, *args: int) -> None:
         """Launch one block of so many threads, with so many bytes of shared memory."""
         values = ffi.new("long long[]", args)
         pointers = ffi.new("void *[]", [values + i for i in range(len(args))])
-        where, function = ffi.cast("void *", stream), self.load(kernel)
+        handle, function = ffi.cast("void *", stream), self.load(kernel)
         check(
             self.driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED, shared)
         )  # without which 48 KiB are the limit
-        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, where, pointers, ffi.NULL))
+        check(self.driver.cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, shared, handle, pointers, ffi.NULL))
 
     def load(self, kernel: Kernel) -> Any:
         """Load a kernel, even while a stream is being captured; return the driver's function."""

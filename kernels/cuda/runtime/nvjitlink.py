@@ -1,6 +1,6 @@
 """nvJitLink, opened with cffi: the linker from Numba's intermediate code to a cubin.
 
-The package cuda-bindings offers the same functions, but it takes whichever nvJitLink it finds in the process. A torch
+The package cuda-bindings offers the same functions, but it calls whichever nvJitLink it finds in the process. A torch
 built for CUDA 12 brings one of its own, which cannot read what CUDA 13's libNVVM writes: linking ends with
 ERROR_INTERNAL. Here the library is named by its version, and its functions are looked up in that library alone.
 """

@@ -64,8 +64,8 @@ def _compiled_writer(kind: str, space: int = GLOBAL) -> Any:
     return write
 
 
-def pointer_to(builder: Any, kind: ir.Type, place: Any, space: int = GLOBAL) -> Any:
-    return builder.inttoptr(place, ir.PointerType(kind, addrspace=space))
+def pointer_to(builder: Any, kind: ir.Type, address: Any, space: int = GLOBAL) -> Any:
+    return builder.inttoptr(address, ir.PointerType(kind, addrspace=space))
 
 
 def _compiled_address_in(space: int) -> Any:

@@ -14,7 +14,7 @@ ROW = 128  # bytes of a row of scalars, of either dtype
 STEP = ROW - 16  # offset of the step's number in a row, int64, past NUM_SCALARS + 1 values of float64
 MAX_STATES = 4  # with the master copy
 
-# What never changes of an array.
+# Constants of an array.
 RECORDS = np.dtype([
     ("elements", "i8"),
     ("first_tile", "i8"),
@@ -23,7 +23,7 @@ RECORDS = np.dtype([
     ("unused", "i8"),
 ])  # fmt: skip
 
-# What may change of it from step to step.
+# Values of an array that may change from step to step.
 POINTERS = np.dtype([
     ("p", "i8"),  # address of the parameter
     ("g", "i8"),  # of the gradient; 0: the array is left out
@@ -43,7 +43,7 @@ SETTINGS = np.dtype([
     ("counted", "i8"),  # 1: the device counts steps, so that there is one row of scalars for each array
 ])  # fmt: skip
 
-# What the device makes of them, for the update, and for the host to read later.
+# Results of the device, for the update, and for the host to read later.
 CONTROL = np.dtype([
     ("skip", "i8"),  # 1: the update does nothing
     ("shift", "i8"),  # bytes from the newest row of scalars to the one that is used
@@ -55,7 +55,7 @@ CONTROL = np.dtype([
     ("divisor", "f4"),  # of gradients that are written back; 1: they are left as they are
 ])  # fmt: skip
 
-# Address and size, 4 or 8 bytes, of an array's number of steps, where the device counts, and the recipe of its scalars.
+# If the device counts: address and size, 4 or 8 bytes, of an array's number of steps, and the recipe of its scalars.
 COUNTERS = np.dtype([("address", "i8"), ("bytes", "i8"), ("recipe", "i8"), ("unused", "i8")])
 
 # Recipe of the scalars of all arrays of one kind.

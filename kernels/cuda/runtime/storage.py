@@ -1,7 +1,7 @@
 """Formats of arrays: float32 and float64 as they are; 16 bits in memory, float32 in arithmetic.
 
-The forms are those of `spec.py`, and COPY. One load takes 16 bytes, or as many elements as 16 bytes of the narrowest
-array hold: of the others it takes two loads then.
+The forms are those of `spec.py`, and COPY. A vector is as many elements as 16 bytes of the
+narrowest array hold, and two loads of the others.
 """
 
 from __future__ import annotations

@@ -124,10 +124,10 @@ def _compiled_load(stores: tuple[Store, ...], width: int, space: int, by_bytes: 
 
         def codegen(context, builder, signature, args):
             columns = []
-            places = cgutils.unpack_tuple(builder, args[0], addresses.count)
-            for store, place in zip(_stores_of(stores, addresses.count), places, strict=True):
+            starts = cgutils.unpack_tuple(builder, args[0], addresses.count)
+            for store, start in zip(_stores_of(stores, addresses.count), starts, strict=True):
                 unit, each = 1 if by_bytes else store.size, _vectors(store, width)[1]
-                pointers = _pointers(context, builder, store, width, place, args[1], space, unit)
+                pointers = _pointers(context, builder, store, width, start, args[1], space, unit)
                 columns.append(_load_one(builder, store, each, pointers))
             items = [context.make_tuple(builder, lane, list(values)) for values in zip(*columns, strict=True)]
             return context.make_tuple(builder, lanes, items)
@@ -152,11 +152,11 @@ def _compiled_store(stores: tuple[Store, ...], width: int, space: int, by_bytes:
         def codegen(context, builder, signature, args):
             rows = [cgutils.unpack_tuple(builder, row, addresses.count)
                     for row in cgutils.unpack_tuple(builder, args[2], width)]  # fmt: skip
-            places = cgutils.unpack_tuple(builder, args[0], addresses.count)
+            starts = cgutils.unpack_tuple(builder, args[0], addresses.count)
             own = _stores_of(stores, addresses.count)
-            for one, place, values in zip(own, places, zip(*rows, strict=True), strict=True):
+            for one, start, values in zip(own, starts, zip(*rows, strict=True), strict=True):
                 unit, each = 1 if by_bytes else one.size, _vectors(one, width)[1]
-                pointers = _pointers(context, builder, one, width, place, args[1], space, unit)
+                pointers = _pointers(context, builder, one, width, start, args[1], space, unit)
                 _store_one(builder, one, each, pointers, list(values))
             return context.get_dummy_value()
 
@@ -170,9 +170,9 @@ def _simulated_load(stores: tuple[Store, ...], width: int, space: int, by_bytes:
     def load(addresses, at):
         columns = []
         for store, address in zip(_stores_of(stores, len(addresses)), addresses, strict=True):
-            place = address + at * (1 if by_bytes else store.size)
-            check_aligned(place, store.kind, _vectors(store, width)[1])
-            columns.append([store.widened(x) for x in view(place, width, store.kind)])
+            first = address + at * (1 if by_bytes else store.size)
+            check_aligned(first, store.kind, _vectors(store, width)[1])
+            columns.append([store.widened(x) for x in view(first, width, store.kind)])
         return tuple(zip(*columns, strict=True))
 
     return load
@@ -187,9 +187,9 @@ def _simulated_store(stores: tuple[Store, ...], width: int, space: int, by_bytes
             for value in values:
                 if type(value) is not real:
                     raise AssertionError(f"a kernel of {real.__name__} stores a {type(value).__name__}")
-            place = address + at * (1 if by_bytes else one.size)
-            check_aligned(place, one.kind, _vectors(one, width)[1])
-            view(place, width, one.kind)[:] = [one.narrowed(x) for x in values]
+            first = address + at * (1 if by_bytes else one.size)
+            check_aligned(first, one.kind, _vectors(one, width)[1])
+            view(first, width, one.kind)[:] = [one.narrowed(x) for x in values]
 
     return store
 
@@ -269,7 +269,7 @@ def vector_map(one: Any, width: int, results: int = 1, numbered: bool = False) -
 
     numbered: the last of the arguments is the number of the first element; `one` is called with that of its own.
 
-    Numba compiles `one` once, and LLVM puts it in place: to have Numba do that eight times takes 10 s.
+    Numba compiles `one` once, and LLVM inlines it: eight compilations by Numba take 10 s.
     """
     return (_simulated_map if SIMULATED else _compiled_map)(device(one), width, results, numbered)
 

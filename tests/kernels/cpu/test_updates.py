@@ -89,7 +89,7 @@ def test_every_option_makes_a_difference(rule, option):
     base = dict(OPTIMIZERS[rule].options)
     if option in ("dampening", "nesterov"):
         base["momentum"] = 0.9
-    if option == "decoupled":
+    if option in ("decoupled", "decoupled_weight_decay"):
         base["weight_decay"] = 0.1
     assert not np.array_equal(run(base), run({**base, option: other(rule, option)}))
 

@@ -26,7 +26,7 @@ def test_accesses_of_128_bits(kernel):
 
 
 def test_what_keeps_a_stream_busy_is_a_loop():
-    """Which a compiler leaves out where it can tell what comes of it."""
+    """A compiler would remove it if it knew the result."""
     ptx = SPIN.listing((9, 0)).ptx
     loop = re.search(r"^(\$\w+):(.*?)bra(?:\.uni)?\s+\1;", ptx, re.DOTALL | re.MULTILINE)
     assert loop

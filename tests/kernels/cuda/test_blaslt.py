@@ -55,7 +55,7 @@ def installed():
 
 
 def header_text(name):
-    """A header, from the wheel the library is in, from one beside it, or from a toolkit."""
+    """A header from the library's wheel, a neighbouring one, or a toolkit."""
     path = blaslt._path()
     folders = [Path(path).parents[1] / "include", Path("/usr/local/cuda/include")] if path else []
     found = [folder / name for folder in folders if (folder / name).is_file()]

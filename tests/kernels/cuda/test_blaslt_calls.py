@@ -1,4 +1,4 @@
-"""From a product to a call of cuBLASLt: real descriptors of the real library, and a simulation of what needs a device.
+"""Calls of cuBLASLt: real descriptors of the real library, and a simulation of the calls that need a device.
 
 The simulation reads everything back from the descriptors that it is given, so that a wrong attribute is a wrong result.
 """
@@ -37,7 +37,7 @@ def work(library):
 
 
 def arrays(layer, rng):
-    """x, w, b, dz with numbers, and y, dx, dw, db without."""
+    """x, w, b, dz with values, and y, dx, dw, db without."""
     sizes = {
         "x": (layer.rows, layer.inputs, layer.dtype, layer.x.stride),
         "w": (layer.inputs, layer.outputs, layer.dtype, 0),
@@ -200,7 +200,7 @@ def test_the_fastest_wins():
 
 
 def test_tuning(library, monkeypatch):
-    """Each candidate runs on memory of its own, of the right size and alignment; what is fastest is kept."""
+    """Each candidate runs on memory of its own, of the right size and alignment; the fastest is kept."""
     from fastopt.kernels.cuda.runtime import timing
 
     class Timer:
@@ -214,7 +214,7 @@ def test_tuning(library, monkeypatch):
 
     monkeypatch.setattr(timing, "Timer", Timer)
     monkeypatch.setenv("FASTOPT_CUDA_TUNE", "4")
-    library.algorithms = 4  # of which the second turns out not to work
+    library.algorithms = 4  # the second does not work
     work = Gemm(SimulatedGpu())
     layer = Layer(4, 8, 16, "float32")
     have = arrays(layer, np.random.default_rng(0))
@@ -261,7 +261,7 @@ def test_memory_is_laid_out_before(work, library, monkeypatch):
 
 
 def test_scratch_grows(work):
-    """What was there stays, for graphs that use it."""
+    """Old memory stays, for graphs that use it."""
     allocated, allocate = [], work.gpu.allocate
 
     def spy(size):

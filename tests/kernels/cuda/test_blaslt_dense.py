@@ -1,4 +1,4 @@
-"""Dense layers on the device against the float64 reference: the verbs, and the kernels beside cuBLASLt."""
+"""Dense layers on the device against the float64 reference: the verbs, and our own kernels."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_dtypes_that_do_not_go(kinds, said):
 @pytest.mark.skipif(not SIMULATED, reason="a device has the real one")
 @pytest.mark.parametrize("activation", ["linear", "relu", "gelu_tanh"])
 def test_through_descriptors(activation, monkeypatch):
-    """The same with the real library's descriptors, from which a simulation reads what to do."""
+    """The same with the real library's descriptors, read by a simulation."""
     try:
         library = Library(blaslt.library())
     except blaslt.BlasLtError:
@@ -164,7 +164,7 @@ def test_through_descriptors(activation, monkeypatch):
 
 # ---------------------------------------------------------------- 16 bits
 def there(values, kind):
-    """An array on the device, as it lies there: bfloat16 as words, which no library but torch knows."""
+    """An array on the device: bfloat16 as words, for only torch has that type."""
     return to_device(encode(np.asarray(values), kind))
 
 

@@ -1,4 +1,4 @@
-"""What we believe of cuBLASLt and cannot know without a device: every kind of product against its simulation.
+"""Assumptions about cuBLASLt that only a device can check: every kind of product against its simulation.
 
 Under Numba's simulator this compares the simulation with itself, which shows that the test runs.
 """
@@ -47,7 +47,7 @@ def noise(rng, rows, columns, kind, stride=0):
 
 
 def run(product, a, b, d, bias=None, aux=None):
-    """On the device and in the simulation; skips what there is no algorithm for, which plans would find out, too."""
+    """Run on the device and in the simulation; skip products without an algorithm, which plans avoid, too."""
     assert known(product)
     gemm = gemm_of(gpu_of([a.places[0]]))
     if not gemm.supported(product):
@@ -134,7 +134,7 @@ def test_weights(epilogue, kind, sizes, gradient):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_are_alike(kind):
-    """Bit by bit, with sums that are worth cutting."""
+    """The bits are the same, also of sums long enough to be split."""
     layer, rng = layer_of((8192, 64, 32), kind, True), np.random.default_rng(3)
     x, dz = noise(rng, 8192, 64, layer.dtype), noise(rng, 8192, 32, layer.dtype)
     results = []
@@ -147,9 +147,9 @@ def test_runs_are_alike(kind):
         np.testing.assert_array_equal(db.view(np.uint8), results[0][1].view(np.uint8))
 
 
-# ---------------------------------------------------------------- questions, whose answers decide what is `exact`
+# ---------------------------------------------------------------- questions, whose answers decide `exact_activations`
 def answers(epilogue, kind, z):
-    """What an epilogue makes of these numbers, which come out of a product with the unit matrix."""
+    """Results of an epilogue for these values, which are a product with the unit matrix."""
     n = padded(len(z))
     layer = Layer(16, n, n, kind)
     values = np.ones((16, n))
@@ -161,7 +161,7 @@ def answers(epilogue, kind, z):
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_gelu_is_exact_enough(kind):
-    """Why gelu_tanh is an epilogue for 16-bit types: within two roundings of the formula."""
+    """gelu_tanh is an epilogue for 16-bit types, for it is within two roundings of the formula."""
     z = rounded(np.linspace(-8, 8, 1021), kind)
     exact = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
     ours = answers(Epilogue.GELU, kind, z)

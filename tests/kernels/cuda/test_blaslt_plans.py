@@ -49,7 +49,7 @@ def mask_rows(layer):
 
 
 def forward(plan, layer, activation, x, w, b):
-    """What the device does with a plan: y, z or None, the mask or None."""
+    """Arrays that the device makes by a plan: y, z or None, the mask or None."""
     y = Rows(layer.rows, layer.outputs, layer.dtype, layer.y.stride)
     z = Rows(layer.rows, layer.outputs, layer.dtype, layer.y.stride)
     mask, into = mask_rows(layer), {"y": y, "z": z}[plan.into]
@@ -162,7 +162,7 @@ def test_only_exact_activations_are_epilogues_unless_asked():
 
 
 def test_relu_as_an_epilogue_hides_nan():
-    """Why it is not the default; the kernel that follows otherwise does not."""
+    """The reason why it is not the default; our own kernel keeps NaN."""
     layer = Layer(1, 2, 3, "float32")
     x, w = Rows(1, 2, "float32", 0, np.array([[np.nan, 1]])), Rows(2, 3, "float32", 0, np.ones((2, 3)))
     y, _, _ = forward(plan_forward(layer, "relu", False, "", EVERY), layer, "relu", x, w, None)
@@ -269,7 +269,7 @@ def test_gradients_of_weights_in_float32(kind):
 
 # ---------------------------------------------------------------- networks
 def carried_out(specs, plans, rng):
-    """Both passes of a network by its plans; every layer is compared with the reference, on what it was given."""
+    """Both passes of a network by its plans; every layer is compared with the reference on the same inputs."""
     first = plans[0].layer
     x = Rows(first.rows, first.inputs, first.dtype, first.x.stride, rng.standard_normal((first.rows, first.inputs)))
     kept = []

@@ -30,7 +30,7 @@ SMALL = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 2)]
 
 
 def each(names, few):
-    """All of a table, or on a device a few: there each is a kernel that takes 10 s to compile."""
+    """All rows of a table, or on a device a few, for each is a kernel that takes 10 s to compile."""
     return list(names) if SIMULATED else few
 
 
@@ -51,7 +51,7 @@ def launches(monkeypatch, launch_by_launch):
 
 @pytest.fixture
 def compared(launches):
-    """`compare`, having seen that the kernel was what trained."""
+    """`compare`, and a check that the kernel trained."""
 
     def compared(*args, **options):
         compare(*args, **options)
@@ -130,7 +130,7 @@ sizes = st.integers(1, 18)
 @hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(sizes, sizes, sizes, st.integers(1, 11), st.integers(1, 15))
 def test_sizes(launches, inputs, hidden, outputs, batch, rows):
-    """Tiles of both sizes, with whatever remains of them."""
+    """Tiles of both sizes, and incomplete ones."""
     layers = [DenseSpec(inputs, hidden, "tanh"), DenseSpec(hidden, outputs)]
     x, y = data_for(np.random.default_rng(0), MSE, rows, inputs, outputs, "float64")
     ours, theirs = (Run(backend, layers, MSE, [MSE], "float64", "momentum") for backend in (cuda, reference))
@@ -216,7 +216,7 @@ def test_the_next_batch_is_asked_for(loss, monkeypatch, launches):
 
 
 def test_the_same_bits_with_states_in_the_memory_of_the_device(monkeypatch, launches):
-    """Which is where they are when not all fits; and where even less fits, there is no such kernel."""
+    """States are there if not all fits; with even less shared memory there is no such kernel."""
     first, choose = trained(epochs=1), select.choose
     net = cuda.Network(LAYERS, [], "float32", LossSpec(LABELS), ["accuracy"]).net
 
@@ -306,7 +306,7 @@ def iter_chunks():
 
 @pytest.mark.skipif(not SIMULATED, reason="where there is a device, the other tests ask the real driver")
 def test_by_the_driver(monkeypatch, launches):
-    """How it is asked for shared memory, and that nothing is given back too early."""
+    """Launches ask the driver for shared memory, and no memory is freed too early."""
     first = trained()
     fake = install(monkeypatch)
     device = gpu_.Gpu(1)

@@ -1,4 +1,4 @@
-"""What Numba makes of the kernel of a small network, run on the host by one thread, against the reference."""
+"""Numba's code of the one-block kernel, run on the host by one thread, against the reference."""
 
 from __future__ import annotations
 

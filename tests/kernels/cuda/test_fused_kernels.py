@@ -37,7 +37,7 @@ def test_machine_code(kind):
         # All threads of the block must find room for their registers, or the launch would fail.
         assert 0 < listing.registers * kind.threads <= 65536
         assert not re.findall(r"\bcall\b", listing.ptx)
-        assert " smem" not in listing.log  # beside what a launch asks for
+        assert " smem" not in listing.log  # static shared memory, besides that of the launch
         if single:  # in which float64 is only for sums of losses
             used = set(re.findall(r"\b(\w+)(?:\.\w+)*\.f64\b", listing.ptx))
             assert used <= {"add", "cvt", "ld", "mov", "selp", "st"}
@@ -49,7 +49,7 @@ def test_machine_code(kind):
 
 
 def test_what_fits():
-    """Of shared memory, on each kind of device."""
+    """Networks that fit into shared memory, on each kind of device."""
 
     def fits(*widths, batch=32, kind=USUAL):
         parts = FusedLayers([DenseSpec(*pair, "relu") for pair in itertools.pairwise(widths)], [None] * len(widths))
@@ -65,7 +65,7 @@ def test_what_fits():
 
 
 def test_a_name_for_every_kind():
-    """Of two kernels with one name, `Kernel` refuses the second."""
+    """`Kernel` refuses a second kernel with the same name."""
     kinds = [
         USUAL, FULL, WIDE, USUAL._replace(link=None), USUAL._replace(dropout=True),
         USUAL._replace(metrics=()), USUAL._replace(rule="sgd"), USUAL._replace(activations=("relu",)),

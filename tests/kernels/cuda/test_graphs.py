@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs, by a driver and a cuBLASLt that do on the host what a graph would do on the device."""
+"""Steps as CUDA graphs, by a driver and a cuBLASLt that replay graphs on the host."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_graphs_give_the_same_bits(fake, one_by_one):
     # an evaluation and in a prediction.
     assert fake.calls["cuGraphInstantiateWithFlags"] == fake.calls["cuGraphDestroy"] == 4
     assert fake.calls["cuGraphLaunch"] == 1 + 3 + 1 + 1
-    assert fake.calls["cuStreamCreate"] == 2  # of the network, and for what is predicted
+    assert fake.calls["cuStreamCreate"] == 2  # of the network, and for predictions
     assert 5001 in fake.streams
     assert len(set(fake.streams) - {0}) == 2
     assert (fake.contexts, fake.capture) == ([OTHER], None)
@@ -148,7 +148,7 @@ def test_data_come_on_a_stream_of_their_own(fake, one_by_one, monkeypatch):
     monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
     monkeypatch.setattr(data_feed, "PART_BYTES", 1)
     assert_same_bits(trained(), one_by_one)
-    assert fake.calls["cuStreamCreate"] == 5  # of the network, of three passes over data, and for what is predicted
+    assert fake.calls["cuStreamCreate"] == 5  # of the network, of three passes over data, and for predictions
     assert fake.calls["cuStreamWaitEvent"] > 12
     assert fake.contexts == [OTHER]
     del fake.device._staging  # whose memory and events live as long as the device

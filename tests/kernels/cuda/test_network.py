@@ -1,4 +1,4 @@
-"""Whole passes over the data on the device, against the reference: every row of the tables, and what a pass is made of.
+"""Whole passes over the data on the device, against the reference: every row of the tables, and parts of a pass.
 
 Networks are as small as they can be, for a step takes the simulator half a second.
 """
@@ -85,7 +85,7 @@ def test_learning_rates_of_their_own_for_every_step():
 
 
 def test_one_pass_after_another():
-    """What is kept must not outlive what it was made for; what is changed on the host meanwhile counts."""
+    """A kept pass must not outlive its arrays; changes on the host between passes count."""
     rng = np.random.default_rng(0)
     ours, theirs = (Run(backend, SMALL, MSE, ["r2"], "float64") for backend in (cuda, reference))
     x, y = data_for(rng, MSE, 12, 3, 2, "float64")

@@ -63,8 +63,8 @@ def test_the_same_bits_from_streamed_data(monkeypatch):
 
 @pytest.mark.parametrize("loss", [LABELS, "mean_squared_error"])
 def test_against_float64(loss):
-    """An epoch of float32 beside one of the reference. Smooth, and with a rule that does not divide by small gradients:
-    rounding stays small.
+    """An epoch of float32 against one of the reference: smooth, with a rule that does not divide by small gradients,
+    so rounding stays small.
     """
     layers = [layer._replace(activation="tanh") if isinstance(layer, DenseSpec) else layer for layer in LAYERS[:-1]]
     layers.append(LAYERS[-1])

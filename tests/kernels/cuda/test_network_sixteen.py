@@ -1,4 +1,4 @@
-"""Networks whose layers compute in bfloat16, against the reference, which rounds at the same places."""
+"""Networks whose layers compute in bfloat16, against the reference, which rounds at the same steps."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_copies_are_roundings_of_the_parameters():
             store(p, wanted)
             np.testing.assert_array_equal(found, wanted)
         assert weights.read[-1] == weights.addresses[-1]  # the bias of float32 outputs
-        run.params[0] *= 0.5  # what the host writes counts
+        run.params[0] *= 0.5  # writes of the host count
 
 
 def test_streamed_data_give_the_same_bits(monkeypatch):
@@ -131,7 +131,7 @@ def test_a_model():
 
 @pytest.mark.parametrize(("dtype", "bias"), [("bfloat16", True), ("float32", True), ("float32", False)])
 def test_more_epilogues(dtype, bias):
-    """Activations and their slopes by the products, as far as they can: where that is faster is for measurements."""
+    """All possible activations and slopes as epilogues of products."""
     layers = [DenseSpec(3, 9, "gelu_tanh", bias), DropoutSpec(0.3), DenseSpec(9, 8, "relu", bias)]
     layers += [DenseSpec(8, 5, "gelu_tanh", bias), DenseSpec(5, 3, "linear")]
     x, y = data_for(np.random.default_rng(0), LABELS, 7, 3, 3, "float32")

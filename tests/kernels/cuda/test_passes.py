@@ -1,4 +1,4 @@
-"""How a pass goes through its batches: kinds of batches, data that do not fit, progress, interrupts."""
+"""Passes over the data: kinds of batches, data that do not fit, progress, interrupts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_streamed_data_give_the_same_bits():
 
 @pytest.mark.parametrize("part", [1, 10_000])
 def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
-    """And they are launched together, but for what is left of a chunk and the short batch at the end."""
+    """They are launched together, except the rest of a chunk and the short batch at the end."""
     for name, value in (("MEMORY_SHARE", 0), ("PART_BYTES", part)):
         monkeypatch.setattr(data_feed, name, value)
     alone = {accumulate: results(26, accumulate) for accumulate in (1, 2)}
@@ -92,7 +92,7 @@ def test_several_batches_a_graph_give_the_same_bits(part, monkeypatch):
 
 
 class Order:
-    """Record of what streams are given: launches by their kernels' names, and events."""
+    """Record of the work on streams: launches by their kernels' names, and events."""
 
     def __init__(self, monkeypatch):
         self.told, self.streams = [], iter(range(1, 100))
@@ -118,8 +118,8 @@ DEEP = [DenseSpec(3, 4, "tanh"), DropoutSpec(0.2), DenseSpec(4, 3, "relu", False
 
 
 @pytest.mark.parametrize("compute", [None, "bfloat16"])
-def test_layers_are_updated_beside_the_layers_below(monkeypatch, compute):
-    """To the same bits; each when its gradients are there, and all before the batch ends."""
+def test_layers_are_updated_during_the_layers_below(monkeypatch, compute):
+    """The bits are the same; a layer is updated after its gradients, and all before the batch ends."""
 
     def trained():
         x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
@@ -167,28 +167,28 @@ def test_streamed_targets_of_several_columns(streamed):
     compare(SMALL, MSE, ["r2"], "float64", n=13, batch_size=3, epochs=1)
 
 
-def test_outputs_are_brought_while_the_next_are_computed(streamed, monkeypatch):
+def test_outputs_are_copied_while_the_next_are_computed(streamed, monkeypatch):
     run, told = Run(cuda, SMALL, MSE, [], "float32"), []
     x = data_for(np.random.default_rng(0), MSE, 23, 3, 2, "float32")[0]
-    launch, bring = passes.Pass._replay, passes.Collector._copy
+    launch, copy = passes.Pass._replay, passes.Collector._copy
 
     def launched(self, kind, many, list_batch):
         told.append("launch")
         return launch(self, kind, many, list_batch)
 
-    def brought(self, chunk, done):
-        told.extend(["bring"] * len(chunk))
-        bring(self, chunk, done)
+    def copied(self, chunk, done):
+        told.extend(["copy"] * len(chunk))
+        copy(self, chunk, done)
 
     monkeypatch.setattr(passes.Pass, "_replay", launched)
-    monkeypatch.setattr(passes.Collector, "_copy", brought)
+    monkeypatch.setattr(passes.Collector, "_copy", copied)
     found = run.net.predict(x, 4)
     np.testing.assert_array_equal(found, np.concatenate([run.net.predict(x[i : i + 4], 4) for i in range(0, 23, 4)]))
     part = data_feed.Streamed(run.net.gpu, 0, x, None, 4).count
     chunks = [min(part, 6 - start) for start in range(0, 6, part)]
     wanted = []
     for before, count in zip([0, *chunks], [*chunks, 0], strict=True):
-        wanted += ["launch"] * count + ["bring"] * before
+        wanted += ["launch"] * count + ["copy"] * before
     assert told[:12] == wanted
 
 
@@ -236,7 +236,7 @@ def test_how_far_the_host_is_ahead(monkeypatch):
 
 # ---------------------------------------------------------------- passes one after another
 def passes_of(run, hold):
-    """Two passes, one with other batches, and what is seen between them."""
+    """Two passes, one with other batches, and the parameters seen between them."""
     x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 2, "float32")
     with run.net.holding() if hold else contextlib.nullcontext():
         before, found = [p.copy() for p in run.params], []

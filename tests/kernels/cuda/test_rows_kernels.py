@@ -1,4 +1,4 @@
-"""The kernels of batches and losses, compiled and looked at: what is stated of updates, as far as it holds for them."""
+"""Machine code of the kernels of batches and losses: the checks of updates that apply to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_machine_code(kernel, capability):
     listing = kernel.listing(capability)
     assert listing.local_bytes == 0
     assert ".local" not in listing.ptx
-    # Of 65536 a multiprocessor, by blocks of 256 threads: 4 are at work at once, in float64 3.
+    # A multiprocessor has 65536: 4 blocks of 256 threads run at once, in float64 3.
     assert 0 < listing.registers <= (80 if kernel.name.removesuffix("_wide").endswith("float64") else 64)
     assert not re.findall(r"\bcall\b", listing.ptx)
 
@@ -41,7 +41,7 @@ def test_rows_are_gathered_by_128_bits():
 
 
 def test_vectors_are_of_128_bits():
-    """In losses by elements and in dropout."""
+    """Those of elementwise losses and dropout."""
     for kernel in (loss_kernel("mean_squared_error", "float32", wide=True), dropout_kernel("float32", True)):
         ptx = kernel.listing((9, 0)).ptx
         assert len(re.findall(r"st\.global\.v4\.f32", ptx)) > 0

@@ -1,4 +1,4 @@
-"""The smoke checks of a survey: on a GPU as they are, under the simulator on a few numbers; and what they look at."""
+"""The smoke checks of a survey: on a GPU in full, under the simulator on small arrays; and their coverage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_check(name):
 
 @pytest.fixture
 def there(monkeypatch):
-    """Under the simulator our code takes torch's tensors for CUDA's."""
+    """Under the simulator our code accepts torch's CPU tensors as CUDA's."""
     pytest.importorskip("torch", reason="in the extra `torch`")
     if SIMULATED:
         from fastopt.torch import _devices

@@ -1,4 +1,4 @@
-"""Tiles of products as LLVM's instructions, run on the host: what the simulator has stand-ins for, beside these."""
+"""Tiles of products as LLVM's instructions, run on the host, and compared with the simulator's stand-ins."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ def test_terms(kind, t, a_along, b_along):
 @pytest.mark.parametrize("along", [True, False])
 @pytest.mark.parametrize("t", [2, 4])
 @pytest.mark.parametrize("kind", SCALARS)
-def test_keeping_them(kind, t, along):
+def test_stores(kind, t, along):
     sums = np.arange(1, t * t + 1).astype(kind)
     step = 3 if along else 1
     wanted = np.zeros((8, 12), kind)
     wanted[: 2 * t : 2, : t * step : step] = sums.reshape(t, t)
-    run, _engine = on_host(tiles._compiled_keep(kind, t, along), kind, t * t, 3)
-    simulated = tiles._simulated_keep(kind, t, along)
-    for keep in (
+    run, _engine = on_host(tiles._compiled_store(kind, t, along), kind, t * t, 3)
+    simulated = tiles._simulated_store(kind, t, along)
+    for store in (
         lambda at, row, column: run(sums.ctypes.data, at, row, column),
         lambda at, row, column: simulated(tuple(sums), at, row, column),
     ):
         c = aligned(np.zeros((8, 12), kind))
-        keep(c.ctypes.data, 2 * c.strides[0], step * c.itemsize)
+        store(c.ctypes.data, 2 * c.strides[0], step * c.itemsize)
         np.testing.assert_array_equal(c, wanted)
