@@ -171,12 +171,20 @@ def build_training(
     return optimizer, loss, saved["metrics"], {"state": state, "param_groups": [group]}
 
 
-def differences(saved: DataMemory, model: DataMemory) -> list[str]:
-    """Return in words the differences of a built model in a file from a model: of dense layers and of preprocessing."""
+def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
+    """Give a model the weights of a saved one, with their meaning; ValueError, with the differences, if they clash.
+
+    source: where the saved model is from, for the message.
+    """
     assert saved.inputs is not None
     inputs = saved.inputs if model.inputs is None else model.inputs
     different = _layer_differences(saved.specs(saved.inputs), model.specs(inputs))
-    return different + _data_memory.differences(saved.preprocessing, model.preprocessing)
+    different += _data_memory.differences(saved.preprocessing, model.preprocessing)
+    if different:
+        raise ValueError(f"{source} has another architecture than the model: {'; '.join(different)}")
+    model.build(inputs)
+    model.set_weights(saved.parameters)
+    _data_memory.take_over(model, saved)
 
 
 def _layer_differences(saved: list[LayerSpec], ours: list[LayerSpec]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .. import _backends, _files
-from .._files import Path, Readable, Writable
+from .. import _backends
+from .._files import Path, Readable, Writable, shown
 from .._metrics import check_classes, check_metrics, check_outputs
 from .._random_rows import split
 from .._validation import check_count, check_name
@@ -19,7 +19,7 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _data_memory, _description, _intake, _targets, checkpoint, training
+from . import _description, _intake, _targets, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
 from .training import NAN, FitOptions
@@ -215,9 +215,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         rows, held_out = np.arange(len(raw.x.values)), None
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
-        learnt = _intake.learnt_from(
-            self, raw, None if held_out is None else rows, loss, bool(options.standardize_targets)
-        )
+        learnt_rows = None if held_out is None else rows
+        learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
             names = ("validation x", "validation y")
@@ -348,11 +347,4 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
-            different = _description.differences(saved, self)
-            if different:
-                found = "; ".join(different)
-                raise ValueError(f"{_files.shown(path)} has another architecture than the model: {found}")
-            assert saved.inputs is not None
-            self.build(saved.inputs if self.inputs is None else self.inputs)
-            self.set_weights(saved.parameters)
-            _data_memory.take_over(self, saved)
+            _description.take_weights(self, saved, shown(path))

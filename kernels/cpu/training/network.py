@@ -23,7 +23,7 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-PREDICTOR_BYTES = 1 << 20  # most memory of a program of `predict` that is kept for the next call
+SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict` that is kept for the next call
 
 
 class Network:
@@ -55,6 +55,7 @@ class Network:
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self._predictors: dict[tuple[int, int], Program] = {}
+        self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: Any = None  # the key of the last training program, and what `_training` returned for it
 
     def _training(
@@ -136,17 +137,37 @@ class Network:
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
-        program = Program(self.net, "evaluate", min(batch_size, len(x)))
-        program.num_ranks = num_threads_for(self.flops * program.batch_size, STEP_FLOPS, 1 << 30)
+        variation = variation_for(self.net.metrics, y, None) if self.net.metrics else None
+        batch_size = min(batch_size, len(x))
+        num_ranks = num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+        key = batch_size, num_ranks, y.ndim, *(variation.parts if variation else ())
+        # removed while it runs, as in `predict`
+        spare = self._evaluators.pop(key, None)
+        program, sums = self._evaluator(x, y, batch_size, num_ranks, variation) if spare is None else spare
+        for total in sums.values():
+            total.fill(0)
+        program.read_from(x, y)
+        program.execute(len(x), None, 0, self.flops * len(x), None)
+        accumulators = {name: sums[name] for name in self.net.metrics}
+        losses = sums["losses"] / (len(x) * self.losses_of_row)
+        result = self._totals(losses, accumulators, len(x), variation, start)
+        if program.num_bytes <= SPARE_BYTES:
+            self._evaluators = {key: (program, sums)}
+        return result
+
+    def _evaluator(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int, num_ranks: int, variation: Variation | None
+    ) -> tuple[Program, dict[str, np.ndarray]]:
+        """A program that adds up losses and metrics, and its sums by name."""
+        program = Program(self.net, "evaluate", batch_size)
+        program.num_ranks = num_ranks
         inputs, targets = program.gather(Batches(x, y, np.arange(0), batch_size))
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
-        losses, gradient = np.zeros(1), program.zeros(program.batch_size, self.net.outputs)
-        variation = variation_for(self.net.metrics, y, None)
-        accumulators = program.loss_and_metrics(outputs, targets, losses, 0, gradient, variation)
+        losses, gradient = np.zeros(1), program.zeros(batch_size, self.net.outputs)
+        sums = program.loss_and_metrics(outputs, targets, losses, 0, gradient, variation)
         program.finish()
-        program.execute(len(x), None, 0, self.flops * len(x), None)
-        return self._totals(losses / (len(x) * self.losses_of_row), accumulators, len(x), variation, start)
+        return program, {**sums, "losses": losses}
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -162,7 +183,7 @@ class Network:
         program.read_from(x, None)
         program.write_to(out)
         program.execute(len(x), None, 0, self.flops * len(x), None)
-        if program.num_bytes <= PREDICTOR_BYTES:
+        if program.num_bytes <= SPARE_BYTES:
             self._predictors = {key: program}
         return out
 
