@@ -25,7 +25,7 @@ _DTYPES = {
 }
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])  # NumPy has none: its bits, under a field name of our own
 _DTYPES[4, 16] = BFLOAT16
-# Libraries whose arrays never change, and whose capsules (DLPack below 1.0) cannot say so.
+# Libraries with immutable arrays, whose capsules (DLPack below 1.0) have no flag for that.
 _IMMUTABLE = ("jax", "jaxlib", "tensorflow")
 
 
@@ -92,7 +92,7 @@ def _exported(name: str, value: Any, in_place: bool = False) -> tuple[dict[str, 
     """The `__array_interface__` of an array's memory, and the capsule that keeps it alive."""
     try:
         value = detached(value)
-        negated = is_tensor(value) and value.is_neg()  # torch hands out its memory all the same
+        negated = is_tensor(value) and value.is_neg()  # torch exports its memory nevertheless
         capsule = capsule_of(value)
         kind = _name_of(capsule)
         address = _pointer_of(capsule, kind)
@@ -193,7 +193,7 @@ def _check_device(name: str, value: Any, device: int) -> None:
 
 
 class ForeignArray:
-    """Another library's array that is updated in place, step after step, through a view of its memory."""
+    """Another library's array that is updated in place, through a view of its memory."""
 
     __slots__ = ("array", "is_tensor", "location", "name", "torch", "value")
 
@@ -206,7 +206,7 @@ class ForeignArray:
         self.location = self._location()
 
     def check_unmoved(self) -> None:
-        """Raises if the array has moved: the view would still be of the old memory, which nobody reads."""
+        """Raise ValueError if the array has moved: the view would write to its old memory."""
         if self._location() != self.location:
             raise ValueError(
                 f"{self.name} is no longer where it was when the optimizer was made, as after p.data = ..., resize_ or"
@@ -214,7 +214,7 @@ class ForeignArray:
             )
 
     def report_change(self) -> None:
-        """Tells autograd of a write, so that backward refuses a saved value that was overwritten."""
+        """Report a write to autograd, so that backward refuses a saved value that was overwritten."""
         if self.torch is not None:
             self.torch.autograd.graph.increment_version(self.value)
 

@@ -91,7 +91,7 @@ _LOCK_OWNERS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def add_step_lock(owner: Any) -> None:
-    """Make `owner._step_lock`, which threads hold one after the other; a forked child gets a new one.
+    """Make `owner._step_lock`, a lock for steps; a forked child gets a new one.
 
     It is no `Exclusive`, which costs more than a short step.
     """

@@ -95,7 +95,7 @@ def read(source: Path | Readable, name: str = "path") -> bytes:
 
 
 def _replaced(path: str) -> os.stat_result | bool | None:
-    """Return the status of the regular file that a new one replaces; False: there is none; None: write directly."""
+    """Return the status of the regular file to replace; False if there is none, None to write directly."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -140,7 +140,7 @@ def _copy_ownership(handle: int, old: os.stat_result) -> None:
     if new.st_gid != old.st_gid:
         try:
             os.fchown(handle, -1, old.st_gid)
-        except OSError:  # another group gets no more than everybody has
+        except OSError:  # another group gets no more rights than everybody
             mode = mode & ~0o070 | (mode & 0o007) << 3 & mode
     os.fchmod(handle, mode)
 

@@ -15,7 +15,7 @@ _VALIDATION = "val_"
 
 
 def canonical(name: str) -> str:
-    """Return the name of a figure in `History` for any of its names; an unknown one stays as it is.
+    """Return the name in `History` of a loss or metric, for any of its names; an unknown name is returned as it is.
 
     >>> canonical("val_mae"), canonical("R2"), canonical("loss")
     ('val_mean_absolute_error', 'r2', 'loss')
@@ -27,7 +27,7 @@ def canonical(name: str) -> str:
 
 
 def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
-    """Return the names in METRICS of one metric or of several, which must go with the loss; None stands for none."""
+    """Return the names in METRICS of one or several metrics; ValueError for one that does not fit the loss."""
     if metrics is None:
         return ()
     if not isinstance(metrics, str | Iterable):

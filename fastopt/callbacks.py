@@ -129,7 +129,7 @@ class EarlyStopping(Callback):
         value = logs[self.monitor]
         if self._improves(value):
             weights = model.get_weights() if self.restore_best_weights else None
-            with interrupts_held():  # the figure and the weights of one epoch, or of the other
+            with interrupts_held():  # value and weights are of the same epoch, even after an interrupt
                 self.best, self.best_epoch, self._waited, self._weights = value, epoch, 0, weights
             return
         self._waited += 1

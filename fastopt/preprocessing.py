@@ -200,7 +200,7 @@ def learn(
 def apply(layers: Sequence[Preprocessing], numbers: Known, matrix: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return a matrix of real numbers after the layers, in `dtype`; without layers it may be the matrix itself."""
     if not layers:
-        with np.errstate(over="ignore"):  # what does not fit becomes inf, which is reported
+        with np.errstate(over="ignore"):  # too large values become inf, which is reported
             return np.require(matrix, dtype, ["C", "A"])
     out = np.empty(matrix.shape, dtype)
     start = 0

@@ -22,7 +22,7 @@ PROFILED = ("cpu", "cuda")  # backends
 class Limits(NamedTuple):
     """Best rates of the machine, with the threads that kernels may use, or of a GPU."""
 
-    bandwidth: float  # bytes a second, streamed from and to memory
+    bandwidth: float  # bytes a second, streamed to and from memory
     flops: float  # operations a second, in large products
 
 

@@ -111,7 +111,7 @@ def torch_update(way: str, job: Job) -> Callable[[], object]:
     state = made.state[parameter]
     state |= dict(zip(OPTIMIZERS[job.rule].states, states, strict=True))
     if name != "SGD":
-        # Where it is counted on the device, as fused and captured steps need it, or on the host.
+        # The count is on the device for fused and captured steps, else on the host.
         on = p.device if way != "torch-foreach" else "cpu"
         state["step"] = torch.tensor(float(STEP - 1), device=on)
     if way != "torch-graph":

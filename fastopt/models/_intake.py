@@ -64,7 +64,7 @@ class DataModel(Protocol):
         """Names of the features; None: not known."""
 
     def learnt_for(self, inputs: int) -> Learnt:
-        """All that it has learnt, with the statistics that its layers bring, for so many features."""
+        """All that it has learnt, with the statistics of its layers, for `inputs` features."""
 
 
 def read_x(

@@ -68,7 +68,7 @@ def decode(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def check(name: str, y: Any) -> np.ndarray:
-    """Return the values of labels none of which is missing, and all of which are whole where they are numbers."""
+    """Return the values of labels; ValueError for a missing label and for a fraction."""
     labels = y if isinstance(y, Labels) else read(name, y)
     values = check_present(name, labels)
     if values.dtype.kind == "f":
@@ -81,7 +81,7 @@ def check(name: str, y: Any) -> np.ndarray:
 
 
 def check_present(name: str, labels: Labels) -> np.ndarray:
-    """Return the values of labels none of which is missing."""
+    """Return the values of labels; ValueError for a missing one."""
     values, missing, _ = labels
     if missing is not None and missing.any():
         first, more = int(np.argmax(missing)), int(np.count_nonzero(missing)) - 1

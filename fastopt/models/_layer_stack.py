@@ -218,7 +218,7 @@ class LayerStack:
         return copy.deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the model from pickle or copy, with weights in memory of its own, whatever memory they came in."""
+        """Restore the model from pickle or copy, with copies of the weights."""
         self.__dict__.update(state)
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self.optimizer is not None and self.optimizer.bound:
@@ -247,7 +247,7 @@ def _check_layers(layers: Any) -> tuple[Layer, ...]:
 
 
 def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    """The layers' names: dense_1, dropout_1, dense_2, ... where they have none of their own."""
+    """The layers' names: their own, else dense_1, dropout_1, dense_2, ..."""
     counts: dict[str, int] = {}
     names: list[str] = []
     for layer in layers:

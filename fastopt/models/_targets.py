@@ -175,7 +175,7 @@ def _as_they_are(values: np.ndarray, loss: LossSpec, outputs: int) -> bool:
 
 
 def _plain_classes(values: np.ndarray, loss: LossSpec, outputs: int) -> np.ndarray | None:
-    """The classes that labels taken as they are stand for; None if that cannot be told."""
+    """The classes of labels that the loss takes unchanged; None if they are unknown."""
     dtype = np.dtype(np.float64 if values.dtype.kind == "f" else np.int64)
     if LOSSES[loss.name].targets == "labels":
         return np.arange(outputs, dtype=dtype)
@@ -214,7 +214,7 @@ def decision_rule(loss: LossSpec | None, activation: str, outputs: int) -> str |
     if row is None or loss is None:
         return "above 0.5" if activation == "sigmoid" else None
     if row.signs or loss.name in BINARY:
-        # With its own activation binary_crossentropy is given logits; a sigmoid before a sign is a score like others.
+        # binary_crossentropy after a sigmoid gets logits; a sigmoid before a loss of signs is a score like others.
         return "above 0.5" if activation == row.link else "above 0"
     return None
 

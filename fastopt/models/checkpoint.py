@@ -21,7 +21,7 @@ from .._validation import check_count, own
 
 FORMAT = 2  # written for models that remember something of their data; of others format 1 says all
 KEY = "fastopt"
-# Errors that reading a file that lies about itself may raise, beside the ValueError that becomes of them.
+# Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 Description = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Figures of a training run."""
+"""History of a training: loss and metrics of every epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._metrics import canonical
 
 
 class History:
-    """The figures of a `fit`, epoch by epoch; `fit` returns it and the model keeps it as `model.history`.
+    """Loss and metrics of every epoch of a `fit`, which returns it; also `model.history`.
 
     history      dict of name -> list with one float an epoch: "loss" and the metrics on the training rows (taken while
                  the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
@@ -40,7 +40,7 @@ class History:
         return np.concatenate(self._losses) if self._losses else np.empty(0)
 
     def append(self, epoch: int, logs: Mapping[str, float], losses: NDArray[np.float64]) -> None:
-        """Add an epoch: its number, its figures by name, and its batches' losses."""
+        """Add an epoch: its number, its loss and metrics by name, and the losses of its steps."""
         self.epochs.append(epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))

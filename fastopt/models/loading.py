@@ -14,17 +14,17 @@ log = logging.getLogger("fastopt")
 
 
 def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
-    """Return the model in a file that `Sequential.save` wrote, ready to predict or to go on training.
+    """Return the model in a file of `Sequential.save`, ready to predict or to continue training.
 
-    `path` is a str, bytes or os.PathLike, or a file object open for reading in binary mode, which is read from where it
-    stands to its end; a pipe or a socket's file will do.
+    `path` is a str, bytes or os.PathLike, or a file object open for reading in binary mode, such as a pipe, which is
+    read from its present position to its end.
 
     Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
     training gives the same bits as training without the interruption. `backend` replaces the saved one; where it does
     not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
 
     Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
-    cannot be read. Nothing in a file is executed, and no more memory is used than twice what the file is large.
+    cannot be read. Nothing in a file is executed, and no more memory is used than twice the file's size.
 
     >>> import os, tempfile
     >>> from fastopt import Dense, Sequential

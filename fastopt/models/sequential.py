@@ -1,4 +1,4 @@
-"""Sequential: layers one after the other, with all that one does with them."""
+"""Sequential: a model of layers one after the other; training, evaluation, prediction and files."""
 
 from __future__ import annotations
 
@@ -26,35 +26,34 @@ from .training import NAN, FitOptions
 
 
 class Sequential(DataMemory):
-    """A network of dense layers, each working on what the one before it gives.
+    """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Before them
-             Normalization and Rescaling may stand, which change neither the weights nor the masks that the seed gives
-    seed     whole number in [0, 2^64): the initial weights, the order of the rows and the dropout masks follow from it
-             and from nothing else, so every backend starts from the same weights and sees the same batches
+    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Normalization and
+             Rescaling may come first; they change neither the weights nor the dropout masks of a seed
+    seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
+             dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
-             changed between calls. `fit` takes the data to the GPU once, so that nothing should write to them
-             meanwhile. It is the current GPU, as `with torch.cuda.device(1):` and its like in other libraries choose
-             it, or the first. Where kernels cannot run there, an ImportError says what is missing
+             changed between calls. `fit` copies the data to the GPU once: do not change them meanwhile. The GPU is the
+             current one, as `with torch.cuda.device(1):` and its like in other libraries select it, else the first. If
+             kernels cannot run there, an ImportError lists what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
-    inputs   number of features; left out, it comes from the data (or from `build`)
-    compute_dtype  "bfloat16" for mixed precision, as torch's autocast and Keras' "mixed_bfloat16": layers multiply
-             bfloat16 numbers, which a GPU does many times as fast, add up in float32, and give bfloat16 to one another.
-             Weights, optimizer, predictions and losses stay in `dtype`, which must be float32. On "cuda" and "numpy".
-             "tf32", on "cuda": float32 numbers are multiplied as if they had 10 bits of mantissa, faster than whole.
-             None, or the dtype: layers compute in it. `model.compute_dtype` may be changed between calls
+    inputs   number of features; by default that of the data (or of `build`)
+    compute_dtype  "bfloat16", on "cuda" and "numpy", is mixed precision as in torch's autocast and Keras's
+             "mixed_bfloat16": layers multiply bfloat16 numbers, which a GPU does many times as fast, add in float32,
+             and have bfloat16 outputs. Weights, optimizer, predictions and losses stay in `dtype`, which is float32.
+             "tf32", on "cuda": products of float32 numbers with 10 bits of mantissa, which are faster. None, or the
+             dtype: layers compute in it. `model.compute_dtype` may be changed between calls
 
-    Where the activation of the last layer is the one that the loss undoes (softmax for the cross-entropies, sigmoid for
-    binary_crossentropy), training runs on the logits, which is exact and fast, and `predict` gives probabilities. With
-    a linear last layer and such a loss training is the same, and `predict` gives logits.
+    With a cross-entropy, training runs on logits, which is exact and fast. If the last layer has the loss's activation
+    (softmax, or sigmoid for binary_crossentropy), `predict` returns probabilities; if it is linear, logits.
 
     Attributes: `layers`, `seed`, `dtype`, `inputs` (None until built), `optimizer`, `loss`, `metrics` (None, None, ()
     until compiled), `parameters`, `epochs_done` (over the model's life), `history` (of the last `fit`) and
     `stop_training`, for callbacks; and what the model knows of its data: `classes`, `feature_names`, `target_scale`,
     `statistics` (of Normalization) and `preparation`, all of which go into its file.
 
-    Every method checks its arguments before it changes anything: TypeError for a wrong kind, ValueError for a wrong
-    shape or value, and model, optimizer and arrays are as before.
+    Every method checks its arguments before it changes anything: after a TypeError (wrong kind) or ValueError (wrong
+    shape or value) model, optimizer and arrays are unchanged.
 
     >>> import numpy as np, fastopt as fo
     >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
@@ -99,17 +98,17 @@ class Sequential(DataMemory):
                    losses), mean_squared_error, mean_absolute_error, r2; also as "acc", "top_k_categorical_accuracy",
                    "mse", "mae", "r2_score"
 
-        Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class; for
-        binary_crossentropy, hinge and perceptron the share of right labels over rows and outputs: a probability above
-        0.5 (a logit above 0) stands for 1, else for 0, and an output above 0 stands for 1, else for -1. For the other
-        losses targets must be one-hot (the largest output counts), or 0 and 1 for one output (which 0.5 parts). An
-        output that is NaN is never right. `fit` and `evaluate` refuse to count it for real-valued targets.
+        Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
+        binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
+        above 0.5 (logits above 0) are class 1, else 0; scores above 0 are class 1, else -1. For other losses targets
+        must be one-hot (the largest output counts), or 0 and 1 for one output (threshold 0.5). NaN is never right.
+        `fit` and `evaluate` raise ValueError for accuracy of real-valued targets.
 
-        r2 is weighted by the variance of the outputs, where there are several. Where targets are constant, which those
-        of a single row always are, it is 1 if the predictions are exact and 0 if they are not.
+        r2 of several outputs is weighted by their variances. For constant targets, such as those of a single row, it is
+        1 for exact predictions, else 0.
 
-        Raises ValueError where the last activation is not one that the loss can follow: the cross-entropies take logits
-        (softmax, sigmoid or linear at the end) and the softmax two units or more; hinge and perceptron take signs.
+        Raises ValueError for a last activation that does not fit the loss: cross-entropies need softmax, sigmoid or
+        linear, and softmax two units or more; hinge and perceptron need scores of both signs.
 
         >>> from fastopt import Dense
         >>> Sequential([Dense(3, "softmax")]).compile(loss="mean_squared_error")
@@ -150,7 +149,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         accumulate: int = 1,
         standardize_targets: bool = False,
     ) -> History:
-        """Train, in place, and return the figures of every epoch.
+        """Train the model and return its History: loss and metrics of every epoch.
 
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
                           model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
@@ -160,15 +159,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           and perceptron with one output: whole numbers, bools or strings. Those that are not 0, 1, ...
                           already are numbered in sorted order, and `classes` keeps them; there must be as many as the
                           outputs tell apart. Else numbers (n, outputs), or (n,) where there is one output
-        epochs            number of the last epoch; with initial_epoch=0 that is how many are run
-        batch_size        rows per batch; the last batch of an epoch has what is left
+        epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run
+        batch_size        rows per batch; the last batch of an epoch may have fewer
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
         callbacks         a sequence of `Callback`
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
-        initial_epoch     epochs that count as done: after loading a checkpoint, `epochs=10,
-                          initial_epoch=model.epochs_done` goes on to the tenth, bit for bit as without interruption
+        initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
+                          initial_epoch=model.epochs_done` continues to the tenth, bit for bit as without interruption
         nan               "raise": NaN, missing cells and infinity in the data are errors; "skip": rows that have them
                           are left out
         accumulate        batches per optimizer step: their gradients are averaged over all their rows, so that
@@ -182,16 +181,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
-        Where the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
+        If the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
 
         An interrupt (Ctrl-C) ends the training between two batches with KeyboardInterrupt; the model stays usable and
         `model.history` has the epochs that were finished. Weights are those of the last batch, or those of the best
         epoch with EarlyStopping(restore_best_weights=True).
 
-        A callback may call `fit` itself: that is a training by itself, whose figures are in the History that it
-        returns, and whose end, early or not, is not that of the one around it. Other threads have no part in a model
-        that is being trained: their calls of methods that read or change the weights raise RuntimeError. Several
-        threads may predict at once.
+        A callback may call `fit` itself: a separate training, with its own History and its own early stopping. While a
+        model is trained, methods that read or change its weights raise RuntimeError in other threads. Several threads
+        may predict at once.
         """
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
@@ -335,10 +333,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             checkpoint.write(path, *_description.describe(self))
 
     def load_weights(self, path: Path | Readable) -> None:
-        """Take the weights of a file written by `save`; its dense layers must be the model's, and so must those before.
+        """Load the weights of a file written by `save`, whose dense and preprocessing layers must be the model's.
 
         `path` is that of the file, or a file object open for reading in binary mode. The weights are converted to the
-        model's dtype. What makes sense of them comes with them: the numbers of Normalization, `target_scale` and, where
+        model's dtype. Loaded with them are the statistics of Normalization, `target_scale` and, where
         the file has them, `classes`, `feature_names` and `preparation`. Optimizer and counts stay as they are. Raises
         ValueError, with the differences, for a file of another architecture, or one that is damaged or foreign; nothing
         is changed then.

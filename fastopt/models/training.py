@@ -123,8 +123,8 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
 def run(model: Model, plan: Plan) -> History:
     """Train by the plan, and return the figures.
 
-    Whatever happens, parameters, states, and the counts of steps and epochs fit each other; only a device that is lost
-    keeps what it has not given back.
+    State stays consistent after an error or an interrupt: parameters, states, and counts of steps and epochs fit each
+    other. Only losing the GPU can break it.
     """
     history = History()
     with _training(model, plan.options.callbacks, history):
@@ -134,7 +134,7 @@ def run(model: Model, plan: Plan) -> History:
 
 
 def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
-    """Train an epoch whenever the next figures are asked for, such as for several models in turn.
+    """Iterate over the epochs of a training: each is trained when its figures are requested. So models can alternate.
 
     The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """

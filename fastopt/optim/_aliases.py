@@ -49,7 +49,7 @@ WORDS: dict[str, str] = {
 
 
 def refuse(cls: type, given: Iterable[str]) -> None:
-    """TypeError for an argument that a class does not have, and another library's has."""
+    """Raise TypeError for an argument that only another library's class has, with our name of it."""
     for word in given:
         if word in WORDS and word not in _arguments(cls):
             raise TypeError(f"{cls.__name__} has no argument {word}: {WORDS[word]}")
@@ -61,7 +61,7 @@ def reasons(unknown: Iterable[str]) -> str:
 
 
 def _arguments(cls: type) -> frozenset[str]:
-    """All names that a class takes; of one with **kwargs, all names that there are."""
+    """The names of a class's arguments; all known names for a class with **kwargs."""
     parameters = inspect.signature(cls).parameters.values()
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     return frozenset(WORDS) if anything else frozenset(parameter.name for parameter in parameters)

@@ -1,4 +1,4 @@
-"""The docstrings of the optimizers' classes, from their rows of CLASSES."""
+"""Docstrings of the optimizers' classes, made from their rows of CLASSES."""
 
 from __future__ import annotations
 

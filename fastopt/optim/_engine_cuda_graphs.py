@@ -13,9 +13,9 @@ from ._engine_cuda import CudaEngine, _kernels
 
 
 class CapturableEngine(CudaEngine):
-    """The arrays of an optimizer in a GPU's memory, whose steps are counted there.
+    """The arrays of an optimizer in a GPU's memory, whose steps the device counts.
 
-    The host does not see the steps inside a CUDA graph that is launched. So `steps_done` is of the last `settle`.
+    The host does not see steps inside a launched CUDA graph, so `steps_done` dates from the last `settle`.
     """
 
     def __init__(self, groups: list[Leaves], master_weights: bool) -> None:

@@ -1,4 +1,4 @@
-"""Checks of what optimizers are told in numbers: hyper-parameters, clipping, and the scale of gradients."""
+"""Checks of hyper-parameters, clipping options, and the scale of gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCALE = Domain(open_low=True)
 
 
 def as_plain(value: Any) -> Any:
-    """The number in an array of one, such as a learning rate that is a tensor, also inside a tuple; else the value."""
+    """The number in an array of one element, such as a tensor, also within a tuple; any other value as it is."""
     if isinstance(value, tuple | list):
         return tuple(as_plain(part) for part in value)
     if not isinstance(value, type) and hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,)):
@@ -68,7 +68,7 @@ def common(groups: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
 
 
 def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]], backend: str) -> None:
-    """Raise where gradients would be clipped in several ways, or in one that the backend does not have."""
+    """Raise ValueError if gradients would be clipped in several ways, or in one that the backend does not have."""
     for group in groups:
         ways = {"clip_value": group["clip_value"], "clip_each": group["clip_each"], "clip_norm": clip_norm}
         given = [f"{name}={value}" for name, value in ways.items() if value is not None]

@@ -273,7 +273,7 @@ class Optimizer(Settings):
     # -- saving and loading
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on later, in torch's layout; the arrays are copies.
+        """Everything needed to continue later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
         the arrays numbered in the order of the groups, and states in the shape of their array. Groups whose arrays were
@@ -304,7 +304,7 @@ class Optimizer(Settings):
         return {"state": {i: entry for i, (entry, _) in enumerate(of_groups)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict`: copies hyper-parameters, steps and states; the parameters stay as they are.
+        """Copies hyper-parameters, steps and states from a `state_dict`; the parameters are not changed.
 
         If arrays have names here and in the state_dict ("param_names", which torch's has after `named_parameters()`),
         each gets the states of its name, and a group the hyper-parameters of the group with the same names, in whatever

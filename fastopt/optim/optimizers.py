@@ -5,31 +5,32 @@
 
 Common to all of them:
 
-- `params` is one array, a sequence, a (nested) mapping or sequence of arrays, or a list of groups: mappings with the
-  key "params" and the group's own hyper-parameters. The arrays are float32, float64, float16 or bfloat16 (NumPy's with
-  the dtype of ml_dtypes), of any shape and strides, and are updated in place; arrays with gaps, negative strides or
-  foreign byte order go through a copy that is written back. Read-only arrays and arrays that share memory are refused.
-  With `backend="cuda"` they are C-contiguous arrays in a GPU's memory, of Numba, CuPy or torch, and `step` does not
-  wait: see `Optimizer.settle`. With `capturable=True` besides, the GPU counts the steps, so that one can be captured
-  into a CUDA graph, after one that was not: each launch of the graph then is a step, on the same gradient arrays, with
-  the hyper-parameters of the time of capture; `lr` must be a number. `steps` is what `settle` found last. None leaves
-  the optimizer without arrays until `bind`, which `Sequential.compile` calls.
-- An array is NumPy's, or any that speaks `__dlpack__` on the CPU: a torch tensor or parameter (or all of them:
-  `model.parameters()`, `dict(model.named_parameters())`), and for gradients, which may be of another library than their
-  parameter, JAX's too, which cannot be changed. Nothing is copied, and "params" of a group holds the objects as they
-  came. They must stay where they are: after `p.data = ...`, `resize_` or `model.to(...)` a step is refused. It needs
-  no `torch.no_grad()`; autograd notices the change, as it does with torch's own optimizers. `fastopt.torch` has
-  optimizers for torch programs, which are faster there, take gradients from the parameters, and follow such moves.
-- Arrays of 16 bits are worked on in float32, with float32 states; their gradients have the array's own dtype. A step
-  that is smaller than half of the distance to the next number would be lost by rounding. So each has a master copy in
-  float32, which is updated; the array is its rounding to nearest. The copy is saved with the states, as "master", and
-  lies behind them in `opt.states`. Whoever writes to such an array between steps is heeded: where an element is no
-  rounding of its copy any more, the copy is taken anew. With `master_weights=False` there is no copy; the new value is
-  rounded up or down at random, in proportion to how near both neighbours are, so that on average nothing is lost. Which
-  way is a function of `seed`, the number of the array in the optimizer, its step and the element (counted as they lie
-  in memory; where rows have to be copied, see below, as they lie in the copy): the same bits for any number of threads.
-  `seed` is saved in the state_dict. Either argument is without effect on arrays of float32 and float64, which the same
-  optimizer may have, too.
+- `params` is one array; a sequence or (nested) mapping of arrays; or a list of groups: mappings with the key "params"
+  and the group's own hyper-parameters. None leaves the optimizer without arrays until `bind`, which
+  `Sequential.compile` calls.
+- Arrays are float32, float64, float16 or bfloat16 (NumPy's with the dtype of ml_dtypes), of any shape and strides, and
+  are updated in place; arrays with gaps, negative strides or foreign byte order through a copy that is written back.
+  Read-only arrays and arrays that share memory raise an error.
+- With `backend="cuda"` they are C-contiguous arrays in a GPU's memory, of Numba, CuPy or torch, and `step` does not
+  wait: see `Optimizer.settle`. With `capturable=True`, too, the GPU counts the steps, so that a step can be captured
+  into a CUDA graph, after one that was not. Each launch of the graph is a step on the same gradient arrays, with the
+  hyper-parameters at the time of capture; `lr` must be a number, and `steps` dates from the last `settle`.
+- An array is NumPy's, or any that has `__dlpack__` on the CPU, such as a torch tensor or parameter (or all of them:
+  `model.parameters()`, `dict(model.named_parameters())`). Gradients may be of another library than their parameter;
+  JAX's arrays, which are immutable, can only be gradients. Nothing is copied. Parameters must keep their memory: after
+  `p.data = ...`, `resize_` or `model.to(...)` a step raises an error. `torch.no_grad()` is not needed; autograd is told
+  of the change, as by torch's own optimizers. For torch programs `fastopt.torch` is faster, takes gradients from the
+  parameters, and follows such moves.
+- 16-bit arrays are updated in float32, with float32 states; their gradients have the array's dtype. Rounding would lose
+  a step that is smaller than half of the distance to the next 16-bit number. So each array has a float32 master copy,
+  which is updated; the array is its rounding to nearest. The copy is saved with the states, as "master", and is the
+  last one in `opt.states`. If an element was changed between steps, so that it is not the rounding of its copy, the
+  copy's element is taken from it.
+- With `master_weights=False` there is no copy, and the new value is rounded stochastically: up or down at random, the
+  more probably the nearer, so that it is right on average. The random numbers are a function of `seed` (saved in the
+  state_dict), the array's number in the optimizer, its step and the element's position in memory (in the copy, for
+  arrays that are copied): the same bits for any number of threads. Both arguments have no effect on float32 and float64
+  arrays.
 
       >>> import numpy as np, fastopt as fo
       >>> w = np.ones(3, np.float16)  # the next smaller number is 1 - 2**-11
@@ -38,26 +39,25 @@ Common to all of them:
       >>> print(2**11 * (1 - w))
       [4. 4. 4.]
 
-- States are NumPy arrays of the shape of their array, and of its dtype, but for those of 16 bits.
-- Numbers below the smallest normal one (float32: 1.2e-38, float64: 2.2e-308), on which processors are slow, count as
-  zero: in gradients, parameters, states, and in everything that is computed from them. Sums and means of squares become
-  that smallest number instead, unless there was no gradient yet, so that nothing is divided by zero. Elements of 16
-  bits are worked on in float32, so denormal numbers of float16, which are no denormal ones there, are kept. Only the
-  arithmetic of a step is concerned: the threads, the caller's and those of other libraries, have their own setting
-  again afterwards. That is so with `backend="cpu"` and, with the same bits, with "numpy" on Linux, macOS and Windows,
-  on x86 and aarch64; elsewhere "numpy" keeps denormals. In that range alone results differ between machines: aarch64
-  looks at a result before it is rounded, x86 afterwards, and "cuda" keeps denormal gradients and parameters, in float32
-  and float64, though its states are never denormal either.
+- States are NumPy arrays of the array's shape, and of its dtype, but float32 for 16-bit arrays.
+- Denormal numbers, below 1.2e-38 in float32 and 2.2e-308 in float64, count as zero in gradients, parameters, states and
+  intermediate results, because processors are slow on them. Sums and means of squares become the smallest normal number
+  instead, unless there was no gradient yet, so that nothing is divided by zero. Denormal numbers of float16 are kept:
+  they are normal in float32. The setting holds for the arithmetic of a step alone, not for the calling thread
+  afterwards. `backend="cpu"`, and with the same bits "numpy" on Linux, macOS and Windows, on x86 and aarch64, do so;
+  "numpy" elsewhere keeps denormals. In that range alone machines differ: aarch64 tests a result before it is rounded,
+  x86 afterwards, and "cuda" keeps denormal gradients and parameters, but never has denormal states.
 - `lr` and every other hyper-parameter may change between steps: `opt.param_groups[i]["lr"] = 1e-4`, or `opt.lr = 1e-4`.
 - `lr` is a number, or a schedule: one of `fastopt.schedules`, or any function of the number of steps done (0 at the
-  first step) that gives a finite number of at least 0. `opt.lr` is the rate of the next step. What a schedule gives is
-  checked at every step, before anything changes; `Sequential.fit` asks it for all steps of an epoch before that begins.
-- `convention` says whose optimizer this is, "torch", "keras", "optax" or "sklearn": see `fastopt.conventions`. `None`
-  as an argument stands for that one's default. The formulas given with the classes are torch's.
-- Every optimizer takes `l1`, and of `clip_value`, `clip_each` and `clip_norm` one at most; all are off by default. A
-  group may have its own `l1`, `clip_value` and `clip_each`, which clips the gradient of every array by its own norm;
-  `clip_norm` is for the gradients of all groups together. `clip_each` is not there for `backend="cuda"` nor for
-  `Sequential.fit`, and arrays that it clips take a launch each.
+  first step) that returns a finite number of at least 0. `opt.lr` is the rate of the next step. The rate is checked at
+  every step, before anything changes; `Sequential.fit` computes all rates of an epoch before the epoch begins.
+- `convention` is the library whose formulas, defaults and options the optimizer has, "torch", "keras", "optax" or
+  "sklearn": see `fastopt.conventions`. The argument `None` stands for the library's default. The formulas in the
+  docstrings of the classes are torch's.
+- Every optimizer has `l1`, and at most one of `clip_value`, `clip_each` and `clip_norm`; all are off by default. A
+  group may have its own `l1`, `clip_value` and `clip_each`, which clips each array's gradient by its own norm;
+  `clip_norm` is for the gradients of all groups together. `backend="cuda"` and `Sequential.fit` do not have
+  `clip_each`; the arrays that it clips take a launch each.
 - SGD, Lion, Adagrad and Adam take gradients of some rows of an array, such as an embedding table: `step((indices,
   values))` for one array, `step([dw, (indices, values)])` for two. Row `values[j]` is for row `indices[j]`; the values
   of a row that is listed several times are added up in their order, and everything below is done to the sums. Those
@@ -96,7 +96,7 @@ from ._docstrings import docstring
 from ._hyperparameters import EXTRA
 from .base import Optimizer
 
-# Behind the hyper-parameters of every class: arguments of the optimizer itself, with their types and defaults.
+# Arguments of every optimizer after its hyper-parameters, with their types and defaults.
 SETTINGS: dict[str, tuple[str, Any]] = {
     "clip_norm": ("float | None", None),
     "convention": ("str", None),

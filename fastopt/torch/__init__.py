@@ -1,4 +1,4 @@
-"""torch's optimizers, with updates by our kernels: change the import and keep the program.
+"""Subclasses of torch's optimizers, updated by our kernels: change the import, keep the program.
 
     from fastopt.torch import AdamW  # instead of: from torch.optim import AdamW
 
@@ -6,36 +6,36 @@ SGD, Adagrad, Adadelta, RMSprop, Adam, AdamW and NAdam are subclasses of torch's
 state_dict (in both directions), closures, hooks, schedulers, pickling and copying are torch's, because they are torch's
 code: only the update itself is ours.
 
-- Parameters on the CPU of dtype float32, float64, float16 or bfloat16 are updated by our kernels, in place and in one
-  pass over memory, with up to as many threads as `torch.get_num_threads()` says, and no more than
-  `fastopt.get_num_threads()`. Neither is changed, and results are the same bits for any number.
-- Of float16 and bfloat16 parameters the states have the same dtype, as torch makes them. A step calculates in float32,
-  as torch's `fused` ones do, and rounds what it writes once, to nearest; torch's default rounds after every operation.
-- CUDA tensors of these dtypes are updated by our CUDA kernels, where the extra `fastopt[cuda]` is installed: one
-  launch for all of a dtype on a device, on torch's current stream, without waiting for the device. Each of several GPUs
-  may have a part of the parameters. With `fused` or `capturable` the number of steps is on the device, as torch keeps
-  it there: a GradScaler's scale and verdict are then read there, the learning rate may be a tensor there, and a step
-  may be captured into a CUDA graph, after one that was not. SGD, which has no such number, can always be captured. The
-  first step compiles its kernels, which are then kept on disk.
-- Everything else is updated by torch's own code, in the same step: sparse and complex gradients, other devices and
-  dtypes, subclasses of Tensor, parameters with gaps between elements or that share memory, and `differentiable`.
-  `explain` says who updates what, and why.
-- With `clip_norm=1.0`, of every class here, or the attribute of that name at any time, a step first brings the norm of
-  all gradients together down to 1.0, as torch.nn.utils.clip_grad_norm_ would before it: but without writing to the
-  gradients, which saves two passes over them. `optimizer.grad_norm` then is what the norm was: a number, or a float64
-  tensor on the GPU where all parameters are. No checkpoint has it. Where parameters are in several places, or some are
-  torch's to update, torch clips, and that waits for the GPU.
+- CPU parameters of dtype float32, float64, float16 or bfloat16 are updated by our kernels, in place and in one pass
+  over memory, by at most `torch.get_num_threads()` and `fastopt.get_num_threads()` threads. Results are the same
+  bits for any number of threads.
+- States of float16 and bfloat16 parameters have the same dtype, as in torch. A step computes in float32, as torch's
+  `fused` ones do, and rounds its results once, to nearest; torch's default rounds after every operation.
+- CUDA parameters of these dtypes are updated by our CUDA kernels, if the extra `fastopt[cuda]` is installed: one launch
+  for each dtype and device, on torch's current stream, without waiting for the device. Parameters may be on several
+  GPUs. With `fused` or `capturable` the number of steps is on the device, as in torch: a GradScaler's scale and verdict
+  are then read there, the learning rate may be a tensor there, and a step can be captured into a CUDA graph, after one
+  that was not. SGD, which has no such number, can always be captured. The first step compiles its kernels, which are
+  kept on disk.
+- All other parameters are updated by torch's own code, in the same step: those with sparse or complex gradients, other
+  devices or dtypes, subclasses of Tensor, parameters with gaps between elements or that share memory, and
+  `differentiable`. `explain` returns which code updates each parameter, and why.
+- With `clip_norm=1.0`, an argument and an attribute of every class here, a step first scales all gradients so that
+  their common norm is at most 1.0, as torch.nn.utils.clip_grad_norm_ before it would, but without writing to the
+  gradients, which saves two passes over them. `optimizer.grad_norm` is the norm before clipping: a number, or a float64
+  tensor on the GPU that holds all parameters. Neither is in checkpoints. If parameters are on several devices, or torch
+  updates some of them, torch's code clips, and that waits for the GPU.
 - NAdam's `mu_product` follows from the step and the present betas. Where it does not, because they have changed between
   steps (OneCycleLR and CyclicLR change them), and with `capturable` on a GPU, steps are torch's own.
-- `foreach` and `fused` are accepted; they choose between torch's own implementations, so they matter only for the
-  parameters that those update, and for a GradScaler, which leaves unscaling to the step with fused=True.
-- On Linux a step runs on torch's own OpenMP threads, which after a backward pass are awake and have the cores.
-  Elsewhere, in a process that was forked when torch was loaded, and where NUMBA_THREADING_LAYER names one of Numba's
-  threading layers (tbb, omp), it runs on those of the layer, with the same bits.
-- Results agree with torch's within rounding. On the CPU numbers below the smallest normal one count as zero (sums and
-  means of squares become that number instead), because processors are slow on them: see `fastopt.optim`. Threads keep
-  their own setting, that of torch.set_flush_denormal. And with `centered`, RMSprop takes
-  a variance that rounding has made negative as zero, where torch gets NaN.
+- `foreach` and `fused` choose between torch's own implementations, so they matter only for the parameters that torch's
+  code updates, and for a GradScaler, which leaves unscaling to a step with fused=True.
+- On Linux a step runs on torch's OpenMP threads, which are awake after a backward pass. Elsewhere, in a process that
+  was forked after torch was loaded, and if NUMBA_THREADING_LAYER names one of Numba's threading layers (tbb, omp), it
+  runs on the layer's threads, with the same bits.
+- Results agree with torch's within rounding. On the CPU denormal numbers count as zero (sums and means of squares
+  become the smallest normal number instead), because processors are slow on them: see `fastopt.optim`. The threads' own
+  setting, that of torch.set_flush_denormal, is kept. With `centered`, RMSprop takes a variance that rounding has made
+  negative as zero, where torch gets NaN.
 
 Needs PyTorch, which the extra `fastopt[torch]` installs.
 """
@@ -92,9 +92,9 @@ __all__ = ["Explanation", "Placement", "accelerate", "explain", *[cls.__name__ f
 
 
 def accelerate(optimizer: torch.optim.Optimizer) -> Any:
-    """Turn an optimizer of torch's into ours, in place: it stays the same object and becomes one of our class.
+    """Convert an optimizer of torch's into ours, in place: the same object gets our class.
 
-    Its groups, states, hooks and number of steps stay, and so does whoever holds it: schedulers, scalers, trainers.
+    Its groups, states, hooks and number of steps stay. Schedulers, scalers and trainers may go on using it.
 
     Args:
         optimizer: one of torch.optim of which there is a class here; one that is ours already is left as it is.

@@ -152,7 +152,7 @@ def _bfloat16(x: Array) -> Array:
     return widened(bits)
 
 
-# What layers compute in, if not in the dtype of the parameters: a cast to it and back.
+# Dtypes for layers' arithmetic other than that of the parameters: a cast to them and back.
 CASTS: dict[str, Cast] = {"bfloat16": _bfloat16}
 
 

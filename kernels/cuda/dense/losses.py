@@ -93,7 +93,7 @@ def _by_row(value, slope, dtype, labels):
     tiny, sums_of_row = real(np.finfo(dtype).tiny), softmax_sums(dtype)
 
     def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
-        # As on the CPU: t is the smoothed target, and z is taken from the largest of its row.
+        # t is the smoothed target, and z the distance to the largest of its row, as on the CPU.
         maxima = cuda.shared.array((ROW_LANES, COLUMN_LANES), real)
         masses = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
         totals = cuda.shared.array(THREADS, np.float64)

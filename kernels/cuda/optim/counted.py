@@ -125,7 +125,7 @@ def refuse_capture(gpu: Device, stream: int) -> None:
 
 
 class CountedPlan(Tables):
-    """As Plan, but the device counts the steps of every array, and none that it skips.
+    """A Plan whose steps the device counts, for every array, without those that it skips.
 
         plan = CountedPlan([BufferUpdate("adam", ...), ...], [Number(step.data_ptr(), 4), ...], gpu(0))
         plan.update([g.data_ptr(), ...], [options], stream=torch.cuda.current_stream().cuda_stream)

@@ -110,7 +110,7 @@ class RehearsedGpu:
         return SimpleNamespace(launch=run)
 
 
-# In place of every other device, in this context.
+# The device that replaces every other one in this context.
 _current: ContextVar[RehearsedGpu | None] = ContextVar("fastopt_rehearsal", default=None)
 
 
