@@ -30,8 +30,9 @@ class Trainable(Protocol):
 
 
 class Callback:
-    """Base class: override what you need. `epoch` counts from 1; `logs` are the epoch's figures, as in `History`.
+    """Base class: override what you need.
 
+    `model` is the `Sequential` in training; `epoch` counts from 1; `logs` are the epoch's figures, as in `History`.
     `on_epoch_end` may set `model.stop_training = True` to end the training after this epoch, or change
     `model.optimizer.lr` for the next one. An exception from any method ends `fit`, with model and optimizer as they
     were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
@@ -44,19 +45,19 @@ class Callback:
     def check(self, names: Sequence[str]) -> None:
         """Called before anything else, with the names of the figures in the logs; raise ValueError to refuse."""
 
-    def on_train_begin(self, model: Trainable) -> None:
+    def on_train_begin(self, model: Any) -> None:
         """Called once, before the first epoch."""
 
-    def on_epoch_begin(self, model: Trainable, epoch: int) -> None:
+    def on_epoch_begin(self, model: Any, epoch: int) -> None:
         """Called before every epoch."""
 
-    def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
         """Called after every epoch, its validation included."""
 
-    def on_train_end(self, model: Trainable) -> None:
+    def on_train_end(self, model: Any) -> None:
         """Called once, after the last epoch, also if a callback stopped the training early."""
 
-    def on_interrupt(self, model: Trainable) -> None:
+    def on_interrupt(self, model: Any) -> None:
         """Called once if Ctrl-C ends the training within an epoch, before `fit` raises KeyboardInterrupt.
 
         A further Ctrl-C waits until this returns.

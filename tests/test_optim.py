@@ -499,3 +499,22 @@ def test_repr():
     assert repr(fo.SGD(np.ones(2), lr=0.1)) == (
         "SGD(lr=0.1, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False, backend='cpu')"
     )
+
+
+@pytest.mark.parametrize(("name", "value"), [("betas", (0.8, 0.99)), ("momentum_decay", 0.1)])
+def test_momenta_stay_those_of_the_first_step(name, value):
+    """The product of all momenta so far cannot be told from others than those that were."""
+    p = np.ones(3)
+    optimizer = fo.NAdam(p, backend="numpy")
+    before = optimizer.param_groups[0][name]
+    optimizer.param_groups[0][name] = value  # there was no step yet
+    optimizer.param_groups[0][name] = before
+    optimizer.step(np.ones(3))
+    kept = p.copy()
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=f"NAdam keeps mu_product must be those of the first step; got .*: {name}$"):
+        optimizer.step(np.ones(3))
+    np.testing.assert_array_equal(p, kept)
+    optimizer.param_groups[0] |= {name: before, "lr": 0.1, "eps": 1e-3}
+    optimizer.step(np.ones(3))
+    assert optimizer.steps == 2

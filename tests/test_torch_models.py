@@ -68,7 +68,7 @@ def test_the_losses_are_torchs(name, make, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_parabola_and_rosenbrock(name):
     """The valley of Rosenbrock's function leads both to the same place."""
-    rate = {"SGD": 1e-3, "Adagrad": 0.5}.get(name, 0.02)
+    rate = {"SGD": 1e-3, "Adagrad": 0.5, "NAdam": 0.01}.get(name, 0.02)
     paths = []
     for cls in pair(name):
         p = torch.tensor([-1.2, 1.0], dtype=torch.float64, requires_grad=True)

@@ -24,6 +24,7 @@ class Settings:
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _optional_defaults: ClassVar[Mapping[str, Any]] = EXTRA
     _conventions: ClassVar[Mapping[str, Convention]]  # the libraries that have such an optimizer, by name
+    _derived: ClassVar[Mapping[str, Callable[[int, Hyper], float]]] = {}  # numbers of torch's states, by steps done
     _sparse_refusal: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[ParamGroup]
     param_groups: list[Hyper]
@@ -94,12 +95,26 @@ class Settings:
             checked = [self._checked({k: v for k, v in g.user_options.items() if k != "params"}) for g in stale]
             check_clipping(self._clip_norm, checked, self.backend)
             rules = [self._rule(hyper) for hyper in checked]
+            for group, hyper in zip(stale, checked, strict=True):
+                self._check_derived(group, hyper)
             for group, rule, hyper in zip(stale, rules, checked, strict=True):
                 if rule != group.rule:
                     self._drop_plan()
                 group.apply(rule, hyper)
             self._step_record = None
         return self._groups
+
+    def _check_derived(self, group: ParamGroup, hyper: Hyper) -> None:
+        """ValueError if a number that follows from all steps done, such as NAdam's product, would be another now."""
+        before = dict(zip(hyper, group.values, strict=False))
+        steps = {state.steps for state in group.param_states if state.steps} if before else set()
+        for name, value in self._derived.items():
+            if any(value(n, hyper) != value(n, before) for n in steps):
+                changed = ", ".join(key for key, old in before.items() if hyper[key] != old)
+                raise ValueError(
+                    f"hyper-parameters of which {type(self).__name__} keeps {name} must be those of the first step; got"
+                    f" other values of: {changed}"
+                )
 
     def _step_settings(self) -> StepSettings:
         """The settings for the next step, from one record as long as nobody changes any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -30,7 +30,6 @@ class Optimizer(Settings):
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
     _decoupled: ClassVar[bool | None] = None  # `decoupled_weight_decay` of torch's state_dict: AdamW, not Adam
-    _derived: ClassVar[Mapping[str, Callable[[int, Hyper], float]]]  # numbers of torch's states
     _engine: UpdateEngine
     _step_lock: Any  # held by a thread during a step, and while states are read or replaced
 

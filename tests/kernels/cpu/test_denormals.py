@@ -62,7 +62,7 @@ def job_of(rule, dtype, seed, scale, options):
     rng = np.random.default_rng(seed)
     p, *states = (numbers_of(rng, SIZE, dtype, scale) for _ in range(1 + len(OPTIMIZERS[rule].states)))
     for name, state in zip(OPTIMIZERS[rule].states, states, strict=True):
-        if "sq" in name or name == "sum":
+        if "sq" in name or name in ("sum", "acc_delta"):
             np.abs(state, out=state)
     return Update(rule, p, p, tuple(states), {**OPTIMIZERS[rule].options, **options}, 1)
 

@@ -16,7 +16,7 @@ from fastopt.kernels.formulas.optimizers import CLASSES
 from fastopt.kernels.reference.bits16 import widened
 from fastopt.optim._bits16 import to_float32
 
-from .helpers_sixteen import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
+from .helpers_16bit import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
 from .optimizers import LAYOUTS, drawn, make, snapshot
 
 

@@ -9,7 +9,7 @@ import pytest
 import fastopt as fo
 from fastopt.kernels.reference.bits16 import widened
 
-from .helpers_sixteen import FORMS, KINDS, given, laid_out, numbers, sixteen
+from .helpers_16bit import FORMS, KINDS, given, laid_out, numbers, sixteen
 from .optimizers import LAYOUTS, drawn
 
 

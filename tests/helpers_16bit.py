@@ -34,7 +34,7 @@ class Exporter:
         return 1, 0
 
 
-def sixteen(values, kind):
+def as_16bit(values, kind):
     """As an array of float16, or of the bits of bfloat16."""
     out = np.zeros(np.shape(values), np.float16 if kind == "float16" else np.uint16)
     store(np.asarray(values, np.float32, order="C"), out)
@@ -47,7 +47,7 @@ def given(array):
 
 
 def numbers(shape, kind, seed=0):
-    return sixteen(np.asarray(drawn(shape, "float32", seed)), kind)
+    return as_16bit(np.asarray(drawn(shape, "float32", seed)), kind)
 
 
 def values(arrays):

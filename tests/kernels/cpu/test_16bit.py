@@ -17,7 +17,7 @@ KINDS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 SIZES = [0, 1, 31, 33] + ([] if INTERPRETED else [TILE - 1, TILE + 1, 3 * TILE + 5])
 
 
-def sixteen(values, kind):
+def as_16bit(values, kind):
     """Values as 16-bit numbers, rounded."""
     out = np.zeros(np.shape(values), KINDS[kind])
     store(np.ascontiguousarray(values, np.float32), out)
@@ -26,14 +26,14 @@ def sixteen(values, kind):
 
 def made(rng, rule, size, kind, form, special=False):
     """An update whose states are as that form wants them."""
-    p = sixteen(rng.standard_normal(size), kind)
+    p = as_16bit(rng.standard_normal(size), kind)
     if special and size:
-        odd = sixteen(np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -6e-8, 65504, 3.38e38, 2e-5], "f4"), kind)
+        odd = as_16bit(np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -6e-8, 65504, 3.38e38, 2e-5], "f4"), kind)
         p[rng.integers(0, size, size // 2)] = rng.choice(odd, size // 2)
     scale = 0 if special else 1
     states = [np.abs(rng.standard_normal(size)).astype("f4") * np.float32(scale) for _ in OPTIMIZERS[rule].states]
     if form == SAME:
-        states = [sixteen(state, kind) for state in states]
+        states = [as_16bit(state, kind) for state in states]
     if form == MASTER:
         states.append(widened(p))
     return Update(rule, p, p, tuple(states), OPTIMIZERS[rule].options, 1, form, dropout_stream(7, 3))
@@ -104,7 +104,7 @@ def test_a_master_copy_is_taken_anew_where_the_array_was_written_to(kind):
         cpu.update([job._replace(g=g, step=step)])
     finer = job.states[-1].copy()
     assert (finer != widened(job.p)).mean() > 0.9
-    job.p[::3] = sixteen(np.resize([2.0, 0.0, -0.0, np.inf, np.nan, 6e-8, 1e-39], 100), kind)
+    job.p[::3] = as_16bit(np.resize([2.0, 0.0, -0.0, np.inf, np.nan, 6e-8, 1e-39], 100), kind)
     job.p.view("u2")[1::3] += np.uint16(1)  # to the next number
     twin = job._replace(p=job.p.copy(), states=tuple(state.copy() for state in job.states))
     frozen = {**job.options, "lr": 0.0}
@@ -157,7 +157,7 @@ def test_many_arrays_of_all_dtypes_and_forms_in_one_call():
 def test_states_never_become_denormal_in_float32(kind, form):
     options = {**OPTIMIZERS["adam"].options, "beta1": 0.5, "beta2": 0.5}
     job = made(np.random.default_rng(0), "adam", 40, kind, form)._replace(options=options)
-    g = sixteen(np.full(40, 0.1, "f4"), kind)
+    g = as_16bit(np.full(40, 0.1, "f4"), kind)
     for step in range(1, 302):
         cpu.update([job._replace(g=g, step=step)])
         g[...] = 0
@@ -173,9 +173,9 @@ def test_small_updates_are_lost_in_the_first_form_alone(kind):
     """Steps of 2^-13 each from 1 down, where neighbours are 2^-11 apart in float16, and 2^-8 in bfloat16."""
     results = {}
     for form in FORMS:
-        p = sixteen(np.ones(64, "f4"), kind)
+        p = as_16bit(np.ones(64, "f4"), kind)
         states = (widened(p),) if form == MASTER else ()
-        g, options = sixteen(np.ones(64, "f4"), kind), {**OPTIMIZERS["sgd"].options, "lr": 2.0**-13}
+        g, options = as_16bit(np.ones(64, "f4"), kind), {**OPTIMIZERS["sgd"].options, "lr": 2.0**-13}
         for step in range(1, 1 + (300 if INTERPRETED else 4000)):
             cpu.update([Update("sgd", p, g, states, options, step, form, dropout_stream(1, 0))])
         results[form] = widened(p).astype(float)
@@ -195,8 +195,8 @@ def test_stochastic_rounding_goes_to_both_neighbours_in_proportion(kind):
         unit = 2.0**-24 if kind == "float16" and size < 2**-14 else 2.0 ** (np.floor(np.log2(size)) - fine)
         x = np.float32(np.floor(size / unit) * unit + 0.3125 * unit)  # 5/16 of the way up
         count = 400 if INTERPRETED else 20_000
-        p, states = sixteen(np.zeros(count, "f4"), kind), ()
-        g = sixteen(np.full(count, 1.0, "f4"), kind)
+        p, states = as_16bit(np.zeros(count, "f4"), kind), ()
+        g = as_16bit(np.full(count, 1.0, "f4"), kind)
         options = {**OPTIMIZERS["sgd"].options, "lr": -float(x)}
         cpu.update([Update("sgd", p, g, states, options, 1, STOCHASTIC, dropout_stream(0, 0))])
         values = widened(p).astype(float)
@@ -207,9 +207,9 @@ def test_stochastic_rounding_goes_to_both_neighbours_in_proportion(kind):
 
 def test_stochastic_bits_depend_on_stream_and_step():
     def run(stream, step):
-        p = sixteen(np.ones(100, "f4"), "bfloat16")
+        p = as_16bit(np.ones(100, "f4"), "bfloat16")
         options = {**OPTIMIZERS["sgd"].options, "lr": 2.0**-9}
-        cpu.update([Update("sgd", p, sixteen(np.ones(100), "bfloat16"), (), options, step, STOCHASTIC, stream)])
+        cpu.update([Update("sgd", p, as_16bit(np.ones(100), "bfloat16"), (), options, step, STOCHASTIC, stream)])
         return p.tobytes()
 
     assert run(5, 1) == run(5, 1)
@@ -220,11 +220,11 @@ def test_stochastic_bits_depend_on_stream_and_step():
 def test_norms(kind):
     rng = np.random.default_rng(0)
     for size in (0, 1, 63, 65, 100_001 if not INTERPRETED else 200):
-        x = sixteen(rng.standard_normal(size), kind)
+        x = as_16bit(rng.standard_normal(size), kind)
         assert cpu.gradient_norm([x]) == pytest.approx(float(np.linalg.norm(widened(x).astype(float))), rel=1e-14)
         assert cpu.gradient_norm([x, np.ones(3)]) == pytest.approx(reference.gradient_norm([x, np.ones(3)]), rel=1e-14)
-    assert cpu.gradient_norm([sixteen(np.array([1.0, np.inf]), kind)]) == np.inf
-    assert np.isnan(cpu.gradient_norm([sixteen(np.array([1.0, np.nan]), kind)]))
+    assert cpu.gradient_norm([as_16bit(np.array([1.0, np.inf]), kind)]) == np.inf
+    assert np.isnan(cpu.gradient_norm([as_16bit(np.array([1.0, np.nan]), kind)]))
 
 
 def test_arrays_of_ml_dtypes():

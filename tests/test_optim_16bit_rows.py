@@ -7,7 +7,7 @@ import fastopt as fo
 from fastopt.kernels.formulas.optimizers import CLASSES, OPTIMIZERS
 from fastopt.kernels.reference.bits16 import widened
 
-from .helpers_sixteen import FORMS, KINDS, given, laid_out, numbers, sixteen, values
+from .helpers_16bit import FORMS, KINDS, given, laid_out, numbers, sixteen, values
 from .optimizers import LAYOUTS, MAKE, make, snapshot
 
 RULES = [rule for rule in OPTIMIZERS if not CLASSES[MAKE[rule][0].__name__].no_rows]
