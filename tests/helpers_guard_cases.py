@@ -40,8 +40,8 @@ from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, Dropou
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
 Case = tuple[str, Callable[[], list[Any]]]
 
-REAL, SIXTEEN = ("float32", "float64"), ("float16", "bfloat16")
-FORMS_OF = {**dict.fromkeys(REAL, (SAME,)), **dict.fromkeys(SIXTEEN, FORMS)}
+REAL, DTYPES_16BIT = ("float32", "float64"), ("float16", "bfloat16")
+FORMS_OF = {**dict.fromkeys(REAL, (SAME,)), **dict.fromkeys(DTYPES_16BIT, FORMS)}
 # One element, a vector less or more than one, blocks of 64, a tile less or more than one; most of them odd, so that at
 # the end arrays are aligned to their elements only.
 LENGTHS = (1, 15, 16, 33, 65, 127, TILE + 1)
@@ -418,7 +418,7 @@ def owners(kernel: Kernel) -> list[str]:
 
 def due() -> list[Kernel]:
     """The kernels that cases are to use: all of them, but for loops that only --thorough runs."""
-    ways = [(rule, kind, form) for rule in OPTIMIZERS for kind in SIXTEEN for form in FORMS]
+    ways = [(rule, kind, form) for rule in OPTIMIZERS for kind in DTYPES_16BIT for form in FORMS]
     loops = {
         left_out: [
             update_kernel(OPTIMIZERS[rule].rule, len(OPTIMIZERS[rule].states), kind, form)

@@ -16,7 +16,7 @@ from fastopt.kernels.formulas.optimizers import CLASSES
 from fastopt.kernels.reference.bits16 import widened
 from fastopt.optim._bits16 import to_float32
 
-from .helpers_16bit import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, given, laid_out, numbers, sixteen, values
+from .helpers_16bit import FINE, FORMS, KINDS, SAME_ORDER, SHAPES, as_16bit, given, laid_out, numbers, values
 from .optimizers import LAYOUTS, drawn, make, snapshot
 
 
@@ -79,7 +79,7 @@ def test_a_step_is_float64s_within_one_rounding(rule, kind, form):
 def test_small_updates_are_not_lost(kind, backend):
     """Steps of 2^-13 from 1 down, each a fraction of the distance to the next number."""
     steps, size = 256, 400 if INTERPRETED or backend == "numpy" else 4000
-    ones, expected = sixteen(np.ones(size), kind), 1 - 256 * 2.0**-13
+    ones, expected = as_16bit(np.ones(size), kind), 1 - 256 * 2.0**-13
     results = {}
     for name, more in FORMS.items():
         p = ones.copy()
@@ -97,10 +97,10 @@ def test_small_updates_are_not_lost(kind, backend):
 @pytest.mark.parametrize("kind", KINDS)
 def test_seeds(kind, backend):
     def bits(seed, arrays=1):
-        params = [sixteen(np.ones(50), kind) for _ in range(arrays)]
+        params = [as_16bit(np.ones(50), kind) for _ in range(arrays)]
         optimizer = fo.SGD(list(map(given, params)), lr=1e-3, master_weights=False, seed=seed, backend=backend)
         for _ in range(2):
-            optimizer.step([given(sixteen(np.ones(50), kind)) for _ in params])
+            optimizer.step([given(as_16bit(np.ones(50), kind)) for _ in params])
         return [p.tobytes() for p in params]
 
     assert bits(1) == bits(1)
@@ -125,18 +125,18 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind, form, monkeypatch):
 
 
 def written(kind, form, backend, write):
-    p = sixteen(np.ones(6), kind)
+    p = as_16bit(np.ones(6), kind)
     optimizer = fo.SGD(given(p), lr=2.0**-13, backend=backend, **FORMS[form])
-    optimizer.step(given(sixteen(np.ones(6), kind)))
+    optimizer.step(given(as_16bit(np.ones(6), kind)))
     write(p)
-    optimizer.step(given(sixteen(np.zeros(6), kind)))
+    optimizer.step(given(as_16bit(np.zeros(6), kind)))
     return widened(p).tolist(), optimizer
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_written_to_an_array_between_steps_stay(kind, backend):
     def write(p):
-        p[:3] = sixteen([2.0, -3.0, 0.0], kind)
+        p[:3] = as_16bit([2.0, -3.0, 0.0], kind)
 
     found, optimizer = written(kind, "master", backend, write)
     assert found == [2, -3, 0, 1, 1, 1]
@@ -163,22 +163,22 @@ def test_dtypes_and_groups_may_be_mixed(form, backend):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_of_a_step(kind, backend):
-    p, g = sixteen([0.0, 0.0], kind), sixteen([30.0, -40.0], kind)
+    p, g = as_16bit([0.0, 0.0], kind), as_16bit([30.0, -40.0], kind)
     optimizer = fo.SGD(given(p), lr=1.0, clip_norm=1.0, backend=backend)
     assert optimizer.step(given(g), grad_scale=2.0)
     assert (optimizer.grad_norm, values([g])) == (25.0, [[30, -40]])
     np.testing.assert_allclose(widened(p), [-0.6, 0.8], rtol=2.0 ** -FINE[kind])
     before = snapshot(optimizer, p)
     for bad in (np.inf, -np.inf, np.nan):
-        assert not optimizer.step(given(sixteen([bad, 0.0], kind)), skip_nonfinite=True)
+        assert not optimizer.step(given(as_16bit([bad, 0.0], kind)), skip_nonfinite=True)
     assert not optimizer.step(given(g), found_inf=1.0)
     assert snapshot(optimizer, p) == before
     large = np.array([1e300])  # whose square overflows, while nothing is inf
     mixed = fo.SGD([given(p), large], lr=1.0, backend=backend)
     assert mixed.step([given(g), large.copy()], skip_nonfinite=True)
-    assert not mixed.step([given(sixteen([np.inf, 0.0], kind)), np.array([1e300])], skip_nonfinite=True)
+    assert not mixed.step([given(as_16bit([np.inf, 0.0], kind)), np.array([1e300])], skip_nonfinite=True)
     bounded = fo.SGD(given(p), lr=1.0, clip_value=0.5, l1=0.25, backend=backend)
-    p[...] = sixteen([1.0, -1.0], kind)
+    p[...] = as_16bit([1.0, -1.0], kind)
     bounded.step(given(g))
     assert values([p]) == [[0.25, -0.25]]
 
@@ -228,7 +228,7 @@ def test_copies_and_pickles(duplicate, form, backend):
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_of_16_bits_and_no_master_copy_are_as_torch_saves_them(kind, backend):
     p = numbers((3, 4), kind)
-    m, v = numbers((3, 4), kind, 1), sixteen(np.abs(drawn((3, 4), "float32", 2)), kind)
+    m, v = numbers((3, 4), kind, 1), as_16bit(np.abs(drawn((3, 4), "float32", 2)), kind)
     optimizer = fo.Adam(given(p), backend=backend)
     group = optimizer.state_dict()["param_groups"][0]
     optimizer.step(given(numbers((3, 4), kind, 3)))
@@ -244,12 +244,12 @@ def test_states_of_16_bits_and_no_master_copy_are_as_torch_saves_them(kind, back
 WRONG = {
     "float32 gradients": (lambda k: np.ones(3, np.float32), TypeError, "grads must be {kind} like params; got float32"),
     "the other kind": (
-        lambda k: given(sixteen(np.ones(3), "bfloat16" if k == "float16" else "float16")),
+        lambda k: given(as_16bit(np.ones(3), "bfloat16" if k == "float16" else "float16")),
         TypeError,
         "grads must be {kind} like params; got {other}",
     ),
     "bits": (lambda k: np.ones(3, np.uint16), TypeError, "grads must be {kind} like params; got uint16"),
-    "shape": (lambda k: given(sixteen(np.ones(4), k)), ValueError, r"must have the shape \(3,\) of params; got \(4,\)"),
+    "shape": (lambda k: given(as_16bit(np.ones(4), k)), ValueError, r"must have the shape \(3,\) of params; got \(4,"),
 }
 
 
@@ -279,7 +279,7 @@ def test_refusals_of_loading(backend):
     for name in ("master", "exp_avg"):
         for wrong, message in (
             (np.ones(3), "must be float32, or float16 like params; got float64"),
-            (given(sixteen(np.ones(3), "bfloat16")), "must be float32, or float16 like params; got bfloat16"),
+            (given(as_16bit(np.ones(3), "bfloat16")), "must be float32, or float16 like params; got bfloat16"),
         ):
             with pytest.raises(TypeError, match=f"{name} of the state of params {message}"):
                 optimizer.load_state_dict({**saved, "state": {0: {**entry, name: wrong}}})

@@ -9,7 +9,7 @@ import pytest
 import fastopt as fo
 from fastopt.kernels.reference.bits16 import widened
 
-from .helpers_16bit import FORMS, KINDS, given, laid_out, numbers, sixteen
+from .helpers_16bit import FORMS, KINDS, as_16bit, given, laid_out, numbers
 from .optimizers import LAYOUTS, drawn
 
 
@@ -64,13 +64,13 @@ def test_torchs_tensors_are_updated_in_place(kind, form, layout, backend):
     dtype = getattr(torch, kind)
     start = drawn((3, 4), "float32")
     p = torch.nn.Parameter(change(torch.tensor(start).to(dtype)))
-    q = laid_out("fortran" if layout == "transposed" else "contiguous", sixteen(start, kind))
+    q = laid_out("fortran" if layout == "transposed" else "contiguous", as_16bit(start, kind))
     pointer, version = p.data_ptr(), p._version
     ours, theirs = (fo.AdamW([x], lr=0.05, backend=backend, **FORMS[form]) for x in (p, given(q)))
     for seed in (1, 2, 3):
         g = drawn((3, 4), "float32", seed)
         ours.step([change(torch.tensor(g).to(dtype))])
-        theirs.step([given(sixteen(g, kind))])
+        theirs.step([given(as_16bit(g, kind))])
     assert p.detach().float().tolist() == widened(np.ascontiguousarray(q)).tolist()
     assert (p.data_ptr(), p.dtype) == (pointer, dtype)
     assert p._version > version

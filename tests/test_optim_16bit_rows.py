@@ -7,7 +7,7 @@ import fastopt as fo
 from fastopt.kernels.formulas.optimizers import CLASSES, OPTIMIZERS
 from fastopt.kernels.reference.bits16 import widened
 
-from .helpers_16bit import FORMS, KINDS, given, laid_out, numbers, sixteen, values
+from .helpers_16bit import FORMS, KINDS, as_16bit, given, laid_out, numbers, values
 from .optimizers import LAYOUTS, MAKE, make, snapshot
 
 RULES = [rule for rule in OPTIMIZERS if not CLASSES[MAKE[rule][0].__name__].no_rows]
@@ -24,7 +24,7 @@ def summed(indices, gradient, kind):
         total = some[0]
         for more in some[1:]:
             total = total + more
-        sums[i] = sums[i][0] if len(some) == 1 else sixteen(total, kind)
+        sums[i] = sums[i][0] if len(some) == 1 else as_16bit(total, kind)
     return np.array(rows), np.array(sums, gradient.dtype)
 
 
@@ -94,9 +94,9 @@ def test_bits_are_the_same_in_every_layout_and_backend(rule, kind, form):
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_updates_of_rows_are_not_lost(kind, form, backend):
     """Each step is a fraction of the distance to the next number; a row is listed twice, the other not at all."""
-    table = sixteen(np.ones((2, 2000)), kind)
+    table = as_16bit(np.ones((2, 2000)), kind)
     optimizer = fo.SGD(given(table), lr=2.0**-13, backend=backend, **FORMS[form])
-    ones = given(sixteen(np.ones((2, 2000)), kind))
+    ones = given(as_16bit(np.ones((2, 2000)), kind))
     for _ in range(128):
         optimizer.step((np.array([1, 1]), ones))
     found = widened(table).astype(float)
@@ -128,10 +128,10 @@ def test_norms_are_of_the_sums(backend):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_listed_row_that_was_written_to_is_heeded(kind, backend):
-    p = sixteen(np.ones((3, 2)), kind)
+    p = as_16bit(np.ones((3, 2)), kind)
     optimizer = fo.SGD(given(p), lr=0.25, backend=backend)
-    p[1:] = sixteen(np.full((2, 2), 3.0), kind)
-    optimizer.step((np.array([1]), given(sixteen(np.ones((1, 2)), kind))))
+    p[1:] = as_16bit(np.full((2, 2), 3.0), kind)
+    optimizer.step((np.array([1]), given(as_16bit(np.ones((1, 2)), kind))))
     assert widened(p).tolist() == [[1, 1], [2.75, 2.75], [3, 3]]
 
 

@@ -102,7 +102,7 @@ def test_bits_of_updates_equal_the_reference(rule, dtype, threads, monkeypatch):
 def test_bits_of_16_bit_updates_equal_the_reference(rule, kind, form):
     rng = np.random.default_rng(2)
 
-    def sixteen(scale):
+    def as_16bit(scale):
         out = np.zeros(SIZE, np.float16 if kind == "float16" else np.uint16)
         if scale is None:  # any below 1
             return rng.integers(0, 0x3C00 if kind == "float16" else 0x3F80, SIZE, np.uint16).view(out.dtype)
@@ -110,10 +110,10 @@ def test_bits_of_16_bit_updates_equal_the_reference(rule, kind, form):
         return out
 
     for scale in (1.0, 1e-4, 1e-6, 1e-20, 1e-38, None):
-        p = sixteen(scale)
+        p = as_16bit(scale)
         states = [np.abs(numbers_of(rng, SIZE, "float32", scale)) for _ in OPTIMIZERS[rule].states]
         if form == SAME:
-            states = [sixteen(scale) for _ in states]
+            states = [as_16bit(scale) for _ in states]
             for state in states:
                 bits(state)[...] &= np.uint16(0x7FFF)
         if form == MASTER:
@@ -121,7 +121,7 @@ def test_bits_of_16_bit_updates_equal_the_reference(rule, kind, form):
         job = Update(rule, p, p, tuple(states), OPTIMIZERS[rule].options, 1, form, dropout_stream(7, 3))
         twin = twin_of(job)
         for step in (1, 2):
-            g = sixteen(scale)
+            g = as_16bit(scale)
             cpu.update([job._replace(g=g, step=step)])
             reference.update([twin._replace(g=g, step=step)])
             assert_same_bits(job, twin)

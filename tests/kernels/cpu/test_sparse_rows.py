@@ -44,29 +44,29 @@ def test_sums_are_taken_in_the_order_given(backend, indices, dtype):
         np.testing.assert_array_equal(values, given[1])
 
 
-SIXTEEN = [np.dtype(np.float16), np.dtype(np.uint16)]  # which stands for bfloat16
+DTYPES_16BIT = [np.dtype(np.float16), np.dtype(np.uint16)]  # which stands for bfloat16
 
 
-def sixteen(values, dtype):
+def as_16bit(values, dtype):
     out = np.zeros(values.shape, dtype)
     store(values.astype("float32"), out)
     return out
 
 
-@pytest.mark.parametrize("dtype", SIXTEEN, ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES_16BIT, ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("indices", INDICES.values(), ids=INDICES.keys())
 @pytest.mark.parametrize("backend", [cpu, reference], ids=["cpu", "numpy"])
 def test_sums_of_16_bits_are_those_of_float32_rounded_once(backend, indices, dtype):
     rng = np.random.default_rng(len(indices))
     indices = np.array(indices, np.int64)
     for row in ((), (3,), (70,), (2, 2), (0,)):
-        values = sixteen(rng.standard_normal((len(indices), *row)), dtype)
+        values = as_16bit(rng.standard_normal((len(indices), *row)), dtype)
         kept = values.copy()
         rows, sums = backend.sum_rows(indices, values)
         wide_rows, wide_sums = reference.sum_rows(indices, widened(values))
         assert (sums.dtype, sums.shape) == (dtype, wide_sums.shape)
         assert rows.tolist() == wide_rows.tolist()
-        assert sums.tobytes() == sixteen(wide_sums, dtype).tobytes()
+        assert sums.tobytes() == as_16bit(wide_sums, dtype).tobytes()
         assert values.tobytes() == kept.tobytes()
 
 
@@ -87,19 +87,19 @@ def job(rule, dtype, n, row, count, seed=0, form=SAME):
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(n, count, replace=False))
     wide = [rng.standard_normal((n, *row)), rng.standard_normal((count, *row))]
-    p, g = (sixteen(x, dtype) if dtype in SIXTEEN else x.astype(dtype) for x in wide)
+    p, g = (as_16bit(x, dtype) if dtype in DTYPES_16BIT else x.astype(dtype) for x in wide)
     states = [rng.random((n, *row)) for _ in OPTIMIZERS[rule].states]
-    if dtype not in SIXTEEN:
+    if dtype not in DTYPES_16BIT:
         states = [state.astype(dtype) for state in states]
     elif form == SAME:
-        states = [sixteen(state, dtype) for state in states]
+        states = [as_16bit(state, dtype) for state in states]
     else:
         states = [*(state.astype("float32") for state in states), *([widened(p)] if form == MASTER else [])]
     options = {**OPTIMIZERS[rule].options, "lr": 0.1, "weight_decay": 0.1, "l1": 0.01, "clip_value": 1.5}
     return Update(rule, p, g, tuple(states), options, 3, form, dropout_stream(5, 1)), rows
 
 
-EXACT = [("float32", SAME), ("float64", SAME), *((dtype, form) for dtype in SIXTEEN for form in FORMS)]
+EXACT = [("float32", SAME), ("float64", SAME), *((dtype, form) for dtype in DTYPES_16BIT for form in FORMS)]
 
 
 @pytest.mark.parametrize(("dtype", "form"), EXACT)
@@ -117,7 +117,7 @@ def test_updates_equal_the_references_and_leave_other_rows_alone(rule, dtype, fo
             assert a[others].tobytes() == was[others].tobytes()
         changed = ours.states[-1] if form == MASTER else ours.p
         was = before.states[-1] if form == MASTER else before.p
-        assert (changed[rows] != was[rows]).all() or (dtype in SIXTEEN and form != MASTER)
+        assert (changed[rows] != was[rows]).all() or (dtype in DTYPES_16BIT and form != MASTER)
         assert ours.g.tobytes() == before.g.tobytes()
 
 
@@ -130,7 +130,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(columns, dtype, form, threa
     indices = rng.integers(0, n, k)
     indices[::3] = n // 2
     values = rng.standard_normal((k, columns))
-    values = sixteen(values, dtype) if dtype in SIXTEEN else values.astype(dtype)
+    values = as_16bit(values, dtype) if dtype in DTYPES_16BIT else values.astype(dtype)
     found = []
     for count in (1, 2, 4):
         with threads(count):

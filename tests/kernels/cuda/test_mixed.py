@@ -28,7 +28,7 @@ def clock_at(batch, ever=0):
     return to_device(np.array([(batch, ever)], CLOCK).view(np.int64))
 
 
-def sixteen(x):
+def as_16bit(x):
     into = np.zeros(x.shape, np.uint16)
     store(np.ascontiguousarray(x, np.float32), into)
     return into
@@ -42,7 +42,7 @@ def test_narrow(size, shift):
     here, into = to_device(x, shift), to_device(np.full(size + 8, 77, np.uint16))
     narrow(gpu_of({at(here)}), 0, "bfloat16", at(here), at(into), size)
     found = into.copy_to_host()
-    np.testing.assert_array_equal(found[:size], sixteen(x))
+    np.testing.assert_array_equal(found[:size], as_16bit(x))
     assert (found[size:] == 77).all()
 
 
@@ -60,14 +60,14 @@ def test_gather(columns, stride, shift):
             rows.gather_narrow(gpu, 0, copied, address, count, at(clock_at(number)), 9, 23)
             wanted = (order if by is not None else np.arange(23))[number * 9 % 23 :][:count]
             found = into.copy_to_host()
-            np.testing.assert_array_equal(found[:count, :columns], sixteen(host[wanted]))
+            np.testing.assert_array_equal(found[:count, :columns], as_16bit(host[wanted]))
             assert (found[count:] == 77).all()
             assert (found[:, columns:] == 77).all()
 
 
 def test_dropout():
     count, columns, seed, layer, done, rate = 13, 7, 2**63 + 5, 2, 40, 0.3
-    x = sixteen(np.random.default_rng(1).standard_normal((count, columns)))
+    x = as_16bit(np.random.default_rng(1).standard_normal((count, columns)))
     record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, layer))], DROPOUT)
     settings, clock = to_device(record.view(np.int64)), clock_at(3, done)
     room = np.full((count, 8), 77, np.uint16)
@@ -75,7 +75,7 @@ def test_dropout():
     here = to_device(room)
     sizes = count, columns, 8, 8, "bfloat16"
     rows.dropout(gpu_of({at(here)}), 0, at(here), at(here), *sizes, at(clock), at(settings))
-    scaled = sixteen(widened(x) * np.float32(1 / (1 - rate)))
+    scaled = as_16bit(widened(x) * np.float32(1 / (1 - rate)))
     want = np.where(kept(seed, layer, done + 1, (count, columns), rate), scaled, 0)
     np.testing.assert_array_equal(here.copy_to_host()[:, :columns], want)
     assert (here.copy_to_host()[:, columns:] == 77).all()

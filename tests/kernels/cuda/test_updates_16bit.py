@@ -26,7 +26,7 @@ KINDS = {"float16": np.float16, "bfloat16": np.uint16}
 SEED = 2**63 + 5
 
 
-def sixteen(x, kind):
+def as_16bit(x, kind):
     into = np.zeros(x.shape, KINDS[kind])
     store(x.astype(np.float32), into)
     return into
@@ -53,7 +53,7 @@ class Arrays:
         self.p = self.drawn(rng)
         self.states = [np.abs(rng.standard_normal(size)).astype("float32") for _ in range(len(OPTIMIZERS[rule].states))]
         if form == SAME:
-            self.states = [sixteen(s, kind) for s in self.states]
+            self.states = [as_16bit(s, kind) for s in self.states]
         if form == MASTER:
             copy = widened(self.p)
             copy[::3] *= np.float32(1 + 2**-12)  # values that are rounded to it; the others equal it
@@ -67,7 +67,7 @@ class Arrays:
             odd = [0.0, -0.0, np.inf, -np.inf, np.nan, 6e-8, -3e-5, 1e-39, -1e-40, 65504.0, 3.3e38]
             at = rng.integers(0, self.size, self.size // 2)
             x[at] = rng.choice(np.array(odd, "float32"), len(at))
-        return sixteen(x, self.kind)
+        return as_16bit(x, self.kind)
 
     def job(self, g, options, step, device):
         p, *states = self.device if device else (self.p, *self.states)
@@ -139,7 +139,7 @@ def test_rounding_at_random_goes_by_seed_step_and_element_and_is_right_on_averag
     found = {}
     for number in (0, 1):
         for step in (1, 2):
-            p, g = to_device(sixteen(np.ones(size), kind)), to_device(sixteen(np.ones(size), kind))
+            p, g = to_device(as_16bit(np.ones(size), kind)), to_device(as_16bit(np.ones(size), kind))
             stream = dropout_stream(SEED, number)
             cuda.update([Update("sgd", p, g, (), options, step, STOCHASTIC, stream)])
             found[number, step] = widened(p.copy_to_host())
@@ -179,11 +179,11 @@ def test_forms_and_dtypes_together_and_steps_that_are_skipped_on_the_device():
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms(kind):
     rng = np.random.default_rng(5)
-    gradients = [sixteen(rng.standard_normal(size), kind) for size in (2 * TILE + 9, 0, 5, TILE)]
+    gradients = [as_16bit(rng.standard_normal(size), kind) for size in (2 * TILE + 9, 0, 5, TILE)]
     for shift in (0, 1):
         ours = cuda.gradient_norm([to_device(g, shift) for g in gradients])
         assert math.isclose(ours, reference.gradient_norm(gradients), rel_tol=1e-14)
-    gradients[0][TILE + 1] = sixteen(np.array([np.inf]), kind)[0]
+    gradients[0][TILE + 1] = as_16bit(np.array([np.inf]), kind)[0]
     assert cuda.gradient_norm([to_device(g) for g in gradients]) == math.inf
 
 
@@ -201,7 +201,7 @@ def test_clipping_scaling_and_steps_that_are_left_out(kind, way):
         "scaled": Guard(grad_scale=see(factor).address),
     }[way]
     if way == "careful":
-        g[3] = sixteen(np.array([np.nan]), kind)[0]
+        g[3] = as_16bit(np.array([np.nan]), kind)[0]
     given = to_device(g)
     plan.update([see(given).address], [1], [options], guard=guard)
     if way != "careful":
@@ -214,7 +214,7 @@ def test_clipping_scaling_and_steps_that_are_left_out(kind, way):
 @pytest.mark.parametrize("size", [0, 1, TILE + 13])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_in_float32(kind, size):
-    x = sixteen(np.random.default_rng(7).standard_normal(size), kind)
+    x = as_16bit(np.random.default_rng(7).standard_normal(size), kind)
     ours = cuda.widened(Bits(x) if kind == "bfloat16" else to_device(x, shift=size % 2))
     np.testing.assert_array_equal(ours.copy_to_host(), widened(x))
 
