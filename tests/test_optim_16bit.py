@@ -249,7 +249,11 @@ WRONG = {
         "grads must be {kind} like params; got {other}",
     ),
     "bits": (lambda k: np.ones(3, np.uint16), TypeError, "grads must be {kind} like params; got uint16"),
-    "shape": (lambda k: given(as_16bit(np.ones(4), k)), ValueError, r"must have the shape \(3,\) of params; got \(4,"),
+    "shape": (
+        lambda k: given(as_16bit(np.ones(4), k)),
+        ValueError,
+        r"must have the shape \(3,\) of params; got \(4,\)",
+    ),
 }
 
 

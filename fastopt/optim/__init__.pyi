@@ -98,7 +98,7 @@ class Lion(Optimizer):
         params: arrays to update, NumPy's or others with `__dlpack__`, see the module; or None.
         lr: learning rate, at least 0, or a schedule; see the module.
         betas: (beta1, beta2), each in [0, 1).
-        weight_decay: L2 penalty, at least 0; see the module.
+        weight_decay: decoupled weight decay, at least 0: it scales the parameter before the step.
         maximize: ascend instead of descend.
         l1: L1 penalty, at least 0; see the module.
         clip_value, clip_each, clip_norm: bounds of gradients, of one kind at most, above 0; see the module.
@@ -400,7 +400,7 @@ class AdamW(Adam):
         lr: learning rate, at least 0, or a schedule; see the module.
         betas: (beta1, beta2), each in [0, 1).
         eps: at least 0.
-        weight_decay: decoupled weight decay, at least 0.
+        weight_decay: decoupled weight decay, at least 0: it scales the parameter before the step.
         amsgrad: divide by the largest second moment so far.
         eps_root: optax's second eps, inside the root, at least 0.
         nesterov: optax's Adam with Nesterov's momentum, not with amsgrad; see `fastopt.conventions`.

@@ -21,7 +21,7 @@ _SETTINGS = {
 
 def docstring(row: OptimizerClass) -> str:
     """The docstring of `fastopt.NAME`."""
-    docs = {name: (row.options.get(name) or OPTIONS[name]).doc for name in (*row.arguments, *row.keywords)}
+    docs = {name: row.option(name).doc for name in (*row.arguments, *row.keywords)}
     docs |= {name: OPTIONS[name].doc for name in ("maximize", "l1")}
     conventions = [f'"{name}"' for name in row.conventions]
     settings = {name: doc.format(_enumerated(conventions)) for name, doc in _SETTINGS.items()}

@@ -91,7 +91,7 @@ from typing import Any
 
 from .. import _backends
 from .._validation import check_name
-from ..kernels.formulas.optimizers import CLASSES, COMMON_OPTIONS, OPTIMIZERS, OPTIONS, OptimizerClass
+from ..kernels.formulas.optimizers import CLASSES, COMMON_OPTIONS, OPTIMIZERS, OptimizerClass
 from ._docstrings import docstring
 from ._hyperparameters import EXTRA
 from .base import Optimizer
@@ -112,7 +112,7 @@ def signature_of(row: OptimizerClass) -> inspect.Signature:
 
     def parameter(name: str, default: Any, positional: bool = False) -> inspect.Parameter:
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
-        type_ = SETTINGS[name][0] if name in SETTINGS else (row.options.get(name) or OPTIONS[name]).type
+        type_ = SETTINGS[name][0] if name in SETTINGS else row.option(name).type
         if default is None and not type_.endswith("None"):
             type_ += " | None"
         return inspect.Parameter(name, kind, default=default, annotation=type_)

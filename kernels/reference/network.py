@@ -1,9 +1,7 @@
-"""The "numpy" backend: the vectorised NumPy specification of what every other backend computes.
+"""Dense layers, losses and networks of the reference, in vectorised NumPy.
 
-It is the oracle of the tests, the baseline of the benchmarks and a backend of its own. The formulas are in
-`reference_rules` and `reference_maths`, the metrics in `reference_metrics`. Arguments are taken as they come: names,
-shapes and number types are checked before they get here. Overflow and division by zero give inf and NaN without a
-warning, as in compiled code.
+Arguments are taken as they come: names, shapes and number types are checked before they get here. Overflow and division
+by zero give inf and NaN without a warning, as in compiled code.
 
 Denormal numbers count as zero, as in compiled code, in all but the products of layers: those are NumPy's BLAS's, whose
 threads have settings of their own.
@@ -23,25 +21,8 @@ from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Optimiz
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
-from .optimizers import UPDATES, shrinkage
-from .updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
-
-__all__ = [
-    "ACTIVATIONS",
-    "LOSSES",
-    "METRICS",
-    "UPDATES",
-    "ArrayPlan",
-    "Network",
-    "activate",
-    "dense_backward",
-    "dense_forward",
-    "gradient_norm",
-    "loss",
-    "sum_rows",
-    "update",
-    "update_rows",
-]
+from .optimizers import shrinkage
+from .updates import gradient_norm, update
 
 Array = np.ndarray
 PROGRESS_SECONDS = 0.1

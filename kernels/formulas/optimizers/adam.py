@@ -357,7 +357,7 @@ ADAMW = OptimizerClass(
     variant=_adamw_variant,
     example=("lr=0.5, weight_decay=0.1", (0.45, 2.4)),
     keywords=ADAM.keywords,
-    options={**ADAM.options, "weight_decay": Option(POSITIVE, "decoupled weight decay, at least 0.")},
+    options=ADAM.options,
     base="Adam",
     decoupled=True,
     no_rows="AdamW's weight decay is for all rows in every step; SGD, Adagrad and Adam take rows",

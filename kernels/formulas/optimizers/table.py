@@ -134,6 +134,12 @@ class OptimizerClass:
     no_rows: str = ""
     derived: Mapping[str, Callable[[int, Hyper], float]] = field(default_factory=dict)
 
+    def option(self, name: str) -> Option:
+        """A hyper-parameter: the class's own, or the one that all classes share."""
+        if name == "weight_decay" and (self.decoupled or all(row.decoupled for row in self.conventions.values())):
+            return Option(POSITIVE, "decoupled weight decay, at least 0: it scales the parameter before the step.")
+        return self.options.get(name) or OPTIONS[name]
+
     @property
     def hyper(self) -> tuple[str, ...]:
         """The names of the hyper-parameters, in the order of groups."""
