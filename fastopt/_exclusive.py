@@ -35,7 +35,7 @@ class Exclusive:
         return Exclusive, ()
 
     @contextmanager
-    def alone(self, call: str, trains: bool = False) -> Iterator[None]:
+    def exclusive(self, call: str, trains: bool = False) -> Iterator[None]:
         """Hold the lock exclusively; `call` is the name of the method for errors."""
         me = threading.get_ident()
         with self._lock():

@@ -293,7 +293,7 @@ def test_a_child_has_none_of_the_threads():
     use, inside, out = Exclusive(), threading.Event(), threading.Event()
 
     def hold():
-        with use.alone("fit", trains=True):
+        with use.exclusive("fit", trains=True):
             inside.set()
             out.wait(WAIT)
 
@@ -303,7 +303,7 @@ def test_a_child_has_none_of_the_threads():
     child = os.fork()
     if not child:
         signal.alarm(WAIT)
-        with use.alone("fit", trains=True), use.shared("predict"):
+        with use.exclusive("fit", trains=True), use.shared("predict"):
             os._exit(7)
     _, status = os.waitpid(child, 0)
     out.set()

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 MARK = "FASTOPT_SURVEY_PROCESS"  # environment variable that a process and its descendants share
-FIRST, LAST = 64_000, 190_000  # bytes of the output that are kept of its beginning and of its end
+HEAD_BYTES, TAIL_BYTES = 64_000, 190_000  # bytes of the output that are kept of its beginning and of its end
 POLL = 0.02  # seconds
 PATIENCE = 10.0  # seconds for a killed process to be gone: one may be stuck in a driver
 # A group of its own, which can be killed whole. If possible no session of its own: a kill of our session
@@ -48,14 +48,14 @@ class _Kept:
 
     def add(self, piece: bytes) -> None:
         self.size += len(piece)
-        room = FIRST - len(self.first)
+        room = HEAD_BYTES - len(self.first)
         self.first, rest = self.first + piece[:room], piece[room:]
         self.last += rest
-        if len(self.last) > 2 * LAST:
-            self.last = self.last[-LAST:]
+        if len(self.last) > 2 * TAIL_BYTES:
+            self.last = self.last[-TAIL_BYTES:]
 
     def text(self) -> bytes:
-        last = self.last[-LAST:]
+        last = self.last[-TAIL_BYTES:]
         left_out = self.size - len(self.first) - len(last)
         note = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out else b""
         return self.first + note + last

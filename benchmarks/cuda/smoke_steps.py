@@ -41,7 +41,7 @@ def numbers(seed: int) -> list[np.ndarray]:
     return [np.asarray(rng.standard_normal(shape), "float32") for shape in SHAPES]
 
 
-def there(gpu: Any, arrays: list[np.ndarray]) -> list[DeviceArray]:
+def on_gpu(gpu: Any, arrays: list[np.ndarray]) -> list[DeviceArray]:
     """Copies of arrays on the device."""
     made = [DeviceArray(gpu, array.shape, array.dtype) for array in arrays]
     for place, array in zip(made, arrays, strict=True):
@@ -68,10 +68,10 @@ def first_steps() -> str:
     host, gradients = numbers(0), [numbers(seed) for seed in (1, 2, 3)]
     gpu, worst = device(), 0.0
     for name, make in KINDS.items():
-        here, exact = there(gpu, host), wide(host)
+        here, exact = on_gpu(gpu, host), wide(host)
         ours, theirs = make(here, backend="cuda"), make(exact, backend="numpy")
         for given in gradients:
-            ours.step(there(gpu, given))
+            ours.step(on_gpu(gpu, given))
             theirs.step(wide(given))
             worst = max(worst, compare(here, exact, name))
     return f"{len(KINDS)} optimizers, 3 steps each: within {worst:.1e} of float64"
@@ -116,7 +116,7 @@ def rounding() -> str:
     for kind in DTYPES_16BIT:
         stored = encode(np.zeros(1), kind).dtype
         p, g = every.view(stored).copy(), other.view(stored).copy()
-        (here, gradient), wide_there = there(gpu, [p, g]), DeviceArray(gpu, p.shape, "float32")
+        (here, gradient), wide_there = on_gpu(gpu, [p, g]), DeviceArray(gpu, p.shape, "float32")
         with gpu.active():
             gpu.launch(widen_kernel(kind), 1, 0, here.address, wide_there.address, p.size)
         np.testing.assert_array_equal(wide_there.copy_to_host(), decode(p, kind), err_msg=kind)
@@ -135,10 +135,10 @@ def clipping() -> str:
     host, given = numbers(0), numbers(1)
     norm = float(np.sqrt(sum((g.astype("float64") ** 2).sum() for g in given)))
     gpu = device()
-    here, exact = there(gpu, host), wide(host)
+    here, exact = on_gpu(gpu, host), wide(host)
     ours = fo.Adam(here, lr=0.1, clip_norm=norm / 3, backend="cuda")
     theirs = fo.Adam(exact, lr=0.1, clip_norm=norm / 3, backend="numpy")
-    ours.step(there(gpu, given))
+    ours.step(on_gpu(gpu, given))
     theirs.step(wide(given))
     ours.settle()  # from then on its norm is that of the step
     compare(here, exact, "clipped")
@@ -150,14 +150,14 @@ def skipping() -> str:
     """The device skips steps with a gradient that is not finite, and does not count them."""
     host = numbers(0)
     gpu = device()
-    here, exact = there(gpu, host), wide(host)
+    here, exact = on_gpu(gpu, host), wide(host)
     ours, theirs = fo.Adam(here, lr=0.1, backend="cuda"), fo.Adam(exact, lr=0.1, backend="numpy")
     steps = 12 if SIMULATED else 150  # more than the host may be ahead
     for seed in range(steps):
         given = numbers(seed)
         if seed % 5 == 1:
             given[3][7] = np.inf if seed % 2 else np.nan
-        ours.step(there(gpu, given), grad_scale=4.0, skip_nonfinite=True)
+        ours.step(on_gpu(gpu, given), grad_scale=4.0, skip_nonfinite=True)
         theirs.step(wide(given), grad_scale=4.0, skip_nonfinite=True)
     compare(here, exact, "after skipped steps")
     done = [count for count, p in zip(ours.settle(), host, strict=True) if p.size]

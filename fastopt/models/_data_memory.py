@@ -159,7 +159,7 @@ class DataMemory(LayerStack):
             for layer in self.preprocessing
         ]
         statistics = tuple(learn(self.preprocessing, own, features.values, None))
-        with self._use.alone("adapt"):
+        with self._use.exclusive("adapt"):
             self.build(inputs)
             names = self._learnt.feature_names or features.names
             self._learnt = self._learnt._replace(statistics=statistics, feature_names=names)

@@ -106,7 +106,7 @@ class LayerStack:
         """
         inputs = check_count("inputs", inputs)
         if self.inputs is None:
-            with self._use.alone("build"):
+            with self._use.exclusive("build"):
                 self._draw(inputs)
         if inputs != self.inputs:
             raise ValueError(f"the model is built for {self.inputs} features; got {inputs}")
@@ -151,7 +151,7 @@ class LayerStack:
         for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
             if p.shape != w.shape:
                 raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
-        with self._use.alone("set_weights"):
+        with self._use.exclusive("set_weights"):
             for p, w in zip(self._parameters, arrays, strict=True):
                 p[...] = w
 
@@ -195,7 +195,7 @@ class LayerStack:
 
     def _reading(self, call: str) -> AbstractContextManager[None]:
         """While open, no other thread changes the weights; the first call makes them."""
-        return self._use.shared(call) if self.built else self._use.alone(call)
+        return self._use.shared(call) if self.built else self._use.exclusive(call)
 
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""

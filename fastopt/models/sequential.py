@@ -122,7 +122,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names = check_metrics(metrics, new_loss.spec.name)
-        with self._use.alone("compile"):
+        with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
                     raise ValueError(
@@ -195,7 +195,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets,
         )  # fmt: skip
-        with self._use.alone("fit", trains=True):
+        with self._use.exclusive("fit", trains=True):
             return training.run(self, self._plan_fit(x, y, options))
 
     def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
@@ -341,7 +341,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         ValueError, with the differences, for a file of another architecture, or one that is damaged or foreign; nothing
         is changed then.
         """
-        with self._use.alone("load_weights"):
+        with self._use.exclusive("load_weights"):
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)

@@ -139,7 +139,7 @@ def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
     The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """
     history = History()
-    with model._use.alone("fit", trains=True), _training(model, plan.options.callbacks, history):
+    with model._use.exclusive("fit", trains=True), _training(model, plan.options.callbacks, history):
         yield from _epochs(model, plan, history, watched=True)
 
 

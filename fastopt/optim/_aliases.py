@@ -10,7 +10,7 @@ _TORCH = "it chooses among torch's implementations, and here is one"
 _EMA = "no average of the parameters is kept: take it after each step"
 _DTYPES = "states have the dtype of their array, and float32 for arrays of 16 bits"
 
-WORDS: dict[str, str] = {
+FOREIGN_ARGUMENTS: dict[str, str] = {
     "learning_rate": "it is called lr",
     "learning_rate_init": "it is called lr",
     "lr_schedule": "give lr a schedule, see fastopt.schedules",
@@ -48,20 +48,20 @@ WORDS: dict[str, str] = {
 }
 
 
-def refuse(cls: type, given: Iterable[str]) -> None:
+def refuse_foreign(cls: type, given: Iterable[str]) -> None:
     """Raise TypeError for an argument that only another library's class has, with our name of it."""
     for word in given:
-        if word in WORDS and word not in _arguments(cls):
-            raise TypeError(f"{cls.__name__} has no argument {word}: {WORDS[word]}")
+        if word in FOREIGN_ARGUMENTS and word not in _arguments(cls):
+            raise TypeError(f"{cls.__name__} has no argument {word}: {FOREIGN_ARGUMENTS[word]}")
 
 
-def reasons(unknown: Iterable[str]) -> str:
+def hints_for(unknown: Iterable[str]) -> str:
     """Hints for other libraries' words among unknown ones, to be appended to an error message."""
-    return "".join(f"; {word}: {WORDS[word]}" for word in unknown if word in WORDS)
+    return "".join(f"; {word}: {FOREIGN_ARGUMENTS[word]}" for word in unknown if word in FOREIGN_ARGUMENTS)
 
 
 def _arguments(cls: type) -> frozenset[str]:
     """The names of a class's arguments; all known names for a class with **kwargs."""
     parameters = inspect.signature(cls).parameters.values()
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    return frozenset(WORDS) if anything else frozenset(parameter.name for parameter in parameters)
+    return frozenset(FOREIGN_ARGUMENTS) if anything else frozenset(parameter.name for parameter in parameters)

@@ -12,7 +12,7 @@ from .. import conventions
 from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
 from ..kernels.formulas import BOUND, DOMAINS
-from ._aliases import reasons, refuse
+from ._aliases import hints_for, refuse_foreign
 from ._engine import StepSettings
 from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
 from ._param_state import Hyper, ParamGroup
@@ -31,7 +31,7 @@ class Settings:
     backend: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        refuse(cls, kwargs)  # with a hint; `__init__` would only call them unexpected
+        refuse_foreign(cls, kwargs)  # with a hint; `__init__` would only call them unexpected
         return super().__new__(cls)
 
     def __init__(
@@ -73,7 +73,7 @@ class Settings:
         if missing or unknown:
             raise ValueError(
                 f"{cls.__name__} takes the hyper-parameters {', '.join(cls._hyper)};"
-                f" missing: {missing}, unknown: {unknown}{reasons(unknown)}"
+                f" missing: {missing}, unknown: {unknown}{hints_for(unknown)}"
             )
         return {name: cls._checked_one(name, hyper[name]) for name in cls._hyper}
 

@@ -28,16 +28,16 @@ def flush(x: Array) -> None:
     x[np.abs(x) < SMALLEST[x.dtype]] = 0
 
 
-def mean(x: Array, beta: float, news: Array) -> None:
-    """Move a running mean on: x = beta x + (1 - beta) news, in place."""
+def mean(x: Array, beta: float, value: Array) -> None:
+    """Move a running mean on: x = beta x + (1 - beta) value, in place."""
     T = x.dtype.type
     x *= T(beta)
-    x += T(1 - beta) * news
+    x += T(1 - beta) * value
 
 
-def flushed_mean(x: Array, beta: float, news: Array) -> None:
+def flushed_mean(x: Array, beta: float, value: Array) -> None:
     """`mean` of numbers of either sign, without denormal ones."""
-    mean(x, beta, news)
+    mean(x, beta, value)
     flush(x)
 
 

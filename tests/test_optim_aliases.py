@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt.conventions import CONVENTIONS
-from fastopt.optim._aliases import WORDS
+from fastopt.optim._aliases import FOREIGN_ARGUMENTS
 
 CLASSES = [getattr(fo, name) for name in CONVENTIONS]
 
@@ -59,11 +59,11 @@ def test_every_argument_of_a_library_is_there_or_refused(library):
 
 
 def test_no_reason_for_what_no_class_lacks():
-    for word in WORDS:
+    for word in FOREIGN_ARGUMENTS:
         assert not all(word in inspect.signature(cls).parameters for cls in CLASSES)
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", FOREIGN_ARGUMENTS)
 def test_a_word_beside_others(word):
     for cls in CLASSES:
         if word not in inspect.signature(cls).parameters:
