@@ -415,7 +415,7 @@ def test_options_of_fit_are_its_arguments_with_the_same_defaults():
 
 # ---------------------------------------------------------------- what a model keeps between calls
 def _changes(model):
-    """What may come between two calls, by its name."""
+    """Actions between two calls that may change what the model keeps, by name."""
     states = model.optimizer.state_dict()
     return {
         "nothing": lambda: None,

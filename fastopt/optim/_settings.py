@@ -95,8 +95,9 @@ class Settings:
             checked = [self._checked({k: v for k, v in g.user_options.items() if k != "params"}) for g in stale]
             check_clipping(self._clip_norm, checked, self.backend)
             rules = [self._rule(hyper) for hyper in checked]
-            for group, hyper in zip(stale, checked, strict=True):
-                self._check_derived(group, hyper)
+            if self._derived:
+                for group, hyper in zip(stale, checked, strict=True):
+                    self._check_derived(group, hyper)
             for group, rule, hyper in zip(stale, rules, checked, strict=True):
                 if rule != group.rule:
                     self._drop_plan()
