@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -71,6 +72,13 @@ OTHER_OPTIONS = {
 def other(rule: str, option: str) -> Any:
     """Another value of an option than the rule's own."""
     return not OPTIMIZERS[rule].options[option] if option == "decoupled" else OTHER_OPTIONS[option]
+
+
+def draw_rule(data: st.DataObject) -> tuple[str, dict[str, Any]]:
+    """Draw a row of OPTIMIZERS with options, each at its default or at another value."""
+    rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
+    options = OPTIMIZERS[rule].options.items()
+    return rule, {name: other(rule, name) if data.draw(st.booleans()) else value for name, value in options}
 
 
 CASES = [(rule, option) for rule, row in OPTIMIZERS.items() for option in (None, *row.options)]

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from optimizers import CASES, other
+from optimizers import CASES, draw_rule, other
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.optim.updates import TILE
@@ -84,11 +84,7 @@ def test_bits_with_infinities_nan_denormals_and_overflow(rule, kind, form):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_bits_with_random_rules_options_and_sizes(data):
-    rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
-    options = {
-        name: other(rule, name) if data.draw(st.booleans()) else value
-        for name, value in OPTIMIZERS[rule].options.items()
-    }
+    rule, options = draw_rule(data)
     size = data.draw(st.integers(0, 70 if INTERPRETED else 70_000))
     kind, form = data.draw(st.sampled_from(list(KINDS))), data.draw(st.sampled_from(FORMS))
     scale = data.draw(st.sampled_from([1.0, 0.25, 1 / 3]))

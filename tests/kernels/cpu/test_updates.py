@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from optimizers import CASES, other
+from optimizers import CASES, draw_rule, other
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.optim.updates import TILE
@@ -66,11 +66,7 @@ def test_bits_with_infinities_nan_and_denormals(rule, dtype):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_bits_with_random_rules_options_and_sizes(data):
-    rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
-    options = {
-        name: other(rule, name) if data.draw(st.booleans()) else value
-        for name, value in OPTIMIZERS[rule].options.items()
-    }
+    rule, options = draw_rule(data)
     size = data.draw(st.integers(0, 70 if INTERPRETED else 70_000))
     dtype = data.draw(st.sampled_from(["float32", "float64"]))
     assert_same_bits(rule, options, size, dtype, data.draw(st.integers(0, 2**32)), steps=2)

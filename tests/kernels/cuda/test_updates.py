@@ -17,7 +17,7 @@ from helpers_cuda import (
 from hypothesis import given
 
 require_device()
-from optimizers import other
+from optimizers import draw_rule, other
 
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
@@ -84,11 +84,7 @@ def test_bits_of_arrays_that_are_not_aligned(shifts, dtype):
 @drawing(20)
 @given(data=st.data())
 def test_bits_with_random_rules_options_sizes_and_places(data):
-    rule = data.draw(st.sampled_from(list(OPTIMIZERS)))
-    options = {
-        name: other(rule, name) if data.draw(st.booleans()) else value
-        for name, value in OPTIMIZERS[rule].options.items()
-    }
+    rule, options = draw_rule(data)
     size = data.draw(st.integers(0, 300 if SIMULATED else 300_000))
     shifts = data.draw(st.sampled_from([(0,) * 5, (1, 0, 0, 0, 0), (2, 2, 2, 2, 2)]))
     dtype = data.draw(st.sampled_from(DTYPES))
