@@ -183,9 +183,9 @@ class Optimizer(Settings):
             grads: gradients in the structure of `params`, each an array of its parameter's shape and dtype, in any
                 layout: NumPy's, or one with `__dlpack__` on the CPU, whatever the parameter is. None skips an array,
                 or a whole branch. With groups: a sequence with one entry a group. Gradients are not changed.
-                The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Adagrad, Adam):
-                integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows, with
-                their states, stay as they are; see `fastopt.optim`.
+                The tuple (indices, values) is the gradient of some rows of an array of n (SGD, Lion, Adagrad,
+                Adam): integers in 0 ... n - 1, of shape (k,), and an array of shape (k, *shape of a row). Other rows,
+                with their states, stay as they are; see `fastopt.optim`.
             grad_scale: the factor of the loss, by which gradients are divided: a number above 0, or an array of one. A
                 GradScaler's scale, as for torch's fused optimizers. Costs nothing.
             found_inf: if true (or an array of a number other than 0), the step is skipped, as in torch's.
@@ -201,8 +201,8 @@ class Optimizer(Settings):
         is. A norm is the same bits for any number of threads.
 
         Raises:
-            TypeError: a gradient is not an array, of another dtype, or not on the CPU; rows are given to AdamW or
-                RMSprop.
+            TypeError: a gradient is not an array, of another dtype, or not on the CPU; rows are given to an
+                optimizer that takes none.
             ValueError: another structure or shape, a row that is not there, a gradient that shares memory with a
                 parameter, a parameter of another library that was moved to other memory, or a hyper-parameter out of
                 its domain. All is checked before anything changes.
