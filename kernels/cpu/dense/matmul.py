@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
 from ..runtime.compile import Kernel, lock
+from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.primitives import target_has, view
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
@@ -287,11 +285,10 @@ def _matmul(T: Any) -> Callable[..., None]:
     return matmul
 
 
-def gemm_types(dtype: str) -> tuple[Any, ...]:
-    """Numba's types of the parameters of cblas_?gemm, with addresses as integers."""
-    i32, i64 = types.int32, types.int64
-    T = types.float32 if dtype == "float32" else types.float64
-    return (*[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
+def gemm_types(dtype: str) -> tuple[str, ...]:
+    """Numba's types of the parameters of cblas_?gemm, by name, with addresses as integers."""
+    i32, i64 = "int32", "int64"
+    return (*[i32] * 6, dtype, i64, i32, i64, i32, dtype, i64, i32)
 
 
 @cache
