@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .primitives import address_of, view
+from .frontend import intrinsic, types
+from .primitives import INTERPRETED, address_of, view
 
 
 def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -236,7 +236,20 @@ def offset(dtype: np.dtype[Any], name: str) -> int:
     return dtype.fields[name][1]
 
 
-@register_jitable
-def read(address, dtype):
-    """The record at an address, in a kernel; its fields are attributes."""
+@intrinsic
+def _read(typingctx, address, dtype):
+    from numba.core.typing.npydecl import parse_dtype
+
+    record = parse_dtype(dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+def _read_python(address, dtype):
     return view(address, 1, dtype)[0]
+
+
+read = _read_python if INTERPRETED else _read  # the record at an address, in a kernel; its fields are attributes
