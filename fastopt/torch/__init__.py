@@ -56,34 +56,14 @@ from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
 from ._accelerate import convert
 from ._explain import Explanation, Placement, explain
-from ._rules import ROWS, derived_numbers, torch_class
-from ._step import Accelerated, step_as_torch
+from ._rules import ROWS, torch_class
+from ._step import Accelerated
 
 
 def _make_class(row: OptimizerClass) -> type[Accelerated]:
     """Our subclass of torch's class for a row of CLASSES."""
-    members: dict[str, Any] = {"__doc__": torch_docstring(row), "__module__": __name__}
-    if row.derived:
-        members["step"] = _step_with_derived
+    members = {"__doc__": torch_docstring(row), "__module__": __name__, "_has_derived": bool(row.derived)}
     return type(row.name, (Accelerated, torch_class(row)), members)  # type: ignore[return-value]
-
-
-def _step_with_derived(self: Accelerated, closure: Any = None) -> Any:
-    """The step of an optimizer with numbers in its states that follow from the steps done, which ours does not write.
-
-    They do not follow if hyper-parameters have changed between steps: such a step is torch's own.
-    """
-    loss = None
-    if closure is not None:
-        with torch.enable_grad():
-            loss = closure()
-    if torch.compiler.is_compiling() or any(abs(float(a) - b) > 1e-6 + 1e-3 * b for a, b in derived_numbers(self)):
-        step_as_torch(self)
-    else:
-        Accelerated.step(self)
-        for number, value in derived_numbers(self):
-            number.fill_(value)
-    return loss
 
 
 _CLASSES: dict[type, type[Accelerated]] = {peer: _make_class(row) for peer, row in ROWS.items()}
