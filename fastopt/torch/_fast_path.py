@@ -108,8 +108,9 @@ class HostStep:
     @staticmethod
     def serves(members: Sequence[ParamState], count: int) -> bool:
         """True if a plan of these parameters, of as many as the optimizer has, can be used."""
-        names = {names_of(known.rule) for known in members}
-        return len(members) == count and len(names) == 1 and not any(known.unpublished for known in members)
+        if len(members) != count or any(known.unpublished for known in members):
+            return False
+        return len({names_of(known.rule) for known in members}) == 1
 
     def run(self, optimizer: Any, indices: list[int] | None = None) -> bool:
         """Update the parameters that have gradients; return False, with nothing changed, if it must be done otherwise.
@@ -126,6 +127,8 @@ class HostStep:
                 if indices is None and not all(map(is_not, gradients, repeat(None))):
                     indices = [i for i, g in enumerate(gradients) if g is not None]
                     params, gradients = [params[i] for i in indices], [gradients[i] for i in indices]
+                if not params:
+                    return True
                 located = self._locate(optimizer.state, indices, params, gradients)
             except (KeyError, TypeError, RuntimeError):  # an option or a state is missing, a tensor has no memory
                 return False

@@ -19,7 +19,7 @@ from ..kernels.formulas import BOUND
 from ._cuda import DeviceJob, DevicePlan, Job, PlanKey, plan_key, repeat_on_device, step_on_device, why_not_step
 from ._devices import DEVICE, HOST
 from ._fast_path import HostStep, clipped_scale, reusable_step
-from ._param_states import ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
+from ._param_states import NEW, STEPPED, ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
 from ._rules import FUSED, Group, derived_numbers, peer_of, read_group
 
 
@@ -71,7 +71,15 @@ class Accelerated(torch.optim.Optimizer):
 
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
+        if value is not None and self._in_backward is not None:
+            raise ValueError(f"clip_norm must be None while steps are done in backward; got {value}")
         self._clip_norm = check_in_domain("clip_norm", value, BOUND)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own, as torch's does."""
+        super().add_param_group(param_group)
+        if self._in_backward is not None:
+            self._in_backward.attach()
 
     def __getstate__(self) -> dict[str, Any]:
         own = {} if self._clip_norm is None else {"_clip_norm": self._clip_norm}
@@ -104,8 +112,8 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._in_backward is not None and self._in_backward.has_done_step():
-            return loss
+        if self._in_backward is not None:
+            self._in_backward.end_step()
         if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
             step_as_torch(self)
         elif not self._has_derived:
@@ -318,10 +326,16 @@ def _clip_all(optimizer: Any, clip_norm: float) -> None:
 def _step_on_host(
     optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
 ) -> None:
-    plan = plans.host
-    if plan is None or any(known.index < 0 for known, _ in jobs):
-        plan = plans.plan_host()
-    gradients, numbers = [0] * plans.num_planned, [0] * plans.num_planned
+    members = [known for known, _ in jobs]
+    # Of a first step inside a backward pass, parameters come one by one: a plan of all of them each time would be long.
+    is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
+    if is_first:
+        plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)
+    elif plans.host is None or any(known.index < 0 for known in members):
+        plan, count = plans.plan_host(), plans.num_planned
+    else:
+        plan, count = plans.host, plans.num_planned
+    gradients, numbers = [0] * count, [0] * count
     kept = []  # copies must live until the kernels are done
     for known, gradient in jobs:
         g = match_layout(known.p, gradient)
@@ -332,8 +346,9 @@ def _step_on_host(
     if clip_norm is not None:
         scale = clipped_scale(optimizer, plan, gradients, clip_norm, scale)
     plan.update(gradients, numbers, options, scale)
-    for known, _ in jobs:
+    for known in members:
         known.end_step(optimizer.state)
+        known.index = STEPPED if is_first else known.index
     if grad_scale is not None:
         # Gradients are left unscaled, as after torch's fused steps. Not before the update: in float16 small ones would
         # be lost.
