@@ -28,6 +28,7 @@ from fastopt.kernels.cpu.dense import losses as dense_losses
 from fastopt.kernels.cpu.dense.blas import PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim.counters import StepCounters
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
@@ -161,6 +162,20 @@ def optimizers() -> Iterator[Case]:
                     f"steps of Adam, {name}, {dtype}{', by DLPack' * wrapped}",
                     lambda d=dtype, w=wrapped, o=options: _steps(d, w, **o),
                 )
+
+
+    yield "counters of steps", _counted
+
+
+def _counted() -> list[Any]:
+    """Counters of both sizes, each flush against a page, in two steps; the second leaves one out."""
+    counters = [np.array([4.0], dtype) for dtype in REAL]
+    counted = StepCounters([(address_of(counter), counter.itemsize) for counter in counters] + [(0, 0)], 2)
+    found = []
+    for gradients in (np.array([8, 8, 8]), np.array([8, 0, 8])):
+        found.append(counted.next_steps(address_of(gradients)).copy())
+        counted.advance(address_of(gradients))
+    return [*found, *counters]
 
 
 class _Team:
@@ -377,7 +392,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
-    "optimizers": (optimizers, r"read_arrays|read_capsules"),
+    "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
