@@ -27,7 +27,7 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
 from fastopt.kernels.cpu.dense.blas import PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
-from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows, streaming_loops
 from fastopt.kernels.cpu.optim.counters import StepCounters
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
@@ -80,6 +80,11 @@ def _updates(rule: str, dtype: str, form: str) -> list[Any]:
     return [array for one in jobs for array in (one.p, *one.states)]
 
 
+def _streamed(rule: str, dtype: str) -> list[Any]:
+    with mock.patch.object(streaming_loops, "STREAMED_BYTES", 0):
+        return _updates(rule, dtype, SAME)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -87,6 +92,9 @@ def updates() -> Iterator[Case]:
                 if not THOROUGH and repeats(rule, dtype, form):
                     continue
                 yield f"{rule}, {dtype}, {form}", lambda r=rule, d=dtype, f=form: _updates(r, d, f)
+        if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
+            for dtype in REAL:
+                yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:

@@ -54,7 +54,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             rows = OPTIMIZERS.values()
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             continue
-        kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        rows, sizes = OPTIMIZERS.values(), (False, True)
+        kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
         kernels.append(apply_kernel(dtype))
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
