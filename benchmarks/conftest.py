@@ -15,6 +15,7 @@ from fastopt.benchmarks.limits import copy_bandwidth
 from fastopt.benchmarks.peaks import fma_peak, product_peak
 from fastopt.benchmarks.peers import TITLES
 from fastopt.benchmarks.products import label
+from fastopt.cli.bench import processor
 from fastopt.kernels.cpu.dense.blas import blas
 
 PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
@@ -32,6 +33,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["fastopt"] = {
         "threads": get_num_threads(),
         "blas": label(blas()),
+        "processor": processor(),
         "quick": config.getoption("--quick"),
         "versions": {name: version(name) for module, name in PACKAGES.items() if find_spec(module)},
     }

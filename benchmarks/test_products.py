@@ -12,6 +12,7 @@ from fastopt.benchmarks.products import TITLES, TURN_FLOPS, Operands, Shape, lab
 from fastopt.benchmarks.workloads import make, random_classes
 from fastopt.kernels.cpu.dense.blas import using
 from fastopt.kernels.cpu.dense.matmul import AS_IS, TRANSPOSED
+from fastopt.kernels.cpu.runtime.launch import STEP_FLOPS, num_threads_for
 
 ROUNDS, LARGE_ROUNDS = 7, 3
 LARGE_FLOPS = 1e10  # of a product that is timed in few rounds
@@ -139,6 +140,7 @@ def test_small_step(benchmark, note, request, quick, width, rows, contestant):
         benchmark(lambda: None)
         return
     record(benchmark, found[contestant])
+    flops = workload.flops / workload.steps
     note("product", "step with Adam", contestant, size=workload.parameters, shape=workload.shape,
-         title="small training steps", contestant_title=label(libraries()[contestant]),
-         flops=workload.flops / workload.steps)  # fmt: skip
+         title="small training steps", contestant_title=label(libraries()[contestant]), flops=flops,
+         threads=num_threads_for(flops, STEP_FLOPS, rows))  # fmt: skip
