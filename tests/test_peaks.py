@@ -10,7 +10,7 @@ import pytest
 
 from fastopt.benchmarks import peaks, products
 from fastopt.benchmarks.products import Operands, Shape
-from fastopt.kernels.cpu.dense.blas import OWN, PLAIN
+from fastopt.kernels.cpu.dense.blas import PLAIN
 from fastopt.kernels.cpu.dense.matmul import AS_IS, TRANSPOSED
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, target_has
 
@@ -127,7 +127,7 @@ def test_the_peak_of_products_is_the_best_of_all(monkeypatch):
     """By the times of stand-ins: each library's best shape counts, and the best library is named."""
     monkeypatch.setattr(peaks, "SHAPES", (Shape(8, 8, 8), Shape(16, 16, 16)))
     monkeypatch.setattr(peaks, "turn_count", lambda shape: 1)
-    slow = OWN._replace(name="mkl", version="2030")
+    slow = PLAIN._replace(name="mkl", version="2030")
     monkeypatch.setattr(peaks, "libraries", lambda: {"fastopt": PLAIN, "mkl": slow})
     asked = []
 
