@@ -1,4 +1,4 @@
-"""Matrix products of training steps, and small steps: our kernels and the libraries that are present, in GFLOP/s."""
+"""Matrix products and small training steps: our kernels and the libraries that are present, beside the FMA peak."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from fastopt import get_num_threads
 from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.limits import interleaved_times
-from fastopt.benchmarks.peaks import fma_call
+from fastopt.benchmarks.peaks import fma_call, has_peak
 from fastopt.benchmarks.peers.own import Compiled
 from fastopt.benchmarks.products import TITLES, TURN_FLOPS, Operands, Shape, label, libraries, turn_count
 from fastopt.benchmarks.workloads import make, random_classes
@@ -17,12 +17,13 @@ from fastopt.kernels.cpu.runtime.launch import STEP_FLOPS, num_threads_for
 ROUNDS, LARGE_ROUNDS = 7, 3
 LARGE_FLOPS = 1e10  # of a product that is timed in few rounds
 CHECKED_ROWS = 64  # of a result, evenly spread
-STEP_ROUNDS = 25
+STEP_ROUNDS, PEAK_ROUNDS = 25, 25
 EPOCHS = 10  # of a turn of small steps
 SAME_LOSSES = 1e-4  # relative difference of the losses of an epoch, rounded differently
 
 LAYERS = [(784, 256), (256, 128), (128, 10), (512, 512), (1024, 1024)]  # inputs, outputs
 BATCHES = (64, 256, 1024)
+TEAMS = ("one thread", "all threads")
 
 
 def products_of(rows, inputs, outputs):
@@ -45,11 +46,19 @@ def cases():
         for direction, shape in products_of(rows, 784, 256).items():
             found["products of a step", direction, "float64", f"{rows}x784x256"] = shape
     for side in (1024, 2048, 4096):
-        found["products of squares", "forward", "float32", f"{side}x{side}x{side}"] = Shape(side, side, side)
+        found["products of squares", "square", "float32", f"{side}x{side}x{side}"] = Shape(side, side, side)
     return found
 
 
 CASES = cases()
+
+
+def threads_of(team):
+    """The threads of a team; the test is skipped if both teams are one thread."""
+    threads = get_num_threads() if team == "all threads" else 1
+    if team == "all threads" and threads == 1:
+        pytest.skip("one thread is all")
+    return threads
 
 
 def assert_product(operands, rows):
@@ -79,15 +88,29 @@ def measured(shape, dtype, threads, names, quick, timed):
 
 
 @interleaved
+@pytest.mark.parametrize("team", TEAMS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_registers(benchmark, note, quick, dtype, team):
+    if not has_peak(dtype):
+        pytest.skip(f"the processor does not calculate in {dtype}")
+    if benchmark.disabled:
+        pytest.skip("nothing to agree on")
+    threads = threads_of(team)
+    benchmark.group = f"FMA peak, {dtype}, {team}"
+    call = fma_call(dtype, threads, TURN_FLOPS)
+    record(benchmark, interleaved_times({"peak": call.run}, 2 if quick else PEAK_ROUNDS)["peak"])
+    note("limit", f"multiplications and additions, {team}", "registers", size=int(call.flops), shape="in registers",
+         dtype=dtype, threads=threads, contestant_title="registers", flops=call.flops)  # fmt: skip
+
+
+@interleaved
 @pytest.mark.parametrize("contestant", TITLES)
-@pytest.mark.parametrize("team", ["one thread", "all threads"])
+@pytest.mark.parametrize("team", TEAMS)
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_product(benchmark, note, request, quick, case, team, contestant):
-    threads = get_num_threads() if team == "all threads" else 1
+    threads = threads_of(team)
     if contestant not in libraries():
         pytest.skip(f"{TITLES[contestant]} is not on this machine")
-    if team == "all threads" and threads == 1:
-        pytest.skip("one thread is all")
     (group, direction, dtype, text), shape = case, CASES[case]
     if quick and shape.flops > LARGE_FLOPS:
         pytest.skip("a large product: when timed")
@@ -103,7 +126,7 @@ def test_product(benchmark, note, request, quick, case, team, contestant):
     record(benchmark, found[contestant])
     note("product", f"{direction}, {team}", contestant, size=shape.m * shape.n * shape.k, shape=text, dtype=dtype,
          threads=threads, title=f"{group}, {team}", contestant_title=label(libraries()[contestant]),
-         flops=threads * shape.flops, limit=float(np.median(found["peak"])))  # fmt: skip
+         flops=threads * shape.flops, limit=min(found["peak"]))  # fmt: skip
 
 
 def trained(workload, names, rounds):
