@@ -26,6 +26,15 @@ def canonical(name: str) -> str:
     return prefix + known if known in METRICS else name
 
 
+def rises(name: str) -> bool:
+    """True for a metric of which a larger figure is better, by its canonical name.
+
+    >>> rises("accuracy"), rises("mean_squared_error"), rises("loss")
+    (True, False, False)
+    """
+    return name in METRICS and METRICS[name].rises
+
+
 def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
     """Return the names in METRICS of one or several metrics; ValueError for one that does not fit the loss."""
     if metrics is None:

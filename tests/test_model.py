@@ -120,7 +120,7 @@ def test_every_loss_and_its_metrics(backend, loss, outputs):
     model.compile(fo.Adam(lr=1e-2), loss, metrics)
     history = model.fit(x, targets, epochs=20, batch_size=16)
     assert history["loss"][-1] < history["loss"][0]
-    assert list(history.history) == ["loss", *metrics, "seconds", "samples_per_second"]
+    assert list(history.history) == ["loss", *metrics, "lr", "seconds", "samples_per_second"]
     scores = model.evaluate(x, targets)
     assert list(scores) == ["loss", *metrics]
     assert scores["accuracy"] > 0.9

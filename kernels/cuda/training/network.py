@@ -154,16 +154,20 @@ class Network:
     def holding(self) -> Iterator[None]:
         """While open, parameters and states stay on the device from one pass to the next.
 
-        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated at the end,
-        also after an exception.
+        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated by
+        `bring_back`, and at the end, also after an exception.
         """
         self._holding = True
         try:
             yield
         finally:
             self._holding = False
-            with self.gpu.active(), interrupts_held():
-                self._download()
+            self.bring_back()
+
+    def bring_back(self) -> None:
+        """Update the caller's arrays within `holding`; they may be written to until the next pass, which reads them."""
+        with self.gpu.active(), interrupts_held():
+            self._download()
 
     def _upload(self) -> None:
         """Copy the parameters to the device, unless it has newer ones."""
