@@ -121,7 +121,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
-        names = check_metrics(metrics, new_loss.spec.name)
+        names = check_metrics(metrics, new_loss.spec.name, self.outputs)
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
