@@ -10,12 +10,12 @@ from functools import cache
 from math import log
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import LOSSES
 from ...formulas.functions import exp
 from ...spec import LossSpec
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.launch import num_threads_for, parallel
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import address_of, call_tile, view

@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import METRICS
 from ...metrics import scored_forms
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
 from ..runtime.records import METRIC, read

@@ -21,9 +21,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import address_of, view
 from ..runtime.records import CAPSULES, fill, read
 from .arrays import HEADER_BYTES, ITEMS_OFFSET, LOW_32_BITS, layout_known, lower_bound

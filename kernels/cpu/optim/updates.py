@@ -19,11 +19,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from numba.extending import register_jitable
-
 from ...formulas import OPTIMIZERS
 from ...spec import MASTER, SAME
 from ..runtime.compile import Kernel, lock
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import call_update
 from ..runtime.records import UPDATE, UPDATES, offset, read
 from ..runtime.storage import IS_ROUNDING, STOCHASTIC_STORES, STORES

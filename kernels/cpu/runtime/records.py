@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .primitives import address_of, view
+from .frontend import intrinsic, types
+from .primitives import INTERPRETED, address_of, view
 
 
 def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -46,14 +46,17 @@ GATHER = _record(
     "batch_x",
     "batch_y",
     "inputs",
-    "piece_cols",  # columns of x in a piece of work
+    "piece_cols",  # columns of x in a piece of work, and in batch_x, which has the columns of a piece together
+    "capacity",  # rows of batch_x
     "outputs",  # columns of y
     "has_labels",
 )
 
 DENSE = _record(
     "run",
-    "x",  # (rows, inputs)
+    "x",  # (rows, inputs), or (num_splits, rows, split_rows): the columns of each split together
+    "x_stride",  # elements from row to row of x
+    "x_split",  # and from the columns of one split to those of the next
     "w",  # (inputs, outputs)
     "b",  # (outputs,)
     "z",  # (rows, outputs), pre-activation; the same array as y if the slope is a function of y
@@ -74,6 +77,10 @@ DENSE = _record(
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums
+    "col_sums",  # (tiles of rows, outputs) float64, of dz, made by the layer above; 0: by `slopes`
+    "slope_below",  # code of the layer below, which makes dx its dz; 0: dx stays as it is
+    "s_below",  # its y or z
+    "col_sums_below",
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
@@ -230,7 +237,20 @@ def offset(dtype: np.dtype[Any], name: str) -> int:
     return dtype.fields[name][1]
 
 
-@register_jitable
-def read(address, dtype):
-    """The record at an address, in a kernel; its fields are attributes."""
+@intrinsic
+def _read(typingctx, address, dtype):
+    from numba.core.typing.npydecl import parse_dtype
+
+    record = parse_dtype(dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+def _read_python(address, dtype):
     return view(address, 1, dtype)[0]
+
+
+read = _read_python if INTERPRETED else _read  # the record at an address, in a kernel; its fields are attributes
