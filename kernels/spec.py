@@ -130,3 +130,4 @@ class PassResult(NamedTuple):
     losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, float]
     seconds: float
+    lr: float = float("nan")  # the learning rate of the last step; whoever knows the optimizer sets it

@@ -406,7 +406,9 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "losses": (losses, r"loss_.*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
-    "networks": (networks, r"run_program|total|finish|(gather|scatter|dropout|metric|apply)_.*|dense_combine_.*"),
+    "networks": (
+        networks, r"run_program|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*|dense_combine_.*",
+    ),
     "profiles": (profiles, r"run_program_marked"),
 }
 

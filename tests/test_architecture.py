@@ -66,7 +66,7 @@ FASTOPT = {
     "losses": "_backends _validation kernels/formulas kernels/spec",
     "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
-    "callbacks": "_exclusive _metrics _validation kernels/formulas kernels/interrupts",
+    "callbacks": "_exclusive _metrics _validation kernels/interrupts",
     "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Model(Trainable, Protocol):
     epochs_done: int
     history: History | None
     _use: Exclusive
+    _holder: tuple[Any, int] | None
 
     @property
     def backend(self) -> str:
@@ -127,8 +129,9 @@ def run(model: Model, plan: Plan) -> History:
     other. Only losing the GPU can break it.
     """
     history = History()
+    watched = any(callback.reads_weights for callback in plan.options.callbacks)
     with _training(model, plan.options.callbacks, history):
-        for _ in _epochs(model, plan, history, watched=bool(plan.options.callbacks)):
+        for _ in _epochs(model, plan, history, watched):
             pass
     return history
 
@@ -161,13 +164,16 @@ def _training(model: Model, callbacks: Sequence[Callback], history: History) -> 
 
 
 def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
-    """Train epoch by epoch; watched: somebody may look at the model between epochs, so its weights are brought back."""
+    """Train epoch by epoch; watched: somebody may look at the weights between epochs, so they are brought back.
+
+    If not, methods of the model that read or change them bring them back.
+    """
     callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     try:
         for callback in callbacks:
             callback.on_train_begin(model)
-        with nullcontext() if watched else getattr(plan.network, "holding", nullcontext)():
+        with nullcontext() if watched else _holding(model, plan.network):
             for epoch in epochs:
                 for callback in callbacks:
                     callback.on_epoch_begin(model, epoch)
@@ -192,6 +198,22 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
         raise
 
 
+@contextmanager
+def _holding(model: Model, network: Any) -> Iterator[None]:
+    """While open, weights and states may be newer in the network's own memory, of which the model knows."""
+    hold = getattr(network, "holding", None)
+    if hold is None:
+        yield
+        return
+    outer = model._holder
+    with hold():
+        model._holder = network, threading.get_ident()
+        try:
+            yield
+        finally:
+            model._holder = outer
+
+
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     options = plan.options
@@ -203,7 +225,7 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     if plan.validation is not None:
         scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in figures(scores).items()}
-    logs |= {"seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
+    logs |= {"lr": result.lr, "seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
     if bar:
         bar.finish(logs)
     return logs, result.losses
@@ -223,7 +245,7 @@ def train_epoch(
             result: PassResult = network.train(batches, steps, model.seed, advance)
         finally:
             optimizer.advance(network.steps_done)
-    return result
+    return result._replace(lr=float(steps.learning_rates[-1]))
 
 
 def figures(result: PassResult) -> dict[str, float]:
@@ -234,7 +256,7 @@ def figures(result: PassResult) -> dict[str, float]:
 def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
     """The names that the figures of an epoch will have."""
     names = ["loss", *metrics]
-    return names + [f"val_{name}" for name in names] * validation + ["seconds", "samples_per_second"]
+    return names + [f"val_{name}" for name in names] * validation + ["lr", "seconds", "samples_per_second"]
 
 
 def _mean_loss(batches: Batches, losses: np.ndarray) -> float:

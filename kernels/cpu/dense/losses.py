@@ -161,11 +161,13 @@ def _total(work, step, rank, num_ranks):
     if rank == 0:
         t = read(work, TOTAL)
         count = num_pieces(batch_rows(t.run, step), ROWS)
-        sums, into = view(t.sums, count, np.float64), view(t.into + step * t.stride, 1, np.float64)
-        total = 0.0
-        for i in range(count):
-            total += sums[i]
-        into[0] += total
+        sums = view(t.sums, count * t.columns, np.float64)
+        into = view(t.into + step * t.stride, t.columns, np.float64)
+        for j in range(t.columns):
+            total = 0.0
+            for i in range(count):
+                total += sums[i * t.columns + j]
+            into[j] += total
 
 
 TOTAL_KERNEL = Kernel(_total, "total")

@@ -105,7 +105,8 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
-TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
+# columns of sums (pieces of rows, columns): into[step * stride][column] += sum(sums[:, column])
+TOTAL = _record("run", "sums", "columns", "into", "stride")
 
 UPDATE = _record(
     "update",  # code

@@ -15,12 +15,12 @@ import numpy as np
 
 from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
-from ...metrics import Variation, scored_by, sums_of
+from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
 from ..dense.layer import TILE_ROWS, activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
-from ..dense.metrics import metric_kernel
+from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
 from ..optim.loops import STATE_WORDS
 from ..optim.updates import update_code
@@ -233,6 +233,8 @@ class Program:
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
 
+        Metrics of counts share theirs.
+
         losses: the loss of batch i is added to losses[i * stride]. variation: of the targets, where r2 is among the
         metrics.
         """
@@ -248,13 +250,22 @@ class Program:
             param=loss_param(net.loss_spec),
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
-        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts, cost=cost)
+        counts = has_counts(net.metrics)
+        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts and not counts, cost=cost)
         accumulators = {name: np.zeros(sum(of == name for of, _ in parts)) for name in net.metrics}
         free = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
             totals.append(self._batch_sums(accumulators[name][next(free[name]) :], 0))
             z = outputs if METRICS[name].of_classes else shown
-            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=i == len(parts) - 1)
+            last = i == len(parts) - 1 and not counts
+            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=last)
+        if counts:
+            of_counts = [name for name in net.metrics if METRICS[name].of_counts]
+            by_output = scored_by(of_counts[0], net.loss_spec.name, labels, columns) == "outputs"
+            shared = np.zeros(num_counts(columns, by_output))
+            accumulators |= dict.fromkeys(of_counts, shared)
+            totals.append(self._batch_sums(shared, 0, len(shared)))
+            self._metric(of_counts[0], outputs, targets, (0, columns), totals[-1][0], barrier=True)
         for _, record in totals:
             self.add(TOTAL_KERNEL, record, barrier=False)
         return accumulators
@@ -269,14 +280,16 @@ class Program:
             stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
         )  # fmt: skip
         scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
-        cost = costs.metric(name, end - first, labels, net.itemsize)
-        self.add(metric_kernel(name, scored, net.dtype), record, barrier, cost)
+        of_counts = METRICS[name].of_counts
+        cost = costs.metric("counts" if of_counts else name, end - first, labels, net.itemsize)
+        kernel = counts_kernel(scored, net.dtype) if of_counts else metric_kernel(name, scored, net.dtype)
+        self.add(kernel, record, barrier, cost)
 
-    def _batch_sums(self, into: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch_sums(self, into: np.ndarray, stride: int, columns: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`."""
-        sums = np.zeros(num_pieces(self.batch_size, ROWS))
+        sums = np.zeros((num_pieces(self.batch_size, ROWS), columns))
         self.kept.append(sums)
-        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride)
+        return sums, fill(TOTAL, run=self.run, sums=sums, columns=columns, into=into, stride=stride)
 
     # ------------------------------------------------------------ backward
     def backward(
