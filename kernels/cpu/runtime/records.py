@@ -90,6 +90,7 @@ DENSE = _record(
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
+    "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
