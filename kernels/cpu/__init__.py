@@ -22,6 +22,7 @@ from .runtime.storage import STORES
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
+from .training.shuffle import SHUFFLE_KERNEL
 
 __all__ = [
     "ArrayPlan",
@@ -44,7 +45,7 @@ __all__ = [
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

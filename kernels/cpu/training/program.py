@@ -17,7 +17,7 @@ from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, scored_by, sums_of
 from ...profile import Cost, recorder
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
 from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
@@ -28,11 +28,26 @@ from ..runtime.compile import Kernel
 from ..runtime.launch import get_num_threads, run_team, yield_address
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
-from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
+from ..runtime.records import (
+    ACTIVATE,
+    DENSE,
+    DROPOUT,
+    GATHER,
+    LOSS,
+    METRIC,
+    RUN,
+    SHUFFLE,
+    STOP_BATCH,
+    STOP_EPOCH,
+    TOTAL,
+    fill,
+)
 from .optimizer_step import OptimizerStep
-from .run import FINISH, RUN_PROGRAM, marking
+from .run import FINISH, RUN_PROGRAM, clock, marking
+from .shuffle import SHUFFLE_KERNEL
 
 WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
+BATCH_FLOPS = 2e4  # operations that take as long as a batch takes beside its own: some 1 us for its phases
 
 
 class Structure(NamedTuple):
@@ -87,6 +102,7 @@ class Program:
     """Phases in order, and the memory that they work on."""
 
     source: np.ndarray  # record of the gather
+    rows: np.ndarray | None = None  # record of the shuffle
     target: np.ndarray  # record of the scatter
     num_ranks = 1  # at most: there is scratch memory for so many
 
@@ -113,6 +129,12 @@ class Program:
         return array
 
     # ------------------------------------------------------------ the batch
+    def shuffle(self) -> None:
+        """Add the order of an epoch's rows; the first phase, which runs before the first batch of an epoch only."""
+        self.rows = fill(SHUFFLE, run=self.run)
+        self.add(SHUFFLE_KERNEL, self.rows, barrier=True, cost=costs.shuffle())
+        self.run["epoch_phases"] = len(self.phases)
+
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
         """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y."""
         net, labels = self.net, False
@@ -221,12 +243,13 @@ class Program:
     # ------------------------------------------------------------ loss and metrics
     def loss_and_metrics(
         self, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int, gradient: np.ndarray,
-        variation: Variation | None,
+        variation: Variation | None, epochs: int = 1,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
 
-        losses: the loss of batch i is added to losses[i * stride]. variation: of the targets, where r2 is among the
-        metrics.
+        losses: the loss of a batch is added to the word that lies `stride` bytes behind that of the batch before.
+        variation: of the targets, where r2 is among the metrics. epochs: (epochs, sums) is the shape of the sums of a
+        metric.
         """
         net, columns, labels = self.net, self.net.outputs, _has_labels(targets)
         shown = outputs  # to metrics that see the network's outputs, not its logits
@@ -241,10 +264,10 @@ class Program:
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
         self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts, cost=cost)
-        accumulators = {name: np.zeros(sum(of == name for of, _ in parts)) for name in net.metrics}
-        free = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
+        accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
+        free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
-            totals.append(self._batch_sums(accumulators[name][next(free[name]) :], 0))
+            totals.append(self._batch_sums(next(free[name]), 0, accumulators[name].strides[0]))
             z = outputs if METRICS[name].of_classes else shown
             self._metric(name, z, targets, (first, end), totals[-1][0], barrier=i == len(parts) - 1)
         for _, record in totals:
@@ -264,11 +287,14 @@ class Program:
         cost = costs.metric(name, end - first, labels, net.itemsize)
         self.add(metric_kernel(name, scored, net.dtype), record, barrier, cost)
 
-    def _batch_sums(self, into: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`."""
+    def _batch_sums(self, into: np.ndarray, stride: int, epoch_stride: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`.
+
+        Strides from batch to batch and from epoch to epoch are in bytes.
+        """
         sums = np.zeros(num_pieces(self.batch_size, ROWS))
-        self.kept.append(sums)
-        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride)
+        self.kept += [sums, into]
+        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride, epoch_stride=epoch_stride)
 
     # ------------------------------------------------------------ backward
     def backward(
@@ -323,30 +349,51 @@ class Program:
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
 
     # ------------------------------------------------------------ a pass
-    def execute(
-        self,
-        num_rows: int,
-        order: np.ndarray | None,
-        first_batch: int,
-        flops: float,
-        progress: Callable[[int], None] | None,
-    ) -> int:
-        """Run all batches; return how many were run (fewer if the calling thread was interrupted, which is raised).
+    def begin(
+        self, num_rows: int, order: np.ndarray | None, first_batch: int = 0, num_epochs: int = 1, epoch_stride: int = 0
+    ) -> None:
+        """Set the rows of a pass: their number, and their order, which the caller keeps alive.
 
-        first_batch: number of batches done before. flops: of the pass. progress: is told how many batches are done.
+        first_batch: number of batches done before. epoch_stride: numbers from the first batch of an epoch to that of
+        the next one; 0: there are no epochs, but one way through the data.
         """
         run = self.run[0]
         run["num_rows"], run["num_batches"], run["first_batch"] = num_rows, -(-num_rows // self.batch_size), first_batch
+        run["num_epochs"], run["epoch_stride"] = num_epochs, epoch_stride
         run["order"] = 0 if order is None else order.ctypes.data
-        for name in ("arrivals", "done", "stop", "halt"):
+        for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses"):
             run[name] = 0
 
-        def watch() -> None:
-            if progress:
-                progress(int(run["done"]))
+    def shuffle_from(self, rows: np.ndarray, shuffle: Shuffle) -> None:
+        """Let every epoch begin by drawing the order of these rows, which the caller keeps alive."""
+        assert self.rows is not None
+        self.rows["rows"], self.rows["seed"] = rows.ctypes.data, shuffle.seed
+        self.rows["first_epoch"] = shuffle.first_epoch
+
+    def time_epochs(self) -> Callable[[int, int], np.ndarray]:
+        """Let a pass keep the times at which its epochs end; call it after `begin`.
+
+        Returns a function (start, n) -> seconds of each of the first n epochs, (n,) float64. start: that of the first
+        epoch, in nanoseconds of time.perf_counter_ns. The function is to live as long as the pass.
+        """
+        now, words = clock(), np.zeros((int(self.run[0]["num_epochs"]), 2), np.int64)
+        self.run["epoch_ends"], self.run["clock"] = address_of(words), now.address
+        return lambda start, epochs: np.diff(now.nanoseconds(words[:epochs]), prepend=start) / 1e9
+
+    def execute(self, flops: float, watch: Callable[[int], bool] | None = None) -> None:
+        """Run all batches; `run` has the number of the next one, less than all if the pass was ended early.
+
+        flops: of the pass. watch: is told this number some twenty times a second if the pass takes long. The pass ends
+        with the epoch if it returns true, and with the batch if it raises or the calling thread is interrupted.
+        """
+        run = self.run[0]
+
+        def look() -> None:
+            if watch and watch(int(run["done"])):
+                run["stop"] = STOP_EPOCH
 
         def stop() -> None:
-            run["stop"] = 1
+            run["stop"] = STOP_BATCH
 
         num_ranks = min(self.num_ranks, get_num_threads()) if self.num_ranks > 1 else 1
         listener = recorder.get()  # an open `fastopt.profile`
@@ -354,8 +401,8 @@ class Program:
             listener, self.verb, self.net.dtype, run, self.costs, num_ranks
         )  # fmt: skip
         with marked as kernel:
-            run_team(kernel, self.address, num_ranks, watch if flops > WATCHED_FLOPS else None, stop)
-        return int(run["done"])
+            is_long = flops + BATCH_FLOPS * int(run["num_epochs"]) * int(run["num_batches"]) > WATCHED_FLOPS
+            run_team(kernel, self.address, num_ranks, look if is_long else None, stop)
 
 
 def _has_labels(y: np.ndarray) -> bool:
