@@ -218,7 +218,7 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
             most = max(1, STEPS_OF_A_CALL // batches.steps)
             batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
             train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
-            loss = history["loss"][-1]
+            loss = history.history["loss"][-1]
             if not warned and not math.isfinite(loss):
                 warned = True
                 _warn_diverged(history.epochs[-1], loss)

@@ -39,7 +39,7 @@ RUN = _record(
     "marks",  # (num_ranks, num_marked, 1 + 2 num_phases, 2): times at which phases were done, if the run is profiled
     "num_marked",  # batches that have memory for marks
     "clock",  # code
-    "epoch_ends",  # (num_epochs, 2): times at which epochs ended
+    "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
 )
@@ -236,6 +236,16 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     for name, value in values.items():
         row[name] = address_of(value) if value is None or isinstance(value, np.ndarray) else value
     return record
+
+
+def words_of(record: np.ndarray) -> memoryview:
+    """The words of one record, whose fields are integers, to be read and changed quickly; see `word_of`."""
+    return memoryview(record.view(np.int64))  # type: ignore[arg-type]
+
+
+def word_of(dtype: np.dtype[Any], name: str) -> int:
+    """The index of a field among the words of a record."""
+    return offset(dtype, name) // 8
 
 
 def offset(dtype: np.dtype[Any], name: str) -> int:

@@ -6,6 +6,7 @@ from epoch to epoch.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,13 +28,16 @@ from ...spec import (
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
-from ..runtime.primitives import address_of
 from .optimizer_step import OptimizerStep
 from .program import Program, Structure
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
+# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
+PASS_FLOPS = 5e7
+SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
 SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
 
 
@@ -78,7 +82,8 @@ class Network:
         self.losses_of_row = 1 if row is not None and row.by_row else self.outputs
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
-        self._predictors: dict[tuple[int, int], Program] = {}
+        self.dtype = np.dtype(dtype)
+        self._predictors: dict[tuple[int, int], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: _Training | None = None  # the last one
 
@@ -161,7 +166,7 @@ class Network:
             program.shuffle_from(batches.order, batches.shuffle)
         seconds_of = program.time_epochs()
         if hooks and hooks.until_diverged:
-            program.run["losses"] = address_of(losses)
+            program.end_if_diverged(losses)
 
         def report(done: int) -> None:
             if progress and done:
@@ -178,7 +183,7 @@ class Network:
             try:
                 program.execute(3 * self.flops * rows * epochs, watch)
             finally:
-                done = int(program.run[0]["done"])
+                done = program.done
                 self.steps_done = done // group
                 ended = done // stride
                 results = self._epochs(training, ended, rows, group, variation, seconds_of(start, ended))
@@ -208,7 +213,7 @@ class Network:
         start = time.perf_counter()
         variation = variation_for(self.net.metrics, y, None) if self.net.metrics else None
         batch_size = min(batch_size, len(x))
-        num_ranks = num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+        num_ranks = self._threads_of_pass(batch_size, len(x))
         key = batch_size, num_ranks, y.ndim, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
@@ -240,22 +245,39 @@ class Network:
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.outputs), self.net.dtype)
-        if not len(x):
+        rows = len(x)
+        out = np.empty((rows, self.outputs), self.dtype)
+        if not rows:
             return out
-        batch_size = min(batch_size, len(x))
-        key = batch_size, num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
-        # removed while it runs, so that threads that predict at the same time have programs of their own
-        program = self._predictors.pop(key, None)
-        if program is None:
+        batch_size = min(batch_size, rows)
+        key = batch_size, self._threads_of_pass(batch_size, rows)
+        # taken away while it runs, so that threads that predict at the same time have programs of their own
+        try:
+            program = self._predictors[key].pop()
+        except (KeyError, IndexError):
             program = self._predictor(x, out, *key)
         program.read_from(x, None)
         program.write_to(out)
-        program.begin(len(x), None)
-        program.execute(self.flops * len(x))
+        program.begin(rows, None)
+        program.execute(self.flops * rows)
         if program.num_bytes <= SPARE_BYTES:
-            self._predictors = {key: program}
+            self._keep(key, program)
         return out
+
+    def _threads_of_pass(self, batch_size: int, rows: int) -> int:
+        """Threads for a pass over data that updates nothing."""
+        if self.flops * rows < 2 * PASS_FLOPS:
+            return 1
+        return num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+
+    def _keep(self, key: tuple[int, int], program: Program) -> None:
+        """Keep a program that predicts, for the next call with as many rows; the oldest sizes make room."""
+        while len(self._predictors) >= SPARE_SIZES and key not in self._predictors:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was first
+                del self._predictors[next(iter(self._predictors))]
+        spare = self._predictors.setdefault(key, [])
+        if len(spare) < SPARE_PROGRAMS:
+            spare.append(program)
 
     def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
         """The program that writes the outputs for x to `out`."""

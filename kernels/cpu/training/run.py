@@ -102,8 +102,9 @@ def _finish(work, step, rank, num_ranks):
             epoch = epoch_of_batch(run, step)
             first = epoch * run.epoch_stride
             run.done = first + run.epoch_stride
-            end = run.epoch_ends + epoch * MARK
-            call_clock(run.clock, end if WINDOWS else CLOCK, end)
+            if run.epoch_ends:
+                end = run.epoch_ends + epoch * MARK
+                call_clock(run.clock, end if WINDOWS else CLOCK, end)
             halt = halt or stop == STOP_EPOCH
             if run.losses:
                 losses, total = view(run.losses + first * 8, run.num_batches, np.float64), 0.0
