@@ -157,6 +157,11 @@ class OptimizerSteps(NamedTuple):
     steps_done: int = 0  # before the first of these
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
 
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step; NaN without steps."""
+        return float(self.learning_rates[-1]) if len(self.learning_rates) else float("nan")
+
     def epoch(self, i: int, steps: int) -> OptimizerSteps:
         """Return the steps of epoch i alone, each epoch having so many."""
         rates = self.learning_rates[i * steps : (i + 1) * steps]
@@ -169,6 +174,7 @@ class PassResult(NamedTuple):
     losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, float]
     seconds: float
+    lr: float = float("nan")  # the learning rate of the last step
 
 
 class EpochResults(NamedTuple):
@@ -177,17 +183,18 @@ class EpochResults(NamedTuple):
     losses: np.ndarray  # (epochs, steps) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, list[float]]  # a value for each epoch
     seconds: np.ndarray  # (epochs,) float64
+    rates: np.ndarray  # (epochs,) float64, the learning rate of the last step of each
 
     @classmethod
     def of(cls, result: PassResult) -> EpochResults:
         """Return the results of a single epoch."""
         metrics = {name: [value] for name, value in result.metrics.items()}
-        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]))
+        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]))
 
     def last(self) -> PassResult:
         """Return the results of the last epoch."""
         metrics = {name: values[-1] for name, values in self.metrics.items()}
-        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]))
+        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]))
 
 
 class EpochHooks(NamedTuple):

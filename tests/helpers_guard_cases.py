@@ -27,7 +27,8 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
 from fastopt.kernels.cpu.dense.blas import PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
-from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows, streaming_loops
+from fastopt.kernels.cpu.optim.counters import StepCounters
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
@@ -90,6 +91,11 @@ def _updates(rule: str, dtype: str, form: str) -> list[Any]:
     return [array for one in jobs for array in (one.p, *one.states)]
 
 
+def _streamed(rule: str, dtype: str) -> list[Any]:
+    with mock.patch.object(streaming_loops, "STREAMED_BYTES", 0):
+        return _updates(rule, dtype, SAME)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -97,6 +103,9 @@ def updates() -> Iterator[Case]:
                 if not THOROUGH and repeats(rule, dtype, form):
                     continue
                 yield f"{rule}, {dtype}, {form}", lambda r=rule, d=dtype, f=form: _updates(r, d, f)
+        if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
+            for dtype in REAL:
+                yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
@@ -172,6 +181,20 @@ def optimizers() -> Iterator[Case]:
                     f"steps of Adam, {name}, {dtype}{', by DLPack' * wrapped}",
                     lambda d=dtype, w=wrapped, o=options: _steps(d, w, **o),
                 )
+
+
+    yield "counters of steps", _counted
+
+
+def _counted() -> list[Any]:
+    """Counters of both sizes, each flush against a page, in two steps; the second leaves one out."""
+    counters = [np.array([4.0], dtype) for dtype in REAL]
+    counted = StepCounters([(address_of(counter), counter.itemsize) for counter in counters] + [(0, 0)], 2)
+    found = []
+    for gradients in (np.array([8, 8, 8]), np.array([8, 0, 8])):
+        found.append(counted.next_steps(address_of(gradients)).copy())
+        counted.advance(address_of(gradients))
+    return [*found, *counters]
 
 
 class _Team:
@@ -388,14 +411,14 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
-    "optimizers": (optimizers, r"read_arrays|read_capsules"),
+    "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
-        networks, r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|apply)_.*|dense_combine_.*",
+        networks, r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*|dense_combine_.*",
     ),
     "profiles": (profiles, r"run_program_marked"),
 }

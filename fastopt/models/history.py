@@ -15,7 +15,8 @@ class History:
 
     history      dict of name -> list with one float an epoch: "loss" and the metrics on the training rows (taken while
                  the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
-                 "seconds" (the training pass alone) and "samples_per_second"
+                 "lr" (the learning rate of the epoch's last step), "seconds" (the training pass alone) and
+                 "samples_per_second"
     epochs       numbers of the epochs, from 1
     step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
 

@@ -121,7 +121,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
-        names = check_metrics(metrics, new_loss.spec.name)
+        names = check_metrics(metrics, new_loss.spec.name, self.outputs)
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -313,7 +313,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- copies and files
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        self._bring_back()
+        state = {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        state.pop("_holder", None)
+        return state
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
@@ -335,6 +338,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         True
         """
         with self._use.shared("save"):
+            self._bring_back()
             checkpoint.write(path, *_description.describe(self))
 
     def load_weights(self, path: Path | Readable) -> None:
@@ -350,4 +354,5 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
+            self._bring_back()
             _description.take_weights(self, saved, shown(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to a
 EVALUATION_BATCH = 1024
 # The most steps of a call of several epochs: each takes 100 bytes of scalars, rates and losses, and 1 us to write them.
 STEPS_OF_A_CALL = 1 << 15
-TIMES = "seconds", "samples_per_second"
+LAST = "lr", "seconds", "samples_per_second"  # figures that stand behind all others
 NAN = ("raise", "skip")
 
 
@@ -37,6 +38,7 @@ class Model(Trainable, Protocol):
     epochs_done: int
     history: History | None
     _use: Exclusive
+    _holder: tuple[Any, int] | None
 
     @property
     def backend(self) -> str:
@@ -129,9 +131,10 @@ def run(model: Model, plan: Plan) -> History:
     other. Only losing the GPU can break it.
     """
     history, options = History(), plan.options
+    watched = any(callback.reads_weights for callback in options.callbacks)
     with _training(model, options.callbacks, history):
         if options.callbacks or options.shows_bar or plan.validation is not None:
-            for _ in _epochs(model, plan, history, watched=bool(options.callbacks)):
+            for _ in _epochs(model, plan, history, watched):
                 pass
         else:
             _all_epochs(model, plan, history)
@@ -166,13 +169,16 @@ def _training(model: Model, callbacks: Sequence[Callback], history: History) -> 
 
 
 def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
-    """Train epoch by epoch; watched: somebody may look at the model between epochs, so its weights are brought back."""
+    """Train epoch by epoch; watched: somebody may look at the weights between epochs, so they are brought back.
+
+    If not, methods of the model that read or change them bring them back.
+    """
     callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     try:
         for callback in callbacks:
             callback.on_train_begin(model)
-        with nullcontext() if watched else getattr(plan.network, "holding", nullcontext)():
+        with nullcontext() if watched else _holding(model, plan.network):
             for epoch in epochs:
                 for callback in callbacks:
                     callback.on_epoch_begin(model, epoch)
@@ -206,13 +212,12 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
-        columns = _figures(batches, results)
-        history.extend(numbers[len(history)], columns, results.losses)
+        history.extend(numbers[len(history)], _figures(batches, results), results.losses)
 
     def stop() -> bool:
         return model.stop_training
 
-    with getattr(plan.network, "holding", nullcontext)():
+    with _holding(model, plan.network):
         while len(history) < len(numbers) and not model.stop_training:
             batches = _batches(model, plan)
             most = max(1, STEPS_OF_A_CALL // batches.steps)
@@ -224,6 +229,22 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
                 _warn_diverged(history.epochs[-1], loss)
 
 
+@contextmanager
+def _holding(model: Model, network: Any) -> Iterator[None]:
+    """While open, weights and states may be newer in the network's own memory, of which the model knows."""
+    hold = getattr(network, "holding", None)
+    if hold is None:
+        yield
+        return
+    outer = model._holder
+    with hold():
+        model._holder = network, threading.get_ident()
+        try:
+            yield
+        finally:
+            model._holder = outer
+
+
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     batches = _batches(model, plan)
@@ -231,9 +252,9 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     model.epochs_done += 1
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
-        times = {name: logs.pop(name) for name in TIMES}
+        last = {name: logs.pop(name) for name in LAST}
         scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        logs |= {f"val_{name}": value for name, value in figures(scores).items()} | times
+        logs |= {f"val_{name}": value for name, value in figures(scores).items()} | last
     if bar:
         bar.finish(logs)
     return logs, result.losses
@@ -280,18 +301,18 @@ def figures(result: PassResult) -> dict[str, float]:
 def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
     """The names that the figures of an epoch will have."""
     names = ["loss", *metrics]
-    return names + [f"val_{name}" for name in names] * validation + list(TIMES)
+    return names + [f"val_{name}" for name in names] * validation + list(LAST)
 
 
 def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
-    """The figures of each epoch by name: mean loss over the rows, metrics, and the time of the training pass."""
+    """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
     # the last step may have fewer rows than the others
     sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
     sizes[-1] = len(batches.order) - sizes[:-1].sum()
     losses = np.average(results.losses, axis=1, weights=sizes)
-    rates = len(batches.order) / np.maximum(results.seconds, 1e-9)
-    times = dict(zip(TIMES, (results.seconds.tolist(), rates.tolist()), strict=True))
-    return {"loss": losses.tolist(), **results.metrics, **times}
+    speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
+    last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
+    return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
 
 
 def _warn_diverged(epoch: int, loss: float) -> None:

@@ -10,7 +10,8 @@ from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, lo
 from .dense.metrics import metric_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
-from .optim.dlpack import READ_CAPSULES, Capsules
+from .optim.counters import COUNT_STEPS
+from .optim.dlpack import READ_FOREIGN, ForeignReader
 from .optim.norm import SQUARES_KERNEL, gradient_norm, squares_kernel
 from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
@@ -26,7 +27,7 @@ from .training.shuffle import SHUFFLE_KERNEL
 
 __all__ = [
     "ArrayPlan",
-    "Capsules",
+    "ForeignReader",
     "Network",
     "Plan",
     "activate",
@@ -44,7 +45,7 @@ __all__ = [
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
+    kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
@@ -54,7 +55,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             rows = OPTIMIZERS.values()
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             continue
-        kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        rows, sizes = OPTIMIZERS.values(), (False, True)
+        kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
         kernels.append(apply_kernel(dtype))
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]

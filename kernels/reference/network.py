@@ -284,7 +284,7 @@ class Network:
         with interrupts_held() as check:
             for epoch in range(batches.epochs):
                 steps = optimizer.epoch(epoch, batches.steps)
-                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)
+                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
                 if hooks and hooks.after(result):
                     break
                 check()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
+from .frontend import register_jitable
 from .records import RUN, read
 
 

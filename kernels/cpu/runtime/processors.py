@@ -9,9 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from numba.core.ccallback import CFunc
-
-from .primitives import INTERPRETED, target_has
+from .frontend import INTERPRETED, target
+from .primitives import target_has
 
 
 class VectorUnit(NamedTuple):
@@ -34,12 +33,6 @@ class VectorUnit(NamedTuple):
 AVX512 = VectorUnit("AVX-512", 64, tile_rows=8, tile_vectors=2, has_masks=True)  # 16 of 32 registers are sums
 AVX2 = VectorUnit("AVX2", 32, tile_rows=6, tile_vectors=2, has_masks=True)  # 12 of 16
 NEON = VectorUnit("NEON", 16, tile_rows=8, tile_vectors=3, has_masks=False)  # 24 of 32
-
-
-def target() -> tuple[str, str]:
-    """LLVM's names of the machine and of the processor that kernels are compiled for, as ("x86_64-...", "znver4")."""
-    triple, processor, _ = CFunc._targetdescr.target_context.codegen().magic_tuple()
-    return triple, processor
 
 
 @cache

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .primitives import address_of, view
+from .frontend import intrinsic, types
+from .primitives import INTERPRETED, address_of, view
 
 
 def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -56,14 +56,17 @@ GATHER = _record(
     "batch_x",
     "batch_y",
     "inputs",
-    "piece_cols",  # columns of x in a piece of work
+    "piece_cols",  # columns of x in a piece of work, and in batch_x, which has the columns of a piece together
+    "capacity",  # rows of batch_x
     "outputs",  # columns of y
     "has_labels",
 )
 
 DENSE = _record(
     "run",
-    "x",  # (rows, inputs)
+    "x",  # (rows, inputs), or (num_splits, rows, split_rows): the columns of each split together
+    "x_stride",  # elements from row to row of x
+    "x_split",  # and from the columns of one split to those of the next
     "w",  # (inputs, outputs)
     "b",  # (outputs,)
     "z",  # (rows, outputs), pre-activation; the same array as y if the slope is a function of y
@@ -84,6 +87,10 @@ DENSE = _record(
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums
+    "col_sums",  # (tiles of rows, outputs) float64, of dz, made by the layer above; 0: by `slopes`
+    "slope_below",  # code of the layer below, which makes dx its dz; 0: dx stays as it is
+    "s_below",  # its y or z
+    "col_sums_below",
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
@@ -108,12 +115,8 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
-TOTAL = _record(
-    "run", "sums",
-    "into",  # into[step * stride + epoch * epoch_stride] += sum(sums)
-    "stride",  # bytes
-    "epoch_stride",  # bytes
-)  # fmt: skip
+# columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
+TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 
 UPDATE = _record(
     "update",  # code
@@ -162,20 +165,37 @@ ARRAYS = _record(
     "num_others",  # arrays that are not as expected
 )
 
-# Capsules of other libraries' arrays: see dlpack.py.
-CAPSULES = _record(
+# Arrays of other libraries, read by their capsules or by the C exchange API: see dlpack.py.
+FOREIGN = _record(
     "count",
     "objects",  # (count,) addresses of Python's objects
     "header_bytes",  # of every Python object
     "capsule_type",  # its address
     "old_name",
     "new_name",
-    "expected",  # (count, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if strides
-    #   may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "exchange",  # code of the exchange API's function for objects of the next two types; 0: there is none
+    "tensor_type",
+    "parameter_type",
+    "tensor",  # one DLTensor that the function fills
+    "expected",  # (arrays, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if
+    #   strides may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "rows",  # (count,): the row of `expected` for each object; 0: 0, 1, 2, ...
     "starts",  # (spans,), and `ends`: memory that no array may share
     "ends",
     "spans",
-    "into",  # (count,): addresses that are known, else 0; then the address of each array, or -1
+    "knows",  # 1: `into` has addresses that are known, and 0 for the others
+    "into",  # (count,): then the address of each array, or -1
+    "unfit",  # arrays without an address
+)
+
+# Numbers of steps that another library keeps: see counters.py.
+COUNTERS = _record(
+    "count",
+    "counters",  # (count,) addresses; 0: the array has none
+    "sizes",  # (count,): 4 for a float32, 8 for a float64
+    "numbers",  # (count,): those of the step to come
+    "gradients",  # (count,) addresses; 0: the array is left out
+    "advances",  # 1: count the step
 )
 
 # The squares of arrays: see norm.py.
@@ -254,7 +274,20 @@ def offset(dtype: np.dtype[Any], name: str) -> int:
     return dtype.fields[name][1]
 
 
-@register_jitable
-def read(address, dtype):
-    """The record at an address, in a kernel; its fields are attributes."""
+@intrinsic
+def _read(typingctx, address, dtype):
+    from numba.core.typing.npydecl import parse_dtype
+
+    record = parse_dtype(dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+def _read_python(address, dtype):
     return view(address, 1, dtype)[0]
+
+
+read = _read_python if INTERPRETED else _read  # the record at an address, in a kernel; its fields are attributes

@@ -186,7 +186,8 @@ class Network:
                 done = program.done
                 self.steps_done = done // group
                 ended = done // stride
-                results = self._epochs(training, ended, rows, group, variation, seconds_of(start, ended))
+                rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
+                results = self._epochs(training, rates, rows, group, variation, seconds_of(start, ended))
                 if hooks and len(results.losses):
                     hooks.finished(results)
         report(done)
@@ -195,9 +196,11 @@ class Network:
         return results.last()
 
     def _epochs(
-        self, training: _Training, epochs: int, rows: int, group: int, variation: Variation | None, seconds: np.ndarray
-    ) -> EpochResults:
-        """The results of the first epochs of a pass."""
+        self, training: _Training, rates: np.ndarray, rows: int, group: int, variation: Variation | None,
+        seconds: np.ndarray,
+    ) -> EpochResults:  # fmt: skip
+        """The results of the first epochs of a pass; rates, seconds: of these."""
+        epochs = len(rates)
         counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
         if group > 1:
             firsts = np.arange(0, len(counts), group)
@@ -206,7 +209,7 @@ class Network:
         for i in range(epochs if metrics else 0):
             for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
                 metrics[name].append(value)
-        return EpochResults(losses / counts, metrics, seconds)
+        return EpochResults(losses / counts, metrics, seconds, rates.copy())
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""

@@ -16,12 +16,12 @@ import numpy as np
 
 from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
-from ...metrics import Variation, scored_by, sums_of
+from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
-from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
+from ..dense.layer import TILE_ROWS, activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
-from ..dense.metrics import metric_kernel
+from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
 from ..optim.loops import STATE_WORDS
 from ..optim.updates import update_code
@@ -152,13 +152,19 @@ class Program:
         self.run["epoch_phases"] = len(self.phases)
 
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
-        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y."""
-        net, labels = self.net, False
-        x, y = self.zeros(self.batch_size, net.inputs), None
-        first = net.dense[0]
+        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y.
+
+        x is (splits, rows, columns of a split) if the first layer of a training is split, else (rows, inputs).
+        """
+        net, labels, first = self.net, False, self.net.layers[0]
+        num_splits, split_cols = 1, net.inputs
+        if self.verb == "train" and isinstance(first, DenseSpec):
+            num_splits, split_cols = splits_of(self.batch_size, first.inputs, first.outputs)
+        splits = (num_splits,) if num_splits > 1 else ()
+        x, y = self.zeros(*splits, self.batch_size, split_cols), None
         fields: dict[str, Any] = {
-            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs,
-            "piece_cols": splits_of(self.batch_size, first.inputs, first.outputs)[1],
+            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs, "piece_cols": split_cols,
+            "capacity": self.batch_size,
         }  # fmt: skip
         if data.y is not None:
             labels = _has_labels(data.y)
@@ -235,6 +241,8 @@ class Program:
             "run": self.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
             **shape_fields(self.batch_size, *sizes, dtype, whole),
         }  # fmt: skip
+        if x.ndim == 3:  # the columns of each split together
+            fields |= {"x_stride": x.shape[2], "x_split": x.shape[1] * x.shape[2]}
         num_splits, keeps_z = fields["num_splits"], z is not y
         split_products = self.zeros(num_splits, self.batch_size, layer.outputs) if num_splits > 1 else None
         activate = activate_kernel(activation, dtype).address
@@ -265,6 +273,8 @@ class Program:
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
 
+        Metrics of counts share theirs.
+
         losses: the loss of a batch is added to the word that lies `stride` bytes behind that of the batch before.
         variation: of the targets, where r2 is among the metrics. epochs: (epochs, sums) is the shape of the sums of a
         metric.
@@ -281,13 +291,22 @@ class Program:
             param=loss_param(net.loss_spec),
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
-        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts, cost=cost)
+        counts = has_counts(net.metrics)
+        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts and not counts, cost=cost)
         accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
         free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
             totals.append(self._batch_sums(next(free[name]), 0, accumulators[name].strides[0]))
             z = outputs if METRICS[name].of_classes else shown
-            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=i == len(parts) - 1)
+            last = i == len(parts) - 1 and not counts
+            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=last)
+        if counts:
+            of_counts = [name for name in net.metrics if METRICS[name].of_counts]
+            by_output = scored_by(of_counts[0], net.loss_spec.name, labels, columns) == "outputs"
+            shared = np.zeros((epochs, num_counts(columns, by_output)))
+            accumulators |= dict.fromkeys(of_counts, shared)
+            totals.append(self._batch_sums(shared, 0, shared.strides[0], shared.shape[1]))
+            self._metric(of_counts[0], outputs, targets, (0, columns), totals[-1][0], barrier=True)
         for _, record in totals:
             self.add(TOTAL_KERNEL, record, barrier=False)
         return accumulators
@@ -302,17 +321,22 @@ class Program:
             stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
         )  # fmt: skip
         scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
-        cost = costs.metric(name, end - first, labels, net.itemsize)
-        self.add(metric_kernel(name, scored, net.dtype), record, barrier, cost)
+        of_counts = METRICS[name].of_counts
+        cost = costs.metric("counts" if of_counts else name, end - first, labels, net.itemsize)
+        kernel = counts_kernel(scored, net.dtype) if of_counts else metric_kernel(name, scored, net.dtype)
+        self.add(kernel, record, barrier, cost)
 
-    def _batch_sums(self, into: np.ndarray, stride: int, epoch_stride: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def _batch_sums(
+        self, into: np.ndarray, stride: int, epoch_stride: int = 0, columns: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`.
 
         Strides from batch to batch and from epoch to epoch are in bytes.
         """
-        sums = np.zeros(num_pieces(self.batch_size, ROWS))
+        sums = np.zeros((num_pieces(self.batch_size, ROWS), columns))
         self.kept += [sums, into]
-        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride, epoch_stride=epoch_stride)
+        strides = {"stride": stride, "epoch_stride": epoch_stride}
+        return sums, fill(TOTAL, run=self.run, sums=sums, columns=columns, into=into, **strides)
 
     # ------------------------------------------------------------ backward
     def backward(
@@ -326,6 +350,7 @@ class Program:
         tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
         self.kept += [scratch, tables, scalars, states]
         update = update_code(rule, net.dtype)
+        col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
             dx = self.zeros(*saved.x.shape) if needs_dx else None
@@ -341,7 +366,10 @@ class Program:
                     into = {"update": update, "scalars": scalars, "scalars_row_bytes": scalars.strides[0]}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
-                self._dense_backward(saved, dy, dx, fields, None if optimizer_step else rule)
+                below = saved_for_backward[i - 1] if i else None
+                below = below if isinstance(below, _Dense) else None
+                fields["col_sums"] = col_sums
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -352,19 +380,34 @@ class Program:
             optimizer_step.add_to(self)
 
     def _dense_backward(
-        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, fields: dict[str, Any], rule: str | None
-    ) -> None:
-        """rule: of the updates that these phases do; None: they write gradients, which others read."""
+        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
+        rule: str | None,
+    ) -> np.ndarray | None:  # fmt: skip
+        """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
+
+        rule: of the updates that these phases do; None: they write gradients, which others read.
+        """
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
+        bias_sums = fields["col_sums"] is not None
+        sums_below = None
+        if below is not None:
+            sums_below = np.zeros((num_pieces(self.batch_size, TILE_ROWS), saved.spec.inputs))
+            self.kept.append(sums_below)
+            fields |= {
+                "slope_below": slope_kernel(below.activation, dtype).address,
+                "s_below": below.fields["y" if below.fields["uses_y"] else "z"], "col_sums_below": sums_below,
+            }  # fmt: skip
         record = fill(DENSE, dz=dy, dx=dx, slope=slope_kernel(saved.activation, dtype).address, **fields)
-        cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
-        self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
+        if not bias_sums:
+            cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+            self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
-            cost = costs.inputs_gradient(*sizes, itemsize)
+            cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
             self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
         ends_backward = rule is None and dx is None
-        cost = costs.weights(*sizes, rule, itemsize)
+        cost = costs.weights(*sizes, rule, itemsize, bias_sums and saved.spec.bias)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+        return sums_below
 
     # ------------------------------------------------------------ a pass
     def begin(

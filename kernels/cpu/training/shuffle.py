@@ -11,10 +11,10 @@ hash of NumPy's SeedSequence makes its state and its increment of seed and key. 
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...spec import SHUFFLE_STREAM
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.partition import epoch_of_batch
 from ..runtime.primitives import view, word
 from ..runtime.records import RUN, SHUFFLE, read

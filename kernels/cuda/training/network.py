@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ... import costs
-from ...formulas import LOSSES, NUM_SCALARS
+from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for
 from ...profile import Cost
@@ -154,16 +154,20 @@ class Network:
     def holding(self) -> Iterator[None]:
         """While open, parameters and states stay on the device from one pass to the next.
 
-        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated at the end,
-        also after an exception.
+        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated by
+        `bring_back`, and at the end, also after an exception.
         """
         self._holding = True
         try:
             yield
         finally:
             self._holding = False
-            with self.gpu.active(), interrupts_held():
-                self._download()
+            self.bring_back()
+
+    def bring_back(self) -> None:
+        """Update the caller's arrays within `holding`; they may be written to until the next pass, which reads them."""
+        with self.gpu.active(), interrupts_held():
+            self._download()
 
     def _upload(self) -> None:
         """Copy the parameters to the device, unless it has newer ones."""
@@ -207,7 +211,7 @@ class Network:
         with interrupts_held() as check:
             for epoch in range(batches.epochs):
                 steps = optimizer.epoch(epoch, batches.steps)
-                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)
+                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
                 if hooks and hooks.after(result):
                     break
                 check()
@@ -331,8 +335,10 @@ class Network:
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
     ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
-        for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
+        parts = self.net._replace(variation=variation).sums
+        for (name, _), total in zip(parts, sums[: len(parts)], strict=bool(rows)):
             named[name].append(total)
+        named |= {name: list(sums[len(parts) :]) for name in self.net.metrics if METRICS[name].of_counts}
         assert self.net.loss is not None
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
