@@ -31,7 +31,7 @@ DW_ELEMENTS = 16_384  # of a tile of dw: with w and two states 256 kB in float32
 DW_COLS = 256
 SPLITS = 2  # of the rows of w
 SPLIT_FLOPS = 1e6  # a product of fewer is not worth the phase `combine`
-LINE_ELEMENTS = 16  # of float32 in a cache line
+SPLIT_UNIT = 8  # rows of a tile of registers of dw: 784 rows are halves of 392
 SLOPE_COLS = 64  # columns of a piece of the phase `slopes`
 
 
@@ -344,14 +344,14 @@ def dense_kernel(phase: str, dtype: str) -> Kernel:
 
 
 def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
-    """The number of splits of the rows of w, and the rows of each (whole cache lines of x).
+    """The number of splits of the rows of w, and the rows of each.
 
     A rank that owns rows of w multiplies them with its columns of x, updates them, and shares nothing but y and dz with
     the others. Those are smaller than w, x and their like unless there are many rows.
     """
     if rows > 2 * inputs or 2 * rows * inputs * outputs < SPLIT_FLOPS:
         return 1, inputs
-    split_rows = min(inputs, -(-inputs // (SPLITS * LINE_ELEMENTS)) * LINE_ELEMENTS)
+    split_rows = min(inputs, -(-inputs // (SPLITS * SPLIT_UNIT)) * SPLIT_UNIT)
     return num_pieces(inputs, split_rows), split_rows
 
 
