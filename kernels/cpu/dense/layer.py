@@ -36,13 +36,17 @@ LARGE_DW = dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids", "g
 DW_COLS = 256
 SPLITS = 2  # of the rows of w
 SPLIT_FLOPS = 1e6  # a product of fewer is not worth the phase `combine`
-SPLIT_UNIT = 8  # rows of a tile of registers of dw: 784 rows are halves of 392
+ROW_UNIT = 8  # rows of a tile of registers
 SLOPE_COLS = 64  # columns of a piece of the phase `slopes`
 
 
 def _even(total: int, most: int) -> int:
     """The size of equal pieces of `total`, none larger than `most`."""
     return -(-total // num_pieces(total, most))
+
+
+def _whole_units(rows: int) -> int:
+    return -(-rows // ROW_UNIT) * ROW_UNIT
 
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
@@ -55,14 +59,17 @@ def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[i
 def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of dw: an eighth of dw, or as near to it as the limits of a tile allow.
 
-    Whole rows if they are not too long.
+    Equal tiles of whole rows of register tiles, where that is possible; 392 x 256 in 7 tiles of 56 rows takes 1 to 2 %
+    less than in 9 of 44.
     """
     cols = min(outputs, DW_COLS)
     most, share = LARGE_DW.get(microarchitecture(), (DW_ELEMENTS, DW_SHARE))
-    elements = min(max(inputs * outputs // share, DW_ELEMENTS // 8), most)
     if unpacked // rows >= DW_ELEMENTS // 8:
-        elements = min(elements, unpacked // rows)
-    return max(1, _even(inputs, max(4, elements // cols // 4 * 4))), cols
+        most = min(most, unpacked // rows)
+    wanted = max(inputs * outputs // share, DW_ELEMENTS // 8)
+    most_rows = max(4, min(_whole_units(num_pieces(wanted, cols)), most // cols // 4 * 4))
+    even = _even(inputs, most_rows)
+    return min(inputs, _whole_units(even)) if _whole_units(even) <= most_rows else even, cols
 
 
 @register_jitable
@@ -357,7 +364,7 @@ def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
     """
     if rows > 2 * inputs or 2 * rows * inputs * outputs < SPLIT_FLOPS:
         return 1, inputs
-    split_rows = min(inputs, -(-inputs // (SPLITS * SPLIT_UNIT)) * SPLIT_UNIT)
+    split_rows = min(inputs, _whole_units(num_pieces(inputs, SPLITS)))
     return num_pieces(inputs, split_rows), split_rows
 
 
