@@ -74,7 +74,9 @@ def test_update(benchmark, note, request, quick, rule, size, contestant):
     record(benchmark, found[contestant])
     moved = update_bytes(job(rule, 1).p, len(OPTIMIZERS[rule].states)) * size
     limit = min(float(np.median(found[name])) for name in found if name.startswith("limit"))
-    note("update", rule, contestant, size=size, moved=moved, flops=update_flops(rule) * size, limit=limit)
+    title = "DeepSpeed, CPU" if contestant == "deepspeed" else ""
+    note("update", rule, contestant, size=size, contestant_title=title, moved=moved,
+         flops=update_flops(rule) * size, limit=limit)  # fmt: skip
 
 
 # ---------------------------------------------------------------- tiny gradients

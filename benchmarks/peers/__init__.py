@@ -66,7 +66,6 @@ TITLES = {
     "jax-step": "JAX, jitted step",
     "jax-scan": "JAX, scan over the epoch",
     "sklearn": "scikit-learn SGDRegressor",
-    "deepspeed": "DeepSpeed, CPU",
 }
 
 
