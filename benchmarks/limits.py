@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from fastopt.kernels.cpu.optim.loops import MAX_STATES, update_loop
+from fastopt.kernels.cpu.optim.streaming_loops import AHEAD_BYTES, streaming_loop
 from fastopt.kernels.cpu.optim.updates import TILE, UPDATE_ALL
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
@@ -40,17 +41,25 @@ def _stream3(p, g, s, h, tiny):
 
 
 @cache
-def _stream_kernel(states: int, dtype: str) -> Kernel:
+def _stream_kernel(states: int, dtype: str, bytes_ahead: int) -> Kernel:
     """The loop of an update with one addition for each array that is written."""
     from numba.extending import register_jitable
 
-    rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
-    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
+    rule, name = register_jitable((_stream0, _stream1, _stream2, _stream3)[states]), f"stream_{states}_{dtype}"
+    if bytes_ahead:
+        return Kernel(streaming_loop(rule, states, STORES[dtype], bytes_ahead), f"{name}_ahead{bytes_ahead}")
+    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), name)
 
 
-def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
-    """Return a call that moves the same bytes as an update of these arrays, with next to no arithmetic."""
-    code = _stream_kernel(len(states), name_of(p.dtype)).address
+def stream(
+    p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...], *, prefetches: bool = False
+) -> Callable[[], None]:
+    """Return a call that moves the same bytes as an update of these arrays, with next to no arithmetic.
+
+    prefetches  True: by a loop that prefetches, on any processor; float32 and float64
+    """
+    bytes_ahead = AHEAD_BYTES["znver5"].get(len(states) + 2, 2048) if prefetches else 0
+    code = _stream_kernel(len(states), name_of(p.dtype), bytes_ahead).address
     addresses = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
     scalars, tiles = np.zeros(NUM_SCALARS + 1), -(-p.size // TILE)
     row = (code, address_of(p), address_of(g), *addresses, 0, address_of(scalars), p.size, 0, p.itemsize)
@@ -62,6 +71,11 @@ def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Call
         launch.parallel(UPDATE_ALL, address_of(work), 0, num_ranks)
 
     return call
+
+
+def streams(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> dict[str, Callable[[], None]]:
+    """Return the calls by whose best time the streaming limit goes, by name."""
+    return {"limit": stream(p, g, states), "limit, prefetching": stream(p, g, states, prefetches=True)}
 
 
 def update_bytes(p: np.ndarray, states: int) -> int:
