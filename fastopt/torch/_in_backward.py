@@ -6,6 +6,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from ._step import Accelerated, update_some
 # 10 us. The update of as many bytes takes some 0.4 ms, so that a launch of its own no longer shows.
 WAITING_BYTES = 4 * 2**20
 
+MOST_PASSES = 32  # of those that may have ended that are looked through
+_queue_callback: Any = torch.autograd.Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
 _task_id = torch._C._current_graph_task_id  # of the backward pass that this thread works on; -1: of none
 
 
@@ -86,7 +89,7 @@ class StepInBackward:
         self.optimizer = optimizer
         self._lock = threading.RLock()  # autograd has a thread for each GPU
         self._hooks = _Hooks(self)
-        self._passes: weakref.WeakValueDictionary[int, _Pass] = weakref.WeakValueDictionary()
+        self._passes: dict[int, weakref.ref[_Pass]] = {}  # by number, those that have not ended, and some that have
         self._frozen: list[torch.Tensor] = []  # parameters without a hook
         self._updated: set[int] = set()  # ids of parameters updated since the last call of `step`
         self._twice = self._calls_step = False
@@ -140,19 +143,23 @@ class StepInBackward:
         """The backward pass of this number: one that has just begun, or, where passes are nested, one that goes on."""
         if task == -1:  # a hook that is not called by the engine
             return _Pass(task)
-        current = self._passes.get(task)
+        known = self._passes.get(task)
+        current = None if known is None else known()
         if current is None:
             refuse_processes()
             # The engine owns the pass through its callback, so that nothing stays of a pass that an error has ended.
-            current = self._passes[task] = _Pass(task)
-            torch.autograd.Variable._execution_engine.queue_callback(_Last(self, current))  # type: ignore[attr-defined]
-        self._hooks.current = weakref.ref(current)
+            current = _Pass(task)
+            _queue_callback(partial(self.end, current))
+            if len(self._passes) >= MOST_PASSES:
+                self._passes = {number: known for number, known in self._passes.items() if known() is not None}
+            known = self._passes[task] = weakref.ref(current)
+        self._hooks.current = known  # type: ignore[assignment]
         return current
 
     def end(self, current: _Pass) -> None:
         """Called by autograd at the end of a backward pass."""
         with self._lock:
-            if any(p.requires_grad for p in self._frozen):  # no longer frozen
+            if self._frozen and any(p.requires_grad for p in self._frozen):  # no longer frozen
                 current.params += [p for p in self._frozen if p.requires_grad]
                 self.attach()
             self._update(current)
@@ -171,8 +178,7 @@ class StepInBackward:
             self._twice = True
         if streams:
             _join(streams, params)
-        with torch.no_grad():
-            update_some(self.optimizer, params, ids)
+        update_some(self.optimizer, params, ids)
         self._updated |= ids
         for p in params:
             p.grad = None
@@ -194,16 +200,6 @@ class StepInBackward:
             raise RuntimeError(_SCALED)
         if twice:
             raise RuntimeError(_ACCUMULATED)
-
-
-class _Last:
-    """The call at the end of a backward pass."""
-
-    def __init__(self, handle: StepInBackward, current: _Pass) -> None:
-        self.handle, self.current = handle, current
-
-    def __call__(self) -> None:
-        self.handle.end(self.current)
 
 
 _ACCUMULATED = (

@@ -133,12 +133,14 @@ def update_some(optimizer: Any, params: Sequence[torch.Tensor], ids: set[int]) -
     """
     if optimizer._has_derived and not _numbers_follow(derived_numbers(optimizer, params)):
         plans = _current_plans(optimizer, params)
-        _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
+        with torch.no_grad():
+            _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
         return
     plans = optimizer.__dict__.get("_fastopt_plans")
     if plans is None or not plans.repeat_some(optimizer, params, ids):
         plans = _current_plans(optimizer, params)
-        _update(optimizer, plans, plans.of_params(params))
+        with torch.no_grad():  # a backward pass may record what it does
+            _update(optimizer, plans, plans.of_params(params))
     if optimizer._has_derived:
         _renew(derived_numbers(optimizer, params))
 
