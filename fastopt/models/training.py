@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _backends
 from .._exclusive import Exclusive
+from .._metrics import Function, function_values
 from .._random_rows import epoch_order
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
@@ -20,6 +21,7 @@ from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, PassResult
 from ._intake import Data
+from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
 
@@ -35,6 +37,8 @@ class Model(Trainable, Protocol):
     seed: int
     epochs_done: int
     history: History | None
+    metric_functions: dict[str, Function]
+    target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
 
@@ -224,7 +228,8 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     logs = {"loss": _mean_loss(batches, result.losses), **result.metrics}
     if plan.validation is not None:
         scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        logs |= {f"val_{name}": value for name, value in figures(scores).items()}
+        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        logs |= {f"val_{name}": value for name, value in found.items()}
     logs |= {"lr": result.lr, "seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
     if bar:
         bar.finish(logs)
@@ -253,10 +258,21 @@ def figures(result: PassResult) -> dict[str, float]:
     return {"loss": float(result.losses[0]), **result.metrics}
 
 
-def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
-    """The names that the figures of an epoch will have."""
+def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    if not model.metric_functions:
+        return {}
+    outputs, y = network.predict(data.x, batch_size), data.y
+    if model.target_scale is not None:
+        outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
+    return function_values(model.metric_functions, y, outputs)
+
+
+def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
+    """The names that the figures of an epoch will have; functions: metrics of the validation rows alone."""
     names = ["loss", *metrics]
-    return names + [f"val_{name}" for name in names] * validation + ["lr", "seconds", "samples_per_second"]
+    validated = [f"val_{name}" for name in [*names, *functions]] * validation
+    return [*names, *validated, "lr", "seconds", "samples_per_second"]
 
 
 def _mean_loss(batches: Batches, losses: np.ndarray) -> float:
