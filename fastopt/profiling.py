@@ -23,7 +23,9 @@ class Limits(NamedTuple):
     """Best rates of the machine, with the threads that kernels may use, or of a GPU."""
 
     bandwidth: float  # bytes a second, streamed to and from memory
-    flops: float  # operations a second, in large products
+    flops: float  # operations a second, in registers; of a GPU: in large products
+    products: float = 0.0  # operations a second of the fastest matrix products; 0 if that is `flops`, or unknown
+    library: str = ""  # name and version of the library that reached them
 
 
 @dataclass
@@ -178,7 +180,7 @@ class profile:
         return list(self._rows.values())
 
     def limits(self, dtype: str, device: str = "") -> Limits | None:
-        """Best rates of the machine, or of its first GPU if `device` is a GPU's name; measured once, within a second.
+        """Best rates of the machine, or of its first GPU if `device` is a GPU's name; measured once, within seconds.
 
         None in interpreted mode and under the simulator.
         """
@@ -192,8 +194,10 @@ class profile:
 
         Time and waiting are those of the average thread, so that they add up to the time of the step; a kernel's rates
         are those of all threads while they work. "of limit" is the larger of bytes / bandwidth and operations / peak,
-        divided by the time: what memory or arithmetic would take at best. It says how much a better kernel could gain,
-        if its operands come from memory; operands that stay in a cache come faster, so it may exceed 100 %.
+        divided by the time: what memory or arithmetic would take at best. The peak is that of multiplications and
+        additions in registers, which no product exceeds; the fastest products of any library stand beside it. The share
+        says how much a better kernel could gain, if its operands come from memory; operands that stay in a cache come
+        faster, so it may exceed 100 %.
         """
         rows = self.rows
         parts = [
@@ -222,11 +226,15 @@ def check_backend(name: str) -> None:
 
 
 def _limits_of_host(dtype: str) -> Limits | None:
-    from .benchmarks.limits import copy_bandwidth, product_peak
+    from .benchmarks.limits import copy_bandwidth
+    from .benchmarks.peaks import fma_peak, has_peak, product_peak
     from .kernels.cpu.runtime.launch import get_num_threads
-    from .kernels.cpu.runtime.primitives import INTERPRETED
 
-    return None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
+    if not has_peak(dtype):
+        return None
+    threads = get_num_threads()
+    best = product_peak(dtype, threads)
+    return Limits(copy_bandwidth(), fma_peak(dtype, threads), best.flops, best.library)
 
 
 def _limits_of_gpu(dtype: str) -> Limits | None:
@@ -274,8 +282,10 @@ def _section(total: Total, rows: list[Row]) -> str:
 
 def _limits_line(dtype: str, device: str, limits: Limits) -> str:
     bandwidth, flops = rounded(limits.bandwidth / 1e9), rounded(limits.flops / 1e9)
-    where = f" on {device}" if device else ""
-    return f"limits, measured now{where}: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+    if device:
+        return f"limits, measured now on {device}: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+    line = f"limits, measured now: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} registers"
+    return line + (f"; products at best {rounded(limits.products / 1e9)} ({limits.library})" if limits.products else "")
 
 
 def _time(seconds: float) -> str:

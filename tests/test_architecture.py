@@ -86,11 +86,14 @@ FASTOPT = {
 # Suites may import everything. `limits` measures the machine, on kernels alone, so that `profiling` can use it.
 BENCHMARKS = {
     "__init__": "",
-    "limits": "kernels/formulas kernels/cpu/runtime kernels/cpu/optim kernels/cpu/dense kernels/cuda/runtime"
-    " kernels/cuda/optim kernels/cuda/dense",
+    "limits": "kernels/denormals kernels/formulas kernels/cpu/runtime kernels/cpu/optim kernels/cpu/dense"
+    " kernels/cuda/runtime kernels/cuda/optim kernels/cuda/dense",
     "suites": " ".join(["limits", *(f"fastopt/{room}" for room in FASTOPT), *(f"kernels/{room}" for room in KERNELS)]),
 }
-LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
+LIMITS = {
+    *(f"benchmarks/{name}.py" for name in ("limits", "peaks", "products")),
+    *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work")),
+}
 
 
 def _full_names(folder: str, row: str) -> list[str]:
@@ -194,6 +197,8 @@ def circles(imports_of: Mapping[str, Collection[str]]) -> list[set[str]]:
         ("fastopt/callbacks.py", "fastopt/callbacks"),
         ("fastopt/optim/base.py", "fastopt/optim"),
         ("benchmarks/limits.py", "benchmarks/limits"),
+        ("benchmarks/peaks.py", "benchmarks/limits"),
+        ("benchmarks/test_products.py", "benchmarks/suites"),
         ("benchmarks/cuda/survey.py", "benchmarks/suites"),
     ],
 )

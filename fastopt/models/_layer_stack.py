@@ -213,6 +213,8 @@ class LayerStack:
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.network(self.backend)
+        # unpickled, the model may have come from another processor
+        _backends.check_compute(self._compute, self.dtype.name, self._backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
 

@@ -38,11 +38,12 @@ class Sequential(DataMemory):
              kernels cannot run there, an ImportError lists what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
     inputs   number of features; by default that of the data (or of `build`)
-    compute_dtype  "bfloat16", on "cuda" and "numpy", is mixed precision as in torch's autocast and Keras's
-             "mixed_bfloat16": layers multiply bfloat16 numbers, which a GPU does many times as fast, add in float32,
-             and have bfloat16 outputs. Weights, optimizer, predictions and losses stay in `dtype`, which is float32.
-             "tf32", on "cuda": products of float32 numbers with 10 bits of mantissa, which are faster. None, or the
-             dtype: layers compute in it. `model.compute_dtype` may be changed between calls
+    compute_dtype  "bfloat16" is mixed precision as in torch's autocast and Keras's "mixed_bfloat16": layers multiply
+             bfloat16 numbers, which a GPU does many times as fast and "cpu" twice, add in float32, and have bfloat16
+             outputs. Weights, optimizer, predictions and losses stay in `dtype`, which is float32. "cpu" has it on
+             processors that gain by it (AMD's Zen 4 and 5), and refuses it on others with the reason. "tf32", on
+             "cuda": products of float32 numbers with 10 bits of mantissa, which are faster. None, or the dtype: layers
+             compute in it. `model.compute_dtype` may be changed between calls
 
     With a cross-entropy, training runs on logits, which is exact and fast. If the last layer has the loss's activation
     (softmax, or sigmoid for binary_crossentropy), `predict` returns probabilities; if it is linear, logits.

@@ -21,7 +21,8 @@ from ..runtime.launch import CALL_FLOPS, num_threads_for, parallel
 from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 from ..runtime.records import DENSE, RUN, fill, read
-from .blas import blas
+from ..runtime.storage import ARITHMETIC
+from .blas import products
 from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 
 TILE_ROWS = 128  # of a tile of y or dx
@@ -68,12 +69,13 @@ def alpha_beta(d, step):
 
 
 # ---------------------------------------------------------------- tiles
-def _activate(value, T, itemsize):
+def _activate(value, arithmetic):
     """y = f(z + b) on a tile; z keeps z + b where it is not y itself, for the slopes that need it.
 
-    An array that is read and written goes by one name: under two, the compiler's check for overlap would keep it from
-    vectors.
+    b, z + b and y are rounded. An array that is read and written goes by one name: under two, the compiler's check for
+    overlap would keep it from vectors.
     """
+    T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
 
     def activate(z, b, y, unused, rows, columns, stride):
         B = view(b, columns, T)
@@ -82,23 +84,25 @@ def _activate(value, T, itemsize):
             Z, Y = view(z + i * stride * itemsize, columns, T), view(y + i * stride * itemsize, columns, T)
             if z == y and b == 0:
                 for j in range(columns):
-                    Y[j] = value(Y[j])
+                    Y[j] = round_(value(round_(Y[j])))
             elif z == y:
                 for j in range(columns):
-                    Y[j] = value(Y[j] + B[j])
+                    Y[j] = round_(value(round_(Y[j] + round_(B[j]))))
             elif b == 0:
                 for j in range(columns):
-                    Y[j] = value(Z[j])
+                    Z[j] = round_(Z[j])
+                    Y[j] = round_(value(Z[j]))
             else:
                 for j in range(columns):
-                    Z[j] += B[j]
-                    Y[j] = value(Z[j])
+                    Z[j] = round_(Z[j] + round_(B[j]))
+                    Y[j] = round_(value(Z[j]))
 
     return activate
 
 
-def _slope(slope, T, itemsize):
-    """dz *= f'(s) on a tile, and the sums of its columns in float64."""
+def _slope(slope, arithmetic):
+    """dz *= f'(s) on a tile, rounded, and the sums of its columns in float64."""
+    T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
 
     def gradient(dz, s, sums, unused, rows, columns, stride):
         col_sums = view(sums, columns, np.float64)
@@ -109,22 +113,39 @@ def _slope(slope, T, itemsize):
             skip = i * stride * itemsize
             D, S = view(dz + skip, columns, T), view(s + skip, columns, T)
             for j in range(columns):
-                D[j] *= slope(S[j])
+                D[j] = round_(D[j] * slope(S[j]))
                 col_sums[j] += D[j]
 
     return gradient
 
 
+def _round_tile(arithmetic):
+    """A tile, rounded in place."""
+    T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
+
+    def round_tile(x, unused1, unused2, unused3, rows, columns, stride):
+        for i in range(rows):
+            X = view(x + i * stride * itemsize, columns, T)
+            for j in range(columns):
+                X[j] = round_(X[j])
+
+    return round_tile
+
+
+# dtype: that which layers compute in. Arrays of float32 may hold numbers of bfloat16.
 @cache
 def activate_kernel(name: str, dtype: str) -> Kernel:
-    T = getattr(np, dtype)
-    return Kernel(_activate(ACTIVATIONS[name].value, T, np.dtype(dtype).itemsize), f"activate_{name}_{dtype}")
+    return Kernel(_activate(ACTIVATIONS[name].value, ARITHMETIC[dtype]), f"activate_{name}_{dtype}")
 
 
 @cache
 def slope_kernel(name: str, dtype: str) -> Kernel:
-    T = getattr(np, dtype)
-    return Kernel(_slope(ACTIVATIONS[name].slope, T, np.dtype(dtype).itemsize), f"slope_{name}_{dtype}")
+    return Kernel(_slope(ACTIVATIONS[name].slope, ARITHMETIC[dtype]), f"slope_{name}_{dtype}")
+
+
+@cache
+def round_kernel(dtype: str) -> Kernel:
+    return Kernel(_round_tile(ARITHMETIC[dtype]), f"round_{dtype}")
 
 
 # ---------------------------------------------------------------- phases
@@ -245,6 +266,8 @@ def _inputs(gemm, T, itemsize):
                 T(0), dx, d.inputs,
             )  # fmt: skip
             # dz of the layer below, while the tile is in cache
+            if d.round_tile:
+                call_tile(d.round_tile, dx, 0, 0, 0, m, n, d.inputs)
             if d.slope_below:
                 sums = d.col_sums_below + (r // TILE_ROWS * d.inputs + c) * 8
                 call_tile(d.slope_below, dx, d.s_below + (r * d.inputs + c) * itemsize, sums, 0, m, n, d.inputs)
@@ -332,19 +355,21 @@ def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
     return num_pieces(inputs, split_rows), split_rows
 
 
-def shape_fields(rows: int, inputs: int, outputs: int, dtype: str, whole: bool = True) -> dict[str, int]:
-    """The fields of a record that follow from a layer's shape (rows: of a full batch) and the BLAS.
+def shape_fields(
+    rows: int, inputs: int, outputs: int, dtype: str, whole: bool = True, compute: str | None = None
+) -> dict[str, int]:
+    """The fields of a record that follow from a layer's shape (rows: of a full batch) and the products in use.
 
-    whole: the rows of w are not split.
+    whole: the rows of w are not split. compute: the dtype of the products' operands, if not that of the arrays.
     """
-    unpacked = blas().unpacked
+    gemm, unpacked = products(compute or dtype).gemm[dtype], products(compute or dtype).unpacked
     num_splits, split_rows = (1, inputs) if whole else splits_of(rows, inputs, outputs)
     tile_rows, tile_cols = forward_tile(rows, split_rows, outputs, unpacked)
     dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked)
     # memory of a rank: a tile of dw, or column sums in float64 and in the array's type
     scratch_bytes = max(dw_tile_rows * dw_tile_cols * np.dtype(dtype).itemsize, SLOPE_COLS * 16)
     return {
-        "inputs": inputs, "outputs": outputs, "gemm": blas().gemm[dtype], "tile_rows": tile_rows,
+        "inputs": inputs, "outputs": outputs, "gemm": gemm, "tile_rows": tile_rows,
         "x_stride": inputs, "x_split": split_rows, "tile_cols": tile_cols, "dw_tile_rows": dw_tile_rows,
         "dw_tile_cols": dw_tile_cols, "num_splits": num_splits, "split_rows": split_rows,
         "scratch_bytes": -(-scratch_bytes // 64) * 64,

@@ -107,6 +107,12 @@ def _call_clock(typingctx, code, which, address):
 
 
 @intrinsic
+def _call_exchange(typingctx, code, object_address, tensor):
+    """DLPack's dltensor_from_py_object_no_sync: 0 if it has filled the DLTensor at an address."""
+    return _caller(types.int32, types.int64, types.int64)
+
+
+@intrinsic
 def _call_sgemm(typingctx, code, order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     return _gemm_caller(types.float32)
 
@@ -270,11 +276,13 @@ def _prefetch_python(address):
 if INTERPRETED:
     view, atomic_add, atomic_load, relax = _view_python, _atomic_add_python, _atomic_load_python, _relax_python
     prefetch = _prefetch_python
-    call_phase = call_tile = call_update = call_int = call_clock = call_sgemm = call_dgemm = _call_python
+    call_phase = call_tile = call_update = call_int = call_clock = call_exchange = call_sgemm = call_dgemm = (
+        _call_python
+    )
 else:
     view, atomic_add, atomic_load, relax, prefetch = _view, _atomic_add, _atomic_load, _relax, _prefetch
     call_phase, call_tile, call_update, call_int = _call_phase, _call_tile, _call_update, _call_int
-    call_clock, call_sgemm, call_dgemm = _call_clock, _call_sgemm, _call_dgemm
+    call_clock, call_exchange, call_sgemm, call_dgemm = _call_clock, _call_exchange, _call_sgemm, _call_dgemm
 
 CALL_GEMM = {"float32": call_sgemm, "float64": call_dgemm}
 

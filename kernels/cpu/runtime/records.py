@@ -90,6 +90,7 @@ DENSE = _record(
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
+    "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -155,20 +156,37 @@ ARRAYS = _record(
     "num_others",  # arrays that are not as expected
 )
 
-# Capsules of other libraries' arrays: see dlpack.py.
-CAPSULES = _record(
+# Arrays of other libraries, read by their capsules or by the C exchange API: see dlpack.py.
+FOREIGN = _record(
     "count",
     "objects",  # (count,) addresses of Python's objects
     "header_bytes",  # of every Python object
     "capsule_type",  # its address
     "old_name",
     "new_name",
-    "expected",  # (count, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if strides
-    #   may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "exchange",  # code of the exchange API's function for objects of the next two types; 0: there is none
+    "tensor_type",
+    "parameter_type",
+    "tensor",  # one DLTensor that the function fills
+    "expected",  # (arrays, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if
+    #   strides may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "rows",  # (count,): the row of `expected` for each object; 0: 0, 1, 2, ...
     "starts",  # (spans,), and `ends`: memory that no array may share
     "ends",
     "spans",
-    "into",  # (count,): addresses that are known, else 0; then the address of each array, or -1
+    "knows",  # 1: `into` has addresses that are known, and 0 for the others
+    "into",  # (count,): then the address of each array, or -1
+    "unfit",  # arrays without an address
+)
+
+# Numbers of steps that another library keeps: see counters.py.
+COUNTERS = _record(
+    "count",
+    "counters",  # (count,) addresses; 0: the array has none
+    "sizes",  # (count,): 4 for a float32, 8 for a float64
+    "numbers",  # (count,): those of the step to come
+    "gradients",  # (count,) addresses; 0: the array is left out
+    "advances",  # 1: count the step
 )
 
 # The squares of arrays: see norm.py.

@@ -30,6 +30,9 @@ class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
+    to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
+    and all that follows from them are not.
     """
 
     reusable = True  # for passes over other data: it keeps programs, and no data
@@ -41,14 +44,16 @@ class Network:
         dtype: str,
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
+        compute: str | None = None,
     ) -> None:
         dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
         last = dense[-1].activation
         is_link = last == "softmax" or (loss is not None and last == LOSSES[loss.name].link)
         self.params = list(params)
         self.net = Structure(
-            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None
-        )
+            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
+            compute or np.dtype(dtype).name,
+        )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)
         self.losses_of_row = 1 if row is not None and row.by_row else self.outputs
