@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from dataclasses import dataclass
 from types import TracebackType
@@ -149,11 +149,12 @@ class profile:
         total.marked += marked
         total.seconds += float(spans.sum())
         total.wall += (end - done.start) / 1e9
-        rows = min(done.rows, marked * done.batch)
+        rows = min(done.rows, done.rows_of_first(marked))
         for i, cost in enumerate(done.costs):
             row = self._rows.setdefault((key, cost.name), Row(*key, cost.name))
-            moved, operations = cost.total(marked, rows)
-            row.calls += marked
+            calls = -(-marked // done.epoch_steps) if cost.once_an_epoch else marked
+            moved, operations = cost.total(calls, rows)
+            row.calls += calls
             row.seconds += float(spans[2 * i])
             row.waiting += float(spans[2 * i + 1])
             row.bytes += moved
@@ -332,15 +333,19 @@ def _events(passes: list[Pass]) -> list[dict[str, Any]]:
             tid = names.index(done.device) if done.device else rank + 1
             for step, times in enumerate(steps):
                 number = done.marked_steps[step] if done.marked_steps else step
-                rows = min(done.batch, done.rows - step * done.batch)
-                _step_events(add, done.costs, tid, number, rows, times)
+                begins = step % done.epoch_steps == 0
+                costs = [cost if begins or not cost.once_an_epoch else None for cost in done.costs]
+                _step_events(add, costs, tid, number, done.rows_of_step(step), times)
     return events
 
 
-def _step_events(add: Callable[..., None], costs: Any, tid: int, number: int, rows: int, times: list[int]) -> None:
+def _step_events(
+    add: Callable[..., None], costs: Sequence[Cost | None], tid: int, number: int, rows: int, times: list[int]
+) -> None:
     add(tid, f"step {number}", "step", times[0], times[-1], rows=rows)
-    cost: Cost
     for i, cost in enumerate(costs):
+        if cost is None:  # this step has no call of it
+            continue
         start, end, met = times[2 * i : 2 * i + 3]
         moved, operations = cost.total(1, rows)
         add(tid, cost.name, "kernel", start, end, bytes=moved, flops=operations)

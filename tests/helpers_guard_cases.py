@@ -36,7 +36,18 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps, Update
+from fastopt.kernels.spec import (
+    FORMS,
+    MASTER,
+    SAME,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LossSpec,
+    OptimizerSteps,
+    Shuffle,
+    Update,
+)
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
 Case = tuple[str, Callable[[], list[Any]]]
@@ -330,7 +341,7 @@ def library() -> Iterator[Case]:
 
 # ---------------------------------------------------------------- networks
 def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
-    """A training pass, an evaluation and a prediction; the last batch is a short one."""
+    """Two epochs of training, an evaluation and a prediction; the last batch is a short one."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
     params = []
     for layer in ends:
@@ -340,8 +351,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
-    batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))
-    rates, options = np.full(batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
+    rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
     totals = net.train(batches, steps, 3)
@@ -424,7 +435,8 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)|dense_combine_.*",
+        r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|dense_combine_.*",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,15 @@ class History:
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         self._losses.append(np.array(losses, np.float64))
+
+    def extend(
+        self, first: int, columns: Mapping[str, Sequence[float]], losses: NDArray[np.float64]
+    ) -> None:
+        """Add successive epochs: the number of the first, a figure of each by name, and losses of (epochs, steps)."""
+        self.epochs.extend(range(first, first + len(losses)))
+        for name, values in columns.items():
+            self.history.setdefault(name, []).extend(map(float, values))
+        self._losses.append(np.array(losses, np.float64).ravel())
 
     def to_dict(self) -> dict[str, list[int] | list[float]]:
         """Return columns of equal length, "epoch" first, as `pandas.DataFrame` takes them. The lists are copies."""

@@ -284,18 +284,23 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
 
-        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets.
+        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets. Several threads may predict
+        with one model at the same time: they share its weights, and none waits for another.
         """
         batch_size = check_count("batch_size", batch_size)
-        features = _intake.read_x(self, "x", x)
-        inputs = features.values.shape[1]
-        if self.inputs is None:
-            self.specs(inputs)  # raises, before anything is made, where layers clash
-        learnt = self.learnt_for(inputs)
-        rows = _intake.prepared(self, "x", features, learnt)
+        if _intake.usable_as_is(self, x):
+            rows, learnt = _intake.check_usable("x", x), self._learnt  # type: ignore[arg-type]
+        else:
+            features = _intake.read_x(self, "x", x)
+            inputs = features.values.shape[1]
+            if self.inputs is None:
+                self.specs(inputs)  # raises, before anything is made, where layers clash
+            learnt = self.learnt_for(inputs)
+            rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
-            self.build(inputs)
-            outputs = self._network_for(training=False).predict(rows, batch_size)
+            if self.inputs is None:
+                self.build(rows.shape[1])
+            outputs: np.ndarray = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:

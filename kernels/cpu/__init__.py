@@ -32,6 +32,7 @@ from .runtime.storage import STORES
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
+from .training.shuffle import SHUFFLE_KERNEL
 
 __all__ = [
     "ArrayPlan",
@@ -57,7 +58,7 @@ ON_TILES = activate_kernel, slope_kernel  # of an activation
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

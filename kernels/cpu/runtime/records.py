@@ -23,20 +23,30 @@ def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = (
 RUN = _record(
     "phases",  # (num_phases, 3): code of a phase, its work record, 1 if a barrier follows it
     "num_phases",
-    "num_batches",
+    "epoch_phases",  # the first phases, which run before the first batch of an epoch only
+    "num_epochs",
+    "epoch_stride",  # numbers from the first batch of an epoch to that of the next; 0: there is one epoch
+    "num_batches",  # of an epoch
     "batch_size",  # rows of a full batch
-    "num_rows",  # of all batches
+    "num_rows",  # of an epoch
     "order",  # (num_rows,) their indices in x and y; 0: 0, 1, 2, ...
     "first_batch",  # batches done before the pass: dropout draws by their number
     "arrivals",  # at barriers, of all ranks, never reset
     "yield_cpu",  # code of sched_yield
-    "done",  # batches done, for the thread that watches
-    "stop",  # set by the thread that watches
+    "done",  # number of the next batch, for the thread that watches
+    "stop",  # set by the thread that watches: STOP_BATCH or STOP_EPOCH
     "halt",  # copy of `stop` that rank 0 makes and all ranks read after the batch's last barrier
     "marks",  # (num_ranks, num_marked, 1 + 2 num_phases, 2): times at which phases were done, if the run is profiled
     "num_marked",  # batches that have memory for marks
     "clock",  # code
+    "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
+    "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
+    #   goes on
 )
+STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The order of the rows of an epoch, drawn from a seed.
+SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
 
 # A batch: its rows of x and y, and the memory that they are copied to.
 GATHER = _record(
@@ -106,8 +116,8 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
-# columns of sums (pieces of rows, columns): into[step * stride][column] += sum(sums[:, column])
-TOTAL = _record("run", "sums", "columns", "into", "stride")
+# columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
+TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 
 UPDATE = _record(
     "update",  # code
@@ -247,6 +257,16 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     for name, value in values.items():
         row[name] = address_of(value) if value is None or isinstance(value, np.ndarray) else value
     return record
+
+
+def words_of(record: np.ndarray) -> memoryview:
+    """The words of one record, whose fields are integers, to be read and changed quickly; see `word_of`."""
+    return memoryview(record.view(np.int64))  # type: ignore[arg-type]
+
+
+def word_of(dtype: np.dtype[Any], name: str) -> int:
+    """The index of a field among the words of a record."""
+    return offset(dtype, name) // 8
 
 
 def offset(dtype: np.dtype[Any], name: str) -> int:
