@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
 from ._intake import Data
+from ._parts import train_in_parts
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
@@ -252,7 +254,12 @@ def _holding(model: Model, network: Any) -> Iterator[None]:
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     batches = _batches(model, plan)
-    result = train_epoch(model, plan.network, batches, bar.advance if bar else None)
+    callbacks, advance = plan.options.callbacks, bar.advance if bar else None
+    if any(callback.every_steps for callback in callbacks):
+        train = partial(train_epoch, model, plan.network)
+        result = train_in_parts(model, batches, callbacks, train, advance)
+    else:
+        result = train_epoch(model, plan.network, batches, advance)
     model.epochs_done += 1
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
