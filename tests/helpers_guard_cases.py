@@ -25,7 +25,7 @@ from fastopt import profiling
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
-from fastopt.kernels.cpu.dense.blas import BFLOAT16, OWN, PLAIN, _open_openblas, _openblas_path
+from fastopt.kernels.cpu.dense.blas import BFLOAT16, PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
@@ -276,6 +276,7 @@ def _product(gemm: int, dtype: str, ta: int, tb: int, m: int, n: int, k: int, pa
 def _products(gemm: int, dtype: str, ta: int, tb: int, padding: int) -> list[Any]:
     sizes = [(m, n, k) for m in EDGES for n in EDGES for k in (1, 17)]
     sizes += [(5, 97, 96), (96, 5, 97), (9, 33, DEPTH - 1), (9, 31, DEPTH + 1), (17, 65, 2 * DEPTH + 1), (64, 10, 784)]
+    sizes += [(24, 170, 65), (32, 513, 33)]  # B and A are copied
     return [_product(gemm, dtype, ta, tb, *size, padding) for size in sizes]
 
 
@@ -294,7 +295,7 @@ def _all_products(backend: Any, dtypes: tuple[str, ...] = REAL) -> Iterator[Case
 def products() -> Iterator[Case]:
     yield from _all_products(PLAIN)
     if available():
-        yield from _all_products(OWN)
+        yield from _all_products(own())
     yield from _all_products(BFLOAT16, ("float32",))
 
 

@@ -1,8 +1,8 @@
 """The GEMM in use, as an address that kernels call: a vendor's, or that of `matmul`.
 
 A vendor's library is set to one thread, as kernels have threads of their own. `FASTOPT_BLAS` chooses "mkl", "fastopt"
-(`matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. The default is MKL if it is installed,
-else `matmul` if the processor has AVX-512, else OpenBLAS.
+(`matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. The default is the first that is there of
+MKL, `matmul` and OpenBLAS; the processor may change their order.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from ...settings import path_in
 from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import INTERPRETED, python_address, view
+from ..runtime.processors import NEON, microarchitecture, vector_unit
 from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
 from .matmul_bfloat16 import matmul_bfloat16_kernel
 
@@ -150,6 +151,17 @@ def plain_kernel(dtype: str) -> Kernel:
     return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
+# Processors on which MKL uses half of a vector: 105 to 112 GFLOP/s where `matmul` has 220 to 265 (Zen 5).
+SLOW_MKL = {"znver5"}
+
+
+def _by_speed() -> list[str]:
+    """The names of the libraries to try, the fastest first."""
+    if vector_unit() is NEON:  # on which `matmul` has never run
+        return ["mkl", "openblas", "fastopt"]
+    return ["fastopt", "mkl", "openblas"] if microarchitecture() in SLOW_MKL else ["mkl", "fastopt", "openblas"]
+
+
 class _Compiled(dict[str, int]):
     """Addresses of kernels by dtype, compiled when first read."""
 
@@ -161,7 +173,6 @@ class _Compiled(dict[str, int]):
         return self[dtype]
 
 
-OWN = Blas("fastopt", "for AVX-512", "", _Compiled(matmul_kernel), unpacked=1 << 62)
 PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
 BFLOAT16 = Blas("fastopt", "of bfloat16", "", _Compiled(matmul_bfloat16_kernel), unpacked=1 << 62)
 
@@ -169,6 +180,14 @@ BFLOAT16 = Blas("fastopt", "of bfloat16", "", _Compiled(matmul_bfloat16_kernel),
 def products(compute: str) -> Blas:
     """The products of layers by the dtype that they compute in."""
     return BFLOAT16 if compute == "bfloat16" else blas()
+
+
+@cache
+def own() -> Blas:
+    """The products of `matmul`."""
+    unit = vector_unit()
+    assert unit is not None, "ask `available` first"
+    return Blas("fastopt", f"for {unit.name}", "", _Compiled(matmul_kernel), unpacked=1 << 62)
 
 
 @cache
@@ -183,8 +202,8 @@ def blas() -> Blas:
         return PLAIN
     if chosen.lower() == "fastopt":
         if not available():
-            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
-        return OWN
+            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX2, AVX-512 or NEON, and compiled kernels")
+        return own()
     if chosen and chosen.lower() not in known:
         path = path_in(chosen)
         if not path.is_file():
@@ -196,10 +215,10 @@ def blas() -> Blas:
             return _open_path(path)
         except (OSError, AttributeError) as error:
             raise ValueError(f"FASTOPT_BLAS={chosen} is not a CBLAS library that can be used: {error}") from error
-    for name in [chosen.lower()] if chosen else ["mkl", "fastopt", "openblas"]:
+    for name in [chosen.lower()] if chosen else _by_speed():
         if name == "fastopt":
             if available():
-                return OWN
+                return own()
             continue
         find, open_, package = known[name]
         path_found = find()

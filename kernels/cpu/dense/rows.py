@@ -24,7 +24,11 @@ LINE_BYTES = 64
 
 
 def _gather(T, itemsize, round_):
-    """Copy the batch's rows of x, rounded, and of y, drawn by `order`, into batch_x and batch_y."""
+    """Copy the batch's rows of x, rounded, and of y, drawn by `order`, into batch_x and batch_y.
+
+    batch_x has the columns of a piece together. They are read by the rank that copies them, and if those of two ranks
+    were neighbours in memory, each core would fetch ahead what the other one is about to write.
+    """
 
     def gather(work, step, rank, num_ranks):
         g = read(work, GATHER)
@@ -45,7 +49,7 @@ def _gather(T, itemsize, round_):
                         prefetch(ahead + line)
                 # the row of x
                 source = view(g.x + (row * g.inputs + first_col) * itemsize, cols, T)
-                target = view(g.batch_x + (i * g.inputs + first_col) * itemsize, cols, T)
+                target = view(g.batch_x + (first_col * g.capacity + i * g.piece_cols) * itemsize, cols, T)
                 for j in range(cols):
                     target[j] = round_(source[j])
                 # the label or the row of y, with the first columns of x

@@ -28,19 +28,9 @@ INTERPRETED = bool(config.DISABLE_JIT)
 word = int if INTERPRETED else np.uint64  # the type of counters of random numbers
 
 
-def _target() -> tuple[str, str, str]:
-    """The triple, processor and features that Numba compiles for."""
-    return CFunc._targetdescr.target_context.codegen().magic_tuple()
-
-
 def target_has(feature: str) -> bool:
     """True if kernels may use an instruction; feature: LLVM's name for it."""
-    return not INTERPRETED and feature in _target()[2].split(",")
-
-
-def target_cpu() -> str:
-    """LLVM's name of the processor that kernels are compiled for, such as "znver5"."""
-    return _target()[1]
+    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
 
 
 def bitcast(source: types.Number, target: types.Number) -> Callable[[Any, Any], Any]:

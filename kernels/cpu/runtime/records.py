@@ -46,14 +46,17 @@ GATHER = _record(
     "batch_x",
     "batch_y",
     "inputs",
-    "piece_cols",  # columns of x in a piece of work
+    "piece_cols",  # columns of x in a piece of work, and in batch_x, which has the columns of a piece together
+    "capacity",  # rows of batch_x
     "outputs",  # columns of y
     "has_labels",
 )
 
 DENSE = _record(
     "run",
-    "x",  # (rows, inputs)
+    "x",  # (rows, inputs), or (num_splits, rows, split_rows): the columns of each split together
+    "x_stride",  # elements from row to row of x
+    "x_split",  # and from the columns of one split to those of the next
     "w",  # (inputs, outputs)
     "b",  # (outputs,)
     "z",  # (rows, outputs), pre-activation; the same array as y if the slope is a function of y
@@ -66,6 +69,7 @@ DENSE = _record(
     "outputs",
     "tile_rows",  # of a tile of y
     "tile_cols",
+    "dx_tile_cols",  # of a tile of dx
     "dw_tile_rows",  # of a tile of dw
     "dw_tile_cols",
     "num_splits",  # of the rows of w
@@ -74,6 +78,10 @@ DENSE = _record(
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums
+    "col_sums",  # (tiles of rows, outputs) float64, of dz, made by the layer above; 0: by `slopes`
+    "slope_below",  # code of the layer below, which makes dx its dz; 0: dx stays as it is
+    "s_below",  # its y or z
+    "col_sums_below",
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",

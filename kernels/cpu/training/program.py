@@ -18,7 +18,15 @@ from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
-from ..dense.layer import activate_kernel, dense_kernel, round_kernel, shape_fields, slope_kernel, splits_of
+from ..dense.layer import (
+    TILE_ROWS,
+    activate_kernel,
+    dense_kernel,
+    round_kernel,
+    shape_fields,
+    slope_kernel,
+    splits_of,
+)
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import metric_kernel
 from ..dense.rows import ROWS, rows_kernel
@@ -116,13 +124,19 @@ class Program:
 
     # ------------------------------------------------------------ the batch
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
-        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y."""
-        net, labels = self.net, False
-        x, y = self.zeros(self.batch_size, net.inputs), None
-        first = net.dense[0]
+        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y.
+
+        x is (splits, rows, columns of a split) if the first layer of a training is split, else (rows, inputs).
+        """
+        net, labels, first = self.net, False, self.net.layers[0]
+        num_splits, split_cols = 1, net.inputs
+        if self.verb == "train" and isinstance(first, DenseSpec):
+            num_splits, split_cols = splits_of(self.batch_size, first.inputs, first.outputs)
+        splits = (num_splits,) if num_splits > 1 else ()
+        x, y = self.zeros(*splits, self.batch_size, split_cols), None
         fields: dict[str, Any] = {
-            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs,
-            "piece_cols": splits_of(self.batch_size, first.inputs, first.outputs)[1],
+            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs, "piece_cols": split_cols,
+            "capacity": self.batch_size,
         }  # fmt: skip
         if data.y is not None:
             labels = _has_labels(data.y)
@@ -201,6 +215,8 @@ class Program:
             "run": self.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
             **shape_fields(self.batch_size, *sizes, dtype, whole, self.net.compute),
         }  # fmt: skip
+        if x.ndim == 3:  # the columns of each split together
+            fields |= {"x_stride": x.shape[2], "x_split": x.shape[1] * x.shape[2]}
         num_splits, keeps_z = fields["num_splits"], z is not y
         split_products = self.zeros(num_splits, self.batch_size, layer.outputs) if num_splits > 1 else None
         activate = activate_kernel(activation, compute).address
@@ -288,6 +304,7 @@ class Program:
         tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
         self.kept += [scratch, tables, scalars, states]
         update = update_code(rule, net.dtype)
+        col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
             dx = self.zeros(*saved.x.shape) if needs_dx else None
@@ -303,7 +320,10 @@ class Program:
                     into = {"update": update, "scalars": scalars, "scalars_row_bytes": scalars.strides[0]}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
-                self._dense_backward(saved, dy, dx, fields, None if optimizer_step else rule)
+                below = saved_for_backward[i - 1] if i else None
+                below = below if isinstance(below, _Dense) else None
+                fields["col_sums"] = col_sums
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -314,22 +334,37 @@ class Program:
             optimizer_step.add_to(self)
 
     def _dense_backward(
-        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, fields: dict[str, Any], rule: str | None
-    ) -> None:
-        """rule: of the updates that these phases do; None: they write gradients, which others read."""
+        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
+        rule: str | None,
+    ) -> np.ndarray | None:  # fmt: skip
+        """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
+
+        rule: of the updates that these phases do; None: they write gradients, which others read.
+        """
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
         compute = self.net.compute
+        bias_sums = fields["col_sums"] is not None
+        sums_below = None
+        if below is not None:
+            sums_below = np.zeros((num_pieces(self.batch_size, TILE_ROWS), saved.spec.inputs))
+            self.kept.append(sums_below)
+            fields |= {
+                "slope_below": slope_kernel(below.activation, compute).address,
+                "s_below": below.fields["y" if below.fields["uses_y"] else "z"], "col_sums_below": sums_below,
+            }  # fmt: skip
         slope = slope_kernel(saved.activation, compute).address
         round_tile = round_kernel(compute).address if compute != dtype and dx is not None else 0
         record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
-        cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
-        self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
+        if not bias_sums:
+            cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+            self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
-            cost = costs.inputs_gradient(*sizes, itemsize)
+            cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
             self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
         ends_backward = rule is None and dx is None
-        cost = costs.weights(*sizes, rule, itemsize)
+        cost = costs.weights(*sizes, rule, itemsize, bias_sums and saved.spec.bias)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+        return sums_below
 
     # ------------------------------------------------------------ a pass
     def execute(

@@ -18,6 +18,7 @@ from fastopt.kernels.cpu.dense.blas import PLAIN
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.runtime.compile import ffi
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, PYTHON_CODE, address_of
+from fastopt.kernels.cpu.runtime.processors import AVX2, AVX512, NEON
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps
 
@@ -157,19 +158,33 @@ def test_mkl_is_found():
     assert found.version[0].isdigit()
 
 
-def test_mkl_comes_first(monkeypatch):
+@pytest.mark.parametrize(
+    ("processor", "unit", "expected"),
+    [
+        ("emeraldrapids", AVX512, ["mkl", "fastopt", "openblas"]),
+        ("znver4", AVX512, ["mkl", "fastopt", "openblas"]),
+        ("znver5", AVX512, ["fastopt", "mkl", "openblas"]),
+        ("haswell", AVX2, ["mkl", "fastopt", "openblas"]),
+        ("neoverse-n1", NEON, ["mkl", "openblas"]),
+    ],
+)
+def test_the_order_by_processor(monkeypatch, processor, unit, expected):
     def opened(name):
         return lambda path: blas_.Blas(name, "", str(path), {})
 
+    monkeypatch.setattr(blas_, "microarchitecture", lambda: processor)
+    monkeypatch.setattr(blas_, "vector_unit", lambda: unit)
     for name in ("mkl", "openblas"):
         monkeypatch.setattr(blas_, f"_{name}_path", lambda: Path("somewhere"))
         monkeypatch.setattr(blas_, f"_open_{name}", opened(name))
+    present = {"mkl": "_mkl_path", "openblas": "_openblas_path"}
     monkeypatch.setattr(blas_, "available", lambda: True)
-    assert choose().name == "mkl"
-    monkeypatch.setattr(blas_, "_mkl_path", lambda: None)
-    assert choose().name == "fastopt"
-    monkeypatch.setattr(blas_, "available", lambda: False)
-    assert choose().name == "openblas"
+    for name in expected:
+        assert choose().name == name
+        if name in present:
+            monkeypatch.setattr(blas_, present[name], lambda: None)
+        else:
+            monkeypatch.setattr(blas_, "available", lambda: False)
 
 
 @pytest.mark.parametrize("value", ["none", "NONE", " none "])
@@ -237,7 +252,7 @@ def test_one_that_cannot_be_opened(monkeypatch, name):
 def test_our_own_where_the_processor_has_not_got_the_vectors(monkeypatch):
     monkeypatch.setattr(blas_, "available", lambda: False)
     monkeypatch.setenv("FASTOPT_BLAS", "fastopt")
-    with pytest.raises(ValueError, match="needs a processor with AVX-512"):
+    with pytest.raises(ValueError, match="needs a processor with AVX2, AVX-512 or NEON"):
         choose()
 
 

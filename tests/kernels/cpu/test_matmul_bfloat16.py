@@ -165,7 +165,7 @@ def test_layers_use_them_only_where_they_compute_in_bfloat16():
 )
 def test_refusals(processor, features, llvm, refusal, monkeypatch):
     monkeypatch.setattr(matmul_bfloat16, "INTERPRETED", False)
-    monkeypatch.setattr(matmul_bfloat16, "target_cpu", lambda: processor)
+    monkeypatch.setattr(matmul_bfloat16, "microarchitecture", lambda: processor)
     monkeypatch.setattr(matmul_bfloat16, "target_has", lambda feature: feature in features.split(","))
     monkeypatch.setattr(matmul_bfloat16.binding, "llvm_version_info", (llvm, 1, 0))
     assert re.fullmatch(f".*{refusal}" if refusal else "", bfloat16_refusal())
@@ -173,7 +173,7 @@ def test_refusals(processor, features, llvm, refusal, monkeypatch):
 
 def test_interpreted_kernels_compute_in_bfloat16_everywhere(monkeypatch):
     monkeypatch.setattr(matmul_bfloat16, "INTERPRETED", True)
-    monkeypatch.setattr(matmul_bfloat16, "target_cpu", lambda: "haswell")
+    monkeypatch.setattr(matmul_bfloat16, "microarchitecture", lambda: "haswell")
     assert bfloat16_refusal() == ""
 
 
