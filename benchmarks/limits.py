@@ -1,4 +1,4 @@
-"""Speed limits of the machine, measured in the run whose figures are compared with them."""
+"""Limits of the machine's memory, measured in the run whose figures are compared with them; contestants in turns."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from functools import cache
 
 import numpy as np
 
-from fastopt.kernels.cpu.dense.blas import blas
-from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR
 from fastopt.kernels.cpu.optim.loops import MAX_STATES, update_loop
 from fastopt.kernels.cpu.optim.updates import TILE, UPDATE_ALL
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
-from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
-from fastopt.kernels.cpu.runtime.records import DENSE, UPDATE, UPDATES, fill, read
+from fastopt.kernels.cpu.runtime.primitives import address_of
+from fastopt.kernels.cpu.runtime.records import UPDATE, UPDATES, fill
 from fastopt.kernels.cpu.runtime.storage import STORES, name_of
 from fastopt.kernels.formulas import NUM_SCALARS
-
-SIDE = 512  # rows and columns of the products of `product_peak`: large, with operands still in cache
-REPEATS = 20  # products in a call: threads may take milliseconds to spread over the processors
 
 
 def _stream0(p, g, s, h, tiny):
@@ -98,31 +93,6 @@ def interleaved_times(
 def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
     """Return the median of the times of each call."""
     return {name: float(np.median(taken)) for name, taken in interleaved_times(calls, rounds, warm).items()}
-
-
-def _product(gemm, real, width):
-    def product(work, step, rank, num_ranks):
-        d = read(work, DENSE)
-        n = d.inputs
-        for _ in range(REPEATS):
-            gemm(
-                d.gemm, ROW_MAJOR, AS_IS, AS_IS, n, n, n, real(1), d.x, n, d.w, n,
-                real(0), d.y + rank * n * n * width, n,
-            )  # fmt: skip
-
-    return product
-
-
-@cache
-def product_peak(dtype: str, threads: int) -> float:
-    """FLOP/s of large products by the kernels' BLAS, one on each thread at the same time."""
-    kind = np.dtype(dtype)
-    x, w = np.random.default_rng(0).standard_normal((2, SIDE, SIDE)).astype(kind)
-    y = np.empty((threads, SIDE, SIDE), kind)
-    work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
-    kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
-    calls = {"products": lambda: launch.run_team(kernel, address_of(work), threads)}
-    return threads * REPEATS * 2 * SIDE**3 / interleaved_medians(calls, rounds=5)["products"]
 
 
 @cache

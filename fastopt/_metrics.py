@@ -26,21 +26,41 @@ def canonical(name: str) -> str:
     return prefix + known if known in METRICS else name
 
 
-def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
-    """Return the names in METRICS of one or several metrics; ValueError for one that does not fit the loss."""
+def rises(name: str) -> bool:
+    """True for a metric of which a larger figure is better, by its canonical name.
+
+    >>> rises("accuracy"), rises("mean_squared_error"), rises("loss")
+    (True, False, False)
+    """
+    return name in METRICS and METRICS[name].rises
+
+
+def check_metrics(metrics: Any, loss: str, outputs: int) -> tuple[str, ...]:
+    """Return the names in METRICS of one or several metrics; ValueError for one that does not fit loss and outputs."""
     if metrics is None:
         return ()
     if not isinstance(metrics, str | Iterable):
         raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
     listed = [metrics] if isinstance(metrics, str) else metrics
-    names = tuple(check_name("metric", canonical(name) if isinstance(name, str) else name, METRICS) for name in listed)
+    names = tuple(_known(name) for name in listed)
     for i, name in enumerate(names):
         if not METRICS[name].goes_with(LOSSES[loss]):
             fitting = [other for other, row in METRICS.items() if row.goes_with(LOSSES[loss])]
             raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
+        if not METRICS[name].takes_outputs(LOSSES[loss], outputs):
+            raise ValueError(
+                f"the metric {name} must have two classes to tell apart; got {outputs} outputs. Of several classes it"
+                f" is {name}_macro"
+            )
         if name in names[:i]:
             raise ValueError(f"the metric {name} is given twice")
     return names
+
+
+def _known(name: Any) -> str:
+    """The canonical name of a metric; TypeError or ValueError for what is none."""
+    known = canonical(name) if isinstance(name, str) else name
+    return known if known in METRICS else check_name("metric", known, [*METRICS, "top_K_accuracy of any K"])
 
 
 def check_classes(metrics: Iterable[str], loss: str, y: np.ndarray, name: str) -> None:

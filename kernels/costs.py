@@ -106,6 +106,11 @@ def _update_flops(rule: str | None) -> int:
     return update_flops(rule) if rule else 0
 
 
+def shuffle() -> Cost:
+    """Indices of the rows of an epoch read, and written in another order."""
+    return Cost("shuffle", row_bytes=2 * INDEX, once_an_epoch=True)
+
+
 def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False) -> Cost:
     """Rows of x and y (`targets` columns, or labels) copied to the batch; ordered: by indices, which are read."""
     target = INDEX if labels else targets * itemsize

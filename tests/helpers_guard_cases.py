@@ -27,7 +27,8 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
 from fastopt.kernels.cpu.dense.blas import BFLOAT16, PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
-from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows, streaming_loops
+from fastopt.kernels.cpu.optim.counters import StepCounters
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
@@ -35,7 +36,18 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps, Update
+from fastopt.kernels.spec import (
+    FORMS,
+    MASTER,
+    SAME,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LossSpec,
+    OptimizerSteps,
+    Shuffle,
+    Update,
+)
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
 Case = tuple[str, Callable[[], list[Any]]]
@@ -79,6 +91,11 @@ def _updates(rule: str, dtype: str, form: str) -> list[Any]:
     return [array for one in jobs for array in (one.p, *one.states)]
 
 
+def _streamed(rule: str, dtype: str) -> list[Any]:
+    with mock.patch.object(streaming_loops, "STREAMED_BYTES", 0):
+        return _updates(rule, dtype, SAME)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -86,6 +103,9 @@ def updates() -> Iterator[Case]:
                 if not THOROUGH and repeats(rule, dtype, form):
                     continue
                 yield f"{rule}, {dtype}, {form}", lambda r=rule, d=dtype, f=form: _updates(r, d, f)
+        if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
+            for dtype in REAL:
+                yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
@@ -161,6 +181,20 @@ def optimizers() -> Iterator[Case]:
                     f"steps of Adam, {name}, {dtype}{', by DLPack' * wrapped}",
                     lambda d=dtype, w=wrapped, o=options: _steps(d, w, **o),
                 )
+
+
+    yield "counters of steps", _counted
+
+
+def _counted() -> list[Any]:
+    """Counters of both sizes, each flush against a page, in two steps; the second leaves one out."""
+    counters = [np.array([4.0], dtype) for dtype in REAL]
+    counted = StepCounters([(address_of(counter), counter.itemsize) for counter in counters] + [(0, 0)], 2)
+    found = []
+    for gradients in (np.array([8, 8, 8]), np.array([8, 0, 8])):
+        found.append(counted.next_steps(address_of(gradients)).copy())
+        counted.advance(address_of(gradients))
+    return [*found, *counters]
 
 
 class _Team:
@@ -307,7 +341,7 @@ def library() -> Iterator[Case]:
 
 # ---------------------------------------------------------------- networks
 def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
-    """A training pass, an evaluation and a prediction; the last batch is a short one."""
+    """Two epochs of training, an evaluation and a prediction; the last batch is a short one."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
     params = []
     for layer in ends:
@@ -317,8 +351,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
-    batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))
-    rates, options = np.full(batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
+    rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
     totals = net.train(batches, steps, 3)
@@ -393,7 +427,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
-    "optimizers": (optimizers, r"read_arrays|read_capsules"),
+    "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
@@ -401,7 +435,8 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|total|finish|(gather|scatter|dropout|metric|apply)_.*(?<!bfloat16)|dense_combine_.*",
+        r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|dense_combine_.*",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),

@@ -58,15 +58,20 @@ def torch_stub() -> str:
         "from ._explain import Explanation as Explanation",
         "from ._explain import Placement as Placement",
         "from ._explain import explain as explain",
+        "from ._in_backward import StepInBackward as StepInBackward",
         "from ._step import Accelerated",
         "",
-        *_all(["Explanation", "Placement", "accelerate", "explain", *(row.name for row in rows)]),
+        *_all([*_TORCH_NAMES, *(row.name for row in rows)]),
         "",
         "def accelerate(optimizer: torch.optim.Optimizer) -> Any: ...",
+        "def step_in_backward(optimizer: torch.optim.Optimizer) -> StepInBackward: ...",
     ]
     for row in rows:
         lines += ["", *_class(row.name, f"Accelerated, {row.conventions['torch'].peer}", torch_docstring(row))]
     return "\n".join(lines) + "\n"
+
+
+_TORCH_NAMES = "Explanation", "Placement", "StepInBackward", "accelerate", "explain", "step_in_backward"
 
 
 def _all(names: list[str]) -> list[str]:

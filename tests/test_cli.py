@@ -17,7 +17,7 @@ from fastopt.cli import experiment, info, main, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
-from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
+from fastopt.schedules import Cosine, CosineRestarts, Exponential, Linear, OneCycle, WarmUp
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 ROWS = 40  # of them 8 are held out for the test
@@ -303,6 +303,8 @@ def test_schedule(trained, run, classes):
         (["--schedule", "one-cycle", "--validation-split", 0.4], OneCycle(0.5, 6), 6),  # 20 rows
         (["--warmup", 3], WarmUp(3, 0.5), 12),
         (["--schedule", "constant"], 0.5, 12),
+        (["--schedule", "exponential"], Exponential(0.5, 0.01, 12), 12),
+        (["--schedule", "cosine-restarts", "--warmup", 2], WarmUp(2, CosineRestarts(0.5, 2)), 12),
     ]:
         model = trained(*steps, *options)
         assert model.optimizer.param_groups[0]["lr"] == expected
@@ -540,7 +542,7 @@ ERRORS = [
     (["--weight-decay", "-1"], "weight_decay must be"),
     (["--schedule", "zigzag"], "argument --schedule: invalid choice: 'zigzag' (choose from"),
     (["--schedule", "cosine", "--warmup", "999999"], "warmup must be less than steps="),
-    (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the schedules constant, cosine and linear"),
+    (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the other schedules: one-cycle has its own"),
     (["--warmup", "-1"], "argument --warmup: must be a whole number of at least 0; got '-1'"),
     (["--convention", "tf"], "argument --convention: invalid choice: 'tf' (choose from"),
     (["--convention", "optax"], "--convention optax needs --lr: optax has no default learning rate"),

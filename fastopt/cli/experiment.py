@@ -166,6 +166,7 @@ class Contestant:
         self.seconds.append(logs.pop("seconds"))
         self.rates.append(logs.pop("samples_per_second"))
         self.losses.append(logs["loss"])
+        del logs["lr"]  # the line of an epoch is long enough
         return logs
 
     def _fit(self) -> Iterator[Mapping[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -25,6 +26,9 @@ Self = TypeVar("Self", bound="LayerStack")
 
 class LayerStack:
     """Base of `Sequential`: layers with their weights, and the settings that training needs; see there."""
+
+    # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
+    _holder: tuple[Any, int] | None = None
 
     def __init__(
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
@@ -89,6 +93,7 @@ class LayerStack:
     @property
     def parameters(self) -> list[np.ndarray]:
         """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        self._bring_back()
         return list(self._parameters)
 
     def specs(self, inputs: int) -> list[LayerSpec]:
@@ -137,6 +142,7 @@ class LayerStack:
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
         with self._use.shared("get_weights"):
+            self._bring_back()
             return [p.copy() for p in self._parameters]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
@@ -152,6 +158,7 @@ class LayerStack:
             if p.shape != w.shape:
                 raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
         with self._use.exclusive("set_weights"):
+            self._bring_back()
             for p, w in zip(self._parameters, arrays, strict=True):
                 p[...] = w
 
@@ -200,6 +207,7 @@ class LayerStack:
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
         profiling.check_backend(self.backend)
+        self._bring_back()
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.network(self.backend)
@@ -207,6 +215,11 @@ class LayerStack:
         _backends.check_compute(self._compute, self.dtype.name, self._backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    def _bring_back(self) -> None:
+        """Update weights and states from the device of a training that holds them there, for a callback's call."""
+        if self._holder is not None and self._holder[1] == threading.get_ident():
+            self._holder[0].bring_back()
 
     @property
     def _mixed(self) -> bool:

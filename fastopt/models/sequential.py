@@ -122,7 +122,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
-        names = check_metrics(metrics, new_loss.spec.name)
+        names = check_metrics(metrics, new_loss.spec.name, self.outputs)
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -270,18 +270,23 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
 
-        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets.
+        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets. Several threads may predict
+        with one model at the same time: they share its weights, and none waits for another.
         """
         batch_size = check_count("batch_size", batch_size)
-        features = _intake.read_x(self, "x", x)
-        inputs = features.values.shape[1]
-        if self.inputs is None:
-            self.specs(inputs)  # raises, before anything is made, where layers clash
-        learnt = self.learnt_for(inputs)
-        rows = _intake.prepared(self, "x", features, learnt)
+        if _intake.usable_as_is(self, x):
+            rows, learnt = _intake.check_usable("x", x), self._learnt  # type: ignore[arg-type]
+        else:
+            features = _intake.read_x(self, "x", x)
+            inputs = features.values.shape[1]
+            if self.inputs is None:
+                self.specs(inputs)  # raises, before anything is made, where layers clash
+            learnt = self.learnt_for(inputs)
+            rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
-            self.build(inputs)
-            outputs = self._network_for(training=False).predict(rows, batch_size)
+            if self.inputs is None:
+                self.build(rows.shape[1])
+            outputs: np.ndarray = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
@@ -309,7 +314,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- copies and files
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        self._bring_back()
+        state = {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        state.pop("_holder", None)
+        return state
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
@@ -331,6 +339,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         True
         """
         with self._use.shared("save"):
+            self._bring_back()
             checkpoint.write(path, *_description.describe(self))
 
     def load_weights(self, path: Path | Readable) -> None:
@@ -346,4 +355,5 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
+            self._bring_back()
             _description.take_weights(self, saved, shown(path))

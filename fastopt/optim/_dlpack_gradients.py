@@ -1,9 +1,9 @@
 """Fast path for gradients of other libraries (torch, DLPack) on the CPU.
 
 The checks of `Parameter.check_like` take 10 us a gradient. Here Python only asks each array for its memory, and one
-kernel compares dtype, shape and strides with the parameter's and reads the address. Gradients that differ in any way go
-through those checks, and get their errors. Nothing is kept from step to step, since the arrays of other libraries may
-move without notice.
+kernel compares dtype, shape and strides with the parameter's and reads the address; torch's tensors (from 2.10 on) the
+kernel asks itself. Gradients that differ in any way go through those checks, and get their errors. Nothing is kept from
+step to step, since the arrays of other libraries may move without notice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GradientReader:
         gradients = [(*layout, 0) for layout in self.layouts]
         addresses = [p.array.__array_interface__["data"][0] for p in self.parameters]
         parameters = [(*layout, address) for layout, address in zip(self.layouts, addresses, strict=True)]
-        self.capsules = kernels.Capsules([*gradients, *parameters], memory.starts, memory.reach)
+        self.reader = kernels.ForeignReader([*gradients, *parameters], memory.starts, memory.reach)
 
     def read(self, addresses: np.ndarray, gradients: Sequence[Any], unread: Sequence[int]) -> tuple[list[int], Any]:
         """Writes the addresses of the `unread` gradients; returns those still unread, and what must stay alive.
@@ -42,30 +42,37 @@ class GradientReader:
         Raises ValueError for a tensor that was moved since it became a parameter.
         """
         count = len(self.parameters)
-        capsules: list[Any] = [None] * (2 * count)
-        known = [0] * (2 * count)  # addresses that need no capsule
+        objects: list[Any] = [None] * (2 * count)  # capsules and tensors
+        known = [0] * (2 * count)  # addresses that need neither
+        reads_tensors = self.reader.reads_tensors()
         for i in unread:
             g, p = gradients[i], self.parameters[i]
             if p.kernel_view is None:
                 continue
             if isinstance(g, np.ndarray):
-                capsules[i] = _capsule(g) if type(g) is np.ndarray and g.dtype == p.dtype else None
+                objects[i] = _capsule(g) if type(g) is np.ndarray and g.dtype == p.dtype else None
             elif is_tensor(g):
-                known[i] = _address(g, *self.layouts[i])
+                if not reads_tensors:
+                    known[i] = _address(g, *self.layouts[i])
+                elif not g.is_neg():  # the exchange API describes its memory nevertheless
+                    objects[i] = g
             elif has_dlpack(g):
-                capsules[i] = _capsule(g)
+                objects[i] = _capsule(g)
             if p.foreign is None:
                 continue
-            if p.foreign.is_tensor:
-                p.foreign.check_unmoved()
+            if not p.foreign.is_tensor:
+                objects[count + i] = _capsule(p.foreign.value)
+            elif reads_tensors:
+                objects[count + i] = p.foreign.value
             else:
-                capsules[count + i] = _capsule(p.foreign.value)
-        kept = tuple(capsules)
-        found = self.capsules.read(kept, known)
+                p.foreign.check_unmoved()
+                known[count + i] = p.foreign.location[0]
+        kept = tuple(objects)
+        found = self.reader.read(kept, known)
         rest = []
         for i in unread:
             foreign = self.parameters[i].foreign
-            if found[i] > 0 and (foreign is None or foreign.is_tensor or found[count + i] > 0):
+            if found[i] > 0 and (foreign is None or found[count + i] > 0):
                 addresses[i] = found[i]
             else:
                 rest.append(i)

@@ -56,39 +56,21 @@ from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
 from ._accelerate import convert
 from ._explain import Explanation, Placement, explain
-from ._rules import ROWS, derived_numbers, torch_class
-from ._step import Accelerated, step_as_torch
+from ._in_backward import StepInBackward, make_handle
+from ._rules import ROWS, torch_class
+from ._step import Accelerated
 
 
 def _make_class(row: OptimizerClass) -> type[Accelerated]:
     """Our subclass of torch's class for a row of CLASSES."""
-    members: dict[str, Any] = {"__doc__": torch_docstring(row), "__module__": __name__}
-    if row.derived:
-        members["step"] = _step_with_derived
+    members = {"__doc__": torch_docstring(row), "__module__": __name__, "_has_derived": bool(row.derived)}
     return type(row.name, (Accelerated, torch_class(row)), members)  # type: ignore[return-value]
-
-
-def _step_with_derived(self: Accelerated, closure: Any = None) -> Any:
-    """The step of an optimizer with numbers in its states that follow from the steps done, which ours does not write.
-
-    They do not follow if hyper-parameters have changed between steps: such a step is torch's own.
-    """
-    loss = None
-    if closure is not None:
-        with torch.enable_grad():
-            loss = closure()
-    if torch.compiler.is_compiling() or any(abs(float(a) - b) > 1e-6 + 1e-3 * b for a, b in derived_numbers(self)):
-        step_as_torch(self)
-    else:
-        Accelerated.step(self)
-        for number, value in derived_numbers(self):
-            number.fill_(value)
-    return loss
 
 
 _CLASSES: dict[type, type[Accelerated]] = {peer: _make_class(row) for peer, row in ROWS.items()}
 globals().update({cls.__name__: cls for cls in _CLASSES.values()})  # type checkers see them in `__init__.pyi`
-__all__ = ["Explanation", "Placement", "accelerate", "explain", *[cls.__name__ for cls in _CLASSES.values()]]
+__all__ = ["Explanation", "Placement", "StepInBackward", "accelerate", "explain", "step_in_backward"]
+__all__ += [cls.__name__ for cls in _CLASSES.values()]
 
 
 def accelerate(optimizer: torch.optim.Optimizer) -> Any:
@@ -115,3 +97,54 @@ def accelerate(optimizer: torch.optim.Optimizer) -> Any:
         True
     """
     return convert(optimizer, _CLASSES)
+
+
+def step_in_backward(optimizer: torch.optim.Optimizer) -> StepInBackward:
+    """Update each parameter inside `loss.backward()`, as soon as its gradient is complete, and free the gradient.
+
+    The gradients of a model are then never all in memory: of n equal layers, one n-th of them is. Parameters and states
+    get the bits of a step after the backward pass. On the CPU and on GPUs, for every optimizer here.
+
+        handle = fastopt.torch.step_in_backward(optimizer)
+        for x, y in batches:
+            criterion(model(x), y).backward()  # updates the model
+            scheduler.step()
+        handle.remove()                        # optimizer.step() updates it again
+
+    - `optimizer.step()` is not needed. It may be called after every backward pass, as before: it calls the hooks of
+      steps, counts nothing twice, and updates what still has a gradient, such as one that was set by hand. With a
+      closure, which calls backward, it returns the loss. `zero_grad()` finds nothing to do.
+    - Learning-rate schedulers, `state_dict` and `load_state_dict` work as before. Copies and pickles of the optimizer
+      have their steps outside of backward.
+    - Every backward pass is a step. Gradients cannot be accumulated over several: with `step()` after the last of
+      them, that raises RuntimeError.
+    - A parameter that gets no gradient in a backward pass is not updated, and its steps are not counted.
+    - Gradients of less than 4 MiB wait for others, or for the end of the pass, and are updated in one launch.
+    - Changes that are made to gradients after the pass find none: torch.nn.utils.clip_grad_norm_, GradScaler.unscale_.
+      Hooks of the tensor itself (`register_hook`) come before the update.
+    - If an error ends a backward pass, some parameters have been updated, others have not.
+    - torch.utils.checkpoint must have use_reentrant=False if a parameter is used in several of its segments.
+
+    Args:
+        optimizer: one of this module's. Not one of torch.optim's, which `accelerate` converts.
+
+    Returns:
+        A handle with `remove()`, which leaves steps to `optimizer.step()` again; also a context manager.
+
+    Raises:
+        TypeError: for an optimizer that is not of this module, or of a class with a `step` of its own.
+        ValueError: with `clip_norm`, for the norm of all gradients is not known before the last of them; with
+            `differentiable`; if the optimizer has a handle already, or another one with a handle has the parameter.
+        RuntimeError: in torch.distributed with several processes, where gradients are averaged later. Also raised by
+            `optimizer.step()` if a GradScaler calls it, as parameters have been updated by scaled gradients.
+
+    Example:
+        >>> import torch, fastopt.torch
+        >>> w = torch.ones(3, requires_grad=True)
+        >>> optimizer = fastopt.torch.SGD([w], lr=0.5)
+        >>> with fastopt.torch.step_in_backward(optimizer):
+        ...     w.sum().backward()
+        >>> w.tolist(), w.grad
+        ([0.5, 0.5, 0.5], None)
+    """
+    return make_handle(optimizer, _CLASSES)

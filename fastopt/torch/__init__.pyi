@@ -7,6 +7,7 @@ import torch
 from ._explain import Explanation as Explanation
 from ._explain import Placement as Placement
 from ._explain import explain as explain
+from ._in_backward import StepInBackward as StepInBackward
 from ._step import Accelerated
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "NAdam",
     "Placement",
     "RMSprop",
+    "StepInBackward",
     "accelerate",
     "explain",
+    "step_in_backward",
 ]
 
 def accelerate(optimizer: torch.optim.Optimizer) -> Any: ...
+def step_in_backward(optimizer: torch.optim.Optimizer) -> StepInBackward: ...
 
 class SGD(Accelerated, torch.optim.SGD):
     """torch.optim.SGD, with the same arguments, and clip_norm; states: momentum_buffer.

@@ -15,7 +15,7 @@ import torch
 from .. import _backends
 from ._devices import DEVICE
 from ._fast_path import reusable_step
-from ._param_states import ParamState, buffer_updates, match_layout, why_not_gradient
+from ._param_states import NEW, STEPPED, ParamState, buffer_updates, match_layout, why_not_gradient
 from ._rules import Group, peer_of, why_not_on_device
 
 Job = tuple[ParamState, torch.Tensor]  # a parameter and its gradient
@@ -75,10 +75,14 @@ def step_on_device(
     scaled: bool,
 ) -> None:
     """Update the parameters of one plan, made anew if it does not know all of their states."""
-    device_plan = plans.devices.get(key)
-    if device_plan is None or any(known.index < 0 for (known, _), _ in jobs):
+    device_plan, members = plans.devices.get(key), [known for (known, _), _ in jobs]
+    # Parameters come one by one in a first step inside a backward pass: a plan of all each time would take long.
+    is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
+    if is_first or device_plan is None or any(known.index < 0 for known in members):
         captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # memory of all graphs; outlives the plan
-        device_plan = plans.devices[key] = DevicePlan(plans.param_states, key, captured)
+        device_plan = DevicePlan(members if is_first else plans.param_states, key, captured)
+        if not is_first:
+            plans.devices[key] = device_plan
     count = len(device_plan.members)
     gradients, numbers, present = [0] * count, [0] * count, [False] * count
     options: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
@@ -91,8 +95,10 @@ def step_on_device(
         i = known.index
         gradients[i], numbers[i], present[i] = copy.data_ptr(), known.next_step(), True
         options[known.group] = own
-    changed = [known for (known, _), _ in jobs]
-    _launch(optimizer, device_plan, gradients, numbers, present, options, changed, clip_norm, scaled, originals)
+    _launch(optimizer, device_plan, gradients, numbers, present, options, members, clip_norm, scaled, originals)
+    if is_first:
+        for known in members:
+            known.index = STEPPED
 
 
 def repeat_on_device(optimizer: Any, plans: Any, scaled: bool) -> bool:

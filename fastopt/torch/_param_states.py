@@ -17,6 +17,7 @@ from ._rules import Group, counts_steps, names_of, new_states
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # subclasses may mean anything by the same operations
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _COUNTERS: dict[torch.dtype, Any] = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+NEW, STEPPED = -1, -2  # states in no plan: in their first step, and after it
 SHARED = "shares memory with another parameter"
 
 
@@ -44,7 +45,7 @@ class ParamState:
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()
         self.rule = ""  # of the states; "": none are known yet
-        self.index = -1  # in the plan of the step; -1: the plan does not know these states
+        self.index = NEW  # in the plan of the step; less than 0: the plan does not know these states
         self.unpublished = {}
         self.state = None
         self.tensors = self.addresses = ()
@@ -78,7 +79,7 @@ class ParamState:
         """
         if self.rule == rule and self._is_current(state):
             return ""
-        self.rule, self.index = "", -1
+        self.rule, self.index = "", NEW
         reason = why_not_states(self.p, state, rule)
         if reason:
             return reason

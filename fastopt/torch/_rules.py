@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -140,11 +140,18 @@ def why_not_on_device(p: torch.Tensor, options: Mapping[str, Any], scaled: bool,
     return "" if counted or not scaled else "grad_scale and found_inf are given, and the state step is on the CPU"
 
 
-def derived_numbers(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, float]]:
-    """The numbers that torch keeps in states, each with the one that follows from the steps done."""
+def derived_numbers(
+    optimizer: torch.optim.Optimizer, params: Sequence[torch.Tensor] | None = None
+) -> Iterator[tuple[torch.Tensor, float]]:
+    """The numbers that torch keeps in states, each with the one that follows from the steps done.
+
+    params: the parameters whose numbers they are; None: all.
+    """
     derived = ROWS[peer_of(type(optimizer))].derived
+    chosen = None if params is None else {id(p) for p in params}
     for group in optimizer.param_groups:
-        for state in filter(None, map(optimizer.state.get, group["params"])):
+        some = group["params"] if chosen is None else [p for p in group["params"] if id(p) in chosen]
+        for state in filter(None, map(optimizer.state.get, some)):
             for name, value in derived.items():
                 yield state[name], value(int(state["step"]), group)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +13,14 @@ from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hook
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
 from .._validation import check_in_domain
+from ..kernels.cpu.optim.dlpack import tensor_exchange
 from ..kernels.cpu.optim.plan import Plan
-from ..kernels.formulas import BOUND, clip_factor
+from ..kernels.formulas import BOUND
 from ._cuda import DeviceJob, DevicePlan, Job, PlanKey, plan_key, repeat_on_device, step_on_device, why_not_step
 from ._devices import DEVICE, HOST
-from ._fast_path import reusable_step
-from ._param_states import ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
-from ._rules import FUSED, peer_of, read_group
+from ._fast_path import HostStep, clipped_scale, reusable_step
+from ._param_states import NEW, STEPPED, ParamState, buffer_updates, make_param_states, match_layout, why_not_gradient
+from ._rules import FUSED, Group, derived_numbers, peer_of, read_group
 
 
 def is_watched(optimizer: Any) -> bool:
@@ -54,6 +56,8 @@ class Accelerated(torch.optim.Optimizer):
     # Norm before clipping in the last step with `clip_norm`; on a GPU a tensor there, as from clip_grad_norm_.
     grad_norm: float | torch.Tensor | None = None
     _clip_norm: float | None = None  # of the class, for optimizers that `accelerate` has converted
+    _in_backward: Any = None  # the StepInBackward that updates parameters, if one does
+    _has_derived = False  # True: torch keeps numbers in the states that follow from the steps done
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -67,7 +71,15 @@ class Accelerated(torch.optim.Optimizer):
 
     @clip_norm.setter
     def clip_norm(self, value: float | None) -> None:
+        if value is not None and self._in_backward is not None:
+            raise ValueError(f"clip_norm must be None while steps are done in backward; got {value}")
         self._clip_norm = check_in_domain("clip_norm", value, BOUND)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own, as torch's does."""
+        super().add_param_group(param_group)
+        if self._in_backward is not None:
+            self._in_backward.attach()
 
     def __getstate__(self) -> dict[str, Any]:
         own = {} if self._clip_norm is None else {"_clip_norm": self._clip_norm}
@@ -100,28 +112,72 @@ class Accelerated(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward is not None:
+            self._in_backward.end_step()
         if torch.compiler.is_compiling():  # torch.compile traces torch's code, and cannot trace ours
             step_as_torch(self)
-            return loss
-        if _repeat_step(self):
-            return loss
-        plans = _current_plans(self)
-        jobs, options, torch_params, device_jobs = _divide(self, plans.param_states)
-        clip_norm = self._clip_norm
-        # No kernel of ours sees all gradients if several plans, or torch's code, update parameters.
-        clip_separately = clip_norm is not None and (any(torch_params) or bool(jobs) + len(device_jobs) > 1)
-        skipped = (bool(jobs) or clip_separately) and _has_found_inf(self)
-        if clip_separately and not skipped:
-            _clip_all(self, clip_norm)  # type: ignore[arg-type]
-            clip_norm = None
-        if any(torch_params):
-            _step_torch_params(self, torch_params)
-        if jobs and not skipped:
-            _step_on_host(self, plans, jobs, options, clip_norm)
-        for key, some in device_jobs.items():
-            if not skipped:
-                step_on_device(self, plans, key, some, clip_norm, has_grad_scaler(self))
+        elif not self._has_derived:
+            _update_all(self)
+        elif _numbers_follow(derived_numbers(self)):
+            _update_all(self)
+            _renew(derived_numbers(self))
+        else:
+            step_as_torch(self)
         return loss
+
+
+def update_some(optimizer: Any, params: Sequence[torch.Tensor]) -> None:
+    """Update only some parameters, which have gradients, as the step would: without clipping and GradScaler."""
+    if optimizer._has_derived and not _numbers_follow(derived_numbers(optimizer, params)):
+        plans = _current_plans(optimizer, params)
+        _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
+        return
+    plans = optimizer.__dict__.get("_fastopt_plans")
+    if plans is None or not plans.repeat_some(optimizer, params):
+        plans = _current_plans(optimizer, params)
+        _update(optimizer, plans, plans.of_params(params))
+    if optimizer._has_derived:
+        _renew(derived_numbers(optimizer, params))
+
+
+def _numbers_follow(numbers: Iterable[tuple[torch.Tensor, float]]) -> bool:
+    """True if the numbers that torch keeps in states are those that follow from the steps done.
+
+    They are not if hyper-parameters have changed between steps: such a step is torch's own.
+    """
+    return not any(abs(float(number) - value) > 1e-6 + 1e-3 * value for number, value in numbers)
+
+
+def _renew(numbers: Iterable[tuple[torch.Tensor, float]]) -> None:
+    """Write the numbers that follow from the steps done, which our kernels do not write."""
+    for number, value in numbers:
+        number.fill_(value)
+
+
+def _update_all(optimizer: Any) -> None:
+    """Update all parameters that have gradients."""
+    if not _repeat_step(optimizer):
+        plans = _current_plans(optimizer)
+        _update(optimizer, plans, plans.param_states)
+
+
+def _update(optimizer: Any, plans: _Plans, param_states: Sequence[ParamState]) -> None:
+    """Update those of some parameters that have gradients, each by the code that can."""
+    jobs, options, torch_params, device_jobs = _divide(optimizer, param_states)
+    clip_norm = optimizer._clip_norm
+    # No kernel of ours sees all gradients if several plans, or torch's code, update parameters.
+    clip_separately = clip_norm is not None and (any(torch_params) or bool(jobs) + len(device_jobs) > 1)
+    skipped = (bool(jobs) or clip_separately) and _has_found_inf(optimizer)
+    if clip_separately and not skipped:
+        _clip_all(optimizer, clip_norm)
+        clip_norm = None
+    if any(torch_params):
+        _step_torch_params(optimizer, torch_params)
+    if jobs and not skipped:
+        _step_on_host(optimizer, plans, jobs, options, clip_norm)
+    for key, some in device_jobs.items():
+        if not skipped:
+            step_on_device(optimizer, plans, key, some, clip_norm, has_grad_scaler(optimizer))
 
 
 def _repeat_step(optimizer: Any) -> bool:
@@ -133,12 +189,15 @@ def _repeat_step(optimizer: Any) -> bool:
         return repeat_on_device(optimizer, plans, has_grad_scaler(optimizer))
     if plans.host is None or plans.num_planned != len(plans.param_states) or has_grad_scaler(optimizer):
         return False
+    host_step = plans.host_step(optimizer)
+    if host_step is not None:
+        return host_step.run(optimizer)
     step = reusable_step(peer_of(type(optimizer)), optimizer.param_groups, optimizer.state, plans.param_states)
     if step is None:
         return False
     scale = 1.0
     if optimizer._clip_norm is not None:
-        scale = _clipped_scale(optimizer, plans.host, step.gradients, optimizer._clip_norm)
+        scale = clipped_scale(optimizer, plans.host, step.gradients, optimizer._clip_norm)
     plans.host.update(step.gradients, step.numbers, step.options, scale)
     changed = []
     for param_state in step.param_states:
@@ -152,40 +211,59 @@ def _repeat_step(optimizer: Any) -> bool:
 class _Plans:
     """Layout of many steps: a record of every parameter, a plan for the host, and one for each device."""
 
-    def __init__(self, param_states: list[ParamState]) -> None:
-        self.param_states = param_states
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.param_states = make_param_states(groups)
+        self.params = [list(group["params"]) for group in groups]
+        self.by_id = {id(known.p): known for known in self.param_states}
         self.host: Plan | None = None
         self.num_planned = 0  # parameters in the host's plan
+        self._host_step: HostStep | None = None
         self.devices: dict[PlanKey, DevicePlan] = {}
 
     def plan_host(self) -> Plan:
         """Make the host's plan, of all parameters there whose states are known."""
         members = [known for known in self.param_states if known.rule and known.device_kind == HOST]
-        self.num_planned = len(members)
+        self.num_planned, self._host_step = len(members), None
         self.host = Plan(buffer_updates(members), limit=torch.get_num_threads)
         return self.host
 
+    def host_step(self, optimizer: Any) -> HostStep | None:
+        """The fast path of the host's plan, if it can be used."""
+        if self._host_step is None and self.host is not None and tensor_exchange() is not None:
+            members = self.param_states
+            if HostStep.serves(members, self.num_planned):
+                self._host_step = HostStep(optimizer, self.host, members)
+        return self._host_step if self._host_step is not None and self._host_step.usable else None
 
-def _current_plans(optimizer: Any) -> _Plans:
-    """The plans of an optimizer; made anew if its parameters or their memory have changed."""
-    plans: _Plans | None = optimizer.__dict__.get("_fastopt_plans")
-    if plans is None or _has_changed(plans.param_states, optimizer.param_groups):
-        plans = optimizer._fastopt_plans = _Plans(make_param_states(optimizer.param_groups))
-    return plans
+    def repeat_some(self, optimizer: Any, params: Sequence[torch.Tensor]) -> bool:
+        """Update some parameters by the fast path; return False, with nothing changed, if they need another."""
+        host_step = self.host_step(optimizer)
+        if host_step is None:
+            return False
+        indices = [host_step.indices.get(id(p), -1) for p in params]
+        return -1 not in indices and host_step.run(optimizer, indices)
 
+    def of_params(self, params: Sequence[torch.Tensor]) -> list[ParamState]:
+        """The records of those of some parameters that the optimizer has."""
+        return [self.by_id[id(p)] for p in params if id(p) in self.by_id]
 
-def _has_changed(param_states: list[ParamState], groups: list[dict[str, Any]]) -> bool:
-    first = 0
-    for number, group in enumerate(groups):
-        params = group["params"]
-        end = first + len(params)
-        if len(param_states) < end:
+    def has_changed(self, groups: Sequence[Group], params: Sequence[torch.Tensor] | None) -> bool:
+        """True if groups have other parameters, or the memory of these parameters (None: of any) has moved."""
+        if len(groups) != len(self.params):
             return True
-        for known, p in zip(param_states[first:end], params, strict=True):
-            if known.p is not p or known.group != number or known.has_moved():
+        for known, group in zip(self.params, groups, strict=True):
+            if len(known) != len(group["params"]) or not all(map(is_, known, group["params"])):
                 return True
-        first = end
-    return first != len(param_states)
+        param_states = self.param_states if params is None else self.of_params(params)
+        return any(known.has_moved() for known in param_states)
+
+
+def _current_plans(optimizer: Any, params: Sequence[torch.Tensor] | None = None) -> _Plans:
+    """The plans of an optimizer; made anew if its parameters, or the memory of these (None: of any), have changed."""
+    plans: _Plans | None = optimizer.__dict__.get("_fastopt_plans")
+    if plans is None or plans.has_changed(optimizer.param_groups, params):
+        plans = optimizer._fastopt_plans = _Plans(optimizer.param_groups)
+    return plans
 
 
 class _Division(NamedTuple):
@@ -197,45 +275,44 @@ class _Division(NamedTuple):
     device_jobs: dict[PlanKey, list[DeviceJob]]  # our kernels on GPUs
 
 
-def _divide(optimizer: Any, param_states: list[ParamState]) -> _Division:
+def _divide(optimizer: Any, param_states: Iterable[ParamState]) -> _Division:
     peer, scaled = peer_of(type(optimizer)), has_grad_scaler(optimizer)
-    states, defaults = optimizer.state, optimizer.defaults
-    remaining = iter(param_states)
+    states, defaults, groups = optimizer.state, optimizer.defaults, optimizer.param_groups
     jobs: list[Job] = []
-    all_options, torch_params = [], []
+    all_options: list[dict[str, Any]] = [{} for _ in groups]
+    torch_params: list[list[torch.Tensor]] = [[] for _ in groups]
     device_jobs: dict[PlanKey, list[DeviceJob]] = {}
-    for group in optimizer.param_groups:
-        rule, options, group_reason = read_group(peer, group, scaled)
-        on_gpu: Any = None  # the same for parameters on a GPU, read when the first one comes
-        rest = []
-        for p in group["params"]:
-            known = next(remaining)
-            g = p.grad
-            if g is None:
-                continue
-            if known.device_kind == DEVICE:
-                on_gpu = on_gpu or read_group(peer, group, scaled, DEVICE)
-                if why_not_step(known, g, on_gpu, states.get(p), group, defaults, scaled):
-                    rest.append(p)
-                else:
-                    device_jobs.setdefault(plan_key(known), []).append(((known, g), on_gpu[1]))
-                continue
-            reason = group_reason or known.reason or why_not_gradient(p, g)
-            if reason or known.ensure_states(states.get(p), rule, group, defaults):
-                rest.append(p)
+    read: dict[tuple[int, str], Any] = {}  # groups, by number and kind of device, when the first parameter comes
+    for known in param_states:
+        p, number = known.p, known.group
+        g, group = p.grad, groups[number]
+        if g is None:
+            continue
+        kind = DEVICE if known.device_kind == DEVICE else HOST
+        if (number, kind) not in read:
+            read[number, kind] = read_group(peer, group, scaled, kind)
+        group_options = rule, options, reason = read[number, kind]
+        if kind == DEVICE:
+            if why_not_step(known, g, group_options, states.get(p), group, defaults, scaled):
+                torch_params[number].append(p)
             else:
-                jobs.append((known, g))
-        all_options.append(options)
-        torch_params.append(rest)
+                device_jobs.setdefault(plan_key(known), []).append(((known, g), options))
+            continue
+        reason = reason or known.reason or why_not_gradient(p, g)
+        if reason or known.ensure_states(states.get(p), rule, group, defaults):
+            torch_params[number].append(p)
+        else:
+            jobs.append((known, g))
+            all_options[number] = options
     return _Division(jobs, all_options, torch_params, device_jobs)
 
 
-def _clipped_scale(
-    optimizer: Any, plan: Plan, gradients: Sequence[int], clip_norm: float, scale: float = 1.0
-) -> float:
-    """Factor of all gradients: `scale`, and the factor that brings their norm down to `clip_norm`."""
-    optimizer.grad_norm = norm = scale * plan.norm(gradients)
-    return scale * clip_factor(clip_norm, norm)
+def _by_group(optimizer: Any, param_states: Iterable[ParamState]) -> list[list[torch.Tensor]]:
+    """Parameters by the number of their group."""
+    found: list[list[torch.Tensor]] = [[] for _ in optimizer.param_groups]
+    for known in param_states:
+        found[known.group].append(known.p)
+    return found
 
 
 def _clip_all(optimizer: Any, clip_norm: float) -> None:
@@ -249,10 +326,16 @@ def _clip_all(optimizer: Any, clip_norm: float) -> None:
 def _step_on_host(
     optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
 ) -> None:
-    plan = plans.host
-    if plan is None or any(known.index < 0 for known, _ in jobs):
-        plan = plans.plan_host()
-    gradients, numbers = [0] * plans.num_planned, [0] * plans.num_planned
+    members = [known for known, _ in jobs]
+    # Parameters come one by one in a first step inside a backward pass: a plan of all each time would take long.
+    is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
+    if is_first:
+        plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)
+    elif plans.host is None or any(known.index < 0 for known in members):
+        plan, count = plans.plan_host(), plans.num_planned
+    else:
+        plan, count = plans.host, plans.num_planned
+    gradients, numbers = [0] * count, [0] * count
     kept = []  # copies must live until the kernels are done
     for known, gradient in jobs:
         g = match_layout(known.p, gradient)
@@ -261,10 +344,11 @@ def _step_on_host(
     grad_scale = getattr(optimizer, "grad_scale", None)
     scale = 1.0 if grad_scale is None else 1.0 / float(grad_scale)
     if clip_norm is not None:
-        scale = _clipped_scale(optimizer, plan, gradients, clip_norm, scale)
+        scale = clipped_scale(optimizer, plan, gradients, clip_norm, scale)
     plan.update(gradients, numbers, options, scale)
-    for known, _ in jobs:
+    for known in members:
         known.end_step(optimizer.state)
+        known.index = STEPPED if is_first else known.index
     if grad_scale is not None:
         # Gradients are left unscaled, as after torch's fused steps. Not before the update: in float16 small ones would
         # be lost.

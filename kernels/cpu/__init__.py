@@ -19,7 +19,8 @@ from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
-from .optim.dlpack import READ_CAPSULES, Capsules
+from .optim.counters import COUNT_STEPS
+from .optim.dlpack import READ_FOREIGN, ForeignReader
 from .optim.norm import SQUARES_KERNEL, gradient_norm, squares_kernel
 from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
@@ -31,10 +32,11 @@ from .runtime.storage import STORES
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
+from .training.shuffle import SHUFFLE_KERNEL
 
 __all__ = [
     "ArrayPlan",
-    "Capsules",
+    "ForeignReader",
     "Network",
     "Plan",
     "activate",
@@ -55,8 +57,8 @@ ON_TILES = activate_kernel, slope_kernel  # of an activation
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
-    kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_CAPSULES, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -69,7 +71,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
                 kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout")]
                 kernels += [round_kernel(dtype), *products(dtype).kernels("float32")]
             continue
-        kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        rows, sizes = OPTIMIZERS.values(), (False, True)
+        kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
         kernels.append(apply_kernel(dtype))
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]

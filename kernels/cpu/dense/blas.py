@@ -13,7 +13,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,21 +191,66 @@ def own() -> Blas:
     return Blas("fastopt", f"for {unit.name}", "", _Compiled(matmul_kernel), unpacked=1 << 62)
 
 
-@cache
-def blas() -> Blas:
-    """The BLAS in use, opened on first use."""
-    chosen = os.environ.get("FASTOPT_BLAS", "").strip()
-    known = {
+def _vendors() -> dict[str, tuple[Callable[[], Path | None], Callable[[Path], Blas], str]]:
+    """By name: what finds the library, what opens it, and the package that brings it."""
+    return {
         "mkl": (_mkl_path, _open_mkl, "fastopt[mkl]"),
         "openblas": (_openblas_path, _open_openblas, "scipy-openblas32"),
     }
+
+
+_lent: ContextVar[Blas | None] = ContextVar("lent", default=None)  # by `using`
+
+
+def blas() -> Blas:
+    """The BLAS in use, opened on first use; inside `using`, the one given there."""
+    return _lent.get() or chosen_blas()
+
+
+@contextlib.contextmanager
+def using(library: Blas) -> Iterator[None]:
+    """While open, programs that this thread builds take another BLAS; those built before keep theirs.
+
+    For comparisons of several in one process.
+    """
+    token = _lent.set(library)
+    try:
+        yield
+    finally:
+        _lent.reset(token)
+
+
+@cache
+def present() -> tuple[Blas, ...]:
+    """Every BLAS that works here, without plain loops; the one in use stays what it was.
+
+    A vendor's library that is opened is set to one thread, for the whole process.
+    """
+    found = [own()] if available() else []
+    for name, (find, open_, _) in _vendors().items():
+        path = find()
+        if path is not None:
+            try:
+                found.append(open_(path))
+            except (OSError, AttributeError) as error:
+                log.debug("%s at %s could not be opened: %s", name, path, error)
+    in_use = chosen_blas()
+    if in_use is not PLAIN and in_use.path not in [library.path for library in found]:  # a path of the user's
+        found.append(in_use)
+    return tuple(found)
+
+
+@cache
+def chosen_blas() -> Blas:
+    """The BLAS that `FASTOPT_BLAS` chooses, or the first of the default's order that can be opened."""
+    chosen = os.environ.get("FASTOPT_BLAS", "").strip()
     if chosen.lower() == "none":
         return PLAIN
     if chosen.lower() == "fastopt":
         if not available():
             raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX2, AVX-512 or NEON, and compiled kernels")
         return own()
-    if chosen and chosen.lower() not in known:
+    if chosen and chosen.lower() not in _vendors():
         path = path_in(chosen)
         if not path.is_file():
             raise ValueError(
@@ -220,7 +266,7 @@ def blas() -> Blas:
             if available():
                 return own()
             continue
-        find, open_, package = known[name]
+        find, open_, package = _vendors()[name]
         path_found = find()
         if path_found is None:
             if chosen:

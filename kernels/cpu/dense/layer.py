@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import ACTIVATIONS
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.launch import CALL_FLOPS, num_threads_for, parallel
 from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view

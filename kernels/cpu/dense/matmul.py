@@ -20,10 +20,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import register_jitable
 
 from ..runtime.compile import Kernel, lock
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view
 from ..runtime.processors import VectorUnit, microarchitecture, vector_unit
 from .tiles import copy_of, stack_of, tile_of, transpose_of
@@ -220,11 +219,10 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
     return matmul
 
 
-def gemm_types(dtype: str) -> tuple[Any, ...]:
-    """Numba's types of the parameters of cblas_?gemm, with addresses as integers."""
-    i32, i64 = types.int32, types.int64
-    T = types.float32 if dtype == "float32" else types.float64
-    return (*[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
+def gemm_types(dtype: str) -> tuple[str, ...]:
+    """Numba's types of the parameters of cblas_?gemm, by name, with addresses as integers."""
+    i32, i64 = "int32", "int64"
+    return (*[i32] * 6, dtype, i64, i32, i64, i32, dtype, i64, i32)
 
 
 @cache

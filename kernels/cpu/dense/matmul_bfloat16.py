@@ -18,12 +18,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
 from ..runtime.compile import Kernel, lock
-from ..runtime.primitives import INTERPRETED, target_has, view
+from ..runtime.frontend import INTERPRETED, cgutils, intrinsic, register_jitable, types
+from ..runtime.primitives import target_has, view
 from ..runtime.processors import AVX512, BFLOAT16_RATES, microarchitecture
 from ..runtime.storage import BFloat, round_bfloat16
 from .matmul import TRANSPOSED, gemm_types

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from ..runtime.frontend import cgutils, intrinsic, types
 from ..runtime.processors import VectorUnit
 
 i64, i32, i8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
@@ -39,7 +37,6 @@ class Vectors:
         self.lanes = unit.lanes(self.itemsize)
         self.scalar: ir.Type = ir.FloatType() if T is np.float32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.type = types.float32 if T is np.float32 else types.float64  # of a scalar argument
 
     def function(self, builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
         """A call of an intrinsic function of LLVM for these vectors."""
@@ -148,7 +145,8 @@ def tile_of(T: Any, unit: VectorUnit, rows: int, vectors: int, whole: bool, copi
 
     @intrinsic
     def tile(typingctx, alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add, copy):
-        return types.void(v.type, *[types.int64] * 11), codegen
+        alpha_type = types.float32 if T is np.float32 else types.float64
+        return types.void(alpha_type, *[types.int64] * 11), codegen
 
     return tile
 

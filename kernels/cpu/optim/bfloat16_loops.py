@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
+from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.primitives import target_has, view
 from ..runtime.storage import STORES, BFloat, unrounded
 from .loops import MAX_STATES, read_scalars, state_loader, state_storer, state_views, update_loop

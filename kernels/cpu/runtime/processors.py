@@ -9,9 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from numba.core.ccallback import CFunc
-
-from .primitives import INTERPRETED, target_has
+from .frontend import INTERPRETED, target
+from .primitives import target_has
 
 
 class VectorUnit(NamedTuple):
@@ -41,12 +40,6 @@ BFLOAT16_RATES = {
     "znver4": 2.0, "znver5": 2.0,
     "cooperlake": 0.5, "sapphirerapids": 0.5, "emeraldrapids": 0.5, "graniterapids": 0.5, "graniterapids-d": 0.5,
 }  # fmt: skip
-
-
-def target() -> tuple[str, str]:
-    """LLVM's names of the machine and of the processor that kernels are compiled for, as ("x86_64-...", "znver4")."""
-    triple, processor, _ = CFunc._targetdescr.target_context.codegen().magic_tuple()
-    return triple, processor
 
 
 @cache

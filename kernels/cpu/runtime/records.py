@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .primitives import address_of, view
+from .frontend import intrinsic, types
+from .primitives import INTERPRETED, address_of, view
 
 
 def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -23,20 +23,30 @@ def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = (
 RUN = _record(
     "phases",  # (num_phases, 3): code of a phase, its work record, 1 if a barrier follows it
     "num_phases",
-    "num_batches",
+    "epoch_phases",  # the first phases, which run before the first batch of an epoch only
+    "num_epochs",
+    "epoch_stride",  # numbers from the first batch of an epoch to that of the next; 0: there is one epoch
+    "num_batches",  # of an epoch
     "batch_size",  # rows of a full batch
-    "num_rows",  # of all batches
+    "num_rows",  # of an epoch
     "order",  # (num_rows,) their indices in x and y; 0: 0, 1, 2, ...
     "first_batch",  # batches done before the pass: dropout draws by their number
     "arrivals",  # at barriers, of all ranks, never reset
     "yield_cpu",  # code of sched_yield
-    "done",  # batches done, for the thread that watches
-    "stop",  # set by the thread that watches
+    "done",  # number of the next batch, for the thread that watches
+    "stop",  # set by the thread that watches: STOP_BATCH or STOP_EPOCH
     "halt",  # copy of `stop` that rank 0 makes and all ranks read after the batch's last barrier
     "marks",  # (num_ranks, num_marked, 1 + 2 num_phases, 2): times at which phases were done, if the run is profiled
     "num_marked",  # batches that have memory for marks
     "clock",  # code
+    "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
+    "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
+    #   goes on
 )
+STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The order of the rows of an epoch, drawn from a seed.
+SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
 
 # A batch: its rows of x and y, and the memory that they are copied to.
 GATHER = _record(
@@ -107,7 +117,8 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
-TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
+# columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
+TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 
 UPDATE = _record(
     "update",  # code
@@ -156,20 +167,37 @@ ARRAYS = _record(
     "num_others",  # arrays that are not as expected
 )
 
-# Capsules of other libraries' arrays: see dlpack.py.
-CAPSULES = _record(
+# Arrays of other libraries, read by their capsules or by the C exchange API: see dlpack.py.
+FOREIGN = _record(
     "count",
     "objects",  # (count,) addresses of Python's objects
     "header_bytes",  # of every Python object
     "capsule_type",  # its address
     "old_name",
     "new_name",
-    "expected",  # (count, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if strides
-    #   may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "exchange",  # code of the exchange API's function for objects of the next two types; 0: there is none
+    "tensor_type",
+    "parameter_type",
+    "tensor",  # one DLTensor that the function fills
+    "expected",  # (arrays, EXPECTED): dtype and axes, as DLPack packs them; addresses of shape and strides; 1 if
+    #   strides may be missing; bytes of an element, and of all; the address that the array must have, or 0
+    "rows",  # (count,): the row of `expected` for each object; 0: 0, 1, 2, ...
     "starts",  # (spans,), and `ends`: memory that no array may share
     "ends",
     "spans",
-    "into",  # (count,): addresses that are known, else 0; then the address of each array, or -1
+    "knows",  # 1: `into` has addresses that are known, and 0 for the others
+    "into",  # (count,): then the address of each array, or -1
+    "unfit",  # arrays without an address
+)
+
+# Numbers of steps that another library keeps: see counters.py.
+COUNTERS = _record(
+    "count",
+    "counters",  # (count,) addresses; 0: the array has none
+    "sizes",  # (count,): 4 for a float32, 8 for a float64
+    "numbers",  # (count,): those of the step to come
+    "gradients",  # (count,) addresses; 0: the array is left out
+    "advances",  # 1: count the step
 )
 
 # The squares of arrays: see norm.py.
@@ -232,13 +260,36 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     return record
 
 
+def words_of(record: np.ndarray) -> memoryview:
+    """The words of one record, whose fields are integers, to be read and changed quickly; see `word_of`."""
+    return memoryview(record.view(np.int64))  # type: ignore[arg-type]
+
+
+def word_of(dtype: np.dtype[Any], name: str) -> int:
+    """The index of a field among the words of a record."""
+    return offset(dtype, name) // 8
+
+
 def offset(dtype: np.dtype[Any], name: str) -> int:
     """The offset of a field in a record, in bytes."""
     assert dtype.fields is not None
     return dtype.fields[name][1]
 
 
-@register_jitable
-def read(address, dtype):
-    """The record at an address, in a kernel; its fields are attributes."""
+@intrinsic
+def _read(typingctx, address, dtype):
+    from numba.core.typing.npydecl import parse_dtype
+
+    record = parse_dtype(dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+def _read_python(address, dtype):
     return view(address, 1, dtype)[0]
+
+
+read = _read_python if INTERPRETED else _read  # the record at an address, in a kernel; its fields are attributes

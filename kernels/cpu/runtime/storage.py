@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, register_jitable
 
 from ...formulas import dropout_draw
+from .frontend import intrinsic, register_jitable, types
 from .primitives import INTERPRETED, bitcast, target_has, word
 
 U = np.uint32
@@ -41,8 +40,8 @@ class BFloat(ir.Type):  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- bits
-_bits = intrinsic(bitcast(types.float32, types.uint32))
-_float32 = intrinsic(bitcast(types.uint32, types.float32))
+_bits = intrinsic(bitcast("float32", "uint32"))
+_float32 = intrinsic(bitcast("uint32", "float32"))
 
 
 @intrinsic

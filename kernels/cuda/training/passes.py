@@ -64,7 +64,7 @@ class Pass:
         width = outputs * program.size
         self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
-        self.metrics = len(program.net.sums)
+        self.metrics = program.net.num_sums
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched

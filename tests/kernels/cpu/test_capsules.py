@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt import _dlpack
-from fastopt.kernels.cpu import Capsules
+from fastopt.kernels.cpu import ForeignReader
 from fastopt.kernels.cpu.optim.dlpack import CODES, capsule_type
 
 VERSIONED = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
@@ -28,7 +28,7 @@ def strides(array):
 
 def found(made, array, dtype=None, shape=None, place=0, spans=((), ()), known=0):
     dtype, shape = dtype or array.dtype.name, array.shape if shape is None else shape
-    return Capsules([(dtype, shape, strides(array), place)], *spans).read((made,), [known])[0]
+    return ForeignReader([(dtype, shape, strides(array), place)], *spans).read((made,), [known])[0]
 
 
 def address(array):
@@ -134,8 +134,8 @@ def test_places_and_memory_that_must_not_be_shared():
 
 def test_many_at_once():
     arrays = [np.ones(shape, dtype) for shape in ((3,), (), (2, 5), (7, 1)) for dtype in ("float32", "float64")]
-    capsules = Capsules([(a.dtype.name, a.shape, strides(a), 0) for a in arrays], [], [])
+    reader = ForeignReader([(a.dtype.name, a.shape, strides(a), 0) for a in arrays], [], [])
     for left_out in range(len(arrays)):
         made = tuple(None if i == left_out else capsule(a, True) for i, a in enumerate(arrays))
         expected = [-1 if i == left_out else address(a) for i, a in enumerate(arrays)]
-        assert capsules.read(made, [0] * len(arrays)) == expected
+        assert reader.read(made, [0] * len(arrays)) == expected

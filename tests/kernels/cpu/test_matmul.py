@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import types
-from numba.core.ccallback import CFunc
 
 from fastopt.kernels.cpu.dense.matmul import (
     AS_IS,
@@ -26,7 +24,9 @@ from fastopt.kernels.cpu.dense.matmul import (
     gemm_types,
     matmul_of,
 )
+from fastopt.kernels.cpu.runtime import objects
 from fastopt.kernels.cpu.runtime.compile import OPTIONS, Kernel
+from fastopt.kernels.cpu.runtime.frontend import NO_RUNTIME, prepare
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, target_has
 from fastopt.kernels.cpu.runtime.processors import AVX2, AVX512, NEON
 
@@ -127,11 +127,12 @@ def assembly(triple, processor, dtype, unit):
     """The code of the products in the assembly language of another processor."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    kernel = CFunc(matmul_of(getattr(np, dtype), unit, COPIED), (gemm_types(dtype), types.void), {}, OPTIONS)
-    kernel.compile()
-    code = kernel._library.get_llvm_str()
-    # the functions of the products alone, without what ties them to this processor
-    code = re.sub(r"^define [^\n]*@(NRT_|cfunc\.)[^\n]*\{\n.*?^\}\n", "", code, flags=re.S | re.M)
+    function, options = matmul_of(getattr(np, dtype), unit, COPIED), {**OPTIONS, **NO_RUNTIME}
+    prepare()
+    library = objects.lower(function, "matmul", gemm_types(dtype), options)
+    objects.emit(library)
+    code = library.get_llvm_str()
+    # without what ties them to this processor
     code = re.sub(r"^target datalayout = .*\n", "", code, flags=re.M)
     code = re.sub(r"^target triple = .*$", f'target triple = "{triple}"', code, flags=re.M)
     code = re.sub(r'"target-(cpu|features)"="[^"]*"', "", code)

@@ -173,7 +173,7 @@ def test_the_kernel_without_marks_has_no_code_for_them(monkeypatch, tmp_path, ma
     monkeypatch.setenv("FASTOPT_CACHE_DIR", str(tmp_path))  # what is loaded from the cache cannot be looked into
     kernel = Kernel(run._run_program(marked), f"test_program_{marked}")
     assert kernel.address
-    looks_at_the_clock = re.findall(r"call i32 %\S+\(i64", kernel._code.inspect_llvm())
+    looks_at_the_clock = re.findall(r"call i32 %\S+\(i64", kernel.llvm())
     assert bool(looks_at_the_clock) == marked
 
 

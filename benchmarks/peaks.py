@@ -1,0 +1,239 @@
+"""Peaks of the processor's arithmetic: of multiplications and additions in registers, and of matrix products.
+
+`fma_peak` is what no kernel exceeds. `product_peak` is what the best of the libraries on this machine reaches, where it
+is best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastopt.benchmarks.limits import interleaved_times
+from fastopt.benchmarks.products import Operands, Shape, label, libraries, turn_count
+from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, aligned_zeros, target_has
+from fastopt.kernels.cpu.runtime.records import fill, read
+from fastopt.kernels.denormals import MACHINE, X86
+
+ROUNDS = 7
+CHAIN_FLOPS = 4e9  # operations of a round on each thread: 15 to 50 ms, beside which the start of a team is nothing
+UNROLLED = 4  # operations of each chain in a turn of the loop
+# The factor and the addend that every chain takes: x -> 0.5 x + 1 stays below 2, and x + 2 (2**-20 * 1) grows slowly.
+OPERANDS = {"float32": (0.5, 1.0), "float64": (0.5, 1.0), "bfloat16": (2.0**-20, 1.0)}
+
+CHAINS = np.dtype([
+    ("memory", "i8"),  # a vector of factors, one of addends, then those of the chains
+    ("count", "i8"),  # turns of the loop
+])  # fmt: skip
+
+
+def vector_bytes() -> int:
+    """Bytes of the widest vectors that kernels are compiled for."""
+    return 64 if target_has("+avx512f") else 32 if target_has("+avx") else 16
+
+
+def num_chains() -> int:
+    """Independent chains: enough for two units of a latency of 4, and with two operands few enough for the registers.
+
+    x86 without AVX-512 has 16 registers, x86 with it and aarch64 have 32.
+    """
+    return 12 if MACHINE in X86 and not target_has("+avx512f") else 16
+
+
+def has_peak(dtype: str) -> bool:
+    """True if the processor has arithmetic for a dtype whose peak can be measured."""
+    return not INTERPRETED and dtype in OPERANDS and (dtype != "bfloat16" or target_has("+avx512bf16"))
+
+
+class _BFloat(ir.Type):
+    """LLVM's type bfloat, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def _vectors(dtype: str) -> tuple[ir.VectorType, ir.VectorType, str]:
+    """Vectors of the chains and of their operands, and LLVM's function for a step of a chain."""
+    size = vector_bytes()
+    if dtype == "bfloat16":
+        pairs = ir.VectorType(_BFloat(), size // 2)
+        return ir.VectorType(ir.FloatType(), size // 4), pairs, f"llvm.x86.avx512bf16.dpbf16ps.{8 * size}"
+    vector = ir.VectorType(*((ir.FloatType(), size // 4) if dtype == "float32" else (ir.DoubleType(), size // 8)))
+    return vector, vector, f"llvm.fma.v{vector.count}f{32 if dtype == 'float32' else 64}"
+
+
+@cache
+def _chains_of(dtype: str) -> Any:
+    """An intrinsic that runs the chains for some turns of a loop. Only first and last values are in memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        memory, count = args
+        i64 = ir.IntType(64)
+        vector, operand, name = _vectors(dtype)
+        kind = ir.FunctionType(vector, [vector, operand, operand])
+        fused = dtype == "bfloat16" or MACHINE not in X86 or target_has("+fma")
+
+        def pointer(index: int, pointee: ir.Type) -> Any:
+            address = builder.add(memory, i64(index * vector_bytes()))
+            return builder.inttoptr(address, pointee.as_pointer())
+
+        def step(x: Any) -> Any:
+            if not fused:  # a multiplication and an addition, which are two operations as well
+                return builder.fadd(builder.fmul(factor, x), addend)
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            # LLVM's functions have the sum last, those of x86 first
+            return builder.call(function, [x, factor, addend] if dtype == "bfloat16" else [factor, x, addend])
+
+        factor, addend = (builder.load(pointer(index, operand), align=64) for index in range(2))
+        first = [builder.load(pointer(2 + chain, vector), align=64) for chain in range(num_chains())]
+        before, loop, after = builder.block, *(builder.append_basic_block(name) for name in ("chains", "end"))
+        builder.branch(loop)
+        # a turn of the loop: one step of every chain, several times
+        builder.position_at_end(loop)
+        turn = builder.phi(i64)
+        phis = [builder.phi(vector) for _ in first]
+        values = list(phis)
+        for _ in range(UNROLLED):
+            values = [step(x) for x in values]
+        following = builder.add(turn, i64(1))
+        for phi, start, value in zip([turn, *phis], [i64(0), *first], [following, *values], strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(value, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        # the last values, so that no chain is left out as useless
+        builder.position_at_end(after)
+        for chain, value in enumerate(values):
+            builder.store(value, pointer(2 + chain, vector), align=64)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def chains(typingctx, memory, count):
+        return types.void(types.int64, types.int64), codegen
+
+    return chains
+
+
+def _fma(chains: Any, thread_bytes: int) -> Callable[..., None]:
+    def fma(work, step, rank, num_ranks):
+        c = read(work, CHAINS)
+        chains(c.memory + rank * thread_bytes, c.count)
+
+    return fma
+
+
+@cache
+def fma_kernel(dtype: str) -> Kernel:
+    """The kernel whose speed `fma_peak` measures, for its machine code to be looked at."""
+    return Kernel(_fma(_chains_of(dtype), (2 + num_chains()) * vector_bytes()), f"fma_{dtype}")
+
+
+def _chain_values(dtype: str, threads: int) -> np.ndarray:
+    """Memory of the chains of all threads: their operands, and zeros that they start from."""
+    size, (factor, addend) = vector_bytes(), OPERANDS[dtype]
+    memory = aligned_zeros(threads * (2 + num_chains()) * size, np.uint8).reshape(threads, 2 + num_chains(), size)
+    for row, value in enumerate((factor, addend)):
+        if dtype == "bfloat16":  # the upper half of a float32, whose lower half is zero for these
+            memory[:, row].view(np.uint16)[...] = np.float32(value).view(np.uint32) >> 16
+        else:
+            memory[:, row].view(dtype)[...] = value
+    return memory
+
+
+class FmaCall(NamedTuple):
+    """A call that runs the chains on some threads at the same time, and the operations that it does."""
+
+    run: Callable[[], None]
+    flops: float
+
+
+def fma_call(dtype: str, threads: int, thread_flops: float) -> FmaCall:
+    """Return a call of about so many operations on each thread.
+
+    Raises:
+        ValueError: the processor, or the interpreted mode, has no such arithmetic.
+    """
+    if not has_peak(dtype):
+        raise ValueError(f"dtype must be one that the processor calculates in; got {dtype!r}")
+    memory = _chain_values(dtype, threads)
+    kernel = fma_kernel(dtype)
+    # two operations for each element of a vector of sums, and twice as many if each sums a pair
+    lanes = vector_bytes() // (8 if dtype == "float64" else 4) * (2 if dtype == "bfloat16" else 1)
+    flops = 2 * lanes * num_chains() * UNROLLED
+    count = max(1, int(thread_flops // flops))
+    work = fill(CHAINS, memory=memory, count=count)
+
+    def run(kept: object = memory) -> None:
+        launch.run_team(kernel, address_of(work), threads)
+
+    return FmaCall(run, float(threads * count * flops))
+
+
+@cache
+def fma_peak(dtype: str, threads: int) -> float:
+    """FLOP/s of independent multiplications and additions in registers, on some threads at the same time.
+
+    The best of some rounds: whatever disturbs one of them makes it slower. dtype "bfloat16" are products of pairs that
+    are added up in float32.
+
+    Raises:
+        ValueError: as of `fma_call`.
+    """
+    call = fma_call(dtype, threads, CHAIN_FLOPS)
+    return call.flops / min(interleaved_times({"fma": call.run}, ROUNDS)["fma"])
+
+
+class ProductPeak(NamedTuple):
+    """The fastest products of a machine."""
+
+    flops: float  # FLOP/s of all threads together; 0 if there is no library
+    library: str  # name and version
+    shape: str  # rows of A x sum x columns of B
+
+
+# Shapes at which libraries are at their best: a strip in the first-level cache, and squares that are packed once.
+SHAPES = (Shape(64, 32, 256), Shape(512, 512, 512), Shape(1024, 1024, 1024), Shape(2048, 2048, 2048))
+MOST_BYTES = 1 << 28  # of the results of all threads: larger shapes are left out
+FINAL = 3  # pairs of a library and a shape that are measured again
+
+
+@cache
+def product_peak(dtype: str, threads: int) -> ProductPeak:
+    """The best rate of matrix products, one on each thread at the same time, by any BLAS that is present.
+
+    Each library multiplies each of SHAPES once or for some milliseconds; the fastest pairs of both are then measured in
+    turns, and the best round counts. It takes a second or two.
+    """
+    width = 8 if dtype == "float64" else 4
+    shapes = [shape for shape in SHAPES if threads * shape.m * shape.n * width <= MOST_BYTES]
+    operands = {shape: Operands(shape, dtype, threads) for shape in shapes}
+    calls = {
+        (name, shape): operands[shape].call(library, turn_count(shape))
+        for name, library in libraries(dtype).items()
+        for shape in shapes
+    }
+    if not calls:
+        return ProductPeak(0.0, "none", "")
+
+    def rates(names: Any, rounds: int) -> dict[tuple[str, Shape], float]:
+        times = interleaved_times({name: calls[name] for name in names}, rounds)
+        return {(name, s): threads * turn_count(s) * s.flops / min(taken) for (name, s), taken in times.items()}
+
+    first = rates(calls, 1)
+    final = rates(sorted(first, key=lambda name: -first[name])[:FINAL], ROUNDS)
+    name, shape = max(final, key=lambda pair: final[pair])
+    return ProductPeak(final[name, shape], label(libraries(dtype)[name]), str(shape))
