@@ -228,7 +228,7 @@ class Kernel:
     def address(self) -> int:
         if not self._address:
             # an interrupt inside one of LLVM's callbacks would be printed and forgotten
-            with interrupts_held(), lock:
+            with interrupts_held(), lock, _collector_paused():
                 if not self._address:
                     self._address = python_address(self.function) if INTERPRETED else self._load_or_compile()
         return self._address
@@ -264,7 +264,7 @@ class Kernel:
         start = time.perf_counter()
         frontend.prepare()
         _CompileNotice.before(self.name)
-        with global_compiler_lock, _collector_paused():
+        with global_compiler_lock:
             self._code = objects.lower(self.function, self.name, self.parameters, self.options)
             code = objects.emit(self._code)
         try:
