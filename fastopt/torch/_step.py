@@ -334,7 +334,7 @@ def _step_on_host(
     optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
 ) -> None:
     members = [known for known, _ in jobs]
-    # Of a first step inside a backward pass, parameters come one by one: a plan of all of them each time would be long.
+    # Parameters of a first step inside a backward pass come one by one: each time, a plan of all would take long.
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first:
         plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)
