@@ -473,13 +473,12 @@ def test_a_pass_that_fails_leaves_nothing_behind():
     assert q.grad.tolist() == [2.0] * 3
     gc.collect()
     assert [known() for known in handle._passes.values()] == [None]
-    for _ in range(2 * _in_backward.MOST_PASSES):
-        handle.optimizer.state.clear()
-        (q * 0).sum().backward()
-    assert len(handle._passes) <= _in_backward.MOST_PASSES
     optimizer.zero_grad()
     p.sum().backward()
     assert (p.tolist(), q.tolist()) == ([0.5] * 3, [1.0] * 3)
+    for _ in range(2 * _in_backward.MOST_PASSES):
+        (q * 0).sum().backward()
+    assert len(handle._passes) <= _in_backward.MOST_PASSES
 
 
 def test_backward_passes_on_several_threads():

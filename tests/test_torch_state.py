@@ -182,3 +182,15 @@ def test_refusals_of_accelerate():
     with pytest.raises(ValueError, match="`step` replaced"):
         fastopt.torch.accelerate(optimizer)
     assert type(optimizer) is torch.optim.SGD
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_loaded_between_the_first_steps_is_the_one_that_is_updated(name, steps):
+    """The plan is made in the first step, and its fast path, for parameters with elements, in the second."""
+    optimizers = [cls([p for p in parameters() if p.numel()], **TELLING[name]) for cls in pair(name)]
+    for optimizer in optimizers:
+        run(optimizer, all_params(optimizer), range(steps))
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        run(optimizer, all_params(optimizer), range(steps, steps + 3))
+    assert_same(*optimizers, **NEAR)

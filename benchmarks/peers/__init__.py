@@ -59,7 +59,6 @@ PEERS: dict[str, Build] = {
 }
 TITLES = {
     "fastopt": "fastopt",
-    "fastopt-in-backward": "fastopt, step in backward",
     "numpy": "NumPy reference",
     "torch-fused": "torch, fused=True",
     "torch-default": "torch, default",

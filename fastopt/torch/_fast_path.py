@@ -79,8 +79,11 @@ class HostStep:
         self.groups = [_KnownGroup(peer, group, list(optimizer.defaults)) for group in optimizer.param_groups]
         # the optimizer's records of the states, in its order and in the plan's, and the tensors in a record
         names = names_of(members[0].rule)
-        self.keys, self.records = list(optimizer.state), list(optimizer.state.values())
         self.own_records = [known.state for known in members] if names else []
+        # by the plan's knowledge: the optimizer may have got other records since, as by load_state_dict
+        known_records = {id(known.p): known.state for known in members}
+        self.keys = list(optimizer.state)
+        self.records = [known_records.get(id(key)) for key in self.keys]
         self.states_of = itemgetter(*names) if names else None
         self.num_states = len(names)
         # expectations of the kernel: gradients anywhere, parameters and states where they were

@@ -334,7 +334,7 @@ def _step_on_host(
     optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
 ) -> None:
     members = [known for known, _ in jobs]
-    # Parameters come one by one in a first step inside a backward pass: a plan of all each time would take long.
+    # Parameters of a first step inside a backward pass come one by one: each time, a plan of all would take long.
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first:
         plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)
