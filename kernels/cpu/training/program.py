@@ -491,7 +491,7 @@ class Program:
         if num_ranks > 1:
             num_ranks = min(num_ranks, get_num_threads())
         marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
-            listener, self.verb, self.net.dtype, self.run[0], self.costs, num_ranks
+            listener, self.verb, self.net.compute, self.run[0], self.costs, num_ranks
         )  # fmt: skip
         with marked as kernel:
             run_team(kernel, self.address, num_ranks, look if is_long else None, stop)
