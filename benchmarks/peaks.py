@@ -20,7 +20,7 @@ from fastopt.benchmarks.limits import thread_times
 from fastopt.benchmarks.products import Operands, Shape, label, libraries, turn_count
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
-from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, INTERPRETED, address_of, aligned_zeros, target_has
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, aligned_zeros, target_has
 from fastopt.kernels.cpu.runtime.records import fill, read
 from fastopt.kernels.cpu.runtime.storage import BFloat
 from fastopt.kernels.denormals import MACHINE, X86
@@ -211,16 +211,14 @@ def product_peak(dtype: str, threads: int) -> ProductPeak:
     """The best rate of matrix products, one on each thread at the same time, by any BLAS that is present.
 
     Each library multiplies each of SHAPES for some milliseconds; the fastest pairs of both are then measured in turns,
-    and the best round of each thread counts. It takes a second. Only float32 and float64 have libraries.
+    and the best round of each thread counts. It takes a second.
     """
-    if dtype not in CALL_GEMM:
-        return ProductPeak(0.0, "none", "")
-    width = np.dtype(dtype).itemsize
+    width = 8 if dtype == "float64" else 4
     shapes = [shape for shape in SHAPES if threads * shape.m * shape.n * width <= MOST_BYTES]
     operands = {shape: Operands(shape, dtype, threads) for shape in shapes}
     calls = {
         (name, shape): operands[shape].call_of_thread(library, turn_count(shape, ROUND_FLOPS))
-        for name, library in libraries().items()
+        for name, library in libraries(dtype).items()
         for shape in shapes
     }
     if not calls:
@@ -236,4 +234,4 @@ def product_peak(dtype: str, threads: int) -> ProductPeak:
     first = rates(calls, FIRST_ROUNDS)
     final = rates(sorted(first, key=lambda pair: -first[pair])[:FINAL], PRODUCT_ROUNDS)
     name, shape = max(final, key=lambda pair: final[pair])
-    return ProductPeak(final[name, shape], label(libraries()[name]), str(shape))
+    return ProductPeak(final[name, shape], label(libraries(dtype)[name]), str(shape))

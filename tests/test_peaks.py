@@ -10,7 +10,7 @@ import pytest
 
 from fastopt.benchmarks import limits, peaks, products
 from fastopt.benchmarks.products import Operands, Shape
-from fastopt.kernels.cpu.dense.blas import PLAIN
+from fastopt.kernels.cpu.dense.blas import BFLOAT16, PLAIN
 from fastopt.kernels.cpu.dense.matmul import AS_IS, TRANSPOSED
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, target_has
 
@@ -133,11 +133,11 @@ def test_on_another_processor_the_vectors_are_narrower(cpu, features, size, tmp_
 
 
 # ---------------------------------------------------------------- products
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize(("ta", "tb"), [(AS_IS, AS_IS), (AS_IS, TRANSPOSED), (TRANSPOSED, AS_IS)])
 def test_products_of_every_library(dtype, ta, tb):
     shape, threads = Shape(7, 19, 5, ta, tb), 3
-    found = {**products.libraries(), "none": PLAIN}
+    found = {"fastopt": BFLOAT16} if dtype == "bfloat16" else {**products.libraries(dtype), "none": PLAIN}
     for library in found.values():
         operands = Operands(shape, dtype, threads)
         operands.c[...] = np.nan
@@ -151,7 +151,17 @@ def test_products_of_every_library(dtype, ta, tb):
         expected = operands.expected(rows)
         assert expected.shape == (7, 19)
         for result in operands.c:
-            np.testing.assert_allclose(result, expected, rtol=0, atol=4 * np.finfo(dtype).eps * shape.k)
+            np.testing.assert_allclose(result, expected, rtol=0, atol=4 * np.finfo(result.dtype).eps * shape.k)
+
+
+def test_products_of_bfloat16_are_there_where_the_processor_gains(monkeypatch):
+    monkeypatch.setattr(products, "bfloat16_refusal", str)
+    assert products.libraries("bfloat16") == {"fastopt": BFLOAT16}
+    monkeypatch.setattr(products, "bfloat16_refusal", lambda: "it is slow")
+    assert products.libraries("bfloat16") == products.libraries("tf32") == {}
+    operands = Operands(Shape(2, 2, 1), "bfloat16", 1)
+    operands.a[...], operands.b[...] = [[1 + 2**-9], [1 + 3 * 2**-8]], [[1, -1]]
+    np.testing.assert_array_equal(operands.expected(np.arange(2)), [[1, -1], [1 + 2**-6, -1 - 2**-6]])
 
 
 def test_turns_are_of_one_length():
@@ -166,7 +176,7 @@ def test_the_peak_of_products_is_the_best_of_all(monkeypatch):
     monkeypatch.setattr(peaks, "SHAPES", (Shape(8, 8, 8), Shape(16, 16, 16)))
     monkeypatch.setattr(peaks, "turn_count", lambda shape, flops: 1)
     slow = PLAIN._replace(name="mkl", version="2030")
-    monkeypatch.setattr(peaks, "libraries", lambda: {"fastopt": PLAIN, "mkl": slow})
+    monkeypatch.setattr(peaks, "libraries", lambda dtype: {"fastopt": PLAIN, "mkl": slow})
     asked = []
 
     def times(calls, threads, rounds):
@@ -178,12 +188,11 @@ def test_the_peak_of_products_is_the_best_of_all(monkeypatch):
     # 2 threads x 2 x 16**3 operations in 32 seconds
     assert peak == (512.0, "MKL 2030", "16x16x16")
     assert [len(names) for names in asked] == [4, peaks.FINAL]
-    assert peaks.product_peak.__wrapped__("bfloat16", 2).flops == 0
-    monkeypatch.setattr(peaks, "libraries", dict)
+    monkeypatch.setattr(peaks, "libraries", lambda dtype: {})
     assert peaks.product_peak.__wrapped__("float32", 2).flops == 0
 
 
 def test_shapes_that_need_much_memory_are_left_out(monkeypatch):
-    monkeypatch.setattr(peaks, "libraries", lambda: {"none": PLAIN})
+    monkeypatch.setattr(peaks, "libraries", lambda dtype: {"none": PLAIN})
     monkeypatch.setattr(peaks, "MOST_BYTES", 0)
     assert peaks.product_peak.__wrapped__("float32", 2) == (0.0, "none", "")

@@ -22,30 +22,25 @@ from llvmlite import binding, ir
 from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import INTERPRETED, cgutils, intrinsic, register_jitable, types
 from ..runtime.primitives import target_has, view
-from ..runtime.processors import microarchitecture
+from ..runtime.processors import AVX512, BFLOAT16_RATES, microarchitecture
 from ..runtime.storage import BFloat, round_bfloat16
 from .matmul import TRANSPOSED, gemm_types
+from .tiles import Vectors, broadcast, i32, i64, pointer, stack_of, transpose
 
-VECTOR_BYTES = 64
+VECTOR_BYTES = AVX512.vector_bytes
 LANES = 16  # float32 numbers in a vector, or pairs of bfloat16
 TILE_ROWS, TILE_VECTORS = 8, 2  # of C: 16 sums, which the latency of the instruction (6 cycles, two a cycle) wants
 STRIP_COLS = LANES * TILE_VECTORS
 STRIP_BYTES = 4 * STRIP_COLS  # of the pairs of a strip
-DEPTH = 256  # most rows of B in a block: a strip of it takes 16 kB of the first-level cache
-ROWS = 256  # most rows of A in a block: 128 kB
+DEPTH = 384  # most rows of B in a block: a strip of it takes 24 kB of the first-level cache
+ROWS = 256  # most rows of A in a block: 192 kB
 ROW_BYTES = 2 * DEPTH  # of a packed row of A
 PAIR_BYTES = 4 * TILE_ROWS  # of the pairs of a group of rows of a packed transposed A
 GROUP_BYTES = DEPTH // 2 * PAIR_BYTES + 64  # of the group: a line more, or all groups would share the cache's sets
 
-I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))
-FLOATS, PAIRS, NUMBERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(I32, LANES), ir.VectorType(BFloat(), 32)
+V = Vectors(np.float32, AVX512)
+PAIRS, NUMBERS = ir.VectorType(i32, LANES), ir.VectorType(BFloat(), 2 * LANES)
 
-# The rate of products beside those of float32, by LLVM's names of processors: independent sums in registers ran at 535
-# and 267 GFLOP/s a core on Zen 5, at 91 and 185 on Emerald Rapids.
-RATES = {
-    "znver4": 2.0, "znver5": 2.0,
-    "cooperlake": 0.5, "sapphirerapids": 0.5, "emeraldrapids": 0.5, "graniterapids": 0.5, "graniterapids-d": 0.5,
-}  # fmt: skip
 LLVM = 20  # before, the instruction's operands had another type
 
 
@@ -56,64 +51,35 @@ def has_instruction() -> bool:
 
 def bfloat16_refusal() -> str:
     """Reason for which layers do not compute in bfloat16 on this processor; "" if they do, and gain by it."""
-    cpu = microarchitecture()
     if INTERPRETED:
         return ""
+    processor = microarchitecture()
     if not target_has("+avx512bf16"):
-        return f"{cpu} has no instruction for it (AVX512_BF16)"
+        return f"{processor} has no instruction for it (AVX512_BF16)"
     if binding.llvm_version_info[0] < LLVM:
         return f"it needs an llvmlite with LLVM {LLVM} or later"
-    if cpu not in RATES:
-        return f"{cpu} is not among the processors that are known to gain by it ({', '.join(_gaining())})"
-    return "" if cpu in _gaining() else f"products of bfloat16 run at {RATES[cpu]:g} of the rate of float32 on {cpu}"
-
-
-def _gaining() -> list[str]:
-    return [cpu for cpu, rate in RATES.items() if rate > 1]
+    gaining = [name for name, rate in BFLOAT16_RATES.items() if rate > 1]
+    if processor in gaining:
+        return ""
+    if processor in BFLOAT16_RATES:
+        rate = BFLOAT16_RATES[processor]
+        return f"products of bfloat16 run at {rate:g} of the rate of float32 on {processor}"
+    return f"{processor} is not among the processors that are known to gain by it ({', '.join(gaining)})"
 
 
 # ---------------------------------------------------------------- vectors
-def _pointer(builder: Any, address: Any, pointee: ir.Type) -> Any:
-    return builder.inttoptr(address, pointee.as_pointer())
-
-
-def _call(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-
-def _broadcast(builder: Any, value: Any) -> Any:
-    """A vector with the value in every lane."""
-    first = builder.insert_element(ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined), value, I32(0))
-    return builder.shuffle_vector(first, first, ir.Constant(PAIRS, [0] * LANES))
-
-
-def _mask(builder: Any, count: Any, first: int = 0) -> Any:
-    """The lanes, numbered from `first`, that are below a count."""
-    lanes = ir.Constant(ir.VectorType(I64, LANES), [first + lane for lane in range(LANES)])
-    return builder.icmp_signed("<", lanes, _broadcast(builder, count))
-
-
-def _load(builder: Any, address: Any, mask: Any = None) -> Any:
-    """16 numbers of float32; zero where the mask is not set, and nothing is read there."""
-    pointer = _pointer(builder, address, FLOATS)
-    if mask is None:
-        return builder.load(pointer, align=4)
-    zeros = ir.Constant(FLOATS, None)
-    return _call(builder, f"llvm.masked.load.v{LANES}f32.p0", FLOATS, pointer, I32(4), mask, zeros)
-
-
-def _store(builder: Any, value: Any, address: Any, mask: Any = None) -> None:
-    pointer = _pointer(builder, address, value.type)
-    if mask is None:
-        builder.store(value, pointer, align=4)
-    else:
-        _call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), value, pointer, I32(4), mask)
-
-
 def _rounded(builder: Any, low: Any, high: Any) -> Any:
     """32 numbers rounded to bfloat16, to nearest, ties to even."""
-    return _call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", NUMBERS, high, low)
+    kind = ir.FunctionType(NUMBERS, [V.vector, V.vector])
+    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [high, low])
+
+
+def _dot(builder: Any, sums: Any, a: Any, b: Any) -> Any:
+    """sums + the two products of each pair."""
+    kind = ir.FunctionType(V.vector, [V.vector, NUMBERS, NUMBERS])
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [sums, a, b])
 
 
 # ---------------------------------------------------------------- tiles
@@ -133,21 +99,21 @@ def tile_of(vectors: int, whole: bool) -> Any:
         after = builder.append_basic_block("sums")
         builder.branch(loop)
         builder.position_at_end(loop)
-        count = builder.phi(I64)
-        sums = [[builder.phi(FLOATS) for _ in range(vectors)] for _ in range(TILE_ROWS)]
+        count = builder.phi(i64)
+        sums = [[builder.phi(V.vector) for _ in range(vectors)] for _ in range(TILE_ROWS)]
         # pairs of a strip of B
-        from_b = builder.add(b, builder.mul(count, I64(STRIP_BYTES)))
-        pointers = [_pointer(builder, builder.add(from_b, I64(VECTOR_BYTES * v)), NUMBERS) for v in range(vectors)]
-        row_of_b = [builder.load(pointer, align=VECTOR_BYTES) for pointer in pointers]
+        from_b = builder.add(b, builder.mul(count, i64(STRIP_BYTES)))
+        places = [pointer(builder, builder.add(from_b, i64(VECTOR_BYTES * v)), NUMBERS) for v in range(vectors)]
+        row_of_b = [builder.load(place, align=VECTOR_BYTES) for place in places]
         # times a pair of each row of A, added to the sums
         from_a, added = builder.add(a, builder.mul(count, a_step)), []
         for i in range(TILE_ROWS):
-            pair = builder.load(_pointer(builder, builder.add(from_a, builder.mul(a_row, I64(i))), I32), align=4)
-            factor, name = builder.bitcast(_broadcast(builder, pair), NUMBERS), "llvm.x86.avx512bf16.dpbf16ps.512"
-            added.append([_call(builder, name, FLOATS, sums[i][v], factor, row_of_b[v]) for v in range(vectors)])
-        following = builder.add(count, I64(1))
-        for phi, first, value in [(count, I64(0), following)] + [
-            (sums[i][v], ir.Constant(FLOATS, None), added[i][v]) for i in range(TILE_ROWS) for v in range(vectors)
+            pair = builder.load(pointer(builder, builder.add(from_a, builder.mul(a_row, i64(i))), i32), align=4)
+            factor = builder.bitcast(broadcast(builder, pair, LANES), NUMBERS)
+            added.append([_dot(builder, sums[i][v], factor, row_of_b[v]) for v in range(vectors)])
+        following = builder.add(count, i64(1))
+        for phi, first, value in [(count, i64(0), following)] + [
+            (sums[i][v], ir.Constant(V.vector, None), added[i][v]) for i in range(TILE_ROWS) for v in range(vectors)
         ]:
             phi.add_incoming(first, before)
             phi.add_incoming(value, loop)
@@ -156,20 +122,20 @@ def tile_of(vectors: int, whole: bool) -> Any:
         # alpha times the sums, written to C or added to it
         builder.position_at_end(after)
         end = builder.append_basic_block("end")
-        factor = _broadcast(builder, alpha)
-        adds = builder.icmp_signed("!=", _broadcast(builder, add), ir.Constant(ir.VectorType(I64, LANES), None))
-        masks = [None if whole else _mask(builder, columns, v * LANES) for v in range(vectors)]
+        factor = broadcast(builder, alpha, LANES)
+        adds = builder.icmp_signed("!=", broadcast(builder, add, LANES), ir.Constant(ir.VectorType(i64, LANES), None))
+        masks = [None if whole else V.lanes_below(builder, columns, v * LANES) for v in range(vectors)]
         for i in range(TILE_ROWS):
             if i and not whole:
                 exists = builder.append_basic_block(f"row_{i}")
-                builder.cbranch(builder.icmp_signed("<", I64(i), rows), exists, end)
+                builder.cbranch(builder.icmp_signed("<", i64(i), rows), exists, end)
                 builder.position_at_end(exists)
-            row_of_c = builder.add(c, builder.mul(c_row, I64(i)))
+            row_of_c = builder.add(c, builder.mul(c_row, i64(i)))
             for v in range(vectors):
-                address, value = builder.add(row_of_c, I64(VECTOR_BYTES * v)), builder.fmul(factor, added[i][v])
+                address, value = builder.add(row_of_c, i64(VECTOR_BYTES * v)), builder.fmul(factor, added[i][v])
                 reads = adds if masks[v] is None else builder.and_(adds, masks[v])
-                total = builder.fadd(_load(builder, address, reads), value)
-                _store(builder, builder.select(adds, total, value), address, masks[v])
+                total = builder.fadd(V.load(builder, address, reads), value)
+                V.store(builder, builder.select(adds, total, value), address, masks[v])
         builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -190,9 +156,9 @@ def pack_row_of(whole: bool) -> Any:
         source, to, count = args
         numbers = []
         for v in range(2):
-            mask = None if whole else _mask(builder, count, v * LANES)
-            numbers.append(_load(builder, builder.add(source, I64(VECTOR_BYTES * v)), mask))
-        builder.store(_rounded(builder, *numbers), _pointer(builder, to, NUMBERS), align=VECTOR_BYTES)
+            mask = None if whole else V.lanes_below(builder, count, v * LANES)
+            numbers.append(V.load(builder, builder.add(source, i64(VECTOR_BYTES * v)), mask))
+        builder.store(_rounded(builder, *numbers), pointer(builder, to, NUMBERS), align=VECTOR_BYTES)
         return context.get_dummy_value()
 
     @intrinsic
@@ -216,22 +182,22 @@ def pack_two_rows_of(whole: bool, halves: bool) -> Any:
         for row, source in enumerate((first, second)):
             mask = None
             if not whole:
-                exists = builder.icmp_signed(">", rows, I64(row))
-                mask = _mask(builder, builder.select(exists, count, I64(0)))
-            numbers.append(_load(builder, source, mask))
+                exists = builder.icmp_signed(">", rows, i64(row))
+                mask = V.lanes_below(builder, builder.select(exists, count, i64(0)))
+            numbers.append(V.load(builder, source, mask))
         # one row behind the other, then in turns
-        bits = builder.bitcast(_rounded(builder, *numbers), ir.VectorType(I16, 2 * LANES))
+        bits = builder.bitcast(_rounded(builder, *numbers), ir.VectorType(ir.IntType(16), 2 * LANES))
         turns = [lane // 2 + lane % 2 * LANES for lane in range(2 * LANES)]
         pairs = builder.bitcast(
-            builder.shuffle_vector(bits, bits, ir.Constant(ir.VectorType(I32, 2 * LANES), turns)), PAIRS
+            builder.shuffle_vector(bits, bits, ir.Constant(ir.VectorType(i32, 2 * LANES), turns)), PAIRS
         )
         if halves:
             for begin, address in ((0, to), (8, to_last)):
-                lanes = ir.Constant(ir.VectorType(I32, 8), [begin + lane for lane in range(8)])
+                lanes = ir.Constant(ir.VectorType(i32, 8), [begin + lane for lane in range(8)])
                 half = builder.shuffle_vector(pairs, pairs, lanes)
-                builder.store(half, _pointer(builder, address, half.type), align=VECTOR_BYTES // 2)
+                builder.store(half, pointer(builder, address, half.type), align=VECTOR_BYTES // 2)
         else:
-            builder.store(pairs, _pointer(builder, to, PAIRS), align=VECTOR_BYTES)
+            builder.store(pairs, pointer(builder, to, PAIRS), align=VECTOR_BYTES)
         return context.get_dummy_value()
 
     @intrinsic
@@ -251,27 +217,18 @@ def pack_square_of(whole: bool) -> Any:
         source, source_row, to, to_row, count, rows = args
         pairs = []
         for j in range(LANES):
-            row, numbers = builder.add(source, builder.mul(source_row, I64(j))), []
+            row, numbers = builder.add(source, builder.mul(source_row, i64(j))), []
             for v in range(2):
                 mask = None
                 if not whole:
-                    exists = builder.icmp_signed(">", rows, I64(j))
-                    mask = _mask(builder, builder.select(exists, count, I64(0)), v * LANES)
-                numbers.append(_load(builder, builder.add(row, I64(VECTOR_BYTES * v)), mask))
+                    exists = builder.icmp_signed(">", rows, i64(j))
+                    mask = V.lanes_below(builder, builder.select(exists, count, i64(0)), v * LANES)
+                numbers.append(V.load(builder, builder.add(row, i64(VECTOR_BYTES * v)), mask))
             pairs.append(builder.bitcast(_rounded(builder, *numbers), PAIRS))
-        # exchange the off-diagonal quarters of every square of 2 half x 2 half (Eklundh 1972)
-        half = LANES // 2
-        while half:
-            for j in [j for j in range(LANES) if not j & half]:
-                first, second = pairs[j], pairs[j + half]
-                upper = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
-                lower = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
-                for at, order in ((j, upper), (j + half, lower)):
-                    pairs[at] = builder.shuffle_vector(first, second, ir.Constant(PAIRS, order))
-            half //= 2
+        transpose(builder, pairs)
         for p in range(LANES):
-            pointer = _pointer(builder, builder.add(to, builder.mul(to_row, I64(p))), PAIRS)
-            builder.store(pairs[p], pointer, align=VECTOR_BYTES)
+            at = pointer(builder, builder.add(to, builder.mul(to_row, i64(p))), PAIRS)
+            builder.store(pairs[p], at, align=VECTOR_BYTES)
         return context.get_dummy_value()
 
     @intrinsic
@@ -281,23 +238,6 @@ def pack_square_of(whole: bool) -> Any:
     return pack_square
 
 
-@cache
-def _stack(size: int) -> Any:
-    """The address of so many bytes on the stack, for as long as the kernel runs."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.IntType(8), size))
-            memory.align = VECTOR_BYTES
-        return builder.ptrtoint(memory, I64)
-
-    @intrinsic
-    def stack(typingctx):
-        return types.int64(), codegen
-
-    return stack
-
-
 # ---------------------------------------------------------------- the product
 def _matmul() -> Callable[..., None]:
     tile, edge, narrow = tile_of(TILE_VECTORS, True), tile_of(TILE_VECTORS, False), tile_of(1, False)
@@ -305,7 +245,7 @@ def _matmul() -> Callable[..., None]:
     two_rows, two_rows_end = pack_two_rows_of(True, False), pack_two_rows_of(False, False)
     group_rows, group_rows_end = pack_two_rows_of(True, True), pack_two_rows_of(False, True)
     square, square_end = pack_square_of(True), pack_square_of(False)
-    stack_a, stack_b = _stack(ROWS // TILE_ROWS * GROUP_BYTES), _stack(DEPTH // 2 * STRIP_BYTES)
+    stack_a, stack_b = stack_of(ROWS // TILE_ROWS * GROUP_BYTES), stack_of(DEPTH // 2 * STRIP_BYTES)
 
     @register_jitable
     def pack_a(a, lda, rows, depth, to):

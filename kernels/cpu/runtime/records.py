@@ -79,6 +79,7 @@ DENSE = _record(
     "outputs",
     "tile_rows",  # of a tile of y
     "tile_cols",
+    "dx_tile_cols",  # of a tile of dx
     "dw_tile_rows",  # of a tile of dw
     "dw_tile_cols",
     "num_splits",  # of the rows of w

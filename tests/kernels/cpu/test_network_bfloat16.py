@@ -149,7 +149,7 @@ def test_layers_multiply_by_the_kernel_of_bfloat16():
         run = Run(cpu, layers, MSE, [], dtype)
         x, y = data_for(np.random.default_rng(0), MSE, 6, 3, 2, "float32")
         run.train(x, y, np.arange(6), 3)
-        program = run.net._trained[1]
+        program = run.net._trained.program
         products = {int(record["gemm"][0]) for record in program.kept if getattr(record, "dtype", None) == DENSE}
         found[dtype] = products, len(program.phases)
     assert found["bfloat16"][0] == {matmul_bfloat16_kernel("float32").address}
