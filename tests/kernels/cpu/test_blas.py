@@ -323,9 +323,9 @@ def test_another_is_used_for_a_while_and_in_this_thread():
 
 # ---------------------------------------------------------------- the whole network on each
 @pytest.fixture(params=["none", "fastopt", "openblas", "mkl"])
-def in_use(request, monkeypatch):
-    chosen = known(request.param)
-    monkeypatch.setattr(dense, "blas", lambda: chosen)
+def in_use(request):
+    with blas_.using(known(request.param)):
+        yield
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
