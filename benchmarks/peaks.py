@@ -22,6 +22,7 @@ from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, aligned_zeros, target_has
 from fastopt.kernels.cpu.runtime.records import fill, read
+from fastopt.kernels.cpu.runtime.storage import BFloat
 from fastopt.kernels.denormals import MACHINE, X86
 
 ROUND_FLOPS = 5e8  # of a thread: some 2 ms, short enough for a few rounds to pass undisturbed on a busy machine
@@ -54,24 +55,11 @@ def has_peak(dtype: str) -> bool:
     return not INTERPRETED and dtype in OPERANDS and (dtype != "bfloat16" or target_has("+avx512bf16"))
 
 
-class _BFloat(ir.Type):
-    """LLVM's type bfloat, which llvmlite lacks."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
 def _vectors(dtype: str) -> tuple[ir.VectorType, ir.VectorType, str]:
     """Vectors of the chains and of their operands, and LLVM's function for a step of a chain."""
     size = vector_bytes()
     if dtype == "bfloat16":
-        pairs = ir.VectorType(_BFloat(), size // 2)
+        pairs = ir.VectorType(BFloat(), size // 2)
         return ir.VectorType(ir.FloatType(), size // 4), pairs, f"llvm.x86.avx512bf16.dpbf16ps.{8 * size}"
     vector = ir.VectorType(*((ir.FloatType(), size // 4) if dtype == "float32" else (ir.DoubleType(), size // 8)))
     return vector, vector, f"llvm.fma.v{vector.count}f{32 if dtype == 'float32' else 64}"

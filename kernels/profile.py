@@ -41,7 +41,7 @@ class Pass(NamedTuple):
     """
 
     verb: str  # "train", "evaluate", "predict"
-    dtype: str
+    dtype: str  # which layers compute in, on the CPU; on a GPU that of the parameters
     costs: Sequence[Cost]  # of the phases of a step, in order
     batch: int  # rows of a full batch
     rows: int  # of all steps

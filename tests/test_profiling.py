@@ -9,6 +9,7 @@ from helpers_model import assert_same, blobs, classifier
 
 import fastopt
 from fastopt import profiling
+from fastopt.kernels.cpu.dense.matmul_bfloat16 import bfloat16_refusal
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network
 
@@ -205,6 +206,22 @@ def test_the_limits_stand_below_the_tables():
     assert line == f"limits, measured now: {expected}"
     line = profiling._limits_line("float32", "H100", profiling.Limits(3e12, 5e13))
     assert line == "limits, measured now on H100: 3,000 GB/s from memory, 50,000 GFLOP/s in float32 products"
+
+
+def test_bfloat16_is_held_against_its_own_limit(monkeypatch):
+    """Such layers have twice the rate of float32, whose peak would give shares above 100 %."""
+    if refusal := bfloat16_refusal():
+        pytest.skip(refusal)
+    x, y = blobs()
+    with fastopt.profile() as p:
+        model = fastopt.Sequential([fastopt.Dense(12, "relu"), fastopt.Dense(3)], seed=0, compute_dtype="bfloat16")
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(x, y)
+    assert {row.dtype for row in p.rows} == {"bfloat16"}
+    asked = []
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: asked.append(of) or LIMITS)
+    assert p.rows
+    assert set(asked) == {("bfloat16", "")}
 
 
 def test_without_limits(monkeypatch):
