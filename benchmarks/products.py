@@ -116,18 +116,26 @@ class Operands:
         b = b.T if self.shape.tb == TRANSPOSED else b
         return a[rows].astype("float64") @ b.astype("float64")
 
-    def call(self, library: Blas, count: int) -> Callable[[], None]:
-        """Return a call that multiplies `count` times on every thread."""
-        work = fill(
+    def _work(self, library: Blas, count: int) -> np.ndarray:
+        return fill(
             PRODUCT, gemm=library.gemm[self.dtype], a=self.a, b=self.b, c=self.c, count=count, ta=self.shape.ta,
             tb=self.shape.tb, m=self.shape.m, n=self.shape.n, k=self.shape.k, lda=self.a.shape[1],
             ldb=self.b.shape[1], c_bytes=self.c[0].nbytes,
         )  # fmt: skip
-        kernel = _kernel(self.dtype)
+
+    def call(self, library: Blas, count: int) -> Callable[[], None]:
+        """Return a call that multiplies `count` times on every thread; the threads are started and waited for."""
+        work, kernel = self._work(library, count), _kernel(self.dtype)
         return lambda: launch.run_team(kernel, address_of(work), self.threads)
 
+    def call_of_thread(self, library: Blas, count: int) -> Callable[[int], None]:
+        """Return a call(rank) that multiplies `count` times as one of the threads, on the calling one."""
+        work, kernel = self._work(library, count), _kernel(self.dtype)
+        _ = kernel.address  # compiled here
+        return lambda rank: kernel(address_of(work), 0, rank, self.threads)
 
-def turn_count(shape: Shape) -> int:
+
+def turn_count(shape: Shape, turn_flops: float = TURN_FLOPS) -> int:
     """Products of a turn."""
-    return max(1, int(TURN_FLOPS // shape.flops))
+    return max(1, int(turn_flops // shape.flops))
 

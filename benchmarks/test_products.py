@@ -6,7 +6,7 @@ import pytest
 from fastopt import get_num_threads
 from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.limits import interleaved_times
-from fastopt.benchmarks.peaks import fma_call, has_peak
+from fastopt.benchmarks.peaks import Chains, has_peak
 from fastopt.benchmarks.peers.own import Compiled
 from fastopt.benchmarks.products import TITLES, TURN_FLOPS, Operands, Shape, label, libraries, turn_count
 from fastopt.benchmarks.workloads import make, random_classes
@@ -84,7 +84,7 @@ def measured(shape, dtype, threads, names, quick, timed):
         calls[name] = operands.call(libraries(dtype)[name], count)
     if not timed:
         return {}
-    peak = fma_call(dtype, threads, TURN_FLOPS / 10 if quick else TURN_FLOPS)
+    peak = Chains(dtype, threads, TURN_FLOPS / 10 if quick else TURN_FLOPS)
     rounds = 2 if quick else LARGE_ROUNDS if shape.flops > LARGE_FLOPS else ROUNDS
     times = interleaved_times(calls | {"peak": peak.run}, rounds)
     found = {name: [seconds / count for seconds in times[name]] for name in names}
@@ -101,10 +101,10 @@ def test_registers(benchmark, note, quick, dtype, team):
         pytest.skip("nothing to agree on")
     threads = threads_of(team)
     benchmark.group = f"FMA peak, {dtype}, {team}"
-    call = fma_call(dtype, threads, TURN_FLOPS)
-    record(benchmark, interleaved_times({"peak": call.run}, 2 if quick else PEAK_ROUNDS)["peak"])
-    note("limit", f"multiplications and additions, {team}", "registers", size=int(call.flops), shape="in registers",
-         dtype=dtype, threads=threads, contestant_title="registers", flops=call.flops)  # fmt: skip
+    chains = Chains(dtype, threads, TURN_FLOPS)
+    record(benchmark, interleaved_times({"peak": chains.run}, 2 if quick else PEAK_ROUNDS)["peak"])
+    note("limit", f"multiplications and additions, {team}", "registers", size=int(chains.flops), shape="in registers",
+         dtype=dtype, threads=threads, contestant_title="registers", flops=chains.flops)  # fmt: skip
 
 
 @interleaved

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Variation, metric_values, variation_for
+from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...scalars import fill_scalars
 from ...spec import (
     Batches,
@@ -154,7 +154,7 @@ class Network:
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
-        variation = variation_for(self.net.metrics, batches.y, batches.order) if self.net.metrics else None
+        variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
         program, losses, counts = training.program, training.losses, training.counts
         if training.optimizer_step:
@@ -162,6 +162,10 @@ class Network:
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
+        parts = batches.parts
+        if parts and parts.carried:
+            for name, carried in parts.carried.items():
+                training.sums[name][0] = carried
         numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
         fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
@@ -192,10 +196,13 @@ class Network:
                 self.steps_done = done // group
                 ended = done // stride
                 rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
-                results = self._epochs(training, rates, rows, group, variation, seconds_of(start, ended))
+                counted = rows + (parts.rows if parts else 0)
+                results = self._epochs(training, rates, counted, group, variation, seconds_of(start, ended))
                 if hooks and len(results.losses):
                     hooks.finished(results)
         report(done)
+        if parts:
+            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows)
         if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
         return results.last()
