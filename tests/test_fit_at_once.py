@@ -21,6 +21,7 @@ from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.profile import recorder
 from fastopt.models import training
 
+COUNTED = "f1_macro", "accuracy", "top_2_accuracy", "recall_macro"  # metrics of counts of classes among others
 ALONE = ["seconds", "samples_per_second"]  # figures that differ from run to run
 RATES = [0.01, fo.schedules.Cosine(0.02, steps=30), fo.schedules.Exponential(0.02, gamma=0.9, steps=3)]
 
@@ -65,7 +66,7 @@ def test_same_bits_as_epoch_by_epoch(backend, data):
     x, y = blobs(data.draw(st.integers(3, 50)))
     of_model = {
         "rate": data.draw(st.sampled_from(RATES)), "clip_norm": data.draw(st.sampled_from([None, 0.05])),
-        "dropout": data.draw(st.booleans()), "metrics": data.draw(st.sampled_from([(), ("accuracy",)])),
+        "dropout": data.draw(st.booleans()), "metrics": data.draw(st.sampled_from([(), ("accuracy",), COUNTED])),
         "dtype": data.draw(st.sampled_from(["float32", "float64"])),
         "rule": data.draw(st.sampled_from([fo.Adam, fo.SGD])),
     }  # fmt: skip
@@ -144,7 +145,7 @@ def test_ten_thousand_epochs_take_bounded_memory(monkeypatch):
     tracemalloc.start()
     history = model.fit(x, y, epochs=10_000, batch_size=12, verbose=0)
     _, peak = tracemalloc.get_traced_memory()
-    kept = 10_000 * 200  # figures of an epoch: floats in lists, its number, its loss
+    kept = 10_000 * 260  # figures of an epoch: five floats in lists, its number, its loss
     assert peak < kept + 1000 * 200
     tracemalloc.stop()
     assert len(history) == 10_000 == len(history["seconds"])
