@@ -35,7 +35,7 @@ DW_SHARE = 8  # tiles that dw is cut into, at least
 LARGE_DW = dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"), (65_536, 2))
 DW_COLS = 256
 # Products of bfloat16 pack both operands of each tile, so larger ones gain: 3 to 10 % of an epoch of 784-256-128-10.
-PACKED_ROWS, PACKED_COLS, PACKED_DW_ELEMENTS = 256, 128, 65_536
+PACKED_ROWS, PACKED_COLS, PACKED_DW = 256, 128, (65_536, 4)
 SPLITS = 2  # of the rows of w
 SPLIT_FLOPS = 1e6  # a product of fewer is not worth the phase `combine`
 ROW_UNIT = 8  # rows of a tile of registers
@@ -58,28 +58,22 @@ def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[i
     return (_even(rows, min(most_rows, TILE_ROWS)) if most_rows >= 8 else TILE_ROWS), cols
 
 
-def weight_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
+def weight_tile(
+    rows: int, inputs: int, outputs: int, unpacked: int, size: tuple[int, int] | None = None
+) -> tuple[int, int]:
     """Rows and columns of a tile of dw: an eighth of dw, or as near to it as the limits of a tile allow.
 
     Equal tiles of whole rows of register tiles, where that is possible; 392 x 256 in 7 tiles of 56 rows takes 1 to 2 %
-    less than in 9 of 44.
+    less than in 9 of 44. size: the most elements of a tile and the tiles that dw is cut into, if not the processor's.
     """
     cols = min(outputs, DW_COLS)
-    most, share = LARGE_DW.get(microarchitecture(), (DW_ELEMENTS, DW_SHARE))
+    most, share = size or LARGE_DW.get(microarchitecture(), (DW_ELEMENTS, DW_SHARE))
     if unpacked // rows >= DW_ELEMENTS // 8:
         most = min(most, unpacked // rows)
     wanted = max(inputs * outputs // share, DW_ELEMENTS // 8)
     most_rows = max(4, min(_whole_units(num_pieces(wanted, cols)), most // cols // 4 * 4))
     even = _even(inputs, most_rows)
     return min(inputs, _whole_units(even)) if _whole_units(even) <= most_rows else even, cols
-
-
-def packed_tiles(rows: int, inputs: int, outputs: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of a tile of y, and of a tile of dw, a quarter of it, where products pack their operands."""
-    cols = min(outputs, DW_COLS)
-    elements = min(max(inputs * outputs // 4, DW_ELEMENTS // 8), PACKED_DW_ELEMENTS)
-    dw_rows = max(1, _even(inputs, max(4, elements // cols // 4 * 4)))
-    return (_even(rows, PACKED_ROWS), min(outputs, PACKED_COLS)), (dw_rows, cols)
 
 
 @register_jitable
@@ -391,8 +385,8 @@ def shape_fields(
     dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked)
     dx_tile_cols = TILE_COLS
     if compute == "bfloat16":
-        (tile_rows, tile_cols), (dw_tile_rows, dw_tile_cols) = packed_tiles(rows, split_rows, outputs)
-        dx_tile_cols = PACKED_COLS
+        tile_rows, tile_cols, dx_tile_cols = _even(rows, PACKED_ROWS), min(outputs, PACKED_COLS), PACKED_COLS
+        dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked, PACKED_DW)
     # memory of a rank: a tile of dw, or column sums in float64 and in the array's type
     scratch_bytes = max(dw_tile_rows * dw_tile_cols * np.dtype(dtype).itemsize, SLOPE_COLS * 16)
     return {
