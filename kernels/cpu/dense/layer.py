@@ -26,6 +26,7 @@ from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 
 TILE_ROWS = 128  # of a tile of y or dx
 TILE_COLS = 64
+ROW_COLS = 256  # of a tile of a single row
 DW_ELEMENTS = 16_384  # of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
 DW_COLS = 256
 SPLITS = 2  # of the rows of w
@@ -41,6 +42,8 @@ def _even(total: int, most: int) -> int:
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of y: small enough for the BLAS not to pack its operands, if there is such a size."""
+    if rows == 1:  # w is read once: the longer the pieces of its rows, the better
+        return 1, min(outputs, ROW_COLS)
     cols = min(outputs, TILE_COLS)
     most_rows = unpacked // max(1, inputs * cols) // 4 * 4
     return (_even(rows, min(most_rows, TILE_ROWS)) if most_rows >= 8 else TILE_ROWS), cols
