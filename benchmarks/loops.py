@@ -22,6 +22,7 @@ WARM = 3  # iterations of a turn that are not timed: they fill the caches again 
 class Loop:
     """A model with an optimizer; all contestants start from the same parameters.
 
+    contestant  "fastopt-in-backward" has its step inside the backward pass
     model  function that returns the parameters and a function that computes the loss; raises Absent
     """
 
@@ -36,10 +37,13 @@ class Loop:
         torch.manual_seed(0)
         parameters, self.loss = model(torch)
         self.size = sum(p.numel() for p in parameters)
-        if contestant == "fastopt":
+        self.in_backward = contestant == "fastopt-in-backward"
+        if contestant.startswith("fastopt"):
             self.optimizer: Any = fastopt.torch.Adam(parameters, lr=LR)
         else:
             self.optimizer = torch.optim.Adam(parameters, lr=LR, fused=True if contestant == "torch-fused" else None)
+        if self.in_backward:
+            fastopt.torch.step_in_backward(self.optimizer)
 
     def iterate(self) -> tuple[float, float, Any]:
         """Return the seconds of the step and of the whole iteration, and the loss as a tensor."""
@@ -48,7 +52,8 @@ class Loop:
         loss = self.loss()
         loss.backward()
         before = time.perf_counter()
-        self.optimizer.step()
+        if not self.in_backward:
+            self.optimizer.step()
         end = time.perf_counter()
         return end - before, end - start, loss.detach()
 

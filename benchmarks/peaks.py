@@ -6,7 +6,7 @@ is best.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,16 +16,16 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastopt.benchmarks.limits import interleaved_times
+from fastopt.benchmarks.limits import thread_times
 from fastopt.benchmarks.products import Operands, Shape, label, libraries, turn_count
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
-from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, INTERPRETED, address_of, aligned_zeros, target_has
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, aligned_zeros, target_has
 from fastopt.kernels.cpu.runtime.records import fill, read
 from fastopt.kernels.denormals import MACHINE, X86
 
-ROUNDS = 7
-CHAIN_FLOPS = 4e9  # operations of a round on each thread: 15 to 50 ms, beside which the start of a team is nothing
+ROUND_FLOPS = 5e8  # of a thread: some 2 ms, short enough for a few rounds to pass undisturbed on a busy machine
+FMA_ROUNDS, FIRST_ROUNDS, PRODUCT_ROUNDS = 60, 3, 25
 UNROLLED = 4  # operations of each chain in a turn of the loop
 # The factor and the addend that every chain takes: x -> 0.5 x + 1 stays below 2, and x + 2 (2**-20 * 1) grows slowly.
 OPERANDS = {"float32": (0.5, 1.0), "float64": (0.5, 1.0), "bfloat16": (2.0**-20, 1.0)}
@@ -154,47 +154,53 @@ def _chain_values(dtype: str, threads: int) -> np.ndarray:
     return memory
 
 
-class FmaCall(NamedTuple):
-    """A call that runs the chains on some threads at the same time, and the operations that it does."""
-
-    run: Callable[[], None]
-    flops: float
-
-
-def fma_call(dtype: str, threads: int, thread_flops: float) -> FmaCall:
-    """Return a call of about so many operations on each thread.
+class Chains:
+    """The chains of some threads, and the operations of a round on each of them.
 
     Raises:
         ValueError: the processor, or the interpreted mode, has no such arithmetic.
     """
-    if not has_peak(dtype):
-        raise ValueError(f"dtype must be one that the processor calculates in; got {dtype!r}")
-    memory = _chain_values(dtype, threads)
-    kernel = fma_kernel(dtype)
-    # two operations for each element of a vector of sums, and twice as many if each sums a pair
-    lanes = vector_bytes() // (8 if dtype == "float64" else 4) * (2 if dtype == "bfloat16" else 1)
-    flops = 2 * lanes * num_chains() * UNROLLED
-    count = max(1, int(thread_flops // flops))
-    work = fill(CHAINS, memory=memory, count=count)
 
-    def run(kept: object = memory) -> None:
-        launch.run_team(kernel, address_of(work), threads)
+    def __init__(self, dtype: str, threads: int, thread_flops: float) -> None:
+        if not has_peak(dtype):
+            raise ValueError(f"dtype must be one that the processor calculates in; got {dtype!r}")
+        # two operations for each element of a vector of sums, and twice as many if each sums a pair
+        lanes = vector_bytes() // (8 if dtype == "float64" else 4) * (2 if dtype == "bfloat16" else 1)
+        flops = 2 * lanes * num_chains() * UNROLLED
+        count = max(1, int(thread_flops // flops))
+        self.threads, self.thread_flops = threads, float(count * flops)
+        self.memory = _chain_values(dtype, threads)
+        self.kernel = fma_kernel(dtype)
+        self.work = fill(CHAINS, memory=self.memory, count=count)
 
-    return FmaCall(run, float(threads * count * flops))
+    @property
+    def flops(self) -> float:
+        """Operations of a round on all threads."""
+        return self.threads * self.thread_flops
+
+    def run(self) -> None:
+        """Do a round on all threads, started together and waited for."""
+        launch.run_team(self.kernel, address_of(self.work), self.threads)
+
+    def run_thread(self, rank: int) -> None:
+        """Do a round as one of the threads, on the calling one."""
+        self.kernel(address_of(self.work), 0, rank, self.threads)
 
 
 @cache
 def fma_peak(dtype: str, threads: int) -> float:
     """FLOP/s of independent multiplications and additions in registers, on some threads at the same time.
 
-    The best of some rounds: whatever disturbs one of them makes it slower. dtype "bfloat16" are products of pairs that
-    are added up in float32.
+    The best round of each thread: whatever disturbs one of them makes it slower. dtype "bfloat16" are products of pairs
+    that are added up in float32.
 
     Raises:
-        ValueError: as of `fma_call`.
+        ValueError: as of `Chains`.
     """
-    call = fma_call(dtype, threads, CHAIN_FLOPS)
-    return call.flops / min(interleaved_times({"fma": call.run}, ROUNDS)["fma"])
+    chains = Chains(dtype, threads, ROUND_FLOPS)
+    _ = chains.kernel.address  # compiled here, not on a thread
+    times = thread_times({"fma": chains.run_thread}, threads, FMA_ROUNDS)["fma"]
+    return sum(chains.thread_flops / min(own) for own in times)
 
 
 class ProductPeak(NamedTuple):
@@ -205,8 +211,9 @@ class ProductPeak(NamedTuple):
     shape: str  # rows of A x sum x columns of B
 
 
-# Shapes at which libraries are at their best: a strip in the first-level cache, and squares that are packed once.
-SHAPES = (Shape(64, 32, 256), Shape(512, 512, 512), Shape(1024, 1024, 1024), Shape(2048, 2048, 2048))
+# Shapes at which libraries are at their best: a strip in the first-level cache, and squares whose operands are packed
+# once. Larger squares are hardly faster: MKL's 2048 by 1 % on Intel, OpenBLAS's not at all on Zen 5.
+SHAPES = (Shape(64, 32, 256), Shape(512, 512, 512), Shape(1024, 1024, 1024))
 MOST_BYTES = 1 << 28  # of the results of all threads: larger shapes are left out
 FINAL = 3  # pairs of a library and a shape that are measured again
 
@@ -215,27 +222,28 @@ FINAL = 3  # pairs of a library and a shape that are measured again
 def product_peak(dtype: str, threads: int) -> ProductPeak:
     """The best rate of matrix products, one on each thread at the same time, by any BLAS that is present.
 
-    Each library multiplies each of SHAPES once or for some milliseconds; the fastest pairs of both are then measured in
-    turns, and the best round counts. It takes a second or two. Only float32 and float64 have libraries.
+    Each library multiplies each of SHAPES for some milliseconds; the fastest pairs of both are then measured in turns,
+    and the best round of each thread counts. It takes a second.
     """
-    if dtype not in CALL_GEMM:
-        return ProductPeak(0.0, "none", "")
-    width = np.dtype(dtype).itemsize
+    width = 8 if dtype == "float64" else 4
     shapes = [shape for shape in SHAPES if threads * shape.m * shape.n * width <= MOST_BYTES]
     operands = {shape: Operands(shape, dtype, threads) for shape in shapes}
     calls = {
-        (name, shape): operands[shape].call(library, turn_count(shape))
-        for name, library in libraries().items()
+        (name, shape): operands[shape].call_of_thread(library, turn_count(shape, ROUND_FLOPS))
+        for name, library in libraries(dtype).items()
         for shape in shapes
     }
     if not calls:
         return ProductPeak(0.0, "none", "")
 
-    def rates(names: Any, rounds: int) -> dict[tuple[str, Shape], float]:
-        times = interleaved_times({name: calls[name] for name in names}, rounds)
-        return {(name, s): threads * turn_count(s) * s.flops / min(taken) for (name, s), taken in times.items()}
+    def rates(pairs: Iterable[tuple[str, Shape]], rounds: int) -> dict[tuple[str, Shape], float]:
+        found = {}
+        for (name, shape), times in thread_times({pair: calls[pair] for pair in pairs}, threads, rounds).items():
+            flops = turn_count(shape, ROUND_FLOPS) * shape.flops
+            found[name, shape] = sum(flops / min(own) for own in times)
+        return found
 
-    first = rates(calls, 1)
-    final = rates(sorted(first, key=lambda name: -first[name])[:FINAL], ROUNDS)
+    first = rates(calls, FIRST_ROUNDS)
+    final = rates(sorted(first, key=lambda pair: -first[pair])[:FINAL], PRODUCT_ROUNDS)
     name, shape = max(final, key=lambda pair: final[pair])
-    return ProductPeak(final[name, shape], label(libraries()[name]), str(shape))
+    return ProductPeak(final[name, shape], label(libraries(dtype)[name]), str(shape))

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt.kernels.cpu.dense.blas import Blas, present
+from fastopt.kernels.cpu.dense.blas import BFLOAT16, Blas, present
 from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR, TRANSPOSED
+from fastopt.kernels.cpu.dense.matmul_bfloat16 import bfloat16_refusal
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of, aligned_zeros
@@ -57,9 +58,14 @@ def label(library: Blas) -> str:
     return f"{TITLES.get(library.name, library.name)} {library.version}"
 
 
-def libraries() -> dict[str, Blas]:
-    """Every BLAS that is present, by name, ours first."""
-    return {library.name: library for library in present()}
+def libraries(dtype: str = "float32") -> dict[str, Blas]:
+    """Every BLAS that is present and has products of a dtype, by name, ours first.
+
+    "bfloat16" are products of float32 arrays whose operands are rounded, where the processor gains by them.
+    """
+    if dtype == "bfloat16":
+        return {} if bfloat16_refusal() else {BFLOAT16.name: BFLOAT16}
+    return {library.name: library for library in present()} if dtype in CALL_GEMM else {}
 
 
 def _products(gemm: Any, T: Any) -> Callable[..., None]:
@@ -79,10 +85,18 @@ def _kernel(dtype: str) -> Kernel:
     return Kernel(_products(CALL_GEMM[dtype], getattr(np, dtype)), f"products_{dtype}")
 
 
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """The nearest numbers of bfloat16, which are the upper halves of float32, ties to even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
 class Operands:
-    """A and B of one shape, drawn from a fixed seed, and a C for each thread."""
+    """A and B of one shape, drawn from a fixed seed, and a C for each thread; bfloat16 as arrays of float32."""
 
     def __init__(self, shape: Shape, dtype: str, threads: int) -> None:
+        self.rounds = dtype == "bfloat16"
+        dtype = "float32" if self.rounds else dtype
         self.shape, self.dtype, self.threads = shape, dtype, threads
         rng = np.random.default_rng(0)
         a, b = (shape.k, shape.m) if shape.ta == TRANSPOSED else (shape.m, shape.k), (shape.k, shape.n)
@@ -97,22 +111,31 @@ class Operands:
 
     def expected(self, rows: np.ndarray) -> np.ndarray:
         """Some rows of the product in float64."""
-        a = self.a.T if self.shape.ta == TRANSPOSED else self.a
-        b = self.b.T if self.shape.tb == TRANSPOSED else self.b
+        a, b = (_rounded(x) for x in (self.a, self.b)) if self.rounds else (self.a, self.b)
+        a = a.T if self.shape.ta == TRANSPOSED else a
+        b = b.T if self.shape.tb == TRANSPOSED else b
         return a[rows].astype("float64") @ b.astype("float64")
 
-    def call(self, library: Blas, count: int) -> Callable[[], None]:
-        """Return a call that multiplies `count` times on every thread."""
-        work = fill(
+    def _work(self, library: Blas, count: int) -> np.ndarray:
+        return fill(
             PRODUCT, gemm=library.gemm[self.dtype], a=self.a, b=self.b, c=self.c, count=count, ta=self.shape.ta,
             tb=self.shape.tb, m=self.shape.m, n=self.shape.n, k=self.shape.k, lda=self.a.shape[1],
             ldb=self.b.shape[1], c_bytes=self.c[0].nbytes,
         )  # fmt: skip
-        kernel = _kernel(self.dtype)
+
+    def call(self, library: Blas, count: int) -> Callable[[], None]:
+        """Return a call that multiplies `count` times on every thread; the threads are started and waited for."""
+        work, kernel = self._work(library, count), _kernel(self.dtype)
         return lambda: launch.run_team(kernel, address_of(work), self.threads)
 
+    def call_of_thread(self, library: Blas, count: int) -> Callable[[int], None]:
+        """Return a call(rank) that multiplies `count` times as one of the threads, on the calling one."""
+        work, kernel = self._work(library, count), _kernel(self.dtype)
+        _ = kernel.address  # compiled here
+        return lambda rank: kernel(address_of(work), 0, rank, self.threads)
 
-def turn_count(shape: Shape) -> int:
+
+def turn_count(shape: Shape, turn_flops: float = TURN_FLOPS) -> int:
     """Products of a turn."""
-    return max(1, int(TURN_FLOPS // shape.flops))
+    return max(1, int(turn_flops // shape.flops))
 

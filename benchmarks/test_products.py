@@ -6,7 +6,7 @@ import pytest
 from fastopt import get_num_threads
 from fastopt.benchmarks.interleaved import interleaved, record, shared_result
 from fastopt.benchmarks.limits import interleaved_times
-from fastopt.benchmarks.peaks import fma_call, has_peak
+from fastopt.benchmarks.peaks import Chains, has_peak
 from fastopt.benchmarks.peers.own import Compiled
 from fastopt.benchmarks.products import TITLES, TURN_FLOPS, Operands, Shape, label, libraries, turn_count
 from fastopt.benchmarks.workloads import make, random_classes
@@ -45,6 +45,10 @@ def cases():
     for rows in (64, 1024):
         for direction, shape in products_of(rows, 784, 256).items():
             found["products of a step", direction, "float64", f"{rows}x784x256"] = shape
+    for rows in BATCHES:
+        for inputs, outputs in ((784, 256), (1024, 1024)):
+            for direction, shape in products_of(rows, inputs, outputs).items():
+                found["products of a step", direction, "bfloat16", f"{rows}x{inputs}x{outputs}"] = shape
     for side in (1024, 2048, 4096):
         found["products of squares", "square", "float32", f"{side}x{side}x{side}"] = Shape(side, side, side)
     return found
@@ -75,12 +79,12 @@ def measured(shape, dtype, threads, names, quick, timed):
     calls = {}
     for name in names:
         operands.c[...] = np.nan
-        operands.call(libraries()[name], 1)()
+        operands.call(libraries(dtype)[name], 1)()
         assert_product(operands, rows)
-        calls[name] = operands.call(libraries()[name], count)
+        calls[name] = operands.call(libraries(dtype)[name], count)
     if not timed:
         return {}
-    peak = fma_call(dtype, threads, TURN_FLOPS / 10 if quick else TURN_FLOPS)
+    peak = Chains(dtype, threads, TURN_FLOPS / 10 if quick else TURN_FLOPS)
     rounds = 2 if quick else LARGE_ROUNDS if shape.flops > LARGE_FLOPS else ROUNDS
     times = interleaved_times(calls | {"peak": peak.run}, rounds)
     found = {name: [seconds / count for seconds in times[name]] for name in names}
@@ -97,10 +101,10 @@ def test_registers(benchmark, note, quick, dtype, team):
         pytest.skip("nothing to agree on")
     threads = threads_of(team)
     benchmark.group = f"FMA peak, {dtype}, {team}"
-    call = fma_call(dtype, threads, TURN_FLOPS)
-    record(benchmark, interleaved_times({"peak": call.run}, 2 if quick else PEAK_ROUNDS)["peak"])
-    note("limit", f"multiplications and additions, {team}", "registers", size=int(call.flops), shape="in registers",
-         dtype=dtype, threads=threads, contestant_title="registers", flops=call.flops)  # fmt: skip
+    chains = Chains(dtype, threads, TURN_FLOPS)
+    record(benchmark, interleaved_times({"peak": chains.run}, 2 if quick else PEAK_ROUNDS)["peak"])
+    note("limit", f"multiplications and additions, {team}", "registers", size=int(chains.flops), shape="in registers",
+         dtype=dtype, threads=threads, contestant_title="registers", flops=chains.flops)  # fmt: skip
 
 
 @interleaved
@@ -109,23 +113,23 @@ def test_registers(benchmark, note, quick, dtype, team):
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_product(benchmark, note, request, quick, case, team, contestant):
     threads = threads_of(team)
-    if contestant not in libraries():
-        pytest.skip(f"{TITLES[contestant]} is not on this machine")
     (group, direction, dtype, text), shape = case, CASES[case]
+    if contestant not in libraries(dtype):
+        pytest.skip(f"{TITLES[contestant]} is not on this machine, or has no products of {dtype}")
     if quick and shape.flops > LARGE_FLOPS:
         pytest.skip("a large product: when timed")
     benchmark.group = f"{direction} {text} {dtype}, {team}"
     timed = not benchmark.disabled
     found = shared_result(
         request,
-        lambda names: measured(shape, dtype, threads, [name for name in names if name in libraries()], quick, timed),
+        lambda names: measured(shape, dtype, threads, [x for x in names if x in libraries(dtype)], quick, timed),
     )
     if benchmark.disabled:
         benchmark(lambda: None)
         return
     record(benchmark, found[contestant])
     note("product", f"{direction}, {team}", contestant, size=shape.m * shape.n * shape.k, shape=text, dtype=dtype,
-         threads=threads, title=f"{group}, {team}", contestant_title=label(libraries()[contestant]),
+         threads=threads, title=f"{group}, {team}", contestant_title=label(libraries(dtype)[contestant]),
          flops=threads * shape.flops, limit=min(found["peak"]))  # fmt: skip
 
 

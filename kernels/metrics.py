@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,6 +74,20 @@ class Variation(NamedTuple):
 def variation_for(metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None) -> Variation | None:
     """Variation of the targets, as `variation_of`; None if no metric needs it."""
     return variation_of(y, order) if any(METRICS[name].of_variation for name in metrics) else None
+
+
+def variation_of_pass(metrics: Sequence[str], batches: Any, in_order: bool) -> Variation | None:
+    """Variation of the targets of a training pass; batches: `Batches`, for a part of an epoch that of the whole one.
+
+    in_order: true where the backend adds up in the order of the epoch, false where it shuffles afterwards.
+    """
+    parts = batches.parts
+    if parts is None:
+        return variation_for(metrics, batches.y, batches.order)
+    if parts.carried is None:
+        whole = parts.whole.epoch(0) if in_order else parts.whole
+        parts.variation = variation_for(metrics, whole.y, whole.order)
+    return parts.variation
 
 
 def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:

@@ -117,6 +117,23 @@ class Shuffle(NamedTuple):
 SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others
 
 
+class EpochParts:
+    """An epoch whose parts are passes by themselves, one after the other: what a backend hands on to the next one.
+
+    whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
+    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
+    """
+
+    def __init__(self, whole: Batches) -> None:
+        self.whole, self.rows = whole, 0
+        self.carried: Any = None
+        self.variation: Any = None
+
+    def carry(self, sums: Any, rows: int) -> None:
+        """Keep the sums after a part of so many rows."""
+        self.carried, self.rows = sums, self.rows + rows
+
+
 class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 
@@ -130,6 +147,7 @@ class Batches(NamedTuple):
     accumulate: int = 1
     epochs: int = 1  # passes over all batches, one after the other
     shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
+    parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
 
     @property
     def batches(self) -> int:

@@ -25,7 +25,7 @@ from fastopt import profiling
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
-from fastopt.kernels.cpu.dense.blas import PLAIN, _open_openblas, _openblas_path, own
+from fastopt.kernels.cpu.dense.blas import BFLOAT16, PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows, streaming_loops
 from fastopt.kernels.cpu.optim.counters import StepCounters
@@ -314,14 +314,14 @@ def _products(gemm: int, dtype: str, ta: int, tb: int, padding: int) -> list[Any
     return [_product(gemm, dtype, ta, tb, *size, padding) for size in sizes]
 
 
-def _all_products(backend: Any) -> Iterator[Case]:
+def _all_products(backend: Any, dtypes: tuple[str, ...] = REAL) -> Iterator[Case]:
     kinds = {"A B": (AS_IS, AS_IS), "A' B": (TRANSPOSED, AS_IS), "A B'": (AS_IS, TRANSPOSED)}
     kinds["A' B'"] = TRANSPOSED, TRANSPOSED
-    for dtype in REAL:
+    for dtype in dtypes:
         for name, (ta, tb) in kinds.items():
             for padding in (0, 3):
                 yield (
-                    f"{backend.name}, {name}, {dtype}, rows {padding} apart",
+                    f"{backend.name} {backend.version}, {name}, {dtype}, rows {padding} apart",
                     lambda d=dtype, ta=ta, tb=tb, p=padding: _products(backend.gemm[d], d, ta, tb, p),
                 )
 
@@ -330,6 +330,7 @@ def products() -> Iterator[Case]:
     yield from _all_products(PLAIN)
     if available():
         yield from _all_products(own())
+    yield from _all_products(BFLOAT16, ("float32",))
 
 
 def library() -> Iterator[Case]:
@@ -352,7 +353,7 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
-    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics)
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
@@ -401,6 +402,21 @@ def networks() -> Iterator[Case]:
         yield f"network of wider layers, {dtype}", lambda d=dtype: _network(WIDE, "mean_squared_error", d)
 
 
+def networks_in_bfloat16() -> Iterator[Case]:
+    for activation in ACTIVATIONS:
+        for bias in (True, False):
+            specs = [DenseSpec(5, 33, activation, bias), DenseSpec(33, 4, activation, bias), DenseSpec(4, 1)]
+            yield (
+                f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
+                lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+            )
+    for name, specs in {"deep": DEEP, "wide": WIDE}.items():
+        yield (
+            f"{name} network in bfloat16",
+            lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+        )
+
+
 def profiles() -> Iterator[Case]:
     for dtype in REAL:
         yield f"profiled network, {dtype}", lambda d=dtype: _profiled(d)
@@ -413,13 +429,16 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
-    "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
+    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
-        networks, r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*|dense_combine_.*",
+        networks,
+        r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|dense_combine_.*",
     ),
+    "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),
 }
 

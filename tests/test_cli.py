@@ -146,6 +146,27 @@ def test_figures_are_the_models(run, classes, tmp_path):
     assert row.split()[-3:] == [f"{test['loss']:.4g}", f"{100 * test['accuracy']:.1f}", "%"]
 
 
+@pytest.mark.parametrize(("busy", "looks"), [(0.05, 1), (1.0, 15)])
+def test_a_comparison_waits_for_spinning_threads_only(monkeypatch, busy, looks):
+    """Threads of NumPy's BLAS spin after large products, and slow down what runs then."""
+    now, slept = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+        slept.append(seconds)
+
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0],
+        process_time=lambda: busy * now[0],
+        sleep=sleep,
+        get_clock_info=lambda name: SimpleNamespace(resolution=1e-9),
+    )
+    monkeypatch.setattr(experiment, "time", clock)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.149)
+    experiment._rest()
+    assert slept == [experiment.LOOK_SECONDS] * looks
+
+
 def test_comparison(run, classes):
     status, out, _ = run("train", classes, "--compare", "--epochs", 4, "--batch-size", 8)
     assert status == 0

@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch", reason="in the extra `torch`")
 from helpers_gpu import settled  # noqa: E402, F401 (a fixture)
 from helpers_torch import CAPTURABLE, FUSED, NAMES, TELLING, all_params, assert_close, assert_same, pair, where  # noqa: E402
 
+import fastopt.torch  # noqa: E402
+from fastopt.torch import step_in_backward  # noqa: E402
 from fastopt.torch._devices import why_no_cuda  # noqa: E402
 
 if not torch.cuda.is_available():
@@ -245,3 +247,58 @@ def test_states_go_to_torch_and_back():
     assert set(where(ours)) == {"fastopt"}
     for p, q in zip(all_params(ours), all_params(theirs), strict=True):
         assert_close(p, q, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- steps in backward
+def layers(count, width):
+    torch.manual_seed(0)
+    made = [layer for _ in range(count) for layer in (torch.nn.Linear(width, width), torch.nn.ReLU())]
+    return torch.nn.Sequential(*made[:-1]).cuda()
+
+
+@pytest.mark.parametrize("side", [False, True], ids=["one stream", "a stream of each layer"])
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_in_backward_have_the_bits_of_steps_after_it(name, side):
+    models = [layers(3, 64), layers(3, 64)]
+    optimizers = [pair(name)[0](model.parameters(), **TELLING[name]) for model in models]
+    streams = [torch.cuda.Stream() for _ in models[0]]
+    handle = step_in_backward(optimizers[0])
+
+    def loss(model, x):
+        for layer, stream in zip(model, streams, strict=True):
+            if side:
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    x = layer(x)
+                torch.cuda.current_stream().wait_stream(stream)
+            else:
+                x = layer(x)
+        return x.square().mean()
+
+    for step in range(5):
+        x = torch.randn(16, 64, generator=torch.Generator().manual_seed(step)).cuda()
+        loss(models[0], x).backward()
+        assert all(p.grad is None for p in models[0].parameters())
+        optimizers[1].zero_grad()
+        loss(models[1], x).backward()
+        optimizers[1].step()
+    assert_same(*optimizers, rtol=0, atol=0)
+    handle.remove()
+
+
+def test_steps_in_backward_need_the_memory_of_one_layers_gradients():
+    peaks = []
+    for in_backward in (False, True):
+        model = layers(5, 2048)
+        optimizer = fastopt.torch.AdamW(model.parameters(), lr=1e-4)
+        handle = step_in_backward(optimizer) if in_backward else None
+        for _ in range(3):
+            torch.cuda.reset_peak_memory_stats()
+            optimizer.zero_grad()
+            model(torch.ones(4, 2048, device="cuda")).square().mean().backward()
+            if handle is None:
+                optimizer.step()
+        peaks.append(torch.cuda.max_memory_allocated())
+        total = sum(p.nbytes for p in model.parameters())
+        del model, optimizer, handle
+    assert peaks[0] - peaks[1] >= 0.75 * total  # 0.8, less the workspace of a product and activations

@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--compute-dtype",
         choices=_backends.COMPUTE,
-        help="what layers multiply, if not numbers of --dtype: bfloat16 on the backends cuda and numpy, tf32 on cuda "
-        "with --no-compare",
+        help="what layers multiply, if not numbers of --dtype: bfloat16 (on cpu where the processor gains by it), or "
+        "tf32 on cuda with --no-compare",
     )
 
     training = parser.add_argument_group("training")

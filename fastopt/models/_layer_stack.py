@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .. import _backends, profiling
 from .._exclusive import Exclusive
+from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..kernels.spec import LayerSpec
 from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
@@ -49,6 +50,7 @@ class LayerStack:
         self.optimizer: Optimizer | None = None
         self.loss: Loss | None = None
         self.metrics: tuple[str, ...] = ()
+        self.metric_functions: dict[str, Function] = {}
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
@@ -211,6 +213,8 @@ class LayerStack:
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.network(self.backend)
+        # unpickled, the model may have come from another processor
+        _backends.check_compute(self._compute, self.dtype.name, self._backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
 
@@ -233,6 +237,7 @@ class LayerStack:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the model from pickle or copy, with copies of the weights."""
         self.__dict__.update(state)
+        self.__dict__.setdefault("metric_functions", {})  # of models of before there were any
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self.optimizer is not None and self.optimizer.bound:
             arrays = [array for group in self.optimizer.param_groups for array in group["params"]]

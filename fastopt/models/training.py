@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _backends
 from .._exclusive import Exclusive
+from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
 from ._intake import Data
+from ._parts import train_in_parts
+from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
 
@@ -37,6 +41,8 @@ class Model(Trainable, Protocol):
     seed: int
     epochs_done: int
     history: History | None
+    metric_functions: dict[str, Function]
+    target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
 
@@ -248,13 +254,19 @@ def _holding(model: Model, network: Any) -> Iterator[None]:
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     batches = _batches(model, plan)
-    result = train_epoch(model, plan.network, batches, bar.advance if bar else None)
+    callbacks, advance = plan.options.callbacks, bar.advance if bar else None
+    if any(callback.every_steps for callback in callbacks):
+        train = partial(train_epoch, model, plan.network)
+        result = train_in_parts(model, batches, callbacks, train, advance)
+    else:
+        result = train_epoch(model, plan.network, batches, advance)
     model.epochs_done += 1
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
         last = {name: logs.pop(name) for name in LAST}
         scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        logs |= {f"val_{name}": value for name, value in figures(scores).items()} | last
+        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
     return logs, result.losses
@@ -298,10 +310,21 @@ def figures(result: PassResult) -> dict[str, float]:
     return {"loss": float(result.losses[0]), **result.metrics}
 
 
-def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
-    """The names that the figures of an epoch will have."""
+def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    if not model.metric_functions:
+        return {}
+    outputs, y = network.predict(data.x, batch_size), data.y
+    if model.target_scale is not None:
+        outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
+    return function_values(model.metric_functions, y, outputs)
+
+
+def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
+    """The names that the figures of an epoch will have; functions: metrics of the validation rows alone."""
     names = ["loss", *metrics]
-    return names + [f"val_{name}" for name in names] * validation + list(LAST)
+    validated = [f"val_{name}" for name in [*names, *functions]] * validation
+    return [*names, *validated, *LAST]
 
 
 def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:

@@ -76,7 +76,7 @@ def step_on_device(
 ) -> None:
     """Update the parameters of one plan, made anew if it does not know all of their states."""
     device_plan, members = plans.devices.get(key), [known for (known, _), _ in jobs]
-    # Of a first step inside a backward pass, parameters come one by one: a plan of all of them each time would be long.
+    # Parameters come one by one in a first step inside a backward pass: a plan of all each time would take long.
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first or device_plan is None or any(known.index < 0 for known in members):
         captured = optimizer.__dict__.setdefault("_fastopt_captured", [])  # memory of all graphs; outlives the plan

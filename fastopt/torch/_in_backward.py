@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,21 +17,55 @@ from ._step import Accelerated, update_some
 # 10 us. The update of as many bytes takes some 0.4 ms, so that a launch of its own no longer shows.
 WAITING_BYTES = 4 * 2**20
 
+MOST_PASSES = 32  # of those that may have ended that are looked through
+_queue_callback: Any = torch.autograd.Variable._execution_engine.queue_callback  # type: ignore[attr-defined]
 _task_id = torch._C._current_graph_task_id  # of the backward pass that this thread works on; -1: of none
 
 
-class _Hook:
-    """Called by autograd when the gradient of a parameter is complete.
+class _Pass:
+    """A backward pass: its number, and the parameters that wait for an update."""
 
-    It does not own the handle: the garbage collector does not see the hooks of a tensor, so that parameters, optimizer
-    and handle would never be freed.
+    __slots__ = ("__weakref__", "params", "streams", "task", "waiting_bytes")
+
+    def __init__(self, task: int) -> None:
+        self.task = task
+        self.params: list[torch.Tensor] = []
+        self.streams: set[Any] = set()  # of GPUs, on which their gradients were computed
+        self.waiting_bytes = 0
+
+
+class _Hooks:
+    """The hooks of parameters, called by autograd when a gradient is complete.
+
+    They own neither the handle nor a pass: the garbage collector does not see the hooks of a tensor, so that
+    parameters, optimizer and handle would never be freed.
     """
 
     def __init__(self, handle: StepInBackward) -> None:
         self.handle = weakref.ref(handle)
+        self.current: Callable[[], _Pass | None] = lambda: None  # the pass of the last call
         self.removable: dict[int, Any] = {}  # by the id of their parameter
 
-    def __call__(self, p: torch.Tensor) -> None:
+    def add(self, p: torch.Tensor, is_tiny: bool) -> None:
+        """Hook a parameter; is_tiny: on the CPU, and the gradients of all that are tiny may wait together."""
+        hook = self.wait if is_tiny else self.take
+        self.removable[id(p)] = p.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+    def remove(self) -> None:
+        for removable in self.removable.values():
+            removable.remove()
+        self.removable.clear()
+
+    def wait(self, p: torch.Tensor) -> None:
+        """Let a tiny parameter wait for others, without a lock and without counting: 0.2 us instead of 0.6."""
+        current = self.current()
+        if current is None or current.task != _task_id():
+            self.take(p)
+        else:
+            current.params.append(p)
+
+    def take(self, p: torch.Tensor) -> None:
+        """Let a parameter wait, or update it, and those that wait."""
         handle = self.handle()
         if handle is None:
             self.remove()
@@ -39,11 +74,6 @@ class _Hook:
                 " parameters are trained, or call remove() of the handle"
             )
         handle.take(p)
-
-    def remove(self) -> None:
-        for removable in self.removable.values():
-            removable.remove()
-        self.removable.clear()
 
 
 class StepInBackward:
@@ -58,9 +88,8 @@ class StepInBackward:
     def __init__(self, optimizer: Accelerated) -> None:
         self.optimizer = optimizer
         self._lock = threading.RLock()  # autograd has a thread for each GPU
-        self._hook = _Hook(self)
-        self._passes: weakref.WeakValueDictionary[int, _Pass] = weakref.WeakValueDictionary()
-        self._last = _NONE
+        self._hooks = _Hooks(self)
+        self._passes: dict[int, weakref.ref[_Pass]] = {}  # by number, those that have not ended, and some that have
         self._frozen: list[torch.Tensor] = []  # parameters without a hook
         self._updated: set[int] = set()  # ids of parameters updated since the last call of `step`
         self._twice = self._calls_step = False
@@ -69,18 +98,19 @@ class StepInBackward:
     def attach(self) -> None:
         """Have the parameters call when their gradients are complete, those that do not do so yet."""
         self._frozen.clear()
-        for p in (p for group in self.optimizer.param_groups for p in group["params"]):
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for p in params:
             if not p.requires_grad:
                 self._frozen.append(p)
-            elif id(p) not in self._hook.removable:
-                self._hook.removable[id(p)] = p.register_post_accumulate_grad_hook(self._hook)
+            elif id(p) not in self._hooks.removable:
+                self._hooks.add(p, p.is_cpu and p.nbytes * len(params) <= WAITING_BYTES)
         self.optimizer._in_backward = self
         # Else a GradScaler would raise an AssertionError of its own, without the reason.
         self.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
 
     def remove(self) -> None:
         """Leave updates to `optimizer.step` again; call it between backward passes. A second call changes nothing."""
-        self._hook.remove()
+        self._hooks.remove()
         if self.optimizer.__dict__.get("_in_backward") is self:
             del self.optimizer._in_backward
             if self._scaling is None:
@@ -99,8 +129,8 @@ class StepInBackward:
         """Update a parameter whose gradient is complete, now or with others."""
         task = _task_id()
         with self._lock:
-            current = self._last
-            if current.task != task:
+            current = self._hooks.current()
+            if current is None or current.task != task:
                 current = self._begin(task)
             current.params.append(p)
             if p.is_cuda:
@@ -113,28 +143,32 @@ class StepInBackward:
         """The backward pass of this number: one that has just begun, or, where passes are nested, one that goes on."""
         if task == -1:  # a hook that is not called by the engine
             return _Pass(task)
-        current = self._passes.get(task)
+        known = self._passes.get(task)
+        current = None if known is None else known()
         if current is None:
             refuse_processes()
             # The engine owns the pass through its callback, so that nothing stays of a pass that an error has ended.
-            current = self._passes[task] = _Pass(task)
-            torch.autograd.Variable._execution_engine.queue_callback(_Last(self, current))  # type: ignore[attr-defined]
-        self._last = current
+            current = _Pass(task)
+            _queue_callback(partial(self.end, current))
+            if len(self._passes) >= MOST_PASSES:
+                self._passes = {number: known for number, known in self._passes.items() if known() is not None}
+            known = self._passes[task] = weakref.ref(current)
+        self._hooks.current = known  # type: ignore[assignment]
         return current
 
     def end(self, current: _Pass) -> None:
         """Called by autograd at the end of a backward pass."""
         with self._lock:
-            self._last = _NONE
-            if any(p.requires_grad for p in self._frozen):  # no longer frozen
+            if self._frozen and any(p.requires_grad for p in self._frozen):  # no longer frozen
                 current.params += [p for p in self._frozen if p.requires_grad]
                 self.attach()
             self._update(current)
 
     def _update(self, current: _Pass) -> None:
         """Update the parameters that wait, and free their gradients."""
-        params = [p for p in current.params if p.grad is not None]
-        streams, current.params, current.streams, current.waiting_bytes = current.streams, [], set(), 0
+        waiting, streams = current.params, current.streams
+        current.params, current.streams, current.waiting_bytes = [], set(), 0
+        params = [p for p in waiting if p.grad is not None]
         if not params:
             return
         ids = set(map(id, params))
@@ -142,9 +176,9 @@ class StepInBackward:
             if self._calls_step:
                 raise RuntimeError(_ACCUMULATED)
             self._twice = True
-        _join(streams, params)
-        with torch.no_grad():
-            update_some(self.optimizer, params)
+        if streams:
+            _join(streams, params)
+        update_some(self.optimizer, params, ids)
         self._updated |= ids
         for p in params:
             p.grad = None
@@ -166,31 +200,6 @@ class StepInBackward:
             raise RuntimeError(_SCALED)
         if twice:
             raise RuntimeError(_ACCUMULATED)
-
-
-class _Pass:
-    """A backward pass: its number, and the parameters that wait for an update."""
-
-    __slots__ = ("__weakref__", "params", "streams", "task", "waiting_bytes")
-
-    def __init__(self, task: int) -> None:
-        self.task = task
-        self.params: list[torch.Tensor] = []
-        self.streams: set[Any] = set()  # of GPUs, on which their gradients were computed
-        self.waiting_bytes = 0
-
-
-_NONE = _Pass(-2)
-
-
-class _Last:
-    """The call at the end of a backward pass."""
-
-    def __init__(self, handle: StepInBackward, current: _Pass) -> None:
-        self.handle, self.current = handle, current
-
-    def __call__(self) -> None:
-        self.handle.end(self.current)
 
 
 _ACCUMULATED = (
@@ -250,7 +259,8 @@ def make_handle(optimizer: Any, classes: Mapping[type, type[Accelerated]]) -> St
             raise ValueError("differentiable must be False; got True: such a step cannot be inside a backward pass")
         for p in group["params"]:
             hooks: Mapping[int, Any] = getattr(p, "_post_accumulate_grad_hooks", None) or {}
-            if any(isinstance(hook, _Hook) and hook.handle() is not None for hook in hooks.values()):
+            owners = (getattr(hook, "__self__", None) for hook in hooks.values())
+            if any(isinstance(owner, _Hooks) and owner.handle() is not None for owner in owners):
                 raise ValueError("a parameter must be updated by one optimizer; got one that another updates already")
     refuse_processes()
     handle = StepInBackward(optimizer)

@@ -126,16 +126,21 @@ class Accelerated(torch.optim.Optimizer):
         return loss
 
 
-def update_some(optimizer: Any, params: Sequence[torch.Tensor]) -> None:
-    """Update only some parameters, which have gradients, as the step would: without clipping and GradScaler."""
+def update_some(optimizer: Any, params: Sequence[torch.Tensor], ids: set[int]) -> None:
+    """Update only some parameters, which have gradients, as the step would: without clipping and GradScaler.
+
+    ids: of the parameters.
+    """
     if optimizer._has_derived and not _numbers_follow(derived_numbers(optimizer, params)):
         plans = _current_plans(optimizer, params)
-        _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
+        with torch.no_grad():
+            _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
         return
     plans = optimizer.__dict__.get("_fastopt_plans")
-    if plans is None or not plans.repeat_some(optimizer, params):
+    if plans is None or not plans.repeat_some(optimizer, params, ids):
         plans = _current_plans(optimizer, params)
-        _update(optimizer, plans, plans.of_params(params))
+        with torch.no_grad():  # a backward pass may record what it does
+            _update(optimizer, plans, plans.of_params(params))
     if optimizer._has_derived:
         _renew(derived_numbers(optimizer, params))
 
@@ -235,11 +240,13 @@ class _Plans:
                 self._host_step = HostStep(optimizer, self.host, members)
         return self._host_step if self._host_step is not None and self._host_step.usable else None
 
-    def repeat_some(self, optimizer: Any, params: Sequence[torch.Tensor]) -> bool:
+    def repeat_some(self, optimizer: Any, params: Sequence[torch.Tensor], ids: set[int]) -> bool:
         """Update some parameters by the fast path; return False, with nothing changed, if they need another."""
         host_step = self.host_step(optimizer)
         if host_step is None:
             return False
+        if ids == host_step.indices.keys():
+            return host_step.run(optimizer)
         indices = [host_step.indices.get(id(p), -1) for p in params]
         return -1 not in indices and host_step.run(optimizer, indices)
 
@@ -327,7 +334,7 @@ def _step_on_host(
     optimizer: Any, plans: _Plans, jobs: list[Job], options: list[dict[str, Any]], clip_norm: float | None
 ) -> None:
     members = [known for known, _ in jobs]
-    # Of a first step inside a backward pass, parameters come one by one: a plan of all of them each time would be long.
+    # Parameters come one by one in a first step inside a backward pass: a plan of all each time would take long.
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first:
         plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)

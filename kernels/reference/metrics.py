@@ -76,7 +76,7 @@ class TopAccuracy(Mean):
 
 
 class Counts:
-    """How often a row is of a class and was predicted to be, was predicted to be, and is: totals of each class.
+    """Totals of each class: rows of it that were predicted to be, rows predicted to be, and rows of it.
 
     With `by_output` each output has two classes, in columns 2 j (it is not) and 2 j + 1 (it is). An output that is NaN
     predicts nothing.

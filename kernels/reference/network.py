@@ -301,7 +301,8 @@ class Network:
         """Train on all batches of an epoch; check: raises what interrupts it between two steps."""
         start = reported = time.perf_counter()
         losses = np.empty(batches.steps)
-        metrics = self._new_metrics()
+        parts = batches.parts
+        metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
         for i in range(batches.steps):
             losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
@@ -315,6 +316,8 @@ class Network:
             if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
                 progress(self.steps_done, float(losses[: i + 1].mean()))
                 reported = time.perf_counter()
+        if parts:
+            parts.carry(metrics, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")

@@ -26,6 +26,7 @@ from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import INTERPRETED, python_address, view
 from ..runtime.processors import NEON, microarchitecture, vector_unit
 from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
+from .matmul_bfloat16 import matmul_bfloat16_kernel
 
 log = logging.getLogger("fastopt")
 
@@ -174,6 +175,12 @@ class _Compiled(dict[str, int]):
 
 
 PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
+BFLOAT16 = Blas("fastopt", "of bfloat16", "", _Compiled(matmul_bfloat16_kernel), unpacked=1 << 62)
+
+
+def products(compute: str) -> Blas:
+    """The products of layers by the dtype that they compute in."""
+    return BFLOAT16 if compute == "bfloat16" else blas()
 
 
 @cache

@@ -151,6 +151,23 @@ def tile_of(T: Any, unit: VectorUnit, rows: int, vectors: int, whole: bool, copi
     return tile
 
 
+def transpose(builder: Any, rows: list[Any]) -> None:
+    """Transpose as many vectors as each has lanes, in place of the list.
+
+    The off-diagonal quarters of every square of 2 half x 2 half are exchanged (Eklundh 1972).
+    """
+    lanes = len(rows)
+    half = lanes // 2
+    while half:
+        for i in [i for i in range(lanes) if not i & half]:
+            first, second = rows[i], rows[i + half]
+            upper = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
+            lower = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
+            for at, order in ((i, upper), (i + half, lower)):
+                rows[at] = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(i32, lanes), order))
+        half //= 2
+
+
 @cache
 def transpose_of(T: Any, unit: VectorUnit, whole: bool = True) -> Any:
     """to[i, j] = source[j, i] for lanes x lanes elements; without `whole`, 0 for j >= rows or i >= columns."""
@@ -167,25 +184,16 @@ def transpose_of(T: Any, unit: VectorUnit, whole: bool = True) -> Any:
                     builder, builder.select(builder.icmp_signed("<", i64(i), num_rows), columns, i64(0))
                 )
             rows.append(v.load(builder, builder.add(source, builder.mul(source_row, i64(i))), mask))
-        # exchange the off-diagonal quarters of every square of 2 half x 2 half (Eklundh 1972)
-        half = lanes // 2
-        while half:
-            for i in [i for i in range(lanes) if not i & half]:
-                first, second = rows[i], rows[i + half]
-                upper = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
-                lower = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
-                for at, order in ((i, upper), (i + half, lower)):
-                    rows[at] = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(i32, lanes), order))
-            half //= 2
+        transpose(builder, rows)
         for i in range(lanes):
             v.store(builder, rows[i], builder.add(to, builder.mul(to_row, i64(i))))
         return context.get_dummy_value()
 
     @intrinsic
-    def transpose(typingctx, source, source_row, to, to_row, num_rows, columns):
+    def transpose_square(typingctx, source, source_row, to, to_row, num_rows, columns):
         return types.void(*[types.int64] * 6), codegen
 
-    return transpose
+    return transpose_square
 
 
 @cache

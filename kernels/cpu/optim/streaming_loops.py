@@ -17,10 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, types
-from numba.extending import intrinsic
 
-from ..runtime.primitives import INTERPRETED, prefetch, view
+from ..runtime.frontend import INTERPRETED, intrinsic, types
+from ..runtime.primitives import prefetch, view
 from ..runtime.processors import microarchitecture
 from ..runtime.storage import Store
 from .loops import MAX_STATES, read_scalars
@@ -44,11 +43,11 @@ def _accessors(num_states: int, store: Store) -> tuple[Callable[..., Any], Calla
     these arrays overlap. Otherwise it would compare their addresses before each block, which takes half as long as the
     block's arithmetic.
     """
-    T, count = from_dtype(np.dtype(store.dtype)), num_states + 2
+    name, count = np.dtype(store.dtype).name, num_states + 2
 
     def element(context: Any, builder: Any, addresses: Any, k: int, i: Any) -> Any:
-        address = builder.extract_value(addresses, k)
-        return builder.gep(builder.inttoptr(address, context.get_value_type(T).as_pointer()), [i], inbounds=True)
+        address, kind = builder.extract_value(addresses, k), context.get_value_type(getattr(types, name))
+        return builder.gep(builder.inttoptr(address, kind.as_pointer()), [i], inbounds=True)
 
     def mark(builder: Any, access: Any, k: int) -> Any:
         """Mark a load or a store as one of array k, and of none of the others."""
@@ -68,7 +67,8 @@ def _accessors(num_states: int, store: Store) -> tuple[Callable[..., Any], Calla
                 found.append(mark(builder, builder.load(pointer, align=store.itemsize), k))
             return context.make_tuple(builder, signature.return_type, found)
 
-        return types.UniTuple(T, count)(types.UniTuple(types.int64, MAX_STATES + 2), types.int64), codegen
+        numbers = types.UniTuple(getattr(types, name), count)
+        return numbers(types.UniTuple(types.int64, MAX_STATES + 2), types.int64), codegen
 
     @intrinsic
     def store_elements(typingctx, addresses, i, values):
@@ -79,7 +79,8 @@ def _accessors(num_states: int, store: Store) -> tuple[Callable[..., Any], Calla
                 mark(builder, builder.store(value, pointer, align=store.itemsize), k)
             return context.get_dummy_value()
 
-        parameters = types.UniTuple(types.int64, MAX_STATES + 2), types.int64, types.UniTuple(T, count - 1)
+        numbers = types.UniTuple(getattr(types, name), count - 1)
+        parameters = types.UniTuple(types.int64, MAX_STATES + 2), types.int64, numbers
         return types.void(*parameters), codegen
 
     return load_elements, store_elements

@@ -79,6 +79,7 @@ DENSE = _record(
     "outputs",
     "tile_rows",  # of a tile of y
     "tile_cols",
+    "dx_tile_cols",  # of a tile of dx
     "dw_tile_rows",  # of a tile of dw
     "dw_tile_cols",
     "num_splits",  # of the rows of w
@@ -100,6 +101,7 @@ DENSE = _record(
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
+    "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))

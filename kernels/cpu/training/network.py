@@ -15,7 +15,7 @@ import numpy as np
 
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Variation, metric_values, variation_for
+from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...scalars import fill_scalars
 from ...spec import (
     Batches,
@@ -58,6 +58,9 @@ class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
+    to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
+    and all that follows from them are not.
     """
 
     reusable = True  # for passes over other data: it keeps programs, and no data
@@ -69,14 +72,16 @@ class Network:
         dtype: str,
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
+        compute: str | None = None,
     ) -> None:
         dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
         last = dense[-1].activation
         is_link = last == "softmax" or (loss is not None and last == LOSSES[loss.name].link)
         self.params = list(params)
         self.net = Structure(
-            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None
-        )
+            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
+            compute or np.dtype(dtype).name,
+        )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)
         self.losses_of_row = 1 if row is not None and row.by_row else self.outputs
@@ -149,7 +154,7 @@ class Network:
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
-        variation = variation_for(self.net.metrics, batches.y, batches.order) if self.net.metrics else None
+        variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
         program, losses, counts = training.program, training.losses, training.counts
         if training.optimizer_step:
@@ -157,6 +162,10 @@ class Network:
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
+        parts = batches.parts
+        if parts and parts.carried:
+            for name, carried in parts.carried.items():
+                training.sums[name][0] = carried
         numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
         fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
@@ -187,10 +196,13 @@ class Network:
                 self.steps_done = done // group
                 ended = done // stride
                 rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
-                results = self._epochs(training, rates, rows, group, variation, seconds_of(start, ended))
+                counted = rows + (parts.rows if parts else 0)
+                results = self._epochs(training, rates, counted, group, variation, seconds_of(start, ended))
                 if hooks and len(results.losses):
                     hooks.finished(results)
         report(done)
+        if parts:
+            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows)
         if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
         return results.last()

@@ -19,7 +19,15 @@ from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
-from ..dense.layer import TILE_ROWS, activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
+from ..dense.layer import (
+    TILE_ROWS,
+    activate_kernel,
+    dense_kernel,
+    round_kernel,
+    shape_fields,
+    slope_kernel,
+    splits_of,
+)
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
@@ -75,6 +83,7 @@ class Structure(NamedTuple):
     loss: LossSpec | None
     metrics: Sequence[str]
     link: str | None
+    compute: str  # the dtype that layers compute in
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -111,6 +120,7 @@ class _Dense(NamedTuple):
 class _Dropout(NamedTuple):
     x: np.ndarray
     y: np.ndarray
+    compute: str
     fields: dict[str, Any]
 
 
@@ -175,7 +185,7 @@ class Program:
         cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels)
         record = fill(GATHER, **fields)
         self.source = words_of(record)
-        self.add(rows_kernel("gather", net.dtype), record, barrier=True, cost=cost)
+        self.add(rows_kernel("gather", net.compute), record, barrier=True, cost=cost)
         return x, y
 
     def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
@@ -210,42 +220,46 @@ class Program:
         net, params = self.net, iter(self.net.params)
         last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
         for i, layer in enumerate(net.layers):
+            compute = net.compute if i < last else net.dtype  # of outputs: the network's are not rounded
             if isinstance(layer, DenseSpec):
                 w, b = next(params), next(params) if layer.bias else None
                 activation = "linear" if i == last and net.link else layer.activation
-                saved_for_backward.append(self._dense_forward(layer, activation, x, w, b, whole=seed is None))
+                saved = self._dense_forward(layer, activation, compute, x, w, b, whole=seed is None)
+                saved_for_backward.append(saved)
             elif seed is not None and layer.rate > 0:
-                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i)))
+                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i), compute))
             else:
                 continue
             x = saved_for_backward[-1].y
         return x, saved_for_backward
 
-    def _dropout_forward(self, layer: DropoutSpec, x: np.ndarray, stream: int) -> _Dropout:
+    def _dropout_forward(self, layer: DropoutSpec, x: np.ndarray, stream: int, compute: str) -> _Dropout:
         columns, y = x.shape[1], self.zeros(*x.shape)
         fields = {
             "run": self.run, "columns": columns, "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate),
             "stream": stream,
         }  # fmt: skip
         cost = costs.dropout(columns, self.net.itemsize, backward=False)
-        self.add(rows_kernel("dropout", self.net.dtype), fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
-        return _Dropout(x, y, fields)
+        kernel = rows_kernel("dropout", compute)
+        self.add(kernel, fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
+        return _Dropout(x, y, compute, fields)
 
     def _dense_forward(
-        self, layer: DenseSpec, activation: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, whole: bool
-    ) -> _Dense:
+        self, layer: DenseSpec, activation: str, compute: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
+        whole: bool,
+    ) -> _Dense:  # fmt: skip
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (layer.inputs, layer.outputs)
         y = self.zeros(self.batch_size, layer.outputs)
         z = y if ACTIVATIONS[activation].uses == "y" else self.zeros(self.batch_size, layer.outputs)
         fields: dict[str, Any] = {
             "run": self.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
-            **shape_fields(self.batch_size, *sizes, dtype, whole),
+            **shape_fields(self.batch_size, *sizes, dtype, whole, self.net.compute),
         }  # fmt: skip
         if x.ndim == 3:  # the columns of each split together
             fields |= {"x_stride": x.shape[2], "x_split": x.shape[1] * x.shape[2]}
         num_splits, keeps_z = fields["num_splits"], z is not y
         split_products = self.zeros(num_splits, self.batch_size, layer.outputs) if num_splits > 1 else None
-        activate = activate_kernel(activation, dtype).address
+        activate = activate_kernel(activation, compute).address
         record = fill(DENSE, activate=activate, split_products=split_products, **fields)
         if split_products is None:
             cost = costs.forward(*sizes, activation, layer.bias, keeps_z, itemsize)
@@ -373,7 +387,7 @@ class Program:
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
-                self.add(rows_kernel("dropout", net.dtype), record, barrier=True, cost=cost)
+                self.add(rows_kernel("dropout", saved.compute), record, barrier=True, cost=cost)
             if dx is not None:
                 dy = dx
         if optimizer_step:
@@ -388,16 +402,17 @@ class Program:
         rule: of the updates that these phases do; None: they write gradients, which others read.
         """
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
-        bias_sums = fields["col_sums"] is not None
-        sums_below = None
+        compute, bias_sums, sums_below = self.net.compute, fields["col_sums"] is not None, None
         if below is not None:
             sums_below = np.zeros((num_pieces(self.batch_size, TILE_ROWS), saved.spec.inputs))
             self.kept.append(sums_below)
             fields |= {
-                "slope_below": slope_kernel(below.activation, dtype).address,
+                "slope_below": slope_kernel(below.activation, compute).address,
                 "s_below": below.fields["y" if below.fields["uses_y"] else "z"], "col_sums_below": sums_below,
             }  # fmt: skip
-        record = fill(DENSE, dz=dy, dx=dx, slope=slope_kernel(saved.activation, dtype).address, **fields)
+        round_tile = round_kernel(compute).address if compute != dtype and dx is not None else 0
+        slope = slope_kernel(saved.activation, compute).address
+        record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
         if not bias_sums:
             cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
             self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
@@ -476,7 +491,7 @@ class Program:
         if num_ranks > 1:
             num_ranks = min(num_ranks, get_num_threads())
         marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
-            listener, self.verb, self.net.dtype, self.run[0], self.costs, num_ranks
+            listener, self.verb, self.net.compute, self.run[0], self.costs, num_ranks
         )  # fmt: skip
         with marked as kernel:
             run_team(kernel, self.address, num_ranks, look if is_long else None, stop)

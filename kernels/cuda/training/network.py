@@ -21,7 +21,7 @@ import numpy as np
 from ... import costs
 from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Columns, Variation, metric_values, variation_for
+from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_scalars
 from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
@@ -234,7 +234,8 @@ class Network:
         with self.gpu.active():
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
             norm = optimizer.clip_norm is not None
-            variation = variation_for(self.net.metrics, batches.y, batches.order)
+            parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
+            carried = parts.carried if parts and parts.carried else ()
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._cached("train", arrays, key, make)
@@ -262,7 +263,9 @@ class Network:
             training.begin(scalars, optimizer.clip_norm)
             self._ahead = training
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report, training.together)
+                running.run(
+                    training.list_batch, batches.order, step * group, check, report, training.together, carried
+                )
             finally:
                 if not self._holding:
                     self._download()
@@ -272,7 +275,11 @@ class Network:
             progress(before + steps, float(losses.sum() / counts.sum()))
         firsts = np.arange(0, count, group)
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        return self._totals(losses, sums, len(batches.order), variation, start)
+        rows = len(batches.order)
+        if parts:
+            parts.carry(sums, rows)
+            rows = parts.rows
+        return self._totals(losses, sums, rows, variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""

@@ -238,3 +238,22 @@ def test_another_thread_reads_no_weights_from_the_device(copies):
         assert copies == before
 
     stays(model, [fo.callbacks.LambdaCallback(on_epoch_end=look, reads_weights=False)])
+
+
+@pytest.mark.parametrize("fused", ["0", "1"])
+@pytest.mark.parametrize(("every", "accumulate"), [(1, 1), (2, 1), (1, 2)])
+def test_an_epoch_in_parts_has_the_same_bits(every, accumulate, fused, monkeypatch):
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", fused)
+    whole, parts, heard = model_of("cuda"), model_of("cuda"), []
+    listening = fo.callbacks.LambdaCallback(
+        on_step_end=lambda model, step, logs: heard.append(step), every_steps=every, reads_weights=False
+    )
+    for model, callback in ((whole, fo.Callback()), (parts, listening)):
+        model.compile(model.optimizer, model.loss, ["accuracy"] if fused == "1" else ["accuracy", "f1_macro"])
+        model.fit(X, Y, epochs=2, batch_size=3, accumulate=accumulate, callbacks=[callback], verbose=0)
+    for a, b in zip(parts.parameters, whole.parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(parts.history.step_losses, whole.history.step_losses)
+    for name in ("loss", *whole.metrics, "lr"):
+        assert parts.history[name] == whole.history[name]
+    assert heard == list(range(every, whole.optimizer.steps + 1, every))

@@ -33,7 +33,7 @@ from fastopt.kernels.cuda.optim import arrays
 from fastopt.kernels.cuda.runtime import array_interface
 from fastopt.kernels.cuda.runtime import gpu as gpu_
 from fastopt.kernels.cuda.runtime.simulator import SimulatedGpu
-from fastopt.torch import _cuda, _devices
+from fastopt.torch import _cuda, _devices, _in_backward
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="where there is a GPU, tests/test_torch_gpu.py asks torch for it")
 
@@ -121,6 +121,28 @@ def test_steps_that_the_host_counts_are_those_of_the_cpu(name, dtype, there, mon
     host = pair(name)[0](others, **TELLING[name], maximize=True)
     run(host, others, range(4))
     assert_same(ours, host, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("waiting", [0, 100, 2**22], ids=["each alone", "some together", "all together"])
+@pytest.mark.parametrize(("name", "mode"), list(modes()))
+def test_steps_in_backward_have_the_bits_of_steps_after_it(name, mode, waiting, there, monkeypatch):
+    monkeypatch.setattr(_in_backward, "WAITING_BYTES", waiting)
+    there.steps_there = mode != "default"
+    both = [parameters(), parameters()]
+    flags = {} if mode == "default" else {mode: True}
+    optimizers = [pair(name)[0](params, **TELLING[name], **flags) for params in both]
+    handle = fastopt.torch.step_in_backward(optimizers[0])
+    assert set(where(optimizers[0])) == {"fastopt"}
+    for step in range(4):
+        for params, optimizer in zip(both, optimizers, strict=True):
+            used = params[1:] if step == 2 else params
+            sum((p * (step + 1)).sin().sum() for p in used).backward()
+            if optimizer is optimizers[1]:
+                optimizer.step()
+                optimizer.zero_grad()
+        assert all(p.grad is None for p in both[0])
+    assert_same(*optimizers, rtol=0, atol=0)
+    handle.remove()
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
