@@ -18,7 +18,8 @@ from fastopt.benchmarks.products import label
 from fastopt.cli.bench import processor
 from fastopt.kernels.cpu.dense.blas import blas
 
-PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
+PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax", "onnxruntime")}
+PACKAGES |= {"sklearn": "scikit-learn"}
 
 collect_ignore = ["cuda"]  # the suites for a GPU run by themselves: fastopt bench --backend cuda
 

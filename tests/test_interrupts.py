@@ -192,7 +192,7 @@ print("ready", flush=True)
 import numpy as np, fastopt as fo
 model = fo.Sequential([fo.Dense(8, "relu"), fo.Dense(1)])
 model.compile("adam", "mean_squared_error")
-model.fit(np.ones((64, 4)), np.ones((64, 1)), epochs=1_000_000, verbose=0)
+model.fit(np.ones((64, 4)), np.ones((64, 1)), epochs=10**9, verbose=0)
 """
 
 

@@ -287,7 +287,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         x is as in `fit`. With a `target_scale` the outputs are in the units of the targets. Several threads may predict
         with one model at the same time: they share its weights, and none waits for another.
         """
-        batch_size = check_count("batch_size", batch_size)
+        if type(batch_size) is not int or batch_size < 1:
+            batch_size = check_count("batch_size", batch_size)
         if _intake.usable_as_is(self, x):
             rows, learnt = _intake.check_usable("x", x), self._learnt  # type: ignore[arg-type]
         else:
@@ -298,7 +299,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             learnt = self.learnt_for(inputs)
             rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
-            if self.inputs is None:
+            if self.inputs != rows.shape[1]:  # also where another thread has built it meanwhile
                 self.build(rows.shape[1])
             outputs: np.ndarray = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)

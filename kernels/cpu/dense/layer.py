@@ -28,6 +28,7 @@ from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 
 TILE_ROWS = 128  # of a tile of y or dx
 TILE_COLS = 64
+ROW_COLS = 256  # of a tile of a single row
 DW_ELEMENTS = 16_384  # of a tile of dw: with w and two states 256 kB in float32, inside the second-level cache
 DW_SHARE = 8  # tiles that dw is cut into, at least
 # On processors with 2 MB of second-level cache, where large tiles of dw, with x packed for each, took an epoch of
@@ -53,6 +54,8 @@ def _whole_units(rows: int) -> int:
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
     """Rows and columns of a tile of y: small enough for the BLAS not to pack its operands, if there is such a size."""
+    if rows == 1:  # w is read once: the longer the pieces of its rows, the better
+        return 1, min(outputs, ROW_COLS)
     cols = min(outputs, TILE_COLS)
     most_rows = unpacked // max(1, inputs * cols) // 4 * 4
     return (_even(rows, min(most_rows, TILE_ROWS)) if most_rows >= 8 else TILE_ROWS), cols

@@ -264,18 +264,20 @@ class Network:
         out = np.empty((rows, self.outputs), self.dtype)
         if not rows:
             return out
-        batch_size = min(batch_size, rows)
-        key = batch_size, self._threads_of_pass(batch_size, rows)
+        key = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
         # taken away while it runs, so that threads that predict at the same time have programs of their own
+        spare = self._predictors.get(key)
         try:
-            program = self._predictors[key].pop()
-        except (KeyError, IndexError):
+            program = spare.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
             program = self._predictor(x, out, *key)
         program.read_from(x, None)
         program.write_to(out)
         program.begin(rows, None)
         program.execute(self.flops * rows)
-        if program.num_bytes <= SPARE_BYTES:
+        if spare is not None and len(spare) < SPARE_PROGRAMS:
+            spare.append(program)
+        elif spare is None and program.num_bytes <= SPARE_BYTES:
             self._keep(key, program)
         return out
 
@@ -286,13 +288,11 @@ class Network:
         return num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
 
     def _keep(self, key: tuple[int, int], program: Program) -> None:
-        """Keep a program that predicts, for the next call with as many rows; the oldest sizes make room."""
-        while len(self._predictors) >= SPARE_SIZES and key not in self._predictors:
+        """Keep the first program for batches of a size, for the next call; the oldest sizes make room."""
+        while len(self._predictors) >= SPARE_SIZES:
             with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was first
                 del self._predictors[next(iter(self._predictors))]
-        spare = self._predictors.setdefault(key, [])
-        if len(spare) < SPARE_PROGRAMS:
-            spare.append(program)
+        self._predictors[key] = [program]
 
     def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
         """The program that writes the outputs for x to `out`."""
