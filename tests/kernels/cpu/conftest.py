@@ -21,6 +21,7 @@ def threads(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch, "_threads", n)
             patch.setattr(network, "STEP_FLOPS", 1)
+            patch.setattr(network, "PASS_FLOPS", 1)
             patch.setattr(losses, "ELEMENTS_PER_THREAD", 1)
             yield
 
