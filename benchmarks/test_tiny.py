@@ -11,7 +11,7 @@ from fastopt.benchmarks.workloads import Absent
 
 EPOCHS = 100
 FIT_ROUNDS, PREDICT_ROUNDS = 15, 21
-CALLS = 50  # predictions of a turn
+CALLS = 500  # predictions of a turn, so that the first ones, after the pause, do not count
 SAME_LOSS = 2e-3  # relative difference of the loss after all epochs: MLPClassifier adds eps elsewhere
 SAME_PROBABILITIES = 1e-5
 # Seconds before a turn: threads of other libraries spin for a while after a call, and would take a core from the next.

@@ -459,8 +459,8 @@ def _beyond(shift: int) -> list[Any]:
 def many_ranks() -> Iterator[None]:
     """Two threads for any work, however small."""
     small = [(plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS")]
-    small += [(dense_losses, "ELEMENTS_PER_THREAD"), (dense, "CALL_FLOPS"), (network, "STEP_FLOPS")]
-    small += [(network, "PASS_FLOPS")]
+    small += [(dense_losses, "ELEMENTS_PER_THREAD"), (dense, "CALL_FLOPS")]
+    small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS")]
     with contextlib.ExitStack() as stack:
         for module, name in small:
             stack.enter_context(mock.patch.object(module, name, 1))

@@ -29,6 +29,7 @@ def two_threads(monkeypatch):
     monkeypatch.setattr(launch, "_threads", 2)
     monkeypatch.setattr(network, "STEP_FLOPS", 1)
     monkeypatch.setattr(network, "PASS_FLOPS", 1)
+    monkeypatch.setattr(network, "PASS_FLOPS", 1)
 
 
 @pytest.fixture

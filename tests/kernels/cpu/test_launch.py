@@ -484,6 +484,7 @@ def test_no_threading_layer_at_all(monkeypatch, caplog):
 def fit(steps, threads, monkeypatch, progress=None):
     """A fit whose every batch deserves all threads; the network, and its parameters as bytes."""
     monkeypatch.setattr(network, "STEP_FLOPS", 1)
+    monkeypatch.setattr(network, "PASS_FLOPS", 1)
     monkeypatch.setattr(launch, "_threads", threads)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((64, 8)), rng.integers(0, 4, 64)
