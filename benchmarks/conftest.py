@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from fastopt import _backends, get_num_threads
-from fastopt.benchmarks.limits import copy_bandwidth, product_peak
+from fastopt.benchmarks.limits import copy_bandwidth
+from fastopt.benchmarks.peaks import fma_peak, product_peak
 from fastopt.benchmarks.peers import TITLES
+from fastopt.benchmarks.products import label
+from fastopt.cli.bench import processor
 from fastopt.kernels.cpu.dense.blas import blas
 
-PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax")} | {"sklearn": "scikit-learn"}
+PACKAGES = {name: name for name in ("fastopt", "numpy", "numba", "torch", "jax", "optax", "onnxruntime")}
+PACKAGES |= {"sklearn": "scikit-learn"}
 
 collect_ignore = ["cuda"]  # the suites for a GPU run by themselves: fastopt bench --backend cuda
 
@@ -27,10 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Add threads, BLAS and versions to the machine's description."""
-    library = blas()
     machine_info["fastopt"] = {
         "threads": get_num_threads(),
-        "blas": f"{library.name} {library.version}",
+        "blas": label(blas()),
+        "processor": processor(),
         "quick": config.getoption("--quick"),
         "versions": {name: version(name) for module, name in PACKAGES.items() if find_spec(module)},
     }
@@ -53,8 +57,12 @@ def note(benchmark: Any) -> Callable[..., None]:
 
     For programs, of one call: kind, name (of the rule, activation, loss or workload), contestant (one of PEERS), the
     titles of both, size (parameters or elements), dtype, shape, threads, bytes, flops, samples, limit_seconds (its time
-    at the machine's limits), and two limits measured in the same run, stream_bytes_per_second and
-    gemm_flops_per_second. For people: GB/s, GFLOP/s, samples/s, share of limit.
+    at the machine's limits), and three limits measured in the same run: stream_bytes_per_second of memory,
+    fma_flops_per_second in registers, and gemm_flops_per_second of the fastest products, by the library gemm_by.
+    For people: GB/s, GFLOP/s, samples/s, share of limit.
+
+    The limit of an epoch is the time of its products at the rate of the fastest ones. Dense layers and products have
+    the arithmetic in registers, whatever else has a size the slower of that and memory, if the caller gives no limit.
     """
 
     def add(
@@ -70,6 +78,8 @@ def note(benchmark: Any) -> Callable[..., None]:
         flops: float = 0,
         samples: float = 0,
         limit: float = 0,
+        dtype: str = "float32",
+        threads: int = 0,
     ) -> None:
         if benchmark.disabled or not benchmark.stats:
             return
@@ -77,13 +87,18 @@ def note(benchmark: Any) -> Callable[..., None]:
             contestant = "numpy" if contestant is _backends.get("numpy") else "fastopt"
         seconds = benchmark.stats.stats.median
         info = benchmark.extra_info
-        peak, bandwidth = product_peak("float32", get_num_threads()), copy_bandwidth()
-        limit_seconds = limit or max(flops / peak, 0 if kind in ("dense", "epoch") else moved / bandwidth)
-        info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": "float32"}
+        threads = threads or get_num_threads()
+        best, bandwidth = product_peak(dtype, threads), copy_bandwidth()
+        peak = max(fma_peak(dtype, threads), best.flops)  # of a machine that was busy
+        streaming = 0 if kind in ("dense", "product") else moved / bandwidth
+        by_itself = flops / best.flops if kind == "epoch" else max(flops / peak, streaming)
+        limit_seconds = limit or by_itself
+        info |= {"kind": kind, "name": name, "contestant": contestant, "size": int(size), "dtype": dtype}
         info |= {"title": title or name, "contestant_title": contestant_title or TITLES[contestant]}
-        info |= {"shape": shape, "threads": get_num_threads(), "bytes": float(moved)}
+        info |= {"shape": shape, "threads": threads, "bytes": float(moved)}
         info |= {"flops": float(flops), "samples": float(samples), "limit_seconds": limit_seconds}
-        info |= {"stream_bytes_per_second": bandwidth, "gemm_flops_per_second": peak}
+        info |= {"stream_bytes_per_second": bandwidth, "fma_flops_per_second": peak}
+        info |= {"gemm_flops_per_second": best.flops, "gemm_by": best.library}
         if moved:
             info["GB/s"] = round(moved / seconds / 1e9, 2)
         if flops:

@@ -1,26 +1,27 @@
-"""Speed limits of the machine, measured in the run whose figures are compared with them."""
+"""Limits of the machine's memory, measured in the run whose figures are compared with them; contestants in turns."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
-from fastopt.kernels.cpu.dense.blas import blas
-from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR
 from fastopt.kernels.cpu.optim.loops import MAX_STATES, update_loop
+from fastopt.kernels.cpu.optim.streaming_loops import AHEAD_BYTES, streaming_loop
 from fastopt.kernels.cpu.optim.updates import TILE, UPDATE_ALL
 from fastopt.kernels.cpu.runtime import launch
 from fastopt.kernels.cpu.runtime.compile import Kernel
-from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of
-from fastopt.kernels.cpu.runtime.records import DENSE, UPDATE, UPDATES, fill, read
+from fastopt.kernels.cpu.runtime.primitives import address_of
+from fastopt.kernels.cpu.runtime.records import UPDATE, UPDATES, fill
 from fastopt.kernels.cpu.runtime.storage import STORES, name_of
 from fastopt.kernels.formulas import NUM_SCALARS
 
-SIDE = 512  # rows and columns of the products of `product_peak`: large, with operands still in cache
-REPEATS = 20  # products in a call: threads may take milliseconds to spread over the processors
+Name = TypeVar("Name", bound=Hashable)
 
 
 def _stream0(p, g, s, h, tiny):
@@ -40,17 +41,25 @@ def _stream3(p, g, s, h, tiny):
 
 
 @cache
-def _stream_kernel(states: int, dtype: str) -> Kernel:
+def _stream_kernel(states: int, dtype: str, bytes_ahead: int) -> Kernel:
     """The loop of an update with one addition for each array that is written."""
     from numba.extending import register_jitable
 
-    rule = register_jitable((_stream0, _stream1, _stream2, _stream3)[states])
-    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), f"stream_{states}_{dtype}")
+    rule, name = register_jitable((_stream0, _stream1, _stream2, _stream3)[states]), f"stream_{states}_{dtype}"
+    if bytes_ahead:
+        return Kernel(streaming_loop(rule, states, STORES[dtype], bytes_ahead), f"{name}_ahead{bytes_ahead}")
+    return Kernel(update_loop(rule, states, STORES[dtype], STORES[dtype]), name)
 
 
-def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Callable[[], None]:
-    """Return a call that moves the same bytes as an update of these arrays, with next to no arithmetic."""
-    code = _stream_kernel(len(states), name_of(p.dtype)).address
+def stream(
+    p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...], *, prefetches: bool = False
+) -> Callable[[], None]:
+    """Return a call that moves the same bytes as an update of these arrays, with next to no arithmetic.
+
+    prefetches  True: by a loop that prefetches, on any processor; float32 and float64
+    """
+    bytes_ahead = AHEAD_BYTES["znver5"].get(len(states) + 2, 2048) if prefetches else 0
+    code = _stream_kernel(len(states), name_of(p.dtype), bytes_ahead).address
     addresses = [address_of(state) for state in states] + [0] * (MAX_STATES - len(states))
     scalars, tiles = np.zeros(NUM_SCALARS + 1), -(-p.size // TILE)
     row = (code, address_of(p), address_of(g), *addresses, 0, address_of(scalars), p.size, 0, p.itemsize)
@@ -62,6 +71,11 @@ def stream(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> Call
         launch.parallel(UPDATE_ALL, address_of(work), 0, num_ranks)
 
     return call
+
+
+def streams(p: np.ndarray, g: np.ndarray, states: tuple[np.ndarray, ...]) -> dict[str, Callable[[], None]]:
+    """Return the calls by whose best time the streaming limit goes, by name."""
+    return {"limit": stream(p, g, states), "limit, prefetching": stream(p, g, states, prefetches=True)}
 
 
 def update_bytes(p: np.ndarray, states: int) -> int:
@@ -100,33 +114,37 @@ def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int, 
     return {name: float(np.median(taken)) for name, taken in interleaved_times(calls, rounds, warm).items()}
 
 
-def _product(gemm, real, width):
-    def product(work, step, rank, num_ranks):
-        d = read(work, DENSE)
-        n = d.inputs
-        for _ in range(REPEATS):
-            gemm(
-                d.gemm, ROW_MAJOR, AS_IS, AS_IS, n, n, n, real(1), d.x, n, d.w, n,
-                real(0), d.y + rank * n * n * width, n,
-            )  # fmt: skip
+def thread_times(
+    calls: Mapping[Name, Callable[[int], object]], threads: int, rounds: int
+) -> dict[Name, list[list[float]]]:
+    """Return the seconds of call(rank) by name, thread and round; in a round the threads begin a call together.
 
-    return product
+    Each thread times itself. On a busy machine some round of each passes undisturbed, but hardly one of all at once.
+    """
+    together = threading.Barrier(threads)
 
+    def rounds_of(rank: int) -> dict[Name, list[float]]:
+        times: dict[Name, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, call in calls.items():
+                together.wait()
+                start = time.perf_counter()
+                call(rank)
+                times[name].append(time.perf_counter() - start)
+        return times
 
-@cache
-def product_peak(dtype: str, threads: int) -> float:
-    """FLOP/s of large products by the kernels' BLAS, one on each thread at the same time."""
-    kind = np.dtype(dtype)
-    x, w = np.random.default_rng(0).standard_normal((2, SIDE, SIDE)).astype(kind)
-    y = np.empty((threads, SIDE, SIDE), kind)
-    work = fill(DENSE, x=x, w=w, y=y, inputs=SIDE, gemm=blas().gemm[dtype])
-    kernel = Kernel(_product(CALL_GEMM[dtype], kind.type, kind.itemsize), f"product_{dtype}")
-    calls = {"products": lambda: launch.run_team(kernel, address_of(work), threads)}
-    return threads * REPEATS * 2 * SIDE**3 / interleaved_medians(calls, rounds=5)["products"]
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(rounds_of, range(threads)))
+    return {name: [times[name] for times in found] for name in calls}
 
 
 @cache
 def copy_bandwidth() -> float:
-    """Bytes read and written a second when arrays much larger than any cache are streamed."""
-    p, g = np.zeros((2, 20_000_000), "float32")
-    return 3 * p.nbytes / interleaved_medians({"stream": stream(p, g, ())}, rounds=5)["stream"]
+    """Bytes read and written a second when arrays much larger than any cache are streamed, in the better rounds.
+
+    The rate is the fifth best of 25 rounds: a busy machine is slower in most, and once a machine was faster in a few
+    (131 GB/s, and 72 to 77 in all other runs). Both arrays are written first: pages that never were are all one page of
+    zeros, which is read from the cache (115 GB/s instead of 73 on two cores of Zen 5).
+    """
+    p, g = np.ones((2, 20_000_000), "float32")
+    return 3 * p.nbytes / sorted(interleaved_times({"stream": stream(p, g, ())}, rounds=25)["stream"])[4]

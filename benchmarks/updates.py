@@ -17,6 +17,8 @@ from fastopt.kernels.spec import BufferUpdate, Update
 LARGE = [10_000_000, 50_000_000]
 REPORTED = ("sgd", "momentum", "adagrad", "adam")
 TINY = (1e-2, 1e-20, 1e-40)  # gradients: usual, with denormal squares, denormal
+DEEPSPEED = ("adam", "adagrad")  # rules of which DeepSpeed has an optimizer for the CPU
+NO_DEEPSPEED = "{} is not installed: pip install deepspeed (it needs torch, and compiles its optimizers by g++)"
 STEP = 10  # number of the step of `job`
 SHAPES = {  # shapes of the arrays of a step
     "784-256-128-10": [(784, 256), (256,), (256, 128), (128,), (128, 10), (10,)],
@@ -51,6 +53,17 @@ def torch_update(ours: Update) -> Callable[[], object]:
     return made.step
 
 
+def deepspeed_update(ours: Update) -> Callable[[], object]:
+    """Return the step of DeepSpeedCPUAdam, or of its like for Adagrad, on the memory of the job. Raises Absent."""
+    need("torch")
+    need("deepspeed", message=NO_DEEPSPEED)
+    from fastopt.benchmarks.peers.with_deepspeed import optimizer
+    from fastopt.benchmarks.peers.with_torch import use_our_threads
+
+    use_our_threads()
+    return optimizer(ours.rule, ours.p, ours.g, ours.states, ours.options["lr"], STEP - 1).step
+
+
 def transformer(layers: int, width: int) -> list[tuple[int, ...]]:
     """Shapes of weights and biases: per layer attention in and out, two dense layers, two norms; then norm, head."""
     dense = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
@@ -67,10 +80,10 @@ def planned_update(ours: Update) -> Callable[[], None]:
 
 
 def update_by(name: str, ours: Update) -> Callable[[], object]:
-    """Return the update of a job by a contestant: fastopt, numpy or torch-fused. Raises Absent."""
+    """Return the update of a job by a contestant: fastopt, numpy, torch-fused or deepspeed. Raises Absent."""
     if name == "numpy":
         return lambda: reference.update([ours])
-    return planned_update(ours) if name == "fastopt" else torch_update(ours)
+    return {"fastopt": planned_update, "torch-fused": torch_update, "deepspeed": deepspeed_update}[name](ours)
 
 
 def tiny_by(name: str, size: int, gradient: float, trained: bool) -> Callable[[], object]:

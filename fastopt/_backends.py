@@ -16,8 +16,8 @@ HOST = {
 }
 DEVICE = "cuda"
 MODULES = {**HOST, DEVICE: "fastopt.kernels.cuda"}  # all run models; functions of arrays run on the arrays' device
-# Dtypes that layers of a float32 model may compute in, with the backends that have them.
-COMPUTE = {"bfloat16": (DEVICE, "numpy"), "tf32": (DEVICE,)}
+# Dtypes that layers of a float32 model may compute in, with the backends that have them: "cpu" on some processors.
+COMPUTE = {"bfloat16": (DEVICE, "cpu", "numpy"), "tf32": (DEVICE,)}
 
 
 def check(name: Any) -> str:
@@ -46,12 +46,23 @@ def check_compute(compute: Any, dtype: str, backend: str) -> str:
         raise ValueError(f"compute_dtype must be {dtype}, as dtype is, or {', '.join(COMPUTE)}; got {compute!r}")
     if dtype != "float32":
         raise ValueError(f"compute_dtype={compute!r} goes with dtype='float32'; got {dtype}")
-    if backend not in COMPUTE[compute]:
-        raise ValueError(
-            f"the backend {backend!r} does not compute in {compute}; those that do: {', '.join(COMPUTE[compute])}. With"
-            " compute_dtype=None a model computes in its dtype everywhere"
-        )
+    refusal = compute_refusal(compute, backend)
+    if refusal:
+        raise ValueError(f"{refusal}. With compute_dtype=None a model computes in its dtype everywhere")
     return str(compute)
+
+
+def compute_refusal(compute: str, backend: str) -> str:
+    """The reason for which a backend does not compute in one of COMPUTE; "" if it does. A GPU is not asked."""
+    refusal, others = f"the backend {backend!r} does not compute in {compute}", COMPUTE[compute]
+    if backend == "cpu" and backend in others:
+        reason = get(backend).bfloat16_refusal()
+        if not reason:
+            return ""
+        refusal, others = f"{refusal} here, because {reason}", tuple(name for name in others if name != backend)
+    elif backend in others:
+        return ""
+    return f"{refusal}; those that do: {', '.join(others)}"
 
 
 def get(name: Any) -> Any:

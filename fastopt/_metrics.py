@@ -1,8 +1,8 @@
-"""Names of metrics, and checks that loss, targets and last activation go with each other."""
+"""Names of metrics, functions as metrics, and checks that loss, targets and last activation go with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,48 @@ import numpy as np
 from ._validation import check_name, describe
 from .kernels.formulas import LOSSES, METRICS
 
+Function = Callable[[np.ndarray, np.ndarray], float]
+
+
+def roc_auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Area under the ROC curve: the share of pairs of a positive and a negative row that the outputs order rightly.
+
+    Pairs of equal outputs count half. Of several classes, or outputs that are classes by themselves, it is the mean of
+    each against the rest; without those that all rows are, or none. NaN where nothing is left, or an output is NaN.
+
+    y_true: labels (n,), where positive is above 0, or class numbers for y_pred (n, K); or (n, K). y_pred: (n,), (n, K).
+
+    Source: Hanley & McNeil 1982; scikit-learn's roc_auc_score, with multi_class="ovr" for several classes.
+
+    >>> roc_auc(np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.5, 0.5]))
+    0.625
+    """
+    scores = y_pred.reshape(len(y_pred), -1)
+    if np.isnan(scores).any():
+        return float("nan")
+    if y_true.ndim == 1 and scores.shape[1] > 1:
+        positive = y_true[:, None] == np.arange(scores.shape[1])
+        if scores.shape[1] == 2:  # the second class against the first
+            positive, scores = positive[:, 1:], scores[:, 1:]
+    else:
+        positive = y_true.reshape(scores.shape) > 0
+    classes = zip(positive.T, scores.T, strict=True)
+    areas = [_area(is_one, score) for is_one, score in classes if 0 < is_one.sum() < len(y_true)]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def _area(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Mann & Whitney's U of the positive rows over the number of pairs, with the mean rank of equal scores."""
+    _, index, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    count, others = int(positive.sum()), int((~positive).sum())
+    return float((ranks[index][positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
+FUNCTIONS: dict[str, Function] = {"roc_auc": roc_auc}  # metrics of all rows together, by name
 ALIASES = {alias: name for name, row in METRICS.items() for alias in row.aliases}
+ALIASES |= {"auc": "roc_auc", "roc_auc_score": "roc_auc"}
+_RESERVED = ("loss", "lr", "seconds", "samples_per_second", "epoch", "step")
 _VALIDATION = "val_"
 
 
@@ -23,24 +64,96 @@ def canonical(name: str) -> str:
     prefix = _VALIDATION if name.startswith(_VALIDATION) else ""
     bare = name.removeprefix(prefix)
     known = ALIASES.get(bare.lower(), bare.lower())
-    return prefix + known if known in METRICS else name
+    return prefix + known if known in METRICS or known in FUNCTIONS else name
 
 
-def check_metrics(metrics: Any, loss: str) -> tuple[str, ...]:
-    """Return the names in METRICS of one or several metrics; ValueError for one that does not fit the loss."""
+def rises(name: str) -> bool:
+    """True for a metric of which a larger figure is better, by its canonical name.
+
+    >>> rises("accuracy"), rises("mean_squared_error"), rises("loss")
+    (True, False, False)
+    """
+    return name in FUNCTIONS or (name in METRICS and METRICS[name].rises)
+
+
+def check_metrics(metrics: Any, loss: str, outputs: int) -> tuple[tuple[str, ...], dict[str, Function]]:
+    """Return the names in METRICS of one or several metrics, and functions by their names.
+
+    Raises ValueError for a metric that does not fit loss and outputs.
+    """
     if metrics is None:
-        return ()
-    if not isinstance(metrics, str | Iterable):
+        return (), {}
+    if not isinstance(metrics, str | Iterable) and not callable(metrics):
         raise TypeError(f"metrics must be a list of names; got {describe(metrics)}")
-    listed = [metrics] if isinstance(metrics, str) else metrics
-    names = tuple(check_name("metric", canonical(name) if isinstance(name, str) else name, METRICS) for name in listed)
-    for i, name in enumerate(names):
+    listed = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    chosen: dict[str, Function | None] = {}
+    for one in listed:
+        name, function = _named(one)
+        if name in chosen:
+            raise ValueError(f"the metric {name} is given twice")
+        chosen[name] = function
+    names = tuple(name for name, function in chosen.items() if function is None)
+    _check_fit(names, loss, outputs)
+    functions = {name: function for name, function in chosen.items() if function is not None}
+    row = LOSSES[loss]
+    if "roc_auc" in functions and not (row.by_row or row.binary):
+        fitting = ", ".join(name for name, other in LOSSES.items() if other.by_row or other.binary)
+        raise ValueError(f"the metric roc_auc is for losses of classes: {fitting}; got {loss}")
+    return names, functions
+
+
+def _named(metric: Any) -> tuple[str, Function | None]:
+    """The canonical name of a metric, and its function if it is one."""
+    if isinstance(metric, str) or not callable(metric):
+        name = _known(metric)
+        return name, FUNCTIONS.get(name)
+    name = getattr(metric, "__name__", "")
+    if not name.isidentifier():
+        raise ValueError(f"a function that is a metric must have a name, as `def` gives it; got {metric!r}")
+    known = canonical(name)
+    if FUNCTIONS.get(known) is metric:
+        return known, metric
+    if known in METRICS or known in FUNCTIONS or name in _RESERVED or name.startswith(_VALIDATION):
+        raise ValueError(f"the name of a function that is a metric must be a new one; got {name}")
+    return name, metric
+
+
+def function_values(functions: Mapping[str, Function], y: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    """Values of functions f(y_true, y_pred) for targets and outputs (n, outputs), which are (n,) for one output.
+
+    >>> function_values({"hits": lambda t, y: (t == y).mean()}, np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]]))
+    {'hits': 0.5}
+    """
+    if outputs.shape[1] == 1:
+        y, outputs = y.reshape(len(y)), outputs[:, 0]
+    values = {}
+    for name, function in functions.items():
+        value = function(y.copy(), outputs.copy())  # which it may change
+        try:
+            values[name] = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"the metric {name} must return a number; got {describe(value)}") from None
+    return values
+
+
+def _check_fit(names: Iterable[str], loss: str, outputs: int) -> None:
+    for name in names:
         if not METRICS[name].goes_with(LOSSES[loss]):
             fitting = [other for other, row in METRICS.items() if row.goes_with(LOSSES[loss])]
             raise ValueError(f"the metric {name} does not go with the loss {loss}; what does: {', '.join(fitting)}")
-        if name in names[:i]:
-            raise ValueError(f"the metric {name} is given twice")
-    return names
+        if not METRICS[name].takes_outputs(LOSSES[loss], outputs):
+            raise ValueError(
+                f"the metric {name} must have two classes to tell apart; got {outputs} outputs. Of several classes it"
+                f" is {name}_macro"
+            )
+
+
+def _known(name: Any) -> str:
+    """The canonical name of a metric; TypeError or ValueError for what is none."""
+    known = canonical(name) if isinstance(name, str) else name
+    if known in METRICS:
+        return known
+    return check_name("metric", known, [*METRICS, *FUNCTIONS, "top_K_accuracy of any K"])
 
 
 def check_classes(metrics: Iterable[str], loss: str, y: np.ndarray, name: str) -> None:

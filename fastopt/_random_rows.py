@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SHUFFLE, SPLIT = 1, 2  # random streams of a model's seed; 0 draws the weights
+from .kernels.spec import Shuffle
 
-
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+SPLIT = 2  # random stream of a model's seed; 0 draws the weights, spec.SHUFFLE_STREAM the order of rows
 
 
 def split(rows: int, fraction: float, seed: int, shuffle: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -27,7 +25,8 @@ def split(rows: int, fraction: float, seed: int, shuffle: bool) -> tuple[NDArray
             f"validation_split={fraction:g} of {rows} rows leaves {held_out} for validation and {rows - held_out} for "
             "training: both need at least one"
         )
-    order = _generator(seed, SPLIT).permutation(rows) if shuffle else np.arange(rows)
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(SPLIT,)))
+    order = np.random.Generator(bits).permutation(rows) if shuffle else np.arange(rows)
     return np.sort(order[:-held_out]), np.sort(order[-held_out:])
 
 
@@ -39,4 +38,4 @@ def epoch_order(rows: NDArray[np.int64], seed: int, epoch: int, shuffle: bool) -
     >>> epoch_order(np.arange(6), seed=0, epoch=1, shuffle=False)
     array([0, 1, 2, 3, 4, 5])
     """
-    return _generator(seed, SHUFFLE, epoch).permutation(rows) if shuffle else rows.copy()
+    return Shuffle(seed, epoch).order(rows) if shuffle else rows.copy()

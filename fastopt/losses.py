@@ -47,6 +47,7 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Perceptron",
+    "Quantile",
     "SparseCategoricalCrossentropy",
     "get",
     "prepare_targets",
@@ -169,6 +170,26 @@ class Huber(Loss):
         super().__init__(backend, delta=delta)
 
 
+class Quantile(Loss):
+    """Mean over rows and outputs of q (t - z) where t > z, else (1 - q) (z - t): the pinball loss of the quantile q.
+
+    Its least mean is at the q-quantile of the targets; at q = 0.5 it is half the absolute error, least at the median.
+    The gradient is 0 where z = t.
+
+    Source: Koenker & Bassett 1978; scikit-learn's mean_pinball_loss. Targets: (n, K). `quantile` is q, in (0, 1).
+
+    Example:
+        >>> import fastopt as fo
+        >>> fo.losses.Quantile(0.75, backend="numpy")([[1.0], [2.0]], [0, 4])
+        0.875
+    """
+
+    name = "quantile"
+
+    def __init__(self, quantile: float = 0.5, *, backend: str = _backends.DEFAULT) -> None:
+        super().__init__(backend, quantile=quantile)
+
+
 class BinaryCrossentropy(Loss):
     """Mean over rows and outputs of max(z, 0) - z t + log(1 + exp(-|z|)): cross-entropy from the logits z.
 
@@ -261,6 +282,7 @@ _CLASSES: tuple[type[Loss], ...] = (
     MeanSquaredError,
     MeanAbsoluteError,
     Huber,
+    Quantile,
     BinaryCrossentropy,
     Hinge,
     Perceptron,
@@ -274,6 +296,7 @@ ALIASES = {
     "bce": "binary_crossentropy",
     "scce": "sparse_categorical_crossentropy",
     "cce": "categorical_crossentropy",
+    "pinball": "quantile",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +23,9 @@ class Limits(NamedTuple):
     """Best rates of the machine, with the threads that kernels may use, or of a GPU."""
 
     bandwidth: float  # bytes a second, streamed to and from memory
-    flops: float  # operations a second, in large products
+    flops: float  # operations a second, in registers; of a GPU: in large products
+    products: float = 0.0  # operations a second of the fastest matrix products; 0 if that is `flops`, or unknown
+    library: str = ""  # name and version of the library that reached them
 
 
 @dataclass
@@ -102,6 +104,7 @@ class profile:
     ...     _ = model.fit(np.ones((64, 4)), np.ones(64), batch_size=16)
     >>> for row in p.rows:
     ...     print(row.kernel, row.calls, row.bytes, row.flops)
+    shuffle 1 1024 0
     gather 4 4 3072 0
     forward 4x8 relu 4 3712 4608
     forward 8x1 linear 4 2448 1088
@@ -147,11 +150,12 @@ class profile:
         total.marked += marked
         total.seconds += float(spans.sum())
         total.wall += (end - done.start) / 1e9
-        rows = min(done.rows, marked * done.batch)
+        rows = min(done.rows, done.rows_of_first(marked))
         for i, cost in enumerate(done.costs):
             row = self._rows.setdefault((key, cost.name), Row(*key, cost.name))
-            moved, operations = cost.total(marked, rows)
-            row.calls += marked
+            calls = -(-marked // done.epoch_steps) if cost.once_an_epoch else marked
+            moved, operations = cost.total(calls, rows)
+            row.calls += calls
             row.seconds += float(spans[2 * i])
             row.waiting += float(spans[2 * i + 1])
             row.bytes += moved
@@ -178,7 +182,7 @@ class profile:
         return list(self._rows.values())
 
     def limits(self, dtype: str, device: str = "") -> Limits | None:
-        """Best rates of the machine, or of its first GPU if `device` is a GPU's name; measured once, within a second.
+        """Best rates of the machine, or of its first GPU if `device` is a GPU's name; measured once, within seconds.
 
         None in interpreted mode and under the simulator.
         """
@@ -192,8 +196,10 @@ class profile:
 
         Time and waiting are those of the average thread, so that they add up to the time of the step; a kernel's rates
         are those of all threads while they work. "of limit" is the larger of bytes / bandwidth and operations / peak,
-        divided by the time: what memory or arithmetic would take at best. It says how much a better kernel could gain,
-        if its operands come from memory; operands that stay in a cache come faster, so it may exceed 100 %.
+        divided by the time: what memory or arithmetic would take at best. The peak is that of multiplications and
+        additions in registers, which no product exceeds; the fastest products of any library stand beside it. The share
+        says how much a better kernel could gain, if its operands come from memory; operands that stay in a cache come
+        faster, so it may exceed 100 %.
         """
         rows = self.rows
         parts = [
@@ -222,11 +228,16 @@ def check_backend(name: str) -> None:
 
 
 def _limits_of_host(dtype: str) -> Limits | None:
-    from .benchmarks.limits import copy_bandwidth, product_peak
+    from .benchmarks.limits import copy_bandwidth
+    from .benchmarks.peaks import fma_peak, has_peak, product_peak
     from .kernels.cpu.runtime.launch import get_num_threads
-    from .kernels.cpu.runtime.primitives import INTERPRETED
 
-    return None if INTERPRETED else Limits(copy_bandwidth(), product_peak(dtype, get_num_threads()))
+    if not has_peak(dtype):
+        return None
+    threads = get_num_threads()
+    best = product_peak(dtype, threads)
+    # on a busy machine the registers may have had the worse moments
+    return Limits(copy_bandwidth(), max(fma_peak(dtype, threads), best.flops), best.flops, best.library)
 
 
 def _limits_of_gpu(dtype: str) -> Limits | None:
@@ -274,8 +285,10 @@ def _section(total: Total, rows: list[Row]) -> str:
 
 def _limits_line(dtype: str, device: str, limits: Limits) -> str:
     bandwidth, flops = rounded(limits.bandwidth / 1e9), rounded(limits.flops / 1e9)
-    where = f" on {device}" if device else ""
-    return f"limits, measured now{where}: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+    if device:
+        return f"limits, measured now on {device}: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} products"
+    line = f"limits, measured now: {bandwidth} GB/s from memory, {flops} GFLOP/s in {dtype} registers"
+    return line + (f"; products at best {rounded(limits.products / 1e9)} ({limits.library})" if limits.products else "")
 
 
 def _time(seconds: float) -> str:
@@ -322,15 +335,19 @@ def _events(passes: list[Pass]) -> list[dict[str, Any]]:
             tid = names.index(done.device) if done.device else rank + 1
             for step, times in enumerate(steps):
                 number = done.marked_steps[step] if done.marked_steps else step
-                rows = min(done.batch, done.rows - step * done.batch)
-                _step_events(add, done.costs, tid, number, rows, times)
+                begins = step % done.epoch_steps == 0
+                costs = [cost if begins or not cost.once_an_epoch else None for cost in done.costs]
+                _step_events(add, costs, tid, number, done.rows_of_step(step), times)
     return events
 
 
-def _step_events(add: Callable[..., None], costs: Any, tid: int, number: int, rows: int, times: list[int]) -> None:
+def _step_events(
+    add: Callable[..., None], costs: Sequence[Cost | None], tid: int, number: int, rows: int, times: list[int]
+) -> None:
     add(tid, f"step {number}", "step", times[0], times[-1], rows=rows)
-    cost: Cost
     for i, cost in enumerate(costs):
+        if cost is None:  # this step has no call of it
+            continue
         start, end, met = times[2 * i : 2 * i + 3]
         moved, operations = cost.total(1, rows)
         add(tid, cost.name, "kernel", start, end, bytes=moved, flops=operations)

@@ -25,14 +25,16 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from math import cos, pi
+from math import ceil, cos, inf, log, pi
 from typing import Any
 
 from ._validation import check_count, check_name, check_number, describe
 
 __all__ = [
     "SCHEDULES",
+    "Constant",
     "Cosine",
+    "CosineRestarts",
     "Exponential",
     "InverseTime",
     "Join",
@@ -50,19 +52,24 @@ __all__ = [
 # Least values of fields, by name: of whole numbers, and of floats.
 _COUNTS = {"size": 1, "steps": 1, "warmup": 0}
 _LOWS = {"lr": 0.0, "end": 0.0, "start": 0.0, "gamma": 0.0, "decay": 0.0, "power": 0.0, "divisor": 1.0}
+_LOWS |= {"slope": 0.0, "most": 0.0, "t_mul": 1.0, "m_mul": 0.0}
+_PLOTTED = 10_000  # points of a plot, at most: more than its pixels
 
 
 class Schedule(ABC):
     """Base class: called with t, the number of steps done, a schedule returns the learning rate of the next step.
 
     Subclasses are frozen dataclasses. Fields named as those of this module, such as `lr` and `steps`, are checked: they
-    raise TypeError or ValueError for values of another type, below their least value, infinite or NaN.
+    raise TypeError or ValueError for values of another type, below their least value, infinite or NaN. A field whose
+    default is None may be None.
     """
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if field.name in _COUNTS:
+            if value is None and field.default is None:
+                continue
+            if field.name in _COUNTS and field.type not in (float, "float"):
                 object.__setattr__(self, field.name, check_count(field.name, value, _COUNTS[field.name]))
             elif field.name in _LOWS:
                 object.__setattr__(self, field.name, check_number(field.name, value, _LOWS[field.name]))
@@ -70,6 +77,43 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, step: int) -> float:
         """Return the learning rate of the next step, after `step` steps."""
+
+    def plot(self, steps: int, ax: Any = None) -> Any:
+        """Draw the rates of the first `steps` steps into a Matplotlib `Axes`, by default of a new figure; return it.
+
+        Of more than 10,000 steps so many are drawn, evenly spread, with the first and the last one. ImportError without
+        Matplotlib (extra `plot`).
+
+        >>> ax = Cosine(1e-3, steps=300, warmup=30).plot(400)  # doctest: +SKIP
+        >>> ax.figure.savefig("schedule.png")  # doctest: +SKIP
+        """
+        steps = check_count("steps", steps)
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise ImportError("plot needs Matplotlib: pip install 'fastopt[plot]'") from error
+        points = min(steps, _PLOTTED)
+        drawn = [i * (steps - 1) // max(points - 1, 1) for i in range(points)]
+        if ax is None:
+            ax = pyplot.subplots()[1]
+        ax.plot(drawn, [self(step) for step in drawn], drawstyle="steps-post" if steps <= 100 else "default")
+        ax.set_xlabel("steps done")
+        ax.set_ylabel("learning rate")
+        return ax
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate for every step, as a number is: lr.
+
+    >>> Constant(0.5)(0), Constant(0.5)(1000)
+    (0.5, 0.5)
+    """
+
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        return self.lr
 
 
 @dataclass(frozen=True)
@@ -116,20 +160,44 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Exponential decay, by gamma over `steps` steps: lr gamma^(t / steps).
+    """Exponential decay or growth, by gamma over `steps` steps: lr gamma^(t / steps), and at most `most`.
 
-    Source: torch.optim.lr_scheduler.ExponentialLR, with steps=1; keras.optimizers.schedules.ExponentialDecay.
+    `steps` is any positive number, such as that of an epoch. With steps=1 each rate is gamma times the one before:
+    lr_t = gamma lr_(t-1). The decay eta0 (1 / alpha)^(t / alpha) of textbooks, alpha whole or not, is
+    `Exponential(eta0, gamma=1 / alpha, steps=alpha)`. A gamma above 1 lets the rate grow, up to `most`, if that is
+    given; without a bound it becomes infinite, which optimizers refuse.
+
+    Source: torch.optim.lr_scheduler.ExponentialLR, with steps=1; keras.optimizers.schedules.ExponentialDecay. Growth is
+    the range test of Smith 2017.
 
     >>> [round(Exponential(0.8, gamma=0.25, steps=2)(t), 9) for t in range(4)]
     [0.8, 0.4, 0.2, 0.1]
+    >>> [round(Exponential(0.1, gamma=2, most=0.5)(t), 9) for t in range(5)]
+    [0.1, 0.2, 0.4, 0.5, 0.5]
+    >>> [round(Exponential(0.8, gamma=1 / 2.5, steps=2.5)(t), 4) for t in range(6)]  # alpha = 2.5
+    [0.8, 0.5545, 0.3844, 0.2664, 0.1847, 0.128]
     """
 
     lr: float
     gamma: float
-    steps: int = 1
+    steps: float = 1
+    most: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if hasattr(self.steps, "__index__"):
+            object.__setattr__(self, "steps", check_count("steps", self.steps))
+        elif not check_number("steps", self.steps, 0.0):
+            raise ValueError("steps must be above 0; got 0.0")
+        if self.most is not None and self.most < self.lr:
+            raise ValueError(f"most must be at least lr={self.lr:g}, the first rate; got {self.most:g}")
 
     def __call__(self, step: int) -> float:
-        return self.lr * self.gamma ** (step / self.steps)
+        try:
+            rate = self.lr * self.gamma ** (step / self.steps)
+        except OverflowError:  # of a float's power
+            rate = inf if self.lr else 0.0
+        return rate if self.most is None else min(rate, self.most)
 
 
 @dataclass(frozen=True)
@@ -178,24 +246,38 @@ class Linear(Schedule):
         lr + (end - lr) (t - warmup) / (steps - warmup)             t < steps
         end                                                         else
 
+    A `slope` instead of `steps` is the fall in a step: max(end, lr - slope (t - warmup)). So eta0 - t / alpha, down to
+    0, is `Linear(eta0, slope=1 / alpha)`.
+
     Source: torch.optim.lr_scheduler.LinearLR; optax.linear_schedule; with warm-up as Devlin et al. 2019 (BERT).
 
     >>> [round(Linear(0.8, steps=6, warmup=2)(t), 9) for t in range(8)]
     [0.0, 0.4, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0]
+    >>> [round(Linear(0.8, slope=1 / 4)(t), 9) for t in range(5)]
+    [0.8, 0.55, 0.3, 0.05, 0.0]
     """
 
     lr: float
-    steps: int
+    steps: int | None = None
     end: float = 0.0
     warmup: int = 0
+    slope: float | None = None
 
     def __post_init__(self) -> None:
+        if (self.steps is None) == (self.slope is None):
+            raise ValueError(f"Linear must have steps or slope, one of the two; got {self.steps} and {self.slope}")
         super().__post_init__()
-        _check_warmup(self.warmup, self.steps)
+        if self.steps is not None:
+            _check_warmup(self.warmup, self.steps)
+        elif self.end > self.lr:
+            raise ValueError(f"end must be at most lr={self.lr:g}, from which a slope falls; got {self.end:g}")
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return self.lr * step / self.warmup
+        if self.slope is not None:
+            return max(self.end, self.lr - self.slope * (step - self.warmup))
+        assert self.steps is not None
         return self.lr + (self.end - self.lr) * min((step - self.warmup) / (self.steps - self.warmup), 1.0)
 
 
@@ -229,6 +311,55 @@ class Cosine(Schedule):
             return self.start + (self.lr - self.start) * step / self.warmup
         part = min((step - self.warmup) / (self.steps - self.warmup), 1.0)
         return _half_cosine(self.lr, self.end, part)
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Schedule):
+    """Half cosines to `end`, one after the other: the first from lr in `steps` steps, each t_mul times as long.
+
+    Each begins m_mul times as far above `end` as the one before. Cycle i, from 0, begins at
+    s_i = steps (1 + t_mul + ... + t_mul^(i - 1)); within it the rate is
+
+        end + (lr - end) m_mul^i (1 + cos(pi (t - s_i) / (steps t_mul^i))) / 2
+
+    Source: Loshchilov & Hutter 2017 (SGDR), with T_0 = steps and T_mult = t_mul;
+    keras.optimizers.schedules.CosineDecayRestarts, whose names and defaults these are (alpha there is end / lr);
+    torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, whose T_mult is 1 by default. `WarmUp` puts a warm-up before.
+
+    >>> [round(CosineRestarts(0.8, steps=2)(t), 9) for t in range(7)]
+    [0.8, 0.4, 0.8, 0.682842712, 0.4, 0.117157288, 0.8]
+    >>> [round(CosineRestarts(0.8, steps=2, t_mul=1, m_mul=0.5)(t), 9) for t in range(6)]
+    [0.8, 0.4, 0.4, 0.2, 0.2, 0.1]
+    """
+
+    lr: float
+    steps: int
+    t_mul: float = 2.0
+    m_mul: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end > self.lr:
+            raise ValueError(f"end must be at most lr={self.lr:g}, from which cycles fall; got {self.end:g}")
+
+    def __call__(self, step: int) -> float:
+        cycle, first = self._cycle(step)
+        part = (step - first) / (self.steps * self.t_mul**cycle)
+        return _half_cosine(self.end + (self.lr - self.end) * self.m_mul**cycle, self.end, part)
+
+    def _cycle(self, step: int) -> tuple[int, float]:
+        """Number of the cycle that a step is in, and where it begins."""
+        if self.t_mul == 1:
+            return step // self.steps, step // self.steps * self.steps
+        # the logarithm may be off by its rounding at the end of a cycle
+        cycle = ceil(log(1 + step / self.steps * (self.t_mul - 1)) / log(self.t_mul))
+        while self._begin(cycle) > step:
+            cycle -= 1
+        return cycle, self._begin(cycle)
+
+    def _begin(self, cycle: int) -> float:
+        return self.steps * (self.t_mul**cycle - 1) / (self.t_mul - 1)
 
 
 @dataclass(frozen=True)
@@ -323,12 +454,15 @@ class WarmUp(Schedule):
 
 SCHEDULES: dict[str, type[Schedule]] = {
     cls.__name__: cls
-    for cls in (Step, MultiStep, Exponential, InverseTime, Polynomial, Linear, Cosine, OneCycle, Join, WarmUp)
-}
+    for cls in (
+        Constant, Step, MultiStep, Exponential, InverseTime, Polynomial, Linear, Cosine, CosineRestarts, OneCycle, Join,
+        WarmUp,
+    )
+}  # fmt: skip
 
 
 def to_config(schedule: Schedule | float) -> Any:
-    """Return a schedule as a dict for JSON, with its name and its fields; a number is returned as it is.
+    """Return a schedule as a dict for JSON, with its name and its fields that are not None; a number as it is.
 
     Raises TypeError for a schedule that is not one of SCHEDULES.
 
@@ -340,6 +474,7 @@ def to_config(schedule: Schedule | float) -> Any:
     if SCHEDULES.get(type(schedule).__name__) is not type(schedule):
         raise TypeError(f"a schedule must be one of {', '.join(SCHEDULES)}; got {describe(schedule)}")
     own = {field.name: getattr(schedule, field.name) for field in fields(schedule)}  # type: ignore[arg-type]
+    own = {name: value for name, value in own.items() if value is not None}  # as files of before a field was there
     for name, value in own.items():
         if isinstance(value, Schedule):
             own[name] = to_config(value)

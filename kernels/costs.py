@@ -106,6 +106,11 @@ def _update_flops(rule: str | None) -> int:
     return update_flops(rule) if rule else 0
 
 
+def shuffle() -> Cost:
+    """Indices of the rows of an epoch read, and written in another order."""
+    return Cost("shuffle", row_bytes=2 * INDEX, once_an_epoch=True)
+
+
 def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False) -> Cost:
     """Rows of x and y (`targets` columns, or labels) copied to the batch; ordered: by indices, which are read."""
     target = INDEX if labels else targets * itemsize
@@ -157,14 +162,17 @@ def slopes(outputs: int, activation: str, bias: bool, rule: str | None, itemsize
 
     The linear activation's slope reads neither. A row takes a multiplication by the slope and an addition to db.
     """
-    reads = ACTIVATIONS[activation].slope is not ACTIVATIONS["linear"].slope
     return Cost(
         f"slopes {outputs} {activation}",
         bytes=bias * outputs * _update_bytes(rule, itemsize),
         flops=bias * outputs * _update_flops(rule),
-        row_bytes=(2 + reads) * outputs * itemsize,
+        row_bytes=(2 + _reads_for_slope(activation)) * outputs * itemsize,
         row_flops=(1 + bias) * outputs,
     )
+
+
+def _reads_for_slope(activation: str) -> bool:
+    return ACTIVATIONS[activation].slope is not ACTIVATIONS["linear"].slope
 
 
 def activate(outputs: int, activation: str, bias: bool, itemsize: int) -> Cost:
@@ -182,22 +190,24 @@ def bias_gradient(outputs: int, itemsize: int) -> Cost:
     return Cost(f"sums {outputs}", bytes=outputs * itemsize, row_bytes=outputs * itemsize, row_flops=outputs)
 
 
-def inputs_gradient(inputs: int, outputs: int, itemsize: int) -> Cost:
-    """dz and w read, dx written."""
+def inputs_gradient(inputs: int, outputs: int, itemsize: int, below: str | None = None) -> Cost:
+    """dz and w read, dx written; below: the activation of the layer below, whose slopes and sums dx is made dz with."""
+    reads = below is not None and _reads_for_slope(below)
     return Cost(
-        f"inputs {inputs}x{outputs}",
+        f"inputs {inputs}x{outputs}{f' {below}' if below else ''}",
         bytes=inputs * outputs * itemsize,
-        row_bytes=(inputs + outputs) * itemsize,
-        row_flops=2 * inputs * outputs,
+        row_bytes=(inputs + outputs + reads * inputs) * itemsize,
+        row_flops=2 * inputs * outputs + (2 * inputs if below else 0),
     )
 
 
-def weights(inputs: int, outputs: int, rule: str | None, itemsize: int) -> Cost:
-    """x and dz read, w and its states read and written; without a rule, dw is written instead."""
+def weights(inputs: int, outputs: int, rule: str | None, itemsize: int, bias: bool = False) -> Cost:
+    """x and dz read, w and its states read and written; without a rule, dw is written instead. bias: b as well."""
+    elements = (inputs + bias) * outputs
     return Cost(
         f"weights{f'+{rule}' if rule else ''} {inputs}x{outputs}",
-        bytes=inputs * outputs * _update_bytes(rule, itemsize),
-        flops=inputs * outputs * _update_flops(rule),
+        bytes=elements * _update_bytes(rule, itemsize),
+        flops=elements * _update_flops(rule),
         row_bytes=(inputs + outputs) * itemsize,
         row_flops=2 * inputs * outputs,
     )

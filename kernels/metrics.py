@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ def scored_by(name: str, loss: str, labels: bool, outputs: int) -> str:
 
 def scored_forms(name: str) -> list[str]:
     """Names in SCORED of all that a metric scores, over the losses that it goes with: it has a kernel for each.
+
+    Those of counts share the kernels.
 
     >>> scored_forms("accuracy"), scored_forms("top_5_accuracy"), scored_forms("r2")
     (['labels', 'largest', 'outputs'], ['labels', 'largest'], ['values'])
@@ -74,6 +76,20 @@ def variation_for(metrics: Sequence[str], y: np.ndarray, order: np.ndarray | Non
     return variation_of(y, order) if any(METRICS[name].of_variation for name in metrics) else None
 
 
+def variation_of_pass(metrics: Sequence[str], batches: Any, in_order: bool) -> Variation | None:
+    """Variation of the targets of a training pass; batches: `Batches`, for a part of an epoch that of the whole one.
+
+    in_order: true where the backend adds up in the order of the epoch, false where it shuffles afterwards.
+    """
+    parts = batches.parts
+    if parts is None:
+        return variation_for(metrics, batches.y, batches.order)
+    if parts.carried is None:
+        whole = parts.whole.epoch(0) if in_order else parts.whole
+        parts.variation = variation_for(metrics, whole.y, whole.order)
+    return parts.variation
+
+
 def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
     """Variation of the targets y (n, outputs), or of their rows `order`; exactly 0 for constant ones.
 
@@ -89,13 +105,44 @@ def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
     return Variation(tuple(np.einsum("ij,ij->j", deviations, deviations).tolist()))
 
 
+def num_counts(outputs: int, by_output: bool) -> int:
+    """Number of counts of all classes: (right, predicted, actual) of each class, all right ones first.
+
+    An output that is a class by itself, by_output, counts for two: class 2 j is that it is not, and 2 j + 1 that it is.
+
+    >>> num_counts(10, by_output=False), num_counts(1, by_output=True)
+    (30, 6)
+    """
+    return 3 * (2 * outputs if by_output else outputs)
+
+
+def has_counts(metrics: Sequence[str]) -> bool:
+    """True if metrics are made from counts of classes."""
+    return any(METRICS[name].of_counts for name in metrics)
+
+
+def _of_counts(name: str, counts: Sequence[float], outputs: int, by_output: bool) -> float:
+    """A metric from counts of classes; a class that neither is nor was predicted is none of those of a mean.
+
+    >>> _of_counts("precision", [5, 2, 5, 3, 6, 2], 1, by_output=True)  # of 3 predicted to be so 2 are
+    0.6666666666666666
+    >>> _of_counts("recall_macro", [4, 0, 1, 5, 0, 1, 4, 0, 2], 3, by_output=False)  # nobody is of the second class
+    0.75
+    """
+    score, table = METRICS[name].score, np.reshape(counts, (3, -1))
+    if METRICS[name].average == "binary":
+        return float(score(*(table[:, 1::2].sum(axis=1) if by_output else table[:, 1]).tolist()))
+    table = table[:, 1::2] if by_output and outputs > 1 else table[:, table[1:].any(axis=0)]
+    return float(np.mean([score(*of_class) for of_class in table.T.tolist()])) if table.size else float("nan")
+
+
 def metric_values(
     sums: Mapping[str, Sequence[float]], rows: int, outputs: int, by_output: bool, variation: Variation | None = None
 ) -> dict[str, float]:
     """Metrics from sums over `rows` rows; NaN for no rows.
 
-    sums: of each metric's scores over rows and outputs; of r2 one sum for each of the parts of the `variation`.
-    by_output: true if metrics of classes count outputs, not rows.
+    sums: of each metric's scores over rows and outputs; of r2 one sum for each of the parts of the `variation`; of
+    those of counts all the counts. by_output: true if metrics of classes count outputs, not rows.
 
     >>> metric_values({"accuracy": [3.0]}, 4, 2, by_output=False)
     {'accuracy': 0.75}
@@ -108,19 +155,23 @@ def metric_values(
         if row.of_variation:
             assert variation is not None
             values[name] = variation.r2(found)
+        elif row.of_counts:
+            values[name] = _of_counts(name, found, outputs, by_output)
         else:
             values[name] = found[0] / (rows if row.of_classes and not by_output else rows * outputs)
     return values
 
 
 def sums_of(metrics: Sequence[str], outputs: int, variation: Variation | None) -> list[tuple[str, Columns]]:
-    """Sums that metrics are computed from: (metric, columns) of each, in order.
+    """Sums that metrics are computed from: (metric, columns) of each, in order; without counts of classes.
 
     >>> sums_of(["accuracy", "r2"], 3, Variation((1.0, 0.0, 2.0)))
     [('accuracy', (0, 3)), ('r2', (0, 1)), ('r2', (2, 3))]
     """
     parts: list[tuple[str, Columns]] = []
     for name in metrics:
+        if METRICS[name].of_counts:
+            continue
         of_metric = variation.parts if METRICS[name].of_variation and variation is not None else [(0, outputs)]
         parts += [(name, columns) for columns in of_metric]
     return parts

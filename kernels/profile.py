@@ -23,6 +23,7 @@ class Cost(NamedTuple):
     flops: int = 0
     row_bytes: int = 0
     row_flops: int = 0
+    once_an_epoch: bool = False  # it has a call before the first batch of an epoch only
 
     def total(self, calls: int, rows: int) -> tuple[int, int]:
         """Bytes and operations of some calls, for so many rows in all.
@@ -40,7 +41,7 @@ class Pass(NamedTuple):
     """
 
     verb: str  # "train", "evaluate", "predict"
-    dtype: str
+    dtype: str  # which layers compute in, on the CPU; on a GPU that of the parameters
     costs: Sequence[Cost]  # of the phases of a step, in order
     batch: int  # rows of a full batch
     rows: int  # of all steps
@@ -53,6 +54,21 @@ class Pass(NamedTuple):
     marked_steps: Sequence[int] = ()  # numbers of the steps with marks in the pass; (): the first
     is_continuation: bool = False  # a further record of the same pass
     device: str = ""  # the GPU, whose marks are those of one rank; "": threads of the host
+    epoch_rows: int = 0  # of an epoch, the last batch of which may be shorter; 0: of the pass, which is one
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return max(1, -(-(self.epoch_rows or self.rows) // self.batch))
+
+    def rows_of_step(self, step: int) -> int:
+        """Rows of a step, counted from 0."""
+        return min(self.batch, (self.epoch_rows or self.rows) - step % self.epoch_steps * self.batch)
+
+    def rows_of_first(self, steps: int) -> int:
+        """Rows of the first steps together."""
+        epochs, rest = divmod(steps, self.epoch_steps)
+        return epochs * (self.epoch_rows or self.rows) + min(self.epoch_rows or self.rows, rest * self.batch)
 
 
 class Recorder(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -91,6 +91,49 @@ class BufferUpdate(NamedTuple):
     stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
 
 
+class Shuffle(NamedTuple):
+    """A new order of rows for every epoch: a pure function of a seed and the number of the epoch.
+
+    It is that of NumPy's `Generator(PCG64(SeedSequence(seed, spawn_key=(1, epoch)))).permutation`.
+    """
+
+    seed: int  # in [0, 2^64)
+    first_epoch: int = 0  # number, in the life of a model, of the first epoch of a pass
+
+    def order(self, rows: np.ndarray, epoch: int = 0) -> np.ndarray:
+        """Return `rows`, (m,), in the order of an epoch of the pass, counted from 0: a new array.
+
+        >>> rows = np.arange(10, 16)
+        >>> sorted(Shuffle(seed=0).order(rows).tolist()) == rows.tolist()
+        True
+        >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
+        True
+        """
+        key = SHUFFLE_STREAM, self.first_epoch + epoch
+        bits = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key))
+        return np.random.Generator(bits).permutation(rows)
+
+
+SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others
+
+
+class EpochParts:
+    """An epoch whose parts are passes by themselves, one after the other: what a backend hands on to the next one.
+
+    whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
+    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
+    """
+
+    def __init__(self, whole: Batches) -> None:
+        self.whole, self.rows = whole, 0
+        self.carried: Any = None
+        self.variation: Any = None
+
+    def carry(self, sums: Any, rows: int) -> None:
+        """Keep the sums after a part of so many rows."""
+        self.carried, self.rows = sums, self.rows + rows
+
+
 class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 
@@ -102,15 +145,24 @@ class Batches(NamedTuple):
     order: np.ndarray  # (m,) int64 row indices
     batch_size: int
     accumulate: int = 1
+    epochs: int = 1  # passes over all batches, one after the other
+    shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
+    parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
 
     @property
     def batches(self) -> int:
+        """Batches of an epoch."""
         return -(-len(self.order) // self.batch_size)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps."""
+        """Optimizer steps of an epoch."""
         return -(-len(self.order) // (self.batch_size * self.accumulate))
+
+    def epoch(self, i: int) -> Batches:
+        """Return the batches of epoch i alone, in their order."""
+        order = self.order if self.shuffle is None else self.shuffle.order(self.order, i)
+        return self._replace(order=order, epochs=1, shuffle=None)
 
 
 class OptimizerSteps(NamedTuple):
@@ -119,9 +171,19 @@ class OptimizerSteps(NamedTuple):
     rule: str  # a row of OPTIMIZERS
     states: Sequence[tuple[np.ndarray, ...]]  # of each parameter, in the order of the rule's row; changed in place
     options: Mapping[str, Any]  # of the rule; lr is not read
-    learning_rates: np.ndarray  # (steps,) float64
+    learning_rates: np.ndarray  # (steps of all epochs,) float64
     steps_done: int = 0  # before the first of these
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step; NaN without steps."""
+        return float(self.learning_rates[-1]) if len(self.learning_rates) else float("nan")
+
+    def epoch(self, i: int, steps: int) -> OptimizerSteps:
+        """Return the steps of epoch i alone, each epoch having so many."""
+        rates = self.learning_rates[i * steps : (i + 1) * steps]
+        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps)
 
 
 class PassResult(NamedTuple):
@@ -130,3 +192,37 @@ class PassResult(NamedTuple):
     losses: np.ndarray  # (steps,) float64, the mean loss of the rows of every optimizer step
     metrics: dict[str, float]
     seconds: float
+    lr: float = float("nan")  # the learning rate of the last step
+
+
+class EpochResults(NamedTuple):
+    """Results of successive epochs of a training pass."""
+
+    losses: np.ndarray  # (epochs, steps) float64, the mean loss of the rows of every optimizer step
+    metrics: dict[str, list[float]]  # a value for each epoch
+    seconds: np.ndarray  # (epochs,) float64
+    rates: np.ndarray  # (epochs,) float64, the learning rate of the last step of each
+
+    @classmethod
+    def of(cls, result: PassResult) -> EpochResults:
+        """Return the results of a single epoch."""
+        metrics = {name: [value] for name, value in result.metrics.items()}
+        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]))
+
+    def last(self) -> PassResult:
+        """Return the results of the last epoch."""
+        metrics = {name: values[-1] for name, values in self.metrics.items()}
+        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]))
+
+
+class EpochHooks(NamedTuple):
+    """Functions of the caller that a training pass of several epochs calls."""
+
+    finished: Callable[[EpochResults], None]  # given the results of whole epochs, also if the pass is interrupted
+    stop: Callable[[], bool]  # asked now and then, at most at every end of an epoch; true: the pass ends with its epoch
+    until_diverged: bool = False  # the pass ends with the first epoch whose losses are not finite
+
+    def after(self, result: PassResult) -> bool:
+        """Hand over the result of an epoch; return true if the pass ends with it."""
+        self.finished(EpochResults.of(result))
+        return self.stop() or (self.until_diverged and not np.isfinite(result.losses.sum()))

@@ -99,11 +99,13 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                 )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for name, row in METRICS.items():
-            for scored in scored_forms(name) if row.of_classes else ():
+            for scored in scored_forms(name) if row.of_classes and not row.of_counts else ():
                 yield (
                     f"{name} {scored} {dtype}",
                     lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
                 )
+        for scored in scored_forms("precision"):
+            yield f"counts {scored} {dtype}", lambda scored=scored, dtype=dtype: _counts(scored, dtype)
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
@@ -229,6 +231,17 @@ def _hits(name: str, scored: str, dtype: str) -> Outputs:
     places = at(z), at(t), at(sums), at(boundaries)
     metrics.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
     return [sums]
+
+
+def _counts(scored: str, dtype: str) -> Outputs:
+    (rows_, columns), gpu_sums = SHAPE, there(np.zeros(6 * SHAPE[1]), "float64")
+    loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
+    z, t, boundaries = there(drawn(*SHAPE), dtype), _targets(loss, SHAPE, dtype), there([0, 0], "float64")
+    found = to_device(np.zeros(metrics.found_bytes(scored, *SHAPE) // 8, np.int64))
+    gpu, places = gpu_of({at(z)}), (at(z), at(t), at(found), at(boundaries))
+    metrics.run_classes(gpu, 0, scored, *places, Shape(*SHAPE, columns, dtype), columns)
+    metrics.run_counts(gpu, 0, scored, at(found), at(gpu_sums), rows_, columns)
+    return [found, gpu_sums]
 
 
 def _epilogues(name: str, shape: tuple[int, int], dtype: str) -> Outputs:

@@ -25,9 +25,9 @@ from fastopt import profiling
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses as dense_losses
-from fastopt.kernels.cpu.dense.blas import OWN, PLAIN, _open_openblas, _openblas_path
+from fastopt.kernels.cpu.dense.blas import BFLOAT16, PLAIN, _open_openblas, _openblas_path, own
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED, available
-from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
+from fastopt.kernels.cpu.optim import norm, plan, sparse_rows, streaming_loops
 from fastopt.kernels.cpu.optim.counters import StepCounters
 from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
@@ -36,7 +36,18 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
-from fastopt.kernels.spec import FORMS, MASTER, SAME, Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps, Update
+from fastopt.kernels.spec import (
+    FORMS,
+    MASTER,
+    SAME,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LossSpec,
+    OptimizerSteps,
+    Shuffle,
+    Update,
+)
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
 Case = tuple[str, Callable[[], list[Any]]]
@@ -80,6 +91,11 @@ def _updates(rule: str, dtype: str, form: str) -> list[Any]:
     return [array for one in jobs for array in (one.p, *one.states)]
 
 
+def _streamed(rule: str, dtype: str) -> list[Any]:
+    with mock.patch.object(streaming_loops, "STREAMED_BYTES", 0):
+        return _updates(rule, dtype, SAME)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -87,6 +103,9 @@ def updates() -> Iterator[Case]:
                 if not THOROUGH and repeats(rule, dtype, form):
                     continue
                 yield f"{rule}, {dtype}, {form}", lambda r=rule, d=dtype, f=form: _updates(r, d, f)
+        if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
+            for dtype in REAL:
+                yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
@@ -291,17 +310,18 @@ def _product(gemm: int, dtype: str, ta: int, tb: int, m: int, n: int, k: int, pa
 def _products(gemm: int, dtype: str, ta: int, tb: int, padding: int) -> list[Any]:
     sizes = [(m, n, k) for m in EDGES for n in EDGES for k in (1, 17)]
     sizes += [(5, 97, 96), (96, 5, 97), (9, 33, DEPTH - 1), (9, 31, DEPTH + 1), (17, 65, 2 * DEPTH + 1), (64, 10, 784)]
+    sizes += [(24, 170, 65), (32, 513, 33)]  # B and A are copied
     return [_product(gemm, dtype, ta, tb, *size, padding) for size in sizes]
 
 
-def _all_products(backend: Any) -> Iterator[Case]:
+def _all_products(backend: Any, dtypes: tuple[str, ...] = REAL) -> Iterator[Case]:
     kinds = {"A B": (AS_IS, AS_IS), "A' B": (TRANSPOSED, AS_IS), "A B'": (AS_IS, TRANSPOSED)}
     kinds["A' B'"] = TRANSPOSED, TRANSPOSED
-    for dtype in REAL:
+    for dtype in dtypes:
         for name, (ta, tb) in kinds.items():
             for padding in (0, 3):
                 yield (
-                    f"{backend.name}, {name}, {dtype}, rows {padding} apart",
+                    f"{backend.name} {backend.version}, {name}, {dtype}, rows {padding} apart",
                     lambda d=dtype, ta=ta, tb=tb, p=padding: _products(backend.gemm[d], d, ta, tb, p),
                 )
 
@@ -309,7 +329,8 @@ def _all_products(backend: Any) -> Iterator[Case]:
 def products() -> Iterator[Case]:
     yield from _all_products(PLAIN)
     if available():
-        yield from _all_products(OWN)
+        yield from _all_products(own())
+    yield from _all_products(BFLOAT16, ("float32",))
 
 
 def library() -> Iterator[Case]:
@@ -320,7 +341,7 @@ def library() -> Iterator[Case]:
 
 # ---------------------------------------------------------------- networks
 def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
-    """A training pass, an evaluation and a prediction; the last batch is a short one."""
+    """Two epochs of training, an evaluation and a prediction; the last batch is a short one."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
     params = []
     for layer in ends:
@@ -330,9 +351,9 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
-    batches = Batches(x, y, np.random.default_rng(0).permutation(count), 8, more.pop("accumulate", 1))
-    rates, options = np.full(batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
-    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics)
+    batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
+    rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
@@ -381,6 +402,21 @@ def networks() -> Iterator[Case]:
         yield f"network of wider layers, {dtype}", lambda d=dtype: _network(WIDE, "mean_squared_error", d)
 
 
+def networks_in_bfloat16() -> Iterator[Case]:
+    for activation in ACTIVATIONS:
+        for bias in (True, False):
+            specs = [DenseSpec(5, 33, activation, bias), DenseSpec(33, 4, activation, bias), DenseSpec(4, 1)]
+            yield (
+                f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
+                lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+            )
+    for name, specs in {"deep": DEEP, "wide": WIDE}.items():
+        yield (
+            f"{name} network in bfloat16",
+            lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+        )
+
+
 def profiles() -> Iterator[Case]:
     for dtype in REAL:
         yield f"profiled network, {dtype}", lambda d=dtype: _profiled(d)
@@ -393,11 +429,16 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
-    "layers": (layers, r"dense_(?!combine).*|activate_(?!rows).*|slope_.*"),
+    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
     "losses": (losses, r"loss_.*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
-    "networks": (networks, r"run_program|total|finish|(gather|scatter|dropout|metric|apply)_.*|dense_combine_.*"),
+    "networks": (
+        networks,
+        r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|dense_combine_.*",
+    ),
+    "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),
 }
 

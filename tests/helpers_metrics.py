@@ -14,7 +14,7 @@ from fastopt.kernels.formulas import LOSSES, METRICS
 
 CATEGORICAL = ("sparse_categorical_crossentropy", "categorical_crossentropy")
 BINARY = ("binary_crossentropy", "hinge", "perceptron")
-NUMBERS = ("mean_squared_error", "mean_absolute_error", "huber")
+NUMBERS = ("mean_squared_error", "mean_absolute_error", "huber", "quantile")
 RNG = np.random.default_rng(7)
 Case = tuple[str, str, np.ndarray, np.ndarray]  # loss, last activation, its inputs, targets
 
@@ -27,19 +27,39 @@ def sklearn_value(metric: str, loss: str, outputs: np.ndarray, logits: np.ndarra
             return float(metrics.accuracy_score(y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)))
         above = 0.5 if loss in NUMBERS else 0
         return float(metrics.accuracy_score((y > 0).reshape(-1), (logits > above).reshape(-1)))
-    if metric == "top_5_accuracy":
+    if METRICS[metric].of_counts:
+        return _counted(metric, loss, logits, y)
+    if metric.startswith("top_"):
         labels, columns = y if y.ndim == 1 else y.argmax(axis=1), logits.shape[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # five of three classes are all of them
             # In reverse: of equal outputs the first count, and with scikit-learn the last.
-            last = columns - 1 - labels, logits[:, ::-1]
-            return float(metrics.top_k_accuracy_score(*last, k=5, labels=np.arange(columns)))
+            # It takes two columns for a binary score, so that there is one more, of a class that nobody prefers.
+            worst = np.full((len(labels), 1), logits.min() - 1)
+            last = columns - labels, np.hstack([worst, logits[:, ::-1]])
+            k, known = int(metric.split("_")[1]), np.arange(columns + 1)
+            return float(metrics.top_k_accuracy_score(*last, k=k, labels=known))
     if metric == "r2":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a single row scikit-learn knows no value
             value = metrics.r2_score(y, outputs, multioutput="variance_weighted", force_finite=True)
         return float(value) if len(y) > 1 else float(((y - outputs) ** 2 == 0).mean())
     return float(getattr(metrics, metric)(y, outputs))
+
+
+def _counted(metric: str, loss: str, logits: np.ndarray, y: np.ndarray) -> float:
+    """Precision, recall and f1 of classes told by the logits: scikit-learn's, with its own averages."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    name, _, macro = metric.partition("_")
+    function = getattr(metrics, f"{name}_score")
+    if loss in CATEGORICAL or (loss in NUMBERS and y.shape[1] > 1):
+        labels, found = y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)
+        return float(function(labels, found, average=macro or "binary", zero_division=0))
+    above = 0.5 if loss in NUMBERS else 0
+    positive, found = y > 0, logits > above
+    if y.shape[1] == 1:
+        return float(function(positive[:, 0], found[:, 0], average=macro or "binary", zero_division=0))
+    return float(function(positive, found, average=macro or "micro", zero_division=0))
 
 
 def targets_of(loss: str, classes: np.ndarray, outputs: int) -> np.ndarray:
@@ -54,7 +74,7 @@ def cases() -> Iterator[Any]:
     """Ordinary data, and data that nothing much can be said of."""
     for loss in CATEGORICAL:
         for last in ("linear", "softmax"):
-            for count, (name, classes) in [(n, case) for n in (3, 8) for case in _classes(n).items()]:
+            for count, (name, classes) in [(n, case) for n in (2, 3, 8) for case in _classes(n).items()]:
                 y = targets_of(loss, classes, count)
                 for kind, logits in _logits(np.eye(count)[classes]).items():
                     yield pytest.param((loss, last, logits, y), id=f"{loss}-{last}-{count}-{name}-{kind}")
@@ -75,7 +95,7 @@ def cases() -> Iterator[Any]:
 
 
 def _classes(count: int) -> dict[str, np.ndarray]:
-    return {"many": RNG.integers(0, count, 37), "one class": np.full(9, 1), "one row": np.array([2])}
+    return {"many": RNG.integers(0, count, 37), "one class": np.full(9, 1), "one row": np.array([count - 1])}
 
 
 def _labels(outputs: int) -> dict[str, np.ndarray]:
@@ -116,9 +136,11 @@ def model_of(case: Case, backend: str, dtype: str, metrics: list[str]) -> fo.Seq
 
 def metrics_of(case: Case) -> list[str]:
     """Those that the targets of the case have."""
-    loss, _, _, y = case
+    loss, _, z, y = case
     row = LOSSES[loss]
-    some = [name for name, metric in METRICS.items() if metric.goes_with(row)]
+    outputs = z.shape[1]
+    some = [name for name, metric in METRICS.items() if metric.goes_with(row) and metric.takes_outputs(row, outputs)]
+    some += ["top_3_accuracy", "top_1_accuracy"] if row.by_row else []
     one_hot = y.ndim == 1 or (np.isin(y, (0, 1)).all() and (y.shape[1] == 1 or (y.sum(axis=1) == 1).all()))
     return some if loss not in NUMBERS or one_hot else [name for name in some if not METRICS[name].of_classes]
 

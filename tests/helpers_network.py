@@ -84,12 +84,12 @@ def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
 
 def compare(
     layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam", n: int = 10,
-    batch_size: int = 4, epochs: int = 2, **options: Any,
+    batch_size: int = 4, epochs: int = 2, backend: Any = cuda, **options: Any,
 ) -> None:  # fmt: skip
-    """Some epochs, an evaluation and a prediction on CUDA and on the reference."""
+    """Some epochs, an evaluation and a prediction on a backend and on the reference."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
     x, y = data_for(np.random.default_rng(0), loss, n, ends[0].inputs, ends[-1].outputs, kept_in(dtype))
-    ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule) for backend in (cuda, reference))
+    ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule) for backend in (backend, reference))
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(n)
         assert_agree(*(run.train(x, y, order, batch_size, **options) for run in (ours, theirs)), dtype)

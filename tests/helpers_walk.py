@@ -91,6 +91,13 @@ def second_fit() -> Callable[[], Any]:
     return lambda: model.fit(x, y, verbose=0)
 
 
+def predict_row() -> Callable[[], Any]:
+    """`Sequential.predict` of one row."""
+    model = fo.Sequential([fo.Dense(32, "relu"), fo.Dense(10, "softmax")], inputs=64)
+    row = np.ones((1, 64), np.float32)
+    return lambda: model.predict(row)
+
+
 def warm_walk(make: Callable[[], Callable[[], Any]]) -> Walk:
     """The walk of a call that has been made a few times before."""
     call = make()
@@ -100,5 +107,5 @@ def warm_walk(make: Callable[[], Callable[[], Any]]) -> Walk:
 
 
 if __name__ == "__main__":
-    for make in (numpy_step, torch_step, second_fit):
+    for make in (numpy_step, torch_step, second_fit, predict_row):
         print(f"{make.__doc__} {warm_walk(make)}\n")

@@ -34,7 +34,7 @@ KERNELS = {
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
     "cpu/dense": "cpu/runtime formulas metrics spec settings",
-    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile interrupts",
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
@@ -51,7 +51,7 @@ FASTOPT = {
     "_dlpack": "",
     "_exclusive": "",
     "_frozen": "",
-    "_random_rows": "",
+    "_random_rows": "kernels/spec",
     "_text": "",
     "_warnings": "",
     "_validation": "_dlpack kernels/formulas",
@@ -66,7 +66,7 @@ FASTOPT = {
     "losses": "_backends _validation kernels/formulas kernels/spec",
     "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
-    "callbacks": "_exclusive _metrics _validation kernels/formulas kernels/interrupts",
+    "callbacks": "_exclusive _metrics _validation kernels/interrupts",
     "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
@@ -86,11 +86,14 @@ FASTOPT = {
 # Suites may import everything. `limits` measures the machine, on kernels alone, so that `profiling` can use it.
 BENCHMARKS = {
     "__init__": "",
-    "limits": "kernels/formulas kernels/cpu/runtime kernels/cpu/optim kernels/cpu/dense kernels/cuda/runtime"
-    " kernels/cuda/optim kernels/cuda/dense",
+    "limits": "kernels/denormals kernels/formulas kernels/cpu/runtime kernels/cpu/optim kernels/cpu/dense"
+    " kernels/cuda/runtime kernels/cuda/optim kernels/cuda/dense",
     "suites": " ".join(["limits", *(f"fastopt/{room}" for room in FASTOPT), *(f"kernels/{room}" for room in KERNELS)]),
 }
-LIMITS = {"benchmarks/limits.py", *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work"))}
+LIMITS = {
+    *(f"benchmarks/{name}.py" for name in ("limits", "peaks", "products")),
+    *(f"benchmarks/cuda/{name}.py" for name in ("limits", "device", "turns", "work")),
+}
 
 
 def _full_names(folder: str, row: str) -> list[str]:
@@ -194,6 +197,8 @@ def circles(imports_of: Mapping[str, Collection[str]]) -> list[set[str]]:
         ("fastopt/callbacks.py", "fastopt/callbacks"),
         ("fastopt/optim/base.py", "fastopt/optim"),
         ("benchmarks/limits.py", "benchmarks/limits"),
+        ("benchmarks/peaks.py", "benchmarks/limits"),
+        ("benchmarks/test_products.py", "benchmarks/suites"),
         ("benchmarks/cuda/survey.py", "benchmarks/suites"),
     ],
 )

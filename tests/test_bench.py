@@ -38,7 +38,7 @@ def pytest_call(monkeypatch):
 def test_suites_are_the_files(capsys):
     files = {name for name in os.listdir(bench.folder()) if name.startswith("test_")}
     assert {f"test_{name}.py" for name in bench.suites()} == files
-    assert {"dense", "epochs", "loops", "losses", "program", "steps", "updates"} <= set(bench.suites())
+    assert {"dense", "epochs", "loops", "losses", "products", "program", "steps", "updates"} <= set(bench.suites())
     assert main.main(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(bench.suites())
@@ -184,11 +184,39 @@ def test_a_quick_run_makes_a_report(tmp_path, capfd, monkeypatch):
     assert (step.size, step.bytes, update.size, update.bytes) == (100_000, 2.8e6, 1000, 12e3)
     assert update.flops == 4 * 1000
     assert 0 < update.limit_seconds < 1
-    assert run.gemm > 0
+    assert run.roof > max(run.peaks.values()) / 2 > 0
+    assert run.peak_by
+    assert run.processor == f"{bench.processor()}, 1 threads"
     assert "1 threads" in run.machine
     info = json.loads(path.read_text(encoding="utf-8"))["benchmarks"][1]["extra_info"]
     assert info["threads"] == 1
     assert info["GB/s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "expected"),
+    [
+        ("znver4", None, "zen4"),
+        ("znver5", "host", "zen5"),
+        ("znver5", "znver5", "zen5"),
+        ("emeraldrapids", None, "emeraldrapids"),
+        ("znver5", "haswell", "zen5-as-haswell"),
+        ("apple-m1", None, "apple-m1"),
+    ],
+)
+def test_a_run_is_named_after_the_processor(monkeypatch, pytest_call, tmp_path, host, target, expected):
+    import llvmlite.binding
+    import numba
+
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_name", lambda: host)
+    monkeypatch.setattr(numba.config, "CPU_NAME", target)
+    assert bench.processor() == expected
+    monkeypatch.chdir(tmp_path)
+    pytest_call.measured = "figures"
+    assert main.main(["bench", "updates", "--json", "--threads", "3"]) == 0
+    monkeypatch.setenv("FASTOPT_NUM_THREADS", "5")
+    assert main.main(["bench", "updates", "--json"]) == 0
+    assert sorted(os.listdir(tmp_path)) == [f"cpu-{expected}-{cores}-cores.json" for cores in (3, 5)]
 
 
 def test_command_is_for_this_python_only():

@@ -62,7 +62,7 @@ def test_order_of_calls():
     model.fit(*blobs(40), epochs=5, initial_epoch=3, validation_split=0.25, callbacks=[recorder])
     names = recorder.calls[0][1]
     assert recorder.calls == [
-        ("check", ("loss", "accuracy", "val_loss", "val_accuracy", "seconds", "samples_per_second")),
+        ("check", ("loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds", "samples_per_second")),
         "begin",
         ("epoch begins", 4, 0),
         ("epoch ends", 4, 1, 1),
@@ -148,7 +148,7 @@ def test_used_again_it_starts_afresh():
 @pytest.mark.parametrize(
     ("monitor", "message"),
     [
-        ("val_loss", "cannot monitor 'val_loss'; known: loss, accuracy, seconds.*needs validation_split"),
+        ("val_loss", "cannot monitor 'val_loss'; known: loss, accuracy, lr, seconds.*needs validation_split"),
         ("r2", "cannot monitor 'r2'; known: loss, accuracy"),
     ],
 )

@@ -17,7 +17,7 @@ from fastopt.cli import experiment, info, main, train, warmup
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.losses import ALIASES
 from fastopt.optim import OPTIMIZER_CLASSES
-from fastopt.schedules import Cosine, Linear, OneCycle, WarmUp
+from fastopt.schedules import Cosine, CosineRestarts, Exponential, Linear, OneCycle, WarmUp
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 ROWS = 40  # of them 8 are held out for the test
@@ -144,6 +144,27 @@ def test_figures_are_the_models(run, classes, tmp_path):
     test = model.evaluate(data.x_test, data.y_test)
     row = next(line for line in out.splitlines() if line.endswith(" %"))
     assert row.split()[-3:] == [f"{test['loss']:.4g}", f"{100 * test['accuracy']:.1f}", "%"]
+
+
+@pytest.mark.parametrize(("busy", "looks"), [(0.05, 1), (1.0, 15)])
+def test_a_comparison_waits_for_spinning_threads_only(monkeypatch, busy, looks):
+    """Threads of NumPy's BLAS spin after large products, and slow down what runs then."""
+    now, slept = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+        slept.append(seconds)
+
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0],
+        process_time=lambda: busy * now[0],
+        sleep=sleep,
+        get_clock_info=lambda name: SimpleNamespace(resolution=1e-9),
+    )
+    monkeypatch.setattr(experiment, "time", clock)
+    monkeypatch.setattr(experiment, "REST_SECONDS", 0.149)
+    experiment._rest()
+    assert slept == [experiment.LOOK_SECONDS] * looks
 
 
 def test_comparison(run, classes):
@@ -303,6 +324,8 @@ def test_schedule(trained, run, classes):
         (["--schedule", "one-cycle", "--validation-split", 0.4], OneCycle(0.5, 6), 6),  # 20 rows
         (["--warmup", 3], WarmUp(3, 0.5), 12),
         (["--schedule", "constant"], 0.5, 12),
+        (["--schedule", "exponential"], Exponential(0.5, 0.01, 12), 12),
+        (["--schedule", "cosine-restarts", "--warmup", 2], WarmUp(2, CosineRestarts(0.5, 2)), 12),
     ]:
         model = trained(*steps, *options)
         assert model.optimizer.param_groups[0]["lr"] == expected
@@ -540,7 +563,7 @@ ERRORS = [
     (["--weight-decay", "-1"], "weight_decay must be"),
     (["--schedule", "zigzag"], "argument --schedule: invalid choice: 'zigzag' (choose from"),
     (["--schedule", "cosine", "--warmup", "999999"], "warmup must be less than steps="),
-    (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the schedules constant, cosine and linear"),
+    (["--schedule", "one-cycle", "--warmup", "3"], "--warmup is for the other schedules: one-cycle has its own"),
     (["--warmup", "-1"], "argument --warmup: must be a whole number of at least 0; got '-1'"),
     (["--convention", "tf"], "argument --convention: invalid choice: 'tf' (choose from"),
     (["--convention", "optax"], "--convention optax needs --lr: optax has no default learning rate"),

@@ -124,19 +124,24 @@ def test_an_interrupt_in_a_callback_of_the_compiler(tmp_path):
     program = """
 from llvmlite import binding as llvm
 from fastopt.kernels.cpu.runtime.compile import Kernel
+from fastopt.kernels.cpu.runtime.storage import as_it_is
 find = llvm.ExecutionEngine._find_module_ptr  # which nothing calls but the callbacks
 def pressed(*arguments):
     signal.raise_signal(signal.SIGINT)
     print("pressed")
     return find(*arguments)
 llvm.ExecutionEngine._find_module_ptr = pressed
-kernel = Kernel(lambda address: None, "nothing")
+def nothing(address):
+    as_it_is(address)  # Numba calls back for functions that kernels call
+kernel = Kernel(nothing, "nothing")
 try:
     kernel.address
 except KeyboardInterrupt:
     print("heard")
 signal.signal(signal.SIGINT, lambda *_: print("mine"))
-Kernel(lambda address, value: None, "nothing_else").address
+def nothing_else(address, value):
+    as_it_is(float(value))
+Kernel(nothing_else, "nothing_else").address
 print(bool(kernel.address))
 """
     status, out, err = finish(start(program, cache=tmp_path))
@@ -187,7 +192,7 @@ print("ready", flush=True)
 import numpy as np, fastopt as fo
 model = fo.Sequential([fo.Dense(8, "relu"), fo.Dense(1)])
 model.compile("adam", "mean_squared_error")
-model.fit(np.ones((64, 4)), np.ones((64, 1)), epochs=1_000_000, verbose=0)
+model.fit(np.ones((64, 4)), np.ones((64, 1)), epochs=10**9, verbose=0)
 """
 
 

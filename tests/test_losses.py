@@ -21,6 +21,8 @@ WORKED = [
     (fo.losses.MeanAbsoluteError(), [[1.0, -4.0], [0.0, 2.0]], [[0, 1], [0, 0]], 2.0, [[0.25, -0.25], [0, 0.25]]),
     (fo.losses.Huber(), [[0.5], [-3.0]], [0, 0], (0.125 + 2.5) / 2, [[0.25], [-0.5]]),
     (fo.losses.Huber(delta=2.0), [[0.5], [-3.0]], [0, 0], (0.125 + 4.0) / 2, [[0.25], [-1.0]]),
+    (fo.losses.Quantile(), [[0.5], [-3.0], [1.0]], [0, 0, 1], 3.5 / 6, [[1 / 6], [-1 / 6], [0]]),
+    (fo.losses.Quantile(0.75), [[0.5], [-3.0]], [0, 0], (0.125 + 2.25) / 2, [[0.125], [-0.375]]),
     (fo.losses.BinaryCrossentropy(), [[0.0], [0.0]], [1, 0], LOG2, [[-0.25], [0.25]]),
     (fo.losses.BinaryCrossentropy(), [[1000.0], [-1000.0]], [0, 1], 1000.0, [[0.5], [-0.5]]),
     (fo.losses.BinaryCrossentropy(0.2), [[1.0]], [1], E1 - 0.9, [[0.1 - P]]),
@@ -73,7 +75,7 @@ def problem(name, outputs, dtype="float64", n=7):
 @pytest.mark.parametrize("outputs", [1, 2, 5])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_against_finite_differences(name, outputs, backend):
-    params = {"delta": 0.7, "label_smoothing": 0.15}
+    params = {"delta": 0.7, "quantile": 0.7, "label_smoothing": 0.15}
     loss = LOSS_CLASSES[name](**{key: params[key] for key in LOSSES[name].params}, backend=backend)
     z, t = problem(name, outputs)
     gradient, step = loss.gradient(z, t), 1e-6
@@ -136,6 +138,27 @@ def test_wrong_names():
 def test_delta_must_be_positive(bad):
     with pytest.raises(ValueError, match=f"delta must be a finite number .*; got {bad}"):
         fo.losses.Huber(delta=bad)
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, -0.5, np.nan])
+def test_a_quantile_is_between_0_and_1(bad):
+    with pytest.raises(ValueError, match=rf"quantile must be a number in \(0, 1\); got {bad}"):
+        fo.losses.Quantile(bad)
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.8])
+def test_the_least_mean_is_at_the_quantile(q, backend):
+    """A constant trained by the pinball loss is the quantile of the targets; the value is scikit-learn's."""
+    y = np.random.default_rng(0).exponential(size=501)
+    model = fo.Sequential([fo.Dense(1)], backend=backend, dtype="float64")
+    model.compile(fo.SGD(lr=fo.schedules.Linear(0.5, steps=400)), fo.losses.Quantile(q))
+    model.fit(np.zeros((501, 1)), y, batch_size=501, epochs=400, verbose=0)
+    found = float(model.predict(np.zeros((1, 1)))[0, 0])
+    assert (y < found).mean() == pytest.approx(q, abs=0.01)
+    pinball = pytest.importorskip("sklearn.metrics").mean_pinball_loss
+    outputs = model.predict(np.zeros((501, 1)))
+    loss = fo.losses.Quantile(q, backend=backend)
+    assert loss(outputs, y) == pytest.approx(pinball(y, outputs[:, 0], alpha=q), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [1.0, -0.1, np.nan])

@@ -125,6 +125,9 @@ def test_softmax_of_one_output_is_refused_with_the_way_out(loss, activation, bac
         (["r2_score"], "huber", ("r2",)),
         (["acc", "top_k_categorical_accuracy"], "cce", ("accuracy", "top_5_accuracy")),
         ("sparse_top_k_categorical_accuracy", "scce", ("top_5_accuracy",)),
+        (["top_k_accuracy", "Top_2_Accuracy"], "scce", ("top_5_accuracy", "top_2_accuracy")),
+        (["Precision_macro", "f1_macro", "recall_macro"], "scce", ("precision_macro", "f1_macro", "recall_macro")),
+        (["precision", "f1_score", "Recall"], "bce", ("precision", "f1", "recall")),
         (None, "huber", ()),
         ((), "huber", ()),
         (iter(["mse"]), "huber", ("mean_squared_error",)),
@@ -139,7 +142,8 @@ def test_names_of_metrics(given, loss, names):
 
 def test_aliases_are_in_one_table():
     assert {alias for alias, name in losses.ALIASES.items() if name in METRICS} <= set(_metrics.ALIASES)
-    assert set(_metrics.ALIASES.values()) == set(METRICS)
+    named = {name for name, row in METRICS.items() if row.aliases}
+    assert set(_metrics.ALIASES.values()) == named | set(_metrics.FUNCTIONS)
     assert all(losses.get(alias).spec.name == name for alias, name in losses.ALIASES.items())
 
 
@@ -174,6 +178,56 @@ def test_the_first_five_are_for_softmax_losses(loss):
     model = Sequential([Dense(8)], backend="numpy")
     with pytest.raises(ValueError, match=f"top_5_accuracy does not go with the loss {loss}; what does: accuracy"):
         model.compile("sgd", loss, ["top_5_accuracy"])
+
+
+@pytest.mark.parametrize("name", ["top_0_accuracy", "top__accuracy", "top_05_accuracy", "top_-1_accuracy", "top_k"])
+def test_names_that_are_none(name):
+    with pytest.raises(ValueError, match=f"unknown metric '{name}'; known: accuracy, .*r2, top_K_accuracy of any K"):
+        Sequential([Dense(8)], backend="numpy").compile("sgd", "scce", [name])
+    assert name not in METRICS
+    with pytest.raises(KeyError):
+        METRICS[name]
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+def test_what_tells_two_classes_apart_is_not_for_more(name):
+    for loss in ("scce", "cce", "mse"):
+        model = Sequential([Dense(3)], backend="numpy")
+        with pytest.raises(ValueError, match=f"{name} must have two classes to tell apart; got 3 out.*{name}_macro"):
+            model.compile("sgd", loss, [name])
+        model.compile("sgd", loss, [f"{name}_macro"])
+        Sequential([Dense(2)], backend="numpy").compile("sgd", loss, [name])
+    for loss in ("bce", "hinge"):  # each output is two classes by itself
+        Sequential([Dense(3)], backend="numpy").compile("sgd", loss, [name])
+
+
+def test_the_positive_class_of_two_outputs_is_the_second(backend):
+    z, y = np.array([[0, 1.0], [0, 1], [0, 1], [1, 0]]), np.array([1, 1, 0, 1])
+    case = "sparse_categorical_crossentropy", "linear", z, y
+    model = helpers_metrics.model_of(case, backend, "float64", ["recall", "precision", "f1", "recall_macro"])
+    found = model.evaluate(z, y)
+    assert [found[name] for name in model.metrics] == pytest.approx([2 / 3, 2 / 3, 2 / 3, 1 / 3])
+
+
+def test_counts_of_many_classes_are_kept_apart(backend):
+    """More classes than a row has been seen of; a class that is not there and was not predicted says nothing."""
+    y = np.arange(100)
+    z = np.zeros((100, 300))
+    z[y, np.where(y < 50, y, y + 100)] = 1
+    case = "sparse_categorical_crossentropy", "linear", z, y
+    model = helpers_metrics.model_of(case, backend, "float64", ["precision_macro", "recall_macro"])
+    found = model.evaluate(z, y)
+    assert found["precision_macro"] == found["recall_macro"] == pytest.approx(50 / 150)
+
+
+def test_an_output_that_is_nan_predicts_no_class(backend):
+    y = np.array([[0.0], [0], [1], [1]])
+    z = np.array([[np.nan], [-1], [np.nan], [1]])
+    case = "binary_crossentropy", "linear", np.zeros((4, 1)), y
+    names = ["precision", "recall", "f1", "precision_macro", "recall_macro"]
+    network = helpers_metrics.model_of(case, backend, "float64", names).network()
+    found = network.evaluate(z, y).metrics
+    assert [found[name] for name in names] == pytest.approx([1, 1 / 2, 2 / 3, 1, 1 / 2])
 
 
 def test_the_first_five_of_equal_outputs(backend):

@@ -42,9 +42,9 @@ def with_value(array, index, value):
         ([Dense(3)], {"compute_dtype": "float16"}, ValueError, "gradients would be lost without a scaled loss"),
         (
             [Dense(3)],
-            {"compute_dtype": "bfloat16", "backend": "cpu"},
+            {"compute_dtype": "tf32", "backend": "cpu"},
             ValueError,
-            "the backend 'cpu' does not compute in bfloat16; those that do: cuda, numpy",
+            "the backend 'cpu' does not compute in tf32; those that do: cuda",
         ),
         (
             [Dense(3)],

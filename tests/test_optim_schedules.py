@@ -23,6 +23,19 @@ def halved(step):
     return 0.5 / 2**step
 
 
+# ---------------------------------------------------------------- figures of a training
+
+
+def test_fit_logs_the_rate_of_each_epochs_last_step(backend):
+    x, y = blobs(40)
+    for lr, rates in ((0.25, [0.25, 0.25]), (Cosine(0.5, steps=5), [Cosine(0.5, 5)(t) for t in (2, 5)])):
+        model, heard = classifier(backend), []
+        model.compile(fo.SGD(lr=lr), CROSS_ENTROPY)
+        hear = fo.callbacks.LambdaCallback(on_epoch_end=lambda model, epoch, logs, to=heard: to.append(logs["lr"]))
+        history = model.fit(x, y, batch_size=15, epochs=2, callbacks=[hear], verbose=0)
+        assert history["lr"] == heard == rates
+
+
 # ---------------------------------------------------------------- steps on arrays
 
 

@@ -4,12 +4,12 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from helpers_model import assert_same, blobs, classifier
 
 import fastopt
 from fastopt import profiling
+from fastopt.kernels.cpu.dense.matmul_bfloat16 import bfloat16_refusal
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network
 
@@ -28,6 +28,7 @@ def two_threads(monkeypatch):
 
     monkeypatch.setattr(launch, "_threads", 2)
     monkeypatch.setattr(network, "STEP_FLOPS", 1)
+    monkeypatch.setattr(network, "PASS_FLOPS", 1)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_table(profiled):
     for row in profiled.rows:
         assert row.kernel in text
     assert "train: 8 steps in 2 passes, float32, 2 threads" in text
-    assert "limits, measured now: 10 GB/s from memory, 100 GFLOP/s in float32 products" in text
+    assert "limits, measured now: 10 GB/s from memory, 100 GFLOP/s in float32 registers" in text
     assert profiling.profile().table() == "nothing was recorded"
 
 
@@ -181,19 +182,46 @@ def test_a_wrong_number_of_steps(steps, error):
 
 def test_limits_are_measured(monkeypatch):
     monkeypatch.undo()
-    from fastopt.benchmarks import limits
+    from fastopt.benchmarks import limits, peaks
+    from fastopt.benchmarks.products import Shape
 
-    monkeypatch.setattr(limits, "SIDE", 32)
+    monkeypatch.setattr(peaks, "SHAPES", (Shape(32, 32, 32),))
     monkeypatch.setattr(limits, "copy_bandwidth", lambda: 5e9)
     p = fastopt.profile()
     if INTERPRETED:
         assert p.limits("float32") is None
     else:
-        bandwidth, flops = p.limits("float64")
+        bandwidth, flops, products, library = p.limits("float64")
         assert bandwidth == 5e9
-        assert np.isfinite(flops)
         assert flops > 0
+        assert products > 0
+        assert library
         assert p.limits("float64") is p.limits("float64")
+        assert p.limits("float16") is None
+
+
+def test_the_limits_stand_below_the_tables():
+    line = profiling._limits_line("float32", "", profiling.Limits(37.3e9, 250e9, 230e9, "MKL 2026.2"))
+    expected = "37.3 GB/s from memory, 250 GFLOP/s in float32 registers; products at best 230 (MKL 2026.2)"
+    assert line == f"limits, measured now: {expected}"
+    line = profiling._limits_line("float32", "H100", profiling.Limits(3e12, 5e13))
+    assert line == "limits, measured now on H100: 3,000 GB/s from memory, 50,000 GFLOP/s in float32 products"
+
+
+def test_bfloat16_is_held_against_its_own_limit(monkeypatch):
+    """Such layers have twice the rate of float32, whose peak would give shares above 100 %."""
+    if refusal := bfloat16_refusal():
+        pytest.skip(refusal)
+    x, y = blobs()
+    with fastopt.profile() as p:
+        model = fastopt.Sequential([fastopt.Dense(12, "relu"), fastopt.Dense(3)], seed=0, compute_dtype="bfloat16")
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(x, y)
+    assert {row.dtype for row in p.rows} == {"bfloat16"}
+    asked = []
+    monkeypatch.setattr(profiling.profile, "limits", lambda self, *of: asked.append(of) or LIMITS)
+    assert p.rows
+    assert set(asked) == {("bfloat16", "")}
 
 
 def test_without_limits(monkeypatch):

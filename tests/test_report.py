@@ -91,7 +91,8 @@ def test_tables(write, capsys):
     assert ["adam", "1,000,000", "Fastopt", "1 ms", "", "28", "0.50"] in rows
     assert ["adam", "1,000,000", "Torch-Fused", "2 ms", "0.50", "14", "0.25"] in rows
     assert ["adam", "10,000,000", "Fastopt", "12 ms", "", "23.3", "0.83"] in rows
-    assert ["digits, 64-32-10", "Jax-Scan", "600 us", "0.50", "23.3", "0.83"] in rows
+    assert ["digits, 64-32-10", "Jax-Scan", "600 us", "0.50", "23.3", "1.20"] in rows  # of the products alone
+    assert ["digits, 64-32-10", "300 us", "its products alone 500 us", "0.60"] in rows
     assert ["adam", "100 x 1000", "Fastopt", "5 us", ""] in rows
     assert ["step in a loop", "MLP", "Torch-Fused", "250 us", "0.80"] in rows
     assert ["step in a loop: MLP", "200 us", "Torch-Fused 250 us", "0.80"] in rows
@@ -109,6 +110,87 @@ def test_tables(write, capsys):
     assert ["ten epochs: epoch 5 against epoch 1", "", "", "0.98"] in rows
     assert "50 GB/s streamed, 200 GFLOP/s in large products" in out
     assert "## Change" not in out
+
+
+def product(name, contestant, rate, share=0.8, **changes):
+    """A product of 1 GFLOP at so many GFLOP/s, and the peak of registers that makes `share` of it."""
+    of_peak = {"limit_seconds": share / rate, "fma_flops_per_second": 260e9, "gemm_by": "MKL 2030"}
+    return record("product", name, contestant, 1 / rate, flops=1e9, title="products of a step, one thread",
+                  **of_peak | changes)  # fmt: skip
+
+
+PRODUCTS = [
+    product("forward", "mkl", 100.0, shape="a"),
+    product("forward", "fastopt", 200.0, shape="a"),
+    product("forward", "openblas", 160.0, shape="a"),
+    product("forward", "fastopt", 50.0, 0.2, shape="b"),
+    product("forward", "openblas", 250.0, shape="b"),
+    product("dw", "fastopt", 20.0, shape="c", dtype="float64", gemm_flops_per_second=90e9),
+]
+
+
+def test_products_stand_beside_each_other(write):
+    run = read.read(write(document(PRODUCTS)))
+    assert (run.roof, run.peaks, run.peak_by) == (260e9, {"float32": 200e9, "float64": 90e9}, "MKL 2030")
+    parts = {part.title: part for part in sections.sections([run])}
+    assert parts["Matrix products"].rows == [
+        ["work", "shape", "Fastopt", "Openblas", "Mkl", "share of registers", "speed / best other's"],
+        ["forward", "a", "200", "160", "100", "0.80", "1.25"],
+        ["forward", "b", "50", "250", "", "0.20", "0.20"],
+        ["dw, float64", "c", "20", "", "", "0.80", ""],
+    ]
+    # geometric means, of the shapes that both have: 200 and 50 are 100, 160 and 250 are 200
+    assert parts["Summary"].rows[1:] == [
+        ["products of a step, one thread, 2 shapes", "100 GFLOP/s", "Openblas 200 GFLOP/s", "2.00"],
+        ["products of a step, one thread, 2 shapes", "200 GFLOP/s", "Mkl 100 GFLOP/s", "0.50"],
+        ["products of a step, one thread, 2 shapes", "100 GFLOP/s", "the best of them 200 GFLOP/s", "2.00"],
+    ]
+
+
+def test_limits_of_a_run_with_registers(write):
+    known = {"fma_flops_per_second": 260e9, "gemm_by": "MKL 2030"}
+    records = [r | {"extra_info": r["extra_info"] | known} for r in RECORDS]
+    run = read.read(write(document(records)))
+    parts = {part.title: part for part in sections.sections([run])}
+    text = "50 GB/s streamed, 260 GFLOP/s in registers, 200 GFLOP/s in large products (MKL 2030)."
+    assert text in parts["Dense layers and losses"].text
+    assert "arithmetic in registers for dense layers" in parts["Dense layers and losses"].text
+    assert "at 200 GFLOP/s in large products (MKL 2030)" in parts["Epochs against other libraries"].text
+    plots = pytest.importorskip("fastopt.reports.plots", exc_type=ImportError)
+    picture = plots.plot([run])["roofline"].decode()
+    assert "<!-- float32 products of MKL 2030 -->" in picture  # the dashed line
+    assert "<!-- 50 GB/s, 260 GFLOP/s -->" in picture
+
+
+def test_machines_side_by_side(write, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    faster = [
+        record("epoch", "digits", "fastopt", 0.1e-3, title="digits, 64-32-10"),
+        record("epoch", "digits", "jax-scan", 0.4e-3, title="digits, 64-32-10"),
+        record("epoch", "wide", "fastopt", 2.0, title="a wide one"),
+    ]
+    machine = {"fastopt": {"processor": "zen5", "threads": 2}}
+    first, second = write(document(), "cpu-zen4-2-cores.json"), write(document(faster, machine_info=machine))
+    images = tmp_path / "images"
+    assert main.main(["report", first, second, "--side-by-side"]) == 0
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0] == ["work", "against", "zen4, 2 threads", "zen5, 2 threads"]
+    assert ["digits, 64-32-10", "Jax-Scan", "300 us / 600 us = 0.50", "100 us / 400 us = 0.25"] in rows
+    assert ["digits, 64-32-10", "its products alone", "300 us / 500 us = 0.60", "100 us / 500 us = 0.20"] in rows
+    assert ["a wide one", "", "", "2 s"] in rows
+    assert ["fastopt train, afterwards", "", "2.2 s", ""] in rows
+    assert ["ten epochs: epoch 5 against epoch 1", "", "0.98", ""] in rows
+    assert ["adam update, 10 M float32", "streaming limit", "12 ms, 23.3 GB/s / 10 ms = 1.20", ""] in rows
+    assert main.main(["report", first, second, "--side-by-side", "--images", str(images)]) == 0
+    (picture,) = images.iterdir()
+    text = picture.read_text(encoding="utf-8")
+    assert picture.name == "epochs.svg"
+    assert text.count("<!-- zen4, 2 threads -->") == 1  # above its bars, in the one panel that it has
+    assert text.count("<!-- zen5, 2 threads -->") == 2
 
 
 def test_ours_comes_first_then_the_fastest(write):
@@ -199,6 +281,8 @@ BROKEN = {
     "no peak": (document([record("memory", "a", "fastopt", 1.0)]), "'before_bytes' must be a number"),
     "a flag": (document([record("update", "a", "fastopt", 1.0, size=True)]), "'size' must be a number"),
     "a long name": (document([record("update", "a" * 201, "fastopt", 1.0)]), "'name' must be a text"),
+    "no rate": (document([record("update", "a", "fastopt", 1.0, fma_flops_per_second="x")]), "'fma_flops_per_sec"),
+    "no library": (document([record("update", "a", "fastopt", 1.0, gemm_by=3)]), "'gemm_by' must be a text"),
     "a name that is none": (document([record("update", "a", "fastopt", 1.0, title=["x"])]), "'title' must be a text"),
 }
 

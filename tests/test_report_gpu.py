@@ -55,7 +55,7 @@ def test_the_machine_is_the_gpu(path):
     )
     assert "BLAS," not in run.machine
     assert run.peaks == {"float32": 1e13, "bfloat16": 8e13, "float64": 5e12, "tf32": 4e13}
-    assert run.gemm == 8e13
+    assert run.roof == 8e13
 
 
 def test_a_file_of_the_cpu_has_no_gpu(write):  # noqa: F811

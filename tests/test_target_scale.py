@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3)).astype(np.float32)
 PRICES = 250_000 + 40_000 * X[:, 0].astype(float) - 10_000 * X[:, 1] ** 2
 TWO = np.stack([PRICES, 1e-3 * X[:, 2] - 5], axis=1)
-LOSSES = ("mean_squared_error", "mean_absolute_error", "huber")
+LOSSES = ("mean_squared_error", "mean_absolute_error", "huber", "quantile")
 
 
 def model_of(outputs=1, loss="mse", backend="numpy", dtype="float32", metrics=(), activation="linear"):

@@ -1,12 +1,12 @@
 """Walks of calls that are made often: calls of functions, files and changes of file stay within bounds."""
 
 import pytest
-from helpers_walk import Walk, numpy_step, second_fit, torch_step, walk, warm_walk
+from helpers_walk import Walk, numpy_step, predict_row, second_fit, torch_step, walk, warm_walk
 
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 # calls, files entered, changes of file
-BOUNDS = {numpy_step: (20, 8, 12), torch_step: (25, 7, 12), second_fit: (200, 20, 90)}
+BOUNDS = {numpy_step: (20, 8, 12), torch_step: (25, 7, 12), second_fit: (116, 20, 58), predict_row: (22, 7, 10)}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are calls of Python, too")

@@ -32,11 +32,11 @@ Build = Callable[[Workload], Peer]
 MISSING = "{} is not installed: it is in the extra `bench` (pip install 'fastopt[bench]')"
 
 
-def need(*packages: str) -> None:
-    """Raise Absent if one of the packages is not installed; imports nothing."""
+def need(*packages: str, message: str = MISSING) -> None:
+    """Raise Absent, with the message, if one of the packages is not installed; imports nothing."""
     for package in packages:
         if find_spec(package) is None:
-            raise Absent(MISSING.format(package))
+            raise Absent(message.format(package))
 
 
 def _lazily(module: str, name: str, *packages: str) -> Build:

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         nargs="?",
         const=NAMED,
-        help="write what was measured, for `fastopt report`; without FILE to one named after the GPU, or to cpu.json",
+        help="write what was measured, for `fastopt report`; without FILE to one named after the processor or the GPU",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that everything runs")
     parser.add_argument("--threads", type=integer(1), metavar="N", help="of all contestants (default: each its own)")
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.backend == "cuda":
         _check_gpu(args)
     if args.json == NAMED:
-        args.json = f"{_machine(args.backend)}.json"
+        args.json = f"{_machine(args.backend, args.threads)}.json"
     if args.json is not None:
         check_writable("--json", args.json)
     with tempfile.TemporaryDirectory() as temporary:
@@ -115,10 +115,25 @@ def _check_gpu(args: argparse.Namespace) -> None:
         raise ValueError(str(error)) from None
 
 
-def _machine(backend: str) -> str:
-    """The machine as the name of a file: cpu, or the name of the GPU."""
+def processor() -> str:
+    """LLVM's name of this processor, and of the one that kernels are compiled for where Numba is told another.
+
+    Zen's number stands as AMD writes it: "zen5", "emeraldrapids", "zen5-as-haswell".
+    """
+    from llvmlite.binding import get_host_cpu_name
+    from numba import config
+
+    host, target = get_host_cpu_name(), config.CPU_NAME
+    names = [host, "as", target] if target and target not in (host, "host") else [host]
+    return re.sub("[^a-z0-9]+", "-", "-".join(names).lower().replace("znver", "zen")).strip("-")
+
+
+def _machine(backend: str, threads: int | None) -> str:
+    """The machine as the name of a file: processor and number of cores used, or the name of the GPU."""
     if backend == "cpu":
-        return backend
+        from ..kernels.cpu.runtime.launch import get_num_threads
+
+        return f"cpu-{processor()}-{threads or get_num_threads()}-cores"
     from ..kernels.cuda import gpu_of
 
     return re.sub("[^a-z0-9]+", "-", gpu_of(()).name.lower()).strip("-")

@@ -32,9 +32,10 @@ from .target_units import metrics_in_target_units
 TITLES = {"cpu": "compiled kernels", "cuda": "CUDA kernels", "numpy": "NumPy reference"}
 COMPARED_STEPS = 100
 ROUNDS = 6  # in which the epochs of a comparison are trained
-# Seconds of sleep before a round. The threads of NumPy's BLAS spin for 0.1 s after their last product; while they did,
-# kernels took ten times as long (64-128-64-10, batches of 64, 2 processors).
+# Most seconds of sleep before a round. The threads of NumPy's BLAS spin for 0.1 s after their last product; while they
+# did, kernels took ten times as long (64-128-64-10, batches of 64, 2 processors). After small products none spins.
 REST_SECONDS = 0.15
+LOOK_SECONDS = 0.01
 
 
 class Experiment(NamedTuple):
@@ -166,6 +167,7 @@ class Contestant:
         self.seconds.append(logs.pop("seconds"))
         self.rates.append(logs.pop("samples_per_second"))
         self.losses.append(logs["loss"])
+        del logs["lr"]  # the line of an epoch is long enough
         return logs
 
     def _fit(self) -> Iterator[Mapping[str, float]]:
@@ -202,13 +204,25 @@ def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[
     """Train all contestants to the end, some epochs of each in turn; `show` is called after every epoch."""
     while running := [contestant for contestant in contestants if not contestant.done]:
         if len(contestants) > 1:
-            time.sleep(REST_SECONDS)
+            _rest()
         for contestant in running:
             for _ in range(math.ceil(contestant.experiment.epochs / ROUNDS)):
                 if not contestant.done:
                     show(contestant, contestant.train_epoch())
     for contestant in contestants:
         contestant.finish()
+
+
+def _rest() -> None:
+    """Sleep until no thread of this process uses its processor, REST_SECONDS at most."""
+    end = time.monotonic() + REST_SECONDS
+    if time.get_clock_info("process_time").resolution > LOOK_SECONDS / 10:  # on Windows
+        time.sleep(REST_SECONDS)
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(LOOK_SECONDS)
+        if time.process_time() - before < LOOK_SECONDS / 5:
+            return
 
 
 def disagreement(a: Sequence[float], b: Sequence[float]) -> float:

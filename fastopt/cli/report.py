@@ -20,13 +20,16 @@ def add(commands: Any) -> None:
         "report",
         help="make tables and plots of what `bench` has measured",
         description="Make Markdown tables, an HTML page and plots of files that `fastopt bench --json` or `pytest "
-        "benchmarks --benchmark-json` has written. Of several files, each is compared with the one before it. Without "
-        "options the tables are printed.",
+        "benchmarks --benchmark-json` has written. Of several files, each is compared with the one before it, or those "
+        "of several machines stand side by side. Without options the tables are printed.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="JSON files of pytest-benchmark, the oldest first")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables")
     parser.add_argument("--html", metavar="FILE", help="write a page with tables and plots, all in this one file")
     parser.add_argument("--images", metavar="DIR", help="write the plots as SVG files, made with matplotlib")
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="one summary and one picture, with a column for each file's machine"
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the tables, the page and the plots that `args` name."""
     from ..reports.page import html, markdown
     from ..reports.read import read
-    from ..reports.sections import sections
+    from ..reports.sections import sections, side_by_side
 
     for option, path in (("--markdown", args.markdown), ("--html", args.html)):
         if path is not None:
@@ -43,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
     if args.images is not None and not plotting:
         raise ValueError(f"--images: {MISSING}")
     runs = [read(path) for path in args.files]
-    parts = sections(runs)
+    parts = side_by_side(runs) if args.side_by_side else sections(runs)
     plots: dict[str, bytes] = {}
     if args.html is not None or args.images is not None:
         if plotting:
-            from ..reports.plots import plot
+            from ..reports import plots as drawn
 
-            plots = plot(runs)
+            plots = drawn.side_by_side(runs) if args.side_by_side else drawn.plot(runs)
         else:
             print(f"fastopt: the page has tables only: {MISSING}", file=sys.stderr)
     if args.html is not None:

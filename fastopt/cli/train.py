@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--compute-dtype",
         choices=_backends.COMPUTE,
-        help="what layers multiply, if not numbers of --dtype: bfloat16 on the backends cuda and numpy, tf32 on cuda "
-        "with --no-compare",
+        help="what layers multiply, if not numbers of --dtype: bfloat16 (on cpu where the processor gains by it), or "
+        "tf32 on cuda with --no-compare",
     )
 
     training = parser.add_argument_group("training")
@@ -80,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=SCHEDULES,
         default="constant",
         help="what becomes of the learning rate until the last step: constant (the default), cosine and linear, which "
-        "bring it down to 0, or one-cycle, up and down",
+        "bring it down to 0, cosine-restarts, which does so three times, exponential, down to a hundredth, or "
+        "one-cycle, up and down",
     )
     training.add_argument(
         "--warmup", type=integer(0), default=0, metavar="N", help="steps in which the learning rate rises from 0"
@@ -214,7 +215,7 @@ def _hyper(args: argparse.Namespace) -> dict[str, Any]:
     if args.convention == "optax" and args.lr is None:
         raise ValueError("--convention optax needs --lr: optax has no default learning rate")
     if args.schedule == "one-cycle" and args.warmup:
-        raise ValueError("--warmup is for the schedules constant, cosine and linear: one-cycle has its own")
+        raise ValueError("--warmup is for the other schedules: one-cycle has its own")
     names = ("lr", "weight_decay", "l1", "clip_value", "clip_norm", "momentum", "convention")
     hyper = {name: value for name in names if (value := getattr(args, name)) is not None}
     known = inspect.signature(OPTIMIZER_CLASSES[args.optimizer]).parameters

@@ -47,7 +47,7 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
         *_data_rows(data, plan),
         ("network", f"{', '.join(network)}: {size:,} parameters"),
         ("training", ", ".join(training)),
-        *((contestant.title, _machinery(contestant.backend)) for contestant in contestants),
+        *((contestant.title, _machinery(contestant.backend, plan.compute_dtype)) for contestant in contestants),
     ]
     width = max(len(title) for title, _ in rows)
     return "\n".join(f"{title:<{width}}   {text}" for title, text in rows)
@@ -65,17 +65,17 @@ def _data_rows(data: Dataset, plan: Experiment) -> list[tuple[str, str]]:
     return rows + [("note", note) for note in data.notes]
 
 
-def _machinery(backend: str) -> str:
+def _machinery(backend: str, compute: str | None) -> str:
     if backend == "numpy":
         return f"NumPy {np.__version__}, with its own BLAS and threads"
     if backend == _backends.DEVICE:
         return str(_backends.get(backend).gpu_of(()).name)
-    from ..kernels.cpu.dense.blas import blas
+    from ..kernels.cpu.dense.blas import products
     from ..kernels.cpu.runtime.launch import get_num_threads
 
-    threads, library = get_num_threads(), blas()
-    products = "plain loops instead of a BLAS" if library.name == "none" else f"{library.name} {library.version}"
-    return f"Numba, {products}, {threads} thread{'s' * (threads > 1)}"
+    threads, library = get_num_threads(), products(compute or "float32")
+    named = "plain loops instead of a BLAS" if library.name == "none" else f"{library.name} {library.version}"
+    return f"Numba, {named}, {threads} thread{'s' * (threads > 1)}"
 
 
 class Progress:

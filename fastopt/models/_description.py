@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from .. import schedules
+from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
 from ..kernels.spec import DenseSpec, LayerSpec
 from ..layers import LAYERS, Dense, Layer, to_config
@@ -33,7 +34,7 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, model.metrics)
+        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
         tensors |= states
     remembered = _data_memory.to_config(model)
     description = {
@@ -49,6 +50,18 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         "compile": compiled,
     }
     return description, tensors
+
+
+def _metrics_of(model: DataMemory) -> list[str]:
+    """Names of the metrics that a file can hold."""
+    names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
+    if foreign := [name for name in model.metric_functions if name not in names]:
+        # Not refused: weights are worth more than figures.
+        log.warning(
+            "the metrics %s are functions, which a file cannot hold: call compile after loading, to have them",
+            ", ".join(foreign),
+        )
+    return [*model.metrics, *sorted(names)]
 
 
 def _describe_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from ._targets import TargetScale
 log = logging.getLogger("fastopt")
 
 NUMBERS = "biuf"  # kinds of dtypes
+FEW = 4096  # numbers of which the BLAS adds up the squares on the calling thread
 Names = tuple[str, str]  # of x and y in messages
 
 
@@ -87,6 +89,29 @@ def read_x(
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
     return features if model.preprocessing else Features(_in_dtype(features.values, model.dtype), features.names)
+
+
+def usable_as_is(model: DataModel, x: Any) -> bool:
+    """Return true for a matrix that kernels can read, of a model that is built and does not prepare its data."""
+    return (
+        type(x) is np.ndarray
+        and x.ndim == 2
+        and x.dtype == model.dtype
+        and x.shape[1] == model.inputs
+        and x.shape[0] > 0
+        and x.flags.c_contiguous
+        and x.flags.aligned
+        and not model.preprocessing
+    )
+
+
+def check_usable(name: str, x: np.ndarray) -> np.ndarray:
+    """Return a matrix that is `usable_as_is` if all its numbers are finite; ValueError for others.
+
+    The sum of the squares of a few numbers is cheaper than looking at each: 0.5 instead of 1.2 us for a row of 784.
+    """
+    is_finite = x.size <= FEW and math.isfinite(np.vdot(x, x))
+    return x if is_finite else check_finite(name, x)
 
 
 def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .. import _backends, profiling
 from .._exclusive import Exclusive
+from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..kernels.spec import LayerSpec
 from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
@@ -25,6 +27,9 @@ Self = TypeVar("Self", bound="LayerStack")
 
 class LayerStack:
     """Base of `Sequential`: layers with their weights, and the settings that training needs; see there."""
+
+    # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
+    _holder: tuple[Any, int] | None = None
 
     def __init__(
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
@@ -45,6 +50,7 @@ class LayerStack:
         self.optimizer: Optimizer | None = None
         self.loss: Loss | None = None
         self.metrics: tuple[str, ...] = ()
+        self.metric_functions: dict[str, Function] = {}
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
@@ -89,6 +95,7 @@ class LayerStack:
     @property
     def parameters(self) -> list[np.ndarray]:
         """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        self._bring_back()
         return list(self._parameters)
 
     def specs(self, inputs: int) -> list[LayerSpec]:
@@ -137,6 +144,7 @@ class LayerStack:
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
         with self._use.shared("get_weights"):
+            self._bring_back()
             return [p.copy() for p in self._parameters]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
@@ -152,6 +160,7 @@ class LayerStack:
             if p.shape != w.shape:
                 raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
         with self._use.exclusive("set_weights"):
+            self._bring_back()
             for p, w in zip(self._parameters, arrays, strict=True):
                 p[...] = w
 
@@ -200,11 +209,19 @@ class LayerStack:
     def network(self, training: bool = True) -> Any:
         """Return a new network of the backend over the model's own weights; without a loss unless for training."""
         profiling.check_backend(self.backend)
+        self._bring_back()
         spec = None if self.loss is None or not training else self.loss.spec
         metrics = self.metrics if training else ()
         network = _backends.network(self.backend)
+        # unpickled, the model may have come from another processor
+        _backends.check_compute(self._compute, self.dtype.name, self._backend)
         compute = {"compute": self._compute} if self._mixed else {}
         return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+
+    def _bring_back(self) -> None:
+        """Update weights and states from the device of a training that holds them there, for a callback's call."""
+        if self._holder is not None and self._holder[1] == threading.get_ident():
+            self._holder[0].bring_back()
 
     @property
     def _mixed(self) -> bool:
@@ -220,6 +237,7 @@ class LayerStack:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the model from pickle or copy, with copies of the weights."""
         self.__dict__.update(state)
+        self.__dict__.setdefault("metric_functions", {})  # of models of before there were any
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self.optimizer is not None and self.optimizer.bound:
             arrays = [array for group in self.optimizer.param_groups for array in group["params"]]

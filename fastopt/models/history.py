@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ class History:
 
     history      dict of name -> list with one float an epoch: "loss" and the metrics on the training rows (taken while
                  the weights move and dropout is on), "val_loss" and "val_..." on the validation rows after the epoch,
-                 "seconds" (the training pass alone) and "samples_per_second"
+                 "lr" (the learning rate of the epoch's last step), "seconds" (the training pass alone) and
+                 "samples_per_second"
     epochs       numbers of the epochs, from 1
     step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
 
@@ -45,6 +46,15 @@ class History:
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         self._losses.append(np.array(losses, np.float64))
+
+    def extend(
+        self, first: int, columns: Mapping[str, Sequence[float]], losses: NDArray[np.float64]
+    ) -> None:
+        """Add successive epochs: the number of the first, a figure of each by name, and losses of (epochs, steps)."""
+        self.epochs.extend(range(first, first + len(losses)))
+        for name, values in columns.items():
+            self.history.setdefault(name, []).extend(map(float, values))
+        self._losses.append(np.array(losses, np.float64).ravel())
 
     def to_dict(self) -> dict[str, list[int] | list[float]]:
         """Return columns of equal length, "epoch" first, as `pandas.DataFrame` takes them. The lists are copies."""

@@ -20,8 +20,8 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
     read from its present position to its end.
 
     Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
-    training gives the same bits as training without the interruption. `backend` replaces the saved one; where it does
-    not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
+    training gives the same bits as training without the interruption. `backend` replaces the saved one; where the
+    backend does not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
 
     Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
     cannot be read. Nothing in a file is executed, and no more memory is used than twice the file's size.
@@ -40,8 +40,10 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         _backends.known(backend)
     with checkpoint.opened(path) as (description, tensors):
         compute: Any = description.get("compute_dtype")
-        if backend is not None and backend not in _backends.COMPUTE.get(compute, _backends.MODULES):
-            log.warning("the backend %r does not compute in %s: the model now computes in its dtype", backend, compute)
+        runs_on = _backends.known(backend or description["backend"])
+        refusal = _backends.compute_refusal(compute, runs_on) if compute in _backends.COMPUTE else ""
+        if refusal:
+            log.warning("%s: the model now computes in its dtype", refusal)
             description["compute_dtype"] = None
         model = _description.build_model(Sequential, description, tensors, backend)
         if description["compile"] is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TEXT_BAR = "{bar:20}"
-HIDDEN = ("seconds", "samples_per_second")  # the bar has its own form of these
+HIDDEN = ("lr", "seconds", "samples_per_second")  # known beforehand, or the bar has its own form of it
 
 
 def wants_bar(verbose: int | str) -> bool:

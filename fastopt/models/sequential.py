@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
-from .._metrics import check_classes, check_metrics, check_outputs
+from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
 from .._validation import check_count, check_name
 from ..callbacks import Callback
@@ -38,19 +38,21 @@ class Sequential(DataMemory):
              kernels cannot run there, an ImportError lists what is missing
     dtype    "float32" or "float64": of weights, data and predictions. Data of any other real type is converted
     inputs   number of features; by default that of the data (or of `build`)
-    compute_dtype  "bfloat16", on "cuda" and "numpy", is mixed precision as in torch's autocast and Keras's
-             "mixed_bfloat16": layers multiply bfloat16 numbers, which a GPU does many times as fast, add in float32,
-             and have bfloat16 outputs. Weights, optimizer, predictions and losses stay in `dtype`, which is float32.
-             "tf32", on "cuda": products of float32 numbers with 10 bits of mantissa, which are faster. None, or the
-             dtype: layers compute in it. `model.compute_dtype` may be changed between calls
+    compute_dtype  "bfloat16" is mixed precision as in torch's autocast and Keras's "mixed_bfloat16": layers multiply
+             bfloat16 numbers, which a GPU does many times as fast and "cpu" twice, add in float32, and have bfloat16
+             outputs. Weights, optimizer, predictions and losses stay in `dtype`, which is float32. "cpu" has it on
+             processors that gain by it (AMD's Zen 4 and 5), and refuses it on others with the reason. "tf32", on
+             "cuda": products of float32 numbers with 10 bits of mantissa, which are faster. None, or the dtype: layers
+             compute in it. `model.compute_dtype` may be changed between calls
 
     With a cross-entropy, training runs on logits, which is exact and fast. If the last layer has the loss's activation
     (softmax, or sigmoid for binary_crossentropy), `predict` returns probabilities; if it is linear, logits.
 
     Attributes: `layers`, `seed`, `dtype`, `inputs` (None until built), `optimizer`, `loss`, `metrics` (None, None, ()
-    until compiled), `parameters`, `epochs_done` (over the model's life), `history` (of the last `fit`) and
-    `stop_training`, for callbacks; and what the model knows of its data: `classes`, `feature_names`, `target_scale`,
-    `statistics` (of Normalization) and `preparation`, all of which go into its file.
+    until compiled), `metric_functions` (those that are functions, by name), `parameters`, `epochs_done` (over the
+    model's life), `history` (of the last `fit`) and `stop_training`, for callbacks; and what the model knows of its
+    data: `classes`, `feature_names`, `target_scale`, `statistics` (of Normalization) and `preparation`, all of which go
+    into its file.
 
     Every method checks its arguments before it changes anything: after a TypeError (wrong kind) or ValueError (wrong
     shape or value) model, optimizer and arrays are unchanged.
@@ -86,7 +88,7 @@ class Sequential(DataMemory):
         self,
         optimizer: str | Optimizer | type[Optimizer] = "adam",
         loss: str | Loss | type[Loss] | None = None,
-        metrics: str | Iterable[str] | None = (),
+        metrics: str | Function | Iterable[str | Function] | None = (),
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -94,15 +96,25 @@ class Sequential(DataMemory):
                    as `fastopt.Adam(lr=3e-4)`, or a class, or the model's own one. The model's backend runs it, whatever
                    its own one is. Its lr may be one of `fastopt.schedules`: a rate for every step, also within an epoch
         loss       a name, or a loss such as `fastopt.losses.Huber(delta=0.5)`, or a class
-        metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy (of the softmax
-                   losses), mean_squared_error, mean_absolute_error, r2; also as "acc", "top_k_categorical_accuracy",
-                   "mse", "mae", "r2_score"
+        metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy and its like for
+                   any number (of the softmax losses), precision, recall and f1 (of two classes), precision_macro,
+                   recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
+                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
+                   f(y_true, y_pred) of yours, which go by their names
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
         above 0.5 (logits above 0) are class 1, else 0; scores above 0 are class 1, else -1. For other losses targets
         must be one-hot (the largest output counts), or 0 and 1 for one output (threshold 0.5). NaN is never right.
         `fit` and `evaluate` raise ValueError for accuracy of real-valued targets.
+
+        precision, recall and f1 are those of the positive class: 1, the second of two outputs; where several outputs
+        are yes or no each, all of them together. Those ending in _macro are means over the classes that there are among
+        targets or predictions. 0 / 0 is 0.
+
+        roc_auc and functions need all rows at once: they are called by `evaluate`, and by `fit` once an epoch with the
+        validation data, as "val_" and their name. y_pred is what `predict` gives, y_true are class numbers or targets,
+        in the units of y; both (n,) where there is one output. They return a number.
 
         r2 of several outputs is weighted by their variances. For constant targets, such as those of a single row, it is
         1 for exact predictions, else 0.
@@ -121,7 +133,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise TypeError(f"compile needs a loss; known: {', '.join(LOSSES)}")
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
-        names = check_metrics(metrics, new_loss.spec.name)
+        names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -131,6 +143,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 if self.built:
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
+            self.metric_functions = functions
             self._kept_networks.clear()
 
     def fit(
@@ -227,7 +240,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
-            callback.check(training.figure_names(self.metrics, validation is not None))
+            callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
@@ -264,23 +277,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
-            return training.figures(self._network_for(training=True).evaluate(*data, batch_size))
+            network = self._network_for(training=True)
+            figures = training.figures(network.evaluate(*data, batch_size))
+            return figures | training.function_figures(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
 
-        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets.
+        x is as in `fit`. With a `target_scale` the outputs are in the units of the targets. Several threads may predict
+        with one model at the same time: they share its weights, and none waits for another.
         """
-        batch_size = check_count("batch_size", batch_size)
-        features = _intake.read_x(self, "x", x)
-        inputs = features.values.shape[1]
-        if self.inputs is None:
-            self.specs(inputs)  # raises, before anything is made, where layers clash
-        learnt = self.learnt_for(inputs)
-        rows = _intake.prepared(self, "x", features, learnt)
+        if type(batch_size) is not int or batch_size < 1:
+            batch_size = check_count("batch_size", batch_size)
+        if _intake.usable_as_is(self, x):
+            rows, learnt = _intake.check_usable("x", x), self._learnt  # type: ignore[arg-type]
+        else:
+            features = _intake.read_x(self, "x", x)
+            inputs = features.values.shape[1]
+            if self.inputs is None:
+                self.specs(inputs)  # raises, before anything is made, where layers clash
+            learnt = self.learnt_for(inputs)
+            rows = _intake.prepared(self, "x", features, learnt)
         with self._reading("predict"):
-            self.build(inputs)
-            outputs = self._network_for(training=False).predict(rows, batch_size)
+            if self.inputs != rows.shape[1]:  # also where another thread has built it meanwhile
+                self.build(rows.shape[1])
+            outputs: np.ndarray = self._network_for(training=False).predict(rows, batch_size)
         return outputs if learnt.target_scale is None else _targets.unscaled(outputs, learnt.target_scale)
 
     def predict_classes(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
@@ -308,7 +329,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     # -- copies and files
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        self._bring_back()
+        state = {**self.__dict__, "_kept_networks": {}}  # whose programs have the addresses of these weights
+        state.pop("_holder", None)
+        return state
 
     def save(self, path: Path | Writable) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
@@ -330,6 +354,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         True
         """
         with self._use.shared("save"):
+            self._bring_back()
             checkpoint.write(path, *_description.describe(self))
 
     def load_weights(self, path: Path | Readable) -> None:
@@ -345,4 +370,5 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
+            self._bring_back()
             _description.take_weights(self, saved, shown(path))

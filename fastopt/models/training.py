@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _backends
 from .._exclusive import Exclusive
-from .._random_rows import epoch_order
+from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, PassResult
+from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
 from ._intake import Data
+from ._parts import train_in_parts
+from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
 
 DIVERGED = "the training diverged in epoch"
 REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
+# The most steps of a call of several epochs: each takes 100 bytes of scalars, rates and losses, and 1 us to write them.
+STEPS_OF_A_CALL = 1 << 15
+LAST = "lr", "seconds", "samples_per_second"  # figures that stand behind all others
 NAN = ("raise", "skip")
 
 
@@ -34,7 +41,10 @@ class Model(Trainable, Protocol):
     seed: int
     epochs_done: int
     history: History | None
+    metric_functions: dict[str, Function]
+    target_scale: TargetScale | None
     _use: Exclusive
+    _holder: tuple[Any, int] | None
 
     @property
     def backend(self) -> str:
@@ -126,10 +136,14 @@ def run(model: Model, plan: Plan) -> History:
     State stays consistent after an error or an interrupt: parameters, states, and counts of steps and epochs fit each
     other. Only losing the GPU can break it.
     """
-    history = History()
-    with _training(model, plan.options.callbacks, history):
-        for _ in _epochs(model, plan, history, watched=bool(plan.options.callbacks)):
-            pass
+    history, options = History(), plan.options
+    watched = any(callback.reads_weights for callback in options.callbacks)
+    with _training(model, options.callbacks, history):
+        if options.callbacks or options.shows_bar or plan.validation is not None:
+            for _ in _epochs(model, plan, history, watched):
+                pass
+        else:
+            _all_epochs(model, plan, history)
     return history
 
 
@@ -161,13 +175,16 @@ def _training(model: Model, callbacks: Sequence[Callback], history: History) -> 
 
 
 def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
-    """Train epoch by epoch; watched: somebody may look at the model between epochs, so its weights are brought back."""
+    """Train epoch by epoch; watched: somebody may look at the weights between epochs, so they are brought back.
+
+    If not, methods of the model that read or change them bring them back.
+    """
     callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     try:
         for callback in callbacks:
             callback.on_train_begin(model)
-        with nullcontext() if watched else getattr(plan.network, "holding", nullcontext)():
+        with nullcontext() if watched else _holding(model, plan.network):
             for epoch in epochs:
                 for callback in callbacks:
                     callback.on_epoch_begin(model, epoch)
@@ -179,7 +196,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
                     callback.on_epoch_end(model, epoch, logs)
                 if not warned and not math.isfinite(logs["loss"]):
                     warned = True
-                    warn(f"{DIVERGED} {epoch}, where the loss is {logs['loss']:g}: {REMEDIES}")
+                    _warn_diverged(epoch, logs["loss"])
                 yield logs
                 if model.stop_training:
                     break
@@ -192,35 +209,97 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
         raise
 
 
+def _all_epochs(model: Model, plan: Plan, history: History) -> None:
+    """Train all epochs in one call of the backend, with the bits of `_epochs`; nobody asks for figures between them.
+
+    There are further calls after so many steps, and after an epoch that diverged, which is told at once.
+    """
+    numbers, warned = plan.options.epoch_numbers, False
+
+    def finished(results: EpochResults) -> None:
+        model.epochs_done += len(results.losses)
+        history.extend(numbers[len(history)], _figures(batches, results), results.losses)
+
+    def stop() -> bool:
+        return model.stop_training
+
+    with _holding(model, plan.network):
+        while len(history) < len(numbers) and not model.stop_training:
+            batches = _batches(model, plan)
+            most = max(1, STEPS_OF_A_CALL // batches.steps)
+            batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
+            train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
+            loss = history.history["loss"][-1]
+            if not warned and not math.isfinite(loss):
+                warned = True
+                _warn_diverged(history.epochs[-1], loss)
+
+
+@contextmanager
+def _holding(model: Model, network: Any) -> Iterator[None]:
+    """While open, weights and states may be newer in the network's own memory, of which the model knows."""
+    hold = getattr(network, "holding", None)
+    if hold is None:
+        yield
+        return
+    outer = model._holder
+    with hold():
+        model._holder = network, threading.get_ident()
+        try:
+            yield
+        finally:
+            model._holder = outer
+
+
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
-    options = plan.options
-    order = epoch_order(plan.rows, model.seed, model.epochs_done, options.shuffle)
-    batches = Batches(*plan.data, order, min(int(options.batch_size), len(order)), int(options.accumulate))
-    result = train_epoch(model, plan.network, batches, bar.advance if bar else None)
+    batches = _batches(model, plan)
+    callbacks, advance = plan.options.callbacks, bar.advance if bar else None
+    if any(callback.every_steps for callback in callbacks):
+        train = partial(train_epoch, model, plan.network)
+        result = train_in_parts(model, batches, callbacks, train, advance)
+    else:
+        result = train_epoch(model, plan.network, batches, advance)
     model.epochs_done += 1
-    logs = {"loss": _mean_loss(batches, result.losses), **result.metrics}
+    logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
+        last = {name: logs.pop(name) for name in LAST}
         scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        logs |= {f"val_{name}": value for name, value in figures(scores).items()}
-    logs |= {"seconds": result.seconds, "samples_per_second": len(order) / max(result.seconds, 1e-9)}
+        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
     return logs, result.losses
+
+
+def _batches(model: Model, plan: Plan) -> Batches:
+    """The batches of the model's next epoch."""
+    options, rows = plan.options, plan.rows
+    shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
+    size = min(int(options.batch_size), len(rows))
+    return Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
 
 
 def train_epoch(
     model: Model, network: Any, batches: Batches, advance: Callable[[int, float], None] | None = None
 ) -> PassResult:
     """Train on all batches in one call of the backend; the steps are counted even if it is interrupted."""
+    return _train(model, network, batches, advance)
+
+
+def train_epochs(model: Model, network: Any, batches: Batches, hooks: EpochHooks) -> PassResult:
+    """Train on all batches, epoch after epoch, in one call of the backend, as `train_epoch` does on those of one."""
+    return _train(model, network, batches, None, hooks)
+
+
+def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> PassResult:
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._step_lock:
-        num_steps = math.ceil(len(batches.order) / (batches.batch_size * batches.accumulate))
-        steps = optimizer.next_steps(num_steps)
+        steps = optimizer.next_steps(batches.epochs * batches.steps)
         network.steps_done = 0
         try:
-            result: PassResult = network.train(batches, steps, model.seed, advance)
+            result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
             optimizer.advance(network.steps_done)
     return result
@@ -231,17 +310,36 @@ def figures(result: PassResult) -> dict[str, float]:
     return {"loss": float(result.losses[0]), **result.metrics}
 
 
-def figure_names(metrics: Sequence[str], validation: bool) -> list[str]:
-    """The names that the figures of an epoch will have."""
+def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    if not model.metric_functions:
+        return {}
+    outputs, y = network.predict(data.x, batch_size), data.y
+    if model.target_scale is not None:
+        outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
+    return function_values(model.metric_functions, y, outputs)
+
+
+def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
+    """The names that the figures of an epoch will have; functions: metrics of the validation rows alone."""
     names = ["loss", *metrics]
-    return names + [f"val_{name}" for name in names] * validation + ["seconds", "samples_per_second"]
+    validated = [f"val_{name}" for name in [*names, *functions]] * validation
+    return [*names, *validated, *LAST]
 
 
-def _mean_loss(batches: Batches, losses: np.ndarray) -> float:
-    """The mean loss over the rows of an epoch: its last step may have fewer rows than the others."""
-    sizes = np.full(len(losses), batches.batch_size * batches.accumulate)
+def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
+    """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
+    # the last step may have fewer rows than the others
+    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
     sizes[-1] = len(batches.order) - sizes[:-1].sum()
-    return float(np.average(losses, weights=sizes))
+    losses = np.average(results.losses, axis=1, weights=sizes)
+    speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
+    last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
+    return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
+
+
+def _warn_diverged(epoch: int, loss: float) -> None:
+    warn(f"{DIVERGED} {epoch}, where the loss is {loss:g}: {REMEDIES}")
 
 
 # ---------------------------------------------------------------- the progress bar

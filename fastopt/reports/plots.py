@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -28,6 +29,7 @@ COLOURS |= {"torch-compile": "#8c564b", "jax-step": "#9ecae1", "jax-scan": "#1f7
 OTHER = "#9467bd"
 MARKERS = {"update": "o", "step": "v", "dense": "s", "loss": "^", "kernel": "D"}
 COLUMNS = 3
+TITLE_CHARACTERS = 46  # of a line above a panel
 MOST_CHANGES = 40
 
 
@@ -40,6 +42,40 @@ def plot(runs: Sequence[Run]) -> dict[str, bytes]:
             drawn["change"] = _change(runs[i - 1], run) if i else None
             pictures |= {name + suffix(i, runs): _svg(figure) for name, figure in drawn.items() if figure}
     return pictures
+
+
+def side_by_side(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Return the picture `epochs` of several machines, or nothing if no run has epochs."""
+    with matplotlib.rc_context(SETTINGS):
+        results = [(run, result) for run in runs for result in run.of("epoch")]
+        groups: dict[str, list[Result]] = {}
+        for _, result in results:
+            groups.setdefault(result.titled_work, []).append(result)
+        figure = _panels(groups, 0.6 + 1.8 * len(runs), lambda axis, found: _draw_machines(axis, found, runs))
+        return {"epochs": _svg(figure)} if figure else {}
+
+
+def _draw_machines(axis: Any, results: list[Result], runs: Sequence[Run]) -> None:
+    """Bars of a workload, a block for each machine, with a dashed line at its products alone."""
+    position, ticks = 0.0, []
+    for run in runs:
+        own = [result for result in run.of("epoch") if any(result is one for one in results)]
+        own.sort(key=lambda result: result.seconds)
+        top = position
+        for result in own:
+            axis.barh(position, result.seconds, color=COLOURS.get(result.contestant, OTHER))
+            ticks.append((position, result.contestant_title))
+            position += 1
+        if own:
+            axis.text(1, top - 0.55, run.processor, transform=axis.get_yaxis_transform(), ha="right", va="bottom",
+                      fontsize=7)  # fmt: skip
+            if own[0].limit_seconds:
+                limit = own[0].limit_seconds
+                axis.plot([limit, limit], [top - 0.5, position - 0.5], color="k", linestyle="--", linewidth=1)
+            position += 0.8
+    axis.set_yticks([at for at, _ in ticks], [title for _, title in ticks])
+    axis.invert_yaxis()
+    axis.set_xlabel("seconds per epoch")
 
 
 def _svg(figure: Figure) -> bytes:
@@ -59,7 +95,7 @@ def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any,
     for axis in axes[len(groups) :]:
         axis.remove()
     for axis, (title, results) in zip(axes, groups.items(), strict=False):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(fill(title, TITLE_CHARACTERS), fontsize=9)
         draw(axis, results)
     return figure
 
@@ -120,19 +156,20 @@ def _draw_epochs(axis: Any, results: list[Result]) -> None:
 def _roofline(run: Run) -> Figure | None:
     """Roofline: speed against operations per byte of every kernel, below the limits of memory and arithmetic."""
     points = [r for r in run.of(*MARKERS) if r.contestant == OURS and r.bytes and r.flops]
-    if not points or not run.stream or not run.gemm:
+    if not points or not run.stream or not run.roof:
         return None
     figure = Figure(figsize=(10, 6), layout="constrained")
     axis = figure.subplots()
     intensities = [r.flops / r.bytes for r in points]
-    ridge = run.gemm / run.stream
+    ridge = run.roof / run.stream
     low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2
     corners = [low, ridge, high]
-    axis.plot(corners, [min(x * run.stream, run.gemm) / 1e9 for x in corners], "k-", label="limit of this machine")
+    axis.plot(corners, [min(x * run.stream, run.roof) / 1e9 for x in corners], "k-", label="limit of this machine")
     for dtype, peak in run.peaks.items():
-        if len(run.peaks) > 1:
+        if len(run.peaks) > 1 or peak < run.roof:
+            name = f"{dtype} products of {run.peak_by}" if run.peak_by else dtype
             axis.plot([peak / run.stream, high], [peak / 1e9] * 2, "k--", linewidth=1)
-            axis.annotate(dtype, (high, peak / 1e9), fontsize=6, ha="right", va="bottom")
+            axis.annotate(name, (high, peak / 1e9), fontsize=6, ha="right", va="bottom")
     for kind, marker in MARKERS.items():
         own = [r for r in points if r.kind == kind]
         if own:
@@ -147,7 +184,7 @@ def _roofline(run: Run) -> Figure | None:
         axis.annotate(r.name, point, xytext=(4, 2), textcoords="offset points", fontsize=6)
     _logarithmic(axis)
     axis.set(xlabel="operations per byte", ylabel="GFLOP/s")
-    axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.gemm / 1e9:.0f} GFLOP/s")
+    axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.roof / 1e9:.0f} GFLOP/s")
     return figure
 
 

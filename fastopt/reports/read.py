@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ EXTRA_NUMBERS = {"memory": ("before_bytes", "peak_bytes"), "accuracy": ("accurac
 class Result:
     """A benchmark: the work, its contestant (the library that did it), and the cost of a call."""
 
-    kind: str  # update, tiny, step, loop, dense, loss, kernel, limit, epoch, memory, program, accuracy
+    kind: str  # update, tiny, step, loop, dense, product, loss, kernel, limit, epoch, memory, program, accuracy
     name: str  # rule, layer, loss or workload
     title: str  # the name in words
     contestant: str
@@ -31,7 +32,9 @@ class Result:
     bytes: float  # that a call must move at least; 0 if not known
     flops: float
     limit_seconds: float  # time of a call at the speed limit of the machine; 0 if not known
-    peak: float  # FLOP/s of large products in its dtype; 0 if not known
+    peak: float  # FLOP/s of the fastest products in its dtype, with its threads; 0 if not known
+    peak_by: str = ""  # the library that reached them
+    fma: float = 0.0  # FLOP/s of multiplications and additions in registers, likewise
     before_bytes: float = 0.0  # kind memory: resident memory before training
     peak_bytes: float = 0.0  # kind memory: the largest while training
     accuracy: float = 0.0  # kind accuracy: on the test data
@@ -65,20 +68,27 @@ class Run:
     stream: float  # bytes read and written a second, at best; 0 if not known
     results: tuple[Result, ...]
     gpu: bool = False  # True if measured on a GPU
+    processor: str = ""  # its short name, for the heading of a column
 
     @property
-    def gemm(self) -> float:
-        """FLOP/s of large products in the fastest dtype; 0 if not known."""
-        return max(self.peaks.values(), default=0.0)
+    def roof(self) -> float:
+        """FLOP/s that no kernel exceeds: in registers, else of the fastest products; 0 if neither is known."""
+        fmas = [result.fma for result in self.results]
+        return max(fmas, default=0.0) or max(self.peaks.values(), default=0.0)
 
     @property
     def peaks(self) -> dict[str, float]:
-        """FLOP/s of large products by dtype, as far as known."""
+        """FLOP/s of the fastest products by dtype, as far as known."""
         found: dict[str, float] = {}
         for result in self.results:
             if result.peak:
                 found[result.dtype] = max(result.peak, found.get(result.dtype, 0.0))
         return found
+
+    @property
+    def peak_by(self) -> str:
+        """The library of the fastest products; "" if not known."""
+        return max(self.results, key=lambda result: result.peak).peak_by
 
     def of(self, *kinds: str) -> list[Result]:
         """Return the results of some kinds, in the file's order."""
@@ -117,7 +127,8 @@ def read(path: str | os.PathLike[str]) -> Run:
     when = data.get("datetime")
     when = when[:16].replace("T", " ") if isinstance(when, str) else "unknown time"
     info = _object(data.get("machine_info"))
-    return Run(str(path), when, _machine(info), max(streams), tuple(results), bool(_object(info.get("gpu"))))
+    is_gpu = bool(_object(info.get("gpu")))
+    return Run(str(path), when, _machine(info), max(streams), tuple(results), is_gpu, _processor(info, Path(path).stem))
 
 
 def _result(info: Mapping[str, Any], stats: Any) -> Result:
@@ -130,7 +141,9 @@ def _result(info: Mapping[str, Any], stats: Any) -> Result:
     if not seconds > 0:
         raise ValueError(f"'median' must be above 0; got {seconds:g}")
     size, peak = int(_number(info, "size")), _number(info, "gemm_flops_per_second")
-    return Result(**texts, **numbers, size=size, seconds=seconds, peak=peak)
+    by = _text(info, "gemm_by") if "gemm_by" in info else ""
+    fma = _number(info, "fma_flops_per_second") if "fma_flops_per_second" in info else 0.0
+    return Result(**texts, **numbers, size=size, seconds=seconds, peak=peak, peak_by=by, fma=fma)
 
 
 def _text(info: Mapping[str, Any], name: str) -> str:
@@ -164,6 +177,24 @@ def _machine(info: Mapping[str, Any]) -> str:
     line = ", ".join(part for part in parts if isinstance(part, str) and part) or "unknown machine"
     quick = "; a quick run: sizes and rounds are too small to judge by" if own.get("quick") is True else ""
     return line[: 3 * LONGEST] + quick
+
+
+def _processor(info: Mapping[str, Any], stem: str) -> str:
+    """Short name of the processor, with threads, from the file or from its name.
+
+    >>> _processor({"fastopt": {"processor": "zen5", "threads": 2}}, "run")
+    'zen5, 2 threads'
+    >>> _processor({}, "cpu-zen4-2-cores")
+    'zen4, 2 threads'
+    >>> _processor({}, "run")
+    'run'
+    """
+    own = _object(info.get("fastopt"))
+    name, threads = own.get("processor"), own.get("threads")
+    if isinstance(name, str) and 0 < len(name) <= LONGEST and isinstance(threads, int):
+        return f"{name}, {threads} threads"
+    by_name = re.fullmatch(r"cpu-(.+)-(\d+)-cores", stem)
+    return f"{by_name[1]}, {by_name[2]} threads" if by_name else stem[:LONGEST]
 
 
 def _gpu(info: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import exp, fsum, log
 from typing import NamedTuple
 
 from .._text import in_bytes, in_one_unit, rounded
@@ -27,8 +28,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return the tables of every run; each run but the first also has one of its changes since the run before."""
     found = []
     for i, run in enumerate(runs):
-        own = [_summary(run), _epochs(run), _loops(run), _updates(run), _tiny(run), _steps(run), _kernels(run)]
-        own += [_limits(run), _memory(run)]
+        own = [_summary(run), _epochs(run), _loops(run), _updates(run), _tiny(run), _steps(run), _products(run)]
+        own += [_kernels(run), _limits(run), _memory(run)]
         if i:
             own.append(_change(runs[i - 1], run))
         prefix = f"{run.path}: " if len(runs) > 1 else ""
@@ -36,6 +37,20 @@ def sections(runs: Sequence[Run]) -> list[Section]:
             part._replace(title=prefix + part.title, plot=f"{part.plot}{suffix(i, runs)}") for part in own if part.rows
         ]
     return found
+
+
+def side_by_side(runs: Sequence[Run]) -> list[Section]:
+    """Return the summary of several machines as one table, a column for each."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    words: dict[tuple[str, ...], list[str]] = {}
+    for i, run in enumerate(runs):
+        for line in _summary_lines(run):
+            words.setdefault(line.key, [line.work, line.against])
+            lines.setdefault(line.key, [""] * len(runs))[i] = line.compared
+    rows = [[*words[key], *cells] for key, cells in lines.items()]
+    text = f"Medians, each of one run on one machine, where contestants took turns. {RATIO}"
+    heading = ["work", "against", *(run.processor for run in runs)]
+    return [Section("Summary by processor", text, [heading, *rows], "epochs")] if rows else []
 
 
 def suffix(i: int, runs: Sequence[Run]) -> str:
@@ -66,6 +81,10 @@ def _share(result: Result) -> str:
     return f"{result.limit_seconds / result.seconds:.2f}" if result.limit_seconds else ""
 
 
+def _multiple(result: Result) -> str:
+    return f"{result.seconds / result.limit_seconds:.2f}" if result.limit_seconds else ""
+
+
 def _table(results: Iterable[Result], columns: Sequence[str], copy: float = 0.0) -> list[list[str]]:
     """A heading and rows of the chosen columns; empty without results. `copy` is the bytes a second of a copy."""
     rows = []
@@ -81,6 +100,7 @@ def _table(results: Iterable[Result], columns: Sequence[str], copy: float = 0.0)
                 "GB/s": _rate(result.bytes, result.seconds),
                 "GFLOP/s": _rate(result.flops, result.seconds),
                 "share of limit": _share(result),
+                "of the products alone": _multiple(result),
                 "share of copy": f"{result.bytes / result.seconds / copy:.2f}" if copy and result.bytes else "",
             }
             rows.append([cells[column] for column in columns])
@@ -90,30 +110,85 @@ def _table(results: Iterable[Result], columns: Sequence[str], copy: float = 0.0)
 RATIO = "ours / theirs: below 1, fastopt takes less time."
 
 
+class _Line(NamedTuple):
+    """A line of the summary: work of ours beside that of another contestant, or beside a limit."""
+
+    key: tuple[str, ...]  # the same for the same line of another run
+    work: str
+    ours: str
+    against: str = ""  # title of the other contestant
+    theirs: str = ""
+    ratio: str = ""
+
+    @property
+    def compared(self) -> str:
+        """Figures of both and their ratio in one cell."""
+        both = " / ".join(figure for figure in (self.ours, self.theirs) if figure)
+        return f"{both} = {self.ratio}" if both and self.ratio else both or self.ratio
+
+
 def _summary(run: Run) -> Section:
     """The figures that matter to users, a row for each other contestant."""
-    rows = []
+    rows = [
+        [line.work, line.ours, " ".join(filter(None, (line.against, line.theirs))), line.ratio]
+        for line in _summary_lines(run)
+    ]
+    text = f"Medians; contestants took turns. {RATIO}"
+    return Section("Summary", text, [["work", "fastopt", "against", "ours / theirs"], *rows] if rows else [])
+
+
+def _summary_lines(run: Run) -> Iterator[_Line]:
     chosen = [r for r in run.results if r.kind in SUMMARY_KINDS or (r.kind == "update" and _is_large(r, run.gpu))]
     for (kind, *_), (ours, *others) in by_work(chosen).items():
         if ours.contestant != OURS:
             continue
+        work = _work(ours)
         for other in others:
             ratio = "" if kind == "accuracy" else f"{_amount(ours) / _amount(other):.2f}"
-            rows.append([_work(ours), _value(ours), f"{other.contestant_title} {_value(other)}", ratio])
+            key = work, other.contestant
+            yield _Line(key, work, _value(ours), other.contestant_title, _value(other), ratio)
         if not others:
-            rows.append([_work(ours), _value(ours), "", ""])
+            yield _Line((work,), work, _value(ours))
         if kind == "update" and run.gpu and run.stream:
             copying = ours.bytes / run.stream
-            rows.append([
-                _work(ours), _value(ours), f"copying as much {_time(copying)}", f"{ours.seconds / copying:.2f}",
-            ])  # fmt: skip
+            ratio = f"{ours.seconds / copying:.2f}"
+            yield _Line((work, "copy"), work, _value(ours), "copying as much", _time(copying), ratio)
         elif kind == "update" and ours.limit_seconds:
-            limit = f"streaming limit {_time(ours.limit_seconds)}"
-            rows.append([_work(ours), _value(ours), limit, f"{ours.seconds / ours.limit_seconds:.2f}"])
+            limit, ratio = _time(ours.limit_seconds), f"{ours.seconds / ours.limit_seconds:.2f}"
+            yield _Line((work, "limit"), work, _value(ours), "streaming limit", limit, ratio)
+        elif kind == "epoch" and ours.limit_seconds and not run.gpu:
+            limit = _time(ours.limit_seconds)
+            yield _Line((work, "limit"), work, _value(ours), "its products alone", limit, _multiple(ours))
         if kind == "accuracy":
-            rows.append([f"{ours.title}: epoch 5 against epoch 1", "", "", f"{ours.fifth_over_first:.2f}"])
-    text = f"Medians; contestants took turns. {RATIO}"
-    return Section("Summary", text, [["work", "fastopt", "against", "ours / theirs"], *rows] if rows else [])
+            ratio = f"{ours.fifth_over_first:.2f}"
+            yield _Line((work, "epochs"), f"{ours.title}: epoch 5 against epoch 1", "", ratio=ratio)
+    yield from _product_lines(run)
+
+
+def _product_lines(run: Run) -> Iterator[_Line]:
+    """Geometric means of products over all shapes of a group, against each library and the best of them."""
+    groups: dict[str, list[list[Result]]] = {}
+    for works in by_work(run.of("product")).values():
+        if works[0].contestant == OURS and len(works) > 1:
+            groups.setdefault(works[0].titled_work, []).append(works)
+    for title, shapes in groups.items():
+        work = f"{title}, {len(shapes)} shape{'s' * (len(shapes) > 1)}"
+        names = {other.contestant: other.contestant_title for _, *others in shapes for other in others}
+        rivals = {name: [[r for r in others if r.contestant == name] for _, *others in shapes] for name in names}
+        if len(names) > 1:
+            rivals["best"] = [others for _, *others in shapes]
+        for name, found in rivals.items():
+            pairs = [(ours, others[0]) for (ours, *_), others in zip(shapes, found, strict=True) if others]
+            ratio = _mean(ours.seconds / other.seconds for ours, other in pairs)
+            rates = [_mean(r.flops / r.seconds for r in side) / 1e9 for side in zip(*pairs, strict=True)]
+            figures, against = [f"{rounded(rate)} GFLOP/s" for rate in rates], names.get(name, "the best of them")
+            yield _Line((title, name), work, figures[0], against, figures[1], f"{ratio:.2f}")
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The geometric mean."""
+    logarithms = [log(value) for value in values]
+    return exp(fsum(logarithms) / len(logarithms))
 
 
 def _is_large(result: Result, gpu: bool) -> bool:
@@ -144,8 +219,11 @@ def _value(result: Result) -> str:
 
 
 def _epochs(run: Run) -> Section:
-    columns = ("work", "contestant", "time", "ours / theirs", "GFLOP/s", "share of limit")
+    alone = "share of limit" if run.gpu else "of the products alone"
+    columns = ("work", "contestant", "time", "ours / theirs", "GFLOP/s", alone)
     text = f"Median time of an epoch; all start from the same weights and see the same batches. {RATIO}"
+    if not run.gpu:
+        text += f" The last column is a multiple of the time of the products alone, at {_fastest(run)}."
     return Section("Epochs against other libraries", text, _table(run.of("epoch"), columns), "epochs")
 
 
@@ -180,13 +258,37 @@ def _tiny(run: Run) -> Section:
     return Section("Tiny gradients", text, rows if len(rows) > 1 else [])
 
 
+def _fastest(run: Run) -> str:
+    """The rate of the fastest products, and who reached it."""
+    rates = [f"{_rate(peak, 1)} GFLOP/s" + f" of {dtype}" * (len(run.peaks) > 1) for dtype, peak in run.peaks.items()]
+    return f"{', '.join(rates)} in large products{f' ({run.peak_by})' * bool(run.peak_by)}"
+
+
+def _products(run: Run) -> Section:
+    """A row for each product, with the rates of all contestants beside each other."""
+    works = list(by_work(run.of("product")).values())
+    titles = {result.contestant: result.contestant_title for group in works for result in group}
+    rows = [["work", "shape", *titles.values(), "share of registers", "speed / best other's"]]
+    for group in works:
+        by = {result.contestant: result for result in group}
+        rates = [_rate(by[name].flops, by[name].seconds) if name in by else "" for name in titles]
+        ours, others = by.get(OURS), [result.seconds for result in group if result.contestant != OURS]
+        speed = f"{min(others) / ours.seconds:.2f}" if ours and others else ""
+        dtype = "" if group[0].dtype == "float32" else f", {group[0].dtype}"
+        rows.append([f"{group[0].name}{dtype}", group[0].shape, *rates, _share(ours) if ours else "", speed])
+    text = "GFLOP/s, by address from a compiled loop, one product on each thread. Shapes are rows x inputs x outputs. "
+    text += "The share is ours of the operations in registers, measured in the same turns; a speed above 1 is faster."
+    return Section("Matrix products", text, rows if len(rows) > 1 else [])
+
+
 def _kernels(run: Run) -> Section:
     columns = ("work", "shape", "contestant", "time", "ours / theirs", "GB/s", "GFLOP/s", "share of limit")
-    text = f"The limit is a large matrix product for dense layers, streaming for losses. {RATIO}"
-    if run.stream and run.gemm:
-        peaks = run.peaks
-        rates = [f"{_rate(peak, 1)} GFLOP/s" + f" of {dtype}" * (len(peaks) > 1) for dtype, peak in peaks.items()]
-        text += f" Measured: {_rate(run.stream, 1)} GB/s streamed, {', '.join(rates)} in large products."
+    fmas = max((result.fma for result in run.results), default=0.0)
+    limit = "arithmetic in registers" if fmas else "a large matrix product"
+    text = f"The limit is {limit} for dense layers, streaming for losses. {RATIO}"
+    if run.stream and run.roof:
+        registers = f"{_rate(fmas, 1)} GFLOP/s in registers, " if fmas else ""
+        text += f" Measured: {_rate(run.stream, 1)} GB/s streamed, {registers}{_fastest(run)}."
     # The plot shows the updates as well.
     return Section("Dense layers and losses", text, _table(run.of("dense", "loss", "kernel"), columns), "roofline")
 

@@ -4,9 +4,18 @@ from collections.abc import Iterable
 
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
-from .dense.blas import blas
-from .dense.layer import DENSE_PHASES, activate_kernel, dense_backward, dense_forward, dense_kernel, slope_kernel
+from .dense.blas import products
+from .dense.layer import (
+    DENSE_PHASES,
+    activate_kernel,
+    dense_backward,
+    dense_forward,
+    dense_kernel,
+    round_kernel,
+    slope_kernel,
+)
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
+from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
@@ -23,6 +32,7 @@ from .runtime.storage import STORES
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
+from .training.shuffle import SHUFFLE_KERNEL
 
 __all__ = [
     "ArrayPlan",
@@ -31,6 +41,7 @@ __all__ = [
     "Plan",
     "activate",
     "all_kernels",
+    "bfloat16_refusal",
     "compiling",
     "dense_backward",
     "dense_forward",
@@ -41,11 +52,13 @@ __all__ = [
     "update_rows",
 ]
 
+ON_TILES = activate_kernel, slope_kernel  # of an activation
+
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -53,14 +66,19 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         if STORES[dtype].itemsize == 2:  # which are updated, and nothing else
             rows = OPTIMIZERS.values()
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
+            if dtype == "bfloat16" and not bfloat16_refusal():  # layers of float32 models may compute in it
+                kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
+                kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout")]
+                kernels += [round_kernel(dtype), *products(dtype).kernels("float32")]
             continue
-        kernels += [update_kernel(row.rule, len(row.states), dtype) for row in OPTIMIZERS.values()]
+        rows, sizes = OPTIMIZERS.values(), (False, True)
+        kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
         kernels.append(apply_kernel(dtype))
-        kernels += [make(name, dtype) for name in ACTIVATIONS for make in (activate_kernel, slope_kernel)]
+        kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype) for name in LOSSES]
         kernels += metric_kernels(dtype)
-        kernels += blas().kernels(dtype)
+        kernels += products(dtype).kernels(dtype)
     return list(dict.fromkeys(kernels))

@@ -43,6 +43,15 @@ def huber_slope(z, t, a):
     return a if r > a else -a if r < -a else r
 
 
+def pinball(z, t, a):
+    r = t - z
+    return a * r if r > 0 else (a - type(z)(1)) * r
+
+
+def pinball_slope(z, t, a):
+    return type(z)(1) - a if z > t else -a if z < t else z - t  # 0 at 0, NaN stays NaN
+
+
 def logistic(z, t, a):
     T = type(z)
     t = t * (T(1) - a) + T(0.5) * a
@@ -119,13 +128,18 @@ class Loss:
         return self.binary or (outputs == 1 and not self.by_row)
 
 
-LOSS_DOMAINS = {"delta": Domain(low=5e-324), "label_smoothing": FRACTION}
+LOSS_DOMAINS = {
+    "delta": Domain(low=5e-324),
+    "quantile": Domain(high=1.0, open_low=True, open_high=True),
+    "label_smoothing": FRACTION,
+}
 _SMOOTH = {"label_smoothing": 0.0}
 
 LOSSES: dict[str, Loss] = {
     "mean_squared_error": Loss(squared, squared_slope, "dense", "Gauss 1809"),
     "mean_absolute_error": Loss(absolute, absolute_slope, "dense", "Laplace 1774"),
     "huber": Loss(huber, huber_slope, "dense", "Huber 1964", {"delta": 1.0}),
+    "quantile": Loss(pinball, pinball_slope, "dense", "Koenker & Bassett 1978", {"quantile": 0.5}),
     "binary_crossentropy": Loss(
         logistic,
         logistic_slope,

@@ -153,6 +153,15 @@ def huber(z: Array, t: Array, gradient: Array | None, delta: float = 1.0) -> flo
     return total(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))) / r.size
 
 
+def quantile(z: Array, t: Array, gradient: Array | None, quantile: float = 0.5) -> float:
+    """Koenker & Bassett 1978: targets above the output cost `quantile` of their distance, those below it the rest."""
+    above, below = np.maximum(t - z, 0), np.maximum(z - t, 0)
+    if gradient is not None:
+        sign = np.sign(z - t)
+        np.multiply(np.where(sign > 0, (1 - quantile) * sign, quantile * sign), 1 / z.size, out=gradient)
+    return total(quantile * above + (1 - quantile) * below) / z.size
+
+
 def binary_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
     if label_smoothing:
         t = t * (1 - label_smoothing) + 0.5 * label_smoothing
@@ -217,6 +226,7 @@ LOSSES: dict[str, Loss] = {
     "mean_squared_error": Loss(mean_squared_error),
     "mean_absolute_error": Loss(mean_absolute_error),
     "huber": Loss(huber),
+    "quantile": Loss(quantile),
     "binary_crossentropy": Loss(binary_crossentropy, link="sigmoid", boundary=(0.0, 0.5), binary=True),
     "hinge": Loss(hinge, boundary=(0.0, 0.0), binary=True),
     "perceptron": Loss(perceptron, boundary=(0.0, 0.0), binary=True),

@@ -61,17 +61,123 @@ class Accuracy(Mean):
         self.count += hits.size
 
 
-class Top5Accuracy(Mean):
-    """The share of rows whose class is among those of the five largest outputs; of equal outputs the first count."""
+class TopAccuracy(Mean):
+    """The share of rows whose class is among those of the k largest outputs; of equal outputs the first count."""
 
     logits = True
+    k = 5
 
     def add(self, outputs: Array, targets: Array) -> None:
         labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
-        largest = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
+        largest = np.argsort(-outputs, axis=1, kind="stable")[:, : self.k]
         hits = ~np.isnan(outputs).any(axis=1) & (largest == labels[:, None]).any(axis=1)
         self.total += int(np.count_nonzero(hits))
         self.count += len(hits)
+
+
+class Counts:
+    """Totals of each class: rows of it that were predicted to be, rows predicted to be, and rows of it.
+
+    With `by_output` each output has two classes, in columns 2 j (it is not) and 2 j + 1 (it is). An output that is NaN
+    predicts nothing.
+    """
+
+    logits = True
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.right = self.predicted = self.actual = np.zeros(0)
+        self.outputs = 0
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        if self.rule.by_output:
+            known = ~np.isnan(outputs)
+            above, positive = outputs > self.rule.boundary[0], targets > self.rule.boundary[1]
+            predicted = np.stack([known & ~above, known & above], axis=2).reshape(len(outputs), -1)
+            actual = np.stack([~positive, positive], axis=2).reshape(len(outputs), -1)
+        else:
+            classes = np.arange(outputs.shape[1])
+            labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
+            known = ~np.isnan(outputs).any(axis=1)
+            predicted = known[:, None] & (np.where(known, outputs.argmax(axis=1), -1)[:, None] == classes)
+            actual = labels[:, None] == classes
+        found = np.stack([predicted & actual, predicted, actual]).sum(axis=1)
+        if not self.outputs:
+            self.outputs, self.totals = outputs.shape[1], np.zeros_like(found)
+        self.totals += found
+        self.right, self.predicted, self.actual = self.totals
+
+    def score(self, right: Array, predicted: Array, actual: Array) -> Array:
+        """The figure of each class; 0 where it would be 0 / 0."""
+        raise NotImplementedError
+
+    def binary(self) -> float:
+        """The figure of the positive class, of all outputs together where each is one by itself."""
+        if not self.outputs:
+            return np.nan
+        positive = slice(1, None, 2) if self.rule.by_output else slice(1, 2)
+        totals = (counts[positive].sum(keepdims=True) for counts in (self.right, self.predicted, self.actual))
+        return float(self.score(*totals)[0])
+
+    def macro(self) -> float:
+        """The mean over the classes that there are, or over all outputs where several are classes by themselves."""
+        if not self.outputs:
+            return np.nan
+        if self.rule.by_output and self.outputs > 1:
+            chosen = np.arange(2 * self.outputs) % 2 == 1
+        else:
+            chosen = self.predicted + self.actual > 0
+        return float(self.score(self.right[chosen], self.predicted[chosen], self.actual[chosen]).mean())
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
+
+
+class Precision(Counts):
+    """The share of those predicted to be of a class that are."""
+
+    def score(self, right: Array, predicted: Array, actual: Array) -> Array:
+        return _ratio(right, predicted)
+
+    def result(self) -> float:
+        return self.binary()
+
+
+class Recall(Counts):
+    """The share of those of a class that were predicted to be."""
+
+    def score(self, right: Array, predicted: Array, actual: Array) -> Array:
+        return _ratio(right, actual)
+
+    def result(self) -> float:
+        return self.binary()
+
+
+class F1(Counts):
+    """The harmonic mean of precision and recall."""
+
+    def score(self, right: Array, predicted: Array, actual: Array) -> Array:
+        p, r = _ratio(right, predicted), _ratio(right, actual)
+        return _ratio(2 * p * r, p + r)
+
+    def result(self) -> float:
+        return self.binary()
+
+
+class PrecisionMacro(Precision):
+    def result(self) -> float:
+        return self.macro()
+
+
+class RecallMacro(Recall):
+    def result(self) -> float:
+        return self.macro()
+
+
+class F1Macro(F1):
+    def result(self) -> float:
+        return self.macro()
 
 
 class MeanSquaredError(Mean):
@@ -129,10 +235,25 @@ class R2:
         return float(scores.mean() if constant.all() else np.average(scores, weights=self.variation))
 
 
-METRICS: dict[str, type[Metric]] = {
+class _Metrics(dict[str, type[Metric]]):
+    def __missing__(self, name: str) -> type[Metric]:
+        """top_K_accuracy of any K."""
+        first, k, last = name.split("_")
+        if (first, last) != ("top", "accuracy"):
+            raise KeyError(name)
+        return type(f"Top{k}Accuracy", (TopAccuracy,), {"k": int(k)})
+
+
+METRICS: dict[str, type[Metric]] = _Metrics({
     "accuracy": Accuracy,
-    "top_5_accuracy": Top5Accuracy,
+    "top_5_accuracy": TopAccuracy,
+    "precision": Precision,
+    "recall": Recall,
+    "f1": F1,
+    "precision_macro": PrecisionMacro,
+    "recall_macro": RecallMacro,
+    "f1_macro": F1Macro,
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "r2": R2,
-}
+})

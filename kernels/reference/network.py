@@ -17,7 +17,17 @@ import numpy as np
 
 from ..denormals import flushed
 from ..interrupts import interrupts_held
-from ..spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult, Update
+from ..spec import (
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    EpochHooks,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    PassResult,
+    Update,
+)
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
@@ -261,31 +271,53 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
+        hooks: EpochHooks | None = None,
     ) -> PassResult:
         """Take one optimizer step per batch, or group of batches; the parameters and the states change in place.
 
-        seed: of the dropout masks. The losses and the metrics are those of the training outputs (dropout on),
-        each batch's before its update.
-        progress(steps_done, mean_loss_so_far) is called about ten times a second at most. An interrupt
-        (SIGINT) waits for the end of the step; `steps_done` then holds the number of steps taken.
+        seed: of the dropout masks. The losses and the metrics are those of the training outputs (dropout on), each
+        batch's before its update. Returns those of the last epoch that was done; the hooks get those of all.
+        progress(steps_done, mean_loss_of_the_epoch) is called about ten times a second at most. An interrupt (SIGINT)
+        waits for the end of the step; `steps_done` then holds the number of steps taken.
         """
+        self.steps_done = 0
+        with interrupts_held() as check:
+            for epoch in range(batches.epochs):
+                steps = optimizer.epoch(epoch, batches.steps)
+                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
+                if hooks and hooks.after(result):
+                    break
+                check()
+        return result
+
+    def _epoch(
+        self,
+        batches: Batches,
+        optimizer: OptimizerSteps,
+        seed: int,
+        progress: Callable[[int, float], object] | None,
+        check: Callable[[], None],
+    ) -> PassResult:
+        """Train on all batches of an epoch; check: raises what interrupts it between two steps."""
         start = reported = time.perf_counter()
         losses = np.empty(batches.steps)
-        metrics = self._new_metrics()
-        self.steps_done = 0
+        parts = batches.parts
+        metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
-        with interrupts_held() as check:
-            for i in range(batches.steps):
-                losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
-                now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
-                arrays = zip(self.params, gradients, optimizer.states, strict=True)
-                scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
-                update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
-                self.steps_done = i + 1
+        for i in range(batches.steps):
+            losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
+            now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
+            arrays = zip(self.params, gradients, optimizer.states, strict=True)
+            scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
+            update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+            self.steps_done += 1
+            if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
-                if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
-                    progress(i + 1, float(losses[: i + 1].mean()))
-                    reported = time.perf_counter()
+            if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
+                progress(self.steps_done, float(losses[: i + 1].mean()))
+                reported = time.perf_counter()
+        if parts:
+            parts.carry(metrics, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")

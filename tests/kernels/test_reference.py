@@ -296,6 +296,8 @@ LOSS_CASES = [
     (LossSpec("mean_absolute_error"), REAL),
     (LossSpec("huber"), REAL),
     (LossSpec("huber", {"delta": 0.3}), REAL),
+    (LossSpec("quantile"), REAL),
+    (LossSpec("quantile", {"quantile": 0.9}), REAL),
     (LossSpec("binary_crossentropy"), BITS),
     (LossSpec("binary_crossentropy", {"label_smoothing": 0.2}), BITS),
     (LossSpec("hinge"), 2 * BITS - 1),
@@ -346,6 +348,10 @@ LOSSES_BY_HAND = [
     ("huber", {}, [[0.5, 2]], [[0, 4]], 0.8125, [[0.25, -0.5]]),
     # delta 2: both quadratic, (0.125 + 2) / 2
     ("huber", {"delta": 2.0}, [[0.5, 2]], [[0, 4]], 1.0625, [[0.25, -1]]),
+    # (0.5 * 1 + 0.5 * 2) / 3; 0 where z = t
+    ("quantile", {}, [[1, 2, 3]], [[0, 4, 3]], 0.5, [[1 / 6, -1 / 6, 0]]),
+    # (0.25 * 1 + 0.75 * 2) / 2
+    ("quantile", {"quantile": 0.75}, [[1, 2]], [[0, 4]], 0.875, [[0.125, -0.375]]),
     # sigmoid(log 3) = 3/4: (-log(3/4) - log(1/4)) / 2
     ("binary_crossentropy", {}, [[math.log(3)], [math.log(3)]], [[1], [0]],
      math.log(16 / 3) / 2, [[-1 / 8], [3 / 8]]),

@@ -1,8 +1,8 @@
 """The GEMM in use, as an address that kernels call: a vendor's, or that of `matmul`.
 
 A vendor's library is set to one thread, as kernels have threads of their own. `FASTOPT_BLAS` chooses "mkl", "fastopt"
-(`matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. The default is MKL if it is installed,
-else `matmul` if the processor has AVX-512, else OpenBLAS.
+(`matmul`), "openblas", "none" (plain loops) or the path of any CBLAS library. The default is the first that is there of
+MKL, `matmul` and OpenBLAS; the processor may change their order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,9 @@ import numpy as np
 from ...settings import path_in
 from ..runtime.compile import Kernel, ffi
 from ..runtime.primitives import INTERPRETED, python_address, view
+from ..runtime.processors import NEON, microarchitecture, vector_unit
 from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
+from .matmul_bfloat16 import matmul_bfloat16_kernel
 
 log = logging.getLogger("fastopt")
 
@@ -149,6 +152,17 @@ def plain_kernel(dtype: str) -> Kernel:
     return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
+# Processors on which MKL uses half of a vector: 105 to 112 GFLOP/s where `matmul` has 220 to 265 (Zen 5).
+SLOW_MKL = {"znver5"}
+
+
+def _by_speed() -> list[str]:
+    """The names of the libraries to try, the fastest first."""
+    if vector_unit() is NEON:  # on which `matmul` has never run
+        return ["mkl", "openblas", "fastopt"]
+    return ["fastopt", "mkl", "openblas"] if microarchitecture() in SLOW_MKL else ["mkl", "fastopt", "openblas"]
+
+
 class _Compiled(dict[str, int]):
     """Addresses of kernels by dtype, compiled when first read."""
 
@@ -160,25 +174,83 @@ class _Compiled(dict[str, int]):
         return self[dtype]
 
 
-OWN = Blas("fastopt", "for AVX-512", "", _Compiled(matmul_kernel), unpacked=1 << 62)
 PLAIN = Blas("none", "plain loops", "", _Compiled(plain_kernel))
+BFLOAT16 = Blas("fastopt", "of bfloat16", "", _Compiled(matmul_bfloat16_kernel), unpacked=1 << 62)
+
+
+def products(compute: str) -> Blas:
+    """The products of layers by the dtype that they compute in."""
+    return BFLOAT16 if compute == "bfloat16" else blas()
 
 
 @cache
-def blas() -> Blas:
-    """The BLAS in use, opened on first use."""
-    chosen = os.environ.get("FASTOPT_BLAS", "").strip()
-    known = {
+def own() -> Blas:
+    """The products of `matmul`."""
+    unit = vector_unit()
+    assert unit is not None, "ask `available` first"
+    return Blas("fastopt", f"for {unit.name}", "", _Compiled(matmul_kernel), unpacked=1 << 62)
+
+
+def _vendors() -> dict[str, tuple[Callable[[], Path | None], Callable[[Path], Blas], str]]:
+    """By name: what finds the library, what opens it, and the package that brings it."""
+    return {
         "mkl": (_mkl_path, _open_mkl, "fastopt[mkl]"),
         "openblas": (_openblas_path, _open_openblas, "scipy-openblas32"),
     }
+
+
+_lent: ContextVar[Blas | None] = ContextVar("lent", default=None)  # by `using`
+
+
+def blas() -> Blas:
+    """The BLAS in use, opened on first use; inside `using`, the one given there."""
+    return _lent.get() or chosen_blas()
+
+
+@contextlib.contextmanager
+def using(library: Blas) -> Iterator[None]:
+    """While open, programs that this thread builds take another BLAS; those built before keep theirs.
+
+    For comparisons of several in one process.
+    """
+    token = _lent.set(library)
+    try:
+        yield
+    finally:
+        _lent.reset(token)
+
+
+@cache
+def present() -> tuple[Blas, ...]:
+    """Every BLAS that works here, without plain loops; the one in use stays what it was.
+
+    A vendor's library that is opened is set to one thread, for the whole process.
+    """
+    found = [own()] if available() else []
+    for name, (find, open_, _) in _vendors().items():
+        path = find()
+        if path is not None:
+            try:
+                found.append(open_(path))
+            except (OSError, AttributeError) as error:
+                log.debug("%s at %s could not be opened: %s", name, path, error)
+    in_use = chosen_blas()
+    if in_use is not PLAIN and in_use.path not in [library.path for library in found]:  # a path of the user's
+        found.append(in_use)
+    return tuple(found)
+
+
+@cache
+def chosen_blas() -> Blas:
+    """The BLAS that `FASTOPT_BLAS` chooses, or the first of the default's order that can be opened."""
+    chosen = os.environ.get("FASTOPT_BLAS", "").strip()
     if chosen.lower() == "none":
         return PLAIN
     if chosen.lower() == "fastopt":
         if not available():
-            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX-512 and compiled kernels")
-        return OWN
-    if chosen and chosen.lower() not in known:
+            raise ValueError("FASTOPT_BLAS=fastopt needs a processor with AVX2, AVX-512 or NEON, and compiled kernels")
+        return own()
+    if chosen and chosen.lower() not in _vendors():
         path = path_in(chosen)
         if not path.is_file():
             raise ValueError(
@@ -189,12 +261,12 @@ def blas() -> Blas:
             return _open_path(path)
         except (OSError, AttributeError) as error:
             raise ValueError(f"FASTOPT_BLAS={chosen} is not a CBLAS library that can be used: {error}") from error
-    for name in [chosen.lower()] if chosen else ["mkl", "fastopt", "openblas"]:
+    for name in [chosen.lower()] if chosen else _by_speed():
         if name == "fastopt":
             if available():
-                return OWN
+                return own()
             continue
-        find, open_, package = known[name]
+        find, open_, package = _vendors()[name]
         path_found = find()
         if path_found is None:
             if chosen:

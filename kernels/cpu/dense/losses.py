@@ -10,14 +10,14 @@ from functools import cache
 from math import log
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import LOSSES
 from ...formulas.functions import exp
 from ...spec import LossSpec
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.launch import num_threads_for, parallel
-from ..runtime.partition import batch_rows, num_pieces
+from ..runtime.partition import batch_rows, epoch_of_batch, num_pieces
 from ..runtime.primitives import address_of, call_tile, view
 from ..runtime.records import ACTIVATE, LOSS, RUN, TOTAL, fill, read
 from .layer import activate_kernel
@@ -161,11 +161,14 @@ def _total(work, step, rank, num_ranks):
     if rank == 0:
         t = read(work, TOTAL)
         count = num_pieces(batch_rows(t.run, step), ROWS)
-        sums, into = view(t.sums, count, np.float64), view(t.into + step * t.stride, 1, np.float64)
-        total = 0.0
-        for i in range(count):
-            total += sums[i]
-        into[0] += total
+        epoch = epoch_of_batch(read(t.run, RUN), step)
+        sums = view(t.sums, count * t.columns, np.float64)
+        into = view(t.into + step * t.stride + epoch * t.epoch_stride, t.columns, np.float64)
+        for j in range(t.columns):
+            total = 0.0
+            for i in range(count):
+                total += sums[i * t.columns + j]
+            into[j] += total
 
 
 TOTAL_KERNEL = Kernel(_total, "total")

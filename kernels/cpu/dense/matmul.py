@@ -1,300 +1,248 @@
-"""Matrix products for AVX-512, called like a BLAS: C (m, n) = alpha A (m, k) B (k, n) (+ C), with A, B or both
-transposed.
+"""Matrix products called like a BLAS: C (m, n) = alpha A (m, k) B (k, n) (+ C), with A, B or both transposed.
 
 The products of a dense layer's training step have few rows or a short sum, and a BLAS spends much of their time on
-packing its operands. Here a tile of C is kept in vector registers, and A and B are read in place; only a transposed B
-is packed, a strip at a time. Every element of C is summed in the same order, whatever the tiles, in blocks of DEPTH
-products.
+packing its operands. Here a tile of C is kept in vector registers (`tiles`), and A and B are read in place where that
+does not cost more than a copy:
 
-The innermost loop is written in LLVM's vector instructions, because no compiler makes it of scalar code: for each of
-the k, `vectors` vectors of a row of B are multiplied with each of `rows` elements of a column of A, and added to C.
+    for a block of products         equal ones, at most DEPTH
+      for a block of rows of A      it stays in the second-level cache; A transposed is packed if B has many columns
+        for a strip of columns      of B and C, as wide as a tile: it stays in the first-level cache
+          for a tile of rows        the first tile copies the strip of B that it reads, later ones read the copy
+
+Every element of C is summed in the same order, whatever the tiles: block by block of products, whose size depends on k
+alone. So bits depend neither on threads nor on the processor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
 from ..runtime.compile import Kernel, lock
-from ..runtime.primitives import target_has, view
+from ..runtime.frontend import register_jitable
+from ..runtime.primitives import view
+from ..runtime.processors import VectorUnit, microarchitecture, vector_unit
+from .tiles import copy_of, stack_of, tile_of, transpose_of
 
 ROW_MAJOR, AS_IS, TRANSPOSED = 101, 111, 112  # CBLAS's constants
-DEPTH = 256  # rows of B in a block: a strip of it stays in the first-level cache
-# A tile of C: 8 rows of two vectors are 16 of the 32 registers of AVX-512.
-VECTOR_BYTES, TILE_ROWS, TILE_VECTORS = 64, 8, 2
+DEPTH, DEPTH_UNIT = 256, 16  # most products of a block, and their unit: the squares in which a transposed B is packed
+PACKED_BYTES = 98_304  # of a block of A
+NEVER = 1 << 62
 
 
-@cache
+class Blocking(NamedTuple):
+    """From which sizes on a product copies its operands, and the rows of its blocks."""
+
+    block_rows: int  # of A, read in place
+    copied_rows: int  # a strip of B is copied if it is read by so many rows
+    copied_bytes: int  # and its rows, with what lies between them, are so far apart in all
+    packed_cols: int  # A^T is packed if it is read by so many columns
+    packed_stride: int  # and its rows are a multiple of so many bytes apart
+
+
+# The default was found on Intel's Emerald Rapids, where packing A^T took 784 x 1024 x 256 from 130 to 152 GFLOP/s. On
+# Zen 5 that costs 4 %, unless the rows of A share sets of the cache: 1024 x 64 x 1024 goes from 218 to 234. Zen 4 does
+# one fused multiplication of whole vectors a cycle, half of theirs, and waits for memory only there.
+BLOCKINGS = {
+    "znver5": Blocking(512, copied_rows=24, copied_bytes=40_000, packed_cols=160, packed_stride=2048),
+    "znver4": Blocking(512, copied_rows=24, copied_bytes=524_288, packed_cols=160, packed_stride=2048),
+}
+DEFAULT = Blocking(block_rows=512, copied_rows=24, copied_bytes=40_000, packed_cols=160, packed_stride=1)
+
+
+def blocking() -> Blocking:
+    return BLOCKINGS.get(microarchitecture(), DEFAULT)
+
+
 def available() -> bool:
-    """True if Numba compiles for AVX-512.
-
-    With the 16 registers of AVX2, in tiles of 4 x 3 vectors, the same loops reached 0.6 to 1.1 of OpenBLAS's speed.
-    """
-    return target_has("+avx512f")
+    """True if Numba compiles for a processor whose vector unit is known."""
+    return vector_unit() is not None
 
 
-def _vector(T: Any, lanes: int) -> tuple[ir.Type, ir.VectorType]:
-    scalar = ir.FloatType() if T is np.float32 else ir.DoubleType()
-    return scalar, ir.VectorType(scalar, lanes)
-
-
-def _pointer(builder: Any, address: Any, pointee: ir.Type) -> Any:
-    return builder.inttoptr(address, pointee.as_pointer())
-
-
-@cache
-def tile_of(T: Any, lanes: int, rows: int, vectors: int, whole: bool) -> Any:
-    """The innermost loop, for a tile of C of so many rows and vectors; without `whole` only `columns` of it exist.
-
-    x_row, x_step: bytes in matrix x from one row of the tile to the next, and from one of the k products to the next.
-    """
-    scalar, vector = _vector(T, lanes)
-    itemsize = np.dtype(T).itemsize
-    i64, i32 = ir.IntType(64), ir.IntType(32)
-
-    def broadcast(builder: Any, value: Any) -> Any:
-        """A vector with the value in every lane."""
-        first = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, i32(0))
-        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(i32, lanes), [0] * lanes))
-
-    def masked(builder: Any, name: str, result: ir.Type, *arguments: Any) -> Any:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        code = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{lanes}f{8 * itemsize}.p0")
-        return builder.call(code, arguments)
-
-    def load(builder: Any, address: Any, mask: Any) -> Any:
-        pointer = _pointer(builder, address, vector)
-        if mask is None:
-            return builder.load(pointer, align=itemsize)
-        return masked(builder, "load", vector, pointer, i32(itemsize), mask, ir.Constant(vector, None))
-
-    def store(builder: Any, value: Any, address: Any, mask: Any) -> None:
-        pointer = _pointer(builder, address, vector)
-        if mask is None:
-            builder.store(value, pointer, align=itemsize)
-        else:
-            masked(builder, "store", ir.VoidType(), value, pointer, i32(itemsize), mask)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add = args
-        kind = ir.FunctionType(vector, [vector] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{8 * itemsize}")
-        # masks of the columns that exist
-        masks: list[Any] = [None] * vectors
-        if not whole:
-            limit = broadcast(builder, columns)
-            for v in range(vectors):
-                cols = ir.Constant(ir.VectorType(i64, lanes), [v * lanes + lane for lane in range(lanes)])
-                masks[v] = builder.icmp_signed("<", cols, limit)
-
-        # the loop over the products: the tile's sums are values of the loop, so they stay in registers
-        before, loop = builder.block, builder.append_basic_block("products")
-        after = builder.append_basic_block("sums")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        count = builder.phi(i64)
-        sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-        # a row of B
-        from_b = builder.add(b, builder.mul(count, b_step))
-        row_of_b = [load(builder, builder.add(from_b, i64(v * lanes * itemsize)), masks[v]) for v in range(vectors)]
-        # times a column of A, added to the sums
-        from_a = builder.add(a, builder.mul(count, a_step))
-        added = []
-        for i in range(rows):
-            pointer = _pointer(builder, builder.add(from_a, builder.mul(a_row, i64(i))), scalar)
-            factor = broadcast(builder, builder.load(pointer, align=itemsize))
-            added.append([builder.call(fma, [factor, row_of_b[v], sums[i][v]]) for v in range(vectors)])
-        following = builder.add(count, i64(1))
-        for phi, first, value in [(count, i64(0), following)] + [
-            (sums[i][v], ir.Constant(vector, None), added[i][v]) for i in range(rows) for v in range(vectors)
-        ]:
-            phi.add_incoming(first, before)
-            phi.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-
-        # alpha times the sums, written to C or added to it
-        builder.position_at_end(after)
-        factor = broadcast(builder, alpha)
-        adding, setting = builder.append_basic_block("add"), builder.append_basic_block("set")
-        end = builder.append_basic_block("end")
-        results = []
-        for i in range(rows):
-            row_of_c = builder.add(c, builder.mul(c_row, i64(i)))
-            for v in range(vectors):
-                address = builder.add(row_of_c, i64(v * lanes * itemsize))
-                results.append((address, masks[v], builder.fmul(factor, added[i][v])))
-        builder.cbranch(builder.icmp_signed("!=", add, i64(0)), adding, setting)
-        for block, adds in ((adding, True), (setting, False)):
-            builder.position_at_end(block)
-            for address, mask, value in results:
-                total = builder.fadd(load(builder, address, mask), value) if adds else value
-                store(builder, total, address, mask)
-            builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def tile(typingctx, alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
-        return types.void(types.float32 if T is np.float32 else types.float64, *[types.int64] * 10), codegen
-
-    return tile
-
-
-@cache
-def transpose_of(T: Any, lanes: int) -> Any:
-    """to[i, j] = source[j, i] for lanes x lanes elements; x_row: bytes from row to row of matrix x."""
-    _, vector = _vector(T, lanes)
-    itemsize, i64, i32 = np.dtype(T).itemsize, ir.IntType(64), ir.IntType(32)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_row, to, to_row = args
-        rows = []
-        for i in range(lanes):
-            pointer = _pointer(builder, builder.add(source, builder.mul(source_row, i64(i))), vector)
-            rows.append(builder.load(pointer, align=itemsize))
-        # exchange the off-diagonal quarters of every square of 2 half x 2 half (Eklundh 1972)
-        half = lanes // 2
-        while half:
-            for i in [i for i in range(lanes) if not i & half]:
-                first, second = rows[i], rows[i + half]
-                upper = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
-                lower = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
-                for at, order in ((i, upper), (i + half, lower)):
-                    rows[at] = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(i32, lanes), order))
-            half //= 2
-        for i in range(lanes):
-            pointer = _pointer(builder, builder.add(to, builder.mul(to_row, i64(i))), vector)
-            builder.store(rows[i], pointer, align=itemsize)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def transpose(typingctx, source, source_row, to, to_row):
-        return types.void(*[types.int64] * 4), codegen
-
-    return transpose
-
-
-@cache
-def _stack(size: int) -> Any:
-    """The address of so many bytes on the stack, for as long as the kernel runs."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.IntType(8), size))
-            memory.align = 64
-        return builder.ptrtoint(memory, ir.IntType(64))
-
-    @intrinsic
-    def stack(typingctx):
-        return types.int64(), codegen
-
-    return stack
-
-
-def _strip(T: Any, lanes: int, vectors: int, whole: bool) -> Callable[..., None]:
+def _strip(T: Any, unit: VectorUnit, vectors: int, whole: bool) -> Callable[..., None]:
     """The product for a strip of C: tiles from top to bottom, smaller ones for the last rows."""
-    tile, four, two, one = (tile_of(T, lanes, rows, vectors, whole) for rows in (TILE_ROWS, 4, 2, 1))
+    size = unit.tile_rows
+    tile, four, two, one = (tile_of(T, unit, rows, vectors, whole) for rows in (size, 4, 2, 1))
+    copying: Any = tile_of(T, unit, size, vectors, whole, copies=True) if whole else None
+    copy_step = vectors * unit.vector_bytes
 
     @register_jitable
-    def strip(alpha, m, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add):
+    def strip(alpha, m, a, a_row, a_step, a_tile, b, b_step, c, c_row, depth, columns, add, copy):
+        # a_tile: bytes from one tile of A to the next, in units of its rows; copy: address or 0
         i = 0
-        while m - i >= TILE_ROWS:
-            tile(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
-            i += TILE_ROWS
+        if whole and copy:
+            copying(alpha, a, a_row, a_step, b, b_step, c, c_row, depth, columns, add, copy)
+            i = size
+            b, b_step = copy, copy_step
+        while m - i >= size:
+            tile(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
+            i += size
         if m - i >= 4:
-            four(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            four(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
             i += 4
         if m - i >= 2:
-            two(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            two(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
             i += 2
         if i < m:
-            one(alpha, a + i * a_row, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add)
+            one(alpha, a + i * a_tile, a_row, a_step, b, b_step, c + i * c_row, c_row, depth, columns, add, 0)
 
     return strip
 
 
-def _matmul(T: Any) -> Callable[..., None]:
+def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
+    """The product for a type, a vector unit and a blocking."""
     itemsize = np.dtype(T).itemsize
-    lanes = VECTOR_BYTES // itemsize
-    strip_cols = lanes * TILE_VECTORS
-    strip, edge, narrow = (
-        _strip(T, lanes, *kind) for kind in ((TILE_VECTORS, True), (TILE_VECTORS, False), (1, False))
-    )
-    transpose, stack = transpose_of(T, lanes), _stack(DEPTH * strip_cols * itemsize)
+    lanes, tile_rows = unit.lanes(itemsize), unit.tile_rows
+    strip_cols = lanes * unit.tile_vectors
+    strip_bytes = strip_cols * itemsize
+    has_masks, strip = unit.has_masks, _strip(T, unit, unit.tile_vectors, True)
+    edge: Any = _strip(T, unit, unit.tile_vectors, False) if has_masks else None
+    narrow: Any = _strip(T, unit, 1, False) if has_masks else None
+    # tiles of a single row, with as many sums as the others, and half as many: few would wait for one another, and B
+    # would be read in short pieces (a row of 784 x 256 took 17 us by strips, 7.8 so; 9.2 in OpenBLAS's sgemv)
+    half_cols = tile_rows * unit.tile_vectors // 2 * lanes
+    wide, half = (tile_of(T, unit, 1, n * half_cols // lanes, True) for n in (2, 1))
+    transpose, transpose_edge = transpose_of(T, unit), transpose_of(T, unit, whole=not has_masks)
+    copy_group, copy_two = copy_of(T, tile_rows, 1), copy_of(T, tile_rows, 2)
+    strip_stack, block_stack = stack_of((DEPTH + lanes) * strip_bytes), stack_of(PACKED_BYTES)
+    tile_stack = stack_of(tile_rows * strip_bytes if not has_masks else 64)
+    block_rows, copied_rows, copied_bytes, packed_cols, packed_stride = sizes
+    packed_rows = PACKED_BYTES // (DEPTH * itemsize) // tile_rows * tile_rows
 
     @register_jitable
-    def pack(b, ldb, columns, depth, to):
+    def pack_elements(b, b_row, b_col, rows, columns, to):
+        """to[p, j] = B[p, j], one element after the other."""
+        for p in range(rows):
+            target = view(to + p * strip_bytes, columns, T)
+            for j in range(columns):
+                target[j] = view(b + p * b_row + j * b_col, 1, T)[0]
+
+    @register_jitable
+    def last_strip(alpha, m, a, a_row, a_step, a_tile, b, c, c_row, depth, columns, add, tile_of_c):
+        """A strip of which only some columns exist, by whole tiles of a copy of it and of C."""
+        for i in range(0, m, tile_rows):
+            rows = min(tile_rows, m - i)
+            strip(
+                alpha, rows, a + i * a_tile, a_row, a_step, a_tile, b, strip_bytes, tile_of_c, strip_bytes, depth,
+                strip_cols, 0, 0,
+            )  # fmt: skip
+            for r in range(rows):
+                source, target = view(tile_of_c + r * strip_bytes, columns, T), view(c + (i + r) * c_row, columns, T)
+                for j in range(columns):
+                    target[j] = target[j] + source[j] if add else source[j]
+
+    @register_jitable
+    def pack_b(b, ldb, columns, depth, to):
         """to[p, j] = B[j, p] for a strip."""
         for j in range(0, columns, lanes):
-            # whole squares as vectors
-            n = min(lanes, columns - j)
-            p = 0
+            n, p = min(lanes, columns - j), 0
             if n == lanes:
                 while p + lanes <= depth:
                     corner = to + (p * strip_cols + j) * itemsize
-                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_cols * itemsize)
+                    transpose(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_bytes, n, lanes)
                     p += lanes
-            # the other elements one by one
-            target = view(to, DEPTH * strip_cols, T)
-            for jj in range(j, j + n):
-                source = view(b + jj * ldb * itemsize, depth, T)
-                for pp in range(p, depth):
-                    target[pp * strip_cols + jj] = source[pp]
+            if has_masks:
+                while p < depth:
+                    corner = to + (p * strip_cols + j) * itemsize
+                    transpose_edge(b + (j * ldb + p) * itemsize, ldb * itemsize, corner, strip_bytes, n, depth - p)
+                    p += lanes
+            else:
+                corner = to + (p * strip_cols + j) * itemsize
+                pack_elements(b + (j * ldb + p) * itemsize, itemsize, ldb * itemsize, depth - p, n, corner)
+
+    @register_jitable
+    def pack_a(a, a_step, rows, depth, to):
+        """to[i, p, :] = A[p, tile i] for whole tiles of rows: two at a time, half a line each, or one."""
+        i = 0
+        while rows - i >= 2 * tile_rows:
+            copy_two(a + i * itemsize, a_step, to + i * depth * itemsize, depth)
+            i += 2 * tile_rows
+        if i < rows:
+            copy_group(a + i * itemsize, a_step, to + i * depth * itemsize, depth)
 
     def matmul(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         # row-major; beta is 0 or 1 in all calls
-        packed, adds = stack(), int(beta != 0)
+        strip_copy, block_copy, c_tile, adds = strip_stack(), block_stack(), tile_stack(), int(beta != 0)
         # a column, of which a vector would hold one element: calculated as a row, C' = B' A'
         if n == 1 and ldc == 1:
             row_of_b = 1 if tb == TRANSPOSED else ldb
             tb = AS_IS if ta == TRANSPOSED else TRANSPOSED
             ta, m, n, a, lda, b, ldb, ldc = TRANSPOSED, 1, m, b, row_of_b, a, lda, m
         a_row, a_step = (itemsize, lda * itemsize) if ta == TRANSPOSED else (lda * itemsize, itemsize)
-        for j in range(0, n, strip_cols):
-            # one strip of C
-            columns = min(strip_cols, n - j)
-            to = c + j * itemsize
-            for p in range(0, k, DEPTH):
-                # one block of products: its strip of B, packed if it is transposed
-                depth = min(DEPTH, k - p)
-                if tb == TRANSPOSED:
-                    pack(b + (j * ldb + p) * itemsize, ldb, columns, depth, packed)
-                    source, b_step = packed, strip_cols * itemsize
-                else:
-                    source, b_step = b + (p * ldb + j) * itemsize, ldb * itemsize
-                # its tiles; all blocks but the first add to C
-                from_a, add = a + p * a_step, p + adds
-                if columns == strip_cols:
-                    strip(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
-                elif columns <= lanes:
-                    narrow(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
-                else:
-                    edge(alpha, m, from_a, a_row, a_step, source, b_step, to, ldc * itemsize, depth, columns, add)
-            # an empty sum
-            if k == 0 and not adds:
-                for i in range(m):
-                    row = view(to + i * ldc * itemsize, columns, T)
-                    for jj in range(columns):
-                        row[jj] = 0
+        packs = ta == TRANSPOSED and n >= packed_cols and m >= tile_rows and a_step % packed_stride == 0
+        most_rows = packed_rows if packs else block_rows
+        # equal blocks of products, in whole squares of a transposed B
+        blocks = (k + DEPTH - 1) // DEPTH
+        block_depth = (k + blocks * DEPTH_UNIT - 1) // (blocks * DEPTH_UNIT) * DEPTH_UNIT if blocks else 1
+        for p in range(0, k, block_depth):
+            depth, add = min(block_depth, k - p), p + adds  # all blocks but the first add to C
+            for i in range(0, m, most_rows):
+                # one block of rows of A
+                rows = min(most_rows, m - i)
+                from_a, row, step, tile = a + p * a_step + i * a_row, a_row, a_step, a_row
+                if packs and rows % tile_rows == 0:
+                    pack_a(from_a, a_step, rows, depth, block_copy)
+                    from_a, row, step, tile = block_copy, itemsize, tile_rows * itemsize, depth * itemsize
+                first_col = 0
+                if m == 1 and tb != TRANSPOSED:
+                    # a single row: B is read as far as the tile is wide
+                    while n - first_col >= half_cols:
+                        from_b, to = b + (p * ldb + first_col) * itemsize, c + first_col * itemsize
+                        if n - first_col >= 2 * half_cols:
+                            wide(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
+                            first_col += half_cols
+                        else:
+                            half(alpha, from_a, row, step, from_b, ldb * itemsize, to, 0, depth, n, add, 0)
+                        first_col += half_cols
+                for j in range(first_col, n, strip_cols):
+                    # one strip of B, packed if it is transposed
+                    columns, copy = min(strip_cols, n - j), 0
+                    if tb == TRANSPOSED:
+                        pack_b(b + (j * ldb + p) * itemsize, ldb, columns, depth, strip_copy)
+                        from_b, b_step = strip_copy, strip_bytes
+                    else:
+                        from_b, b_step = b + (p * ldb + j) * itemsize, ldb * itemsize
+                        if rows >= copied_rows and depth * b_step >= copied_bytes:
+                            copy = strip_copy
+                    # its tiles
+                    to, c_row = c + (i * ldc + j) * itemsize, ldc * itemsize
+                    if columns == strip_cols:
+                        strip(
+                            alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, copy
+                        )
+                    elif not has_masks:
+                        # the other columns of the copy are whatever was there: nothing is kept of their products
+                        if tb != TRANSPOSED:
+                            pack_elements(from_b, ldb * itemsize, itemsize, depth, columns, strip_copy)
+                        last_strip(
+                            alpha, rows, from_a, row, step, tile, strip_copy, to, c_row, depth, columns, add, c_tile
+                        )
+                    elif columns <= lanes:
+                        narrow(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
+                    else:
+                        edge(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
+        # an empty sum
+        if k == 0 and not adds:
+            for i in range(m):
+                c_row = view(c + i * ldc * itemsize, n, T)
+                for j in range(n):
+                    c_row[j] = 0
 
     return matmul
 
 
-def gemm_types(dtype: str) -> tuple[Any, ...]:
-    """Numba's types of the parameters of cblas_?gemm, with addresses as integers."""
-    i32, i64 = types.int32, types.int64
-    T = types.float32 if dtype == "float32" else types.float64
-    return (*[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
+def gemm_types(dtype: str) -> tuple[str, ...]:
+    """Numba's types of the parameters of cblas_?gemm, by name, with addresses as integers."""
+    i32, i64 = "int32", "int64"
+    return (*[i32] * 6, dtype, i64, i32, i64, i32, dtype, i64, i32)
 
 
 @cache
 def matmul_kernel(dtype: str) -> Kernel:
     with lock:  # two threads would make two different kernels
-        return Kernel(_matmul(getattr(np, dtype)), f"matmul_{dtype}", gemm_types(dtype))
+        unit = vector_unit()
+        assert unit is not None, "ask `available` first"
+        return Kernel(matmul_of(getattr(np, dtype), unit, blocking()), f"matmul_{dtype}", gemm_types(dtype))

@@ -1,4 +1,8 @@
-"""Metrics: sums over the rows of a batch, in float64, piece by piece as those of losses."""
+"""Metrics: sums over the rows of a batch, in float64, piece by piece as those of losses.
+
+    metric_...   one sum: of the scores of a metric
+    counts_...   sums for each class: how often a row is one and was predicted to be, was predicted to be, and is
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import METRICS
 from ...metrics import scored_forms
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
 from ..runtime.records import METRIC, read
@@ -100,13 +104,92 @@ def _metric(score, T, itemsize, has_labels):
 
 
 @cache
+def _compilable(score: Callable[..., Any]) -> Callable[..., Any]:
+    """The score of a metric; one that was made for a number, such as the first three, is compiled with this number."""
+    made = score.__closure__ is not None
+    return register_jitable(error_model="numpy", forceinline=True)(score) if made else score
+
+
+@cache
 def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
     """Sums of a row of METRICS; scored: one of SCORED."""
-    score = register_jitable(error_model="numpy")(SCORES[scored](METRICS[name].score))
+    score = register_jitable(error_model="numpy")(SCORES[scored](_compilable(METRICS[name].score)))
     function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels")
     return Kernel(function, f"metric_{name}_{scored}_{dtype}")
 
 
+# ---------------------------------------------------------------- counts of classes
+@register_jitable(error_model="numpy")
+def _largest(Z, columns):
+    """Index of the largest element, of equal ones the first; -1 if one is NaN."""
+    best, is_number = 0, True
+    for j in range(columns):
+        is_number = is_number and Z[j] == Z[j]
+        if Z[j] > Z[best]:
+            best = j
+    return best if is_number else -1
+
+
+@register_jitable(error_model="numpy")
+def _count_rows(Z, targets, label, columns, right, predicted, actual, w):
+    # targets of no columns: the class is the label
+    is_class = label if len(targets) == 0 else _largest(targets, columns)
+    found = _largest(Z, columns)
+    actual[is_class] += 1
+    if found >= 0:
+        predicted[found] += 1
+        if found == is_class:
+            right[found] += 1
+
+
+@register_jitable(error_model="numpy")
+def _count_outputs(Z, targets, label, columns, right, predicted, actual, w):
+    # an output is two classes: it is not, or it is
+    for j in range(columns):
+        is_class = 2 * j + (1 if targets[j] > w.t_boundary else 0)
+        found = 2 * j + (1 if Z[j] > w.z_boundary else 0)
+        actual[is_class] += 1
+        if Z[j] == Z[j]:
+            predicted[found] += 1
+            if found == is_class:
+                right[found] += 1
+
+
+def _counts(count, T, itemsize, has_labels, by_output):
+    def counts(work, step, rank, num_ranks):
+        w = read(work, METRIC)
+        rows, classes = batch_rows(w.run, step), 2 * w.columns if by_output else w.columns
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            # the piece's counts: right, predicted, actual
+            sums = w.sums + piece * 3 * classes * 8
+            right, predicted = view(sums, classes, np.float64), view(sums + classes * 8, classes, np.float64)
+            actual = view(sums + 2 * classes * 8, classes, np.float64)
+            for k in range(classes):
+                right[k] = predicted[k] = actual[k] = 0.0
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                Z = view(w.z + i * w.stride * itemsize, w.columns, T)
+                targets = view(0 if has_labels else w.t + i * w.stride * itemsize, 0 if has_labels else w.columns, T)
+                label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
+                count(Z, targets, label, w.columns, right, predicted, actual, w)
+
+    return counts
+
+
+@cache
+def counts_kernel(scored: str, dtype: str) -> Kernel:
+    """Counts of all classes; scored: one of SCORED but values."""
+    by_output = scored == "outputs"
+    count = _count_outputs if by_output else _count_rows
+    function = _counts(count, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels", by_output)
+    return Kernel(function, f"counts_{scored}_{dtype}")
+
+
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype."""
-    return [metric_kernel(name, scored, dtype) for name in METRICS for scored in scored_forms(name)]
+    forms = {name: scored_forms(name) for name in METRICS}
+    kernels = [
+        counts_kernel(scored, dtype) if METRICS[name].of_counts else metric_kernel(name, scored, dtype)
+        for name, found in forms.items()
+        for scored in found
+    ]
+    return list(dict.fromkeys(kernels))

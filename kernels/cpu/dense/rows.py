@@ -13,22 +13,27 @@ import numpy as np
 
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
+from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import prefetch, view, word
 from ..runtime.records import DROPOUT, GATHER, RUN, read
+from ..runtime.storage import ARITHMETIC
 
 ROWS = 32
 AHEAD = 4  # rows prefetched ahead of the one that is copied
 LINE_BYTES = 64
 
 
-def _gather(T, itemsize):
-    """Copy the batch's rows of x and y, drawn by `order`, into batch_x and batch_y."""
+def _gather(T, itemsize, round_):
+    """Copy the batch's rows of x, rounded, and of y, drawn by `order`, into batch_x and batch_y.
+
+    batch_x has the columns of a piece together. They are read by the rank that copies them, and if those of two ranks
+    were neighbours in memory, each core would fetch ahead what the other one is about to write.
+    """
 
     def gather(work, step, rank, num_ranks):
         g = read(work, GATHER)
         run = read(g.run, RUN)
-        rows, start = batch_rows(g.run, step), step * run.batch_size
+        rows, start = batch_rows(g.run, step), batch_of_epoch(run, step) * run.batch_size
         order = view(run.order, run.num_rows if run.order else 0, np.int64)
         pieces_down = num_pieces(rows, ROWS)
         for piece in pieces_of_rank(num_pieces(g.inputs, g.piece_cols) * pieces_down, rank, num_ranks):
@@ -44,9 +49,9 @@ def _gather(T, itemsize):
                         prefetch(ahead + line)
                 # the row of x
                 source = view(g.x + (row * g.inputs + first_col) * itemsize, cols, T)
-                target = view(g.batch_x + (i * g.inputs + first_col) * itemsize, cols, T)
+                target = view(g.batch_x + (first_col * g.capacity + i * g.piece_cols) * itemsize, cols, T)
                 for j in range(cols):
-                    target[j] = source[j]
+                    target[j] = round_(source[j])
                 # the label or the row of y, with the first columns of x
                 if first_col:
                     continue
@@ -61,7 +66,7 @@ def _gather(T, itemsize):
     return gather
 
 
-def _scatter(T, itemsize):
+def _scatter(T, itemsize, round_):
     """Copy batch_x into the batch's rows of x, in order: the reverse of `gather`."""
 
     def scatter(work, step, rank, num_ranks):
@@ -77,8 +82,8 @@ def _scatter(T, itemsize):
     return scatter
 
 
-def _dropout(T, itemsize):
-    """x -> y in the forward pass, dy -> dx in the backward pass: the mask is drawn again, not kept."""
+def _dropout(T, itemsize, round_):
+    """x -> y, rounded, in the forward pass, dy -> dx in the backward pass: the mask is drawn again, not kept."""
 
     def dropout(work, step, rank, num_ranks):
         d = read(work, DROPOUT)
@@ -93,7 +98,7 @@ def _dropout(T, itemsize):
             X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
             for i in range(size):
                 is_kept = dropout_draw(key, word(start + i)) >= threshold
-                Y[i] = X[i] * scale if is_kept else zero
+                Y[i] = round_(X[i] * scale) if is_kept else zero
 
     return dropout
 
@@ -103,4 +108,6 @@ ROW_PHASES: dict[str, Callable[..., Any]] = {"gather": _gather, "scatter": _scat
 
 @cache
 def rows_kernel(phase: str, dtype: str) -> Kernel:
-    return Kernel(ROW_PHASES[phase](getattr(np, dtype), np.dtype(dtype).itemsize), f"{phase}_{dtype}")
+    """dtype: that which layers compute in, to which features are rounded."""
+    T, itemsize, round_ = ARITHMETIC[dtype].T, ARITHMETIC[dtype].itemsize, ARITHMETIC[dtype].round
+    return Kernel(ROW_PHASES[phase](T, itemsize, round_), f"{phase}_{dtype}")

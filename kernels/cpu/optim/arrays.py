@@ -19,10 +19,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...spec import ArrayUpdate, BufferUpdate
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import address_of, view
 from ..runtime.records import ARRAYS, fill, read
 from ..runtime.storage import name_of

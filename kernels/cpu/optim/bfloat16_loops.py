@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
+from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.primitives import target_has, view
-from ..runtime.storage import STORES, unrounded
+from ..runtime.storage import STORES, BFloat, unrounded
 from .loops import MAX_STATES, read_scalars, state_loader, state_storer, state_views, update_loop
 
 BLOCK = 64  # elements: constant, so that LLVM unrolls the loop over its vectors
@@ -26,19 +24,6 @@ BLOCK_BYTES = 4 * BLOCK  # of the float32 results
 # LLVM 20 and later have vectors of bfloat.
 HAS_ROUNDING = binding.llvm_version_info[0] >= 20 and target_has("+avx512bf16")
 BFLOAT16 = STORES["bfloat16"]
-
-
-class _BFloat(ir.Type):  # type: ignore[misc]
-    """LLVM's type, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
 
 
 @intrinsic
@@ -60,7 +45,7 @@ def round16(typingctx, source, into):
     def codegen(context, builder, signature, args):
         floats, bits = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(16), 16)
         x = builder.load(builder.inttoptr(args[0], floats.as_pointer()), align=64)
-        rounded = builder.bitcast(builder.fptrunc(x, ir.VectorType(_BFloat(), 16)), bits)
+        rounded = builder.bitcast(builder.fptrunc(x, ir.VectorType(BFloat(), 16)), bits)
         builder.store(rounded, builder.inttoptr(args[1], bits.as_pointer()), align=2)
         return context.get_dummy_value()
 

@@ -28,9 +28,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import INTERPRETED, address_of, call_exchange, python_address, view
 from ..runtime.records import FOREIGN, fill, read
 from .arrays import HEADER_BYTES, ITEMS_OFFSET, LOW_32_BITS, layout_known, lower_bound

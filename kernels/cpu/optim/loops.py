@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from ...formulas import NUM_SCALARS
+from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view, word
 from ..runtime.storage import Store
 

@@ -8,11 +8,9 @@ from functools import cache
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
 
 from ..runtime.compile import Kernel, lock
+from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.launch import UPDATE_ELEMENTS, Limit, num_threads_for, parallel
 from ..runtime.primitives import INTERPRETED, address_of, call_tile, view
 from ..runtime.records import SQUARES, SQUARES_ALL, fill, read

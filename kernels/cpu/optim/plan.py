@@ -17,7 +17,7 @@ from ..runtime.records import PLAN, UPDATE, UPDATES, fill, read
 from ..runtime.storage import STORES, name_of
 from .loops import MAX_STATES
 from .norm import Squares
-from .updates import STATES_OFFSET, TILE, UPDATE_ALL, update_code
+from .updates import STATES_OFFSET, TILE, UPDATE_ALL, are_streamed, update_code
 
 ROW_BYTES = 128  # of a row of scalars, of either dtype
 
@@ -112,10 +112,10 @@ class Plan:
         self.streams = np.array([t.stream for t in targets], np.uint64)
         self.sizes = np.array([t.elements for t in targets], np.int64)
         self.dtypes_and_sizes = [(t.dtype, t.elements) for t in targets]
-        self.table = np.zeros(len(targets), UPDATE)
+        self.table, streamed = np.zeros(len(targets), UPDATE), are_streamed(targets)
         for i, t in enumerate(targets):
             states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
-            code = update_code(t.rule, t.dtype, t.form)
+            code = update_code(t.rule, t.dtype, t.form, streamed)
             self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].itemsize)
         self._idle = Pool(lambda: _Workspace(self))
 

@@ -7,36 +7,33 @@ the code from the cache folder or compiles it. Calling a kernel from Python rele
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import inspect
 import logging
 import os
 import pickle
 import secrets
-import sys
 import threading
 import time
 import types as pytypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import cffi
-import llvmlite
-import numba
-from numba import types
-from numba.core import serialize
-from numba.core.bytecode import FunctionIdentity
-from numba.core.ccallback import CFunc
-from numba.core.compiler import CompileResult
-from numba.extending import register_jitable
 
 from ... import formulas
 from ...denormals import flushed
 from ...disk_cache import FOLDER, SOURCES, cache_root, read_sealed, warn_not_kept, write_sealed
 from ...interrupts import interrupts_held
-from . import vector_math  # noqa: F401 (kernels use it in place of formulas.functions)
+from . import (
+    frontend,
+    objects,
+    vector_math,  # noqa: F401 (kernels use it in place of formulas.functions)
+)
+from .frontend import register_jitable
 from .primitives import INTERPRETED, PYTHON_CODE, enter, python_address
 
 log = logging.getLogger("fastopt")
@@ -58,17 +55,10 @@ if not INTERPRETED:
 
 
 # ---------------------------------------------------------------- cache
-# Numba's settings that change its machine code. With SVML the code calls a library that another environment may lack.
-_SETTINGS = "OPT", "USING_SVML", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
-
-
-@cache
 def _digest() -> str:
     """Digest of all that the machine code depends on: kernel sources, compilers, processor, Python."""
-    target = CFunc._targetdescr.target_context.codegen().magic_tuple()
-    versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
-    settings = [getattr(numba.config, name, None) for name in _SETTINGS]
-    return hashlib.sha256(repr((SOURCES, target, versions, settings)).encode()).hexdigest()[:20]
+    parts = SOURCES, frontend.target(), frontend.versions(), frontend.code_settings()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
 @cache
@@ -90,12 +80,14 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def _unique_symbols() -> Iterator[None]:
-    """Context in which Numba numbers functions at random.
+    """Context in which Numba numbers functions at random, for code that it keeps itself.
 
     Numba counts functions from 1 in every process, and only the number distinguishes the symbols of two closures of one
     factory. So kernels compiled in two processes could both have a function of the same name, and in a third process
     that loads both, one would call the other's: https://github.com/numba/numba/issues/10486.
     """
+    from numba.core.bytecode import FunctionIdentity
+
     before = FunctionIdentity._unique_ids
     FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(63), None)  # a forked process draws its own, too
     try:
@@ -104,8 +96,20 @@ def _unique_symbols() -> Iterator[None]:
         FunctionIdentity._unique_ids = before
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Context without collections of garbage, which a compilation makes little of: they took a tenth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _Disk:
-    """Cache of one kernel with the methods that Numba calls. Whatever fails, the kernel is compiled."""
+    """File of one kernel in the cache. Whatever fails, the kernel is compiled."""
 
     def __init__(self, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
@@ -114,23 +118,19 @@ class _Disk:
     def _identity(self) -> str:
         return f"{_digest()} {self.name} {self.identity}"
 
-    def load_overload(self, signature: Any, context: Any) -> Any:
+    def read(self, use: Callable[[bytes], Any]) -> Any:
+        """The value of use(content), or None."""
         try:
             payload = read_sealed(cache_folder() / f"{self.name}.bin", self._identity())
-            if payload is None:
-                return None
-            context.refresh()
-            return CompileResult._rebuild(context, *pickle.loads(payload))
+            return None if payload is None else use(payload)
         except Exception as error:  # the cache is an accelerator, never a reason to fail
             log.debug("compiled kernel %s could not be loaded: %r", self.name, error)
             return None
 
-    def save_overload(self, signature: Any, result: Any) -> None:
+    def write(self, payload: Callable[[], bytes]) -> None:
+        """Keep what `payload` returns."""
         try:
-            if result.library.has_dynamic_globals:
-                raise AssertionError("its code contains addresses of this process")
-            payload = serialize.dumps(result._reduce())
-            write_sealed(cache_folder() / f"{self.name}.bin", self._identity(), payload)
+            write_sealed(cache_folder() / f"{self.name}.bin", self._identity(), payload())
         except Exception as error:  # read-only folder, full disk, ...
             self.trouble = error
             log.debug("compiled kernel %s could not be kept: %r", self.name, error)
@@ -190,7 +190,7 @@ class Kernel:
     Other kernels run under the setting of their caller.
 
     name: of this function alone: it is the key of the cache.
-    parameters: Numba's types of the parameters, int64 by default.
+    parameters: names of Numba's types of the parameters, int64 by default.
     layer: starts the threading layer, which Numba would otherwise choose itself when it compiles or loads the code.
     Only for the one kernel with a prange, which launches all others.
     """
@@ -201,20 +201,21 @@ class Kernel:
         self,
         function: Callable[..., None],
         name: str,
-        parameters: tuple[Any, ...] | None = None,
+        parameters: Iterable[str] | None = None,
         layer: Callable[[], object] | None = None,
     ) -> None:
         self.function, self.name = function, name
         self.layer = layer
-        self.options = {**OPTIONS, "parallel": True} if layer else OPTIONS
+        self.options = {**OPTIONS, "parallel": True} if layer else {**OPTIONS, **frontend.NO_RUNTIME}
         known = Kernel.names.setdefault(name, self)
         if not known._has_code_of(self):  # it has if two threads made the same kernel at the same time
             raise AssertionError(f"two kernels are called {name}: they would share a file of the cache")
         names = list(inspect.signature(function).parameters)
-        self.parameters = parameters or (types.int64,) * len(names)
+        self.parameters = tuple(map(str, parameters or ["int64"] * len(names)))
         self.is_phase = names == PHASE
         self.compiled = self.loaded = False  # in this process; for `fastopt info` and the tests
         self._address = 0
+        self._code: Any = None  # Numba's library of code, if this process has compiled the kernel
         self.run: Callable[..., None] = self._first_run  # the same as a call of the kernel, without a Python frame
 
     def _has_code_of(self, other: Kernel) -> bool:
@@ -227,26 +228,76 @@ class Kernel:
     def address(self) -> int:
         if not self._address:
             # an interrupt inside one of LLVM's callbacks would be printed and forgotten
-            with interrupts_held(), lock:
+            with interrupts_held(), lock, _collector_paused():
                 if not self._address:
-                    self._address = python_address(self.function) if INTERPRETED else self._compile()
+                    self._address = python_address(self.function) if INTERPRETED else self._load_or_compile()
         return self._address
 
-    def _compile(self) -> int:
+    def _load_or_compile(self) -> int:
         if self.layer:
             self.layer()
+        if objects.usable() and not self.layer:
+            disk = self._disk("object")
+            if address := self._load_object(disk) or self._compile_object(disk):
+                return address
+        return self._by_numba(self._disk("library"))
+
+    def _disk(self, kind: str) -> _Disk:
+        written = _written_elsewhere(self.function)
+        return _Disk(self.name, f"{kind} ({', '.join(self.parameters)}) {self.options} {written}")
+
+    def _load_object(self, disk: _Disk) -> int:
+        """Address of the kernel, linked from the cache without Numba; 0 if it is not there."""
+        address = disk.read(objects.link)
+        if address is None and not frontend.prepared():
+            before = cache_folder()
+            frontend.prepare()
+            if cache_folder() != before:  # Numba has settings that could not be told without importing it
+                address = disk.read(objects.link)
+        self.loaded = address is not None
+        return address or 0
+
+    def _compile_object(self, disk: _Disk) -> int:
+        """Address of the kernel, compiled by Numba and linked as from the cache; 0 if it calls what is not found."""
+        from numba.core.compiler_lock import global_compiler_lock
+
         start = time.perf_counter()
-        disk = _Disk(self.name, f"{self.parameters} {self.options} {_written_elsewhere(self.function)}")
-        code = CFunc(self.function, (self.parameters, types.void), {}, self.options)
-        code._cache = _AnnouncedCache(disk, self.name)
+        frontend.prepare()
+        _CompileNotice.before(self.name)
+        with global_compiler_lock:
+            self._code = objects.lower(self.function, self.name, self.parameters, self.options)
+            code = objects.emit(self._code)
+        try:
+            address = objects.link(code)
+        except RuntimeError as error:  # such as a function of a compiler's own library
+            log.debug("the object of %s could not be loaded: %s", self.name, error)
+            return 0
+        self.compiled = True
+        disk.write(lambda: code)
+        _CompileNotice.after(time.perf_counter() - start, disk.trouble)
+        return address
+
+    def _by_numba(self, disk: _Disk) -> int:
+        """Load or compile the kernel by Numba, whose thread layer or tools it needs."""
+        frontend.prepare()
+        from numba.core.ccallback import CFunc
+
+        start = time.perf_counter()
+        types = tuple(getattr(frontend.types, name) for name in self.parameters)
+        code = CFunc(self.function, (types, frontend.types.void), {}, self.options)
+        code._cache = _NumbaCache(disk)
         with _unique_symbols():
             code.compile()
         self.loaded = code.cache_hits > 0
         self.compiled = not self.loaded
         if self.compiled:
             _CompileNotice.after(time.perf_counter() - start, disk.trouble)
-        self._code = code  # owns the machine code
+        self._code, self._numba = code._library, code  # which owns the machine code
         return int(code.address)
+
+    def llvm(self) -> str:
+        """The optimised code of a kernel that this process has compiled, in LLVM's language."""
+        return str(self._code.get_llvm_str())
 
     def _first_run(self, *args: int) -> None:
         if INTERPRETED:
@@ -273,17 +324,30 @@ def _enter(code, work, step, rank, num_ranks):
 ENTER = Kernel(_enter, "enter")
 
 
-class _AnnouncedCache:
-    """Cache of one kernel that announces the compilation after a miss."""
+class _NumbaCache:
+    """The cache of one kernel with the methods that Numba calls."""
 
-    def __init__(self, disk: _Disk, name: str) -> None:
-        self.disk, self.name = disk, name
+    def __init__(self, disk: _Disk) -> None:
+        self.disk = disk
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        found = self.disk.load_overload(signature, context)
+        def rebuild(payload: bytes) -> Any:
+            from numba.core.compiler import CompileResult
+
+            context.refresh()
+            return CompileResult._rebuild(context, *pickle.loads(payload))
+
+        found = self.disk.read(rebuild)
         if found is None:
-            _CompileNotice.before(self.name)
+            _CompileNotice.before(self.disk.name)
         return found
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        self.disk.save_overload(signature, result)
+        def payload() -> bytes:
+            from numba.core import serialize
+
+            if result.library.has_dynamic_globals:
+                raise AssertionError("its code contains addresses of this process")
+            return bytes(serialize.dumps(result._reduce()))
+
+        self.disk.write(payload)

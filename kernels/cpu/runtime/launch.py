@@ -25,12 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
-
-import numba
-from numba import prange
-from numba.core import config
-from numba.np.ufunc import parallel as numba_parallel
+from typing import Any, ClassVar
 
 from . import openmp
 from .compile import Kernel, lock
@@ -84,6 +79,14 @@ def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit:
 
 
 # ---------------------------------------------------------------- Numba's threading layer
+prange: Any = range  # Numba's, once its layer is started: importing it takes longer than many a training
+
+
+def _layer_started() -> bool:
+    """True if anyone has started Numba's layer in this process."""
+    return bool(getattr(sys.modules.get("numba.np.ufunc.parallel"), "_is_initialized", False))
+
+
 def _prefer_tbb() -> None:
     """Open the TBB that pip installed, which Numba does not find: it is the only layer that is safe in every way."""
     import ctypes
@@ -115,6 +118,13 @@ def threading_layer() -> str:
 
 
 def _start_layer() -> str:
+    global prange
+
+    import numba
+    from numba.core import config
+    from numba.np.ufunc import parallel as numba_parallel
+
+    prange = numba.prange
     tbb = config.THREADING_LAYER.lower() not in ("omp", "workqueue")
     if not numba_parallel._is_initialized and tbb:
         _prefer_tbb()
@@ -139,7 +149,7 @@ class _Fork:
     """
 
     # in a child of multiprocessing, the parent may have started the layer before this module was imported
-    happened = numba_parallel._is_initialized and multiprocessing.parent_process() is not None
+    happened = _layer_started() and multiprocessing.parent_process() is not None
 
     ended: ClassVar[deque[int]] = deque(maxlen=64)  # system ids of the last threads of teams
 
@@ -155,7 +165,7 @@ class _Fork:
 
     @classmethod
     def after(cls) -> None:
-        cls.happened = cls.happened or numba_parallel._is_initialized
+        cls.happened = cls.happened or _layer_started()
 
 
 if hasattr(os, "register_at_fork"):
@@ -176,6 +186,9 @@ LAUNCH = Kernel(_launch, "launch", layer=threading_layer)
 
 
 def _on_layer(kernel: Kernel, work: int, step: int, num_ranks: int) -> None:
+    import numba
+    from numba.core import config
+
     before = numba.get_num_threads()
     num_threads = min(num_ranks, config.NUMBA_NUM_THREADS)
     if num_threads == before:

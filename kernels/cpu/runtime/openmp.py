@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import cffi
 import numpy as np
-from numba.core import config
 
 from .compile import Kernel, ffi
+from .frontend import config
 from .primitives import INTERPRETED, call_int, enter, view
 
 LINUX = sys.platform.startswith("linux")
@@ -126,7 +126,8 @@ class TorchThreads(NamedTuple):
 def uses_torch_threads() -> bool:
     """True if ranks run on torch's threads once torch is imported: not after a fork, nor if the user has chosen one of
     Numba's threading layers."""
-    return LINUX and not INTERPRETED and not _Fork.happened and config.THREADING_LAYER.lower() == "default"
+    layer = getattr(config(), "THREADING_LAYER", "default")
+    return LINUX and not INTERPRETED and not _Fork.happened and layer.lower() == "default"
 
 
 def torch_threads() -> TorchThreads | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
+from .frontend import register_jitable
 from .records import RUN, read
 
 
@@ -20,7 +19,19 @@ def pieces_of_rank(total, rank, num_ranks):
 
 
 @register_jitable
+def batch_of_epoch(r, step):
+    """The number of batch `step` in its epoch, from 0; r: the record RUN. The first epoch needs no division."""
+    return step if step < r.epoch_stride or r.epoch_stride == 0 else step % r.epoch_stride
+
+
+@register_jitable
+def epoch_of_batch(r, step):
+    """The number of the epoch of batch `step`, from 0; r: the record RUN."""
+    return 0 if step < r.epoch_stride or r.epoch_stride == 0 else step // r.epoch_stride
+
+
+@register_jitable
 def batch_rows(run, step):
-    """The rows of batch `step`: the last one may be shorter."""
+    """The rows of batch `step`: the last one of an epoch may be shorter."""
     r = read(run, RUN)
-    return min(r.batch_size, r.num_rows - step * r.batch_size)
+    return min(r.batch_size, r.num_rows - batch_of_epoch(r, step) * r.batch_size)

@@ -16,50 +16,51 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, config, types
-from numba.core import cgutils
-from numba.core.ccallback import CFunc
-from numba.extending import intrinsic, register_jitable
 
 from ...denormals import ARM, FLUSH, MACHINE, X86
-
-INTERPRETED = bool(config.DISABLE_JIT)
+from .frontend import INTERPRETED as INTERPRETED
+from .frontend import cgutils, intrinsic, register_jitable, target, types
 
 word = int if INTERPRETED else np.uint64  # the type of counters of random numbers
 
 
 def target_has(feature: str) -> bool:
     """True if kernels may use an instruction; feature: LLVM's name for it."""
-    return not INTERPRETED and feature in CFunc._targetdescr.target_context.codegen().magic_tuple()[2].split(",")
+    return not INTERPRETED and feature in target()[2].split(",")
 
 
-def bitcast(source: types.Number, target: types.Number) -> Callable[[Any, Any], Any]:
-    """The typing function of an intrinsic that reinterprets the bits of a number as another type."""
+def bitcast(source: str, result: str) -> Callable[[Any, Any], Any]:
+    """The typing function of an intrinsic that reinterprets the bits of a number as another type, by their names."""
 
     def of_bits(typingctx: Any, bits: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], context.get_value_type(target))
+            return builder.bitcast(args[0], context.get_value_type(signature.return_type))
 
-        return target(source), codegen
+        return getattr(types, result)(getattr(types, source)), codegen
 
     return of_bits
 
 
 # ---------------------------------------------------------------- compiled
 @intrinsic
-def _pointer(typingctx, address):
+def _view(typingctx, address, size, dtype):
+    """The array at an address, as of `numba.carray`: that would be two more functions to compile for each dtype."""
+    from numba.core.typing.npydecl import parse_dtype
+    from numba.np.arrayobj import make_array, populate_array
+
+    array = types.Array(parse_dtype(dtype), 1, "C")
+
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+        made = make_array(array)(context, builder)
+        data = builder.inttoptr(args[0], context.get_data_type(array.dtype).as_pointer())
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        populate_array(made, data=data, shape=[args[1]], strides=[itemsize], itemsize=itemsize, meminfo=None)
+        return made._getvalue()
 
-    return types.voidptr(types.int64), codegen
+    return array(types.int64, types.intp, dtype), codegen
 
 
-@register_jitable
-def _view(address, size, dtype):
-    return carray(_pointer(address), (size,), dtype)
-
-
-def _caller(result: types.Type, *parameters: types.Type) -> tuple[Any, Callable[..., Any]]:
+def _caller(result: Any, *parameters: Any) -> tuple[Any, Callable[..., Any]]:
     """Type and code of an intrinsic f(address, *arguments) that calls the C function at an address."""
     signature = result(types.int64, *parameters)
 
@@ -73,7 +74,7 @@ def _caller(result: types.Type, *parameters: types.Type) -> tuple[Any, Callable[
     return signature, codegen
 
 
-def _gemm_caller(T: types.Float) -> tuple[Any, Callable[..., Any]]:
+def _gemm_caller(T: Any) -> tuple[Any, Callable[..., Any]]:
     i32, i64 = types.int32, types.int64
     return _caller(types.void, *[i32] * 6, T, i64, i32, i64, i32, T, i64, i32)
 

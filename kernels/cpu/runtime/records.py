@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from .primitives import address_of, view
+from .frontend import intrinsic, types
+from .primitives import INTERPRETED, address_of, view
 
 
 def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -23,20 +23,30 @@ def _record(*names: str, reals: tuple[str, ...] = (), words: tuple[str, ...] = (
 RUN = _record(
     "phases",  # (num_phases, 3): code of a phase, its work record, 1 if a barrier follows it
     "num_phases",
-    "num_batches",
+    "epoch_phases",  # the first phases, which run before the first batch of an epoch only
+    "num_epochs",
+    "epoch_stride",  # numbers from the first batch of an epoch to that of the next; 0: there is one epoch
+    "num_batches",  # of an epoch
     "batch_size",  # rows of a full batch
-    "num_rows",  # of all batches
+    "num_rows",  # of an epoch
     "order",  # (num_rows,) their indices in x and y; 0: 0, 1, 2, ...
     "first_batch",  # batches done before the pass: dropout draws by their number
     "arrivals",  # at barriers, of all ranks, never reset
     "yield_cpu",  # code of sched_yield
-    "done",  # batches done, for the thread that watches
-    "stop",  # set by the thread that watches
+    "done",  # number of the next batch, for the thread that watches
+    "stop",  # set by the thread that watches: STOP_BATCH or STOP_EPOCH
     "halt",  # copy of `stop` that rank 0 makes and all ranks read after the batch's last barrier
     "marks",  # (num_ranks, num_marked, 1 + 2 num_phases, 2): times at which phases were done, if the run is profiled
     "num_marked",  # batches that have memory for marks
     "clock",  # code
+    "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
+    "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
+    #   goes on
 )
+STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The order of the rows of an epoch, drawn from a seed.
+SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
 
 # A batch: its rows of x and y, and the memory that they are copied to.
 GATHER = _record(
@@ -46,14 +56,17 @@ GATHER = _record(
     "batch_x",
     "batch_y",
     "inputs",
-    "piece_cols",  # columns of x in a piece of work
+    "piece_cols",  # columns of x in a piece of work, and in batch_x, which has the columns of a piece together
+    "capacity",  # rows of batch_x
     "outputs",  # columns of y
     "has_labels",
 )
 
 DENSE = _record(
     "run",
-    "x",  # (rows, inputs)
+    "x",  # (rows, inputs), or (num_splits, rows, split_rows): the columns of each split together
+    "x_stride",  # elements from row to row of x
+    "x_split",  # and from the columns of one split to those of the next
     "w",  # (inputs, outputs)
     "b",  # (outputs,)
     "z",  # (rows, outputs), pre-activation; the same array as y if the slope is a function of y
@@ -66,6 +79,7 @@ DENSE = _record(
     "outputs",
     "tile_rows",  # of a tile of y
     "tile_cols",
+    "dx_tile_cols",  # of a tile of dx
     "dw_tile_rows",  # of a tile of dw
     "dw_tile_cols",
     "num_splits",  # of the rows of w
@@ -74,6 +88,10 @@ DENSE = _record(
     "gemm",  # code
     "activate",  # code: z, b -> y
     "slope",  # code: dz, y or z -> dz, column sums
+    "col_sums",  # (tiles of rows, outputs) float64, of dz, made by the layer above; 0: by `slopes`
+    "slope_below",  # code of the layer below, which makes dx its dz; 0: dx stays as it is
+    "s_below",  # its y or z
+    "col_sums_below",
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
@@ -83,6 +101,7 @@ DENSE = _record(
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
+    "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -98,7 +117,8 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
-TOTAL = _record("run", "sums", "into", "stride")  # into[step * stride] += sum(sums)
+# columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
+TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 
 UPDATE = _record(
     "update",  # code
@@ -240,13 +260,36 @@ def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     return record
 
 
+def words_of(record: np.ndarray) -> memoryview:
+    """The words of one record, whose fields are integers, to be read and changed quickly; see `word_of`."""
+    return memoryview(record.view(np.int64))  # type: ignore[arg-type]
+
+
+def word_of(dtype: np.dtype[Any], name: str) -> int:
+    """The index of a field among the words of a record."""
+    return offset(dtype, name) // 8
+
+
 def offset(dtype: np.dtype[Any], name: str) -> int:
     """The offset of a field in a record, in bytes."""
     assert dtype.fields is not None
     return dtype.fields[name][1]
 
 
-@register_jitable
-def read(address, dtype):
-    """The record at an address, in a kernel; its fields are attributes."""
+@intrinsic
+def _read(typingctx, address, dtype):
+    from numba.core.typing.npydecl import parse_dtype
+
+    record = parse_dtype(dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+def _read_python(address, dtype):
     return view(address, 1, dtype)[0]
+
+
+read = _read_python if INTERPRETED else _read  # the record at an address, in a kernel; its fields are attributes

@@ -18,18 +18,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, register_jitable
 
 from ...formulas import dropout_draw
+from .frontend import intrinsic, register_jitable, types
 from .primitives import INTERPRETED, bitcast, target_has, word
 
 U = np.uint32
 
 
+class BFloat(ir.Type):  # type: ignore[misc]
+    """LLVM's type of bfloat16, which llvmlite does not name. LLVM 20 and later have vectors of it."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 # ---------------------------------------------------------------- bits
-_bits = intrinsic(bitcast(types.float32, types.uint32))
-_float32 = intrinsic(bitcast(types.uint32, types.float32))
+_bits = intrinsic(bitcast("float32", "uint32"))
+_float32 = intrinsic(bitcast("uint32", "float32"))
 
 
 @intrinsic
@@ -139,6 +151,12 @@ def nearest_bfloat16(x, key, element):
 
 
 @register_jitable(forceinline=True)
+def round_bfloat16(x):
+    """The nearest number of bfloat16, as float32."""
+    return widen_bfloat16(nearest_bfloat16(x, 0, 0))
+
+
+@register_jitable(forceinline=True)
 def stochastic_bfloat16(x, key, element):
     b = bits_of(x)
     rounded = U(b + U(dropout_draw(key, word(element)) >> word(37)))
@@ -183,6 +201,25 @@ STORES = {
 STOCHASTIC_STORES = {
     "float16": Store(np.uint16, np.float32, widen_float16, stochastic_float16),
     "bfloat16": Store(np.uint16, np.float32, widen_bfloat16, stochastic_bfloat16),
+}
+
+
+
+class Arithmetic(NamedTuple):
+    """Numbers that layers compute in: what they hand to one another is kept as T, rounded to those numbers."""
+
+    T: type[np.generic]
+    round: Callable[..., Any]  # round(x)
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.T).itemsize
+
+
+ARITHMETIC = {
+    "float32": Arithmetic(np.float32, as_it_is),
+    "float64": Arithmetic(np.float64, as_it_is),
+    "bfloat16": Arithmetic(np.float32, round_bfloat16),
 }
 
 # NumPy has no bfloat16: an array of its bits is of uint16, or of the dtype of ml_dtypes, which is called bfloat16.

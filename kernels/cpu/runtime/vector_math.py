@@ -12,14 +12,13 @@ from math import floor
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic, overload, register_jitable
 
 from ...formulas import functions
+from .frontend import intrinsic, overload, register_jitable, types
 from .primitives import INTERPRETED, bitcast
 
-_float32_of_bits = intrinsic(bitcast(types.int32, types.float32))
-_float64_of_bits = intrinsic(bitcast(types.int64, types.float64))
+_float32_of_bits = intrinsic(bitcast("int32", "float32"))
+_float64_of_bits = intrinsic(bitcast("int64", "float64"))
 
 
 @register_jitable(error_model="numpy", forceinline=True)

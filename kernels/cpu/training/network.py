@@ -6,16 +6,27 @@ from epoch to epoch.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...formulas import LOSSES, NUM_SCALARS
-from ...metrics import Variation, metric_values, variation_for
+from ...interrupts import interrupts_held
+from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ...spec import (
+    Batches,
+    DenseSpec,
+    EpochHooks,
+    EpochResults,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    PassResult,
+)
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .optimizer_step import OptimizerStep
 from .program import Program, Structure
@@ -23,13 +34,33 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict` that is kept for the next call
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
+# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
+PASS_FLOPS = 5e7
+SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
+SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
+
+
+class _Training(NamedTuple):
+    """A program that trains, and the memory by which it is told of its steps and tells of its results."""
+
+    key: Any  # of all that it depends on
+    epochs: int  # the most of a pass
+    program: Program
+    optimizer_step: OptimizerStep | None
+    losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
+    counts: np.ndarray  # (batches,): by what these are divided
+    sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
+    scalars: np.ndarray  # (steps of all epochs, NUM_SCALARS + 1)
 
 
 class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
+    to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
+    and all that follows from them are not.
     """
 
     reusable = True  # for passes over other data: it keeps programs, and no data
@@ -41,44 +72,54 @@ class Network:
         dtype: str,
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
+        compute: str | None = None,
     ) -> None:
         dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
         last = dense[-1].activation
         is_link = last == "softmax" or (loss is not None and last == LOSSES[loss.name].link)
         self.params = list(params)
         self.net = Structure(
-            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None
-        )
+            list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
+            compute or np.dtype(dtype).name,
+        )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)
         self.losses_of_row = 1 if row is not None and row.by_row else self.outputs
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
-        self._predictors: dict[tuple[int, int], Program] = {}
+        self.dtype = np.dtype(dtype)
+        self._predictors: dict[tuple[int, int], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
-        self._trained: Any = None  # the key of the last training program, and what `_training` returned for it
+        self._trained: _Training | None = None  # the last one
 
     def _training(
         self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, clips: bool,
         variation: Variation | None,
-    ) -> tuple[Program, dict[str, np.ndarray], OptimizerStep | None]:  # fmt: skip
-        """The program of a training pass; the next epoch, or `fit`, on data of the same shape finds it made."""
+    ) -> _Training:  # fmt: skip
+        """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
+
+        It is for so many epochs or fewer.
+        """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        key = sizes, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
-        if self._trained and self._trained[0] == key:
-            return self._trained[1:]
-        net = self.net
+        shuffles = data.shuffle is not None
+        key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
+        if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
+            return self._trained
+        net, epochs = self.net, data.epochs
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        losses, scalars = np.zeros(data.batches), np.zeros((data.steps, NUM_SCALARS + 1), net.dtype)
+        losses = np.zeros((epochs, data.steps * data.accumulate))
+        scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
+        if shuffles:
+            program.shuffle()
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        results = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation)
+        sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
         if clips or data.accumulate > 1:
             optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks)
@@ -88,9 +129,8 @@ class Network:
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        results |= {"losses": losses, "scalars": scalars, "counts": counts}
-        self._trained = key, program, results, optimizer_step
-        return program, results, optimizer_step
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars)
+        return self._trained
 
     # ------------------------------------------------------------ verbs
     def train(
@@ -99,47 +139,96 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], None] | None = None,
+        hooks: EpochHooks | None = None,
     ) -> PassResult:
-        """Train on every batch once, parameters and states in place; seed: of the dropout masks."""
-        start = time.perf_counter()
-        rule, step, clip_norm = optimizer.rule, optimizer.steps_done, optimizer.clip_norm
-        steps, rows, group = len(optimizer.learning_rates), len(batches.order), batches.accumulate
-        variation = variation_for(self.net.metrics, batches.y, batches.order) if self.net.metrics else None
-        clips = clip_norm is not None
-        program, results, optimizer_step = self._training(batches, rule, optimizer.states, seed, clips, variation)
-        if optimizer_step:
-            optimizer_step.clip(clip_norm)
+        """Train on every batch once in each epoch, parameters and states in place; seed: of the dropout masks.
+
+        All epochs are one compiled call. Returns the result of the last epoch that was done; the hooks get those of
+        all.
+        progress(steps_done, mean_loss_so_far) is called some twenty times a second if the pass takes more than some 10
+        ms. An interrupt (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
+        """
+        start = time.perf_counter_ns()
+        self.steps_done = 0
+        rule, clip_norm = optimizer.rule, optimizer.clip_norm
+        steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
+        if not rows:
+            return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
+        variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
+        training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
+        program, losses, counts = training.program, training.losses, training.counts
+        if training.optimizer_step:
+            training.optimizer_step.clip(clip_norm)
         program.read_from(batches.x, batches.y)
-        losses, counts = results["losses"], results["counts"]
-        for name in ("losses", *self.net.metrics):
-            results[name].fill(0)
-        numbers = range(step + 1, step + 1 + steps)
-        fill_scalars(results["scalars"], rule, numbers, optimizer.options, optimizer.learning_rates)
+        for sums in (losses, *training.sums.values()):
+            sums[:epochs] = 0
+        parts = batches.parts
+        if parts and parts.carried:
+            for name, carried in parts.carried.items():
+                training.sums[name][0] = carried
+        numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
+        fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
+        stride = steps * group  # a last step of fewer batches takes as many numbers as the others
+        order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
+        program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
+        if batches.shuffle is not None:
+            program.shuffle_from(batches.order, batches.shuffle)
+        seconds_of = program.time_epochs()
+        if hooks and hooks.until_diverged:
+            program.end_if_diverged(losses)
 
         def report(done: int) -> None:
             if progress and done:
-                progress(whole_steps(done), float(losses[:done].sum() / counts[:done].sum()))
+                whole, rest = divmod(done, stride)
+                so_far = losses.ravel()[:done].sum() / (whole * counts.sum() + counts[:rest].sum())
+                progress(done // group, float(so_far))
 
-        def whole_steps(done: int) -> int:
-            return steps if done == len(counts) else done // group
+        def watch(done: int) -> bool:
+            check()
+            report(done)
+            return hooks is not None and hooks.stop()
 
-        try:
-            self.steps_done = 0
-            program.execute(rows, batches.order, step * group, 3 * self.flops * rows, report)
-        finally:
-            self.steps_done = whole_steps(int(program.run[0]["done"]))
-        report(len(counts))
-        accumulators = {name: results[name] for name in self.net.metrics}
-        firsts = np.arange(0, len(counts), group)
-        means = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        return self._totals(means, accumulators, len(batches.order), variation, start)
+        with interrupts_held() as check:
+            try:
+                program.execute(3 * self.flops * rows * epochs, watch)
+            finally:
+                done = program.done
+                self.steps_done = done // group
+                ended = done // stride
+                rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
+                counted = rows + (parts.rows if parts else 0)
+                results = self._epochs(training, rates, counted, group, variation, seconds_of(start, ended))
+                if hooks and len(results.losses):
+                    hooks.finished(results)
+        report(done)
+        if parts:
+            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows)
+        if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
+            self._trained = None
+        return results.last()
+
+    def _epochs(
+        self, training: _Training, rates: np.ndarray, rows: int, group: int, variation: Variation | None,
+        seconds: np.ndarray,
+    ) -> EpochResults:  # fmt: skip
+        """The results of the first epochs of a pass; rates, seconds: of these."""
+        epochs = len(rates)
+        counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
+        if group > 1:
+            firsts = np.arange(0, len(counts), group)
+            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts)
+        metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
+        for i in range(epochs if metrics else 0):
+            for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
+                metrics[name].append(value)
+        return EpochResults(losses / counts, metrics, seconds, rates.copy())
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
         start = time.perf_counter()
         variation = variation_for(self.net.metrics, y, None) if self.net.metrics else None
         batch_size = min(batch_size, len(x))
-        num_ranks = num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+        num_ranks = self._threads_of_pass(batch_size, len(x))
         key = batch_size, num_ranks, y.ndim, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
@@ -147,10 +236,10 @@ class Network:
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
-        program.execute(len(x), None, 0, self.flops * len(x), None)
-        accumulators = {name: sums[name] for name in self.net.metrics}
+        program.begin(len(x), None)
+        program.execute(self.flops * len(x))
         losses = sums["losses"] / (len(x) * self.losses_of_row)
-        result = self._totals(losses, accumulators, len(x), variation, start)
+        result = PassResult(losses, self._metrics(sums, len(x), variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
@@ -171,21 +260,39 @@ class Network:
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.outputs), self.net.dtype)
-        if not len(x):
+        rows = len(x)
+        out = np.empty((rows, self.outputs), self.dtype)
+        if not rows:
             return out
-        batch_size = min(batch_size, len(x))
-        key = batch_size, num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
-        # removed while it runs, so that threads that predict at the same time have programs of their own
-        program = self._predictors.pop(key, None)
-        if program is None:
+        key = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        # taken away while it runs, so that threads that predict at the same time have programs of their own
+        spare = self._predictors.get(key)
+        try:
+            program = spare.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
             program = self._predictor(x, out, *key)
         program.read_from(x, None)
         program.write_to(out)
-        program.execute(len(x), None, 0, self.flops * len(x), None)
-        if program.num_bytes <= SPARE_BYTES:
-            self._predictors = {key: program}
+        program.begin(rows, None)
+        program.execute(self.flops * rows)
+        if spare is not None and len(spare) < SPARE_PROGRAMS:
+            spare.append(program)
+        elif spare is None and program.num_bytes <= SPARE_BYTES:
+            self._keep(key, program)
         return out
+
+    def _threads_of_pass(self, batch_size: int, rows: int) -> int:
+        """Threads for a pass over data that updates nothing."""
+        if self.flops * rows < 2 * PASS_FLOPS:
+            return 1
+        return num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
+
+    def _keep(self, key: tuple[int, int], program: Program) -> None:
+        """Keep the first program for batches of a size, for the next call; the oldest sizes make room."""
+        while len(self._predictors) >= SPARE_SIZES:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was first
+                del self._predictors[next(iter(self._predictors))]
+        self._predictors[key] = [program]
 
     def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
         """The program that writes the outputs for x to `out`."""
@@ -199,10 +306,9 @@ class Network:
         program.finish()
         return program
 
-    def _totals(
-        self, losses: np.ndarray, accumulators: dict[str, np.ndarray], rows: int, variation: Variation | None,
-        start: float,
-    ) -> PassResult:  # fmt: skip
-        sums = {name: accumulator.tolist() for name, accumulator in accumulators.items()}
-        metrics = metric_values(sums, rows, self.outputs, self.by_output, variation) if sums else {}
-        return PassResult(losses, metrics, time.perf_counter() - start)
+    def _metrics(self, sums: Mapping[str, np.ndarray], rows: int, variation: Variation | None) -> dict[str, float]:
+        """The metrics from their sums over so many rows."""
+        if not self.net.metrics:
+            return {}
+        found = {name: sums[name].ravel().tolist() if rows else [] for name in self.net.metrics}
+        return metric_values(found, rows, self.outputs, self.by_output, variation)

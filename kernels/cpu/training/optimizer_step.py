@@ -117,14 +117,17 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     """The optimizer step, from 1, that follows each batch (0: none), and alpha and beta of each batch's gradients.
 
     alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
+    Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
     size, group = data.batch_size, data.accumulate
-    rows = np.full(data.batches, size)
-    rows[-1:] = len(data.order) - (data.batches - 1) * size
-    batches = np.arange(data.batches)
+    batches = np.arange(data.steps * group)
+    rows = np.clip(len(data.order) - batches * size, 0, size)
     step_after = np.where((batches + 1) % group == 0, (batches + 1) // group, 0)
-    step_after[-1:] = data.steps
+    step_after[data.batches - 1 :] = data.steps
+    epochs = np.arange(data.epochs)[:, np.newaxis]
+    step_after = np.where(step_after, step_after + epochs * data.steps, 0).ravel()
     if group == 1:
         return step_after, None
     rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
-    return step_after, np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
+    alpha_beta = np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
+    return step_after, np.tile(alpha_beta, (data.epochs, 1))

@@ -7,6 +7,7 @@ ranks wrote. A new kind of layer is a new phase, and evaluation is a shorter pro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -15,24 +16,62 @@ import numpy as np
 
 from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
-from ...metrics import Variation, scored_by, sums_of
+from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec
-from ..dense.layer import activate_kernel, dense_kernel, shape_fields, slope_kernel, splits_of
+from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
+from ..dense.layer import (
+    TILE_ROWS,
+    activate_kernel,
+    dense_kernel,
+    round_kernel,
+    shape_fields,
+    slope_kernel,
+    splits_of,
+)
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
-from ..dense.metrics import metric_kernel
+from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
 from ..optim.loops import STATE_WORDS
 from ..optim.updates import update_code
-from ..runtime.compile import Kernel
+from ..runtime.compile import Kernel, ffi
 from ..runtime.launch import get_num_threads, run_team, yield_address
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
-from ..runtime.records import ACTIVATE, DENSE, DROPOUT, GATHER, LOSS, METRIC, RUN, TOTAL, fill
+from ..runtime.records import (
+    ACTIVATE,
+    DENSE,
+    DROPOUT,
+    GATHER,
+    LOSS,
+    METRIC,
+    RUN,
+    SHUFFLE,
+    STOP_BATCH,
+    STOP_EPOCH,
+    TOTAL,
+    fill,
+    word_of,
+    words_of,
+)
 from .optimizer_step import OptimizerStep
-from .run import FINISH, RUN_PROGRAM, marking
+from .run import FINISH, RUN_PROGRAM, clock, marking
+from .shuffle import SHUFFLE_KERNEL
 
 WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
+BATCH_FLOPS = 2e4  # operations that take as long as a batch takes beside its own: some 1 us for its phases
+
+
+# Words of records that change from pass to pass: an assignment to a word of a memoryview takes 0.02 us, to a field of a
+# record 0.2 us.
+NUM_ROWS, NUM_BATCHES, FIRST_BATCH, NUM_EPOCHS, EPOCH_STRIDE, ORDER, DONE, STOP, EPOCH_ENDS, CLOCK, LOSSES_OF_EPOCHS = (
+    word_of(RUN, name)
+    for name in (
+        "num_rows", "num_batches", "first_batch", "num_epochs", "epoch_stride", "order", "done", "stop", "epoch_ends",
+        "clock", "losses",
+    )
+)
+RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses")]
+SOURCE_X, SOURCE_Y = word_of(GATHER, "x"), word_of(GATHER, "y")
 
 
 class Structure(NamedTuple):
@@ -44,6 +83,7 @@ class Structure(NamedTuple):
     loss: LossSpec | None
     metrics: Sequence[str]
     link: str | None
+    compute: str  # the dtype that layers compute in
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -80,20 +120,22 @@ class _Dense(NamedTuple):
 class _Dropout(NamedTuple):
     x: np.ndarray
     y: np.ndarray
+    compute: str
     fields: dict[str, Any]
 
 
 class Program:
     """Phases in order, and the memory that they work on."""
 
-    source: np.ndarray  # record of the gather
-    target: np.ndarray  # record of the scatter
+    source: memoryview  # words of the record of the gather
+    target: memoryview  # of the scatter
+    rows: np.ndarray | None = None  # record of the shuffle
     num_ranks = 1  # at most: there is scratch memory for so many
 
     def __init__(self, net: Structure, verb: str, batch_size: int) -> None:
         self.net, self.verb, self.batch_size = net, verb, batch_size
         self.run = fill(RUN, batch_size=batch_size, yield_cpu=yield_address())
-        self.address = address_of(self.run)
+        self.address, self.words = address_of(self.run), words_of(self.run)
         self.phases: list[tuple[int, int, int]] = []  # as RUN has them
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
@@ -113,14 +155,26 @@ class Program:
         return array
 
     # ------------------------------------------------------------ the batch
+    def shuffle(self) -> None:
+        """Add the order of an epoch's rows; the first phase, which runs before the first batch of an epoch only."""
+        self.rows = fill(SHUFFLE, run=self.run)
+        self.add(SHUFFLE_KERNEL, self.rows, barrier=True, cost=costs.shuffle())
+        self.run["epoch_phases"] = len(self.phases)
+
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
-        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y."""
-        net, labels = self.net, False
-        x, y = self.zeros(self.batch_size, net.inputs), None
-        first = net.dense[0]
+        """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y.
+
+        x is (splits, rows, columns of a split) if the first layer of a training is split, else (rows, inputs).
+        """
+        net, labels, first = self.net, False, self.net.layers[0]
+        num_splits, split_cols = 1, net.inputs
+        if self.verb == "train" and isinstance(first, DenseSpec):
+            num_splits, split_cols = splits_of(self.batch_size, first.inputs, first.outputs)
+        splits = (num_splits,) if num_splits > 1 else ()
+        x, y = self.zeros(*splits, self.batch_size, split_cols), None
         fields: dict[str, Any] = {
-            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs,
-            "piece_cols": splits_of(self.batch_size, first.inputs, first.outputs)[1],
+            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs, "piece_cols": split_cols,
+            "capacity": self.batch_size,
         }  # fmt: skip
         if data.y is not None:
             labels = _has_labels(data.y)
@@ -129,15 +183,17 @@ class Program:
             fields |= {"y": data.y, "batch_y": y, "outputs": net.outputs, "has_labels": int(labels)}
         targets = 0 if y is None else net.outputs
         cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels)
-        self.source = fill(GATHER, **fields)
-        self.add(rows_kernel("gather", net.dtype), self.source, barrier=True, cost=cost)
+        record = fill(GATHER, **fields)
+        self.source = words_of(record)
+        self.add(rows_kernel("gather", net.compute), record, barrier=True, cost=cost)
         return x, y
 
     def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
         """Add the copy of the batch's outputs to their rows of `out`."""
-        self.target = fill(GATHER, run=self.run, x=out, batch_x=outputs, inputs=self.net.outputs)
+        record = fill(GATHER, run=self.run, x=out, batch_x=outputs, inputs=self.net.outputs)
+        self.target = words_of(record)
         cost = costs.scatter(self.net.outputs, self.net.itemsize)
-        self.add(rows_kernel("scatter", self.net.dtype), self.target, barrier=False, cost=cost)
+        self.add(rows_kernel("scatter", self.net.dtype), record, barrier=False, cost=cost)
 
     def finish(self) -> None:
         """Add the end of a batch: the program is complete."""
@@ -148,11 +204,11 @@ class Program:
 
     def read_from(self, x: np.ndarray, y: np.ndarray | None) -> None:
         """Read the rows of other data, of the same dtypes and columns, which the caller keeps alive for a pass."""
-        self.source["x"], self.source["y"] = x.ctypes.data, 0 if y is None else y.ctypes.data
+        self.source[SOURCE_X], self.source[SOURCE_Y] = _address(x), 0 if y is None else _address(y)
 
     def write_to(self, out: np.ndarray) -> None:
         """Write the outputs to another array, which the caller keeps alive for a pass."""
-        self.target["x"] = out.ctypes.data
+        self.target[SOURCE_X] = _address(out)
 
     # ------------------------------------------------------------ forward
     def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[_Dense | _Dropout]]:
@@ -164,40 +220,46 @@ class Program:
         net, params = self.net, iter(self.net.params)
         last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
         for i, layer in enumerate(net.layers):
+            compute = net.compute if i < last else net.dtype  # of outputs: the network's are not rounded
             if isinstance(layer, DenseSpec):
                 w, b = next(params), next(params) if layer.bias else None
                 activation = "linear" if i == last and net.link else layer.activation
-                saved_for_backward.append(self._dense_forward(layer, activation, x, w, b, whole=seed is None))
+                saved = self._dense_forward(layer, activation, compute, x, w, b, whole=seed is None)
+                saved_for_backward.append(saved)
             elif seed is not None and layer.rate > 0:
-                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i)))
+                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i), compute))
             else:
                 continue
             x = saved_for_backward[-1].y
         return x, saved_for_backward
 
-    def _dropout_forward(self, layer: DropoutSpec, x: np.ndarray, stream: int) -> _Dropout:
+    def _dropout_forward(self, layer: DropoutSpec, x: np.ndarray, stream: int, compute: str) -> _Dropout:
         columns, y = x.shape[1], self.zeros(*x.shape)
         fields = {
             "run": self.run, "columns": columns, "threshold": int(layer.rate * 2**53), "scale": 1 / (1 - layer.rate),
             "stream": stream,
         }  # fmt: skip
         cost = costs.dropout(columns, self.net.itemsize, backward=False)
-        self.add(rows_kernel("dropout", self.net.dtype), fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
-        return _Dropout(x, y, fields)
+        kernel = rows_kernel("dropout", compute)
+        self.add(kernel, fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
+        return _Dropout(x, y, compute, fields)
 
     def _dense_forward(
-        self, layer: DenseSpec, activation: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, whole: bool
-    ) -> _Dense:
+        self, layer: DenseSpec, activation: str, compute: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
+        whole: bool,
+    ) -> _Dense:  # fmt: skip
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (layer.inputs, layer.outputs)
         y = self.zeros(self.batch_size, layer.outputs)
         z = y if ACTIVATIONS[activation].uses == "y" else self.zeros(self.batch_size, layer.outputs)
         fields: dict[str, Any] = {
             "run": self.run, "x": x, "w": w, "b": b, "z": z, "y": y, "uses_y": int(z is y),
-            **shape_fields(self.batch_size, *sizes, dtype, whole),
+            **shape_fields(self.batch_size, *sizes, dtype, whole, self.net.compute),
         }  # fmt: skip
+        if x.ndim == 3:  # the columns of each split together
+            fields |= {"x_stride": x.shape[2], "x_split": x.shape[1] * x.shape[2]}
         num_splits, keeps_z = fields["num_splits"], z is not y
         split_products = self.zeros(num_splits, self.batch_size, layer.outputs) if num_splits > 1 else None
-        activate = activate_kernel(activation, dtype).address
+        activate = activate_kernel(activation, compute).address
         record = fill(DENSE, activate=activate, split_products=split_products, **fields)
         if split_products is None:
             cost = costs.forward(*sizes, activation, layer.bias, keeps_z, itemsize)
@@ -221,12 +283,15 @@ class Program:
     # ------------------------------------------------------------ loss and metrics
     def loss_and_metrics(
         self, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int, gradient: np.ndarray,
-        variation: Variation | None,
+        variation: Variation | None, epochs: int = 1,
     ) -> dict[str, np.ndarray]:  # fmt: skip
         """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
 
-        losses: the loss of batch i is added to losses[i * stride]. variation: of the targets, where r2 is among the
-        metrics.
+        Metrics of counts share theirs.
+
+        losses: the loss of a batch is added to the word that lies `stride` bytes behind that of the batch before.
+        variation: of the targets, where r2 is among the metrics. epochs: (epochs, sums) is the shape of the sums of a
+        metric.
         """
         net, columns, labels = self.net, self.net.outputs, _has_labels(targets)
         shown = outputs  # to metrics that see the network's outputs, not its logits
@@ -240,13 +305,22 @@ class Program:
             param=loss_param(net.loss_spec),
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
-        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts, cost=cost)
-        accumulators = {name: np.zeros(sum(of == name for of, _ in parts)) for name in net.metrics}
-        free = {name: iter(range(len(accumulator))) for name, accumulator in accumulators.items()}
+        counts = has_counts(net.metrics)
+        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts and not counts, cost=cost)
+        accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
+        free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
-            totals.append(self._batch_sums(accumulators[name][next(free[name]) :], 0))
+            totals.append(self._batch_sums(next(free[name]), 0, accumulators[name].strides[0]))
             z = outputs if METRICS[name].of_classes else shown
-            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=i == len(parts) - 1)
+            last = i == len(parts) - 1 and not counts
+            self._metric(name, z, targets, (first, end), totals[-1][0], barrier=last)
+        if counts:
+            of_counts = [name for name in net.metrics if METRICS[name].of_counts]
+            by_output = scored_by(of_counts[0], net.loss_spec.name, labels, columns) == "outputs"
+            shared = np.zeros((epochs, num_counts(columns, by_output)))
+            accumulators |= dict.fromkeys(of_counts, shared)
+            totals.append(self._batch_sums(shared, 0, shared.strides[0], shared.shape[1]))
+            self._metric(of_counts[0], outputs, targets, (0, columns), totals[-1][0], barrier=True)
         for _, record in totals:
             self.add(TOTAL_KERNEL, record, barrier=False)
         return accumulators
@@ -261,14 +335,22 @@ class Program:
             stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
         )  # fmt: skip
         scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
-        cost = costs.metric(name, end - first, labels, net.itemsize)
-        self.add(metric_kernel(name, scored, net.dtype), record, barrier, cost)
+        of_counts = METRICS[name].of_counts
+        cost = costs.metric("counts" if of_counts else name, end - first, labels, net.itemsize)
+        kernel = counts_kernel(scored, net.dtype) if of_counts else metric_kernel(name, scored, net.dtype)
+        self.add(kernel, record, barrier, cost)
 
-    def _batch_sums(self, into: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`."""
-        sums = np.zeros(num_pieces(self.batch_size, ROWS))
-        self.kept.append(sums)
-        return sums, fill(TOTAL, run=self.run, sums=sums, into=into, stride=stride)
+    def _batch_sums(
+        self, into: np.ndarray, stride: int, epoch_stride: int = 0, columns: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for the sums of the pieces of a batch, and the record by which they are added to `into`.
+
+        Strides from batch to batch and from epoch to epoch are in bytes.
+        """
+        sums = np.zeros((num_pieces(self.batch_size, ROWS), columns))
+        self.kept += [sums, into]
+        strides = {"stride": stride, "epoch_stride": epoch_stride}
+        return sums, fill(TOTAL, run=self.run, sums=sums, columns=columns, into=into, **strides)
 
     # ------------------------------------------------------------ backward
     def backward(
@@ -282,6 +364,7 @@ class Program:
         tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
         self.kept += [scratch, tables, scalars, states]
         update = update_code(rule, net.dtype)
+        col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
             dx = self.zeros(*saved.x.shape) if needs_dx else None
@@ -297,65 +380,126 @@ class Program:
                     into = {"update": update, "scalars": scalars, "scalars_row_bytes": scalars.strides[0]}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
-                self._dense_backward(saved, dy, dx, fields, None if optimizer_step else rule)
+                below = saved_for_backward[i - 1] if i else None
+                below = below if isinstance(below, _Dense) else None
+                fields["col_sums"] = col_sums
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
-                self.add(rows_kernel("dropout", net.dtype), record, barrier=True, cost=cost)
+                self.add(rows_kernel("dropout", saved.compute), record, barrier=True, cost=cost)
             if dx is not None:
                 dy = dx
         if optimizer_step:
             optimizer_step.add_to(self)
 
     def _dense_backward(
-        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, fields: dict[str, Any], rule: str | None
-    ) -> None:
-        """rule: of the updates that these phases do; None: they write gradients, which others read."""
+        self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
+        rule: str | None,
+    ) -> np.ndarray | None:  # fmt: skip
+        """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
+
+        rule: of the updates that these phases do; None: they write gradients, which others read.
+        """
         dtype, itemsize, sizes = self.net.dtype, self.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
-        record = fill(DENSE, dz=dy, dx=dx, slope=slope_kernel(saved.activation, dtype).address, **fields)
-        cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
-        self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
+        compute, bias_sums, sums_below = self.net.compute, fields["col_sums"] is not None, None
+        if below is not None:
+            sums_below = np.zeros((num_pieces(self.batch_size, TILE_ROWS), saved.spec.inputs))
+            self.kept.append(sums_below)
+            fields |= {
+                "slope_below": slope_kernel(below.activation, compute).address,
+                "s_below": below.fields["y" if below.fields["uses_y"] else "z"], "col_sums_below": sums_below,
+            }  # fmt: skip
+        round_tile = round_kernel(compute).address if compute != dtype and dx is not None else 0
+        slope = slope_kernel(saved.activation, compute).address
+        record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
+        if not bias_sums:
+            cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+            self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
-            cost = costs.inputs_gradient(*sizes, itemsize)
+            cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
             self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
         ends_backward = rule is None and dx is None
-        cost = costs.weights(*sizes, rule, itemsize)
+        cost = costs.weights(*sizes, rule, itemsize, bias_sums and saved.spec.bias)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+        return sums_below
 
     # ------------------------------------------------------------ a pass
-    def execute(
-        self,
-        num_rows: int,
-        order: np.ndarray | None,
-        first_batch: int,
-        flops: float,
-        progress: Callable[[int], None] | None,
-    ) -> int:
-        """Run all batches; return how many were run (fewer if the calling thread was interrupted, which is raised).
+    def begin(
+        self, num_rows: int, order: np.ndarray | None, first_batch: int = 0, num_epochs: int = 1, epoch_stride: int = 0
+    ) -> None:
+        """Set the rows of a pass: their number, and their order, which the caller keeps alive.
 
-        first_batch: number of batches done before. flops: of the pass. progress: is told how many batches are done.
+        first_batch: number of batches done before. epoch_stride: numbers from the first batch of an epoch to that of
+        the next one; 0: there are no epochs, but one way through the data.
         """
-        run = self.run[0]
-        run["num_rows"], run["num_batches"], run["first_batch"] = num_rows, -(-num_rows // self.batch_size), first_batch
-        run["order"] = 0 if order is None else order.ctypes.data
-        for name in ("arrivals", "done", "stop", "halt"):
-            run[name] = 0
+        words = self.words
+        words[NUM_ROWS], words[NUM_BATCHES], words[FIRST_BATCH] = num_rows, -(-num_rows // self.batch_size), first_batch
+        words[NUM_EPOCHS], words[EPOCH_STRIDE] = num_epochs, epoch_stride
+        words[ORDER] = 0 if order is None else _address(order)
+        for word in RESET:
+            words[word] = 0
 
-        def watch() -> None:
-            if progress:
-                progress(int(run["done"]))
+    def shuffle_from(self, rows: np.ndarray, shuffle: Shuffle) -> None:
+        """Let every epoch begin by drawing the order of these rows, which the caller keeps alive."""
+        assert self.rows is not None
+        self.rows["rows"], self.rows["seed"] = rows.ctypes.data, shuffle.seed
+        self.rows["first_epoch"] = shuffle.first_epoch
+
+    def time_epochs(self) -> Callable[[int, int], np.ndarray]:
+        """Let a pass keep the times at which its epochs end; call it after `begin`.
+
+        Returns a function (start, n) -> seconds of each of the first n epochs, (n,) float64. start: that of the first
+        epoch, in nanoseconds of time.perf_counter_ns. The function is to live as long as the pass.
+        """
+        num_epochs = self.words[NUM_EPOCHS]
+        if num_epochs == 1:  # it ends with the pass
+            return lambda start, epochs: np.full(epochs, (time.perf_counter_ns() - start) / 1e9)
+        now, ends = clock(), np.zeros((num_epochs, 2), np.int64)
+        self.words[EPOCH_ENDS], self.words[CLOCK] = _address(ends), now.address
+        return lambda start, epochs: np.diff(now.nanoseconds(ends[:epochs]), prepend=start) / 1e9
+
+    def end_if_diverged(self, losses: np.ndarray) -> None:
+        """Let a pass end with an epoch whose losses are not finite; call it after `begin`."""
+        self.words[LOSSES_OF_EPOCHS] = _address(losses)
+
+    @property
+    def done(self) -> int:
+        """The number of the next batch."""
+        return self.words[DONE]
+
+    def execute(self, flops: float, watch: Callable[[int], bool] | None = None) -> None:
+        """Run all batches; `run` has the number of the next one, less than all if the pass was ended early.
+
+        flops: of the pass. watch: is told this number some twenty times a second if the pass takes long. The pass ends
+        with the epoch if it returns true, and with the batch if it raises or the calling thread is interrupted.
+        """
+        words, num_ranks = self.words, self.num_ranks
+        listener = recorder.get()  # an open `fastopt.profile`
+        is_long = flops + BATCH_FLOPS * words[NUM_EPOCHS] * words[NUM_BATCHES] > WATCHED_FLOPS
+        if num_ranks == 1 and not is_long and listener is None:
+            RUN_PROGRAM.run(self.address, 0, 0, 1)
+            return
+
+        def look() -> None:
+            if watch and watch(words[DONE]):
+                words[STOP] = STOP_EPOCH
 
         def stop() -> None:
-            run["stop"] = 1
+            words[STOP] = STOP_BATCH
 
-        num_ranks = min(self.num_ranks, get_num_threads()) if self.num_ranks > 1 else 1
-        listener = recorder.get()  # an open `fastopt.profile`
+        if num_ranks > 1:
+            num_ranks = min(num_ranks, get_num_threads())
         marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
-            listener, self.verb, self.net.dtype, run, self.costs, num_ranks
+            listener, self.verb, self.net.compute, self.run[0], self.costs, num_ranks
         )  # fmt: skip
         with marked as kernel:
-            run_team(kernel, self.address, num_ranks, watch if flops > WATCHED_FLOPS else None, stop)
-        return int(run["done"])
+            run_team(kernel, self.address, num_ranks, look if is_long else None, stop)
+
+
+def _address(array: np.ndarray) -> int:
+    """The address of a contiguous array that is not empty, in half the time of `address_of`."""
+    return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
 
 
 def _has_labels(y: np.ndarray) -> bool:

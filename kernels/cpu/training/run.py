@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...profile import Cost, Pass, Recorder
 from ..runtime.compile import Kernel, ffi
+from ..runtime.partition import batch_of_epoch, epoch_of_batch
 from ..runtime.primitives import (
     INTERPRETED,
     address_of,
@@ -29,7 +31,7 @@ from ..runtime.primitives import (
     relax,
     view,
 )
-from ..runtime.records import RUN, offset, read
+from ..runtime.records import RUN, STOP_BATCH, STOP_EPOCH, offset, read
 
 SPINS = 400  # reads of the barrier before the processor is yielded, some 10 us
 MARK = 16  # bytes of a mark: two words, as the clock writes them
@@ -46,20 +48,24 @@ def _run_program(marked):
         run = read(work, RUN)
         phases = view(run.phases, run.num_phases * 3, np.int64)
         barriers = 0
-        for batch in range(run.num_batches):
+        for count in range(run.num_epochs * run.num_batches):
+            batch = count % run.num_batches
+            step = count // run.num_batches * run.epoch_stride + batch
             if marked:
-                mark = run.marks + (rank * run.num_marked + batch) * (1 + 2 * run.num_phases) * MARK
-                marks = batch < run.num_marked
+                mark = run.marks + (rank * run.num_marked + count) * (1 + 2 * run.num_phases) * MARK
+                marks = count < run.num_marked
                 if marks:
                     # arguments of C functions are in registers: QueryPerformanceCounter ignores the second
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
             for i in range(run.num_phases):
                 # one phase
-                call_phase(phases[3 * i], phases[3 * i + 1], batch, rank, num_ranks)
+                skipped = i < run.epoch_phases and batch > 0
+                if not skipped:
+                    call_phase(phases[3 * i], phases[3 * i + 1], step, rank, num_ranks)
                 if marked and marks:
                     mark += MARK
                     call_clock(run.clock, mark if WINDOWS else CLOCK, mark)
-                if phases[3 * i + 2] and num_ranks > 1:
+                if phases[3 * i + 2] and num_ranks > 1 and not skipped:
                     # the barrier: arrivals are counted and never reset, so barrier k waits for the (k num_ranks)-th
                     barriers += 1
                     atomic_add(work + ARRIVALS, 1)
@@ -88,8 +94,24 @@ def _finish(work, step, rank, num_ranks):
     """The end of a batch: publish it, and read whether to stop, for all ranks alike."""
     if rank == 0:
         run = read(work, RUN)
+        stop = run.stop
+        halt = stop == STOP_BATCH
         run.done = step + 1
-        run.halt = run.stop
+        if run.epoch_stride and batch_of_epoch(run, step) == run.num_batches - 1:
+            # the end of an epoch: the next batch is the first of the next one
+            epoch = epoch_of_batch(run, step)
+            first = epoch * run.epoch_stride
+            run.done = first + run.epoch_stride
+            if run.epoch_ends:
+                end = run.epoch_ends + epoch * MARK
+                call_clock(run.clock, end if WINDOWS else CLOCK, end)
+            halt = halt or stop == STOP_EPOCH
+            if run.losses:
+                losses, total = view(run.losses + first * 8, run.num_batches, np.float64), 0.0
+                for i in range(run.num_batches):
+                    total += losses[i]
+                halt = halt or not isfinite(total)
+        run.halt = 1 if halt else 0
 
 
 FINISH = Kernel(_finish, "finish")
@@ -108,7 +130,8 @@ class _Clock(NamedTuple):
 
 
 @cache
-def _clock() -> _Clock:
+def clock() -> _Clock:
+    """The clock of time.perf_counter as code that kernels call."""
     if INTERPRETED:
 
         def now(which: int, address: int) -> int:
@@ -131,17 +154,20 @@ def marking(
     listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
 ) -> Iterator[Kernel]:
     """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener."""
-    slots, clock = 1 + 2 * len(costs), _clock()
-    steps = int(min(run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
+    slots, now = 1 + 2 * len(costs), clock()
+    steps = int(min(run["num_epochs"] * run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)
-    run["marks"], run["num_marked"], run["clock"] = address_of(words), steps, clock.address
+    run["marks"], run["num_marked"], run["clock"] = address_of(words), steps, now.address
     _ = MARKED_PROGRAM.address  # compiled before the pass
     start = time.perf_counter_ns()
     try:
         yield MARKED_PROGRAM
     finally:
-        end, done = time.perf_counter_ns(), int(run["done"])
+        end = time.perf_counter_ns()
+        batches, rows, size = int(run["num_batches"]), int(run["num_rows"]), int(run["batch_size"])
+        epochs, rest = divmod(int(run["done"]), int(run["epoch_stride"]) or batches or 1)
+        done = epochs * batches + rest
         worked = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
-        marks = clock.nanoseconds(words[worked, :done])
-        rows = min(int(run["num_rows"]), done * int(run["batch_size"]))
-        listener.record(Pass(verb, dtype, tuple(costs), int(run["batch_size"]), rows, done, start, end, marks))
+        marks = now.nanoseconds(words[worked, :done])
+        total = epochs * rows + min(rows, rest * size)
+        listener.record(Pass(verb, dtype, tuple(costs), size, total, done, start, end, marks, epoch_rows=rows))

@@ -1,8 +1,11 @@
 """Metrics of classes: the rows, or the outputs, of a batch that are right. Metrics of values are sums in `losses`.
 
     hits       sums[tile] of the rows, or the outputs, that a metric counts as right
+    classes    the class that each row, or each output, is predicted to be, and the one that it is
+    counts     adds to the counts of each class how often it was right, was predicted and is there
 
-A row is shared by COLUMN_LANES threads, so that they read its columns side by side.
+A row is shared by COLUMN_LANES threads, so that they read its columns side by side. A thread counts a class, so that
+nothing is added by two threads at once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from .reductions import COLUMN_LANES, NOT_RANKED, ROW_LANES, add_up, argmax, ran
 TILE_ROWS = 4 * ROW_LANES
 
 read_word, read_double, write_double = reader("int64", 1), reader("float64", 1), writer("float64")
+read_total, write_word = reader("float64", 1), writer("int64")
 
 
 def _hits(score, dtype, scored):
@@ -78,10 +82,78 @@ def hits_kernel(name: str, dtype: str, scored: str) -> Kernel:
     return Kernel(_hits(METRICS[name].score, dtype, scored), f"{name}_{scored}_{dtype}")
 
 
+# ---------------------------------------------------------------- counts of classes
+def _classes(dtype, scored):
+    load, real, size = array_loader((plain(dtype),), 1), getattr(np, dtype), np.dtype(dtype).itemsize
+    argmax_of, labels, by_output = argmax(dtype), scored == "labels", scored == "outputs"
+
+    def classes(z, t, found, rows, columns, z_stride, t_stride, boundaries):
+        # found: (rows, 2) int64, or (rows, columns, 2): predicted (-1: an output is NaN), actual
+        maxima = cuda.shared.array((ROW_LANES, COLUMN_LANES), real)
+        indices = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.int64)
+        column_lane, row_lane = cuda.threadIdx.x % COLUMN_LANES, cuda.threadIdx.x // COLUMN_LANES
+        z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
+        for part in range(cuda.blockIdx.x, (rows + ROW_LANES - 1) // ROW_LANES, cuda.gridDim.x):
+            row = part * ROW_LANES + row_lane
+            end = columns if row < rows else 0  # all threads of a block meet, also those without a row
+            outputs, targets = z + row * z_stride * size, t + row * t_stride * size
+            if by_output:
+                # an output is two classes: it is not, or it is
+                for j in range(column_lane, end, COLUMN_LANES):
+                    x, y = load((outputs,), j)[0][0], load((targets,), j)[0][0]
+                    at = found + (row * columns + j) * 16
+                    write_word(at, -1 if x != x else 2 * j + (1 if x > z_boundary else 0))
+                    write_word(at + 8, 2 * j + (1 if y > t_boundary else 0))
+            else:
+                predicted = argmax_of(outputs, end, maxima, indices, row_lane, column_lane)
+                if labels:
+                    actual = read_word(t + row * 8)[0] if end != 0 else 0
+                else:
+                    actual = argmax_of(targets, end, maxima, indices, row_lane, column_lane)
+                if column_lane == 0 and end != 0:
+                    write_word(found + row * 16, predicted)
+                    write_word(found + row * 16 + 8, actual)
+
+    return classes
+
+
+def _counts(found, number, classes, columns, sums):
+    # found: (number, 2); sums: (3, classes) float64. With columns above 0 found are those of as many outputs of each
+    # row, and output j has classes 2 j and 2 j + 1: a thread reads those of its own output.
+    first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+    for k in range(first, classes, step):
+        right, predicted, actual = 0, 0, 0
+        begin, stride = (k // 2, columns) if columns > 0 else (0, 1)
+        for i in range(begin, number, stride):
+            mine, other = read_word(found + i * 16)[0], read_word(found + i * 16 + 8)[0]
+            if mine == k:
+                predicted += 1
+            if other == k:
+                actual += 1
+                if mine == k:
+                    right += 1
+        into = sums + k * 8
+        write_double(into, read_total(into)[0] + np.float64(right))
+        write_double(into + classes * 8, read_total(into + classes * 8)[0] + np.float64(predicted))
+        write_double(into + 2 * classes * 8, read_total(into + 2 * classes * 8)[0] + np.float64(actual))
+
+
+@cache
+def classes_kernel(dtype: str, scored: str) -> Kernel:
+    """Return the kernel that tells classes; scored: one of SCORED but values."""
+    return Kernel(_classes(dtype, scored), f"classes_{scored}_{dtype}")
+
+
+COUNTS = Kernel(_counts, "counts")
+
+
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Return every kernel of a dtype."""
-    names = [name for name, row in METRICS.items() if row.of_classes]
-    return list(dict.fromkeys(hits_kernel(name, dtype, scored) for name in names for scored in scored_forms(name)))
+    kernels = []
+    for name, row in METRICS.items():
+        for scored in scored_forms(name) if row.of_classes else ():
+            kernels.append(classes_kernel(dtype, scored) if row.of_counts else hits_kernel(name, dtype, scored))
+    return list(dict.fromkeys([*kernels, COUNTS]))
 
 
 def hits_tiles(rows: int) -> int:
@@ -100,3 +172,28 @@ def run_hits(
     rows, columns, stride, dtype, _ = shape
     kernel = hits_kernel(name, dtype, scored)
     launch(gpu, kernel, hits_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
+
+
+def found_bytes(scored: str, rows: int, columns: int) -> int:
+    """Return the bytes of the classes that `run_classes` writes and `run_counts` reads."""
+    return 16 * rows * (columns if scored == "outputs" else 1)
+
+
+def run_classes(
+    gpu: Device, stream: int, scored: str, z: int, t: int, found: int, boundaries: int, shape: Shape, t_stride: int
+) -> None:
+    """found (found_bytes): classes that rows, or outputs, are predicted to be, and that they are.
+
+    scored: one of SCORED but values; boundaries: address of two float64.
+    """
+    rows, columns, stride, dtype, _ = shape
+    kernel = classes_kernel(dtype, scored)
+    launch(gpu, kernel, -(-rows // ROW_LANES), stream, z, t, found, rows, columns, stride, t_stride, boundaries)
+
+
+def run_counts(gpu: Device, stream: int, scored: str, found: int, sums: int, rows: int, columns: int) -> None:
+    """Add the counts of all classes of `run_classes` to sums, (3, classes) float64: right, predicted, actual."""
+    by_output = scored == "outputs"
+    number, classes = (rows * columns, 2 * columns) if by_output else (rows, columns)
+    arguments = found, number, classes, columns if by_output else 0, sums
+    launch(gpu, COUNTS, -(-classes // THREADS), stream, *arguments)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from ...metrics import Columns, Variation, sums_of
+from ...formulas import LOSSES
+from ...metrics import Columns, Variation, has_counts, num_counts, sums_of
 from ...spec import DenseSpec, LayerSpec, LossSpec
 
 
@@ -36,5 +37,17 @@ class Structure(NamedTuple):
 
     @property
     def sums(self) -> list[tuple[str, Columns]]:
-        """Sums that metrics are made from: (metric, columns)."""
+        """Sums that metrics are made from: (metric, columns); those of classes follow them."""
         return sums_of(self.metrics, self.outputs, self.variation)
+
+    @property
+    def num_counts(self) -> int:
+        """Number of counts of classes, which some metrics are made from."""
+        if self.loss is None or not has_counts(self.metrics):
+            return 0
+        return num_counts(self.outputs, LOSSES[self.loss.name].hits_by_output(self.outputs))
+
+    @property
+    def num_sums(self) -> int:
+        """Number of sums of a pass beside the losses."""
+        return len(self.sums) + self.num_counts

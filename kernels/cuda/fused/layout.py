@@ -72,8 +72,8 @@ FIRST, RECORD = HEAD.itemsize, LAYER.itemsize
 
 
 def sum_of(metric: str) -> str:
-    """The first metric with the same score: they share a sum."""
-    return next(name for name, row in METRICS.items() if row.score is METRICS[metric].score)
+    """The first row of METRICS with the same score: they share a sum. A metric that is no row has its own."""
+    return next((name for name, row in METRICS.items() if row.score is METRICS[metric].score), metric)
 
 
 class Kind(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import costs
-from ...formulas import LOSSES, OPTIMIZERS, dropout_stream
+from ...formulas import LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from ...profile import Cost
 from ..dense.structure import Structure
 from ..runtime.primitives import VECTOR
@@ -84,6 +84,8 @@ def choose(net: Structure, rule: str, labels: bool, batch: int, max_bytes: int) 
     setting, layers = os.environ.get("FASTOPT_CUDA_FUSED"), fused_layers(net)
     by_columns = any(columns != (0, net.outputs) for _, columns in net.sums)
     if setting == "0" or layers is None or by_columns:
+        return None
+    if net.num_counts or len(net.metrics) > len(METRICS):  # it keeps one sum of a metric, and so many of them
         return None
     if net.tf32 or net.compute != net.dtype:
         return None

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from ... import costs
-from ...formulas import LOSSES, NUM_SCALARS
+from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
-from ...metrics import Columns, Variation, metric_values, variation_for
+from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_scalars
-from ...spec import Batches, DenseSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -154,16 +154,20 @@ class Network:
     def holding(self) -> Iterator[None]:
         """While open, parameters and states stay on the device from one pass to the next.
 
-        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated at the end,
-        also after an exception.
+        The caller's arrays keep their old values meanwhile, and must not be written to. They are updated by
+        `bring_back`, and at the end, also after an exception.
         """
         self._holding = True
         try:
             yield
         finally:
             self._holding = False
-            with self.gpu.active(), interrupts_held():
-                self._download()
+            self.bring_back()
+
+    def bring_back(self) -> None:
+        """Update the caller's arrays within `holding`; they may be written to until the next pass, which reads them."""
+        with self.gpu.active(), interrupts_held():
+            self._download()
 
     def _upload(self) -> None:
         """Copy the parameters to the device, unless it has newer ones."""
@@ -195,22 +199,43 @@ class Network:
         optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None = None,
+        hooks: EpochHooks | None = None,
     ) -> PassResult:
-        """Train on every batch once, parameters and states in place; seed: of the dropout masks.
+        """Train on every batch once in each epoch, parameters and states in place; seed: of the dropout masks.
 
-        progress(steps_done, mean_loss_so_far) is called some ten times a second, and at the end. An interrupt waits for
+        Returns the result of the last epoch that was done; the hooks get those of all. progress(steps_done,
+        mean_loss_of_the_epoch) is called some ten times a second, and at the end of every epoch. An interrupt waits for
         the end of the steps that were launched, which is a moment; `steps_done` then holds their number.
         """
-        start = reported = time.perf_counter()
         self.steps_done = 0
-        rule, states, step = optimizer.rule, optimizer.states, optimizer.steps_done
+        with interrupts_held() as check:
+            for epoch in range(batches.epochs):
+                steps = optimizer.epoch(epoch, batches.steps)
+                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
+                if hooks and hooks.after(result):
+                    break
+                check()
+        return result
+
+    def _epoch(
+        self,
+        batches: Batches,
+        optimizer: OptimizerSteps,
+        seed: int,
+        progress: Callable[[int, float], object] | None,
+        check: Callable[[], None],
+    ) -> PassResult:
+        """Train on all batches of an epoch; check: raises what interrupts it between two launches."""
+        start = reported = time.perf_counter()
+        before, rule, states, step = self.steps_done, optimizer.rule, optimizer.states, optimizer.steps_done
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
-        with self.gpu.active(), interrupts_held() as check:
+        with self.gpu.active():
             arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
             norm = optimizer.clip_norm is not None
-            variation = variation_for(self.net.metrics, batches.y, batches.order)
+            parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
+            carried = parts.carried if parts and parts.carried else ()
             key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._cached("train", arrays, key, make)
@@ -220,7 +245,7 @@ class Network:
             counts *= self._terms
 
             def whole_steps() -> int:
-                return steps if running.done == count else running.done // group
+                return before + (steps if running.done == count else running.done // group)
 
             def report(chunk: range) -> None:
                 nonlocal reported
@@ -238,17 +263,23 @@ class Network:
             training.begin(scalars, optimizer.clip_norm)
             self._ahead = training
             try:
-                running.run(training.list_batch, batches.order, step * group, check, report, training.together)
+                running.run(
+                    training.list_batch, batches.order, step * group, check, report, training.together, carried
+                )
             finally:
                 if not self._holding:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
         if progress:
-            progress(steps, float(losses.sum() / counts.sum()))
+            progress(before + steps, float(losses.sum() / counts.sum()))
         firsts = np.arange(0, count, group)
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        return self._totals(losses, sums, len(batches.order), variation, start)
+        rows = len(batches.order)
+        if parts:
+            parts.carry(sums, rows)
+            rows = parts.rows
+        return self._totals(losses, sums, rows, variation, start)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
@@ -311,8 +342,10 @@ class Network:
         self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
     ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
-        for (name, _), total in zip(self.net._replace(variation=variation).sums, sums, strict=bool(rows)):
+        parts = self.net._replace(variation=variation).sums
+        for (name, _), total in zip(parts, sums[: len(parts)], strict=bool(rows)):
             named[name].append(total)
+        named |= {name: list(sums[len(parts) :]) for name in self.net.metrics if METRICS[name].of_counts}
         assert self.net.loss is not None
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ class Pass:
         width = outputs * program.size
         self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
-        self.metrics = len(program.net.sums)
+        self.metrics = program.net.num_sums
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
         self.done = 0  # batches that were launched
@@ -102,6 +102,7 @@ class Pass:
         check: Callable[[], None] = lambda: None,
         after: Callable[[range], None] = lambda chunk: None,
         together: Callable[[range], None] | None = None,
+        carried: Sequence[float] = (),
     ) -> None:
         """Launch all batches; `ever` batches were trained on before.
 
@@ -109,12 +110,15 @@ class Pass:
         check: called after each step; it may raise.
         after: called with the batches of each chunk that was launched.
         together: launches several batches as one kernel, each a step; called instead of `list_batch`.
+        carried: sums for metrics that these batches are added to; by default 0.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
         self.done = 0
         gpu.copy_in(program.clock.address, np.array([(0, ever)], CLOCK), stream)
         gpu.zero(self.results.address, 8 * (self.metrics + self.batches), stream)
+        if len(carried):
+            gpu.copy_in(self.results.address, np.array(carried, np.float64), stream)
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:

@@ -24,7 +24,7 @@ from ..dense.finish import finish
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
 from ..dense.losses import SUMS_OF_METRICS, loss_tiles, run_loss, run_softmax
-from ..dense.metrics import hits_tiles, run_hits
+from ..dense.metrics import found_bytes, hits_tiles, run_classes, run_counts, run_hits
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
 from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, scatter
 from ..dense.structure import Structure
@@ -227,6 +227,14 @@ class Program:
                 self.add(cost, run_loss, *device, summed, *arrays, some, row_stride)
             into = (metrics + 8 * (i - 1), 0) if name else (losses, stride)
             table[i] = (sums, self._num_sums(name, rows, end - first), *into)
+        if net.num_counts:
+            name = next(name for name in net.metrics if METRICS[name].of_counts)
+            scored = scored_by(name, loss, labels, columns)
+            found = self.reserve("classes", found_bytes(scored, self.batch, columns))
+            cost = costs.metric("classes", columns, scored == "labels", self.size)
+            self.add(cost, run_classes, *device, scored, z, t, found, settings, shape, row_stride)
+            counts, read = metrics + 8 * len(net.sums), found_bytes(scored, 1, columns)
+            self.add(Cost("metric counts", row_bytes=read), run_counts, *device, scored, found, counts, rows, columns)
         return self.constant(("table", rows), table)
 
     def _num_sums(self, metric: str, rows: int, columns: int) -> int:

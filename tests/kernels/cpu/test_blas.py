@@ -18,11 +18,12 @@ from fastopt.kernels.cpu.dense.blas import PLAIN
 from fastopt.kernels.cpu.dense.matmul import AS_IS, DEPTH, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.runtime.compile import ffi
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, PYTHON_CODE, address_of
+from fastopt.kernels.cpu.runtime.processors import AVX2, AVX512, NEON
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps
 
 blas_ = importlib.import_module("fastopt.kernels.cpu.dense.blas")  # the package has a function of this name
-choose = blas_.blas.__wrapped__  # without the memory of what was chosen
+choose = blas_.chosen_blas.__wrapped__  # without the memory of what was chosen
 
 DTYPES = ["float32", "float64"]
 TRANSPOSES = [(AS_IS, AS_IS), (TRANSPOSED, AS_IS), (AS_IS, TRANSPOSED), (TRANSPOSED, TRANSPOSED)]
@@ -157,19 +158,33 @@ def test_mkl_is_found():
     assert found.version[0].isdigit()
 
 
-def test_mkl_comes_first(monkeypatch):
+@pytest.mark.parametrize(
+    ("processor", "unit", "expected"),
+    [
+        ("emeraldrapids", AVX512, ["mkl", "fastopt", "openblas"]),
+        ("znver4", AVX512, ["mkl", "fastopt", "openblas"]),
+        ("znver5", AVX512, ["fastopt", "mkl", "openblas"]),
+        ("haswell", AVX2, ["mkl", "fastopt", "openblas"]),
+        ("neoverse-n1", NEON, ["mkl", "openblas"]),
+    ],
+)
+def test_the_order_by_processor(monkeypatch, processor, unit, expected):
     def opened(name):
         return lambda path: blas_.Blas(name, "", str(path), {})
 
+    monkeypatch.setattr(blas_, "microarchitecture", lambda: processor)
+    monkeypatch.setattr(blas_, "vector_unit", lambda: unit)
     for name in ("mkl", "openblas"):
         monkeypatch.setattr(blas_, f"_{name}_path", lambda: Path("somewhere"))
         monkeypatch.setattr(blas_, f"_open_{name}", opened(name))
+    present = {"mkl": "_mkl_path", "openblas": "_openblas_path"}
     monkeypatch.setattr(blas_, "available", lambda: True)
-    assert choose().name == "mkl"
-    monkeypatch.setattr(blas_, "_mkl_path", lambda: None)
-    assert choose().name == "fastopt"
-    monkeypatch.setattr(blas_, "available", lambda: False)
-    assert choose().name == "openblas"
+    for name in expected:
+        assert choose().name == name
+        if name in present:
+            monkeypatch.setattr(blas_, present[name], lambda: None)
+        else:
+            monkeypatch.setattr(blas_, "available", lambda: False)
 
 
 @pytest.mark.parametrize("value", ["none", "NONE", " none "])
@@ -237,7 +252,7 @@ def test_one_that_cannot_be_opened(monkeypatch, name):
 def test_our_own_where_the_processor_has_not_got_the_vectors(monkeypatch):
     monkeypatch.setattr(blas_, "available", lambda: False)
     monkeypatch.setenv("FASTOPT_BLAS", "fastopt")
-    with pytest.raises(ValueError, match="needs a processor with AVX-512"):
+    with pytest.raises(ValueError, match="needs a processor with AVX2, AVX-512 or NEON"):
         choose()
 
 
@@ -254,22 +269,63 @@ def test_without_any_the_plain_loops_run_and_it_is_said_once(monkeypatch, caplog
     monkeypatch.setattr(blas_, "available", lambda: False)
     for name in ("mkl", "openblas"):
         monkeypatch.setattr(blas_, f"_{name}_path", lambda: None)
-    blas_.blas.cache_clear()
+    blas_.chosen_blas.cache_clear()
     try:
         assert blas_.blas() is PLAIN
         assert blas_.blas() is PLAIN
     finally:
-        blas_.blas.cache_clear()
+        blas_.chosen_blas.cache_clear()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "scipy-openblas32" in caplog.text
 
 
+def test_all_that_are_present_are_listed_and_none_is_chosen_by_that(monkeypatch):
+    before = blas_.blas()
+    found = blas_.present.__wrapped__()
+    expected = [name for name in ("fastopt", "mkl", "openblas") if _is_there(name)]
+    assert [library.name for library in found] == expected
+    assert blas_.blas() is before
+    # one that cannot be opened is left out
+    monkeypatch.setattr(blas_, "_open_openblas", fail)
+    monkeypatch.setattr(blas_, "chosen_blas", lambda: PLAIN)
+    assert [library.name for library in blas_.present.__wrapped__()] == [n for n in expected if n != "openblas"]
+
+
+def _is_there(name):
+    try:
+        known(name)
+    except pytest.skip.Exception:
+        return False
+    return True
+
+
+def test_the_library_of_a_path_is_present_too(monkeypatch):
+    custom = PLAIN._replace(name="custom", path="/somewhere/libcblas.so")
+    monkeypatch.setattr(blas_, "chosen_blas", lambda: custom)
+    assert blas_.present.__wrapped__()[-1] is custom
+
+
+def test_another_is_used_for_a_while_and_in_this_thread():
+    before, seen = blas_.blas(), []
+    with blas_.using(PLAIN):
+        assert blas_.blas() is PLAIN
+        assert dense.shape_fields(64, 8, 8, "float32")["gemm"] == PLAIN.gemm["float32"]
+        thread = threading.Thread(target=lambda: seen.append(blas_.blas()))
+        thread.start()
+        thread.join()
+        with pytest.raises(KeyError), blas_.using(before):
+            raise KeyError
+        assert blas_.blas() is PLAIN
+    assert blas_.blas() is before
+    assert seen == [before]
+
+
 # ---------------------------------------------------------------- the whole network on each
 @pytest.fixture(params=["none", "fastopt", "openblas", "mkl"])
-def in_use(request, monkeypatch):
-    chosen = known(request.param)
-    monkeypatch.setattr(dense, "blas", lambda: chosen)
+def in_use(request):
+    with blas_.using(known(request.param)):
+        yield
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

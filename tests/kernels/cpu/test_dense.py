@@ -147,16 +147,23 @@ def test_denormal_gradients_are_flushed():
     np.testing.assert_array_equal(db, np.array([0, tiny, 0], "float32"))
 
 
-@given(st.tuples(*[st.integers(1, 5000)] * 3), st.sampled_from([0, 1_000_000]))
-def test_tiles(shape, unpacked):
+@given(
+    st.tuples(*[st.integers(1, 5000)] * 3),
+    st.sampled_from([0, 1_000_000]),
+    st.sampled_from(["znver5", *dense.LARGE_DW]),
+)
+def test_tiles(shape, unpacked, processor):
     _, inputs, outputs = shape
     high, wide = dense.forward_tile(*shape, unpacked)
-    dw_high, dw_wide = dense.weight_tile(*shape, unpacked)
+    most, _ = dense.LARGE_DW.get(processor, (dense.DW_ELEMENTS, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "microarchitecture", lambda: processor)
+        dw_high, dw_wide = dense.weight_tile(*shape, unpacked)
     assert 1 <= high <= dense.TILE_ROWS
     assert 1 <= wide <= min(outputs, dense.TILE_COLS)
     assert 1 <= dw_high <= inputs
     assert 1 <= dw_wide <= min(outputs, dense.DW_COLS)
-    assert dw_high * dw_wide <= max(dense.DW_ELEMENTS, 4 * dw_wide)
+    assert dw_high * dw_wide <= max(most, 4 * dw_wide)
     if unpacked >= 8 * inputs * wide:
         assert high * wide * inputs <= unpacked
 
@@ -168,3 +175,11 @@ def test_tiles_of_common_layers_are_multiplied_without_packing():
             assert high * wide * depth <= 1_000_000
     assert dense.forward_tile(64, 784, 256, 1_000_000) == (16, 64)
     assert dense.weight_tile(64, 784, 256, 1_000_000) == (56, 256)
+
+
+def test_processors_with_large_caches_have_large_tiles(monkeypatch):
+    tiles = {}
+    for processor in ("znver4", "emeraldrapids"):
+        monkeypatch.setattr(dense, "microarchitecture", lambda processor=processor: processor)
+        tiles[processor] = dense.weight_tile(1024, 392, 256, 1 << 62)
+    assert tiles == {"znver4": (56, 256), "emeraldrapids": (200, 256)}

@@ -470,7 +470,7 @@ def test_no_threading_layer_at_all(monkeypatch, caplog):
     def fail():
         raise ValueError("No threading layer could be loaded.")
 
-    monkeypatch.setattr(launch.numba_parallel, "_launch_threads", fail)
+    monkeypatch.setattr("numba.np.ufunc.parallel._launch_threads", fail)
     launch.threading_layer.cache_clear()
     try:
         assert launch.threading_layer() == "none"

@@ -109,9 +109,9 @@ def test_the_norm_may_change_and_end_from_pass_to_pass():
             *(run.train(x, y, np.arange(40), 8, accumulate=accumulate, clip_norm=clip_norm) for run in (ours, theirs)),
             "float64",
         )
-    kernels = len(ours.net._trained[1].phases)
+    kernels = len(ours.net._trained.program.phases)
     ours.train(x, y, np.arange(40), 8, clip_norm=0.1)
-    assert len(ours.net._trained[1].phases) == kernels + 2  # squares and apply: none of them where nothing asks
+    assert len(ours.net._trained.program.phases) == kernels + 2  # squares and apply: none of them where nothing asks
 
 
 def test_dropout_draws_anew_for_every_batch_of_a_group():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastopt.kernels.cpu.runtime import primitives
+from fastopt.kernels.cpu.runtime import frontend, primitives
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.launch import yield_address
 from fastopt.kernels.cpu.runtime.primitives import (
@@ -133,6 +133,7 @@ def test_the_processor_can_be_given_up():
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
 def test_the_twins_do_the_same():
+    frontend.prepare()
     compiled_add, compiled_load = (
         njit(lambda address, value: primitives._atomic_add(address, value)),
         njit(lambda address: primitives._atomic_load(address)),

@@ -4,13 +4,18 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from numba import types
+from numba.core.ccallback import CFunc
 from optimizers import CASES, draw_rule, other
 
 from fastopt.kernels import cpu, reference
-from fastopt.kernels.cpu.optim.updates import TILE
+from fastopt.kernels.cpu.optim import streaming_loops
+from fastopt.kernels.cpu.optim.updates import TILE, are_streamed, update_kernel
+from fastopt.kernels.cpu.runtime.compile import OPTIONS
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
+from fastopt.kernels.cpu.runtime.storage import STORES
 from fastopt.kernels.formulas import OPTIMIZERS
-from fastopt.kernels.spec import Update
+from fastopt.kernels.spec import MASTER, SAME, STOCHASTIC, BufferUpdate, Update
 
 SIZES = [0, 1, 31, 32, 33] + ([] if INTERPRETED else [TILE - 1, TILE, TILE + 1, 3 * TILE + 5])
 
@@ -149,3 +154,72 @@ def test_states_never_become_denormal(rule):
         g[...] = 0
         for state in states:
             assert not ((state != 0) & (np.abs(state) < np.finfo("float32").tiny)).any()
+
+
+# ---------------------------------------------------------------- arrays larger than the caches
+ZEN5 = streaming_loops.AHEAD_BYTES["znver5"]
+STREAMED = [rule for rule, row in OPTIMIZERS.items() if len(row.states) + 2 in ZEN5]
+
+
+@pytest.fixture
+def on_zen5(monkeypatch):
+    """Kernels of loops as if for Zen 5, whatever processor this is, and for arrays of any size."""
+    if INTERPRETED:
+        pytest.skip("interpreted kernels do not prefetch")
+    monkeypatch.setattr(streaming_loops, "microarchitecture", lambda: "znver5")
+    monkeypatch.setattr(streaming_loops, "STREAMED_BYTES", 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", STREAMED)
+def test_loops_that_prefetch_have_the_same_bits(rule, dtype, on_zen5):
+    row = OPTIMIZERS[rule]
+    kernel = update_kernel(row.rule, len(row.states), dtype, streamed=True)
+    assert kernel is not update_kernel(row.rule, len(row.states), dtype)
+    ahead, block = (size // np.dtype(dtype).itemsize for size in (ZEN5[len(row.states) + 2], 4 * 64))
+    options = {**row.options, "weight_decay": 0.1, "l1": 0.01, "clip_value": 1.5}
+    for size in (0, 1, ahead - 1, ahead + block - 1, ahead + block, ahead + 3 * block + 5, 20_001):
+        assert_same_bits(rule, options, size, dtype, seed=size, steps=2)
+        assert_same_bits(rule, row.options, size, dtype, seed=size, steps=2, special=True)
+
+
+@pytest.mark.parametrize(("rule", "dtype"), [("sgd", "float64"), ("adam", "float32"), ("amsgrad", "float64")])
+def test_loops_that_prefetch_ask_for_every_line_of_every_array_once_and_compare_no_addresses(rule, dtype):
+    if INTERPRETED:
+        pytest.skip("interpreted kernels do not prefetch")
+    row = OPTIMIZERS[rule]
+    loop = streaming_loops.streaming_loop(row.rule, len(row.states), STORES[dtype], 2048)
+    code = CFunc(loop, ((types.int64,) * 8, types.void), {}, OPTIONS)
+    code.compile()
+    ir = code._library.get_llvm_str()
+    assert ir.count("call void @llvm.prefetch") == (len(row.states) + 2) * streaming_loops.BLOCK_LINES
+    assert "vector.body" in ir
+    assert "vector.memcheck" not in ir
+
+
+def test_rules_of_fewer_arrays_other_processors_and_16_bits_have_the_ordinary_loop(on_zen5, monkeypatch):
+    def loops(rule, dtype):
+        row = OPTIMIZERS[rule]
+        return {update_kernel(row.rule, len(row.states), dtype, streamed=streamed).name for streamed in (False, True)}
+
+    assert loops("momentum", "float32") == {"update_momentum_float32"}
+    assert loops("adam", "bfloat16") == {"update_adam_bfloat16"}
+    assert loops("adam", "float32") == {"update_adam_float32", "update_adam_float32_ahead2048"}
+    monkeypatch.setattr(streaming_loops, "microarchitecture", lambda: "haswell")
+    assert loops("adam", "float32") == {"update_adam_float32"}
+
+
+def test_arrays_are_streamed_if_together_they_are_larger_than_the_caches():
+    def target(elements, dtype="float32", form=SAME, states=2):
+        return BufferUpdate("adam", dtype, elements, 64, (64,) * states, 0, form)
+
+    most = streaming_loops.STREAMED_BYTES
+    assert not are_streamed([])
+    for size, options in [
+        (16, {}), (32, {"dtype": "float64"}), (8, {"dtype": "bfloat16"}),
+        (16, {"dtype": "bfloat16", "form": MASTER, "states": 3}), (12, {"dtype": "float16", "form": STOCHASTIC}),
+    ]:  # fmt: skip
+        assert not are_streamed([target(most // size, **options)])
+        assert are_streamed([target(most // size + 1, **options)])
+    assert not are_streamed([target(most // 32), target(most // 32)])
+    assert are_streamed([target(most // 32), target(most // 32 + 1)])

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import pytest
 
+from fastopt.kernels.cpu.runtime import frontend
 from fastopt.kernels.cpu.runtime import vector_math as vector
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
@@ -30,6 +31,7 @@ ENDS = {
 
 def compiled(name, dtype):
     function = FUNCTIONS[name][dtype == "float64"]
+    frontend.prepare()
 
     @numba.njit(error_model="numpy")
     def loop(x, y):

@@ -15,7 +15,7 @@ from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, CONTROL, ROW, TOTALS
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES
 from fastopt.kernels.metrics import scored_forms
-from fastopt.kernels.reference.metrics import METRICS, Rule
+from fastopt.kernels.reference.metrics import METRICS, Precision, Rule
 from fastopt.kernels.spec import LossSpec
 
 pytestmark = pytest.mark.gpu
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 RTOL = {"float32": 2e-6, "float64": 1e-13}
 # The last has more tiles than blocks run at once, and rows of more columns than threads share one.
 SIZES = [(1, 1), (3, 7), (29, 14)]
-PARAMS = {"huber": {"delta": 0.7}} | {
+PARAMS = {"huber": {"delta": 0.7}, "quantile": {"quantile": 0.9}} | {
     name: {"label_smoothing": 0.1} for name, row in LOSSES.items() if "label_smoothing" in row.params
 }
 CASES = [(name, {}) for name in LOSSES] + list(PARAMS.items())
@@ -144,18 +144,17 @@ def test_rows_with_gaps_and_sums_of_a_pass(columns, t_stride, name, dtype):
 
 @pytest.mark.parametrize(
     ("name", "scored"),
-    [(name, form) for name, row in formulas.METRICS.items() if row.of_classes for form in scored_forms(name)],
+    [
+        (name, form)
+        for name, row in {**formulas.METRICS, "top_2_accuracy": formulas.METRICS["top_2_accuracy"]}.items()
+        if row.of_classes and not row.of_counts
+        for form in scored_forms(name)
+    ],
 )
 @pytest.mark.parametrize("columns", [1, 3, 6, 9])
 def test_metrics_of_classes(name, scored, columns):
-    labels = scored == "labels"
-    rng = np.random.default_rng(3)
+    z, t, boundary, labels = classes_with_ties(scored, columns)
     rows, z_stride, t_stride = 45, 11, 9
-    z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
-    t = rng.integers(0, columns, rows) if labels else rng.integers(0, 3, (rows, columns)).astype("float32")
-    z[::7, -1] = np.nan  # which is never right
-    z[3], z[4, 0] = -np.inf, np.inf
-    boundary = 0.5, 1.5
     metric = METRICS[name](Rule(scored == "outputs", boundary))
     metric.add(z, t)
     here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
@@ -165,3 +164,34 @@ def test_metrics_of_classes(name, scored, columns):
     gpu = gpu_of({places[0]})
     metrics.run_hits(gpu, 0, name, scored, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
     assert sums.copy_to_host().sum() == metric.total
+
+
+@pytest.mark.parametrize("scored", scored_forms("precision"))
+@pytest.mark.parametrize("columns", [2, 3, 9])
+def test_counts_of_classes(scored, columns):
+    z, t, boundary, labels = classes_with_ties(scored, columns)
+    rows, z_stride, t_stride = 45, 11, 9
+    wanted = Precision(Rule(scored == "outputs", boundary))
+    wanted.add(z, t)
+    here, there = strided(z, z_stride), to_device(t) if labels else strided(t, t_stride)
+    found = to_device(np.full(metrics.found_bytes(scored, rows, columns) // 8, 77))
+    sums = to_device(np.ones(3 * len(wanted.right)))  # to which is added
+    boundaries = to_device(np.array(boundary))
+    places = [see(a).address for a in (here, there, found, boundaries)]
+    gpu = gpu_of({places[0]})
+    metrics.run_classes(gpu, 0, scored, *places, Shape(rows, columns, z_stride, "float32"), t_stride)
+    metrics.run_counts(gpu, 0, scored, places[2], see(sums).address, rows, columns)
+    counts = np.concatenate([wanted.right, wanted.predicted, wanted.actual])
+    np.testing.assert_array_equal(sums.copy_to_host(), counts + 1)
+    assert 0 < wanted.right.sum() < wanted.predicted.sum() < wanted.actual.sum()
+
+
+def classes_with_ties(scored, columns):
+    """Outputs with ties, infinity and NaN, targets or labels, the boundaries of both, and True for labels."""
+    labels = scored == "labels"
+    rng, rows = np.random.default_rng(3), 45
+    z = rng.integers(0, 3, (rows, columns)).astype("float32")  # with ties, of which the first counts
+    t = rng.integers(0, columns, rows) if labels else rng.integers(0, 3, (rows, columns)).astype("float32")
+    z[::7, -1] = np.nan  # which is never right
+    z[3], z[4, 0] = -np.inf, np.inf
+    return z, t, (0.5, 1.5), labels

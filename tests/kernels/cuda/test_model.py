@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
+
 import numpy as np
 import pytest
 from helpers_cuda import SIMULATED, require_device
@@ -143,3 +147,113 @@ def test_the_command_line(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "CUDA kernels" in out
     assert not SIMULATED or "Numba's simulator" in out
+
+
+# ---------------------------------------------------------------- callbacks, and where the weights are
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Counts copies of weights and states from the device, and to it."""
+    counted = {"download": 0, "upload": 0}
+    for name in counted:
+        copied = getattr(Mirror, name)
+
+        def counting(*args, copied=copied, name=name):
+            counted[name] += 1
+            return copied(*args)
+
+        monkeypatch.setattr(Mirror, name, counting)
+    return counted
+
+
+def stays(model, callbacks, epochs=4, **options):
+    model.fit(X, Y, epochs=epochs, batch_size=7, callbacks=callbacks, validation_data=(X, Y), verbose=0, **options)
+
+
+def test_callbacks_that_read_no_weights_leave_them_on_the_device(copies, tmp_path):
+    """Weights and states are copied back once, at the end; a callback that reads them, after every epoch."""
+    callbacks = fo.callbacks
+    quiet = [
+        callbacks.EarlyStopping(patience=9), callbacks.ReduceLROnPlateau(),
+        callbacks.CSVLogger(tmp_path / "figures.csv"),
+        callbacks.ModelCheckpoint(tmp_path / "m", save_freq="9 epochs"),
+        callbacks.LambdaCallback(on_epoch_end=lambda *_: None, reads_weights=False),
+    ]  # fmt: skip
+    model, twin = model_of("cuda"), model_of("cuda")
+    stays(model, quiet)
+    assert copies == {"download": 2, "upload": 2}
+    stays(twin, [callbacks.Callback()])
+    assert copies["download"] == 2 + 2 * 4
+    for a, b in zip(model.parameters, twin.parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_methods_that_read_weights_bring_them_back(copies, tmp_path):
+    """Whatever a callback reads through the model is that of the epoch, and whatever it writes is trained on."""
+    seen = {"cuda": [], "numpy": []}
+
+    def look(model, epoch, logs):
+        found = seen[model.backend]
+        if epoch == 1:
+            found.append(model.get_weights())
+        elif epoch == 2:
+            found.append([model.predict(X), model.evaluate(X, Y)["loss"], *[p.copy() for p in model.parameters]])
+        elif epoch == 3:
+            model.save(tmp_path / f"{model.backend}.safetensors")
+            model.set_weights([w * 0.5 for w in model.get_weights()])
+        elif epoch == 4:
+            found.append(pickle.loads(pickle.dumps(model)).get_weights())
+            model.fit(X, Y, epochs=1, verbose=0)
+            found.append(copy.deepcopy(model).get_weights())
+
+    models = []
+    for backend in seen:
+        models.append(model_of(backend))
+        stays(models[-1], [fo.callbacks.LambdaCallback(on_epoch_end=look, reads_weights=False)], epochs=6)
+    assert_alike(*models)
+    for ours, theirs in zip(*seen.values(), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    files = [fo.load_model(tmp_path / f"{backend}.safetensors", backend="numpy") for backend in seen]
+    assert_alike(*files)
+
+
+def test_the_best_weights_are_brought_back_when_a_figure_is_better(copies):
+    model, twin = model_of("cuda"), model_of("numpy")
+    for one in (model, twin):
+        stays(one, [fo.EarlyStopping("loss", patience=9, restore_best_weights=True)], epochs=5)
+    assert_alike(model, twin)
+
+
+def test_another_thread_reads_no_weights_from_the_device(copies):
+    """It would do so in the midst of a pass."""
+    model = model_of("cuda")
+
+    def look(model, epoch, logs):
+        before = dict(copies)
+        thread = threading.Thread(target=lambda: model.parameters)
+        thread.start()
+        thread.join()
+        assert copies == before
+
+    stays(model, [fo.callbacks.LambdaCallback(on_epoch_end=look, reads_weights=False)])
+
+
+@pytest.mark.parametrize("fused", ["0", "1"])
+@pytest.mark.parametrize(("every", "accumulate"), [(1, 1), (2, 1), (1, 2)])
+def test_an_epoch_in_parts_has_the_same_bits(every, accumulate, fused, monkeypatch):
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", fused)
+    whole, parts, heard = model_of("cuda"), model_of("cuda"), []
+    listening = fo.callbacks.LambdaCallback(
+        on_step_end=lambda model, step, logs: heard.append(step), every_steps=every, reads_weights=False
+    )
+    for model, callback in ((whole, fo.Callback()), (parts, listening)):
+        model.compile(model.optimizer, model.loss, ["accuracy"] if fused == "1" else ["accuracy", "f1_macro"])
+        model.fit(X, Y, epochs=2, batch_size=3, accumulate=accumulate, callbacks=[callback], verbose=0)
+    for a, b in zip(parts.parameters, whole.parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(parts.history.step_losses, whole.history.step_losses)
+    for name in ("loss", *whole.metrics, "lr"):
+        assert parts.history[name] == whole.history[name]
+    assert heard == list(range(every, whole.optimizer.steps + 1, every))

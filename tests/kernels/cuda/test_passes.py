@@ -16,7 +16,8 @@ from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime import memory
 from fastopt.kernels.cuda.training import data_feed, network, passes
 from fastopt.kernels.cuda.training.passes import BatchKind, batch_kind
-from fastopt.kernels.spec import DenseSpec, DropoutSpec
+from fastopt.kernels.formulas import OPTIMIZERS
+from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, EpochHooks, OptimizerSteps, Shuffle
 
 pytestmark = pytest.mark.gpu
 
@@ -64,6 +65,28 @@ def test_streamed_data_give_the_same_bits():
             for a, b in zip(results(n, accumulate), kept, strict=True):
                 for left, right in zip(a, b, strict=True):
                     np.testing.assert_equal(left, right)
+
+
+def test_epochs_in_one_call_give_the_same_bits():
+    """Three epochs, the second of which the caller asks to be the last."""
+    x, y = data_for(np.random.default_rng(0), LABELS, 9, 3, 3, "float32")
+    layers = [DropoutSpec(0.3), DenseSpec(3, 3, "softmax")]
+    one, other = (Run(cuda, layers, LABELS, ["accuracy"], "float32") for _ in range(2))
+    batches = Batches(x, y, np.arange(1, 9), 3, 2, epochs=3, shuffle=Shuffle(5, 4))
+    options, found = OPTIMIZERS["adam"].options, []
+    rates = np.linspace(0.1, 0.01, 3 * batches.steps)
+    hooks = EpochHooks(found.append, lambda: len(found) == 2)
+    last = one.net.train(batches, OptimizerSteps("adam", one.states, options, rates), 3, None, hooks)
+    assert one.net.steps_done == 2 * batches.steps
+    for epoch, results in enumerate(found):
+        own = rates[epoch * batches.steps : (epoch + 1) * batches.steps]
+        expected = other.train(x, y, Shuffle(5).order(np.arange(1, 9), 4 + epoch), 3, lr=own, accumulate=2)
+        np.testing.assert_array_equal(results.losses, [expected.losses])
+        assert results.metrics == {"accuracy": [expected.metrics["accuracy"]]}
+        assert results.rates == own[-1:]
+    np.testing.assert_array_equal(last.losses, expected.losses)
+    for a, b in zip([*one.params, *sum(one.states, ())], [*other.params, *sum(other.states, ())], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("part", [1, 10_000])
