@@ -194,3 +194,31 @@ def test_a_state_loaded_between_the_first_steps_is_the_one_that_is_updated(name,
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         run(optimizer, all_params(optimizer), range(steps, steps + 3))
     assert_same(*optimizers, **NEAR)
+
+
+@pytest.mark.parametrize("change", ["another group", "another rule", "another order", "fewer parameters"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_groups_that_change_between_the_first_steps(steps, change):
+    optimizers = []
+    for cls in pair("Adam"):
+        params = [p for p in parameters() if p.numel()]
+        optimizer = cls(params[:2], **TELLING["Adam"])
+        optimizers.append(optimizer)
+        run(optimizer, params, range(steps))
+        [group] = optimizer.param_groups
+        if change == "another group":
+            optimizer.add_param_group({"params": params[2:], "lr": 0.3})
+        elif change == "another rule":
+            group["amsgrad"] = True
+            for state in optimizer.state.values():
+                state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+        elif change == "another order":
+            group["params"].reverse()
+        else:
+            group["params"].pop()
+        run(optimizer, params, range(steps, steps + 3))
+    if change == "fewer parameters":  # its state stays the optimizer's, which a state_dict then refuses
+        pairs = (all_params(optimizer) for optimizer in optimizers)
+        assert all(torch.allclose(p, q, **NEAR) for p, q in zip(*pairs, strict=True))
+    else:
+        assert_same(*optimizers, **NEAR)

@@ -48,10 +48,11 @@ class _Addresses(NamedTuple):
 class _KnownGroup:
     """A group as it was when the plan was made: its parameters, its rule, and the options while they stay the same."""
 
-    def __init__(self, peer: type[torch.optim.Optimizer], group: Group, names: Sequence[str]) -> None:
-        self.peer, self.params = peer, list(group["params"])
-        self.values_of = itemgetter(*names)
-        self.rule = self._read(group)[0]
+    def __init__(self, peer: type[torch.optim.Optimizer], members: Sequence[ParamState], names: Sequence[str]) -> None:
+        self.peer, self.params = peer, [known.p for known in members]
+        self.rules = {known.rule for known in members}
+        self.values_of, self.values = itemgetter(*names), None
+        self.last: tuple[str, dict[str, Any], str] = "", {}, ""
 
     def _read(self, group: Group) -> tuple[str, dict[str, Any], str]:
         values = self.values_of(group)
@@ -66,17 +67,20 @@ class _KnownGroup:
         if len(params) != len(self.params) or not all(map(is_, params, self.params)):
             return None
         rule, options, reason = self.last if self.values_of(group) == self.values else self._read(group)
-        return None if reason or rule != self.rule else options
+        return None if reason or not self.rules <= {rule} else options
 
 
 class HostStep:
     """Steps by a plan of all of an optimizer's parameters, which are on the CPU and have states of the same names."""
 
-    def __init__(self, optimizer: Any, plan: Plan, members: list[ParamState]) -> None:
+    def __init__(self, optimizer: Any, plan: Plan, members: list[ParamState], num_groups: int) -> None:
         self.plan, peer = plan, peer_of(type(optimizer))
         self.params = [known.p for known in members]
         self.indices = {id(p): i for i, p in enumerate(self.params)}
-        self.groups = [_KnownGroup(peer, group, list(optimizer.defaults)) for group in optimizer.param_groups]
+        by_group: list[list[ParamState]] = [[] for _ in range(num_groups)]
+        for known in members:
+            by_group[known.group].append(known)
+        self.groups = [_KnownGroup(peer, some, list(optimizer.defaults)) for some in by_group]
         # the optimizer's records of the states, in its order and in the plan's, and the tensors in a record
         names = names_of(members[0].rule)
         self.own_records = [known.state for known in members] if names else []

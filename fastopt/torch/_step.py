@@ -237,7 +237,7 @@ class _Plans:
         if self._host_step is None and self.host is not None and tensor_exchange() is not None:
             members = self.param_states
             if HostStep.serves(members, self.num_planned):
-                self._host_step = HostStep(optimizer, self.host, members)
+                self._host_step = HostStep(optimizer, self.host, members, len(self.params))
         return self._host_step if self._host_step is not None and self._host_step.usable else None
 
     def repeat_some(self, optimizer: Any, params: Sequence[torch.Tensor], ids: set[int]) -> bool:
