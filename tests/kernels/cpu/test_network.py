@@ -179,14 +179,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(dtype, threads):
 
 @pytest.mark.parametrize(("far", "batch_size", "expected"), [(0, 260, 2), (0, 32, 1), (1 << 30, 260, 1)])
 def test_rows_from_far_away_are_worth_threads(far, batch_size, expected, monkeypatch):
-    seen, original = [], program.run_team
+    seen, original = [], network.num_threads_for
     monkeypatch.setattr(network, "CACHED_BYTES", far)
 
-    def run_team(kernel, work, num_ranks, *others):
-        seen.append(num_ranks)
-        original(kernel, work, num_ranks, *others)
+    def num_threads_for(*work):
+        seen.append(original(*work))
+        return seen[-1]
 
-    monkeypatch.setattr(program, "run_team", run_team)
+    monkeypatch.setattr(network, "num_threads_for", num_threads_for)
     x, y = data_for(np.random.default_rng(0), "mean_squared_error", 600, 3, 1, "float32")
     params = []
     for count in (1, 2):

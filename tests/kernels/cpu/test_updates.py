@@ -12,6 +12,7 @@ from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.optim import streaming_loops
 from fastopt.kernels.cpu.optim.updates import TILE, are_streamed, update_kernel
 from fastopt.kernels.cpu.runtime.compile import OPTIONS
+from fastopt.kernels.cpu.runtime.frontend import prepare
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.runtime.storage import STORES
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -189,6 +190,7 @@ def test_loops_that_prefetch_ask_for_every_line_of_every_array_once_and_compare_
         pytest.skip("interpreted kernels do not prefetch")
     row = OPTIMIZERS[rule]
     loop = streaming_loops.streaming_loop(row.rule, len(row.states), STORES[dtype], 2048)
+    prepare()
     code = CFunc(loop, ((types.int64,) * 8, types.void), {}, OPTIONS)
     code.compile()
     ir = code._library.get_llvm_str()
