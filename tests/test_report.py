@@ -125,13 +125,14 @@ PRODUCTS = [
     product("forward", "openblas", 160.0, shape="a"),
     product("forward", "fastopt", 50.0, 0.2, shape="b"),
     product("forward", "openblas", 250.0, shape="b"),
-    product("dw", "fastopt", 20.0, shape="c", dtype="float64", gemm_flops_per_second=90e9),
+    product("dw", "fastopt", 20.0, shape="c", dtype="float64", gemm_flops_per_second=90e9, gemm_by="OpenBLAS 1.2"),
 ]
 
 
 def test_products_stand_beside_each_other(write):
     run = read.read(write(document(PRODUCTS)))
-    assert (run.roof, run.peaks, run.peak_by) == (260e9, {"float32": 200e9, "float64": 90e9}, "MKL 2030")
+    assert (run.roof, run.peaks) == (260e9, {"float32": 200e9, "float64": 90e9})
+    assert run.peak_by == {"float32": "MKL 2030", "float64": "OpenBLAS 1.2"}
     parts = {part.title: part for part in sections.sections([run])}
     assert parts["Matrix products"].rows == [
         ["work", "shape", "Fastopt", "Openblas", "Mkl", "share of registers", "speed / best other's"],

@@ -167,7 +167,7 @@ def _roofline(run: Run) -> Figure | None:
     axis.plot(corners, [min(x * run.stream, run.roof) / 1e9 for x in corners], "k-", label="limit of this machine")
     for dtype, peak in run.peaks.items():
         if len(run.peaks) > 1 or peak < run.roof:
-            name = f"{dtype} products of {run.peak_by}" if run.peak_by else dtype
+            name = f"{dtype} products of {run.peak_by[dtype]}" if dtype in run.peak_by else dtype
             axis.plot([peak / run.stream, high], [peak / 1e9] * 2, "k--", linewidth=1)
             axis.annotate(name, (high, peak / 1e9), fontsize=6, ha="right", va="bottom")
     for kind, marker in MARKERS.items():

@@ -86,9 +86,10 @@ class Run:
         return found
 
     @property
-    def peak_by(self) -> str:
-        """The library of the fastest products; "" if not known."""
-        return max(self.results, key=lambda result: result.peak).peak_by
+    def peak_by(self) -> dict[str, str]:
+        """The libraries of the fastest products by dtype, as far as known."""
+        best = [result for result in self.results if result.peak_by and result.peak == self.peaks[result.dtype]]
+        return {result.dtype: result.peak_by for result in best}
 
     def of(self, *kinds: str) -> list[Result]:
         """Return the results of some kinds, in the file's order."""

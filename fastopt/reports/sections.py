@@ -259,9 +259,12 @@ def _tiny(run: Run) -> Section:
 
 
 def _fastest(run: Run) -> str:
-    """The rate of the fastest products, and who reached it."""
-    rates = [f"{_rate(peak, 1)} GFLOP/s" + f" of {dtype}" * (len(run.peaks) > 1) for dtype, peak in run.peaks.items()]
-    return f"{', '.join(rates)} in large products{f' ({run.peak_by})' * bool(run.peak_by)}"
+    """The rates of the fastest products, and who reached them."""
+    by = {dtype: f" ({library})" for dtype, library in run.peak_by.items()}
+    rates = {dtype: f"{_rate(peak, 1)} GFLOP/s" for dtype, peak in run.peaks.items()}
+    if len(rates) == 1:
+        return "".join(f"{rate} in large products{by.get(dtype, '')}" for dtype, rate in rates.items())
+    return ", ".join(f"{rate} of {dtype}{by.get(dtype, '')}" for dtype, rate in rates.items()) + " in large products"
 
 
 def _products(run: Run) -> Section:
