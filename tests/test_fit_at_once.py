@@ -194,7 +194,7 @@ def test_stop_training_of_another_thread_ends_the_fit(backend):
 
 @pytest.mark.own_process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("batch_size", [200, 3])
+@pytest.mark.parametrize("batch_size", [200, pytest.param(3, marks=pytest.mark.repeats)])
 def test_interrupt_leaves_whole_epochs_in_the_history(backend, batch_size):
     if backend == "cpu" and INTERPRETED:
         pytest.skip("interpreted kernels are Python, which an interrupt stops within a batch")

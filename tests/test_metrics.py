@@ -15,7 +15,7 @@ from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OUTPUTS
 X = np.random.default_rng(0).standard_normal((50, 4))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.repeats)])
 @pytest.mark.parametrize("case", list(helpers_metrics.cases()))
 def test_metrics_are_scikit_learns(case, backend, dtype):
     with warnings.catch_warnings():

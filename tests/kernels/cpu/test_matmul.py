@@ -151,7 +151,9 @@ def loops(text):
     return found
 
 
-@pytest.mark.parametrize(("dtype", "shape"), [("float32", "4s"), ("float64", "2d")])
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("float32", "4s"), pytest.param("float64", "2d", marks=pytest.mark.repeats)]
+)
 def test_neon_keeps_a_tile_in_registers(dtype, shape):
     """The loop of the whole tile: 24 fused multiplications, 11 elements and vectors loaded, nothing spilled."""
     text = assembly("aarch64-unknown-linux-gnu", "neoverse-n1", dtype, NEON)
