@@ -190,7 +190,7 @@ class StepInBackward:
 
         Raises RuntimeError if there was more than one backward pass since the last call, or a GradScaler calls.
         """
-        state = vars(self.optimizer)
+        state: Any = vars(self.optimizer)
         twice, self._twice = self._twice, False
         self._calls_step = self._calls_step or bool(self._updated)
         self._updated.clear()
