@@ -23,6 +23,7 @@ KERNELS = {
     "interrupts": "",
     "denormals": "",
     "spec": "",
+    "epochs": "interrupts spec",
     "profile": "",
     "metrics": "formulas",
     "formulas": "",
@@ -30,7 +31,7 @@ KERNELS = {
     "scalars": "formulas",
     "costs": "formulas profile scalars",
     # The oracle is blind: it must not see the formulas and the loops that it is compared with.
-    "reference": "denormals interrupts spec",
+    "reference": "denormals epochs spec",
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
     "cpu/dense": "cpu/runtime formulas metrics spec settings",
@@ -41,7 +42,7 @@ KERNELS = {
     "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
     "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
-    " interrupts",
+    " epochs interrupts",
     "cuda/installation": "cuda/runtime cuda/optim",
     "cuda/kernels": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec",
     "cuda": "cuda/runtime cuda/optim cuda/dense cuda/training cuda/kernels cuda/installation",

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..denormals import flushed
-from ..interrupts import interrupts_held
+from ..epochs import train_epochs
 from ..spec import (
     Batches,
     DenseSpec,
@@ -281,21 +282,14 @@ class Network:
         waits for the end of the step; `steps_done` then holds the number of steps taken.
         """
         self.steps_done = 0
-        with interrupts_held() as check:
-            for epoch in range(batches.epochs):
-                steps = optimizer.epoch(epoch, batches.steps)
-                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
-                if hooks and hooks.after(result):
-                    break
-                check()
-        return result
+        return train_epochs(partial(self._epoch, seed, progress), batches, optimizer, hooks)
 
     def _epoch(
         self,
-        batches: Batches,
-        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None,
+        batches: Batches,
+        optimizer: OptimizerSteps,
         check: Callable[[], None],
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two steps."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ... import costs
+from ...epochs import train_epochs
 from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
@@ -208,21 +209,14 @@ class Network:
         the end of the steps that were launched, which is a moment; `steps_done` then holds their number.
         """
         self.steps_done = 0
-        with interrupts_held() as check:
-            for epoch in range(batches.epochs):
-                steps = optimizer.epoch(epoch, batches.steps)
-                result = self._epoch(batches.epoch(epoch), steps, seed, progress, check)._replace(lr=steps.last_rate)
-                if hooks and hooks.after(result):
-                    break
-                check()
-        return result
+        return train_epochs(partial(self._epoch, seed, progress), batches, optimizer, hooks)
 
     def _epoch(
         self,
-        batches: Batches,
-        optimizer: OptimizerSteps,
         seed: int,
         progress: Callable[[int, float], object] | None,
+        batches: Batches,
+        optimizer: OptimizerSteps,
         check: Callable[[], None],
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two launches."""
