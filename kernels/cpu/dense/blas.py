@@ -23,9 +23,10 @@ import numpy as np
 
 from ...settings import path_in
 from ..runtime.compile import Kernel, ffi
-from ..runtime.primitives import INTERPRETED, python_address, view
+from ..runtime.primitives import INTERPRETED, python_address
 from ..runtime.processors import NEON, microarchitecture, vector_unit
-from .matmul import TRANSPOSED, available, gemm_types, matmul_kernel
+from ..runtime.storage import as_it_is
+from .matmul import available, gemm_types, matmul_kernel, plain_of
 from .matmul_bfloat16 import matmul_bfloat16_kernel
 
 log = logging.getLogger("fastopt")
@@ -123,33 +124,10 @@ def _open_path(path: Path) -> Blas:
     return Blas("custom", "unknown", str(path), _declare(ffi.dlopen(str(path)), ""))
 
 
-def _plain_gemm(T: Any) -> Callable[..., None]:
-    def gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        # row-major C (m, n) = alpha A (m, k) B (k, n) + beta C; beta is 0 or 1 in all calls
-        A = view(a, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k), T)
-        B = view(b, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n), T)
-        C = view(c, (m - 1) * ldc + n, T)
-        for i in range(m):
-            # one row of C
-            if beta == 0:
-                for j in range(n):
-                    C[i * ldc + j] = 0
-            for p in range(k):
-                factor = alpha * (A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
-                if tb == TRANSPOSED:
-                    for j in range(n):
-                        C[i * ldc + j] += factor * B[j * ldb + p]
-                else:
-                    for j in range(n):
-                        C[i * ldc + j] += factor * B[p * ldb + j]
-
-    return gemm
-
-
 @cache
 def plain_kernel(dtype: str) -> Kernel:
     """Plain loops, called like a BLAS."""
-    return Kernel(_plain_gemm(getattr(np, dtype)), f"plain_gemm_{dtype}", gemm_types(dtype))
+    return Kernel(plain_of(getattr(np, dtype), as_it_is), f"plain_gemm_{dtype}", gemm_types(dtype))
 
 
 # Processors on which MKL uses half of a vector: 105 to 112 GFLOP/s where `matmul` has 220 to 265 (Zen 5).

@@ -18,7 +18,7 @@ from ...formulas import ACTIVATIONS
 from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
 from ..runtime.launch import CALL_FLOPS, num_threads_for, parallel
-from ..runtime.partition import batch_rows, num_pieces, pieces_of_rank
+from ..runtime.partition import batch_rows, equal_size, num_pieces, pieces_of_rank
 from ..runtime.primitives import CALL_GEMM, address_of, aligned_zeros, call_tile, call_update, view
 from ..runtime.processors import microarchitecture
 from ..runtime.records import DENSE, RUN, fill, read
@@ -43,13 +43,8 @@ ROW_UNIT = 8  # rows of a tile of registers
 SLOPE_COLS = 64  # columns of a piece of the phase `slopes`
 
 
-def _even(total: int, most: int) -> int:
-    """The size of equal pieces of `total`, none larger than `most`."""
-    return -(-total // num_pieces(total, most))
-
-
 def _whole_units(rows: int) -> int:
-    return -(-rows // ROW_UNIT) * ROW_UNIT
+    return num_pieces(rows, ROW_UNIT) * ROW_UNIT
 
 
 def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[int, int]:
@@ -58,7 +53,7 @@ def forward_tile(rows: int, inputs: int, outputs: int, unpacked: int) -> tuple[i
         return 1, min(outputs, ROW_COLS)
     cols = min(outputs, TILE_COLS)
     most_rows = unpacked // max(1, inputs * cols) // 4 * 4
-    return (_even(rows, min(most_rows, TILE_ROWS)) if most_rows >= 8 else TILE_ROWS), cols
+    return (equal_size(rows, min(most_rows, TILE_ROWS), 1) if most_rows >= 8 else TILE_ROWS), cols
 
 
 def weight_tile(
@@ -75,7 +70,7 @@ def weight_tile(
         most = min(most, unpacked // rows)
     wanted = max(inputs * outputs // share, DW_ELEMENTS // 8)
     most_rows = max(4, min(_whole_units(num_pieces(wanted, cols)), most // cols // 4 * 4))
-    even = _even(inputs, most_rows)
+    even = equal_size(inputs, most_rows, 1)
     return min(inputs, _whole_units(even)) if _whole_units(even) <= most_rows else even, cols
 
 
@@ -388,7 +383,7 @@ def shape_fields(
     dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked)
     dx_tile_cols = TILE_COLS
     if compute == "bfloat16":
-        tile_rows, tile_cols, dx_tile_cols = _even(rows, PACKED_ROWS), min(outputs, PACKED_COLS), PACKED_COLS
+        tile_rows, tile_cols, dx_tile_cols = equal_size(rows, PACKED_ROWS, 1), min(outputs, PACKED_COLS), PACKED_COLS
         dw_tile_rows, dw_tile_cols = weight_tile(rows, split_rows, outputs, unpacked, PACKED_DW)
     # memory of a rank: a tile of dw, or column sums in float64 and in the array's type
     scratch_bytes = max(dw_tile_rows * dw_tile_cols * np.dtype(dtype).itemsize, SLOPE_COLS * 16)

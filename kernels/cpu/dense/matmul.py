@@ -23,6 +23,7 @@ import numpy as np
 
 from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import register_jitable
+from ..runtime.partition import equal_size
 from ..runtime.primitives import view
 from ..runtime.processors import VectorUnit, microarchitecture, vector_unit
 from .tiles import copy_of, stack_of, tile_of, transpose_of
@@ -107,6 +108,7 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
     wide, half = (tile_of(T, unit, 1, n * half_cols // lanes, True) for n in (2, 1))
     transpose, transpose_edge = transpose_of(T, unit), transpose_of(T, unit, whole=not has_masks)
     copy_group, copy_two = copy_of(T, tile_rows, 1), copy_of(T, tile_rows, 2)
+    set_zero = zero_of(T)
     strip_stack, block_stack = stack_of((DEPTH + lanes) * strip_bytes), stack_of(PACKED_BYTES)
     tile_stack = stack_of(tile_rows * strip_bytes if not has_masks else 64)
     block_rows, copied_rows, copied_bytes, packed_cols, packed_stride = sizes
@@ -175,8 +177,7 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
         packs = ta == TRANSPOSED and n >= packed_cols and m >= tile_rows and a_step % packed_stride == 0
         most_rows = packed_rows if packs else block_rows
         # equal blocks of products, in whole squares of a transposed B
-        blocks = (k + DEPTH - 1) // DEPTH
-        block_depth = (k + blocks * DEPTH_UNIT - 1) // (blocks * DEPTH_UNIT) * DEPTH_UNIT if blocks else 1
+        block_depth = equal_size(k, DEPTH, DEPTH_UNIT)
         for p in range(0, k, block_depth):
             depth, add = min(block_depth, k - p), p + adds  # all blocks but the first add to C
             for i in range(0, m, most_rows):
@@ -226,12 +227,48 @@ def matmul_of(T: Any, unit: VectorUnit, sizes: Blocking) -> Callable[..., None]:
                         edge(alpha, rows, from_a, row, step, tile, from_b, b_step, to, c_row, depth, columns, add, 0)
         # an empty sum
         if k == 0 and not adds:
-            for i in range(m):
-                c_row = view(c + i * ldc * itemsize, n, T)
-                for j in range(n):
-                    c_row[j] = 0
+            set_zero(c, ldc, m, n)
 
     return matmul
+
+
+def zero_of(T: Any) -> Callable[..., None]:
+    """The function that sets C (m, n) to zero, for kernels."""
+    itemsize = np.dtype(T).itemsize
+
+    @register_jitable
+    def set_zero(c, ldc, m, n):
+        for i in range(m):
+            row = view(c + i * ldc * itemsize, n, T)
+            for j in range(n):
+                row[j] = 0
+
+    return set_zero
+
+
+def plain_of(T: Any, round_: Callable[[Any], Any]) -> Callable[..., None]:
+    """Plain loops, called like a BLAS, whose operands are rounded as they are read."""
+    set_zero = zero_of(T)
+
+    def plain(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        # row-major; beta is 0 or 1 in all calls
+        A = view(a, max(0, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k)), T)
+        B = view(b, max(0, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n)), T)
+        C = view(c, (m - 1) * ldc + n, T)
+        if beta == 0:
+            set_zero(c, ldc, m, n)
+        for i in range(m):
+            # one row of C
+            for p in range(k):
+                factor = alpha * round_(A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
+                if tb == TRANSPOSED:
+                    for j in range(n):
+                        C[i * ldc + j] += factor * round_(B[j * ldb + p])
+                else:
+                    for j in range(n):
+                        C[i * ldc + j] += factor * round_(B[p * ldb + j])
+
+    return plain
 
 
 def gemm_types(dtype: str) -> tuple[str, ...]:

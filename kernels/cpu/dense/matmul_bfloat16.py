@@ -21,10 +21,11 @@ from llvmlite import binding, ir
 
 from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import INTERPRETED, cgutils, intrinsic, register_jitable, types
-from ..runtime.primitives import target_has, view
+from ..runtime.partition import equal_size
+from ..runtime.primitives import target_has
 from ..runtime.processors import AVX512, BFLOAT16_RATES, microarchitecture
 from ..runtime.storage import BFloat, round_bfloat16
-from .matmul import TRANSPOSED, gemm_types
+from .matmul import TRANSPOSED, gemm_types, plain_of, zero_of
 from .tiles import Vectors, broadcast, i32, i64, pointer, stack_of, transpose
 
 VECTOR_BYTES = AVX512.vector_bytes
@@ -238,12 +239,37 @@ def pack_square_of(whole: bool) -> Any:
     return pack_square
 
 
+def _pack_pairs(halves: bool, pair_bytes: int, part_bytes: int) -> Callable[..., None]:
+    """The function that packs rows of memory, which are columns of pairs along k.
+
+    pair_bytes, part_bytes: from one pair along k to the next, and from 8 columns to the next 8; halves: these are not
+    neighbours.
+    """
+    two_rows, two_rows_end = pack_two_rows_of(True, halves), pack_two_rows_of(False, halves)
+
+    @register_jitable
+    def pack_pairs(source, stride, columns, depth, to):
+        for p in range(0, depth, 2):
+            first, row = source + p * stride * 4, to + p // 2 * pair_bytes
+            second, is_pair = first + stride * 4, p + 1 < depth
+            for j in range(0, columns, LANES):
+                into = row + j // 8 * part_bytes
+                if is_pair and j + LANES <= columns:
+                    two_rows(first + j * 4, second + j * 4, into, into + part_bytes, LANES, 2)
+                else:
+                    two_rows_end(first + j * 4, second + j * 4, into, into + part_bytes, columns - j, 1 + is_pair)
+
+    return pack_pairs
+
+
 # ---------------------------------------------------------------- the product
 def _matmul() -> Callable[..., None]:
     tile, edge, narrow = tile_of(TILE_VECTORS, True), tile_of(TILE_VECTORS, False), tile_of(1, False)
     row32, row_end = pack_row_of(True), pack_row_of(False)
-    two_rows, two_rows_end = pack_two_rows_of(True, False), pack_two_rows_of(False, False)
-    group_rows, group_rows_end = pack_two_rows_of(True, True), pack_two_rows_of(False, True)
+    # [group of rows][pair along k][row], whose rows are columns of memory, and [pair along k][column]
+    pack_transposed_a = _pack_pairs(halves=True, pair_bytes=PAIR_BYTES, part_bytes=GROUP_BYTES)
+    pack_b = _pack_pairs(halves=False, pair_bytes=STRIP_BYTES, part_bytes=VECTOR_BYTES // 2)
+    set_zero = zero_of(np.float32)
     square, square_end = pack_square_of(True), pack_square_of(False)
     stack_a, stack_b = stack_of(ROWS // TILE_ROWS * GROUP_BYTES), stack_of(DEPTH // 2 * STRIP_BYTES)
 
@@ -259,32 +285,6 @@ def _matmul() -> Callable[..., None]:
                 row_end(source + p * 4, row + p * 2, depth - p)
 
     @register_jitable
-    def pack_transposed_a(a, lda, rows, depth, to):
-        """Groups of TILE_ROWS rows of A, which are columns of memory: [group][pair along k][row]."""
-        for p in range(0, depth, 2):
-            first, row = a + p * lda * 4, to + p // 2 * PAIR_BYTES
-            second, is_pair = first + lda * 4, p + 1 < depth
-            for i in range(0, rows, LANES):
-                into = row + i // TILE_ROWS * GROUP_BYTES
-                if is_pair and i + LANES <= rows:
-                    group_rows(first + i * 4, second + i * 4, into, into + GROUP_BYTES, LANES, 2)
-                else:
-                    group_rows_end(first + i * 4, second + i * 4, into, into + GROUP_BYTES, rows - i, 1 + is_pair)
-
-    @register_jitable
-    def pack_b(b, ldb, columns, depth, to):
-        """A strip of B: [pair along k][column]."""
-        for p in range(0, depth, 2):
-            first, row = b + p * ldb * 4, to + p // 2 * STRIP_BYTES
-            second, is_pair = first + ldb * 4, p + 1 < depth
-            for j in range(0, columns, LANES):
-                into = row + j * 4
-                if is_pair and j + LANES <= columns:
-                    two_rows(first + j * 4, second + j * 4, into, into, LANES, 2)
-                else:
-                    two_rows_end(first + j * 4, second + j * 4, into, into, columns - j, 1 + is_pair)
-
-    @register_jitable
     def pack_transposed_b(b, ldb, columns, depth, to):
         """A strip of B, whose columns are rows of memory."""
         for j in range(0, columns, LANES):
@@ -295,16 +295,10 @@ def _matmul() -> Callable[..., None]:
                 else:
                     square_end(source, ldb * 4, into, STRIP_BYTES, depth - p, columns - j)
 
-    @register_jitable
-    def equal_blocks(total, most, unit):
-        """The size of blocks of `total` that are as equal as whole units allow, none larger than `most`."""
-        num_blocks = max(1, (total + most - 1) // most)
-        return max(1, (total + num_blocks * unit - 1) // (num_blocks * unit)) * unit
-
     def matmul(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         # row-major; beta is 0 or 1 in all calls
         packed_a, packed_b, adds = stack_a(), stack_b(), int(beta != 0)
-        block, row_block = equal_blocks(k, DEPTH, 2 * LANES), equal_blocks(m, ROWS, LANES)
+        block, row_block = equal_size(k, DEPTH, 2 * LANES), equal_size(m, ROWS, LANES)
         a_row, a_step, tile_bytes = ROW_BYTES, 4, TILE_ROWS * ROW_BYTES
         if ta == TRANSPOSED:
             a_row, a_step, tile_bytes = 4, PAIR_BYTES, GROUP_BYTES
@@ -337,28 +331,9 @@ def _matmul() -> Callable[..., None]:
                             edge(alpha, from_a, a_row, a_step, packed_b, to, ldc * 4, steps, left, columns, add)
         # an empty sum
         if k == 0 and not adds:
-            for i in range(m):
-                row = view(c + i * ldc * 4, n, np.float32)
-                for j in range(n):
-                    row[j] = 0
+            set_zero(c, ldc, m, n)
 
     return matmul
-
-
-def _plain(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    """The same products where the processor has no instruction for them, and interpreted."""
-    A = view(a, max(0, ((k if ta == TRANSPOSED else m) - 1) * lda + (m if ta == TRANSPOSED else k)), np.float32)
-    B = view(b, max(0, ((n if tb == TRANSPOSED else k) - 1) * ldb + (k if tb == TRANSPOSED else n)), np.float32)
-    C = view(c, (m - 1) * ldc + n, np.float32)
-    for i in range(m):
-        # one row of C
-        if beta == 0:
-            for j in range(n):
-                C[i * ldc + j] = 0
-        for p in range(k):
-            factor = alpha * round_bfloat16(A[p * lda + i] if ta == TRANSPOSED else A[i * lda + p])
-            for j in range(n):
-                C[i * ldc + j] += factor * round_bfloat16(B[j * ldb + p] if tb == TRANSPOSED else B[p * ldb + j])
 
 
 @cache
@@ -369,7 +344,8 @@ def own_kernel() -> Kernel:
 
 @cache
 def plain_kernel() -> Kernel:
-    return Kernel(_plain, "plain_bfloat16", gemm_types("float32"))
+    """The same products where the processor has no instruction for them, and interpreted."""
+    return Kernel(plain_of(np.float32, round_bfloat16), "plain_bfloat16", gemm_types("float32"))
 
 
 def matmul_bfloat16_kernel(dtype: str) -> Kernel:

@@ -13,6 +13,13 @@ def num_pieces(total, size):
 
 
 @register_jitable
+def equal_size(total, most, unit):
+    """The size of the pieces that `total` is cut into: as equal as whole units allow, none larger than `most`."""
+    num_units = num_pieces(total, unit)
+    return max(1, num_pieces(num_units, max(1, num_pieces(total, most)))) * unit
+
+
+@register_jitable
 def pieces_of_rank(total, rank, num_ranks):
     """The pieces of a rank: neighbours, and the same ones in every step, so that its data stay in its core's cache."""
     return range(rank * total // num_ranks, (rank + 1) * total // num_ranks)
