@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.formulas import LOSSES, OPTIMIZERS
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
 
 # Rounding grows from step to step; float64 shows that nothing else does. In bfloat16 layers
@@ -100,3 +101,36 @@ def compare(
             np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
     assert_agree(ours.net.evaluate(x, y, 6), theirs.net.evaluate(x, y, 6), dtype)
     np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)
+
+
+class Bfloat16Options:
+    """Tests of every option of networks whose layers compute in bfloat16, for a backend that a subclass names."""
+
+    backend: Any
+
+    def compare(self, layers: list[LayerSpec], loss: str, metrics: list[str], rule: str, **options: Any) -> None:
+        compare(layers, loss, metrics, "bfloat16", rule, epochs=1, backend=self.backend, **options)
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_every_loss(self, loss):
+        row = LOSSES[loss]
+        metrics = [name for name, metric in METRICS.items() if metric.goes_with(row)]
+        layers = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 3, row.link or "linear")]
+        self.compare(layers, loss, metrics, "sgd", n=6)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    def test_every_activation(self, activation):
+        """Between layers, and of the last one, whose outputs are float32."""
+        layers = [DenseSpec(8, 5, activation), DenseSpec(5, 8, activation, False), DenseSpec(8, 2, activation)]
+        self.compare(layers, "mean_squared_error", [], "sgd", n=5)
+
+    @pytest.mark.parametrize("rule", {row.rule: name for name, row in OPTIMIZERS.items()}.values())
+    def test_every_optimizer(self, rule):
+        """Some steps: copies that layers read are those of the parameters after each."""
+        self.compare([DenseSpec(3, 2)], "mean_squared_error", [], rule, n=6, batch_size=3, weight_decay=0.1)
+
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_dropout_clipping_and_steps_of_several_batches(self, bias):
+        layers = [DropoutSpec(0.2), DenseSpec(3, 9, "silu"), DropoutSpec(0.4), DenseSpec(9, 3, "linear", bias)]
+        options = {"accumulate": 2, "clip_norm": 0.05, "batch_size": 3}
+        self.compare(layers, "sparse_categorical_crossentropy", ["accuracy"], "momentum", n=8, **options)

@@ -107,9 +107,14 @@ class Counts:
         self.totals += found
         self.right, self.predicted, self.actual = self.totals
 
+    averages = False  # True: the figure is a mean over classes
+
     def score(self, right: Array, predicted: Array, actual: Array) -> Array:
         """The figure of each class; 0 where it would be 0 / 0."""
         raise NotImplementedError
+
+    def result(self) -> float:
+        return self.macro() if self.averages else self.binary()
 
     def binary(self) -> float:
         """The figure of the positive class, of all outputs together where each is one by itself."""
@@ -140,18 +145,12 @@ class Precision(Counts):
     def score(self, right: Array, predicted: Array, actual: Array) -> Array:
         return _ratio(right, predicted)
 
-    def result(self) -> float:
-        return self.binary()
-
 
 class Recall(Counts):
     """The share of those of a class that were predicted to be."""
 
     def score(self, right: Array, predicted: Array, actual: Array) -> Array:
         return _ratio(right, actual)
-
-    def result(self) -> float:
-        return self.binary()
 
 
 class F1(Counts):
@@ -161,23 +160,17 @@ class F1(Counts):
         p, r = _ratio(right, predicted), _ratio(right, actual)
         return _ratio(2 * p * r, p + r)
 
-    def result(self) -> float:
-        return self.binary()
-
 
 class PrecisionMacro(Precision):
-    def result(self) -> float:
-        return self.macro()
+    averages = True
 
 
 class RecallMacro(Recall):
-    def result(self) -> float:
-        return self.macro()
+    averages = True
 
 
 class F1Macro(F1):
-    def result(self) -> float:
-        return self.macro()
+    averages = True
 
 
 class MeanSquaredError(Mean):

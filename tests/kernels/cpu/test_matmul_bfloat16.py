@@ -108,7 +108,7 @@ SPECIAL = {
 
 @pytest.mark.parametrize(("x", "expected"), SPECIAL.items())
 def test_rounding(x, expected):
-    """Of A and of B, in the vectors of whole tiles and at the edges."""
+    """Elements of A and of B, in the vectors of whole tiles and at the edges."""
     size = 3 if INTERPRETED else 70
     values, ones = np.full((size, 1), x, "f4"), np.ones((1, size), "f4")
     for a, b in ((values, ones), (np.ascontiguousarray(ones.T), np.ascontiguousarray(values.T))):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_network import Run, assert_agree, compare, data_for
+from helpers_network import Bfloat16Options, Run, assert_agree, compare, data_for
 from hypothesis import given, settings
 
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.dense.matmul_bfloat16 import matmul_bfloat16_kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.runtime.records import DENSE
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
 MSE, LABELS = "mean_squared_error", "sparse_categorical_crossentropy"
@@ -65,31 +64,8 @@ def test_a_step_of_exact_sums_has_the_bits_of_the_reference(
 
 
 # ---------------------------------------------------------------- every option
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss(loss):
-    row = LOSSES[loss]
-    metrics = [name for name, metric in METRICS.items() if metric.goes_with(row)]
-    layers = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 3, row.link or "linear")]
-    compare_cpu(layers, loss, metrics, "bfloat16", "sgd", n=6, epochs=1)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation(activation):
-    """Between layers, and of the last one, whose outputs are float32."""
-    layers = [DenseSpec(8, 5, activation), DenseSpec(5, 8, activation, False), DenseSpec(8, 2, activation)]
-    compare_cpu(layers, MSE, [], "bfloat16", "sgd", n=5, epochs=1)
-
-
-@pytest.mark.parametrize("rule", {row.rule: name for name, row in OPTIMIZERS.items()}.values())
-def test_every_optimizer(rule):
-    compare_cpu([DenseSpec(3, 2)], MSE, [], "bfloat16", rule, n=6, batch_size=3, epochs=1, weight_decay=0.1)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_dropout_clipping_and_steps_of_several_batches(bias):
-    layers = [DropoutSpec(0.2), DenseSpec(3, 9, "silu"), DropoutSpec(0.4), DenseSpec(9, 3, "linear", bias)]
-    options = {"accumulate": 2, "clip_norm": 0.05, "batch_size": 3}
-    compare_cpu(layers, LABELS, ["accuracy"], "bfloat16", "momentum", n=8, epochs=1, **options)
+class TestBfloat16(Bfloat16Options):
+    backend = cpu
 
 
 def test_a_dropout_of_outputs():

@@ -7,13 +7,12 @@ import pytest
 from helpers_cuda import SIMULATED, require_device
 
 require_device()
-from helpers_network import Run, assert_agree, compare, data_for
+from helpers_network import Bfloat16Options, Run, assert_agree, compare, data_for
 
 import fastopt as fo
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.cuda.dense.products import SLOPES
 from fastopt.kernels.cuda.training import data_feed
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.reference.bits16 import store
 from fastopt.kernels.spec import DenseSpec, DropoutSpec
 
@@ -23,32 +22,8 @@ MSE, LABELS = "mean_squared_error", "sparse_categorical_crossentropy"
 EVERY = frozenset({"linear", *SLOPES})
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss(loss):
-    row = LOSSES[loss]
-    metrics = [name for name, metric in METRICS.items() if metric.goes_with(row)]
-    layers = [DenseSpec(3, 4, "tanh"), DenseSpec(4, 3, row.link or "linear")]
-    compare(layers, loss, metrics, "bfloat16", "sgd", n=6, epochs=1)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation(activation):
-    """Between layers, and of the last one, whose outputs are float32."""
-    layers = [DenseSpec(8, 5, activation), DenseSpec(5, 8, activation, False), DenseSpec(8, 2, activation)]
-    compare(layers, MSE, [], "bfloat16", "sgd", n=5, epochs=1)
-
-
-@pytest.mark.parametrize("rule", {row.rule: name for name, row in OPTIMIZERS.items()}.values())
-def test_every_optimizer(rule):
-    """Some steps: the copies that layers read are those of the parameters after each."""
-    compare([DenseSpec(3, 2)], MSE, [], "bfloat16", rule, n=6, batch_size=3, epochs=1, weight_decay=0.1)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_dropout_clipping_and_steps_of_several_batches(bias):
-    layers = [DropoutSpec(0.2), DenseSpec(3, 9, "silu"), DropoutSpec(0.4), DenseSpec(9, 3, "linear", bias)]
-    options = {"accumulate": 2, "clip_norm": 0.05, "batch_size": 3}
-    compare(layers, LABELS, ["accuracy"], "bfloat16", "momentum", n=8, epochs=1, **options)
+class TestBfloat16(Bfloat16Options):
+    backend = cuda
 
 
 def test_a_dropout_of_outputs():
