@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -138,6 +139,12 @@ class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 
     The gradients of `accumulate` successive batches make one optimizer step: their mean over all rows of the group.
+
+    >>> batches = Batches(np.zeros((7, 1)), np.zeros((7, 1)), np.arange(7), batch_size=3, accumulate=2)
+    >>> batches.rows_of_batches().tolist(), batches.rows_of_steps().tolist()
+    ([3, 3, 1], [6, 1])
+    >>> batches._replace(sizes=np.array([1, 3, 2])).rows_of_batches().tolist()  # the last row is left out
+    [1, 3, 2]
     """
 
     x: np.ndarray  # (n, inputs)
@@ -148,21 +155,69 @@ class Batches(NamedTuple):
     epochs: int = 1  # passes over all batches, one after the other
     shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
     parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
+    used: int | None = None  # an epoch's rows, the first of its order; None: all, or with `sizes` their sum
+    # (batches,) int64, 1 to batch_size rows of each batch of the only epoch; None: batch_size each, and what is left
+    sizes: np.ndarray | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        if self.sizes is not None:
+            return int(self.sizes.sum())
+        return len(self.order) if self.used is None else self.used
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if an epoch leaves out the last rows of its order."""
+        return self.num_rows < len(self.order)
 
     @property
     def batches(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        return -(-self.num_rows // self.batch_size) if self.sizes is None else len(self.sizes)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return -(-len(self.order) // (self.batch_size * self.accumulate))
+        if self.sizes is None:
+            return -(-self.num_rows // (self.batch_size * self.accumulate))
+        return -(-len(self.sizes) // self.accumulate)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps to make room for: if batches have random sizes, more than another epoch of the same rows may have.
+
+        The number of n such steps has a deviation of at most 0.6 sqrt(n).
+        """
+        return self.steps if self.sizes is None else self.steps + 8 * math.isqrt(self.steps) + 8
+
+    def rows_of_batches(self) -> np.ndarray:
+        """Return the rows of every batch of an epoch, (batches,) int64."""
+        if self.sizes is not None:
+            return self.sizes
+        sizes = np.full(self.batches, self.batch_size)
+        sizes[-1:] = self.num_rows - (self.batches - 1) * self.batch_size
+        return sizes
+
+    def rows_of_steps(self) -> np.ndarray:
+        """Return the rows of every optimizer step of an epoch, (steps,) int64."""
+        sizes = self.rows_of_batches()
+        if self.accumulate == 1:
+            return sizes
+        return np.add.reduceat(sizes, np.arange(0, len(sizes), self.accumulate)) if len(sizes) else sizes
 
     def epoch(self, i: int) -> Batches:
         """Return the batches of epoch i alone, in their order."""
         order = self.order if self.shuffle is None else self.shuffle.order(self.order, i)
-        return self._replace(order=order, epochs=1, shuffle=None)
+        return self._replace(order=order[: self.num_rows], epochs=1, shuffle=None, used=None)
+
+    def part(self, steps: range) -> Batches:
+        """Return some steps of an epoch whose order is its own: those of `epoch`."""
+        first, end = steps.start * self.accumulate, min(steps.stop * self.accumulate, self.batches)
+        if self.sizes is None:
+            return self._replace(order=self.order[first * self.batch_size : end * self.batch_size])
+        before, rows = int(self.sizes[:first].sum()), int(self.sizes[first:end].sum())
+        return self._replace(order=self.order[before : before + rows], sizes=self.sizes[first:end])
 
 
 class OptimizerSteps(NamedTuple):

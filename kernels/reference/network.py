@@ -297,9 +297,11 @@ class Network:
         losses = np.empty(batches.steps)
         parts = batches.parts
         metrics = parts.carried if parts and parts.carried else self._new_metrics()
-        step, clip_norm = optimizer.steps_done, optimizer.clip_norm
+        step, clip_norm, k = optimizer.steps_done, optimizer.clip_norm, batches.accumulate
+        step_rows, ends = batches.rows_of_steps(), np.cumsum(batches.rows_of_batches())
+        rows_of = np.split(batches.order[: batches.num_rows], ends[:-1])
         for i in range(batches.steps):
-            losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
+            losses[i], gradients = self._group(batches, rows_of[i * k : (i + 1) * k], metrics, seed, (step + i) * k)
             now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
             arrays = zip(self.params, gradients, optimizer.states, strict=True)
             scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
@@ -308,10 +310,10 @@ class Network:
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
             if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
-                progress(self.steps_done, float(losses[: i + 1].mean()))
+                progress(self.steps_done, float(np.average(losses[: i + 1], weights=step_rows[: i + 1])))
                 reported = time.perf_counter()
         if parts:
-            parts.carry(metrics, len(batches.order))
+            parts.carry(metrics, batches.num_rows)
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")
@@ -365,18 +367,19 @@ class Network:
 
     @np.errstate(all="ignore")
     def _group(
-        self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
+        self, batches: Batches, group: Sequence[Array], metrics: dict[str, Metric], seed: int, done: int
     ) -> tuple[float, list[Array]]:
-        """The mean loss and the gradients over the batches of step i, to which each adds by its share of the rows."""
-        size, k = batches.batch_size, batches.accumulate
-        group = batches.order[i * k * size : (i + 1) * k * size]
+        """The mean loss and the gradients over the batches of a step, to which each adds by its share of the rows.
+
+        group: rows of each batch. done: number of batches before.
+        """
+        step_rows = sum(map(len, group))
         mean, sums = 0.0, self._gradients
-        for j in range(-(-len(group) // size)):
-            rows = group[j * size : (j + 1) * size]
-            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1)
-            if k == 1:
+        for j, rows in enumerate(group):
+            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, done + j + 1)
+            if batches.accumulate == 1:
                 return value, self._gradients
-            share = len(rows) / len(group)
+            share = len(rows) / step_rows
             parts = [g.dtype.type(share) * g for g in self._gradients]
             sums = parts if j == 0 else [a + b for a, b in zip(sums, parts, strict=True)]
             mean += share * value

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...formulas import dropout_draw, dropout_key
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_of_rank
+from ..runtime.partition import batch_rows, batch_start, num_pieces, pieces_of_rank
 from ..runtime.primitives import prefetch, view, word
 from ..runtime.records import DROPOUT, GATHER, RUN, read
 from ..runtime.storage import ARITHMETIC
@@ -33,7 +33,7 @@ def _gather(T, itemsize, round_):
     def gather(work, step, rank, num_ranks):
         g = read(work, GATHER)
         run = read(g.run, RUN)
-        rows, start = batch_rows(g.run, step), batch_of_epoch(run, step) * run.batch_size
+        rows, start = batch_rows(g.run, step), batch_start(run, step)
         order = view(run.order, run.num_rows if run.order else 0, np.int64)
         pieces_down = num_pieces(rows, ROWS)
         for piece in pieces_of_rank(num_pieces(g.inputs, g.piece_cols) * pieces_down, rank, num_ranks):
@@ -71,7 +71,7 @@ def _scatter(T, itemsize, round_):
 
     def scatter(work, step, rank, num_ranks):
         g = read(work, GATHER)
-        rows, start = batch_rows(g.run, step), step * read(g.run, RUN).batch_size
+        rows, start = batch_rows(g.run, step), batch_start(read(g.run, RUN), step)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             size = min(rows - piece * ROWS, ROWS) * g.inputs
             source = view(g.batch_x + piece * ROWS * g.inputs * itemsize, size, T)

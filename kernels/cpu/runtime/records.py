@@ -42,11 +42,13 @@ RUN = _record(
     "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
+    "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
 # The order of the rows of an epoch, drawn from a seed.
-SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
+# rows: (count,), which `order` of RUN rearranges; an epoch goes through the first num_rows of them.
+SHUFFLE = _record("run", "rows", "count", "first_epoch", words=("seed",))
 
 # A batch: its rows of x and y, and the memory that they are copied to.
 GATHER = _record(

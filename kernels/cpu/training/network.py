@@ -46,6 +46,7 @@ class _Training(NamedTuple):
 
     key: Any  # of all that it depends on
     epochs: int  # the most of a pass
+    steps: int  # of an epoch; the most of one whose batches have sizes of their own
     program: Program
     optimizer_step: OptimizerStep | None
     losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
@@ -102,17 +103,19 @@ class Network:
         """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
-        sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
+        num_rows = data.num_rows if data.sizes is None else 0  # else the program is for any number
+        sizes = data.batch_size, data.accumulate, num_rows, data.y.ndim, variation and variation.parts
         shuffles = data.shuffle is not None
         key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
-        if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
-            return self._trained
-        net, epochs = self.net, data.epochs
+        trained = self._trained
+        if trained and trained.key == key and trained.epochs >= data.epochs and trained.steps >= data.steps:
+            return trained
+        net, epochs, steps = self.net, data.epochs, data.most_steps
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
+        losses = np.zeros((epochs, steps * data.accumulate))
+        scalars = np.zeros((epochs * steps, NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
         x, y = program.gather(data)
@@ -122,14 +125,13 @@ class Network:
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks)
+            most = 0 if data.sizes is None else losses.shape[1]
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks, most)
         program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step)
         program.finish()
         # by what the sum of losses of each batch is divided
-        counts = np.full(data.batches, data.batch_size)
-        counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
-        counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars)
+        counts = data.rows_of_batches() * self.losses_of_row
+        self._trained = _Training(key, epochs, steps, program, optimizer_step, losses, counts, sums, scalars)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -143,20 +145,25 @@ class Network:
     ) -> PassResult:
         """Train on every batch once in each epoch, parameters and states in place; seed: of the dropout masks.
 
-        All epochs are one compiled call. Returns the result of the last epoch that was done; the hooks get those of
-        all.
+        All epochs are one compiled call; there is only one where batches have sizes of their own. Returns the result of
+        the last epoch that was done; the hooks get those of all.
         progress(steps_done, mean_loss_so_far) is called some twenty times a second if the pass takes more than some 10
         ms. An interrupt (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
         rule, clip_norm = optimizer.rule, optimizer.clip_norm
-        steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
+        steps, rows, group, epochs = batches.steps, batches.num_rows, batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
         program, losses, counts = training.program, training.losses, training.counts
+        if batches.sizes is not None:
+            counts = batches.sizes * self.losses_of_row
+            training = training._replace(counts=counts)
+            if training.optimizer_step:
+                training.optimizer_step.plan(batches)
         if training.optimizer_step:
             training.optimizer_step.clip(clip_norm)
         program.read_from(batches.x, batches.y)
@@ -171,6 +178,8 @@ class Network:
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
+        if batches.sizes is not None:
+            program.cut_at(np.cumsum([0, *batches.sizes]))
         if batches.shuffle is not None:
             program.shuffle_from(batches.order, batches.shuffle)
         seconds_of = program.time_epochs()

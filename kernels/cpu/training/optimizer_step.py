@@ -66,17 +66,21 @@ def apply_kernel(dtype: str) -> Kernel:
 class OptimizerStep:
     """The gradients of a training program, and the phases that use them once all layers have written theirs.
 
-    clips: gradients are clipped by their common norm.
+    clips: gradients are clipped by their common norm. most_batches: of an epoch whose batches have sizes of their own;
+    0: as many as `data` have.
     """
 
     def __init__(
         self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
-        data: Batches, clips: bool, num_ranks: int,
+        data: Batches, clips: bool, num_ranks: int, most_batches: int = 0,
     ) -> None:  # fmt: skip
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
         self.size, self.itemsize = sum(p.size for p in params), params[0].itemsize
         self.gradients = [aligned_zeros(p.size, self.dtype).reshape(p.shape) for p in params]
         self.step_after, self.alpha_beta = _plan_batches(data)
+        if most_batches:
+            self.step_after = np.zeros(most_batches, np.int64)
+            self.alpha_beta = None if self.alpha_beta is None else np.zeros((most_batches, 2))
         self.table, tiles = self._update_table()
         self.updates = np.repeat(fill(UPDATES, count=len(self.table), table=self.table, tiles=tiles), num_ranks)
         self.scalars, self.clipped = scalars, aligned_zeros(num_ranks * CLIPPED, self.dtype)
@@ -103,6 +107,13 @@ class OptimizerStep:
         """Clip to this norm from now on."""
         self.record["max_norm"] = max_norm or 0.0
 
+    def plan(self, data: Batches) -> None:
+        """Prepare for the batches of another epoch, each with a size of its own."""
+        step_after, alpha_beta = _plan_batches(data)
+        self.step_after[: len(step_after)] = step_after
+        if self.alpha_beta is not None:
+            self.alpha_beta[: len(step_after)] = alpha_beta
+
     def add_to(self, program: Any) -> None:
         """Add the phases, behind a barrier: they read all gradients of a batch."""
         program.kept.append(self)
@@ -119,15 +130,16 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
     Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
-    size, group = data.batch_size, data.accumulate
+    group = data.accumulate
     batches = np.arange(data.steps * group)
-    rows = np.clip(len(data.order) - batches * size, 0, size)
     step_after = np.where((batches + 1) % group == 0, (batches + 1) // group, 0)
     step_after[data.batches - 1 :] = data.steps
     epochs = np.arange(data.epochs)[:, np.newaxis]
     step_after = np.where(step_after, step_after + epochs * data.steps, 0).ravel()
     if group == 1:
         return step_after, None
-    rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
+    rows = np.zeros(len(batches), np.int64)
+    rows[: data.batches] = data.rows_of_batches()
+    rows_of_step = np.repeat(data.rows_of_steps(), group)
     alpha_beta = np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
     return step_after, np.tile(alpha_beta, (data.epochs, 1))

@@ -143,8 +143,8 @@ def _shuffle(work, step, rank, num_ranks):
         return
     s = read(work, SHUFFLE)
     run = read(s.run, RUN)
-    rows, order = view(s.rows, run.num_rows, np.int64), view(run.order, run.num_rows, np.int64)
-    for i in range(run.num_rows):
+    rows, order = view(s.rows, s.count, np.int64), view(run.order, s.count, np.int64)
+    for i in range(s.count):
         order[i] = rows[i]
     # the generator of this epoch
     epoch = word(s.first_epoch + epoch_of_batch(run, step))
@@ -158,7 +158,7 @@ def _shuffle(work, step, rank, num_ranks):
     high, low = _advanced(high, low, inc_high, inc_low)
     # from the last place down, each row changes places with one at or before it
     mask, spare, has_spare = WORD, ZERO, False
-    for i in range(run.num_rows - 1, 0, -1):
+    for i in range(s.count - 1, 0, -1):
         # as many random bits as the place has, drawn until they are no later place
         while (mask >> ONE) >= word(i):
             mask = mask >> ONE

@@ -33,7 +33,7 @@ from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
-from .passes import BatchKind, Collector, Pass
+from .passes import BatchKind, Collector, Pass, apart
 from .program import Program
 
 REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
@@ -58,7 +58,8 @@ class _Training:
         self.states = Mirror(gpu, [state for of_param in states for state in of_param])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
-        self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
+        self.steps, self.sized = data.most_steps, data.sizes is not None
+        self.scalars = gpu.allocate(self.steps * ROW)
         places = iter(self.states.addresses)
         arrays = ParamArrays(
             network.mirror.addresses, [[next(places) for _ in of_param] for of_param in states],
@@ -70,8 +71,9 @@ class _Training:
         layers = network.layer_params if alone and sum(elements) >= BY_LAYER and len(network.layer_params) > 1 else ()
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, self.scalars.address, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
-        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = self._fused(rule, arrays.states) if alone else None
+        num_rows = self.steps * group * data.batch_size if self.sized else data.num_rows
+        self.batches = Pass(self.program, data.x, data.y, num_rows, True, group)
+        self.together = self._fused(rule, arrays.states) if alone and not self.sized else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
         """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
@@ -86,7 +88,7 @@ class _Training:
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
         """Copy the scalars of all steps, (steps, scalars), and the settings of the updates to the device."""
         rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
-        rows[:, : table.shape[1]] = table
+        rows[: len(table), : table.shape[1]] = table
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
 
@@ -194,6 +196,12 @@ class Network:
             self._kept[verb] = key, make()
         return self._kept[verb][1]
 
+    def _room_for(self, batches: Batches) -> tuple[str, int]:
+        """Part of the key of a pass for any sizes of batches: that of the last one, if it has room for these."""
+        _, kept = self._kept.get("train", (None, None))
+        has_room = kept is not None and kept.sized and kept.steps >= batches.steps
+        return "steps", kept.steps if has_room else batches.most_steps
+
     def train(
         self,
         batches: Batches,
@@ -230,13 +238,14 @@ class Network:
             norm = optimizer.clip_norm is not None
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
-            key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
+            length = batches.num_rows if batches.sizes is None else self._room_for(batches)
+            key = batches.batch_size, group, length, rule, seed, norm, _parts(variation)
             make = partial(_Training, self, batches, rule, states, seed, norm, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
-            counts = np.full(count, batches.batch_size)
-            counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
-            counts *= self._terms
+            counts, order = batches.rows_of_batches() * self._terms, batches.order[: batches.num_rows]
+            if batches.sizes is not None:
+                order = apart(order, batches.sizes, batches.batch_size)
 
             def whole_steps() -> int:
                 return before + (steps if running.done == count else running.done // group)
@@ -258,18 +267,19 @@ class Network:
             self._ahead = training
             try:
                 running.run(
-                    training.list_batch, batches.order, step * group, check, report, training.together, carried
+                    training.list_batch, order, step * group, check, report, training.together, carried, batches.sizes
                 )
             finally:
                 if not self._holding:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
+            losses = losses[:count]
         if progress:
             progress(before + steps, float(losses.sum() / counts.sum()))
         firsts = np.arange(0, count, group)
         losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        rows = len(batches.order)
+        rows = batches.num_rows
         if parts:
             parts.carry(sums, rows)
             rows = parts.rows
