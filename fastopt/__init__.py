@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
+    from . import batches as batches
     from . import callbacks as callbacks
     from . import conventions as conventions
     from . import datasets as datasets
@@ -49,7 +50,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "batches", "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "schedules",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]

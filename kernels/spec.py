@@ -174,14 +174,16 @@ class Batches(NamedTuple):
     @property
     def batches(self) -> int:
         """Batches of an epoch."""
-        return -(-self.num_rows // self.batch_size) if self.sizes is None else len(self.sizes)
+        if self.sizes is not None:
+            return len(self.sizes)
+        return -(-(len(self.order) if self.used is None else self.used) // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        if self.sizes is None:
-            return -(-self.num_rows // (self.batch_size * self.accumulate))
-        return -(-len(self.sizes) // self.accumulate)
+        if self.sizes is not None:
+            return -(-len(self.sizes) // self.accumulate)
+        return -(-(len(self.order) if self.used is None else self.used) // (self.batch_size * self.accumulate))
 
     @property
     def most_steps(self) -> int:
@@ -193,18 +195,20 @@ class Batches(NamedTuple):
 
     def rows_of_batches(self) -> np.ndarray:
         """Return the rows of every batch of an epoch, (batches,) int64."""
-        if self.sizes is not None:
-            return self.sizes
-        sizes = np.full(self.batches, self.batch_size)
-        sizes[-1:] = self.num_rows - (self.batches - 1) * self.batch_size
-        return sizes
+        return self._cut(self.batch_size) if self.sizes is None else self.sizes
 
     def rows_of_steps(self) -> np.ndarray:
         """Return the rows of every optimizer step of an epoch, (steps,) int64."""
-        sizes = self.rows_of_batches()
-        if self.accumulate == 1:
-            return sizes
-        return np.add.reduceat(sizes, np.arange(0, len(sizes), self.accumulate)) if len(sizes) else sizes
+        if self.sizes is None:
+            return self._cut(self.batch_size * self.accumulate)
+        return np.add.reduceat(self.sizes, np.arange(0, len(self.sizes), self.accumulate))
+
+    def _cut(self, size: int) -> np.ndarray:
+        """The sizes of the pieces of an epoch: `size` rows, and what is left."""
+        rows = len(self.order) if self.used is None else self.used
+        sizes = np.full(-(-rows // size), size)
+        sizes[-1:] = rows - (len(sizes) - 1) * size
+        return sizes
 
     def epoch(self, i: int) -> Batches:
         """Return the batches of epoch i alone, in their order."""

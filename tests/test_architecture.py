@@ -60,6 +60,7 @@ FASTOPT = {
     "_files": "_validation kernels/interrupts",
     "_frames": "_dlpack _validation",
     "_metrics": "_validation kernels/formulas",
+    "batches": "_validation",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation",
@@ -73,10 +74,11 @@ FASTOPT = {
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
-    "models": "_backends _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings callbacks layers"
-    " losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts kernels/metrics kernels/spec",
-    "__init__": "callbacks conventions datasets functional layers losses models optim preprocessing profiling schedules"
-    " kernels/cpu/runtime",
+    "models": "_backends _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings batches"
+    " callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
+    " kernels/metrics kernels/spec",
+    "__init__": "batches callbacks conventions datasets functional layers losses models optim preprocessing profiling"
+    " schedules kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

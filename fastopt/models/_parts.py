@@ -42,20 +42,18 @@ def train_in_parts(
     train(batches, advance): trains on a part, and counts its steps. advance(steps, loss): is told of the epoch's steps
     that are done, and of the part's mean loss.
     """
-    parts, batches, done = EpochParts(batches), batches.epoch(0), 0
+    # rows that are left out do not count, for the variation of targets
+    whole, batches, done = batches, batches.epoch(0), 0
+    parts = EpochParts(batches if whole.leaves_out else whole)
     results: list[PassResult] = []
-    rows_of_step = batches.batch_size * batches.accumulate
     listeners = [_Listener(callback, every) for callback in callbacks if (every := callback.every_steps)]
     while done < batches.steps:
         before = model.optimizer.steps
         count = min(batches.steps - done, *(each.every - before % each.every for each in listeners))
-        order = batches.order[done * rows_of_step : (done + count) * rows_of_step]
+        part = batches.part(range(done, done + count))
         told = None if advance is None else _shifted(advance, done)
-        results.append(train(batches._replace(order=order, parts=parts), told))
-        # the last step may have fewer rows than the others
-        sizes = np.full(count, rows_of_step)
-        sizes[-1] = len(order) - (count - 1) * rows_of_step
-        done += count
+        results.append(train(part._replace(parts=parts), told))
+        done, sizes = done + count, part.rows_of_steps()
         for listener in listeners:
             listener.hear(model, before + count, results[-1], sizes)
     last, seconds = results[-1], sum(result.seconds for result in results)

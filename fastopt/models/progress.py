@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 TEXT_BAR = "{bar:20}"
 HIDDEN = ("lr", "seconds", "samples_per_second")  # known beforehand, or the bar has its own form of it
 
@@ -50,6 +52,7 @@ class Bar:
     def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
         tqdm, bar = tqdm_class()
         self._samples, self._batch_size = samples, batch_size
+        self._rows_of_steps: np.ndarray | None = None
         self._title = f"Epoch {epoch}/{epochs}"
         self._bar = tqdm(
             total=samples,
@@ -61,13 +64,19 @@ class Bar:
         )
         self._start = time.perf_counter()
 
+    def follow(self, rows_of_steps: np.ndarray) -> None:
+        """Take the rows of every step of the epoch, (steps,), where steps differ, or rows are left out."""
+        self._rows_of_steps, self._samples = rows_of_steps, int(rows_of_steps.sum())
+        self._bar.total = self._samples
+
     def compiling(self, name: str) -> None:
         """Show that kernel `name` is being compiled, for which the first epoch may stand still."""
         self._bar.set_description_str(f"{self._title} (compiling {name})")
 
     def advance(self, steps: int, loss: float) -> None:
         """Show that `steps` batches are done, with mean loss `loss`."""
-        samples = min(steps * self._batch_size, self._samples)
+        sizes = self._rows_of_steps
+        samples = min(steps * self._batch_size, self._samples) if sizes is None else int(sizes[:steps].sum())
         self._show(samples, {"loss": loss}, samples / max(time.perf_counter() - self._start, 1e-9))
 
     def finish(self, logs: Mapping[str, float]) -> None:

@@ -17,11 +17,13 @@ from .._exclusive import Exclusive
 from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
+from ..batches import BatchSize, check_batch_size
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
 from ._intake import Data
 from ._parts import train_in_parts
+from ._sizes import sized, varies
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
@@ -43,6 +45,7 @@ class Model(Trainable, Protocol):
     history: History | None
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    metrics: tuple[str, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
 
@@ -56,7 +59,7 @@ class FitOptions:
     """Options of `fit`, with its names and defaults; TypeError or ValueError for an impossible one."""
 
     epochs: int = 1
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     validation_split: float = 0.0
     validation_data: Any = None
     shuffle: bool = True
@@ -66,19 +69,23 @@ class FitOptions:
     nan: str = "raise"
     accumulate: int = 1
     standardize_targets: bool = False
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
         check_count("epochs", self.epochs)
         if self.initial_epoch > self.epochs:
             raise ValueError(f"initial_epoch must be at most epochs={self.epochs}; got {self.initial_epoch}")
-        check_count("batch_size", self.batch_size)
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            check_batch_size(self.batch_size)
         check_count("accumulate", self.accumulate)
         check_number("validation_split", self.validation_split, 0.0, 1.0)
         check_flag("shuffle", self.shuffle)
         check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
+        if self.drop_last is not False:
+            check_flag("drop_last", self.drop_last)
         check_name("nan", self.nan, NAN)
         if self.validation_data is not None:
             if self.validation_split:
@@ -122,6 +129,8 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
+    batch_size: BatchSize  # a number of rows, or one of `fastopt.batches`
+    batch_size_reason: str = ""
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -136,7 +145,7 @@ def run(model: Model, plan: Plan) -> History:
     State stays consistent after an error or an interrupt: parameters, states, and counts of steps and epochs fit each
     other. Only losing the GPU can break it.
     """
-    history, options = History(), plan.options
+    history, options = History(plan.batch_size, plan.batch_size_reason), plan.options
     watched = any(callback.reads_weights for callback in options.callbacks)
     with _training(model, options.callbacks, history):
         if options.callbacks or options.shows_bar or plan.validation is not None:
@@ -152,7 +161,7 @@ def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
 
     The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """
-    history = History()
+    history = History(plan.batch_size, plan.batch_size_reason)
     with model._use.exclusive("fit", trains=True), _training(model, plan.options.callbacks, history):
         yield from _epochs(model, plan, history, watched=True)
 
@@ -215,6 +224,7 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     There are further calls after so many steps, and after an epoch that diverged, which is told at once.
     """
     numbers, warned = plan.options.epoch_numbers, False
+    is_alone = type(plan.batch_size) is not int or (plan.options.drop_last and varies(model.metrics))
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
@@ -226,7 +236,7 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     with _holding(model, plan.network):
         while len(history) < len(numbers) and not model.stop_training:
             batches = _batches(model, plan)
-            most = max(1, STEPS_OF_A_CALL // batches.steps)
+            most = 1 if is_alone else max(1, STEPS_OF_A_CALL // batches.steps)
             batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
             train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
             loss = history.history["loss"][-1]
@@ -254,6 +264,8 @@ def _holding(model: Model, network: Any) -> Iterator[None]:
 def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
     batches = _batches(model, plan)
+    if bar and (batches.leaves_out or not isinstance(plan.batch_size, int)):
+        bar.follow(batches.rows_of_steps())
     callbacks, advance = plan.options.callbacks, bar.advance if bar else None
     if any(callback.every_steps for callback in callbacks):
         train = partial(train_epoch, model, plan.network)
@@ -274,10 +286,16 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
 
 def _batches(model: Model, plan: Plan) -> Batches:
     """The batches of the model's next epoch."""
-    options, rows = plan.options, plan.rows
-    shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
-    size = min(int(options.batch_size), len(rows))
-    return Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
+    options, epoch = plan.options, model.epochs_done
+    shuffle = Shuffle(model.seed, epoch) if options.shuffle else None
+    is_number = type(plan.batch_size) is int
+    first: Any = plan.batch_size if is_number else 1
+    batches = Batches(*plan.data, plan.rows, first, int(options.accumulate), shuffle=shuffle)
+    if is_number and not options.drop_last:
+        return batches
+    batches = sized(batches, plan.batch_size, bool(options.drop_last), model.seed, epoch)
+    # the targets of an epoch that leaves out rows are known with its order
+    return batches.epoch(0) if batches.leaves_out and varies(model.metrics) else batches
 
 
 def train_epoch(
@@ -329,11 +347,9 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    # the last step may have fewer rows than the others
-    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
-    sizes[-1] = len(batches.order) - sizes[:-1].sum()
-    losses = np.average(results.losses, axis=1, weights=sizes)
-    speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
+    rows = batches.rows_of_steps()
+    losses = np.average(results.losses, axis=1, weights=rows)
+    speeds = rows.sum() / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
 
@@ -356,7 +372,8 @@ def _bar_of(backend: str, plan: Plan) -> ShowEpoch:
 
     @contextmanager
     def show(epoch: int) -> Iterator[Bar]:
-        bar = Bar(epoch, options.epochs, len(plan.rows), int(options.batch_size) * int(options.accumulate))
+        size = int(plan.batch_size) if isinstance(plan.batch_size, int) else 0  # else the bar follows the epoch's steps
+        bar = Bar(epoch, options.epochs, len(plan.rows), size * int(options.accumulate))
         try:
             with compiling(backend, bar.compiling):
                 yield bar

@@ -103,12 +103,13 @@ class Network:
         """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
-        num_rows = data.num_rows if data.sizes is None else 0  # else the program is for any number
-        sizes = data.batch_size, data.accumulate, num_rows, data.y.ndim, variation and variation.parts
+        rows = (len(data.order), data.used) if data.sizes is None else None  # the program is for any number
+        sizes = data.batch_size, data.accumulate, rows, data.y.ndim, variation and variation.parts
         shuffles = data.shuffle is not None
         key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
         trained = self._trained
-        if trained and trained.key == key and trained.epochs >= data.epochs and trained.steps >= data.steps:
+        has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
+        if trained and has_room and trained.key == key and trained.epochs >= data.epochs:
             return trained
         net, epochs, steps = self.net, data.epochs, data.most_steps
         program = Program(net, "train", data.batch_size)

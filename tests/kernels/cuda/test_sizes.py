@@ -7,10 +7,13 @@ import pytest
 from helpers_cuda import require_device
 
 require_device()
+from helpers_model import blobs, classifier
 from helpers_network import compare_sizes
 
+from fastopt.batches import Growing, Random
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.training import data_feed
+from fastopt.models import _auto_batch
 
 pytestmark = pytest.mark.gpu
 
@@ -28,3 +31,27 @@ def test_data_that_are_streamed(monkeypatch):
     monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0.0)
     monkeypatch.setattr(data_feed, "PART_BYTES", 1)
     compare_sizes(cuda, [[3, 1, 4, 2]])
+
+
+@pytest.mark.parametrize("size", [Random(2, 5), Growing(3, 2.0), "full"])
+def test_fit(size):
+    x, y = blobs(14)
+    ours, theirs = (
+        classifier(backend, dtype="float64").fit(x, y, batch_size=size, epochs=2, drop_last=True, verbose=0)
+        for backend in ("cuda", "numpy")
+    )
+    np.testing.assert_allclose(ours.step_losses, theirs.step_losses, rtol=1e-9)
+    np.testing.assert_allclose(ours["accuracy"], theirs["accuracy"], rtol=1e-12)
+
+
+def test_auto_measures_on_copies(monkeypatch):
+    monkeypatch.setattr(_auto_batch, "STEPS", 1)
+    monkeypatch.setattr(_auto_batch, "PASS", 0.0)
+    monkeypatch.setattr(_auto_batch, "BUDGET", 0.0)
+    x, y = blobs(17)
+    auto, number = (classifier("cuda") for _ in range(2))
+    history = auto.fit(x, y, batch_size="auto", verbose=0)
+    assert history.batch_size == 8
+    number.fit(x, y, batch_size=8, verbose=0)
+    for ours, theirs in zip(auto.get_weights(), number.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
