@@ -45,6 +45,14 @@ RUN = _record(
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
+# A team of threads: see teams.py.
+TEAM = _record(
+    "kernel",  # code
+    "work",
+    "ended",  # number of ranks that have ended
+    "yield_cpu",  # code
+)
+
 # The order of the rows of an epoch, drawn from a seed.
 SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
 

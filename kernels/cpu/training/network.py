@@ -34,11 +34,14 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
-# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
-PASS_FLOPS = 5e7
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, which begins after some 15 us, and whose
+# results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
+# 126 and 145.
+PASS_FLOPS = 1.2e7
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
-SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
+# Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
+# call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
+SPARE_BYTES = 8 << 20
 
 
 class _Training(NamedTuple):
@@ -275,7 +278,7 @@ class Network:
         program.write_to(out)
         program.begin(rows, None)
         program.execute(self.flops * rows)
-        if spare is not None and len(spare) < SPARE_PROGRAMS:
+        if spare is not None and len(spare) < min(SPARE_PROGRAMS, SPARE_BYTES // max(1, program.num_bytes)):
             spare.append(program)
         elif spare is None and program.num_bytes <= SPARE_BYTES:
             self._keep(key, program)

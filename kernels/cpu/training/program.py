@@ -34,7 +34,7 @@ from ..dense.rows import ROWS, rows_kernel
 from ..optim.loops import STATE_WORDS
 from ..optim.updates import update_code
 from ..runtime.compile import Kernel, ffi
-from ..runtime.launch import get_num_threads, run_team, yield_address
+from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import (
@@ -53,6 +53,7 @@ from ..runtime.records import (
     word_of,
     words_of,
 )
+from ..runtime.teams import run_team, yield_address
 from .optimizer_step import OptimizerStep
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import SHUFFLE_KERNEL
