@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers_network import Run, compare_sizes
+from helpers_param_settings import SETTINGS, assert_like_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,13 @@ def test_sizes_are_those_of_the_batches(backend, epochs, accumulate, clip_norm):
 
 def test_an_epoch_of_more_batches_makes_room():
     compare_sizes(cpu, [[40, 1], [1] * 60, [2, 3]], clip_norm=0.05)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_settings_of_parameters_go_with_sizes(accumulate):
+    """Each step's penalty is added to its loss once, however many batches it has."""
+    options = {"settings": SETTINGS["all"], "accumulate": accumulate, "sizes": [5, 1, 4, 2, 2]}
+    assert_like_reference(cpu, "float64", "adam", **options)
 
 
 def test_the_program_is_kept_from_epoch_to_epoch():
