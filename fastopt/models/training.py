@@ -228,16 +228,16 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
-        history.extend(numbers[len(history)], _figures(batches, results), results.losses)
+        history.extend(numbers[len(history.epochs)], _figures(batches, results), results.losses)
 
     def stop() -> bool:
         return model.stop_training
 
     with _holding(model, plan.network):
-        while len(history) < len(numbers) and not model.stop_training:
+        while len(history.epochs) < len(numbers) and not model.stop_training:
             batches = _batches(model, plan)
             most = 1 if is_alone else max(1, STEPS_OF_A_CALL // batches.steps)
-            batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
+            batches = batches._replace(epochs=min(most, len(numbers) - len(history.epochs)))
             train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
             loss = history.history["loss"][-1]
             if not warned and not math.isfinite(loss):
