@@ -113,7 +113,7 @@ class Network:
         shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
         rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
-        terms = terms_of(optimizer.settings)
+        terms = terms_of(optimizer.settings) if optimizer.settings else ()
         key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids
         trained = self._trained
         has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
