@@ -110,6 +110,15 @@ class Growing:
 BatchSize = int | str | Random | Growing
 
 
+def check_steps(size: BatchSize, steps_per_epoch: int | None) -> None:
+    """Raise ValueError for sizes that change, where epochs have so many steps of whole batches."""
+    if steps_per_epoch is not None and isinstance(size, Random | Growing):
+        raise ValueError(
+            f"batch_size must be a number with steps_per_epoch, whose epochs go on in the data; got {size}:"
+            " leave out steps_per_epoch, or take max_steps"
+        )
+
+
 def check_batch_size(value: Any) -> BatchSize:
     """Return a batch size as `fit` takes it; TypeError or ValueError for anything else."""
     if isinstance(value, Random | Growing) or (isinstance(value, str) and value in WORDS):

@@ -122,7 +122,9 @@ class EpochParts:
     """An epoch whose parts are passes by themselves, one after the other: what a backend hands on to the next one.
 
     whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
-    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
+    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch. `carried`
+    is made of mappings, lists, numbers and arrays, so that a file can hold it: another process may go on with the
+    epoch, which finds the variation anew.
     """
 
     def __init__(self, whole: Batches) -> None:

@@ -281,7 +281,36 @@ def test_free_memory_is_asked_where_the_network_is():
     assert found is None or found > 0
 
 
+# ---------------------------------------------------------------- within longer trainings
+@pytest.mark.parametrize("size", [Random(3, 20), Growing(5, 1.5), "full", "auto", 9])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_training_goes_on_within_an_epoch(backend, size, drop_last, path, monkeypatch):
+    """The checkpoint after three steps, in the midst of an epoch or not, leads to the same bits."""
+    monkeypatch.setattr(_auto_batch, "measured", lambda *_: {8: 1.0})
+    options = {"epochs": 3, "drop_last": drop_last}
+    whole = model_of(backend)
+    history = fit(whole, size, **options)
+    fit(model_of(backend), size, max_steps=3, checkpoint=path, checkpoint_every=3, **options)
+    again = model_of(backend)
+    number = history.batch_size if size == "auto" else size
+    second = fit(again, number, checkpoint=path, checkpoint_every=3, resume=True, **options)
+    assert_same(results(again, second), results(whole, history))
+
+
+def test_max_steps_counts_steps_of_any_sizes(backend):
+    history = fit(model_of(backend), Random(3, 20), epochs=None, max_steps=5)
+    whole = fit(model_of(backend), Random(3, 20))
+    np.testing.assert_array_equal(history.step_losses, whole.step_losses[:5])
+
+
 # ---------------------------------------------------------------- refusals
+@pytest.mark.parametrize("size", [Random(1, 2), Growing(3)])
+def test_steps_per_epoch_want_a_number(size):
+    with pytest.raises(ValueError, match="batch_size must be a number with steps_per_epoch"):
+        fit(model_of("numpy"), size, steps_per_epoch=3)
+    assert len(fit(model_of("numpy"), "full", steps_per_epoch=3).step_losses) == 9
+
+
 @pytest.mark.parametrize(
     ("size", "accumulate", "message"),
     [

@@ -16,7 +16,7 @@ from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -24,8 +24,12 @@ CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name
 Model = TypeVar("Model", bound=DataMemory)
 
 
-def describe(model: DataMemory) -> tuple[Description, Tensors]:
+def describe(
+    model: DataMemory, warns: bool = True, weights_only: bool = False
+) -> tuple[Description, Tensors]:
     """Return what a file keeps of a model, which must be built.
+
+    warns: log what a file cannot keep. weights_only: nothing of `compile`.
 
     Raises ValueError for a model without weights, TypeError for an optimizer class that `load_model` would not know.
     """
@@ -33,12 +37,12 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         raise ValueError("the model has no weights yet: call build, or fit, before save")
     tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
-    if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
+    if model.optimizer is not None and model.loss is not None and not weights_only:
+        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model, warns), warns)
         tensors |= states
     remembered = _data_memory.to_config(model)
     description = {
-        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        "format": 2 if remembered or model.preprocessing or model.target_scale else 1,
         **remembered,
         "layers": [to_config(layer) for layer in model.layers],
         "inputs": model.inputs,
@@ -52,10 +56,11 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     return description, tensors
 
 
-def _metrics_of(model: DataMemory) -> list[str]:
+def _metrics_of(model: DataMemory, warns: bool) -> list[str]:
     """Names of the metrics that a file can hold."""
     names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
-    if foreign := [name for name in model.metric_functions if name not in names]:
+    foreign = [name for name in model.metric_functions if name not in names]
+    if foreign and warns:
         # Not refused: weights are worth more than figures.
         log.warning(
             "the metrics %s are functions, which a file cannot hold: call compile after loading, to have them",
@@ -64,12 +69,18 @@ def _metrics_of(model: DataMemory) -> list[str]:
     return [*model.metrics, *sorted(names)]
 
 
-def _describe_training(
-    optimizer: Optimizer, loss: Loss, metrics: Iterable[str]
-) -> tuple[Description, Tensors]:
+def check_class(optimizer: Optimizer) -> str:
+    """The name of an optimizer's class; TypeError if files cannot hold it."""
     name = type(optimizer).__name__
     if CLASSES.get(name) is not type(optimizer):
         raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(CLASSES)}")
+    return name
+
+
+def _describe_training(
+    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], warns: bool
+) -> tuple[Description, Tensors]:
+    name = check_class(optimizer)
     saved = optimizer.state_dict()
     group, states = saved["param_groups"][0], saved["state"]
     arrays = {i: {key: value for key, value in entry.items() if key != "step"} for i, entry in states.items()}
@@ -78,33 +89,41 @@ def _describe_training(
         "loss_params": dict(loss.spec.params),
         "metrics": list(metrics),
         "optimizer": name,
-        "group": {**group, "lr": _rate(optimizer, group["lr"])},
+        "group": {**group, "lr": _rate(optimizer, group["lr"], warns)},
         "states": [{"step": entry["step"], "tensors": list(arrays[i])} for i, entry in states.items()],
     }
     return compiled, {f"optimizer.{i}.{key}": value for i, entry in arrays.items() for key, value in entry.items()}
 
 
-def _rate(optimizer: Optimizer, lr: Any) -> Any:
+def _rate(optimizer: Optimizer, lr: Any, warns: bool) -> Any:
     """The learning rate as JSON holds it."""
     if not callable(lr) or type(lr) in schedules.SCHEDULES.values():
         return schedules.to_config(lr)
     # Not refused: who trained for hours with such a schedule wants the weights.
-    log.warning(
-        "the learning rate is %r, a schedule that a file cannot hold: what is saved is its present value, %g. "
-        "Set model.optimizer.lr after loading, to go on with the schedule",
-        lr, optimizer.lr,
-    )  # fmt: skip
+    if warns:
+        log.warning(
+            "the learning rate is %r, a schedule that a file cannot hold: what is saved is its present value, %g. "
+            "Set model.optimizer.lr after loading, to go on with the schedule",
+            lr, optimizer.lr,
+        )  # fmt: skip
     return {"foreign": repr(lr), "value": optimizer.lr}
 
 
-def _loaded_rate(saved: Any) -> Any:
+def foreign_rate(description: Description) -> str:
+    """The schedule of a file's learning rate that it cannot hold, in words; "" if it holds the rate."""
+    lr = description["compile"]["group"]["lr"]
+    return str(lr["foreign"]) if isinstance(lr, dict) and "foreign" in lr else ""
+
+
+def _loaded_rate(saved: Any, warns: bool) -> Any:
     if isinstance(saved, dict) and "foreign" in saved:
         value = check_number("its learning rate", saved["value"], 0.0)
-        log.warning(
-            "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
-            "Set model.optimizer.lr to go on with the schedule",
-            saved["foreign"], value,
-        )  # fmt: skip
+        if warns:
+            log.warning(
+                "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
+                "Set model.optimizer.lr to go on with the schedule",
+                saved["foreign"], value,
+            )  # fmt: skip
         return value
     return schedules.from_config(saved)
 
@@ -113,6 +132,22 @@ def _names(layers: Iterable[Layer]) -> list[str]:
     """The tensors' names, in the order of the model's parameters."""
     dense = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Dense)]
     return [f"layers.{i}.{which}" for i, layer in dense for which in ("kernel", "bias")[: 1 + layer.use_bias]]
+
+
+def build_whole(
+    make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None, warns: bool = True
+) -> Model:
+    """Make the model that is described, with its optimizer and states: all of `tensors`, which are taken out."""
+    model = build_model(make, description, tensors, backend)
+    if description["compile"] is not None:
+        optimizer, loss, metrics, state = build_training(
+            description["compile"], tensors, len(model.parameters), warns
+        )
+        model.compile(optimizer, loss, metrics)  # type: ignore[attr-defined]
+        optimizer.load_state_dict(state)
+        _data_memory.know_old_labels(model)
+    check_left_over(tensors)
+    return model
 
 
 def build_model(make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None) -> Model:
@@ -163,12 +198,12 @@ def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
 
 
 def build_training(
-    saved: Description, tensors: Tensors, num_parameters: int
+    saved: Description, tensors: Tensors, num_parameters: int, warns: bool = True
 ) -> tuple[Optimizer, Loss, list[str], dict[str, Any]]:
     """Make the optimizer, the loss and the metrics that are described, with a state_dict for the bound optimizer."""
     loss = LOSS_CLASSES[check_name("loss", saved["loss"], LOSS_CLASSES)](**saved["loss_params"])
     group = dict(saved["group"])
-    group["lr"] = _loaded_rate(group["lr"])
+    group["lr"] = _loaded_rate(group["lr"], warns)
     make = CLASSES[check_name("optimizer", saved["optimizer"], CLASSES)]
     optimizer = make(lr=group["lr"], convention=group.get("convention", "torch"))
     states = saved["states"]

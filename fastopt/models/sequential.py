@@ -12,7 +12,7 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name
+from .._validation import check_count, check_flag, check_name
 from ..batches import BatchSize, Growing, Random
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
@@ -20,8 +20,9 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _auto_batch, _description, _intake, _sizes, _targets, checkpoint, training
+from . import _auto_batch, _checkpoints, _description, _intake, _sizes, _targets, checkpoint, epoch_loop, training
 from ._data_memory import DataMemory
+from ._row_stream import RowStream
 from .history import History
 from .training import NAN, FitOptions
 
@@ -153,7 +154,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self,
         x: ArrayLike,
         y: ArrayLike,
-        epochs: int = 1,
+        epochs: int | None = None,
         batch_size: BatchSize = 32,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | None = None,
@@ -165,6 +166,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         accumulate: int = 1,
         standardize_targets: bool = False,
         drop_last: bool = False,
+        steps_per_epoch: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int | str | None = None,
+        resume: Path | bool | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -176,7 +184,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           and perceptron with one output: whole numbers, bools or strings. Those that are not 0, 1, ...
                           already are numbered in sorted order, and `classes` keeps them; there must be as many as the
                           outputs tell apart. Else numbers (n, outputs), or (n,) where there is one output
-        epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run
+        epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run. None: 1, or where
+                          max_steps or max_seconds are given as many as these allow
         batch_size        rows per batch; the last batch of an epoch may have fewer. "full": all rows, a step an epoch.
                           `fastopt.batches.Random(low, high)` draws a size for every batch, and
                           `fastopt.batches.Growing(first, factor, every, most)` grows over the epochs. "auto" is a power
@@ -184,7 +193,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           copies of the weights, of those with 32 steps an epoch, with a row of every class and in a
                           quarter of the free memory. Its choice is in `history.batch_size`, the reason in
                           `history.batch_size_reason` and the log ("fastopt", INFO), and the next fit of this model to
-                          data of this size takes it, too
+                          data of this size takes it, too. A checkpoint is resumed with the number
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
@@ -203,6 +212,24 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           those of `evaluate`; `predict` gives the units of y
         drop_last         leave out the last batch of an epoch where it has fewer rows than the others, unless it is the
                           only one: with `shuffle` other rows in each epoch. Losses and metrics are of the rows used
+        steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
+                          whole batches: the rows follow one another without end, each time through in a new order. By
+                          default an epoch goes once through the data
+        validation_freq   n: validate after every n-th epoch; or a list of numbers of epochs. "val_..." of the others
+                          are NaN in the history, and not in the logs of callbacks
+        max_steps         the training ends with this step of the optimizer, counted from its begin; the epoch that it
+                          is in is then short, but validated, and one of the history
+        max_seconds       it ends with the step in which so many seconds have passed, in the same way
+        checkpoint        path of a file that the training can be resumed from, also if it is killed: weights, states,
+                          position, history and the states of callbacks. It is written anew in one step, and the one
+                          before it goes by the name with ".previous" at its end. It is a model file, too
+        checkpoint_every  number of steps between two checkpoints, or such as "5 min" and "2 epochs"; by default "1
+                          epoch". There is always one when the training ends, too
+        resume            path of a checkpoint to go on from, or True for that of `checkpoint`. The model is made and
+                          compiled as before, and the call is the same, but paths, callbacks without a state, and limits
+                          may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
+                          bit, those of a training without interruption, for any number of threads. Where `checkpoint`
+                          is the same path and there is no file yet, the training begins
 
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
@@ -219,10 +246,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets, drop_last,
+            accumulate, standardize_targets, drop_last, steps_per_epoch, validation_freq, max_steps, max_seconds,
+            checkpoint, checkpoint_every, resume,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            return training.run(self, self._plan_fit(x, y, options))
+            plan = self._plan_fit(x, y, options)
+            return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
 
     def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -245,10 +274,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
-            names = ("validation x", "validation y")
+            called = ("validation x", "validation y")
             more_x, more_y = options.validation_data
-            more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
-            validation = _intake.converted(self, names, more, loss, learnt)
+            more = _intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
+            validation = _intake.converted(self, called, more, loss, learnt)
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
         for name, some in (("y", data), ("validation y", validation)):
@@ -256,6 +285,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        call, saved, stream = None, None, None
+        if options.checkpoint is not None or options.resume not in (None, False):
+            names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
+            told = {"x": data.x, "y": data.y, "rows": len(rows), "learnt": [learnt.statistics, learnt.target_scale]}
+            call = _checkpoints.call_of(self, options, told, names)
+            saved = _checkpoints.plan(self, Sequential, options, call)
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
@@ -263,10 +298,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         size, reason = options.batch_size, ""
         if size == "auto":
             size, reason = _auto_batch.choose(self, network, data, rows, int(options.accumulate))
+            call = None if call is None else {**call, "batch_size": size}
         elif not isinstance(size, Random | Growing):
             size = len(rows) if size == "full" else min(int(size), len(rows))
         self.learnt = learnt
-        return training.Plan(network, data, rows, validation, options, size, reason)
+        if options.steps_per_epoch is not None:
+            stream = RowStream(rows, self.seed if options.shuffle else None)
+        return training.Plan(network, data, rows, validation, options, size, reason, stream, call, saved)
 
     def _network_for(self, training: bool) -> Any:
         """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
@@ -354,7 +392,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         state.pop("_holder", None)
         return state
 
-    def save(self, path: Path | Writable) -> None:
+    def save(self, path: Path | Writable, weights_only: bool = False) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
 
         `path` is a str, bytes or os.PathLike, or a file object open for writing in binary mode, such as an io.BytesIO.
@@ -362,6 +400,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         and whatever fails, the old one stays as it was. The user must be allowed to write to the file and to its
         folder. A link stays, and what it points to is replaced; hard links to the old file keep the old content. A pipe
         or a device is written to directly.
+
+        weights_only: leave out what `compile` was given, with the optimizer's states. The loaded model predicts, and is
+        to be compiled before it is trained.
 
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
@@ -373,9 +414,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         >>> bool((fo.load_model(file).parameters[0] == model.parameters[0]).all())
         True
         """
+        check_flag("weights_only", weights_only)
         with self._use.shared("save"):
             self._bring_back()
-            checkpoint.write(path, *_description.describe(self))
+            checkpoint.write(path, *_description.describe(self, weights_only=bool(weights_only)))
 
     def load_weights(self, path: Path | Readable) -> None:
         """Load the weights of a file written by `save`, whose dense and preprocessing layers must be the model's.

@@ -301,7 +301,9 @@ class Network:
         start = reported = time.perf_counter()
         losses = np.empty(batches.steps)
         parts = batches.parts
-        metrics = parts.carried if parts and parts.carried else self._new_metrics()
+        metrics = self._new_metrics()
+        for name, totals in (parts.carried or {}).items() if parts else ():
+            vars(metrics[name]).update(totals)
         step, clip_norm, k = optimizer.steps_done, optimizer.clip_norm, batches.accumulate
         self._set_updated(optimizer.updated)
         step_rows, ends = batches.rows_of_steps(), np.cumsum(batches.rows_of_batches())
@@ -318,7 +320,7 @@ class Network:
                 progress(self.steps_done, float(np.average(losses[: i + 1], weights=step_rows[: i + 1])))
                 reported = time.perf_counter()
         if parts:
-            parts.carry(metrics, batches.num_rows)
+            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, batches.num_rows)
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     def _set_updated(self, updated: Sequence[bool]) -> None:
@@ -418,6 +420,11 @@ class Network:
                 break
             dy = layer.backward(dy)
         return mean
+
+
+def _totals(metric: Metric) -> dict[str, Any]:
+    """All that a metric has counted, without the rule that it counts by."""
+    return {name: value for name, value in vars(metric).items() if name != "rule"}
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:
