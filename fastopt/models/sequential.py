@@ -21,13 +21,14 @@ from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
 from . import _auto_batch, _checkpoints, _description, _intake, _sizes, _targets, checkpoint, epoch_loop, training
-from ._data_memory import DataMemory
+from ._incremental import Incremental
+from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
 from .history import History
 from .training import NAN, FitOptions
 
 
-class Sequential(DataMemory):
+class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
 
     layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Normalization and
@@ -378,6 +379,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             why = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
             raise ValueError(f"predict_classes is for models that are trained on classes, and {why}: call predict")
         return _targets.classes_of(self.predict(x, batch_size), rule, self.classes)
+
+    def predict_proba(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
+        """Return the probability of every class (n, classes), in the order of `classes`, in the model's dtype.
+
+        One output tells two classes apart: their columns are 1 - p and p. Linear outputs of a model that a
+        cross-entropy trains are logits: softmax or the sigmoid is applied here. Several outputs under
+        binary_crossentropy are the probabilities of as many answers of yes: (n, outputs). `x` and `batch_size` are as
+        in `predict`.
+
+        Raises ValueError for a model whose outputs are no probabilities: one of real-valued targets, or of scores.
+
+        >>> import fastopt as fo
+        >>> model = fo.Sequential([fo.Dense(1)], inputs=2)
+        >>> model.compile("adam", "binary_crossentropy")
+        >>> model.predict_proba([[0.0, 0.0]]).tolist()
+        [[0.5, 0.5]]
+        """
+        loss = None if self.loss is None else self.loss.spec
+        reason = refusal(loss, self.last_activation)
+        if reason:
+            raise ValueError(
+                "predict_proba is for models that end in softmax or sigmoid, or that a cross-entropy trains;"
+                f" {reason}: call predict"
+            )
+        return probabilities(self.predict(x, batch_size), loss, self.last_activation)
 
     def _compiled(self) -> Loss:
         if self.loss is None:

@@ -44,6 +44,7 @@ SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keep
 # Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
 # call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
 SPARE_BYTES = 8 << 20
+STEP_PROGRAMS = 4  # programs of a single step that `train` keeps: batches of a stream may differ in their rows
 
 
 class _Training(NamedTuple):
@@ -98,6 +99,7 @@ class Network:
         self._predictors: dict[tuple[int, int], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: _Training | None = None  # the last one
+        self._steps: list[_Training] = []  # those of a single step, the oldest first
 
     def _training(
         self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
@@ -116,6 +118,8 @@ class Network:
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids
         trained = self._trained
+        if self._steps and data.steps == 1:
+            trained = next((kept for kept in self._steps if kept.key == key), trained)
         has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
         if trained and has_room and trained.key == key and trained.epochs >= data.epochs:
             return trained
@@ -148,6 +152,8 @@ class Network:
         # by what the sum of losses of each batch is divided
         counts = data.rows_of_batches() * self.losses_of_row
         self._trained = _Training(key, epochs, steps, program, optimizer_step, losses, counts, sums, penalties, scalars)
+        if epochs * data.steps == 1 and program.num_bytes <= SPARE_BYTES // STEP_PROGRAMS:
+            self._steps = [*self._steps[1 - STEP_PROGRAMS :], self._trained]
         return self._trained
 
     # ------------------------------------------------------------ verbs
