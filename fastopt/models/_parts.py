@@ -153,8 +153,9 @@ def train_in_parts(
         before = model.optimizer.steps
         count = min([epoch.steps_left, *(party.steps_until(before) for party in parties)])
         result = epoch.train(count, train, advance)
+        count = len(result.losses)  # fewer where batches come one by one, and there are no more
         part = Part(result, epoch.last_sizes(count), before + count)
-        for party in parties:
+        for party in parties if count else ():
             party.hear(model, epoch, part)
         if model.stop_training:
             break

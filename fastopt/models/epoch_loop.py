@@ -13,7 +13,8 @@ from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import EpochResults
 from . import training
 from ._course import Course
-from ._parts import train_in_parts
+from ._parts import PartialEpoch, train_in_parts
+from ._streams import StreamedEpoch
 from .history import History
 from .progress import Bar
 from .training import EVALUATION_BATCH, LAST, Model, Plan
@@ -86,10 +87,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
 
 def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
-    batches = training.next_batches(model, plan)
-    epoch = course.begin_epoch(batches)
-    if bar and (batches.leaves_out or type(plan.batch_size) is not int):
-        bar.follow(batches.rows_of_steps())
+    epoch = course.begin_epoch(_next_epoch(model, plan, course.epoch, bar))
     train = partial(training.train_epoch, model, plan.network)
     train_in_parts(model, epoch, course.parties, train, bar.advance if bar else None)
     model.epochs_done += 1
@@ -104,6 +102,20 @@ def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[d
     if bar:
         bar.finish(logs)
     return logs, result.losses
+
+
+def _next_epoch(model: Model, plan: Plan, number: int, bar: Bar | None) -> PartialEpoch:
+    """The model's next epoch, which the bar is to follow."""
+    if plan.source is not None:
+        streamed: StreamedEpoch = plan.source.epoch(model, plan, number)
+        if bar:
+            bar.follow(lambda steps: streamed.rows)
+        return streamed
+    batches = training.next_batches(model, plan)
+    if bar and (batches.leaves_out or type(plan.batch_size) is not int):
+        ends = np.cumsum(batches.rows_of_steps())
+        bar.follow(lambda steps: int(ends[steps - 1]), int(ends[-1]))
+    return PartialEpoch(batches)
 
 
 # ---------------------------------------------------------------- the progress bar
@@ -122,7 +134,8 @@ def _bar_of(backend: str, plan: Plan) -> ShowEpoch:
     def show(epoch: int) -> Iterator[Bar]:
         size = int(plan.batch_size) if isinstance(plan.batch_size, int) else 0  # else the bar follows the epoch's steps
         size *= int(options.accumulate)
-        bar = Bar(epoch, options.last_epoch, training.rows_per_epoch(plan), size)
+        rows = training.rows_per_epoch(plan) if plan.batch_size is not None else None
+        bar = Bar(epoch, options.last_epoch, rows, size)
         try:
             with training.compiling(backend, bar.compiling):
                 yield bar

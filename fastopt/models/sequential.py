@@ -20,10 +20,22 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _auto_batch, _checkpoints, _description, _intake, _sizes, _targets, checkpoint, epoch_loop, training
+from . import (
+    _auto_batch,
+    _checkpoints,
+    _description,
+    _intake,
+    _sizes,
+    _stream_plan,
+    _targets,
+    checkpoint,
+    epoch_loop,
+    training,
+)
 from ._incremental import Incremental
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
+from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
@@ -153,8 +165,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def fit(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Iterable[Any],
+        y: ArrayLike | None = None,
         epochs: int | None = None,
         batch_size: BatchSize = 32,
         validation_split: float = 0.0,
@@ -174,6 +186,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         checkpoint: Path | None = None,
         checkpoint_every: int | str | None = None,
         resume: Path | bool | None = None,
+        augment: Augment | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -248,22 +261,23 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, drop_last, steps_per_epoch, validation_freq, max_steps, max_seconds,
-            checkpoint, checkpoint_every, resume,
+            checkpoint, checkpoint_every, resume, augment,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            plan = self._plan_fit(x, y, options)
+            plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
             return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
 
-    def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
+    def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
+        """Check a `fit` to the items of an iterable, and build the model by the first of them."""
+        return _stream_plan.plan(self, x, self._trainable(), options)
+
+    def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
-        loss = self._compiled()
-        assert self.optimizer is not None
-        if len(self.optimizer.param_groups) > 1:
-            raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
-        if self.optimizer.param_groups[0]["clip_each"] is not None:
-            raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        loss = self._trainable()
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
+        if options.augment is not None:
+            _stream_plan.check_augment(self.metrics, options)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
@@ -305,7 +319,20 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         if options.steps_per_epoch is not None:
             stream = RowStream(rows, self.seed if options.shuffle else None)
-        return training.Plan(network, data, rows, validation, options, size, reason, stream, call, saved)
+        plan = training.Plan(network, data, rows, validation, options, size, reason, stream, call, saved)
+        if options.augment is None:
+            return plan
+        return plan._replace(source=_stream_plan.augmented(self, x, raw, loss, learnt, options))
+
+    def _trainable(self) -> Loss:
+        """The loss of a model that `fit` can train; ValueError for another."""
+        loss = self._compiled()
+        assert self.optimizer is not None
+        if len(self.optimizer.param_groups) > 1:
+            raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
+        if self.optimizer.param_groups[0]["clip_each"] is not None:
+            raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        return loss
 
     def _network_for(self, training: bool) -> Any:
         """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""

@@ -78,6 +78,7 @@ class FitOptions:
     checkpoint: Path | None = None
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
+    augment: Any = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -103,6 +104,8 @@ class FitOptions:
             if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
                 raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
 
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
@@ -165,18 +168,19 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
-    batch_size: BatchSize  # a number of rows, or one of `fastopt.batches`
+    batch_size: BatchSize | None  # a number of rows, or one of `fastopt.batches`; None: batches come as they are
     batch_size_reason: str = ""
     stream: RowStream | None = None  # of the rows, where epochs are of `steps_per_epoch`
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
+    source: Any = None  # of epochs whose batches come one by one: an `ItemSource` or `AugmentedSource`
 
     @property
     def at_once(self) -> bool:
         """True if nobody looks at the training before all epochs are done."""
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
-        in_parts = limited or self.stream is not None or self.call is not None
+        in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
         return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
 
 
@@ -271,6 +275,7 @@ def next_batches(model: Model, plan: Plan) -> Batches:
     batches = Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
     if is_number and not options.drop_last:
         return batches
+    assert plan.batch_size is not None
     batches = sized(batches, plan.batch_size, bool(options.drop_last), model.seed, epoch)
     # the targets of an epoch that leaves out rows are known with its order
     return batches.epoch(0) if batches.leaves_out and varies(model.metrics) else batches
