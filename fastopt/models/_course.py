@@ -145,9 +145,9 @@ class _Writer(Clock):
         assert self._every.seconds is not None
         return self._every.seconds - (self.seconds - self._written_at)
 
-    def steps_until(self, step: int) -> int:
+    def steps_until(self, step: int, left: int) -> int:
         if self._every.seconds is not None:
-            return super().steps_until(step)
+            return super().steps_until(step, left)
         if self._every.steps is None:
             return NEVER
         return self._every.steps - (step - self._course._first_step) % self._every.steps

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._validation import check_count
 from ..callbacks import Callback
 from ..kernels.spec import Batches, EpochParts, PassResult
 
@@ -90,20 +91,26 @@ class PartialEpoch:
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps that `to_state` was called after."""
-        steps, losses, rows = int(state["steps"]), np.asarray(state["losses"], np.float64), int(state["rows"])
-        if not 0 < steps < len(self._sizes) or losses.shape != (steps,) or rows != self._sizes[:steps].sum():
+        """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
+        steps, rows = check_count("steps of its epoch", state["steps"]), state["rows"]
+        losses, metrics, carried = state["losses"], dict(state["metrics"]), state["carried"]
+        if steps >= len(self._sizes) or losses.shape != (steps,) or rows != self._sizes[:steps].sum():
             raise ValueError(f"its epoch must have {len(self._sizes)} steps; it has done {steps} on {rows} rows")
-        self.steps, self._losses, self._metrics = steps, [losses], dict(state["metrics"])
+        if not isinstance(carried, dict | list) or (isinstance(carried, dict) and set(carried) != set(metrics)):
+            raise ValueError("sums of its epoch must be those of its metrics")
+        self.steps, self._losses, self._metrics = steps, [losses], metrics
         self._seconds, self._lr = float(state["seconds"]), float(state["lr"])
-        self._parts.carry(state["carried"], rows)
+        self._parts.carry(carried, rows)
 
 
 class Party:
     """Somebody who is heard between two steps: base class of those who cut an epoch into parts."""
 
-    def steps_until(self, step: int) -> int:
-        """Number of steps from here to those after which to be heard; step: those of the optimizer that are done."""
+    def steps_until(self, step: int, left: int) -> int:
+        """Number of steps from here to those after which to be heard.
+
+        step: number of steps that the optimizer has done; left: those to the end of the epoch.
+        """
         return NEVER
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
@@ -125,7 +132,7 @@ class Listener(Party):
         self._callback, self._every = callback, every
         self.total, self.rows = 0.0, 0
 
-    def steps_until(self, step: int) -> int:
+    def steps_until(self, step: int, left: int) -> int:
         return self._every - step % self._every
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
@@ -152,8 +159,8 @@ def train_in_parts(
     that are done, and of the part's mean loss.
     """
     while not epoch.complete and not any(party.ends_training for party in parties):
-        before = model.optimizer.steps
-        count = min([epoch.steps_left, *(party.steps_until(before) for party in parties)])
+        before, left = model.optimizer.steps, epoch.steps_left
+        count = min([left, *(party.steps_until(before, left) for party in parties)])
         result = epoch.train(count, train, advance)
         part = Part(result, epoch.last_sizes(count), before + count)
         for party in parties:

@@ -271,20 +271,19 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
-        call, saved, stream = None, None, None
+        plan = training.Plan(None, data, rows, validation, options)
+        if options.steps_per_epoch is not None:
+            plan = plan._replace(stream=RowStream(rows, self.seed if options.shuffle else None))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {"x": data.x, "y": data.y, "rows": len(rows), "learnt": [learnt.statistics, learnt.target_scale]}
-            call = _checkpoints.call_of(self, options, told, names)
-            saved = _checkpoints.plan(self, Sequential, options, call)
+            plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
         self.learnt = learnt
-        if options.steps_per_epoch is not None:
-            stream = RowStream(rows, self.seed if options.shuffle else None)
-        return training.Plan(network, data, rows, validation, options, stream, call, saved)
+        return plan._replace(network=network)
 
     def _network_for(self, training: bool) -> Any:
         """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
