@@ -29,6 +29,7 @@ from ..spec import (
     PassResult,
     Update,
 )
+from .after_step import work_after_step
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
@@ -304,6 +305,8 @@ class Network:
             arrays = zip(self.params, gradients, optimizer.states, strict=True)
             scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
             update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+            if optimizer.after:
+                work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()

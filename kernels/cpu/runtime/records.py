@@ -250,6 +250,34 @@ APPLY = _record(
     reals=("max_norm",),  # the norm to clip to; 0: none
 )
 
+# The share of the parameters in their averages, and constraints: see training/after_step.py.
+SHARE = _record(
+    "shares",  # (steps,) float64
+    "cell",  # one number of the network's dtype, for the step
+    "accumulate",  # batches of a step
+)
+CONSTRAINED = _record(
+    "constrain",  # code
+    "p",  # (rows, columns)
+    "average",  # the same; 0: none
+    "share",  # one number of p's dtype
+    "rows",
+    "columns",
+    "piece",  # columns of a piece of work, or rows
+    "by_columns",  # 1: columns
+    "first_piece",
+    "pieces",
+    "element_bytes",
+    reals=("most",),  # the largest norm
+)
+AFTER_STEP = _record(
+    "count",
+    "table",  # (count,) of CONSTRAINED
+    "num_pieces",
+    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "step_after",  # (batches,): 0 after batches that end no step; 0: all do
+)
+
 
 def fill(dtype: np.dtype[Any], **values: Any) -> np.ndarray:
     """One record; arrays are given by their addresses. The caller keeps them alive."""

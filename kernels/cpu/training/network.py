@@ -28,6 +28,7 @@ from ...spec import (
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
+from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
 from .program import Program, Structure
 
@@ -52,6 +53,7 @@ class _Training(NamedTuple):
     counts: np.ndarray  # (batches,): by what these are divided
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
     scalars: np.ndarray  # (steps of all epochs, NUM_SCALARS + 1)
+    after: AfterUpdates
 
 
 class Network:
@@ -93,9 +95,8 @@ class Network:
         self._trained: _Training | None = None  # the last one
 
     def _training(
-        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, clips: bool,
-        variation: Variation | None,
-    ) -> _Training:  # fmt: skip
+        self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
+    ) -> _Training:
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
         It is for so many epochs or fewer.
@@ -103,18 +104,22 @@ class Network:
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        shuffles = data.shuffle is not None
-        key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
+        shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
+        rule, states = optimizer.rule, optimizer.states
+        ids = [id(state) for of_param in states for state in of_param]
+        key = sizes, shuffles, num_ranks, clips, rule, seed, ids, key_of(optimizer.after)
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
         scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
+        after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
@@ -122,14 +127,15 @@ class Network:
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step, after)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars, after)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -150,15 +156,16 @@ class Network:
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
-        rule, clip_norm = optimizer.rule, optimizer.clip_norm
+        rule = optimizer.rule
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
+        training = self._training(batches, optimizer, seed, variation)
         program, losses, counts = training.program, training.losses, training.counts
         if training.optimizer_step:
-            training.optimizer_step.clip(clip_norm)
+            training.optimizer_step.clip(optimizer.clip_norm)
+        training.after.begin(optimizer.after and optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0

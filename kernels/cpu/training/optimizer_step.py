@@ -17,12 +17,12 @@ import numpy as np
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
-from ..optim.loops import MAX_STATES
 from ..optim.norm import SQUARES_KERNEL, Squares
-from ..optim.updates import TILE, UPDATE_ALL, update_code
+from ..optim.updates import TILE, UPDATE_ALL
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
+from .after_step import AfterUpdates
 
 CLIPPED = NUM_SCALARS + 1 + (-NUM_SCALARS - 1) % 16  # elements of a rank's clipped scalars, on cache lines of their own
 RECORD_BYTES = UPDATES.itemsize
@@ -71,8 +71,9 @@ class OptimizerStep:
 
     def __init__(
         self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
-        data: Batches, clips: bool, num_ranks: int,
+        data: Batches, clips: bool, num_ranks: int, after: AfterUpdates,
     ) -> None:  # fmt: skip
+        self.after = after
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
         self.size, self.itemsize = sum(p.size for p in params), params[0].itemsize
         self.gradients = [aligned_zeros(p.size, self.dtype).reshape(p.shape) for p in params]
@@ -92,10 +93,10 @@ class OptimizerStep:
 
     def _update_table(self) -> tuple[np.ndarray, int]:
         """A record UPDATE for each parameter, and the tiles of all."""
-        table, tiles, code = [], 0, update_code(self.rule, self.dtype)
-        for p, g, of_param in zip(self.params, self.gradients, self.states, strict=True):
-            states = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
-            table.append((code, address_of(p), address_of(g), *states, 0, 0, p.size, tiles, p.itemsize))
+        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
+            states_and_key = self.after.state_words(i, of_param)
+            table.append((code, address_of(p), address_of(g), *states_and_key, 0, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
 
@@ -109,7 +110,7 @@ class OptimizerStep:
         if self.squares is not None:
             cost = costs.squares(self.size, self.itemsize)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
-        cost = costs.apply(self.size, self.rule, self.itemsize)
+        cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 

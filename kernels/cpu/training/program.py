@@ -31,8 +31,6 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..optim.loops import STATE_WORDS
-from ..optim.updates import update_code
 from ..runtime.compile import Kernel, ffi
 from ..runtime.launch import get_num_threads, run_team, yield_address
 from ..runtime.partition import num_pieces
@@ -53,6 +51,7 @@ from ..runtime.records import (
     word_of,
     words_of,
 )
+from .after_step import AfterUpdates
 from .optimizer_step import OptimizerStep
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import SHUFFLE_KERNEL
@@ -146,6 +145,10 @@ class Program:
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(barrier)))
         self.costs.append(cost or Cost(kernel.name))
+
+    def meet(self) -> None:
+        """Let all ranks meet after the last phase so far."""
+        self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
@@ -356,14 +359,15 @@ class Program:
     def backward(
         self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray, optimizer_step: OptimizerStep | None,
+        after: AfterUpdates,
     ) -> None:  # fmt: skip
         """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`."""
         net, dy, end = self.net, output_gradient, len(self.net.params)
         scratch_bytes = max(saved.fields["scratch_bytes"] for saved in saved_for_backward if isinstance(saved, _Dense))
         scratch = aligned_zeros(self.num_ranks * scratch_bytes, np.uint8)
-        tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        tables = [np.array(after.state_words(i, arrays), np.int64) for i, arrays in enumerate(states)]
         self.kept += [scratch, tables, scalars, states]
-        update = update_code(rule, net.dtype)
+        update = after.update_code(rule)
         col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
@@ -383,7 +387,7 @@ class Program:
                 below = saved_for_backward[i - 1] if i else None
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
-                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule, after)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -395,7 +399,7 @@ class Program:
 
     def _dense_backward(
         self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
-        rule: str | None,
+        rule: str | None, after: AfterUpdates,
     ) -> np.ndarray | None:  # fmt: skip
         """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
 
@@ -415,12 +419,17 @@ class Program:
         record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
         if not bias_sums:
             cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+            if rule and saved.spec.bias:
+                cost = after.cost_of_update(cost, sizes[1])
             self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
             cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
             self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
         ends_backward = rule is None and dx is None
-        cost = costs.weights(*sizes, rule, itemsize, bias_sums and saved.spec.bias)
+        makes_db = bias_sums and saved.spec.bias
+        cost = costs.weights(*sizes, rule, itemsize, makes_db)
+        if rule:
+            cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1])
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
         return sums_below
 
