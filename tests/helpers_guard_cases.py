@@ -34,7 +34,7 @@ from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
-from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.spec import (
     FORMS,
@@ -47,6 +47,7 @@ from fastopt.kernels.spec import (
     DropoutSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     Shuffle,
     Update,
 )
@@ -349,7 +350,10 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     for layer in ends:
         params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
         params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
-    states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
+    frozen, own = more.pop("frozen", ()), more.pop("own", None)
+    states = [
+        None if i in frozen else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for i, p in enumerate(params)
+    ]
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
@@ -361,11 +365,14 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         limits = (after * len(params))[: len(params)]
         after = AfterStep(limits, averages, np.full(len(rates), 0.25))
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
-    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None), after=after)
+    settings = [own] * len(params) if own else ()
+    clip_norm = more.pop("clip_norm", None)
+    steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
-    arrays = [*params, *averages, *(s for of_param in states for s in of_param), totals.losses, judged.losses]
+    of_params = [*averages, *(s for of_param in states for s in of_param or ())]
+    arrays = [*params, *of_params, totals.losses, judged.losses]
     return [*arrays, net.predict(x, 24), np.array(figures)]
 
 
@@ -379,7 +386,9 @@ def _profiled(dtype: str) -> list[Any]:
 DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
 # Constraints of the parameters of DEEP, in turn.
 LIMITS = {
-    "constraints of columns": [Constraint(name) for name in CONSTRAINTS],
+    "constraints of columns": [
+        Constraint("max_norm"), Constraint("non_negative"), None, Constraint("unit_norm"), Constraint("max_norm"),
+    ],
     "constraints of rows": [Constraint("max_norm", (1,)), None, *[Constraint("unit_norm", (1,))] * 2, None],
     "constraints of whole arrays": [Constraint("unit_norm", (0, 1)), None, None, Constraint("max_norm", (0, 1)), None],
 }
@@ -417,6 +426,8 @@ def networks() -> Iterator[Case]:
         for name, more in {
             "clipped": {"clip_norm": 0.1}, "batches added up": {"accumulate": 2},
             "batches added up and clipped": {"accumulate": 3, "clip_norm": 0.1},
+            "with penalties": {"own": ParamSettings(l1=0.1, l2=0.1)},
+            "with penalties, and frozen layers": {"own": ParamSettings(l1=0.1), "frozen": (0, 1, 3), "accumulate": 2},
         }.items():  # fmt: skip
             yield (
                 f"network, {name}, {dtype}",
@@ -458,7 +469,8 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|finish|after_step|(share|constraint)_.*|update_.*_averaging_.*|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
+        r"|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),

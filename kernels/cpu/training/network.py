@@ -16,7 +16,7 @@ import numpy as np
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
-from ...scalars import fill_scalars
+from ...scalars import fill_settings
 from ...spec import (
     Batches,
     DenseSpec,
@@ -25,21 +25,26 @@ from ...spec import (
     LayerSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
+from .penalties import Penalties, penalty, terms_of
 from .program import Program, Structure
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
-# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
-PASS_FLOPS = 5e7
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, which begins after some 15 us, and whose
+# results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
+# 126 and 145.
+PASS_FLOPS = 1.2e7
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
-SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
+# Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
+# call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
+SPARE_BYTES = 8 << 20
 
 
 class _Training(NamedTuple):
@@ -52,7 +57,8 @@ class _Training(NamedTuple):
     losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
     counts: np.ndarray  # (batches,): by what these are divided
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
-    scalars: np.ndarray  # (steps of all epochs, NUM_SCALARS + 1)
+    penalties: Penalties | None  # that the losses have more
+    scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
     after: AfterUpdates
 
 
@@ -105,9 +111,10 @@ class Network:
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
         shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
-        rule, states = optimizer.rule, optimizer.states
-        ids = [id(state) for of_param in states for state in of_param]
-        key = sizes, shuffles, num_ranks, clips, rule, seed, ids, key_of(optimizer.after)
+        rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
+        ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
+        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
+        key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids, after_key
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
@@ -116,7 +123,7 @@ class Network:
         program.num_ranks = num_ranks
         after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
+        scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
         after.add_share(program)
@@ -124,18 +131,23 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
         gradient = program.zeros(program.batch_size, net.outputs)
+        penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
+        if penalties:
+            penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
+        if penalties:
+            penalties.add_penalty(program)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks, after)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step, after)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
         after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars, after)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars, after)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -156,7 +168,6 @@ class Network:
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
-        rule = optimizer.rule
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
@@ -165,6 +176,9 @@ class Network:
         program, losses, counts = training.program, training.losses, training.counts
         if training.optimizer_step:
             training.optimizer_step.clip(optimizer.clip_norm)
+        penalties = training.penalties
+        if penalties:
+            penalties.set_factors(optimizer.settings)
         training.after.begin(optimizer.after and optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
@@ -173,8 +187,7 @@ class Network:
         if parts and parts.carried:
             for name, carried in parts.carried.items():
                 training.sums[name][0] = carried
-        numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
-        fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
+        fill_settings(training.scalars, optimizer)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
@@ -188,6 +201,8 @@ class Network:
             if progress and done:
                 whole, rest = divmod(done, stride)
                 so_far = losses.ravel()[:done].sum() / (whole * counts.sum() + counts[:rest].sum())
+                if penalties:
+                    so_far += penalties.into.ravel()[:done:group].mean()
                 progress(done // group, float(so_far))
 
         def watch(done: int) -> bool:
@@ -224,11 +239,14 @@ class Network:
         if group > 1:
             firsts = np.arange(0, len(counts), group)
             losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts)
+        means = losses / counts
+        if training.penalties:
+            means += training.penalties.into[:epochs, ::group]
         metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         for i in range(epochs if metrics else 0):
             for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
                 metrics[name].append(value)
-        return EpochResults(losses / counts, metrics, seconds, rates.copy())
+        return EpochResults(means, metrics, seconds, rates.copy())
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
@@ -250,6 +268,10 @@ class Network:
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        return penalty(self.params, settings)
 
     def _evaluator(
         self, x: np.ndarray, y: np.ndarray, batch_size: int, num_ranks: int, variation: Variation | None
@@ -282,7 +304,7 @@ class Network:
         program.write_to(out)
         program.begin(rows, None)
         program.execute(self.flops * rows)
-        if spare is not None and len(spare) < SPARE_PROGRAMS:
+        if spare is not None and len(spare) < min(SPARE_PROGRAMS, SPARE_BYTES // max(1, program.num_bytes)):
             spare.append(program)
         elif spare is None and program.num_bytes <= SPARE_BYTES:
             self._keep(key, program)

@@ -39,7 +39,10 @@ def trained(backend, limits, shares, layers=LAYERS, dtype="float64", rule="adam"
     """[parameters], [averages] after some epochs; shares: a function of the number of steps, or None."""
     rng = np.random.default_rng(0)
     params = params_for(rng, layers, dtype)
-    states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
+    frozen = how.pop("frozen", ())
+    states = [
+        None if i in frozen else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for i, p in enumerate(params)
+    ]
     averages = [] if shares is None else [np.full_like(p, np.nan) for p in params]
     x, y = data_for(rng, LOSS, n, layers[0].inputs, layers[-1].outputs, dtype)
     network = backend.Network(layers, params, dtype, LossSpec(LOSS), [])
@@ -47,7 +50,8 @@ def trained(backend, limits, shares, layers=LAYERS, dtype="float64", rule="adam"
     shuffle = Shuffle(1) if epochs > 1 else None
     batches = Batches(x, y, order, size, how.pop("accumulate", 1), epochs, shuffle)
     steps = epochs * batches.steps
-    after = AfterStep(limits, averages, None if shares is None else shares(steps))
+    given = [None if i in frozen else average for i, average in enumerate(averages)]
+    after = AfterStep(limits, given, None if shares is None else shares(steps))
     options, rates = OPTIMIZERS[rule].options, np.full(steps, 1e-2)
     network.train(batches, OptimizerSteps(rule, states, options, rates, after=after, **how), seed=3)
     return params, averages
@@ -88,6 +92,17 @@ def test_every_rule_averages_what_it_updates(rule, dtype):
     for ours, theirs in ((params, now), (averages, expected)):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("frozen", [(0, 1), (3,), (0, 2)], ids=str)
+def test_parameters_that_are_not_updated_have_neither(frozen, how):
+    limits = [None if i in frozen else limit for i, limit in enumerate(LIMITS["columns"])]
+    for chosen in (limits, ()):
+        ours, theirs = (trained(backend, chosen, falling, frozen=frozen, **how) for backend in (cpu, reference))
+        for i, average in enumerate(ours[1]):
+            assert np.isnan(average).all() == (i in frozen)
+        assert_close(ours, theirs, "float64")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
