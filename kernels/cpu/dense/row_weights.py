@@ -47,7 +47,7 @@ def _sum_weights(T):
                 for first in range(0, rows, ROWS):
                     total = 0.0
                     for i in range(start + first, start + min(rows, first + ROWS)):
-                        total += W[order[i] if run.order else i]
+                        total += np.float64(W[order[i] if run.order else i])
                     of_batch += total
                 batch_sums[batch] = of_batch
                 of_step += of_batch
