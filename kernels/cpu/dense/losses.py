@@ -190,7 +190,7 @@ def _by_row(value, slope, T, itemsize, has_labels, weighted=False):
 
 
 @cache
-def loss_kernel(name: str, dtype: str, weighted: bool = False) -> Kernel:
+def loss_kernel(name: str, dtype: str, weighted: bool) -> Kernel:
     """The loss of a row of LOSSES and its gradient; weighted: by the weights of rows."""
     row, T, itemsize = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
     if row.by_row:
@@ -233,7 +233,7 @@ def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
     run, sums = fill(RUN, batch_size=rows, num_rows=rows), np.zeros(count)
     work = fill(LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec))
     num_ranks = num_threads_for(outputs.size, ELEMENTS_PER_THREAD, count)
-    parallel(loss_kernel(spec.name, dtype), address_of(work), 0, num_ranks)
+    parallel(loss_kernel(spec.name, dtype, False), address_of(work), 0, num_ranks)
     return float(sums.sum()) / (rows if LOSSES[spec.name].by_row else outputs.size)
 
 

@@ -125,7 +125,7 @@ def _compilable(score: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def metric_kernel(name: str, scored: str, dtype: str, weighted: bool = False) -> Kernel:
+def metric_kernel(name: str, scored: str, dtype: str, weighted: bool) -> Kernel:
     """Sums of a row of METRICS; scored: one of SCORED; weighted: by the weights of rows."""
     score = register_jitable(error_model="numpy")(SCORES[scored](_compilable(METRICS[name].score)))
     function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels", weighted)
@@ -192,7 +192,7 @@ def _counts(count, T, itemsize, has_labels, by_output, weighted):
 
 
 @cache
-def counts_kernel(scored: str, dtype: str, weighted: bool = False) -> Kernel:
+def counts_kernel(scored: str, dtype: str, weighted: bool) -> Kernel:
     """Counts of all classes; scored: one of SCORED but values; weighted: sums of the weights of rows."""
     by_output = scored == "outputs"
     count = _count_outputs if by_output else _count_rows
