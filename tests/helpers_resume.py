@@ -21,11 +21,14 @@ class Killed(BaseException):
     """Ends a training as nothing does that it knows of."""
 
 
-def model_of(backend: str, lr: Any = None, metrics: Any = FIGURES, seed: int = 1, **options: Any) -> fo.Sequential:
-    """A compiled model with dropout and a schedule: steps and epochs matter."""
-    layers = [fo.Dense(8, "relu"), fo.Dropout(0.3), fo.Dense(3, "softmax")]
+def model_of(
+    backend: str, lr: Any = None, metrics: Any = FIGURES, seed: int = 1, ema: Any = None, limit: Any = None,
+    **options: Any,
+) -> fo.Sequential:  # fmt: skip
+    """A compiled model with dropout and a schedule: steps and epochs matter; limit: a constraint of its kernels."""
+    layers = [fo.Dense(8, "relu", kernel_constraint=limit), fo.Dropout(0.3), fo.Dense(3, "softmax")]
     model = fo.Sequential(layers, seed=seed, backend=backend)
-    model.compile(fo.Adam(lr=lr or fo.schedules.Cosine(0.05, 30), **options), "cce", list(metrics))
+    model.compile(fo.Adam(lr=lr or fo.schedules.Cosine(0.05, 30), **options), "cce", list(metrics), ema)
     return model
 
 
@@ -57,6 +60,7 @@ def killed(model: fo.Sequential, after: int, **options: Any) -> bool:
 def assert_the_same_training(ours: fo.Sequential, theirs: fo.Sequential) -> None:
     """Assert that weights, states, counts and figures of two models are the same to the bit."""
     assert_same(ours.get_weights(), theirs.get_weights())
+    assert_same(ours.get_averages(), theirs.get_averages())
     assert_same(ours.optimizer.state_dict(), theirs.optimizer.state_dict())
     assert (ours.optimizer.steps, ours.epochs_done) == (theirs.optimizer.steps, theirs.epochs_done)
     assert ours.history.epochs == theirs.history.epochs

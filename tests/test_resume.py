@@ -53,12 +53,15 @@ def test_mixes_of_options(backend, data, tmp_path_factory):
         "clip_norm": draw(st.sampled_from([None, 0.5])),
         "lr": draw(st.sampled_from([0.03, None, fo.schedules.Exponential(0.05, gamma=0.9)])),
         "metrics": draw(st.sampled_from([(), ("accuracy",), ("r2", "f1_macro", "mse")])),
+        "ema": draw(st.sampled_from([None, fo.EMA(0.9)])),
+        "limit": draw(st.sampled_from([None, fo.constraints.MaxNorm(1.0)])),
     }
     options = {
         "batch_size": draw(st.sampled_from([1, 7, 40, 100])), "accumulate": draw(st.sampled_from([1, 2, 3])),
         "shuffle": draw(st.booleans()), "validation_split": draw(st.sampled_from([0.0, 0.25])),
         "steps_per_epoch": draw(st.sampled_from([None, 1, 5])), "epochs": 3,
-        "max_steps": draw(st.sampled_from([None, None, 4, 13])), "standardize_targets": False,
+        "max_steps": draw(st.sampled_from([None, None, 4, 13])),
+        "sample_weight": draw(st.sampled_from([None, np.arange(77) % 5])),
     }  # fmt: skip
     whole = model_of(backend, **of_model)
     fit(whole, callbacks=[Callback()], **options)
@@ -403,6 +406,10 @@ def test_metrics_of_users_go_on(tmp_path):
         ({}, {"steps_per_epoch": 3}, "steps_per_epoch was None and is 3"),
         ({}, {"validation_split": 0.5}, "validation_split was 0.0 and is 0.5"),
         ({}, {"initial_epoch": 1}, "initial_epoch was 0 and is 1"),
+        ({}, {"sample_weight": np.ones(77)}, "sample_weight was None and is .*weights was None and is float32 of shape"),
+        ({}, {"class_weight": {0: 2.0}}, "class_weight was None and is {'0': 2.0}"),
+        ({"ema": fo.EMA()}, {}, r"ema was None and is EMA\("),
+        ({"limit": "non_negative"}, {}, "layers was .*"),
         ({"seed": 2}, {}, "seed was 1 and is 2"),
         ({"metrics": ["mse"]}, {}, "figures was .* and is .*'mean_squared_error'"),
         ({}, {"callbacks": [EarlyStopping("loss")]}, "the callbacks with a state must be none; got EarlyStopping"),

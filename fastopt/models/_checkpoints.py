@@ -51,7 +51,7 @@ class Saved(NamedTuple):
     seconds: float  # that the training has taken
     stopped: bool  # by a callback
     partial: Mapping[str, Any] | None  # state of the epoch that was within; None: between two epochs
-    heard: Sequence[tuple[float, int]]  # totals of losses and rows of callbacks that are called within the epoch
+    heard: Sequence[tuple[float, float]]  # totals of losses and rows of callbacks that are called within the epoch
     history: Mapping[str, Any]
     callbacks: Sequence[tuple[str, Mapping[str, Any]]]  # class and state of those that have one
 
@@ -73,7 +73,7 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "layers": _told(layers), "seed": model.seed, "dtype": model.dtype.name,
         "compute_dtype": model.compute_dtype, "loss": _told([model.loss.spec.name, dict(model.loss.spec.params)]),
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
-        "figures": list(names),
+        "ema": repr(model.ema), "figures": list(names),
     }  # fmt: skip
     call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
     return call | {name: _told(value) for name, value in data.items()}
@@ -260,7 +260,7 @@ def _parsed(
         seconds=check_number("seconds", position["seconds"], 0.0),
         stopped=check_flag("stopped", position["stopped"]),
         partial=partial,
-        heard=[(float(total), check_count("rows", rows, least=0)) for total, rows in entry["heard"]],
+        heard=[(float(total), float(rows)) for total, rows in entry["heard"]],
         history=entry["history"],
         callbacks=entry["callbacks"],
     )
@@ -279,7 +279,9 @@ def take_model(model: Any, saved: Saved) -> None:
     """Give a model the weights, the optimizer's states and the counts of a checkpoint."""
     theirs, ours = saved.model.optimizer, model.optimizer
     lr = ours.param_groups[0]["lr"]
-    model.set_weights(saved.model.parameters)
+    model.set_weights(saved.model.parameters, saved.model.averages)
+    if model._averages is not None:
+        model._averages.steps = saved.model._averages.steps
     ours.load_state_dict(theirs.state_dict())
     if saved.keeps_lr:
         ours.lr = lr

@@ -74,7 +74,7 @@ class Course:
             self._partial.restore(self._saved.partial)
             if len(self._saved.heard) == len(self._listeners):
                 for listener, totals in zip(self._listeners, self._saved.heard, strict=True):
-                    listener.total, listener.rows = float(totals[0]), int(totals[1])
+                    listener.total, listener.rows = totals
             self._take_up()
         return self._partial
 

@@ -19,10 +19,12 @@ from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
-from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, PassResult, Shuffle
+from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
+from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import wants_bar
@@ -47,10 +49,18 @@ class Model(Trainable, Protocol):
     target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
+    _averages: Averages | None
+    _parameters: list[np.ndarray]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    def _constraints(self) -> list[Constraint | None]:
+        """The constraint of each parameter."""
+
+    def _bring_back(self) -> None:
+        """Update weights, states and averages from the device that holds them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class FitOptions:
     nan: str = "raise"
     accumulate: int = 1
     standardize_targets: bool = False
+    sample_weight: Any = None
+    class_weight: Any = None
     steps_per_epoch: int | None = None
     validation_freq: int | Sequence[int] = 1
     max_steps: int | None = None
@@ -90,11 +102,15 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
+        check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
-                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
+                raise TypeError(
+                    "validation_data must be a tuple (x, y) or (x, y, sample_weight); got"
+                    f" {describe(self.validation_data)}"
+                )
 
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
@@ -158,6 +174,7 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
+    evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
     stream: RowStream | None = None  # of the rows, where epochs are of `steps_per_epoch`
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
@@ -257,7 +274,8 @@ def next_batches(model: Model, plan: Plan) -> Batches:
         rows = plan.stream.rows(model.epochs_done * count, count)
     elif options.shuffle:
         shuffle = Shuffle(model.seed, model.epochs_done)
-    return Batches(*plan.data, rows, size, accumulate, shuffle=shuffle)
+    x, y, weights = plan.data
+    return Batches(x, y, rows, size, accumulate, shuffle=shuffle, weights=weights)
 
 
 def rows_per_epoch(plan: Plan) -> int:
@@ -285,11 +303,14 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps)
+        steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
             optimizer.advance(network.steps_done)
+            if model._averages is not None:
+                model._averages.steps += network.steps_done
     return result
 
 
@@ -299,13 +320,16 @@ def figures(result: PassResult) -> dict[str, float]:
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets.
+
+    Those that have an argument `sample_weight` are given the weights of the rows, where there are any.
+    """
     if not model.metric_functions:
         return {}
     outputs, y = network.predict(data.x, batch_size), data.y
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs)
+    return function_values(model.metric_functions, y, outputs, data.weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
@@ -317,7 +341,8 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    losses = np.average(results.losses, axis=1, weights=batches.step_rows)
+    sizes = batches.step_rows if results.weights is None else results.weights
+    losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
