@@ -64,10 +64,10 @@ class Run:
 
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
-        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, used: int | None = None,
-        sizes: np.ndarray | None = None, **options: Any,
+        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None,
+        used: int | None = None, sizes: np.ndarray | None = None, **options: Any,
     ) -> PassResult:  # fmt: skip
-        batches = Batches(x, y, order, batch_size, accumulate, used=used, sizes=sizes)
+        batches = Batches(x, y, order, batch_size, accumulate, weights=weights, used=used, sizes=sizes)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
@@ -79,6 +79,9 @@ class Run:
 
 def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert (ours.weights is None) == (theirs.weights is None)
+    if ours.weights is not None and theirs.weights is not None:
+        np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-12)
     assert list(ours.metrics) == list(theirs.metrics)
     for name, value in theirs.metrics.items():
         np.testing.assert_allclose(ours.metrics[name], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -86,7 +89,7 @@ def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
 
 def compare(
     layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam", n: int = 10,
-    batch_size: int = 4, epochs: int = 2, backend: Any = cuda, **options: Any,
+    batch_size: int = 4, epochs: int = 2, backend: Any = cuda, weights: Any = None, **options: Any,
 ) -> None:  # fmt: skip
     """Some epochs, an evaluation and a prediction on a backend and on the reference."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
@@ -94,39 +97,43 @@ def compare(
     ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule) for backend in (backend, reference))
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(n)
-        assert_agree(*(run.train(x, y, order, batch_size, **options) for run in (ours, theirs)), dtype)
+        trained = [run.train(x, y, order, batch_size, weights=weights, **options) for run in (ours, theirs)]
+        assert_agree(*trained, dtype)
         assert ours.step == theirs.step > 0
     rounding = {"rtol": 10 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
     for ours_all, theirs_all in ((ours.params, theirs.params), (ours.states, theirs.states)):
         for a, b in zip(ours_all, theirs_all, strict=True):
             np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
-    assert_agree(ours.net.evaluate(x, y, 6), theirs.net.evaluate(x, y, 6), dtype)
+    assert_agree(ours.net.evaluate(x, y, 6, weights), theirs.net.evaluate(x, y, 6, weights), dtype)
     np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)
 
 
 def compare_sizes(backend: Any, epochs: list[list[int]], accumulate: int = 1, **options: Any) -> Run:
     """Train on epochs of batches of these sizes, and on the reference by passes of one step of equal batches each.
 
-    The last row of each epoch's order is left out. The steps of the reference are whole where dropout does not tell
-    batches apart; return the network that was trained.
+    The last row of each epoch's order is left out. weights: a function of the number of rows. The steps of the
+    reference are whole where dropout does not tell batches apart; return the network that was trained.
     """
     layers = [DenseSpec(3, 5, "tanh"), DropoutSpec(0.3 if accumulate == 1 else 0.0), DenseSpec(5, 3)]
     loss, most = "sparse_categorical_crossentropy", max(max(sizes) for sizes in epochs)
     rows = max(map(sum, epochs)) + 1
     x, y = data_for(np.random.default_rng(0), loss, rows, 3, 3, "float64")
+    weights = options.pop("weights")(rows) if "weights" in options else None
     ours, theirs = (Run(which, layers, loss, ["accuracy"], "float64") for which in (backend, reference))
     for epoch, sizes in enumerate(epochs):
         order = np.random.default_rng(epoch).permutation(rows)[: sum(sizes) + 1]
-        result = ours.train(x, y, order, most, accumulate=accumulate, sizes=np.array(sizes), **options)
+        told = {"weights": weights, **options}
+        result = ours.train(x, y, order, most, accumulate=accumulate, sizes=np.array(sizes), **told)
         steps = [sum(sizes[i : i + accumulate]) for i in range(0, len(sizes), accumulate)]
-        losses, right, start = [], 0.0, 0
+        losses, right, total, start = [], 0.0, 0.0, 0
         for size in steps:
-            of_step = theirs.train(x, y, order[start : start + size], size, **options)
+            of_step = theirs.train(x, y, order[start : start + size], size, **told)
+            share = size if of_step.weights is None else of_step.weights[0]
             losses.append(of_step.losses[0])
-            right += size * of_step.metrics["accuracy"]
-            start += size
+            right += share * of_step.metrics["accuracy"] if share else 0.0
+            total, start = total + share, start + size
         np.testing.assert_allclose(result.losses, losses, rtol=1e-10, atol=1e-12)
-        assert result.metrics["accuracy"] == pytest.approx(right / sum(sizes), rel=1e-12)
+        assert result.metrics["accuracy"] == pytest.approx(right / total, rel=1e-12)
     assert ours.step == theirs.step
     for a, b in zip(ours.params, theirs.params, strict=True):
         np.testing.assert_allclose(np.array(a), np.array(b), rtol=1e-9, atol=1e-11)

@@ -108,6 +108,22 @@ def test_items_of_changing_sizes_in_one_step(backend):
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_items_may_have_weights(backend, accumulate):
+    """The same as rows with weights; an item whose weights are all 0 counts as a step."""
+    weights = np.random.default_rng(1).random(61).astype(np.float32)
+    weights[16:32] = 0
+    ours, theirs = (model_of(backend, dtype="float64") for _ in range(2))
+    items = [(x, y, w) for (x, y), (w, _) in zip(items_of(), items_of(x=weights), strict=True)]
+    history = ours.fit(items, epochs=2, accumulate=accumulate, verbose=0)
+    options = {"batch_size": 16, "shuffle": False, "epochs": 2, "accumulate": accumulate, "verbose": 0}
+    other = theirs.fit(X, Y, sample_weight=weights, **options)
+    assert_same(results(ours, history), results(theirs, other))
+    with pytest.raises(ValueError, match="must all have weights or none; got one without for step 2 of epoch 1"):
+        model_of(backend).fit([items[0], items[1][:2]], verbose=0)
+    assert ours.train_on_batch(*items[0]) == theirs.train_on_batch(X[:16], Y[:16], sample_weight=weights[:16])
+
+
 def test_a_dataloader_is_gone_through_once_an_epoch(backend):
     torch = pytest.importorskip("torch")
     data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
@@ -161,7 +177,7 @@ def test_an_iterator_that_ends_early(backend, x, options, message):
         (X, {}, TypeError, r"without y, x must be an iterable of items \(x, y\); got a float32 array"),
         (3, {}, TypeError, "without y, x must be an iterable"),
         ([], {}, ValueError, "x must have items"),
-        ([X], {}, TypeError, r"every item of x must be a tuple \(x, y\); got a float32 array .* as item 1"),
+        ([X], {}, TypeError, r"every item of x must be a tuple \(x, y\) or \(x, y, weights\); got a float32 .* item 1"),
         ([(X, Y, Y, Y)], {}, TypeError, "got a tuple of 4 as item 1"),
         ([(X, Y[:3])], {}, ValueError, "x of batch 1 and y of batch 1 must have as many rows"),
         (items_of(), {"batch_size": 16}, ValueError, "batch_size is for arrays x and y"),
@@ -170,6 +186,10 @@ def test_an_iterator_that_ends_early(backend, x, options, message):
         (items_of(), {"checkpoint": "c"}, ValueError, "checkpoint is for arrays x and y"),
         (items_of(), {"resume": "c"}, ValueError, "resume is for arrays x and y"),
         (items_of(), {"augment": lambda x, y, rng: (x, y)}, ValueError, "augment is for arrays x and y"),
+        (items_of(), {"sample_weight": np.ones(61)}, ValueError, "sample_weight is for arrays x and y, and .* weights"),
+        (items_of(), {"class_weight": "balanced"}, ValueError, "class_weight is for arrays x and y"),
+        ([(X, Y, Y[:3])], {}, ValueError, "the weights of batch 1 must have a weight for each of the 61 rows"),
+        ([(X, Y, -1.0 - Y)], {}, ValueError, "the weights of batch 1 must not be negative"),
         (items_of(), {"standardize_targets": True}, ValueError, "standardize_targets is for arrays x and y"),
     ],
 )
@@ -275,6 +295,16 @@ def test_it_sees_rows_as_they_were_given():
     model.fit(images, labels, epochs=2, batch_size=10, augment=flipped, verbose=0)
     assert shapes == {((10, 4, 3), "uint8", "U", False)}
     np.testing.assert_array_equal(images, before)
+
+
+@pytest.mark.parametrize("weights", [{"sample_weight": 1.0 + np.arange(61) % 3}, {"class_weight": {0: 3.0}}])
+def test_weights_go_with_the_rows(backend, weights):
+    ours, theirs = (model_of(backend, dtype="float64") for _ in range(2))
+    options = {"epochs": 2, "batch_size": 16, "verbose": 0, **weights}
+    history = ours.fit(X, Y, augment=lambda x, y, rng: (x, y), **options)
+    assert_same(results(ours, history), results(theirs, theirs.fit(X, Y, callbacks=[Callback()], **options)))
+    with pytest.raises(ValueError, match="augment must return as many rows as it is given where rows have weights"):
+        ours.fit(X, Y, augment=lambda x, y, rng: (x[1:], y[1:]), **{**options, "epochs": 1})
 
 
 def test_batches_may_grow_and_shrink(backend):

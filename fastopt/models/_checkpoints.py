@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _files
-from .._validation import check_count, describe
+from .._validation import check_count, check_flag, check_number, describe
 from ..callbacks import Callback
 from ..layers import to_config
 from . import _description, checkpoint
 from ._data_memory import DataMemory
+from ._parts import PartialEpoch
 from ._state_values import Tensors, packed, unpacked
 from .checkpoint import TRAINING
 from .history import History
-from .training import FitOptions
+from .training import FitOptions, Plan, next_batches
 
 log = logging.getLogger("fastopt")
 
@@ -50,7 +51,7 @@ class Saved(NamedTuple):
     seconds: float  # that the training has taken
     stopped: bool  # by a callback
     partial: Mapping[str, Any] | None  # state of the epoch that was within; None: between two epochs
-    heard: Sequence[Sequence[float]]  # totals of losses and rows of callbacks that are called within the epoch
+    heard: Sequence[tuple[float, float]]  # totals of losses and rows of callbacks that are called within the epoch
     history: Mapping[str, Any]
     callbacks: Sequence[tuple[str, Mapping[str, Any]]]  # class and state of those that have one
 
@@ -72,7 +73,7 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "layers": _told(layers), "seed": model.seed, "dtype": model.dtype.name,
         "compute_dtype": model.compute_dtype, "loss": _told([model.loss.spec.name, dict(model.loss.spec.params)]),
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
-        "figures": list(names),
+        "ema": repr(model.ema), "figures": list(names),
     }  # fmt: skip
     call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
     return call | {name: _told(value) for name, value in data.items()}
@@ -191,69 +192,83 @@ def find(path: str, is_target: bool) -> str | None:
     return None
 
 
-def plan(model: Any, make: Any, options: FitOptions, call: Mapping[str, Any]) -> list[Saved]:
+def plan(model: Any, make: Any, begun: Plan, call: dict[str, Any]) -> Plan:
     """Check the paths of checkpoints, and read the one to go on from, if there is one; nothing is changed.
 
-    make: the model's class; call: see `call_of`.
+    make: the model's class; begun: the plan without a checkpoint; call: see `call_of`.
     """
+    options = begun.options
     _description.check_class(model.optimizer)
     if options.checkpoint is not None:
         _files.check_writable("checkpoint", target(options))
     path = source(options)
-    return [] if path is None else [read(path, make, model, call, options.callbacks)]
+    return begun._replace(call=call, saved=None if path is None else [read(path, make, model, begun, call)])
 
 
-def read(path: str, make: Any, model: Any, call: Mapping[str, Any], callbacks: Sequence[Callback]) -> Saved:
+def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any]) -> Saved:
     """Read a checkpoint, and check that it is of this call; ValueError, with the reason, for any other file.
 
-    make: the model's class. Nothing is changed. The message names the checkpoint before it, if there is one.
+    Nothing is changed. The message names the checkpoint before it, if there is one.
     """
     try:
-        return _read(path, make, model, call, callbacks)
+        with checkpoint.opened(path, training=True) as (description, tensors):
+            saved = _parsed(path, make, model, begun.options, call, description, tensors)
+            if saved.partial is not None:  # ValueError for one that does not fit the data
+                PartialEpoch(next_batches(saved.model, begun)).restore(saved.partial)
+            return saved
     except ValueError as error:
         before = path.removesuffix(PREVIOUS) + PREVIOUS
         hint = f"; the checkpoint before it is {before}" if before != path and os.path.exists(before) else ""
         raise ValueError(f"{error}{hint}") from None
 
 
-def _read(path: str, make: Any, model: Any, call: Mapping[str, Any], callbacks: Sequence[Callback]) -> Saved:
-    with checkpoint.opened(path, training=True) as (description, tensors):
-        entry = description.get(TRAINING)
-        if not isinstance(entry, dict):
-            raise ValueError("it has no training to go on with: it is a model file, not a checkpoint of fit")
-        if check_count("the version of its training", entry["version"]) != VERSION:
-            raise ValueError(
-                f"its training has version {entry['version']}, and this version of fastopt goes on with {VERSION}"
-            )
-        ours = {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{TRAINING}.")}
-        entry = unpacked(entry, ours)
-        if different := _differences(entry["call"], call):
-            raise ValueError(f"it is of another training: {'; '.join(different)}")
-        partial, position = entry["partial"], entry["position"]
-        if partial is not None and position["backend"] != model.backend:
-            raise ValueError(
-                f"it is within an epoch on the backend {position['backend']!r}, and sums of metrics differ by backend;"
-                f" got {model.backend!r}"
-            )
-        names = [type(callback).__name__ for callback in stateful(callbacks)]
-        if [name for name, _ in entry["callbacks"]] != names:
-            theirs = ", ".join(name for name, _ in entry["callbacks"]) or "none"
-            raise ValueError(f"the callbacks with a state must be {theirs}; got {', '.join(names) or 'none'}")
-        _check_history(entry["history"])
-        foreign = _description.foreign_rate(description)
-        if foreign and not callable(model.optimizer.param_groups[0]["lr"]):
-            raise ValueError(f"the learning rate must be the schedule {foreign} again, which it cannot hold")
-        saved = _description.build_whole(make, {**description, "compute_dtype": None}, tensors, model.backend, False)
-        return Saved(
-            path, saved, bool(foreign), check_count("epoch", position["epoch"]),
-            check_count("first_step", position["first_step"], least=0), float(position["seconds"]),
-            bool(position["stopped"]), partial, entry["heard"], entry["history"], entry["callbacks"],
-        )  # fmt: skip
+def _parsed(
+    path: str, make: Any, model: Any, options: FitOptions, call: Mapping[str, Any], description: Any, tensors: Tensors
+) -> Saved:
+    entry = description.get(TRAINING)
+    if not isinstance(entry, dict):
+        raise ValueError("it has no training to go on with: it is a model file, not a checkpoint of fit")
+    if check_count("the version of its training", entry["version"], least=0) != VERSION:
+        raise ValueError(
+            f"its training has version {entry['version']}, and this version of fastopt goes on with {VERSION}"
+        )
+    ours = {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{TRAINING}.")}
+    entry = unpacked(entry, ours)
+    if different := _differences(entry["call"], call):
+        raise ValueError(f"it is of another training: {'; '.join(different)}")
+    partial, position = entry["partial"], entry["position"]
+    if partial is not None and position["backend"] != model.backend:
+        raise ValueError(
+            f"it is within an epoch on the backend {position['backend']!r}, and sums of metrics differ by backend;"
+            f" got {model.backend!r}"
+        )
+    names = [type(callback).__name__ for callback in stateful(options.callbacks)]
+    if [name for name, _ in entry["callbacks"]] != names:
+        theirs = ", ".join(name for name, _ in entry["callbacks"]) or "none"
+        raise ValueError(f"the callbacks with a state must be {theirs}; got {', '.join(names) or 'none'}")
+    _check_history(entry["history"])
+    foreign = _description.foreign_rate(description)
+    if foreign and not callable(model.optimizer.param_groups[0]["lr"]):
+        raise ValueError(f"the learning rate must be the schedule {foreign} again, which it cannot hold")
+    whole = {**description, "compute_dtype": None}
+    return Saved(
+        path=path,
+        model=_description.build_whole(make, whole, tensors, model.backend, warns=False),
+        keeps_lr=bool(foreign),
+        epoch=check_count("epoch", position["epoch"]),
+        first_step=check_count("first_step", position["first_step"], least=0),
+        seconds=check_number("seconds", position["seconds"], 0.0),
+        stopped=check_flag("stopped", position["stopped"]),
+        partial=partial,
+        heard=[(float(total), float(rows)) for total, rows in entry["heard"]],
+        history=entry["history"],
+        callbacks=entry["callbacks"],
+    )
 
 
 def _check_history(saved: Mapping[str, Any]) -> None:
-    lengths = {len(column) for column in saved["figures"].values()} | {len(saved["epochs"])}
-    if len(lengths) != 1:
+    columns = [saved["epochs"], *saved["figures"].values()]
+    if any(column.shape != (len(saved["epochs"]),) for column in columns) or saved["losses"].ndim != 1:
         raise ValueError("the columns of its history must be of one length")
 
 
@@ -264,7 +279,9 @@ def take_model(model: Any, saved: Saved) -> None:
     """Give a model the weights, the optimizer's states and the counts of a checkpoint."""
     theirs, ours = saved.model.optimizer, model.optimizer
     lr = ours.param_groups[0]["lr"]
-    model.set_weights(saved.model.parameters)
+    model.set_weights(saved.model.parameters, saved.model.averages)
+    if model._averages is not None:
+        model._averages.steps = saved.model._averages.steps
     ours.load_state_dict(theirs.state_dict())
     if saved.keeps_lr:
         ours.lr = lr

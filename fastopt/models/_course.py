@@ -73,7 +73,7 @@ class Course:
             self._partial.restore(self._saved.partial)
             if len(self._saved.heard) == len(self._listeners):
                 for listener, totals in zip(self._listeners, self._saved.heard, strict=True):
-                    listener.total, listener.rows = float(totals[0]), int(totals[1])
+                    listener.total, listener.rows = totals
             self._take_up()
         return self._partial
 
@@ -144,9 +144,9 @@ class _Writer(Clock):
         assert self._every.seconds is not None
         return self._every.seconds - (self.seconds - self._written_at)
 
-    def steps_until(self, step: int) -> int:
+    def steps_until(self, step: int, left: int) -> int:
         if self._every.seconds is not None:
-            return super().steps_until(step)
+            return super().steps_until(step, left)
         if self._every.steps is None:
             return NEVER
         return self._every.steps - (step - self._course._first_step) % self._every.steps

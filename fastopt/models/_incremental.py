@@ -25,10 +25,10 @@ class Incremental(DataMemory):
     def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         raise NotImplementedError
 
-    def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> dict[str, float]:
+    def train_on_batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """Take one optimizer step on all rows together; return {"loss": mean loss before it, metric: value, ...}.
 
-        x and y are as in `fit`, the first call of which this may be: it builds the model, and learns classes and
+        The arguments are as in `fit`, the first call of which this may be: it builds the model, and learns classes and
         statistics from these rows. The figures are those of this batch alone, as in training (dropout on). Neither
         `history` nor `epochs_done` changes; the step counts for schedules and dropout. The programs of the last few
         numbers of rows are kept.
@@ -41,13 +41,19 @@ class Incremental(DataMemory):
         (True, True, 100)
         """
         with self._use.exclusive("train_on_batch", trains=True):
-            options = FitOptions(batch_size="full", shuffle=False, verbose=0)
+            options = FitOptions(batch_size="full", shuffle=False, verbose=0, sample_weight=sample_weight)
             model: Any = self
             plan = self._plan_fit(x, y, options)
             result = training.train_epoch(model, plan.network, training.next_batches(model, plan))
         return training.figures(result)
 
-    def partial_fit(self: Self, x: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self: Self,
+        x: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Train for one epoch on these rows, in batches of 32; return the model, as scikit-learn's `partial_fit` does.
 
         classes  all labels there are, given at the first call: those of later calls must be among them. The model
@@ -70,7 +76,7 @@ class Incremental(DataMemory):
             if known is None:
                 self.classes = given
         try:
-            self.fit(x, y, verbose=0)
+            self.fit(x, y, verbose=0, sample_weight=sample_weight)
         except (TypeError, ValueError):
             if known is None and self.epochs_done == 0:
                 self.classes = None

@@ -23,7 +23,7 @@ class MaxSteps(Party):
     def __init__(self, last: int) -> None:
         self._last, self._done = last, 0
 
-    def steps_until(self, step: int) -> int:
+    def steps_until(self, step: int, left: int) -> int:
         return self._last - step
 
     def look(self, step: int) -> None:
@@ -38,7 +38,7 @@ class MaxSteps(Party):
 
 
 class Pace:
-    """Number of steps that fit into a time, by the parts before: a power of two, so that few sizes of parts occur."""
+    """Number of steps that fit into a time, by the part before."""
 
     def __init__(self) -> None:
         self._steps, self._seconds = 0, 1.0
@@ -47,19 +47,22 @@ class Pace:
         """Take note of a part."""
         self._steps, self._seconds = steps, max(seconds, 1e-9)
 
-    def steps_within(self, seconds: float) -> int:
+    def steps_within(self, seconds: float, left: int) -> int:
         """Steps to do before the time is looked at again, where so many seconds are left: those of half of them.
 
+        The rest of the epoch, `left`, if it fits; else a power of two, so that parts have few sizes, for each of which
+        a backend prepares a program.
+
         >>> pace = Pace()
-        >>> pace.steps_within(10.0)
+        >>> pace.steps_within(10.0, 600)
         1
         >>> pace.note(100, 0.02)
-        >>> pace.steps_within(10.0), pace.steps_within(0.02), pace.steps_within(0.0)
-        (512, 32, 1)
+        >>> pace.steps_within(10.0, 600), pace.steps_within(10.0, 900), pace.steps_within(0.02, 600)
+        (600, 512, 32)
         """
         fit = min(seconds / 2, MOST_SECONDS) * self._steps / self._seconds
-        count = int(min(fit, GROWTH * self._steps))
-        return 1 << (max(count, 1).bit_length() - 1)
+        count = max(int(min(fit, GROWTH * self._steps)), 1)
+        return left if left <= count else 1 << (count.bit_length() - 1)
 
 
 class Clock(Party):
@@ -82,8 +85,8 @@ class Clock(Party):
         """Seconds until the time has come; 0 or less: it has."""
         raise NotImplementedError
 
-    def steps_until(self, step: int) -> int:
-        return self._pace.steps_within(max(self.seconds_left, 0.0))
+    def steps_until(self, step: int, left: int) -> int:
+        return self._pace.steps_within(max(self.seconds_left, 0.0), left)
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
         self._pace.note(len(part.sizes), part.result.seconds)

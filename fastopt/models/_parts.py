@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._validation import check_count
 from ..callbacks import Callback
 from ..kernels.spec import Batches, EpochParts, PassResult
 
@@ -38,6 +39,7 @@ class PartialEpoch:
         self._sizes = batches.rows_of_steps()
         self.steps = 0
         self._losses: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []  # sums of the rows' weights, of each step; none where rows have none
         self._metrics: Mapping[str, float] = {}
         self._seconds, self._lr = 0.0, float("nan")
 
@@ -60,6 +62,8 @@ class PartialEpoch:
         part = self._whole if whole else self._batches.part(range(self.steps, self.steps + count))
         result = train(part if whole else part._replace(parts=self._parts), told)
         self._losses.append(result.losses)
+        if result.weights is not None:
+            self._weights.append(result.weights)
         self._metrics, self._lr, self._seconds = result.metrics, result.lr, self._seconds + result.seconds
         self.steps += count
         return result
@@ -70,8 +74,9 @@ class PartialEpoch:
 
     def result(self) -> PassResult:
         """Results of the steps that are done, as of one pass."""
-        losses = self._losses[0] if len(self._losses) == 1 else np.concatenate(self._losses)
-        return PassResult(losses, dict(self._metrics), self._seconds, self._lr)
+        losses, weights = (_joined(some) for some in (self._losses, self._weights))
+        assert losses is not None
+        return PassResult(losses, dict(self._metrics), self._seconds, self._lr, weights)
 
     def batches(self) -> Batches:
         """The batches of the steps that are done."""
@@ -84,24 +89,35 @@ class PartialEpoch:
         done = self.result()
         return {
             "steps": self.steps, "losses": done.losses, "metrics": done.metrics, "seconds": done.seconds,
-            "lr": done.lr, "rows": self._parts.rows, "carried": self._parts.carried,
+            "lr": done.lr, "weights": done.weights, "rows": self._parts.rows, "weight": self._parts.weight,
+            "carried": self._parts.carried,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps that `to_state` was called after."""
-        steps, losses, rows = int(state["steps"]), np.asarray(state["losses"], np.float64), int(state["rows"])
-        if not 0 < steps < len(self._sizes) or losses.shape != (steps,) or rows != self._sizes[:steps].sum():
+        """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
+        steps, rows = check_count("steps of its epoch", state["steps"]), state["rows"]
+        losses, weights, carried = state["losses"], state["weights"], state["carried"]
+        metrics, fits = dict(state["metrics"]), all(a.shape == (steps,) for a in (losses, weights) if a is not None)
+        if steps >= len(self._sizes) or not fits or rows != self._sizes[:steps].sum():
             raise ValueError(f"its epoch must have {len(self._sizes)} steps; it has done {steps} on {rows} rows")
-        self.steps, self._losses, self._metrics = steps, [losses], dict(state["metrics"])
+        if not isinstance(carried, dict | list) or (isinstance(carried, dict) and set(carried) != set(metrics)):
+            raise ValueError("sums of its epoch must be those of its metrics")
+        if (weights is None) != (self._whole.weights is None):
+            raise ValueError("its epoch must have weights of rows if the data have them")
+        self.steps, self._losses, self._metrics = steps, [losses], metrics
+        self._weights = [] if weights is None else [weights]
         self._seconds, self._lr = float(state["seconds"]), float(state["lr"])
-        self._parts.carry(state["carried"], rows)
+        self._parts.carry(carried, rows, float(state["weight"]))
 
 
 class Party:
     """Somebody who is heard between two steps: base class of those who cut an epoch into parts."""
 
-    def steps_until(self, step: int) -> int:
-        """Number of steps from here to those after which to be heard; step: those of the optimizer that are done."""
+    def steps_until(self, step: int, left: int) -> int:
+        """Number of steps from here to those after which to be heard.
+
+        step: number of steps that the optimizer has done; left: those to the end of the epoch.
+        """
         return NEVER
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
@@ -121,18 +137,19 @@ class Listener(Party):
 
     def __init__(self, callback: Callback, every: int) -> None:
         self._callback, self._every = callback, every
-        self.total, self.rows = 0.0, 0
+        self.total, self.rows = 0.0, 0.0
 
-    def steps_until(self, step: int) -> int:
+    def steps_until(self, step: int, left: int) -> int:
         return self._every - step % self._every
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
         """Take note of the steps of a part, and call the callback if it is its turn."""
-        self.total += float((part.result.losses * part.sizes).sum())
-        self.rows += int(part.sizes.sum())
+        shares = part.sizes if part.result.weights is None else part.result.weights
+        self.total += float((part.result.losses * shares).sum())
+        self.rows += float(shares.sum())
         if part.step % self._every == 0:
-            logs = {"loss": self.total / self.rows, "lr": part.result.lr}
-            self.total, self.rows = 0.0, 0
+            logs = {"loss": self.total / self.rows if self.rows else 0.0, "lr": part.result.lr}
+            self.total, self.rows = 0.0, 0.0
             self._callback.on_step_end(model, part.step, logs)
 
 
@@ -150,8 +167,8 @@ def train_in_parts(
     that are done, and of the part's mean loss.
     """
     while not epoch.complete and not any(party.ends_training for party in parties):
-        before = model.optimizer.steps
-        count = min([epoch.steps_left, *(party.steps_until(before) for party in parties)])
+        before, left = model.optimizer.steps, epoch.steps_left
+        count = min([left, *(party.steps_until(before, left) for party in parties)])
         result = epoch.train(count, train, advance)
         count = len(result.losses)  # fewer where batches come one by one, and there are no more
         part = Part(result, epoch.last_sizes(count), before + count)
@@ -159,6 +176,11 @@ def train_in_parts(
             party.hear(model, epoch, part)
         if model.stop_training:
             break
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The arrays one after the other; None for none."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays) if arrays else None
 
 
 def _shifted(advance: Advance, by: int) -> Advance:

@@ -20,6 +20,8 @@ MEANINGLESS = {
     "validation_split": (0.0, "rows of an iterable cannot be held out: give validation_data"),
     "drop_last": (False, "each item of x is a batch: let x leave it out"),
     "standardize_targets": (False, "the mean of all targets is not known before they have come: scale them in x"),
+    "sample_weight": (None, "give items (x, y, weights)"),
+    "class_weight": (None, "give items (x, y, weights)"),
     "checkpoint": (None, "the position of an iterable cannot be kept: give arrays, or call model.save"),
     "resume": (None, "the position of an iterable cannot be kept: give arrays"),
     "augment": (None, "let x give items that are changed already"),
@@ -36,16 +38,17 @@ def check_metrics(metrics: tuple[str, ...], what: str) -> None:
             )
 
 
-def plan(model: Any, given: Any, loss: Loss, options: FitOptions) -> training.Plan:
+def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
     """Return the plan of a training on the items (x, y) of an iterable; the model is built by the first of them."""
     for name, (value, advice) in MEANINGLESS.items():
-        if getattr(options, name) != value and not (name == "resume" and options.resume is False):
+        given = getattr(options, name)
+        if given != value if value is not None else given is not None and given is not False:
             raise ValueError(f"{name} is for arrays x and y, and y is left out; {advice}")
     check_metrics(model.metrics, "an iterable")
-    items = Items(given)
-    x, y = items.first()
+    items = Items(x)
+    first = items.first()
     names = ("x of batch 1", "y of batch 1")
-    raw = _intake.read(model, names, x, y, loss, options.nan)
+    raw = _intake.read(model, names, first[0], first[1], loss, options.nan)
     inputs = raw.x.values.shape[1]
     if model.inputs is None:
         model.specs(inputs)  # raises, before anything is made, where layers clash
@@ -55,13 +58,14 @@ def plan(model: Any, given: Any, loss: Loss, options: FitOptions) -> training.Pl
         classes = _targets.learn_classes(names[1], raw.labels, loss.spec, model.outputs)
     learnt = known._replace(feature_names=known.feature_names or raw.x.names, classes=classes)
     reader = Reader(model, loss, options.nan, inputs, learnt)
-    reader.read(x, y, 1)  # raises for a layer that has not learnt its statistics
+    reader.read(1, *first)  # raises for a layer that has not learnt its statistics
     validation = None
     if options.validation_data is not None:
         called = ("validation x", "validation y")
-        more_x, more_y = options.validation_data
+        more_x, more_y, *rest = options.validation_data
         more = _intake.read(model, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
         validation = _intake.converted(model, called, more, loss, learnt)
+        validation = model._with_weights(validation, more, "validation sample_weight", *rest)
     for callback in options.callbacks:
         callback.check(training.figure_names(model.metrics, validation is not None, model.metric_functions))
     if model.inputs is None:
@@ -71,7 +75,8 @@ def plan(model: Any, given: Any, loss: Loss, options: FitOptions) -> training.Pl
     model.learnt = learnt
     empty = _intake.Data(np.empty((0, inputs)), np.empty(0))
     source = ItemSource(items, reader)
-    return training.Plan(network, empty, np.arange(0), validation, options, None, source=source)
+    evaluator = model._evaluator(network)
+    return training.Plan(network, empty, np.arange(0), validation, options, evaluator, source=source)
 
 
 def check_augment(metrics: tuple[str, ...], options: FitOptions) -> None:
@@ -83,10 +88,13 @@ def check_augment(metrics: tuple[str, ...], options: FitOptions) -> None:
 
 
 def augmented(
-    model: Any, x: Any, raw: _intake.Raw, loss: Loss, learnt: Learnt, options: FitOptions
+    model: Any, x: Any, raw: _intake.Raw, weights: np.ndarray | None, loss: Loss, learnt: Learnt, options: FitOptions
 ) -> AugmentedSource:
-    """Return the source of a training whose batches `options.augment` changes; x: as the user gave it."""
+    """Return the source of a training whose batches `options.augment` changes; x: as the user gave it.
+
+    weights: of the rows, in the model's dtype.
+    """
     values = raw.x.values
     shape = x.shape[1:] if isinstance(x, np.ndarray) and x.ndim > 2 else values.shape[1:]
     reader = Reader(model, loss, options.nan, values.shape[1], learnt._replace(feature_names=None))
-    return AugmentedSource(options.augment, values, raw.y, shape, reader, training.next_batches)
+    return AugmentedSource(options.augment, values, raw.y, weights, shape, reader, training.next_batches)

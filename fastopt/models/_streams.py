@@ -14,7 +14,7 @@ from .._metrics import check_classes
 from .._validation import describe
 from ..kernels.spec import Batches, EpochParts, PassResult
 from ..losses import Loss
-from . import _intake
+from . import _intake, _row_weights
 from ._intake import Data, Learnt
 from ._labels import Labels
 from ._parts import NEVER, Advance, PartialEpoch, Train
@@ -33,18 +33,26 @@ class Reader(NamedTuple):
     inputs: int
     learnt: Learnt
 
-    def read(self, x: Any, y: Any, number: int) -> Data:
-        """Return the checked rows of batch `number` of an epoch, counted from 1."""
+    def read(self, number: int, x: Any, y: Any, weights: Any = None) -> Data:
+        """Return the checked rows of batch `number` of an epoch, counted from 1, with their weights if it has any."""
         model, names = self.model, (f"x of batch {number}", f"y of batch {number}")
         raw = _intake.read(model, names, x, y, self.loss, self.nan, self.inputs, self.learnt.feature_names)
         data = _intake.converted(model, names, raw, self.loss, self.learnt)
         if model.metrics:
             check_classes(model.metrics, self.loss.spec.name, data.y, names[1])
-        return data
+        if weights is None:
+            return data
+        name = f"the weights of batch {number}"
+        numbers = _row_weights.read(name, weights, raw.given, raw.kept)
+        assert numbers is not None
+        return data._replace(weights=_row_weights.in_dtype(name, numbers, model.dtype))
 
 
 class Items:
-    """The items (x, y) of an iterable, each a batch: those of an iterator once, those of others anew in every epoch."""
+    """The items (x, y) or (x, y, weights) of an iterable, each a batch.
+
+    Those of an iterator come once, those of other iterables anew in every epoch.
+    """
 
     def __init__(self, given: Any) -> None:
         shaped = hasattr(given, "shape") or hasattr(given, "__array__") or isinstance(given, str | bytes | dict)
@@ -54,7 +62,7 @@ class Items:
         self.once = self._begun is given  # an iterator
         self._fresh = True  # nobody has asked for an epoch
 
-    def first(self) -> tuple[Any, Any]:
+    def first(self) -> tuple[Any, ...]:
         """Return the first item, which stays to be trained on."""
         item = next(self._begun, _END)
         if item is _END:
@@ -62,7 +70,7 @@ class Items:
         self._begun = chain([item], self._begun)
         return split(item, 1)
 
-    def epoch(self) -> Iterator[tuple[Any, Any]]:
+    def epoch(self) -> Iterator[tuple[Any, ...]]:
         """Iterate over the items of the next epoch."""
         if not self._fresh and not self.once:
             self._begun = iter(self._given)
@@ -70,12 +78,14 @@ class Items:
         return (split(item, number) for number, item in enumerate(self._begun, 1))
 
 
-def split(item: Any, number: int) -> tuple[Any, Any]:
-    """Return x and y of an item, the number-th of an epoch."""
-    if not isinstance(item, tuple | list) or len(item) != 2:
+def split(item: Any, number: int) -> tuple[Any, ...]:
+    """Return x, y and perhaps the weights of an item, the number-th of an epoch."""
+    if not isinstance(item, tuple | list) or len(item) not in (2, 3):
         parts = f" of {len(item)}" if isinstance(item, tuple | list) else ""
-        raise TypeError(f"every item of x must be a tuple (x, y); got {describe(item)}{parts} as item {number}")
-    return item[0], item[1]
+        raise TypeError(
+            f"every item of x must be a tuple (x, y) or (x, y, weights); got {describe(item)}{parts} as item {number}"
+        )
+    return tuple(item)
 
 
 class StreamedEpoch(PartialEpoch):
@@ -90,8 +100,9 @@ class StreamedEpoch(PartialEpoch):
         self._parts = EpochParts(Batches(np.empty((0, 1)), np.empty(0), np.arange(0), 1))
         self._rows: list[int] = []  # of each step
         self._ended = False
+        self._weighted: bool | None = None  # not known before the first batch
         self.steps = 0
-        self._losses, self._metrics = [], {}
+        self._losses, self._weights, self._metrics = [], [], {}
         self._seconds, self._lr = 0.0, float("nan")
 
     @property
@@ -118,6 +129,7 @@ class StreamedEpoch(PartialEpoch):
             if not group:
                 self._end()
                 break
+            self._check_weights(group)
             batches = together(group, self._accumulate)
             results.append(train(batches._replace(parts=self._parts), None))
             self._rows.append(batches.num_rows)
@@ -130,8 +142,23 @@ class StreamedEpoch(PartialEpoch):
             return PassResult(np.empty(0), dict(self._metrics), 0.0, self._lr)
         losses, seconds = np.concatenate([result.losses for result in results]), sum(r.seconds for r in results)
         self._losses.append(losses)
+        found = [result.weights for result in results if result.weights is not None]
+        weights = np.concatenate(found) if found else None
+        if weights is not None:
+            self._weights.append(weights)
         self._metrics, self._lr, self._seconds = results[-1].metrics, results[-1].lr, self._seconds + seconds
-        return PassResult(losses, results[-1].metrics, seconds, self._lr)
+        return PassResult(losses, results[-1].metrics, seconds, self._lr, weights)
+
+    def _check_weights(self, group: list[Data]) -> None:
+        """Raise ValueError unless all batches of the epoch have weights, or none has."""
+        for data in group:
+            has = data.weights is not None
+            if self._weighted is not None and has != self._weighted:
+                raise ValueError(
+                    f"the items of x must all have weights or none; got one {'with' if has else 'without'} for step"
+                    f" {self.steps + 1} of epoch {self._number}"
+                )
+            self._weighted = has
 
     def _end(self) -> None:
         """Take note that there is no further batch; ValueError where there should be."""
@@ -160,11 +187,15 @@ class StreamedEpoch(PartialEpoch):
 def together(group: list[Data], accumulate: int) -> Batches:
     """The batches of one step."""
     sizes = np.array([len(data.x) for data in group])
-    x, y = group[0] if len(group) == 1 else (np.concatenate(arrays) for arrays in zip(*group, strict=True))
+    x, y, weights = group[0]
+    if len(group) > 1:
+        x, y = (np.concatenate([data[i] for data in group]) for i in (0, 1))
+        if weights is not None:
+            weights = np.concatenate([data.weights for data in group])
     most = int(sizes.max())
     # the last one may be shorter in any case
     differ = (sizes[:-1] != most).any()
-    return Batches(x, y, np.arange(len(x)), most, accumulate, sizes=sizes if differ else None)
+    return Batches(x, y, np.arange(len(x)), most, accumulate, weights=weights, sizes=sizes if differ else None)
 
 
 class ItemSource(NamedTuple):
@@ -177,8 +208,7 @@ class ItemSource(NamedTuple):
         """Return the next epoch, whose number is for errors."""
         options = plan.options
         limit = None if options.steps_per_epoch is None else int(options.steps_per_epoch)
-        pairs = enumerate(self.items.epoch(), 1)
-        read = (self.reader.read(x, y, i) for i, (x, y) in pairs)
+        read = (self.reader.read(i, *item) for i, item in enumerate(self.items.epoch(), 1))
         return StreamedEpoch(read, int(options.accumulate), limit, number)
 
 
@@ -188,13 +218,14 @@ Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Any, Any
 class AugmentedSource(NamedTuple):
     """Epochs of rows that a function changes, batch after batch, in a thread that is a batch ahead.
 
-    x, y: all rows of the user's, before anything is prepared; shape: of a row of x. make(model, plan): the batches of
-    the next epoch.
+    x, y: all rows of the user's, before anything is prepared; weights: of the rows, if they have any; shape: of a row
+    of x. make(model, plan): the batches of the next epoch.
     """
 
     augment: Augment
     x: np.ndarray
     y: Labels | np.ndarray
+    weights: np.ndarray | None
     shape: tuple[int, ...]
     reader: Reader
     make: Callable[[Any, Any], Batches]
@@ -215,7 +246,15 @@ class AugmentedSource(NamedTuple):
         found = self.augment(x, y, np.random.Generator(bits))
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"augment must return a tuple (x, y); got {describe(found)} for batch {number + 1}")
-        return self.reader.read(*found, number + 1)
+        data = self.reader.read(number + 1, *found)
+        if self.weights is None:
+            return data
+        if len(data.x) != len(rows):
+            raise ValueError(
+                f"augment must return as many rows as it is given where rows have weights; got {len(data.x)} for"
+                f" {len(rows)} in batch {number + 1}"
+            )
+        return data._replace(weights=self.weights[rows])
 
 
 def ahead(made: Iterator[Data]) -> Iterator[Data]:

@@ -95,8 +95,12 @@ def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[d
     logs = {name: values[0] for name, values in training.epoch_figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None and plan.options.validates(course.epoch):
         last = {name: logs.pop(name) for name in LAST}
-        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        of_functions = training.function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        evaluator = plan.evaluator or plan.network
+        if evaluator is not plan.network:
+            model._bring_back()  # the averages, which it reads
+        x, y, weights = plan.validation
+        scores = evaluator.evaluate(x, y, EVALUATION_BATCH, weights)
+        of_functions = training.function_figures(model, evaluator, plan.validation, EVALUATION_BATCH)
         found = training.figures(scores) | of_functions
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:

@@ -20,10 +20,12 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
 from ..callbacks import Callback, Trainable
-from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, PassResult, Shuffle
+from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
+from ._row_weights import check_class_weight
 from ._sizes import sized, varies
 from ._targets import TargetScale, unscaled
 from .history import History
@@ -49,10 +51,18 @@ class Model(Trainable, Protocol):
     target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
+    _averages: Averages | None
+    _parameters: list[np.ndarray]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    def _constraints(self) -> list[Constraint | None]:
+        """The constraint of each parameter."""
+
+    def _bring_back(self) -> None:
+        """Update weights, states and averages from the device that holds them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class FitOptions:
     nan: str = "raise"
     accumulate: int = 1
     standardize_targets: bool = False
+    sample_weight: Any = None
+    class_weight: Any = None
     drop_last: bool = False
     steps_per_epoch: int | None = None
     validation_freq: int | Sequence[int] = 1
@@ -98,11 +110,15 @@ class FitOptions:
         if self.drop_last is not False:
             check_flag("drop_last", self.drop_last)
         check_name("nan", self.nan, NAN)
+        check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
-                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
+                raise TypeError(
+                    "validation_data must be a tuple (x, y) or (x, y, sample_weight); got"
+                    f" {describe(self.validation_data)}"
+                )
 
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
@@ -168,7 +184,8 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
-    batch_size: BatchSize | None  # a number of rows, or one of `fastopt.batches`; None: batches come as they are
+    evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
+    batch_size: BatchSize | None = None  # a number of rows, or one of `fastopt.batches`; None: batches come as they are
     batch_size_reason: str = ""
     stream: RowStream | None = None  # of the rows, where epochs are of `steps_per_epoch`
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
@@ -271,8 +288,8 @@ def next_batches(model: Model, plan: Plan) -> Batches:
     elif options.shuffle:
         shuffle = Shuffle(model.seed, epoch)
     is_number = type(plan.batch_size) is int
-    size: Any = plan.batch_size if is_number else 1
-    batches = Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
+    (x, y, weights), size = plan.data, plan.batch_size if type(plan.batch_size) is int else 1
+    batches = Batches(x, y, rows, size, int(options.accumulate), shuffle=shuffle, weights=weights)
     if is_number and not options.drop_last:
         return batches
     assert plan.batch_size is not None
@@ -307,11 +324,14 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps)
+        steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
             optimizer.advance(network.steps_done)
+            if model._averages is not None:
+                model._averages.steps += network.steps_done
     return result
 
 
@@ -321,13 +341,16 @@ def figures(result: PassResult) -> dict[str, float]:
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets.
+
+    Those that have an argument `sample_weight` are given the weights of the rows, where there are any.
+    """
     if not model.metric_functions:
         return {}
     outputs, y = network.predict(data.x, batch_size), data.y
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs)
+    return function_values(model.metric_functions, y, outputs, data.weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
@@ -340,7 +363,7 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
     rows = batches.rows_of_steps()
-    losses = np.average(results.losses, axis=1, weights=rows)
+    losses = np.average(results.losses, axis=1, weights=rows if results.weights is None else results.weights)
     speeds = rows.sum() / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}

@@ -28,6 +28,14 @@ def test_sizes_are_those_of_the_batches(backend, epochs, accumulate, clip_norm):
     compare_sizes(BACKENDS[backend], epochs, accumulate, clip_norm=clip_norm)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_go_with_sizes(backend, accumulate):
+    """A third of the rows have weight 0, and so has a whole step."""
+    weights = lambda rows: np.random.default_rng(1).random(rows) * (np.arange(rows) % 3 > 0)  # noqa: E731
+    compare_sizes(BACKENDS[backend], [[5, 1, 1, 7], [1, 2, 9]], accumulate, clip_norm=0.05, weights=weights)
+
+
 def test_an_epoch_of_more_batches_makes_room():
     compare_sizes(cpu, [[40, 1], [1] * 60, [2, 3]], clip_norm=0.05)
 

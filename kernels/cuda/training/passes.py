@@ -12,6 +12,7 @@ from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
 from .program import Launches, Program
+from .row_weights import RowWeights
 
 # Batches of a graph, where many of a kind follow one another: the host launches a graph in some 5 us, and a small batch
 # takes less. A pass must be LONG times as long, for making the graph takes milliseconds.
@@ -25,6 +26,7 @@ class BatchKind(NamedTuple):
     step_rows: int  # of all batches of its step
     starts_step: bool
     ends_step: bool
+    updates: bool = True  # False: the weights of the step sum to 0
 
 
 class OnlyOnce(NamedTuple):
@@ -37,9 +39,9 @@ def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
     """The kind of batch `number` of a pass over so many rows, in batches of `batch` rows, `group` of them a step.
 
     >>> batch_kind(0, 10, 4, 2)
-    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False)
+    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False, updates=True)
     >>> batch_kind(2, 10, 4, 2)
-    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True)
+    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True, updates=True)
     """
     position, done = number % group, number * batch
     step_rows = min(rows - done + position * batch, group * batch)
@@ -60,23 +62,12 @@ BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True)]
     ]
 
 
-def apart(order: np.ndarray, sizes: np.ndarray, batch: int) -> np.ndarray:
-    """The order of rows with each batch's at a multiple of `batch`, where batches begin on the device; 0 between.
-
-    >>> apart(np.array([5, 6, 7]), np.array([2, 1]), batch=4).tolist()
-    [5, 6, 0, 0, 7, 0, 0, 0]
-    """
-    padded = np.zeros(len(sizes) * batch, np.int64)
-    starts = np.arange(len(sizes)) * batch - np.cumsum(sizes) + sizes
-    padded[np.repeat(starts, sizes) + np.arange(len(order))] = order
-    return padded
-
-
 class Pass:
     """One kind of pass over the same arrays, to be run any number of times.
 
     rows: of a pass, or of the longest if `run` is given sizes of batches; ordered: `run` is given their order; group:
-    batches of a step; outputs: columns of the outputs that are kept for every row, 0 for none.
+    batches of a step; outputs: columns of the outputs that are kept for every row, 0 for none; weighted: `run` is given
+    weights.
     """
 
     def __init__(
@@ -88,14 +79,17 @@ class Pass:
         ordered: bool,
         group: int = 1,
         outputs: int = 0,
+        weighted: bool = False,
     ) -> None:
         gpu, stream = program.gpu, program.stream
         self.program, self.rows, self.group = program, rows, group
         self.batches = -(-rows // program.batch)
         self.arrays = x, y  # kept alive, so that no other array can have the same id
         width = outputs * program.size
-        self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
+        self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered + 16 * weighted))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
+        self._weights = gpu.allocate(16 * rows) if weighted else None
+        self._row_weights: RowWeights | None = None  # of the pass that is running
         self.metrics = program.net.num_sums
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
@@ -126,6 +120,12 @@ class Pass:
         feed = self.feed
         return *self.program.gather(feed.x, feed.y, self.labels, self.order, rows, feed.ring), self.labels
 
+    def gather_weights(self, rows: int) -> int:
+        """Add the launch that gathers the weights of a batch; return their address, 0 where rows have none."""
+        if self._weights is None:
+            return 0
+        return self.program.gather_weights(self._weights.address, rows, self.rows)
+
     def run(
         self,
         list_batch: Callable[[BatchKind], None],
@@ -135,6 +135,7 @@ class Pass:
         after: Callable[[range], None] = lambda chunk: None,
         together: Callable[[range], None] | None = None,
         carried: Sequence[float] = (),
+        weights: RowWeights | None = None,
         sizes: np.ndarray | None = None,
     ) -> None:
         """Launch all batches; `ever` batches were trained on before.
@@ -144,7 +145,9 @@ class Pass:
         after: called with the batches of each chunk that was launched.
         together: launches several batches as one kernel, each a step; called instead of `list_batch`.
         carried: sums for metrics that these batches are added to; by default 0.
-        sizes: rows of every batch, of which `order` has the rows `apart`; None: full batches, and what is left.
+        weights: of the rows, in the order of the pass.
+        sizes: rows of every batch, of which `order` and `weights` have the rows `apart`; None: full batches, and what
+        is left.
         """
         program = self.program
         kinds = None if sizes is None else kinds_of(sizes, self.group)
@@ -157,6 +160,9 @@ class Pass:
             gpu.copy_in(self.results.address, np.array(carried, np.float64), stream)
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
+        self._row_weights = weights
+        if self._weights is not None and weights is not None:
+            gpu.copy_in(self._weights.address, weights.rows, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, batches)) as chunks:
             self.marked = marks is not None
             for chunk in chunks:
@@ -174,6 +180,8 @@ class Pass:
                         count = 1 if marks else self._num_alike(number, chunk)
                     else:
                         kind, count = kinds[number], 1
+                    if weights is not None:
+                        kind = kind._replace(updates=bool(weights.updates[number]))
                     if kinds is not None and number == batches - 1:
                         # what is left for it is of another size in each epoch: a graph would not be used again
                         replay = OnlyOnce(self._listed(kind, list_batch))
@@ -192,6 +200,8 @@ class Pass:
         """Number of batches from this one on that are launched together: MANY of one kind, or 1."""
         full = self.rows // self.program.batch  # batches before the last, which may be short
         long = self.group == 1 and full >= LONG * MANY
+        if self._row_weights is not None:
+            long = long and bool(self._row_weights.updates[number : number + MANY].all())
         return MANY if long and number + MANY <= min(full, chunk.stop) else 1
 
     def _listed(self, kind: BatchKind, list_batch: Callable[[BatchKind], None]) -> Launches:

@@ -27,6 +27,11 @@ def test_sizes_are_those_of_the_batches(accumulate, clip_norm):
     assert run.net._kept["train"][1] is kept
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_go_with_sizes(accumulate):
+    compare_sizes(cuda, [[3, 1, 1, 2]], accumulate, weights=lambda rows: np.arange(rows) % 3 / 4)
+
+
 def test_data_that_are_streamed(monkeypatch):
     monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0.0)
     monkeypatch.setattr(data_feed, "PART_BYTES", 1)
