@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import regularizers
 from ._frozen import Frozen
 from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
 from .kernels.formulas import OUTPUTS
-from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
+from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec, ParamSettings
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
+from .regularizers import Regularizer
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -79,6 +81,13 @@ class Dense(Frozen):
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
+    kernel_regularizer  penalty of the weights in the loss: one of `fastopt.regularizers`, or l1, l2, l1_l2 for a factor
+                        of 0.01; see there how it differs from an optimizer's weight_decay and l1
+    bias_regularizer    the same of the biases
+    lr_scale            factor, at least 0, of the optimizer's learning rate for this layer
+    weight_decay        that of this layer, at least 0, in the place of the optimizer's; None: the optimizer's
+    trainable           False: the weights stay as they are, at the cost of no gradient, update or state;
+                        `Sequential.freeze` and `unfreeze` change it in a model
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -97,6 +106,11 @@ class Dense(Frozen):
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
     name: str | None = None
+    kernel_regularizer: str | Regularizer | type[Regularizer] | None = None
+    bias_regularizer: str | Regularizer | type[Regularizer] | None = None
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
@@ -120,6 +134,14 @@ class Dense(Frozen):
                 )
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
+        for which in ("kernel_regularizer", "bias_regularizer"):
+            set_(self, which, regularizers.get(which, getattr(self, which)))
+        if self.bias_regularizer is not None and not self.use_bias:
+            raise ValueError("bias_regularizer is for a bias, but use_bias=False leaves the bias out")
+        set_(self, "lr_scale", check_number("lr_scale", self.lr_scale, 0.0))
+        if self.weight_decay is not None:
+            set_(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
+        set_(self, "trainable", check_flag("trainable", self.trainable))
 
     def __repr__(self) -> str:
         return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
@@ -133,6 +155,23 @@ class Dense(Frozen):
                 f"got {kernel.shape}"
             )
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+
+    def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
+        """Return what an optimizer does with [kernel, bias] (or [kernel]) beside what it does with all parameters.
+
+        decay_biases: False for no weight decay of the bias.
+        """
+        if not self.trainable:
+            return [ParamSettings()] * (1 + self.use_bias)
+        decays = self.weight_decay, self.weight_decay if decay_biases else 0.0
+        pairs = zip(decays, (self.kernel_regularizer, self.bias_regularizer), strict=True)
+        settings = [
+            ParamSettings(self.lr_scale, decay, penalty.l1, penalty.l2)
+            if isinstance(penalty, Regularizer)
+            else ParamSettings(self.lr_scale, decay)
+            for decay, penalty in pairs
+        ]
+        return settings[: 1 + self.use_bias]
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
@@ -198,12 +237,30 @@ def kind(layer: Layer) -> str:
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Return the layer as plain values for a file; None stands for an initializer that is an array."""
+    """Return the layer as plain values for a file; None stands for an initializer that is an array.
+
+    Fields of SINCE_FORMAT_3 are left out where they are at their defaults, for older versions to read the file.
+    """
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
-    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
-    plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
-    return {"kind": kind(layer), **plain}
+    config: dict[str, Any] = {"kind": kind(layer)}
+    for name, field in layer.__dataclass_fields__.items():
+        value = getattr(layer, name)
+        if name in SINCE_FORMAT_3 and value == field.default:
+            continue
+        if isinstance(value, Regularizer):
+            value = regularizers.to_config(value)
+        config[name] = None if isinstance(value, np.ndarray) else value
+    return config
+
+
+def from_config(config: dict[str, Any]) -> Layer:
+    """Return the layer of a file; ValueError or TypeError for what is none."""
+    fields = dict(config)
+    cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
+    for name in REGULARIZED.intersection(fields):
+        fields[name] = regularizers.from_config(fields[name])
+    return cls(**fields)
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:
@@ -266,4 +323,6 @@ def _repr(layer: Dense | Dropout, *values: object) -> str:
     return f"{type(layer).__name__}({', '.join(parts)})"
 
 
+REGULARIZED = frozenset({"kernel_regularizer", "bias_regularizer"})
+SINCE_FORMAT_3 = REGULARIZED | {"lr_scale", "weight_decay", "trainable"}  # fields that older versions do not know
 LEADING = {Dense: ("units", "activation"), Dropout: ("rate",)}  # the fields a repr gives without their names

@@ -97,10 +97,12 @@ NO_ARRAYS = {
     "Callback", "Dropout", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer", "profile",
     "set_num_threads", "load_model", "Optimizer", "Sequential",
     # modules, whose contents are named one by one
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "regularizers",
+    "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
-    "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
+    "build", "compile", "freeze", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
+    "unfreeze",
 }  # fmt: skip
 OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.

@@ -11,12 +11,12 @@ from .. import schedules
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
 from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import LAYERS, Dense, Layer, to_config
+from ..layers import SINCE_FORMAT_3, Dense, Layer, from_config, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import FORMAT, FORMAT_OF_DATA, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -34,13 +34,17 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
+        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model), len(model.parameters))
         tensors |= states
-    remembered = _data_memory.to_config(model)
+        if not model.decay_biases:
+            compiled["decay_biases"] = False
+    remembered, layers = _data_memory.to_config(model), [to_config(layer) for layer in model.layers]
+    is_new = not model.decay_biases or any(SINCE_FORMAT_3.intersection(layer) for layer in layers)
+    of_data = remembered or model.preprocessing or model.target_scale
     description = {
-        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        "format": FORMAT if is_new else FORMAT_OF_DATA if of_data else 1,
         **remembered,
-        "layers": [to_config(layer) for layer in model.layers],
+        "layers": layers,
         "inputs": model.inputs,
         "seed": model.seed,
         "dtype": model.dtype.name,
@@ -65,7 +69,7 @@ def _metrics_of(model: DataMemory) -> list[str]:
 
 
 def _describe_training(
-    optimizer: Optimizer, loss: Loss, metrics: Iterable[str]
+    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], num_parameters: int
 ) -> tuple[Description, Tensors]:
     name = type(optimizer).__name__
     if CLASSES.get(name) is not type(optimizer):
@@ -79,7 +83,11 @@ def _describe_training(
         "metrics": list(metrics),
         "optimizer": name,
         "group": {**group, "lr": _rate(optimizer, group["lr"])},
-        "states": [{"step": entry["step"], "tensors": list(arrays[i])} for i, entry in states.items()],
+        # frozen parameters have none
+        "states": [
+            {"step": states[i]["step"], "tensors": list(arrays[i])} if i in states else {"step": 0, "tensors": []}
+            for i in range(num_parameters)
+        ],
     }
     return compiled, {f"optimizer.{i}.{key}": value for i, entry in arrays.items() for key, value in entry.items()}
 
@@ -155,11 +163,10 @@ def check_left_over(names: Iterable[str]) -> None:
 def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
     """Make the layer that is described; an initializer that was an array is now the array of the saved weights."""
     fields = dict(config)
-    cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
     for which in ("kernel", "bias"):
-        if cls is Dense and fields[f"{which}_initializer"] is None:
+        if fields["kind"] == "dense" and fields[f"{which}_initializer"] is None:
             fields[f"{which}_initializer"] = tensors[f"layers.{index}.{which}"]
-    return cls(**fields)
+    return from_config(fields)
 
 
 def build_training(

@@ -19,7 +19,8 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-FORMAT = 2  # written for models that remember something of their data; of others format 1 says all
+FORMAT = 3  # written for models with settings of single parameters: regularizers, rates, decay, frozen layers
+FORMAT_OF_DATA = 2  # for others that remember something of their data; of all others format 1 says all
 KEY = "fastopt"
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)

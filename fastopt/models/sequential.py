@@ -12,14 +12,14 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name
+from .._validation import check_count, check_flag, check_name
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
 from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _description, _intake, _targets, checkpoint, training
+from . import _description, _intake, _targets, _trainable, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
 from .training import NAN, FitOptions
@@ -89,6 +89,7 @@ class Sequential(DataMemory):
         optimizer: str | Optimizer | type[Optimizer] = "adam",
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
+        decay_biases: bool = True,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -101,6 +102,7 @@ class Sequential(DataMemory):
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
                    "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
                    f(y_true, y_pred) of yours, which go by their names
+        decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -134,6 +136,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        decay_biases = check_flag("decay_biases", decay_biases)
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -141,9 +144,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                         "the optimizer has its arrays already; give compile one that was made without params"
                     )
                 if self.built:
-                    new_optimizer.bind(self._parameters)
+                    new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
-            self.metric_functions = functions
+            self.metric_functions, self.decay_biases = functions, decay_biases
             self._kept_networks.clear()
 
     def fit(
@@ -191,7 +194,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           `target_scale` keeps both, for later calls, too. Losses and metrics are in these units, also
                           those of `evaluate`; `predict` gives the units of y
 
-        Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
+        Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
+        Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
+        weights before each step, that of an epoch the mean over its steps. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
         If the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
@@ -219,6 +224,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
@@ -278,8 +284,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._reading("evaluate"):
             self.build(inputs)
             network = self._network_for(training=True)
-            figures = training.figures(network.evaluate(*data, batch_size))
-            return figures | training.function_figures(self, network, data, batch_size)
+            return training.evaluated(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.

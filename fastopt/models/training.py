@@ -19,7 +19,7 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
 from ._intake import Data
 from ._parts import train_in_parts
 from ._targets import TargetScale, unscaled
@@ -49,6 +49,10 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    @property
+    def param_settings(self) -> tuple[ParamSettings, ...]:
+        """Settings of each parameter beside the optimizer's."""
 
 
 @dataclass(frozen=True)
@@ -264,8 +268,7 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
         last = {name: logs.pop(name) for name in LAST}
-        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        found = evaluated(model, plan.network, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
@@ -296,7 +299,7 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._step_lock:
-        steps = optimizer.next_steps(batches.epochs * batches.steps)
+        steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
@@ -305,9 +308,13 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     return result
 
 
-def figures(result: PassResult) -> dict[str, float]:
-    """The mean loss and the metrics of an evaluation."""
-    return {"loss": float(result.losses[0]), **result.metrics}
+def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
+    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
+    result, settings = network.evaluate(*data, batch_size), model.param_settings
+    loss = float(result.losses[0])
+    if any(own.has_penalty for own in settings):
+        loss += network.penalty(settings)
+    return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:

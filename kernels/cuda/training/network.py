@@ -26,10 +26,11 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, ParamSettings, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
+from ..optim.penalties import Penalties
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
@@ -64,9 +65,9 @@ class _Training:
         self.scalars = gpu.allocate(self.num_settings * data.steps * ROW)
         places = iter(self.states.addresses)
         of_all = network.mirror.addresses, self.gradients.addresses, self.totals.addresses, network.mirror.copies
-        of_params, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
+        changed, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
         of_states = [[next(places) for _ in of_param] for of_param in states]
-        arrays = ParamArrays(of_params, of_states, gradients, totals, copies)
+        arrays = ParamArrays(changed, of_states, gradients, totals, copies)
         elements = [p.size for p in compress(params, updated)]
         net = network.net._replace(variation=variation, updated=updated)
         copy = net.compute if arrays.copies else ""
@@ -75,9 +76,14 @@ class _Training:
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
+        self.penalties: Penalties | None = None
+        if optimizer.penalties:
+            of_params = network.mirror.addresses, [p.size for p in params]
+            self.penalties = Penalties(gpu, stream, net.dtype, *of_params, optimizer.penalties)
+            self.penalty_of_batch = gpu.allocate(8 * data.batches)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        plain = all(updated) and self.num_settings == 1  # as the kernel has it
+        plain = all(updated) and self.num_settings == 1 and not self.penalties  # as the kernel has it
         self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
@@ -90,12 +96,23 @@ class _Training:
         )  # fmt: skip
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
-    def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
+    def begin(self, table: np.ndarray, optimizer: OptimizerSteps) -> None:
         """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
         rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
         rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
-        self.updates.begin(clip_norm)
+        self.updates.begin(optimizer.clip_norm)
+        if self.penalties:
+            self.penalties.set_factors(optimizer.penalties)
+            self.gpu.zero(self.penalty_of_batch.address, 8 * self.batches.batches, self.stream)
+
+    def penalties_of_steps(self, batches: int) -> np.ndarray:
+        """The penalty of each step that has begun among so many batches. Waits for all launches."""
+        found = np.zeros(self.batches.batches)
+        if self.penalties:
+            self.gpu.copy_out(found, self.penalty_of_batch.address, self.stream)
+            self.gpu.wait(self.stream)
+        return found[: batches : self.batches.group]
 
     def list_batch(self, kind: BatchKind) -> None:
         """Add the launches for a kind of batch."""
@@ -103,7 +120,8 @@ class _Training:
         x, t, labels = self.batches.gather(rows)
         z, saved = program.forward(x, rows)
         sums = self.batches.losses, 8, self.batches.results.address
-        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient)
+        more = self._add_penalties() if kind.starts_step else []
+        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, more)
         by_layer = updates.by_layer and not self.batches.marked
         update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
         program.backward(saved, rows, self.gradients.addresses, update_layer if by_layer else None)
@@ -119,7 +137,15 @@ class _Training:
             program.add(costs.squares(size, width), updates.clip)
         if kind.ends_step:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
-        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
+        program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
+
+    def _add_penalties(self) -> list[tuple[int, int, int, int]]:
+        """Add the penalties of a step, if there are any; return the record of their sum."""
+        if not self.penalties:
+            return []
+        cost = costs.penalties(self.penalties.num_elements, self.penalties.num_elements * self.program.size)
+        self.program.add(cost, self.penalties.launch)
+        return [(self.penalties.sums, self.penalties.tiles, self.penalty_of_batch.address, 8)]
 
 
 class Network:
@@ -239,7 +265,8 @@ class Network:
             carried = parts.carried if parts and parts.carried else ()
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
-            key = *sizes, *of_optimizer, seed, _parts(variation)
+            penalised = tuple(own.has_penalty for own in optimizer.penalties)
+            key = *sizes, *of_optimizer, penalised, seed, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -254,7 +281,8 @@ class Network:
                 nonlocal reported
                 if progress and time.perf_counter() - reported >= REPORT:
                     losses = running.sums()[1]
-                    progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
+                    mean = losses[: chunk.stop].sum() / counts[: chunk.stop].sum()
+                    progress(whole_steps(), float(mean + training.penalties_of_steps(chunk.stop).mean()))
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
@@ -262,7 +290,7 @@ class Network:
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
-            training.begin(scalars, optimizer.clip_norm)
+            training.begin(scalars, optimizer)
             self._ahead = training
             try:
                 running.run(
@@ -273,10 +301,11 @@ class Network:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
+            penalties = training.penalties_of_steps(count)
         if progress:
-            progress(before + steps, float(losses.sum() / counts.sum()))
+            progress(before + steps, float(losses.sum() / counts.sum() + penalties.mean()))
         firsts = np.arange(0, count, group)
-        losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
+        losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts) + penalties
         rows = len(batches.order)
         if parts:
             parts.carry(sums, rows)
@@ -296,6 +325,15 @@ class Network:
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
         return self._totals(losses[:1] / (len(x) * terms), sums, len(x), variation, start)
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        if not any(own.has_penalty for own in settings):
+            return 0.0
+        with self.gpu.active():
+            self._upload()
+            sizes = self.mirror.addresses, [p.size for p in self.params]
+            return Penalties(self.gpu, self.stream.handle, self.net.dtype, *sizes, settings).value()
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
