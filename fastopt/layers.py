@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import regularizers
 from ._frozen import Frozen
 from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
+from .constraints import Constraint
+from .constraints import get as get_constraint
 from .kernels.formulas import OUTPUTS
+from .kernels.spec import Constraint as ConstraintSpec
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec, ParamSettings
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 from .regularizers import Regularizer
+from .regularizers import get as get_regularizer
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -88,6 +91,9 @@ class Dense(Frozen):
     weight_decay        that of this layer, at least 0, in the place of the optimizer's; None: the optimizer's
     trainable           False: the weights stay as they are, at the cost of no gradient, update or state;
                         `Sequential.freeze` and `unfreeze` change it in a model
+    kernel_constraint   one of `fastopt.constraints`, such as MaxNorm(2), or its name: what w is made to obey after
+                        every update
+    bias_constraint     the same of b
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -111,6 +117,8 @@ class Dense(Frozen):
     lr_scale: float = 1.0
     weight_decay: float | None = None
     trainable: bool = True
+    kernel_constraint: str | Constraint | None = None
+    bias_constraint: str | Constraint | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
@@ -135,13 +143,18 @@ class Dense(Frozen):
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
         for which in ("kernel_regularizer", "bias_regularizer"):
-            set_(self, which, regularizers.get(which, getattr(self, which)))
+            set_(self, which, get_regularizer(which, getattr(self, which)))
         if self.bias_regularizer is not None and not self.use_bias:
             raise ValueError("bias_regularizer is for a bias, but use_bias=False leaves the bias out")
         set_(self, "lr_scale", check_number("lr_scale", self.lr_scale, 0.0))
         if self.weight_decay is not None:
             set_(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
         set_(self, "trainable", check_flag("trainable", self.trainable))
+        for which in ("kernel_constraint", "bias_constraint"):
+            set_(self, which, get_constraint(getattr(self, which), which))
+        if self.bias_constraint is not None and not self.use_bias:
+            raise ValueError("bias_constraint is given, but use_bias=False leaves the bias out")
+        self.constraints()  # refuses axes that a bias has not
 
     def __repr__(self) -> str:
         return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
@@ -172,6 +185,17 @@ class Dense(Frozen):
             for decay, penalty in pairs
         ]
         return settings[: 1 + self.use_bias]
+
+    def constraints(self) -> list[ConstraintSpec | None]:
+        """Return the constraints of [kernel, bias] (or [kernel]) as backends take them; None for those without."""
+        found: list[ConstraintSpec | None] = []
+        for which, ndim in (("kernel_constraint", 2), ("bias_constraint", 1))[: 1 + self.use_bias]:
+            constraint = get_constraint(getattr(self, which))
+            try:
+                found.append(None if constraint is None else constraint.spec(ndim))
+            except ValueError as error:
+                raise ValueError(f"{which}: {error}") from None
+        return found
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
@@ -231,6 +255,13 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
+# Arguments that files of formats 1 and 2 do not know.
+LATER = (
+    "kernel_regularizer", "bias_regularizer", "lr_scale", "weight_decay", "trainable", "kernel_constraint",
+    "bias_constraint",
+)  # fmt: skip
+
+
 def kind(layer: Layer) -> str:
     """Return the name of the layer's class in LAYERS."""
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
@@ -239,28 +270,19 @@ def kind(layer: Layer) -> str:
 def to_config(layer: Layer) -> dict[str, Any]:
     """Return the layer as plain values for a file; None stands for an initializer that is an array.
 
-    Fields of SINCE_FORMAT_3 are left out where they are at their defaults, for older versions to read the file.
+    Those of LATER are left out where they are at their defaults, for older versions to read the file.
     """
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
     config: dict[str, Any] = {"kind": kind(layer)}
     for name, field in layer.__dataclass_fields__.items():
         value = getattr(layer, name)
-        if name in SINCE_FORMAT_3 and value == field.default:
+        if name in LATER and value == field.default:
             continue
-        if isinstance(value, Regularizer):
-            value = regularizers.to_config(value)
+        if isinstance(value, Regularizer | Constraint):
+            value = value.config()
         config[name] = None if isinstance(value, np.ndarray) else value
     return config
-
-
-def from_config(config: dict[str, Any]) -> Layer:
-    """Return the layer of a file; ValueError or TypeError for what is none."""
-    fields = dict(config)
-    cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
-    for name in REGULARIZED.intersection(fields):
-        fields[name] = regularizers.from_config(fields[name])
-    return cls(**fields)
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:
@@ -323,6 +345,4 @@ def _repr(layer: Dense | Dropout, *values: object) -> str:
     return f"{type(layer).__name__}({', '.join(parts)})"
 
 
-REGULARIZED = frozenset({"kernel_regularizer", "bias_regularizer"})
-SINCE_FORMAT_3 = REGULARIZED | {"lr_scale", "weight_decay", "trainable"}  # fields that older versions do not know
 LEADING = {Dense: ("units", "activation"), Dropout: ("rate",)}  # the fields a repr gives without their names

@@ -13,19 +13,29 @@ and once a step, also of several batches (`accumulate`). Those of frozen layers 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from ._validation import check_name, check_number, describe
 
-__all__ = ["L1", "L1L2", "L2", "REGULARIZERS", "Regularizer", "get", "to_config"]
+__all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
 
 class Regularizer:
     """Base of the regularizers: the loss has l1 sum |w| + l2 sum w^2 more, the gradient l1 sign(w) + 2 l2 w."""
 
+    name: ClassVar[str]
     l1: float
     l2: float
+
+    def config(self) -> dict[str, Any]:
+        """Return the regularizer as plain values, from which `get` makes it again.
+
+        >>> L2(0.5).config()
+        {'name': 'l2', 'l2': 0.5}
+        """
+        factors = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {"name": self.name, **factors}
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +48,7 @@ class L1(Regularizer):
     L1(0.0001)
     """
 
+    name = "l1"
     l1: float = 0.01
 
     l2 = 0.0
@@ -63,6 +74,7 @@ class L2(Regularizer):
     ValueError: l2 must be at least 0, and finite; got -1
     """
 
+    name = "l2"
     l2: float = 0.01
 
     l1 = 0.0
@@ -84,6 +96,7 @@ class L1L2(Regularizer):
     L1L2(l1=1e-05, l2=0.0001)
     """
 
+    name = "l1_l2"
     l1: float = 0.0
     l2: float = 0.0
 
@@ -95,12 +108,13 @@ class L1L2(Regularizer):
         return f"L1L2(l1={self.l1:g}, l2={self.l2:g})"
 
 
-# Names that stand for a regularizer, with Keras's factors.
-REGULARIZERS: Mapping[str, Regularizer] = {"l1": L1(0.01), "l2": L2(0.01), "l1_l2": L1L2(0.01, 0.01)}
+CLASSES: dict[str, type[Regularizer]] = {cls.name: cls for cls in (L1, L2, L1L2)}
 
 
 def get(what: str, value: Any) -> Regularizer | None:
-    """Return the regularizer that an argument `what` stands for: one of these classes, a name, or None for none.
+    """Return the regularizer that an argument `what` stands for; None for None.
+
+    value  one of the classes, an object of one, a name (factors are then 0.01, as Keras's), or what `config` returns
 
     TypeError or ValueError for anything else.
 
@@ -112,28 +126,9 @@ def get(what: str, value: Any) -> Regularizer | None:
     if isinstance(value, type) and issubclass(value, Regularizer):
         return value()
     if isinstance(value, str):
-        return REGULARIZERS[check_name(what, value, REGULARIZERS)]
-    raise TypeError(
-        f"{what} must be one of fastopt.regularizers, {', '.join(REGULARIZERS)}, or None; got {describe(value)}"
-    )
-
-
-def to_config(value: Regularizer) -> dict[str, float]:
-    """Return a regularizer as plain values for a file.
-
-    >>> to_config(L2(0.5))
-    {'l1': 0.0, 'l2': 0.5}
-    """
-    return {"l1": value.l1, "l2": value.l2}
-
-
-def from_config(config: Mapping[str, Any]) -> Regularizer:
-    """Return the regularizer of a file.
-
-    >>> from_config({"l1": 0.0, "l2": 0.5})
-    L2(0.5)
-    """
-    l1, l2 = config["l1"], config["l2"]
-    if not l2:
-        return L1(l1)
-    return L1L2(l1, l2) if l1 else L2(l2)
+        cls = CLASSES[check_name(what, value, CLASSES)]
+        return cls(*[0.01] * len(fields(cls)))  # type: ignore[arg-type]
+    if isinstance(value, Mapping) and "name" in value:
+        factors = {name: factor for name, factor in value.items() if name != "name"}
+        return CLASSES[check_name(what, value["name"], CLASSES)](**factors)
+    raise TypeError(f"{what} must be one of fastopt.regularizers, {', '.join(CLASSES)}, or None; got {describe(value)}")

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from .. import schedules
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
+from ..averaging import EMA
 from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import SINCE_FORMAT_3, Dense, Layer, from_config, to_config
+from ..layers import LATER, LAYERS, Dense, Layer, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, FORMAT_OF_DATA, Description, Tensors
+from .checkpoint import FORMAT, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -31,18 +32,20 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     """
     if model.inputs is None:
         raise ValueError("the model has no weights yet: call build, or fit, before save")
-    tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
+    names = _names(model.layers)
+    tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
         compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model), len(model.parameters))
         tensors |= states
         if not model.decay_biases:
             compiled["decay_biases"] = False
+        if model._averages is not None:
+            compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
+            tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
     remembered, layers = _data_memory.to_config(model), [to_config(layer) for layer in model.layers]
-    is_new = not model.decay_biases or any(SINCE_FORMAT_3.intersection(layer) for layer in layers)
-    of_data = remembered or model.preprocessing or model.target_scale
     description = {
-        "format": FORMAT if is_new else FORMAT_OF_DATA if of_data else 1,
+        "format": _format(model, bool(remembered), layers, compiled or {}),
         **remembered,
         "layers": layers,
         "inputs": model.inputs,
@@ -54,6 +57,13 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         "compile": compiled,
     }
     return description, tensors
+
+
+def _format(model: DataMemory, remembers: bool, layers: Iterable[Description], compiled: Description) -> int:
+    """The oldest format that can say all of a model, of which these are parts of the description."""
+    if {"ema", "decay_biases"}.intersection(compiled) or any(set(LATER).intersection(layer) for layer in layers):
+        return FORMAT
+    return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
 def _metrics_of(model: DataMemory) -> list[str]:
@@ -147,7 +157,7 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
             )
         parameters.append(tensor)
     _data_memory.restore(model, inputs, description, tensors)
-    check_left_over(name for name in tensors if not name.startswith("optimizer."))
+    check_left_over(name for name in tensors if not name.startswith(("optimizer.", "averages.")))
     model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
@@ -163,10 +173,11 @@ def check_left_over(names: Iterable[str]) -> None:
 def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
     """Make the layer that is described; an initializer that was an array is now the array of the saved weights."""
     fields = dict(config)
+    cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
     for which in ("kernel", "bias"):
-        if fields["kind"] == "dense" and fields[f"{which}_initializer"] is None:
+        if cls is Dense and fields[f"{which}_initializer"] is None:
             fields[f"{which}_initializer"] = tensors[f"layers.{index}.{which}"]
-    return from_config(fields)
+    return cls(**fields)
 
 
 def build_training(
@@ -189,6 +200,19 @@ def build_training(
         state[i] |= {name: tensors.pop(f"optimizer.{i}.{name}") for name in entry["tensors"]}
     group["params"] = list(range(num_parameters))
     return optimizer, loss, saved["metrics"], {"state": state, "param_groups": [group]}
+
+
+def build_ema(saved: Description) -> EMA | None:
+    """Make the average over steps that is described."""
+    settings = {name: value for name, value in saved.get("ema", {}).items() if name != "steps"}
+    return EMA(**settings) if settings else None
+
+
+def restore_averages(model: DataMemory, saved: Description, tensors: Tensors) -> None:
+    """Give a compiled model the averages of a file, and remove them from `tensors`; ValueError for damaged ones."""
+    if model._averages is not None:
+        arrays = [tensors.pop(f"averages.{name}") for name in _names(model.layers)]
+        model._averages.restore(saved["ema"]["steps"], arrays)
 
 
 def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
