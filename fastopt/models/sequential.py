@@ -12,7 +12,7 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name, describe
+from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
@@ -20,7 +20,7 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _description, _intake, _row_weights, _targets, checkpoint, training
+from . import _description, _intake, _row_weights, _targets, _trainable, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
 from .training import NAN, FitOptions
@@ -91,6 +91,7 @@ class Sequential(DataMemory):
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
+        decay_biases: bool = True,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -105,6 +106,7 @@ class Sequential(DataMemory):
                    f(y_true, y_pred) of yours, which go by their names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
+        decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -138,6 +140,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        decay_biases = check_flag("decay_biases", decay_biases)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -147,9 +150,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                         "the optimizer has its arrays already; give compile one that was made without params"
                     )
                 if self.built:
-                    new_optimizer.bind(self._parameters)
+                    new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
-            self.metric_functions = functions
+            self.metric_functions, self.decay_biases = functions, decay_biases
             self._average_by(ema)
             self._kept_networks.clear()
 
@@ -211,7 +214,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
         weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
 
-        Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
+        Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
+        Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
+        weights before each step, that of an epoch the mean over its steps. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
         If the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
@@ -239,6 +244,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
         inputs = raw.x.values.shape[1]
@@ -351,8 +357,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._reading("evaluate"):
             self.build(inputs)
             network = self._evaluator(None) or self._network_for(training=True)
-            figures = training.figures(network.evaluate(data.x, data.y, batch_size, data.weights))
-            return figures | training.function_figures(self, network, data, batch_size)
+            return training.evaluated(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
