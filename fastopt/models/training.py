@@ -96,7 +96,8 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
-        check_class_weight(self.class_weight)
+        if self.class_weight is not None:
+            check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
