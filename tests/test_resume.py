@@ -24,6 +24,9 @@ from fastopt.callbacks import (
 )
 from fastopt.models import _checkpoints
 
+# arguments of a layer
+FIRST = [{}, {"kernel_constraint": "max_norm"}, {"kernel_regularizer": "l2"}, {"lr_scale": 0.5}, {"trainable": False}]
+
 
 def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1,), **options):
     """A model whose training was cut off after so many checkpoints, once for each of `kills`, and resumed."""
@@ -54,7 +57,7 @@ def test_mixes_of_options(backend, data, tmp_path_factory):
         "lr": draw(st.sampled_from([0.03, None, fo.schedules.Exponential(0.05, gamma=0.9)])),
         "metrics": draw(st.sampled_from([(), ("accuracy",), ("r2", "f1_macro", "mse")])),
         "ema": draw(st.sampled_from([None, fo.EMA(0.9)])),
-        "limit": draw(st.sampled_from([None, fo.constraints.MaxNorm(1.0)])),
+        "first": draw(st.sampled_from(FIRST)),
     }
     options = {
         "batch_size": draw(st.sampled_from([1, 7, 40, 100])), "accumulate": draw(st.sampled_from([1, 2, 3])),
@@ -406,10 +409,11 @@ def test_metrics_of_users_go_on(tmp_path):
         ({}, {"steps_per_epoch": 3}, "steps_per_epoch was None and is 3"),
         ({}, {"validation_split": 0.5}, "validation_split was 0.0 and is 0.5"),
         ({}, {"initial_epoch": 1}, "initial_epoch was 0 and is 1"),
-        ({}, {"sample_weight": np.ones(77)}, "sample_weight was None and is .*weights was None and is float32 of"),
+        ({}, {"sample_weight": np.ones(77)}, "sample_weight was None and is .*weights was None and is float32"),
         ({}, {"class_weight": {0: 2.0}}, "class_weight was None and is {'0': 2.0}"),
         ({"ema": fo.EMA()}, {}, r"ema was None and is EMA\("),
-        ({"limit": "non_negative"}, {}, "layers was .*"),
+        ({"first": {"kernel_constraint": "non_negative"}}, {}, "layers was .*"),
+        ({"first": {"lr_scale": 0.5}}, {}, "layers was .*"),
         ({"seed": 2}, {}, "seed was 1 and is 2"),
         ({"metrics": ["mse"]}, {}, "figures was .* and is .*'mean_squared_error'"),
         ({}, {"callbacks": [EarlyStopping("loss")]}, "the callbacks with a state must be none; got EarlyStopping"),

@@ -73,7 +73,7 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "layers": _told(layers), "seed": model.seed, "dtype": model.dtype.name,
         "compute_dtype": model.compute_dtype, "loss": _told([model.loss.spec.name, dict(model.loss.spec.params)]),
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
-        "ema": repr(model.ema), "figures": list(names),
+        "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
     call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
     return call | {name: _told(value) for name, value in data.items()}

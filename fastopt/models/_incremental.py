@@ -45,7 +45,7 @@ class Incremental(DataMemory):
             model: Any = self
             plan = self._plan_fit(x, y, options)
             result = training.train_epoch(model, plan.network, training.next_batches(model, plan))
-        return training.figures(result)
+        return {"loss": float(result.losses[0]), **result.metrics}
 
     def partial_fit(
         self: Self,

@@ -65,7 +65,8 @@ def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
         more_x, more_y, *rest = options.validation_data
         more = _intake.read(model, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
         validation = _intake.converted(model, called, more, loss, learnt)
-        validation = model._with_weights(validation, more, "validation sample_weight", *rest)
+        if rest and rest[0] is not None:
+            validation = model._weighted(validation, more, "validation sample_weight", rest[0])
     for callback in options.callbacks:
         callback.check(training.figure_names(model.metrics, validation is not None, model.metric_functions))
     if model.inputs is None:

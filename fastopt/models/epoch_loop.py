@@ -98,10 +98,7 @@ def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[d
         evaluator = plan.evaluator or plan.network
         if evaluator is not plan.network:
             model._bring_back()  # the averages, which it reads
-        x, y, weights = plan.validation
-        scores = evaluator.evaluate(x, y, EVALUATION_BATCH, weights)
-        of_functions = training.function_figures(model, evaluator, plan.validation, EVALUATION_BATCH)
-        found = training.figures(scores) | of_functions
+        found = training.evaluated(model, evaluator, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)

@@ -30,6 +30,7 @@ from . import (
     _sizes,
     _stream_plan,
     _targets,
+    _trainable,
     checkpoint,
     epoch_loop,
     training,
@@ -109,6 +110,7 @@ class Sequential(Incremental):
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
+        decay_biases: bool = True,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -123,6 +125,7 @@ class Sequential(Incremental):
                    f(y_true, y_pred) of yours, which go by their names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
+        decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -156,6 +159,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        decay_biases = check_flag("decay_biases", decay_biases)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -165,9 +169,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                         "the optimizer has its arrays already; give compile one that was made without params"
                     )
                 if self.built:
-                    new_optimizer.bind(self._parameters)
+                    new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
-            self.metric_functions = functions
+            self.metric_functions, self.decay_biases = functions, decay_biases
             self._average_by(ema)
             self._kept_networks.clear()
 
@@ -267,7 +271,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
 
-        Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
+        Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
+        Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
+        weights before each step, that of an epoch the mean over its steps. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
         If the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
@@ -291,17 +297,19 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
-        return _stream_plan.plan(self, x, self._trainable(), options)
+        return _stream_plan.plan(self, x, self._trainable_loss(), options)
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
-        loss = self._trainable()
+        loss = self._trainable_loss()
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
         if options.augment is not None:
             _stream_plan.check_augment(self.metrics, options)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
-        weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
+        weights = None
+        if options.sample_weight is not None:
+            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
@@ -317,7 +325,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             more_x, more_y, *rest = options.validation_data
             more = _intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, called, more, loss, learnt)
-            validation = self._with_weights(validation, more, "validation sample_weight", *rest)
+            if rest and rest[0] is not None:
+                validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
             if weights is not None:
@@ -360,7 +369,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
 
-    def _trainable(self) -> Loss:
+    def _trainable_loss(self) -> Loss:
         """The loss of a model that `fit` can train; ValueError for another."""
         loss = self._compiled()
         assert self.optimizer is not None
@@ -368,15 +377,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
         return loss
 
-    def _with_weights(
-        self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike | None = None
-    ) -> _intake.Data:
-        """The data with the weights of its rows, if there are any."""
+    def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
+        """The data with the weights of its rows."""
         weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
-        if weights is None:
-            return data
         found = _row_weights.in_dtype(name, weights, self.dtype)
         _row_weights.used(name, found, np.arange(len(found)))
         return data._replace(weights=found)
@@ -433,13 +439,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
-        data = self._with_weights(data, raw, "sample_weight", sample_weight)
+        if sample_weight is not None:
+            data = self._weighted(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
             network = self._evaluator(None) or self._network_for(training=True)
-            figures = training.figures(network.evaluate(data.x, data.y, batch_size, data.weights))
-            return figures | training.function_figures(self, network, data, batch_size)
+            return training.evaluated(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.
