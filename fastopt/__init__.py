@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
+    from . import activations as activations
     from . import callbacks as callbacks
     from . import conventions as conventions
     from . import datasets as datasets
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import optim as optim
     from . import profiling as profiling
     from . import schedules as schedules
+    from .activations import Activation as Activation
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
     from .functional import dense_backward as dense_backward
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
+    from .losses import Loss as Loss
     from .models.history import History as History
     from .models.loading import load_model as load_model
     from .models.sequential import Sequential as Sequential
@@ -36,20 +39,24 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     __version__: str
 
 _NAMES = {
+    "activations": ("Activation",),
     "callbacks": ("Callback", "EarlyStopping"),
     "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("Dense", "Dropout"),
+    "losses": ("Loss",),
     "models.sequential": ("Sequential",),
     "optim": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim.rules": ("OptimizerRule",),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "activations", "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "schedules",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _definitions
 from ._frozen import Frozen
 from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
-from .kernels.formulas import OUTPUTS
+from .activations import known, name_of
+from .kernels.formulas import ACTIVATIONS
+from .kernels.formulas.defined import key_of
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 
@@ -73,7 +76,7 @@ class Dense(Frozen):
 
     units               number of outputs
     activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh, hardswish,
-                        mish; for the last layer of a model also softmax
+                        mish, or one of `Activation.define`; for the last layer of a model also softmax
     use_bias            False leaves b out
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
@@ -92,7 +95,7 @@ class Dense(Frozen):
     """
 
     units: int
-    activation: str = "linear"
+    activation: Any = "linear"  # an Activation, too; once the layer is made, a str
     use_bias: bool = True
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
@@ -102,7 +105,8 @@ class Dense(Frozen):
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
         set_(self, "units", check_count("units", self.units))
         set_(self, "use_bias", check_flag("use_bias", self.use_bias))
-        check_name("activation", self.activation, OUTPUTS)
+        set_(self, "activation", check_name("activation", name_of(self.activation), known()))
+        set_(self, "_key", key_of("activation", self.activation))  # of the formula that it has now
         check_label(self.name)
         kernel = _initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
         bias = _initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
@@ -132,7 +136,12 @@ class Dense(Frozen):
                 f"its kernel_initializer must have shape ({inputs}, {self.units}), as {inputs} features come in; "
                 f"got {kernel.shape}"
             )
-        return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+        return DenseSpec(inputs, self.units, self.activation_key(), self.use_bias)
+
+    def activation_key(self) -> str:
+        """Row of ACTIVATIONS, or softmax; ValueError for a user's formula that this process does not know."""
+        key = getattr(self, "_key", self.activation)
+        return key if key == "softmax" else _definitions.check_known("activation", self.activation, key, ACTIVATIONS)
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.

@@ -94,10 +94,11 @@ def test_own(layout, dtype):
 
 # ---------------------------------------------------------------- nothing is left out
 NO_ARRAYS = {
-    "Callback", "Dropout", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer", "profile",
-    "set_num_threads", "load_model", "Optimizer", "Sequential",
+    "Activation", "Callback", "Dropout", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer",
+    "profile", "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
     # modules, whose contents are named one by one
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "activations", "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
     "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
@@ -119,5 +120,5 @@ def test_every_entry_is_there():
         name for name in covered if name.startswith("Sequential.")
     }
     assert _methods(fo.Optimizer) - OPTIMIZER == CALLED
-    assert _methods(fo.losses.Loss) == {"gradient", "value_and_gradient"}
+    assert _methods(fo.losses.Loss) == {"define", "gradient", "value_and_gradient"}
     assert set(fo.functional.__all__) == {name for name in covered if name.startswith("dense_")}

@@ -8,8 +8,10 @@ from itertools import zip_longest
 from typing import Any, TypeVar
 
 from .. import schedules
+from .._definitions import not_defined
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
+from ..kernels.formulas import defined
 from ..kernels.spec import DenseSpec, LayerSpec
 from ..layers import LAYERS, Dense, Layer, to_config
 from ..losses import LOSS_CLASSES, Loss
@@ -20,8 +22,12 @@ from .checkpoint import FORMAT, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
-CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in OPTIMIZER_CLASSES)}
 Model = TypeVar("Model", bound=DataMemory)
+
+
+def _classes() -> dict[str, Any]:
+    """The optimizers that a file may have, by their names."""
+    return {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in list(OPTIMIZER_CLASSES))}
 
 
 def describe(model: DataMemory) -> tuple[Description, Tensors]:
@@ -49,7 +55,29 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         "epochs_done": model.epochs_done,
         "compile": compiled,
     }
+    if formulas := _defined(model):
+        description["formulas"] = formulas
     return description, tensors
+
+
+def _defined(model: DataMemory) -> list[dict[str, str]]:
+    """The user's formulas that a model has."""
+    keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense)]
+    if model.optimizer is not None and model.loss is not None:
+        keys += [("loss", model.loss.spec.name), ("optimizer", model.optimizer.rule)]
+    used = {key: kind for kind, key in keys if defined.name_of(key) != key}
+    return [{"kind": kind, "name": defined.name_of(key), "key": key} for key, kind in used.items()]
+
+
+def check_defined(description: Description) -> None:
+    """ValueError for a file with a user's formula that this process does not have; a warning if it has another."""
+    for formula in description.get("formulas", ()):
+        kind, name = check_name("kind of formula", formula["kind"], defined.KINDS), formula["name"]
+        present = defined.present(kind, name)
+        if present is None:
+            raise ValueError(not_defined(kind, name))
+        if present != formula["key"]:
+            log.warning("the %s %r is defined here by another formula than the file's: the model has ours", kind, name)
 
 
 def _metrics_of(model: DataMemory) -> list[str]:
@@ -67,14 +95,14 @@ def _metrics_of(model: DataMemory) -> list[str]:
 def _describe_training(
     optimizer: Optimizer, loss: Loss, metrics: Iterable[str]
 ) -> tuple[Description, Tensors]:
-    name = type(optimizer).__name__
-    if CLASSES.get(name) is not type(optimizer):
-        raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(CLASSES)}")
+    name, classes = type(optimizer).__name__, _classes()
+    if classes.get(name) is not type(optimizer):
+        raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(classes)}")
     saved = optimizer.state_dict()
     group, states = saved["param_groups"][0], saved["state"]
     arrays = {i: {key: value for key, value in entry.items() if key != "step"} for i, entry in states.items()}
     compiled = {
-        "loss": loss.spec.name,
+        "loss": loss.name,
         "loss_params": dict(loss.spec.params),
         "metrics": list(metrics),
         "optimizer": name,
@@ -169,7 +197,8 @@ def build_training(
     loss = LOSS_CLASSES[check_name("loss", saved["loss"], LOSS_CLASSES)](**saved["loss_params"])
     group = dict(saved["group"])
     group["lr"] = _loaded_rate(group["lr"])
-    make = CLASSES[check_name("optimizer", saved["optimizer"], CLASSES)]
+    classes = _classes()
+    make = classes[check_name("optimizer", saved["optimizer"], classes)]
     optimizer = make(lr=group["lr"], convention=group.get("convention", "torch"))
     states = saved["states"]
     if len(states) != num_parameters:

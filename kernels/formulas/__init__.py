@@ -8,7 +8,7 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, metrics, optimizers
+from . import activations, defined, dropout, losses, metrics, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
@@ -40,6 +40,7 @@ __all__ = [
     "Optimizer",
     "clip_each_factor",
     "clip_factor",
+    "defined",
     "dropout_draw",
     "dropout_key",
     "dropout_stream",
