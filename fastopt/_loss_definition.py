@@ -42,18 +42,19 @@ def define(
     if link is not None:
         check_name("link", link, [output for output in OUTPUTS if output != "softmax"])
     check_flag("check", check)
-    before = defined.present("loss", name)
-    key = definitions.define_loss(name, value, gradient, numbers, targets, link, check)
-    if key not in _classes:
-        try:
-            spec = LossSpec(key, {param: option.default for param, option in numbers.items()})
-            _definitions.check_loss(name, spec, targets)
-            doc = inspect.getdoc(value) or f"{name}, a loss of the user."
-            _classes[key] = _make_class(base, name, key, numbers, doc)
-        except BaseException:
-            definitions.withdraw("loss", name, before)
-            raise
-    return _classes[key]
+    with defined.lock:
+        before = defined.present("loss", name)
+        key = definitions.define_loss(name, value, gradient, numbers, targets, link, check)
+        if key not in _classes:
+            try:
+                spec = LossSpec(key, {param: option.default for param, option in numbers.items()})
+                _definitions.check_loss(name, spec, targets)
+                doc = inspect.getdoc(value) or f"{name}, a loss of the user."
+                _classes[key] = _make_class(base, name, key, numbers, doc)
+            except BaseException:
+                definitions.withdraw("loss", name, before)
+                raise
+        return _classes[key]
 
 
 def _make_class(base: Any, name: str, key: str, params: Mapping[str, Option], doc: str) -> Any:

@@ -87,15 +87,16 @@ class Activation:
         _definitions.check_new_name("activation", name, OUTPUTS)
         check_name("slope_of", slope_of, ("z", "y"))
         check_flag("check", check)
-        before = defined.present("activation", name)
-        key = definitions.define_activation(name, value, slope, slope_of, check)
-        if key != before:
-            try:
-                _definitions.check_activation(name, key)
-            except BaseException:
-                definitions.withdraw("activation", name, before)
-                raise
-        return cls(name)
+        with defined.lock:
+            before = defined.present("activation", name)
+            key = definitions.define_activation(name, value, slope, slope_of, check)
+            if key != before:
+                try:
+                    _definitions.check_activation(name, key)
+                except BaseException:
+                    definitions.withdraw("activation", name, before)
+                    raise
+            return cls(name)
 
 
 def known() -> tuple[str, ...]:

@@ -23,7 +23,14 @@ from .._definitions import options_of
 from .._validation import check_flag, check_number, describe
 from ..kernels.formulas import defined
 from ..kernels.formulas.defined import Option
-from ..kernels.formulas.optimizers import CLASSES, COMMON_OPTIONS, DOMAINS, Convention, OptimizerClass
+from ..kernels.formulas.optimizers import (
+    CLASSES,
+    COMMON_OPTIONS,
+    DOMAINS,
+    OPTIMIZERS,
+    Convention,
+    OptimizerClass,
+)
 from ..kernels.formulas.optimizers.table import Option as ClassOption
 from .base import Optimizer
 from .optimizers import OPTIMIZER_CLASSES, SETTINGS, make_class
@@ -96,19 +103,19 @@ class OptimizerRule:
         names = _states(states)
         numbers = options_of("options", options, _RESERVED)
         rate, is_decoupled = check_number("lr", lr, 0.0), check_flag("decoupled", decoupled)
-        before = defined.present("optimizer", name)
-        key = definitions.define_rule(name, update, names, numbers, rate, is_decoupled)
-        cls = _classes.get(key)
-        if cls is None:
-            try:
-                _definitions.check_rule(name, key)
-                cls = _make_class(name, key, numbers, rate, is_decoupled, doc or inspect.getdoc(update) or "")
-            except BaseException:
-                definitions.withdraw("optimizer", name, before)
-                raise
-            _classes[key] = cls
-        OPTIMIZER_CLASSES[name.lower()] = cls
-        return cls
+        with defined.lock:
+            before = defined.present("optimizer", name)
+            key = definitions.define_rule(name, update, names, numbers, rate, is_decoupled)
+            if key not in _classes:
+                try:
+                    _definitions.check_rule(name, key)
+                    text = doc or inspect.getdoc(update) or ""
+                    _classes[key] = _make_class(name, key, numbers, rate, is_decoupled, text)
+                except BaseException:
+                    definitions.withdraw("optimizer", name, before)
+                    raise
+            OPTIMIZER_CLASSES[name.lower()] = _classes[key]
+            return _classes[key]
 
 
 def _states(given: Iterable[str]) -> tuple[str, ...]:
@@ -159,6 +166,6 @@ def _reduce(self: Optimizer, protocol: Any) -> tuple[Any, ...]:
 
 def restored(name: str, key: str) -> Optimizer:
     """An optimizer of a class that was defined, for pickle; ValueError if it is not defined here."""
-    _definitions.check_known("optimizer", name, key, _classes)
+    _definitions.check_known("optimizer", name, key, OPTIMIZERS)
     cls = _classes[key]
     return cls.__new__(cls)

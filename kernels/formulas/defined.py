@@ -16,6 +16,7 @@ from .domains import Domain
 KINDS = ("activation", "loss", "optimizer")
 
 FUNCTIONS: list[Callable[..., Any]] = []  # of all formulas, which kernels may call
+# Held while a formula is defined. Python 3.11's parser fails if threads call it at the same time.
 lock = threading.RLock()
 keys: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # name -> key of its present formula
 names: dict[str, str] = {}  # key -> name
