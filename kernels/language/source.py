@@ -55,13 +55,15 @@ def source_of(what: str, function: Any) -> Source:
             f"the source of {what}, {name}, must be readable; it is not found in {code.co_filename}: write the function"
             " in a file, in a notebook or in IPython"
         ) from None
-    found = [node for node in _functions(module, code.co_firstlineno) if _has_code(node, code)]
+    found = [node for node in _functions(module, code.co_firstlineno) if _has_signature(node, code)]
+    if len(found) > 1:
+        found = [node for node in found if _has_positions(node, code)] or found
     if not found:
         raise FormulaError(
             f"the source of {what}, {name}, must be that of the function; line {code.co_firstlineno} of"
             f" {code.co_filename} has another: the file has changed since it was imported"
         )
-    return Source(function, found[0], lines, code.co_filename)
+    return Source(function, found[-1], lines, code.co_filename)  # of lambdas in one another the inner one
 
 
 def _functions(module: ast.Module, line: int) -> Iterator[ast.FunctionDef | ast.Lambda]:
@@ -73,31 +75,33 @@ def _functions(module: ast.Module, line: int) -> Iterator[ast.FunctionDef | ast.
                 yield node
 
 
-def _has_code(node: ast.FunctionDef | ast.Lambda, code: CodeType) -> bool:
-    """True if a part of the tree is the source of compiled code: a line may have several lambdas."""
+def _has_signature(node: ast.FunctionDef | ast.Lambda, code: CodeType) -> bool:
+    """True if a part of the tree has the name and the arguments of compiled code."""
     arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     expected = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if arguments != list(expected):
-        return False
-    if isinstance(node, ast.FunctionDef):
-        return node.name == code.co_name
-    if code.co_name != "<lambda>":
-        return False
-    outer = compile(ast.Expression(node), code.co_filename, "eval")
+    return arguments == list(expected) and getattr(node, "name", "<lambda>") == code.co_name
+
+
+def _has_positions(node: ast.FunctionDef | ast.Lambda, code: CodeType) -> bool:
+    """True if all of the code is from within a part of the tree: a line may have several lambdas."""
+    if not hasattr(code, "co_positions"):  # before Python 3.11
+        return _has_instructions(node, code)
+    first, last = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+    for line, end_line, column, end_column in code.co_positions():
+        if column is None or column == end_column:  # of what has no text
+            continue
+        if (line, column) < first or (end_line, end_column) > last:
+            return False
+    return True
+
+
+def _has_instructions(node: ast.AST, code: CodeType) -> bool:
+    """True if a lambda compiles to the code, but for names that are those of an enclosing function."""
+    outer = compile(ast.Expression(node), code.co_filename, "eval")  # type: ignore[arg-type]
     mine = next(value for value in outer.co_consts if isinstance(value, CodeType))
     return _instructions(mine) == _instructions(code)
 
 
 def _instructions(code: CodeType) -> list[tuple[str, str]]:
-    """Contents of a lambda, the same whether or not its names are those of an enclosing function."""
-    found = []
-    for instruction in dis.get_instructions(code):
-        op, argument = instruction.opname, instruction.argrepr.removeprefix("NULL + ").removesuffix(" + NULL")
-        if op in _PREPARATIONS:
-            continue
-        found.append(("LOAD" if op in _LOADS else op, argument))
-    return found
-
-
-_PREPARATIONS = ("RESUME", "CACHE", "COPY_FREE_VARS", "PUSH_NULL", "PRECALL", "NOP")
-_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
+    names = dict.fromkeys(("LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"), "LOAD_GLOBAL")
+    return [(names.get(i.opname, i.opname), i.argrepr) for i in dis.get_instructions(code)]
