@@ -10,6 +10,7 @@ from typing import Any as _Any
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
     from . import activations as activations
     from . import callbacks as callbacks
+    from . import constraints as constraints
     from . import conventions as conventions
     from . import datasets as datasets
     from . import functional as functional
@@ -17,8 +18,10 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import losses as losses
     from . import optim as optim
     from . import profiling as profiling
+    from . import regularizers as regularizers
     from . import schedules as schedules
     from .activations import Activation as Activation
+    from .averaging import EMA as EMA
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
     from .functional import dense_backward as dense_backward
@@ -40,6 +43,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
 
 _NAMES = {
     "activations": ("Activation",),
+    "averaging": ("EMA",),
     "callbacks": ("Callback", "EarlyStopping"),
     "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
@@ -55,7 +59,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "activations", "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "activations", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim",
+    "profiling", "regularizers",
     "schedules",
 )  # fmt: skip
 

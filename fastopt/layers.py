@@ -18,10 +18,15 @@ from . import _definitions
 from ._frozen import Frozen
 from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
 from .activations import known, name_of
+from .constraints import Constraint
+from .constraints import get as get_constraint
 from .kernels.formulas import ACTIVATIONS
 from .kernels.formulas.defined import key_of
-from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
+from .kernels.spec import Constraint as ConstraintSpec
+from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec, ParamSettings
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
+from .regularizers import Regularizer
+from .regularizers import get as get_regularizer
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -82,6 +87,16 @@ class Dense(Frozen):
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
+    kernel_regularizer  penalty of the weights in the loss: one of `fastopt.regularizers`, or l1, l2, l1_l2 for a factor
+                        of 0.01; see there how it differs from an optimizer's weight_decay and l1
+    bias_regularizer    the same of the biases
+    lr_scale            factor, at least 0, of the optimizer's learning rate for this layer
+    weight_decay        that of this layer, at least 0, in the place of the optimizer's; None: the optimizer's
+    trainable           False: the weights stay as they are, at the cost of no gradient, update or state;
+                        `Sequential.freeze` and `unfreeze` change it in a model
+    kernel_constraint   one of `fastopt.constraints`, such as MaxNorm(2), or its name: what w is made to obey after
+                        every update
+    bias_constraint     the same of b
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -100,6 +115,13 @@ class Dense(Frozen):
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
     name: str | None = None
+    kernel_regularizer: str | Regularizer | type[Regularizer] | None = None
+    bias_regularizer: str | Regularizer | type[Regularizer] | None = None
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    trainable: bool = True
+    kernel_constraint: str | Constraint | None = None
+    bias_constraint: str | Constraint | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
@@ -124,6 +146,19 @@ class Dense(Frozen):
                 )
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
+        for which in ("kernel_regularizer", "bias_regularizer"):
+            set_(self, which, get_regularizer(which, getattr(self, which)))
+        if self.bias_regularizer is not None and not self.use_bias:
+            raise ValueError("bias_regularizer is for a bias, but use_bias=False leaves the bias out")
+        set_(self, "lr_scale", check_number("lr_scale", self.lr_scale, 0.0))
+        if self.weight_decay is not None:
+            set_(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
+        set_(self, "trainable", check_flag("trainable", self.trainable))
+        for which in ("kernel_constraint", "bias_constraint"):
+            set_(self, which, get_constraint(getattr(self, which), which))
+        if self.bias_constraint is not None and not self.use_bias:
+            raise ValueError("bias_constraint is given, but use_bias=False leaves the bias out")
+        self.constraints()  # refuses axes that a bias has not
 
     def __repr__(self) -> str:
         return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
@@ -142,6 +177,34 @@ class Dense(Frozen):
         """Row of ACTIVATIONS, or softmax; ValueError for a user's formula that this process does not know."""
         key = getattr(self, "_key", self.activation)
         return key if key == "softmax" else _definitions.check_known("activation", self.activation, key, ACTIVATIONS)
+
+    def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
+        """Return what an optimizer does with [kernel, bias] (or [kernel]) beside what it does with all parameters.
+
+        decay_biases: False for no weight decay of the bias.
+        """
+        if not self.trainable:
+            return [ParamSettings()] * (1 + self.use_bias)
+        decays = self.weight_decay, self.weight_decay if decay_biases else 0.0
+        pairs = zip(decays, (self.kernel_regularizer, self.bias_regularizer), strict=True)
+        settings = [
+            ParamSettings(self.lr_scale, decay, penalty.l1, penalty.l2)
+            if isinstance(penalty, Regularizer)
+            else ParamSettings(self.lr_scale, decay)
+            for decay, penalty in pairs
+        ]
+        return settings[: 1 + self.use_bias]
+
+    def constraints(self) -> list[ConstraintSpec | None]:
+        """Return the constraints of [kernel, bias] (or [kernel]) as backends take them; None for those without."""
+        found: list[ConstraintSpec | None] = []
+        for which, ndim in (("kernel_constraint", 2), ("bias_constraint", 1))[: 1 + self.use_bias]:
+            constraint = get_constraint(getattr(self, which))
+            try:
+                found.append(None if constraint is None else constraint.spec(ndim))
+            except ValueError as error:
+                raise ValueError(f"{which}: {error}") from None
+        return found
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
@@ -201,18 +264,34 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
+# Arguments that files of formats 1 and 2 do not know.
+LATER = (
+    "kernel_regularizer", "bias_regularizer", "lr_scale", "weight_decay", "trainable", "kernel_constraint",
+    "bias_constraint",
+)  # fmt: skip
+
+
 def kind(layer: Layer) -> str:
     """Return the name of the layer's class in LAYERS."""
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Return the layer as plain values for a file; None stands for an initializer that is an array."""
+    """Return the layer as plain values for a file; None stands for an initializer that is an array.
+
+    Those of LATER are left out where they are at their defaults, for older versions to read the file.
+    """
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
-    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
-    plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
-    return {"kind": kind(layer), **plain}
+    config: dict[str, Any] = {"kind": kind(layer)}
+    for name, field in layer.__dataclass_fields__.items():
+        value = getattr(layer, name)
+        if name in LATER and value == field.default:
+            continue
+        if isinstance(value, Regularizer | Constraint):
+            value = value.config()
+        config[name] = None if isinstance(value, np.ndarray) else value
+    return config
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:

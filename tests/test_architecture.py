@@ -70,7 +70,11 @@ FASTOPT = {
     "functional": "_backends _validation activations kernels/formulas",
     "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
-    "layers": "_definitions _frozen _validation activations preprocessing kernels/formulas kernels/spec",
+    "regularizers": "_validation",
+    "averaging": "_validation",
+    "constraints": "_validation kernels/spec",
+    "layers": "_definitions _frozen _validation activations constraints preprocessing regularizers kernels/formulas"
+    " kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/interrupts",
     "optim": "_backends _definitions _dlpack _exclusive _validation conventions kernels/definitions kernels/formulas"
@@ -80,10 +84,10 @@ FASTOPT = {
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
-    " callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
+    " averaging callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
     " kernels/metrics kernels/spec",
-    "__init__": "activations callbacks conventions datasets functional layers losses models optim preprocessing"
-    " profiling schedules kernels/cpu/runtime",
+    "__init__": "activations averaging callbacks constraints conventions datasets functional layers losses models optim"
+    " preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

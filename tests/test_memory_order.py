@@ -94,14 +94,15 @@ def test_own(layout, dtype):
 
 # ---------------------------------------------------------------- nothing is left out
 NO_ARRAYS = {
-    "Activation", "Callback", "Dropout", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer",
-    "profile", "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
+    "Activation", "Callback", "Dropout", "EMA", "EarlyStopping", "History", "__version__", "get_num_threads",
+    "get_optimizer", "profile", "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
     # modules, whose contents are named one by one
-    "activations", "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
-    "schedules",
+    "activations", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim",
+    "profiling", "regularizers", "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
-    "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
+    "build", "compile", "freeze", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save",
+    "specs", "summary", "unfreeze", "use_averages",
 }  # fmt: skip
 OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.

@@ -11,9 +11,10 @@ from .. import schedules
 from .._definitions import not_defined
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
+from ..averaging import EMA
 from ..kernels.formulas import defined
 from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import LAYERS, Dense, Layer, to_config
+from ..layers import LATER, LAYERS, Dense, Layer, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
@@ -37,16 +38,22 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     """
     if model.inputs is None:
         raise ValueError("the model has no weights yet: call build, or fit, before save")
-    tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
+    names = _names(model.layers)
+    tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
+        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model), len(model.parameters))
         tensors |= states
-    remembered = _data_memory.to_config(model)
+        if not model.decay_biases:
+            compiled["decay_biases"] = False
+        if model._averages is not None:
+            compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
+            tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
+    remembered, layers = _data_memory.to_config(model), [to_config(layer) for layer in model.layers]
     description = {
-        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        "format": _format(model, bool(remembered), layers, compiled or {}),
         **remembered,
-        "layers": [to_config(layer) for layer in model.layers],
+        "layers": layers,
         "inputs": model.inputs,
         "seed": model.seed,
         "dtype": model.dtype.name,
@@ -80,6 +87,13 @@ def check_defined(description: Description) -> None:
             log.warning("the %s %r is defined here by another formula than the file's: the model has ours", kind, name)
 
 
+def _format(model: DataMemory, remembers: bool, layers: Iterable[Description], compiled: Description) -> int:
+    """The oldest format that can say all of a model, of which these are parts of the description."""
+    if {"ema", "decay_biases"}.intersection(compiled) or any(set(LATER).intersection(layer) for layer in layers):
+        return FORMAT
+    return 2 if remembers or model.preprocessing or model.target_scale else 1
+
+
 def _metrics_of(model: DataMemory) -> list[str]:
     """Names of the metrics that a file can hold."""
     names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
@@ -93,7 +107,7 @@ def _metrics_of(model: DataMemory) -> list[str]:
 
 
 def _describe_training(
-    optimizer: Optimizer, loss: Loss, metrics: Iterable[str]
+    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], num_parameters: int
 ) -> tuple[Description, Tensors]:
     name, classes = type(optimizer).__name__, _classes()
     if classes.get(name) is not type(optimizer):
@@ -107,7 +121,11 @@ def _describe_training(
         "metrics": list(metrics),
         "optimizer": name,
         "group": {**group, "lr": _rate(optimizer, group["lr"])},
-        "states": [{"step": entry["step"], "tensors": list(arrays[i])} for i, entry in states.items()],
+        # frozen parameters have none
+        "states": [
+            {"step": states[i]["step"], "tensors": list(arrays[i])} if i in states else {"step": 0, "tensors": []}
+            for i in range(num_parameters)
+        ],
     }
     return compiled, {f"optimizer.{i}.{key}": value for i, entry in arrays.items() for key, value in entry.items()}
 
@@ -167,7 +185,7 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
             )
         parameters.append(tensor)
     _data_memory.restore(model, inputs, description, tensors)
-    check_left_over(name for name in tensors if not name.startswith("optimizer."))
+    check_left_over(name for name in tensors if not name.startswith(("optimizer.", "averages.")))
     model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
@@ -211,6 +229,19 @@ def build_training(
         state[i] |= {name: tensors.pop(f"optimizer.{i}.{name}") for name in entry["tensors"]}
     group["params"] = list(range(num_parameters))
     return optimizer, loss, saved["metrics"], {"state": state, "param_groups": [group]}
+
+
+def build_ema(saved: Description) -> EMA | None:
+    """Make the average over steps that is described."""
+    settings = {name: value for name, value in saved.get("ema", {}).items() if name != "steps"}
+    return EMA(**settings) if settings else None
+
+
+def restore_averages(model: DataMemory, saved: Description, tensors: Tensors) -> None:
+    """Give a compiled model the averages of a file, and remove them from `tensors`; ValueError for damaged ones."""
+    if model._averages is not None:
+        arrays = [tensors.pop(f"averages.{name}") for name in _names(model.layers)]
+        model._averages.restore(saved["ema"]["steps"], arrays)
 
 
 def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
