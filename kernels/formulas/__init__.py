@@ -8,16 +8,17 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, metrics, optimizers
+from . import activations, dropout, losses, metrics, noise, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, Loss
 from .metrics import METRICS, Metric
+from .noise import with_noise
 from .optimizers import DOMAINS, OPTIMIZERS, Optimizer
 from .optimizers.common import NUM_SCALARS, clip_each_factor, clip_factor
 
-MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout)  # whose functions kernels may call
+MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, noise)  # whose functions kernels may call
 
 __all__ = [
     "ACTIVATIONS",
@@ -43,4 +44,5 @@ __all__ = [
     "dropout_draw",
     "dropout_key",
     "dropout_stream",
+    "with_noise",
 ]

@@ -22,6 +22,11 @@ def log1pexp(x):
     return math.log1p(math.exp(x))
 
 
+def log(x):
+    """The natural logarithm, for x > 0 that is not denormal."""
+    return math.log(x)
+
+
 def tanh(x):
     return math.tanh(x)
 

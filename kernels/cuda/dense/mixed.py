@@ -22,13 +22,13 @@ from ..runtime.device import launch
 from ..runtime.memory import Block, Mirror
 from ..runtime.storage import STORES
 from .products import BYTES
-from .rows import dropout_kernels, gather_narrow_kernel
+from .rows import gather_narrow_kernel, random_kernels
 
 
 def mixed_kernels(dtype: str) -> list[Kernel]:
     """Kernels of such networks besides updates, dense layers of this dtype, and all else in float32."""
     gathers = [gather_narrow_kernel(dtype, width) for width in (1, STORES[dtype].width)]
-    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *dropout_kernels(dtype)]))
+    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *random_kernels(dtype)]))
 
 
 def narrow(gpu: Any, stream: int, dtype: str, source: int, into: int, elements: int) -> None:
