@@ -274,6 +274,11 @@ def squares(size: int, itemsize: int) -> Cost:
     return Cost("squares", bytes=size * itemsize, flops=2 * size)
 
 
+def penalties(size: int, num_bytes: int) -> Cost:
+    """The parameters with penalties read."""
+    return Cost("penalties", bytes=num_bytes, flops=2 * size)
+
+
 def apply(size: int, rule: str, itemsize: int) -> Cost:
     """All gradients read, parameters and states read and written."""
     bytes_of_one = itemsize + _update_bytes(rule, itemsize)

@@ -215,15 +215,64 @@ class Batches(NamedTuple):
         return self._replace(order=order, epochs=1, shuffle=None)
 
 
+class ParamSettings(NamedTuple):
+    """Settings of one parameter, beside the options that all have in common; those of the defaults change nothing."""
+
+    lr_scale: float = 1.0  # factor of every learning rate
+    weight_decay: float | None = None  # in the place of that of the options; None: that one
+    l1: float = 0.0  # the loss has l1 sum |p| more: l1 sign(p) joins the gradient, as that of the options does
+    l2: float = 0.0  # the loss has l2 sum p^2 more: 2 l2 p joins the gradient, also where weight decay is decoupled
+    late: int = 0  # steps that the optimizer had done before the parameter's first: its own count is so much behind
+
+    @property
+    def has_penalty(self) -> bool:
+        """True if the parameter adds to the loss."""
+        return self.l1 != 0 or self.l2 != 0
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
     rule: str  # a row of OPTIMIZERS
-    states: Sequence[tuple[np.ndarray, ...]]  # of each parameter, in the order of the rule's row; changed in place
+    # Those of each parameter, in the order of the rule's row; changed in place. None: the parameter is not updated, and
+    # no gradient of it is computed.
+    states: Sequence[tuple[np.ndarray, ...] | None]
     options: Mapping[str, Any]  # of the rule; lr is not read
     learning_rates: np.ndarray  # (steps of all epochs,) float64
     steps_done: int = 0  # before the first of these
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
+    settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
+
+    @property
+    def updated(self) -> tuple[bool, ...]:
+        """For each parameter: True if it is updated."""
+        return tuple(states is not None for states in self.states)
+
+    @property
+    def penalties(self) -> tuple[ParamSettings, ...]:
+        """Settings of all parameters if one of them adds to the loss; else ()."""
+        return tuple(self.settings) if any(own.has_penalty for own in self.settings) else ()
+
+    def rows(self) -> tuple[list[ParamSettings], tuple[int, ...]]:
+        """Return the different settings of parameters that are updated, and the index among them of each parameter.
+
+        There is one at least. The index of a parameter that is not updated is 0.
+
+        >>> half = ParamSettings(lr_scale=0.5)
+        >>> OptimizerSteps("sgd", [(), None, ()], {}, np.ones(1), settings=[half, half, ParamSettings()]).rows()[1]
+        (0, 0, 1)
+        """
+        if not self.settings:
+            return [ParamSettings()], (0,) * len(self.states)
+        different = list(dict.fromkeys(own for own, on in zip(self.settings, self.updated, strict=True) if on))
+        different = different or [ParamSettings()]
+        indices = (different.index(own) if on else 0 for own, on in zip(self.settings, self.updated, strict=True))
+        return different, tuple(indices)
+
+    def options_of(self, own: ParamSettings) -> dict[str, Any]:
+        """Return the options of parameters with these settings. L2 is not among them: it is no option of rules."""
+        decay = self.options["weight_decay"] if own.weight_decay is None else own.weight_decay
+        return {**self.options, "weight_decay": decay, "l1": self.options["l1"] + own.l1}
 
     @property
     def last_rate(self) -> float:

@@ -45,6 +45,7 @@ from fastopt.kernels.spec import (
     DropoutSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     Shuffle,
     Update,
 )
@@ -347,18 +348,22 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     for layer in ends:
         params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
         params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
-    states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in params]
+    frozen, own = more.pop("frozen", ()), more.pop("own", None)
+    states = [
+        None if i in frozen else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for i, p in enumerate(params)
+    ]
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
-    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None))
+    settings = [own] * len(params) if own else ()
+    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None), settings=settings)
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
-    arrays = [*params, *(s for of_param in states for s in of_param), totals.losses, judged.losses]
+    arrays = [*params, *(s for of_param in states for s in of_param or ()), totals.losses, judged.losses]
     return [*arrays, net.predict(x, 24), np.array(figures)]
 
 
@@ -394,6 +399,8 @@ def networks() -> Iterator[Case]:
         for name, more in {
             "clipped": {"clip_norm": 0.1}, "batches added up": {"accumulate": 2},
             "batches added up and clipped": {"accumulate": 3, "clip_norm": 0.1},
+            "with penalties": {"own": ParamSettings(l1=0.1, l2=0.1)},
+            "with penalties, and frozen layers": {"own": ParamSettings(l1=0.1), "frozen": (0, 1, 3), "accumulate": 2},
         }.items():  # fmt: skip
             yield (
                 f"network, {name}, {dtype}",
@@ -435,7 +442,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|finish|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"run_program|shuffle|total|penalty|finish|magnitudes_.*|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),

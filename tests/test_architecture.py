@@ -28,7 +28,7 @@ KERNELS = {
     "metrics": "formulas",
     "formulas": "",
     "disk_cache": "settings",
-    "scalars": "formulas",
+    "scalars": "formulas spec",
     "costs": "formulas profile scalars",
     # The oracle is blind: it must not see the formulas and the loops that it is compared with.
     "reference": "denormals epochs spec",

@@ -26,14 +26,14 @@ from ..spec import (
     LayerSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     PassResult,
-    Update,
 )
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
 from .optimizers import shrinkage
-from .updates import gradient_norm, update
+from .updates import gradient_norm, penalty, update, updates_of_step
 
 Array = np.ndarray
 PROGRESS_SECONDS = 0.1
@@ -83,11 +83,12 @@ def slopes(dy: Array, s: Array, activation: str) -> Array:
 
 @np.errstate(all="ignore")
 def dense_backward(
-    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array, db: Array | None
+    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array | None, db: Array | None
 ) -> None:
     """Write the gradients of a dense layer: dz = dy f'(s), dw = x^T dz, db = column sums of dz, dx = dz w^T.
 
-    dy (batch, outputs) is left alone; s is the layer's y or z, whichever the activation's derivative uses.
+    Those that are None are left out. dy (batch, outputs) is left alone; s is the layer's y or z, whichever the
+    activation's derivative uses.
 
     >>> dx, dw, db = np.empty((1, 2)), np.empty((2, 1)), np.empty(1)
     >>> x, w, y = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([[11.0]])
@@ -96,7 +97,8 @@ def dense_backward(
     ([[6.0, 8.0]], [[2.0], [4.0]], [2.0])
     """
     dz = slopes(dy, s, activation)
-    np.matmul(x.T, dz, out=dw)
+    if dw is not None:
+        np.matmul(x.T, dz, out=dw)
     if db is not None:
         np.sum(dz, axis=0, out=db)
     if dx is not None:
@@ -149,13 +151,15 @@ CASTS: dict[str, Cast] = {"bfloat16": _bfloat16}
 
 
 class Dense:
-    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it.
+    """A dense layer with its gradients and buffers.
 
+    needs: says of w, b and x whether their gradients are computed: not those of parameters that are not updated, nor
+    that of x where nothing below is.
     cast: of what is multiplied, and of what is given to other layers; the `last` one leaves its outputs as they are.
     """
 
     def __init__(
-        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool, last: bool, cast: Cast
+        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, last: bool, cast: Cast
     ) -> None:
         self.activation, self.w, self.b, self.cast = activation, w, b, cast
         self.cast_outputs = _exact if last else cast
@@ -163,7 +167,8 @@ class Dense:
         self.db = None if b is None else np.empty_like(b)
         self._y = Buffer(spec.outputs, w.dtype)
         self._z = Buffer(spec.outputs, w.dtype) if ACTIVATIONS[activation].uses == "z" else None
-        self._dx = None if first else Buffer(spec.inputs, w.dtype)
+        self._dx = Buffer(spec.inputs, w.dtype)
+        self.needs = True, b is not None, True
 
     def forward(self, x: Array) -> Array:
         self.x, self.y = x, self._y(len(x))
@@ -179,13 +184,15 @@ class Dense:
         return self.y
 
     def backward(self, dy: Array) -> Array | None:
-        dx = None if self._dx is None else self._dx(len(dy))
+        needs_dw, needs_db, needs_dx = self.needs
+        dx, dw, db = self._dx(len(dy)) if needs_dx else None, self.dw if needs_dw else None, self.db
+        db = db if needs_db else None
         s = self.y if self.z is None else self.z
         if self.cast is _exact:
-            dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
+            dense_backward(dy, self.x, self.w, s, self.activation, dx, dw, db)
             return dx
         dz = slopes(dy, s, self.activation)
-        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, self.dw, self.db)
+        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, dw, db)
         return None if dx is None else self.cast(dx)
 
 
@@ -250,18 +257,16 @@ class Network:
 
         self._layers: list[Dense | Dropout] = []
         remaining = iter(self.params)
-        first, final = True, max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
+        final = max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
         for index, spec in enumerate(layers):
             if isinstance(spec, DenseSpec):
                 activation = "linear" if fused and index == len(layers) - 1 else spec.activation
                 w, b = next(remaining), next(remaining) if spec.bias else None
-                self._layers.append(Dense(spec, activation, w, b, first, index == final, self._cast))
+                self._layers.append(Dense(spec, activation, w, b, index == final, self._cast))
                 self._outputs = spec.outputs
-                first = False
             else:
                 self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
-        dense = [layer for layer in self._layers if isinstance(layer, Dense)]
-        self._gradients = [g for layer in dense for g in (layer.dw, layer.db) if g is not None]
+        self._gradients: list[Array] = []  # of the parameters that are updated
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
 
@@ -298,12 +303,12 @@ class Network:
         parts = batches.parts
         metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
+        self._set_updated(optimizer.updated)
         for i in range(batches.steps):
             losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
-            now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
-            arrays = zip(self.params, gradients, optimizer.states, strict=True)
+            losses[i] += penalty(self.params, optimizer.settings)
             scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
-            update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+            update(updates_of_step(optimizer, self.params, gradients, i), scale)
             self.steps_done += 1
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
@@ -313,6 +318,17 @@ class Network:
         if parts:
             parts.carry(metrics, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
+
+    def _set_updated(self, updated: Sequence[bool]) -> None:
+        """Compute the gradients of these parameters alone, and those by what leads down to them."""
+        of_params, below, self._gradients = iter(updated), False, []
+        for layer in self._layers:
+            if isinstance(layer, Dense):
+                needs_dw, needs_db = next(of_params), layer.b is not None and next(of_params)
+                layer.needs, below = (needs_dw, needs_db, below), below or needs_dw or needs_db
+                self._gradients += [layer.dw] * needs_dw
+                if needs_db and layer.db is not None:
+                    self._gradients.append(layer.db)
 
     @np.errstate(all="ignore")
     def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> PassResult:
@@ -327,6 +343,10 @@ class Network:
             self._measure(metrics, outputs, targets)
         mean = total / len(x) if len(x) else np.nan
         return PassResult(np.array([mean]), _results(metrics), time.perf_counter() - start)
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        return penalty(self.params, settings)
 
     @np.errstate(all="ignore")
     def predict(self, x: Array, batch_size: int = 1024) -> Array:

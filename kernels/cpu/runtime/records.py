@@ -95,8 +95,9 @@ DENSE = _record(
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
-    "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_row_bytes",
+    "w_scalars",  # (NUM_SCALARS + 1,) of the first step
+    "b_scalars",
+    "scalars_row_bytes",  # from the scalars of a step to those of the next
     "uses_y",  # 1: the slope is a function of y, 0: of z
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
@@ -158,7 +159,7 @@ UPDATE = _record(
     "g",
     *("state0", "state1", "state2", "state3"),
     "key",  # of stochastic rounding
-    "scalars",
+    "scalars",  # their address, or bytes behind the address that all arrays have in common
     "elements",
     "first_tile",
     "element_bytes",  # bytes of an element of g
@@ -167,7 +168,7 @@ UPDATES = _record(
     "count",
     "table",  # (count,) of UPDATE
     "tiles",  # of all arrays
-    "scalars",  # of all arrays; 0: each has its own
+    "scalars",  # address that those of the arrays count from, in bytes
 )
 
 # The arguments of a step of a plan: see plan.py.
@@ -243,6 +244,16 @@ SQUARES_ALL = _record(
     "step_after",  # (batches,): 0 after batches whose squares are not needed; 0: all are
 )
 
+# The penalty of a batch: see penalties.py.
+PENALTY = _record(
+    "count",
+    "first_pieces",  # (count + 1,): of each sum, and their number
+    "sums",  # (pieces,) float64
+    "factors",  # (count,) float64, of each sum
+    "starts_step",  # (batches,): 0 for batches that have no penalty; 0: all have
+    "into",  # (batches,) float64
+)
+
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
     "values",  # (count, columns)
@@ -274,9 +285,11 @@ APPLY = _record(
     "update_all",  # code
     "updates",  # (num_ranks,) of UPDATES
     "step_after",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
-    "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_row_bytes",
-    "clipped",  # (num_ranks, CLIPPED): the scalars of a rank with the factor of clipping
+    "scalars",  # (steps, settings, NUM_SCALARS + 1)
+    "scalars_row_bytes",  # of a step
+    "num_settings",
+    "clipped",  # (num_ranks, clipped_bytes): the scalars of a step, of a rank's own, with the factor of clipping
+    "clipped_bytes",
     "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
     reals=("max_norm",),  # the norm to clip to; 0: none

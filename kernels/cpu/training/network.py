@@ -16,7 +16,7 @@ import numpy as np
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
-from ...scalars import fill_scalars
+from ...scalars import fill_settings
 from ...spec import (
     Batches,
     DenseSpec,
@@ -25,10 +25,12 @@ from ...spec import (
     LayerSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .optimizer_step import OptimizerStep
+from .penalties import Penalties, penalty, terms_of
 from .program import Program, Structure
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
@@ -51,7 +53,8 @@ class _Training(NamedTuple):
     losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
     counts: np.ndarray  # (batches,): by what these are divided
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
-    scalars: np.ndarray  # (steps of all epochs, NUM_SCALARS + 1)
+    penalties: Penalties | None  # that the losses have more
+    scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
 
 
 class Network:
@@ -93,9 +96,8 @@ class Network:
         self._trained: _Training | None = None  # the last one
 
     def _training(
-        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, clips: bool,
-        variation: Variation | None,
-    ) -> _Training:  # fmt: skip
+        self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
+    ) -> _Training:
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
         It is for so many epochs or fewer.
@@ -103,8 +105,11 @@ class Network:
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        shuffles = data.shuffle is not None
-        key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
+        shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
+        rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
+        ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
+        terms = terms_of(optimizer.settings)
+        key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
@@ -112,24 +117,29 @@ class Network:
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
         losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
+        scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
         gradient = program.zeros(program.batch_size, net.outputs)
+        penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
+        if penalties:
+            penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
+        if penalties:
+            penalties.add_penalty(program)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, program.num_ranks)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -150,15 +160,17 @@ class Network:
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
-        rule, clip_norm = optimizer.rule, optimizer.clip_norm
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
+        training = self._training(batches, optimizer, seed, variation)
         program, losses, counts = training.program, training.losses, training.counts
         if training.optimizer_step:
-            training.optimizer_step.clip(clip_norm)
+            training.optimizer_step.clip(optimizer.clip_norm)
+        penalties = training.penalties
+        if penalties:
+            penalties.set_factors(optimizer.settings)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
@@ -166,8 +178,7 @@ class Network:
         if parts and parts.carried:
             for name, carried in parts.carried.items():
                 training.sums[name][0] = carried
-        numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
-        fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
+        fill_settings(training.scalars, optimizer)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
@@ -181,6 +192,8 @@ class Network:
             if progress and done:
                 whole, rest = divmod(done, stride)
                 so_far = losses.ravel()[:done].sum() / (whole * counts.sum() + counts[:rest].sum())
+                if penalties:
+                    so_far += penalties.into.ravel()[:done:group].mean()
                 progress(done // group, float(so_far))
 
         def watch(done: int) -> bool:
@@ -217,11 +230,14 @@ class Network:
         if group > 1:
             firsts = np.arange(0, len(counts), group)
             losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts)
+        means = losses / counts
+        if training.penalties:
+            means += training.penalties.into[:epochs, ::group]
         metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         for i in range(epochs if metrics else 0):
             for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
                 metrics[name].append(value)
-        return EpochResults(losses / counts, metrics, seconds, rates.copy())
+        return EpochResults(means, metrics, seconds, rates.copy())
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
         """The mean loss and the metrics over all rows, without dropout."""
@@ -243,6 +259,10 @@ class Network:
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        return penalty(self.params, settings)
 
     def _evaluator(
         self, x: np.ndarray, y: np.ndarray, batch_size: int, num_ranks: int, variation: Variation | None

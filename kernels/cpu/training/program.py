@@ -355,29 +355,41 @@ class Program:
     # ------------------------------------------------------------ backward
     def backward(
         self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
-        states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray, optimizer_step: OptimizerStep | None,
+        states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
+        optimizer_step: OptimizerStep | None,
     ) -> None:  # fmt: skip
-        """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`."""
+        """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`.
+
+        There is nothing below the lowest layer with a parameter that is updated: one whose states are not None.
+        scalars: (steps, settings, NUM_SCALARS + 1); rows: index among the settings of each parameter.
+        """
         net, dy, end = self.net, output_gradient, len(self.net.params)
         scratch_bytes = max(saved.fields["scratch_bytes"] for saved in saved_for_backward if isinstance(saved, _Dense))
         scratch = aligned_zeros(self.num_ranks * scratch_bytes, np.uint8)
-        tables = [np.array([address_of(s) for s in arrays] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        tables = [np.array([address_of(s) for s in arrays or ()] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        row_scalars = [scalars[0, row] for row in rows]
         self.kept += [scratch, tables, scalars, states]
         update = update_code(rule, net.dtype)
         col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
+        lowest = self._lowest_updated(saved_for_backward, states)
         for i, saved in reversed(list(enumerate(saved_for_backward))):
-            needs_dx = any(isinstance(below, _Dense) for below in saved_for_backward[:i])
+            if i < lowest:
+                break
+            needs_dx = i > lowest
             dx = self.zeros(*saved.x.shape) if needs_dx else None
             if isinstance(saved, _Dense):
                 # where the gradients of w and b go: into memory, or straight into the update
                 bias = saved.spec.bias
                 end -= 1 + bias
+                updates_w, updates_b = states[end] is not None, bias and states[end + 1] is not None
+                into: dict[str, Any] = {"num_splits": saved.fields["num_splits"] * updates_w}
+                into |= {"b": saved.fields["b"] if updates_b else None}
                 if optimizer_step:
                     db = optimizer_step.gradients[end + 1] if bias else None
-                    into: dict[str, Any] = {"dw": optimizer_step.gradients[end], "db": db}
-                    into |= {"alpha_beta": optimizer_step.alpha_beta}
+                    into |= {"dw": optimizer_step.gradients[end], "db": db, "alpha_beta": optimizer_step.alpha_beta}
                 else:
-                    into = {"update": update, "scalars": scalars, "scalars_row_bytes": scalars.strides[0]}
+                    into |= {"update": update, "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
+                    into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
                 below = saved_for_backward[i - 1] if i else None
@@ -392,6 +404,17 @@ class Program:
                 dy = dx
         if optimizer_step:
             optimizer_step.add_to(self)
+
+    @staticmethod
+    def _lowest_updated(
+        saved_for_backward: list[_Dense | _Dropout], states: Sequence[tuple[np.ndarray, ...] | None]
+    ) -> int:
+        """Index of the lowest layer with a parameter that is updated; behind the last one if there is none."""
+        of_params = iter(states)
+        for i, saved in enumerate(saved_for_backward):
+            if isinstance(saved, _Dense) and any(next(of_params) is not None for _ in range(1 + saved.spec.bias)):
+                return i
+        return len(saved_for_backward)
 
     def _dense_backward(
         self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
@@ -414,13 +437,18 @@ class Program:
         slope = slope_kernel(saved.activation, compute).address
         record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
         if not bias_sums:
-            cost = costs.slopes(saved.spec.outputs, saved.activation, saved.spec.bias, rule, itemsize)
+            cost = costs.slopes(saved.spec.outputs, saved.activation, fields["b"] is not None, rule, itemsize)
             self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
             cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
             self.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
         ends_backward = rule is None and dx is None
-        cost = costs.weights(*sizes, rule, itemsize, bias_sums and saved.spec.bias)
+        updates_w, makes_db = fields["num_splits"] > 0, bias_sums and fields["b"] is not None
+        if not updates_w and not makes_db:
+            return sums_below
+        cost = costs.weights(*sizes, rule, itemsize, makes_db)
+        if not updates_w:
+            cost = costs.bias_gradient(sizes[1], itemsize)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
         return sums_below
 

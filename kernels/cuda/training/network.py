@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
-from ...scalars import fill_scalars
+from ...scalars import fill_settings
 from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
@@ -46,32 +47,38 @@ class _Training:
         self,
         network: Network,
         data: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
+        optimizer: OptimizerSteps,
         seed: int,
-        norm: bool,
         variation: Variation | None,
     ) -> None:
         gpu, stream, params, group = network.gpu, network.stream.handle, network.params, data.accumulate
-        sizes = [p.nbytes for p in params]
+        rule, updated, norm = optimizer.rule, optimizer.updated, optimizer.clip_norm is not None
+        states = [of_param for of_param in optimizer.states if of_param is not None]
+        sizes = [p.nbytes if on else 0 for p, on in zip(params, updated, strict=True)]
         self.gpu, self.stream, self.norm = gpu, stream, norm
         self.states = Mirror(gpu, [state for of_param in states for state in of_param])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
-        self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
+        settings, rows = optimizer.rows()
+        self.steps, self.num_settings = data.steps, len(settings)
+        self.scalars = gpu.allocate(self.num_settings * data.steps * ROW)
         places = iter(self.states.addresses)
-        arrays = ParamArrays(
-            network.mirror.addresses, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.addresses, self.totals.addresses, network.mirror.copies,
-        )  # fmt: skip
-        elements, net = [p.size for p in params], network.net._replace(variation=variation)
+        of_all = network.mirror.addresses, self.gradients.addresses, self.totals.addresses, network.mirror.copies
+        of_params, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
+        of_states = [[next(places) for _ in of_param] for of_param in states]
+        arrays = ParamArrays(of_params, of_states, gradients, totals, copies)
+        elements = [p.size for p in compress(params, updated)]
+        net = network.net._replace(variation=variation, updated=updated)
         copy = net.compute if arrays.copies else ""
         alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
-        layers = network.layer_params if alone and sum(elements) >= BY_LAYER and len(network.layer_params) > 1 else ()
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, self.scalars.address, copy, layers)
+        layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
+        layers = layers if alone and sum(elements) >= BY_LAYER else ()
+        scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = self._fused(rule, arrays.states) if alone else None
+        plain = all(updated) and self.num_settings == 1  # as the kernel has it
+        self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
         """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
@@ -84,9 +91,9 @@ class _Training:
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
-        """Copy the scalars of all steps, (steps, scalars), and the settings of the updates to the device."""
-        rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
-        rows[:, : table.shape[1]] = table
+        """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
+        rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
+        rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
 
@@ -221,17 +228,19 @@ class Network:
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two launches."""
         start = reported = time.perf_counter()
-        before, rule, states, step = self.steps_done, optimizer.rule, optimizer.states, optimizer.steps_done
+        before, states, step = self.steps_done, optimizer.states, optimizer.steps_done
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
-            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
-            norm = optimizer.clip_norm is not None
+            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param or ())]
+            clips = optimizer.clip_norm is not None
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
-            key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
-            make = partial(_Training, self, batches, rule, states, seed, norm, variation)
+            sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
+            of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
+            key = *sizes, *of_optimizer, seed, _parts(variation)
+            make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
             counts = np.full(count, batches.batch_size)
@@ -248,9 +257,8 @@ class Network:
                     progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
-            numbers = range(step + 1, step + 1 + steps)
-            fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
+            scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
+            fill_settings(scalars, optimizer)
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)

@@ -170,6 +170,7 @@ class Program:
         plans = plan_network(
             self.net.layers, rows, self.net.compute, self.net.tf32, gradient=other, fused=self.net.fused,
             supported=self.gemm.supported, output=other,
+            needs=self.net.needs,
         )  # fmt: skip
         if self.seed is not None:
             return plans
@@ -273,26 +274,27 @@ class Program:
         gradients: Sequence[int],
         after: Callable[[int], None] | None = None,
     ) -> None:
-        """Add the gradients of all parameters, made from `output_gradient`.
+        """Add the gradients of all parameters that are updated, made from `output_gradient`.
 
+        gradients: addresses, of each parameter.
         after: called with the index of a layer's first parameter, once no later launch reads the layer's parameters or
         writes their gradients.
         """
-        number, dy = 0, self.output_gradient
-        while saved_for_backward:
+        number, dy, goes_on = 0, self.output_gradient, True
+        while saved_for_backward and goes_on:
             step = saved_for_backward.pop()
             below = next((below for below in reversed(saved_for_backward) if isinstance(below, _Dense)), None)
             if isinstance(step, _Dropout):
-                if below:
-                    self._add_dropout(step, dy, dy, rows, backward=True)
+                self._add_dropout(step, dy, dy, rows, backward=True)
                 continue
             plan, i = step.plan, step.parameter
-            dx = self._gradient(1 - number) if below else 0
+            goes_on = plan.backward.inputs is not None  # to layers below with parameters that are updated
+            dx = self._gradient(1 - number) if goes_on else 0
             narrow = self._gradient(number) if plan.layer.output else 0
             out = Gradients(dy, dx, gradients[i], gradients[i + 1] if plan.backward.db else 0, narrow)
             sums = self.reserve(("slopes", i, rows), sums_bytes(shape_of(plan.layer)))
             of_below = (0, 0)
-            if below:
+            if below and goes_on:
                 of_below = below.aux, gradients[below.parameter + 1] if below.plan.backward.db else 0
             arrays = dy, step.x, step.w, step.s, out, sums, of_below
             emit = partial(self._add_layer, step.number)
