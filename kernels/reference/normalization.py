@@ -43,6 +43,7 @@ class _Normalization:
     """Parts that rows and columns share; axis: that of means and variances."""
 
     axis: int
+    needs_dx = True  # False where no layer below has a parameter that is updated
 
     def __init__(self, spec: LayerNormSpec | BatchNormSpec, params: Sequence[Array], cast: Cast) -> None:
         given = iter(params)
@@ -76,7 +77,7 @@ class _Normalization:
         return mean, variance
 
     @flushed
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Array) -> Array | None:
         """Fill the gradients; return dx = inverse (g - mean(g) - n mean(g n)): g = gamma dy, n = (x - mean) inverse."""
         normal = (self.x.astype(np.float64) - self.mean) * self.inverse
         sums = [np.sum(dy * normal, axis=0)] * (self.gamma is not None)
@@ -84,6 +85,8 @@ class _Normalization:
         for gradient, total in zip(self.gradients, sums, strict=False):
             assert gradient is not None
             gradient[...] = total
+        if not self.needs_dx:
+            return None
         g = dy if self.gamma is None else dy * self.gamma.astype(np.float64)
         of_mean = np.mean(g, axis=self.axis, dtype=np.float64, keepdims=True)
         of_deviation = np.mean(g * normal, axis=self.axis, keepdims=True)

@@ -1,4 +1,4 @@
-"""The reference's normalization and noise: the textbook's formula, gradients by complex steps, torch, moving averages."""
+"""The reference's normalization and noise: the textbook's formula, gradients by complex steps, torch, averages."""
 
 from functools import partial
 

@@ -75,7 +75,7 @@ def _batch_norm(arithmetic):
             # one piece: some columns, all rows
             c = piece * COLS
             n = min(COLS, d.columns - c)
-            mean, inverse = view(d.mean + c * 8, n, np.float64), view(d.inverse + c * 8, n, np.float64)
+            mean, inverse = view(d.means + c * 8, n, np.float64), view(d.inverses + c * 8, n, np.float64)
             # the mean of each column
             for j in range(n):
                 mean[j] = 0
@@ -105,7 +105,7 @@ def _batch_norm(arithmetic):
             means = view(scratch, n, T)
             for j in range(n):
                 means[j] = T(mean[j])
-            normalize_columns(d, c, n, 0, rows, scratch, d.inverse + c * 8, scratch + COLS * 8)
+            normalize_columns(d, c, n, 0, rows, scratch, d.inverses + c * 8, scratch + COLS * 8)
 
     return batch_norm
 
@@ -151,7 +151,7 @@ def _batch_norm_backward(arithmetic):
             # one piece: some columns, all rows
             c = piece * COLS
             n = min(COLS, d.columns - c)
-            mean, inverse = view(d.mean + c * 8, n, np.float64), view(d.inverse + c * 8, n, np.float64)
+            mean, inverse = view(d.means + c * 8, n, np.float64), view(d.inverses + c * 8, n, np.float64)
             # sums of dy n and of dy
             of_gamma, of_beta = view(scratch, n, np.float64), view(scratch + COLS * 8, n, np.float64)
             for j in range(n):
@@ -231,7 +231,7 @@ def _layer_norm(arithmetic):
         scratch = d.scratch + rank * d.scratch_bytes
         gamma = view(d.gamma, columns if d.gamma else 0, T)
         beta = view(d.beta, columns if d.beta else 0, T)
-        means, inverses = view(d.mean, rows, np.float64), view(d.inverse, rows, np.float64)
+        means, inverses = view(d.means, rows, np.float64), view(d.inverses, rows, np.float64)
         for piece in pieces_of_rank(num_pieces(rows, ROWS), rank, num_ranks):
             for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
                 # one row of the piece
@@ -268,7 +268,7 @@ def _layer_norm_backward(arithmetic):
         scratch = d.scratch + rank * d.scratch_bytes
         G, P = view(scratch, LANES, np.float64), view(scratch + LANES * 8, LANES, np.float64)
         gamma = view(d.gamma, columns if d.gamma else 0, T)
-        means, inverses = view(d.mean, rows, np.float64), view(d.inverse, rows, np.float64)
+        means, inverses = view(d.means, rows, np.float64), view(d.inverses, rows, np.float64)
         whole = columns // LANES * LANES
         for piece in pieces_of_rank(num_pieces(rows, ROWS), rank, num_ranks):
             of_gamma = view(d.sums + 2 * piece * columns * 8, columns, np.float64)

@@ -121,8 +121,8 @@ NORMALIZATION = _record(
     "beta",
     "moving_mean",  # (columns,)
     "moving_variance",
-    "mean",  # float64, of each column or row, and 1 / sqrt(variance + epsilon)
-    "inverse",
+    "means",  # float64, of each column or row, and 1 / sqrt(variance + epsilon)
+    "inverses",
     "sums",  # (pieces of rows, 2, columns) float64: sums for the gradients of gamma and beta
     "dgamma",  # gradients, if they are written and not handed to the update at once
     "dbeta",

@@ -38,8 +38,8 @@ def add_forward(
     scratch = aligned_zeros(program.num_ranks * SCRATCH_BYTES, np.uint8)
     fields: dict[str, Any] = {
         "run": program.run, "x": x, "y": y, "columns": spec.columns, "epsilon": spec.epsilon, "scratch": scratch,
-        "scratch_bytes": SCRATCH_BYTES, "mean": aligned_zeros(count, np.float64),
-        "inverse": aligned_zeros(count, np.float64), **params,
+        "scratch_bytes": SCRATCH_BYTES, "means": aligned_zeros(count, np.float64),
+        "inverses": aligned_zeros(count, np.float64), **params,
     }  # fmt: skip
     if isinstance(spec, BatchNormSpec):
         fields["momentum"] = spec.momentum
@@ -62,7 +62,8 @@ def add_backward(
     columns, itemsize = saved.spec.columns, program.net.itemsize
     num_gradients = sum(gradients.get(name) is not None for name in ("dgamma", "dbeta"))
     num_updates = sum(bool(gradients.get(name)) for name in ("update_gamma", "update_beta"))
-    fields, ends_backward = {**saved.fields, **gradients, "dy": dy, "needs_dx": int(needs_dx)}, not needs_dx and not rule
+    fields = {**saved.fields, **gradients, "dy": dy, "needs_dx": int(needs_dx)}
+    ends_backward = rule is None and not needs_dx
     if isinstance(saved.spec, BatchNormSpec):
         barrier = ends_backward or (needs_dx and not same_columns)
         cost = costs.normalization_gradients(
