@@ -132,8 +132,8 @@ def noise(columns: int, itemsize: int) -> Cost:
     return Cost(f"noise {columns}", row_bytes=2 * columns * itemsize)
 
 
-def normalization(name: str, columns: int, params: int, itemsize: int) -> Cost:
-    """x and so many parameters read, y written.
+def normalization(name: str, columns: int, params: int, itemsize: int, parameter_size: int) -> Cost:
+    """x and so many parameters, of their own size, read, y written.
 
     A row takes one operation an element for the mean, three for the variance, and three for y.
     """
@@ -141,22 +141,23 @@ def normalization(name: str, columns: int, params: int, itemsize: int) -> Cost:
     moving = 2 * (name == "batch_norm")  # averages that are written, too
     return Cost(
         f"{name.replace('_moving', '')} {columns}",
-        bytes=(params + moving) * columns * itemsize,
+        bytes=(params + moving) * columns * parameter_size,
         row_bytes=2 * columns * itemsize,
         row_flops=(7 if in_training else 3) * columns,
     )
 
 
 def normalization_gradients(
-    name: str, columns: int, arrays: int, gradients: int, updates: int, rule: str | None, itemsize: int
-) -> Cost:
+    name: str, columns: int, arrays: int, gradients: int, updates: int, rule: str | None, itemsize: int,
+    parameter_size: int,
+) -> Cost:  # fmt: skip
     """So many arrays of rows read or written: x, dy and dx; gradients of parameters written, or parameters updated.
 
     A row takes five operations an element for the sums of both gradients, and five for dx.
     """
     return Cost(
         f"{name} {columns}",
-        bytes=columns * (gradients * itemsize + updates * _update_bytes(rule, itemsize)),
+        bytes=columns * (gradients * parameter_size + updates * _update_bytes(rule, parameter_size)),
         flops=columns * updates * _update_flops(rule),
         row_bytes=arrays * columns * itemsize,
         row_flops=(5 * (arrays > 1) + 5 * (arrays > 2)) * columns,

@@ -45,7 +45,7 @@ def add_forward(
         fields["momentum"] = spec.momentum
     program.kept.append(fields)
     name = "layer_norm" if not by_columns else "batch_norm" if training else "batch_norm_moving"
-    cost = costs.normalization(name, spec.columns, len(params), program.net.itemsize)
+    cost = costs.normalization(name, spec.columns, len(params), *[program.net.itemsize] * 2)
     program.add(normalization_kernel(name, compute), fill(NORMALIZATION, **fields), barrier=True, cost=cost)
     return Normalized(x, y, spec, compute, fields)
 
@@ -67,7 +67,7 @@ def add_backward(
     if isinstance(saved.spec, BatchNormSpec):
         barrier = ends_backward or (needs_dx and not same_columns)
         cost = costs.normalization_gradients(
-            "batch_norm backward", columns, 3 if needs_dx else 2, num_gradients, num_updates, rule, itemsize
+            "batch_norm backward", columns, 3 if needs_dx else 2, num_gradients, num_updates, rule, itemsize, itemsize
         )
         record = fill(NORMALIZATION, **fields)
         program.add(normalization_kernel("batch_norm_backward", saved.compute), record, barrier, cost)
@@ -76,11 +76,11 @@ def add_backward(
     program.kept.append(sums)
     record = fill(NORMALIZATION, sums=sums, **fields)
     cost = costs.normalization_gradients(
-        "layer_norm backward", columns, 3 if needs_dx else 2, 0, 0, None, itemsize
+        "layer_norm backward", columns, 3 if needs_dx else 2, 0, 0, None, itemsize, itemsize
     )
     program.add(normalization_kernel("layer_norm_backward", saved.compute), record, True, cost)
     if num_gradients or num_updates:
         cost = costs.normalization_gradients(
-            "layer_norm gradients", columns, 0, num_gradients, num_updates, rule, itemsize
+            "layer_norm gradients", columns, 0, num_gradients, num_updates, rule, itemsize, itemsize
         )
         program.add(normalization_kernel("layer_norm_gradients", saved.compute), record, ends_backward, cost)

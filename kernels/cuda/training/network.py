@@ -26,7 +26,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult, parameter_shapes
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -151,8 +151,12 @@ class Network:
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
-        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        owners = [layer for layer in layers for _ in parameter_shapes(layer)]
+        whole = [i for i, owner in enumerate(owners) if not isinstance(owner, DenseSpec)]
+        whole += [len(owners) - 1] * self.net.dense[-1].bias
+        self.mirror = Weights(self.gpu, self.params, self.net.compute, whole)
+        counts = [len(shapes) for shapes in map(parameter_shapes, layers) if shapes]
+        ends = np.cumsum(counts).tolist()
         self.layer_params = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # indices
         self._kept: dict[str, tuple[Any, Any]] = {}  # key and pass of each verb
         self._holding = False

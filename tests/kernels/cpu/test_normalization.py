@@ -1,4 +1,4 @@
-"""Networks with normalization and noise on the CPU: against the reference, in every mix, and for any number of threads."""
+"""Networks with normalization and noise on the CPU: against the reference, in every mix, for any number of threads."""
 
 import hypothesis.strategies as st
 import numpy as np

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 from helpers_cuda import require_device, to_device
 
 require_device()
+from helpers_network import compare
 from helpers_normalization import gradients, normalized
 
 from fastopt.kernels.cuda.dense import normalization, rows
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, NOISE, NORMALIZATION
+from fastopt.kernels.cuda.training import network
 from fastopt.kernels.formulas import dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.reference.maths import normal_draws
+from fastopt.kernels.spec import BatchNormSpec, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerNormSpec
 
 pytestmark = pytest.mark.gpu
 
@@ -78,12 +82,9 @@ class Case:
 
 
 @pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "shape"), [*product(("float32", "float64"), SHAPES), ("bfloat16", SHAPES[1])])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_forward_and_backward(axis, dtype, shape, scale, center):
-    if dtype == "bfloat16" and shape != SHAPES[1]:
-        pytest.skip("one shape shows the conversions")
     case = Case(shape, dtype, scale, center)
     x, gamma, beta, moving = (case.host[name] for name in ("x", "gamma", "beta", "moving_mean"))
     f = partial(normalized, axis=axis, epsilon=EPSILON)
@@ -139,3 +140,36 @@ def test_noise(dtype, columns):
     rows.noise(gpu_of({at(source)}), 0, at(source), at(into), *args)
     wanted = x + 0.5 * normal_draws(7, 2, 5, (6, columns))
     np.testing.assert_allclose(into.copy_to_host(), wanted, rtol=0, atol=TOLERANCE[dtype])
+
+
+MSE = "mean_squared_error"
+NETWORKS = {
+    "batch norm": [DenseSpec(3, 5), BatchNormSpec(5), DenseSpec(5, 2)],
+    "layer norm": [DenseSpec(3, 5, "tanh"), LayerNormSpec(5), DenseSpec(5, 2)],
+    "first": [BatchNormSpec(3), LayerNormSpec(3, scale=False), DenseSpec(3, 2)],
+    "first, without gamma and beta": [BatchNormSpec(3, center=False, scale=False), DenseSpec(3, 2)],
+    "all": [GaussianNoiseSpec(0.2), DenseSpec(3, 5, "tanh"), BatchNormSpec(5, center=False), DropoutSpec(0.3),
+            LayerNormSpec(5), GaussianNoiseSpec(0.3), DenseSpec(5, 4, "silu"), GaussianNoiseSpec(0.1), DenseSpec(4, 2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS)
+def test_networks(layers, dtype):
+    compare(layers, MSE, [], dtype, "momentum", n=7, epochs=2 if dtype == "float64" else 1, weight_decay=0.1)
+
+
+def test_steps_of_several_batches_and_clipping():
+    compare(NETWORKS["all"], MSE, [], "float64", "momentum", n=7, batch_size=2, accumulate=2, clip_norm=0.1)
+
+
+def test_updates_of_single_layers(monkeypatch):
+    """Layers are updated one by one where all of their parameters are."""
+    monkeypatch.setattr(network, "BY_LAYER", 0)
+    compare(NETWORKS["layer norm"], MSE, [], "float64", "momentum", n=7)
+    compare(NETWORKS["batch norm"], MSE, [], "float64", "momentum", n=7)
+
+
+def test_one_kernel_for_many_batches_knows_nothing_of_these_layers(monkeypatch):
+    monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
+    compare(NETWORKS["all"], MSE, [], "float64", "momentum", n=5)
