@@ -19,11 +19,11 @@ def splitmix(z):
 
 
 def by_hand(seed, layer, step, element):
-    """Box and Muller's number from two outputs of splitmix64, whose increment is 2^64 / golden ratio."""
+    """Box and Muller's number from the halves of an output of splitmix64, whose increment is 2^64 / golden ratio."""
     golden = 0x9E3779B97F4A7C15
     key = splitmix((splitmix((seed + (layer + 1) * golden) & WORD) + step) & WORD)
-    first, second = (splitmix((key + (i + 1) * golden) & WORD) >> 11 for i in (2 * element, 2 * element + 1))
-    return math.sqrt(-2 * math.log((first + 1) / 2**53)) * math.cos(2 * math.pi * second / 2**53)
+    first, second = divmod(splitmix((key + (element + 1) * golden) & WORD), 2**32)
+    return math.sqrt(-2 * math.log((first + 1) / 2**32)) * math.cos(2 * math.pi * second / 2**32)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(np.float32, 3e-6), (np.float64, 1e-14)])

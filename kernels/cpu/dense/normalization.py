@@ -31,7 +31,7 @@ from .layer import SLOPE_COLS, TILE_ROWS, alpha_beta
 # Columns of a piece: those of the phase `slopes`, which may therefore follow on the same rank without a barrier.
 COLS = SLOPE_COLS
 ROWS = 16  # of a piece of `layer_norm`: batches of 64 make four
-LANES = 16
+LANES = 64  # sums of a row, in a loop long enough for vectors: 16, unrolled, took twice as long
 SCRATCH_BYTES = 7 * COLS * 8  # of a rank: two sums of some columns, a gradient, and four numbers of each column
 
 
@@ -184,46 +184,80 @@ def _batch_norm_backward(arithmetic):
 
 
 # ---------------------------------------------------------------- rows
-def _row_statistics(T):
+@register_jitable
+def _clear(sums):
+    """LANES zeros at an address."""
+    S = view(sums, LANES, np.float64)
+    for k in range(LANES):
+        S[k] = 0
+
+
+@register_jitable
+def _total(sums):
+    """The sum of LANES numbers at an address, by halves; they are overwritten."""
+    S, half = view(sums, LANES, np.float64), LANES // 2
+    while half > 0:
+        for k in range(half):
+            S[k] += S[k + half]
+        half //= 2
+    return S[0]
+
+
+def _row_statistics(T, itemsize):
     @register_jitable
     def row_statistics(x, columns, epsilon, lanes):
         """The mean of a row, and 1 / sqrt(variance + epsilon)."""
-        X, L = view(x, columns, T), view(lanes, LANES, np.float64)
-        whole = columns // LANES * LANES
         # the mean
-        for k in range(LANES):
-            L[k] = 0
-        for j in range(0, whole, LANES):
-            for k in range(LANES):
-                L[k] += X[j + k]
-        for j in range(whole, columns):
-            L[j - whole] += X[j]
-        mean = 0.0
-        for k in range(LANES):
-            mean += L[k]
-        mean /= columns
+        _clear(lanes)
+        for j in range(0, columns, LANES):
+            n = min(LANES, columns - j)
+            X, S = view(x + j * itemsize, n, T), view(lanes, n, np.float64)
+            for k in range(n):
+                S[k] += X[k]
+        mean = _total(lanes) / columns
         # the biased variance
-        for k in range(LANES):
-            L[k] = 0
-        for j in range(0, whole, LANES):
-            for k in range(LANES):
-                deviation = np.float64(X[j + k]) - mean
-                L[k] += deviation * deviation
-        for j in range(whole, columns):
-            deviation = np.float64(X[j]) - mean
-            L[j - whole] += deviation * deviation
-        variance = 0.0
-        for k in range(LANES):
-            variance += L[k]
-        return mean, 1.0 / sqrt(variance / columns + epsilon)
+        _clear(lanes)
+        for j in range(0, columns, LANES):
+            n = min(LANES, columns - j)
+            X, S = view(x + j * itemsize, n, T), view(lanes, n, np.float64)
+            for k in range(n):
+                deviation = np.float64(X[k]) - mean
+                S[k] += deviation * deviation
+        return mean, 1.0 / sqrt(_total(lanes) / columns + epsilon)
 
     return row_statistics
+
+
+def _gradient_sums(T, itemsize):
+    @register_jitable
+    def gradient_sums(dy, x, gamma, columns, mean, inverse, lanes):
+        """The sums over a row of g = gamma dy, and of g n with n = (x - mean) inverse; gamma: address, or 0."""
+        of_g, of_gn = lanes, lanes + LANES * 8
+        _clear(of_g)
+        _clear(of_gn)
+        for j in range(0, columns, LANES):
+            n, skip = min(LANES, columns - j), j * itemsize
+            D, X, A = view(dy + skip, n, T), view(x + skip, n, T), view(gamma + skip, n if gamma else 0, T)
+            G, P = view(of_g, n, np.float64), view(of_gn, n, np.float64)
+            if gamma:
+                for k in range(n):
+                    g = np.float64(D[k] * A[k])
+                    G[k] += g
+                    P[k] += g * ((np.float64(X[k]) - mean) * inverse)
+            else:
+                for k in range(n):
+                    g = np.float64(D[k])
+                    G[k] += g
+                    P[k] += g * ((np.float64(X[k]) - mean) * inverse)
+        return _total(of_g), _total(of_gn)
+
+    return gradient_sums
 
 
 def _layer_norm(arithmetic):
     """y = gamma (x - mean) inverse + beta, row by row; the rows' statistics are kept for the backward pass."""
     T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
-    row_statistics = _row_statistics(T)
+    row_statistics = _row_statistics(T, itemsize)
 
     def layer_norm(work, step, rank, num_ranks):
         d = read(work, NORMALIZATION)
@@ -261,15 +295,14 @@ def _layer_norm_backward(arithmetic):
     For each piece of rows, the sums of its columns of dy n and dy.
     """
     T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
+    gradient_sums = _gradient_sums(T, itemsize)
 
     def layer_norm_backward(work, step, rank, num_ranks):
         d = read(work, NORMALIZATION)
         rows, columns = batch_rows(d.run, step), d.columns
         scratch = d.scratch + rank * d.scratch_bytes
-        G, P = view(scratch, LANES, np.float64), view(scratch + LANES * 8, LANES, np.float64)
         gamma = view(d.gamma, columns if d.gamma else 0, T)
         means, inverses = view(d.means, rows, np.float64), view(d.inverses, rows, np.float64)
-        whole = columns // LANES * LANES
         for piece in pieces_of_rank(num_pieces(rows, ROWS), rank, num_ranks):
             of_gamma = view(d.sums + 2 * piece * columns * 8, columns, np.float64)
             of_beta = view(d.sums + (2 * piece + 1) * columns * 8, columns, np.float64)
@@ -287,31 +320,16 @@ def _layer_norm_backward(arithmetic):
                     of_beta[j] += D[j]
                 if not d.needs_dx:
                     continue
-                # the row's sums of g and g n, where g takes the place of dy
+                # dx = inverse (g - of_mean - (x - mean) of_deviation)
+                of_g, of_gn = gradient_sums(d.dy + skip, d.x + skip, d.gamma, columns, mean, inverse, scratch)
+                of_mean, of_deviation = T(of_g / columns), T(inverse * (of_gn / columns))
+                center, factor = T(mean), T(inverse)
                 if d.gamma:
                     for j in range(columns):
-                        D[j] *= gamma[j]
-                for k in range(LANES):
-                    G[k] = 0
-                    P[k] = 0
-                for j in range(0, whole, LANES):
-                    for k in range(LANES):
-                        g = np.float64(D[j + k])
-                        G[k] += g
-                        P[k] += g * ((np.float64(X[j + k]) - mean) * inverse)
-                for j in range(whole, columns):
-                    g = np.float64(D[j])
-                    G[j - whole] += g
-                    P[j - whole] += g * ((np.float64(X[j]) - mean) * inverse)
-                sum_g, sum_gn = 0.0, 0.0
-                for k in range(LANES):
-                    sum_g += G[k]
-                    sum_gn += P[k]
-                # dx = inverse (g - of_mean - (x - mean) of_deviation)
-                of_mean, of_deviation = T(sum_g / columns), T(inverse * (sum_gn / columns))
-                center, factor = T(mean), T(inverse)
-                for j in range(columns):
-                    D[j] = round_(factor * (D[j] - of_mean - (X[j] - center) * of_deviation))
+                        D[j] = round_(factor * (D[j] * gamma[j] - of_mean - (X[j] - center) * of_deviation))
+                else:
+                    for j in range(columns):
+                        D[j] = round_(factor * (D[j] - of_mean - (X[j] - center) * of_deviation))
 
     return layer_norm_backward
 
