@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 from .. import schedules
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
-from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import LAYERS, Dense, Layer, to_config
+from ..kernels.spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec, parameter_shapes
+from ..layers import LAYERS, Dense, Dropout, Layer, Trained, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
+from ..preprocessing import Preprocessing
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import Description, Tensors
 
 log = logging.getLogger("fastopt")
 
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in OPTIMIZER_CLASSES)}
 Model = TypeVar("Model", bound=DataMemory)
+RANDOM = DropoutSpec | GaussianNoiseSpec
 
 
 def describe(model: DataMemory) -> tuple[Description, Tensors]:
@@ -38,7 +40,7 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         tensors |= states
     remembered = _data_memory.to_config(model)
     description = {
-        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        "format": _format(model, bool(remembered)),
         **remembered,
         "layers": [to_config(layer) for layer in model.layers],
         "inputs": model.inputs,
@@ -50,6 +52,13 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         "compile": compiled,
     }
     return description, tensors
+
+
+def _format(model: DataMemory, remembers: bool) -> int:
+    """The oldest format that has all that the model has; remembers: something of its data."""
+    if not all(isinstance(layer, Dense | Dropout | Preprocessing) for layer in model.layers):
+        return 3
+    return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
 def _metrics_of(model: DataMemory) -> list[str]:
@@ -111,8 +120,8 @@ def _loaded_rate(saved: Any) -> Any:
 
 def _names(layers: Iterable[Layer]) -> list[str]:
     """The tensors' names, in the order of the model's parameters."""
-    dense = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Dense)]
-    return [f"layers.{i}.{which}" for i, layer in dense for which in ("kernel", "bias")[: 1 + layer.use_bias]]
+    trained = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Trained)]
+    return [f"layers.{i}.{which}" for i, layer in trained for which in layer.arrays]
 
 
 def build_model(make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None) -> Model:
@@ -126,10 +135,7 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
         compute_dtype=description.get("compute_dtype"),
     )  # fmt: skip
     inputs = check_count("inputs", description["inputs"])
-    shapes: list[tuple[int, ...]] = []
-    for spec in model.specs(inputs):
-        if isinstance(spec, DenseSpec):
-            shapes += [(spec.inputs, spec.outputs), (spec.outputs,)][: 1 + spec.bias]
+    shapes = [shape for spec in model.specs(inputs) for shape in parameter_shapes(spec).values()]
     parameters = []
     for name, shape in zip(_names(layers), shapes, strict=True):
         tensor = tensors.pop(name)
@@ -156,9 +162,9 @@ def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
     """Make the layer that is described; an initializer that was an array is now the array of the saved weights."""
     fields = dict(config)
     cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
-    for which in ("kernel", "bias"):
-        if cls is Dense and fields[f"{which}_initializer"] is None:
-            fields[f"{which}_initializer"] = tensors[f"layers.{index}.{which}"]
+    for field, value in fields.items():
+        if field.endswith("_initializer") and value is None:
+            fields[field] = tensors[f"layers.{index}.{field.removesuffix('_initializer')}"]
     return cls(**fields)
 
 
@@ -201,16 +207,21 @@ def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
 
 
 def _layer_differences(saved: list[LayerSpec], ours: list[LayerSpec]) -> list[str]:
-    """Differences of the dense layers; dropout has no weights and does not count."""
-    pairs = zip_longest(*([spec for spec in some if isinstance(spec, DenseSpec)] for some in (saved, ours)))
+    """Differences of the layers; dropout and noise, which do nothing in a trained model, do not count."""
+    pairs = zip_longest(*([spec for spec in some if not isinstance(spec, RANDOM)] for some in (saved, ours)))
+    kind = "dense layer" if all(isinstance(spec, DenseSpec | RANDOM) for spec in (*saved, *ours)) else "layer"
     return [
-        f"dense layer {i}: the file has {_words(theirs)}, the model {_words(own)}"
+        f"{kind} {i}: the file has {_words(theirs)}, the model {_words(own)}"
         for i, (theirs, own) in enumerate(pairs, 1)
         if theirs != own
     ]
 
 
-def _words(spec: DenseSpec | None) -> str:
+def _words(spec: LayerSpec | None) -> str:
     if spec is None:
         return "none"
-    return f"{spec.inputs} -> {spec.outputs} {spec.activation}" + " without bias" * (not spec.bias)
+    if isinstance(spec, DenseSpec):
+        return f"{spec.inputs} -> {spec.outputs} {spec.activation}" + " without bias" * (not spec.bias)
+    assert not isinstance(spec, RANDOM)
+    fields = ", ".join(f"{name}={value!r}" for name, value in spec._asdict().items() if name != "columns")
+    return f"{type(spec).__name__.removesuffix('Spec')}({fields}) of {spec.columns} columns"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,8 +17,8 @@ from .. import _backends, profiling
 from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
-from ..kernels.spec import LayerSpec
-from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
+from ..kernels.spec import LayerSpec, parameter_shapes
+from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of
 from ..losses import Loss
 from ..optim import Optimizer
 from .history import History
@@ -94,7 +95,10 @@ class LayerStack:
 
     @property
     def parameters(self) -> list[np.ndarray]:
-        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them.
+
+        In the place of a LayerNorm there are gamma and beta, of a BatchNorm also its moving mean and variance.
+        """
         self._bring_back()
         return list(self._parameters)
 
@@ -126,8 +130,9 @@ class LayerStack:
         drawn: list[np.ndarray] = []
         width = inputs
         for index, layer in enumerate(self.layers[len(self.preprocessing) :]):
-            if isinstance(layer, Dense):
+            if isinstance(layer, Trained):
                 drawn += layer.draw(width, self.seed, index)
+            if isinstance(layer, Dense):
                 width = layer.units
         self._adopt(inputs, [own(array, self.dtype) for array in drawn])
 
@@ -178,14 +183,16 @@ class LayerStack:
         width, total = self.inputs, 0
         rows = [("layer", "activation", "outputs", "parameters")]
         for layer, name in zip(self.layers, self.names, strict=True):
-            if not isinstance(layer, Dense):
-                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
-                rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
-                continue
-            count = None if width is None else (width + layer.use_bias) * layer.units
+            count: int | None = 0
+            if isinstance(layer, Trained):
+                shapes = {} if width is None else parameter_shapes(layer.spec(width))
+                count = None if width is None else sum(map(math.prod, shapes.values()))
             total += count or 0
-            rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
-            width = layer.units
+            if isinstance(layer, Dense):
+                width, what = layer.units, layer.activation
+            else:
+                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
+            rows.append((name, what, "?" if width is None else f"{width:,}", "?" if count is None else f"{count:,}"))
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
@@ -245,18 +252,25 @@ class LayerStack:
                 self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
 
 
+_WHY_NOT_LAST = {
+    "dropout": "Dropout would zero outputs at random",
+    "gaussian_noise": "GaussianNoise would make outputs random",
+    "layer_norm": "LayerNorm would fix the scale of the outputs",
+    "batch_norm": "BatchNorm would fix the scale of the outputs",
+}
+
+
 def _check_layers(layers: Any) -> tuple[Layer, ...]:
-    known = "Dense, Dropout, Normalization"
+    *known, last = (cls.__name__ for cls in LAYERS.values())
     if isinstance(layers, Layer | str) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a list of {known} and Rescaling; got {describe(layers)}")
+        raise TypeError(f"layers must be a list of {', '.join(known)} and {last}; got {describe(layers)}")
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"layers[{i}] must be {known} or Rescaling; got {describe(layer)}")
+            raise TypeError(f"layers[{i}] must be {', '.join(known)} or {last}; got {describe(layer)}")
     if not layers:
         raise ValueError("layers must hold at least one Dense")
     if not isinstance(layers[-1], Dense):
-        drops = isinstance(layers[-1], Dropout)
-        why = "Dropout would zero outputs at random" if drops else "the others only prepare data"
+        why = _WHY_NOT_LAST.get(kind(layers[-1]), "the others only prepare data")
         raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, Dense) and layer.activation == "softmax":

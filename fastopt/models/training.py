@@ -20,6 +20,7 @@ from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..layers import Layer, updated_params
 from ._intake import Data
 from ._parts import train_in_parts
 from ._targets import TargetScale, unscaled
@@ -39,6 +40,7 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
+    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metric_functions: dict[str, Function]
@@ -297,6 +299,9 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps)
+        if not all(updated := updated_params(model.layers)):
+            states = zip(steps.states, updated, strict=True)
+            steps = steps._replace(states=[of_param if on else None for of_param, on in states])
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)

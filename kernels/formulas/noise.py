@@ -1,8 +1,8 @@
 """Gaussian noise from the counter-based generator of dropout.
 
-A draw is a function of (seed, layer, step, element), as a mask of dropout is, with the key that `dropout_key` makes. Box
-and Muller (1958) make a normal number of two uniform ones: the halves of a word of 64 bits. The largest is 6.7, which a
-normal number exceeds in one of 4 * 10^10 cases.
+A draw is a function of (seed, layer, step, element), as a mask of dropout is, with the key that `dropout_key` makes.
+Box and Muller (1958) make a normal number of two uniform ones: the halves of a word of 64 bits. The largest is 6.7,
+which a normal number exceeds in one of 4 * 10^10 cases.
 """
 
 from math import sqrt
