@@ -15,10 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._frozen import Frozen
 from ._layer_parts import BIAS_INITIALIZERS, INITIALIZERS, check_initializer, draw, layer_repr
-from ._normalization_layers import BatchNorm, LayerNorm
+from ._normalization_layers import BatchNorm as BatchNorm
+from ._normalization_layers import LayerNorm as LayerNorm
 from ._validation import check_count, check_flag, check_name, check_number
+from .constraints import Constraint
+from .constraints import get as get_constraint
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import MOVING, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec
+from .kernels.spec import Constraint as ConstraintSpec
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 
 
@@ -34,6 +38,9 @@ class Dense(Frozen):
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
+    kernel_constraint   one of `fastopt.constraints`, such as MaxNorm(2), or its name: what w is made to obey after
+                        every update
+    bias_constraint     the same of b
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -52,6 +59,8 @@ class Dense(Frozen):
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
     name: str | None = None
+    kernel_constraint: str | Constraint | None = None
+    bias_constraint: str | Constraint | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
@@ -75,6 +84,11 @@ class Dense(Frozen):
                 )
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
+        for which in ("kernel_constraint", "bias_constraint"):
+            set_(self, which, get_constraint(getattr(self, which), which))
+        if self.bias_constraint is not None and not self.use_bias:
+            raise ValueError("bias_constraint is given, but use_bias=False leaves the bias out")
+        self.constraints()  # refuses axes that a bias has not
 
     def __repr__(self) -> str:
         return layer_repr(self, 2, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
@@ -93,6 +107,17 @@ class Dense(Frozen):
                 f"got {kernel.shape}"
             )
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+
+    def constraints(self) -> list[ConstraintSpec | None]:
+        """Return the constraints of [kernel, bias] (or [kernel]) as backends take them; None for those without."""
+        found: list[ConstraintSpec | None] = []
+        for which, ndim in (("kernel_constraint", 2), ("bias_constraint", 1))[: 1 + self.use_bias]:
+            constraint = get_constraint(getattr(self, which))
+            try:
+                found.append(None if constraint is None else constraint.spec(ndim))
+            except ValueError as error:
+                raise ValueError(f"{which}: {error}") from None
+        return found
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
@@ -185,6 +210,9 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
+LATER = ("kernel_constraint", "bias_constraint")  # arguments that files of formats 1 and 2 do not know
+
+
 def kind(layer: Layer) -> str:
     """Return the name of the layer's class in LAYERS."""
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
@@ -196,6 +224,10 @@ def to_config(layer: Layer) -> dict[str, Any]:
         return {"kind": kind(layer), **layer.config()}
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
     plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+    for name in LATER:  # older versions read the file of a layer that has none of these
+        value = plain.pop(name, None)
+        if value is not None:
+            plain[name] = value.config()
     return {"kind": kind(layer), **plain}
 
 

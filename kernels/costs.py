@@ -284,3 +284,16 @@ def apply(size: int, rule: str, itemsize: int) -> Cost:
     """All gradients read, parameters and states read and written."""
     bytes_of_one = itemsize + _update_bytes(rule, itemsize)
     return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))
+
+
+def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
+    """The cost of updates that take so many parameters into their averages, too: these read and written."""
+    return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
+
+
+def after_step(size: int, averaged: int, itemsize: int) -> Cost:
+    """Parameters read and written; `averaged` of them taken into averages, which are read and written, too.
+
+    The norm and the product take three operations.
+    """
+    return Cost("after_step", bytes=2 * (size + averaged) * itemsize, flops=3 * (size + averaged))

@@ -230,6 +230,29 @@ class ParamSettings(NamedTuple):
         return self.l1 != 0 or self.l2 != 0
 
 
+class Constraint(NamedTuple):
+    """A constraint on a parameter: a row of CONSTRAINTS, by name, with its settings."""
+
+    name: str
+    axes: tuple[int, ...] = (0,)  # that a norm goes over, each from 0; of a matrix (0,): a norm of each column
+    most: float = 1.0  # the largest norm
+
+
+class AfterStep(NamedTuple):
+    """Work on the parameters after the update of every step: first constraints, then averages over the steps.
+
+    A parameter that is not updated has neither.
+    """
+
+    constraints: Sequence[Constraint | None] = ()  # of each parameter; empty: there are none
+    averages: Sequence[np.ndarray | None] = ()  # of each parameter, of its shape and dtype; changed in place
+    shares: np.ndarray | None = None  # (steps of all epochs,) float64: average += share (parameter - average)
+
+    def epoch(self, i: int, steps: int) -> AfterStep:
+        """Return the work of epoch i alone, each epoch having so many steps."""
+        return self if self.shares is None else self._replace(shares=self.shares[i * steps : (i + 1) * steps])
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
@@ -242,6 +265,7 @@ class OptimizerSteps(NamedTuple):
     steps_done: int = 0  # before the first of these
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
+    after: AfterStep | None = None  # work that follows each update
 
     @property
     def updated(self) -> tuple[bool, ...]:
@@ -282,7 +306,8 @@ class OptimizerSteps(NamedTuple):
     def epoch(self, i: int, steps: int) -> OptimizerSteps:
         """Return the steps of epoch i alone, each epoch having so many."""
         rates = self.learning_rates[i * steps : (i + 1) * steps]
-        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps)
+        after = self.after and self.after.epoch(i, steps)
+        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps, after=after)
 
 
 class PassResult(NamedTuple):

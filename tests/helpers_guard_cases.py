@@ -40,7 +40,9 @@ from fastopt.kernels.spec import (
     FORMS,
     MASTER,
     SAME,
+    AfterStep,
     Batches,
+    Constraint,
     DenseSpec,
     DropoutSpec,
     LossSpec,
@@ -357,13 +359,20 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    after, averages = more.pop("after", None), list[np.ndarray]()
+    if after is not None:
+        averages = [p.copy() for p in params]
+        limits = (after * len(params))[: len(params)]
+        after = AfterStep(limits, averages, np.full(len(rates), 0.25))
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     settings = [own] * len(params) if own else ()
-    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None), settings=settings)
+    clip_norm = more.pop("clip_norm", None)
+    steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
-    arrays = [*params, *(s for of_param in states for s in of_param or ()), totals.losses, judged.losses]
+    of_params = [*averages, *(s for of_param in states for s in of_param or ())]
+    arrays = [*params, *of_params, totals.losses, judged.losses]
     return [*arrays, net.predict(x, 24), np.array(figures)]
 
 
@@ -375,6 +384,14 @@ def _profiled(dtype: str) -> list[Any]:
 
 
 DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
+# Constraints of the parameters of DEEP, in turn.
+LIMITS = {
+    "constraints of columns": [
+        Constraint("max_norm"), Constraint("non_negative"), None, Constraint("unit_norm"), Constraint("max_norm"),
+    ],
+    "constraints of rows": [Constraint("max_norm", (1,)), None, *[Constraint("unit_norm", (1,))] * 2, None],
+    "constraints of whole arrays": [Constraint("unit_norm", (0, 1)), None, None, Constraint("max_norm", (0, 1)), None],
+}
 WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
 
 
@@ -395,6 +412,16 @@ def networks() -> Iterator[Case]:
             yield (
                 f"network, {rule}, {dtype}",
                 lambda r=rule, d=dtype: _network(DEEP, "sparse_categorical_crossentropy", d, r),
+            )
+        for rule in {row.rule: name for name, row in OPTIMIZERS.items()}.values():
+            yield (
+                f"network, {rule} and averages, {dtype}",
+                lambda r=rule, d=dtype: _network(DEEP, "mean_squared_error", d, r, after=[]),
+            )
+        for name, limits in LIMITS.items():
+            yield (
+                f"network, {name}, {dtype}",
+                lambda d=dtype, of=limits: _network(DEEP, "mean_squared_error", d, "sgd", after=of, accumulate=2),
             )
         for name, more in {
             "clipped": {"clip_norm": 0.1}, "batches added up": {"accumulate": 2},
@@ -431,7 +458,7 @@ def profiles() -> Iterator[Case]:
 
 # Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
 GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
-    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
+    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows|.*_averaging_).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
@@ -442,7 +469,8 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|magnitudes_.*|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
+        r"|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),

@@ -45,7 +45,7 @@ HIDDEN = {
         (lambda: LayerNorm(scale=False, gamma_initializer=[1.0]), ValueError, "gamma_initializer is an array, but"),
         (lambda: BatchNorm(1.0), ValueError, r"momentum must be in \[0, 1\); got 1.0"),
         (lambda: BatchNorm(moving_mean_initializer=[np.nan]), ValueError, "moving_mean_initializer"),
-        (lambda: Sequential([LayerNorm(), Dense(1), GaussianNoise(1.0)]), ValueError, "the last layer must be Dense: Ga"),
+        (lambda: Sequential([Dense(1), GaussianNoise(1.0)]), ValueError, "the last layer must be Dense: GaussianNoise"),
         (lambda: Sequential([Dense(1), LayerNorm()]), ValueError, "the last layer must be Dense: LayerNorm would fix"),
         (lambda: Sequential([Dense(1), BatchNorm()]), ValueError, "the last layer must be Dense: BatchNorm would fix"),
         (
@@ -102,12 +102,13 @@ def test_torch_agrees():
     model.build(4)
     nn = torch.nn
     theirs = nn.Sequential(
-        nn.Linear(4, 5), nn.BatchNorm1d(5, 1e-5, 0.25), nn.Linear(5, 4), nn.Tanh(), nn.LayerNorm(4, 1e-5), nn.Linear(4, 3)
+        nn.Linear(4, 5), nn.BatchNorm1d(5, 1e-5, 0.25), nn.Linear(5, 4), nn.Tanh(), nn.LayerNorm(4, 1e-5),
+        nn.Linear(4, 3),
     ).double()  # fmt: skip
     with torch.no_grad():
         weights = iter(model.get_weights())
         for module in theirs:
-            for name, p in module.named_parameters():
+            for p in module.parameters():
                 value = torch.from_numpy(next(weights))
                 p.copy_(value.T if value.ndim == 2 else value)
             if isinstance(module, nn.BatchNorm1d):
@@ -244,3 +245,21 @@ def test_noise_is_drawn_anew_in_every_step_and_not_in_evaluation():
     plain.set_weights(model.get_weights())
     assert plain.evaluate(x, y) == model.evaluate(x, y)
     np.testing.assert_array_equal(plain.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize("which", ["as it is", "pickle"])
+def test_averages_of_weights_go_with_the_moving_averages_of_now(which):
+    """What `predict` uses of a BatchNorm are averaged gamma and beta, and the moving averages themselves."""
+    x, y = blobs()
+    model = Sequential([Dense(5), BatchNorm(0.8), Dense(3)], dtype="float64", seed=1)
+    model.compile(fo.SGD(lr=0.05), "sparse_categorical_crossentropy", ema=fo.EMA(0.5))
+    model.fit(x, y, epochs=1, batch_size=16)
+    if which == "pickle":
+        model = pickle.loads(pickle.dumps(model))
+    model.fit(x, y, epochs=2, initial_epoch=1, batch_size=16)
+    weights, averages = model.get_weights(), model.get_averages()
+    for i, (p, average) in enumerate(zip(weights, averages, strict=True)):
+        assert np.array_equal(p, average) == (i in (4, 5))
+    w0, b0, gamma, beta, mean, variance, w1, b1 = averages
+    hidden = gamma * (x @ w0 + b0 - mean) / np.sqrt(variance + 1e-3) + beta
+    np.testing.assert_allclose(model.predict(x), hidden @ w1 + b1, rtol=1e-10)

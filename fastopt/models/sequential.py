@@ -12,7 +12,8 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name
+from .._validation import check_count, check_name, describe
+from ..averaging import EMA
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
 from ..layers import Layer
@@ -78,7 +79,7 @@ class Sequential(DataMemory):
         compute_dtype: str | None = None,
     ) -> None:
         super().__init__(layers, seed, backend, dtype, compute_dtype)
-        self._kept_networks: dict[bool, tuple[Any, ...]] = {}
+        self._kept_networks: dict[tuple[bool, bool], tuple[Any, ...]] = {}
         if inputs is not None:
             self.build(inputs)
 
@@ -89,6 +90,7 @@ class Sequential(DataMemory):
         optimizer: str | Optimizer | type[Optimizer] = "adam",
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
+        ema: EMA | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -101,6 +103,8 @@ class Sequential(DataMemory):
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
                    "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
                    f(y_true, y_pred) of yours, which go by their names
+        ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
+                   validation use; None: there is none. The average of a model that had the same one goes on
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -134,6 +138,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        if ema is not None and not isinstance(ema, EMA):
+            raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -144,6 +150,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions = functions
+            self._average_by(ema)
             self._kept_networks.clear()
 
     def fit(
@@ -245,21 +252,32 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
+        evaluator = self._evaluator(network)
         self.learnt = learnt
-        return training.Plan(network, data, rows, validation, options)
+        return training.Plan(network, data, rows, validation, options, evaluator)
 
-    def _network_for(self, training: bool) -> Any:
-        """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
-        parts: tuple[Any, ...] = self._backend, self._compute, self._parameters
+    def _network_for(self, training: bool, averaged: bool = False) -> Any:
+        """Return a network to train or predict with: that of the call before, with its programs, if it still fits.
+
+        averaged: over the averages of the weights, where there are any; so is one to predict with.
+        """
+        averages = self._averages if averaged or not training else None
+        weights = self._parameters if averages is None else averages.arrays
+        parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
-        ids, kept = [*map(id, parts)], self._kept_networks.get(training)
+        key = training, averages is not None
+        ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:
             return kept[2]
-        network = self.network(training)
+        network = self.network(training, averages is not None)
         if getattr(network, "reusable", False):
-            self._kept_networks[training] = ids, parts, network  # with the parts, so that nothing else gets their ids
+            self._kept_networks[key] = ids, parts, network  # with the parts, so that nothing else gets their ids
         return network
+
+    def _evaluator(self, network: Any) -> Any:
+        """Return the network to evaluate with: one over the averages of the weights, else that of the training."""
+        return network if self._averages is None else self._network_for(training=True, averaged=True)
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
@@ -277,7 +295,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
-            network = self._network_for(training=True)
+            network = self._evaluator(None) or self._network_for(training=True)
             figures = training.figures(network.evaluate(*data, batch_size))
             return figures | training.function_figures(self, network, data, batch_size)
 

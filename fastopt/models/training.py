@@ -19,8 +19,9 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, PassResult, Shuffle
 from ..layers import Layer, updated_params
+from ._averages import Averages, work_after
 from ._intake import Data
 from ._parts import train_in_parts
 from ._targets import TargetScale, unscaled
@@ -47,10 +48,18 @@ class Model(Trainable, Protocol):
     target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
+    _averages: Averages | None
+    _parameters: list[np.ndarray]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    def _constraints(self) -> list[Constraint | None]:
+        """The constraint of each parameter."""
+
+    def _bring_back(self) -> None:
+        """Update weights, states and averages from the device that holds them."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
+    evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -266,8 +276,11 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
         last = {name: logs.pop(name) for name in LAST}
-        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        evaluator = plan.evaluator or plan.network
+        if evaluator is not plan.network:
+            model._bring_back()  # the averages, which it reads
+        scores = evaluator.evaluate(*plan.validation, EVALUATION_BATCH)
+        found = figures(scores) | function_figures(model, evaluator, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
@@ -302,11 +315,14 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
         if not all(updated := updated_params(model.layers)):
             states = zip(steps.states, updated, strict=True)
             steps = steps._replace(states=[of_param if on else None for of_param, on in states])
+        steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
             optimizer.advance(network.steps_done)
+            if model._averages is not None:
+                model._averages.steps += network.steps_done
     return result
 
 

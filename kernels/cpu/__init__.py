@@ -29,6 +29,7 @@ from .runtime.compile import ENTER, Kernel, compiling
 from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
+from .training.after_step import AFTER_STEP_KERNEL, after_step_kernels
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
@@ -60,7 +61,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
-    kernels.append(PENALTY_KERNEL)
+    kernels += [PENALTY_KERNEL, AFTER_STEP_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -75,7 +76,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
-        kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF)]
+        kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]

@@ -8,8 +8,9 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, metrics, noise, optimizers
+from . import activations, after_step, dropout, losses, metrics, noise, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
+from .after_step import CONSTRAINTS, averaged
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, Loss
@@ -18,11 +19,13 @@ from .noise import with_noise
 from .optimizers import DOMAINS, OPTIMIZERS, Optimizer
 from .optimizers.common import NUM_SCALARS, clip_each_factor, clip_factor
 
-MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, noise)  # whose functions kernels may call
+# Their functions may be called by kernels.
+MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, after_step, noise)
 
 __all__ = [
     "ACTIVATIONS",
     "BOUND",
+    "CONSTRAINTS",
     "DOMAINS",
     "FLAG",
     "FRACTION",
@@ -39,6 +42,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Optimizer",
+    "averaged",
     "clip_each_factor",
     "clip_factor",
     "dropout_draw",

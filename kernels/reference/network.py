@@ -32,6 +32,7 @@ from ..spec import (
     PassResult,
     parameter_shapes,
 )
+from .after_step import work_after_step
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax
 from .metrics import METRICS, Metric, Rule
@@ -324,6 +325,8 @@ class Network:
             losses[i] += penalty(self.params, optimizer.settings)
             scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
             update(updates_of_step(optimizer, self.params, gradients, i), scale)
+            if optimizer.after:
+                work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()

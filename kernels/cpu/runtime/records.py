@@ -45,6 +45,14 @@ RUN = _record(
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
+# A team of threads: see teams.py.
+TEAM = _record(
+    "kernel",  # code
+    "work",
+    "ended",  # number of ranks that have ended
+    "yield_cpu",  # code
+)
+
 # The order of the rows of an epoch, drawn from a seed.
 SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
 
@@ -293,6 +301,34 @@ APPLY = _record(
     "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
     reals=("max_norm",),  # the norm to clip to; 0: none
+)
+
+# The share of the parameters in their averages, and constraints: see training/after_step.py.
+SHARE = _record(
+    "shares",  # (steps,) float64
+    "cell",  # one number of the network's dtype, for the step
+    "accumulate",  # batches of a step
+)
+CONSTRAINED = _record(
+    "constrain",  # code
+    "p",  # (rows, columns)
+    "average",  # the same; 0: none
+    "share",  # one number of p's dtype
+    "rows",
+    "columns",
+    "piece",  # columns of a piece of work, or rows
+    "by_columns",  # 1: columns
+    "first_piece",
+    "pieces",
+    "element_bytes",
+    reals=("most",),  # the largest norm
+)
+AFTER_STEP = _record(
+    "count",
+    "table",  # (count,) of CONSTRAINED
+    "num_pieces",
+    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 
 

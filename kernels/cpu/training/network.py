@@ -29,6 +29,7 @@ from ...spec import (
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
+from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
 from .penalties import Penalties, penalty, terms_of
 from .program import Program, Structure
@@ -36,11 +37,14 @@ from .program import Program, Structure
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
-# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
-PASS_FLOPS = 5e7
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, which begins after some 15 us, and whose
+# results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
+# 126 and 145.
+PASS_FLOPS = 1.2e7
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
-SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
+# Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
+# call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
+SPARE_BYTES = 8 << 20
 
 
 class _Training(NamedTuple):
@@ -55,6 +59,7 @@ class _Training(NamedTuple):
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
     penalties: Penalties | None  # that the losses have more
     scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
+    after: AfterUpdates
 
 
 class Network:
@@ -108,18 +113,20 @@ class Network:
         shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
         rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
-        terms = terms_of(optimizer.settings)
-        key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids
+        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
+        key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids, after_key
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
         scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
+        after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
@@ -132,14 +139,15 @@ class Network:
             penalties.add_penalty(program)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, program.num_ranks)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars, after)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -171,6 +179,7 @@ class Network:
         penalties = training.penalties
         if penalties:
             penalties.set_factors(optimizer.settings)
+        training.after.begin(optimizer.after and optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
@@ -295,7 +304,7 @@ class Network:
         program.write_to(out)
         program.begin(rows, None)
         program.execute(self.flops * rows)
-        if spare is not None and len(spare) < SPARE_PROGRAMS:
+        if spare is not None and len(spare) < min(SPARE_PROGRAMS, SPARE_BYTES // max(1, program.num_bytes)):
             spare.append(program)
         elif spare is None and program.num_bytes <= SPARE_BYTES:
             self._keep(key, program)

@@ -13,6 +13,7 @@ from ..dense.normalization import ROWS, SCRATCH_BYTES, normalization_kernel
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import aligned_zeros
 from ..runtime.records import NORMALIZATION, fill
+from .after_step import AfterUpdates
 
 
 class Normalized(NamedTuple):
@@ -52,12 +53,12 @@ def add_forward(
 
 def add_backward(
     program: Any, saved: Normalized, dy: np.ndarray, needs_dx: bool, gradients: Mapping[str, Any], rule: str | None,
-    same_columns: bool,
+    same_columns: bool, after: AfterUpdates,
 ) -> None:  # fmt: skip
     """Add dx, in the place of dy, and the gradients of gamma and beta, with their updates if there is a `rule`.
 
-    gradients: fields of the record that say where these go. same_columns: the next phase works on the same columns on
-    each rank, as `slopes` does, and needs no barrier behind one that works on columns.
+    gradients: fields of the record that say where these go; after: the work after the updates. same_columns: the next
+    phase works on the same columns on each rank, as `slopes` does, and needs no barrier behind one on columns.
     """
     columns, itemsize = saved.spec.columns, program.net.itemsize
     num_gradients = sum(gradients.get(name) is not None for name in ("dgamma", "dbeta"))
@@ -69,6 +70,7 @@ def add_backward(
         cost = costs.normalization_gradients(
             "batch_norm backward", columns, 3 if needs_dx else 2, num_gradients, num_updates, rule, itemsize, itemsize
         )
+        cost = after.cost_of_update(cost, num_updates * columns)
         record = fill(NORMALIZATION, **fields)
         program.add(normalization_kernel("batch_norm_backward", saved.compute), record, barrier, cost)
         return
@@ -83,4 +85,5 @@ def add_backward(
         cost = costs.normalization_gradients(
             "layer_norm gradients", columns, 0, num_gradients, num_updates, rule, itemsize, itemsize
         )
+        cost = after.cost_of_update(cost, num_updates * columns)
         program.add(normalization_kernel("layer_norm_gradients", saved.compute), record, ends_backward, cost)

@@ -17,12 +17,12 @@ import numpy as np
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
-from ..optim.loops import MAX_STATES
 from ..optim.norm import SQUARES_KERNEL, Squares
-from ..optim.updates import TILE, UPDATE_ALL, update_code
+from ..optim.updates import TILE, UPDATE_ALL
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
+from .after_step import AfterUpdates
 
 RECORD_BYTES = UPDATES.itemsize
 
@@ -73,8 +73,9 @@ class OptimizerStep:
 
     def __init__(
         self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...] | None],
-        scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int,
+        scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int, after: AfterUpdates,
     ) -> None:  # fmt: skip
+        self.after = after
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
         self.itemsize = params[0].itemsize
         # None of a parameter that is not updated
@@ -103,13 +104,12 @@ class OptimizerStep:
 
     def _update_table(self, rows: Sequence[int]) -> tuple[np.ndarray, int]:
         """A record UPDATE for each parameter that is updated, and the tiles of all."""
-        table, tiles, code = [], 0, update_code(self.rule, self.dtype)
-        for p, g, of_param, row in zip(self.params, self.gradients, self.states, rows, strict=True):
+        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
             if of_param is None:
                 continue
-            skip = row * self.scalars.strides[1]
-            states = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
-            table.append((code, address_of(p), address_of(g), *states, 0, skip, p.size, tiles, p.itemsize))
+            skip, words = rows[i] * self.scalars.strides[1], self.after.state_words(i, of_param)
+            table.append((code, address_of(p), address_of(g), *words, skip, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
 
@@ -123,7 +123,7 @@ class OptimizerStep:
         if self.squares is not None:
             cost = costs.squares(self.size, self.itemsize)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
-        cost = costs.apply(self.size, self.rule, self.itemsize)
+        cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 

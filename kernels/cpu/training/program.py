@@ -40,10 +40,8 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..optim.loops import STATE_WORDS
-from ..optim.updates import update_code
 from ..runtime.compile import Kernel, ffi
-from ..runtime.launch import get_num_threads, run_team, yield_address
+from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import (
@@ -63,6 +61,8 @@ from ..runtime.records import (
     word_of,
     words_of,
 )
+from ..runtime.teams import run_team, yield_address
+from .after_step import AfterUpdates
 from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
 from .run import FINISH, RUN_PROGRAM, clock, marking
@@ -160,6 +160,10 @@ class Program:
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(barrier)))
         self.costs.append(cost or Cost(kernel.name))
+
+    def meet(self) -> None:
+        """Let all ranks meet after the last phase so far."""
+        self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
@@ -383,7 +387,7 @@ class Program:
     def backward(
         self, saved_for_backward: list[Saved], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
-        optimizer_step: OptimizerStep | None,
+        optimizer_step: OptimizerStep | None, after: AfterUpdates,
     ) -> None:  # fmt: skip
         """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`.
 
@@ -393,10 +397,10 @@ class Program:
         net, dy, end = self.net, output_gradient, len(self.net.params)
         scratch_bytes = max(saved.fields["scratch_bytes"] for saved in saved_for_backward if isinstance(saved, _Dense))
         scratch = aligned_zeros(self.num_ranks * scratch_bytes, np.uint8)
-        tables = [np.array([address_of(s) for s in arrays or ()] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        tables = [np.array(after.state_words(i, arrays or ()), np.int64) for i, arrays in enumerate(states)]
         row_scalars = [scalars[0, row] for row in rows]
         self.kept += [scratch, tables, scalars, states]
-        update = update_code(rule, net.dtype)
+        update = after.update_code(rule)
         col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         lowest = self._lowest_updated(saved_for_backward, states)
         for i, saved in reversed(list(enumerate(saved_for_backward))):
@@ -416,7 +420,7 @@ class Program:
                         into |= {f"update_{name}": update, f"{name}_states": tables[k]}
                         into |= {f"{name}_scalars": row_scalars[k], "scalars_row_bytes": scalars.strides[0]}
                 add_backward(
-                    self, saved, dy, needs_dx, into, None if optimizer_step else rule, isinstance(below, _Dense)
+                    self, saved, dy, needs_dx, into, None if optimizer_step else rule, isinstance(below, _Dense), after
                 )
                 continue
             dx = self.zeros(*saved.x.shape) if needs_dx else None
@@ -437,7 +441,7 @@ class Program:
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
-                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule, after)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -463,7 +467,7 @@ class Program:
 
     def _dense_backward(
         self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
-        rule: str | None,
+        rule: str | None, after: AfterUpdates,
     ) -> np.ndarray | None:  # fmt: skip
         """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
 
@@ -482,7 +486,10 @@ class Program:
         slope = slope_kernel(saved.activation, compute).address
         record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
         if not bias_sums:
-            cost = costs.slopes(saved.spec.outputs, saved.activation, fields["b"] is not None, rule, itemsize)
+            makes_db = fields["b"] is not None
+            cost = costs.slopes(saved.spec.outputs, saved.activation, makes_db, rule, itemsize)
+            if rule and makes_db:
+                cost = after.cost_of_update(cost, sizes[1])
             self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
             cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
@@ -492,6 +499,8 @@ class Program:
         if not updates_w and not makes_db:
             return sums_below
         cost = costs.weights(*sizes, rule, itemsize, makes_db)
+        if rule:
+            cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1])
         if not updates_w:
             cost = costs.bias_gradient(sizes[1], itemsize)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)

@@ -159,8 +159,9 @@ class Program:
                     x = self._add_noise(i, layer, x, columns, dtype, rows)
                 continue
             if not isinstance(layer, DenseSpec):
-                saved_for_backward.append(add_forward(self, i, layer, x, rows, dtype, parameter))
-                x, parameter = saved_for_backward[-1].y, parameter + len(parameter_shapes(layer))
+                normalized = add_forward(self, i, layer, x, rows, dtype, parameter)
+                saved_for_backward.append(normalized)
+                x, parameter = normalized.y, parameter + len(parameter_shapes(layer))
                 continue
             plan = next(plans)
             dtype = plan.layer.output or plan.layer.dtype
