@@ -55,7 +55,7 @@ class _Normalization:
 
     def _statistics(self, x: Array) -> tuple[Array, Array]:
         """Mean and biased variance in float64, with the axis kept."""
-        mean: Array = np.mean(x, axis=self.axis, dtype=np.float64, keepdims=True)
+        mean = np.asarray(np.mean(x, axis=self.axis, dtype=np.float64, keepdims=True))
         return mean, np.mean(np.square(x - mean), axis=self.axis, keepdims=True)
 
     def _inverse(self, variance: Array) -> Array:
