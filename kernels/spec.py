@@ -48,7 +48,10 @@ class BatchNormSpec(NamedTuple):
     """Each column normalized, in training by the mean and the biased variance of the batch, else by moving averages.
 
     Parameters are gamma and beta, as of `LayerNormSpec`, then the averages, which every training batch brings nearer to
-    its own: average = momentum average + (1 - momentum) of the batch.
+    its own: average = momentum average + (1 - momentum) of the batch. Rows count alike, whatever their weights are; a
+    step whose weights sum to 0 moves nothing.
+
+    fixed: training goes by the averages, too, and leaves them as they are; gamma and beta are not updated then.
     """
 
     columns: int
@@ -56,6 +59,7 @@ class BatchNormSpec(NamedTuple):
     center: bool = True
     scale: bool = True
     momentum: float = 0.99
+    fixed: bool = False
 
 
 LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec

@@ -61,10 +61,10 @@ def params_for(rng: np.random.Generator, layers: list[LayerSpec], dtype: str) ->
 
 def states_for(rule: str, layers: list[LayerSpec], params: list[np.ndarray]) -> list[tuple[np.ndarray, ...] | None]:
     """States of zeros; None of parameters that no optimizer updates."""
-    names = [name for layer in layers for name in parameter_shapes(layer)]
+    fixed = [name in MOVING or getattr(layer, "fixed", False) for layer in layers for name in parameter_shapes(layer)]
     return [
-        None if name in MOVING else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
-        for name, p in zip(names, params, strict=True)
+        None if is_fixed else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
+        for is_fixed, p in zip(fixed, params, strict=True)
     ]
 
 

@@ -446,6 +446,9 @@ class Network:
         weights = None if batches.weights is None else batches.weights[group]
         weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
+        for layer in self._layers:
+            if isinstance(layer, BatchNorm):
+                layer.moves = weight > 0
         for j in range(-(-len(group) // size)):
             rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
             value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1, w)

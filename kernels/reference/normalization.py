@@ -116,11 +116,17 @@ class BatchNorm(_Normalization):
 
     def __init__(self, spec: BatchNormSpec, params: Sequence[Array], cast: Cast) -> None:
         super().__init__(spec, params, cast)
-        self.momentum, self.moving = spec.momentum, params[-2:]
+        self.momentum, self.moving, self.fixed = spec.momentum, params[-2:], spec.fixed
         self.gradients += [None, None]
+        self.moves = True  # False: a batch leaves the averages as they are
 
     @flushed
     def forward(self, x: Array, seed: int, step: int) -> Array:
+        if self.fixed:
+            return self.predict(x)
+        if not self.moves:
+            self._train(x)
+            return self._normalized(x, self.mean, self.inverse)
         for average, of_batch in zip(self.moving, self._train(x), strict=True):
             average[...] = self.momentum * average.astype(np.float64) + (1 - self.momentum) * of_batch[0]
         return self._normalized(x, self.mean, self.inverse)
@@ -129,3 +135,11 @@ class BatchNorm(_Normalization):
     def predict(self, x: Array) -> Array:
         mean, variance = self.moving
         return self._normalized(x, mean, self._inverse(variance.astype(np.float64)))
+
+    def backward(self, dy: Array) -> Array | None:
+        """Fill the gradients; return dx. Where the layer is fixed, it is but a factor."""
+        if not self.fixed:
+            return super().backward(dy)
+        factor = self._inverse(self.moving[1].astype(np.float64))
+        factor = (factor if self.gamma is None else factor * self.gamma).astype(dy.dtype)
+        return self.cast(dy * factor) if self.needs_dx else None

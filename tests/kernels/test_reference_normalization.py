@@ -61,6 +61,16 @@ def test_moving_averages_by_hand():
     assert params[0][0] == 1.625  # prediction moves nothing
 
 
+def test_a_fixed_layer_is_a_factor_and_a_shift():
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    layer = layer_of(0, 3, fixed=True)
+    before = [p.copy() for p in layer.moving]
+    np.testing.assert_array_equal(layer.forward(x, 0, 1), layer.predict(x))
+    np.testing.assert_allclose(layer.backward(dy), dy * layer.gamma / np.sqrt(layer.moving[1] + 0.01), rtol=1e-13)
+    assert all(map(np.array_equal, layer.moving, before))
+
+
 def test_rows_are_normalized_alike_in_prediction():
     layer, x = layer_of(1, 5), np.random.default_rng(0).normal(size=(3, 5))
     np.testing.assert_array_equal(layer.predict(x), layer.forward(x, 0, 1))

@@ -1,11 +1,12 @@
 """Normalization of the columns or the rows of a batch, forward and backward, with the gradients of gamma and beta.
 
-    batch_norm            a piece is some columns with all rows: mean, variance, the moving averages, y
-    batch_norm_moving     y by the moving averages, a piece some columns of some rows
-    batch_norm_backward   dx in the place of dy, and gamma and beta of a piece's columns
-    layer_norm            a piece is some rows: mean, variance, y
-    layer_norm_backward   dx in the place of dy, and for each piece the sums of its columns for gamma and beta
-    layer_norm_gradients  gamma and beta, from those sums, a piece some columns
+    batch_norm                 a piece is some columns with all rows: mean, variance, the moving averages, y
+    batch_norm_moving          y by the moving averages, a piece some columns of some rows
+    batch_norm_backward        dx in the place of dy, and gamma and beta of a piece's columns
+    batch_norm_fixed_backward  the same dx where training goes by the moving averages
+    layer_norm                 a piece is some rows: mean, variance, y
+    layer_norm_backward        dx in the place of dy, and for each piece the sums of its columns for gamma and beta
+    layer_norm_gradients       gamma and beta, from those sums, a piece some columns
 
 Sums are in float64, over pieces that depend on the shape alone, in a fixed order. A column's sum is made row by row; a
 row's in LANES sums, each of every LANES-th column, since vectors could not make one sum with the same bits.
@@ -27,6 +28,7 @@ from ..runtime.primitives import call_update, view
 from ..runtime.records import NORMALIZATION, read
 from ..runtime.storage import ARITHMETIC
 from .layer import SLOPE_COLS, TILE_ROWS, alpha_beta
+from .row_weights import step_weight
 
 # Columns of a piece: those of the phase `slopes`, which may therefore follow on the same rank without a barrier.
 COLS = SLOPE_COLS
@@ -69,7 +71,7 @@ def _batch_norm(arithmetic):
 
     def batch_norm(work, step, rank, num_ranks):
         d = read(work, NORMALIZATION)
-        rows = batch_rows(d.run, step)
+        rows, moves = batch_rows(d.run, step), d.weights == 0 or step_weight(d.weights, step) != 0
         scratch = d.scratch + rank * d.scratch_bytes
         for piece in pieces_of_rank(num_pieces(d.columns, COLS), rank, num_ranks):
             # one piece: some columns, all rows
@@ -98,8 +100,9 @@ def _batch_norm(arithmetic):
             moving_variance = view(d.moving_variance + c * itemsize, n, T)
             for j in range(n):
                 variance = inverse[j] / rows
-                moving_mean[j] = T(d.momentum * moving_mean[j] + (1.0 - d.momentum) * mean[j])
-                moving_variance[j] = T(d.momentum * moving_variance[j] + (1.0 - d.momentum) * variance)
+                if moves:
+                    moving_mean[j] = T(d.momentum * moving_mean[j] + (1.0 - d.momentum) * mean[j])
+                    moving_variance[j] = T(d.momentum * moving_variance[j] + (1.0 - d.momentum) * variance)
                 inverse[j] = 1.0 / sqrt(variance + d.epsilon)
             # y
             means = view(scratch, n, T)
@@ -133,6 +136,31 @@ def _batch_norm_moving(arithmetic):
             normalize_columns(d, c, n, first, end, means, scratch, scratch + COLS * 8)
 
     return batch_norm_moving
+
+
+def _batch_norm_fixed_backward(arithmetic):
+    """dx = gamma inverse dy in the place of dy, where training goes by the moving averages."""
+    T, itemsize, round_ = arithmetic.T, arithmetic.itemsize, arithmetic.round
+
+    def batch_norm_fixed_backward(work, step, rank, num_ranks):
+        d = read(work, NORMALIZATION)
+        rows = batch_rows(d.run, step)
+        factors = d.scratch + rank * d.scratch_bytes
+        for piece in pieces_of_rank(num_pieces(d.columns, COLS), rank, num_ranks):
+            # one piece: some columns, all rows
+            c = piece * COLS
+            n = min(COLS, d.columns - c)
+            F, variance = view(factors, n, T), view(d.moving_variance + c * itemsize, n, T)
+            gamma = view(d.gamma + c * itemsize, n if d.gamma else 0, T)
+            for j in range(n):
+                inverse = 1.0 / sqrt(np.float64(variance[j]) + d.epsilon)
+                F[j] = T(inverse * gamma[j]) if d.gamma else T(inverse)
+            for i in range(rows):
+                D = view(d.dy + (i * d.columns + c) * itemsize, n, T)
+                for j in range(n):
+                    D[j] = round_(D[j] * F[j])
+
+    return batch_norm_fixed_backward
 
 
 def _batch_norm_backward(arithmetic):
@@ -387,6 +415,7 @@ NORMALIZATIONS: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "batch_norm_moving": _batch_norm_moving,
     "batch_norm_backward": _batch_norm_backward,
+    "batch_norm_fixed_backward": _batch_norm_fixed_backward,
     "layer_norm": _layer_norm,
     "layer_norm_backward": _layer_norm_backward,
     "layer_norm_gradients": _layer_norm_gradients,

@@ -131,6 +131,7 @@ NORMALIZATION = _record(
     "moving_variance",
     "means",  # float64, of each column or row, and 1 / sqrt(variance + epsilon)
     "inverses",
+    "weights",  # record WEIGHTS: steps whose weights sum to 0 move no averages; 0: rows have none
     "sums",  # (pieces of rows, 2, columns) float64: sums for the gradients of gamma and beta
     "dgamma",  # gradients, if they are written and not handed to the update at once
     "dbeta",

@@ -42,10 +42,11 @@ def add_forward(
         "scratch_bytes": SCRATCH_BYTES, "means": aligned_zeros(count, np.float64),
         "inverses": aligned_zeros(count, np.float64), **params,
     }  # fmt: skip
+    name = "layer_norm"
     if isinstance(spec, BatchNormSpec):
-        fields["momentum"] = spec.momentum
+        name = "batch_norm" if training and not spec.fixed else "batch_norm_moving"
+        fields |= {"momentum": spec.momentum, "weights": program.row_weights and program.row_weights.record}
     program.kept.append(fields)
-    name = "layer_norm" if not by_columns else "batch_norm" if training else "batch_norm_moving"
     cost = costs.normalization(name, spec.columns, len(params), *[program.net.itemsize] * 2)
     program.add(normalization_kernel(name, compute), fill(NORMALIZATION, **fields), barrier=True, cost=cost)
     return Normalized(x, y, spec, compute, fields)
@@ -65,6 +66,11 @@ def add_backward(
     num_updates = sum(bool(gradients.get(name)) for name in ("update_gamma", "update_beta"))
     fields = {**saved.fields, **gradients, "dy": dy, "needs_dx": int(needs_dx)}
     ends_backward = rule is None and not needs_dx
+    if isinstance(saved.spec, BatchNormSpec) and saved.spec.fixed:
+        cost = costs.normalization_gradients("batch_norm backward", columns, 2, 0, 0, None, itemsize, itemsize)
+        record = fill(NORMALIZATION, **fields)
+        program.add(normalization_kernel("batch_norm_fixed_backward", saved.compute), record, not same_columns, cost)
+        return
     if isinstance(saved.spec, BatchNormSpec):
         barrier = ends_backward or (needs_dx and not same_columns)
         cost = costs.normalization_gradients(

@@ -1,11 +1,12 @@
 """Normalization of the columns or the rows of a batch, forward and backward, with the gradients of gamma and beta.
 
-    batch_norm            y, the statistics of the columns, the moving averages
-    batch_norm_moving     y by the moving averages
-    batch_norm_backward   the gradients, and dx in the place of dy
-    layer_norm            y, the statistics of the rows
-    layer_norm_gradients  the gradients; the next launch overwrites dy, which they are made from
-    layer_norm_backward   dx in the place of dy
+    batch_norm                 y, the statistics of the columns, the moving averages
+    batch_norm_moving          y by the moving averages
+    batch_norm_backward        the gradients, and dx in the place of dy
+    batch_norm_fixed_backward  dx in the place of dy, where training goes by the moving averages
+    layer_norm                 y, the statistics of the rows
+    layer_norm_gradients       the gradients; the next launch overwrites dy, which they are made from
+    layer_norm_backward        dx in the place of dy
 
 A block is a grid of threads, (ROW_LANES, COLUMN_LANES), and works on COLUMN_LANES columns with all their rows, or on
 ROW_LANES rows with all their columns. Sums are in float64 and in a fixed order. An address of 0 stands for an array
@@ -122,6 +123,29 @@ def _batch_norm_moving(dtype):
                     store((y,), at, (((load((x,), at)[0][0] - center) * factor + shift,),))
 
     return batch_norm_moving
+
+
+def _batch_norm_fixed_backward(dtype):
+    own, real = STORES[dtype], getattr(np, STORES[dtype].real)
+    load, store = array_loader((own,), 1), array_storer((own,), 1)
+    load_parameter, gamma_and_beta = array_loader((plain(own.real),), 1), _gamma_and_beta(dtype)
+
+    def batch_norm_fixed_backward(dy, gamma, moving_variance, settings, rows, columns, stride):
+        column_lane, row_lane = cuda.threadIdx.x % COLUMN_LANES, cuda.threadIdx.x // COLUMN_LANES
+        epsilon = read_double(settings + EPSILON)[0]
+        across = (columns + COLUMN_LANES - 1) // COLUMN_LANES
+        for tile in range(cuda.blockIdx.x, across * ((rows + TILE_ROWS - 1) // TILE_ROWS), cuda.gridDim.x):
+            # one tile: COLUMN_LANES columns of TILE_ROWS rows
+            first_row, column = tile // across * TILE_ROWS, tile % across * COLUMN_LANES + column_lane
+            if column < columns:
+                scale = gamma_and_beta(gamma, 0, column)[0]
+                variance = np.float64(load_parameter((moving_variance,), column)[0][0])
+                factor = real(1.0 / math.sqrt(variance + epsilon) * np.float64(scale))
+                for row in range(first_row + row_lane, min(rows, first_row + TILE_ROWS), ROW_LANES):
+                    at = row * stride + column
+                    store((dy,), at, ((load((dy,), at)[0][0] * factor,),))
+
+    return batch_norm_fixed_backward
 
 
 def _batch_norm_backward(dtype):
@@ -288,6 +312,7 @@ BUILDERS = {
     "batch_norm": _batch_norm,
     "batch_norm_moving": _batch_norm_moving,
     "batch_norm_backward": _batch_norm_backward,
+    "batch_norm_fixed_backward": _batch_norm_fixed_backward,
     "layer_norm": _layer_norm,
     "layer_norm_gradients": _layer_norm_gradients,
     "layer_norm_backward": _layer_norm_backward,
@@ -365,6 +390,12 @@ def batch_norm_backward(
     a = arrays
     args = x, dy, a.gamma, a.mean, a.inverse, dgamma, dbeta, int(needs_dx)
     _run(gpu, stream, "batch_norm_backward", sizes.column_groups, sizes, *args)
+
+
+def batch_norm_fixed_backward(gpu: Device, stream: int, dy: int, arrays: Arrays, sizes: Sizes) -> None:
+    """dx in the place of dy, by the moving averages."""
+    a, pieces = arrays, sizes.column_groups * -(-sizes.rows // TILE_ROWS)
+    _run(gpu, stream, "batch_norm_fixed_backward", pieces, sizes, dy, a.gamma, a.moving_variance, a.settings)
 
 
 def layer_norm(gpu: Device, stream: int, x: int, y: int, arrays: Arrays, sizes: Sizes) -> None:

@@ -103,7 +103,7 @@ class _Training:
         """Add the launches for a kind of batch."""
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
-        z, saved = program.forward(x, rows)
+        z, saved = program.forward(x, rows, kind.updates)
         sums = self.batches.losses, 8, self.batches.results.address
         weights = self.batches.gather_weights(rows)
         table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights)

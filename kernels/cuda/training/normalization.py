@@ -15,6 +15,7 @@ from ..dense.normalization import (
     Sizes,
     batch_norm,
     batch_norm_backward,
+    batch_norm_fixed_backward,
     batch_norm_moving,
     layer_norm,
     layer_norm_backward,
@@ -38,16 +39,22 @@ class Normalized(NamedTuple):
 
 
 def add_forward(
-    program: Any, i: int, spec: LayerNormSpec | BatchNormSpec, x: int, rows: int, dtype: str, parameter: int
-) -> Normalized:
-    """Add y of layer i, by the batch if the program trains; parameter: index of its first one."""
+    program: Any, i: int, spec: LayerNormSpec | BatchNormSpec, x: int, rows: int, dtype: str, parameter: int,
+    moves: bool,
+) -> Normalized:  # fmt: skip
+    """Add y of layer i, by the batch if the program trains; parameter: index of its first one.
+
+    moves: the batch moves the averages.
+    """
     columns, training, size = spec.columns, program.seed is not None, program.size
     y, updated = program.rows(("y", i), columns, dtype), program.net.updated_by_layer
     by_columns = isinstance(spec, BatchNormSpec)
     count = columns if by_columns else program.batch
     statistics = program.reserve(("statistics", i), 16 * count) if training else 0
-    momentum = spec.momentum if isinstance(spec, BatchNormSpec) else 0.0
-    settings = program.constant(("normalization", i), np.array([(spec.epsilon, momentum)], NORMALIZATION))
+    momentum, by_batch = 0.0, training
+    if isinstance(spec, BatchNormSpec):
+        momentum, by_batch = spec.momentum if moves else 1.0, training and not spec.fixed
+    settings = program.constant(("normalization", i, moves), np.array([(spec.epsilon, momentum)], NORMALIZATION))
     names = parameter_shapes(spec)
     own = {name: program.params[parameter + k] for k, name in enumerate(names)}
     inverse = statistics + 8 * count if training else 0
@@ -55,7 +62,7 @@ def add_forward(
         own.pop("gamma", 0), own.pop("beta", 0), statistics, inverse, settings, *own.values()
     )
     sizes = Sizes(rows, columns, padded(columns), dtype)
-    run = layer_norm if not by_columns else batch_norm if training else batch_norm_moving
+    run = layer_norm if not by_columns else batch_norm if by_batch else batch_norm_moving
     program.add(
         costs.normalization(run.__name__, columns, len(names), BYTES[dtype], size), run, program.gpu, program.stream,
         x, y, arrays, sizes,
@@ -76,6 +83,10 @@ def add_backward(program: Any, saved: Normalized, dy: int, gradients: Sequence[i
         costs.normalization_gradients, columns=spec.columns, updates=0, rule=None, itemsize=BYTES[sizes.dtype],
         parameter_size=program.size,
     )  # fmt: skip
+    if isinstance(spec, BatchNormSpec) and spec.fixed:
+        whole = cost("batch_norm backward", arrays=2, gradients=0)
+        program.add(whole, batch_norm_fixed_backward, program.gpu, program.stream, dy, saved.arrays, sizes)
+        return
     if isinstance(spec, BatchNormSpec):
         whole = cost("batch_norm backward", arrays=2 + saved.needs_dx, gradients=num_gradients)
         program.add(whole, batch_norm_backward, *device, saved.arrays, *wanted.values(), saved.needs_dx, sizes)

@@ -147,8 +147,11 @@ class Program:
         self.add(costs.gather_weights(16), gather, self.gpu, self.stream, of_rows, None, *args)
         return into
 
-    def forward(self, x: int, rows: int) -> tuple[int, list[Saved]]:
-        """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads."""
+    def forward(self, x: int, rows: int, moves: bool = True) -> tuple[int, list[Saved]]:
+        """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads.
+
+        moves: the batch moves the averages of normalizations.
+        """
         saved_for_backward: list[Saved] = []
         plans, number, parameter = iter(self._plans(rows)), 0, 0
         columns, dtype = self.net.inputs, self.net.compute
@@ -166,7 +169,7 @@ class Program:
                     x = self._add_noise(i, layer, x, columns, dtype, rows)
                 continue
             if not isinstance(layer, DenseSpec):
-                normalized = add_forward(self, i, layer, x, rows, dtype, parameter)
+                normalized = add_forward(self, i, layer, x, rows, dtype, parameter, moves)
                 saved_for_backward.append(normalized)
                 x, parameter = normalized.y, parameter + len(parameter_shapes(layer))
                 continue

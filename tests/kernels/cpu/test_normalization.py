@@ -23,6 +23,8 @@ NETWORKS = {
     "with dropout and noise": [GaussianNoiseSpec(0.2), DenseSpec(5, 33, "tanh"), BatchNormSpec(33), DropoutSpec(0.3),
                                DenseSpec(33, 8, "sigmoid"), DropoutSpec(0.2), LayerNormSpec(8), GaussianNoiseSpec(0.3),
                                DenseSpec(8, 3)],
+    "fixed": [DenseSpec(5, 70), BatchNormSpec(70, fixed=True), DenseSpec(70, 3),
+              BatchNormSpec(3, scale=False, fixed=True), DenseSpec(3, 3)],
     "noise": [GaussianNoiseSpec(0.0), DenseSpec(5, 6, "relu"), GaussianNoiseSpec(0.5), GaussianNoiseSpec(0.1),
               DenseSpec(6, 3)],
 }  # fmt: skip
@@ -45,6 +47,26 @@ def test_bfloat16(layers):
 def test_steps_of_several_batches_and_clipping(layers, accumulate, clip_norm):
     options = {"accumulate": accumulate, "clip_norm": clip_norm}
     compare(layers, MSE, [], "float64", "momentum", n=29, batch_size=6, backend=cpu, **options)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_rows_with_weights(accumulate):
+    """A step whose weights sum to 0 leaves the moving averages, too; in other steps rows of weight 0 count in them."""
+    weights = np.random.default_rng(0).integers(0, 3, 24).astype(float)
+    weights[np.random.default_rng(0).permutation(24)[: 4 * accumulate]] = 0  # the first step of the first epoch
+    layers = [BatchNormSpec(5), DenseSpec(5, 6, "tanh"), LayerNormSpec(6), DenseSpec(6, 3)]
+    more = {"batch_size": 4, "accumulate": accumulate, "weights": weights}
+    compare(layers, MSE, [], "float64", "momentum", n=24, backend=cpu, **more)
+
+
+def test_a_step_without_weight_moves_nothing():
+    run = Run(cpu, [BatchNormSpec(5), DenseSpec(5, 3)], MSE, [], "float64")
+    before = [p.copy() for p in run.params]
+    x, y = data_for(np.random.default_rng(0), MSE, 4, 5, 3, "float64")
+    run.train(x, y, np.arange(4), 4, weights=np.zeros(4))
+    assert all(map(np.array_equal, run.params, before))
+    run.train(x, y, np.arange(4), 4, weights=np.eye(4)[0])
+    assert not any(map(np.array_equal, run.params, before))
 
 
 def test_batches_of_a_single_row():

@@ -147,6 +147,7 @@ NETWORKS = {
     "batch norm": [DenseSpec(3, 5), BatchNormSpec(5), DenseSpec(5, 2)],
     "layer norm": [DenseSpec(3, 5, "tanh"), LayerNormSpec(5), DenseSpec(5, 2)],
     "first": [BatchNormSpec(3), LayerNormSpec(3, scale=False), DenseSpec(3, 2)],
+    "fixed": [DenseSpec(3, 5), BatchNormSpec(5, fixed=True), DenseSpec(5, 2)],
     "first, without gamma and beta": [BatchNormSpec(3, center=False, scale=False), DenseSpec(3, 2)],
     "all": [GaussianNoiseSpec(0.2), DenseSpec(3, 5, "tanh"), BatchNormSpec(5, center=False), DropoutSpec(0.3),
             LayerNormSpec(5), GaussianNoiseSpec(0.3), DenseSpec(5, 4, "silu"), GaussianNoiseSpec(0.1), DenseSpec(4, 2)],
@@ -161,6 +162,15 @@ def test_networks(layers, dtype):
 
 def test_steps_of_several_batches_and_clipping():
     compare(NETWORKS["all"], MSE, [], "float64", "momentum", n=7, batch_size=2, accumulate=2, clip_norm=0.1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_rows_with_weights(accumulate):
+    """A step whose weights sum to 0 leaves the moving averages as they are, too."""
+    weights = np.array([1.0, 2.0, 0.0, 0.5, 1.0, 0.0, 3.0, 1.0])
+    weights[np.random.default_rng(0).permutation(8)[: 2 * accumulate]] = 0  # the first step of the first epoch
+    more = {"batch_size": 2, "accumulate": accumulate, "weights": weights}
+    compare(NETWORKS["first"], MSE, [], "float64", "momentum", n=8, **more)
 
 
 def test_updates_of_single_layers(monkeypatch):
