@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._frozen import Frozen
 from ._layer_parts import VECTOR_INITIALIZERS, check_initializer, draw, layer_repr
 from ._validation import check_flag, check_number
-from .kernels.spec import MOVING, BatchNormSpec, LayerNormSpec
+from .kernels.spec import MOVING, BatchNormSpec, LayerNormSpec, ParamSettings
 from .preprocessing import check_label
 
 
@@ -19,7 +19,8 @@ class LayerNorm(Frozen):
     """Layer normalization (Ba, Kiros & Hinton 2016): y = gamma (x - mean) / sqrt(variance + epsilon) + beta, with the
     mean and the biased variance of each row; gamma and beta, (columns,), are trained. Keras's LayerNormalization.
 
-    An optimizer's weight decay applies to gamma and beta as to all parameters, as in Keras.
+    An optimizer's weight decay applies to gamma and beta as to all parameters, as in Keras, but with
+    `compile(decay_biases=False)`, as is usual, it leaves them alone.
 
     epsilon            a number of at least 0; torch's default is 1e-5
     center             False leaves beta out
@@ -27,6 +28,7 @@ class LayerNorm(Frozen):
     beta_initializer   zeros, ones, or an array (columns,), which is copied
     gamma_initializer  the same
     name               its name in `summary` and error messages; by default layer_norm_1, ... in a model
+    trainable          False: gamma and beta stay as they are; `Sequential.freeze` and `unfreeze` change it
 
     Raises TypeError for an argument of the wrong kind, ValueError for an impossible value.
 
@@ -40,6 +42,7 @@ class LayerNorm(Frozen):
     beta_initializer: str | ArrayLike = "zeros"
     gamma_initializer: str | ArrayLike = "ones"
     name: str | None = None
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         _check_normalization(self)
@@ -51,6 +54,10 @@ class LayerNorm(Frozen):
     def arrays(self) -> tuple[str, ...]:
         """Names of its parameters, in their order."""
         return _scale_and_center(self)
+
+    def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
+        """Return what an optimizer does with the parameters beside what it does with all."""
+        return _settings(self, decay_biases)
 
     def spec(self, inputs: int) -> LayerNormSpec:
         """Return the layer as backends take it, for `inputs` features; ValueError if they clash with its arrays."""
@@ -77,7 +84,9 @@ class BatchNorm(Frozen):
     which are trained. With `fit(accumulate=k)` every batch has statistics of its own. torch's `momentum` is 1 less this
     one, and its moving variance the unbiased one.
 
-    An optimizer's weight decay applies to gamma and beta as to all parameters that it updates, as in Keras.
+    An optimizer's weight decay applies to gamma and beta as to all parameters that it updates, as in Keras, but with
+    `compile(decay_biases=False)`, as is usual, it leaves them alone. Rows count alike in mean and variance, whatever
+    their `sample_weight`; a step whose weights sum to 0 moves no average.
 
     momentum                     a number in [0, 1)
     epsilon                      a number of at least 0
@@ -88,6 +97,8 @@ class BatchNorm(Frozen):
     moving_mean_initializer
     moving_variance_initializer
     name                         its name in `summary` and error messages; by default batch_norm_1, ... in a model
+    trainable                    False: gamma, beta and the averages stay as they are, and training goes by the
+                                 averages, too, as in Keras; `Sequential.freeze` and `unfreeze` change it
 
     Raises TypeError for an argument of the wrong kind, ValueError for an impossible value.
 
@@ -106,6 +117,7 @@ class BatchNorm(Frozen):
     moving_mean_initializer: str | ArrayLike = "zeros"
     moving_variance_initializer: str | ArrayLike = "ones"
     name: str | None = None
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
@@ -118,6 +130,10 @@ class BatchNorm(Frozen):
     def arrays(self) -> tuple[str, ...]:
         """Names of its parameters, in their order."""
         return *_scale_and_center(self), *MOVING
+
+    def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
+        """Return what an optimizer does with the parameters beside what it does with all."""
+        return _settings(self, decay_biases)
 
     def spec(self, inputs: int) -> BatchNormSpec:
         """Return the layer as backends take it, for `inputs` features; ValueError if they clash with its arrays."""
@@ -148,7 +164,14 @@ def _check_normalization(layer: LayerNorm | BatchNorm) -> None:
     for name in ("beta", "gamma", *(MOVING if isinstance(layer, BatchNorm) else ())):
         field, initial = f"{name}_initializer", getattr(layer, f"{name}_initializer")
         set_(layer, field, check_initializer(field, initial, VECTOR_INITIALIZERS, ndim=1))
+    set_(layer, "trainable", check_flag("trainable", layer.trainable))
     check_label(layer.name)
+
+
+def _settings(layer: LayerNorm | BatchNorm, decay_biases: bool) -> list[ParamSettings]:
+    """Settings of each parameter; decay_biases: False for no weight decay of gamma and beta."""
+    own = ParamSettings() if decay_biases or not layer.trainable else ParamSettings(weight_decay=0.0)
+    return [ParamSettings() if name in MOVING else own for name in layer.arrays]
 
 
 def _check_columns(layer: LayerNorm | BatchNorm, inputs: int) -> None:

@@ -50,8 +50,6 @@ class BatchNormSpec(NamedTuple):
     Parameters are gamma and beta, as of `LayerNormSpec`, then the averages, which every training batch brings nearer to
     its own: average = momentum average + (1 - momentum) of the batch. Rows count alike, whatever their weights are; a
     step whose weights sum to 0 moves nothing.
-
-    fixed: training goes by the averages, too, and leaves them as they are; gamma and beta are not updated then.
     """
 
     columns: int
@@ -59,7 +57,6 @@ class BatchNormSpec(NamedTuple):
     center: bool = True
     scale: bool = True
     momentum: float = 0.99
-    fixed: bool = False
 
 
 LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec
@@ -196,7 +193,8 @@ class Batches(NamedTuple):
 
     With weights w every mean over rows is sum(w l) / sum(w): the gradient of a step, the loss of a step and of an
     epoch, the metrics. A row of weight 0 is as good as absent. A step whose weights sum to 0 leaves parameters and
-    states as they are, and its loss is 0; it counts as a step, with the learning rate of its number.
+    states as they are, constraints and averages included, and its loss is 0, but for penalties; it counts as a step,
+    with the learning rate of its number.
     """
 
     x: np.ndarray  # (n, inputs)
@@ -276,6 +274,7 @@ class OptimizerSteps(NamedTuple):
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
     after: AfterStep | None = None  # work that follows each update
+    fixed: Sequence[int] = ()  # indices of BatchNorms among the layers that go by their averages, and do not move them
 
     @property
     def updated(self) -> tuple[bool, ...]:

@@ -351,10 +351,10 @@ def library() -> Iterator[Case]:
 def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
     """Two epochs of training, an evaluation and a prediction; the last batch is a short one."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
-    params, frozen, own = [], more.pop("frozen", ()), more.pop("own", None)
-    for layer in layers:
+    params, frozen, own, fixed = [], more.pop("frozen", ()), more.pop("own", None), more.pop("fixed", ())
+    for i, layer in enumerate(layers):
         for name, shape in parameter_shapes(layer).items():
-            if name in MOVING or getattr(layer, "fixed", False):
+            if name in MOVING or i in fixed:
                 frozen += (len(params),)
             scale = np.sqrt(shape[0]) if name == "kernel" else 1
             params.append(drawn(*shape).astype(dtype) / np.array(scale, dtype))
@@ -379,6 +379,7 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     settings = [own] * len(params) if own else ()
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
+    steps = steps._replace(fixed=fixed)
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
@@ -406,7 +407,7 @@ LIMITS = {
 NORMALIZED = [
     BatchNormSpec(7), GaussianNoiseSpec(0.2), DenseSpec(7, 65), BatchNormSpec(65, center=False), LayerNormSpec(65),
     DropoutSpec(0.1), DenseSpec(65, 33), LayerNormSpec(33, scale=False), DenseSpec(33, 17),
-    BatchNormSpec(17, scale=False, fixed=True), GaussianNoiseSpec(0.2), LayerNormSpec(17, center=False),
+    BatchNormSpec(17, scale=False), GaussianNoiseSpec(0.2), LayerNormSpec(17, center=False),
     DenseSpec(17, 3),
 ]  # fmt: skip
 WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
@@ -454,7 +455,9 @@ def networks() -> Iterator[Case]:
                 f"network, {name}, {dtype}",
                 lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
             )
-        for name, more in {"": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"weighted": True}}.items():
+        for name, more in {
+            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"weighted": True}, ", fixed": {"fixed": (9,)},
+        }.items():  # fmt: skip
             yield (
                 f"network with normalization{name}, {dtype}",
                 lambda d=dtype, m=more: _network(NORMALIZED, "mean_squared_error", d, "momentum", **m),

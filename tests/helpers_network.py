@@ -61,10 +61,10 @@ def params_for(rng: np.random.Generator, layers: list[LayerSpec], dtype: str) ->
 
 def states_for(rule: str, layers: list[LayerSpec], params: list[np.ndarray]) -> list[tuple[np.ndarray, ...] | None]:
     """States of zeros; None of parameters that no optimizer updates."""
-    fixed = [name in MOVING or getattr(layer, "fixed", False) for layer in layers for name in parameter_shapes(layer)]
+    names = [name for layer in layers for name in parameter_shapes(layer)]
     return [
-        None if is_fixed else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
-        for is_fixed, p in zip(fixed, params, strict=True)
+        None if name in MOVING else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
+        for name, p in zip(names, params, strict=True)
     ]
 
 
@@ -81,16 +81,22 @@ class Run:
         self.states = states_for(rule, layers, self.params)
         self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics, **more)
         self.rule, self.step = rule, 0
+        self.owners = [i for i, layer in enumerate(layers) for _ in parameter_shapes(layer)]
 
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
-        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None, **options: Any,
+        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None,
+        fixed: tuple[int, ...] = (), **options: Any,
     ) -> PassResult:  # fmt: skip
+        """fixed: indices of layers whose parameters stay as they are."""
         batches = Batches(x, y, order, batch_size, accumulate, weights=weights)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
-            steps = OptimizerSteps(self.rule, self.states, options, rates, self.step, clip_norm)
+            states = [
+                None if owner in fixed else of_param for owner, of_param in zip(self.owners, self.states, strict=True)
+            ]
+            steps = OptimizerSteps(self.rule, states, options, rates, self.step, clip_norm, fixed=fixed)
             return self.net.train(batches, steps, seed, progress)
         finally:
             self.step += self.net.steps_done

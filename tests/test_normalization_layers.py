@@ -263,3 +263,67 @@ def test_averages_of_weights_go_with_the_moving_averages_of_now(which):
     w0, b0, gamma, beta, mean, variance, w1, b1 = averages
     hidden = gamma * (x @ w0 + b0 - mean) / np.sqrt(variance + 1e-3) + beta
     np.testing.assert_allclose(model.predict(x), hidden @ w1 + b1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_frozen_layers_stay_as_they_are_and_go_by_the_averages(backend):
+    """Keras's meaning: a frozen BatchNorm is the same function in training as in prediction."""
+    x, y = blobs(32)
+    model = Sequential([Dense(5), BatchNorm(0.8), Dense(4), LayerNorm(), Dense(3)], backend=backend, dtype="float64")
+    model.compile(fo.SGD(lr=0.05), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=2, batch_size=8)
+    model.freeze(["batch_norm_1", "layer_norm_1"])
+    before = model.get_weights()
+    evaluated = model.evaluate(x, y)["loss"]
+    first = model.fit(x, y, epochs=1, batch_size=32).step_losses[0]
+    assert first == pytest.approx(evaluated, rel=1e-12)  # dropout apart, a first step has the loss of an evaluation
+    frozen = [np.array_equal(p, was) for p, was in zip(model.get_weights(), before, strict=True)]
+    assert frozen == [False, False, True, True, True, True, False, False, True, True, False, False]
+    model.unfreeze("batch_norm_1")
+    model.fit(x, y, epochs=1, batch_size=8)
+    assert not any(map(np.array_equal, model.get_weights()[2:6], before[2:6]))
+
+
+def test_a_callback_may_freeze_a_batch_norm():
+    """From the second epoch on the averages stay."""
+    x, y = blobs(32)
+    model, seen = model_of(BatchNorm()), []
+
+    class Freeze(fo.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            seen.append(model.get_weights()[2])
+            model.freeze("batch_norm_1")
+
+    model.fit(x, y, epochs=3, batch_size=8, callbacks=[Freeze()])
+    assert seen[0].all()
+    np.testing.assert_array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[0], seen[2])
+
+
+def test_frozen_layers_in_files_and_summary():
+    model, file = Sequential([Dense(2), BatchNorm(trainable=False), Dense(1)], inputs=3), io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    assert "trainable=False" in repr(fo.load_model(file).layers[1])
+    assert "batch_norm_1 (frozen)" in model.summary()
+    assert "(8 frozen)" in model.summary()
+
+
+def test_moving_averages_have_no_optimizer_states():
+    x, y = blobs(16)
+    model = Sequential([BatchNorm(), Dense(3)], dtype="float64")
+    model.compile("adam", "sparse_categorical_crossentropy", decay_biases=False)
+    model.fit(x, y)
+    assert [len(states) for states in model.optimizer.states] == [2, 2, 0, 0, 2, 2]
+
+
+def test_weight_decay_spares_gamma_and_beta_with_the_biases():
+    x, y = blobs(16)
+    models = []
+    for decay, spared in ((0.5, True), (0.0, False)):
+        model = Sequential([BatchNorm(), Dense(3, use_bias=False, weight_decay=0.5)], dtype="float64")
+        model.compile(fo.SGD(lr=0.1, weight_decay=decay), "sparse_categorical_crossentropy", decay_biases=not spared)
+        model.fit(x, y, batch_size=16)
+        models.append(model)
+    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

@@ -336,7 +336,7 @@ class Network:
         parts = batches.parts
         metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
-        self._set_updated(optimizer.updated)
+        self._set_updated(optimizer.updated, optimizer.fixed)
         for i in range(batches.steps):
             losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
             losses[i] += penalty(self.params, optimizer.settings)
@@ -357,8 +357,14 @@ class Network:
             parts.carry(metrics, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
-    def _set_updated(self, updated: Sequence[bool]) -> None:
-        """Compute the gradients of these parameters alone, and those by what leads down to them."""
+    def _set_updated(self, updated: Sequence[bool], fixed: Sequence[int]) -> None:
+        """Compute the gradients of these parameters alone, and those by what leads down to them.
+
+        fixed: indices of the BatchNorms that go by their averages.
+        """
+        for i, layer in enumerate(self._layers):
+            if isinstance(layer, BatchNorm):
+                layer.fixed = i in fixed
         of_params, below, self._gradients = iter(updated), False, []
         for layer in self._layers:
             if isinstance(layer, Dense):

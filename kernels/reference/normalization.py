@@ -116,7 +116,7 @@ class BatchNorm(_Normalization):
 
     def __init__(self, spec: BatchNormSpec, params: Sequence[Array], cast: Cast) -> None:
         super().__init__(spec, params, cast)
-        self.momentum, self.moving, self.fixed = spec.momentum, params[-2:], spec.fixed
+        self.momentum, self.moving, self.fixed = spec.momentum, params[-2:], False
         self.gradients += [None, None]
         self.moves = True  # False: a batch leaves the averages as they are
 

@@ -64,7 +64,8 @@ def test_moving_averages_by_hand():
 def test_a_fixed_layer_is_a_factor_and_a_shift():
     rng = np.random.default_rng(0)
     x, dy = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
-    layer = layer_of(0, 3, fixed=True)
+    layer = layer_of(0, 3)
+    layer.fixed = True
     before = [p.copy() for p in layer.moving]
     np.testing.assert_array_equal(layer.forward(x, 0, 1), layer.predict(x))
     np.testing.assert_allclose(layer.backward(dy), dy * layer.gamma / np.sqrt(layer.moving[1] + 0.01), rtol=1e-13)

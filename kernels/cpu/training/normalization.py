@@ -23,16 +23,17 @@ class Normalized(NamedTuple):
     y: np.ndarray
     spec: LayerNormSpec | BatchNormSpec
     compute: str
+    by_batch: bool  # normalized by the batch, not by the moving averages
     fields: dict[str, Any]  # of its record
 
 
 def add_forward(
     program: Any, spec: LayerNormSpec | BatchNormSpec, x: np.ndarray, params: Mapping[str, np.ndarray], compute: str,
-    training: bool,
+    by_batch: bool,
 ) -> Normalized:  # fmt: skip
     """Add y = gamma (x - mean) / sqrt(variance + epsilon) + beta; params: by name. Barrier: y is read by all ranks.
 
-    training: columns are normalized by the batch, which moves the averages, else by those.
+    by_batch: columns are normalized by the batch, which moves the averages, else by those.
     """
     by_columns = isinstance(spec, BatchNormSpec)
     y, count = program.zeros(*x.shape), spec.columns if by_columns else program.batch_size
@@ -44,12 +45,12 @@ def add_forward(
     }  # fmt: skip
     name = "layer_norm"
     if isinstance(spec, BatchNormSpec):
-        name = "batch_norm" if training and not spec.fixed else "batch_norm_moving"
+        name = "batch_norm" if by_batch else "batch_norm_moving"
         fields |= {"momentum": spec.momentum, "weights": program.row_weights and program.row_weights.record}
     program.kept.append(fields)
     cost = costs.normalization(name, spec.columns, len(params), *[program.net.itemsize] * 2)
     program.add(normalization_kernel(name, compute), fill(NORMALIZATION, **fields), barrier=True, cost=cost)
-    return Normalized(x, y, spec, compute, fields)
+    return Normalized(x, y, spec, compute, by_batch, fields)
 
 
 def add_backward(
@@ -66,7 +67,7 @@ def add_backward(
     num_updates = sum(bool(gradients.get(name)) for name in ("update_gamma", "update_beta"))
     fields = {**saved.fields, **gradients, "dy": dy, "needs_dx": int(needs_dx)}
     ends_backward = rule is None and not needs_dx
-    if isinstance(saved.spec, BatchNormSpec) and saved.spec.fixed:
+    if isinstance(saved.spec, BatchNormSpec) and not saved.by_batch:
         cost = costs.normalization_gradients("batch_norm backward", columns, 2, 0, 0, None, itemsize, itemsize)
         record = fill(NORMALIZATION, **fields)
         program.add(normalization_kernel("batch_norm_fixed_backward", saved.compute), record, not same_columns, cost)

@@ -242,10 +242,13 @@ class Program:
         self.target[SOURCE_X] = _address(out)
 
     # ------------------------------------------------------------ forward
-    def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[Saved]]:
+    def forward(
+        self, x: np.ndarray, seed: int | None, fixed: Sequence[int] = ()
+    ) -> tuple[np.ndarray, list[Saved]]:
         """Add the layers; return the outputs (logits, where a link follows), and what is saved for backward.
 
-        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated.
+        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated. fixed: indices of
+        BatchNorms that go by their averages in training, too.
         """
         saved_for_backward: list[Saved] = []
         net, params = self.net, iter(self.net.params)
@@ -267,7 +270,8 @@ class Program:
                 saved_for_backward.append(self._dropout_forward(layer, x, stream, compute))
             else:
                 own = {name: next(params) for name in parameter_shapes(layer)}
-                saved_for_backward.append(add_forward(self, layer, x, own, compute, training=seed is not None))
+                by_batch = seed is not None and i not in fixed
+                saved_for_backward.append(add_forward(self, layer, x, own, compute, by_batch))
             x = saved_for_backward[-1].y
         return x, saved_for_backward
 

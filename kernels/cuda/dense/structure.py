@@ -25,6 +25,8 @@ class Structure(NamedTuple):
     variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
     updated: Sequence[bool] = ()  # for each parameter: True if training updates it; (): all are
 
+    fixed: Collection[int] = ()  # indices of BatchNorms that go by their averages in training, too
+
     @property
     def dense(self) -> list[DenseSpec]:
         return [layer for layer in self.layers if isinstance(layer, DenseSpec)]

@@ -35,6 +35,7 @@ class Normalized(NamedTuple):
     sizes: Sizes
     parameter: int  # index of its first parameter
     updated: Sequence[bool]  # of each of its parameters
+    by_batch: bool  # normalized by the batch, not by the moving averages
     needs_dx: bool
 
 
@@ -53,7 +54,7 @@ def add_forward(
     statistics = program.reserve(("statistics", i), 16 * count) if training else 0
     momentum, by_batch = 0.0, training
     if isinstance(spec, BatchNormSpec):
-        momentum, by_batch = spec.momentum if moves else 1.0, training and not spec.fixed
+        momentum, by_batch = spec.momentum if moves else 1.0, training and i not in program.net.fixed
     settings = program.constant(("normalization", i, moves), np.array([(spec.epsilon, momentum)], NORMALIZATION))
     names = parameter_shapes(spec)
     own = {name: program.params[parameter + k] for k, name in enumerate(names)}
@@ -68,7 +69,7 @@ def add_forward(
         x, y, arrays, sizes,
     )  # fmt: skip
     needs_dx = any(map(any, updated[:i]))
-    return Normalized(spec, x, y, arrays, sizes, parameter, updated[i], needs_dx)
+    return Normalized(spec, x, y, arrays, sizes, parameter, updated[i], by_batch, needs_dx)
 
 
 def add_backward(program: Any, saved: Normalized, dy: int, gradients: Sequence[int]) -> None:
@@ -83,7 +84,7 @@ def add_backward(program: Any, saved: Normalized, dy: int, gradients: Sequence[i
         costs.normalization_gradients, columns=spec.columns, updates=0, rule=None, itemsize=BYTES[sizes.dtype],
         parameter_size=program.size,
     )  # fmt: skip
-    if isinstance(spec, BatchNormSpec) and spec.fixed:
+    if isinstance(spec, BatchNormSpec) and not saved.by_batch:
         whole = cost("batch_norm backward", arrays=2, gradients=0)
         program.add(whole, batch_norm_fixed_backward, program.gpu, program.stream, dy, saved.arrays, sizes)
         return

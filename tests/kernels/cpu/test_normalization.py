@@ -3,13 +3,20 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers_network import Run, compare, data_for
+from helpers_network import Run, assert_agree, compare, data_for
 from hypothesis import given, settings
 
-from fastopt.kernels import cpu
+from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
-from fastopt.kernels.spec import BatchNormSpec, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerNormSpec
+from fastopt.kernels.spec import (
+    BatchNormSpec,
+    DenseSpec,
+    DropoutSpec,
+    GaussianNoiseSpec,
+    LayerNormSpec,
+    parameter_shapes,
+)
 
 MSE, LABELS = "mean_squared_error", "sparse_categorical_crossentropy"
 NETWORKS = {
@@ -23,11 +30,13 @@ NETWORKS = {
     "with dropout and noise": [GaussianNoiseSpec(0.2), DenseSpec(5, 33, "tanh"), BatchNormSpec(33), DropoutSpec(0.3),
                                DenseSpec(33, 8, "sigmoid"), DropoutSpec(0.2), LayerNormSpec(8), GaussianNoiseSpec(0.3),
                                DenseSpec(8, 3)],
-    "fixed": [DenseSpec(5, 70), BatchNormSpec(70, fixed=True), DenseSpec(70, 3),
-              BatchNormSpec(3, scale=False, fixed=True), DenseSpec(3, 3)],
     "noise": [GaussianNoiseSpec(0.0), DenseSpec(5, 6, "relu"), GaussianNoiseSpec(0.5), GaussianNoiseSpec(0.1),
               DenseSpec(6, 3)],
 }  # fmt: skip
+
+
+def names_of(layers):
+    return [name for layer in layers for name in parameter_shapes(layer)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -67,6 +76,21 @@ def test_a_step_without_weight_moves_nothing():
     assert all(map(np.array_equal, run.params, before))
     run.train(x, y, np.arange(4), 4, weights=np.eye(4)[0])
     assert not any(map(np.array_equal, run.params, before))
+
+
+def test_fixed_layers():
+    """Between layers that are trained, and after passes in which they were not fixed, or others were."""
+    layers = [BatchNormSpec(5), DenseSpec(5, 70), BatchNormSpec(70), DenseSpec(70, 3), BatchNormSpec(3, scale=False),
+              DenseSpec(3, 3)]  # fmt: skip
+    ours, theirs = (Run(backend, layers, MSE, [], "float64", "momentum") for backend in (cpu, reference))
+    x, y = data_for(np.random.default_rng(0), MSE, 21, 5, 3, "float64")
+    for fixed in ((), (2, 4), (4,), ()):
+        before = [p.copy() for p in ours.params]
+        assert_agree(*(run.train(x, y, np.arange(21), 10, fixed=fixed) for run in (ours, theirs)), "float64")
+        for owner, name, p, was in zip(ours.owners, names_of(layers), ours.params, before, strict=True):
+            assert np.array_equal(p, was) == (owner in fixed), name
+    for p, q in zip(ours.params, theirs.params, strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-9)
 
 
 def test_batches_of_a_single_row():

@@ -147,7 +147,6 @@ NETWORKS = {
     "batch norm": [DenseSpec(3, 5), BatchNormSpec(5), DenseSpec(5, 2)],
     "layer norm": [DenseSpec(3, 5, "tanh"), LayerNormSpec(5), DenseSpec(5, 2)],
     "first": [BatchNormSpec(3), LayerNormSpec(3, scale=False), DenseSpec(3, 2)],
-    "fixed": [DenseSpec(3, 5), BatchNormSpec(5, fixed=True), DenseSpec(5, 2)],
     "first, without gamma and beta": [BatchNormSpec(3, center=False, scale=False), DenseSpec(3, 2)],
     "all": [GaussianNoiseSpec(0.2), DenseSpec(3, 5, "tanh"), BatchNormSpec(5, center=False), DropoutSpec(0.3),
             LayerNormSpec(5), GaussianNoiseSpec(0.3), DenseSpec(5, 4, "silu"), GaussianNoiseSpec(0.1), DenseSpec(4, 2)],
@@ -171,6 +170,11 @@ def test_rows_with_weights(accumulate):
     weights[np.random.default_rng(0).permutation(8)[: 2 * accumulate]] = 0  # the first step of the first epoch
     more = {"batch_size": 2, "accumulate": accumulate, "weights": weights}
     compare(NETWORKS["first"], MSE, [], "float64", "momentum", n=8, **more)
+
+
+def test_fixed_layers():
+    layers = [DenseSpec(3, 5), BatchNormSpec(5), DenseSpec(5, 2)]
+    compare(layers, MSE, [], "float64", "momentum", n=7, fixed=(1,))
 
 
 def test_updates_of_single_layers(monkeypatch):
