@@ -28,8 +28,11 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .functional import dense_forward as dense_forward
     from .kernels.cpu.runtime.launch import get_num_threads as get_num_threads
     from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
+    from .layers import BatchNorm as BatchNorm
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
+    from .layers import GaussianNoise as GaussianNoise
+    from .layers import LayerNorm as LayerNorm
     from .losses import Loss as Loss
     from .models.history import History as History
     from .models.loading import load_model as load_model
@@ -49,7 +52,7 @@ _NAMES = {
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
-    "layers": ("Dense", "Dropout"),
+    "layers": ("BatchNorm", "Dense", "Dropout", "GaussianNoise", "LayerNorm"),
     "losses": ("Loss",),
     "models.sequential": ("Sequential",),
     "optim": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSprop", "get_optimizer"),

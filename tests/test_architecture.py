@@ -73,8 +73,10 @@ FASTOPT = {
     "regularizers": "_validation",
     "averaging": "_validation",
     "constraints": "_validation kernels/spec",
-    "layers": "_definitions _frozen _validation activations constraints preprocessing regularizers kernels/formulas"
-    " kernels/spec",
+    "_layer_parts": "_validation",
+    "_normalization_layers": "_frozen _layer_parts _validation preprocessing kernels/spec",
+    "layers": "_definitions _frozen _layer_parts _normalization_layers _validation activations constraints"
+    " preprocessing regularizers kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/interrupts",
     "optim": "_backends _definitions _dlpack _exclusive _validation conventions kernels/definitions kernels/formulas"

@@ -170,7 +170,8 @@ def _log32(x):
     n = n - np.int32(1) if low else n
     m = m + m if low else m
     e = T(n)
-    return _log1p32(m - T(1)) + e * T(-2.12194440e-4) + e * T(0.693359375)
+    value = _log1p32(m - T(1)) + e * T(-2.12194440e-4) + e * T(0.693359375)
+    return value if x == x else x
 
 
 @register_jitable(error_model="numpy", forceinline=True)
@@ -182,7 +183,8 @@ def _log64(x):
     n = n - np.int64(1) if low else n
     m = m + m if low else m
     e = np.float64(n)
-    return _log1p64(m - 1.0) - e * 2.121944400546905827679e-4 + e * 0.693359375
+    value = _log1p64(m - 1.0) - e * 2.121944400546905827679e-4 + e * 0.693359375
+    return value if x == x else x
 
 
 @register_jitable(error_model="numpy", forceinline=True)
