@@ -33,6 +33,7 @@ from ..fused.select import Fused, FusedPass, fused_training
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
+from .after_step import AfterUpdates
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
@@ -56,7 +57,9 @@ class _Training:
         states = [of_param for of_param in optimizer.states if of_param is not None]
         sizes = [p.nbytes if on else 0 for p, on in zip(params, updated, strict=True)]
         self.gpu, self.stream, self.norm = gpu, stream, norm
-        self.states = Mirror(gpu, [state for of_param in states for state in of_param])
+        averages = [average for average in (optimizer.after.averages if optimizer.after else ()) if average is not None]
+        # with the averages behind them
+        self.states = Mirror(gpu, [*(state for of_param in states for state in of_param), *averages])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         settings, rows = optimizer.rows()
@@ -70,7 +73,10 @@ class _Training:
         elements = [p.size for p in compress(params, updated)]
         net = network.net._replace(variation=variation, updated=updated)
         copy = net.compute if arrays.copies else ""
-        alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
+        mirrored = network.mirror.addresses, network.mirror.copies, net.compute
+        self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), data.steps)
+        # each batch is a step, and no update waits for other gradients
+        alone = group == 1 and not norm and not self.after
         layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
@@ -90,12 +96,13 @@ class _Training:
         )  # fmt: skip
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
-    def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
+    def begin(self, table: np.ndarray, clip_norm: float | None, shares: np.ndarray | None) -> None:
         """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
         rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
         rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
+        self.after.begin(shares)
 
     def list_batch(self, kind: BatchKind) -> None:
         """Add the launches for a kind of batch."""
@@ -119,6 +126,7 @@ class _Training:
             program.add(costs.squares(size, width), updates.clip)
         if kind.ends_step:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+            self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
 
 
@@ -233,13 +241,16 @@ class Network:
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
-            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param or ())]
-            clips = optimizer.clip_norm is not None
+            clips, after = optimizer.clip_norm is not None, optimizer.after
+            arrays: list[np.ndarray | None] = [batches.x, batches.y]
+            arrays += [state for of_param in states for state in of_param or ()]
+            arrays += after.averages if after else ()
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
-            key = *sizes, *of_optimizer, seed, _parts(variation)
+            limits = tuple(after.constraints) if after else ()
+            key = *sizes, *of_optimizer, limits, seed, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -262,7 +273,7 @@ class Network:
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
-            training.begin(scalars, optimizer.clip_norm)
+            training.begin(scalars, optimizer.clip_norm, after and after.shares)
             self._ahead = training
             try:
                 running.run(
