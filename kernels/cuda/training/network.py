@@ -281,8 +281,9 @@ class Network:
             weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
-            penalised, limits = tuple(own.has_penalty for own in optimizer.penalties), after.constraints if after else ()
-            key = *sizes, *of_optimizer, penalised, tuple(limits), seed, weights is None, _parts(variation)
+            penalised = tuple(own.has_penalty for own in optimizer.penalties)
+            limits = tuple(after.constraints) if after else ()
+            key = *sizes, *of_optimizer, penalised, limits, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
