@@ -347,7 +347,7 @@ AFTER_STEP = _record(
     "count",
     "table",  # (count,) of CONSTRAINED
     "num_pieces",
-    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "sums",  # (num_ranks, 2 PIECE_SUMS) float64
     "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 
