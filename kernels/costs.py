@@ -117,6 +117,16 @@ def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool
     return Cost(f"gather {inputs}", row_bytes=2 * (inputs * itemsize + target) + ordered * INDEX)
 
 
+def sum_weights(itemsize: int) -> Cost:
+    """Indices and weights of the rows of an epoch read."""
+    return Cost("sum of weights", row_bytes=INDEX + itemsize, once_an_epoch=True)
+
+
+def gather_weights(itemsize: int) -> Cost:
+    """Indices and weights of the rows read, weights written."""
+    return Cost("gather weights", row_bytes=INDEX + 2 * itemsize)
+
+
 def scatter(outputs: int, itemsize: int) -> Cost:
     """Rows of the batch copied to the outputs."""
     return Cost(f"scatter {outputs}", row_bytes=2 * outputs * itemsize)

@@ -122,22 +122,27 @@ class EpochParts:
 
     whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
     metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
+    weight: sum of the weights of the rows done, 0 where rows have none.
     """
 
     def __init__(self, whole: Batches) -> None:
-        self.whole, self.rows = whole, 0
+        self.whole, self.rows, self.weight = whole, 0, 0.0
         self.carried: Any = None
         self.variation: Any = None
 
-    def carry(self, sums: Any, rows: int) -> None:
-        """Keep the sums after a part of so many rows."""
-        self.carried, self.rows = sums, self.rows + rows
+    def carry(self, sums: Any, rows: int, weight: float = 0.0) -> None:
+        """Keep the sums after a part of so many rows; weight: that of all rows done."""
+        self.carried, self.rows, self.weight = sums, self.rows + rows, weight
 
 
 class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 
     The gradients of `accumulate` successive batches make one optimizer step: their mean over all rows of the group.
+
+    With weights w every mean over rows is sum(w l) / sum(w): the gradient of a step, the loss of a step and of an
+    epoch, the metrics. A row of weight 0 is as good as absent. A step whose weights sum to 0 leaves parameters and
+    states as they are, and its loss is 0; it counts as a step, with the learning rate of its number.
     """
 
     x: np.ndarray  # (n, inputs)
@@ -148,6 +153,7 @@ class Batches(NamedTuple):
     epochs: int = 1  # passes over all batches, one after the other
     shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
     parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
+    weights: np.ndarray | None = None  # (n,) of x's dtype, of the rows of x and y: finite, 0 or normal; None: all 1
 
     @property
     def batches(self) -> int:
@@ -203,6 +209,9 @@ class AfterStep(NamedTuple):
         return self if self.shares is None else self._replace(shares=self.shares[i * steps : (i + 1) * steps])
 
 
+NEUTRAL = ParamSettings()
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
@@ -237,9 +246,9 @@ class OptimizerSteps(NamedTuple):
         (0, 0, 1)
         """
         if not self.settings:
-            return [ParamSettings()], (0,) * len(self.states)
+            return [NEUTRAL], (0,) * len(self.states)
         different = list(dict.fromkeys(own for own, on in zip(self.settings, self.updated, strict=True) if on))
-        different = different or [ParamSettings()]
+        different = different or [NEUTRAL]
         indices = (different.index(own) if on else 0 for own, on in zip(self.settings, self.updated, strict=True))
         return different, tuple(indices)
 
@@ -267,6 +276,7 @@ class PassResult(NamedTuple):
     metrics: dict[str, float]
     seconds: float
     lr: float = float("nan")  # the learning rate of the last step
+    weights: np.ndarray | None = None  # (steps,) float64, sums of the weights of rows; None: rows have none
 
 
 class EpochResults(NamedTuple):
@@ -276,17 +286,20 @@ class EpochResults(NamedTuple):
     metrics: dict[str, list[float]]  # a value for each epoch
     seconds: np.ndarray  # (epochs,) float64
     rates: np.ndarray  # (epochs,) float64, the learning rate of the last step of each
+    weights: np.ndarray | None = None  # (epochs, steps) float64, sums of the weights of rows; None: rows have none
 
     @classmethod
     def of(cls, result: PassResult) -> EpochResults:
         """Return the results of a single epoch."""
         metrics = {name: [value] for name, value in result.metrics.items()}
-        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]))
+        weights = None if result.weights is None else result.weights[np.newaxis]
+        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]), weights)
 
     def last(self) -> PassResult:
         """Return the results of the last epoch."""
         metrics = {name: values[-1] for name, values in self.metrics.items()}
-        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]))
+        weights = None if self.weights is None else self.weights[-1]
+        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]), weights)
 
 
 class EpochHooks(NamedTuple):

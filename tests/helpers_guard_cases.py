@@ -357,7 +357,9 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
-    batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
+    weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
+    group = more.pop("accumulate", 1)
+    batches = Batches(x, y, np.arange(count), 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     after, averages = more.pop("after", None), list[np.ndarray]()
     if after is not None:
@@ -369,7 +371,7 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     totals = net.train(batches, steps, 3)
-    judged = net.evaluate(x, y, 24)
+    judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
     of_params = [*averages, *(s for of_param in states for s in of_param or ())]
     arrays = [*params, *of_params, totals.losses, judged.losses]
@@ -399,6 +401,10 @@ def networks() -> Iterator[Case]:
     for dtype in REAL:
         for loss in LOSSES:
             yield f"network, {loss}, {dtype}", lambda n=loss, d=dtype: _network(DEEP, n, d)
+            yield (
+                f"network, {loss} of weighted rows, {dtype}",
+                lambda n=loss, d=dtype: _network(DEEP, n, d, weighted=True, accumulate=2),
+            )
             if link := LOSSES[loss].link:
                 linked = [*DEEP[:-1], DenseSpec(17, 3, link)]
                 yield f"network, {loss} of {link}, {dtype}", lambda s=linked, n=loss, d=dtype: _network(s, n, d)
@@ -464,14 +470,14 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
-    "losses": (losses, r"loss_.*|activate_rows_.*"),
+    "losses": (losses, r"loss_(?!.*_weighted).*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
         networks,
         r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
-        r"|dense_combine_.*",
+        r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),

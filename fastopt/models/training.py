@@ -23,6 +23,7 @@ from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamS
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._parts import train_in_parts
+from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
@@ -44,6 +45,7 @@ class Model(Trainable, Protocol):
     history: History | None
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    param_settings: tuple[ParamSettings, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
@@ -52,10 +54,6 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""
@@ -79,6 +77,8 @@ class FitOptions:
     nan: str = "raise"
     accumulate: int = 1
     standardize_targets: bool = False
+    sample_weight: Any = None
+    class_weight: Any = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -93,11 +93,15 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
+        check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
-                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
+                raise TypeError(
+                    "validation_data must be a tuple (x, y) or (x, y, sample_weight); got"
+                    f" {describe(self.validation_data)}"
+                )
 
     @property
     def epoch_numbers(self) -> range:
@@ -293,7 +297,8 @@ def _batches(model: Model, plan: Plan) -> Batches:
     options, rows = plan.options, plan.rows
     shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
     size = min(int(options.batch_size), len(rows))
-    return Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
+    x, y, weights = plan.data
+    return Batches(x, y, rows, size, int(options.accumulate), shuffle=shuffle, weights=weights)
 
 
 def train_epoch(
@@ -326,7 +331,7 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
 
 def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
     """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
-    result, settings = network.evaluate(*data, batch_size), model.param_settings
+    result, settings = network.evaluate(data.x, data.y, batch_size, data.weights), model.param_settings
     loss = float(result.losses[0])
     if any(own.has_penalty for own in settings):
         loss += network.penalty(settings)
@@ -334,13 +339,16 @@ def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[s
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets.
+
+    Those that have an argument `sample_weight` are given the weights of the rows, where there are any.
+    """
     if not model.metric_functions:
         return {}
     outputs, y = network.predict(data.x, batch_size), data.y
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs)
+    return function_values(model.metric_functions, y, outputs, data.weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
@@ -352,9 +360,11 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    # the last step may have fewer rows than the others
-    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
-    sizes[-1] = len(batches.order) - sizes[:-1].sum()
+    sizes = results.weights
+    if sizes is None:
+        # the last step may have fewer rows than the others
+        sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
+        sizes[-1] = len(batches.order) - sizes[:-1].sum()
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()

@@ -17,6 +17,7 @@ from .dense.layer import (
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
+from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
@@ -81,7 +82,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels.append(activate_rows_kernel(dtype))
-        kernels += [loss_kernel(name, dtype) for name in LOSSES]
-        kernels += metric_kernels(dtype)
+        kernels += [loss_kernel(name, dtype, weighted) for name in LOSSES for weighted in (False, True)]
+        kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
+        kernels += weights_kernels(dtype)
         kernels += products(dtype).kernels(dtype)
     return list(dict.fromkeys(kernels))

@@ -164,7 +164,9 @@ class AfterUpdates:
             step_after=step_after,
         )  # fmt: skip
         program.meet()
+        program.needs_weight = True
         program.add(AFTER_STEP_KERNEL, record, barrier=False, cost=costs.after_step(size, averaged, self.itemsize))
+        program.needs_weight = False
 
     def _table(self) -> np.ndarray:
         """A record for each array that is constrained or averaged."""

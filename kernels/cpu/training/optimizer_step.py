@@ -130,7 +130,8 @@ class OptimizerStep:
 def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     """The optimizer step, from 1, that follows each batch (0: none), and alpha and beta of each batch's gradients.
 
-    alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
+    alpha: the batch's share of the rows of its step, 1 where rows have weights; beta: 1 where there are gradients to
+    add it to. None: 1 and 0.
     Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
     size, group = data.batch_size, data.accumulate
@@ -143,5 +144,7 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     if group == 1:
         return step_after, None
     rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
-    alpha_beta = np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
+    # with weights the loss divides by those of the whole step, whose order is not known before it is drawn
+    share = rows / rows_of_step if data.weights is None else np.ones(len(rows))
+    alpha_beta = np.stack([share, batches % group != 0], axis=1).astype(np.float64)
     return step_after, np.tile(alpha_beta, (data.epochs, 1))

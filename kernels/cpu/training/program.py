@@ -54,6 +54,7 @@ from ..runtime.records import (
 from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
 from .optimizer_step import OptimizerStep
+from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import SHUFFLE_KERNEL
 
@@ -131,6 +132,8 @@ class Program:
     target: memoryview  # of the scatter
     rows: np.ndarray | None = None  # record of the shuffle
     num_ranks = 1  # at most: there is scratch memory for so many
+    row_weights: RowWeights | None = None  # None: rows have none
+    needs_weight = False  # the phases that are added are left out in steps whose weights sum to 0
 
     def __init__(self, net: Structure, verb: str, batch_size: int) -> None:
         self.net, self.verb, self.batch_size = net, verb, batch_size
@@ -143,9 +146,12 @@ class Program:
 
     def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
         """Add a phase; barrier: all ranks meet after it."""
+        cost = cost or Cost(kernel.name)
+        if self.row_weights and self.needs_weight:
+            kernel, record = self.row_weights.weighed(kernel, record)
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(barrier)))
-        self.costs.append(cost or Cost(kernel.name))
+        self.costs.append(cost)
 
     def meet(self) -> None:
         """Let all ranks meet after the last phase so far."""
@@ -164,6 +170,13 @@ class Program:
         self.rows = fill(SHUFFLE, run=self.run)
         self.add(SHUFFLE_KERNEL, self.rows, barrier=True, cost=costs.shuffle())
         self.run["epoch_phases"] = len(self.phases)
+
+    def weigh(self, accumulate: int = 1) -> None:
+        """Add the weights of rows, before `gather`; `accumulate` batches make a step."""
+        self.row_weights = RowWeights(self.run, self.zeros(self.batch_size), accumulate)
+        self.row_weights.add_sums_to(self)
+        self.run["epoch_phases"] = len(self.phases)
+        self.row_weights.add_gather_to(self)
 
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
         """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y.
@@ -306,11 +319,12 @@ class Program:
         totals = [self._batch_sums(losses, stride)]
         record = fill(
             LOSS, run=self.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=totals[0][0],
-            param=loss_param(net.loss_spec),
+            weights=self._weights_record, param=loss_param(net.loss_spec),
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
         counts = has_counts(net.metrics)
-        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts and not counts, cost=cost)
+        kernel = loss_kernel(net.loss_spec.name, net.dtype, self.row_weights is not None)
+        self.add(kernel, record, barrier=not parts and not counts, cost=cost)
         accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
         free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
@@ -336,13 +350,19 @@ class Program:
         skip, boundary = first * net.itemsize, LOSSES[net.loss_spec.name].boundary
         record = fill(
             METRIC, run=self.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
-            stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
+            stride=net.outputs, sums=sums, weights=self._weights_record, z_boundary=boundary[0],
+            t_boundary=boundary[1],
         )  # fmt: skip
         scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
         of_counts = METRICS[name].of_counts
         cost = costs.metric("counts" if of_counts else name, end - first, labels, net.itemsize)
-        kernel = counts_kernel(scored, net.dtype) if of_counts else metric_kernel(name, scored, net.dtype)
+        form = scored, net.dtype, self.row_weights is not None
+        kernel = counts_kernel(*form) if of_counts else metric_kernel(name, *form)
         self.add(kernel, record, barrier, cost)
+
+    @property
+    def _weights_record(self) -> np.ndarray | None:
+        return None if self.row_weights is None else self.row_weights.record
 
     def _batch_sums(
         self, into: np.ndarray, stride: int, epoch_stride: int = 0, columns: int = 1
@@ -374,6 +394,7 @@ class Program:
         row_scalars = [scalars[0, row] for row in rows]
         self.kept += [scratch, tables, scalars, states]
         update = after.update_code(rule)
+        self.needs_weight = True
         col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         lowest = self._lowest_updated(saved_for_backward, states)
         for i, saved in reversed(list(enumerate(saved_for_backward))):
@@ -408,6 +429,7 @@ class Program:
                 dy = dx
         if optimizer_step:
             optimizer_step.add_to(self)
+        self.needs_weight = False
 
     @staticmethod
     def _lowest_updated(
