@@ -248,7 +248,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
-        weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
+        weights = None
+        if options.sample_weight is not None:
+            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
@@ -264,7 +266,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             more_x, more_y, *rest = options.validation_data
             more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, names, more, loss, learnt)
-            validation = self._with_weights(validation, more, "validation sample_weight", *rest)
+            if rest and rest[0] is not None:
+                validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
             if weights is not None:
@@ -291,13 +294,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return training.Plan(network, data, rows, validation, options, evaluator)
 
-    def _with_weights(
-        self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike | None = None
-    ) -> _intake.Data:
-        """The data with the weights of its rows, if there are any."""
+    def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
+        """The data with the weights of its rows."""
         weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
-        if weights is None:
-            return data
         found = _row_weights.in_dtype(name, weights, self.dtype)
         _row_weights.used(name, found, np.arange(len(found)))
         return data._replace(weights=found)
@@ -354,7 +353,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
-        data = self._with_weights(data, raw, "sample_weight", sample_weight)
+        if sample_weight is not None:
+            data = self._weighted(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)

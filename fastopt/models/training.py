@@ -93,7 +93,8 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
-        check_class_weight(self.class_weight)
+        if self.class_weight is not None:
+            check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
@@ -331,7 +332,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
 
 def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
     """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
-    result, settings = network.evaluate(data.x, data.y, batch_size, data.weights), model.param_settings
+    x, y, weights = data
+    result, settings = network.evaluate(x, y, batch_size, weights), model.param_settings
     loss = float(result.losses[0])
     if any(own.has_penalty for own in settings):
         loss += network.penalty(settings)

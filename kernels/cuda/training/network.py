@@ -85,7 +85,7 @@ class _Training:
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         weighted = data.weights is not None
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group, weighted=weighted)
-        plain = all(updated) and self.num_settings == 1 and not self.penalties and not weighted  # as the kernel has it
+        plain = all(updated) and self.num_settings == 1 and not (weighted or self.penalties)  # as the kernel has it
         self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
@@ -122,7 +122,8 @@ class _Training:
         x, t, labels = self.batches.gather(rows)
         z, saved = program.forward(x, rows)
         sums = self.batches.losses, 8, self.batches.results.address
-        weights, more = self.batches.gather_weights(rows), self._add_penalties() if kind.starts_step else []
+        weights = self.batches.gather_weights(rows)
+        more = self._add_penalties() if kind.starts_step else []
         table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights, more)
         ends = kind.ends_step and kind.updates
         by_layer = updates.by_layer and not self.batches.marked and kind.updates
