@@ -21,6 +21,7 @@ from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
+from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
@@ -28,6 +29,7 @@ from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._sizes import sized, varies
 from ._targets import TargetScale, unscaled
+from ._trainable import fixed_layers
 from .history import History
 from .progress import wants_bar
 
@@ -44,11 +46,13 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
+    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metrics: tuple[str, ...]
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    param_settings: tuple[ParamSettings, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
@@ -57,10 +61,6 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""
@@ -329,6 +329,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
+        if fixed := fixed_layers(model.layers):
+            steps = steps._replace(fixed=fixed)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
