@@ -174,7 +174,7 @@ def test_an_iterator_that_ends_early(backend, x, options, message):
 @pytest.mark.parametrize(
     ("x", "options", "error", "message"),
     [
-        (X, {}, TypeError, r"without y, x must be an iterable of items \(x, y\); got a float32 array"),
+        (X, {}, ValueError, r"got shapes \(61, 6\) and \(\): without y, x must be an iterable of items \(x, y\)"),
         (3, {}, TypeError, "without y, x must be an iterable"),
         ([], {}, ValueError, "x must have items"),
         ([X], {}, TypeError, r"every item of x must be a tuple \(x, y\) or \(x, y, weights\); got a float32 .* item 1"),

@@ -55,8 +55,12 @@ class Items:
     """
 
     def __init__(self, given: Any) -> None:
-        shaped = hasattr(given, "shape") or hasattr(given, "__array__") or isinstance(given, str | bytes | dict)
-        if shaped or not isinstance(given, Iterable):
+        if isinstance(shape := getattr(given, "shape", None), tuple):
+            raise ValueError(
+                f"x and y must have as many rows; got shapes {shape} and (): without y, x must be an iterable of items"
+                " (x, y)"
+            )
+        if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
             raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(given)}")
         self._given, self._begun = given, iter(given)
         self.once = self._begun is given  # an iterator

@@ -205,6 +205,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
+        Without y, x is an iterable of batches: see below.
+
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
                           model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
@@ -271,6 +273,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
+        augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
+                          the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
+                          function of the seed, the epoch in the model's life, and the number of the batch. It may
+                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
+                          kernels
+
+        Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
+        DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
+        that can be begun anew is gone through once an epoch, or for its first `steps_per_epoch` steps; an iterator
+        gives the steps of all epochs in turn. A ValueError names the step at which it ends too early. The first item
+        builds the model; classes that it lacks must be set by `model.classes`, and statistics by `adapt`.
 
         Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
         Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the

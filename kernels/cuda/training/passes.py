@@ -51,9 +51,8 @@ def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
 def kinds_of(sizes: np.ndarray, group: int) -> list[BatchKind]:
     """The kinds of batches of these rows, (batches,), `group` of them a step.
 
-    >>> kinds_of(np.array([3, 1, 2]), 2)[1:]
-    [BatchKind(rows=1, step_rows=4, starts_step=False, ends_step=True), \
-BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True)]
+    >>> [(kind.rows, kind.step_rows, kind.ends_step) for kind in kinds_of(np.array([3, 1, 2]), 2)]
+    [(3, 4, False), (1, 4, True), (2, 2, True)]
     """
     last, steps = len(sizes) - 1, np.add.reduceat(sizes, np.arange(0, len(sizes), group)).tolist()
     return [

@@ -60,3 +60,16 @@ def test_auto_measures_on_copies(monkeypatch):
     number.fit(x, y, batch_size=8, verbose=0)
     for ours, theirs in zip(auto.get_weights(), number.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_items_and_augmented_rows():
+    """Each item is a pass of its own, on the device as on the reference."""
+    x, y = blobs(11)
+    items = [(x[:4], y[:4]), (x[4:9], y[4:9]), (x[9:], y[9:])]
+    augmented = {"x": x, "y": y, "batch_size": 5, "augment": lambda x, y, rng: (x + rng.random(), y)}
+    for options in ({"x": items}, augmented):
+        ours, theirs = (
+            classifier(backend, dtype="float64").fit(**options, verbose=0) for backend in ("cuda", "numpy")
+        )
+        np.testing.assert_allclose(ours.step_losses, theirs.step_losses, rtol=1e-9)
+        assert ours["accuracy"] == pytest.approx(theirs["accuracy"], rel=1e-12)
