@@ -244,7 +244,7 @@ def test_targets(loss, y, message):
             ValueError,
             "validation_split or validation_data, not both",
         ),
-        ({"validation_data": X}, TypeError, r"validation_data must be a tuple \(x, y\) or \(x, y, sample_weight\); got a"),
+        ({"validation_data": X}, TypeError, r"validation_data must be a tuple \(x, y\) or \(x, y, sample_weight\)"),
         ({"validation_data": (X,)}, TypeError, r"validation_data must be a tuple \(x, y\)"),
         ({"validation_data": (X[:, :3], Y)}, ValueError, r"validation x must have shape .*; got shape \(40, 3\)"),
         ({"shuffle": "batch"}, TypeError, "shuffle must be True or False; got 'batch'"),
