@@ -195,7 +195,7 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
 
 
 def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
-    """Return rows of features for the first Dense or Dropout: finite, of the model's dtype."""
+    """Return rows of features for the first layer that is trained: finite, of the model's dtype."""
     if not model.preprocessing:
         return _check_finite(name, x)
     for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
