@@ -22,7 +22,8 @@ KERNELS = {
     "settings": "",
     "interrupts": "",
     "denormals": "",
-    "spec": "",
+    "sources": "",
+    "spec": "sources",
     "epochs": "interrupts spec",
     "profile": "",
     "metrics": "formulas",
@@ -31,17 +32,17 @@ KERNELS = {
     "scalars": "formulas",
     "costs": "formulas profile scalars",
     # The oracle is blind: it must not see the formulas and the loops that it is compared with.
-    "reference": "denormals epochs spec",
+    "reference": "denormals epochs sources spec",
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
-    "cpu/dense": "cpu/runtime formulas metrics spec settings",
-    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile interrupts",
+    "cpu/dense": "cpu/runtime formulas metrics sources spec settings",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas sources spec scalars costs metrics profile interrupts",
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
     "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
-    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
+    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas sources spec scalars costs metrics profile"
     " epochs interrupts",
     "cuda/installation": "cuda/runtime cuda/optim",
     "cuda/kernels": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec",
@@ -62,7 +63,7 @@ FASTOPT = {
     "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
-    "preprocessing": "_frames _frozen _validation",
+    "preprocessing": "_frames _frozen _validation kernels/sources",
     "functional": "_backends _validation kernels/formulas",
     "losses": "_backends _validation kernels/formulas kernels/spec",
     "layers": "_frozen _validation preprocessing kernels/formulas kernels/spec",
@@ -74,7 +75,8 @@ FASTOPT = {
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
     "models": "_backends _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings callbacks layers"
-    " losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts kernels/metrics kernels/spec",
+    " losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts kernels/metrics"
+    " kernels/sources kernels/spec",
     "__init__": "callbacks conventions datasets functional layers losses models optim preprocessing profiling schedules"
     " kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"

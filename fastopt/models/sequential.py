@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
-from .._random_rows import split
+from .._random_rows import row_numbers, split
 from .._validation import check_count, check_name
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
@@ -223,11 +223,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        rows, held_out = np.arange(len(raw.x.values)), None
+        rows, held_out = None, None
         if options.validation_split:
-            rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
-        learnt_rows = None if held_out is None else rows
-        learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
+            rows, held_out = split(raw.num_rows, float(options.validation_split), self.seed, bool(options.shuffle))
+        learnt = _intake.learnt_from(self, raw, rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
             names = ("validation x", "validation y")
@@ -235,7 +234,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, names, more, loss, learnt)
         elif held_out is not None:
-            validation = _intake.Data(data.x[held_out], data.y[held_out])
+            validation = data._replace(rows=_intake.chosen(data.rows, held_out))
         for name, some in (("y", data), ("validation y", validation)):
             if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
@@ -246,6 +245,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
         self.learnt = learnt
+        rows = _intake.chosen(data.rows, rows)
+        rows = row_numbers(len(data.x)) if rows is None else rows
         return training.Plan(network, data, rows, validation, options)
 
     def _network_for(self, training: bool) -> Any:
@@ -278,7 +279,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._reading("evaluate"):
             self.build(inputs)
             network = self._network_for(training=True)
-            figures = training.figures(network.evaluate(*data, batch_size))
+            figures = training.figures(training.evaluate(network, data, batch_size))
             return figures | training.function_figures(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:

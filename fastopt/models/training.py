@@ -119,7 +119,7 @@ class Plan(NamedTuple):
 
     network: Any  # of the backend, over the model's weights
     data: Data
-    rows: np.ndarray  # int64, the rows of `data` to train on
+    rows: np.ndarray  # numbers of the rows of `data` to train on, as of `row_numbers`
     validation: Data | None
     options: FitOptions
 
@@ -264,7 +264,7 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
         last = {name: logs.pop(name) for name in LAST}
-        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
+        scores = evaluate(plan.network, plan.validation, EVALUATION_BATCH)
         found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
@@ -277,7 +277,7 @@ def _batches(model: Model, plan: Plan) -> Batches:
     options, rows = plan.options, plan.rows
     shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
     size = min(int(options.batch_size), len(rows))
-    return Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
+    return Batches(plan.data.x, plan.data.y, rows, size, int(options.accumulate), shuffle=shuffle)
 
 
 def train_epoch(
@@ -305,6 +305,12 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     return result
 
 
+def evaluate(network: Any, data: Data, batch_size: int) -> PassResult:
+    """The result of an evaluation on the rows of the data that count."""
+    result: PassResult = network.evaluate(data.x, data.y, batch_size, data.rows)
+    return result
+
+
 def figures(result: PassResult) -> dict[str, float]:
     """The mean loss and the metrics of an evaluation."""
     return {"loss": float(result.losses[0]), **result.metrics}
@@ -314,7 +320,7 @@ def function_figures(model: Model, network: Any, data: Data, batch_size: int) ->
     """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
     if not model.metric_functions:
         return {}
-    outputs, y = network.predict(data.x, batch_size), data.y
+    outputs, y = network.predict(data.x, batch_size, data.rows), data.targets
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
     return function_values(model.metric_functions, y, outputs)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import products
+from .dense.gather import Layout, gather_kernel
 from .dense.layer import (
     DENSE_PHASES,
     activate_kernel,
@@ -32,7 +33,7 @@ from .runtime.storage import STORES
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
-from .training.shuffle import SHUFFLE_KERNEL
+from .training.shuffle import shuffle_kernel
 
 __all__ = [
     "ArrayPlan",
@@ -52,13 +53,15 @@ __all__ = [
     "update_rows",
 ]
 
+ROW_NUMBERS = "uint32"  # their dtype where all fit
 ON_TILES = activate_kernel, slope_kernel  # of an activation
 
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels.append(shuffle_kernel(ROW_NUMBERS, False))
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -68,7 +71,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             if dtype == "bfloat16" and not bfloat16_refusal():  # layers of float32 models may compute in it
                 kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
-                kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout")]
+                kernels += [gather_kernel(Layout("float32"), dtype, ROW_NUMBERS), rows_kernel("dropout", dtype)]
                 kernels += [round_kernel(dtype), *products(dtype).kernels("float32")]
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
@@ -76,6 +79,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels.append(apply_kernel(dtype))
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
+        kernels.append(gather_kernel(Layout(dtype), dtype, ROW_NUMBERS))
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype) for name in LOSSES]

@@ -10,7 +10,7 @@ threads have settings of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..denormals import flushed
 from ..epochs import train_epochs
+from ..sources import Source, take
 from ..spec import (
     Batches,
     DenseSpec,
@@ -315,28 +316,42 @@ class Network:
         return PassResult(losses, _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> PassResult:
-        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
+    def evaluate(
+        self, x: Array | Source, y: Array, batch_size: int = 1024, order: Array | None = None
+    ) -> PassResult:
+        """Return the mean loss over the rows `order` (None: all) as the one entry of `losses`, and the metrics.
+
+        There is no dropout.
+        """
         start = time.perf_counter()
         metrics = self._new_metrics()
-        total = 0.0
-        for i in range(0, len(x), batch_size):
-            targets = y[i : i + batch_size]
-            outputs = self._forward(x[i : i + batch_size])
+        total, count = 0.0, len(x) if order is None else len(order)
+        for rows in _parts(count, batch_size, order):
+            targets = y[rows]
+            outputs = self._forward(self._rows(x, rows))
             total += len(targets) * loss(self._known_loss(), outputs, targets)
             self._measure(metrics, outputs, targets)
-        mean = total / len(x) if len(x) else np.nan
+        mean = total / count if count else np.nan
         return PassResult(np.array([mean]), _results(metrics), time.perf_counter() - start)
 
     @np.errstate(all="ignore")
-    def predict(self, x: Array, batch_size: int = 1024) -> Array:
-        """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
-        result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)
-        for i in range(0, len(x), batch_size):
-            result[i : i + batch_size] = self._forward(x[i : i + batch_size])
+    def predict(self, x: Array | Source, batch_size: int = 1024, order: Array | None = None) -> Array:
+        """Return outputs (m, outputs) for the rows `order` of x (n, inputs) (None: all), the output activation applied.
+
+        There is no dropout.
+        """
+        count = len(x) if order is None else len(order)
+        result = np.empty((count, self._outputs), self._doutputs.array.dtype)
+        for i, rows in enumerate(_parts(count, batch_size, order)):
+            result[i * batch_size : (i + 1) * batch_size] = self._forward(self._rows(x, rows))
         if self._link is not None:
             activate(self._link, result, result)
         return result
+
+    @flushed
+    def _rows(self, x: Array | Source, rows: Any) -> Array:
+        """Rows of x, by a slice or their numbers, in the network's dtype."""
+        return take(x, rows, self._doutputs.array.dtype)
 
     def _known_loss(self) -> LossSpec:
         if self._loss is None:
@@ -373,7 +388,7 @@ class Network:
         mean, sums = 0.0, self._gradients
         for j in range(-(-len(group) // size)):
             rows = group[j * size : (j + 1) * size]
-            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1)
+            value = self._gradient(self._rows(batches.x, rows), batches.y[rows], metrics, seed, step * k + j + 1)
             if k == 1:
                 return value, self._gradients
             share = len(rows) / len(group)
@@ -395,6 +410,13 @@ class Network:
                 break
             dy = layer.backward(dy)
         return mean
+
+
+def _parts(count: int, size: int, order: Array | None) -> Iterator[Any]:
+    """Rows of all batches of a pass without updates: slices, or parts of an order."""
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        yield part if order is None else order[part]
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:

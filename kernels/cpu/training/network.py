@@ -17,6 +17,7 @@ from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...scalars import fill_scalars
+from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
@@ -27,6 +28,7 @@ from ...spec import (
     OptimizerSteps,
     PassResult,
 )
+from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .optimizer_step import OptimizerStep
 from .program import Program, Structure
@@ -37,6 +39,7 @@ CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
 # Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
 # 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
 PASS_FLOPS = 5e7
+ROW_NUMBERS = np.dtype(np.uint32)  # the dtype of an order of rows, unless it needs int64
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
 SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
 
@@ -88,7 +91,7 @@ class Network:
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self.dtype = np.dtype(dtype)
-        self._predictors: dict[tuple[int, int], list[Program]] = {}
+        self._predictors: dict[tuple[Any, ...], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: _Training | None = None  # the last one
 
@@ -103,8 +106,10 @@ class Network:
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        shuffles = data.shuffle is not None
-        key = sizes, shuffles, num_ranks, clips, rule, seed, [id(state) for of_param in states for state in of_param]
+        shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
+        layout = layout_of(data.x), data.order.dtype.name
+        ids = [id(state) for of_param in states for state in of_param]
+        key = sizes, layout, shuffles, num_ranks, clips, rule, seed, ids
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
@@ -113,8 +118,8 @@ class Network:
         program.num_ranks = num_ranks
         losses = np.zeros((epochs, data.steps * data.accumulate))
         scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
-        if shuffles:
-            program.shuffle()
+        if shuffles is not None:
+            program.shuffle(data.order.dtype.name, shuffles)
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
@@ -223,57 +228,68 @@ class Network:
                 metrics[name].append(value)
         return EpochResults(losses / counts, metrics, seconds, rates.copy())
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout."""
+    def evaluate(
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> PassResult:
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout."""
         start = time.perf_counter()
-        variation = variation_for(self.net.metrics, y, None) if self.net.metrics else None
-        batch_size = min(batch_size, len(x))
-        num_ranks = self._threads_of_pass(batch_size, len(x))
-        key = batch_size, num_ranks, y.ndim, *(variation.parts if variation else ())
+        variation = variation_for(self.net.metrics, y, order) if self.net.metrics else None
+        rows = len(x) if order is None else len(order)
+        batch_size = min(batch_size, rows)
+        num_ranks = self._threads_of_pass(batch_size, rows)
+        layout = layout_of(x), ROW_NUMBERS if order is None else order.dtype
+        key = batch_size, num_ranks, layout, y.ndim, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
-        program, sums = self._evaluator(x, y, batch_size, num_ranks, variation) if spare is None else spare
+        data = Batches(x, y, np.empty(0, layout[1]), batch_size)
+        program, sums = self._evaluator(data, num_ranks, variation) if spare is None else spare
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
-        program.begin(len(x), None)
-        program.execute(self.flops * len(x))
-        losses = sums["losses"] / (len(x) * self.losses_of_row)
-        result = PassResult(losses, self._metrics(sums, len(x), variation), time.perf_counter() - start)
+        program.begin(rows, order)
+        program.execute(self.flops * rows)
+        losses = sums["losses"] / (rows * self.losses_of_row)
+        result = PassResult(losses, self._metrics(sums, rows, variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
 
     def _evaluator(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int, num_ranks: int, variation: Variation | None
+        self, data: Batches, num_ranks: int, variation: Variation | None
     ) -> tuple[Program, dict[str, np.ndarray]]:
         """A program that adds up losses and metrics, and its sums by name."""
-        program = Program(self.net, "evaluate", batch_size)
+        program = Program(self.net, "evaluate", data.batch_size)
         program.num_ranks = num_ranks
-        inputs, targets = program.gather(Batches(x, y, np.arange(0), batch_size))
+        inputs, targets = program.gather(data)
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
-        losses, gradient = np.zeros(1), program.zeros(batch_size, self.net.outputs)
+        losses, gradient = np.zeros(1), program.zeros(data.batch_size, self.net.outputs)
         sums = program.loss_and_metrics(outputs, targets, losses, 0, gradient, variation)
         program.finish()
         return program, {**sums, "losses": losses}
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """The outputs for every row, after the output activation."""
-        rows = len(x)
+    def predict(
+        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The outputs for the rows `order` (None: all, as they come), after the output activation."""
+        rows = len(x) if order is None else len(order)
         out = np.empty((rows, self.outputs), self.dtype)
         if not rows:
             return out
-        key = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        row_numbers = ROW_NUMBERS if order is None else order.dtype
+        key: tuple[Any, ...] = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        if isinstance(x, Source) or order is not None:
+            key += layout_of(x), row_numbers
         # taken away while it runs, so that threads that predict at the same time have programs of their own
         spare = self._predictors.get(key)
         try:
             program = spare.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
-            program = self._predictor(x, out, *key)
+            data = Batches(x, None, np.empty(0, row_numbers), key[0])  # type: ignore[arg-type]
+            program = self._predictor(data, out, key[1])
         program.read_from(x, None)
         program.write_to(out)
-        program.begin(rows, None)
+        program.begin(rows, order)
         program.execute(self.flops * rows)
         if spare is not None and len(spare) < SPARE_PROGRAMS:
             spare.append(program)
@@ -287,18 +303,18 @@ class Network:
             return 1
         return num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
 
-    def _keep(self, key: tuple[int, int], program: Program) -> None:
+    def _keep(self, key: tuple[Any, ...], program: Program) -> None:
         """Keep the first program for batches of a size, for the next call; the oldest sizes make room."""
         while len(self._predictors) >= SPARE_SIZES:
             with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was first
                 del self._predictors[next(iter(self._predictors))]
         self._predictors[key] = [program]
 
-    def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
-        """The program that writes the outputs for x to `out`."""
-        program = Program(self.net, "predict", batch_size)
+    def _predictor(self, data: Batches, out: np.ndarray, num_ranks: int) -> Program:
+        """The program that writes the outputs for data without targets to `out`."""
+        program = Program(self.net, "predict", data.batch_size)
         program.num_ranks = num_ranks
-        inputs, _ = program.gather(Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
+        inputs, _ = program.gather(data)
         outputs, _ = program.forward(inputs, None)
         if self.net.link:
             program.link(outputs, outputs)

@@ -25,6 +25,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_scalars
+from ...sources import Source
 from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
@@ -183,7 +184,7 @@ class Network:
             training.states.download(self.stream.handle)
 
     def _cached(
-        self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
+        self, verb: str, arrays: Sequence[np.ndarray | Source | None], key: tuple[Any, ...], make: Callable[[], Any]
     ) -> Any:
         """The pass of a verb: the last one, if it was made for the same arrays, which it keeps alive."""
         key = *map(id, arrays), *key
@@ -275,27 +276,33 @@ class Network:
             rows = parts.rows
         return self._totals(losses, sums, rows, variation, start)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout."""
-        start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
+    def evaluate(
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> PassResult:
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout."""
+        rows = len(x) if order is None else len(order)
+        start, size, terms = time.perf_counter(), min(batch_size, rows), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation = variation_for(self.net.metrics, y, None)
+        variation = variation_for(self.net.metrics, y, order)
         with self.gpu.active():
-            key = size, _parts(variation)
-            running: Pass = self._cached("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
+            key, make = (size, _parts(variation)), partial(self._pass, x, y, size, variation=variation, order=order)
+            running: Pass = self._cached("evaluate", [x, y, order], key, make)
             self._upload()
             running.run(lambda kind: self._list_evaluation(running, kind.rows))
             sums, losses = running.sums()
-        return self._totals(losses[:1] / (len(x) * terms), sums, len(x), variation, start)
+        return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.net.outputs), self.net.dtype)
-        if not len(x):
+    def predict(
+        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The outputs for the rows `order` (None: all, as they come), after the output activation."""
+        rows = len(x) if order is None else len(order)
+        out = np.empty((rows, self.net.outputs), self.net.dtype)
+        if not rows:
             return out
         with self.gpu.active():
-            running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
+            running = self._pass(x, None, min(batch_size, rows), self.net.outputs, order=order)
             self._upload()
             collector = Collector(running, out)
             running.run(lambda kind: self._list_prediction(running, kind.rows), after=collector.launched)
@@ -303,11 +310,13 @@ class Network:
         return out
 
     def _pass(
-        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None
-    ) -> Pass:
+        self, x: np.ndarray | Source, y: np.ndarray | None, batch: int, outputs: int = 0,
+        variation: Variation | None = None, order: np.ndarray | None = None,
+    ) -> Pass:  # fmt: skip
         net = self.net._replace(variation=variation)
         program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
-        return Pass(program, x, y, len(x), False, outputs=outputs)
+        rows = len(x) if order is None else len(order)
+        return Pass(program, x, y, rows, False, outputs=outputs, chosen=order)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
