@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from fastopt.benchmarks.limits import thread_times
 from fastopt.benchmarks.products import Operands, Shape, label, libraries, turn_count
-from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime import teams
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, aligned_zeros, target_has
 from fastopt.kernels.cpu.runtime.records import fill, read
@@ -168,7 +168,7 @@ class Chains:
 
     def run(self) -> None:
         """Do a round on all threads, started together and waited for."""
-        launch.run_team(self.kernel, address_of(self.work), self.threads)
+        teams.run_team(self.kernel, address_of(self.work), self.threads)
 
     def run_thread(self, rank: int) -> None:
         """Do a round as one of the threads, on the calling one."""

@@ -11,7 +11,7 @@ import numpy as np
 from fastopt.kernels.cpu.dense.blas import BFLOAT16, Blas, present
 from fastopt.kernels.cpu.dense.matmul import AS_IS, ROW_MAJOR, TRANSPOSED
 from fastopt.kernels.cpu.dense.matmul_bfloat16 import bfloat16_refusal
-from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime import teams
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import CALL_GEMM, address_of, aligned_zeros
 from fastopt.kernels.cpu.runtime.records import fill, read
@@ -126,7 +126,7 @@ class Operands:
     def call(self, library: Blas, count: int) -> Callable[[], None]:
         """Return a call that multiplies `count` times on every thread; the threads are started and waited for."""
         work, kernel = self._work(library, count), _kernel(self.dtype)
-        return lambda: launch.run_team(kernel, address_of(work), self.threads)
+        return lambda: teams.run_team(kernel, address_of(work), self.threads)
 
     def call_of_thread(self, library: Blas, count: int) -> Callable[[int], None]:
         """Return a call(rank) that multiplies `count` times as one of the threads, on the calling one."""

@@ -31,12 +31,18 @@ class Data(NamedTuple):
 
     x: np.ndarray | Source  # (n, inputs) of the model's dtype, or a source of any
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
+    weights: np.ndarray | None = None  # (n,) of the model's dtype, finite, 0 or normal; None: all 1
     rows: np.ndarray | None = None  # numbers of those that count; None: all
 
     @property
     def targets(self) -> np.ndarray:
         """Those of the rows that count."""
         return self.y if self.rows is None else self.y[self.rows]
+
+    @property
+    def row_weights(self) -> np.ndarray | None:
+        """Those of the rows that count; None: all 1."""
+        return self.weights if self.rows is None or self.weights is None else self.weights[self.rows]
 
 
 class Raw(NamedTuple):
@@ -48,9 +54,23 @@ class Raw(NamedTuple):
     rows: np.ndarray | None = None  # (m,) numbers of the rows without gaps; None: there are none with gaps
 
     @property
+    def given(self) -> int:
+        """Number of rows that were given."""
+        return len(self.x.values)
+
+    @property
     def num_rows(self) -> int:
         """Number of rows without gaps."""
         return len(self.x.values) if self.rows is None else len(self.rows)
+
+    def of_all(self, values: np.ndarray) -> np.ndarray:
+        """Values (m, ...) of the rows without gaps, as of all rows: those with gaps, never read, have the first's."""
+        if self.rows is None:
+            return values
+        spread = np.empty((self.given, *values.shape[1:]), values.dtype)
+        spread[...] = values[0]
+        spread[self.rows] = values
+        return spread
 
 
 class Learnt(NamedTuple):
@@ -222,15 +242,7 @@ def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Lear
         y = check_labels(names[1], y, model.outputs, rows=raw.num_rows)
     else:
         y = prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=raw.num_rows, name=names[1])
-    return Data(x, y if raw.rows is None else _spread(y, raw.rows, len(x)), raw.rows)
-
-
-def _spread(y: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """Targets of all rows, of which those given are `rows`; the others, which nothing reads, have the first one's."""
-    spread = np.empty((count, *y.shape[1:]), y.dtype)
-    spread[...] = y[0]
-    spread[rows] = y
-    return spread
+    return Data(x, raw.of_all(y), rows=raw.rows)
 
 
 def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:

@@ -27,14 +27,15 @@ from ..spec import (
     LayerSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     PassResult,
-    Update,
 )
+from .after_step import work_after_step
 from .bits16 import store, widened
-from .maths import ACTIVATIONS, LOSSES, kept, softmax
+from .maths import ACTIVATIONS, LOSSES, kept, softmax, weighted_total
 from .metrics import METRICS, Metric, Rule
 from .optimizers import shrinkage
-from .updates import gradient_norm, update
+from .updates import gradient_norm, penalty, update, updates_of_step
 
 Array = np.ndarray
 PROGRESS_SECONDS = 0.1
@@ -84,11 +85,12 @@ def slopes(dy: Array, s: Array, activation: str) -> Array:
 
 @np.errstate(all="ignore")
 def dense_backward(
-    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array, db: Array | None
+    dy: Array, x: Array, w: Array, s: Array, activation: str, dx: Array | None, dw: Array | None, db: Array | None
 ) -> None:
     """Write the gradients of a dense layer: dz = dy f'(s), dw = x^T dz, db = column sums of dz, dx = dz w^T.
 
-    dy (batch, outputs) is left alone; s is the layer's y or z, whichever the activation's derivative uses.
+    Those that are None are left out. dy (batch, outputs) is left alone; s is the layer's y or z, whichever the
+    activation's derivative uses.
 
     >>> dx, dw, db = np.empty((1, 2)), np.empty((2, 1)), np.empty(1)
     >>> x, w, y = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([[11.0]])
@@ -97,7 +99,8 @@ def dense_backward(
     ([[6.0, 8.0]], [[2.0], [4.0]], [2.0])
     """
     dz = slopes(dy, s, activation)
-    np.matmul(x.T, dz, out=dw)
+    if dw is not None:
+        np.matmul(x.T, dz, out=dw)
     if db is not None:
         np.sum(dz, axis=0, out=db)
     if dx is not None:
@@ -106,10 +109,13 @@ def dense_backward(
 
 @flushed
 @np.errstate(all="ignore")
-def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None) -> float:
+def loss(
+    spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None, weights: Array | None = None
+) -> float:
     """Return the mean loss of outputs (n, K); its gradient by the outputs goes into `gradient`, if given.
 
-    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits.
+    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits. With weights (n,)
+    the mean is sum(w l) / sum(w); of weights that are all 0 it is 0.
 
     >>> gradient = np.empty((1, 2))
     >>> loss(LossSpec("mean_squared_error"), np.array([[1.0, 4.0]]), np.array([[0.0, 1.0]]), gradient)
@@ -117,7 +123,21 @@ def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None 
     >>> gradient.tolist()
     [[1.0, 3.0]]
     """
-    return LOSSES[spec.name].value(outputs, targets, gradient, **spec.params)
+    value = LOSSES[spec.name].value
+    if weights is None:
+        return value(outputs, targets, gradient, **spec.params)
+    used = weights > 0  # rows of weight 0 are absent: their loss may be inf or NaN
+    if gradient is not None:
+        gradient[~used] = 0
+    if not used.any():
+        return 0.0
+    of_used, w = None if gradient is None else np.empty_like(outputs[used]), weights[used]
+    mean = value(outputs[used], targets[used], of_used, total=weighted_total(w), **spec.params)
+    if gradient is not None and of_used is not None:
+        # that of the plain mean has 1 / rows for w / sum(w)
+        shares = w * (len(w) / w.sum(dtype=np.float64))
+        gradient[used] = of_used * shares.astype(gradient.dtype)[:, np.newaxis]
+    return mean
 
 
 class Buffer:
@@ -150,13 +170,15 @@ CASTS: dict[str, Cast] = {"bfloat16": _bfloat16}
 
 
 class Dense:
-    """A dense layer with its gradients and buffers; the `first` one leaves dx out, as nothing needs it.
+    """A dense layer with its gradients and buffers.
 
+    needs: says of w, b and x whether their gradients are computed: not those of parameters that are not updated, nor
+    that of x where nothing below is.
     cast: of what is multiplied, and of what is given to other layers; the `last` one leaves its outputs as they are.
     """
 
     def __init__(
-        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, first: bool, last: bool, cast: Cast
+        self, spec: DenseSpec, activation: str, w: Array, b: Array | None, last: bool, cast: Cast
     ) -> None:
         self.activation, self.w, self.b, self.cast = activation, w, b, cast
         self.cast_outputs = _exact if last else cast
@@ -164,7 +186,8 @@ class Dense:
         self.db = None if b is None else np.empty_like(b)
         self._y = Buffer(spec.outputs, w.dtype)
         self._z = Buffer(spec.outputs, w.dtype) if ACTIVATIONS[activation].uses == "z" else None
-        self._dx = None if first else Buffer(spec.inputs, w.dtype)
+        self._dx = Buffer(spec.inputs, w.dtype)
+        self.needs = True, b is not None, True
 
     def forward(self, x: Array) -> Array:
         self.x, self.y = x, self._y(len(x))
@@ -180,13 +203,15 @@ class Dense:
         return self.y
 
     def backward(self, dy: Array) -> Array | None:
-        dx = None if self._dx is None else self._dx(len(dy))
+        needs_dw, needs_db, needs_dx = self.needs
+        dx, dw, db = self._dx(len(dy)) if needs_dx else None, self.dw if needs_dw else None, self.db
+        db = db if needs_db else None
         s = self.y if self.z is None else self.z
         if self.cast is _exact:
-            dense_backward(dy, self.x, self.w, s, self.activation, dx, self.dw, self.db)
+            dense_backward(dy, self.x, self.w, s, self.activation, dx, dw, db)
             return dx
         dz = slopes(dy, s, self.activation)
-        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, self.dw, self.db)
+        dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, dw, db)
         return None if dx is None else self.cast(dx)
 
 
@@ -251,18 +276,16 @@ class Network:
 
         self._layers: list[Dense | Dropout] = []
         remaining = iter(self.params)
-        first, final = True, max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
+        final = max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
         for index, spec in enumerate(layers):
             if isinstance(spec, DenseSpec):
                 activation = "linear" if fused and index == len(layers) - 1 else spec.activation
                 w, b = next(remaining), next(remaining) if spec.bias else None
-                self._layers.append(Dense(spec, activation, w, b, first, index == final, self._cast))
+                self._layers.append(Dense(spec, activation, w, b, index == final, self._cast))
                 self._outputs = spec.outputs
-                first = False
             else:
                 self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
-        dense = [layer for layer in self._layers if isinstance(layer, Dense)]
-        self._gradients = [g for layer in dense for g in (layer.dw, layer.db) if g is not None]
+        self._gradients: list[Array] = []  # of the parameters that are updated
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
 
@@ -295,16 +318,21 @@ class Network:
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two steps."""
         start = reported = time.perf_counter()
-        losses = np.empty(batches.steps)
+        losses, weights = np.empty(batches.steps), None if batches.weights is None else np.empty(batches.steps)
         parts = batches.parts
         metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
+        self._set_updated(optimizer.updated)
         for i in range(batches.steps):
-            losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
-            now = {**optimizer.options, "lr": float(optimizer.learning_rates[i])}
-            arrays = zip(self.params, gradients, optimizer.states, strict=True)
-            scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
-            update([Update(optimizer.rule, p, g, s, now, step + i + 1) for p, g, s in arrays], scale)
+            losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
+            losses[i] += penalty(self.params, optimizer.settings)
+            if weights is not None:
+                weights[i] = weight
+            if weight > 0:
+                scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
+                update(updates_of_step(optimizer, self.params, gradients, i), scale)
+                if optimizer.after:
+                    work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
@@ -313,26 +341,44 @@ class Network:
                 reported = time.perf_counter()
         if parts:
             parts.carry(metrics, len(batches.order))
-        return PassResult(losses, _results(metrics), time.perf_counter() - start)
+        return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
+
+    def _set_updated(self, updated: Sequence[bool]) -> None:
+        """Compute the gradients of these parameters alone, and those by what leads down to them."""
+        of_params, below, self._gradients = iter(updated), False, []
+        for layer in self._layers:
+            if isinstance(layer, Dense):
+                needs_dw, needs_db = next(of_params), layer.b is not None and next(of_params)
+                layer.needs, below = (needs_dw, needs_db, below), below or needs_dw or needs_db
+                self._gradients += [layer.dw] * needs_dw
+                if needs_db and layer.db is not None:
+                    self._gradients.append(layer.db)
 
     @np.errstate(all="ignore")
     def evaluate(
-        self, x: Array | Source, y: Array, batch_size: int = 1024, order: Array | None = None
-    ) -> PassResult:
+        self, x: Array | Source, y: Array, batch_size: int = 1024, weights: Array | None = None,
+        order: Array | None = None,
+    ) -> PassResult:  # fmt: skip
         """Return the mean loss over the rows `order` (None: all) as the one entry of `losses`, and the metrics.
 
-        There is no dropout.
+        There is no dropout. weights: (n,) of all rows, whose sum over these is not 0; None: all 1.
         """
         start = time.perf_counter()
         metrics = self._new_metrics()
-        total, count = 0.0, len(x) if order is None else len(order)
-        for rows in _parts(count, batch_size, order):
-            targets = y[rows]
+        total = sum_of_weights = 0.0
+        for rows in _parts(len(x) if order is None else len(order), batch_size, order):
+            targets, w = y[rows], None if weights is None else weights[rows]
             outputs = self._forward(self._rows(x, rows))
-            total += len(targets) * loss(self._known_loss(), outputs, targets)
-            self._measure(metrics, outputs, targets)
-        mean = total / count if count else np.nan
+            weight = len(targets) if w is None else float(w.sum(dtype=np.float64))
+            total += weight * loss(self._known_loss(), outputs, targets, None, w)
+            sum_of_weights += weight
+            self._measure(metrics, outputs, targets, w)
+        mean = total / sum_of_weights if sum_of_weights else np.nan
         return PassResult(np.array([mean]), _results(metrics), time.perf_counter() - start)
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        return penalty(self.params, settings)
 
     @np.errstate(all="ignore")
     def predict(self, x: Array | Source, batch_size: int = 1024, order: Array | None = None) -> Array:
@@ -363,13 +409,18 @@ class Network:
         rule = Rule(row.binary or (self._outputs == 1 and row.link != "softmax"), row.boundary)
         return {name: METRICS[name](rule) for name in self._metrics}
 
-    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array) -> None:
+    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array, weights: Array | None) -> None:
+        if weights is not None:  # rows of weight 0 are absent
+            used = weights > 0
+            logits, targets, weights = logits[used], targets[used], weights[used].astype(np.float64)
+            if not used.any():
+                return
         outputs = logits
         if self._link is not None and not all(metric.logits for metric in metrics.values()):
             outputs = self._predictions(len(logits))
             activate(self._link, logits, outputs)
         for metric in metrics.values():
-            metric.add(logits if metric.logits else outputs, targets)
+            metric.add(logits if metric.logits else outputs, targets, weights)
 
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)
@@ -381,30 +432,38 @@ class Network:
     @np.errstate(all="ignore")
     def _group(
         self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
-    ) -> tuple[float, list[Array]]:
-        """The mean loss and the gradients over the batches of step i, to which each adds by its share of the rows."""
+    ) -> tuple[float, float, list[Array]]:
+        """The mean loss of the batches of step i, the weight of their rows (their number, where they have none), and
+        the gradients, to which each batch adds by its share of that weight.
+        """
         size, k = batches.batch_size, batches.accumulate
         group = batches.order[i * k * size : (i + 1) * k * size]
+        weights = None if batches.weights is None else batches.weights[group]
+        weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
         for j in range(-(-len(group) // size)):
-            rows = group[j * size : (j + 1) * size]
-            value = self._gradient(self._rows(batches.x, rows), batches.y[rows], metrics, seed, step * k + j + 1)
+            rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
+            x = self._rows(batches.x, rows)
+            value = self._gradient(x, batches.y[rows], metrics, seed, step * k + j + 1, w)
             if k == 1:
-                return value, self._gradients
-            share = len(rows) / len(group)
+                return value, weight, self._gradients
+            own = len(rows) if w is None else float(w.sum(dtype=np.float64))
+            share = own / weight if weight else 0.0
             parts = [g.dtype.type(share) * g for g in self._gradients]
             sums = parts if j == 0 else [a + b for a, b in zip(sums, parts, strict=True)]
             mean += share * value
-        return mean, sums
+        return mean, weight, sums
 
-    def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
+    def _gradient(
+        self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int, weights: Array | None
+    ) -> float:
         """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
         x = self._cast(x)
         for layer in self._layers:
             x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))
-        mean = loss(self._known_loss(), x, y, dy)
-        self._measure(metrics, x, y)
+        mean = loss(self._known_loss(), x, y, dy, weights)
+        self._measure(metrics, x, y, weights)
         for layer in reversed(self._layers):
             if dy is None:  # only dropouts of the network's input are left
                 break

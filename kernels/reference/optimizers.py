@@ -78,17 +78,19 @@ def lasso(p: Array, g: Array, o: Options) -> Array:
     return g + np.where(p > 0, T(o["l1"]), np.where(p < 0, T(-o["l1"]), T(0))) if o["l1"] != 0 else g
 
 
+def ridge(p: Array, g: Array, l2: float) -> Array:
+    """The gradient with that of an L2 penalty, l2 times the parameter."""
+    return g + p.dtype.type(l2) * p if l2 != 0 else g
+
+
 def coupled(p: Array, g: Array, o: Options) -> Array:
     """The gradient with its sign and both penalties, for rules whose weight decay is an L2 penalty."""
-    g = ascent(g, o)
-    if o["weight_decay"] != 0:
-        g = g + p.dtype.type(o["weight_decay"]) * p
-    return lasso(p, g, o)
+    return lasso(p, ridge(p, ascent(g, o), o["weight_decay"] + o.get("l2", 0.0)), o)
 
 
 def decayed(p: Array, g: Array, o: Options) -> Array:
-    """The gradient without the L2 penalty; the parameter itself has decayed."""
-    g = lasso(p, ascent(g, o), o)
+    """The gradient without the weight decay; the parameter itself has decayed."""
+    g = lasso(p, ridge(p, ascent(g, o), o.get("l2", 0.0)), o)
     if o["weight_decay"] != 0:
         p *= p.dtype.type(1 - o["lr"] * o["weight_decay"])
     return g

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..denormals import flushed
-from ..spec import MASTER, STOCHASTIC, ArrayUpdate, Update
+from ..spec import MASTER, STOCHASTIC, ArrayUpdate, OptimizerSteps, ParamSettings, Update
 from .bits16 import is_16bit, is_rounding, store, store_stochastically, widened
 from .maths import total
 from .optimizers import UPDATES, prepared
@@ -74,6 +74,45 @@ def _run_wide(job: Update, scale: float, elements: Array | None) -> None:
         _run(wide, scale)
         for into, value in zip((job.p, *job.states), (wide.p, *wide.states), strict=True):
             store(value, into)
+
+
+def penalty(params: Sequence[Array], settings: Sequence[ParamSettings]) -> float:
+    """Return what the regularisers of parameters add to the loss: the sum of l1 |p| + l2 p^2, in float64.
+
+    settings: of each parameter; or () for none.
+
+    >>> penalty([np.array([[1.0, -2.0]])], [ParamSettings(l1=0.5, l2=0.25)])
+    2.75
+    """
+    if not any(own.has_penalty for own in settings):
+        return 0.0
+    sums = 0.0
+    for p, own in zip(params, settings, strict=True):
+        wide = p.astype(np.float64)
+        if own.l1 != 0:
+            sums += own.l1 * total(np.abs(wide))
+        if own.l2 != 0:
+            sums += own.l2 * total(np.square(wide))
+    return sums
+
+
+def updates_of_step(
+    optimizer: OptimizerSteps, params: Sequence[Array], gradients: Sequence[Array], i: int
+) -> list[Update]:
+    """Return the updates of step i of the parameters that are updated, which `gradients` are those of."""
+    given, updates = iter(gradients), []
+    for k, (p, states) in enumerate(zip(params, optimizer.states, strict=True)):
+        if states is None:
+            continue
+        own = optimizer.settings[k] if optimizer.settings else ParamSettings()
+        decay = optimizer.options["weight_decay"] if own.weight_decay is None else own.weight_decay
+        now = {
+            **optimizer.options, "lr": float(optimizer.learning_rates[i]) * own.lr_scale, "weight_decay": decay,
+            "l1": optimizer.options["l1"] + own.l1, "l2": 2 * own.l2,
+        }  # fmt: skip
+        step = optimizer.steps_done - own.late + i + 1
+        updates.append(Update(optimizer.rule, p, next(given), states, now, step))
+    return updates
 
 
 @flushed

@@ -90,7 +90,7 @@ def outcome(backend, x, dtype, order, compute=None):
     run = run_of(backend, dtype, compute=compute)
     trained = run.train(x, y, order, 4)
     rows = order[: len(order) // 2 + 1].astype(np.uint32)
-    whole, some = run.net.evaluate(x, y, 5), run.net.evaluate(x, y, 5, rows)
+    whole, some = run.net.evaluate(x, y, 5), run.net.evaluate(x, y, 5, None, rows)
     return [
         trained.losses, *run.params, whole.losses, some.losses, run.net.predict(x, 6), run.net.predict(x, 6, rows)
     ]  # fmt: skip
@@ -195,6 +195,17 @@ def test_programs_know_their_layouts():
                     state[...] = 0
                 whole.step = 0
             np.testing.assert_array_equal(*losses)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wide", [False, True])
+def test_weights_of_chosen_rows(backend, wide):
+    """An evaluation of some rows with weights is that of these rows alone, with theirs."""
+    x, order = values_of("float32"), np.array([7, 2, 2, 11, 0], np.int64 if wide else np.uint32)
+    y, weights = RNG.standard_normal((ROWS, 3)).astype("float32"), RNG.random(ROWS).astype("float32")
+    net = run_of(backend, "float32").net
+    some, alone = net.evaluate(x, y, 3, weights, order), net.evaluate(x[order], y[order], 3, weights[order])
+    assert some.losses == alone.losses != net.evaluate(x, y, 3, weights).losses
 
 
 def test_the_stages_change_what_is_trained():

@@ -18,7 +18,7 @@ from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_o
 from ..runtime.primitives import load_unaligned, prefetch, view
 from ..runtime.records import GATHER, RUN, read
 from ..runtime.storage import ARITHMETIC, as_it_is, widen_float16
-from .rows import ROWS
+from .rows import ROWS, by_order
 
 AHEAD = 4  # rows prefetched ahead of the one that is copied
 LINE_BYTES = 64
@@ -221,4 +221,4 @@ def gather_kernel(layout: Layout, dtype: str, order: str) -> Kernel:
     plain = Layout(np.dtype(T).name)
     name = "_".join(["gather", *([] if layout == plain else [layout.name, "to"]), dtype])
     function = _gather(T, itemsize, _row_copy(layout, dtype), line_bytes, getattr(np, order))
-    return Kernel(function, name + ("" if order == "uint32" else f"_by_{order}"))
+    return Kernel(function, name + by_order(order))

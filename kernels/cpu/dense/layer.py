@@ -257,7 +257,7 @@ def _bias_gradient(T, itemsize):
                 db[j] = T(alpha * sums[j]) if beta == 0 else db[j] + T(alpha * sums[j])
             # the update of b
             if d.update:
-                scalars = d.scalars + step * d.scalars_row_bytes
+                scalars = d.b_scalars + step * d.scalars_row_bytes
                 call_update(d.update, d.b, scratch + SLOPE_COLS * 8, d.b_states, scalars, c, 1, n, 0)
 
     return register_jitable(bias_gradient)
@@ -293,7 +293,7 @@ def _inputs(gemm, T, itemsize):
 def _weights(gemm, T, itemsize):
     """dw = alpha x^T dz + beta dw, written, or a tile at a time handed to the update of the same tile of w.
 
-    db as well, if the phase `inputs` of the layer above has left the column sums.
+    db as well, if the phase `inputs` of the layer above has left the column sums. Without splits it is db alone.
     """
     bias_gradient = _bias_gradient(T, itemsize)
 
@@ -302,7 +302,7 @@ def _weights(gemm, T, itemsize):
         rows = batch_rows(d.run, step)
         tiles_across = num_pieces(d.outputs, d.dw_tile_cols)
         scratch = d.scratch + rank * d.scratch_bytes
-        scalars = d.scalars + step * d.scalars_row_bytes
+        scalars = d.w_scalars + step * d.scalars_row_bytes
         if d.col_sums:
             for piece in pieces_of_rank(num_pieces(d.outputs, SLOPE_COLS), rank, num_ranks):
                 # one piece of b: the sums of all tiles of rows

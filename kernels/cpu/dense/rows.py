@@ -56,6 +56,11 @@ def _dropout(T, itemsize, round_):
     return dropout
 
 
+def by_order(order: str) -> str:
+    """End of the name of a kernel that reads row numbers of a dtype."""
+    return "" if order == "uint32" else f"_by_{order}"
+
+
 ROW_PHASES: dict[str, Callable[..., Any]] = {"scatter": _scatter, "dropout": _dropout}
 
 

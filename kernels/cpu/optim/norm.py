@@ -1,4 +1,7 @@
-"""The norm of all gradients: sums of squares in float64, over pieces that depend on sizes alone, added up in order."""
+"""The norm of all gradients: sums of squares in float64, over pieces that depend on sizes alone, added up in order.
+
+The penalties of parameters are such sums, too, of squares or of magnitudes.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from ..runtime.records import SQUARES, SQUARES_ALL, fill, read
 from ..runtime.storage import STORES, converts_half, name_of
 
 PIECE = 16_384  # elements of a piece
+SQUARES_OF, MAGNITUDES_OF = "squares", "magnitudes"  # terms of sums
 LANES = 64  # sums of a piece, each of every 64th element: vectors could not make one sum with the same bits
 
 
-def _vector_adder(dtype):
-    """add(x, count, lanes): add the squares of `count` times LANES elements to LANES sums, which stay in registers.
+def _vector_adder(dtype, terms):
+    """add(x, count, lanes): add the terms of `count` times LANES elements to LANES sums, which stay in registers.
 
     A loop over single lanes would keep the sums in memory, and take 3 times as long as reading the elements does.
     """
@@ -39,6 +43,10 @@ def _vector_adder(dtype):
             x = builder.fpext(builder.bitcast(x, half), single)
         return builder.fpext(x, double)
 
+    def magnitude(builder, x):
+        bits = ir.VectorType(ir.IntType(64), 8)
+        return builder.bitcast(builder.and_(builder.bitcast(x, bits), bits([2**63 - 1] * 8)), double)
+
     vector, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
 
     @intrinsic
@@ -55,7 +63,8 @@ def _vector_adder(dtype):
                 for k, total in enumerate(sums):
                     pointer = builder.inttoptr(builder.add(start, i64(8 * k * itemsize)), vector.as_pointer())
                     value = widened(builder, builder.load(pointer, align=itemsize))
-                    builder.store(builder.fadd(builder.load(total), builder.fmul(value, value)), total)
+                    term = builder.fmul(value, value) if terms == SQUARES_OF else magnitude(builder, value)
+                    builder.store(builder.fadd(builder.load(total), term), total)
             for pointer, total in zip(pointers, sums, strict=True):
                 builder.store(builder.load(total), pointer, align=8)
             return context.get_dummy_value()
@@ -65,9 +74,21 @@ def _vector_adder(dtype):
     return register_jitable(lambda x, count, lanes: add(x, count, lanes))
 
 
-def _plain_adder(store):
+def _term_of(terms):
+    """The function of a float64 whose values are added up."""
+
+    def square(value):
+        return value * value
+
+    def magnitude(value):
+        return abs(value)
+
+    return register_jitable(square if terms == SQUARES_OF else magnitude)
+
+
+def _plain_adder(store, terms):
     """`_vector_adder` as a loop over lanes."""
-    dtype, itemsize, widen = store.dtype, store.itemsize, store.widen
+    dtype, itemsize, widen, term_of = store.dtype, store.itemsize, store.widen, _term_of(terms)
 
     @register_jitable
     def add(x, count, lanes):
@@ -75,15 +96,14 @@ def _plain_adder(store):
         for i in range(count):
             X = view(x + i * LANES * itemsize, LANES, dtype)
             for j in range(LANES):
-                value = np.float64(widen(X[j]))
-                S[j] += value * value
+                S[j] += term_of(np.float64(widen(X[j])))
 
     return add
 
 
-def _squares(store, add):
-    """The sum of squares of a piece."""
-    dtype, itemsize, widen = store.dtype, store.itemsize, store.widen
+def _sum_of_terms(store, add, terms):
+    """The sum of the terms of a piece."""
+    dtype, itemsize, widen, term_of = store.dtype, store.itemsize, store.widen, _term_of(terms)
 
     def squares(x, lanes, into, unused, rows, columns, stride):
         S = view(lanes, LANES, np.float64)
@@ -96,8 +116,7 @@ def _squares(store, add):
             add(start, whole, lanes)
             X = view(start + whole * LANES * itemsize, columns - whole * LANES, dtype)
             for j in range(columns - whole * LANES):
-                value = np.float64(widen(X[j]))
-                S[j] += value * value
+                S[j] += term_of(np.float64(widen(X[j])))
         # the lanes added up in order
         total = 0.0
         for j in range(LANES):
@@ -107,16 +126,17 @@ def _squares(store, add):
     return squares
 
 
-def squares_kernel(dtype: str) -> Kernel:
+def squares_kernel(dtype: str, terms: str = SQUARES_OF) -> Kernel:
+    """The sum of a piece; terms: SQUARES_OF or MAGNITUDES_OF its elements."""
     with lock:  # two threads would make two different adders
-        return _squares_kernel(dtype)
+        return _squares_kernel(dtype, terms)
 
 
 @cache
-def _squares_kernel(dtype: str) -> Kernel:
+def _squares_kernel(dtype: str, terms: str) -> Kernel:
     plain = INTERPRETED or (dtype == "float16" and not converts_half())
-    add = _plain_adder(STORES[dtype]) if plain else _vector_adder(dtype)
-    return Kernel(_squares(STORES[dtype], add), f"squares_{dtype}")
+    add = _plain_adder(STORES[dtype], terms) if plain else _vector_adder(dtype, terms)
+    return Kernel(_sum_of_terms(STORES[dtype], add, terms), f"{terms}_{dtype}")
 
 
 def _squares_all(work, step, rank, num_ranks):
@@ -148,16 +168,19 @@ class Squares:
     arrays: dtype and elements of each; `set_addresses` sets their addresses.
     num_ranks: of the phase in a program.
     step_after: (batches,) int64, 0 for batches after which the phase has nothing to do; None: always something.
+    terms: of each array's sum; None: squares.
     """
 
     def __init__(
-        self, arrays: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None
-    ) -> None:
+        self, arrays: Sequence[tuple[str, int]], num_ranks: int = 1, step_after: np.ndarray | None = None,
+        terms: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
         self.sizes = np.array([size for _, size in arrays], np.int64)
         self.table = np.zeros(len(arrays), SQUARES)
         num_pieces = 0
         for i, (dtype, size) in enumerate(arrays):
-            self.table[i] = (squares_kernel(dtype).address, 0, 0, num_pieces, STORES[dtype].itemsize)
+            code = squares_kernel(dtype, terms[i] if terms else SQUARES_OF).address
+            self.table[i] = (code, 0, 0, num_pieces, STORES[dtype].itemsize)
             num_pieces += -(-size // PIECE)
         self.sums, self.step_after = np.zeros(num_pieces), step_after
         self.lanes = np.empty(max(num_ranks, num_pieces) * LANES)
@@ -178,10 +201,14 @@ class Squares:
         self._run(addresses, limit)
         return math.sqrt(sum(self.sums.tolist()))
 
+    def totals(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> list[float]:
+        """The sum of the terms of each array."""
+        self._run(addresses, limit)
+        return [sum(part.tolist()) for part in np.split(self.sums, self.table["first_piece"][1:])]
+
     def norms(self, addresses: Sequence[int] | np.ndarray, limit: Limit = None) -> list[float]:
         """The norm of each array; 0 of one that does not count."""
-        self._run(addresses, limit)
-        return [math.sqrt(sum(part.tolist())) for part in np.split(self.sums, self.table["first_piece"][1:])]
+        return [math.sqrt(total) for total in self.totals(addresses, limit)]
 
     def _run(self, addresses: Sequence[int] | np.ndarray, limit: Limit) -> None:
         self.set_addresses(addresses)

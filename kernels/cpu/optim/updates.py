@@ -100,8 +100,7 @@ def _update_all(work, step, rank, num_ranks):
         start = max(first - one.first_tile, 0) * TILE
         end = min((last - one.first_tile) * TILE, one.elements)
         if start < end:
-            g = one.g + start * one.element_bytes
-            scalars = updates.scalars if updates.scalars else one.scalars
+            g, scalars = one.g + start * one.element_bytes, updates.scalars + one.scalars
             call_update(one.update, one.p, g, record + STATES_OFFSET, scalars, start, 1, end - start, 0)
 
 

@@ -3,29 +3,22 @@
 Work is cut into pieces by its shape, never by the number of threads, so results are the same bits for any number. A
 phase is a kernel(work, step, rank, num_ranks) that does the pieces of one rank.
 
-- `parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few
-  microseconds, for calls on arrays.
-- `run_team` runs one long kernel on threads of its own that meet at barriers: for epochs. Between two phases lies a
-  barrier of 0.03 to 0.4 us instead of a launch of 2 us or more. It needs no threading layer, so it works after a fork,
-  and from any number of Python threads at once.
+`parallel` runs one phase on torch's OpenMP threads, where torch is, or on Numba's threading layer: a few microseconds,
+for calls on arrays. `teams` has launches for passes over data.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import multiprocessing
 import os
 import sys
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from . import openmp
 from .compile import Kernel, lock
@@ -151,25 +144,13 @@ class _Fork:
     # in a child of multiprocessing, the parent may have started the layer before this module was imported
     happened = _layer_started() and multiprocessing.parent_process() is not None
 
-    ended: ClassVar[deque[int]] = deque(maxlen=64)  # system ids of the last threads of teams
-
-    @classmethod
-    def before(cls) -> None:
-        """Wait for threads of teams that are about to end: MKL holds a lock then, and a child forked at that moment
-        would hang in its first product (1 of 8 did)."""
-        until = time.monotonic() + 0.1  # an id may belong to another thread by now
-        while cls.ended:
-            task = f"/proc/self/task/{cls.ended.pop()}"
-            while os.path.exists(task) and time.monotonic() < until:
-                time.sleep(1e-4)
-
     @classmethod
     def after(cls) -> None:
         cls.happened = cls.happened or _layer_started()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_Fork.before, after_in_child=_Fork.after)
+    os.register_at_fork(after_in_child=_Fork.after)
 
 
 def _can_launch() -> bool:
@@ -222,81 +203,3 @@ def launcher() -> str:
     if torch is not None and torch.threads > 1:
         return "torch"
     return threading_layer() if _can_launch() else "none"
-
-
-# ---------------------------------------------------------------- teams
-@cache
-def yield_address() -> int:
-    """Address of the C function that yields the processor, for a thread that waits longer than some microseconds."""
-    from .compile import ffi
-    from .primitives import python_address
-
-    if INTERPRETED:
-        return python_address(lambda: 0)
-    if sys.platform == "win32":
-        ffi.cdef("int SwitchToThread(void);")
-        function = ffi.dlopen("kernel32.dll").SwitchToThread
-    else:
-        ffi.cdef("int sched_yield(void);")
-        function = ffi.dlopen(None).sched_yield
-    return int(ffi.cast("intptr_t", function))
-
-
-def run_team(
-    kernel: Kernel,
-    work: int,
-    num_ranks: int,
-    watch: Callable[[], None] | None = None,
-    stop: Callable[[], None] | None = None,
-) -> None:
-    """Run kernel(work, 0, rank, num_ranks) for every rank at the same time, on threads of its own.
-
-    The calling thread waits and calls watch() some twenty times a second. If it is interrupted, it calls stop() and
-    still waits for the kernel to end, because the kernel works on memory that the caller is about to release.
-    """
-    if watch is None and num_ranks == 1:
-        kernel.run(work, 0, 0, 1)
-        return
-    _ = kernel.address  # compiled here, not in a rank
-    gate, size = threading.Event(), [0]
-    # events in place of `join`: before Python 3.13 an interrupted `join` takes the thread for ended
-    ends: list[threading.Event] = []
-
-    def body(rank: int, end: threading.Event) -> None:
-        try:
-            gate.wait()
-            if size[0]:  # else the caller was interrupted before the team was complete
-                kernel(work, 0, rank, size[0])
-        finally:
-            _Fork.ended.append(threading.get_native_id())
-            end.set()
-
-    try:
-        for rank in range(num_ranks):
-            end = threading.Event()
-            thread = threading.Thread(target=body, args=(rank, end), name=f"fastopt-{rank}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # no further thread can start: a smaller team has the same results
-                log.debug("a team of %d instead of %d: %s", len(ends), num_ranks, error)
-                break
-            ends.append(end)
-        size[0] = len(ends)
-        gate.set()
-        for end in ends:
-            while not end.wait(0.05):
-                if watch:
-                    watch()
-    except BaseException:
-        if not gate.is_set():
-            size[0] = 0
-        gate.set()
-        if stop:
-            stop()
-        for end in ends:
-            while not end.is_set():
-                with contextlib.suppress(BaseException):  # further interruptions
-                    end.wait()
-        raise
-    if not ends:
-        kernel(work, 0, 0, 1)

@@ -45,6 +45,14 @@ RUN = _record(
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
+# A team of threads: see teams.py.
+TEAM = _record(
+    "kernel",  # code
+    "work",
+    "ended",  # number of ranks that have ended
+    "yield_cpu",  # code
+)
+
 # The order of the rows of an epoch, drawn from a seed.
 SHUFFLE = _record(
     "run",
@@ -109,8 +117,9 @@ DENSE = _record(
     "update",  # code of the optimizer's rule; 0: gradients are written
     "w_states",  # (STATE_WORDS,) addresses and key
     "b_states",
-    "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_row_bytes",
+    "w_scalars",  # (NUM_SCALARS + 1,) of the first step
+    "b_scalars",
+    "scalars_row_bytes",  # from the scalars of a step to those of the next
     "uses_y",  # 1: the slope is a function of y, 0: of z
     "alpha_beta",  # (batches, 2) float64, of dw = alpha x^T dz + beta dw; 0: 1 and 0
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
@@ -120,13 +129,20 @@ DENSE = _record(
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
-LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))  # sums: (pieces of rows,) float64
+LOSS = _record(
+    "run", "z", "t", "dz", "columns",
+    "sums",  # (pieces of rows,) float64
+    "weights",  # record WEIGHTS; 0: rows have none
+    reals=("param",),
+)  # fmt: skip
 
 METRIC = _record(
     "run", "z", "t",
     "columns",  # that count
     "stride",  # elements from row to row
-    "sums", reals=("z_boundary", "t_boundary"),
+    "sums",
+    "weights",  # record WEIGHTS; 0: rows have none
+    reals=("z_boundary", "t_boundary"),
 )  # fmt: skip
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
@@ -134,13 +150,25 @@ ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0:
 # columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
 TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 
+# Weights of rows: see row_weights.py.
+WEIGHTS = _record(
+    "run",
+    "w",  # (num_weights,) of the rows of the data
+    "num_weights",
+    "batch_weights",  # (rows,) of the batch
+    "batch_sums",  # (batches of all epochs,) float64
+    "step_sums",  # (batches of all epochs,) float64: of the step that the batch is in
+    "accumulate",  # batches of a step
+)
+WEIGHED = _record("weights", "phase", "phase_work")  # record WEIGHTS; code and record of another phase
+
 UPDATE = _record(
     "update",  # code
     "p",
     "g",
     *("state0", "state1", "state2", "state3"),
     "key",  # of stochastic rounding
-    "scalars",
+    "scalars",  # their address, or bytes behind the address that all arrays have in common
     "elements",
     "first_tile",
     "element_bytes",  # bytes of an element of g
@@ -149,7 +177,7 @@ UPDATES = _record(
     "count",
     "table",  # (count,) of UPDATE
     "tiles",  # of all arrays
-    "scalars",  # of all arrays; 0: each has its own
+    "scalars",  # address that those of the arrays count from, in bytes
 )
 
 # The arguments of a step of a plan: see plan.py.
@@ -225,6 +253,16 @@ SQUARES_ALL = _record(
     "step_after",  # (batches,): 0 after batches whose squares are not needed; 0: all are
 )
 
+# The penalty of a batch: see penalties.py.
+PENALTY = _record(
+    "count",
+    "first_pieces",  # (count + 1,): of each sum, and their number
+    "sums",  # (pieces,) float64
+    "factors",  # (count,) float64, of each sum
+    "starts_step",  # (batches,): 0 for batches that have no penalty; 0: all have
+    "into",  # (batches,) float64
+)
+
 # Updates of some rows of an array: see sparse_rows.py.
 ROWS_SUM = _record(
     "values",  # (count, columns)
@@ -256,12 +294,42 @@ APPLY = _record(
     "update_all",  # code
     "updates",  # (num_ranks,) of UPDATES
     "step_after",  # (batches,): the optimizer step, from 1, that follows a batch; 0: none
-    "scalars",  # (steps, NUM_SCALARS + 1)
-    "scalars_row_bytes",
-    "clipped",  # (num_ranks, CLIPPED): the scalars of a rank with the factor of clipping
+    "scalars",  # (steps, settings, NUM_SCALARS + 1)
+    "scalars_row_bytes",  # of a step
+    "num_settings",
+    "clipped",  # (num_ranks, clipped_bytes): the scalars of a step, of a rank's own, with the factor of clipping
+    "clipped_bytes",
     "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
     reals=("max_norm",),  # the norm to clip to; 0: none
+)
+
+# The share of the parameters in their averages, and constraints: see training/after_step.py.
+SHARE = _record(
+    "shares",  # (steps,) float64
+    "cell",  # one number of the network's dtype, for the step
+    "accumulate",  # batches of a step
+)
+CONSTRAINED = _record(
+    "constrain",  # code
+    "p",  # (rows, columns)
+    "average",  # the same; 0: none
+    "share",  # one number of p's dtype
+    "rows",
+    "columns",
+    "piece",  # columns of a piece of work, or rows
+    "by_columns",  # 1: columns
+    "first_piece",
+    "pieces",
+    "element_bytes",
+    reals=("most",),  # the largest norm
+)
+AFTER_STEP = _record(
+    "count",
+    "table",  # (count,) of CONSTRAINED
+    "num_pieces",
+    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 
 

@@ -16,32 +16,40 @@ import numpy as np
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
-from ...scalars import fill_scalars
+from ...scalars import fill_settings
 from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
     EpochHooks,
+    EpochParts,
     EpochResults,
     LayerSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     PassResult,
 )
 from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
+from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
+from .penalties import Penalties, penalty, terms_of
 from .program import Program, Structure
+from .row_weights import sum_in_order
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
 CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
-# Operations of a pass of `evaluate` or `predict` that are worth a thread, whose start takes some 100 us: 32 rows of
-# 784-256-128-10 (15 MFLOP) took 390 us on two, 97 on one.
-PASS_FLOPS = 5e7
+# Operations of a pass of `evaluate` or `predict` that are worth a thread, which begins after some 15 us, and whose
+# results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
+# 126 and 145.
+PASS_FLOPS = 1.2e7
 ROW_NUMBERS = np.dtype(np.uint32)  # the dtype of an order of rows, unless it needs int64
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
-SPARE_BYTES = 1 << 20  # most memory of a program of `evaluate` or `predict`, or of many epochs, kept for the next call
+# Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
+# call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
+SPARE_BYTES = 8 << 20
 
 
 class _Training(NamedTuple):
@@ -54,7 +62,23 @@ class _Training(NamedTuple):
     losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
     counts: np.ndarray  # (batches,): by what these are divided
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
-    scalars: np.ndarray  # (steps of all epochs, NUM_SCALARS + 1)
+    penalties: Penalties | None  # that the losses have more
+    scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
+    after: AfterUpdates
+
+    def row_weights(self, epochs: int) -> np.ndarray | None:
+        """Sums of the weights of every batch of the first epochs, (epochs, batches); None: rows have none."""
+        weights = self.program.row_weights
+        return None if weights is None else weights.batch_sums[:epochs, : len(self.counts)]
+
+    def mean_loss(self, done: int, stride: int, losses_of_row: int) -> float:
+        """The mean loss of the first `done` batches; stride: numbers of an epoch."""
+        if self.program.row_weights is None:
+            whole, rest = divmod(done, stride)
+            count = whole * self.counts.sum() + self.counts[:rest].sum()
+        else:
+            count = self.program.row_weights.batch_sums.ravel()[:done].sum() * losses_of_row
+        return float(self.losses.ravel()[:done].sum() / count) if count else 0.0
 
 
 class Network:
@@ -96,9 +120,8 @@ class Network:
         self._trained: _Training | None = None  # the last one
 
     def _training(
-        self, data: Batches, rule: str, states: Sequence[tuple[np.ndarray, ...]], seed: int, clips: bool,
-        variation: Variation | None,
-    ) -> _Training:  # fmt: skip
+        self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
+    ) -> _Training:
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
         It is for so many epochs or fewer.
@@ -107,34 +130,48 @@ class Network:
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout = layout_of(data.x), data.order.dtype.name
-        ids = [id(state) for of_param in states for state in of_param]
-        key = sizes, layout, shuffles, num_ranks, clips, rule, seed, ids
+        layout, weighted = (layout_of(data.x), data.order.dtype.name), data.weights is not None
+        clips = optimizer.clip_norm is not None
+        rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
+        ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
+        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
+        passes = sizes, layout, shuffles, weighted, num_ranks, clips, seed
+        key = *passes, rule, rows, len(settings), terms, ids, after_key
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, NUM_SCALARS + 1), net.dtype)
+        scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
             program.shuffle(data.order.dtype.name, shuffles)
+        if weighted:
+            program.weigh(data.order.dtype.name, data.accumulate)
+        after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
         gradient = program.zeros(program.batch_size, net.outputs)
+        penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
+        if penalties:
+            penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
+        if penalties:
+            penalties.add_penalty(program)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, data, clips, program.num_ranks)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, optimizer_step)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, scalars)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars, after)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -155,15 +192,18 @@ class Network:
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
-        rule, clip_norm = optimizer.rule, optimizer.clip_norm
         steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        training = self._training(batches, rule, optimizer.states, seed, clip_norm is not None, variation)
-        program, losses, counts = training.program, training.losses, training.counts
+        training = self._training(batches, optimizer, seed, variation)
+        program, losses = training.program, training.losses
         if training.optimizer_step:
-            training.optimizer_step.clip(clip_norm)
+            training.optimizer_step.clip(optimizer.clip_norm)
+        penalties = training.penalties
+        if penalties:
+            penalties.set_factors(optimizer.settings)
+        training.after.begin(optimizer.after and optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
@@ -171,22 +211,24 @@ class Network:
         if parts and parts.carried:
             for name, carried in parts.carried.items():
                 training.sums[name][0] = carried
-        numbers = range(optimizer.steps_done + 1, optimizer.steps_done + 1 + epochs * steps)
-        fill_scalars(training.scalars[: len(numbers)], rule, numbers, optimizer.options, optimizer.learning_rates)
+        fill_settings(training.scalars, optimizer)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
         if batches.shuffle is not None:
             program.shuffle_from(batches.order, batches.shuffle)
+        if program.row_weights and batches.weights is not None:
+            program.row_weights.begin(batches.weights, epochs, stride)
         seconds_of = program.time_epochs()
         if hooks and hooks.until_diverged:
             program.end_if_diverged(losses)
 
         def report(done: int) -> None:
             if progress and done:
-                whole, rest = divmod(done, stride)
-                so_far = losses.ravel()[:done].sum() / (whole * counts.sum() + counts[:rest].sum())
-                progress(done // group, float(so_far))
+                so_far = training.mean_loss(done, stride, self.losses_of_row)
+                if penalties:
+                    so_far += float(penalties.into.ravel()[:done:group].mean())
+                progress(done // group, so_far)
 
         def watch(done: int) -> bool:
             check()
@@ -201,58 +243,83 @@ class Network:
                 self.steps_done = done // group
                 ended = done // stride
                 rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
-                counted = rows + (parts.rows if parts else 0)
-                results = self._epochs(training, rates, counted, group, variation, seconds_of(start, ended))
+                results = self._epochs(training, rates, parts, rows, group, variation, seconds_of(start, ended))
                 if hooks and len(results.losses):
                     hooks.finished(results)
         report(done)
         if parts:
-            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows)
+            weights = training.row_weights(1)
+            weight = 0.0 if weights is None else sum_in_order(weights[0], parts.weight)
+            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows, weight)
         if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
         return results.last()
 
     def _epochs(
-        self, training: _Training, rates: np.ndarray, rows: int, group: int, variation: Variation | None,
-        seconds: np.ndarray,
+        self, training: _Training, rates: np.ndarray, parts: EpochParts | None, rows: int, group: int,
+        variation: Variation | None, seconds: np.ndarray,
     ) -> EpochResults:  # fmt: skip
         """The results of the first epochs of a pass; rates, seconds: of these."""
         epochs = len(rates)
-        counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
-        if group > 1:
-            firsts = np.arange(0, len(counts), group)
-            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts)
         metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
+        counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
+        weights, totals = training.row_weights(epochs), [float(rows + (parts.rows if parts else 0))] * epochs
+        if weights is not None:
+            totals = [sum_in_order(of_epoch, parts.weight if parts else 0.0) for of_epoch in weights]
+            counts = weights * self.losses_of_row
+        if group > 1:
+            firsts = np.arange(0, losses.shape[1], group)
+            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts, axis=-1)
+            weights = None if weights is None else np.add.reduceat(weights, firsts, axis=1)
         for i in range(epochs if metrics else 0):
-            for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
+            sums = {name: of_metric[i] for name, of_metric in training.sums.items()}
+            for name, value in self._metrics(sums, totals[i], variation).items():
                 metrics[name].append(value)
-        return EpochResults(losses / counts, metrics, seconds, rates.copy())
+        if weights is not None:
+            counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
+        means = losses / counts
+        if training.penalties:
+            means += training.penalties.into[:epochs, ::group]
+        return EpochResults(means, metrics, seconds, rates.copy(), weights)
 
     def evaluate(
-        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, order: np.ndarray | None = None
-    ) -> PassResult:
-        """The mean loss and the metrics over the rows `order` (None: all), without dropout."""
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> PassResult:  # fmt: skip
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout.
+
+        weights: (n,) of all rows, of the network's dtype, whose sum over these is not 0; None: all 1.
+        """
         start = time.perf_counter()
-        variation = variation_for(self.net.metrics, y, order) if self.net.metrics else None
-        rows = len(x) if order is None else len(order)
-        batch_size = min(batch_size, rows)
-        num_ranks = self._threads_of_pass(batch_size, rows)
+        variation = variation_for(self.net.metrics, y, order, weights) if self.net.metrics else None
+        num_rows = len(x) if order is None else len(order)
+        batch_size = min(batch_size, num_rows)
+        num_ranks = self._threads_of_pass(batch_size, num_rows)
         layout = layout_of(x), ROW_NUMBERS if order is None else order.dtype
-        key = batch_size, num_ranks, layout, y.ndim, *(variation.parts if variation else ())
+        key = batch_size, num_ranks, layout, y.ndim, weights is None, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
-        data = Batches(x, y, np.empty(0, layout[1]), batch_size)
+        data = Batches(x, y, np.empty(0, layout[1]), batch_size, weights=weights)
         program, sums = self._evaluator(data, num_ranks, variation) if spare is None else spare
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
-        program.begin(rows, order)
-        program.execute(self.flops * rows)
+        program.begin(num_rows, order)
+        rows = float(num_rows)
+        if program.row_weights and weights is not None:
+            program.row_weights.begin(weights, 1, -(-num_rows // batch_size))
+        program.execute(self.flops * num_rows)
+        if program.row_weights:
+            rows = sum_in_order(program.row_weights.batch_sums[0])
         losses = sums["losses"] / (rows * self.losses_of_row)
         result = PassResult(losses, self._metrics(sums, rows, variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        return penalty(self.params, settings)
 
     def _evaluator(
         self, data: Batches, num_ranks: int, variation: Variation | None
@@ -260,6 +327,8 @@ class Network:
         """A program that adds up losses and metrics, and its sums by name."""
         program = Program(self.net, "evaluate", data.batch_size)
         program.num_ranks = num_ranks
+        if data.weights is not None:
+            program.weigh(data.order.dtype.name)
         inputs, targets = program.gather(data)
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
@@ -291,7 +360,7 @@ class Network:
         program.write_to(out)
         program.begin(rows, order)
         program.execute(self.flops * rows)
-        if spare is not None and len(spare) < SPARE_PROGRAMS:
+        if spare is not None and len(spare) < min(SPARE_PROGRAMS, SPARE_BYTES // max(1, program.num_bytes)):
             spare.append(program)
         elif spare is None and program.num_bytes <= SPARE_BYTES:
             self._keep(key, program)
@@ -322,8 +391,8 @@ class Network:
         program.finish()
         return program
 
-    def _metrics(self, sums: Mapping[str, np.ndarray], rows: int, variation: Variation | None) -> dict[str, float]:
-        """The metrics from their sums over so many rows."""
+    def _metrics(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
+        """The metrics from their sums over so many rows, or rows of this weight together."""
         if not self.net.metrics:
             return {}
         found = {name: sums[name].ravel().tolist() if rows else [] for name in self.net.metrics}

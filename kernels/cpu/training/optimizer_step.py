@@ -17,18 +17,17 @@ import numpy as np
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
-from ..optim.loops import MAX_STATES
 from ..optim.norm import SQUARES_KERNEL, Squares
-from ..optim.updates import TILE, UPDATE_ALL, update_code
+from ..optim.updates import TILE, UPDATE_ALL
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
+from .after_step import AfterUpdates
 
-CLIPPED = NUM_SCALARS + 1 + (-NUM_SCALARS - 1) % 16  # elements of a rank's clipped scalars, on cache lines of their own
 RECORD_BYTES = UPDATES.itemsize
 
 
-def _apply(T, itemsize):
+def _apply(T):
     """Update all parameters, after the last batch of a step."""
 
     def apply(work, step, rank, num_ranks):
@@ -43,11 +42,13 @@ def _apply(T, itemsize):
             for i in range(a.num_pieces):
                 total += squares[i]
             # the step's scalars, with the factor of clipping in that of the gradient
-            clipped = a.clipped + rank * CLIPPED * itemsize
-            given, own = view(scalars, NUM_SCALARS + 1, T), view(clipped, NUM_SCALARS + 1, T)
-            for i in range(NUM_SCALARS + 1):
+            clipped, count = a.clipped + rank * a.clipped_bytes, a.num_settings * (NUM_SCALARS + 1)
+            given, own = view(scalars, count, T), view(clipped, count, T)
+            for i in range(count):
                 own[i] = given[i]
-            own[0] *= T(clip_factor(a.max_norm, sqrt(total)))
+            factor = T(clip_factor(a.max_norm, sqrt(total)))
+            for i in range(a.num_settings):
+                own[i * (NUM_SCALARS + 1)] *= factor
             scalars = clipped
         # the update, by a record of the rank's own
         rank_updates = a.updates + rank * RECORD_BYTES
@@ -60,42 +61,55 @@ def _apply(T, itemsize):
 
 @cache
 def apply_kernel(dtype: str) -> Kernel:
-    return Kernel(_apply(getattr(np, dtype), np.dtype(dtype).itemsize), f"apply_{dtype}")
+    return Kernel(_apply(getattr(np, dtype)), f"apply_{dtype}")
 
 
 class OptimizerStep:
     """The gradients of a training program, and the phases that use them once all layers have written theirs.
 
+    scalars: (steps, settings, NUM_SCALARS + 1); rows: index among the settings of each parameter.
     clips: gradients are clipped by their common norm.
     """
 
     def __init__(
-        self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...]], scalars: np.ndarray,
-        data: Batches, clips: bool, num_ranks: int,
+        self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...] | None],
+        scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int, after: AfterUpdates,
     ) -> None:  # fmt: skip
+        self.after = after
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
-        self.size, self.itemsize = sum(p.size for p in params), params[0].itemsize
-        self.gradients = [aligned_zeros(p.size, self.dtype).reshape(p.shape) for p in params]
+        self.itemsize = params[0].itemsize
+        # None of a parameter that is not updated
+        self.gradients = [
+            None if of_param is None else aligned_zeros(p.size, self.dtype).reshape(p.shape)
+            for p, of_param in zip(params, states, strict=True)
+        ]
+        given = [g for g in self.gradients if g is not None]
+        self.size = sum(g.size for g in given)
         self.step_after, self.alpha_beta = _plan_batches(data)
-        self.table, tiles = self._update_table()
+        self.scalars = scalars
+        self.table, tiles = self._update_table(rows)
         self.updates = np.repeat(fill(UPDATES, count=len(self.table), table=self.table, tiles=tiles), num_ranks)
-        self.scalars, self.clipped = scalars, aligned_zeros(num_ranks * CLIPPED, self.dtype)
-        self.squares = Squares([(self.dtype, p.size) for p in params], num_ranks, self.step_after) if clips else None
+        clipped_bytes = -(-scalars.strides[0] // 64) * 64  # on cache lines of their own
+        self.clipped = aligned_zeros(num_ranks * clipped_bytes, np.uint8)
+        self.squares = Squares([(self.dtype, g.size) for g in given], num_ranks, self.step_after) if clips else None
         sums: dict[str, Any] = {}
         if self.squares is not None:
-            self.squares.set_addresses([address_of(g) for g in self.gradients])
+            self.squares.set_addresses([address_of(g) for g in given])
             sums = {"sums": self.squares.sums, "num_pieces": len(self.squares.sums)}
         self.record = fill(
             APPLY, update_all=UPDATE_ALL.address, updates=self.updates, step_after=self.step_after,
-            clipped=self.clipped, scalars=scalars, scalars_row_bytes=scalars.strides[0], **sums,
+            clipped=self.clipped, clipped_bytes=clipped_bytes, scalars=scalars, scalars_row_bytes=scalars.strides[0],
+            num_settings=scalars.shape[1], **sums,
         )  # fmt: skip
 
-    def _update_table(self) -> tuple[np.ndarray, int]:
-        """A record UPDATE for each parameter, and the tiles of all."""
-        table, tiles, code = [], 0, update_code(self.rule, self.dtype)
-        for p, g, of_param in zip(self.params, self.gradients, self.states, strict=True):
-            states = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
-            table.append((code, address_of(p), address_of(g), *states, 0, 0, p.size, tiles, p.itemsize))
+    def _update_table(self, rows: Sequence[int]) -> tuple[np.ndarray, int]:
+        """A record UPDATE for each parameter that is updated, and the tiles of all."""
+        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
+            if of_param is None:
+                continue
+            skip, words = rows[i] * self.scalars.strides[1], self.after.state_words(i, of_param)
+            table.append((code, address_of(p), address_of(g), *words, skip, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
 
@@ -109,14 +123,15 @@ class OptimizerStep:
         if self.squares is not None:
             cost = costs.squares(self.size, self.itemsize)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
-        cost = costs.apply(self.size, self.rule, self.itemsize)
+        cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 
 def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     """The optimizer step, from 1, that follows each batch (0: none), and alpha and beta of each batch's gradients.
 
-    alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
+    alpha: the batch's share of the rows of its step, 1 where rows have weights; beta: 1 where there are gradients to
+    add it to. None: 1 and 0.
     Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
     size, group = data.batch_size, data.accumulate
@@ -129,5 +144,7 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     if group == 1:
         return step_after, None
     rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
-    alpha_beta = np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
+    # with weights the loss divides by those of the whole step, whose order is not known before it is drawn
+    share = rows / rows_of_step if data.weights is None else np.ones(len(rows))
+    alpha_beta = np.stack([share, batches % group != 0], axis=1).astype(np.float64)
     return step_after, np.tile(alpha_beta, (data.epochs, 1))

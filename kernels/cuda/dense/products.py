@@ -292,6 +292,14 @@ def plan_backward(
     return Backward(dz, sums, weights, inputs_product(layer) if dx else None)
 
 
+class Needs(NamedTuple):
+    """Gradients of a layer that are computed: none of parameters that are not updated, dx only if one below is."""
+
+    dw: bool
+    db: bool
+    dx: bool
+
+
 def plan_network(
     specs: Sequence[LayerSpec],
     rows: int,
@@ -301,16 +309,20 @@ def plan_network(
     fused: Collection[str] | None = None,
     supported: Supported = known,
     output: str = "",
+    needs: Sequence[Needs] | None = None,
 ) -> list[Plan]:
     """Plans of the dense layers of a network. x and the arrays between layers have rows `padded` elements apart.
 
-    output: the dtype of the last layer's outputs, if another.
+    output: the dtype of the last layer's outputs, if another. needs: of each dense layer; None: all gradients but that
+    of x.
 
-    The slope of a layer is an epilogue of dx of the layer above if nothing lies between them, and both epilogues exist:
-    the one that writes the mask (z can be written by our kernel) and the one that reads it.
+    The slope of a layer is an epilogue of dx of the layer above if that is computed, nothing lies between them, and
+    both epilogues exist: the one that writes the mask (z can be written by our kernel) and the one that reads it.
     """
     in_epilogues = exact_activations(dtype) if fused is None else fused
     dense = {i: spec for i, spec in enumerate(specs) if isinstance(spec, DenseSpec)}
+    given = needs or [Needs(True, spec.bias, number > 0) for number, spec in enumerate(dense.values())]
+    wanted = dict(zip(dense, given, strict=True))
     layers = {
         i: Layer(rows, spec.inputs, spec.outputs, dtype, tf32, padded(spec.inputs), padded(spec.outputs), gradient)
         for i, spec in dense.items()
@@ -318,25 +330,27 @@ def plan_network(
     last = max(layers)
     layers[last] = layers[last]._replace(output=output)
     slopes = {
-        i: _slope(layers[i], layers[i + 1], spec, supported)
+        i: _slope(layers[i], layers[i + 1], spec, wanted[i].db, supported)
         for i, spec in dense.items()
-        if i + 1 in dense and spec.activation in in_epilogues
+        if i + 1 in dense and wanted[i + 1].dx and spec.activation in in_epilogues
     }
     plans: list[Plan] = []
     for i, spec in dense.items():
         above, layer = slopes.get(i), layers[i]
         keep = "z" if ACTIVATIONS[spec.activation].uses == "z" else "mask" if above else ""
+        keep = keep if any(wanted[i]) else ""  # nothing asks for the slopes
         forward = plan_forward(layer, spec.activation, spec.bias, keep, fused, supported)
-        backward = plan_backward(layer, spec.activation, bool(plans), True, spec.bias, supported)
+        dw, db, dx = wanted[i]
+        backward = plan_backward(layer, spec.activation, dx, dw, db, supported)
         if above:
-            backward = _from_above(layer, above, backward, spec.bias, supported)
+            backward = _from_above(layer, above, backward, db, supported)
         if below := slopes.get(i - 1):
             backward = backward._replace(inputs=below)
         plans.append(Plan(layer, spec.activation, forward, backward))
     return plans
 
 
-def _slope(layer: Layer, above: Layer, spec: DenseSpec, supported: Supported) -> Product | None:
+def _slope(layer: Layer, above: Layer, spec: DenseSpec, db: bool, supported: Supported) -> Product | None:
     """dx of the layer above with the slope of this one as its epilogue; None where cuBLASLt has no such product."""
     if spec.activation not in SLOPES:
         return None
@@ -344,16 +358,16 @@ def _slope(layer: Layer, above: Layer, spec: DenseSpec, supported: Supported) ->
         return None
     bits, stride = SLOPES[spec.activation], aux_stride(layer, spec.activation)
     # The sums of BGRAD have the type of dx, which may differ from that of the gradients.
-    choices = [bits | BGRAD, bits] if spec.bias and not layer.gradient else [bits]
+    choices = [bits | BGRAD, bits] if db and not layer.gradient else [bits]
     products = [inputs_product(above, Epilogue(choice), stride) for choice in choices]
     return next((product for product in products if supported(product)), None)
 
 
-def _from_above(layer: Layer, above: Product, backward: Backward, bias: bool, supported: Supported) -> Backward:
-    """A layer's backward plan if dz, and db if there is one, are written by dx of the layer above."""
-    if above.has(BGRAD) or not bias:
-        return backward._replace(dz="above", db="above" if bias else "")
+def _from_above(layer: Layer, above: Product, backward: Backward, db: bool, supported: Supported) -> Backward:
+    """A layer's backward plan if dz, and db if it is wanted, are written by dx of the layer above."""
+    if above.has(BGRAD) or not db:
+        return backward._replace(dz="above", db="above" if db else "")
     with_sums = weights_product(layer, Epilogue.BGRADA)
-    if supported(with_sums):
+    if backward.weights and supported(with_sums):
         return backward._replace(dz="above", db="weights", weights=with_sums)
     return backward._replace(dz="above", db="kernel")

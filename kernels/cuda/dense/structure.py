@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ...formulas import LOSSES
 from ...metrics import Columns, Variation, has_counts, num_counts, sums_of
 from ...spec import DenseSpec, LayerSpec, LossSpec
+from .products import Needs
 
 
 class Structure(NamedTuple):
@@ -22,10 +23,21 @@ class Structure(NamedTuple):
     fused: Collection[str] | None = None  # activations that may be epilogues of products; None: those that are exact
     tf32: bool = False  # True: products may round their operands
     variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
+    updated: Sequence[bool] = ()  # for each parameter: True if training updates it; (): all are
 
     @property
     def dense(self) -> list[DenseSpec]:
         return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+
+    @property
+    def needs(self) -> list[Needs]:
+        """Gradients that training computes, of each dense layer."""
+        updated = iter(self.updated or [True] * sum(1 + spec.bias for spec in self.dense))
+        needs: list[Needs] = []
+        for spec in self.dense:
+            of_params = next(updated), spec.bias and next(updated)
+            needs.append(Needs(*of_params, any(any(below) for below in needs)))
+        return needs
 
     @property
     def inputs(self) -> int:

@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ...formulas import LOSSES, METRICS, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
-from ...scalars import fill_scalars
+from ...scalars import fill_settings
 from ...sources import Source
 from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
 from ..dense.mixed import Weights
@@ -36,6 +37,7 @@ from ..runtime.records import ROW
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
+from .row_weights import weights_in_order
 
 REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
 
@@ -47,32 +49,39 @@ class _Training:
         self,
         network: Network,
         data: Batches,
-        rule: str,
-        states: Sequence[tuple[np.ndarray, ...]],
+        optimizer: OptimizerSteps,
         seed: int,
-        norm: bool,
         variation: Variation | None,
     ) -> None:
         gpu, stream, params, group = network.gpu, network.stream.handle, network.params, data.accumulate
-        sizes = [p.nbytes for p in params]
+        rule, updated, norm = optimizer.rule, optimizer.updated, optimizer.clip_norm is not None
+        states = [of_param for of_param in optimizer.states if of_param is not None]
+        sizes = [p.nbytes if on else 0 for p, on in zip(params, updated, strict=True)]
         self.gpu, self.stream, self.norm = gpu, stream, norm
         self.states = Mirror(gpu, [state for of_param in states for state in of_param])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
-        self.scalars, self.steps = gpu.allocate(data.steps * ROW), data.steps
+        settings, rows = optimizer.rows()
+        self.steps, self.num_settings = data.steps, len(settings)
+        self.scalars = gpu.allocate(self.num_settings * data.steps * ROW)
         places = iter(self.states.addresses)
-        arrays = ParamArrays(
-            network.mirror.addresses, [[next(places) for _ in of_param] for of_param in states],
-            self.gradients.addresses, self.totals.addresses, network.mirror.copies,
-        )  # fmt: skip
-        elements, net = [p.size for p in params], network.net._replace(variation=variation)
+        of_all = network.mirror.addresses, self.gradients.addresses, self.totals.addresses, network.mirror.copies
+        of_params, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
+        of_states = [[next(places) for _ in of_param] for of_param in states]
+        arrays = ParamArrays(of_params, of_states, gradients, totals, copies)
+        elements = [p.size for p in compress(params, updated)]
+        net = network.net._replace(variation=variation, updated=updated)
         copy = net.compute if arrays.copies else ""
         alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
-        layers = network.layer_params if alone and sum(elements) >= BY_LAYER and len(network.layer_params) > 1 else ()
-        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, self.scalars.address, copy, layers)
+        layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
+        layers = layers if alone and sum(elements) >= BY_LAYER else ()
+        scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
+        self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
-        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        self.together = self._fused(rule, arrays.states) if alone else None
+        weighted = data.weights is not None
+        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group, weighted=weighted)
+        plain = all(updated) and self.num_settings == 1 and not weighted  # as the kernel has it
+        self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
         """The pass as one kernel; None where graphs are faster, or the kernel is impossible."""
@@ -85,9 +94,9 @@ class _Training:
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
     def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
-        """Copy the scalars of all steps, (steps, scalars), and the settings of the updates to the device."""
-        rows = np.zeros((self.steps, ROW // table.itemsize), table.dtype)
-        rows[:, : table.shape[1]] = table
+        """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
+        rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
+        rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(clip_norm)
 
@@ -97,8 +106,10 @@ class _Training:
         x, t, labels = self.batches.gather(rows)
         z, saved = program.forward(x, rows)
         sums = self.batches.losses, 8, self.batches.results.address
-        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient)
-        by_layer = updates.by_layer and not self.batches.marked
+        weights = self.batches.gather_weights(rows)
+        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights)
+        ends = kind.ends_step and kind.updates
+        by_layer = updates.by_layer and not self.batches.marked and kind.updates
         update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
         program.backward(saved, rows, self.gradients.addresses, update_layer if by_layer else None)
         size, width, rule = updates.num_elements, program.size, updates.rule
@@ -107,11 +118,12 @@ class _Training:
                 total_bytes = self.totals.size
                 zero = self.gpu.zero, self.totals.memory.address, total_bytes, self.stream
                 program.add(Cost("zero", bytes=total_bytes), *zero)
-            weight = updates.weight(rows / kind.step_rows)
-            program.add(costs.accumulate(size, width), updates.accumulate, weight)
-        if kind.ends_step and self.norm:
+            # where rows have weights, the loss divides by those of the step
+            share = updates.weight(1.0 if weights else rows / kind.step_rows)
+            program.add(costs.accumulate(size, width), updates.accumulate, share)
+        if ends and self.norm:
             program.add(costs.squares(size, width), updates.clip)
-        if kind.ends_step:
+        if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
         program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
 
@@ -222,22 +234,25 @@ class Network:
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two launches."""
         start = reported = time.perf_counter()
-        before, rule, states, step = self.steps_done, optimizer.rule, optimizer.states, optimizer.steps_done
+        before, states, step = self.steps_done, optimizer.states, optimizer.steps_done
         steps, group, count = batches.steps, batches.accumulate, batches.batches
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
-            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param)]
-            norm = optimizer.clip_norm is not None
+            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param or ())]
+            clips = optimizer.clip_norm is not None
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
-            key = batches.batch_size, group, len(batches.order), rule, seed, norm, _parts(variation)
-            make = partial(_Training, self, batches, rule, states, seed, norm, variation)
+            weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
+            sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
+            of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
+            key = *sizes, *of_optimizer, seed, weights is None, _parts(variation)
+            make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
-            counts = np.full(count, batches.batch_size)
+            counts = np.full(count, float(batches.batch_size))
             counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
-            counts *= self._terms
+            counts = (counts if weights is None else weights.batches) * self._terms
 
             def whole_steps() -> int:
                 return before + (steps if running.done == count else running.done // group)
@@ -246,12 +261,11 @@ class Network:
                 nonlocal reported
                 if progress and time.perf_counter() - reported >= REPORT:
                     losses = running.sums()[1]
-                    progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
+                    progress(whole_steps(), _mean(losses[: chunk.stop].sum(), counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
-            scalars = np.zeros((steps, NUM_SCALARS + 1), self.net.dtype)
-            numbers = range(step + 1, step + 1 + steps)
-            fill_scalars(scalars, rule, numbers, optimizer.options, optimizer.learning_rates)
+            scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
+            fill_settings(scalars, optimizer)
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
@@ -259,38 +273,48 @@ class Network:
             self._ahead = training
             try:
                 running.run(
-                    training.list_batch, batches.order, step * group, check, report, training.together, carried
-                )
+                    training.list_batch, batches.order, step * group, check, report, training.together, carried,
+                    weights,
+                )  # fmt: skip
             finally:
                 if not self._holding:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
         if progress:
-            progress(before + steps, float(losses.sum() / counts.sum()))
+            progress(before + steps, _mean(losses.sum(), counts.sum()))
         firsts = np.arange(0, count, group)
-        losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        rows = len(batches.order)
+        counts = np.add.reduceat(counts, firsts)
+        losses = np.add.reduceat(losses, firsts) / np.where(counts == 0, 1, counts)
+        rows, weight = float(len(batches.order)), weights.total if weights else 0.0
         if parts:
-            parts.carry(sums, rows)
-            rows = parts.rows
-        return self._totals(losses, sums, rows, variation, start)
+            parts.carry(sums, len(batches.order), parts.weight + weight)
+            rows, weight = float(parts.rows), parts.weight
+        result = self._totals(losses, sums, rows if weights is None else weight, variation, start)
+        return result._replace(weights=None if weights is None else np.add.reduceat(weights.batches, firsts))
 
     def evaluate(
-        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, order: np.ndarray | None = None
-    ) -> PassResult:
-        """The mean loss and the metrics over the rows `order` (None: all), without dropout."""
-        rows = len(x) if order is None else len(order)
-        start, size, terms = time.perf_counter(), min(batch_size, rows), self._terms
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> PassResult:  # fmt: skip
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout.
+
+        weights: (n,) of all rows, of the network's dtype, whose sum over these is not 0; None: all 1.
+        """
+        num_rows = len(x) if order is None else len(order)
+        start, size, terms = time.perf_counter(), min(batch_size, num_rows), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation = variation_for(self.net.metrics, y, order)
+        variation, weighted = variation_for(self.net.metrics, y, order, weights), weights is not None
         with self.gpu.active():
-            key, make = (size, _parts(variation)), partial(self._pass, x, y, size, variation=variation, order=order)
+            key = size, weighted, _parts(variation)
+            make = partial(self._pass, x, y, size, 0, variation, weighted, order)
             running: Pass = self._cached("evaluate", [x, y, order], key, make)
             self._upload()
-            running.run(lambda kind: self._list_evaluation(running, kind.rows))
+            of_rows = weights_in_order(weights, order, size)
+            running.run(lambda kind: self._list_evaluation(running, kind.rows), weights=of_rows)
             sums, losses = running.sums()
+        rows = num_rows if of_rows is None else of_rows.total
         return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
 
     def predict(
@@ -311,18 +335,18 @@ class Network:
 
     def _pass(
         self, x: np.ndarray | Source, y: np.ndarray | None, batch: int, outputs: int = 0,
-        variation: Variation | None = None, order: np.ndarray | None = None,
+        variation: Variation | None = None, weighted: bool = False, order: np.ndarray | None = None,
     ) -> Pass:  # fmt: skip
         net = self.net._replace(variation=variation)
         program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
         rows = len(x) if order is None else len(order)
-        return Pass(program, x, y, rows, False, outputs=outputs, chosen=order)
+        return Pass(program, x, y, rows, False, outputs=outputs, weighted=weighted, chosen=order)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
         z, _ = running.program.forward(x, rows)
         sums = running.losses, 0, running.results.address
-        table = running.program.loss_and_metrics(z, t, labels, rows, *sums, 0)
+        table = running.program.loss_and_metrics(z, t, labels, rows, *sums, 0, running.gather_weights(rows))
         running.program.finish(table, 1 + len(running.program.net.sums), 0)
 
     def _list_prediction(self, running: Pass, rows: int) -> None:
@@ -342,7 +366,7 @@ class Network:
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
 
     def _totals(
-        self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
+        self, losses: np.ndarray, sums: Sequence[float], rows: float, variation: Variation | None, start: float
     ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         parts = self.net._replace(variation=variation).sums
@@ -353,6 +377,10 @@ class Network:
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
         return PassResult(losses, metrics, time.perf_counter() - start)
+
+
+def _mean(total: float, count: float) -> float:
+    return float(total / count) if count else 0.0
 
 
 def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:

@@ -30,7 +30,7 @@ BY_LAYER = 1 << 20
 
 
 class ParamArrays(NamedTuple):
-    """Addresses of the arrays of all parameters, in their order."""
+    """Addresses of the arrays of all parameters that are updated, in their order."""
 
     params: Sequence[int]
     states: Sequence[Sequence[int]]
@@ -47,14 +47,16 @@ class _LayerUpdate(NamedTuple):
 
 
 class Updates:
-    """The launches on all parameters at once. Scalars are rows of ROW bytes, one for each step of the pass.
+    """The launches on all parameters that are updated, at once.
 
-    copy: the dtype of copies that the update writes, too; "": none. layers: indices of the parameters of each layer
+    scalars: address of each parameter's row of ROW bytes for the first step of the pass; those of the next steps follow
+    it. copy: the dtype of copies that the update writes, too; "": none. layers: indices of the parameters of each layer
     that is to be updated by itself.
     """
 
     def __init__(
-        self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], arrays: ParamArrays, scalars: int,
+        self, gpu: Any, stream: int, rule: str, dtype: str, sizes: Sequence[int], arrays: ParamArrays,
+        scalars: Sequence[int],
         copy: str = "", layers: Sequence[Sequence[int]] = (),
     ) -> None:  # fmt: skip
         self.gpu, self.stream, self.rule, self.dtype, self.arrays = gpu, stream, rule, dtype, arrays
@@ -119,7 +121,7 @@ class Updates:
         self._joined.record(self._second.handle)
         self._joined.before(self.stream)
 
-    def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int) -> Any:
+    def _turns(self, changed: Sequence[int], gradients: Sequence[int], row: int | Sequence[int]) -> Any:
         turns = np.zeros(len(changed), POINTERS)
         turns["p"], turns["g"], turns["row"] = changed, gradients, row
         memory = self.gpu.allocate(turns.nbytes)

@@ -13,6 +13,7 @@ from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
 from .program import Launches, Program
+from .row_weights import RowWeights
 
 # Batches of a graph, where many of a kind follow one another: the host launches a graph in some 5 us, and a small batch
 # takes less. A pass must be LONG times as long, for making the graph takes milliseconds.
@@ -27,15 +28,16 @@ class BatchKind(NamedTuple):
     step_rows: int  # of all batches of its step
     starts_step: bool
     ends_step: bool
+    updates: bool = True  # False: the weights of the step sum to 0
 
 
 def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
     """The kind of batch `number` of a pass over so many rows, in batches of `batch` rows, `group` of them a step.
 
     >>> batch_kind(0, 10, 4, 2)
-    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False)
+    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False, updates=True)
     >>> batch_kind(2, 10, 4, 2)
-    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True)
+    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True, updates=True)
     """
     position, done = number % group, number * batch
     step_rows = min(rows - done + position * batch, group * batch)
@@ -46,8 +48,8 @@ class Pass:
     """One kind of pass over the same arrays, to be run any number of times.
 
     rows: of a pass; ordered: `run` is given their order; group: batches of a step; outputs: columns of the outputs that
-    are kept for every row, 0 for none. chosen: numbers of the rows of a pass that goes through them as they are; None:
-    all rows.
+    are kept for every row, 0 for none; weighted: `run` is given weights. chosen: numbers of the rows of a pass that
+    goes through them as they are; None: all rows.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Pass:
         ordered: bool,
         group: int = 1,
         outputs: int = 0,
+        weighted: bool = False,
         chosen: np.ndarray | None = None,
     ) -> None:
         gpu, stream = program.gpu, program.stream
@@ -66,9 +69,11 @@ class Pass:
         self.batches = -(-rows // program.batch)
         self.arrays = x, y, chosen  # kept alive, so that no other array can have the same id
         width = outputs * program.size
-        other_bytes, dtype = rows * (width + ROW_NUMBER.itemsize * ordered), np.dtype(program.net.dtype)
-        self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, dtype, chosen)
+        other_bytes = rows * (width + ROW_NUMBER.itemsize * ordered + 16 * weighted)
+        self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, np.dtype(program.net.dtype), chosen)
         self._order = gpu.allocate(ROW_NUMBER.itemsize * rows) if ordered and not self.feed.streamed else None
+        self._weights = gpu.allocate(16 * rows) if weighted else None
+        self._row_weights: RowWeights | None = None  # of the pass that is running
         self.metrics = program.net.num_sums
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
@@ -99,6 +104,12 @@ class Pass:
         feed = self.feed
         return *self.program.gather(feed.x, feed.y, self.labels, self.order, rows, feed.ring), self.labels
 
+    def gather_weights(self, rows: int) -> int:
+        """Add the launch that gathers the weights of a batch; return their address, 0 where rows have none."""
+        if self._weights is None:
+            return 0
+        return self.program.gather_weights(self._weights.address, rows, self.rows)
+
     def run(
         self,
         list_batch: Callable[[BatchKind], None],
@@ -108,6 +119,7 @@ class Pass:
         after: Callable[[range], None] = lambda chunk: None,
         together: Callable[[range], None] | None = None,
         carried: Sequence[float] = (),
+        weights: RowWeights | None = None,
     ) -> None:
         """Launch all batches; `ever` batches were trained on before.
 
@@ -116,6 +128,7 @@ class Pass:
         after: called with the batches of each chunk that was launched.
         together: launches several batches as one kernel, each a step; called instead of `list_batch`.
         carried: sums for metrics that these batches are added to; by default 0.
+        weights: of the rows, in the order of the pass.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
@@ -126,6 +139,9 @@ class Pass:
             gpu.copy_in(self.results.address, np.array(carried, np.float64), stream)
         if self._order is not None:
             gpu.copy_in(self._order.address, np.asarray(order, ROW_NUMBER), stream)
+        self._row_weights = weights
+        if self._weights is not None and weights is not None:
+            gpu.copy_in(self._weights.address, weights.rows, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             self.marked = marks is not None
             for chunk in chunks:
@@ -139,6 +155,8 @@ class Pass:
                 while not together and self.done < chunk.stop:
                     number = self.done
                     kind = batch_kind(number, self.rows, program.batch, self.group)
+                    if weights is not None:
+                        kind = kind._replace(updates=bool(weights.updates[number]))
                     count = 1 if marks else self._num_alike(number, chunk)
                     replay = self._replay(kind, count, list_batch)
                     if marks:
@@ -154,6 +172,8 @@ class Pass:
         """Number of batches from this one on that are launched together: MANY of one kind, or 1."""
         full = self.rows // self.program.batch  # batches before the last, which may be short
         long = self.group == 1 and full >= LONG * MANY
+        if self._row_weights is not None:
+            long = long and bool(self._row_weights.updates[number : number + MANY].all())
         return MANY if long and number + MANY <= min(full, chunk.stop) else 1
 
     def _replay(self, kind: BatchKind, count: int, list_batch: Callable[[BatchKind], None]) -> Any:

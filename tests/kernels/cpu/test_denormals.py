@@ -15,7 +15,7 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.dense import losses
 from fastopt.kernels.cpu.optim import norm, plan, sparse_rows
 from fastopt.kernels.cpu.optim.updates import TILE
-from fastopt.kernels.cpu.runtime import launch, primitives
+from fastopt.kernels.cpu.runtime import primitives, teams
 from fastopt.kernels.cpu.runtime.compile import Kernel
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of, view
 from fastopt.kernels.cpu.runtime.storage import from_half_by_bits, widen_float16
@@ -446,10 +446,10 @@ def test_teams_flush_on_every_thread(monkeypatch, tmp_path):
             x[i] = x[i] * np.float32(0.5)
 
     kernel, x = Kernel(halve, "test_halve"), np.full((4, 16), np.finfo("f4").tiny)
-    launch.run_team(kernel, address_of(x), 4)
+    teams.run_team(kernel, address_of(x), 4)
     assert not bits(x).any()
     x[...] = np.finfo("f4").tiny
-    launch.run_team(kernel, address_of(x), 1)
+    teams.run_team(kernel, address_of(x), 1)
     assert not bits(x)[0].any()
     assert x[1:].all()
 

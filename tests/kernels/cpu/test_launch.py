@@ -1,6 +1,7 @@
 """Launches from several threads, after forks, and beside other users of threads: always the same bits."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 
 from fastopt.kernels import cpu
 from fastopt.kernels.cpu.optim import plan
-from fastopt.kernels.cpu.runtime import launch
+from fastopt.kernels.cpu.runtime import launch, teams
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.cpu.training import network, program
 from fastopt.kernels.formulas import OPTIMIZERS
@@ -512,6 +513,13 @@ def test_a_team_gives_the_same_bits(monkeypatch, threads, long):
     assert fit(STEPS, threads, monkeypatch) == fit(STEPS, 1, monkeypatch)
 
 
+@pytest.fixture
+def no_workers(monkeypatch):
+    """No thread waits for a team."""
+    monkeypatch.setattr(teams, "_idle", [])
+
+
+@pytest.mark.usefixtures("no_workers")
 @pytest.mark.parametrize("long", [0, 1e18])
 @pytest.mark.parametrize("granted", [0, 1, 2])
 def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
@@ -527,6 +535,20 @@ def test_a_team_shrinks_where_threads_are_refused(monkeypatch, granted, long):
     monkeypatch.setattr(threading.Thread, "start", reluctant)
     assert fit(STEPS, 4, monkeypatch) == expected
     assert left == [0]
+    assert len(teams._idle) == granted
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize("long", [0, 1e18])
+def test_threads_of_teams_are_kept_for_the_next_call(monkeypatch, long):
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
+    expected = fit(STEPS, 4, monkeypatch)
+    before, kept = threading.active_count(), list(teams._idle)
+    assert len(kept) == (3 if long else 4)  # where nobody watches, the caller is one of the team
+    for threads in (2, 4, 3):
+        assert fit(STEPS, threads, monkeypatch) == expected
+    assert threading.active_count() == before
+    assert set(teams._idle) == set(kept)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
@@ -545,37 +567,48 @@ def test_an_interruption_ends_at_a_batch(monkeypatch, kind, threads):
     assert b"".join(p.tobytes() for p in net.params) == fit(net.steps_done, 1, monkeypatch)
 
 
-@pytest.mark.parametrize("where", ["a thread starts", "the gate opens"])
-def test_an_interruption_before_the_team_works(monkeypatch, where):
-    start, opened, started, interruptions = threading.Thread.start, threading.Event.set, [], []
-
-    def interrupt():
-        if not interruptions:
-            interruptions.append(where)
-            raise KeyboardInterrupt
+@pytest.mark.usefixtures("no_workers")
+def test_an_interruption_before_the_team_works(monkeypatch):
+    start, started = threading.Thread.start, []
 
     def starting(thread):
         start(thread)
         started.append(thread)
-        if where == "a thread starts" and len(started) == 2:
-            interrupt()
-
-    def opening(event):
-        if where == "the gate opens" and threading.get_ident() == threading.main_thread().ident:
-            interrupt()
-        opened(event)
+        if len(started) == 2:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(program, "WATCHED_FLOPS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", starting)
-        patch.setattr(threading.Event, "set", opening)
         with pytest.raises(KeyboardInterrupt) as caught:
             fit(STEPS, 4, monkeypatch)
     assert caught.value.net.steps_done == 0
-    assert interruptions == [where]
-    for thread in started:
-        thread.join(10)
-        assert not thread.is_alive()
+    assert len(teams._idle) == 1  # the first one, which waits for the next team
+    assert fit(STEPS, 4, monkeypatch) == fit(STEPS, 1, monkeypatch)
+
+
+@pytest.mark.own_process
+@pytest.mark.parametrize("long", [0, 1e18])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interrupt_while_ranks_are_started_waits_until_all_are(monkeypatch, long):
+    begin = teams._Worker.start
+
+    def beginning(worker, *args):
+        begin(worker, *args)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(program, "WATCHED_FLOPS", long)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(teams._Worker, "start", beginning)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                fit(STEPS, 4, monkeypatch)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    done = caught.value.net.steps_done
+    assert done == STEPS if long else 0 < done <= STEPS
+    assert b"".join(p.tobytes() for p in caught.value.net.params) == fit(done, 1, monkeypatch)
 
 
 @compiled

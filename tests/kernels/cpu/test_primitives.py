@@ -9,7 +9,6 @@ from numba import njit
 
 from fastopt.kernels.cpu.runtime import frontend, primitives
 from fastopt.kernels.cpu.runtime.compile import Kernel
-from fastopt.kernels.cpu.runtime.launch import yield_address
 from fastopt.kernels.cpu.runtime.primitives import (
     INTERPRETED,
     PYTHON_CODE,
@@ -24,6 +23,7 @@ from fastopt.kernels.cpu.runtime.primitives import (
     relax,
     view,
 )
+from fastopt.kernels.cpu.runtime.teams import yield_address
 
 RECORD = np.dtype([("count", "i8"), ("scale", "f8"), ("stream", "u8")])
 
