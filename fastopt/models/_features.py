@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _frames
+from .. import _frames, _validation
 from .._frames import Features
 from .._validation import check_finite
 from ..kernels.sources import STORED, Source, SparseRows, Stage, is_direct, through
@@ -85,6 +85,19 @@ def check(name: str, x: Features, rows: np.ndarray | None = None) -> None:
         _frames.check_cells(name, *x)
     elif not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
         _frames.check_cells(name, x.values[rows], x.names)
+
+
+def finite_rows(values: np.ndarray | SparseRows, dtype: np.dtype | None) -> np.ndarray:
+    """Boolean vector: rows without NaN and infinity, also in `dtype`, if that is given."""
+    if isinstance(values, SparseRows):
+        good = np.ones(len(values), bool)
+        bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
+        good[np.searchsorted(values.starts, bad, side="right") - 1] = False
+        return good
+    if values.dtype.kind != "f" or dtype is None or values.dtype.itemsize <= dtype.itemsize:
+        return _validation.finite_rows(values)
+    blocks = (Source(block).take(slice(None), dtype) for _, block in Source(values).blocks())
+    return np.concatenate([_validation.finite_rows(block) for block in blocks])
 
 
 def _limits(dtype: np.dtype) -> tuple[float, float]:

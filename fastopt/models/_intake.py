@@ -169,7 +169,7 @@ def read(
     targets = _targets.read(names[1], y, loss.spec, model.outputs, gaps=nan == "skip")
     if nan == "raise":
         return Raw(features, targets, targets if isinstance(targets, Labels) else None)
-    return _without_gaps(names, features, targets)
+    return _without_gaps(names, features, targets, None if model.preprocessing else model.dtype)
 
 
 def learnt_from(model: DataModel, raw: Raw, rows: np.ndarray | None, loss: Loss, standardize: bool) -> Learnt:
@@ -245,14 +245,15 @@ def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Lear
     return Data(x, raw.of_all(y), rows=raw.rows)
 
 
-def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
-    labels = None
+def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray, dtype: np.dtype | None) -> Raw:
+    """Rows whose values are finite; dtype: they must be so in it, too, as no layer prepares them."""
+    labels, is_finite = None, _features.finite_rows(x.values, dtype)
     if isinstance(y, Labels):
         present = finite_rows(y.values) if y.missing is None else finite_rows(y.values) & ~y.missing
         labels = Labels(y.values, None if present.all() else ~present)
-        good = finite_rows(x.values) & present
+        good = is_finite & present
     else:
-        good = finite_rows(x.values) & finite_rows(y)
+        good = is_finite & finite_rows(y)
     dropped = len(good) - np.count_nonzero(good)
     if dropped == len(good):
         raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
