@@ -2,8 +2,9 @@
 
 Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
 remembers of its data (see `_data_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean",
-"targets.deviation"; since format 3 averages of the weights, "averages." before their names. Metadata: one entry,
-"fastopt", the JSON text of a description (see `_description`).
+"targets.deviation"; since format 3 also the parameters of normalization, "layers.<i>.gamma", "layers.<i>.beta",
+"layers.<i>.moving_mean", "layers.<i>.moving_variance", and averages of the weights, "averages." before their names.
+Metadata: one entry, "fastopt", the JSON text of a description (see `_description`).
 `fastopt._files` writes a file, whole or not at all.
 """
 
@@ -20,8 +21,9 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with averages, or layers that have constraints, regularizers, rates or a decay of their
-# own, or are frozen. Format 2 is that of models that remember something of their data; of others format 1 says all.
+# The newest format: of models with averages, with layers other than Dense and Dropout, or layers that have constraints,
+# regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember something of
+# their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.

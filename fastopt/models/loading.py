@@ -45,6 +45,7 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         if refusal:
             log.warning("%s: the model now computes in its dtype", refusal)
             description["compute_dtype"] = None
+        _description.check_defined(description)
         model = _description.build_model(Sequential, description, tensors, backend)
         if description["compile"] is not None:
             training = description["compile"], tensors, len(model.parameters)

@@ -447,6 +447,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._use.exclusive("load_weights"):
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
+                _description.check_defined(description)
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
             self._bring_back()
             _description.take_weights(self, saved, shown(path))

@@ -20,11 +20,13 @@ from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
+from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._parts import train_in_parts
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
+from ._trainable import fixed_layers
 from .history import History
 from .progress import Bar, wants_bar
 
@@ -41,6 +43,7 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
+    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metric_functions: dict[str, Function]
@@ -322,6 +325,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
+        if fixed := fixed_layers(model.layers):
+            steps = steps._replace(fixed=fixed)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:

@@ -11,6 +11,7 @@ from .dense.finish import FINISH
 from .dense.losses import loss_kernels
 from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
+from .dense.normalization import normalization_kernels
 from .dense.rows import rows_kernels
 from .optim.constraints import constraint_kernels
 from .optim.counted import COUNT
@@ -49,6 +50,8 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
     kernels, rules = list[Kernel](), list(rules)
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
+        if dtype != "float16":
+            kernels += normalization_kernels(dtype)
         if dtype not in DTYPES_16BIT:
             kernels += [*rows_kernels(dtype), FINISH, *loss_kernels(dtype), *metric_kernels(dtype)]
             kernels += [average_kernel(dtype), *constraint_kernels(dtype)]

@@ -126,7 +126,8 @@ class Network:
         rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
         terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
-        key = sizes, shuffles, weighted, num_ranks, clips, rule, seed, rows, len(settings), terms, ids, after_key
+        of_optimizer = clips, rule, rows, len(settings), terms, ids, after_key, tuple(optimizer.fixed)
+        key = sizes, shuffles, weighted, num_ranks, seed, of_optimizer
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
@@ -143,7 +144,7 @@ class Network:
         after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
-        outputs, saved_for_backward = program.forward(x, seed)
+        outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
         penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
         if penalties:

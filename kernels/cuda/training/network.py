@@ -26,7 +26,17 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, ParamSettings, PassResult
+from ...spec import (
+    Batches,
+    DenseSpec,
+    EpochHooks,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    ParamSettings,
+    PassResult,
+    parameter_shapes,
+)
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -73,7 +83,7 @@ class _Training:
         of_states = [[next(places) for _ in of_param] for of_param in states]
         arrays = ParamArrays(changed, of_states, gradients, totals, copies)
         elements = [p.size for p in compress(params, updated)]
-        net = network.net._replace(variation=variation, updated=updated)
+        net = network.net._replace(variation=variation, updated=updated, fixed=tuple(optimizer.fixed))
         copy = net.compute if arrays.copies else ""
         mirrored = network.mirror.addresses, network.mirror.copies, net.compute
         self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), data.steps)
@@ -127,7 +137,7 @@ class _Training:
         """Add the launches for a kind of batch."""
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
-        z, saved = program.forward(x, rows)
+        z, saved = program.forward(x, rows, kind.updates)
         sums = self.batches.losses, 8, self.batches.results.address
         weights = self.batches.gather_weights(rows)
         more = self._add_penalties() if kind.starts_step else []
@@ -190,8 +200,12 @@ class Network:
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
-        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        owners = [layer for layer in layers for _ in parameter_shapes(layer)]
+        whole = [i for i, owner in enumerate(owners) if not isinstance(owner, DenseSpec)]
+        whole += [len(owners) - 1] * self.net.dense[-1].bias
+        self.mirror = Weights(self.gpu, self.params, self.net.compute, whole)
+        counts = [len(shapes) for shapes in map(parameter_shapes, layers) if shapes]
+        ends = np.cumsum(counts).tolist()
         self.layer_params = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # indices
         self._kept: dict[str, tuple[Any, Any]] = {}  # key and pass of each verb
         self._holding = False
@@ -283,7 +297,8 @@ class Network:
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
             limits = tuple(after.constraints) if after else ()
-            key = *sizes, *of_optimizer, penalised, limits, seed, weights is None, _parts(variation)
+            alike = tuple(optimizer.fixed), penalised, limits
+            key = *sizes, *of_optimizer, *alike, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
