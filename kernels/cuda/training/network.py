@@ -296,9 +296,8 @@ class Network:
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
-            limits = tuple(after.constraints) if after else ()
-            alike = tuple(optimizer.fixed), penalised, limits
-            key = *sizes, *of_optimizer, *alike, seed, weights is None, _parts(variation)
+            limits, fixed = tuple(after.constraints) if after else (), tuple(optimizer.fixed)
+            key = *sizes, *of_optimizer, fixed, penalised, limits, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -318,7 +317,7 @@ class Network:
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
-            fill_settings(scalars, optimizer)
+            fill_settings(scalars, optimizer, settings[0])
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
