@@ -38,7 +38,7 @@ def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1
     return model
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("after", [1, 2, 4, 6])
 def test_after_any_checkpoint(backend, after, tmp_path):
     """Of steps 3, 6, 9, of the end of an epoch at step 11, and of 12, 15 and so on."""
     whole = model_of(backend)
@@ -47,11 +47,21 @@ def test_after_any_checkpoint(backend, after, tmp_path):
     assert_the_same_training(model, whole)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=6)
 @given(data=st.data())
 def test_mixes_of_options(backend, data, tmp_path_factory):
+    check_mix(backend, data.draw, tmp_path_factory)
+
+
+@pytest.mark.repeats
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data())
+def test_many_mixes_of_options(backend, data, tmp_path_factory):
+    check_mix(backend, data.draw, tmp_path_factory)
+
+
+def check_mix(backend, draw, tmp_path_factory):
     """Cut off more than once, with what else there is."""
-    draw = data.draw
     of_model = {
         "clip_norm": draw(st.sampled_from([None, 0.5])),
         "lr": draw(st.sampled_from([0.03, None, fo.schedules.Exponential(0.05, gamma=0.9)])),

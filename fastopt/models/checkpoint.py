@@ -64,7 +64,8 @@ def opened(path: Path | Readable, training: bool = False) -> Iterator[tuple[Desc
         raise ValueError(f"{_files.shown(path)} is not a whole safetensors file: {error}") from error
     except DAMAGE as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{_files.shown(path)} is not a usable model file: {reason}") from error
+        kind = "checkpoint" if training else "model file"
+        raise ValueError(f"{_files.shown(path)} is not a usable {kind}: {reason}") from error
 
 
 def _parse(content: bytes) -> tuple[Description, Tensors]:
