@@ -26,6 +26,7 @@ from fastopt.models import _checkpoints
 
 # arguments of a layer
 FIRST = [{}, {"kernel_constraint": "max_norm"}, {"kernel_regularizer": "l2"}, {"lr_scale": 0.5}, {"trainable": False}]
+BETWEEN = [(), (fo.BatchNorm(), fo.GaussianNoise(0.1)), (fo.LayerNorm(),)]
 
 
 def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1,), **options):
@@ -68,6 +69,7 @@ def check_mix(backend, draw, tmp_path_factory):
         "metrics": draw(st.sampled_from([(), ("accuracy",), ("r2", "f1_macro", "mse")])),
         "ema": draw(st.sampled_from([None, fo.EMA(0.9)])),
         "first": draw(st.sampled_from(FIRST)),
+        "between": draw(st.sampled_from(BETWEEN)),
     }
     options = {
         "batch_size": draw(st.sampled_from([1, 7, 40, 100])), "accumulate": draw(st.sampled_from([1, 2, 3])),

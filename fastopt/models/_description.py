@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
 from .. import schedules
+from .._definitions import not_defined
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
 from ..averaging import EMA
-from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import LATER, LAYERS, Dense, Layer, to_config
+from ..kernels.formulas import defined
+from ..kernels.spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec, parameter_shapes
+from ..layers import LATER, LAYERS, NEW_KINDS, Dense, Layer, Trained, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
@@ -21,8 +23,13 @@ from .checkpoint import FORMAT, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
-CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in OPTIMIZER_CLASSES)}
 Model = TypeVar("Model", bound=DataMemory)
+RANDOM = DropoutSpec | GaussianNoiseSpec
+
+
+def _classes() -> dict[str, Any]:
+    """The optimizers that a file may have, by their names."""
+    return {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in list(OPTIMIZER_CLASSES))}
 
 
 def describe(
@@ -61,12 +68,35 @@ def describe(
         "epochs_done": model.epochs_done,
         "compile": compiled,
     }
+    if formulas := _defined(model):
+        description["formulas"] = formulas
     return description, tensors
 
 
-def _format(model: DataMemory, remembers: bool, layers: Iterable[Description], compiled: Description) -> int:
+def _defined(model: DataMemory) -> list[dict[str, str]]:
+    """The user's formulas that a model has."""
+    keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense)]
+    if model.optimizer is not None and model.loss is not None:
+        keys += [("loss", model.loss.spec.name), ("optimizer", model.optimizer.rule)]
+    used = {key: kind for kind, key in keys if defined.name_of(key) != key}
+    return [{"kind": kind, "name": defined.name_of(key), "key": key} for key, kind in used.items()]
+
+
+def check_defined(description: Description) -> None:
+    """ValueError for a file with a user's formula that this process does not have; a warning if it has another."""
+    for formula in description.get("formulas", ()):
+        kind, name = check_name("kind of formula", formula["kind"], defined.KINDS), formula["name"]
+        present = defined.present(kind, name)
+        if present is None:
+            raise ValueError(not_defined(kind, name))
+        if present != formula["key"]:
+            log.warning("the %s %r is defined here by another formula than the file's: the model has ours", kind, name)
+
+
+def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
-    if {"ema", "decay_biases"}.intersection(compiled) or any(set(LATER).intersection(layer) for layer in layers):
+    is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)
+    if is_new or {"ema", "decay_biases"}.intersection(compiled):
         return FORMAT
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
@@ -86,9 +116,9 @@ def _metrics_of(model: DataMemory, warns: bool) -> list[str]:
 
 def check_class(optimizer: Optimizer) -> str:
     """The name of an optimizer's class; TypeError if files cannot hold it."""
-    name = type(optimizer).__name__
-    if CLASSES.get(name) is not type(optimizer):
-        raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(CLASSES)}")
+    name, classes = type(optimizer).__name__, _classes()
+    if classes.get(name) is not type(optimizer):
+        raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(classes)}")
     return name
 
 
@@ -100,7 +130,7 @@ def _describe_training(
     group, states = saved["param_groups"][0], saved["state"]
     arrays = {i: {key: value for key, value in entry.items() if key != "step"} for i, entry in states.items()}
     compiled = {
-        "loss": loss.spec.name,
+        "loss": loss.name,
         "loss_params": dict(loss.spec.params),
         "metrics": list(metrics),
         "optimizer": name,
@@ -149,14 +179,15 @@ def _loaded_rate(saved: Any, warns: bool) -> Any:
 
 def _names(layers: Iterable[Layer]) -> list[str]:
     """The tensors' names, in the order of the model's parameters."""
-    dense = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Dense)]
-    return [f"layers.{i}.{which}" for i, layer in dense for which in ("kernel", "bias")[: 1 + layer.use_bias]]
+    trained = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Trained)]
+    return [f"layers.{i}.{which}" for i, layer in trained for which in layer.arrays]
 
 
 def build_whole(
     make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None, warns: bool = True
 ) -> Model:
     """Make the model that is described, with its optimizer and states: all of `tensors`, which are taken out."""
+    check_defined(description)
     model = build_model(make, description, tensors, backend)
     if description["compile"] is not None:
         optimizer, loss, metrics, state = build_training(
@@ -182,10 +213,7 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
         compute_dtype=description.get("compute_dtype"),
     )  # fmt: skip
     inputs = check_count("inputs", description["inputs"])
-    shapes: list[tuple[int, ...]] = []
-    for spec in model.specs(inputs):
-        if isinstance(spec, DenseSpec):
-            shapes += [(spec.inputs, spec.outputs), (spec.outputs,)][: 1 + spec.bias]
+    shapes = [shape for spec in model.specs(inputs) for shape in parameter_shapes(spec).values()]
     parameters = []
     for name, shape in zip(_names(layers), shapes, strict=True):
         tensor = tensors.pop(name)
@@ -212,9 +240,9 @@ def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
     """Make the layer that is described; an initializer that was an array is now the array of the saved weights."""
     fields = dict(config)
     cls = LAYERS[check_name("kind of layer", fields.pop("kind"), LAYERS)]
-    for which in ("kernel", "bias"):
-        if cls is Dense and fields[f"{which}_initializer"] is None:
-            fields[f"{which}_initializer"] = tensors[f"layers.{index}.{which}"]
+    for field, value in fields.items():
+        if field.endswith("_initializer") and value is None:
+            fields[field] = tensors[f"layers.{index}.{field.removesuffix('_initializer')}"]
     return cls(**fields)
 
 
@@ -225,7 +253,8 @@ def build_training(
     loss = LOSS_CLASSES[check_name("loss", saved["loss"], LOSS_CLASSES)](**saved["loss_params"])
     group = dict(saved["group"])
     group["lr"] = _loaded_rate(group["lr"], warns)
-    make = CLASSES[check_name("optimizer", saved["optimizer"], CLASSES)]
+    classes = _classes()
+    make = classes[check_name("optimizer", saved["optimizer"], classes)]
     optimizer = make(lr=group["lr"], convention=group.get("convention", "torch"))
     states = saved["states"]
     if len(states) != num_parameters:
@@ -270,16 +299,21 @@ def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
 
 
 def _layer_differences(saved: list[LayerSpec], ours: list[LayerSpec]) -> list[str]:
-    """Differences of the dense layers; dropout has no weights and does not count."""
-    pairs = zip_longest(*([spec for spec in some if isinstance(spec, DenseSpec)] for some in (saved, ours)))
+    """Differences of the layers; dropout and noise, which do nothing in a trained model, do not count."""
+    pairs = zip_longest(*([spec for spec in some if not isinstance(spec, RANDOM)] for some in (saved, ours)))
+    kind = "dense layer" if all(isinstance(spec, DenseSpec | RANDOM) for spec in (*saved, *ours)) else "layer"
     return [
-        f"dense layer {i}: the file has {_words(theirs)}, the model {_words(own)}"
+        f"{kind} {i}: the file has {_words(theirs)}, the model {_words(own)}"
         for i, (theirs, own) in enumerate(pairs, 1)
         if theirs != own
     ]
 
 
-def _words(spec: DenseSpec | None) -> str:
+def _words(spec: LayerSpec | None) -> str:
     if spec is None:
         return "none"
-    return f"{spec.inputs} -> {spec.outputs} {spec.activation}" + " without bias" * (not spec.bias)
+    if isinstance(spec, DenseSpec):
+        return f"{spec.inputs} -> {spec.outputs} {spec.activation}" + " without bias" * (not spec.bias)
+    assert not isinstance(spec, RANDOM)
+    fields = ", ".join(f"{name}={value!r}" for name, value in spec._asdict().items() if name != "columns")
+    return f"{type(spec).__name__.removesuffix('Spec')}({fields}) of {spec.columns} columns"

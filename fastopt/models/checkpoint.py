@@ -2,10 +2,11 @@
 
 Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
 remembers of its data (see `_data_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean",
-"targets.deviation"; since format 3 averages of the weights, "averages." before their names, and in checkpoints of
-`fit` those of a training that goes on, "training.<i>" (see `_checkpoints`), which make no difference to whoever loads
-the model. Metadata: one entry, "fastopt", the JSON text of a description (see `_description`). `fastopt._files` writes
-a file, whole or not at all.
+"targets.deviation"; since format 3 also the parameters of normalization, "layers.<i>.gamma", "layers.<i>.beta",
+"layers.<i>.moving_mean", "layers.<i>.moving_variance", averages of the weights, "averages." before their names, and in
+checkpoints of `fit` those of a training that goes on, "training.<i>" (see `_checkpoints`), which make no difference to
+whoever loads the model. Metadata: one entry, "fastopt", the JSON text of a description (see `_description`).
+`fastopt._files` writes a file, whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with averages, or layers that have constraints, regularizers, rates or a decay of their
-# own, or are frozen; and of checkpoints. Format 2 is that of models that remember something of their data; of others
-# format 1 says all.
+# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
+# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
+# something of their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors

@@ -20,12 +20,14 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
+from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
+from ._trainable import fixed_layers
 from .history import History
 from .progress import wants_bar
 
@@ -42,11 +44,13 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
+    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metrics: tuple[str, ...]
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    param_settings: tuple[ParamSettings, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
@@ -55,10 +59,6 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""
@@ -308,6 +308,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
+        if fixed := fixed_layers(model.layers):
+            steps = steps._replace(fixed=fixed)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
