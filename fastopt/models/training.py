@@ -20,14 +20,12 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
-from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
-from ._trainable import fixed_layers
 from .history import History
 from .progress import wants_bar
 
@@ -44,7 +42,6 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
-    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metrics: tuple[str, ...]
@@ -54,6 +51,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
 
     @property
@@ -308,8 +306,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
-        if fixed := fixed_layers(model.layers):
-            steps = steps._replace(fixed=fixed)
+        if model._fixed_layers:
+            steps = steps._replace(fixed=model._fixed_layers)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:

@@ -79,7 +79,8 @@ class _Training(NamedTuple):
 class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
     to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
     and all that follows from them are not.
