@@ -137,6 +137,43 @@ def dropout(columns: int, itemsize: int, backward: bool) -> Cost:
     return Cost(f"dropout{' backward' * backward} {columns}", row_bytes=2 * columns * itemsize)
 
 
+def noise(columns: int, itemsize: int) -> Cost:
+    """x read, y written."""
+    return Cost(f"noise {columns}", row_bytes=2 * columns * itemsize)
+
+
+def normalization(name: str, columns: int, params: int, itemsize: int, parameter_size: int) -> Cost:
+    """x and so many parameters, of their own size, read, y written.
+
+    A row takes one operation an element for the mean, three for the variance, and three for y.
+    """
+    in_training = name != "batch_norm_moving"
+    moving = 2 * (name == "batch_norm")  # averages that are written, too
+    return Cost(
+        f"{name.replace('_moving', '')} {columns}",
+        bytes=(params + moving) * columns * parameter_size,
+        row_bytes=2 * columns * itemsize,
+        row_flops=(7 if in_training else 3) * columns,
+    )
+
+
+def normalization_gradients(
+    name: str, columns: int, arrays: int, gradients: int, updates: int, rule: str | None, itemsize: int,
+    parameter_size: int,
+) -> Cost:  # fmt: skip
+    """So many arrays of rows read or written: x, dy and dx; gradients of parameters written, or parameters updated.
+
+    A row takes five operations an element for the sums of both gradients, and five for dx.
+    """
+    return Cost(
+        f"{name} {columns}",
+        bytes=columns * (gradients * parameter_size + updates * _update_bytes(rule, parameter_size)),
+        flops=columns * updates * _update_flops(rule),
+        row_bytes=arrays * columns * itemsize,
+        row_flops=(5 * (arrays > 1) + 5 * (arrays > 2)) * columns,
+    )
+
+
 def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: bool, itemsize: int) -> Cost:
     """x, w and b read; y written, and z where the backward pass needs it."""
     return Cost(

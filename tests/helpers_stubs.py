@@ -20,12 +20,13 @@ HEAD = '"""Written by tests/helpers_stubs.py; do not edit."""\n\n'
 
 def optim_stub() -> str:
     """The text of fastopt/optim/__init__.pyi."""
-    names = ["Optimizer", "get_optimizer", *CLASSES]  # which `fastopt` has as well
+    names = ["Optimizer", "OptimizerRule", "get_optimizer", *CLASSES]  # which `fastopt` has as well
     lines = [
         HEAD + "from collections.abc import Callable",
         "from typing import Any",
         "",
         "from .base import Optimizer as Optimizer",
+        "from .rules import OptimizerRule as OptimizerRule",
         "",
         *_all(names),
         "",

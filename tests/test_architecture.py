@@ -27,6 +27,8 @@ KERNELS = {
     "profile": "",
     "metrics": "formulas",
     "formulas": "",
+    "language": "formulas",
+    "definitions": "formulas language reference",
     "disk_cache": "settings",
     "scalars": "formulas spec",
     "costs": "formulas profile scalars",
@@ -57,31 +59,37 @@ FASTOPT = {
     "_warnings": "",
     "_validation": "_dlpack kernels/formulas",
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
+    "_definitions": "_backends _validation kernels/formulas kernels/language kernels/spec",
     "_files": "_validation kernels/interrupts",
     "_frames": "_dlpack _validation",
     "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation",
-    "functional": "_backends _validation kernels/formulas",
-    "losses": "_backends _validation kernels/formulas kernels/spec",
+    "activations": "_definitions _validation kernels/definitions kernels/formulas",
+    "functional": "_backends _validation activations kernels/formulas",
+    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
+    "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
     "regularizers": "_validation",
     "averaging": "_validation",
     "constraints": "_validation kernels/spec",
-    "layers": "_frozen _validation constraints preprocessing regularizers kernels/formulas kernels/spec",
+    "_layer_parts": "_validation",
+    "_normalization_layers": "_frozen _layer_parts _validation preprocessing kernels/spec",
+    "layers": "_definitions _frozen _layer_parts _normalization_layers _validation activations constraints"
+    " preprocessing regularizers kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/interrupts",
-    "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
+    "optim": "_backends _definitions _dlpack _exclusive _validation conventions kernels/definitions kernels/formulas"
+    " kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
-    "models": "_backends _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings averaging"
-    " callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
+    "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
+    " averaging callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
     " kernels/metrics kernels/spec",
-    "__init__": "averaging callbacks constraints conventions datasets functional layers losses models optim"
-    " preprocessing profiling regularizers schedules"
-    " kernels/cpu/runtime",
+    "__init__": "activations averaging callbacks constraints conventions datasets functional layers losses models optim"
+    " preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

@@ -18,13 +18,16 @@ def with_value(array, index, value):
     return array
 
 
+KINDS = "Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm, Normalization"
+
+
 @pytest.mark.parametrize(
     ("layers", "options", "error", "message"),
     [
         ([], {}, ValueError, "layers must hold at least one Dense"),
-        (Dense(3), {}, TypeError, "layers must be a list of Dense, Dropout, Normalization and Rescaling; got a Dense"),
-        ("relu", {}, TypeError, "layers must be a list of Dense, Dropout, Normalization and Rescaling; got 'relu'"),
-        ([Dense(3), 4], {}, TypeError, r"layers\[1\] must be Dense, Dropout, Normalization or Rescaling; got 4"),
+        (Dense(3), {}, TypeError, f"layers must be a list of {KINDS} and Rescaling; got a Dense"),
+        ("relu", {}, TypeError, f"layers must be a list of {KINDS} and Rescaling; got 'relu'"),
+        ([Dense(3), 4], {}, TypeError, rf"layers\[1\] must be {KINDS} or Rescaling; got 4"),
         ([Dense(3), Dropout(0.5)], {}, ValueError, "the last layer must be Dense"),
         (
             [Dense(3, "softmax"), Dense(3)],

@@ -17,6 +17,7 @@ from .dense.layer import (
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
+from .dense.normalization import NORMALIZATIONS, normalization_kernel
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
@@ -72,7 +73,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             if dtype == "bfloat16" and not bfloat16_refusal():  # layers of float32 models may compute in it
                 kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
-                kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout")]
+                kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout", "noise")]
+                kernels += [normalization_kernel(phase, dtype) for phase in NORMALIZATIONS]
                 kernels += [round_kernel(dtype), *products(dtype).kernels("float32")]
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
@@ -81,6 +83,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
+        kernels += [normalization_kernel(phase, dtype) for phase in NORMALIZATIONS]
         kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype, weighted) for name in LOSSES for weighted in (False, True)]
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]

@@ -23,16 +23,20 @@ from ..spec import (
     DenseSpec,
     DropoutSpec,
     EpochHooks,
+    GaussianNoiseSpec,
+    LayerNormSpec,
     LayerSpec,
     LossSpec,
     OptimizerSteps,
     ParamSettings,
     PassResult,
+    parameter_shapes,
 )
 from .after_step import work_after_step
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax, weighted_total
 from .metrics import METRICS, Metric, Rule
+from .normalization import BatchNorm, Cast, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
 from .updates import gradient_norm, penalty, update, updates_of_step
 
@@ -151,9 +155,6 @@ class Buffer:
         return self.array[:rows]
 
 
-Cast = Callable[[Array], Array]
-
-
 def _exact(x: Array) -> Array:
     return x
 
@@ -224,6 +225,9 @@ class Dropout:
         self.kept = kept(seed, self.index, step, (x.shape[0], x.shape[1]), self.rate)
         return self._masked(x)
 
+    def predict(self, x: Array) -> Array:
+        return x
+
     def backward(self, dy: Array) -> Array:
         return self._masked(dy)
 
@@ -232,8 +236,11 @@ class Dropout:
         return self.cast(np.where(self.kept, x * T(1 / (1 - self.rate)), T(0)))
 
 
+Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm
+
+
 class Network:
-    """A stack of dense and dropout layers over the caller's parameters, which `train` changes in place.
+    """A stack of layers over the caller's parameters, which `train` changes in place.
 
     params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
     last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
@@ -273,7 +280,7 @@ class Network:
         fused = isinstance(last, DenseSpec) and last.activation in ("softmax", link)
         self._link = last.activation if isinstance(last, DenseSpec) and fused else None
 
-        self._layers: list[Dense | Dropout] = []
+        self._layers: list[Layer] = []
         remaining = iter(self.params)
         final = max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
         for index, spec in enumerate(layers):
@@ -282,8 +289,16 @@ class Network:
                 w, b = next(remaining), next(remaining) if spec.bias else None
                 self._layers.append(Dense(spec, activation, w, b, index == final, self._cast))
                 self._outputs = spec.outputs
+                continue
+            cast, own = self._cast if index < final else _exact, [next(remaining) for _ in parameter_shapes(spec)]
+            if isinstance(spec, DropoutSpec):
+                self._layers.append(Dropout(spec, index, cast))
+            elif isinstance(spec, GaussianNoiseSpec):
+                self._layers.append(GaussianNoise(spec, index, cast))
+            elif isinstance(spec, LayerNormSpec):
+                self._layers.append(LayerNorm(spec, own, cast))
             else:
-                self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
+                self._layers.append(BatchNorm(spec, own, cast))
         self._gradients: list[Array] = []  # of the parameters that are updated
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
@@ -319,9 +334,11 @@ class Network:
         start = reported = time.perf_counter()
         losses, weights = np.empty(batches.steps), None if batches.weights is None else np.empty(batches.steps)
         parts = batches.parts
-        metrics = parts.carried if parts and parts.carried else self._new_metrics()
+        metrics = self._new_metrics()
+        for name, totals in (parts.carried or {}).items() if parts else ():
+            vars(metrics[name]).update(totals)
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
-        self._set_updated(optimizer.updated)
+        self._set_updated(optimizer.updated, optimizer.fixed)
         for i in range(batches.steps):
             losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
             losses[i] += penalty(self.params, optimizer.settings)
@@ -339,11 +356,17 @@ class Network:
                 progress(self.steps_done, float(losses[: i + 1].mean()))
                 reported = time.perf_counter()
         if parts:
-            parts.carry(metrics, len(batches.order))
+            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
-    def _set_updated(self, updated: Sequence[bool]) -> None:
-        """Compute the gradients of these parameters alone, and those by what leads down to them."""
+    def _set_updated(self, updated: Sequence[bool], fixed: Sequence[int]) -> None:
+        """Compute the gradients of these parameters alone, and those by what leads down to them.
+
+        fixed: indices of the BatchNorms that go by their averages.
+        """
+        for i, layer in enumerate(self._layers):
+            if isinstance(layer, BatchNorm):
+                layer.fixed = i in fixed
         of_params, below, self._gradients = iter(updated), False, []
         for layer in self._layers:
             if isinstance(layer, Dense):
@@ -352,6 +375,10 @@ class Network:
                 self._gradients += [layer.dw] * needs_dw
                 if needs_db and layer.db is not None:
                     self._gradients.append(layer.db)
+            elif isinstance(layer, LayerNorm | BatchNorm):
+                needed = [next(of_params) for _ in layer.gradients]
+                layer.needs_dx, below = below, below or any(needed)
+                self._gradients += [g for g, on in zip(layer.gradients, needed, strict=True) if on and g is not None]
 
     @np.errstate(all="ignore")
     def evaluate(self, x: Array, y: Array, batch_size: int = 1024, weights: Array | None = None) -> PassResult:
@@ -412,8 +439,7 @@ class Network:
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)
         for layer in self._layers:
-            if isinstance(layer, Dense):
-                x = layer.forward(x)
+            x = layer.forward(x) if isinstance(layer, Dense) else layer.predict(x)
         return x
 
     @np.errstate(all="ignore")
@@ -428,6 +454,9 @@ class Network:
         weights = None if batches.weights is None else batches.weights[group]
         weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
+        for layer in self._layers:
+            if isinstance(layer, BatchNorm):
+                layer.moves = weight > 0
         for j in range(-(-len(group) // size)):
             rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
             value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1, w)
@@ -455,6 +484,11 @@ class Network:
                 break
             dy = layer.backward(dy)
         return mean
+
+
+def _totals(metric: Metric) -> dict[str, Any]:
+    """All that a metric has counted, without the rule that it counts by."""
+    return {name: value for name, value in vars(metric).items() if name != "rule"}
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Phases that copy the rows of a batch: gather, scatter and dropout.
+"""Phases that copy the rows of a batch: gather, scatter, dropout and noise.
 
 Each goes through the batch in pieces of ROWS rows, whose results do not depend on the number of threads.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas import dropout_draw, dropout_key
+from ...formulas import dropout_draw, dropout_key, with_noise
 from ..runtime.compile import Kernel
 from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_of_rank
 from ..runtime.primitives import prefetch, view, word
-from ..runtime.records import DROPOUT, GATHER, RUN, read
+from ..runtime.records import DROPOUT, GATHER, NOISE, RUN, read
 from ..runtime.storage import ARITHMETIC
 
 ROWS = 32
@@ -103,7 +103,31 @@ def _dropout(T, itemsize, round_):
     return dropout
 
 
-ROW_PHASES: dict[str, Callable[..., Any]] = {"gather": _gather, "scatter": _scatter, "dropout": _dropout}
+def _noise(T, itemsize, round_):
+    """x + stddev z -> y, rounded, with z of N(0, 1)."""
+
+    def noise(work, step, rank, num_ranks):
+        d = read(work, NOISE)
+        run = read(d.run, RUN)
+        # the key of the batch's draws
+        key, stddev = dropout_key(word(d.stream), word(run.first_batch + step + 1)), T(d.stddev)
+        rows = batch_rows(d.run, step)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            start = piece * ROWS * d.columns
+            size = min(rows - piece * ROWS, ROWS) * d.columns
+            X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
+            for i in range(size):
+                Y[i] = round_(with_noise(X[i], stddev, key, word(start + i)))
+
+    return noise
+
+
+ROW_PHASES: dict[str, Callable[..., Any]] = {
+    "gather": _gather,
+    "scatter": _scatter,
+    "dropout": _dropout,
+    "noise": _noise,
+}
 
 
 @cache

@@ -115,6 +115,39 @@ DENSE = _record(
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
+NOISE = _record("run", "x", "y", "columns", reals=("stddev",), words=("stream",))
+
+# Normalization of columns (batch) or rows (layer): see dense/normalization.py.
+NORMALIZATION = _record(
+    "run",
+    "x",  # (rows, columns)
+    "y",
+    "dy",  # (rows, columns) the gradient of y, then, in its place, that of x
+    "needs_dx",  # 0: the gradient of x is not wanted
+    "columns",
+    "gamma",  # (columns,); 0: there is none, as of the next
+    "beta",
+    "moving_mean",  # (columns,)
+    "moving_variance",
+    "means",  # float64, of each column or row, and 1 / sqrt(variance + epsilon)
+    "inverses",
+    "weights",  # record WEIGHTS: steps whose weights sum to 0 move no averages; 0: rows have none
+    "sums",  # (pieces of rows, 2, columns) float64: sums for the gradients of gamma and beta
+    "dgamma",  # gradients, if they are written and not handed to the update at once
+    "dbeta",
+    "update_gamma",  # code of the optimizer's rule; 0: gradients are written, or not wanted
+    "update_beta",
+    "gamma_states",  # (STATE_WORDS,) addresses and key
+    "beta_states",
+    "gamma_scalars",  # (NUM_SCALARS + 1,) of the first step
+    "beta_scalars",
+    "scalars_row_bytes",  # from the scalars of a step to those of the next
+    "alpha_beta",  # as in DENSE
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
+    reals=("epsilon", "momentum"),
+)
+
 LOSS = _record(
     "run", "z", "t", "dz", "columns",
     "sums",  # (pieces of rows,) float64
@@ -314,7 +347,7 @@ AFTER_STEP = _record(
     "count",
     "table",  # (count,) of CONSTRAINED
     "num_pieces",
-    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "sums",  # (num_ranks, 2 PIECE_SUMS) float64
     "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 

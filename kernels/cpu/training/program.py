@@ -18,7 +18,16 @@ from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
+from ...spec import (
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    GaussianNoiseSpec,
+    LayerSpec,
+    LossSpec,
+    Shuffle,
+    parameter_shapes,
+)
 from ..dense.layer import (
     TILE_ROWS,
     activate_kernel,
@@ -42,6 +51,7 @@ from ..runtime.records import (
     GATHER,
     LOSS,
     METRIC,
+    NOISE,
     RUN,
     SHUFFLE,
     STOP_BATCH,
@@ -53,6 +63,7 @@ from ..runtime.records import (
 )
 from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
+from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
 from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
@@ -123,6 +134,9 @@ class _Dropout(NamedTuple):
     y: np.ndarray
     compute: str
     fields: dict[str, Any]
+
+
+Saved = _Dense | _Dropout | Normalized
 
 
 class Program:
@@ -228,12 +242,15 @@ class Program:
         self.target[SOURCE_X] = _address(out)
 
     # ------------------------------------------------------------ forward
-    def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[_Dense | _Dropout]]:
+    def forward(
+        self, x: np.ndarray, seed: int | None, fixed: Sequence[int] = ()
+    ) -> tuple[np.ndarray, list[Saved]]:
         """Add the layers; return the outputs (logits, where a link follows), and what is saved for backward.
 
-        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated.
+        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated. fixed: indices of
+        BatchNorms that go by their averages in training, too.
         """
-        saved_for_backward: list[_Dense | _Dropout] = []
+        saved_for_backward: list[Saved] = []
         net, params = self.net, iter(self.net.params)
         last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
         for i, layer in enumerate(net.layers):
@@ -243,10 +260,18 @@ class Program:
                 activation = "linear" if i == last and net.link else layer.activation
                 saved = self._dense_forward(layer, activation, compute, x, w, b, whole=seed is None)
                 saved_for_backward.append(saved)
-            elif seed is not None and layer.rate > 0:
-                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i), compute))
+            elif isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+                if seed is None or not any(layer):
+                    continue
+                stream = dropout_stream(seed, i)
+                if isinstance(layer, GaussianNoiseSpec):  # whose slope is 1, so nothing is saved
+                    x = self._noise_forward(layer, x, stream, compute)
+                    continue
+                saved_for_backward.append(self._dropout_forward(layer, x, stream, compute))
             else:
-                continue
+                own = {name: next(params) for name in parameter_shapes(layer)}
+                by_batch = seed is not None and i not in fixed
+                saved_for_backward.append(add_forward(self, layer, x, own, compute, by_batch))
             x = saved_for_backward[-1].y
         return x, saved_for_backward
 
@@ -260,6 +285,12 @@ class Program:
         kernel = rows_kernel("dropout", compute)
         self.add(kernel, fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
         return _Dropout(x, y, compute, fields)
+
+    def _noise_forward(self, layer: GaussianNoiseSpec, x: np.ndarray, stream: int, compute: str) -> np.ndarray:
+        columns, y = x.shape[1], self.zeros(*x.shape)
+        record = fill(NOISE, run=self.run, x=x, y=y, columns=columns, stddev=layer.stddev, stream=stream)
+        self.add(rows_kernel("noise", compute), record, barrier=True, cost=costs.noise(columns, self.net.itemsize))
+        return y
 
     def _dense_forward(
         self, layer: DenseSpec, activation: str, compute: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
@@ -378,7 +409,7 @@ class Program:
 
     # ------------------------------------------------------------ backward
     def backward(
-        self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
+        self, saved_for_backward: list[Saved], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
         optimizer_step: OptimizerStep | None, after: AfterUpdates,
     ) -> None:  # fmt: skip
@@ -400,14 +431,30 @@ class Program:
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             if i < lowest:
                 break
-            needs_dx = i > lowest
+            needs_dx, below = i > lowest, saved_for_backward[i - 1] if i else None
+            if isinstance(saved, Normalized):  # dx takes the place of dy
+                names = list(parameter_shapes(saved.spec))
+                end -= len(names)
+                own = {name: end + k for k, name in enumerate(names) if states[end + k] is not None}
+                into: dict[str, Any] = {}
+                if optimizer_step:
+                    into |= {f"d{name}": optimizer_step.gradients[k] for name, k in own.items()}
+                    into |= {"alpha_beta": optimizer_step.alpha_beta}
+                else:
+                    for name, k in own.items():
+                        into |= {f"update_{name}": update, f"{name}_states": tables[k]}
+                        into |= {f"{name}_scalars": row_scalars[k], "scalars_row_bytes": scalars.strides[0]}
+                add_backward(
+                    self, saved, dy, needs_dx, into, None if optimizer_step else rule, isinstance(below, _Dense), after
+                )
+                continue
             dx = self.zeros(*saved.x.shape) if needs_dx else None
             if isinstance(saved, _Dense):
                 # where the gradients of w and b go: into memory, or straight into the update
                 bias = saved.spec.bias
                 end -= 1 + bias
                 updates_w, updates_b = states[end] is not None, bias and states[end + 1] is not None
-                into: dict[str, Any] = {"num_splits": saved.fields["num_splits"] * updates_w}
+                into = {"num_splits": saved.fields["num_splits"] * updates_w}
                 into |= {"b": saved.fields["b"] if updates_b else None}
                 if optimizer_step:
                     db = optimizer_step.gradients[end + 1] if bias else None
@@ -417,7 +464,6 @@ class Program:
                     into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
-                below = saved_for_backward[i - 1] if i else None
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
                 col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule, after)
@@ -433,13 +479,16 @@ class Program:
 
     @staticmethod
     def _lowest_updated(
-        saved_for_backward: list[_Dense | _Dropout], states: Sequence[tuple[np.ndarray, ...] | None]
+        saved_for_backward: list[Saved], states: Sequence[tuple[np.ndarray, ...] | None]
     ) -> int:
         """Index of the lowest layer with a parameter that is updated; behind the last one if there is none."""
-        of_params = iter(states)
+        first = 0
         for i, saved in enumerate(saved_for_backward):
-            if isinstance(saved, _Dense) and any(next(of_params) is not None for _ in range(1 + saved.spec.bias)):
-                return i
+            if not isinstance(saved, _Dropout):
+                end = first + len(parameter_shapes(saved.spec))
+                if any(of_param is not None for of_param in states[first:end]):
+                    return i
+                first = end
         return len(saved_for_backward)
 
     def _dense_backward(

@@ -26,7 +26,17 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, ParamSettings, PassResult
+from ...spec import (
+    Batches,
+    DenseSpec,
+    EpochHooks,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    ParamSettings,
+    PassResult,
+    parameter_shapes,
+)
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -34,6 +44,7 @@ from ..optim.penalties import Penalties
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
+from .after_step import AfterUpdates
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
@@ -58,7 +69,9 @@ class _Training:
         states = [of_param for of_param in optimizer.states if of_param is not None]
         sizes = [p.nbytes if on else 0 for p, on in zip(params, updated, strict=True)]
         self.gpu, self.stream, self.norm = gpu, stream, norm
-        self.states = Mirror(gpu, [state for of_param in states for state in of_param])
+        averages = [average for average in (optimizer.after.averages if optimizer.after else ()) if average is not None]
+        # with the averages behind them
+        self.states = Mirror(gpu, [*(state for of_param in states for state in of_param), *averages])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         settings, rows = optimizer.rows()
@@ -70,9 +83,12 @@ class _Training:
         of_states = [[next(places) for _ in of_param] for of_param in states]
         arrays = ParamArrays(changed, of_states, gradients, totals, copies)
         elements = [p.size for p in compress(params, updated)]
-        net = network.net._replace(variation=variation, updated=updated)
+        net = network.net._replace(variation=variation, updated=updated, fixed=tuple(optimizer.fixed))
         copy = net.compute if arrays.copies else ""
-        alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
+        mirrored = network.mirror.addresses, network.mirror.copies, net.compute
+        self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), data.steps)
+        # each batch is a step, and no update waits for other gradients
+        alone = group == 1 and not norm and not self.after
         layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
@@ -104,6 +120,7 @@ class _Training:
         rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(optimizer.clip_norm)
+        self.after.begin(optimizer.after and optimizer.after.shares)
         if self.penalties:
             self.penalties.set_factors(optimizer.penalties)
             self.gpu.zero(self.penalty_of_batch.address, 8 * self.batches.batches, self.stream)
@@ -120,7 +137,7 @@ class _Training:
         """Add the launches for a kind of batch."""
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
-        z, saved = program.forward(x, rows)
+        z, saved = program.forward(x, rows, kind.updates)
         sums = self.batches.losses, 8, self.batches.results.address
         weights = self.batches.gather_weights(rows)
         more = self._add_penalties() if kind.starts_step else []
@@ -142,6 +159,7 @@ class _Training:
             program.add(costs.squares(size, width), updates.clip)
         if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+            self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
 
     def _add_penalties(self) -> list[tuple[int, int, int, int]]:
@@ -182,8 +200,12 @@ class Network:
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
-        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        owners = [layer for layer in layers for _ in parameter_shapes(layer)]
+        whole = [i for i, owner in enumerate(owners) if not isinstance(owner, DenseSpec)]
+        whole += [len(owners) - 1] * self.net.dense[-1].bias
+        self.mirror = Weights(self.gpu, self.params, self.net.compute, whole)
+        counts = [len(shapes) for shapes in map(parameter_shapes, layers) if shapes]
+        ends = np.cumsum(counts).tolist()
         self.layer_params = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # indices
         self._kept: dict[str, tuple[Any, Any]] = {}  # key and pass of each verb
         self._holding = False
@@ -264,15 +286,18 @@ class Network:
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
-            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param or ())]
-            clips = optimizer.clip_norm is not None
+            clips, after = optimizer.clip_norm is not None, optimizer.after
+            arrays: list[np.ndarray | None] = [batches.x, batches.y]
+            arrays += [state for of_param in states for state in of_param or ()]
+            arrays += after.averages if after else ()
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
             weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
-            key = *sizes, *of_optimizer, penalised, seed, weights is None, _parts(variation)
+            limits, fixed = tuple(after.constraints) if after else (), tuple(optimizer.fixed)
+            key = *sizes, *of_optimizer, fixed, penalised, limits, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -292,7 +317,7 @@ class Network:
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
-            fill_settings(scalars, optimizer)
+            fill_settings(scalars, optimizer, settings[0])
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
