@@ -105,6 +105,21 @@ def test_the_loss_of_an_epoch_is_weighted_over_all_rows(backend):
     assert history["mean_squared_error"] == pytest.approx(history["loss"], rel=1e-9)
 
 
+def test_an_epoch_without_weight(backend):
+    """It ends before the first row that has one: its loss is 0, and its metrics are NaN."""
+    y, weights = targets("mean_squared_error", 1), np.where(np.arange(60) < 24, 0.0, 1.0)
+    model = model_for(backend, "mean_squared_error", 1, ["r2", "mean_absolute_error"])
+    options = {"batch_size": 8, "shuffle": False, "sample_weight": weights}
+    history = model.fit(X, y, **options, max_steps=2)
+    assert history["loss"] == [0]
+    assert np.isnan([history["r2"], history["mean_absolute_error"]]).all()
+    assert same(model, model_for(backend, "mean_squared_error", 1, inputs=4))
+    model = model_for(backend, "mean_squared_error", 1, ["mean_absolute_error"])
+    history = model.fit(X, y, epochs=2, **options, steps_per_epoch=3)
+    assert history["loss"][0] == 0 < history["loss"][1]
+    assert np.isfinite(history["mean_absolute_error"][1])
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_callbacks_change_nothing(accumulate, backend):
     """Neither do those that are called within an epoch, which see the weighted mean of their steps."""
