@@ -227,13 +227,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
                           n / (classes x rows of the class), so that each class weighs as much. For targets that are
                           one class a row. They multiply sample_weight, and leave the validation alone
-
-        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
-        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out, also of what Normalization, standardize_targets and
-        "balanced" learn (other weights do not matter to these). Keras divides by the number of rows instead:
-        for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
-        weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
         steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
                           whole batches: the rows follow one another without end, each time through in a new order. By
                           default an epoch goes once through the data
@@ -252,6 +245,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
+
+        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
+        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
+        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
+        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
+        Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
+        is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
+        weights of the validation if they have an argument sample_weight; else they see its rows alike.
 
         Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
         Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the

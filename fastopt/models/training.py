@@ -350,7 +350,10 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    sizes = batches.step_rows if results.weights is None else results.weights
+    sizes = batches.step_rows
+    if results.weights is not None:
+        # a short epoch may have no weight: the losses of its steps are 0, but for penalties
+        sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
