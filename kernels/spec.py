@@ -277,6 +277,9 @@ class AfterStep(NamedTuple):
         return self if self.shares is None else self._replace(shares=self.shares[i * steps : (i + 1) * steps])
 
 
+NEUTRAL = ParamSettings()
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
@@ -312,9 +315,9 @@ class OptimizerSteps(NamedTuple):
         (0, 0, 1)
         """
         if not self.settings:
-            return [ParamSettings()], (0,) * len(self.states)
+            return [NEUTRAL], (0,) * len(self.states)
         different = list(dict.fromkeys(own for own, on in zip(self.settings, self.updated, strict=True) if on))
-        different = different or [ParamSettings()]
+        different = different or [NEUTRAL]
         indices = (different.index(own) if on else 0 for own, on in zip(self.settings, self.updated, strict=True))
         return different, tuple(indices)
 

@@ -32,6 +32,8 @@ Self = TypeVar("Self", bound="LayerStack")
 class LayerStack:
     """Base of `Sequential`: layers with their weights, and the settings that training needs; see there."""
 
+    # Settings of each of `parameters` beside the optimizer's: rates, decay, regularizers; () if there are none.
+    param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
     _ema: EMA | None = None
@@ -58,6 +60,7 @@ class LayerStack:
         self.metrics: tuple[str, ...] = ()
         self.metric_functions: dict[str, Function] = {}
         self.decay_biases = True
+        self._renew_settings()
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
@@ -192,11 +195,12 @@ class LayerStack:
             if self.optimizer is not None and self.optimizer.bound:
                 self.optimizer._freeze(_trainable.frozen_params(layers))
             self.layers = layers
+            self._renew_settings()
 
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each of `parameters` beside the optimizer's: rates, decay, regularizers; () if there are none."""
-        return _trainable.settings_of(self.layers, self.decay_biases)
+    def _renew_settings(self) -> None:
+        """Work out what layers have for themselves, after a change of `layers` or `decay_biases`."""
+        self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
+        self._all_frozen = all(_trainable.frozen_params(self.layers))
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -380,6 +384,7 @@ class LayerStack:
         self.__dict__.update(state)
         for name, default in (("metric_functions", {}), ("decay_biases", True)):  # of models of before there were any
             self.__dict__.setdefault(name, default)
+        self._renew_settings()
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self._averages is not None:
             self._averages.share(self._parameters, updated_params(self.layers))

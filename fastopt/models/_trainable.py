@@ -55,12 +55,12 @@ def settings_of(layers: Sequence[Layer], decay_biases: bool) -> tuple[ParamSetti
     return settings if any(own != ParamSettings() for own in settings) else ()
 
 
-def check_trainable(layers: Sequence[Layer], settings: Sequence[ParamSettings], optimizer: Optimizer) -> None:
+def check_trainable(settings: Sequence[ParamSettings], all_frozen: bool, optimizer: Optimizer) -> None:
     """Raise ValueError for layers that the optimizer cannot train; settings: of their parameters."""
     if optimizer.options["maximize"] and any(own.has_penalty for own in settings):
         raise ValueError(
             "regularizers are for losses that are minimized; with maximize=True weights would grow without bound. Use"
             " the optimizer's weight_decay or l1, which shrink them either way"
         )
-    if all(frozen_params(layers)):
+    if all_frozen:
         raise ValueError("all layers are frozen, so there is nothing to train: call unfreeze with the names of some")

@@ -153,6 +153,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()
 
@@ -244,7 +245,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
-        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
+        if self.param_settings or self._all_frozen:
+            _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:

@@ -48,6 +48,7 @@ class Model(Trainable, Protocol):
     history: History | None
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    param_settings: tuple[ParamSettings, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
@@ -56,10 +57,6 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""

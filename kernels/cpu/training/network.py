@@ -115,22 +115,24 @@ class Network:
         self._trained: _Training | None = None  # the last one
 
     def _training(
-        self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
-    ) -> _Training:
+        self, data: Batches, optimizer: OptimizerSteps, num_settings: int, rows: tuple[int, ...], seed: int,
+        variation: Variation | None,
+    ) -> _Training:  # fmt: skip
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
+        num_settings: different settings of parameters; rows: index among them of each parameter's.
         It is for so many epochs or fewer.
         """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout, weighted = (layout_of(data.x), data.order.dtype.name), data.weights is not None
+        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
         clips = optimizer.clip_norm is not None
-        rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
+        rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
-        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
-        of_optimizer = clips, rule, rows, len(settings), terms, ids, after_key, tuple(optimizer.fixed)
+        terms = terms_of(optimizer.settings) if optimizer.settings else ()
+        of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
@@ -140,7 +142,7 @@ class Network:
         program.num_ranks = num_ranks
         after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
+        scalars = np.zeros((epochs * data.steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
             program.shuffle(data.order.dtype.name, shuffles)
         if weighted:
@@ -191,7 +193,8 @@ class Network:
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        training = self._training(batches, optimizer, seed, variation)
+        settings, indices = optimizer.rows()
+        training = self._training(batches, optimizer, len(settings), indices, seed, variation)
         program, losses = training.program, training.losses
         if training.optimizer_step:
             training.optimizer_step.clip(optimizer.clip_norm)
@@ -206,7 +209,7 @@ class Network:
         if parts and parts.carried:
             for name, carried in parts.carried.items():
                 training.sums[name][0] = carried
-        fill_settings(training.scalars, optimizer)
+        fill_settings(training.scalars, optimizer, settings)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)

@@ -318,7 +318,7 @@ class Network:
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
-            fill_settings(scalars, optimizer)
+            fill_settings(scalars, optimizer, settings[0])
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
