@@ -188,8 +188,9 @@ class EpochParts:
     """An epoch whose parts are passes by themselves, one after the other: what a backend hands on to the next one.
 
     whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
-    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
-    weight: sum of the weights of the rows done, 0 where rows have none.
+    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch. `carried`
+    is made of mappings, lists, numbers and arrays, so that a file can hold it: another process may go on with the
+    epoch, which finds the variation anew. weight: sum of the weights of the rows done, 0 where rows have none.
     """
 
     def __init__(self, whole: Batches) -> None:
@@ -232,6 +233,13 @@ class Batches(NamedTuple):
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
         return -(-len(self.order) // (self.batch_size * self.accumulate))
+
+    @property
+    def step_rows(self) -> np.ndarray:
+        """Rows of every optimizer step of an epoch, (steps,) int64: the last one may have fewer than the others."""
+        rows = np.full(self.steps, self.batch_size * self.accumulate)
+        rows[-1:] = len(self.order) - rows[:-1].sum()
+        return rows
 
     def epoch(self, i: int) -> Batches:
         """Return the batches of epoch i alone, in their order."""

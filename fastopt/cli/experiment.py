@@ -22,8 +22,9 @@ from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
+from ..models.epoch_loop import run_epochs
 from ..models.sequential import Sequential
-from ..models.training import DIVERGED, FitOptions, compiling, run_epochs
+from ..models.training import DIVERGED, FitOptions, compiling
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
 from .lr_schedules import SCHEDULES

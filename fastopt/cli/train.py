@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from .. import _backends, datasets
+from .._files import check_writable
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
-from .arguments import check_writable, integer, widths
+from .arguments import integer, widths
 from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 

@@ -335,7 +335,9 @@ class Network:
         start = reported = time.perf_counter()
         losses, weights = np.empty(batches.steps), None if batches.weights is None else np.empty(batches.steps)
         parts = batches.parts
-        metrics = parts.carried if parts and parts.carried else self._new_metrics()
+        metrics = self._new_metrics()
+        for name, totals in (parts.carried or {}).items() if parts else ():
+            vars(metrics[name]).update(totals)
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
         self._set_updated(optimizer.updated, optimizer.fixed)
         for i in range(batches.steps):
@@ -355,7 +357,7 @@ class Network:
                 progress(self.steps_done, float(losses[: i + 1].mean()))
                 reported = time.perf_counter()
         if parts:
-            parts.carry(metrics, len(batches.order))
+            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
     def _set_updated(self, updated: Sequence[bool], fixed: Sequence[int]) -> None:
@@ -503,6 +505,11 @@ def _parts(count: int, size: int, order: Array | None) -> Iterator[Any]:
     for start in range(0, count, size):
         part = slice(start, start + size)
         yield part if order is None else order[part]
+
+
+def _totals(metric: Metric) -> dict[str, Any]:
+    """All that a metric has counted, without the rule that it counts by."""
+    return {name: value for name, value in vars(metric).items() if name != "rule"}
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:
