@@ -177,7 +177,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size: int = 32,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         callbacks: Sequence[Callback] = (),
         verbose: int | str = "auto",
         initial_epoch: int = 0,
@@ -197,7 +197,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """Train the model and return its History: loss and metrics of every epoch.
 
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
-                          model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
+                          model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
+                          memory map of bytes: rows are converted and scaled as a batch is gathered. Only arrays columns
+                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped; and less than
+                          2^20 numbers are converted once. Matrices of scipy.sparse (others than CSR become CSR) are
+                          gathered into dense batches. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
                           `feature_names` keeps their names, and other columns are refused from then on
         y                 labels (n,) or (n, 1) for sparse_categorical_crossentropy, and for binary_crossentropy, hinge
@@ -209,7 +213,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size        rows per batch; the last batch of an epoch may have fewer
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
-        shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
+        shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
+                          "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
+                          in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
+                          read at a time, a block in one go (`fastopt.kernels.spec.Shuffle` has the formula)
         callbacks         a sequence of `Callback`
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
@@ -331,7 +338,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         rows = rows if data.rows is None else data.rows[rows]
         plan = training.Plan(None, data, rows, validation, options)
         if options.steps_per_epoch is not None:
-            plan = plan._replace(stream=RowStream(rows, self.seed if options.shuffle else None))
+            plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}

@@ -34,6 +34,8 @@ REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to a
 EVALUATION_BATCH = 1024
 # The most steps of a call of several epochs: each takes 100 bytes of scalars, rates and losses, and 1 us to write them.
 STEPS_OF_A_CALL = 1 << 15
+# Sizes of shuffle="blocks": blocks are read from a disk in one go, and windows are held in memory.
+BLOCK_BYTES, WINDOW_BLOCKS = 1 << 20, 64
 LAST = "lr", "seconds", "samples_per_second"  # figures that stand behind all others
 NAN = ("raise", "skip")
 
@@ -73,7 +75,7 @@ class FitOptions:
     batch_size: int = 32
     validation_split: float = 0.0
     validation_data: Any = None
-    shuffle: bool = True
+    shuffle: bool | str = True
     callbacks: Sequence[Callback] = ()
     verbose: int | str = "auto"
     initial_epoch: int = 0
@@ -99,7 +101,7 @@ class FitOptions:
         check_count("batch_size", self.batch_size)
         check_count("accumulate", self.accumulate)
         check_number("validation_split", self.validation_split, 0.0, 1.0)
-        check_flag("shuffle", self.shuffle)
+        check_shuffle(self.shuffle)
         check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
@@ -150,6 +152,14 @@ class FitOptions:
     def shows_bar(self) -> bool:
         """True if there is to be a progress bar."""
         return bool(self.verbose) and wants_bar(self.verbose)
+
+
+def check_shuffle(shuffle: Any) -> None:
+    """Raise unless `shuffle` is True, False or "blocks"."""
+    if not isinstance(shuffle, bool | np.bool_ | str):
+        raise TypeError(f'shuffle must be True, False or "blocks"; got {describe(shuffle)}')
+    if isinstance(shuffle, str) and shuffle != "blocks":
+        raise ValueError(f'shuffle must be True, False or "blocks"; got {shuffle!r}')
 
 
 def check_callbacks(callbacks: Any) -> None:
@@ -275,10 +285,22 @@ def next_batches(model: Model, plan: Plan) -> Batches:
     if plan.stream is not None:
         count = rows_per_epoch(plan)
         rows = plan.stream.rows(model.epochs_done * count, count)
-    elif options.shuffle:
-        shuffle = Shuffle(model.seed, model.epochs_done)
+    else:
+        shuffle = shuffle_of(model, plan)
     data = plan.data
     return Batches(data.x, data.y, rows, size, accumulate, shuffle=shuffle, weights=data.weights)
+
+
+def shuffle_of(model: Model, plan: Plan) -> Shuffle | None:
+    """The orders of epochs from the model's next one on; None: rows come as they are."""
+    if not plan.options.shuffle:
+        return None
+    shuffle = Shuffle(model.seed, model.epochs_done)
+    if plan.options.shuffle != "blocks":
+        return shuffle
+    x = plan.data.x
+    block_rows = max(1, BLOCK_BYTES * len(x) // x.nbytes)
+    return shuffle._replace(block_rows=block_rows, window_rows=WINDOW_BLOCKS * block_rows)
 
 
 def rows_per_epoch(plan: Plan) -> int:

@@ -128,7 +128,7 @@ class Network:
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout, weighted = (layout_of(data.x), data.order.dtype.name), data.weights is not None
+        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
         clips = optimizer.clip_norm is not None
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
