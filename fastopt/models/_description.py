@@ -32,8 +32,12 @@ def _classes() -> dict[str, Any]:
     return {cls.__name__: cls for cls in (type(get_optimizer(name)) for name in list(OPTIMIZER_CLASSES))}
 
 
-def describe(model: DataMemory) -> tuple[Description, Tensors]:
+def describe(
+    model: DataMemory, warns: bool = True, weights_only: bool = False
+) -> tuple[Description, Tensors]:
     """Return what a file keeps of a model, which must be built.
+
+    warns: log what a file cannot keep. weights_only: nothing of `compile`.
 
     Raises ValueError for a model without weights, TypeError for an optimizer class that `load_model` would not know.
     """
@@ -42,8 +46,9 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     names = _names(model.layers)
     tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
-    if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model), len(model.parameters))
+    if model.optimizer is not None and model.loss is not None and not weights_only:
+        metrics = _metrics_of(model, warns)
+        compiled, states = _describe_training(model.optimizer, model.loss, metrics, len(model.parameters), warns)
         tensors |= states
         if not model.decay_biases:
             compiled["decay_biases"] = False
@@ -96,10 +101,11 @@ def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], c
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
-def _metrics_of(model: DataMemory) -> list[str]:
+def _metrics_of(model: DataMemory, warns: bool) -> list[str]:
     """Names of the metrics that a file can hold."""
     names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
-    if foreign := [name for name in model.metric_functions if name not in names]:
+    foreign = [name for name in model.metric_functions if name not in names]
+    if foreign and warns:
         # Not refused: weights are worth more than figures.
         log.warning(
             "the metrics %s are functions, which a file cannot hold: call compile after loading, to have them",
@@ -108,12 +114,18 @@ def _metrics_of(model: DataMemory) -> list[str]:
     return [*model.metrics, *sorted(names)]
 
 
-def _describe_training(
-    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], num_parameters: int
-) -> tuple[Description, Tensors]:
+def check_class(optimizer: Optimizer) -> str:
+    """The name of an optimizer's class; TypeError if files cannot hold it."""
     name, classes = type(optimizer).__name__, _classes()
     if classes.get(name) is not type(optimizer):
         raise TypeError(f"an optimizer of class {name} cannot be saved; known: {', '.join(classes)}")
+    return name
+
+
+def _describe_training(
+    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], num_parameters: int, warns: bool
+) -> tuple[Description, Tensors]:
+    name = check_class(optimizer)
     saved = optimizer.state_dict()
     group, states = saved["param_groups"][0], saved["state"]
     arrays = {i: {key: value for key, value in entry.items() if key != "step"} for i, entry in states.items()}
@@ -122,7 +134,7 @@ def _describe_training(
         "loss_params": dict(loss.spec.params),
         "metrics": list(metrics),
         "optimizer": name,
-        "group": {**group, "lr": _rate(optimizer, group["lr"])},
+        "group": {**group, "lr": _rate(optimizer, group["lr"], warns)},
         # frozen parameters have none
         "states": [
             {"step": states[i]["step"], "tensors": list(arrays[i])} if i in states else {"step": 0, "tensors": []}
@@ -132,27 +144,35 @@ def _describe_training(
     return compiled, {f"optimizer.{i}.{key}": value for i, entry in arrays.items() for key, value in entry.items()}
 
 
-def _rate(optimizer: Optimizer, lr: Any) -> Any:
+def _rate(optimizer: Optimizer, lr: Any, warns: bool) -> Any:
     """The learning rate as JSON holds it."""
     if not callable(lr) or type(lr) in schedules.SCHEDULES.values():
         return schedules.to_config(lr)
     # Not refused: who trained for hours with such a schedule wants the weights.
-    log.warning(
-        "the learning rate is %r, a schedule that a file cannot hold: what is saved is its present value, %g. "
-        "Set model.optimizer.lr after loading, to go on with the schedule",
-        lr, optimizer.lr,
-    )  # fmt: skip
+    if warns:
+        log.warning(
+            "the learning rate is %r, a schedule that a file cannot hold: what is saved is its present value, %g. "
+            "Set model.optimizer.lr after loading, to go on with the schedule",
+            lr, optimizer.lr,
+        )  # fmt: skip
     return {"foreign": repr(lr), "value": optimizer.lr}
 
 
-def _loaded_rate(saved: Any) -> Any:
+def foreign_rate(description: Description) -> str:
+    """The schedule of a file's learning rate that it cannot hold, in words; "" if it holds the rate."""
+    lr = description["compile"]["group"]["lr"]
+    return str(lr["foreign"]) if isinstance(lr, dict) and "foreign" in lr else ""
+
+
+def _loaded_rate(saved: Any, warns: bool) -> Any:
     if isinstance(saved, dict) and "foreign" in saved:
         value = check_number("its learning rate", saved["value"], 0.0)
-        log.warning(
-            "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
-            "Set model.optimizer.lr to go on with the schedule",
-            saved["foreign"], value,
-        )  # fmt: skip
+        if warns:
+            log.warning(
+                "the learning rate was %s, a schedule that a file cannot hold: now it stays at %g. "
+                "Set model.optimizer.lr to go on with the schedule",
+                saved["foreign"], value,
+            )  # fmt: skip
         return value
     return schedules.from_config(saved)
 
@@ -161,6 +181,25 @@ def _names(layers: Iterable[Layer]) -> list[str]:
     """The tensors' names, in the order of the model's parameters."""
     trained = [(i, layer) for i, layer in enumerate(layers) if isinstance(layer, Trained)]
     return [f"layers.{i}.{which}" for i, layer in trained for which in layer.arrays]
+
+
+def build_whole(
+    make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None, warns: bool = True
+) -> Model:
+    """Make the model that is described, with its optimizer and states: all of `tensors`, which are taken out."""
+    check_defined(description)
+    model = build_model(make, description, tensors, backend)
+    if description["compile"] is not None:
+        optimizer, loss, metrics, state = build_training(
+            description["compile"], tensors, len(model.parameters), warns
+        )
+        settings = build_ema(description["compile"]), description["compile"].get("decay_biases", True)
+        model.compile(optimizer, loss, metrics, *settings)  # type: ignore[attr-defined]
+        optimizer.load_state_dict(state)
+        restore_averages(model, description["compile"], tensors)
+        _data_memory.know_old_labels(model)
+    check_left_over(tensors)
+    return model
 
 
 def build_model(make: Callable[..., Model], description: Description, tensors: Tensors, backend: str | None) -> Model:
@@ -208,12 +247,12 @@ def _layer(config: dict[str, Any], index: int, tensors: Tensors) -> Layer:
 
 
 def build_training(
-    saved: Description, tensors: Tensors, num_parameters: int
+    saved: Description, tensors: Tensors, num_parameters: int, warns: bool = True
 ) -> tuple[Optimizer, Loss, list[str], dict[str, Any]]:
     """Make the optimizer, the loss and the metrics that are described, with a state_dict for the bound optimizer."""
     loss = LOSS_CLASSES[check_name("loss", saved["loss"], LOSS_CLASSES)](**saved["loss_params"])
     group = dict(saved["group"])
-    group["lr"] = _loaded_rate(group["lr"])
+    group["lr"] = _loaded_rate(group["lr"], warns)
     classes = _classes()
     make = classes[check_name("optimizer", saved["optimizer"], classes)]
     optimizer = make(lr=group["lr"], convention=group.get("convention", "torch"))
