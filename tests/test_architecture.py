@@ -96,6 +96,7 @@ FASTOPT = {
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",
     "__main__": "cli",
+    "examples": "__init__ callbacks",
 }
 
 # Suites may import everything. `limits` measures the machine, on kernels alone, so that `profiling` can use it.

@@ -342,11 +342,11 @@ def test_values_that_leave_the_range_of_the_dtype():
     [
         (
             [Dense(2), Normalization(), Dense(2)],
-            r"layers\[1\], a Normalization, must stand before every Dense and Dropout",
+            r"layers\[1\], a Normalization, must stand before all layers of other kinds",
         ),
         (
             [Dropout(0.5), Rescaling(2), Dense(2)],
-            r"layers\[1\], a Rescaling, must stand before every Dense and Dropout",
+            r"layers\[1\], a Rescaling, must stand before all layers of other kinds",
         ),
         ([Rescaling(2)], "the last layer must be Dense: the others only prepare data"),
         ([Dense(2), Rescaling(2)], "the last layer must be Dense: the others only prepare data"),

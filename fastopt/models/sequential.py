@@ -16,7 +16,6 @@ from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
-from ..kernels.sources import Source
 from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
@@ -41,8 +40,9 @@ from .training import NAN, FitOptions
 class Sequential(DataMemory):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Normalization and
-             Rescaling may come first; they change neither the weights nor the dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
+             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
+             dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -234,13 +234,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
                           n / (classes x rows of the class), so that each class weighs as much. For targets that are
                           one class a row. They multiply sample_weight, and leave the validation alone
-
-        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
-        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out, also of what Normalization, standardize_targets and
-        "balanced" learn (other weights do not matter to these). Keras divides by the number of rows instead:
-        for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
-        weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
         steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
                           whole batches: the rows follow one another without end, each time through in a new order. By
                           default an epoch goes once through the data
@@ -259,6 +252,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
+
+        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
+        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
+        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
+        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
+        Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
+        is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
+        weights of the validation if they have an argument sample_weight; else they see its rows alike.
 
         Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
         Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
@@ -339,8 +341,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
-            features = data.x.values if isinstance(data.x, Source) else data.x
-            told = {**data._asdict(), "x": features, "rows": len(rows)}
+            told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
         if self.inputs is None:

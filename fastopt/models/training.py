@@ -20,14 +20,12 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
-from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
-from ._trainable import fixed_layers
 from .history import History
 from .progress import wants_bar
 
@@ -46,7 +44,6 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
-    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metrics: tuple[str, ...]
@@ -56,6 +53,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
 
     @property
@@ -330,8 +328,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
-        if fixed := fixed_layers(model.layers):
-            steps = steps._replace(fixed=fixed)
+        if model._fixed_layers:
+            steps = steps._replace(fixed=model._fixed_layers)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
@@ -374,7 +372,10 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    sizes = batches.step_rows if results.weights is None else results.weights
+    sizes = batches.step_rows
+    if results.weights is not None:
+        # a short epoch may have no weight: the losses of its steps are 0, but for penalties
+        sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()

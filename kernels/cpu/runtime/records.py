@@ -125,6 +125,12 @@ DENSE = _record(
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
     "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
+    "squares",  # code: the sum of squares of a tile of w, before its update; 0: nobody asks
+    "square_sums",  # (tiles of w,) float64
+    "magnitudes",  # code: the sum of magnitudes; 0: nobody asks
+    "magnitude_sums",
+    "lanes",  # (num_ranks, lane_bytes) of these kernels
+    "lane_bytes",
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -287,11 +293,14 @@ SQUARES_ALL = _record(
 )
 
 # The penalty of a batch: see penalties.py.
+PENALTY_PART = _record(
+    "sums",  # (pieces,) float64
+    "pieces",
+    reals=("factor",),  # of their sum
+)
 PENALTY = _record(
     "count",
-    "first_pieces",  # (count + 1,): of each sum, and their number
-    "sums",  # (pieces,) float64
-    "factors",  # (count,) float64, of each sum
+    "parts",  # (count,) of PENALTY_PART
     "starts_step",  # (batches,): 0 for batches that have no penalty; 0: all have
     "into",  # (batches,) float64
 )

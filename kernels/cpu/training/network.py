@@ -79,7 +79,8 @@ class _Training(NamedTuple):
 class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
     to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
     and all that follows from them are not.
@@ -152,17 +153,21 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
-        if penalties:
+        needs_step, penalties = clips or data.accumulate > 1, None
+        if terms:
+            tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
+            # a step without weight leaves out the updates, and what goes with them
+            tiled = [] if needs_step or weighted else tiled
+            penalties = Penalties(net.params, terms, data, num_ranks, tiled)
             penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
+        optimizer_step = None
+        if needs_step:
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after, penalties)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         if penalties:
             penalties.add_penalty(program)
-        optimizer_step = None
-        if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
-        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)

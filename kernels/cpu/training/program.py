@@ -34,6 +34,7 @@ from ..dense.layer import (
     TILE_ROWS,
     activate_kernel,
     dense_kernel,
+    num_weight_tiles,
     round_kernel,
     shape_fields,
     slope_kernel,
@@ -67,6 +68,7 @@ from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
 from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
+from .penalties import Penalties
 from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import shuffle_kernel
@@ -174,6 +176,10 @@ class Program:
     def meet(self) -> None:
         """Let all ranks meet after the last phase so far."""
         self.phases[-1] = (*self.phases[-1][:2], 1)
+
+    def end_with_barrier(self) -> None:
+        """Let all ranks meet after the last phase."""
+        self.phases[-1] = *self.phases[-1][:2], 1
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
@@ -420,7 +426,7 @@ class Program:
     def backward(
         self, saved_for_backward: list[Saved], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
-        optimizer_step: OptimizerStep | None, after: AfterUpdates,
+        optimizer_step: OptimizerStep | None, after: AfterUpdates, penalties: Penalties | None = None,
     ) -> None:  # fmt: skip
         """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`.
 
@@ -472,6 +478,8 @@ class Program:
                     into |= {"update": update, "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
                     into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
+                if penalties:
+                    into |= penalties.fields_of_tiles(end, num_weight_tiles(saved.fields))
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
