@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _backends
+from .._random_rows import row_numbers
+from ..kernels.sources import take
 from ..kernels.spec import Batches, DenseSpec, OptimizerSteps
 from ._intake import Data
 
@@ -86,7 +88,7 @@ def choose(model: Any, network: Any, data: Data, rows: np.ndarray, accumulate: i
         kept: Choice = model._auto_batch[1]
         return kept
     classes = model.outputs if data.y.ndim == 1 or model.last_activation == "softmax" else 1
-    row_bytes = data.x.dtype.itemsize * (data.x.shape[1] + 4 * sum(spec.outputs for spec in _dense(model)))
+    row_bytes = model.dtype.itemsize * (data.x.shape[1] + 4 * sum(spec.outputs for spec in _dense(model)))
     allowed = limits(len(rows), max(classes, 2), row_bytes, accumulate, free_memory(network))
     speeds = {}
     if allowed.least < allowed.most:
@@ -174,8 +176,10 @@ class _Passes:
         """Seconds of so many steps with a rate of 0."""
         if count not in self._batches:
             some = self.rows[np.linspace(0, len(self.rows) - 1, count * self.size).astype(np.int64)]
-            x, y = self.data.x[some], self.data.y[some]  # few rows: a device is not given all data for them
-            self._batches[count] = Batches(x, y, np.arange(len(some)), self.size)
+            x, y = self.data.x, self.data.y
+            if hasattr(self.network, "gpu"):  # which is not given all data for a few rows
+                x, y, some = take(x, some, self.network.params[0].dtype), y[some], row_numbers(len(some))
+            self._batches[count] = Batches(x, y, some, self.size)
         start = time.perf_counter()
         self.network.train(self._batches[count], self.steps._replace(learning_rates=np.zeros(count)), self.seed)
         return time.perf_counter() - start

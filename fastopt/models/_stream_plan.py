@@ -11,6 +11,7 @@ from ..kernels.formulas import METRICS
 from ..losses import Loss
 from . import _intake, _targets, training
 from ._intake import Learnt
+from ._labels import Labels
 from ._streams import AugmentedSource, Items, ItemSource, Reader
 from .training import FitOptions
 
@@ -95,7 +96,7 @@ def augmented(
 
     weights: of the rows, in the model's dtype.
     """
-    values = raw.x.values
+    values, y = raw.x.values, raw.y.values if isinstance(raw.y, Labels) else raw.y
     shape = x.shape[1:] if isinstance(x, np.ndarray) and x.ndim > 2 else values.shape[1:]
     reader = Reader(model, loss, options.nan, values.shape[1], learnt._replace(feature_names=None))
-    return AugmentedSource(options.augment, values, raw.y, weights, shape, reader, training.next_batches)
+    return AugmentedSource(options.augment, values, raw.of_all(y), weights, shape, reader, training.next_batches)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._metrics import check_classes
+from .._random_rows import row_numbers
 from .._validation import describe
+from ..kernels.sources import SparseRows, take
 from ..kernels.spec import Batches, EpochParts, PassResult
 from ..losses import Loss
 from . import _intake, _row_weights
 from ._intake import Data, Learnt
-from ._labels import Labels
 from ._parts import NEVER, Advance, PartialEpoch, Train
 
 REPORT = 0.1  # seconds between two figures for the progress bar
@@ -43,9 +44,9 @@ class Reader(NamedTuple):
         if weights is None:
             return data
         name = f"the weights of batch {number}"
-        numbers = _row_weights.read(name, weights, raw.given, raw.kept)
+        numbers = _row_weights.read(name, weights, raw.given, raw.rows)
         assert numbers is not None
-        return data._replace(weights=_row_weights.in_dtype(name, numbers, model.dtype))
+        return data._replace(weights=raw.of_all(_row_weights.in_dtype(name, numbers, model.dtype)))
 
 
 class Items:
@@ -96,10 +97,13 @@ class StreamedEpoch(PartialEpoch):
     """An epoch of batches that are made while it is trained on.
 
     batches: checked rows of one batch after the other. accumulate: so many of them make a step. limit: steps of the
-    epoch; None: as many as there are batches for. number: of the epoch, for errors.
+    epoch; None: as many as there are batches for. number: of the epoch, for errors. dtype: of the network.
     """
 
-    def __init__(self, batches: Iterator[Data], accumulate: int, limit: int | None, number: int) -> None:
+    def __init__(
+        self, batches: Iterator[Data], accumulate: int, limit: int | None, number: int, dtype: np.dtype
+    ) -> None:
+        self._dtype = dtype
         self._items, self._accumulate, self._limit, self._number = batches, accumulate, limit, number
         self._parts = EpochParts(Batches(np.empty((0, 1)), np.empty(0), np.arange(0), 1))
         self._rows: list[int] = []  # of each step
@@ -134,7 +138,7 @@ class StreamedEpoch(PartialEpoch):
                 self._end()
                 break
             self._check_weights(group)
-            batches = together(group, self._accumulate)
+            batches = together(group, self._accumulate, self._dtype)
             results.append(train(batches._replace(parts=self._parts), None))
             self._rows.append(batches.num_rows)
             self.steps += 1
@@ -188,18 +192,20 @@ class StreamedEpoch(PartialEpoch):
         return Batches(np.empty((0, 1)), np.empty(0), np.arange(0), int(sizes.max()), sizes=sizes)
 
 
-def together(group: list[Data], accumulate: int) -> Batches:
-    """The batches of one step."""
-    sizes = np.array([len(data.x) for data in group])
-    x, y, weights = group[0]
-    if len(group) > 1:
-        x, y = (np.concatenate([data[i] for data in group]) for i in (0, 1))
-        if weights is not None:
-            weights = np.concatenate([data.weights for data in group])
-    most = int(sizes.max())
+def together(group: list[Data], accumulate: int, dtype: np.dtype) -> Batches:
+    """The batches of one step, for a network of this dtype."""
+    if len(group) == 1:
+        (data,) = group
+        order = row_numbers(len(data.x)) if data.rows is None else data.rows
+        return Batches(data.x, data.y, order, len(order), accumulate, weights=data.weights)
+    x = np.concatenate([take(data.x, slice(None) if data.rows is None else data.rows, dtype) for data in group])
+    y, sizes = np.concatenate([data.targets for data in group]), np.array([len(data.targets) for data in group])
+    weights, most = None, int(sizes.max())
+    if group[0].weights is not None:
+        weights = np.concatenate([data.row_weights for data in group if data.row_weights is not None])
     # the last one may be shorter in any case
     differ = (sizes[:-1] != most).any()
-    return Batches(x, y, np.arange(len(x)), most, accumulate, weights=weights, sizes=sizes if differ else None)
+    return Batches(x, y, row_numbers(len(x)), most, accumulate, weights=weights, sizes=sizes if differ else None)
 
 
 class ItemSource(NamedTuple):
@@ -213,7 +219,7 @@ class ItemSource(NamedTuple):
         options = plan.options
         limit = None if options.steps_per_epoch is None else int(options.steps_per_epoch)
         read = (self.reader.read(i, *item) for i, item in enumerate(self.items.epoch(), 1))
-        return StreamedEpoch(read, int(options.accumulate), limit, number)
+        return StreamedEpoch(read, int(options.accumulate), limit, number, model.dtype)
 
 
 Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Any, Any]]
@@ -227,8 +233,8 @@ class AugmentedSource(NamedTuple):
     """
 
     augment: Augment
-    x: np.ndarray
-    y: Labels | np.ndarray
+    x: np.ndarray | SparseRows
+    y: np.ndarray
     weights: np.ndarray | None
     shape: tuple[int, ...]
     reader: Reader
@@ -240,20 +246,19 @@ class AugmentedSource(NamedTuple):
         ends = np.cumsum(batches.rows_of_batches())
         rows = np.split(batches.order[: batches.num_rows], ends[:-1])
         made = (self._batch(of_batch, model.seed, model.epochs_done, i) for i, of_batch in enumerate(rows))
-        return StreamedEpoch(ahead(made), batches.accumulate, batches.steps, number)
+        return StreamedEpoch(ahead(made), batches.accumulate, batches.steps, number, model.dtype)
 
     def _batch(self, rows: np.ndarray, seed: int, epoch: int, number: int) -> Data:
         """Batch `number` of an epoch, counted from 0: a function of the rows, the seed and both numbers."""
         bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(AUGMENT, epoch, number)))
         x = self.x[rows].reshape(len(rows), *self.shape)
-        y = self.y.values[rows] if isinstance(self.y, Labels) else self.y[rows]
-        found = self.augment(x, y, np.random.Generator(bits))
+        found = self.augment(x, self.y[rows], np.random.Generator(bits))
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"augment must return a tuple (x, y); got {describe(found)} for batch {number + 1}")
         data = self.reader.read(number + 1, *found)
         if self.weights is None:
             return data
-        if len(data.x) != len(rows):
+        if len(data.x) != len(rows) or data.rows is not None:
             raise ValueError(
                 f"augment must return as many rows as it is given where rows have weights; got {len(data.x)} for"
                 f" {len(rows)} in batch {number + 1}"
