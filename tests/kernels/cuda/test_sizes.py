@@ -22,8 +22,8 @@ pytestmark = pytest.mark.gpu
 def test_sizes_are_those_of_the_batches(accumulate, clip_norm):
     run = compare_sizes(cuda, [[3, 1, 4], [2, 4, 3, 2]], accumulate, clip_norm=clip_norm)
     kept = run.net._kept["train"][1]
-    run.train(*run.net._kept["train"][1].batches.arrays, np.arange(5), 4, accumulate=accumulate, clip_norm=clip_norm,
-              sizes=np.array([4, 1]))  # fmt: skip
+    x, y = kept.batches.arrays[:2]
+    run.train(x, y, np.arange(5), 4, accumulate=accumulate, clip_norm=clip_norm, sizes=np.array([4, 1]))
     assert run.net._kept["train"][1] is kept
 
 
