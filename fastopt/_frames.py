@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._dlpack import has_dlpack, is_tensor, view_of
-from ._validation import check_finite, check_real, describe, plain
+from ._validation import blocks_of, check_finite, check_real, describe, plain
 
 
 class Column(NamedTuple):
@@ -98,17 +98,17 @@ def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> 
     """Return a matrix or a column; ValueError, naming row and column, if it holds NaN or infinity."""
     if array.dtype.kind != "f" or names is None:
         return check_finite(name, array) if array.dtype.kind == "f" else array
+    if all(np.isfinite(block).all() for block in blocks_of(array)):
+        return array
     bad = ~np.isfinite(array).reshape(len(array), -1)
-    if bad.any():
-        column = int(np.argmax(bad.any(axis=0)))
-        row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
-        value = array.reshape(bad.shape)[row, column]
-        cell = "a missing value" if np.isnan(value) else str(value)
-        raise ValueError(
-            f"{name}: column {names[column]!r} has {cell} in row {row}{f' (and {more} more)' * (more > 0)};"
-            f" {name} must be finite"
-        )
-    return array
+    column = int(np.argmax(bad.any(axis=0)))
+    row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
+    value = array.reshape(bad.shape)[row, column]
+    cell = "a missing value" if np.isnan(value) else str(value)
+    raise ValueError(
+        f"{name}: column {names[column]!r} has {cell} in row {row}{f' (and {more} more)' * (more > 0)};"
+        f" {name} must be finite"
+    )
 
 
 def from_objects(cells: np.ndarray) -> Column:

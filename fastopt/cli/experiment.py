@@ -96,7 +96,7 @@ class Experiment(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of the whole training, if nothing ends it early."""
-        rows = np.arange(len(self.x))
+        rows = _random_rows.row_numbers(len(self.x))
         if check_number("validation_split", self.validation_split, 0.0, 1.0):
             rows, _ = _random_rows.split(len(rows), self.validation_split, self.seed, shuffle=True)
         steps = self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
-from .._random_rows import split
+from .._random_rows import row_numbers, split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..callbacks import Callback
@@ -289,15 +289,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
-            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
+            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.rows)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        rows, held_out = np.arange(len(raw.x.values)), None
+        rows, held_out = row_numbers(raw.num_rows), None  # among those without gaps
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
-        learnt_rows = None if len(used) == len(raw.x.values) else used
+        learnt_rows = None if len(used) == raw.num_rows else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
@@ -308,29 +308,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             if rest and rest[0] is not None:
                 validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
-            validation = _intake.Data(data.x[held_out], data.y[held_out])
+            validation = data._replace(rows=_intake.chosen(data.rows, held_out))
             if weights is not None:
-                found = _row_weights.in_dtype("sample_weight", weights, self.dtype)[held_out]
-                _row_weights.used("sample_weight of the rows held out", found, np.arange(len(found)))
-                validation = validation._replace(weights=found)
+                found = _row_weights.in_dtype("sample_weight", weights, self.dtype)
+                _row_weights.used("sample_weight of the rows held out", found, held_out)
+                validation = validation._replace(weights=raw.of_all(found))
         if options.class_weight is not None:
-            of_classes = _row_weights.of_classes(options.class_weight, loss, data.y, learnt.classes, used)
+            of_classes = _row_weights.of_classes(options.class_weight, loss, data.targets, learnt.classes, used)
             weights = of_classes if weights is None else weights * of_classes
         if weights is not None:
             found = _row_weights.in_dtype("sample_weight times class_weight", weights, self.dtype)
             _row_weights.used("sample_weight times class_weight", found, rows)
-            data = data._replace(weights=found)
+            data = data._replace(weights=raw.of_all(found))
         for name, some in (("y", data), ("validation y", validation)):
             if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        rows = rows if data.rows is None else data.rows[rows]
         plan = training.Plan(None, data, rows, validation, options)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, self.seed if options.shuffle else None))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
-            told = {**data._asdict(), "rows": len(rows), "learnt": [learnt.statistics, learnt.target_scale]}
+            told = {**data._asdict(), "x": data.features, "rows": len(rows)}
+            told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
@@ -342,10 +344,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
         """The data with the weights of its rows."""
-        weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
+        weights = _row_weights.read(name, sample_weight, raw.given, raw.rows)
         found = _row_weights.in_dtype(name, weights, self.dtype)
-        _row_weights.used(name, found, np.arange(len(found)))
-        return data._replace(weights=found)
+        _row_weights.used(name, found, row_numbers(len(found)))
+        return data._replace(weights=raw.of_all(found))
 
     def _network_for(self, training: bool, averaged: bool = False) -> Any:
         """Return a network to train or predict with: that of the call before, with its programs, if it still fits.

@@ -176,7 +176,7 @@ class Plan(NamedTuple):
 
     network: Any  # of the backend, over the model's weights
     data: Data
-    rows: np.ndarray  # int64, the rows of `data` to train on
+    rows: np.ndarray  # numbers of the rows of `data` to train on, as of `row_numbers`
     validation: Data | None
     options: FitOptions
     evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
@@ -279,8 +279,8 @@ def next_batches(model: Model, plan: Plan) -> Batches:
         rows = plan.stream.rows(model.epochs_done * count, count)
     elif options.shuffle:
         shuffle = Shuffle(model.seed, model.epochs_done)
-    x, y, weights = plan.data
-    return Batches(x, y, rows, size, accumulate, shuffle=shuffle, weights=weights)
+    data = plan.data
+    return Batches(data.x, data.y, rows, size, accumulate, shuffle=shuffle, weights=data.weights)
 
 
 def rows_per_epoch(plan: Plan) -> int:
@@ -322,10 +322,9 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
 
 
 def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
-    x, y, weights = data
-    result, settings = network.evaluate(x, y, batch_size, weights), model.param_settings
-    loss = float(result.losses[0])
+    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation on the rows that count."""
+    result = network.evaluate(data.x, data.y, batch_size, data.weights, data.rows)
+    loss, settings = float(result.losses[0]), model.param_settings
     if any(own.has_penalty for own in settings):
         loss += network.penalty(settings)
     return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
@@ -338,10 +337,10 @@ def function_figures(model: Model, network: Any, data: Data, batch_size: int) ->
     """
     if not model.metric_functions:
         return {}
-    outputs, y = network.predict(data.x, batch_size), data.y
+    outputs, y = network.predict(data.x, batch_size, data.rows), data.targets
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs, data.weights)
+    return function_values(model.metric_functions, y, outputs, data.row_weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
