@@ -10,19 +10,20 @@ import numpy as np
 
 from .. import _frames, _validation
 from .._frames import Features
-from .._validation import check_finite
 from ..kernels.sources import STORED, Source, SparseRows, Stage, is_direct, through
 
 # Values that are converted once and not in every epoch, as they fit in a cache: 4 MB of float32.
 SMALL = 1 << 20
 
 
-def readable(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def readable(values: np.ndarray | SparseRows, dtype: np.dtype) -> np.ndarray | SparseRows:
     """Return a matrix in a layout that kernels read: the same memory, or a copy if that is not memory-mapped.
 
     Copied, in their own dtype, are arrays columns first, whose rows would be read from as many places as they have
     columns, and those that are not aligned. Long double becomes `dtype`.
     """
+    if isinstance(values, SparseRows):
+        return values
     if type(values) is not np.ndarray:
         values = np.asarray(values)
     if values.dtype.newbyteorder("=").name not in STORED:
@@ -79,9 +80,7 @@ def check(name: str, x: Features, rows: np.ndarray | None = None) -> None:
     """Raise ValueError, naming the place, if features hold NaN or infinity; rows: those that are used, None: all."""
     if x.values.dtype.kind != "f":
         return
-    if isinstance(x.values, SparseRows):
-        check_finite(f"the stored values of {name}", x.values.stored)
-    elif rows is None:
+    if rows is None or isinstance(x.values, SparseRows):
         _frames.check_cells(name, *x)
     elif not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
         _frames.check_cells(name, x.values[rows], x.names)
