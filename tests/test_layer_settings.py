@@ -423,6 +423,42 @@ def test_files_and_copies_go_on_with_frozen_layers():
         assert other.optimizer.settle() == [16, 16, 4, 4, 40, 40]
 
 
+class ThawSecond(fo.Callback):
+    """A callback that swaps the frozen layer before the second epoch."""
+
+    def on_epoch_begin(self, model, epoch):
+        if epoch == 2:
+            model.freeze("dense_2")
+            model.unfreeze("dense_1")
+
+
+class Stop(fo.Callback):
+    """A callback that interrupts the training within its third epoch."""
+
+    every_steps = 1
+
+    def on_step_end(self, model, step, logs):
+        if step == 10:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_resumed_training_has_the_layers_that_callbacks_have_thawed(tmp_path, backend):
+    path = tmp_path / "training"
+
+    def begun():
+        return made({"trainable": False}, EVERYTHING[1], optimizer=fo.Adam(), backend=backend)
+
+    whole, killed, resumed = begun(), begun(), begun()
+    losses = fitted(whole, epochs=4, callbacks=[ThawSecond()])["loss"]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(killed, epochs=4, callbacks=[ThawSecond(), Stop()], checkpoint=path, checkpoint_every=3)
+    assert fitted(resumed, epochs=4, callbacks=[ThawSecond()], resume=path)["loss"] == losses
+    assert same_bits(resumed, whole)
+    assert resumed.optimizer.settle() == whole.optimizer.settle() == [12, 12, 0, 0, 16, 16]
+    assert resumed.layers[0].trainable
+
+
 def test_files_say_only_what_they_use():
     """Older versions read files of models that use none of this."""
     model = made(optimizer=fo.Adam())
