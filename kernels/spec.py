@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .sources import Source
+
 NO_PARAMS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -145,11 +147,17 @@ class BufferUpdate(NamedTuple):
 class Shuffle(NamedTuple):
     """A new order of rows for every epoch: a pure function of a seed and the number of the epoch.
 
-    It is that of NumPy's `Generator(PCG64(SeedSequence(seed, spawn_key=(1, epoch)))).permutation`.
+    It is drawn by NumPy's `g = Generator(PCG64(SeedSequence(seed, spawn_key=(1, epoch))))`: `g.permutation(rows)`.
+
+    With `block_rows` neighbours stay near each other, for data beyond memory. The rows are cut into blocks of so many
+    (the last one may be shorter), which are put in the order `g.permutation(number of blocks)`. Then every
+    `window_rows` rows, one window after the other, are put in random order by `g.shuffle`.
     """
 
     seed: int  # in [0, 2^64)
     first_epoch: int = 0  # number, in the life of a model, of the first epoch of a pass
+    block_rows: int = 0  # 0: all rows are mixed with one another
+    window_rows: int = 0
 
     def order(self, rows: np.ndarray, epoch: int = 0) -> np.ndarray:
         """Return `rows`, (m,), in the order of an epoch of the pass, counted from 0: a new array.
@@ -159,10 +167,18 @@ class Shuffle(NamedTuple):
         True
         >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
         True
+        >>> Shuffle(seed=0, block_rows=2, window_rows=4).order(rows).tolist()
+        [13, 15, 14, 12, 11, 10]
         """
         key = SHUFFLE_STREAM, self.first_epoch + epoch
-        bits = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key))
-        return np.random.Generator(bits).permutation(rows)
+        g = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
+        if not self.block_rows:
+            return g.permutation(rows)
+        starts = g.permutation(-(-len(rows) // self.block_rows)) * self.block_rows
+        order = np.concatenate([rows[:0], *(rows[start : start + self.block_rows] for start in starts)])
+        for start in range(0, len(rows), self.window_rows):
+            g.shuffle(order[start : start + self.window_rows])
+        return order
 
 
 SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others
@@ -198,9 +214,9 @@ class Batches(NamedTuple):
     with the learning rate of its number.
     """
 
-    x: np.ndarray  # (n, inputs)
-    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of x's dtype
-    order: np.ndarray  # (m,) int64 row indices
+    x: np.ndarray | Source  # (n, inputs), of the network's dtype, or a source of any
+    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the network's dtype
+    order: np.ndarray  # (m,) row indices: uint32 or, for the same bits, int64
     batch_size: int
     accumulate: int = 1
     epochs: int = 1  # passes over all batches, one after the other

@@ -194,7 +194,7 @@ def _narrowing(shape: tuple[int, int]) -> Outputs:
 def _gather(shape: tuple[int, int], dtype: str, y_columns: int) -> Outputs:
     """y_columns: of targets; 0: labels."""
     (count, columns), half = shape, shape[0] // 2
-    order, now = to_device(np.random.default_rng(0).permutation(count)), _clock()
+    order, now = to_device(np.random.default_rng(0).permutation(count).astype("uint32")), _clock()
     x, into = there(drawn(*shape), dtype), there(np.zeros((half, columns)), dtype)
     y, y_into = there(drawn(count, y_columns), dtype), there(np.zeros((half, y_columns)), dtype)
     if not y_columns:

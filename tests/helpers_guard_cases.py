@@ -36,6 +36,7 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
+from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
     FORMS,
     MASTER,
@@ -366,9 +367,10 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
+    x, order = more.pop("keep", lambda x: x)(x), np.arange(count, dtype=np.uint32)
     weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
     group = more.pop("accumulate", 1)
-    batches = Batches(x, y, np.arange(count), 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
+    batches = Batches(x, y, order, 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     after, averages = more.pop("after", None), list[np.ndarray]()
     if after is not None:
@@ -463,6 +465,26 @@ def networks() -> Iterator[Case]:
                 lambda d=dtype, m=more: _network(NORMALIZED, "mean_squared_error", d, "momentum", **m),
             )
         yield f"network of wider layers, {dtype}", lambda d=dtype: _network(WIDE, "mean_squared_error", d)
+    for name, keep in {"bytes": _bytes, "columns first": _columns_first, "sparse": _sparse}.items():
+        yield f"network, {name}", lambda k=keep: _network(DEEP, "mean_squared_error", "float32", keep=k)
+
+
+def _bytes(x: np.ndarray) -> Source:
+    """Bytes, which two stages prepare."""
+    inputs = x.shape[1]
+    stages = tuple(Stage(divides, np.full(inputs, 2.0), np.full(inputs, 0.5)) for divides in (False, True))
+    return Source((20 * x + 100).astype(np.uint8), stages)
+
+
+def _columns_first(x: np.ndarray) -> Source:
+    return Source(np.asfortranarray(x.astype(">i2")))
+
+
+def _sparse(x: np.ndarray) -> Source:
+    """The positive numbers."""
+    rows, columns = np.nonzero(x > 0)
+    starts = np.searchsorted(rows, np.arange(len(x) + 1)).astype(np.int32)
+    return Source(SparseRows(x[rows, columns], columns.astype(np.int32), starts, x.shape[1]))
 
 
 def networks_in_bfloat16() -> Iterator[Case]:
@@ -473,10 +495,10 @@ def networks_in_bfloat16() -> Iterator[Case]:
                 f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
                 lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
             )
-    for name, specs in {"deep": DEEP, "wide": WIDE, "normalized": NORMALIZED}.items():
+    for name, (specs, fixed) in {"deep": (DEEP, ()), "wide": (WIDE, ()), "normalized": (NORMALIZED, (9,))}.items():
         yield (
             f"{name} network in bfloat16",
-            lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+            lambda s=specs, f=fixed: _network(s, "mean_squared_error", "float32", compute="bfloat16", fixed=f),
         )
 
 

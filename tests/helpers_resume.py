@@ -23,10 +23,13 @@ class Killed(BaseException):
 
 def model_of(
     backend: str, lr: Any = None, metrics: Any = FIGURES, seed: int = 1, ema: Any = None, first: Any = None,
-    **options: Any,
+    between: Any = (), **options: Any,
 ) -> fo.Sequential:  # fmt: skip
-    """A compiled model with dropout and a schedule: steps and epochs matter; first: arguments of its first layer."""
-    layers = [fo.Dense(8, "relu", **first or {}), fo.Dropout(0.3), fo.Dense(3, "softmax")]
+    """A compiled model with dropout and a schedule: steps and epochs matter.
+
+    first: arguments of its first layer; between: layers after that.
+    """
+    layers = [fo.Dense(8, "relu", **first or {}), *between, fo.Dropout(0.3), fo.Dense(3, "softmax")]
     model = fo.Sequential(layers, seed=seed, backend=backend)
     model.compile(fo.Adam(lr=lr or fo.schedules.Cosine(0.05, 30), **options), "cce", list(metrics), ema)
     return model

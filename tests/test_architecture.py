@@ -22,7 +22,8 @@ KERNELS = {
     "settings": "",
     "interrupts": "",
     "denormals": "",
-    "spec": "",
+    "sources": "",
+    "spec": "sources",
     "epochs": "interrupts spec",
     "profile": "",
     "metrics": "formulas",
@@ -33,17 +34,17 @@ KERNELS = {
     "scalars": "formulas spec",
     "costs": "formulas profile scalars",
     # The oracle is blind: it must not see the formulas and the loops that it is compared with.
-    "reference": "denormals epochs spec",
+    "reference": "denormals epochs sources spec",
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
-    "cpu/dense": "cpu/runtime formulas metrics spec settings",
-    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile interrupts",
+    "cpu/dense": "cpu/runtime formulas metrics sources spec settings",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas sources spec scalars costs metrics profile interrupts",
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
     "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
-    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
+    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas sources spec scalars costs metrics profile"
     " epochs interrupts",
     "cuda/installation": "cuda/runtime cuda/optim",
     "cuda/kernels": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec",
@@ -61,11 +62,11 @@ FASTOPT = {
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
     "_definitions": "_backends _validation kernels/formulas kernels/language kernels/spec",
     "_files": "_validation kernels/interrupts",
-    "_frames": "_dlpack _validation",
+    "_frames": "_dlpack _validation kernels/sources",
     "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
-    "preprocessing": "_frames _frozen _validation",
+    "preprocessing": "_frames _frozen _validation kernels/sources",
     "activations": "_definitions _validation kernels/definitions kernels/formulas",
     "functional": "_backends _validation activations kernels/formulas",
     "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
@@ -87,7 +88,7 @@ FASTOPT = {
     "reports": "_text",
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
     " averaging callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
-    " kernels/metrics kernels/spec",
+    " kernels/metrics kernels/sources kernels/spec",
     "__init__": "activations averaging callbacks constraints conventions datasets functional layers losses models optim"
     " preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"

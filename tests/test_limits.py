@@ -122,7 +122,7 @@ def test_callbacks_count_validated_epochs_alone(tmp_path):
 # ---------------------------------------------------------------- max_steps
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=6)
 @given(
     steps=st.integers(1, 30), batch_size=st.sampled_from([7, 11, 40, 100]), accumulate=st.sampled_from([1, 3]),
     of_epoch=st.sampled_from([None, 1, 4]), shuffle=st.booleans(),

@@ -26,6 +26,7 @@ from fastopt.models import _checkpoints
 
 # arguments of a layer
 FIRST = [{}, {"kernel_constraint": "max_norm"}, {"kernel_regularizer": "l2"}, {"lr_scale": 0.5}, {"trainable": False}]
+BETWEEN = [(), (fo.BatchNorm(), fo.GaussianNoise(0.1)), (fo.LayerNorm(),)]
 
 
 def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1,), **options):
@@ -38,7 +39,7 @@ def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1
     return model
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("after", [1, 2, 4, 6])
 def test_after_any_checkpoint(backend, after, tmp_path):
     """Of steps 3, 6, 9, of the end of an epoch at step 11, and of 12, 15 and so on."""
     whole = model_of(backend)
@@ -47,17 +48,28 @@ def test_after_any_checkpoint(backend, after, tmp_path):
     assert_the_same_training(model, whole)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=6)
 @given(data=st.data())
 def test_mixes_of_options(backend, data, tmp_path_factory):
+    check_mix(backend, data.draw, tmp_path_factory)
+
+
+@pytest.mark.repeats
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data())
+def test_many_mixes_of_options(backend, data, tmp_path_factory):
+    check_mix(backend, data.draw, tmp_path_factory)
+
+
+def check_mix(backend, draw, tmp_path_factory):
     """Cut off more than once, with what else there is."""
-    draw = data.draw
     of_model = {
         "clip_norm": draw(st.sampled_from([None, 0.5])),
         "lr": draw(st.sampled_from([0.03, None, fo.schedules.Exponential(0.05, gamma=0.9)])),
         "metrics": draw(st.sampled_from([(), ("accuracy",), ("r2", "f1_macro", "mse")])),
         "ema": draw(st.sampled_from([None, fo.EMA(0.9)])),
         "first": draw(st.sampled_from(FIRST)),
+        "between": draw(st.sampled_from(BETWEEN)),
     }
     options = {
         "batch_size": draw(st.sampled_from([1, 7, 40, 100])), "accumulate": draw(st.sampled_from([1, 2, 3])),

@@ -136,7 +136,7 @@ def test_descriptions_that_lie(good, tmp_path, keys, value):
     description, path = json.loads(json.dumps(good[1])), tmp_path / "c"
     put(description, keys, value)
     save_file(good[2], path, {"fastopt": json.dumps(description)})
-    refused(path, "not a usable model file")
+    refused(path, "not a usable checkpoint: ")
 
 
 def test_the_message_names_the_last_good_one(good, tmp_path):

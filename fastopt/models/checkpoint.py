@@ -22,9 +22,9 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with averages, with layers other than Dense and Dropout, or layers that have constraints,
-# regularizers, rates or a decay of their own, or are frozen; and of checkpoints. Format 2 is that of models that
-# remember something of their data; of others format 1 says all.
+# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
+# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
+# something of their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors
@@ -65,7 +65,8 @@ def opened(path: Path | Readable, training: bool = False) -> Iterator[tuple[Desc
         raise ValueError(f"{_files.shown(path)} is not a whole safetensors file: {error}") from error
     except DAMAGE as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{_files.shown(path)} is not a usable model file: {reason}") from error
+        kind = "checkpoint" if training else "model file"
+        raise ValueError(f"{_files.shown(path)} is not a usable {kind}: {reason}") from error
 
 
 def _parse(content: bytes) -> tuple[Description, Tensors]:

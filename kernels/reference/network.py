@@ -10,7 +10,7 @@ threads have settings of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ..denormals import flushed
 from ..epochs import train_epochs
+from ..sources import Source, take
 from ..spec import (
     Batches,
     DenseSpec,
@@ -242,9 +243,9 @@ Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm
 class Network:
     """A stack of layers over the caller's parameters, which `train` changes in place.
 
-    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
-    last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
-    activation is applied to what `predict` returns and the metrics see.
+    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias, all of type `dtype`; of other layers they
+    are those of `spec.parameter_shapes`. Where the last layer's activation is the loss's link (softmax, sigmoid),
+    the loss works on the logits, and the activation is applied to what `predict` returns and the metrics see.
 
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what
     layers give to one another forward and backward, are rounded to it; parameters, their gradients, the
@@ -381,17 +382,20 @@ class Network:
                 self._gradients += [g for g, on in zip(layer.gradients, needed, strict=True) if on and g is not None]
 
     @np.errstate(all="ignore")
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024, weights: Array | None = None) -> PassResult:
-        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout.
+    def evaluate(
+        self, x: Array | Source, y: Array, batch_size: int = 1024, weights: Array | None = None,
+        order: Array | None = None,
+    ) -> PassResult:  # fmt: skip
+        """Return the mean loss over the rows `order` (None: all) as the one entry of `losses`, and the metrics.
 
-        weights: (n,) of the rows, whose sum is not 0; None: all 1.
+        There is no dropout. weights: (n,) of all rows, whose sum over these is not 0; None: all 1.
         """
         start = time.perf_counter()
         metrics = self._new_metrics()
         total = sum_of_weights = 0.0
-        for i in range(0, len(x), batch_size):
-            targets, w = y[i : i + batch_size], None if weights is None else weights[i : i + batch_size]
-            outputs = self._forward(x[i : i + batch_size])
+        for rows in _parts(len(x) if order is None else len(order), batch_size, order):
+            targets, w = y[rows], None if weights is None else weights[rows]
+            outputs = self._forward(self._rows(x, rows))
             weight = len(targets) if w is None else float(w.sum(dtype=np.float64))
             total += weight * loss(self._known_loss(), outputs, targets, None, w)
             sum_of_weights += weight
@@ -404,14 +408,23 @@ class Network:
         return penalty(self.params, settings)
 
     @np.errstate(all="ignore")
-    def predict(self, x: Array, batch_size: int = 1024) -> Array:
-        """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
-        result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)
-        for i in range(0, len(x), batch_size):
-            result[i : i + batch_size] = self._forward(x[i : i + batch_size])
+    def predict(self, x: Array | Source, batch_size: int = 1024, order: Array | None = None) -> Array:
+        """Return outputs (m, outputs) for the rows `order` of x (n, inputs) (None: all), the output activation applied.
+
+        There is no dropout.
+        """
+        count = len(x) if order is None else len(order)
+        result = np.empty((count, self._outputs), self._doutputs.array.dtype)
+        for i, rows in enumerate(_parts(count, batch_size, order)):
+            result[i * batch_size : (i + 1) * batch_size] = self._forward(self._rows(x, rows))
         if self._link is not None:
             activate(self._link, result, result)
         return result
+
+    @flushed
+    def _rows(self, x: Array | Source, rows: Any) -> Array:
+        """Rows of x, by a slice or their numbers, in the network's dtype."""
+        return take(x, rows, self._doutputs.array.dtype)
 
     def _known_loss(self) -> LossSpec:
         if self._loss is None:
@@ -459,7 +472,8 @@ class Network:
                 layer.moves = weight > 0
         for j in range(-(-len(group) // size)):
             rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
-            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1, w)
+            x = self._rows(batches.x, rows)
+            value = self._gradient(x, batches.y[rows], metrics, seed, step * k + j + 1, w)
             if k == 1:
                 return value, weight, self._gradients
             own = len(rows) if w is None else float(w.sum(dtype=np.float64))
@@ -489,6 +503,13 @@ class Network:
 def _totals(metric: Metric) -> dict[str, Any]:
     """All that a metric has counted, without the rule that it counts by."""
     return {name: value for name, value in vars(metric).items() if name != "rule"}
+
+
+def _parts(count: int, size: int, order: Array | None) -> Iterator[Any]:
+    """Rows of all batches of a pass without updates: slices, or parts of an order."""
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        yield part if order is None else order[part]
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:

@@ -32,7 +32,7 @@ BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
 STDDEV, NOISE_STREAM = (offset(NOISE, name) for name in ("stddev", "stream"))
 
-read_word, read_double = reader("int64", 1), reader("float64", 1)
+read_word, read_double, read_row_number = reader("int64", 1), reader("float64", 1), reader("uint32", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
 SIZES = {dtype: store.size for dtype, store in STORES.items()} | {LABEL: 8}  # bytes of an element
 
@@ -41,7 +41,7 @@ UNITS = {16: ("uint32", 4), 8: ("int64", 1), 4: ("uint32", 1), 2: ("uint16", 1)}
 
 
 def _row_number(order, start, row):
-    return read_word(order + (start + row) * 8)[0] if order != 0 else start + row
+    return np.int64(read_row_number(order + (start + row) * 4)[0]) if order != 0 else start + row
 
 
 # Number in x and y of row `row` of the batch that begins with row `start` of the pass.
@@ -234,7 +234,7 @@ def gather(
 ) -> None:
     """Copy rows `order[b * batch :][:rows]` of x, and of y if it is given, for batch b of the clock.
 
-    order: address of int64; 0: the rows as they come, from [b * batch % ring :][:rows].
+    order: address of uint32; 0: the rows as they come, from [b * batch % ring :][:rows].
     """
     y = y or NO_ROWS
     addresses = x.source, x.into, x.units, x.stride_bytes, y.source, y.into, y.units, y.stride_bytes

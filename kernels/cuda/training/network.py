@@ -26,6 +26,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
+from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
@@ -174,7 +175,8 @@ class _Training:
 class Network:
     """A network on a GPU. `params` belong to the caller, and are those after the last step when a call ends.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
     products may round their operands to 10 bits of mantissa.
     fused: the activations that may be epilogues of products; None: those that are exact (`products.exact_activations`).
@@ -243,7 +245,7 @@ class Network:
             training.states.download(self.stream.handle)
 
     def _cached(
-        self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
+        self, verb: str, arrays: Sequence[np.ndarray | Source | None], key: tuple[Any, ...], make: Callable[[], Any]
     ) -> Any:
         """The pass of a verb: the last one, if it was made for the same arrays, which it keeps alive."""
         key = *map(id, arrays), *key
@@ -287,7 +289,7 @@ class Network:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
             clips, after = optimizer.clip_norm is not None, optimizer.after
-            arrays: list[np.ndarray | None] = [batches.x, batches.y]
+            arrays: list[np.ndarray | Source | None] = [batches.x, batches.y]
             arrays += [state for of_param in states for state in of_param or ()]
             arrays += after.averages if after else ()
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
@@ -347,24 +349,27 @@ class Network:
         return result._replace(weights=None if weights is None else np.add.reduceat(weights.batches, firsts))
 
     def evaluate(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None
-    ) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout.
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> PassResult:  # fmt: skip
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout.
 
-        weights: (n,) of the rows, of the network's dtype, whose sum is not 0; None: all 1.
+        weights: (n,) of all rows, of the network's dtype, whose sum over these is not 0; None: all 1.
         """
-        start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
+        num_rows = len(x) if order is None else len(order)
+        start, size, terms = time.perf_counter(), min(batch_size, num_rows), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation, weighted = variation_for(self.net.metrics, y, None, weights), weights is not None
+        variation, weighted = variation_for(self.net.metrics, y, order, weights), weights is not None
         with self.gpu.active():
-            key, make = (size, weighted, _parts(variation)), partial(self._pass, x, y, size, 0, variation, weighted)
-            running: Pass = self._cached("evaluate", [x, y], key, make)
+            key = size, weighted, _parts(variation)
+            make = partial(self._pass, x, y, size, 0, variation, weighted, order)
+            running: Pass = self._cached("evaluate", [x, y, order], key, make)
             self._upload()
-            of_rows = weights_in_order(weights, None, size)
+            of_rows = weights_in_order(weights, order, size)
             running.run(lambda kind: self._list_evaluation(running, kind.rows), weights=of_rows)
             sums, losses = running.sums()
-        rows = len(x) if of_rows is None else of_rows.total
+        rows = num_rows if of_rows is None else of_rows.total
         return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
 
     def penalty(self, settings: Sequence[ParamSettings]) -> float:
@@ -376,13 +381,16 @@ class Network:
             sizes = self.mirror.addresses, [p.size for p in self.params]
             return Penalties(self.gpu, self.stream.handle, self.net.dtype, *sizes, settings).value()
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.net.outputs), self.net.dtype)
-        if not len(x):
+    def predict(
+        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The outputs for the rows `order` (None: all, as they come), after the output activation."""
+        rows = len(x) if order is None else len(order)
+        out = np.empty((rows, self.net.outputs), self.net.dtype)
+        if not rows:
             return out
         with self.gpu.active():
-            running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
+            running = self._pass(x, None, min(batch_size, rows), self.net.outputs, order=order)
             self._upload()
             collector = Collector(running, out)
             running.run(lambda kind: self._list_prediction(running, kind.rows), after=collector.launched)
@@ -390,12 +398,13 @@ class Network:
         return out
 
     def _pass(
-        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None,
-        weighted: bool = False,
+        self, x: np.ndarray | Source, y: np.ndarray | None, batch: int, outputs: int = 0,
+        variation: Variation | None = None, weighted: bool = False, order: np.ndarray | None = None,
     ) -> Pass:  # fmt: skip
         net = self.net._replace(variation=variation)
         program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
-        return Pass(program, x, y, len(x), False, outputs=outputs, weighted=weighted)
+        rows = len(x) if order is None else len(order)
+        return Pass(program, x, y, rows, False, outputs=outputs, weighted=weighted, chosen=order)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
