@@ -361,18 +361,18 @@ CONSTRAINED = _record(
     "share",  # one number of p's dtype
     "rows",
     "columns",
-    "piece",  # columns of a piece of work, or rows
-    "by_columns",  # 1: columns
-    "first_piece",
+    "piece",  # rows of a piece
     "pieces",
     "element_bytes",
+    "measure",  # code: sums of the squares of a piece's columns; 0: there are no norms of columns
+    "squares",  # (pieces, columns) float64: what it leaves
     reals=("most",),  # the largest norm
 )
 AFTER_STEP = _record(
     "count",
     "table",  # (count,) of CONSTRAINED
-    "num_pieces",
-    "sums",  # (num_ranks, 2 PIECE_SUMS) float64
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
     "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 
