@@ -82,7 +82,7 @@ def _make_class(base: Any, name: str, key: str, params: Mapping[str, Option], do
 
 
 def _reduce(self: Any) -> tuple[Any, ...]:
-    """For pickle and copy: the class is found by its name, and by its formula."""
+    """Recipe for pickle and copy: the class is found by its name, and by its formula."""
     return restored, (self.name, self._key, dict(self.spec.params), self.backend)
 
 

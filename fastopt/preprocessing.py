@@ -41,7 +41,7 @@ class Normalization(Frozen):
     is built with the layer afterwards; a model that has numbers already keeps them. A model's numbers are in
     `model.statistics`, beside `parameters`, and in its file.
 
-    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
+    Must come before all layers of other kinds. Raises TypeError or ValueError for other arguments.
 
     >>> import numpy as np
     >>> layer = Normalization().adapt([[0.0, 5.0], [2.0, 5.0]])
@@ -126,7 +126,7 @@ class Rescaling(Frozen):
     scale, offset  numbers, or arrays (inputs,)
     name           its name in `summary` and error messages; by default rescaling_1, ... in a model
 
-    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
+    Must come before all layers of other kinds. Raises TypeError or ValueError for other arguments.
 
     >>> Rescaling(2, offset=-1)
     Rescaling(2, offset=-1)

@@ -56,6 +56,7 @@ def torch_stub() -> str:
         "",
         "import torch",
         "",
+        "from ._defined import class_of as class_of",
         "from ._explain import Explanation as Explanation",
         "from ._explain import Placement as Placement",
         "from ._explain import explain as explain",
@@ -72,7 +73,7 @@ def torch_stub() -> str:
     return "\n".join(lines) + "\n"
 
 
-_TORCH_NAMES = "Explanation", "Placement", "StepInBackward", "accelerate", "explain", "step_in_backward"
+_TORCH_NAMES = "Explanation", "Placement", "StepInBackward", "accelerate", "class_of", "explain", "step_in_backward"
 
 
 def _all(names: list[str]) -> list[str]:

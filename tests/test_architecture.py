@@ -62,7 +62,7 @@ FASTOPT = {
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
     "_definitions": "_backends _validation kernels/formulas kernels/language kernels/spec",
     "_files": "_validation kernels/interrupts",
-    "_frames": "_dlpack _validation",
+    "_frames": "_dlpack _validation kernels/sources",
     "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",

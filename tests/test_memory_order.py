@@ -94,8 +94,9 @@ def test_own(layout, dtype):
 
 # ---------------------------------------------------------------- nothing is left out
 NO_ARRAYS = {
-    "Activation", "Callback", "Dropout", "EMA", "EarlyStopping", "History", "__version__", "get_num_threads",
-    "get_optimizer", "profile", "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
+    "Activation", "Callback", "Dropout", "EMA", "EarlyStopping", "GaussianNoise", "History", "__version__",
+    "get_num_threads", "get_optimizer", "profile",
+    "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
     # modules, whose contents are named one by one
     "activations", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim",
     "profiling", "regularizers", "schedules",

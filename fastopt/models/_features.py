@@ -10,19 +10,20 @@ import numpy as np
 
 from .. import _frames, _validation
 from .._frames import Features
-from .._validation import check_finite
 from ..kernels.sources import STORED, Source, SparseRows, Stage, is_direct, through
 
 # Values that are converted once and not in every epoch, as they fit in a cache: 4 MB of float32.
 SMALL = 1 << 20
 
 
-def readable(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def readable(values: np.ndarray | SparseRows, dtype: np.dtype) -> np.ndarray | SparseRows:
     """Return a matrix in a layout that kernels read: the same memory, or a copy if that is not memory-mapped.
 
     Copied, in their own dtype, are arrays columns first, whose rows would be read from as many places as they have
     columns, and those that are not aligned. Long double becomes `dtype`.
     """
+    if isinstance(values, SparseRows):
+        return values
     if type(values) is not np.ndarray:
         values = np.asarray(values)
     if values.dtype.newbyteorder("=").name not in STORED:
@@ -79,11 +80,10 @@ def check(name: str, x: Features, rows: np.ndarray | None = None) -> None:
     """Raise ValueError, naming the place, if features hold NaN or infinity; rows: those that are used, None: all."""
     if x.values.dtype.kind != "f":
         return
-    if isinstance(x.values, SparseRows):
-        check_finite(f"the stored values of {name}", x.values.stored)
-    elif rows is None:
+    sparse = isinstance(x.values, SparseRows)
+    if rows is None or (sparse and not finite_rows(x.values, None)[rows].all()):
         _frames.check_cells(name, *x)
-    elif not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
+    elif not sparse and not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
         _frames.check_cells(name, x.values[rows], x.names)
 
 
@@ -91,7 +91,8 @@ def finite_rows(values: np.ndarray | SparseRows, dtype: np.dtype | None) -> np.n
     """Boolean vector: rows without NaN and infinity, also in `dtype`, if that is given."""
     if isinstance(values, SparseRows):
         good = np.ones(len(values), bool)
-        bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
+        with np.errstate(over="ignore"):
+            bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
         good[np.searchsorted(values.starts, bad, side="right") - 1] = False
         return good
     if values.dtype.kind != "f" or dtype is None or values.dtype.itemsize <= dtype.itemsize:

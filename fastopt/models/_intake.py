@@ -226,7 +226,7 @@ def chosen(kept: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray | Non
 def prepared(
     model: DataModel, name: str, x: Features, learnt: Learnt, rows: np.ndarray | None = None
 ) -> np.ndarray | Source:
-    """Return features for the first Dense or Dropout, which are finite in the model's dtype: of `rows`, None: all."""
+    """Return features for the first layer after these, which are finite in the model's dtype: of `rows`, None: all."""
     for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
         if isinstance(layer, Normalization) and statistics is None:
             raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")

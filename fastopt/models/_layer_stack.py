@@ -201,6 +201,7 @@ class LayerStack:
         """Work out what layers have for themselves, after a change of `layers` or `decay_biases`."""
         self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
         self._all_frozen = all(_trainable.frozen_params(self.layers))
+        self._fixed_layers = _trainable.fixed_layers(self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""

@@ -10,11 +10,11 @@ from ..kernels.spec import Shuffle
 class RowStream:
     """Rows to train on that go on from epoch to epoch: all of them, then again all, each time in a new order.
 
-    shuffle: seed of the orders, which are those of whole epochs; None: rows come as they are.
+    shuffle: the orders, which are those of whole epochs from number 0 on; None: rows come as they are.
     """
 
-    def __init__(self, rows: np.ndarray, seed: int | None) -> None:
-        self._rows, self._seed = rows, seed
+    def __init__(self, rows: np.ndarray, shuffle: Shuffle | None) -> None:
+        self._rows, self._shuffle = rows, shuffle
         self._last: tuple[int, np.ndarray] = -1, rows  # number and order of the last pass that was asked for
 
     def rows(self, first: int, count: int) -> np.ndarray:
@@ -31,8 +31,8 @@ class RowStream:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _order(self, number: int) -> np.ndarray:
-        if self._seed is None:
+        if self._shuffle is None:
             return self._rows
         if self._last[0] != number:
-            self._last = number, Shuffle(self._seed, number).order(self._rows)
+            self._last = number, self._shuffle._replace(first_epoch=number).order(self._rows)
         return self._last[1]

@@ -22,9 +22,9 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with averages, with layers other than Dense and Dropout, or layers that have constraints,
-# regularizers, rates or a decay of their own, or are frozen; and of checkpoints. Format 2 is that of models that
-# remember something of their data; of others format 1 says all.
+# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
+# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
+# something of their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors

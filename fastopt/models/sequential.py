@@ -40,8 +40,9 @@ from .training import NAN, FitOptions
 class Sequential(DataMemory):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Normalization and
-             Rescaling may come first; they change neither the weights nor the dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
+             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
+             dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -176,7 +177,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size: int = 32,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         callbacks: Sequence[Callback] = (),
         verbose: int | str = "auto",
         initial_epoch: int = 0,
@@ -196,7 +197,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """Train the model and return its History: loss and metrics of every epoch.
 
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
-                          model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
+                          model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
+                          memory map of bytes: rows are converted and scaled as a batch is gathered. Only arrays columns
+                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped; and less than
+                          2^20 numbers are converted once. Matrices of scipy.sparse (others than CSR become CSR) are
+                          gathered into dense batches. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
                           `feature_names` keeps their names, and other columns are refused from then on
         y                 labels (n,) or (n, 1) for sparse_categorical_crossentropy, and for binary_crossentropy, hinge
@@ -208,7 +213,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         batch_size        rows per batch; the last batch of an epoch may have fewer
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
-        shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
+        shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
+                          "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
+                          in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
+                          read at a time, a block in one go (`fastopt.kernels.spec.Shuffle` has the formula)
         callbacks         a sequence of `Callback`
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
@@ -226,13 +234,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
                           n / (classes x rows of the class), so that each class weighs as much. For targets that are
                           one class a row. They multiply sample_weight, and leave the validation alone
-
-        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
-        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out, also of what Normalization, standardize_targets and
-        "balanced" learn (other weights do not matter to these). Keras divides by the number of rows instead:
-        for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
-        weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
         steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
                           whole batches: the rows follow one another without end, each time through in a new order. By
                           default an epoch goes once through the data
@@ -251,6 +252,15 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
+
+        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
+        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
+        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
+        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
+        Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
+        is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
+        weights of the validation if they have an argument sample_weight; else they see its rows alike.
 
         Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
         Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
@@ -328,7 +338,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         rows = rows if data.rows is None else data.rows[rows]
         plan = training.Plan(None, data, rows, validation, options)
         if options.steps_per_epoch is not None:
-            plan = plan._replace(stream=RowStream(rows, self.seed if options.shuffle else None))
+            plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}

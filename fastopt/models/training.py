@@ -20,14 +20,12 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
-from ..layers import Layer
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
-from ._trainable import fixed_layers
 from .history import History
 from .progress import wants_bar
 
@@ -36,6 +34,8 @@ REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to a
 EVALUATION_BATCH = 1024
 # The most steps of a call of several epochs: each takes 100 bytes of scalars, rates and losses, and 1 us to write them.
 STEPS_OF_A_CALL = 1 << 15
+# Sizes of shuffle="blocks": blocks are read from a disk in one go, and windows are held in memory.
+BLOCK_BYTES, WINDOW_BLOCKS = 1 << 20, 64
 LAST = "lr", "seconds", "samples_per_second"  # figures that stand behind all others
 NAN = ("raise", "skip")
 
@@ -44,7 +44,6 @@ class Model(Trainable, Protocol):
     """The part of a model that its training asks for."""
 
     seed: int
-    layers: tuple[Layer, ...]
     epochs_done: int
     history: History | None
     metrics: tuple[str, ...]
@@ -54,6 +53,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
 
     @property
@@ -75,7 +75,7 @@ class FitOptions:
     batch_size: int = 32
     validation_split: float = 0.0
     validation_data: Any = None
-    shuffle: bool = True
+    shuffle: bool | str = True
     callbacks: Sequence[Callback] = ()
     verbose: int | str = "auto"
     initial_epoch: int = 0
@@ -101,7 +101,7 @@ class FitOptions:
         check_count("batch_size", self.batch_size)
         check_count("accumulate", self.accumulate)
         check_number("validation_split", self.validation_split, 0.0, 1.0)
-        check_flag("shuffle", self.shuffle)
+        check_shuffle(self.shuffle)
         check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
@@ -152,6 +152,14 @@ class FitOptions:
     def shows_bar(self) -> bool:
         """True if there is to be a progress bar."""
         return bool(self.verbose) and wants_bar(self.verbose)
+
+
+def check_shuffle(shuffle: Any) -> None:
+    """Raise unless `shuffle` is True, False or "blocks"."""
+    if not isinstance(shuffle, bool | np.bool_ | str):
+        raise TypeError(f'shuffle must be True, False or "blocks"; got {describe(shuffle)}')
+    if isinstance(shuffle, str) and shuffle != "blocks":
+        raise ValueError(f'shuffle must be True, False or "blocks"; got {shuffle!r}')
 
 
 def check_callbacks(callbacks: Any) -> None:
@@ -277,10 +285,22 @@ def next_batches(model: Model, plan: Plan) -> Batches:
     if plan.stream is not None:
         count = rows_per_epoch(plan)
         rows = plan.stream.rows(model.epochs_done * count, count)
-    elif options.shuffle:
-        shuffle = Shuffle(model.seed, model.epochs_done)
+    else:
+        shuffle = shuffle_of(model, plan)
     data = plan.data
     return Batches(data.x, data.y, rows, size, accumulate, shuffle=shuffle, weights=data.weights)
+
+
+def shuffle_of(model: Model, plan: Plan) -> Shuffle | None:
+    """The orders of epochs from the model's next one on; None: rows come as they are."""
+    if not plan.options.shuffle:
+        return None
+    shuffle = Shuffle(model.seed, model.epochs_done)
+    if plan.options.shuffle != "blocks":
+        return shuffle
+    x = plan.data.x
+    block_rows = max(1, BLOCK_BYTES * len(x) // x.nbytes)
+    return shuffle._replace(block_rows=block_rows, window_rows=WINDOW_BLOCKS * block_rows)
 
 
 def rows_per_epoch(plan: Plan) -> int:
@@ -308,8 +328,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
-        if fixed := fixed_layers(model.layers):
-            steps = steps._replace(fixed=fixed)
+        if model._fixed_layers:
+            steps = steps._replace(fixed=model._fixed_layers)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
@@ -352,7 +372,10 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    sizes = batches.step_rows if results.weights is None else results.weights
+    sizes = batches.step_rows
+    if results.weights is not None:
+        # a short epoch may have no weight: the losses of its steps are 0, but for penalties
+        sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()

@@ -77,7 +77,7 @@ class OptimizerRule:
             The class. It has what all optimizers have: schedules, groups, weight decay, clipping, forms of 16-bit
             arrays, state_dict, `backend`. `capturable=True` is refused if the update depends on the step or on `lr`
             other than by a plain `lr`: a GPU that counts its steps does not know the formula of such numbers.
-            `fastopt.torch.optimizer` makes an optimizer of torch's kind of it.
+            `fastopt.torch.class_of` makes one of torch's kind of it.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -158,14 +158,27 @@ def _docstring(row: OptimizerClass, defaults: Mapping[str, Any]) -> str:
     return "\n".join([row.doc, "", "Args, with their defaults, beside those of all optimizers:", *lines])
 
 
-def _reduce(self: Optimizer, protocol: Any) -> tuple[Any, ...]:
-    """For pickle and copy: the class is found by its name, and by its formula."""
-    rule = self._convention.rows[""]
-    return restored, (type(self).__name__, rule), self.__getstate__()
+def is_defined(cls: type) -> bool:
+    """True for a class that `OptimizerRule.define` has made."""
+    return cls in _classes.values()
 
 
-def restored(name: str, key: str) -> Optimizer:
-    """An optimizer of a class that was defined, for pickle; ValueError if it is not defined here."""
+def reference_to(cls: type[Optimizer]) -> tuple[str, str]:
+    """The name and the key of a class that was defined, by which `class_named` finds it."""
+    return cls.__name__, cls._conventions[CONVENTION].rows[""]
+
+
+def class_named(name: str, key: str) -> type[Optimizer]:
+    """The class of a formula; ValueError if that is not defined in this process."""
     _definitions.check_known("optimizer", name, key, OPTIMIZERS)
-    cls = _classes[key]
+    return _classes[key]
+
+
+def _reduce(self: Optimizer, protocol: Any) -> tuple[Any, ...]:
+    """Recipe for pickle and copy: the class is found by its name, and by its formula."""
+    return _restored, reference_to(type(self)), self.__getstate__()
+
+
+def _restored(name: str, key: str) -> Optimizer:
+    cls = class_named(name, key)
     return cls.__new__(cls)

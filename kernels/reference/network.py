@@ -243,9 +243,9 @@ Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm
 class Network:
     """A stack of layers over the caller's parameters, which `train` changes in place.
 
-    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
-    last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
-    activation is applied to what `predict` returns and the metrics see.
+    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias, all of type `dtype`; of other layers they
+    are those of `spec.parameter_shapes`. Where the last layer's activation is the loss's link (softmax, sigmoid),
+    the loss works on the logits, and the activation is applied to what `predict` returns and the metrics see.
 
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what
     layers give to one another forward and backward, are rounded to it; parameters, their gradients, the

@@ -79,7 +79,8 @@ class _Training(NamedTuple):
 class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
     to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
     and all that follows from them are not.
@@ -127,7 +128,7 @@ class Network:
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout, weighted = (layout_of(data.x), data.order.dtype.name), data.weights is not None
+        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
         clips = optimizer.clip_norm is not None
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]

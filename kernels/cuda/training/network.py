@@ -175,7 +175,8 @@ class _Training:
 class Network:
     """A network on a GPU. `params` belong to the caller, and are those after the last step when a call ends.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
     products may round their operands to 10 bits of mantissa.
     fused: the activations that may be epilogues of products; None: those that are exact (`products.exact_activations`).

@@ -26,7 +26,7 @@ def preprocess_gradient(p, g, h):
 
     Two conditions on scalars, which LLVM takes out of the loop, decide what there is to do beside the scaling: with all
     of it in every loop, Adam in cache took a fifth longer. L2 alone, the most frequent, has a loop of its own: an epoch
-    of 784-256-128-10 at batch 64 takes 1 % longer with weight decay, and took 6 %. A condition each would be many loops.
+    of 784-256-128-10 at batch 64 takes 1 % longer with weight decay, and took 6. A condition each would be many loops.
     """
     scale, clip_value, l2, l1, decay_factor = h[:5]
     g = scale * g
