@@ -156,7 +156,7 @@ class FitOptions:
     def validates(self, epoch: int) -> bool:
         """True if an epoch, counted from 1, ends with a validation, where there is one."""
         freq: Any = self.validation_freq
-        return epoch in freq if isinstance(freq, list | tuple) else epoch % int(freq) == 0
+        return epoch in freq if isinstance(freq, Sequence) else epoch % int(freq) == 0
 
     @property
     def shows_bar(self) -> bool:
