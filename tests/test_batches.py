@@ -291,10 +291,14 @@ def test_a_training_goes_on_within_an_epoch(backend, size, drop_last, path, monk
     whole = model_of(backend)
     history = fit(whole, size, **options)
     fit(model_of(backend), size, max_steps=3, checkpoint=path, checkpoint_every=3, **options)
-    again = model_of(backend)
-    number = history.batch_size if size == "auto" else size
-    second = fit(again, number, checkpoint=path, checkpoint_every=3, resume=True, **options)
-    assert_same(results(again, second), results(whole, history))
+    monkeypatch.setattr(_auto_batch, "measured", lambda *_: pytest.fail("the choice is that of the checkpoint"))
+    content = path.read_bytes()
+    for number in dict.fromkeys([size, history.batch_size if size == "auto" else size]):
+        path.write_bytes(content)
+        again = model_of(backend)
+        second = fit(again, number, checkpoint=path, checkpoint_every=3, resume=True, **options)
+        assert_same(results(again, second), results(whole, history))
+        assert second.batch_size == history.batch_size
 
 
 def test_max_steps_counts_steps_of_any_sizes(backend):

@@ -229,7 +229,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           copies of the weights, of those with 32 steps an epoch, with a row of every class and in a
                           quarter of the free memory. Its choice is in `history.batch_size`, the reason in
                           `history.batch_size_reason` and the log ("fastopt", INFO), and the next fit of this model to
-                          data of this size takes it, too. A checkpoint is resumed with the number
+                          data of this size takes it, too, as does a training that goes on from a checkpoint
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
         shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
@@ -385,7 +385,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
-        if options.batch_size == "auto":
+        if plan.batch_size == "auto":
             size, reason = _auto_batch.choose(self, network, data, rows, int(options.accumulate))
             call = None if plan.call is None else {**plan.call, "batch_size": size}
             plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)
