@@ -495,10 +495,10 @@ def networks_in_bfloat16() -> Iterator[Case]:
                 f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
                 lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
             )
-    for name, specs in {"deep": DEEP, "wide": WIDE, "normalized": NORMALIZED}.items():
+    for name, (specs, fixed) in {"deep": (DEEP, ()), "wide": (WIDE, ()), "normalized": (NORMALIZED, (9,))}.items():
         yield (
             f"{name} network in bfloat16",
-            lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+            lambda s=specs, f=fixed: _network(s, "mean_squared_error", "float32", compute="bfloat16", fixed=f),
         )
 
 
@@ -520,7 +520,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
+        r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
