@@ -105,8 +105,8 @@ def fingerprint(array: Any) -> str:
     >>> fingerprint(np.zeros((3, 2), np.float32))
     'float32 of shape (3, 2), a3c1ca20'
     """
-    rows = np.unique(np.linspace(0, len(array) - 1, SAMPLED_ROWS).astype(np.int64)) if len(array) else slice(0)
-    sample = array[rows]
+    count = array.shape[0] if array.ndim else 0
+    sample = array[np.unique(np.linspace(0, count - 1, SAMPLED_ROWS).astype(np.int64))] if count else array
     if hasattr(sample, "toarray"):
         sample = sample.toarray()
     return f"{array.dtype} of shape {tuple(array.shape)}, {zlib.crc32(np.ascontiguousarray(sample).tobytes()):08x}"
