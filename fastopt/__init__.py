@@ -9,6 +9,7 @@ from typing import Any as _Any
 
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
     from . import callbacks as callbacks
+    from . import constraints as constraints
     from . import conventions as conventions
     from . import datasets as datasets
     from . import functional as functional
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import optim as optim
     from . import profiling as profiling
     from . import schedules as schedules
+    from .averaging import EMA as EMA
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
     from .functional import dense_backward as dense_backward
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     __version__: str
 
 _NAMES = {
+    "averaging": ("EMA",),
     "callbacks": ("Callback", "EarlyStopping"),
     "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
@@ -49,7 +52,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "schedules",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,17 @@ import numpy as np
 from ._validation import check_name, describe
 from .kernels.formulas import LOSSES, METRICS
 
-Function = Callable[[np.ndarray, np.ndarray], float]
+Function = Callable[..., float]  # f(y_true, y_pred), and perhaps sample_weight
 
 
-def roc_auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+def roc_auc(y_true: np.ndarray, y_pred: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
     """Area under the ROC curve: the share of pairs of a positive and a negative row that the outputs order rightly.
 
     Pairs of equal outputs count half. Of several classes, or outputs that are classes by themselves, it is the mean of
     each against the rest; without those that all rows are, or none. NaN where nothing is left, or an output is NaN.
 
     y_true: labels (n,), where positive is above 0, or class numbers for y_pred (n, K); or (n, K). y_pred: (n,), (n, K).
+    sample_weight: (n,), above 0 or 0; a pair counts by the product of its weights. None: all 1.
 
     Source: Hanley & McNeil 1982; scikit-learn's roc_auc_score, with multi_class="ovr" for several classes.
 
@@ -35,9 +38,26 @@ def roc_auc(y_true: np.ndarray, y_pred: np.ndarray) -> float:
             positive, scores = positive[:, 1:], scores[:, 1:]
     else:
         positive = y_true.reshape(scores.shape) > 0
+    area = _area
+    if sample_weight is not None:
+        used = sample_weight > 0
+        positive, scores = positive[used], scores[used]
+        area = partial(_weighted_area, sample_weight[used].astype(np.float64))
     classes = zip(positive.T, scores.T, strict=True)
-    areas = [_area(is_one, score) for is_one, score in classes if 0 < is_one.sum() < len(y_true)]
+    areas = [area(is_one, score) for is_one, score in classes if 0 < is_one.sum() < len(is_one)]
     return float(np.mean(areas)) if areas else float("nan")
+
+
+def _weighted_area(weights: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> float:
+    """The weight of pairs whose positive row has the larger score, and half that of equal ones, over that of all.
+
+    >>> float(_weighted_area(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]), np.array([0.5, 0.5, 0.9])))
+    0.8
+    """
+    _, index = np.unique(scores, return_inverse=True)
+    of_positive, of_negative = (np.bincount(index, weights * is_one) for is_one in (positive, ~positive))
+    below = np.cumsum(of_negative) - of_negative / 2
+    return float(of_positive @ below / (of_positive.sum() * of_negative.sum()))
 
 
 def _area(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -118,8 +138,12 @@ def _named(metric: Any) -> tuple[str, Function | None]:
     return name, metric
 
 
-def function_values(functions: Mapping[str, Function], y: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+def function_values(
+    functions: Mapping[str, Function], y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """Values of functions f(y_true, y_pred) for targets and outputs (n, outputs), which are (n,) for one output.
+
+    weights: (n,), given to functions that have an argument `sample_weight`; others see all rows alike.
 
     >>> function_values({"hits": lambda t, y: (t == y).mean()}, np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]]))
     {'hits': 0.5}
@@ -128,12 +152,20 @@ def function_values(functions: Mapping[str, Function], y: np.ndarray, outputs: n
         y, outputs = y.reshape(len(y)), outputs[:, 0]
     values = {}
     for name, function in functions.items():
-        value = function(y.copy(), outputs.copy())  # which it may change
+        more = {} if weights is None or not _takes_weights(function) else {"sample_weight": weights.copy()}
+        value = function(y.copy(), outputs.copy(), **more)  # which it may change
         try:
             values[name] = float(value)
         except (TypeError, ValueError):
             raise TypeError(f"the metric {name} must return a number; got {describe(value)}") from None
     return values
+
+
+def _takes_weights(function: Function) -> bool:
+    try:
+        return "sample_weight" in inspect.signature(function).parameters
+    except ValueError:  # a function of C without a signature
+        return False
 
 
 def _check_fit(names: Iterable[str], loss: str, outputs: int) -> None:

@@ -16,7 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._frozen import Frozen
 from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
+from .constraints import Constraint
+from .constraints import get as get_constraint
 from .kernels.formulas import OUTPUTS
+from .kernels.spec import Constraint as ConstraintSpec
 from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 
@@ -79,6 +82,9 @@ class Dense(Frozen):
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
+    kernel_constraint   one of `fastopt.constraints`, such as MaxNorm(2), or its name: what w is made to obey after
+                        every update
+    bias_constraint     the same of b
 
     Raises TypeError for an argument of the wrong kind, ValueError for an unknown name or an impossible value.
 
@@ -97,6 +103,8 @@ class Dense(Frozen):
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
     name: str | None = None
+    kernel_constraint: str | Constraint | None = None
+    bias_constraint: str | Constraint | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
@@ -120,6 +128,11 @@ class Dense(Frozen):
                 )
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
+        for which in ("kernel_constraint", "bias_constraint"):
+            set_(self, which, get_constraint(getattr(self, which), which))
+        if self.bias_constraint is not None and not self.use_bias:
+            raise ValueError("bias_constraint is given, but use_bias=False leaves the bias out")
+        self.constraints()  # refuses axes that a bias has not
 
     def __repr__(self) -> str:
         return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
@@ -133,6 +146,17 @@ class Dense(Frozen):
                 f"got {kernel.shape}"
             )
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+
+    def constraints(self) -> list[ConstraintSpec | None]:
+        """Return the constraints of [kernel, bias] (or [kernel]) as backends take them; None for those without."""
+        found: list[ConstraintSpec | None] = []
+        for which, ndim in (("kernel_constraint", 2), ("bias_constraint", 1))[: 1 + self.use_bias]:
+            constraint = get_constraint(getattr(self, which))
+            try:
+                found.append(None if constraint is None else constraint.spec(ndim))
+            except ValueError as error:
+                raise ValueError(f"{which}: {error}") from None
+        return found
 
     def draw(self, inputs: int, seed: int, index: int) -> list[NDArray[np.float64]]:
         """Return the initial [kernel, bias] (or [kernel]) in float64: a function of the arguments alone.
@@ -192,6 +216,9 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
+LATER = ("kernel_constraint", "bias_constraint")  # arguments that files of formats 1 and 2 do not know
+
+
 def kind(layer: Layer) -> str:
     """Return the name of the layer's class in LAYERS."""
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
@@ -203,6 +230,10 @@ def to_config(layer: Layer) -> dict[str, Any]:
         return {"kind": kind(layer), **layer.config()}
     fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
     plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+    for name in LATER:  # older versions read the file of a layer that has none of these
+        value = plain.pop(name, None)
+        if value is not None:
+            plain[name] = value.config()
     return {"kind": kind(layer), **plain}
 
 

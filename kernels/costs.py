@@ -117,6 +117,16 @@ def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool
     return Cost(f"gather {inputs}", row_bytes=2 * (inputs * itemsize + target) + ordered * INDEX)
 
 
+def sum_weights(itemsize: int) -> Cost:
+    """Indices and weights of the rows of an epoch read."""
+    return Cost("sum of weights", row_bytes=INDEX + itemsize, once_an_epoch=True)
+
+
+def gather_weights(itemsize: int) -> Cost:
+    """Indices and weights of the rows read, weights written."""
+    return Cost("gather weights", row_bytes=INDEX + 2 * itemsize)
+
+
 def scatter(outputs: int, itemsize: int) -> Cost:
     """Rows of the batch copied to the outputs."""
     return Cost(f"scatter {outputs}", row_bytes=2 * outputs * itemsize)
@@ -247,3 +257,16 @@ def apply(size: int, rule: str, itemsize: int) -> Cost:
     """All gradients read, parameters and states read and written."""
     bytes_of_one = itemsize + _update_bytes(rule, itemsize)
     return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))
+
+
+def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
+    """The cost of updates that take so many parameters into their averages, too: these read and written."""
+    return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
+
+
+def after_step(size: int, averaged: int, itemsize: int) -> Cost:
+    """Parameters read and written; `averaged` of them taken into averages, which are read and written, too.
+
+    The norm and the product take three operations.
+    """
+    return Cost("after_step", bytes=2 * (size + averaged) * itemsize, flops=3 * (size + averaged))

@@ -71,9 +71,11 @@ class Variation(NamedTuple):
         return sum(error == 0 for error in errors) / len(errors)
 
 
-def variation_for(metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None) -> Variation | None:
+def variation_for(
+    metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None, weights: np.ndarray | None = None
+) -> Variation | None:
     """Variation of the targets, as `variation_of`; None if no metric needs it."""
-    return variation_of(y, order) if any(METRICS[name].of_variation for name in metrics) else None
+    return variation_of(y, order, weights) if any(METRICS[name].of_variation for name in metrics) else None
 
 
 def variation_of_pass(metrics: Sequence[str], batches: Any, in_order: bool) -> Variation | None:
@@ -83,26 +85,37 @@ def variation_of_pass(metrics: Sequence[str], batches: Any, in_order: bool) -> V
     """
     parts = batches.parts
     if parts is None:
-        return variation_for(metrics, batches.y, batches.order)
+        return variation_for(metrics, batches.y, batches.order, batches.weights)
     if parts.carried is None:
         whole = parts.whole.epoch(0) if in_order else parts.whole
-        parts.variation = variation_for(metrics, whole.y, whole.order)
+        parts.variation = variation_for(metrics, whole.y, whole.order, whole.weights)
     return parts.variation
 
 
-def variation_of(y: np.ndarray, order: np.ndarray | None) -> Variation:
+def variation_of(y: np.ndarray, order: np.ndarray | None, weights: np.ndarray | None = None) -> Variation:
     """Variation of the targets y (n, outputs), or of their rows `order`; exactly 0 for constant ones.
+
+    weights: (n,) of the rows, by which squares and mean are weighted; None: all 1.
 
     >>> variation_of(np.array([[0.1, 1.0], [0.1, 3.0], [0.1, 2.0]]), None)
     Variation(of_columns=(0.0, 2.0))
+    >>> variation_of(np.array([[1.0], [3.0], [9.0]]), None, np.array([1.0, 3.0, 0.0]))
+    Variation(of_columns=(3.0,))
     """
+    if weights is not None:  # rows of weight 0 are absent, also as the first
+        rows = np.arange(len(y)) if order is None else order
+        order = rows[weights[rows] > 0]
     targets = y if order is None else y[order]
     if not len(targets):
         return Variation((0.0,) * y.shape[1])
     # Differences from the first row: they are 0 for equal numbers, whose mean is not always that number.
     deviations = np.subtract(targets, targets[0], dtype=np.float64)
-    deviations -= deviations.mean(axis=0)
-    return Variation(tuple(np.einsum("ij,ij->j", deviations, deviations).tolist()))
+    if weights is None:
+        deviations -= deviations.mean(axis=0)
+        return Variation(tuple(np.einsum("ij,ij->j", deviations, deviations).tolist()))
+    w = weights[order].astype(np.float64)
+    deviations -= w @ deviations / w.sum()
+    return Variation(tuple(np.einsum("i,ij,ij->j", w, deviations, deviations).tolist()))
 
 
 def num_counts(outputs: int, by_output: bool) -> int:
@@ -137,9 +150,9 @@ def _of_counts(name: str, counts: Sequence[float], outputs: int, by_output: bool
 
 
 def metric_values(
-    sums: Mapping[str, Sequence[float]], rows: int, outputs: int, by_output: bool, variation: Variation | None = None
+    sums: Mapping[str, Sequence[float]], rows: float, outputs: int, by_output: bool, variation: Variation | None = None
 ) -> dict[str, float]:
-    """Metrics from sums over `rows` rows; NaN for no rows.
+    """Metrics from sums over `rows` rows, or rows of this weight together; NaN for none.
 
     sums: of each metric's scores over rows and outputs; of r2 one sum for each of the parts of the `variation`; of
     those of counts all the counts. by_output: true if metrics of classes count outputs, not rows.
@@ -158,7 +171,9 @@ def metric_values(
         elif row.of_counts:
             values[name] = _of_counts(name, found, outputs, by_output)
         else:
-            values[name] = found[0] / (rows if row.of_classes and not by_output else rows * outputs)
+            value = found[0] / (rows if row.of_classes and not by_output else rows * outputs)
+            # weights of right rows and of all rows add up with different roundings
+            values[name] = 1.0 if row.of_classes and value > 1 else value
     return values
 
 

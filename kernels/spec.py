@@ -122,22 +122,27 @@ class EpochParts:
 
     whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
     metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
+    weight: sum of the weights of the rows done, 0 where rows have none.
     """
 
     def __init__(self, whole: Batches) -> None:
-        self.whole, self.rows = whole, 0
+        self.whole, self.rows, self.weight = whole, 0, 0.0
         self.carried: Any = None
         self.variation: Any = None
 
-    def carry(self, sums: Any, rows: int) -> None:
-        """Keep the sums after a part of so many rows."""
-        self.carried, self.rows = sums, self.rows + rows
+    def carry(self, sums: Any, rows: int, weight: float = 0.0) -> None:
+        """Keep the sums after a part of so many rows; weight: that of all rows done."""
+        self.carried, self.rows, self.weight = sums, self.rows + rows, weight
 
 
 class Batches(NamedTuple):
     """Rows `order[i * batch_size : (i + 1) * batch_size]` of x and y are batch i; the last one may be shorter.
 
     The gradients of `accumulate` successive batches make one optimizer step: their mean over all rows of the group.
+
+    With weights w every mean over rows is sum(w l) / sum(w): the gradient of a step, the loss of a step and of an
+    epoch, the metrics. A row of weight 0 is as good as absent. A step whose weights sum to 0 leaves parameters and
+    states as they are, and its loss is 0; it counts as a step, with the learning rate of its number.
     """
 
     x: np.ndarray  # (n, inputs)
@@ -148,6 +153,7 @@ class Batches(NamedTuple):
     epochs: int = 1  # passes over all batches, one after the other
     shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
     parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
+    weights: np.ndarray | None = None  # (n,) of x's dtype, of the rows of x and y: finite, 0 or normal; None: all 1
 
     @property
     def batches(self) -> int:
@@ -180,6 +186,29 @@ class ParamSettings(NamedTuple):
         return self.l1 != 0 or self.l2 != 0
 
 
+class Constraint(NamedTuple):
+    """A constraint on a parameter: a row of CONSTRAINTS, by name, with its settings."""
+
+    name: str
+    axes: tuple[int, ...] = (0,)  # that a norm goes over, each from 0; of a matrix (0,): a norm of each column
+    most: float = 1.0  # the largest norm
+
+
+class AfterStep(NamedTuple):
+    """Work on the parameters after the update of every step: first constraints, then averages over the steps.
+
+    A parameter that is not updated has neither.
+    """
+
+    constraints: Sequence[Constraint | None] = ()  # of each parameter; empty: there are none
+    averages: Sequence[np.ndarray | None] = ()  # of each parameter, of its shape and dtype; changed in place
+    shares: np.ndarray | None = None  # (steps of all epochs,) float64: average += share (parameter - average)
+
+    def epoch(self, i: int, steps: int) -> AfterStep:
+        """Return the work of epoch i alone, each epoch having so many steps."""
+        return self if self.shares is None else self._replace(shares=self.shares[i * steps : (i + 1) * steps])
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
@@ -192,6 +221,7 @@ class OptimizerSteps(NamedTuple):
     steps_done: int = 0  # before the first of these
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
+    after: AfterStep | None = None  # work that follows each update
 
     @property
     def updated(self) -> tuple[bool, ...]:
@@ -232,7 +262,8 @@ class OptimizerSteps(NamedTuple):
     def epoch(self, i: int, steps: int) -> OptimizerSteps:
         """Return the steps of epoch i alone, each epoch having so many."""
         rates = self.learning_rates[i * steps : (i + 1) * steps]
-        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps)
+        after = self.after and self.after.epoch(i, steps)
+        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps, after=after)
 
 
 class PassResult(NamedTuple):
@@ -242,6 +273,7 @@ class PassResult(NamedTuple):
     metrics: dict[str, float]
     seconds: float
     lr: float = float("nan")  # the learning rate of the last step
+    weights: np.ndarray | None = None  # (steps,) float64, sums of the weights of rows; None: rows have none
 
 
 class EpochResults(NamedTuple):
@@ -251,17 +283,20 @@ class EpochResults(NamedTuple):
     metrics: dict[str, list[float]]  # a value for each epoch
     seconds: np.ndarray  # (epochs,) float64
     rates: np.ndarray  # (epochs,) float64, the learning rate of the last step of each
+    weights: np.ndarray | None = None  # (epochs, steps) float64, sums of the weights of rows; None: rows have none
 
     @classmethod
     def of(cls, result: PassResult) -> EpochResults:
         """Return the results of a single epoch."""
         metrics = {name: [value] for name, value in result.metrics.items()}
-        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]))
+        weights = None if result.weights is None else result.weights[np.newaxis]
+        return cls(result.losses[np.newaxis], metrics, np.array([result.seconds]), np.array([result.lr]), weights)
 
     def last(self) -> PassResult:
         """Return the results of the last epoch."""
         metrics = {name: values[-1] for name, values in self.metrics.items()}
-        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]))
+        weights = None if self.weights is None else self.weights[-1]
+        return PassResult(self.losses[-1], metrics, float(self.seconds[-1]), float(self.rates[-1]), weights)
 
 
 class EpochHooks(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.dense import epilogues, metrics, rows
+from fastopt.kernels.cuda.dense import epilogues, losses, metrics, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import TILE_ROWS, Shape
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
@@ -97,15 +97,24 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     f"loss {name} {shape} {dtype}",
                     lambda name=name, shape=shape, dtype=dtype: _loss(name, shape, dtype),
                 )
+                yield (
+                    f"weighted loss {name} {shape} {dtype}",
+                    lambda name=name, shape=shape, dtype=dtype: _weighted_loss(name, shape, dtype),
+                )
         yield f"softmax {dtype}", lambda dtype=dtype: _softmax(dtype)
         for name, row in METRICS.items():
             for scored in scored_forms(name) if row.of_classes and not row.of_counts else ():
-                yield (
-                    f"{name} {scored} {dtype}",
-                    lambda name=name, scored=scored, dtype=dtype: _hits(name, scored, dtype),
-                )
+                for weighted in (False, True):
+                    yield (
+                        f"{name} {scored} {dtype}{' weighted' * weighted}",
+                        lambda name=name, scored=scored, dtype=dtype, w=weighted: _hits(name, scored, dtype, w),
+                    )
         for scored in scored_forms("precision"):
-            yield f"counts {scored} {dtype}", lambda scored=scored, dtype=dtype: _counts(scored, dtype)
+            for weighted in (False, True):
+                yield (
+                    f"counts {scored} {dtype}{' weighted' * weighted}",
+                    lambda scored=scored, dtype=dtype, w=weighted: _counts(scored, dtype, w),
+                )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
@@ -217,30 +226,48 @@ def _loss(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
     return [there([cuda.loss(LossSpec(name), z, t, dz)], "float64"), dz]
 
 
+def _weights(rows: int) -> Any:
+    """Weights and shares of the gradient, (rows, 2); one row has none."""
+    w = drawn(rows) + 0.5
+    w[1] = 0
+    return there(np.stack([w, w / w.sum()], axis=1), "float64")
+
+
+def _weighted_loss(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
+    z, t, dz = there(drawn(*shape), dtype), _targets(name, shape, dtype), there(np.zeros(shape), dtype)
+    sums, param = there(np.zeros(losses.loss_tiles(name, *shape)), "float64"), there([0.5], "float64")
+    weights, how = _weights(shape[0]), Shape(*shape, shape[1], dtype)
+    places = at(z), at(t), at(dz), at(sums), at(param)
+    losses.run_loss(gpu_of({at(z)}), 0, name, *places, how, shape[1], at(weights))
+    return [sums, dz]
+
+
 def _softmax(dtype: str) -> Outputs:
     z = there(drawn(*SHAPE), dtype)
     cuda.activate("softmax", z, z)
     return [z]
 
 
-def _hits(name: str, scored: str, dtype: str) -> Outputs:
+def _hits(name: str, scored: str, dtype: str, weighted: bool) -> Outputs:
     shape = SHAPE
     loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t = there(drawn(*shape), dtype), _targets(loss, shape, dtype)
     sums, boundaries = there(np.zeros(metrics.hits_tiles(shape[0])), "float64"), there([0, 0], "float64")
     places = at(z), at(t), at(sums), at(boundaries)
-    metrics.run_hits(gpu_of({at(z)}), 0, name, scored, *places, Shape(*shape, shape[1], dtype), shape[1])
+    how, weights = Shape(*shape, shape[1], dtype), _weights(shape[0])
+    metrics.run_hits(gpu_of({at(z)}), 0, name, scored, *places, how, shape[1], at(weights) if weighted else 0)
     return [sums]
 
 
-def _counts(scored: str, dtype: str) -> Outputs:
+def _counts(scored: str, dtype: str, weighted: bool) -> Outputs:
     (rows_, columns), gpu_sums = SHAPE, there(np.zeros(6 * SHAPE[1]), "float64")
     loss = "sparse_categorical_crossentropy" if scored == "labels" else "categorical_crossentropy"
     z, t, boundaries = there(drawn(*SHAPE), dtype), _targets(loss, SHAPE, dtype), there([0, 0], "float64")
     found = to_device(np.zeros(metrics.found_bytes(scored, *SHAPE) // 8, np.int64))
     gpu, places = gpu_of({at(z)}), (at(z), at(t), at(found), at(boundaries))
     metrics.run_classes(gpu, 0, scored, *places, Shape(*SHAPE, columns, dtype), columns)
-    metrics.run_counts(gpu, 0, scored, at(found), at(gpu_sums), rows_, columns)
+    weights = _weights(rows_)
+    metrics.run_counts(gpu, 0, scored, at(found), at(gpu_sums), rows_, columns, at(weights) if weighted else 0)
     return [found, gpu_sums]
 
 

@@ -40,7 +40,9 @@ from fastopt.kernels.spec import (
     FORMS,
     MASTER,
     SAME,
+    AfterStep,
     Batches,
+    Constraint,
     DenseSpec,
     DropoutSpec,
     LossSpec,
@@ -355,15 +357,24 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
-    batches = Batches(x, y, np.arange(count), 8, more.pop("accumulate", 1), epochs=2, shuffle=Shuffle(5))
+    weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
+    group = more.pop("accumulate", 1)
+    batches = Batches(x, y, np.arange(count), 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
+    after, averages = more.pop("after", None), list[np.ndarray]()
+    if after is not None:
+        averages = [p.copy() for p in params]
+        limits = (after * len(params))[: len(params)]
+        after = AfterStep(limits, averages, np.full(len(rates), 0.25))
     net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
     settings = [own] * len(params) if own else ()
-    steps = OptimizerSteps(rule, states, options, rates, clip_norm=more.pop("clip_norm", None), settings=settings)
+    clip_norm = more.pop("clip_norm", None)
+    steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     totals = net.train(batches, steps, 3)
-    judged = net.evaluate(x, y, 24)
+    judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
-    arrays = [*params, *(s for of_param in states for s in of_param or ()), totals.losses, judged.losses]
+    of_params = [*averages, *(s for of_param in states for s in of_param or ())]
+    arrays = [*params, *of_params, totals.losses, judged.losses]
     return [*arrays, net.predict(x, 24), np.array(figures)]
 
 
@@ -375,6 +386,14 @@ def _profiled(dtype: str) -> list[Any]:
 
 
 DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
+# Constraints of the parameters of DEEP, in turn.
+LIMITS = {
+    "constraints of columns": [
+        Constraint("max_norm"), Constraint("non_negative"), None, Constraint("unit_norm"), Constraint("max_norm"),
+    ],
+    "constraints of rows": [Constraint("max_norm", (1,)), None, *[Constraint("unit_norm", (1,))] * 2, None],
+    "constraints of whole arrays": [Constraint("unit_norm", (0, 1)), None, None, Constraint("max_norm", (0, 1)), None],
+}
 WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
 
 
@@ -382,6 +401,10 @@ def networks() -> Iterator[Case]:
     for dtype in REAL:
         for loss in LOSSES:
             yield f"network, {loss}, {dtype}", lambda n=loss, d=dtype: _network(DEEP, n, d)
+            yield (
+                f"network, {loss} of weighted rows, {dtype}",
+                lambda n=loss, d=dtype: _network(DEEP, n, d, weighted=True, accumulate=2),
+            )
             if link := LOSSES[loss].link:
                 linked = [*DEEP[:-1], DenseSpec(17, 3, link)]
                 yield f"network, {loss} of {link}, {dtype}", lambda s=linked, n=loss, d=dtype: _network(s, n, d)
@@ -395,6 +418,16 @@ def networks() -> Iterator[Case]:
             yield (
                 f"network, {rule}, {dtype}",
                 lambda r=rule, d=dtype: _network(DEEP, "sparse_categorical_crossentropy", d, r),
+            )
+        for rule in {row.rule: name for name, row in OPTIMIZERS.items()}.values():
+            yield (
+                f"network, {rule} and averages, {dtype}",
+                lambda r=rule, d=dtype: _network(DEEP, "mean_squared_error", d, r, after=[]),
+            )
+        for name, limits in LIMITS.items():
+            yield (
+                f"network, {name}, {dtype}",
+                lambda d=dtype, of=limits: _network(DEEP, "mean_squared_error", d, "sgd", after=of, accumulate=2),
             )
         for name, more in {
             "clipped": {"clip_norm": 0.1}, "batches added up": {"accumulate": 2},
@@ -431,19 +464,20 @@ def profiles() -> Iterator[Case]:
 
 # Each group's cases, and the names of the kernels that it is to use: those of `all_kernels` that match.
 GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
-    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows).*"),
+    "updates": (updates, r"enter|assign_scalar_rows|launch|update_(?!rows|.*_averaging_).*"),
     "sparse": (sparse, r"sort_rows|update_rows|sum_rows_.*"),
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
     "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
-    "losses": (losses, r"loss_.*|activate_rows_.*"),
+    "losses": (losses, r"loss_(?!.*_weighted).*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|magnitudes_.*|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
-        r"|dense_combine_.*",
+        r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
+        r"|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
     "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
     "profiles": (profiles, r"run_program_marked"),

@@ -153,7 +153,9 @@ def _targets(loss: str, rng: np.random.Generator, dtype: str, rows: int) -> np.n
 def _data(loss: str) -> Callable[[np.random.Generator, str, int], Arrays]:
     def make(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:
         x, vx = (rng.standard_normal((rows, IN)).astype(dtype) for _ in range(2))
-        return {"x": x, "y": _targets(loss, rng, dtype, rows), "vx": vx, "vy": _targets(loss, rng, dtype, rows)}
+        y, vy = (_targets(loss, rng, dtype, rows) for _ in range(2))
+        w, vw = (rng.random(rows).astype(dtype) for _ in range(2))
+        return {"x": x, "y": y, "w": w, "vx": vx, "vy": vy, "vw": vw}
 
     return make
 
@@ -167,7 +169,8 @@ def _model(loss: str, backend: str, dtype: str) -> fo.Sequential:
 def _fit(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
     def call(backend: str, dtype: str, a: Arrays) -> list[Any]:
         model = _model(loss, backend, dtype)
-        history = model.fit(a["x"], a["y"], 2, 4, validation_data=(a["vx"], a["vy"]), verbose=0)
+        validation = a["vx"], a["vy"], a["vw"]
+        history = model.fit(a["x"], a["y"], 2, 4, validation_data=validation, verbose=0, sample_weight=a["w"])
         return [history["loss"], history["val_loss"], history.step_losses, *model.parameters]
 
     return call
@@ -175,7 +178,7 @@ def _fit(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
 
 def _evaluate(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
     def call(backend: str, dtype: str, a: Arrays) -> list[Any]:
-        return [_model(loss, backend, dtype).evaluate(a["x"], a["y"])["loss"]]
+        return [_model(loss, backend, dtype).evaluate(a["x"], a["y"], sample_weight=a["w"])["loss"]]
 
     return call
 

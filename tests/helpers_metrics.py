@@ -19,16 +19,27 @@ RNG = np.random.default_rng(7)
 Case = tuple[str, str, np.ndarray, np.ndarray]  # loss, last activation, its inputs, targets
 
 
-def sklearn_value(metric: str, loss: str, outputs: np.ndarray, logits: np.ndarray, y: np.ndarray) -> float:
-    """The metric of what `predict` gives; accuracy that of classes told by the logits."""
+def sklearn_value(
+    metric: str, loss: str, outputs: np.ndarray, logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """The metric of what `predict` gives; accuracy that of classes told by the logits.
+
+    Rows of weight 0 are left out.
+    """
     metrics = pytest.importorskip("sklearn.metrics")
+    if weights is not None:  # scikit-learn counts their classes
+        used = weights > 0
+        outputs, logits, y, weights = outputs[used], logits[used], y[used], weights[used]
+    of_outputs = weights if weights is None else np.repeat(weights, logits.shape[1])
     if metric == "accuracy":
         if loss in CATEGORICAL or (loss in NUMBERS and y.shape[1] > 1):
-            return float(metrics.accuracy_score(y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)))
+            labels = y if y.ndim == 1 else y.argmax(axis=1)
+            return float(metrics.accuracy_score(labels, logits.argmax(axis=1), sample_weight=weights))
         above = 0.5 if loss in NUMBERS else 0
-        return float(metrics.accuracy_score((y > 0).reshape(-1), (logits > above).reshape(-1)))
+        right = (y > 0).reshape(-1), (logits > above).reshape(-1)
+        return float(metrics.accuracy_score(*right, sample_weight=of_outputs))
     if METRICS[metric].of_counts:
-        return _counted(metric, loss, logits, y)
+        return _counted(metric, loss, logits, y, weights)
     if metric.startswith("top_"):
         labels, columns = y if y.ndim == 1 else y.argmax(axis=1), logits.shape[1]
         with warnings.catch_warnings():
@@ -38,28 +49,30 @@ def sklearn_value(metric: str, loss: str, outputs: np.ndarray, logits: np.ndarra
             worst = np.full((len(labels), 1), logits.min() - 1)
             last = columns - labels, np.hstack([worst, logits[:, ::-1]])
             k, known = int(metric.split("_")[1]), np.arange(columns + 1)
-            return float(metrics.top_k_accuracy_score(*last, k=k, labels=known))
+            return float(metrics.top_k_accuracy_score(*last, k=k, labels=known, sample_weight=weights))
     if metric == "r2":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a single row scikit-learn knows no value
-            value = metrics.r2_score(y, outputs, multioutput="variance_weighted", force_finite=True)
+            options = {"multioutput": "variance_weighted", "force_finite": True, "sample_weight": weights}
+            value = metrics.r2_score(y, outputs, **options)
         return float(value) if len(y) > 1 else float(((y - outputs) ** 2 == 0).mean())
-    return float(getattr(metrics, metric)(y, outputs))
+    return float(getattr(metrics, metric)(y, outputs, sample_weight=weights))
 
 
-def _counted(metric: str, loss: str, logits: np.ndarray, y: np.ndarray) -> float:
+def _counted(metric: str, loss: str, logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
     """Precision, recall and f1 of classes told by the logits: scikit-learn's, with its own averages."""
     metrics = pytest.importorskip("sklearn.metrics")
     name, _, macro = metric.partition("_")
     function = getattr(metrics, f"{name}_score")
     if loss in CATEGORICAL or (loss in NUMBERS and y.shape[1] > 1):
         labels, found = y if y.ndim == 1 else y.argmax(axis=1), logits.argmax(axis=1)
-        return float(function(labels, found, average=macro or "binary", zero_division=0))
+        return float(function(labels, found, average=macro or "binary", zero_division=0, sample_weight=weights))
     above = 0.5 if loss in NUMBERS else 0
     positive, found = y > 0, logits > above
     if y.shape[1] == 1:
-        return float(function(positive[:, 0], found[:, 0], average=macro or "binary", zero_division=0))
-    return float(function(positive, found, average=macro or "micro", zero_division=0))
+        first, options = (positive[:, 0], found[:, 0]), {"zero_division": 0, "sample_weight": weights}
+        return float(function(*first, average=macro or "binary", **options))
+    return float(function(positive, found, average=macro or "micro", zero_division=0, sample_weight=weights))
 
 
 def targets_of(loss: str, classes: np.ndarray, outputs: int) -> np.ndarray:
@@ -145,24 +158,27 @@ def metrics_of(case: Case) -> list[str]:
     return some if loss not in NUMBERS or one_hot else [name for name in some if not METRICS[name].of_classes]
 
 
-def check(case: Case, backend: str, dtype: str) -> None:
+def check(case: Case, backend: str, dtype: str, weights: np.ndarray | None = None) -> None:
     """The metrics of `evaluate` and of `fit`, in one batch and in several, are scikit-learn's."""
     loss, _, z, y = case
     z, y = z.astype(dtype), y if y.ndim == 1 else y.astype(dtype)
     names = metrics_of((loss, "", z, y))
     model = model_of((loss, case[1], z, y), backend, dtype, names)
     outputs = model.predict(z)
-    wanted = {name: sklearn_value(name, loss, outputs, z, y) for name in names}
+    wanted = {name: sklearn_value(name, loss, outputs, z, y, weights) for name in names}
     rtol = 1e-9 if dtype == "float64" else 1e-4
-    for found in _found(model, z, y, names):
+    for found in _found(model, z, y, names, weights):
         assert found == pytest.approx(wanted, rel=rtol, abs=rtol)
     if names[1:]:  # alone, as the link is not needed for accuracy
         model.compile(model.optimizer, loss, names[:1])
-        assert model.evaluate(z, y)[names[0]] == pytest.approx(wanted[names[0]], rel=rtol, abs=rtol)
+        found = model.evaluate(z, y, sample_weight=weights)
+        assert found[names[0]] == pytest.approx(wanted[names[0]], rel=rtol, abs=rtol)
 
 
-def _found(model: fo.Sequential, z: np.ndarray, y: np.ndarray, names: list[str]) -> Iterator[dict[str, float]]:
-    scores = model.evaluate(z, y)
+def _found(
+    model: fo.Sequential, z: np.ndarray, y: np.ndarray, names: list[str], weights: np.ndarray | None
+) -> Iterator[dict[str, float]]:
+    scores = model.evaluate(z, y, sample_weight=weights)
     yield {name: scores[name] for name in names}
-    history = model.fit(z, y, batch_size=4, verbose=0)
+    history = model.fit(z, y, batch_size=4, verbose=0, sample_weight=weights)
     yield {name: history[name][0] for name in names}

@@ -64,9 +64,9 @@ class Run:
 
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
-        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, **options: Any,
+        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None, **options: Any,
     ) -> PassResult:  # fmt: skip
-        batches = Batches(x, y, order, batch_size, accumulate)
+        batches = Batches(x, y, order, batch_size, accumulate, weights=weights)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
@@ -78,6 +78,9 @@ class Run:
 
 def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert (ours.weights is None) == (theirs.weights is None)
+    if ours.weights is not None and theirs.weights is not None:
+        np.testing.assert_allclose(ours.weights, theirs.weights, rtol=1e-12)
     assert list(ours.metrics) == list(theirs.metrics)
     for name, value in theirs.metrics.items():
         np.testing.assert_allclose(ours.metrics[name], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -85,7 +88,7 @@ def assert_agree(ours: PassResult, theirs: PassResult, dtype: str) -> None:
 
 def compare(
     layers: list[LayerSpec], loss: str, metrics: list[str], dtype: str, rule: str = "adam", n: int = 10,
-    batch_size: int = 4, epochs: int = 2, backend: Any = cuda, **options: Any,
+    batch_size: int = 4, epochs: int = 2, backend: Any = cuda, weights: Any = None, **options: Any,
 ) -> None:  # fmt: skip
     """Some epochs, an evaluation and a prediction on a backend and on the reference."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
@@ -93,13 +96,14 @@ def compare(
     ours, theirs = (Run(backend, layers, loss, metrics, dtype, rule) for backend in (backend, reference))
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(n)
-        assert_agree(*(run.train(x, y, order, batch_size, **options) for run in (ours, theirs)), dtype)
+        trained = [run.train(x, y, order, batch_size, weights=weights, **options) for run in (ours, theirs)]
+        assert_agree(*trained, dtype)
         assert ours.step == theirs.step > 0
     rounding = {"rtol": 10 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
     for ours_all, theirs_all in ((ours.params, theirs.params), (ours.states, theirs.states)):
         for a, b in zip(ours_all, theirs_all, strict=True):
             np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
-    assert_agree(ours.net.evaluate(x, y, 6), theirs.net.evaluate(x, y, 6), dtype)
+    assert_agree(ours.net.evaluate(x, y, 6, weights), theirs.net.evaluate(x, y, 6, weights), dtype)
     np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)
 
 

@@ -94,13 +94,15 @@ def test_own(layout, dtype):
 
 # ---------------------------------------------------------------- nothing is left out
 NO_ARRAYS = {
-    "Callback", "Dropout", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer", "profile",
-    "set_num_threads", "load_model", "Optimizer", "Sequential",
+    "Callback", "Dropout", "EMA", "EarlyStopping", "History", "__version__", "get_num_threads", "get_optimizer",
+    "profile", "set_num_threads", "load_model", "Optimizer", "Sequential",
     # modules, whose contents are named one by one
-    "callbacks", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling", "schedules",
+    "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
-    "build", "compile", "get_weights", "learnt_for", "load_weights", "network", "save", "specs", "summary",
+    "build", "compile", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save", "specs",
+    "summary", "use_averages",
 }  # fmt: skip
 OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.

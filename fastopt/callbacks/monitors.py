@@ -122,7 +122,7 @@ class EarlyStopping(MonitorCallback):
         self.best_epoch: int | None = None
         self.stopped_epoch: int | None = None
         self._waited = 0
-        self._weights: list[NDArray[np.floating]] | None = None
+        self._weights: tuple[list[NDArray[np.floating]], ...] | None = None  # and their averages
 
     def on_train_begin(self, model: Trainable) -> None:
         self._reset()
@@ -135,7 +135,7 @@ class EarlyStopping(MonitorCallback):
         if improved:
             ends_waiting = self.baseline is None or self.is_better(value, self.baseline)
             waited = 0 if ends_waiting else self._waited + 1
-            weights = model.get_weights() if self.restore_best_weights else None
+            weights = _weights_of(model) if self.restore_best_weights else None
             with interrupts_held():  # value and weights are of the same epoch, even after an interrupt
                 self.best, self.best_epoch, self._waited, self._weights = value, epoch, waited, weights
         else:
@@ -158,8 +158,15 @@ class EarlyStopping(MonitorCallback):
 
     def _restore(self, model: Trainable) -> None:
         if self._weights is not None:
-            model.set_weights(self._weights)
+            model.set_weights(*self._weights)
             self._weights = None
+
+
+def _weights_of(model: Trainable) -> tuple[list[NDArray[Any]], ...]:
+    """The arguments of `set_weights` that bring the model's weights back, with their averages over steps."""
+    # a protocol's model need not know of averages
+    averages = model.get_averages() if hasattr(model, "get_averages") else None
+    return (model.get_weights(),) if averages is None else (model.get_weights(), averages)
 
 
 class ReduceLROnPlateau(MonitorCallback):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from .. import schedules
 from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
+from ..averaging import EMA
 from ..kernels.spec import DenseSpec, LayerSpec
 from ..layers import LAYERS, Dense, Layer, to_config
 from ..losses import LOSS_CLASSES, Loss
@@ -31,14 +32,18 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     """
     if model.inputs is None:
         raise ValueError("the model has no weights yet: call build, or fit, before save")
-    tensors = dict(zip(_names(model.layers), model.parameters, strict=True)) | _data_memory.to_tensors(model)
+    names = _names(model.layers)
+    tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
         compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
         tensors |= states
+        if model._averages is not None:
+            compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
+            tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
     remembered = _data_memory.to_config(model)
     description = {
-        "format": FORMAT if remembered or model.preprocessing or model.target_scale else 1,
+        "format": _format(model, bool(remembered), "ema" in (compiled or {})),
         **remembered,
         "layers": [to_config(layer) for layer in model.layers],
         "inputs": model.inputs,
@@ -50,6 +55,13 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
         "compile": compiled,
     }
     return description, tensors
+
+
+def _format(model: DataMemory, remembers: bool, averages: bool) -> int:
+    """The oldest format that can say all of a model."""
+    if averages or any(limit is not None for limit in model._constraints()):
+        return FORMAT
+    return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
 def _metrics_of(model: DataMemory) -> list[str]:
@@ -139,7 +151,7 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
             )
         parameters.append(tensor)
     _data_memory.restore(model, inputs, description, tensors)
-    check_left_over(name for name in tensors if not name.startswith("optimizer."))
+    check_left_over(name for name in tensors if not name.startswith(("optimizer.", "averages.")))
     model._adopt(inputs, parameters)
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
@@ -182,6 +194,19 @@ def build_training(
         state[i] |= {name: tensors.pop(f"optimizer.{i}.{name}") for name in entry["tensors"]}
     group["params"] = list(range(num_parameters))
     return optimizer, loss, saved["metrics"], {"state": state, "param_groups": [group]}
+
+
+def build_ema(saved: Description) -> EMA | None:
+    """Make the average over steps that is described."""
+    settings = {name: value for name, value in saved.get("ema", {}).items() if name != "steps"}
+    return EMA(**settings) if settings else None
+
+
+def restore_averages(model: DataMemory, saved: Description, tensors: Tensors) -> None:
+    """Give a compiled model the averages of a file, and remove them from `tensors`; ValueError for damaged ones."""
+    if model._averages is not None:
+        arrays = [tensors.pop(f"averages.{name}") for name in _names(model.layers)]
+        model._averages.restore(saved["ema"]["steps"], arrays)
 
 
 def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:

@@ -30,6 +30,7 @@ class Data(NamedTuple):
 
     x: np.ndarray  # (n, inputs) of the model's dtype
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
+    weights: np.ndarray | None = None  # (n,) of the model's dtype, finite, 0 or normal; None: all 1
 
 
 class Raw(NamedTuple):
@@ -38,6 +39,12 @@ class Raw(NamedTuple):
     x: Features  # of the model's dtype already where no layer prepares them
     y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
     labels: Labels | None = None  # of all rows, those with gaps included
+    kept: np.ndarray | None = None  # (rows given,) bool: those that are here; None: all
+
+    @property
+    def given(self) -> int:
+        """Number of rows that were given."""
+        return len(self.x.values) if self.kept is None else len(self.kept)
 
 
 class Learnt(NamedTuple):
@@ -233,7 +240,7 @@ def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
         return Raw(x, y, labels)
     log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
     kept = Labels(y.values[good], None, np.flatnonzero(good)) if isinstance(y, Labels) else y[good]
-    return Raw(x._replace(values=x.values[good]), kept, labels)
+    return Raw(x._replace(values=x.values[good]), kept, labels, good)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -16,10 +16,12 @@ from .. import _backends, profiling
 from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
-from ..kernels.spec import LayerSpec
+from ..averaging import EMA
+from ..kernels.spec import Constraint, LayerSpec
 from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
 from ..losses import Loss
 from ..optim import Optimizer
+from ._averages import Averages
 from .history import History
 
 Self = TypeVar("Self", bound="LayerStack")
@@ -30,6 +32,8 @@ class LayerStack:
 
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
+    _ema: EMA | None = None
+    _averages: Averages | None = None  # of a built model with `_ema`
 
     def __init__(
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
@@ -140,6 +144,7 @@ class LayerStack:
         if self.optimizer is not None:
             self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
+        self._average_by(self._ema)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -147,22 +152,91 @@ class LayerStack:
             self._bring_back()
             return [p.copy() for p in self._parameters]
 
-    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
-        """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is."""
+    def set_weights(self, weights: Sequence[ArrayLike], averages: Sequence[ArrayLike] | None = None) -> None:
+        """Copy `weights`, in the order and shapes of `parameters`, into the model. The optimizer stays as it is.
+
+        averages: those that belong to the weights, of a model with an EMA, as `get_averages` gave them. None: an
+        average over steps begins again, with these weights.
+        """
         if not self.built:
             raise ValueError("the model has no weights yet: call build, or fit")
-        if isinstance(weights, np.ndarray | str) or not isinstance(weights, Sequence):
-            raise TypeError(f"weights must be a list of arrays; got {describe(weights)}")
-        if len(weights) != len(self._parameters):
-            raise ValueError(f"weights must be {len(self._parameters)} arrays; got {len(weights)}")
-        arrays = [as_numbers(f"weights[{i}]", w, self.dtype) for i, w in enumerate(weights)]
-        for i, (p, w) in enumerate(zip(self._parameters, arrays, strict=True)):
-            if p.shape != w.shape:
-                raise ValueError(f"weights[{i}] must have shape {p.shape}; got {w.shape}")
+        if averages is not None and self._averages is None:
+            raise ValueError("averages are for models that are compiled with an EMA, and this one is not")
+        arrays = self._weights("weights", weights)
+        averaged = None if averages is None else self._weights("averages", averages)
         with self._use.exclusive("set_weights"):
             self._bring_back()
             for p, w in zip(self._parameters, arrays, strict=True):
                 p[...] = w
+            if self._averages is not None and averaged is None:
+                self._averages.restart(self._parameters)
+            elif self._averages is not None and averaged is not None:
+                self._averages.copy(averaged)
+
+    def _weights(self, what: str, arrays: Any) -> list[np.ndarray]:
+        """Arrays of the parameters' shapes and dtype, checked."""
+        if isinstance(arrays, np.ndarray | str) or not isinstance(arrays, Sequence):
+            raise TypeError(f"{what} must be a list of arrays; got {describe(arrays)}")
+        if len(arrays) != len(self._parameters):
+            raise ValueError(f"{what} must be {len(self._parameters)} arrays; got {len(arrays)}")
+        found = [as_numbers(f"{what}[{i}]", w, self.dtype) for i, w in enumerate(arrays)]
+        for i, (p, w) in enumerate(zip(self._parameters, found, strict=True)):
+            if p.shape != w.shape:
+                raise ValueError(f"{what}[{i}] must have shape {p.shape}; got {w.shape}")
+        return found
+
+    # -- averages of the weights
+
+    @property
+    def ema(self) -> EMA | None:
+        """The average over steps that the model was compiled with; None: there is none."""
+        return self._ema
+
+    @property
+    def averages(self) -> list[np.ndarray] | None:
+        """The averages themselves, in the order of `parameters`; None without an EMA, or before there are weights."""
+        self._bring_back()
+        return None if self._averages is None else list(self._averages.arrays)
+
+    def get_averages(self) -> list[np.ndarray] | None:
+        """Return copies of `averages`."""
+        with self._use.shared("get_averages"):
+            self._bring_back()
+            return None if self._averages is None else [average.copy() for average in self._averages.arrays]
+
+    def use_averages(self) -> None:
+        """Copy the averages over steps into the weights. The optimizer, and the averages, stay as they are.
+
+        Raises ValueError for a model without an EMA, or without weights.
+
+        >>> import numpy as np, fastopt as fo
+        >>> x = np.linspace(-1, 1, 8).reshape(-1, 1)
+        >>> model = fo.Sequential([fo.Dense(1)], backend="numpy")
+        >>> model.compile(fo.SGD(lr=0.1), "mean_squared_error", ema=fo.EMA(0.9))
+        >>> history = model.fit(x, 3 * x, epochs=20)
+        >>> before = model.predict(x)
+        >>> model.use_averages()
+        >>> bool((model.get_weights()[0] == model.averages[0]).all() and (model.predict(x) == before).all())
+        True
+        """
+        with self._use.exclusive("use_averages"):
+            self._bring_back()
+            if self._averages is None:
+                raise ValueError("the model has no averages: call compile with ema=fo.EMA(), and fit")
+            for p, average in zip(self._parameters, self._averages.arrays, strict=True):
+                p[...] = average
+
+    def _average_by(self, ema: EMA | None) -> None:
+        """Average the weights so from now on; an average of the same settings goes on."""
+        self._ema = ema
+        if ema is None or not self.built:
+            self._averages = None
+        elif self._averages is None or self._averages.ema != ema:
+            self._averages = Averages(ema, self._parameters)
+
+    def _constraints(self) -> list[Constraint | None]:
+        """The constraint of each parameter, as backends take it."""
+        return [limit for layer in self.layers if isinstance(layer, Dense) for limit in layer.constraints()]
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
@@ -206,8 +280,11 @@ class LayerStack:
         """While open, no other thread changes the weights; the first call makes them."""
         return self._use.shared(call) if self.built else self._use.exclusive(call)
 
-    def network(self, training: bool = True) -> Any:
-        """Return a new network of the backend over the model's own weights; without a loss unless for training."""
+    def network(self, training: bool = True, averaged: bool = False) -> Any:
+        """Return a new network of the backend over the model's own weights; without a loss unless for training.
+
+        averaged: over their averages, where there are any.
+        """
         profiling.check_backend(self.backend)
         self._bring_back()
         spec = None if self.loss is None or not training else self.loss.spec
@@ -216,7 +293,8 @@ class LayerStack:
         # unpickled, the model may have come from another processor
         _backends.check_compute(self._compute, self.dtype.name, self._backend)
         compute = {"compute": self._compute} if self._mixed else {}
-        return network(self._specs, self._parameters, self.dtype, spec, metrics, **compute)
+        parameters = self._averages.arrays if averaged and self._averages is not None else self._parameters
+        return network(self._specs, parameters, self.dtype, spec, metrics, **compute)
 
     def _bring_back(self) -> None:
         """Update weights and states from the device of a training that holds them there, for a callback's call."""

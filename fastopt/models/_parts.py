@@ -18,15 +18,18 @@ class _Listener:
 
     def __init__(self, callback: Callback, every: int) -> None:
         self.callback, self.every = callback, every
-        self.total, self.rows = 0.0, 0
+        self.total, self.rows = 0.0, 0.0
 
     def hear(self, model: Any, step: int, result: PassResult, sizes: np.ndarray) -> None:
-        """Take note of the steps of a part, (steps,) rows each, and call the callback if it is its turn."""
+        """Take note of the steps of a part, and call the callback if it is its turn.
+
+        sizes: (steps,) rows of each step, or the sum of their weights.
+        """
         self.total += float((result.losses * sizes).sum())
-        self.rows += int(sizes.sum())
+        self.rows += float(sizes.sum())
         if step % self.every == 0:
-            logs = {"loss": self.total / self.rows, "lr": result.lr}
-            self.total, self.rows = 0.0, 0
+            logs = {"loss": self.total / self.rows if self.rows else 0.0, "lr": result.lr}
+            self.total, self.rows = 0.0, 0.0
             self.callback.on_step_end(model, step, logs)
 
 
@@ -55,11 +58,17 @@ def train_in_parts(
         # the last step may have fewer rows than the others
         sizes = np.full(count, rows_of_step)
         sizes[-1] = len(order) - (count - 1) * rows_of_step
+        if results[-1].weights is not None:
+            sizes = results[-1].weights
         done += count
         for listener in listeners:
             listener.hear(model, before + count, results[-1], sizes)
     last, seconds = results[-1], sum(result.seconds for result in results)
-    return PassResult(np.concatenate([result.losses for result in results]), last.metrics, seconds, last.lr)
+    weights = [result.weights for result in results if result.weights is not None]
+    losses, of_steps = np.concatenate([result.losses for result in results]), None
+    if weights:
+        of_steps = np.concatenate(weights)
+    return PassResult(losses, last.metrics, seconds, last.lr, of_steps)
 
 
 def _shifted(advance: Callable[[int, float], None], by: int) -> Callable[[int, float], None]:

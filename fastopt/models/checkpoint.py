@@ -2,7 +2,8 @@
 
 Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
 remembers of its data (see `_data_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean",
-"targets.deviation". Metadata: one entry, "fastopt", the JSON text of a description (see `_description`).
+"targets.deviation"; since format 3 averages of the weights, "averages." before their names. Metadata: one entry,
+"fastopt", the JSON text of a description (see `_description`).
 `fastopt._files` writes a file, whole or not at all.
 """
 
@@ -19,7 +20,9 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-FORMAT = 2  # written for models that remember something of their data; of others format 1 says all
+# The newest format: of models with constraints or averages. Format 2 is that of models that remember something of their
+# data; of others format 1 says all.
+FORMAT = 3
 KEY = "fastopt"
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)

@@ -49,8 +49,9 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         if description["compile"] is not None:
             training = description["compile"], tensors, len(model.parameters)
             optimizer, loss, metrics, state = _description.build_training(*training)
-            model.compile(optimizer, loss, metrics)
+            model.compile(optimizer, loss, metrics, _description.build_ema(description["compile"]))
             optimizer.load_state_dict(state)
+            _description.restore_averages(model, description["compile"], tensors)
             _data_memory.know_old_labels(model)
         _description.check_left_over(tensors)
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name
+from .._validation import check_count, check_name, describe
+from ..averaging import EMA
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
 from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _description, _intake, _targets, checkpoint, training
+from . import _description, _intake, _row_weights, _targets, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
 from .training import NAN, FitOptions
@@ -78,7 +79,7 @@ class Sequential(DataMemory):
         compute_dtype: str | None = None,
     ) -> None:
         super().__init__(layers, seed, backend, dtype, compute_dtype)
-        self._kept_networks: dict[bool, tuple[Any, ...]] = {}
+        self._kept_networks: dict[tuple[bool, bool], tuple[Any, ...]] = {}
         if inputs is not None:
             self.build(inputs)
 
@@ -89,6 +90,7 @@ class Sequential(DataMemory):
         optimizer: str | Optimizer | type[Optimizer] = "adam",
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
+        ema: EMA | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -101,6 +103,8 @@ class Sequential(DataMemory):
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
                    "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
                    f(y_true, y_pred) of yours, which go by their names
+        ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
+                   validation use; None: there is none. The average of a model that had the same one goes on
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -134,6 +138,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        if ema is not None and not isinstance(ema, EMA):
+            raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
             if new_optimizer is not self.optimizer:
                 if new_optimizer.bound:
@@ -144,6 +150,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters)
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions = functions
+            self._average_by(ema)
             self._kept_networks.clear()
 
     def fit(
@@ -153,7 +160,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         epochs: int = 1,
         batch_size: int = 32,
         validation_split: float = 0.0,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         verbose: int | str = "auto",
@@ -161,6 +168,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         nan: str = "raise",
         accumulate: int = 1,
         standardize_targets: bool = False,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -175,7 +184,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run
         batch_size        rows per batch; the last batch of an epoch may have fewer
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
-        validation_data   (x, y) to validate on instead
+        validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
         shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
         callbacks         a sequence of `Callback`
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
@@ -190,6 +199,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           deviation, of the rows that it trains on at the first `fit` (a constant one: over 1).
                           `target_scale` keeps both, for later calls, too. Losses and metrics are in these units, also
                           those of `evaluate`; `predict` gives the units of y
+        sample_weight     (n,) weights of the rows, 0 or above; those of rows that are held out weigh the validation
+        class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
+                          n / (classes x rows of the class), so that each class weighs as much. For targets that are
+                          one class a row. They multiply sample_weight, and leave the validation alone
+
+        With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
+        metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
+        weight of 2 is a row given twice, and 0 leaves a row out, also of what Normalization, standardize_targets and
+        "balanced" learn (other weights do not matter to these). Keras divides by the number of rows instead:
+        for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
+        weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
 
         Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
@@ -206,7 +226,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets,
+            accumulate, standardize_targets, sample_weight, class_weight,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             return training.run(self, self._plan_fit(x, y, options))
@@ -220,22 +240,36 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
+        weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         rows, held_out = np.arange(len(raw.x.values)), None
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
-        learnt_rows = None if held_out is None else rows
+        used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
+        learnt_rows = None if len(used) == len(raw.x.values) else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
             names = ("validation x", "validation y")
-            more_x, more_y = options.validation_data
+            more_x, more_y, *rest = options.validation_data
             more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, names, more, loss, learnt)
+            validation = self._with_weights(validation, more, "validation sample_weight", *rest)
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
+            if weights is not None:
+                found = _row_weights.in_dtype("sample_weight", weights, self.dtype)[held_out]
+                _row_weights.used("sample_weight of the rows held out", found, np.arange(len(found)))
+                validation = validation._replace(weights=found)
+        if options.class_weight is not None:
+            of_classes = _row_weights.of_classes(options.class_weight, loss, data.y, learnt.classes, used)
+            weights = of_classes if weights is None else weights * of_classes
+        if weights is not None:
+            found = _row_weights.in_dtype("sample_weight times class_weight", weights, self.dtype)
+            _row_weights.used("sample_weight times class_weight", found, rows)
+            data = data._replace(weights=found)
         for name, some in (("y", data), ("validation y", validation)):
             if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
@@ -245,26 +279,64 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
+        evaluator = self._evaluator(network)
         self.learnt = learnt
-        return training.Plan(network, data, rows, validation, options)
+        return training.Plan(network, data, rows, validation, options, evaluator)
 
-    def _network_for(self, training: bool) -> Any:
-        """Return a network to train or predict with: that of the call before, with its programs, if it still fits."""
-        parts: tuple[Any, ...] = self._backend, self._compute, self._parameters
+    def _with_weights(
+        self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike | None = None
+    ) -> _intake.Data:
+        """The data with the weights of its rows, if there are any."""
+        weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
+        if weights is None:
+            return data
+        found = _row_weights.in_dtype(name, weights, self.dtype)
+        _row_weights.used(name, found, np.arange(len(found)))
+        return data._replace(weights=found)
+
+    def _network_for(self, training: bool, averaged: bool = False) -> Any:
+        """Return a network to train or predict with: that of the call before, with its programs, if it still fits.
+
+        averaged: over the averages of the weights, where there are any; so is one to predict with.
+        """
+        averages = self._averages if averaged or not training else None
+        weights = self._parameters if averages is None else averages.arrays
+        parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
-        ids, kept = [*map(id, parts)], self._kept_networks.get(training)
+        key = training, averages is not None
+        ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:
             return kept[2]
-        network = self.network(training)
+        network = self.network(training, averages is not None)
         if getattr(network, "reusable", False):
-            self._kept_networks[training] = ids, parts, network  # with the parts, so that nothing else gets their ids
+            self._kept_networks[key] = ids, parts, network  # with the parts, so that nothing else gets their ids
         return network
 
-    def evaluate(self, x: ArrayLike, y: ArrayLike, batch_size: int = 1024, nan: str = "raise") -> dict[str, float]:
+    def _evaluator(self, network: Any) -> Any:
+        """Return the network to evaluate with: one over the averages of the weights, else that of the training."""
+        return network if self._averages is None else self._network_for(training=True, averaged=True)
+
+    def evaluate(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        batch_size: int = 1024,
+        nan: str = "raise",
+        sample_weight: ArrayLike | None = None,
+    ) -> dict[str, float]:
         """Return {"loss": mean loss, metric: value, ...} on x and y, which are as in `fit`, without dropout.
 
-        Labels must be among `classes`. With a `target_scale` the figures are in its units, as those of `fit`.
+        Labels must be among `classes`. With a `target_scale` the figures are in its units, as those of `fit`. With
+        sample_weight (n,) they are sum(w l) / sum(w), as scikit-learn's: a weight of 2 is a row given twice, and 0
+        leaves it out, also where it is the only one of a class. Metrics that are functions are given the weights if
+        they have an argument sample_weight.
+
+        >>> from fastopt import Dense
+        >>> model = Sequential([Dense(1, kernel_initializer="zeros")], inputs=1)
+        >>> model.compile("sgd", "mean_squared_error")
+        >>> model.evaluate([[0.0], [0.0]], [1.0, 3.0], sample_weight=[3, 1])
+        {'loss': 3.0}
         """
         loss = self._compiled()
         batch_size = check_count("batch_size", batch_size)
@@ -274,11 +346,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
+        data = self._with_weights(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
-            network = self._network_for(training=True)
-            figures = training.figures(network.evaluate(*data, batch_size))
+            network = self._evaluator(None) or self._network_for(training=True)
+            figures = training.figures(network.evaluate(data.x, data.y, batch_size, data.weights))
             return figures | training.function_figures(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:

@@ -19,9 +19,11 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, PassResult, Shuffle
+from ._averages import Averages, work_after
 from ._intake import Data
 from ._parts import train_in_parts
+from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import Bar, wants_bar
@@ -45,10 +47,18 @@ class Model(Trainable, Protocol):
     target_scale: TargetScale | None
     _use: Exclusive
     _holder: tuple[Any, int] | None
+    _averages: Averages | None
+    _parameters: list[np.ndarray]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    def _constraints(self) -> list[Constraint | None]:
+        """The constraint of each parameter."""
+
+    def _bring_back(self) -> None:
+        """Update weights, states and averages from the device that holds them."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class FitOptions:
     nan: str = "raise"
     accumulate: int = 1
     standardize_targets: bool = False
+    sample_weight: Any = None
+    class_weight: Any = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -80,11 +92,15 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
+        check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
-            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) != 2:
-                raise TypeError(f"validation_data must be a tuple (x, y); got {describe(self.validation_data)}")
+            if not isinstance(self.validation_data, tuple | list) or len(self.validation_data) not in (2, 3):
+                raise TypeError(
+                    "validation_data must be a tuple (x, y) or (x, y, sample_weight); got"
+                    f" {describe(self.validation_data)}"
+                )
 
     @property
     def epoch_numbers(self) -> range:
@@ -122,6 +138,7 @@ class Plan(NamedTuple):
     rows: np.ndarray  # int64, the rows of `data` to train on
     validation: Data | None
     options: FitOptions
+    evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -264,8 +281,12 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
     logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
     if plan.validation is not None:
         last = {name: logs.pop(name) for name in LAST}
-        scores = plan.network.evaluate(*plan.validation, EVALUATION_BATCH)
-        found = figures(scores) | function_figures(model, plan.network, plan.validation, EVALUATION_BATCH)
+        evaluator = plan.evaluator or plan.network
+        if evaluator is not plan.network:
+            model._bring_back()  # the averages, which it reads
+        x, y, weights = plan.validation
+        scores = evaluator.evaluate(x, y, EVALUATION_BATCH, weights)
+        found = figures(scores) | function_figures(model, evaluator, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
@@ -277,7 +298,8 @@ def _batches(model: Model, plan: Plan) -> Batches:
     options, rows = plan.options, plan.rows
     shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
     size = min(int(options.batch_size), len(rows))
-    return Batches(*plan.data, rows, size, int(options.accumulate), shuffle=shuffle)
+    x, y, weights = plan.data
+    return Batches(x, y, rows, size, int(options.accumulate), shuffle=shuffle, weights=weights)
 
 
 def train_epoch(
@@ -297,11 +319,14 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps)
+        steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
             optimizer.advance(network.steps_done)
+            if model._averages is not None:
+                model._averages.steps += network.steps_done
     return result
 
 
@@ -311,13 +336,16 @@ def figures(result: PassResult) -> dict[str, float]:
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets."""
+    """Metrics that are functions, of the outputs that the network predicts, in the units of the targets.
+
+    Those that have an argument `sample_weight` are given the weights of the rows, where there are any.
+    """
     if not model.metric_functions:
         return {}
     outputs, y = network.predict(data.x, batch_size), data.y
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs)
+    return function_values(model.metric_functions, y, outputs, data.weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
@@ -329,9 +357,11 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    # the last step may have fewer rows than the others
-    sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
-    sizes[-1] = len(batches.order) - sizes[:-1].sum()
+    sizes = results.weights
+    if sizes is None:
+        # the last step may have fewer rows than the others
+        sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
+        sizes[-1] = len(batches.order) - sizes[:-1].sum()
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()

@@ -17,6 +17,7 @@ from .dense.layer import (
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
+from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
@@ -29,6 +30,7 @@ from .runtime.compile import ENTER, Kernel, compiling
 from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
+from .training.after_step import AFTER_STEP_KERNEL, after_step_kernels
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
@@ -60,7 +62,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
-    kernels.append(PENALTY_KERNEL)
+    kernels += [PENALTY_KERNEL, AFTER_STEP_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -75,12 +77,13 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
-        kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF)]
+        kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels.append(activate_rows_kernel(dtype))
-        kernels += [loss_kernel(name, dtype) for name in LOSSES]
-        kernels += metric_kernels(dtype)
+        kernels += [loss_kernel(name, dtype, weighted) for name in LOSSES for weighted in (False, True)]
+        kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
+        kernels += weights_kernels(dtype)
         kernels += products(dtype).kernels(dtype)
     return list(dict.fromkeys(kernels))

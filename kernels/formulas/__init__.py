@@ -8,8 +8,9 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, dropout, losses, metrics, optimizers
+from . import activations, after_step, dropout, losses, metrics, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
+from .after_step import CONSTRAINTS, averaged
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, Loss
@@ -17,11 +18,12 @@ from .metrics import METRICS, Metric
 from .optimizers import DOMAINS, OPTIMIZERS, Optimizer
 from .optimizers.common import NUM_SCALARS, clip_each_factor, clip_factor
 
-MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout)  # whose functions kernels may call
+MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, after_step)  # whose functions kernels may call
 
 __all__ = [
     "ACTIVATIONS",
     "BOUND",
+    "CONSTRAINTS",
     "DOMAINS",
     "FLAG",
     "FRACTION",
@@ -38,6 +40,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Optimizer",
+    "averaged",
     "clip_each_factor",
     "clip_factor",
     "dropout_draw",

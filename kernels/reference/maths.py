@@ -115,7 +115,8 @@ def softmax(z: Array, y: Array) -> None:
     y /= y.sum(axis=1, keepdims=True)
 
 
-# Losses: value(z, t, gradient, **params) returns the mean and writes its gradient by z, unless that is None.
+# Losses: value(z, t, gradient, **params) returns the mean and writes its gradient by z, unless that is None. `total`
+# adds up values of rows: (rows,), or (rows, columns).
 
 
 class Loss(NamedTuple):
@@ -125,26 +126,40 @@ class Loss(NamedTuple):
     binary: bool = False  # each output is of one of two classes, whatever the others are
 
 
+Total = Callable[[Array], float]
+
+
 def total(x: Array) -> float:
     """The sum in float64, whatever x is, without a float64 copy of x."""
     return float(np.sum(x, dtype=np.float64))
 
 
-def mean_squared_error(z: Array, t: Array, gradient: Array | None) -> float:
+def weighted_total(weights: Array) -> Total:
+    """Return a `total` over rows with weights (rows,), for which the mean over rows is sum(w x) / sum(w).
+
+    >>> weighted_total(np.array([1.0, 3.0]))(np.array([[1.0, 2.0], [3.0, 4.0]])) / 4
+    3.0
+    """
+    w = weights.astype(np.float64)
+    w *= len(w) / w.sum()
+    return lambda x: total((w * x.T).T)
+
+
+def mean_squared_error(z: Array, t: Array, gradient: Array | None, total: Total = total) -> float:
     r = z - t
     if gradient is not None:
         np.multiply(r, 2 / r.size, out=gradient)
     return total(r * r) / r.size
 
 
-def mean_absolute_error(z: Array, t: Array, gradient: Array | None) -> float:
+def mean_absolute_error(z: Array, t: Array, gradient: Array | None, total: Total = total) -> float:
     r = z - t
     if gradient is not None:
         np.multiply(np.sign(r), 1 / r.size, out=gradient)
     return total(np.abs(r)) / r.size
 
 
-def huber(z: Array, t: Array, gradient: Array | None, delta: float = 1.0) -> float:
+def huber(z: Array, t: Array, gradient: Array | None, delta: float = 1.0, total: Total = total) -> float:
     """Huber 1964: squared up to delta, then linear with the same slope."""
     r = z - t
     a = np.abs(r)
@@ -153,7 +168,7 @@ def huber(z: Array, t: Array, gradient: Array | None, delta: float = 1.0) -> flo
     return total(np.where(a <= delta, 0.5 * r * r, delta * (a - 0.5 * delta))) / r.size
 
 
-def quantile(z: Array, t: Array, gradient: Array | None, quantile: float = 0.5) -> float:
+def quantile(z: Array, t: Array, gradient: Array | None, quantile: float = 0.5, total: Total = total) -> float:
     """Koenker & Bassett 1978: targets above the output cost `quantile` of their distance, those below it the rest."""
     above, below = np.maximum(t - z, 0), np.maximum(z - t, 0)
     if gradient is not None:
@@ -162,7 +177,9 @@ def quantile(z: Array, t: Array, gradient: Array | None, quantile: float = 0.5) 
     return total(quantile * above + (1 - quantile) * below) / z.size
 
 
-def binary_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
+def binary_crossentropy(
+    z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0, total: Total = total
+) -> float:
     if label_smoothing:
         t = t * (1 - label_smoothing) + 0.5 * label_smoothing
     if gradient is not None:
@@ -170,14 +187,14 @@ def binary_crossentropy(z: Array, t: Array, gradient: Array | None, label_smooth
     return total(np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z)))) / z.size
 
 
-def hinge(z: Array, t: Array, gradient: Array | None) -> float:
+def hinge(z: Array, t: Array, gradient: Array | None, total: Total = total) -> float:
     margin = t * z
     if gradient is not None:
         np.multiply(np.where(margin < 1, -t, 0), 1 / z.size, out=gradient)
     return total(np.maximum(1 - margin, 0)) / z.size
 
 
-def perceptron(z: Array, t: Array, gradient: Array | None) -> float:
+def perceptron(z: Array, t: Array, gradient: Array | None, total: Total = total) -> float:
     margin = t * z
     if gradient is not None:
         np.multiply(np.where(margin <= 0, -t, 0), 1 / z.size, out=gradient)
@@ -195,7 +212,9 @@ def log_softmax(z: Array, gradient: Array | None) -> Array:
     return shifted
 
 
-def sparse_categorical_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
+def sparse_categorical_crossentropy(
+    z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0, total: Total = total
+) -> float:
     rows, classes = z.shape
     chosen = np.arange(rows), t
     log_p = log_softmax(z, gradient)
@@ -210,7 +229,9 @@ def sparse_categorical_crossentropy(z: Array, t: Array, gradient: Array | None, 
     return value / rows
 
 
-def categorical_crossentropy(z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0) -> float:
+def categorical_crossentropy(
+    z: Array, t: Array, gradient: Array | None, label_smoothing: float = 0.0, total: Total = total
+) -> float:
     rows, classes = z.shape
     if label_smoothing:
         t = t * (1 - label_smoothing) + label_smoothing / classes

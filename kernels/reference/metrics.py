@@ -22,12 +22,15 @@ class Rule(NamedTuple):
 
 
 class Metric(Protocol):
-    """Fed batch by batch. `logits`: it wants the outputs as the loss sees them, and not as they are shown."""
+    """Fed batch by batch. `logits`: it wants the outputs as the loss sees them, and not as they are shown.
+
+    weights: (rows,) float64, above 0; None: all 1.
+    """
 
     logits: bool
 
     def __init__(self, rule: Rule) -> None: ...
-    def add(self, outputs: Array, targets: Array) -> None: ...
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None: ...
     def result(self) -> float: ...
 
 
@@ -38,8 +41,16 @@ class Mean:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.total = 0.0
-        self.count = 0
+        self.total = self.count = 0.0
+
+    def include(self, values: Array, weights: Array | None) -> None:
+        """Add values of rows, (rows,) or (rows, outputs)."""
+        if weights is None:
+            self.total += total(values)
+            self.count += values.size
+        else:
+            self.total += total((weights * values.T).T)
+            self.count += total(weights) * (values.size // len(values))
 
     def result(self) -> float:
         return self.total / self.count if self.count else np.nan
@@ -50,15 +61,14 @@ class Accuracy(Mean):
 
     logits = True
 
-    def add(self, outputs: Array, targets: Array) -> None:
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
         known = ~np.isnan(outputs)
         if self.rule.by_output:
             hits = known & ((outputs > self.rule.boundary[0]) == (targets > self.rule.boundary[1]))
         else:
             labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
             hits = known.all(axis=1) & (outputs.argmax(axis=1) == labels)
-        self.total += int(np.count_nonzero(hits))
-        self.count += hits.size
+        self.include(hits, weights)
 
 
 class TopAccuracy(Mean):
@@ -67,12 +77,11 @@ class TopAccuracy(Mean):
     logits = True
     k = 5
 
-    def add(self, outputs: Array, targets: Array) -> None:
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
         labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
         largest = np.argsort(-outputs, axis=1, kind="stable")[:, : self.k]
         hits = ~np.isnan(outputs).any(axis=1) & (largest == labels[:, None]).any(axis=1)
-        self.total += int(np.count_nonzero(hits))
-        self.count += len(hits)
+        self.include(hits, weights)
 
 
 class Counts:
@@ -89,7 +98,7 @@ class Counts:
         self.right = self.predicted = self.actual = np.zeros(0)
         self.outputs = 0
 
-    def add(self, outputs: Array, targets: Array) -> None:
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
         if self.rule.by_output:
             known = ~np.isnan(outputs)
             above, positive = outputs > self.rule.boundary[0], targets > self.rule.boundary[1]
@@ -101,7 +110,8 @@ class Counts:
             known = ~np.isnan(outputs).any(axis=1)
             predicted = known[:, None] & (np.where(known, outputs.argmax(axis=1), -1)[:, None] == classes)
             actual = labels[:, None] == classes
-        found = np.stack([predicted & actual, predicted, actual]).sum(axis=1)
+        found = np.stack([predicted & actual, predicted, actual])
+        found = found.sum(axis=1) if weights is None else np.einsum("i,kij->kj", weights, found)
         if not self.outputs:
             self.outputs, self.totals = outputs.shape[1], np.zeros_like(found)
         self.totals += found
@@ -176,18 +186,16 @@ class F1Macro(F1):
 class MeanSquaredError(Mean):
     """mean (t - z)^2 over rows and outputs."""
 
-    def add(self, outputs: Array, targets: Array) -> None:
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
         r = targets - outputs
-        self.total += total(r * r)
-        self.count += r.size
+        self.include(r * r, weights)
 
 
 class MeanAbsoluteError(Mean):
     """mean |t - z| over rows and outputs."""
 
-    def add(self, outputs: Array, targets: Array) -> None:
-        self.total += total(np.abs(targets - outputs))
-        self.count += targets.size
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
+        self.include(np.abs(targets - outputs), weights)
 
 
 class R2:
@@ -201,20 +209,24 @@ class R2:
     logits = False
 
     def __init__(self, rule: Rule) -> None:
-        self.count = 0
+        self.count = 0.0
         self.origin: Array | None = None
 
-    def add(self, outputs: Array, targets: Array) -> None:
+    def add(self, outputs: Array, targets: Array, weights: Array | None = None) -> None:
         if self.origin is None:
             self.origin = targets[0].astype(np.float64)
             self.errors, self.mean, self.variation = np.zeros((3, targets.shape[1]))
-        r = targets - outputs
-        self.errors += (r * r).sum(axis=0, dtype=np.float64)
+
+        def summed(values: Array) -> Array:
+            return values.sum(axis=0, dtype=np.float64) if weights is None else weights @ values
+
+        r, own = targets - outputs, len(targets) if weights is None else float(weights.sum())
+        self.errors += summed(r * r)
         away = targets - self.origin
-        count, mean = self.count + len(away), away.mean(axis=0)
+        count, mean = self.count + own, summed(away) / own
         step = mean - self.mean
-        self.variation += ((away - mean) ** 2).sum(axis=0) + step**2 * (self.count * len(away) / count)
-        self.mean += step * (len(away) / count)
+        self.variation += summed((away - mean) ** 2) + step**2 * (self.count * own / count)
+        self.mean += step * (own / count)
         self.count = count
 
     def result(self) -> float:

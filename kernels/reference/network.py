@@ -29,8 +29,9 @@ from ..spec import (
     ParamSettings,
     PassResult,
 )
+from .after_step import work_after_step
 from .bits16 import store, widened
-from .maths import ACTIVATIONS, LOSSES, kept, softmax
+from .maths import ACTIVATIONS, LOSSES, kept, softmax, weighted_total
 from .metrics import METRICS, Metric, Rule
 from .optimizers import shrinkage
 from .updates import gradient_norm, penalty, update, updates_of_step
@@ -107,10 +108,13 @@ def dense_backward(
 
 @flushed
 @np.errstate(all="ignore")
-def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None) -> float:
+def loss(
+    spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None = None, weights: Array | None = None
+) -> float:
     """Return the mean loss of outputs (n, K); its gradient by the outputs goes into `gradient`, if given.
 
-    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits.
+    targets are int64 labels (n,) or of the outputs' shape and type; the cross-entropies take logits. With weights (n,)
+    the mean is sum(w l) / sum(w); of weights that are all 0 it is 0.
 
     >>> gradient = np.empty((1, 2))
     >>> loss(LossSpec("mean_squared_error"), np.array([[1.0, 4.0]]), np.array([[0.0, 1.0]]), gradient)
@@ -118,7 +122,21 @@ def loss(spec: LossSpec, outputs: Array, targets: Array, gradient: Array | None 
     >>> gradient.tolist()
     [[1.0, 3.0]]
     """
-    return LOSSES[spec.name].value(outputs, targets, gradient, **spec.params)
+    value = LOSSES[spec.name].value
+    if weights is None:
+        return value(outputs, targets, gradient, **spec.params)
+    used = weights > 0  # rows of weight 0 are absent: their loss may be inf or NaN
+    if gradient is not None:
+        gradient[~used] = 0
+    if not used.any():
+        return 0.0
+    of_used, w = None if gradient is None else np.empty_like(outputs[used]), weights[used]
+    mean = value(outputs[used], targets[used], of_used, total=weighted_total(w), **spec.params)
+    if gradient is not None and of_used is not None:
+        # that of the plain mean has 1 / rows for w / sum(w)
+        shares = w * (len(w) / w.sum(dtype=np.float64))
+        gradient[used] = of_used * shares.astype(gradient.dtype)[:, np.newaxis]
+    return mean
 
 
 class Buffer:
@@ -299,16 +317,21 @@ class Network:
     ) -> PassResult:
         """Train on all batches of an epoch; check: raises what interrupts it between two steps."""
         start = reported = time.perf_counter()
-        losses = np.empty(batches.steps)
+        losses, weights = np.empty(batches.steps), None if batches.weights is None else np.empty(batches.steps)
         parts = batches.parts
         metrics = parts.carried if parts and parts.carried else self._new_metrics()
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
         self._set_updated(optimizer.updated)
         for i in range(batches.steps):
-            losses[i], gradients = self._group(batches, i, metrics, seed, step + i)
+            losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
             losses[i] += penalty(self.params, optimizer.settings)
-            scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
-            update(updates_of_step(optimizer, self.params, gradients, i), scale)
+            if weights is not None:
+                weights[i] = weight
+            if weight > 0:
+                scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
+                update(updates_of_step(optimizer, self.params, gradients, i), scale)
+                if optimizer.after:
+                    work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
@@ -317,7 +340,7 @@ class Network:
                 reported = time.perf_counter()
         if parts:
             parts.carry(metrics, len(batches.order))
-        return PassResult(losses, _results(metrics), time.perf_counter() - start)
+        return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
     def _set_updated(self, updated: Sequence[bool]) -> None:
         """Compute the gradients of these parameters alone, and those by what leads down to them."""
@@ -331,17 +354,22 @@ class Network:
                     self._gradients.append(layer.db)
 
     @np.errstate(all="ignore")
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024) -> PassResult:
-        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout."""
+    def evaluate(self, x: Array, y: Array, batch_size: int = 1024, weights: Array | None = None) -> PassResult:
+        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout.
+
+        weights: (n,) of the rows, whose sum is not 0; None: all 1.
+        """
         start = time.perf_counter()
         metrics = self._new_metrics()
-        total = 0.0
+        total = sum_of_weights = 0.0
         for i in range(0, len(x), batch_size):
-            targets = y[i : i + batch_size]
+            targets, w = y[i : i + batch_size], None if weights is None else weights[i : i + batch_size]
             outputs = self._forward(x[i : i + batch_size])
-            total += len(targets) * loss(self._known_loss(), outputs, targets)
-            self._measure(metrics, outputs, targets)
-        mean = total / len(x) if len(x) else np.nan
+            weight = len(targets) if w is None else float(w.sum(dtype=np.float64))
+            total += weight * loss(self._known_loss(), outputs, targets, None, w)
+            sum_of_weights += weight
+            self._measure(metrics, outputs, targets, w)
+        mean = total / sum_of_weights if sum_of_weights else np.nan
         return PassResult(np.array([mean]), _results(metrics), time.perf_counter() - start)
 
     def penalty(self, settings: Sequence[ParamSettings]) -> float:
@@ -368,13 +396,18 @@ class Network:
         rule = Rule(row.binary or (self._outputs == 1 and row.link != "softmax"), row.boundary)
         return {name: METRICS[name](rule) for name in self._metrics}
 
-    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array) -> None:
+    def _measure(self, metrics: dict[str, Metric], logits: Array, targets: Array, weights: Array | None) -> None:
+        if weights is not None:  # rows of weight 0 are absent
+            used = weights > 0
+            logits, targets, weights = logits[used], targets[used], weights[used].astype(np.float64)
+            if not used.any():
+                return
         outputs = logits
         if self._link is not None and not all(metric.logits for metric in metrics.values()):
             outputs = self._predictions(len(logits))
             activate(self._link, logits, outputs)
         for metric in metrics.values():
-            metric.add(logits if metric.logits else outputs, targets)
+            metric.add(logits if metric.logits else outputs, targets, weights)
 
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)
@@ -386,30 +419,37 @@ class Network:
     @np.errstate(all="ignore")
     def _group(
         self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
-    ) -> tuple[float, list[Array]]:
-        """The mean loss and the gradients over the batches of step i, to which each adds by its share of the rows."""
+    ) -> tuple[float, float, list[Array]]:
+        """The mean loss of the batches of step i, the weight of their rows (their number, where they have none), and
+        the gradients, to which each batch adds by its share of that weight.
+        """
         size, k = batches.batch_size, batches.accumulate
         group = batches.order[i * k * size : (i + 1) * k * size]
+        weights = None if batches.weights is None else batches.weights[group]
+        weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
         for j in range(-(-len(group) // size)):
-            rows = group[j * size : (j + 1) * size]
-            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1)
+            rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
+            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1, w)
             if k == 1:
-                return value, self._gradients
-            share = len(rows) / len(group)
+                return value, weight, self._gradients
+            own = len(rows) if w is None else float(w.sum(dtype=np.float64))
+            share = own / weight if weight else 0.0
             parts = [g.dtype.type(share) * g for g in self._gradients]
             sums = parts if j == 0 else [a + b for a, b in zip(sums, parts, strict=True)]
             mean += share * value
-        return mean, sums
+        return mean, weight, sums
 
-    def _gradient(self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int) -> float:
+    def _gradient(
+        self, x: Array, y: Array, metrics: dict[str, Metric], seed: int, step: int, weights: Array | None
+    ) -> float:
         """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
         x = self._cast(x)
         for layer in self._layers:
             x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))
-        mean = loss(self._known_loss(), x, y, dy)
-        self._measure(metrics, x, y)
+        mean = loss(self._known_loss(), x, y, dy, weights)
+        self._measure(metrics, x, y, weights)
         for layer in reversed(self._layers):
             if dy is None:  # only dropouts of the network's input are left
                 break

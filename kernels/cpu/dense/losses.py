@@ -19,8 +19,9 @@ from ..runtime.frontend import register_jitable
 from ..runtime.launch import num_threads_for, parallel
 from ..runtime.partition import batch_rows, epoch_of_batch, num_pieces
 from ..runtime.primitives import address_of, call_tile, view
-from ..runtime.records import ACTIVATE, LOSS, RUN, TOTAL, fill, read
+from ..runtime.records import ACTIVATE, LOSS, RUN, TOTAL, WEIGHTS, fill, read
 from .layer import activate_kernel
+from .row_weights import step_weight
 from .rows import ROWS
 
 ELEMENTS_PER_THREAD = 8_192  # outputs of a loss or an activation that are worth a thread
@@ -102,7 +103,41 @@ def _elementwise(value, slope, T, itemsize):
     return loss
 
 
-def _by_row(value, slope, T, itemsize, has_labels):
+def _elementwise_weighted(value, slope, T, itemsize):
+    """The loss sum(w l) / sum(w), whose gradient at a row is w / sum(w) of the row's; sum(w) is that of the step."""
+
+    def loss(work, step, rank, num_ranks):
+        w = read(work, LOSS)
+        rows, columns = batch_rows(w.run, step), w.columns
+        weights = view(read(w.weights, WEIGHTS).batch_weights, rows, T)
+        param, divisor = T(w.param), step_weight(w.weights, step) * columns
+        sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            total = 0.0
+            for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
+                skip, weight = i * columns * itemsize, np.float64(weights[i])
+                D = view(w.dz + skip, columns, T)
+                # a row of weight 0 is absent: its loss may be inf or NaN
+                if weight == 0:
+                    for j in range(columns):
+                        D[j] = T(0)
+                    continue
+                Z, targets = view(w.z + skip, columns, T), view(w.t + skip, columns, T)
+                # the row's loss
+                of_row = 0.0
+                for j in range(columns):
+                    of_row += value(Z[j], targets[j], param)
+                total += weight * of_row
+                # its share of the gradient
+                scale = T(weight / divisor)
+                for j in range(columns):
+                    D[j] = slope(Z[j], targets[j], param) * scale
+            sums[piece] = total
+
+    return loss
+
+
+def _by_row(value, slope, T, itemsize, has_labels, weighted=False):
     exponentials = _exponentials(T)
 
     def loss(work, step, rank, num_ranks):
@@ -110,7 +145,7 @@ def _by_row(value, slope, T, itemsize, has_labels):
         # is subtracted: added to a large z, log_sum would lose its digits.
         w = read(work, LOSS)
         rows, columns = batch_rows(w.run, step), w.columns
-        smoothing, scale = T(w.param), T(1.0 / rows)
+        smoothing, scale, weight = T(w.param), T(1.0 / rows), 1.0
         sums = view(w.sums, num_pieces(rows, ROWS), np.float64)
         zero, one = T(0), T(1)
         added, factor = smoothing / T(columns), one - smoothing
@@ -124,6 +159,14 @@ def _by_row(value, slope, T, itemsize, has_labels):
                 Z, E = view(w.z + skip, columns, T), view(w.dz + skip, columns, T)
                 targets = view(0 if has_labels else w.t + skip, columns, T)
                 label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
+                if weighted:
+                    # a row of weight 0 is absent: its loss may be inf or NaN
+                    weight = np.float64(view(read(w.weights, WEIGHTS).batch_weights, rows, T)[i])
+                    if weight == 0:
+                        for j in range(columns):
+                            E[j] = zero
+                        continue
+                    scale = T(weight / step_weight(w.weights, step))
                 # the row's sum of exponentials
                 exp_sum, largest = zero, Z[0]
                 for j in range(columns):
@@ -132,11 +175,11 @@ def _by_row(value, slope, T, itemsize, has_labels):
                 log_sum, inv_sum = T(log(exp_sum)), one / exp_sum
                 # the row's loss
                 if has_labels and smoothing == 0:
-                    total += value(Z[label] - largest, one, log_sum)
+                    total += weight * value(Z[label] - largest, one, log_sum)
                 else:
                     for j in range(columns):
                         t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
-                        total += value(Z[j] - largest, t, log_sum) if t != 0 else zero
+                        total += weight * (value(Z[j] - largest, t, log_sum) if t != 0 else zero)
                 # the row of the gradient
                 for j in range(columns):
                     t = ((one if j == label else zero) if has_labels else targets[j]) * factor + added
@@ -147,13 +190,14 @@ def _by_row(value, slope, T, itemsize, has_labels):
 
 
 @cache
-def loss_kernel(name: str, dtype: str) -> Kernel:
+def loss_kernel(name: str, dtype: str, weighted: bool) -> Kernel:
+    """The loss of a row of LOSSES and its gradient; weighted: by the weights of rows."""
     row, T, itemsize = LOSSES[name], getattr(np, dtype), np.dtype(dtype).itemsize
     if row.by_row:
-        function = _by_row(row.value, row.slope, T, itemsize, row.targets == "labels")
+        function = _by_row(row.value, row.slope, T, itemsize, row.targets == "labels", weighted)
     else:
-        function = _elementwise(row.value, row.slope, T, itemsize)
-    return Kernel(function, f"loss_{name}_{dtype}")
+        function = (_elementwise_weighted if weighted else _elementwise)(row.value, row.slope, T, itemsize)
+    return Kernel(function, f"loss_{name}{'_weighted' * weighted}_{dtype}")
 
 
 def _total(work, step, rank, num_ranks):
@@ -189,7 +233,7 @@ def loss(spec: LossSpec, outputs, targets, gradient=None) -> float:
     run, sums = fill(RUN, batch_size=rows, num_rows=rows), np.zeros(count)
     work = fill(LOSS, run=run, z=outputs, t=targets, dz=gradient, columns=columns, sums=sums, param=loss_param(spec))
     num_ranks = num_threads_for(outputs.size, ELEMENTS_PER_THREAD, count)
-    parallel(loss_kernel(spec.name, dtype), address_of(work), 0, num_ranks)
+    parallel(loss_kernel(spec.name, dtype, False), address_of(work), 0, num_ranks)
     return float(sums.sum()) / (rows if LOSSES[spec.name].by_row else outputs.size)
 
 

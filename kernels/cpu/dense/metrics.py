@@ -1,7 +1,7 @@
 """Metrics: sums over the rows of a batch, in float64, piece by piece as those of losses.
 
-    metric_...   one sum: of the scores of a metric
-    counts_...   sums for each class: how often a row is one and was predicted to be, was predicted to be, and is
+metric_...   one sum: of the scores of a metric
+counts_...   sums for each class: how often a row is one and was predicted to be, was predicted to be, and is
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
 from ..runtime.partition import batch_rows, num_pieces
 from ..runtime.primitives import view
-from ..runtime.records import METRIC, read
+from ..runtime.records import METRIC, WEIGHTS, read
 from .rows import ROWS
+
+
+def _weight_of_row(T, weighted):
+    """f: the weight of row i of a batch, 1 where rows have none; w: the record METRIC."""
+
+    def weight_of_row(w, i):
+        return np.float64(view(read(w.weights, WEIGHTS).batch_weights, i + 1, T)[i]) if weighted else 1.0
+
+    return register_jitable(error_model="numpy")(weight_of_row)
 
 
 @register_jitable(error_model="numpy")
@@ -85,7 +94,9 @@ SCORES: dict[str, Callable[..., Any]] = {  # of a row, by the names in SCORED
 }
 
 
-def _metric(score, T, itemsize, has_labels):
+def _metric(score, T, itemsize, has_labels, weighted):
+    weight_of_row = _weight_of_row(T, weighted)
+
     def metric(work, step, rank, num_ranks):
         w = read(work, METRIC)
         rows = batch_rows(w.run, step)
@@ -97,7 +108,10 @@ def _metric(score, T, itemsize, has_labels):
                 Z = view(w.z + i * w.stride * itemsize, w.columns, T)
                 targets = view(0 if has_labels else w.t + i * w.stride * itemsize, w.columns, T)
                 label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
-                total += score(Z, targets, label, w.columns, w)
+                weight = weight_of_row(w, i)
+                # a row of weight 0 is absent: its score may be inf or NaN
+                if weight != 0:
+                    total += weight * score(Z, targets, label, w.columns, w)
             sums[piece] = total
 
     return metric
@@ -111,11 +125,11 @@ def _compilable(score: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def metric_kernel(name: str, scored: str, dtype: str) -> Kernel:
-    """Sums of a row of METRICS; scored: one of SCORED."""
+def metric_kernel(name: str, scored: str, dtype: str, weighted: bool) -> Kernel:
+    """Sums of a row of METRICS; scored: one of SCORED; weighted: by the weights of rows."""
     score = register_jitable(error_model="numpy")(SCORES[scored](_compilable(METRICS[name].score)))
-    function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels")
-    return Kernel(function, f"metric_{name}_{scored}_{dtype}")
+    function = _metric(score, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels", weighted)
+    return Kernel(function, f"metric_{name}_{scored}{'_weighted' * weighted}_{dtype}")
 
 
 # ---------------------------------------------------------------- counts of classes
@@ -131,31 +145,33 @@ def _largest(Z, columns):
 
 
 @register_jitable(error_model="numpy")
-def _count_rows(Z, targets, label, columns, right, predicted, actual, w):
+def _count_rows(Z, targets, label, columns, right, predicted, actual, w, weight):
     # targets of no columns: the class is the label
     is_class = label if len(targets) == 0 else _largest(targets, columns)
     found = _largest(Z, columns)
-    actual[is_class] += 1
+    actual[is_class] += weight
     if found >= 0:
-        predicted[found] += 1
+        predicted[found] += weight
         if found == is_class:
-            right[found] += 1
+            right[found] += weight
 
 
 @register_jitable(error_model="numpy")
-def _count_outputs(Z, targets, label, columns, right, predicted, actual, w):
+def _count_outputs(Z, targets, label, columns, right, predicted, actual, w, weight):
     # an output is two classes: it is not, or it is
     for j in range(columns):
         is_class = 2 * j + (1 if targets[j] > w.t_boundary else 0)
         found = 2 * j + (1 if Z[j] > w.z_boundary else 0)
-        actual[is_class] += 1
+        actual[is_class] += weight
         if Z[j] == Z[j]:
-            predicted[found] += 1
+            predicted[found] += weight
             if found == is_class:
-                right[found] += 1
+                right[found] += weight
 
 
-def _counts(count, T, itemsize, has_labels, by_output):
+def _counts(count, T, itemsize, has_labels, by_output, weighted):
+    weight_of_row = _weight_of_row(T, weighted)
+
     def counts(work, step, rank, num_ranks):
         w = read(work, METRIC)
         rows, classes = batch_rows(w.run, step), 2 * w.columns if by_output else w.columns
@@ -170,25 +186,27 @@ def _counts(count, T, itemsize, has_labels, by_output):
                 Z = view(w.z + i * w.stride * itemsize, w.columns, T)
                 targets = view(0 if has_labels else w.t + i * w.stride * itemsize, 0 if has_labels else w.columns, T)
                 label = view(w.t + i * 8, 1, np.int64)[0] if has_labels else 0
-                count(Z, targets, label, w.columns, right, predicted, actual, w)
+                count(Z, targets, label, w.columns, right, predicted, actual, w, weight_of_row(w, i))
 
     return counts
 
 
 @cache
-def counts_kernel(scored: str, dtype: str) -> Kernel:
-    """Counts of all classes; scored: one of SCORED but values."""
+def counts_kernel(scored: str, dtype: str, weighted: bool) -> Kernel:
+    """Counts of all classes; scored: one of SCORED but values; weighted: sums of the weights of rows."""
     by_output = scored == "outputs"
     count = _count_outputs if by_output else _count_rows
-    function = _counts(count, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels", by_output)
-    return Kernel(function, f"counts_{scored}_{dtype}")
+    function = _counts(count, getattr(np, dtype), np.dtype(dtype).itemsize, scored == "labels", by_output, weighted)
+    return Kernel(function, f"counts_{scored}{'_weighted' * weighted}_{dtype}")
 
 
-def metric_kernels(dtype: str) -> list[Kernel]:
+def metric_kernels(dtype: str, weighted: bool = False) -> list[Kernel]:
     """Every kernel of a dtype."""
     forms = {name: scored_forms(name) for name in METRICS}
     kernels = [
-        counts_kernel(scored, dtype) if METRICS[name].of_counts else metric_kernel(name, scored, dtype)
+        counts_kernel(scored, dtype, weighted)
+        if METRICS[name].of_counts
+        else metric_kernel(name, scored, dtype, weighted)
         for name, found in forms.items()
         for scored in found
     ]

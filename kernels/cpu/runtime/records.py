@@ -115,19 +115,38 @@ DENSE = _record(
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
-LOSS = _record("run", "z", "t", "dz", "columns", "sums", reals=("param",))  # sums: (pieces of rows,) float64
+LOSS = _record(
+    "run", "z", "t", "dz", "columns",
+    "sums",  # (pieces of rows,) float64
+    "weights",  # record WEIGHTS; 0: rows have none
+    reals=("param",),
+)  # fmt: skip
 
 METRIC = _record(
     "run", "z", "t",
     "columns",  # that count
     "stride",  # elements from row to row
-    "sums", reals=("z_boundary", "t_boundary"),
+    "sums",
+    "weights",  # record WEIGHTS; 0: rows have none
+    reals=("z_boundary", "t_boundary"),
 )  # fmt: skip
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
 # columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
 TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
+
+# Weights of rows: see row_weights.py.
+WEIGHTS = _record(
+    "run",
+    "w",  # (num_weights,) of the rows of the data
+    "num_weights",
+    "batch_weights",  # (rows,) of the batch
+    "batch_sums",  # (batches of all epochs,) float64
+    "step_sums",  # (batches of all epochs,) float64: of the step that the batch is in
+    "accumulate",  # batches of a step
+)
+WEIGHED = _record("weights", "phase", "phase_work")  # record WEIGHTS; code and record of another phase
 
 UPDATE = _record(
     "update",  # code
@@ -269,6 +288,34 @@ APPLY = _record(
     "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
     reals=("max_norm",),  # the norm to clip to; 0: none
+)
+
+# The share of the parameters in their averages, and constraints: see training/after_step.py.
+SHARE = _record(
+    "shares",  # (steps,) float64
+    "cell",  # one number of the network's dtype, for the step
+    "accumulate",  # batches of a step
+)
+CONSTRAINED = _record(
+    "constrain",  # code
+    "p",  # (rows, columns)
+    "average",  # the same; 0: none
+    "share",  # one number of p's dtype
+    "rows",
+    "columns",
+    "piece",  # columns of a piece of work, or rows
+    "by_columns",  # 1: columns
+    "first_piece",
+    "pieces",
+    "element_bytes",
+    reals=("most",),  # the largest norm
+)
+AFTER_STEP = _record(
+    "count",
+    "table",  # (count,) of CONSTRAINED
+    "num_pieces",
+    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 
 

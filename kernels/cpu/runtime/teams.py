@@ -20,7 +20,7 @@ from functools import cache
 
 from ...interrupts import interrupts_held
 from .compile import Kernel, ffi
-from .primitives import INTERPRETED, address_of, atomic_add, atomic_load, call_int, enter, python_address, relax
+from .primitives import INTERPRETED, address_of, atomic_add, atomic_load, call_int, call_phase, python_address, relax
 from .records import TEAM, fill, offset, read, word_of, words_of
 
 log = logging.getLogger("fastopt")
@@ -47,7 +47,7 @@ def yield_address() -> int:
 def _member(work, step, rank, num_ranks):
     """One rank of a team. Rank 0 waits for the ends of the others, after which nobody reads the team's memory."""
     t = read(work, TEAM)
-    enter(t.kernel, t.work, step, rank, num_ranks)
+    call_phase(t.kernel, t.work, step, rank, num_ranks)
     atomic_add(work + ENDED_OFFSET, 1)
     spins = 0
     while rank == 0 and atomic_load(work + ENDED_OFFSET) < num_ranks:

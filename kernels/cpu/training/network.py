@@ -21,6 +21,7 @@ from ...spec import (
     Batches,
     DenseSpec,
     EpochHooks,
+    EpochParts,
     EpochResults,
     LayerSpec,
     LossSpec,
@@ -29,9 +30,11 @@ from ...spec import (
     PassResult,
 )
 from ..runtime.launch import STEP_FLOPS, num_threads_for
+from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
 from .penalties import Penalties, penalty, terms_of
 from .program import Program, Structure
+from .row_weights import sum_in_order
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
@@ -58,6 +61,21 @@ class _Training(NamedTuple):
     sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
     penalties: Penalties | None  # that the losses have more
     scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
+    after: AfterUpdates
+
+    def row_weights(self, epochs: int) -> np.ndarray | None:
+        """Sums of the weights of every batch of the first epochs, (epochs, batches); None: rows have none."""
+        weights = self.program.row_weights
+        return None if weights is None else weights.batch_sums[:epochs, : len(self.counts)]
+
+    def mean_loss(self, done: int, stride: int, losses_of_row: int) -> float:
+        """The mean loss of the first `done` batches; stride: numbers of an epoch."""
+        if self.program.row_weights is None:
+            whole, rest = divmod(done, stride)
+            count = whole * self.counts.sum() + self.counts[:rest].sum()
+        else:
+            count = self.program.row_weights.batch_sums.ravel()[:done].sum() * losses_of_row
+        return float(self.losses.ravel()[:done].sum() / count) if count else 0.0
 
 
 class Network:
@@ -108,21 +126,26 @@ class Network:
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        shuffles, clips = data.shuffle is not None, optimizer.clip_norm is not None
+        shuffles, weighted = data.shuffle is not None, data.weights is not None
+        clips = optimizer.clip_norm is not None
         rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
-        terms = terms_of(optimizer.settings)
-        key = sizes, shuffles, num_ranks, clips, rule, seed, rows, len(settings), terms, ids
+        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
+        key = sizes, shuffles, weighted, num_ranks, clips, rule, seed, rows, len(settings), terms, ids, after_key
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
         scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
         if shuffles:
             program.shuffle()
+        if weighted:
+            program.weigh(data.accumulate)
+        after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed)
@@ -135,14 +158,15 @@ class Network:
             penalties.add_penalty(program)
         optimizer_step = None
         if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, program.num_ranks)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step)
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
         counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
         counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars)
+        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars, after)
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -168,12 +192,13 @@ class Network:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         training = self._training(batches, optimizer, seed, variation)
-        program, losses, counts = training.program, training.losses, training.counts
+        program, losses = training.program, training.losses
         if training.optimizer_step:
             training.optimizer_step.clip(optimizer.clip_norm)
         penalties = training.penalties
         if penalties:
             penalties.set_factors(optimizer.settings)
+        training.after.begin(optimizer.after and optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
@@ -187,17 +212,18 @@ class Network:
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
         if batches.shuffle is not None:
             program.shuffle_from(batches.order, batches.shuffle)
+        if program.row_weights and batches.weights is not None:
+            program.row_weights.begin(batches.weights, epochs, stride)
         seconds_of = program.time_epochs()
         if hooks and hooks.until_diverged:
             program.end_if_diverged(losses)
 
         def report(done: int) -> None:
             if progress and done:
-                whole, rest = divmod(done, stride)
-                so_far = losses.ravel()[:done].sum() / (whole * counts.sum() + counts[:rest].sum())
+                so_far = training.mean_loss(done, stride, self.losses_of_row)
                 if penalties:
-                    so_far += penalties.into.ravel()[:done:group].mean()
-                progress(done // group, float(so_far))
+                    so_far += float(penalties.into.ravel()[:done:group].mean())
+                progress(done // group, so_far)
 
         def watch(done: int) -> bool:
             check()
@@ -212,53 +238,73 @@ class Network:
                 self.steps_done = done // group
                 ended = done // stride
                 rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
-                counted = rows + (parts.rows if parts else 0)
-                results = self._epochs(training, rates, counted, group, variation, seconds_of(start, ended))
+                results = self._epochs(training, rates, parts, rows, group, variation, seconds_of(start, ended))
                 if hooks and len(results.losses):
                     hooks.finished(results)
         report(done)
         if parts:
-            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows)
+            weights = training.row_weights(1)
+            weight = 0.0 if weights is None else sum_in_order(weights[0], parts.weight)
+            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows, weight)
         if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
         return results.last()
 
     def _epochs(
-        self, training: _Training, rates: np.ndarray, rows: int, group: int, variation: Variation | None,
-        seconds: np.ndarray,
+        self, training: _Training, rates: np.ndarray, parts: EpochParts | None, rows: int, group: int,
+        variation: Variation | None, seconds: np.ndarray,
     ) -> EpochResults:  # fmt: skip
         """The results of the first epochs of a pass; rates, seconds: of these."""
         epochs = len(rates)
+        metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
+        weights, totals = training.row_weights(epochs), [float(rows + (parts.rows if parts else 0))] * epochs
+        if weights is not None:
+            totals = [sum_in_order(of_epoch, parts.weight if parts else 0.0) for of_epoch in weights]
+            counts = weights * self.losses_of_row
         if group > 1:
-            firsts = np.arange(0, len(counts), group)
-            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts)
+            firsts = np.arange(0, losses.shape[1], group)
+            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts, axis=-1)
+            weights = None if weights is None else np.add.reduceat(weights, firsts, axis=1)
+        for i in range(epochs if metrics else 0):
+            sums = {name: of_metric[i] for name, of_metric in training.sums.items()}
+            for name, value in self._metrics(sums, totals[i], variation).items():
+                metrics[name].append(value)
+        if weights is not None:
+            counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
         means = losses / counts
         if training.penalties:
             means += training.penalties.into[:epochs, ::group]
-        metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
-        for i in range(epochs if metrics else 0):
-            for name, value in self._metrics({n: s[i] for n, s in training.sums.items()}, rows, variation).items():
-                metrics[name].append(value)
-        return EpochResults(means, metrics, seconds, rates.copy())
+        return EpochResults(means, metrics, seconds, rates.copy(), weights)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout."""
+    def evaluate(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None
+    ) -> PassResult:
+        """The mean loss and the metrics over all rows, without dropout.
+
+        weights: (n,) of the rows, of the network's dtype, whose sum is not 0; None: all 1.
+        """
         start = time.perf_counter()
-        variation = variation_for(self.net.metrics, y, None) if self.net.metrics else None
+        variation = variation_for(self.net.metrics, y, None, weights) if self.net.metrics else None
         batch_size = min(batch_size, len(x))
         num_ranks = self._threads_of_pass(batch_size, len(x))
-        key = batch_size, num_ranks, y.ndim, *(variation.parts if variation else ())
+        key = batch_size, num_ranks, y.ndim, weights is None, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
-        program, sums = self._evaluator(x, y, batch_size, num_ranks, variation) if spare is None else spare
+        data = Batches(x, y, np.arange(0), batch_size, weights=weights)
+        program, sums = self._evaluator(data, num_ranks, variation) if spare is None else spare
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
         program.begin(len(x), None)
+        rows = float(len(x))
+        if program.row_weights and weights is not None:
+            program.row_weights.begin(weights, 1, -(-len(x) // batch_size))
         program.execute(self.flops * len(x))
-        losses = sums["losses"] / (len(x) * self.losses_of_row)
-        result = PassResult(losses, self._metrics(sums, len(x), variation), time.perf_counter() - start)
+        if program.row_weights:
+            rows = sum_in_order(program.row_weights.batch_sums[0])
+        losses = sums["losses"] / (rows * self.losses_of_row)
+        result = PassResult(losses, self._metrics(sums, rows, variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
@@ -268,15 +314,17 @@ class Network:
         return penalty(self.params, settings)
 
     def _evaluator(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int, num_ranks: int, variation: Variation | None
+        self, data: Batches, num_ranks: int, variation: Variation | None
     ) -> tuple[Program, dict[str, np.ndarray]]:
         """A program that adds up losses and metrics, and its sums by name."""
-        program = Program(self.net, "evaluate", batch_size)
+        program = Program(self.net, "evaluate", data.batch_size)
         program.num_ranks = num_ranks
-        inputs, targets = program.gather(Batches(x, y, np.arange(0), batch_size))
+        if data.weights is not None:
+            program.weigh()
+        inputs, targets = program.gather(data)
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
-        losses, gradient = np.zeros(1), program.zeros(batch_size, self.net.outputs)
+        losses, gradient = np.zeros(1), program.zeros(data.batch_size, self.net.outputs)
         sums = program.loss_and_metrics(outputs, targets, losses, 0, gradient, variation)
         program.finish()
         return program, {**sums, "losses": losses}
@@ -329,8 +377,8 @@ class Network:
         program.finish()
         return program
 
-    def _metrics(self, sums: Mapping[str, np.ndarray], rows: int, variation: Variation | None) -> dict[str, float]:
-        """The metrics from their sums over so many rows."""
+    def _metrics(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
+        """The metrics from their sums over so many rows, or rows of this weight together."""
         if not self.net.metrics:
             return {}
         found = {name: sums[name].ravel().tolist() if rows else [] for name in self.net.metrics}

@@ -17,12 +17,12 @@ import numpy as np
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
-from ..optim.loops import MAX_STATES
 from ..optim.norm import SQUARES_KERNEL, Squares
-from ..optim.updates import TILE, UPDATE_ALL, update_code
+from ..optim.updates import TILE, UPDATE_ALL
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
+from .after_step import AfterUpdates
 
 RECORD_BYTES = UPDATES.itemsize
 
@@ -73,8 +73,9 @@ class OptimizerStep:
 
     def __init__(
         self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...] | None],
-        scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int,
+        scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int, after: AfterUpdates,
     ) -> None:  # fmt: skip
+        self.after = after
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
         self.itemsize = params[0].itemsize
         # None of a parameter that is not updated
@@ -103,13 +104,12 @@ class OptimizerStep:
 
     def _update_table(self, rows: Sequence[int]) -> tuple[np.ndarray, int]:
         """A record UPDATE for each parameter that is updated, and the tiles of all."""
-        table, tiles, code = [], 0, update_code(self.rule, self.dtype)
-        for p, g, of_param, row in zip(self.params, self.gradients, self.states, rows, strict=True):
+        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
             if of_param is None:
                 continue
-            skip = row * self.scalars.strides[1]
-            states = [address_of(state) for state in of_param] + [0] * (MAX_STATES - len(of_param))
-            table.append((code, address_of(p), address_of(g), *states, 0, skip, p.size, tiles, p.itemsize))
+            skip, words = rows[i] * self.scalars.strides[1], self.after.state_words(i, of_param)
+            table.append((code, address_of(p), address_of(g), *words, skip, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
 
@@ -123,14 +123,15 @@ class OptimizerStep:
         if self.squares is not None:
             cost = costs.squares(self.size, self.itemsize)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
-        cost = costs.apply(self.size, self.rule, self.itemsize)
+        cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 
 def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     """The optimizer step, from 1, that follows each batch (0: none), and alpha and beta of each batch's gradients.
 
-    alpha: the batch's share of the rows of its step; beta: 1 where there are gradients to add it to. None: 1 and 0.
+    alpha: the batch's share of the rows of its step, 1 where rows have weights; beta: 1 where there are gradients to
+    add it to. None: 1 and 0.
     Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
     size, group = data.batch_size, data.accumulate
@@ -143,5 +144,7 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     if group == 1:
         return step_after, None
     rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
-    alpha_beta = np.stack([rows / rows_of_step, batches % group != 0], axis=1).astype(np.float64)
+    # with weights the loss divides by those of the whole step, whose order is not known before it is drawn
+    share = rows / rows_of_step if data.weights is None else np.ones(len(rows))
+    alpha_beta = np.stack([share, batches % group != 0], axis=1).astype(np.float64)
     return step_after, np.tile(alpha_beta, (data.epochs, 1))

@@ -31,8 +31,6 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..optim.loops import STATE_WORDS
-from ..optim.updates import update_code
 from ..runtime.compile import Kernel, ffi
 from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
@@ -54,7 +52,9 @@ from ..runtime.records import (
     words_of,
 )
 from ..runtime.teams import run_team, yield_address
+from .after_step import AfterUpdates
 from .optimizer_step import OptimizerStep
+from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import SHUFFLE_KERNEL
 
@@ -132,6 +132,8 @@ class Program:
     target: memoryview  # of the scatter
     rows: np.ndarray | None = None  # record of the shuffle
     num_ranks = 1  # at most: there is scratch memory for so many
+    row_weights: RowWeights | None = None  # None: rows have none
+    needs_weight = False  # the phases that are added are left out in steps whose weights sum to 0
 
     def __init__(self, net: Structure, verb: str, batch_size: int) -> None:
         self.net, self.verb, self.batch_size = net, verb, batch_size
@@ -144,9 +146,16 @@ class Program:
 
     def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
         """Add a phase; barrier: all ranks meet after it."""
+        cost = cost or Cost(kernel.name)
+        if self.row_weights and self.needs_weight:
+            kernel, record = self.row_weights.weighed(kernel, record)
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(barrier)))
-        self.costs.append(cost or Cost(kernel.name))
+        self.costs.append(cost)
+
+    def meet(self) -> None:
+        """Let all ranks meet after the last phase so far."""
+        self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
@@ -161,6 +170,13 @@ class Program:
         self.rows = fill(SHUFFLE, run=self.run)
         self.add(SHUFFLE_KERNEL, self.rows, barrier=True, cost=costs.shuffle())
         self.run["epoch_phases"] = len(self.phases)
+
+    def weigh(self, accumulate: int = 1) -> None:
+        """Add the weights of rows, before `gather`; `accumulate` batches make a step."""
+        self.row_weights = RowWeights(self.run, self.zeros(self.batch_size), accumulate)
+        self.row_weights.add_sums_to(self)
+        self.run["epoch_phases"] = len(self.phases)
+        self.row_weights.add_gather_to(self)
 
     def gather(self, data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
         """Add the copy of the batch's rows; return where they lie: x and, if there are targets, y.
@@ -303,11 +319,12 @@ class Program:
         totals = [self._batch_sums(losses, stride)]
         record = fill(
             LOSS, run=self.run, z=outputs, t=targets, dz=gradient, columns=columns, sums=totals[0][0],
-            param=loss_param(net.loss_spec),
+            weights=self._weights_record, param=loss_param(net.loss_spec),
         )  # fmt: skip
         cost = costs.loss(net.loss_spec.name, columns, labels, net.itemsize)
         counts = has_counts(net.metrics)
-        self.add(loss_kernel(net.loss_spec.name, net.dtype), record, barrier=not parts and not counts, cost=cost)
+        kernel = loss_kernel(net.loss_spec.name, net.dtype, self.row_weights is not None)
+        self.add(kernel, record, barrier=not parts and not counts, cost=cost)
         accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
         free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
         for i, (name, (first, end)) in enumerate(parts):
@@ -333,13 +350,19 @@ class Program:
         skip, boundary = first * net.itemsize, LOSSES[net.loss_spec.name].boundary
         record = fill(
             METRIC, run=self.run, z=address_of(z) + skip, t=address_of(targets) + skip, columns=end - first,
-            stride=net.outputs, sums=sums, z_boundary=boundary[0], t_boundary=boundary[1],
+            stride=net.outputs, sums=sums, weights=self._weights_record, z_boundary=boundary[0],
+            t_boundary=boundary[1],
         )  # fmt: skip
         scored = scored_by(name, net.loss_spec.name, labels, net.outputs)
         of_counts = METRICS[name].of_counts
         cost = costs.metric("counts" if of_counts else name, end - first, labels, net.itemsize)
-        kernel = counts_kernel(scored, net.dtype) if of_counts else metric_kernel(name, scored, net.dtype)
+        form = scored, net.dtype, self.row_weights is not None
+        kernel = counts_kernel(*form) if of_counts else metric_kernel(name, *form)
         self.add(kernel, record, barrier, cost)
+
+    @property
+    def _weights_record(self) -> np.ndarray | None:
+        return None if self.row_weights is None else self.row_weights.record
 
     def _batch_sums(
         self, into: np.ndarray, stride: int, epoch_stride: int = 0, columns: int = 1
@@ -357,7 +380,7 @@ class Program:
     def backward(
         self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
-        optimizer_step: OptimizerStep | None,
+        optimizer_step: OptimizerStep | None, after: AfterUpdates,
     ) -> None:  # fmt: skip
         """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`.
 
@@ -367,10 +390,11 @@ class Program:
         net, dy, end = self.net, output_gradient, len(self.net.params)
         scratch_bytes = max(saved.fields["scratch_bytes"] for saved in saved_for_backward if isinstance(saved, _Dense))
         scratch = aligned_zeros(self.num_ranks * scratch_bytes, np.uint8)
-        tables = [np.array([address_of(s) for s in arrays or ()] + [0] * STATE_WORDS, np.int64) for arrays in states]
+        tables = [np.array(after.state_words(i, arrays or ()), np.int64) for i, arrays in enumerate(states)]
         row_scalars = [scalars[0, row] for row in rows]
         self.kept += [scratch, tables, scalars, states]
-        update = update_code(rule, net.dtype)
+        update = after.update_code(rule)
+        self.needs_weight = True
         col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
         lowest = self._lowest_updated(saved_for_backward, states)
         for i, saved in reversed(list(enumerate(saved_for_backward))):
@@ -396,7 +420,7 @@ class Program:
                 below = saved_for_backward[i - 1] if i else None
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
-                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule)
+                col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule, after)
             elif dx is not None:
                 cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
                 record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -405,6 +429,7 @@ class Program:
                 dy = dx
         if optimizer_step:
             optimizer_step.add_to(self)
+        self.needs_weight = False
 
     @staticmethod
     def _lowest_updated(
@@ -419,7 +444,7 @@ class Program:
 
     def _dense_backward(
         self, saved: _Dense, dy: np.ndarray, dx: np.ndarray | None, below: _Dense | None, fields: dict[str, Any],
-        rule: str | None,
+        rule: str | None, after: AfterUpdates,
     ) -> np.ndarray | None:  # fmt: skip
         """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
 
@@ -438,7 +463,10 @@ class Program:
         slope = slope_kernel(saved.activation, compute).address
         record = fill(DENSE, dz=dy, dx=dx, slope=slope, round_tile=round_tile, **fields)
         if not bias_sums:
-            cost = costs.slopes(saved.spec.outputs, saved.activation, fields["b"] is not None, rule, itemsize)
+            makes_db = fields["b"] is not None
+            cost = costs.slopes(saved.spec.outputs, saved.activation, makes_db, rule, itemsize)
+            if rule and makes_db:
+                cost = after.cost_of_update(cost, sizes[1])
             self.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
         if dx is not None:  # before the weights, which it reads, are updated
             cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
@@ -448,6 +476,8 @@ class Program:
         if not updates_w and not makes_db:
             return sums_below
         cost = costs.weights(*sizes, rule, itemsize, makes_db)
+        if rule:
+            cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1])
         if not updates_w:
             cost = costs.bias_gradient(sizes[1], itemsize)
         self.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)

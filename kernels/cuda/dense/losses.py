@@ -6,6 +6,10 @@
 Metrics of values are sums as elementwise losses are, without a gradient. Tiles are cut by the shape alone, sums are
 taken in float64 and added in a fixed order, so they are the same bits in every run. Arrays lie in rows, z and dz with
 one stride and targets with another. A row that is read as a whole is shared by COLUMN_LANES threads.
+
+Weighted kernels also read weights (rows, 2), float64: of each row its weight, by which its losses are multiplied, and
+its share of the gradient, which stands for the 1 / rows of a plain mean. A row of weight 0 is absent: its loss may be
+inf or NaN.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ TILE_ELEMENTS = 16 * THREADS  # where a loss goes by elements
 TILE_ROWS = 4 * ROW_LANES  # where it goes by rows
 
 read_word, read_double, write_double = reader("int64", 1), reader("float64", 1), writer("float64")
+read_double2 = reader("float64", 2)
 
 
 # ---------------------------------------------------------------- kernels
-def _elementwise(value, slope, dtype, width):
+def _elementwise(value, slope, dtype, width, weighted):
     own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
     load, store = array_loader(own, width), array_storer(own, width)
 
@@ -47,6 +52,8 @@ def _elementwise(value, slope, dtype, width):
         return (value(x[0], x[1], a),)
 
     def gradient_of(x, a, scale):
+        if weighted and scale == 0:
+            return (real(0),)
         return (slope(x[0], x[1], a) * scale,)
 
     def both(z, t):
@@ -54,7 +61,7 @@ def _elementwise(value, slope, dtype, width):
 
     losses, gradients, paired = vector_map(loss_of, width), vector_map(gradient_of, width), pair_map(both, width)
 
-    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
+    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param, weights):
         totals = cuda.shared.array(THREADS, np.float64)
         tid, elements = cuda.threadIdx.x, rows * columns
         a, scale = real(read_double(param)[0]), real(1.0 / elements)
@@ -67,8 +74,13 @@ def _elementwise(value, slope, dtype, width):
             for _ in range(first, min(start + TILE_ELEMENTS, elements), THREADS * width):
                 at = row * z_stride + column
                 x = paired(load((z,), at), load((t,), row * t_stride + column))
-                for one in losses(x, a):
-                    total += np.float64(one[0])
+                weight = 1.0
+                if weighted:
+                    weight, share = read_double2(weights + row * 16)
+                    scale = real(share / columns)
+                if weight != 0:
+                    for one in losses(x, a):
+                        total += weight * np.float64(one[0])
                 if dz != 0:
                     store((dz,), at, gradients(x, a, scale))
                 # the place of the next vector, without a division
@@ -87,12 +99,12 @@ def _elementwise(value, slope, dtype, width):
     return loss
 
 
-def _by_row(value, slope, dtype, labels):
+def _by_row(value, slope, dtype, labels, weighted):
     own, real, value, slope = (STORES[dtype],), getattr(np, dtype), device(value), device(slope)
     load, store = array_loader(own, 1), array_storer(own, 1)
     tiny, sums_of_row = real(np.finfo(dtype).tiny), softmax_sums(dtype)
 
-    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param):
+    def loss(z, t, dz, sums, rows, columns, z_stride, t_stride, param, weights):
         # t is the smoothed target, and z the distance to the largest of its row, as on the CPU.
         maxima = cuda.shared.array((ROW_LANES, COLUMN_LANES), real)
         masses = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
@@ -112,6 +124,10 @@ def _by_row(value, slope, dtype, labels):
                 if end != 0:
                     log_sum, share = real(math.log(masses[row_lane, 0])), real(1.0 / masses[row_lane, 0])
                 label = read_word(t + row * 8)[0] if labels and end != 0 else 0
+                weight = 1.0
+                if weighted and end != 0:
+                    weight, of_row = read_double2(weights + row * 16)
+                    scale = real(of_row)
                 for j in range(column_lane, end, COLUMN_LANES):
                     at = row * z_stride + j
                     x = load((z,), at)[0][0] - largest
@@ -122,11 +138,11 @@ def _by_row(value, slope, dtype, labels):
                         target = load((t,), row * t_stride + j)[0][0]
                     target = target * keep + floor
                     # loss, and its gradient
-                    if target != zero:
-                        total += np.float64(value(x, target, log_sum))
+                    if target != zero and weight != 0:
+                        total += weight * np.float64(value(x, target, log_sum))
                     if dz != 0:
                         g = slope(real(math.exp(x)) * share, target) * scale
-                        store((dz,), at, ((zero if abs(g) < tiny else g,),))
+                        store((dz,), at, ((zero if abs(g) < tiny or weight == 0 else g,),))
                 cuda.syncthreads()  # the next part begins with maxima and masses
             # the sum of the tile
             totals[tid] = total
@@ -177,19 +193,19 @@ SUMMED = LOSSES | {  # a loss, or a metric of values: what `run_loss` adds up
 
 @cache
 def _loss_kernel(
-    name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool
+    name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool, weighted: bool
 ) -> Kernel:
+    title = f"loss_{name}{'_weighted' * weighted}_{dtype}{'_wide' * wide}"
     if kind == "elements":
-        body = _elementwise(value, slope, dtype, width_of(dtype, wide))
-        return Kernel(body, f"loss_{name}_{dtype}{'_wide' * wide}")
-    return Kernel(_by_row(value, slope, dtype, kind == "labels"), f"loss_{name}_{dtype}")
+        return Kernel(_elementwise(value, slope, dtype, width_of(dtype, wide), weighted), title)
+    return Kernel(_by_row(value, slope, dtype, kind == "labels", weighted), title)
 
 
-def loss_kernel(name: str, dtype: str, wide: bool = False) -> Kernel:
+def loss_kernel(name: str, dtype: str, wide: bool = False, weighted: bool = False) -> Kernel:
     """Return the kernel of a row of SUMMED. wide: in vectors, where the loss goes by elements."""
     row = SUMMED[name]
     kind = row.targets if row.by_row else "elements"
-    return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row)
+    return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row, weighted)
 
 
 @cache
@@ -200,7 +216,8 @@ def softmax_kernel(dtype: str) -> Kernel:
 
 def loss_kernels(dtype: str) -> list[Kernel]:
     """Return every kernel of a dtype."""
-    losses = [loss_kernel(name, dtype, wide) for name in SUMMED for wide in (False, True)]
+    both = False, True
+    losses = [loss_kernel(name, dtype, wide, weighted) for name in SUMMED for wide in both for weighted in both]
     return list(dict.fromkeys([*losses, softmax_kernel(dtype)]))
 
 
@@ -211,17 +228,19 @@ def loss_tiles(name: str, rows: int, columns: int) -> int:
 
 
 def run_loss(
-    gpu: Device, stream: int, name: str, z: int, t: int, dz: int, sums: int, param: int, shape: Shape, t_stride: int
-) -> None:
+    gpu: Device, stream: int, name: str, z: int, t: int, dz: int, sums: int, param: int, shape: Shape, t_stride: int,
+    weights: int = 0,
+) -> None:  # fmt: skip
     """sums (loss_tiles,) float64 of the loss of z, and dz, the gradient of its mean; dz may be 0: it is not wanted.
 
-    t: int64 labels, or targets; param: address of the loss's parameter, a float64.
+    t: int64 labels, or targets; param: address of the loss's parameter, a float64; weights: (rows, 2) float64, weight
+    and share of the gradient of each row; 0: rows have none.
     """
     rows, columns, stride, dtype, _ = shape
     wide = is_wide(dtype, columns, stride, z, dz) and is_wide(dtype, columns, t_stride, t)
-    kernel = loss_kernel(name, dtype, wide)
+    kernel = loss_kernel(name, dtype, wide, weights != 0)
     pieces = loss_tiles(name, rows, columns)
-    launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param)
+    launch(gpu, kernel, pieces, stream, z, t, dz, sums, rows, columns, stride, t_stride, param, weights)
 
 
 def run_softmax(gpu: Device, stream: int, z: int, y: int, shape: Shape, y_stride: int) -> None:

@@ -6,6 +6,8 @@
 
 A row is shared by COLUMN_LANES threads, so that they read its columns side by side. A thread counts a class, so that
 nothing is added by two threads at once.
+
+Weighted kernels read weights (rows, 2), float64, of which the first column has the weights of rows, as in `losses`.
 """
 
 from __future__ import annotations
@@ -30,12 +32,25 @@ read_word, read_double, write_double = reader("int64", 1), reader("float64", 1),
 read_total, write_word = reader("float64", 1), writer("int64")
 
 
-def _hits(score, dtype, scored):
+def _weight_of_row(weighted):
+    """f: the weight of a row in a weighted kernel, else 1."""
+
+    def weight_of_row(weights, row):
+        return read_double(weights + row * 16)[0]
+
+    def one(weights, row):
+        return 1
+
+    return device(weight_of_row if weighted else one)
+
+
+def _hits(score, dtype, scored, weighted):
     load, real, size = array_loader((plain(dtype),), 1), getattr(np, dtype), np.dtype(dtype).itemsize
     score, argmax_of, rank_of = device(score), argmax(dtype), rank_of_class(dtype)
-    labels, by_output = scored == "labels", scored == "outputs"
+    labels, by_output, weight_of_row = scored == "labels", scored == "outputs", _weight_of_row(weighted)
+    nothing = 0.0 if weighted else 0
 
-    def hits(z, t, sums, rows, columns, z_stride, t_stride, boundaries):
+    def hits(z, t, sums, rows, columns, z_stride, t_stride, boundaries, weights):
         # boundaries: of z, of t
         maxima = cuda.shared.array((ROW_LANES, COLUMN_LANES), real)
         indices = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.int64)
@@ -44,7 +59,7 @@ def _hits(score, dtype, scored):
         column_lane, row_lane = tid % COLUMN_LANES, tid // COLUMN_LANES
         z_boundary, t_boundary = real(read_double(boundaries)[0]), real(read_double(boundaries + 8)[0])
         for tile in range(cuda.blockIdx.x, (rows + TILE_ROWS - 1) // TILE_ROWS, cuda.gridDim.x):
-            hit = 0
+            hit = nothing
             for part in range(TILE_ROWS // ROW_LANES):
                 row = tile * TILE_ROWS + part * ROW_LANES + row_lane
                 end = columns if row < rows else 0  # all threads of a block meet, also those without a row
@@ -55,7 +70,7 @@ def _hits(score, dtype, scored):
                         x, y = load((outputs,), j)[0][0], load((targets,), j)[0][0]
                         rank = 0 if (x > z_boundary) == (y > t_boundary) else 1
                         if x == x and score(rank):
-                            hit += 1
+                            hit += weight_of_row(weights, row)
                 else:
                     # the right class of the row
                     if labels:
@@ -65,7 +80,7 @@ def _hits(score, dtype, scored):
                     # its rank among the outputs
                     rank = rank_of(outputs, end, right, indices, row_lane, column_lane)
                     if column_lane == 0 and end != 0 and rank < NOT_RANKED and score(rank):
-                        hit += 1
+                        hit += weight_of_row(weights, row)
             # the sum of the tile
             totals[tid] = np.float64(hit)
             add_up(totals, tid, THREADS)
@@ -77,9 +92,10 @@ def _hits(score, dtype, scored):
 
 
 @cache
-def hits_kernel(name: str, dtype: str, scored: str) -> Kernel:
+def hits_kernel(name: str, dtype: str, scored: str, weighted: bool = False) -> Kernel:
     """Return the kernel of a metric of classes; scored: one of `scored_forms` the metric."""
-    return Kernel(_hits(METRICS[name].score, dtype, scored), f"{name}_{scored}_{dtype}")
+    body = _hits(METRICS[name].score, dtype, scored, weighted)
+    return Kernel(body, f"{name}_{scored}{'_weighted' * weighted}_{dtype}")
 
 
 # ---------------------------------------------------------------- counts of classes
@@ -117,25 +133,31 @@ def _classes(dtype, scored):
     return classes
 
 
-def _counts(found, number, classes, columns, sums):
-    # found: (number, 2); sums: (3, classes) float64. With columns above 0 found are those of as many outputs of each
-    # row, and output j has classes 2 j and 2 j + 1: a thread reads those of its own output.
-    first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
-    for k in range(first, classes, step):
-        right, predicted, actual = 0, 0, 0
-        begin, stride = (k // 2, columns) if columns > 0 else (0, 1)
-        for i in range(begin, number, stride):
-            mine, other = read_word(found + i * 16)[0], read_word(found + i * 16 + 8)[0]
-            if mine == k:
-                predicted += 1
-            if other == k:
-                actual += 1
+def _counts(weighted):
+    weight_of_row, nothing = _weight_of_row(weighted), 0.0 if weighted else 0
+
+    def counts(found, number, classes, columns, sums, weights):
+        # found: (number, 2); sums: (3, classes) float64. With columns above 0 found are those of as many outputs of
+        # each row, and output j has classes 2 j and 2 j + 1: a thread reads those of its own output.
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for k in range(first, classes, step):
+            right, predicted, actual = nothing, nothing, nothing
+            begin, stride = (k // 2, columns) if columns > 0 else (0, 1)
+            for i in range(begin, number, stride):
+                mine, other = read_word(found + i * 16)[0], read_word(found + i * 16 + 8)[0]
+                weight = weight_of_row(weights, i // stride)
                 if mine == k:
-                    right += 1
-        into = sums + k * 8
-        write_double(into, read_total(into)[0] + np.float64(right))
-        write_double(into + classes * 8, read_total(into + classes * 8)[0] + np.float64(predicted))
-        write_double(into + 2 * classes * 8, read_total(into + 2 * classes * 8)[0] + np.float64(actual))
+                    predicted += weight
+                if other == k:
+                    actual += weight
+                    if mine == k:
+                        right += weight
+            into = sums + k * 8
+            write_double(into, read_total(into)[0] + np.float64(right))
+            write_double(into + classes * 8, read_total(into + classes * 8)[0] + np.float64(predicted))
+            write_double(into + 2 * classes * 8, read_total(into + 2 * classes * 8)[0] + np.float64(actual))
+
+    return counts
 
 
 @cache
@@ -144,16 +166,19 @@ def classes_kernel(dtype: str, scored: str) -> Kernel:
     return Kernel(_classes(dtype, scored), f"classes_{scored}_{dtype}")
 
 
-COUNTS = Kernel(_counts, "counts")
+COUNTS, WEIGHTED_COUNTS = Kernel(_counts(False), "counts"), Kernel(_counts(True), "counts_weighted")
 
 
 def metric_kernels(dtype: str) -> list[Kernel]:
     """Return every kernel of a dtype."""
-    kernels = []
+    kernels, both = [], (False, True)
     for name, row in METRICS.items():
         for scored in scored_forms(name) if row.of_classes else ():
-            kernels.append(classes_kernel(dtype, scored) if row.of_counts else hits_kernel(name, dtype, scored))
-    return list(dict.fromkeys([*kernels, COUNTS]))
+            if row.of_counts:
+                kernels.append(classes_kernel(dtype, scored))
+            else:
+                kernels += [hits_kernel(name, dtype, scored, weighted) for weighted in both]
+    return list(dict.fromkeys([*kernels, COUNTS, WEIGHTED_COUNTS]))
 
 
 def hits_tiles(rows: int) -> int:
@@ -163,15 +188,15 @@ def hits_tiles(rows: int) -> int:
 
 def run_hits(
     gpu: Device, stream: int, name: str, scored: str, z: int, t: int, sums: int, boundaries: int, shape: Shape,
-    t_stride: int,
+    t_stride: int, weights: int = 0,
 ) -> None:  # fmt: skip
     """sums (hits_tiles,) float64 of a metric of classes.
 
-    scored: one of `scored_forms` the metric; boundaries: address of two float64.
+    scored: one of `scored_forms` the metric; boundaries: address of two float64; weights: (rows, 2) float64, or 0.
     """
     rows, columns, stride, dtype, _ = shape
-    kernel = hits_kernel(name, dtype, scored)
-    launch(gpu, kernel, hits_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries)
+    kernel = hits_kernel(name, dtype, scored, weights != 0)
+    launch(gpu, kernel, hits_tiles(rows), stream, z, t, sums, rows, columns, stride, t_stride, boundaries, weights)
 
 
 def found_bytes(scored: str, rows: int, columns: int) -> int:
@@ -191,9 +216,14 @@ def run_classes(
     launch(gpu, kernel, -(-rows // ROW_LANES), stream, z, t, found, rows, columns, stride, t_stride, boundaries)
 
 
-def run_counts(gpu: Device, stream: int, scored: str, found: int, sums: int, rows: int, columns: int) -> None:
-    """Add the counts of all classes of `run_classes` to sums, (3, classes) float64: right, predicted, actual."""
+def run_counts(
+    gpu: Device, stream: int, scored: str, found: int, sums: int, rows: int, columns: int, weights: int = 0
+) -> None:
+    """Add the counts of all classes of `run_classes` to sums, (3, classes) float64: right, predicted, actual.
+
+    weights: (rows, 2) float64, of which the first of a row counts instead of 1; 0: rows have none.
+    """
     by_output = scored == "outputs"
     number, classes = (rows * columns, 2 * columns) if by_output else (rows, columns)
-    arguments = found, number, classes, columns if by_output else 0, sums
-    launch(gpu, COUNTS, -(-classes // THREADS), stream, *arguments)
+    arguments = found, number, classes, columns if by_output else 0, sums, weights
+    launch(gpu, WEIGHTED_COUNTS if weights else COUNTS, -(-classes // THREADS), stream, *arguments)

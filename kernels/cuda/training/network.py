@@ -36,6 +36,7 @@ from ..runtime.records import ROW
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
+from .row_weights import weights_in_order
 
 REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
 
@@ -76,8 +77,9 @@ class _Training:
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
-        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group)
-        plain = all(updated) and self.num_settings == 1  # as the kernel has it
+        weighted = data.weights is not None
+        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group, weighted=weighted)
+        plain = all(updated) and self.num_settings == 1 and not weighted  # as the kernel has it
         self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
@@ -103,8 +105,10 @@ class _Training:
         x, t, labels = self.batches.gather(rows)
         z, saved = program.forward(x, rows)
         sums = self.batches.losses, 8, self.batches.results.address
-        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient)
-        by_layer = updates.by_layer and not self.batches.marked
+        weights = self.batches.gather_weights(rows)
+        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights)
+        ends = kind.ends_step and kind.updates
+        by_layer = updates.by_layer and not self.batches.marked and kind.updates
         update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
         program.backward(saved, rows, self.gradients.addresses, update_layer if by_layer else None)
         size, width, rule = updates.num_elements, program.size, updates.rule
@@ -113,11 +117,12 @@ class _Training:
                 total_bytes = self.totals.size
                 zero = self.gpu.zero, self.totals.memory.address, total_bytes, self.stream
                 program.add(Cost("zero", bytes=total_bytes), *zero)
-            weight = updates.weight(rows / kind.step_rows)
-            program.add(costs.accumulate(size, width), updates.accumulate, weight)
-        if kind.ends_step and self.norm:
+            # where rows have weights, the loss divides by those of the step
+            share = updates.weight(1.0 if weights else rows / kind.step_rows)
+            program.add(costs.accumulate(size, width), updates.accumulate, share)
+        if ends and self.norm:
             program.add(costs.squares(size, width), updates.clip)
-        if kind.ends_step:
+        if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
         program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
 
@@ -237,15 +242,16 @@ class Network:
             clips = optimizer.clip_norm is not None
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
+            weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
-            key = *sizes, *of_optimizer, seed, _parts(variation)
+            key = *sizes, *of_optimizer, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
-            counts = np.full(count, batches.batch_size)
+            counts = np.full(count, float(batches.batch_size))
             counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
-            counts *= self._terms
+            counts = (counts if weights is None else weights.batches) * self._terms
 
             def whole_steps() -> int:
                 return before + (steps if running.done == count else running.done // group)
@@ -254,7 +260,7 @@ class Network:
                 nonlocal reported
                 if progress and time.perf_counter() - reported >= REPORT:
                     losses = running.sums()[1]
-                    progress(whole_steps(), float(losses[: chunk.stop].sum() / counts[: chunk.stop].sum()))
+                    progress(whole_steps(), _mean(losses[: chunk.stop].sum(), counts[: chunk.stop].sum()))
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
@@ -266,36 +272,46 @@ class Network:
             self._ahead = training
             try:
                 running.run(
-                    training.list_batch, batches.order, step * group, check, report, training.together, carried
-                )
+                    training.list_batch, batches.order, step * group, check, report, training.together, carried,
+                    weights,
+                )  # fmt: skip
             finally:
                 if not self._holding:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
         if progress:
-            progress(before + steps, float(losses.sum() / counts.sum()))
+            progress(before + steps, _mean(losses.sum(), counts.sum()))
         firsts = np.arange(0, count, group)
-        losses = np.add.reduceat(losses, firsts) / np.add.reduceat(counts, firsts)
-        rows = len(batches.order)
+        counts = np.add.reduceat(counts, firsts)
+        losses = np.add.reduceat(losses, firsts) / np.where(counts == 0, 1, counts)
+        rows, weight = float(len(batches.order)), weights.total if weights else 0.0
         if parts:
-            parts.carry(sums, rows)
-            rows = parts.rows
-        return self._totals(losses, sums, rows, variation, start)
+            parts.carry(sums, len(batches.order), parts.weight + weight)
+            rows, weight = float(parts.rows), parts.weight
+        result = self._totals(losses, sums, rows if weights is None else weight, variation, start)
+        return result._replace(weights=None if weights is None else np.add.reduceat(weights.batches, firsts))
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout."""
+    def evaluate(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None
+    ) -> PassResult:
+        """The mean loss and the metrics over all rows, without dropout.
+
+        weights: (n,) of the rows, of the network's dtype, whose sum is not 0; None: all 1.
+        """
         start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation = variation_for(self.net.metrics, y, None)
+        variation, weighted = variation_for(self.net.metrics, y, None, weights), weights is not None
         with self.gpu.active():
-            key = size, _parts(variation)
-            running: Pass = self._cached("evaluate", [x, y], key, lambda: self._pass(x, y, size, variation=variation))
+            key, make = (size, weighted, _parts(variation)), partial(self._pass, x, y, size, 0, variation, weighted)
+            running: Pass = self._cached("evaluate", [x, y], key, make)
             self._upload()
-            running.run(lambda kind: self._list_evaluation(running, kind.rows))
+            of_rows = weights_in_order(weights, None, size)
+            running.run(lambda kind: self._list_evaluation(running, kind.rows), weights=of_rows)
             sums, losses = running.sums()
-        return self._totals(losses[:1] / (len(x) * terms), sums, len(x), variation, start)
+        rows = len(x) if of_rows is None else of_rows.total
+        return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""
@@ -311,17 +327,18 @@ class Network:
         return out
 
     def _pass(
-        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None
-    ) -> Pass:
+        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None,
+        weighted: bool = False,
+    ) -> Pass:  # fmt: skip
         net = self.net._replace(variation=variation)
         program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
-        return Pass(program, x, y, len(x), False, outputs=outputs)
+        return Pass(program, x, y, len(x), False, outputs=outputs, weighted=weighted)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)
         z, _ = running.program.forward(x, rows)
         sums = running.losses, 0, running.results.address
-        table = running.program.loss_and_metrics(z, t, labels, rows, *sums, 0)
+        table = running.program.loss_and_metrics(z, t, labels, rows, *sums, 0, running.gather_weights(rows))
         running.program.finish(table, 1 + len(running.program.net.sums), 0)
 
     def _list_prediction(self, running: Pass, rows: int) -> None:
@@ -341,7 +358,7 @@ class Network:
         return 1 if LOSSES[self.net.loss.name].by_row else self.net.outputs
 
     def _totals(
-        self, losses: np.ndarray, sums: Sequence[float], rows: int, variation: Variation | None, start: float
+        self, losses: np.ndarray, sums: Sequence[float], rows: float, variation: Variation | None, start: float
     ) -> PassResult:
         named: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         parts = self.net._replace(variation=variation).sums
@@ -352,6 +369,10 @@ class Network:
         by_output = LOSSES[self.net.loss.name].hits_by_output(self.net.outputs)
         metrics = metric_values(named, rows, self.net.outputs, by_output, variation)
         return PassResult(losses, metrics, time.perf_counter() - start)
+
+
+def _mean(total: float, count: float) -> float:
+    return float(total / count) if count else 0.0
 
 
 def _parts(variation: Variation | None) -> tuple[Columns, ...] | None:

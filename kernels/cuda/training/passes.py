@@ -12,6 +12,7 @@ from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
 from .program import Launches, Program
+from .row_weights import RowWeights
 
 # Batches of a graph, where many of a kind follow one another: the host launches a graph in some 5 us, and a small batch
 # takes less. A pass must be LONG times as long, for making the graph takes milliseconds.
@@ -25,15 +26,16 @@ class BatchKind(NamedTuple):
     step_rows: int  # of all batches of its step
     starts_step: bool
     ends_step: bool
+    updates: bool = True  # False: the weights of the step sum to 0
 
 
 def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
     """The kind of batch `number` of a pass over so many rows, in batches of `batch` rows, `group` of them a step.
 
     >>> batch_kind(0, 10, 4, 2)
-    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False)
+    BatchKind(rows=4, step_rows=8, starts_step=True, ends_step=False, updates=True)
     >>> batch_kind(2, 10, 4, 2)
-    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True)
+    BatchKind(rows=2, step_rows=2, starts_step=True, ends_step=True, updates=True)
     """
     position, done = number % group, number * batch
     step_rows = min(rows - done + position * batch, group * batch)
@@ -44,7 +46,7 @@ class Pass:
     """One kind of pass over the same arrays, to be run any number of times.
 
     rows: of a pass; ordered: `run` is given their order; group: batches of a step; outputs: columns of the outputs that
-    are kept for every row, 0 for none.
+    are kept for every row, 0 for none; weighted: `run` is given weights.
     """
 
     def __init__(
@@ -56,14 +58,17 @@ class Pass:
         ordered: bool,
         group: int = 1,
         outputs: int = 0,
+        weighted: bool = False,
     ) -> None:
         gpu, stream = program.gpu, program.stream
         self.program, self.rows, self.group = program, rows, group
         self.batches = -(-rows // program.batch)
         self.arrays = x, y  # kept alive, so that no other array can have the same id
         width = outputs * program.size
-        self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered))
+        self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered + 16 * weighted))
         self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
+        self._weights = gpu.allocate(16 * rows) if weighted else None
+        self._row_weights: RowWeights | None = None  # of the pass that is running
         self.metrics = program.net.num_sums
         self.results = gpu.allocate(8 * (self.metrics + self.batches))
         self.outputs = gpu.allocate(self.feed.ring * width) if outputs else None
@@ -94,6 +99,12 @@ class Pass:
         feed = self.feed
         return *self.program.gather(feed.x, feed.y, self.labels, self.order, rows, feed.ring), self.labels
 
+    def gather_weights(self, rows: int) -> int:
+        """Add the launch that gathers the weights of a batch; return their address, 0 where rows have none."""
+        if self._weights is None:
+            return 0
+        return self.program.gather_weights(self._weights.address, rows, self.rows)
+
     def run(
         self,
         list_batch: Callable[[BatchKind], None],
@@ -103,6 +114,7 @@ class Pass:
         after: Callable[[range], None] = lambda chunk: None,
         together: Callable[[range], None] | None = None,
         carried: Sequence[float] = (),
+        weights: RowWeights | None = None,
     ) -> None:
         """Launch all batches; `ever` batches were trained on before.
 
@@ -111,6 +123,7 @@ class Pass:
         after: called with the batches of each chunk that was launched.
         together: launches several batches as one kernel, each a step; called instead of `list_batch`.
         carried: sums for metrics that these batches are added to; by default 0.
+        weights: of the rows, in the order of the pass.
         """
         program = self.program
         gpu, stream = program.gpu, program.stream
@@ -121,6 +134,9 @@ class Pass:
             gpu.copy_in(self.results.address, np.array(carried, np.float64), stream)
         if self._order is not None:
             gpu.copy_in(self._order.address, order, stream)
+        self._row_weights = weights
+        if self._weights is not None and weights is not None:
+            gpu.copy_in(self._weights.address, weights.rows, stream)
         with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
             self.marked = marks is not None
             for chunk in chunks:
@@ -134,6 +150,8 @@ class Pass:
                 while not together and self.done < chunk.stop:
                     number = self.done
                     kind = batch_kind(number, self.rows, program.batch, self.group)
+                    if weights is not None:
+                        kind = kind._replace(updates=bool(weights.updates[number]))
                     count = 1 if marks else self._num_alike(number, chunk)
                     replay = self._replay(kind, count, list_batch)
                     if marks:
@@ -149,6 +167,8 @@ class Pass:
         """Number of batches from this one on that are launched together: MANY of one kind, or 1."""
         full = self.rows // self.program.batch  # batches before the last, which may be short
         long = self.group == 1 and full >= LONG * MANY
+        if self._row_weights is not None:
+            long = long and bool(self._row_weights.updates[number : number + MANY].all())
         return MANY if long and number + MANY <= min(full, chunk.stop) else 1
 
     def _replay(self, kind: BatchKind, count: int, list_batch: Callable[[BatchKind], None]) -> Any:

@@ -136,6 +136,13 @@ class Program:
             self.add(cost, gather, self.gpu, self.stream, y_rows, None, *args)
         return into_x, into_y
 
+    def gather_weights(self, weights: int, rows: int, pass_rows: int) -> int:
+        """Add the copy of a batch's weights from those of a pass, in its order, (pass_rows, 2); return where it is."""
+        into = self.reserve("weights", self.batch * 16)
+        of_rows, args = Rows(weights, into, 2, 2, "float64"), (0, rows, self.clock.address, self.batch, pass_rows)
+        self.add(costs.gather_weights(16), gather, self.gpu, self.stream, of_rows, None, *args)
+        return into
+
     def forward(self, x: int, rows: int) -> tuple[int, list[_Dense | _Dropout]]:
         """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads."""
         saved_for_backward: list[_Dense | _Dropout] = []
@@ -194,11 +201,12 @@ class Program:
         self.add(cost, dropout, self.gpu, self.stream, x, y, *sizes, self.clock.address, step.settings)
 
     def loss_and_metrics(
-        self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int
+        self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int, weights: int = 0
     ) -> int:
         """Add the loss, its gradient into dz unless that is 0, and metrics; return the table of sums, for `finish`.
 
-        losses: address of the loss's sum, `stride` bytes further for each batch; metrics: address of the metrics' sums.
+        losses: address of the loss's sum, `stride` bytes further for each batch; metrics: address of the metrics' sums;
+        weights: (rows, 2) float64, weight and share of the gradient of each row; 0: rows have none.
         """
         net, columns = self.net, self.net.outputs
         assert net.loss is not None
@@ -216,16 +224,16 @@ class Program:
             sums = self.reserve(("sums", i), 8 * self._num_sums(name, self.batch, end - first))
             if not name:
                 cost, arrays = costs.loss(loss, columns, reads_labels, self.size), (z, t, dz, sums, settings + 16)
-                self.add(cost, run_loss, *device, loss, *arrays, shape, row_stride)
+                self.add(cost, run_loss, *device, loss, *arrays, shape, row_stride, weights)
             elif METRICS[name].of_classes:
                 scored = scored_by(name, loss, labels, columns)
                 cost = costs.metric(name, columns, scored == "labels", self.size)
-                self.add(cost, run_hits, *device, name, scored, z, t, sums, settings, shape, row_stride)
+                self.add(cost, run_hits, *device, name, scored, z, t, sums, settings, shape, row_stride, weights)
             else:
                 skip, some = first * self.size, shape._replace(columns=end - first)
                 summed, arrays = SUMS_OF_METRICS[name], (y + skip, t + skip, 0, sums, settings + 16)
                 cost = costs.metric(summed, end - first, reads_labels, self.size)
-                self.add(cost, run_loss, *device, summed, *arrays, some, row_stride)
+                self.add(cost, run_loss, *device, summed, *arrays, some, row_stride, weights)
             into = (metrics + 8 * (i - 1), 0) if name else (losses, stride)
             table[i] = (sums, self._num_sums(name, rows, end - first), *into)
         if net.num_counts:
@@ -235,7 +243,8 @@ class Program:
             cost = costs.metric("classes", columns, scored == "labels", self.size)
             self.add(cost, run_classes, *device, scored, z, t, found, settings, shape, row_stride)
             counts, read = metrics + 8 * len(net.sums), found_bytes(scored, 1, columns)
-            self.add(Cost("metric counts", row_bytes=read), run_counts, *device, scored, found, counts, rows, columns)
+            cost = Cost("metric counts", row_bytes=read)
+            self.add(cost, run_counts, *device, scored, found, counts, rows, columns, weights)
         return self.constant(("table", rows), table)
 
     def _num_sums(self, metric: str, rows: int, columns: int) -> int:
