@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from .. import _backends
+from .. import _backends, regularizers
 from .._validation import check_count, check_flag, check_name, check_number
 from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
@@ -157,7 +158,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         drawn: list[Array] = []
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
             drawn += self._draw(inputs, outputs)
-        self._task, self._seed = task, int(self._random.randint(np.iinfo(np.int32).max))
+        # a copy, so that scikit-learn's own draws follow those of the weights
+        self._task, self._seed = task, int(copy.deepcopy(self._random).randint(np.iinfo(np.int32).max))
         return [array.astype(dtype) for array in drawn]
 
     def _draw(self, inputs: int, outputs: int) -> list[Array]:
@@ -170,7 +172,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _network(self, params: list[Array], inputs: int, penalty: float) -> Sequential:
         """Return a model with copies of these weights; penalty: factor of L2 in fastopt's loss."""
         l1 = self._penalties()[1]
-        options = {"use_bias": bool(self.fit_intercept)}
+        regularizer = regularizers.L1L2(l1, penalty) if l1 or penalty else None
+        options: dict[str, Any] = {"use_bias": bool(self.fit_intercept), "kernel_regularizer": regularizer}
         layers: list[Any] = []
         activation = ACTIVATIONS.get(self.activation, self.activation)
         for size in self._hidden():
@@ -268,11 +271,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, targets: Array, weights: Array | None
     ) -> tuple[Any, Array, Array | None, Callable[[Any], float]]:
         """Split rows off by `validation_fraction`; return the others, and the function that scores by them."""
-        classes = is_classifier(self) and targets.ndim == 1
+        binary = is_classifier(self) and self._task.outputs == 1
         indices = np.arange(len(targets))
         train, held = train_test_split(
             indices, random_state=self._random, test_size=self.validation_fraction,
-            stratify=targets if classes else None,
+            stratify=targets if binary else None,
         )  # fmt: skip
         if len(held) < 2:
             raise ValueError(
