@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import losses as losses
     from . import optim as optim
     from . import profiling as profiling
+    from . import regularizers as regularizers
     from . import schedules as schedules
     from .averaging import EMA as EMA
     from .callbacks import Callback as Callback
@@ -53,6 +54,7 @@ _NAMES = {
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
     "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
+    "regularizers",
     "schedules",
 )  # fmt: skip
 

@@ -20,8 +20,10 @@ from .constraints import Constraint
 from .constraints import get as get_constraint
 from .kernels.formulas import OUTPUTS
 from .kernels.spec import Constraint as ConstraintSpec
-from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec
+from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec, ParamSettings
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
+from .regularizers import Regularizer
+from .regularizers import get as get_regularizer
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -82,6 +84,13 @@ class Dense(Frozen):
                         (inputs, units), which is copied
     bias_initializer    zeros, or an array (units,), which is copied
     name                its name in `summary` and error messages; by default dense_1, dense_2, ... in a model
+    kernel_regularizer  penalty of the weights in the loss: one of `fastopt.regularizers`, or l1, l2, l1_l2 for a factor
+                        of 0.01; see there how it differs from an optimizer's weight_decay and l1
+    bias_regularizer    the same of the biases
+    lr_scale            factor, at least 0, of the optimizer's learning rate for this layer
+    weight_decay        that of this layer, at least 0, in the place of the optimizer's; None: the optimizer's
+    trainable           False: the weights stay as they are, at the cost of no gradient, update or state;
+                        `Sequential.freeze` and `unfreeze` change it in a model
     kernel_constraint   one of `fastopt.constraints`, such as MaxNorm(2), or its name: what w is made to obey after
                         every update
     bias_constraint     the same of b
@@ -103,6 +112,11 @@ class Dense(Frozen):
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
     name: str | None = None
+    kernel_regularizer: str | Regularizer | type[Regularizer] | None = None
+    bias_regularizer: str | Regularizer | type[Regularizer] | None = None
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    trainable: bool = True
     kernel_constraint: str | Constraint | None = None
     bias_constraint: str | Constraint | None = None
 
@@ -128,6 +142,14 @@ class Dense(Frozen):
                 )
         set_(self, "kernel_initializer", kernel)
         set_(self, "bias_initializer", bias)
+        for which in ("kernel_regularizer", "bias_regularizer"):
+            set_(self, which, get_regularizer(which, getattr(self, which)))
+        if self.bias_regularizer is not None and not self.use_bias:
+            raise ValueError("bias_regularizer is for a bias, but use_bias=False leaves the bias out")
+        set_(self, "lr_scale", check_number("lr_scale", self.lr_scale, 0.0))
+        if self.weight_decay is not None:
+            set_(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
+        set_(self, "trainable", check_flag("trainable", self.trainable))
         for which in ("kernel_constraint", "bias_constraint"):
             set_(self, which, get_constraint(getattr(self, which), which))
         if self.bias_constraint is not None and not self.use_bias:
@@ -146,6 +168,23 @@ class Dense(Frozen):
                 f"got {kernel.shape}"
             )
         return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+
+    def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
+        """Return what an optimizer does with [kernel, bias] (or [kernel]) beside what it does with all parameters.
+
+        decay_biases: False for no weight decay of the bias.
+        """
+        if not self.trainable:
+            return [ParamSettings()] * (1 + self.use_bias)
+        decays = self.weight_decay, self.weight_decay if decay_biases else 0.0
+        pairs = zip(decays, (self.kernel_regularizer, self.bias_regularizer), strict=True)
+        settings = [
+            ParamSettings(self.lr_scale, decay, penalty.l1, penalty.l2)
+            if isinstance(penalty, Regularizer)
+            else ParamSettings(self.lr_scale, decay)
+            for decay, penalty in pairs
+        ]
+        return settings[: 1 + self.use_bias]
 
     def constraints(self) -> list[ConstraintSpec | None]:
         """Return the constraints of [kernel, bias] (or [kernel]) as backends take them; None for those without."""
@@ -216,7 +255,11 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
-LATER = ("kernel_constraint", "bias_constraint")  # arguments that files of formats 1 and 2 do not know
+# Arguments that files of formats 1 and 2 do not know.
+LATER = (
+    "kernel_regularizer", "bias_regularizer", "lr_scale", "weight_decay", "trainable", "kernel_constraint",
+    "bias_constraint",
+)  # fmt: skip
 
 
 def kind(layer: Layer) -> str:
@@ -225,16 +268,21 @@ def kind(layer: Layer) -> str:
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Return the layer as plain values for a file; None stands for an initializer that is an array."""
+    """Return the layer as plain values for a file; None stands for an initializer that is an array.
+
+    Those of LATER are left out where they are at their defaults, for older versions to read the file.
+    """
     if isinstance(layer, Preprocessing):
         return {"kind": kind(layer), **layer.config()}
-    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
-    plain = {name: None if isinstance(value, np.ndarray) else value for name, value in fields.items()}
-    for name in LATER:  # older versions read the file of a layer that has none of these
-        value = plain.pop(name, None)
-        if value is not None:
-            plain[name] = value.config()
-    return {"kind": kind(layer), **plain}
+    config: dict[str, Any] = {"kind": kind(layer)}
+    for name, field in layer.__dataclass_fields__.items():
+        value = getattr(layer, name)
+        if name in LATER and value == field.default:
+            continue
+        if isinstance(value, Regularizer | Constraint):
+            value = value.config()
+        config[name] = None if isinstance(value, np.ndarray) else value
+    return config
 
 
 def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> list[LayerSpec]:

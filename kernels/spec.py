@@ -142,7 +142,8 @@ class Batches(NamedTuple):
 
     With weights w every mean over rows is sum(w l) / sum(w): the gradient of a step, the loss of a step and of an
     epoch, the metrics. A row of weight 0 is as good as absent. A step whose weights sum to 0 leaves parameters and
-    states as they are, and its loss is 0; it counts as a step, with the learning rate of its number.
+    states as they are, constraints and averages included, and its loss is 0, but for penalties; it counts as a step,
+    with the learning rate of its number.
     """
 
     x: np.ndarray  # (n, inputs)

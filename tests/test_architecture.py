@@ -65,9 +65,10 @@ FASTOPT = {
     "preprocessing": "_frames _frozen _validation",
     "functional": "_backends _validation kernels/formulas",
     "losses": "_backends _validation kernels/formulas kernels/spec",
+    "regularizers": "_validation",
     "averaging": "_validation",
     "constraints": "_validation kernels/spec",
-    "layers": "_frozen _validation constraints preprocessing kernels/formulas kernels/spec",
+    "layers": "_frozen _validation constraints preprocessing regularizers kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/interrupts",
     "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
@@ -79,7 +80,7 @@ FASTOPT = {
     " callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
     " kernels/metrics kernels/spec",
     "__init__": "averaging callbacks constraints conventions datasets functional layers losses models optim"
-    " preprocessing profiling schedules"
+    " preprocessing profiling regularizers schedules"
     " kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"

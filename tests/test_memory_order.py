@@ -98,11 +98,11 @@ NO_ARRAYS = {
     "profile", "set_num_threads", "load_model", "Optimizer", "Sequential",
     # modules, whose contents are named one by one
     "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
-    "schedules",
+    "regularizers", "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
-    "build", "compile", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save", "specs",
-    "summary", "use_averages",
+    "build", "compile", "freeze", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save",
+    "specs", "summary", "unfreeze", "use_averages",
 }  # fmt: skip
 OPTIMIZER = {"advance", "next_steps", "settle", "state_dict", "rates"}
 # Methods that an entry of another name calls.

@@ -12,7 +12,7 @@ from .._metrics import FUNCTIONS
 from .._validation import check_count, check_name, check_number
 from ..averaging import EMA
 from ..kernels.spec import DenseSpec, LayerSpec
-from ..layers import LAYERS, Dense, Layer, to_config
+from ..layers import LATER, LAYERS, Dense, Layer, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
@@ -36,16 +36,18 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None:
-        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model))
+        compiled, states = _describe_training(model.optimizer, model.loss, _metrics_of(model), len(model.parameters))
         tensors |= states
+        if not model.decay_biases:
+            compiled["decay_biases"] = False
         if model._averages is not None:
             compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
             tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
-    remembered = _data_memory.to_config(model)
+    remembered, layers = _data_memory.to_config(model), [to_config(layer) for layer in model.layers]
     description = {
-        "format": _format(model, bool(remembered), "ema" in (compiled or {})),
+        "format": _format(model, bool(remembered), layers, compiled or {}),
         **remembered,
-        "layers": [to_config(layer) for layer in model.layers],
+        "layers": layers,
         "inputs": model.inputs,
         "seed": model.seed,
         "dtype": model.dtype.name,
@@ -57,9 +59,9 @@ def describe(model: DataMemory) -> tuple[Description, Tensors]:
     return description, tensors
 
 
-def _format(model: DataMemory, remembers: bool, averages: bool) -> int:
-    """The oldest format that can say all of a model."""
-    if averages or any(limit is not None for limit in model._constraints()):
+def _format(model: DataMemory, remembers: bool, layers: Iterable[Description], compiled: Description) -> int:
+    """The oldest format that can say all of a model, of which these are parts of the description."""
+    if {"ema", "decay_biases"}.intersection(compiled) or any(set(LATER).intersection(layer) for layer in layers):
         return FORMAT
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
@@ -77,7 +79,7 @@ def _metrics_of(model: DataMemory) -> list[str]:
 
 
 def _describe_training(
-    optimizer: Optimizer, loss: Loss, metrics: Iterable[str]
+    optimizer: Optimizer, loss: Loss, metrics: Iterable[str], num_parameters: int
 ) -> tuple[Description, Tensors]:
     name = type(optimizer).__name__
     if CLASSES.get(name) is not type(optimizer):
@@ -91,7 +93,11 @@ def _describe_training(
         "metrics": list(metrics),
         "optimizer": name,
         "group": {**group, "lr": _rate(optimizer, group["lr"])},
-        "states": [{"step": entry["step"], "tensors": list(arrays[i])} for i, entry in states.items()],
+        # frozen parameters have none
+        "states": [
+            {"step": states[i]["step"], "tensors": list(arrays[i])} if i in states else {"step": 0, "tensors": []}
+            for i in range(num_parameters)
+        ],
     }
     return compiled, {f"optimizer.{i}.{key}": value for i, entry in arrays.items() for key, value in entry.items()}
 

@@ -17,10 +17,11 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import Constraint, LayerSpec
+from ..kernels.spec import Constraint, LayerSpec, ParamSettings
 from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
 from ..losses import Loss
 from ..optim import Optimizer
+from . import _trainable
 from ._averages import Averages
 from .history import History
 
@@ -55,6 +56,7 @@ class LayerStack:
         self.loss: Loss | None = None
         self.metrics: tuple[str, ...] = ()
         self.metric_functions: dict[str, Function] = {}
+        self.decay_biases = True
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
@@ -142,9 +144,54 @@ class LayerStack:
     def _adopt(self, inputs: int, parameters: list[np.ndarray]) -> None:
         """Take arrays that nobody else has, as `own` makes them, as the weights."""
         if self.optimizer is not None:
-            self.optimizer.bind(parameters)  # fails, before anything has changed, where another model has bound it
+            # fails, before anything has changed, where another model has bound it
+            self.optimizer.bind(parameters, _trainable.frozen_params(self.layers))
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
         self._average_by(self._ema)
+
+    def freeze(self, names: str | Sequence[str]) -> None:
+        """Train the layers of these names no longer: they keep their weights, and cost no gradient, update or state.
+
+        names: those of `summary`, one or a list. Optimizer states of these layers are dropped; other layers keep
+        theirs. Layers below the lowest one that is trained cost no backward pass at all. It is the same as
+        `Dense(trainable=False)`, stays in files, and may be called by a callback between epochs.
+
+        Raises TypeError or ValueError, before anything changes, for a name that is none of a layer with weights.
+
+        >>> from fastopt import Dense, Sequential
+        >>> model = Sequential([Dense(2, "relu", name="features"), Dense(1)], inputs=3)
+        >>> model.freeze("features")
+        >>> model.layers
+        (Dense(2, 'relu', name='features', trainable=False), Dense(1))
+        """
+        self._set_trainable("freeze", names, False)
+
+    def unfreeze(self, names: str | Sequence[str]) -> None:
+        """Train the layers of these names again; their optimizer states start afresh, at a first step of their own.
+
+        names: as in `freeze`.
+
+        >>> from fastopt import Dense, Sequential
+        >>> model = Sequential([Dense(1, trainable=False)])
+        >>> model.unfreeze(["dense_1"])
+        >>> model.layers[0].trainable
+        True
+        """
+        self._set_trainable("unfreeze", names, True)
+
+    def _set_trainable(self, call: str, names: str | Sequence[str], trainable: bool) -> None:
+        changed = _trainable.check_names(names, self.layers, self.names)
+        with self._use.exclusive(call):
+            self._bring_back()
+            layers = _trainable.with_trainable(self.layers, self.names, changed, trainable)
+            if self.optimizer is not None and self.optimizer.bound:
+                self.optimizer._freeze(_trainable.frozen_params(layers))
+            self.layers = layers
+
+    @property
+    def param_settings(self) -> tuple[ParamSettings, ...]:
+        """Settings of each of `parameters` beside the optimizer's: rates, decay, regularizers; () if there are none."""
+        return _trainable.settings_of(self.layers, self.decay_biases)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -249,7 +296,7 @@ class LayerStack:
         dense_2    linear            3          51
         total: 131 parameters, 4 inputs, float32
         """
-        width, total = self.inputs, 0
+        width, total, frozen = self.inputs, 0, 0
         rows = [("layer", "activation", "outputs", "parameters")]
         for layer, name in zip(self.layers, self.names, strict=True):
             if not isinstance(layer, Dense):
@@ -258,6 +305,8 @@ class LayerStack:
                 continue
             count = None if width is None else (width + layer.use_bias) * layer.units
             total += count or 0
+            frozen += (count or 0) * (not layer.trainable)
+            name += " (frozen)" * (not layer.trainable)
             rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
             width = layer.units
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -265,7 +314,9 @@ class LayerStack:
             f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
             for name, what, outputs, count in rows
         ]
-        end = f"total: {total:,} parameters, {self.inputs:,} inputs" if self.inputs else "not built: inputs unknown"
+        of_which = f" ({frozen:,} frozen)" if frozen else ""
+        built = f"total: {total:,} parameters{of_which}, {self.inputs or 0:,} inputs"
+        end = built if self.inputs else "not built: inputs unknown"
         return "\n".join([*lines, f"{end}, {self.dtype.name}{f', computed in {self._compute}' * self._mixed}"])
 
     def __repr__(self) -> str:
@@ -315,7 +366,8 @@ class LayerStack:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the model from pickle or copy, with copies of the weights."""
         self.__dict__.update(state)
-        self.__dict__.setdefault("metric_functions", {})  # of models of before there were any
+        for name, default in (("metric_functions", {}), ("decay_biases", True)):  # of models of before there were any
+            self.__dict__.setdefault(name, default)
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
         if self.optimizer is not None and self.optimizer.bound:
             arrays = [array for group in self.optimizer.param_groups for array in group["params"]]

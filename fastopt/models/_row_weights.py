@@ -18,26 +18,24 @@ BALANCED = "balanced"
 
 
 def check_class_weight(class_weight: Any) -> None:
-    """Raise TypeError or ValueError unless it is None, "balanced" or a mapping from labels to weights."""
+    """Raise TypeError or ValueError unless it is "balanced" or a mapping from labels to weights."""
     if isinstance(class_weight, str):
         check_name("class_weight", class_weight, [BALANCED])
-    elif class_weight is not None and not isinstance(class_weight, Mapping):
+    elif not isinstance(class_weight, Mapping):
         raise TypeError(
             f'class_weight must be "{BALANCED}", or a mapping such as {{0: 1.0, 1: 5.0}}; got {describe(class_weight)}'
         )
-    elif class_weight is not None:
+    else:
         for label, weight in class_weight.items():
             check_number(f"class_weight of {label!r}", weight, 0.0)
 
 
-def read(name: str, weights: Any, rows: int, kept: NDArray[np.bool_] | None) -> NDArray[np.float64] | None:
-    """Return weights of rows, float64, finite and not negative; None for None.
+def read(name: str, weights: Any, rows: int, kept: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Return weights of rows, float64, finite and not negative.
 
     rows  number of rows that were given: weights are (rows,) or (rows, 1)
     kept  (rows,) those that are used, of which the weights are returned; None: all
     """
-    if weights is None:
-        return None
     values = _frames.numbers_of(name, weights).values
     if values.shape not in ((rows,), (rows, 1)):
         raise ValueError(f"{name} must have a weight for each of the {rows} rows; got shape {values.shape}")

@@ -20,8 +20,8 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with constraints or averages. Format 2 is that of models that remember something of their
-# data; of others format 1 says all.
+# The newest format: of models with averages, or layers that have constraints, regularizers, rates or a decay of their
+# own, or are frozen. Format 2 is that of models that remember something of their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.

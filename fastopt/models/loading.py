@@ -49,7 +49,8 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         if description["compile"] is not None:
             training = description["compile"], tensors, len(model.parameters)
             optimizer, loss, metrics, state = _description.build_training(*training)
-            model.compile(optimizer, loss, metrics, _description.build_ema(description["compile"]))
+            settings = _description.build_ema(description["compile"]), description["compile"].get("decay_biases", True)
+            model.compile(optimizer, loss, metrics, *settings)
             optimizer.load_state_dict(state)
             _description.restore_averages(model, description["compile"], tensors)
             _data_memory.know_old_labels(model)

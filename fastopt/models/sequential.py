@@ -12,7 +12,7 @@ from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import split
-from .._validation import check_count, check_name, describe
+from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
@@ -20,7 +20,7 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _description, _intake, _row_weights, _targets, checkpoint, training
+from . import _description, _intake, _row_weights, _targets, _trainable, checkpoint, training
 from ._data_memory import DataMemory
 from .history import History
 from .training import NAN, FitOptions
@@ -91,6 +91,7 @@ class Sequential(DataMemory):
         loss: str | Loss | type[Loss] | None = None,
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
+        decay_biases: bool = True,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -105,6 +106,7 @@ class Sequential(DataMemory):
                    f(y_true, y_pred) of yours, which go by their names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
+        decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -138,6 +140,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         new_loss, new_optimizer = get_loss(loss), get_optimizer(optimizer)
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
+        decay_biases = check_flag("decay_biases", decay_biases)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -147,9 +150,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                         "the optimizer has its arrays already; give compile one that was made without params"
                     )
                 if self.built:
-                    new_optimizer.bind(self._parameters)
+                    new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
-            self.metric_functions = functions
+            self.metric_functions, self.decay_biases = functions, decay_biases
             self._average_by(ema)
             self._kept_networks.clear()
 
@@ -211,7 +214,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
         weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
 
-        Clipping and penalties are the optimizer's: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`. With `clip_norm` or
+        Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
+        Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
+        weights before each step, that of an epoch the mean over its steps. With `clip_norm` or
         `accumulate` the gradients are written to memory before the update; else they never are.
 
         If the training loss of an epoch is inf or NaN, a RuntimeWarning names the first such epoch, once a call.
@@ -239,8 +244,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
-        weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
+        weights = None
+        if options.sample_weight is not None:
+            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
@@ -256,7 +264,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             more_x, more_y, *rest = options.validation_data
             more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
             validation = _intake.converted(self, names, more, loss, learnt)
-            validation = self._with_weights(validation, more, "validation sample_weight", *rest)
+            if rest and rest[0] is not None:
+                validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
             validation = _intake.Data(data.x[held_out], data.y[held_out])
             if weights is not None:
@@ -283,13 +292,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return training.Plan(network, data, rows, validation, options, evaluator)
 
-    def _with_weights(
-        self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike | None = None
-    ) -> _intake.Data:
-        """The data with the weights of its rows, if there are any."""
+    def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
+        """The data with the weights of its rows."""
         weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
-        if weights is None:
-            return data
         found = _row_weights.in_dtype(name, weights, self.dtype)
         _row_weights.used(name, found, np.arange(len(found)))
         return data._replace(weights=found)
@@ -346,13 +351,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         data = _intake.converted(self, ("x", "y"), raw, loss, self.learnt_for(inputs))
-        data = self._with_weights(data, raw, "sample_weight", sample_weight)
+        if sample_weight is not None:
+            data = self._weighted(data, raw, "sample_weight", sample_weight)
         check_classes(self.metrics, loss.spec.name, data.y, "y")
         with self._reading("evaluate"):
             self.build(inputs)
             network = self._evaluator(None) or self._network_for(training=True)
-            figures = training.figures(network.evaluate(data.x, data.y, batch_size, data.weights))
-            return figures | training.function_figures(self, network, data, batch_size)
+            return training.evaluated(self, network, data, batch_size)
 
     def predict(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
         """Return the outputs (n, outputs) for x (n, inputs), the last activation applied, without dropout.

@@ -19,7 +19,7 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
 from ..kernels.interrupts import interrupts_held
-from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, PassResult, Shuffle
+from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._parts import train_in_parts
@@ -53,6 +53,10 @@ class Model(Trainable, Protocol):
     @property
     def backend(self) -> str:
         """The name of the backend."""
+
+    @property
+    def param_settings(self) -> tuple[ParamSettings, ...]:
+        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""
@@ -92,7 +96,8 @@ class FitOptions:
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
         check_name("nan", self.nan, NAN)
-        check_class_weight(self.class_weight)
+        if self.class_weight is not None:
+            check_class_weight(self.class_weight)
         if self.validation_data is not None:
             if self.validation_split:
                 raise ValueError("give validation_split or validation_data, not both")
@@ -284,9 +289,7 @@ def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float],
         evaluator = plan.evaluator or plan.network
         if evaluator is not plan.network:
             model._bring_back()  # the averages, which it reads
-        x, y, weights = plan.validation
-        scores = evaluator.evaluate(x, y, EVALUATION_BATCH, weights)
-        found = figures(scores) | function_figures(model, evaluator, plan.validation, EVALUATION_BATCH)
+        found = evaluated(model, evaluator, plan.validation, EVALUATION_BATCH)
         logs |= {f"val_{name}": value for name, value in found.items()} | last
     if bar:
         bar.finish(logs)
@@ -318,7 +321,7 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     optimizer = model.optimizer
     assert optimizer is not None
     with optimizer._step_lock:
-        steps = optimizer.next_steps(batches.epochs * batches.steps)
+        steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
@@ -330,9 +333,14 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     return result
 
 
-def figures(result: PassResult) -> dict[str, float]:
-    """The mean loss and the metrics of an evaluation."""
-    return {"loss": float(result.losses[0]), **result.metrics}
+def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
+    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
+    x, y, weights = data
+    result, settings = network.evaluate(x, y, batch_size, weights), model.param_settings
+    loss = float(result.losses[0])
+    if any(own.has_penalty for own in settings):
+        loss += network.penalty(settings)
+    return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:

@@ -54,6 +54,7 @@ class UpdateEngine:
         self.group_of = [i for i, group in enumerate(self.groups) for _ in group]
         arrays = enumerate(state.parameter.foreign for state in self.param_states)
         self.foreign_arrays = [(i, foreign) for i, foreign in arrays if foreign]
+        self.has_frozen = False  # True: some arrays are frozen
         self.grad_norm: float | None = None  # of the last step that computed it
         self._plan: Any = None
         self._plan_backend = ""  # "": there is no plan, or states have changed since
@@ -82,6 +83,17 @@ class UpdateEngine:
     def advance(self, n: int) -> None:
         """Counts steps that were done elsewhere."""
         self.steps_done += n
+        if self.has_frozen:
+            self.steps_done[[state.frozen for state in self.param_states]] = 0
+
+    def freeze(self, frozen: Sequence[bool]) -> None:
+        """Freezes and thaws arrays. Those that change lose their states, so that a thawed one starts afresh."""
+        self.drop_plan()
+        for state, now in zip(self.param_states, frozen, strict=True):
+            if state.frozen != now:
+                state.frozen, state.states_by_name = now, {}
+                state.counts[:] = 0
+        self.has_frozen = any(frozen)
 
     def settle(self) -> None:
         """Waits until `steps_done` and `grad_norm` are exact."""

@@ -23,7 +23,8 @@ class ParamState:
     """One parameter array with its states and its number of steps."""
 
     __slots__ = (
-        "counts", "form", "number", "parameter", "path", "quick_shape", "states", "states_by_name", "user_views",
+        "counts", "form", "frozen", "number", "parameter", "path", "quick_shape", "states", "states_by_name",
+        "user_views",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +42,7 @@ class ParamState:
         self.user_views: tuple[np.ndarray, ...] = ()  # the same memory in the shape of the array
         self.number = number  # among all arrays of the optimizer
         self.counts = counts  # (2,) int64, a view of the engine's: `steps` and `origin`
+        self.frozen = False  # True: no step changes the array, and it has no states
 
     @property
     def steps(self) -> int:
@@ -60,7 +62,7 @@ class ParamState:
     def inherit(self, other: ParamState) -> None:
         """Adopts the states and step numbers of another record of the same array."""
         self.counts[:] = other.counts
-        self.states_by_name = other.states_by_name
+        self.states_by_name, self.frozen = other.states_by_name, other.frozen
 
     def random_stream(self, seed: int) -> int:
         """Random-stream id for stochastic rounding; 0 if unused."""
@@ -75,7 +77,10 @@ class ParamState:
         )  # fmt: skip
 
     def ensure_states(self, rule: str, fill: float) -> None:
-        """Selects the states of the rule, and makes those that are missing."""
+        """Selects the states of the rule, and makes those that are missing; a frozen array has none."""
+        if self.frozen:
+            self.states_by_name, self.states, self.user_views = {}, (), ()
+            return
         names = OPTIMIZERS[rule].states
         for name in names:
             if name not in self.states_by_name:
@@ -106,7 +111,9 @@ class ParamState:
         return state.copy()
 
     def check_entry(self, saved: Any, rule: str, known: frozenset[str]) -> tuple[int, dict[str, np.ndarray]]:
-        """Steps and states of an entry of a state_dict, for `restore`."""
+        """Steps and states of an entry of a state_dict, for `restore`; none for a frozen array."""
+        if self.frozen:
+            return 0, {}
         where = f"the state of {self.parameter.name}"
         if not isinstance(saved, Mapping):
             raise TypeError(f"{where} must be a mapping; got {describe(saved)}")
@@ -174,8 +181,12 @@ class ParamGroup:
         self.clip_each = hyper["clip_each"]
         self.rule = rule
         self.values = tuple(hyper.values())
+        self.ensure_states()
+
+    def ensure_states(self) -> None:
+        """Gives every array the states that it needs now."""
         for state in self.param_states:
-            state.ensure_states(rule, hyper.get("initial_accumulator_value", 0.0))
+            state.ensure_states(self.rule, self.user_options.get("initial_accumulator_value", 0.0))
 
     def options_at_step(self, step: int) -> dict[str, Any]:
         """The options for a step, counted from 0: with the learning rate that a schedule has for it."""

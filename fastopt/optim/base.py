@@ -13,19 +13,19 @@ from .. import _backends
 from .._exclusive import add_step_lock
 from .._validation import check_count, check_flag, check_in_domain, describe
 from ..kernels.formulas import BOUND
-from ..kernels.spec import STOCHASTIC, OptimizerSteps
+from ..kernels.spec import STOCHASTIC
 from ._engine import Leaves, UpdateEngine
 from ._engine_cpu import CpuEngine
 from ._engine_cuda import CudaEngine
 from ._engine_cuda_graphs import CapturableEngine
+from ._epoch_steps import EpochSteps
 from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common
 from ._param_names import KEY, in_order, names_of
 from ._param_state import Hyper, ParamGroup
-from ._settings import Settings
 from ._tree import Template, flatten, match
 
 
-class Optimizer(Settings):
+class Optimizer(EpochSteps):
     """Base of the optimizers: updates arrays in place, one backend call a step."""
 
     _states: ClassVar[frozenset[str]]  # the names of all states that a rule of this class may have
@@ -45,7 +45,7 @@ class Optimizer(Settings):
 
     # -- parameters and states
 
-    def _attach(self, params: Any) -> None:
+    def _attach(self, params: Any, frozen: Sequence[bool] = ()) -> None:
         """Checks and adopts all arrays, or none."""
         tree = list(params) if isinstance(params, Iterator) else params
         grouped = isinstance(tree, list | tuple) and any(isinstance(g, Mapping) and "params" in g for g in tree)
@@ -60,7 +60,7 @@ class Optimizer(Settings):
             groups.append((self._checked({**self.defaults, **own}), leaves[first:]))
         if not leaves:
             raise ValueError("params holds no array")
-        self._set_groups(templates if grouped else templates[0], groups, grouped)
+        self._set_groups(templates if grouped else templates[0], groups, grouped, frozen=frozen)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds arrays with hyper-parameters of their own: `{"params": ..., "lr": 1e-4}`, as torch's.
@@ -110,8 +110,12 @@ class Optimizer(Settings):
         groups: list[tuple[Hyper, Leaves]],
         grouped: bool = False,
         before: Sequence[ParamGroup] = (),
+        frozen: Sequence[bool] = (),
     ) -> None:
-        """Adopts groups of checked hyper-parameters and (path, array) pairs; the first ones are those `before`."""
+        """Adopts groups of checked hyper-parameters and (path, array) pairs; the first ones are those `before`.
+
+        frozen: for each array, True if it is; (): none is.
+        """
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups], self.backend)
         rules = [self._rule(hyper) for hyper, _ in groups]
         engine_class: type[UpdateEngine] = CpuEngine
@@ -120,6 +124,8 @@ class Optimizer(Settings):
         engine = engine_class([leaves for _, leaves in groups], self._master_weights)
         if before:  # after all checks, before the step numbers of these groups are copied
             engine.inherit(self._engine)
+        if frozen:
+            engine.freeze(frozen)
         made: list[ParamGroup] = []
         for i, (rule, (hyper, leaves)) in enumerate(zip(rules, groups, strict=True)):
             user_options: Hyper = {"params": [array for _, array in leaves]}
@@ -127,6 +133,7 @@ class Optimizer(Settings):
                 user_options = before[i].user_options
                 for state, old in zip(engine.groups[i], before[i].param_states, strict=True):
                     state.inherit(old)
+                    engine.has_frozen |= old.frozen
             made.append(ParamGroup(user_options, engine.groups[i], self._convention.decoupled))
             made[-1].apply(rule, hyper)
         self._groups, self._engine, self._param_states = made, engine, engine.param_states
@@ -135,13 +142,16 @@ class Optimizer(Settings):
         self._names = [names_of(of_group) for of_group in (template if grouped else [template])]  # type: ignore[union-attr]
         self.param_groups = [group.user_options for group in made]
 
-    def bind(self, params: Sequence[Any]) -> None:
-        """Adopts the arrays to update and makes their states; for an optimizer that was made without arrays."""
+    def bind(self, params: Sequence[Any], frozen: Sequence[bool] = ()) -> None:
+        """Adopts the arrays to update and makes their states; for an optimizer that was made without arrays.
+
+        frozen: for each of a flat list of arrays, True if no step is to change it; (): none is.
+        """
         if self.bound:
             raise ValueError(f"this {type(self).__name__} already has its arrays; make another one")
         self._refreshed_groups()  # applies what was set in the meantime
         self.defaults = {name: self.param_groups[0][name] for name in self._hyper}
-        self._attach(params)
+        self._attach(params, frozen)
 
     @property
     def bound(self) -> bool:
@@ -152,27 +162,10 @@ class Optimizer(Settings):
     def states(self) -> list[tuple[np.ndarray, ...]]:
         """The states of every array in the order of the rule's row, and after them its master copy, if it has one.
 
-        They are the optimizer's own memory, not copies.
+        They are the optimizer's own memory, not copies. Frozen arrays have none.
         """
         self._refreshed_groups()
         return [state.user_views for state in self._param_states]
-
-    @property
-    def steps(self) -> int:
-        """Steps done (by the first array)."""
-        return self._param_states[0].steps if self._param_states else 0
-
-    def next_steps(self, n: int) -> OptimizerSteps:
-        """Record of all that a compiled epoch of `n` steps needs of the optimizer; for one with a single group."""
-        rates = self.rates(n)
-        group = self._groups[0]
-        states = [state.user_views for state in group.param_states]
-        return OptimizerSteps(group.rule, states, group.options, rates, self.steps, self._clip_norm)
-
-    def advance(self, n: int) -> None:
-        """Counts `n` steps that a compiled epoch did on the arrays and states."""
-        self._engine.advance(n)
-        self._count += n
 
     # -- the step
 
@@ -230,6 +223,9 @@ class Optimizer(Settings):
         if not self._param_states:
             raise ValueError(f"this {type(self).__name__} has no arrays yet: give it params, or call bind")
         gradients = self._leaves(grads)
+        if self._engine.has_frozen:
+            pairs = zip(self._param_states, gradients, strict=True)
+            gradients = tuple(None if state.frozen else gradient for state, gradient in pairs)
         with self._step_lock:
             done = self._engine.step(self._step_settings(), gradients, grad_scale, found_inf, skip_nonfinite)
             if done:
@@ -275,10 +271,10 @@ class Optimizer(Settings):
         """Everything needed to continue later, in torch's layout; the arrays are copies.
 
         `{"state": {index: {"step": int, state name: array, ...}}, "param_groups": [{..., "params": [indices]}]}`, with
-        the arrays numbered in the order of the groups, and states in the shape of their array. Groups whose arrays were
-        given in mappings have "param_names", too: their keys, with points between those of nested ones. The torch
-        optimizer of the same name loads it (in torch's convention) when its arrays, which are NumPy's, have become
-        tensors.
+        the arrays numbered in the order of the groups, and states in the shape of their array; frozen arrays have no
+        states. Groups whose arrays were given in mappings have "param_names", too: their keys, with points between
+        those of nested ones. The torch optimizer of the same name loads it (in torch's convention) when its arrays,
+        which are NumPy's, have become tensors.
         """
         with self._step_lock:
             return self._saved()
@@ -296,11 +292,12 @@ class Optimizer(Settings):
             if names is not None:
                 hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
-        of_groups = [(state.to_entry(), group) for group in self._groups for state in group.param_states]
-        for entry, group in of_groups:
+        states = [(state, group) for group in self._groups for state in group.param_states]
+        of_groups = {i: (state.to_entry(), group) for i, (state, group) in enumerate(states) if not state.frozen}
+        for entry, group in of_groups.values():
             derived = {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
             entry |= {name: np.array(number) for name, number in derived.items()}
-        return {"state": {i: entry for i, (entry, _) in enumerate(of_groups)}, "param_groups": groups}
+        return {"state": {i: entry for i, (entry, _) in of_groups.items()}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Copies hyper-parameters, steps and states from a `state_dict`; the parameters are not changed.
@@ -409,6 +406,7 @@ class Optimizer(Settings):
             "arrays": [group["params"] for group in self.param_groups],
             "saved": self.state_dict(),
             "grad_norm": self.grad_norm,
+            "frozen": [state.frozen for state in self._param_states],
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -426,7 +424,7 @@ class Optimizer(Settings):
         self._count = 0
         paths = iter(state["paths"])
         groups = [(self.defaults, [(next(paths), _writable(array)) for array in arrays]) for arrays in state["arrays"]]
-        self._set_groups(state["template"], groups, state["grouped"])
+        self._set_groups(state["template"], groups, state["grouped"], frozen=state.get("frozen", ()))
         self.load_state_dict(state["saved"])
         self._engine.grad_norm = state.get("grad_norm")
 

@@ -14,6 +14,7 @@ from .dense.mixed import mixed_kernels
 from .dense.rows import rows_kernels
 from .optim.counted import COUNT
 from .optim.norm import RESOLVE_STEP, squares_kernel
+from .optim.penalties import penalties_kernel
 from .optim.updates import accumulate_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.convert import widen_kernel
@@ -32,7 +33,10 @@ def optimizer_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str
     for dtype in dtypes:
         kernels += [update_kernel(rule, dtype, form) for form in forms_of(dtype) for rule in rules]
         kernels.append(squares_kernel(dtype))
-        kernels.append(widen_kernel(dtype) if dtype in DTYPES_16BIT else accumulate_kernel(dtype))
+        if dtype in DTYPES_16BIT:
+            kernels.append(widen_kernel(dtype))
+        else:
+            kernels += [accumulate_kernel(dtype), penalties_kernel(dtype)]
     return list(dict.fromkeys(kernels))
 
 

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.formulas import LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.metrics import variation_of
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, EpochHooks, EpochParts, OptimizerSteps, Shuffle
+from fastopt.kernels.spec import (
+    AfterStep,
+    Batches,
+    Constraint,
+    DenseSpec,
+    DropoutSpec,
+    EpochHooks,
+    EpochParts,
+    OptimizerSteps,
+    ParamSettings,
+    Shuffle,
+)
 
 BACKENDS = {"cpu": cpu, "numpy": reference}
 MSE = "mean_squared_error"
@@ -116,6 +127,31 @@ def test_a_step_without_weight_changes_nothing(rule, clip_norm, backend):
     other.step += 2
     other.train(x, y, np.arange(8), 4, **options)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(run.params, other.params, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_nor_do_penalties_constraints_and_averages(accumulate, constrained, backend):
+    """The penalty is in the loss of a step all the same."""
+    x, y = data_for(np.random.default_rng(0), MSE, 12, 3, 3, "float64")
+    layers = [DenseSpec(3, 2, "tanh"), DenseSpec(2, 3)]
+    run = Run(backend, layers, MSE, [], "float64")
+    averages = [np.full_like(p, 0.5) for p in run.params]
+    limits = [Constraint("max_norm", (0,), 0.01) if constrained else None] * len(run.params)
+    penalty = 0.01 * sum(float((p**2).sum()) for p in run.params)
+    for weights, changed in ((np.zeros(12), False), (np.ones(12), True)):
+        before = [a.copy() for a in [*run.params, *averages]]
+        batches = Batches(x, y, np.arange(12), 3, accumulate, weights=weights)
+        after = AfterStep(limits, averages, np.full(batches.steps, 0.25))
+        steps = OptimizerSteps(
+            "adam", run.states, OPTIMIZERS["adam"].options, np.full(batches.steps, 0.1),
+            settings=[ParamSettings(l2=0.01)] * len(run.params), after=after,
+        )  # fmt: skip
+        losses = run.net.train(batches, steps, 3).losses
+        same = [a.tobytes() == b.tobytes() for a, b in zip(before, [*run.params, *averages], strict=True)]
+        assert not any(same) if changed else all(same)
+        assert changed or losses == pytest.approx(np.full(batches.steps, penalty), rel=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)

@@ -63,11 +63,6 @@ class _Training(NamedTuple):
     scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
     after: AfterUpdates
 
-    def row_weights(self, epochs: int) -> np.ndarray | None:
-        """Sums of the weights of every batch of the first epochs, (epochs, batches); None: rows have none."""
-        weights = self.program.row_weights
-        return None if weights is None else weights.batch_sums[:epochs, : len(self.counts)]
-
     def mean_loss(self, done: int, stride: int, losses_of_row: int) -> float:
         """The mean loss of the first `done` batches; stride: numbers of an epoch."""
         if self.program.row_weights is None:
@@ -243,8 +238,9 @@ class Network:
                     hooks.finished(results)
         report(done)
         if parts:
-            weights = training.row_weights(1)
-            weight = 0.0 if weights is None else sum_in_order(weights[0], parts.weight)
+            weights, weight = program.row_weights, 0.0
+            if weights:
+                weight = sum_in_order(weights.batch_sums[0], parts.weight)
             parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows, weight)
         if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
@@ -258,8 +254,9 @@ class Network:
         epochs = len(rates)
         metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
         counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
-        weights, totals = training.row_weights(epochs), [float(rows + (parts.rows if parts else 0))] * epochs
-        if weights is not None:
+        weights, totals = None, [float(rows + (parts.rows if parts else 0))] * epochs
+        if training.program.row_weights:
+            weights = training.program.row_weights.batch_sums[:epochs, : len(counts)]
             totals = [sum_in_order(of_epoch, parts.weight if parts else 0.0) for of_epoch in weights]
             counts = weights * self.losses_of_row
         if group > 1:

@@ -92,7 +92,7 @@ def _hits(score, dtype, scored, weighted):
 
 
 @cache
-def hits_kernel(name: str, dtype: str, scored: str, weighted: bool = False) -> Kernel:
+def hits_kernel(name: str, dtype: str, scored: str, weighted: bool) -> Kernel:
     """Return the kernel of a metric of classes; scored: one of `scored_forms` the metric."""
     body = _hits(METRICS[name].score, dtype, scored, weighted)
     return Kernel(body, f"{name}_{scored}{'_weighted' * weighted}_{dtype}")

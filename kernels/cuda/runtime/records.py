@@ -69,6 +69,16 @@ RECIPES = np.dtype([
     ("row", "f8", (NUM_SCALARS + 1,)),  # in the limit of many steps, for a learning rate of 0
 ])  # fmt: skip
 
+# A parameter with a penalty, l1 sum |p| + l2 sum p^2.
+PENALTIES = np.dtype([
+    ("p", "i8"),  # address
+    ("elements", "i8"),
+    ("first_tile", "i8"),
+    ("unused", "i8"),
+    ("l1", "f8"),
+    ("l2", "f8"),
+])  # fmt: skip
+
 # The number of the current batch.
 CLOCK = np.dtype([
     ("batch", "i8"),  # of this pass, from 0

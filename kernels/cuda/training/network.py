@@ -26,10 +26,11 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, ParamSettings, PassResult
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
+from ..optim.penalties import Penalties
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
@@ -65,9 +66,9 @@ class _Training:
         self.scalars = gpu.allocate(self.num_settings * data.steps * ROW)
         places = iter(self.states.addresses)
         of_all = network.mirror.addresses, self.gradients.addresses, self.totals.addresses, network.mirror.copies
-        of_params, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
+        changed, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
         of_states = [[next(places) for _ in of_param] for of_param in states]
-        arrays = ParamArrays(of_params, of_states, gradients, totals, copies)
+        arrays = ParamArrays(changed, of_states, gradients, totals, copies)
         elements = [p.size for p in compress(params, updated)]
         net = network.net._replace(variation=variation, updated=updated)
         copy = net.compute if arrays.copies else ""
@@ -76,10 +77,15 @@ class _Training:
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
+        self.penalties: Penalties | None = None
+        if optimizer.penalties:
+            of_params = network.mirror.addresses, [p.size for p in params]
+            self.penalties = Penalties(gpu, stream, net.dtype, *of_params, optimizer.penalties)
+            self.penalty_of_batch = gpu.allocate(8 * data.batches)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
         weighted = data.weights is not None
         self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group, weighted=weighted)
-        plain = all(updated) and self.num_settings == 1 and not weighted  # as the kernel has it
+        plain = all(updated) and self.num_settings == 1 and not (weighted or self.penalties)  # as the kernel has it
         self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
@@ -92,12 +98,23 @@ class _Training:
         )  # fmt: skip
         return fused_training(self.gpu, self.stream, program.net, rule, data)
 
-    def begin(self, table: np.ndarray, clip_norm: float | None) -> None:
+    def begin(self, table: np.ndarray, optimizer: OptimizerSteps) -> None:
         """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
         rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
         rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
-        self.updates.begin(clip_norm)
+        self.updates.begin(optimizer.clip_norm)
+        if self.penalties:
+            self.penalties.set_factors(optimizer.penalties)
+            self.gpu.zero(self.penalty_of_batch.address, 8 * self.batches.batches, self.stream)
+
+    def penalties_of_steps(self, batches: int) -> np.ndarray:
+        """The penalty of each step that has begun among so many batches. Waits for all launches."""
+        found = np.zeros(self.batches.batches)
+        if self.penalties:
+            self.gpu.copy_out(found, self.penalty_of_batch.address, self.stream)
+            self.gpu.wait(self.stream)
+        return found[: batches : self.batches.group]
 
     def list_batch(self, kind: BatchKind) -> None:
         """Add the launches for a kind of batch."""
@@ -106,7 +123,8 @@ class _Training:
         z, saved = program.forward(x, rows)
         sums = self.batches.losses, 8, self.batches.results.address
         weights = self.batches.gather_weights(rows)
-        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights)
+        more = self._add_penalties() if kind.starts_step else []
+        table = program.loss_and_metrics(z, t, labels, rows, *sums, program.output_gradient, weights, more)
         ends = kind.ends_step and kind.updates
         by_layer = updates.by_layer and not self.batches.marked and kind.updates
         update_layer = partial(program.add, Cost("update of a layer"), updates.update_layer)
@@ -124,7 +142,15 @@ class _Training:
             program.add(costs.squares(size, width), updates.clip)
         if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
-        program.finish(table, 1 + len(program.net.sums), updates.control.address if kind.ends_step else 0)
+        program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
+
+    def _add_penalties(self) -> list[tuple[int, int, int, int]]:
+        """Add the penalties of a step, if there are any; return the record of their sum."""
+        if not self.penalties:
+            return []
+        cost = costs.penalties(self.penalties.num_elements, self.penalties.num_elements * self.program.size)
+        self.program.add(cost, self.penalties.launch)
+        return [(self.penalties.sums, self.penalties.tiles, self.penalty_of_batch.address, 8)]
 
 
 class Network:
@@ -245,7 +271,8 @@ class Network:
             weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
-            key = *sizes, *of_optimizer, seed, weights is None, _parts(variation)
+            penalised = tuple(own.has_penalty for own in optimizer.penalties)
+            key = *sizes, *of_optimizer, penalised, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -260,7 +287,8 @@ class Network:
                 nonlocal reported
                 if progress and time.perf_counter() - reported >= REPORT:
                     losses = running.sums()[1]
-                    progress(whole_steps(), _mean(losses[: chunk.stop].sum(), counts[: chunk.stop].sum()))
+                    mean = _mean(losses[: chunk.stop].sum(), counts[: chunk.stop].sum())
+                    progress(whole_steps(), mean + float(training.penalties_of_steps(chunk.stop).mean()))
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
@@ -268,7 +296,7 @@ class Network:
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
-            training.begin(scalars, optimizer.clip_norm)
+            training.begin(scalars, optimizer)
             self._ahead = training
             try:
                 running.run(
@@ -280,11 +308,12 @@ class Network:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
+            penalties = training.penalties_of_steps(count)
         if progress:
-            progress(before + steps, _mean(losses.sum(), counts.sum()))
+            progress(before + steps, _mean(losses.sum(), counts.sum()) + float(penalties.mean()))
         firsts = np.arange(0, count, group)
         counts = np.add.reduceat(counts, firsts)
-        losses = np.add.reduceat(losses, firsts) / np.where(counts == 0, 1, counts)
+        losses = np.add.reduceat(losses, firsts) / np.where(counts == 0, 1, counts) + penalties
         rows, weight = float(len(batches.order)), weights.total if weights else 0.0
         if parts:
             parts.carry(sums, len(batches.order), parts.weight + weight)
@@ -312,6 +341,15 @@ class Network:
             sums, losses = running.sums()
         rows = len(x) if of_rows is None else of_rows.total
         return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
+
+    def penalty(self, settings: Sequence[ParamSettings]) -> float:
+        """Return what the parameters, as they are, add to a loss; settings: of each, or () for none."""
+        if not any(own.has_penalty for own in settings):
+            return 0.0
+        with self.gpu.active():
+            self._upload()
+            sizes = self.mirror.addresses, [p.size for p in self.params]
+            return Penalties(self.gpu, self.stream.handle, self.net.dtype, *sizes, settings).value()
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """The outputs for every row, after the output activation."""

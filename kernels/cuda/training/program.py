@@ -201,12 +201,14 @@ class Program:
         self.add(cost, dropout, self.gpu, self.stream, x, y, *sizes, self.clock.address, step.settings)
 
     def loss_and_metrics(
-        self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int, weights: int = 0
-    ) -> int:
+        self, z: int, t: int, labels: bool, rows: int, losses: int, stride: int, metrics: int, dz: int,
+        weights: int = 0, more: Sequence[tuple[int, int, int, int]] = (),
+    ) -> int:  # fmt: skip
         """Add the loss, its gradient into dz unless that is 0, and metrics; return the table of sums, for `finish`.
 
         losses: address of the loss's sum, `stride` bytes further for each batch; metrics: address of the metrics' sums;
-        weights: (rows, 2) float64, weight and share of the gradient of each row; 0: rows have none.
+        weights: (rows, 2) float64, weight and share of the gradient of each row; 0: rows have none. more: records of
+        further sums.
         """
         net, columns = self.net, self.net.outputs
         assert net.loss is not None
@@ -219,7 +221,8 @@ class Program:
         params = [float(net.loss.params.get(name, default)) for name, default in row.params.items()]
         settings = self.constant("settings", np.array([*row.boundary, *params, 0.0]))
         device, reads_labels = (self.gpu, self.stream), row.targets == "labels"
-        table = np.zeros(1 + len(net.sums), TOTALS)
+        table = np.zeros(1 + len(net.sums) + len(more), TOTALS)
+        table[1 + len(net.sums) :] = list(more)
         for i, (name, (first, end)) in enumerate([("", (0, columns)), *net.sums]):
             sums = self.reserve(("sums", i), 8 * self._num_sums(name, self.batch, end - first))
             if not name:
@@ -245,7 +248,7 @@ class Program:
             counts, read = metrics + 8 * len(net.sums), found_bytes(scored, 1, columns)
             cost = Cost("metric counts", row_bytes=read)
             self.add(cost, run_counts, *device, scored, found, counts, rows, columns, weights)
-        return self.constant(("table", rows), table)
+        return self.constant(("table", rows, len(more)), table)
 
     def _num_sums(self, metric: str, rows: int, columns: int) -> int:
         """Number of sums that the kernel of a metric, or of the loss (""), leaves for so many rows."""

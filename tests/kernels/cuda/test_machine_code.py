@@ -108,8 +108,8 @@ def accesses_are_of_128_bits(kernel, listing):
         assert {v: n for v, n in found["ld"].items() if n} == {v: n * turns for v, n in wanted.items() if n}
         wanted[next(iter(wanted))] -= 1
         assert {v: n for v, n in found["st"].items() if n} == {v: n * turns for v, n in wanted.items() if n}
-    elif kernel.name.startswith("squares"):
-        dtype = kernel.name.removeprefix("squares_")
+    elif kernel.name.startswith(("squares", "penalties")):
+        dtype = kernel.name.split("_")[-1]
         assert listing.ptx.count(f"ld.global.{next(iter(wide(dtype, 0, SAME)))}") > 0
         assert "st.global.v" not in listing.ptx
     elif kernel.name.startswith("widen"):

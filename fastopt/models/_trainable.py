@@ -1,0 +1,59 @@
+"""Frozen layers: which layers of a model are trained, and what their parameters have for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .._validation import describe
+from ..kernels.spec import ParamSettings
+from ..layers import Dense, Layer
+from ..optim import Optimizer
+
+
+def check_names(names: Any, layers: Sequence[Layer], known: Sequence[str]) -> set[str]:
+    """Return the names of layers as a set; TypeError or ValueError unless they are those of layers with weights."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
+        raise TypeError(f"names must be the name of a layer, or a list of names; got {describe(names)}")
+    with_weights = [name for layer, name in zip(layers, known, strict=True) if isinstance(layer, Dense)]
+    for name in listed:
+        if name not in with_weights:
+            why = "has no weights" if name in known else "is no layer of the model"
+            raise ValueError(f"{name!r} {why}; layers with weights: {', '.join(with_weights)}")
+    return set(listed)
+
+
+def with_trainable(
+    layers: Sequence[Layer], names: Sequence[str], changed: set[str], trainable: bool
+) -> tuple[Layer, ...]:
+    """Return the layers, those of the names `changed` trainable or not."""
+    return tuple(
+        replace(layer, trainable=trainable) if isinstance(layer, Dense) and name in changed else layer
+        for layer, name in zip(layers, names, strict=True)
+    )
+
+
+def frozen_params(layers: Sequence[Layer]) -> list[bool]:
+    """For each parameter of the layers, in their order: True if it is frozen."""
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    return [not layer.trainable for layer in dense for _ in range(1 + layer.use_bias)]
+
+
+def settings_of(layers: Sequence[Layer], decay_biases: bool) -> tuple[ParamSettings, ...]:
+    """Settings of each parameter of the layers; () if none has any of its own."""
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    settings = tuple(own for layer in dense for own in layer.settings(decay_biases))
+    return settings if any(own != ParamSettings() for own in settings) else ()
+
+
+def check_trainable(layers: Sequence[Layer], settings: Sequence[ParamSettings], optimizer: Optimizer) -> None:
+    """Raise ValueError for layers that the optimizer cannot train; settings: of their parameters."""
+    if optimizer.options["maximize"] and any(own.has_penalty for own in settings):
+        raise ValueError(
+            "regularizers are for losses that are minimized; with maximize=True weights would grow without bound. Use"
+            " the optimizer's weight_decay or l1, which shrink them either way"
+        )
+    if all(frozen_params(layers)):
+        raise ValueError("all layers are frozen, so there is nothing to train: call unfreeze with the names of some")

@@ -1,0 +1,56 @@
+"""The part of `Optimizer` that a compiled epoch asks for: its next steps, their count, arrays that they leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..kernels.spec import OptimizerSteps, ParamSettings
+from ._engine import UpdateEngine
+from ._param_state import ParamState
+from ._settings import Settings
+
+
+class EpochSteps(Settings):
+    """Base of `Optimizer`: steps that kernels of a network do, on its arrays and states."""
+
+    _engine: UpdateEngine
+    _param_states: list[ParamState]
+    _step_lock: Any
+
+    @property
+    def steps(self) -> int:
+        """Steps done; of arrays that have done different numbers of steps, the most."""
+        return max((state.steps for state in self._param_states), default=0)
+
+    def next_steps(self, n: int, settings: Sequence[ParamSettings] = ()) -> OptimizerSteps:
+        """Record of all that a compiled epoch of `n` steps needs of the optimizer; for one with a single group.
+
+        settings: of each array, beside the group's; (): none has its own.
+        """
+        rates = self.rates(n)
+        group, done = self._groups[0], self._count
+        states = [None if state.frozen else state.user_views for state in group.param_states]
+        late = [0 if state.frozen else done - state.steps for state in group.param_states]
+        if any(late):
+            own = settings or [ParamSettings()] * len(states)
+            settings = [one._replace(late=behind) for one, behind in zip(own, late, strict=True)]
+        return OptimizerSteps(group.rule, states, group.options, rates, done, self._clip_norm, settings)
+
+    def advance(self, n: int) -> None:
+        """Counts `n` steps that a compiled epoch did on the arrays and states."""
+        self._engine.advance(n)
+        self._count += n
+
+    def _freeze(self, frozen: Sequence[bool]) -> None:
+        """Leaves some arrays out of all steps from now on, also of `step`; for arrays on the host.
+
+        frozen: for each array, True if it is. Frozen arrays have no states. One that was frozen and is no longer starts
+        afresh, at its first step; the others keep states and steps.
+        """
+        with self._step_lock:
+            groups = self._refreshed_groups()  # raises, before anything changes, for a wrong hyper-parameter
+            self._engine.freeze(frozen)
+            for group in groups:
+                group.ensure_states()
+            self._step_record = None
