@@ -1,8 +1,8 @@
 """Estimators with the interface of scikit-learn, trained by fastopt's kernels.
 
-`MLPClassifier`, `MLPRegressor`, `LogisticRegression`, `LinearRegression` and `Perceptron` have the parameters, attributes
-and methods of scikit-learn's classes of these names, and stand wherever scikit-learn takes an estimator: in pipelines,
-searches, ensembles and cross-validation. They need scikit-learn: `pip install "fastopt[sklearn]"`.
+`MLPClassifier`, `MLPRegressor`, `LogisticRegression`, `LinearRegression` and `Perceptron` have the parameters,
+attributes and methods of scikit-learn's classes of these names, and stand wherever scikit-learn takes an estimator: in
+pipelines, searches, ensembles and cross-validation. They need scikit-learn: `pip install "fastopt[sklearn]"`.
 
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,6 +63,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     class_weight: Any = None
     alpha: float = 0.0
 
+    _model: Sequential  # that was trained last
+    _penalty: float  # its factor of L2
+    _task: Task
+    _seed: int
+
     # -- what estimators differ in
 
     def _read_targets(self, y: Any, first: bool) -> Task:
@@ -90,8 +96,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     # -- checks
 
     def _check_params(self) -> None:
-        for name in self._hidden():
-            if name <= 0:
+        for size in self._hidden():
+            if size <= 0:
                 raise ValueError(f"hidden_layer_sizes must be > 0; got {self.hidden_layer_sizes}")
         check_name("solver", self.solver, SOLVERS)
         check_name("learning_rate", self.learning_rate, RATES)
@@ -156,7 +162,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self.n_layers_ = len(widths)
         dtype = X.dtype if self.dtype is None else np.dtype(self.dtype)
         drawn: list[Array] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             drawn += self._draw(inputs, outputs)
         # a copy, so that scikit-learn's own draws follow those of the weights
         self._task, self._seed = task, int(copy.deepcopy(self._random).randint(np.iinfo(np.int32).max))
@@ -230,10 +236,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         rule.patience = self.n_iter_no_change - self._impatience
         self.n_iter_ = 0
         epochs = 1 if incremental else int(self.max_iter)
-        given = {} if weights is None else {"sample_weight": weights}
         model.fit(
             _dense(X), targets, epochs=epochs, batch_size=batch, shuffle=bool(self.shuffle), verbose=0,
-            callbacks=[rule, *self.callbacks], **given,
+            callbacks=[rule, *self.callbacks], sample_weight=weights,
         )  # fmt: skip
         if rule.best_weights is not None:
             model.set_weights(rule.best_weights)
@@ -248,16 +253,16 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         # scikit-learn adds alpha / 2 |w|^2 over the sum of a batch's weights
         penalty = self._penalties()[0] / (2 * rows_of_batch * self._task.gradient)
         before: Sequential | None = getattr(self, "_model", None)
-        going_on = incremental and before is not None and before.optimizer is not None
-        if before is not None and going_on and penalty == self._penalty:
+        former = before.optimizer if incremental and before is not None else None
+        if before is not None and former is not None and penalty == self._penalty:
             return before
         self._penalty, optimizer = penalty, self._optimizer()
         model = self._network(params, self.n_features_in_, penalty)
         model.compile(optimizer, self._task.loss)
         if before is not None:
             model.epochs_done = before.epochs_done
-            if going_on:
-                optimizer.load_state_dict(before.optimizer.state_dict())
+        if former is not None:
+            optimizer.load_state_dict(former.state_dict())
         self._model = model
         return model
 

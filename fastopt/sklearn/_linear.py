@@ -27,6 +27,9 @@ class _Linear(NetworkEstimator):
     def _sgd_momentum(self) -> float:
         return 0.0
 
+    coef_: Any
+    intercept_: Any
+
     def _publish(self) -> None:
         coefs, intercepts = self._weights()
         self.coef_ = coefs[0].T
@@ -59,7 +62,7 @@ class _Scores(_Linear):
 @parameters(
     {**LINEAR, "C": 1.0, "tol": 1e-4, "max_iter": 100, "class_weight": None, "solver": "lbfgs", "max_fun": 15_000}
 )
-class LogisticRegression(ProbabilisticClassifier, _Scores):  # type: ignore[misc]
+class LogisticRegression(ProbabilisticClassifier, _Scores):
     """Logistic regression: `sklearn.linear_model.LogisticRegression`, with an L2 penalty.
 
     It minimises C times the sum of the cross-entropies and half the sum of the squares of `coef_`, over C n.
@@ -84,10 +87,8 @@ class LogisticRegression(ProbabilisticClassifier, _Scores):  # type: ignore[misc
         return (1 / self.C if self.C > 0 else -1.0), 0.0
 
 
-@parameters(
-    {**LINEAR, "solver": "adam", "max_iter": 1000, "tol": 1e-6, "alpha": 0.0, "max_fun": 15_000}
-)
-class LinearRegression(NetworkRegressor, _Linear):  # type: ignore[misc]
+@parameters({**LINEAR, "solver": "adam", "max_iter": 1000, "tol": 1e-6, "alpha": 0.0, "max_fun": 15_000})
+class LinearRegression(NetworkRegressor, _Linear):
     """Linear regression by gradient methods, with scikit-learn's interface.
 
     It minimises half of the mean squared error, and alpha / 2n times the sum of the squares of `coef_`.
@@ -117,7 +118,7 @@ class LinearRegression(NetworkRegressor, _Linear):  # type: ignore[misc]
         "random_state": 0, "class_weight": None, "n_iter_no_change": 5, "batch_size": 1,
     }
 )  # fmt: skip
-class Perceptron(NetworkClassifier, _Scores):  # type: ignore[misc]
+class Perceptron(NetworkClassifier, _Scores):
     """Rosenblatt's perceptron: `sklearn.linear_model.Perceptron`, in batches of `batch_size` rows.
 
         w += eta0 y x for a row with y (w x + b) <= 0;   several classes: one against the rest

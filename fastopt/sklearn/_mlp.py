@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sklearn.utils.metaestimators import available_if
+
 from ._base import NetworkEstimator, is_stochastic
 from ._labels import ProbabilisticClassifier
 from ._parameters import MLP, parameters
 from ._targets import NetworkRegressor
-from sklearn.utils.metaestimators import available_if
 
 
 class _MLP(NetworkEstimator):
@@ -26,7 +27,7 @@ class _MLP(NetworkEstimator):
 
 
 @parameters({**MLP, "class_weight": None}, hidden_layer_sizes=(100,), activation="relu")
-class MLPClassifier(ProbabilisticClassifier, _MLP):  # type: ignore[misc]
+class MLPClassifier(ProbabilisticClassifier, _MLP):
     """Multi-layer perceptron for classes: `sklearn.neural_network.MLPClassifier` on fastopt's kernels.
 
     Parameters, attributes and methods are scikit-learn's, with its defaults: cross-entropy with alpha / 2 times the sum
@@ -60,7 +61,7 @@ class MLPClassifier(ProbabilisticClassifier, _MLP):  # type: ignore[misc]
 
 
 @parameters(MLP, hidden_layer_sizes=(100,), activation="relu")
-class MLPRegressor(NetworkRegressor, _MLP):  # type: ignore[misc]
+class MLPRegressor(NetworkRegressor, _MLP):
     """Multi-layer perceptron for real numbers: `sklearn.neural_network.MLPRegressor` on fastopt's kernels.
 
     Parameters, attributes and methods are scikit-learn's, with its defaults: half of the mean squared error with
