@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
+    from . import activations as activations
     from . import callbacks as callbacks
     from . import constraints as constraints
     from . import conventions as conventions
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import profiling as profiling
     from . import regularizers as regularizers
     from . import schedules as schedules
+    from .activations import Activation as Activation
     from .averaging import EMA as EMA
     from .callbacks import Callback as Callback
     from .callbacks import EarlyStopping as EarlyStopping
@@ -26,8 +28,12 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .functional import dense_forward as dense_forward
     from .kernels.cpu.runtime.launch import get_num_threads as get_num_threads
     from .kernels.cpu.runtime.launch import set_num_threads as set_num_threads
+    from .layers import BatchNorm as BatchNorm
     from .layers import Dense as Dense
     from .layers import Dropout as Dropout
+    from .layers import GaussianNoise as GaussianNoise
+    from .layers import LayerNorm as LayerNorm
+    from .losses import Loss as Loss
     from .models.history import History as History
     from .models.loading import load_model as load_model
     from .models.sequential import Sequential as Sequential
@@ -39,22 +45,25 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     __version__: str
 
 _NAMES = {
+    "activations": ("Activation",),
     "averaging": ("EMA",),
     "callbacks": ("Callback", "EarlyStopping"),
     "models.loading": ("load_model",),
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
-    "layers": ("Dense", "Dropout"),
+    "layers": ("BatchNorm", "Dense", "Dropout", "GaussianNoise", "LayerNorm"),
+    "losses": ("Loss",),
     "models.sequential": ("Sequential",),
     "optim": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSprop", "get_optimizer"),
+    "optim.rules": ("OptimizerRule",),
     "preprocessing": ("Normalization", "Rescaling"),
     "profiling": ("profile",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim", "profiling",
-    "regularizers",
+    "activations", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim",
+    "profiling", "regularizers",
     "schedules",
 )  # fmt: skip
 

@@ -3,7 +3,8 @@
 A regular file is written under a temporary name in its folder, then renamed. So there is the old file or the new one,
 never half of one, also after a crash; an error, a full disk or an interrupt leaves no temporary file either. The new
 file has the mode of the old one, and its owner and group if the system allows that. A link stays, and its target is
-replaced. Other names of the old file (hard links) keep the old content; extended attributes are not copied.
+replaced. Other names of the old file (hard links) keep the old content; extended attributes are not copied. The old
+file may be kept under another name: at every moment one of the two names has a whole file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import errno
 import io
 import os
+import pathlib
 import secrets
+import shutil
 import stat
 from typing import Any, Protocol
 
@@ -49,6 +52,22 @@ def path_of(name: str, value: Any, what: str = "") -> str:
     return os.fsdecode(value)
 
 
+def check_writable(option: str, path: str) -> None:
+    """Raise an OSError if the file that `option` names cannot be written: called before the work that it is to hold.
+
+    A link is followed. A pipe or a device needs no writable folder.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise IsADirectoryError(f"{option} {path} must be the name of a file; got a folder")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(f"{option} {path}: the file cannot be written to")
+    if (target.is_file() or not target.exists()) and not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{option} {path}: the folder {target.parent} cannot be written to")
+
+
 def shown(value: Any) -> str:
     """Return the name of a path or file object for messages."""
     if isinstance(value, str | bytes | os.PathLike):
@@ -57,8 +76,10 @@ def shown(value: Any) -> str:
     return name if isinstance(name, str) and name else f"the {type(value).__name__}"
 
 
-def write(target: Path | Writable, data: bytes, name: str = "path") -> None:
+def write(target: Path | Writable, data: bytes, name: str = "path", keep: str | None = None) -> None:
     """Write `data` to a path, or to a file object open for writing in binary mode, from its position on.
+
+    keep: path in the same folder that a file which is replaced goes by from then on; what had that name is lost.
 
     Raises TypeError for anything else, and OSError, with the path as it was given, if the file cannot be written; an
     existing file is then unchanged. A file that the user must not write to is not replaced either. A pipe or a device
@@ -74,7 +95,7 @@ def write(target: Path | Writable, data: bytes, name: str = "path") -> None:
             with open(path, "wb", buffering=0) as file:
                 _write_all(file, data)
         else:
-            _replace(os.path.realpath(path), data, replaced)
+            _replace(os.path.realpath(path), data, replaced, keep)
     except OSError as error:
         raise _with_path(error, path) from None
 
@@ -110,8 +131,12 @@ def _replaced(path: str) -> os.stat_result | bool | None:
     return found if stat.S_ISREG(found.st_mode) and not whole.startswith(_OPEN) else None
 
 
-def _replace(path: str, data: bytes, replaced: os.stat_result | bool) -> None:
-    temporary = os.path.join(os.path.dirname(path), f".fastopt-{secrets.token_hex(8)}.tmp")
+def _temporary_beside(path: str) -> str:
+    return os.path.join(os.path.dirname(path), f".fastopt-{secrets.token_hex(8)}.tmp")
+
+
+def _replace(path: str, data: bytes, replaced: os.stat_result | bool, keep: str | None = None) -> None:
+    temporary = _temporary_beside(path)
     # At no moment may somebody read the new file who could not read the old one.
     mode = 0o600 if isinstance(replaced, os.stat_result) else 0o666
     with interrupts_held() as check:
@@ -122,11 +147,27 @@ def _replace(path: str, data: bytes, replaced: os.stat_result | bool) -> None:
                 if isinstance(replaced, os.stat_result):
                     _copy_ownership(handle, replaced)
                 os.fsync(handle)
+            if keep is not None and replaced:
+                _name_also(path, keep)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def _name_also(path: str, other: str) -> None:
+    """Give a file another name, too, in one step; a copy of it where the file system has no hard links."""
+    temporary = _temporary_beside(other)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        os.replace(temporary, other)
+    finally:  # also where both were names of the same file already: then `replace` does nothing
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def _copy_ownership(handle: int, old: os.stat_result) -> None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._dlpack import has_dlpack, is_tensor, view_of
-from ._validation import check_finite, check_real, describe, plain
+from ._validation import blocks_of, check_finite, check_real, describe, plain
+from .kernels.sources import STORED, SparseRows
 
 
 class Column(NamedTuple):
@@ -27,7 +28,7 @@ class Column(NamedTuple):
 class Features(NamedTuple):
     """Rows of real numbers; a missing cell is NaN."""
 
-    values: np.ndarray  # (n, columns), any real dtype
+    values: Any  # (n, columns), any real dtype; a matrix, or SparseRows
     names: tuple[str, ...] | None  # of the columns; None if they have none, or if some are not strings
 
 
@@ -43,7 +44,7 @@ def features(name: str, x: Any) -> Features:
     """
     table = _table(name, x)
     if table is None:
-        return Features(_flat(_real_array(name, x)), None)
+        return Features(_sparse_rows(name, x) if is_sparse(x) else _flat(_real_array(name, x)), None)
     labels = tuple(label for label, _ in table.columns)
     names = labels if table.named and all(isinstance(label, str) for label in labels) else None
     if table.matrix is not None:
@@ -89,26 +90,34 @@ def as_array(name: str, value: Any) -> np.ndarray:
         value = value.float()  # NumPy has no bfloat16
     if has_dlpack(value) and not hasattr(value, "__array__"):
         return view_of(name, value)
-    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+    if is_sparse(value):
         raise TypeError(f"{name} must not be a sparse matrix; got {describe(value)} (use .toarray())")
     return plain(name, value)
 
 
-def check_cells(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
-    """Return a matrix or a column; ValueError, naming row and column, if it holds NaN or infinity."""
+def is_sparse(value: Any) -> bool:
+    """Return true for a matrix or an array of scipy.sparse."""
+    return hasattr(value, "tocsr") and hasattr(value, "nnz")
+
+
+def check_cells(name: str, array: Any, names: tuple[str, ...] | None) -> Any:
+    """Return a matrix, sparse rows or a column; ValueError, naming the place, if they hold NaN or infinity."""
+    if isinstance(array, SparseRows):
+        check_finite(f"the stored values of {name}", array.stored)
+        return array
     if array.dtype.kind != "f" or names is None:
         return check_finite(name, array) if array.dtype.kind == "f" else array
+    if all(np.isfinite(block).all() for block in blocks_of(array)):
+        return array
     bad = ~np.isfinite(array).reshape(len(array), -1)
-    if bad.any():
-        column = int(np.argmax(bad.any(axis=0)))
-        row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
-        value = array.reshape(bad.shape)[row, column]
-        cell = "a missing value" if np.isnan(value) else str(value)
-        raise ValueError(
-            f"{name}: column {names[column]!r} has {cell} in row {row}{f' (and {more} more)' * (more > 0)};"
-            f" {name} must be finite"
-        )
-    return array
+    column = int(np.argmax(bad.any(axis=0)))
+    row, more = int(np.argmax(bad[:, column])), int(np.count_nonzero(bad)) - 1
+    value = array.reshape(bad.shape)[row, column]
+    cell = "a missing value" if np.isnan(value) else str(value)
+    raise ValueError(
+        f"{name}: column {names[column]!r} has {cell} in row {row}{f' (and {more} more)' * (more > 0)};"
+        f" {name} must be finite"
+    )
 
 
 def from_objects(cells: np.ndarray) -> Column:
@@ -284,6 +293,24 @@ def _real_array(name: str, value: Any) -> np.ndarray:
         )
     check_real(name, array, value)
     return array
+
+
+def _sparse_rows(name: str, matrix: Any) -> SparseRows:
+    """The rows of a matrix of scipy.sparse: its own arrays if it is CSR without duplicates."""
+    if len(matrix.shape) != 2:
+        raise ValueError(f"{name} must have shape (batch, features); got a sparse array of shape {matrix.shape}")
+    rows = matrix.tocsr()
+    if not rows.has_canonical_format:
+        rows = rows.copy() if rows is matrix else rows
+        rows.sum_duplicates()
+    stored = rows.data
+    check_real(name, stored, matrix)
+    if stored.dtype.newbyteorder("=").name not in STORED:  # long double
+        stored = stored.astype(np.float64)
+    stored = np.require(stored, stored.dtype.newbyteorder("="), ["C", "A"])
+    starts, columns = rows.indptr, rows.indices
+    index = np.result_type(starts, columns)
+    return SparseRows(stored, np.ascontiguousarray(columns, index), np.ascontiguousarray(starts, index), rows.shape[1])
 
 
 def _first_non_number(array: np.ndarray) -> str:

@@ -7,7 +7,7 @@ changes an array.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .kernels.formulas import Domain
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (FLOAT32, FLOAT64)
+BLOCK = 1 << 20  # values that are looked at together
 
 
 def describe(value: Any) -> str:
@@ -124,7 +125,7 @@ def check_vector(name: str, array: np.ndarray, length: int, shape: str) -> np.nd
 
 def check_finite(name: str, array: np.ndarray) -> np.ndarray:
     """Checks for NaN and infinity; the error has the index of the first one."""
-    if not np.isfinite(array).all():
+    if not all(np.isfinite(block).all() for block in blocks_of(array)):
         bad = ~np.isfinite(array)
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
@@ -174,6 +175,16 @@ def check_indices(name: str, value: Any, rows: int, of: str) -> np.ndarray:
         expected = f"in 0 ... {rows - 1}" if rows else "none"
         raise ValueError(f"{name} must be {expected}, as {of} has {rows} row(s); got {array[first]} at index {first}")
     return own(array, np.int64)
+
+
+def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Iterate over an array's rows, some BLOCK values at a time: what is made of a block stays in the cache."""
+    if array.size <= BLOCK or not array.ndim:
+        yield array
+        return
+    rows = max(1, BLOCK * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
 def check_range(name: str, array: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -255,4 +266,5 @@ def finite_rows(array: np.ndarray) -> np.ndarray:
     """Boolean vector: rows (along the first axis) of an array of real numbers without NaN and infinity."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
-    return np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    finite = [np.isfinite(block).reshape(len(block), -1).all(axis=1) for block in blocks_of(array)]
+    return np.concatenate(finite)

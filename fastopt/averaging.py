@@ -31,6 +31,8 @@ class EMA:
     `set_weights` are about. `model.averages` are the averages themselves, and `model.use_averages()` copies them into
     the weights.
 
+    The moving mean and variance of a BatchNorm are averages already, of the rows that the weights themselves have seen.
+
     The average is a part of the model's files, pickles and copies, and further calls of `fit` go on with it, bit for
     bit. It costs a read and a write of an array of the weights' size a step, within the update.
 

@@ -8,7 +8,10 @@ import numpy as np
 
 from . import _backends
 from ._validation import as_float_array, check_matrix, check_name, check_vector
+from .activations import known, name_of
 from .kernels.formulas import ACTIVATIONS
+from .kernels.formulas.defined import key_of
+from .kernels.formulas.defined import name_of as defined_name
 
 __all__ = ["dense_backward", "dense_forward"]
 
@@ -71,7 +74,7 @@ def dense_forward(
         [[0. 3.]]
     """
     kernels = _backends.get(backend)
-    check_name("activation", activation, ACTIVATIONS)
+    activation = _key(activation)
     x, w, b = _arrays(x=x, w=w, b=b)
     check_matrix("x", x, shape="(batch, in)")
     check_matrix("w", w, rows=x.shape[1], shape="(in, out)")
@@ -125,7 +128,7 @@ def dense_backward(
         [0. 1.]
     """
     kernels = _backends.get(backend)
-    check_name("activation", activation, ACTIVATIONS)
+    activation = _key(activation)
     dy, x, w, y, z = _arrays(dy=dy, x=x, w=w, y=y, z=z)
     check_matrix("x", x, shape="(batch, in)")
     check_matrix("w", w, rows=x.shape[1], shape="(in, out)")
@@ -134,12 +137,17 @@ def dense_backward(
             check_matrix(name, array, rows=len(x), columns=w.shape[1], shape="(batch, out)")
     if ACTIVATIONS[activation].uses == "z" and z is None:
         raise ValueError(
-            f"the derivative of {activation} needs the pre-activation: give z,"
+            f"the derivative of {defined_name(activation)} needs the pre-activation: give z,"
             " from dense_forward(..., return_preactivation=True)"
         )
     dx, dw, db = np.empty_like(x), np.empty_like(w), np.empty(w.shape[1], w.dtype)
     kernels.dense_backward(dy, x, w, y if ACTIVATIONS[activation].uses == "y" else z, activation, dx, dw, db)
     return dx, dw, db
+
+
+def _key(activation: Any) -> str:
+    """The row of ACTIVATIONS of a name, or of an Activation."""
+    return key_of("activation", check_name("activation", name_of(activation), [n for n in known() if n != "softmax"]))
 
 
 def _arrays(**values: Any) -> list[Any]:

@@ -6,70 +6,29 @@ its own. Layers that prepare data, Normalization and Rescaling, come before thes
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import _definitions
 from ._frozen import Frozen
-from ._validation import check_count, check_finite, check_flag, check_name, check_number, describe, own, plain
+from ._layer_parts import BIAS_INITIALIZERS, INITIALIZERS, check_initializer, draw, layer_repr
+from ._normalization_layers import BatchNorm as BatchNorm
+from ._normalization_layers import LayerNorm as LayerNorm
+from ._validation import check_count, check_flag, check_name, check_number
+from .activations import known, name_of
 from .constraints import Constraint
 from .constraints import get as get_constraint
-from .kernels.formulas import OUTPUTS
+from .kernels.formulas import ACTIVATIONS
+from .kernels.formulas.defined import key_of
+from .kernels.spec import MOVING, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec, ParamSettings
 from .kernels.spec import Constraint as ConstraintSpec
-from .kernels.spec import DenseSpec, DropoutSpec, LayerSpec, ParamSettings
 from .preprocessing import Normalization, Preprocessing, Rescaling, check_label
 from .regularizers import Regularizer
 from .regularizers import get as get_regularizer
-
-
-def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """U(-a, a) with a = sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010)."""
-    limit = math.sqrt(6.0 / sum(shape))
-    return rng.uniform(-limit, limit, shape)
-
-
-def glorot_normal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """N(0, s^2) with s = sqrt(2 / (inputs + outputs)) (Glorot & Bengio 2010; not truncated, as torch's)."""
-    return rng.standard_normal(shape) * math.sqrt(2.0 / sum(shape))
-
-
-def he_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """U(-a, a) with a = sqrt(6 / inputs), for relu and its kin (He et al. 2015)."""
-    limit = math.sqrt(6.0 / shape[0])
-    return rng.uniform(-limit, limit, shape)
-
-
-def he_normal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """N(0, s^2) with s = sqrt(2 / inputs), for relu and its kin (He et al. 2015; not truncated, as torch's)."""
-    return rng.standard_normal(shape) * math.sqrt(2.0 / shape[0])
-
-
-def orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Orthonormal rows or columns, whichever are fewer (Saxe, McClelland & Ganguli 2014)."""
-    inputs, outputs = shape
-    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
-    q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the factorisation unique, and so the draw uniform
-    return q if inputs >= outputs else np.ascontiguousarray(q.T)
-
-
-def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """All zeros."""
-    return np.zeros(shape)
-
-
-INITIALIZERS: dict[str, Callable[..., NDArray[np.float64]]] = {
-    "glorot_uniform": glorot_uniform,
-    "glorot_normal": glorot_normal,
-    "he_uniform": he_uniform,
-    "he_normal": he_normal,
-    "orthogonal": orthogonal,
-    "zeros": zeros,
-}
-BIAS_INITIALIZERS = {"zeros": zeros}  # the others need the number of inputs as well as of outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +37,7 @@ class Dense(Frozen):
 
     units               number of outputs
     activation          linear, relu, leaky_relu, elu, sigmoid, tanh, softplus, silu, gelu, gelu_tanh, hardswish,
-                        mish; for the last layer of a model also softmax
+                        mish, or one of `Activation.define`; for the last layer of a model also softmax
     use_bias            False leaves b out
     kernel_initializer  glorot_uniform, glorot_normal, he_uniform, he_normal, orthogonal, zeros, or an array
                         (inputs, units), which is copied
@@ -107,7 +66,7 @@ class Dense(Frozen):
     """
 
     units: int
-    activation: str = "linear"
+    activation: Any = "linear"  # an Activation, too; once the layer is made, a str
     use_bias: bool = True
     kernel_initializer: str | ArrayLike = "glorot_uniform"
     bias_initializer: str | ArrayLike = "zeros"
@@ -124,10 +83,11 @@ class Dense(Frozen):
         set_ = object.__setattr__  # the way to normalise a field of a frozen dataclass
         set_(self, "units", check_count("units", self.units))
         set_(self, "use_bias", check_flag("use_bias", self.use_bias))
-        check_name("activation", self.activation, OUTPUTS)
+        set_(self, "activation", check_name("activation", name_of(self.activation), known()))
+        set_(self, "_key", key_of("activation", self.activation))  # of the formula that it has now
         check_label(self.name)
-        kernel = _initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
-        bias = _initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
+        kernel = check_initializer("kernel_initializer", self.kernel_initializer, INITIALIZERS, ndim=2)
+        bias = check_initializer("bias_initializer", self.bias_initializer, BIAS_INITIALIZERS, ndim=1)
         if isinstance(kernel, np.ndarray) and kernel.shape[1] != self.units:
             raise ValueError(
                 f"kernel_initializer must be an array (inputs, {self.units}) for units={self.units}; "
@@ -157,7 +117,12 @@ class Dense(Frozen):
         self.constraints()  # refuses axes that a bias has not
 
     def __repr__(self) -> str:
-        return _repr(self, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
+        return layer_repr(self, 2, self.units, *([repr(self.activation)] if self.activation != "linear" else []))
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of its parameters, in their order."""
+        return ("kernel", "bias")[: 1 + self.use_bias]
 
     def spec(self, inputs: int) -> DenseSpec:
         """Return the layer as backends take it, for `inputs` features; ValueError if they clash with its arrays."""
@@ -167,7 +132,12 @@ class Dense(Frozen):
                 f"its kernel_initializer must have shape ({inputs}, {self.units}), as {inputs} features come in; "
                 f"got {kernel.shape}"
             )
-        return DenseSpec(inputs, self.units, self.activation, self.use_bias)
+        return DenseSpec(inputs, self.units, self.activation_key(), self.use_bias)
+
+    def activation_key(self) -> str:
+        """Row of ACTIVATIONS, or softmax; ValueError for a user's formula that this process does not know."""
+        key = getattr(self, "_key", self.activation)
+        return key if key == "softmax" else _definitions.check_known("activation", self.activation, key, ACTIVATIONS)
 
     def settings(self, decay_biases: bool = True) -> list[ParamSettings]:
         """Return what an optimizer does with [kernel, bias] (or [kernel]) beside what it does with all parameters.
@@ -204,14 +174,7 @@ class Dense(Frozen):
         one changes none of the others.
         """
         arrays = [((inputs, self.units), self.kernel_initializer), ((self.units,), self.bias_initializer)]
-        drawn = []
-        for which, (shape, source) in enumerate(arrays[: 1 + self.use_bias]):
-            if isinstance(source, str):
-                stream = np.random.SeedSequence(seed, spawn_key=(0, index, which))
-                drawn.append(INITIALIZERS[source](np.random.Generator(np.random.PCG64(stream)), shape))
-            else:
-                drawn.append(own(np.asarray(source), np.float64))
-        return drawn
+        return draw(arrays[: 1 + self.use_bias], seed, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,17 +202,57 @@ class Dropout:
         check_label(self.name)
 
     def __repr__(self) -> str:
-        return _repr(self, self.rate)
+        return layer_repr(self, 1, self.rate)
 
     def spec(self, inputs: int) -> DropoutSpec:
         """Return the layer as backends take it."""
         return DropoutSpec(self.rate)
 
 
-Layer = Dense | Dropout | Normalization | Rescaling
+@dataclass(frozen=True, eq=False)
+class GaussianNoise:
+    """Noise in training: y = x + stddev z, with z of the normal distribution N(0, 1); in `evaluate` and `predict` the
+    layer does nothing. It is Keras's layer of that name.
+
+    z is made from counted random numbers (Box & Muller 1958), a function of the model's seed, the layer's index, the
+    optimizer's step and the element, so it is the same on every backend, to rounding, and for any number of threads.
+
+    stddev  a number of at least 0, in the units of what comes in
+    name    its name in `summary` and error messages; by default gaussian_noise_1, ... in a model
+
+    Raises TypeError or ValueError for any other stddev.
+
+    >>> GaussianNoise(0.1)
+    GaussianNoise(0.1)
+    """
+
+    stddev: float
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stddev", check_number("stddev", self.stddev, 0.0))
+        check_label(self.name)
+
+    def __repr__(self) -> str:
+        return layer_repr(self, 1, self.stddev)
+
+    def spec(self, inputs: int) -> GaussianNoiseSpec:
+        """Return the layer as backends take it."""
+        return GaussianNoiseSpec(self.stddev)
+
+    def formula(self) -> str:
+        """Return what `summary` says of it."""
+        return f"stddev {self.stddev:g}"
+
+
+Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm | Normalization | Rescaling
+Trained = Dense | LayerNorm | BatchNorm  # layers that have parameters
 LAYERS: dict[str, type[Layer]] = {
     "dense": Dense,
     "dropout": Dropout,
+    "gaussian_noise": GaussianNoise,
+    "layer_norm": LayerNorm,
+    "batch_norm": BatchNorm,
     "normalization": Normalization,
     "rescaling": Rescaling,
 }
@@ -265,6 +268,9 @@ LATER = (
 def kind(layer: Layer) -> str:
     """Return the name of the layer's class in LAYERS."""
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
+
+
+NEW_KINDS = ("gaussian_noise", "layer_norm", "batch_norm")  # which older versions do not know
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
@@ -305,6 +311,11 @@ def chain(layers: tuple[Layer, ...], names: tuple[str, ...], inputs: int) -> lis
     return specs
 
 
+def updated_params(layers: Sequence[Layer]) -> list[bool]:
+    """Return for each parameter of the layers, in their order, True if an optimizer updates it."""
+    return [name not in MOVING for layer in layers if isinstance(layer, Trained) for name in layer.arrays]
+
+
 def preprocessing_of(layers: tuple[Layer, ...]) -> tuple[Preprocessing, ...]:
     """Return the layers that prepare data, which must come first in a model; ValueError for one that does not."""
     front: list[Preprocessing] = []
@@ -313,36 +324,8 @@ def preprocessing_of(layers: tuple[Layer, ...]) -> tuple[Preprocessing, ...]:
             continue
         if i != len(front):
             raise ValueError(
-                f"layers[{i}], a {type(layer).__name__}, must stand before every Dense and Dropout: it prepares the"
-                " data, and nothing is trained through it"
+                f"layers[{i}], a {type(layer).__name__}, must stand before all layers of other kinds: it prepares"
+                " the data, and nothing is trained through it"
             )
         front.append(layer)
     return tuple(front)
-
-
-def _initializer(what: str, value: Any, known: dict[str, Any], ndim: int) -> str | NDArray[np.float64]:
-    if isinstance(value, str):
-        return check_name(what, value, known)
-    array = plain(what, value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{what} must be one of {', '.join(known)}, or an array of numbers; got {describe(value)}")
-    array = check_finite(what, own(array, np.float64))
-    if array.ndim != ndim:
-        raise ValueError(f"{what} must be an array of {ndim} dimension(s); got shape {array.shape}")
-    array.flags.writeable = False
-    return array
-
-
-def _repr(layer: Dense | Dropout, *values: object) -> str:
-    """Text of a layer: these values, then the other fields that are not at their defaults."""
-    parts = [str(value) for value in values]
-    for name, field in list(layer.__dataclass_fields__.items())[len(LEADING[type(layer)]) :]:
-        value = getattr(layer, name)
-        if isinstance(value, np.ndarray):
-            parts.append(f"{name}=<array {value.shape}>")
-        elif value != field.default:
-            parts.append(f"{name}={value!r}")
-    return f"{type(layer).__name__}({', '.join(parts)})"
-
-
-LEADING = {Dense: ("units", "activation"), Dropout: ("rate",)}  # the fields a repr gives without their names

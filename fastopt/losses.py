@@ -16,11 +16,13 @@ Common to all of them:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _backends
+from ._definitions import check_new_name
 from ._validation import (
     as_float_array,
     as_numbers,
@@ -33,7 +35,7 @@ from ._validation import (
     check_range,
     check_row_sums,
 )
-from .kernels.formulas import LOSS_DOMAINS, LOSSES
+from .kernels.formulas import LOSS_DOMAINS, LOSSES, Domain
 from .kernels.spec import LossSpec
 
 __all__ = [
@@ -58,11 +60,64 @@ class Loss:
     """Base of the losses: a row of LOSSES with its parameters, run on a backend."""
 
     name: ClassVar[str]
+    _key: ClassVar[str] = ""  # row of LOSSES, if that is not `name`
+    _domains: ClassVar[Mapping[str, Domain]] = LOSS_DOMAINS
 
     def __init__(self, backend: str = _backends.DEFAULT, **params: float) -> None:
         self.backend = _backends.check(backend)
-        checked = {name: check_in_domain(name, value, LOSS_DOMAINS[name]) for name, value in params.items()}
-        self.spec = LossSpec(self.name, checked)  # as the backends take it
+        checked = {name: check_in_domain(name, value, self._domains[name]) for name, value in params.items()}
+        self.spec = LossSpec(self._key or self.name, checked)  # as the backends take it
+
+    @staticmethod
+    def define(
+        name: str,
+        value: Any,
+        gradient: Any,
+        params: Mapping[str, Any] | None = None,
+        targets: str = "numbers",
+        link: str | None = None,
+        check: bool = True,
+    ) -> type[Loss]:
+        """Define a loss by a function of an output and its target, and return its class, such as `Huber` is one.
+
+        `fastopt.activations` says what a formula may be, and what becomes of it.
+
+        Args:
+            name: for `compile` and files: letters, digits and _, and none that fastopt has.
+            value: value(z, t), the loss of an output z and its target t, a Python function; the loss of a batch is the
+                mean over rows and outputs.
+            gradient: gradient(z, t), its derivative by z.
+            params: at most one parameter, which both functions may take by its name: name -> default, or (default,
+                least, most). Other numbers are constants of the functions.
+            targets: "numbers"; "fractions", from 0 to 1; or "signs", -1 and 1 (or 0 and 1, which mean the same), for
+                classes. Losses of class numbers look at whole rows, which no function of one output does.
+            link: activation whose inverse `value` includes. If the last layer has it, z is what it is applied to: a
+                loss with the link "sigmoid" takes logits.
+            check: False leaves out the comparison of `gradient` with finite differences of `value`.
+
+        Returns:
+            The class, whose arguments are the parameter and `backend`; `compile` takes it, an object of it, or `name`.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: a name that fastopt has itself, or a function that is no formula, not the derivative, or other
+                numbers when it is compiled; with the line of the function. Nothing is defined then.
+
+        Example:
+            >>> import math, fastopt as fo
+            >>> def value(z, t):
+            ...     return math.log(math.cosh(z - t))
+            >>> LogCosh = fo.Loss.define("logcosh", value, lambda z, t: math.tanh(z - t))
+            >>> round(LogCosh()([[1.0], [2.0]], [0, 0]), 4)
+            0.8794
+            >>> LogCosh().gradient([[1.0], [2.0]], [0, 0]).round(4).tolist()
+            [[0.3808], [0.482]]
+        """
+        from ._loss_definition import define
+
+        check_new_name("loss", name, _BUILT_IN)
+        LOSS_CLASSES[name] = made = define(Loss, name, value, gradient, params, targets, link, check)
+        return made
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """The mean loss."""
@@ -83,7 +138,7 @@ class Loss:
 
     def _checked(self, outputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
         outputs = as_float_array("outputs", outputs)
-        if outputs.ndim == 1 and not LOSSES[self.name].by_row:
+        if outputs.ndim == 1 and not LOSSES[self.spec.name].by_row:
             outputs = outputs.reshape(-1, 1)
         check_matrix("outputs", outputs, shape="(n, outputs)")
         return outputs, prepare_targets(self.spec, targets, outputs.shape[1], outputs.dtype, rows=len(outputs))
@@ -298,6 +353,9 @@ ALIASES = {
     "cce": "categorical_crossentropy",
     "pinball": "quantile",
 }
+
+
+_BUILT_IN = (*LOSS_CLASSES, *ALIASES)
 
 
 def get(loss: str | Loss | type[Loss]) -> Loss:

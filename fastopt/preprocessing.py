@@ -1,7 +1,7 @@
 """Layers that prepare data: first layers of a model, with the names, formulas and meaning of Keras'.
 
-They work on the host, in float64, on the rows of the user, and return the model's dtype. So every backend gets the same
-bits, and large offsets cost no digits. Nothing in them is trained.
+They work in float64, on the rows of the user, as a batch is gathered, and give the model's dtype. So every backend gets
+the same bits, and large offsets cost no digits. Nothing in them is trained.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from . import _frames
 from ._frozen import Frozen
 from ._validation import check_finite, check_matrix, check_real, describe, own, plain
+from .kernels.sources import Source, SparseRows, Stage, through
 
 EPSILON = 1e-7  # the smallest divisor, as in Keras
-BLOCK = 1 << 20  # values converted to float64 at once, so that there is no whole copy
 
 
 class Statistics(NamedTuple):
@@ -41,7 +41,7 @@ class Normalization(Frozen):
     is built with the layer afterwards; a model that has numbers already keeps them. A model's numbers are in
     `model.statistics`, beside `parameters`, and in its file.
 
-    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
+    Must come before all layers of other kinds. Raises TypeError or ValueError for other arguments.
 
     >>> import numpy as np
     >>> layer = Normalization().adapt([[0.0, 5.0], [2.0, 5.0]])
@@ -126,7 +126,7 @@ class Rescaling(Frozen):
     scale, offset  numbers, or arrays (inputs,)
     name           its name in `summary` and error messages; by default rescaling_1, ... in a model
 
-    Must come before the first Dense and Dropout. Raises TypeError or ValueError for other arguments.
+    Must come before all layers of other kinds. Raises TypeError or ValueError for other arguments.
 
     >>> Rescaling(2, offset=-1)
     Rescaling(2, offset=-1)
@@ -178,7 +178,7 @@ def known_statistics(layers: Sequence[Preprocessing], own: Known, inputs: int) -
 
 
 def learn(
-    layers: Sequence[Preprocessing], known: Known, matrix: np.ndarray, rows: NDArray[np.int64] | None
+    layers: Sequence[Preprocessing], known: Known, matrix: np.ndarray | SparseRows, rows: np.ndarray | None
 ) -> list[Statistics | None]:
     """Return the statistics of all layers; unknown ones are computed from `rows` of a finite matrix (None: all rows).
 
@@ -187,28 +187,26 @@ def learn(
     found = list(known)
     for i, layer in enumerate(layers):
         if isinstance(layer, Normalization) and found[i] is None:
-            before, numbers = layers[:i], found[:i]
+            before = stages_of(layers[:i], found[:i], matrix.shape[1])
 
-            def blocks(before: Any = before, numbers: Any = numbers) -> Iterator[np.ndarray]:
-                return (_through(before, numbers, block) for block in _blocks(matrix, rows))
+            def blocks(before: tuple[Stage, ...] = before) -> Iterator[np.ndarray]:
+                return (through(before, block) for block in _blocks(matrix, rows))
 
             mean, variance = moments(blocks, layer.axis is None)
             found[i] = Statistics(_spread(mean, matrix.shape[1]), _spread(variance, matrix.shape[1]))
     return found
 
 
-def apply(layers: Sequence[Preprocessing], numbers: Known, matrix: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return a matrix of real numbers after the layers, in `dtype`; without layers it may be the matrix itself."""
-    if not layers:
-        with np.errstate(over="ignore"):  # too large values become inf, which is reported
-            return np.require(matrix, dtype, ["C", "A"])
-    out = np.empty(matrix.shape, dtype)
-    start = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for block in _blocks(matrix, None):
-            out[start : start + len(block)] = _through(layers, numbers, block)
-            start += len(block)
-    return out
+def stages_of(layers: Sequence[Preprocessing], numbers: Known, inputs: int) -> tuple[Stage, ...]:
+    """Return what the layers, with their statistics, do to rows of `inputs` features on their way to a batch."""
+    return tuple(_stage(layer, known, inputs) for layer, known in zip(layers, numbers, strict=True))
+
+
+def _stage(layer: Preprocessing, known: Statistics | None, inputs: int) -> Stage:
+    if isinstance(layer, Rescaling):
+        return Stage(False, _spread(layer.scale, inputs), _spread(layer.offset, inputs))
+    assert known is not None
+    return Stage(True, np.maximum(np.sqrt(known.variance), EPSILON), known.mean)
 
 
 def moments(blocks: Callable[[], Iterator[np.ndarray]], together: bool = False) -> Statistics:
@@ -247,23 +245,9 @@ def check_label(name: str | None) -> None:
         raise ValueError("name must not be empty")
 
 
-def _through(layers: Sequence[Preprocessing], numbers: Known, block: np.ndarray) -> np.ndarray:
-    """Return a block of float64 rows after the layers."""
-    for layer, known in zip(layers, numbers, strict=True):
-        if isinstance(layer, Rescaling):
-            block = block * np.asarray(layer.scale) + np.asarray(layer.offset)
-        else:
-            assert known is not None
-            block = (block - known.mean) / np.maximum(np.sqrt(known.variance), EPSILON)
-    return block
-
-
-def _blocks(matrix: np.ndarray, rows: NDArray[np.int64] | None) -> Iterator[np.ndarray]:
+def _blocks(matrix: np.ndarray | SparseRows, rows: np.ndarray | None) -> Iterator[np.ndarray]:
     """Rows of a matrix in float64, a block at a time; C-contiguous, as memory order decides the bits of a sum."""
-    num_rows, block_rows = len(matrix) if rows is None else len(rows), max(1, BLOCK // matrix.shape[1])
-    for start in range(0, num_rows, block_rows):
-        part = slice(start, start + block_rows)
-        yield np.ascontiguousarray(matrix[part if rows is None else rows[part]], np.float64)
+    return (np.ascontiguousarray(block, np.float64) for _, block in Source(matrix).blocks(rows))
 
 
 def _vector(what: str, value: Any) -> NDArray[np.float64]:

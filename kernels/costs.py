@@ -20,7 +20,7 @@ from .formulas import ACTIVATIONS, NUM_SCALARS, OPTIMIZERS
 from .profile import Cost
 from .scalars import fill_scalars
 
-INDEX = 8  # bytes of the index of a row, and of a label
+LABEL, ORDER = 8, 4  # bytes of a label, and of the number of a row
 
 
 class CountedValue:
@@ -108,23 +108,29 @@ def _update_flops(rule: str | None) -> int:
 
 def shuffle() -> Cost:
     """Indices of the rows of an epoch read, and written in another order."""
-    return Cost("shuffle", row_bytes=2 * INDEX, once_an_epoch=True)
+    return Cost("shuffle", row_bytes=2 * ORDER, once_an_epoch=True)
 
 
-def gather(inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False) -> Cost:
-    """Rows of x and y (`targets` columns, or labels) copied to the batch; ordered: by indices, which are read."""
-    target = INDEX if labels else targets * itemsize
-    return Cost(f"gather {inputs}", row_bytes=2 * (inputs * itemsize + target) + ordered * INDEX)
+def gather(
+    inputs: int, targets: int, ordered: bool, itemsize: int, labels: bool = False, stored: float | None = None
+) -> Cost:
+    """Rows of x and y (`targets` columns, or labels) copied to the batch; ordered: by row numbers, which are read.
+
+    stored: bytes of a value of x where its dtype is another.
+    """
+    target = LABEL if labels else targets * itemsize
+    x = inputs * itemsize + inputs * (itemsize if stored is None else stored)
+    return Cost(f"gather {inputs}", row_bytes=int(x) + 2 * target + ordered * ORDER)
 
 
 def sum_weights(itemsize: int) -> Cost:
-    """Indices and weights of the rows of an epoch read."""
-    return Cost("sum of weights", row_bytes=INDEX + itemsize, once_an_epoch=True)
+    """Numbers and weights of the rows of an epoch read."""
+    return Cost("sum of weights", row_bytes=ORDER + itemsize, once_an_epoch=True)
 
 
 def gather_weights(itemsize: int) -> Cost:
-    """Indices and weights of the rows read, weights written."""
-    return Cost("gather weights", row_bytes=INDEX + 2 * itemsize)
+    """Numbers and weights of the rows read, weights written."""
+    return Cost("gather weights", row_bytes=ORDER + 2 * itemsize)
 
 
 def scatter(outputs: int, itemsize: int) -> Cost:
@@ -135,6 +141,43 @@ def scatter(outputs: int, itemsize: int) -> Cost:
 def dropout(columns: int, itemsize: int, backward: bool) -> Cost:
     """x (or dy) read, y (or dx) written; the mask is drawn, not kept."""
     return Cost(f"dropout{' backward' * backward} {columns}", row_bytes=2 * columns * itemsize)
+
+
+def noise(columns: int, itemsize: int) -> Cost:
+    """x read, y written."""
+    return Cost(f"noise {columns}", row_bytes=2 * columns * itemsize)
+
+
+def normalization(name: str, columns: int, params: int, itemsize: int, parameter_size: int) -> Cost:
+    """x and so many parameters, of their own size, read, y written.
+
+    A row takes one operation an element for the mean, three for the variance, and three for y.
+    """
+    in_training = name != "batch_norm_moving"
+    moving = 2 * (name == "batch_norm")  # averages that are written, too
+    return Cost(
+        f"{name.replace('_moving', '')} {columns}",
+        bytes=(params + moving) * columns * parameter_size,
+        row_bytes=2 * columns * itemsize,
+        row_flops=(7 if in_training else 3) * columns,
+    )
+
+
+def normalization_gradients(
+    name: str, columns: int, arrays: int, gradients: int, updates: int, rule: str | None, itemsize: int,
+    parameter_size: int,
+) -> Cost:  # fmt: skip
+    """So many arrays of rows read or written: x, dy and dx; gradients of parameters written, or parameters updated.
+
+    A row takes five operations an element for the sums of both gradients, and five for dx.
+    """
+    return Cost(
+        f"{name} {columns}",
+        bytes=columns * (gradients * parameter_size + updates * _update_bytes(rule, parameter_size)),
+        flops=columns * updates * _update_flops(rule),
+        row_bytes=arrays * columns * itemsize,
+        row_flops=(5 * (arrays > 1) + 5 * (arrays > 2)) * columns,
+    )
 
 
 def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: bool, itemsize: int) -> Cost:
@@ -225,12 +268,12 @@ def weights(inputs: int, outputs: int, rule: str | None, itemsize: int, bias: bo
 
 def loss(name: str, outputs: int, labels: bool, itemsize: int) -> Cost:
     """z and the targets read, dz written."""
-    return Cost(f"loss {name}", row_bytes=2 * outputs * itemsize + (INDEX if labels else outputs * itemsize))
+    return Cost(f"loss {name}", row_bytes=2 * outputs * itemsize + (LABEL if labels else outputs * itemsize))
 
 
 def metric(name: str, outputs: int, labels: bool, itemsize: int) -> Cost:
     """The outputs and the targets read."""
-    return Cost(f"metric {name}", row_bytes=outputs * itemsize + (INDEX if labels else outputs * itemsize))
+    return Cost(f"metric {name}", row_bytes=outputs * itemsize + (LABEL if labels else outputs * itemsize))
 
 
 def link(name: str, outputs: int, itemsize: int) -> Cost:

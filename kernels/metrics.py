@@ -86,7 +86,7 @@ def variation_of_pass(metrics: Sequence[str], batches: Any, in_order: bool) -> V
     parts = batches.parts
     if parts is None:
         return variation_for(metrics, batches.y, batches.order, batches.weights)
-    if parts.carried is None:
+    if parts.variation is None:
         whole = parts.whole.epoch(0) if in_order else parts.whole
         parts.variation = variation_for(metrics, whole.y, whole.order, whole.weights)
     return parts.variation

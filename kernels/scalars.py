@@ -9,7 +9,7 @@ import numpy as np
 
 from .formulas import NUM_SCALARS, OPTIMIZERS
 from .formulas.optimizers.common import L2, Column
-from .spec import OptimizerSteps
+from .spec import NEUTRAL, OptimizerSteps, ParamSettings
 
 TINY = {np.dtype(name): float(np.finfo(name).tiny) for name in ("float32", "float64")}
 AHEAD = 32  # steps whose scalars are computed at once
@@ -28,13 +28,14 @@ def fill_scalars(
     table[:, NUM_SCALARS] = TINY[table.dtype]
 
 
-def fill_settings(table: np.ndarray, steps: OptimizerSteps) -> None:
-    """Write the scalars of an optimizer's next steps, (steps, settings, NUM_SCALARS + 1), in the order of `rows`."""
+def fill_settings(table: np.ndarray, steps: OptimizerSteps, settings: Sequence[ParamSettings]) -> None:
+    """Write the scalars of an optimizer's next steps, (steps, settings, NUM_SCALARS + 1); settings: those of `rows`."""
     count = len(steps.learning_rates)
-    for i, own in enumerate(steps.rows()[0]):
+    for i, own in enumerate(settings):
         first, rows = steps.steps_done - own.late + 1, table[:count, i]
         rates = steps.learning_rates * own.lr_scale
-        columns = _columns(steps.rule, range(first, first + count), rates.tolist(), steps.options_of(own))
+        options = steps.options if own is NEUTRAL else steps.options_of(own)
+        columns = _columns(steps.rule, range(first, first + count), rates.tolist(), options)
         for j, column in enumerate(columns):
             rows[:, j] = np.add(column, 2 * own.l2) if j == L2 and own.l2 else column
         rows[:, NUM_SCALARS] = TINY[table.dtype]

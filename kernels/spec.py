@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .sources import Source
+
 NO_PARAMS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -26,7 +28,58 @@ class DropoutSpec(NamedTuple):
     rate: float
 
 
-LayerSpec = DenseSpec | DropoutSpec
+class GaussianNoiseSpec(NamedTuple):
+    """Gaussian noise: in training a draw of N(0, stddev^2) is added to each element."""
+
+    stddev: float
+
+
+class LayerNormSpec(NamedTuple):
+    """Each row normalized: y = gamma (x - mean) / sqrt(variance + epsilon) + beta, with the row's mean and variance.
+
+    scale, center: there is a gamma, a beta; they are parameters of shape (columns,).
+    """
+
+    columns: int
+    epsilon: float = 1e-3
+    center: bool = True
+    scale: bool = True
+
+
+class BatchNormSpec(NamedTuple):
+    """Each column normalized, in training by the mean and the biased variance of the batch, else by moving averages.
+
+    Parameters are gamma and beta, as of `LayerNormSpec`, then the averages, which every training batch brings nearer to
+    its own: average = momentum average + (1 - momentum) of the batch. Rows count alike, whatever their weights are; a
+    step whose weights sum to 0 moves nothing.
+    """
+
+    columns: int
+    epsilon: float = 1e-3
+    center: bool = True
+    scale: bool = True
+    momentum: float = 0.99
+
+
+LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec
+MOVING = ("moving_mean", "moving_variance")  # parameters that no optimizer updates
+
+
+def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
+    """Return the names of a layer's parameters with their shapes, in the order in which networks have them.
+
+    >>> parameter_shapes(DenseSpec(4, 3))
+    {'kernel': (4, 3), 'bias': (3,)}
+    >>> list(parameter_shapes(BatchNormSpec(3, center=False)))
+    ['gamma', 'moving_mean', 'moving_variance']
+    """
+    if isinstance(layer, DenseSpec):
+        kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
+        return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
+    if isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+        return {}
+    names = ["gamma"] * layer.scale + ["beta"] * layer.center
+    return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))
 
 
 class LossSpec(NamedTuple):
@@ -94,11 +147,17 @@ class BufferUpdate(NamedTuple):
 class Shuffle(NamedTuple):
     """A new order of rows for every epoch: a pure function of a seed and the number of the epoch.
 
-    It is that of NumPy's `Generator(PCG64(SeedSequence(seed, spawn_key=(1, epoch)))).permutation`.
+    It is drawn by NumPy's `g = Generator(PCG64(SeedSequence(seed, spawn_key=(1, epoch))))`: `g.permutation(rows)`.
+
+    With `block_rows` neighbours stay near each other, for data beyond memory. The rows are cut into blocks of so many
+    (the last one may be shorter), which are put in the order `g.permutation(number of blocks)`. Then every
+    `window_rows` rows, one window after the other, are put in random order by `g.shuffle`.
     """
 
     seed: int  # in [0, 2^64)
     first_epoch: int = 0  # number, in the life of a model, of the first epoch of a pass
+    block_rows: int = 0  # 0: all rows are mixed with one another
+    window_rows: int = 0
 
     def order(self, rows: np.ndarray, epoch: int = 0) -> np.ndarray:
         """Return `rows`, (m,), in the order of an epoch of the pass, counted from 0: a new array.
@@ -108,10 +167,18 @@ class Shuffle(NamedTuple):
         True
         >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
         True
+        >>> Shuffle(seed=0, block_rows=2, window_rows=4).order(rows).tolist()
+        [13, 15, 14, 12, 11, 10]
         """
         key = SHUFFLE_STREAM, self.first_epoch + epoch
-        bits = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key))
-        return np.random.Generator(bits).permutation(rows)
+        g = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
+        if not self.block_rows:
+            return g.permutation(rows)
+        starts = g.permutation(-(-len(rows) // self.block_rows)) * self.block_rows
+        order = np.concatenate([rows[:0], *(rows[start : start + self.block_rows] for start in starts)])
+        for start in range(0, len(rows), self.window_rows):
+            g.shuffle(order[start : start + self.window_rows])
+        return order
 
 
 SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others
@@ -121,8 +188,9 @@ class EpochParts:
     """An epoch whose parts are passes by themselves, one after the other: what a backend hands on to the next one.
 
     whole: the batches of the whole epoch; rows: number of those done. The rest is the backend's: `carried`, sums for
-    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch.
-    weight: sum of the weights of the rows done, 0 where rows have none.
+    metrics after the parts done, None before the first, and `variation`, of the targets of the whole epoch. `carried`
+    is made of mappings, lists, numbers and arrays, so that a file can hold it: another process may go on with the
+    epoch, which finds the variation anew. weight: sum of the weights of the rows done, 0 where rows have none.
     """
 
     def __init__(self, whole: Batches) -> None:
@@ -146,9 +214,9 @@ class Batches(NamedTuple):
     with the learning rate of its number.
     """
 
-    x: np.ndarray  # (n, inputs)
-    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of x's dtype
-    order: np.ndarray  # (m,) int64 row indices
+    x: np.ndarray | Source  # (n, inputs), of the network's dtype, or a source of any
+    y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the network's dtype
+    order: np.ndarray  # (m,) row indices: uint32 or, for the same bits, int64
     batch_size: int
     accumulate: int = 1
     epochs: int = 1  # passes over all batches, one after the other
@@ -165,6 +233,13 @@ class Batches(NamedTuple):
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
         return -(-len(self.order) // (self.batch_size * self.accumulate))
+
+    @property
+    def step_rows(self) -> np.ndarray:
+        """Rows of every optimizer step of an epoch, (steps,) int64: the last one may have fewer than the others."""
+        rows = np.full(self.steps, self.batch_size * self.accumulate)
+        rows[-1:] = len(self.order) - rows[:-1].sum()
+        return rows
 
     def epoch(self, i: int) -> Batches:
         """Return the batches of epoch i alone, in their order."""
@@ -210,6 +285,9 @@ class AfterStep(NamedTuple):
         return self if self.shares is None else self._replace(shares=self.shares[i * steps : (i + 1) * steps])
 
 
+NEUTRAL = ParamSettings()
+
+
 class OptimizerSteps(NamedTuple):
     """The next steps of an optimizer on the parameters of a network, one for each of `learning_rates`."""
 
@@ -223,6 +301,7 @@ class OptimizerSteps(NamedTuple):
     clip_norm: float | None = None  # the largest norm of all gradients of a step together
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
     after: AfterStep | None = None  # work that follows each update
+    fixed: Sequence[int] = ()  # indices of BatchNorms among the layers that go by their averages, and do not move them
 
     @property
     def updated(self) -> tuple[bool, ...]:
@@ -244,9 +323,9 @@ class OptimizerSteps(NamedTuple):
         (0, 0, 1)
         """
         if not self.settings:
-            return [ParamSettings()], (0,) * len(self.states)
+            return [NEUTRAL], (0,) * len(self.states)
         different = list(dict.fromkeys(own for own, on in zip(self.settings, self.updated, strict=True) if on))
-        different = different or [ParamSettings()]
+        different = different or [NEUTRAL]
         indices = (different.index(own) if on else 0 for own, on in zip(self.settings, self.updated, strict=True))
         return different, tuple(indices)
 

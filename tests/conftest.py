@@ -16,6 +16,7 @@ import helpers_guard
 import hypothesis
 import numpy as np
 import pytest
+from helpers_formulas import forget_formulas
 from optimizers import repeats
 
 from fastopt import _backends
@@ -202,6 +203,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return (status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _formulas_forgotten() -> Iterator[None]:
+    """After a test, take formulas that it has defined out of the tables, which other tests go through."""
+    yield
+    forget_formulas()
 
 
 @pytest.fixture(autouse=True)

@@ -27,14 +27,16 @@ from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
 from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
-from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.metrics import scored_forms
 from fastopt.kernels.spec import (
     MASTER,
     SAME,
     STOCHASTIC,
+    AfterStep,
     Batches,
     BufferUpdate,
+    Constraint,
     DenseSpec,
     DropoutSpec,
     LossSpec,
@@ -116,6 +118,12 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda scored=scored, dtype=dtype, w=weighted: _counts(scored, dtype, w),
                 )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        for axes in ((0,), (1,)):
+            for name in CONSTRAINTS:
+                yield (
+                    f"averages and {name} {axes} {dtype}",
+                    lambda name=name, axes=axes, dtype=dtype: _after_steps(name, axes, dtype),
+                )
         for loss in ("sparse_categorical_crossentropy", "binary_crossentropy"):
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
     for dtype in (*REAL, "bfloat16"):
@@ -186,7 +194,7 @@ def _narrowing(shape: tuple[int, int]) -> Outputs:
 def _gather(shape: tuple[int, int], dtype: str, y_columns: int) -> Outputs:
     """y_columns: of targets; 0: labels."""
     (count, columns), half = shape, shape[0] // 2
-    order, now = to_device(np.random.default_rng(0).permutation(count)), _clock()
+    order, now = to_device(np.random.default_rng(0).permutation(count).astype("uint32")), _clock()
     x, into = there(drawn(*shape), dtype), there(np.zeros((half, columns)), dtype)
     y, y_into = there(drawn(count, y_columns), dtype), there(np.zeros((half, y_columns)), dtype)
     if not y_columns:
@@ -293,6 +301,17 @@ def _network(dtype: str, compute: str | None = None) -> Outputs:
     options = OPTIMIZERS["adam"].options
     losses_ = network.train(batches, OptimizerSteps("adam", states, options, np.full(2, 0.01), clip_norm=0.1), 5).losses
     return [to_device(array) for array in (*params, losses_, network.predict(x, 4))]
+
+
+def _after_steps(name: str, axes: tuple[int, ...], dtype: str) -> Outputs:
+    """Run a pass whose steps end with a constraint, and averages."""
+    params = [drawn(37, 3).astype(dtype), drawn(3).astype(dtype)]
+    averages, x, y = [np.zeros_like(p) for p in params], drawn(4, 37).astype(dtype), drawn(4, 3).astype(dtype)
+    network = cuda.Network([DenseSpec(37, 3)], params, dtype, LossSpec("mean_squared_error"), [])
+    after = AfterStep([Constraint(name, axes), None], averages, np.array([0.5, 0.25]))
+    steps = OptimizerSteps("sgd", [(), ()], OPTIMIZERS["sgd"].options, np.full(2, 0.1), after=after)
+    network.train(Batches(x, y, np.arange(4), 2), steps, 0)
+    return [to_device(array) for array in (*params, *averages)]
 
 
 def _fused(loss: str, dtype: str) -> Outputs:

@@ -36,20 +36,26 @@ from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
+from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
     FORMS,
     MASTER,
+    MOVING,
     SAME,
     AfterStep,
     Batches,
+    BatchNormSpec,
     Constraint,
     DenseSpec,
     DropoutSpec,
+    GaussianNoiseSpec,
+    LayerNormSpec,
     LossSpec,
     OptimizerSteps,
     ParamSettings,
     Shuffle,
     Update,
+    parameter_shapes,
 )
 
 THOROUGH = sys.argv[2:] == ["thorough"]  # every loop of 16 bits
@@ -346,20 +352,25 @@ def library() -> Iterator[Case]:
 def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **more: Any) -> list[Any]:
     """Two epochs of training, an evaluation and a prediction; the last batch is a short one."""
     ends = [layer for layer in layers if isinstance(layer, DenseSpec)]
-    params = []
-    for layer in ends:
-        params.append(drawn(layer.inputs, layer.outputs).astype(dtype) / np.sqrt(layer.inputs).astype(dtype))
-        params += [drawn(layer.outputs).astype(dtype)] if layer.bias else []
-    frozen, own = more.pop("frozen", ()), more.pop("own", None)
+    params, frozen, own, fixed = [], more.pop("frozen", ()), more.pop("own", None), more.pop("fixed", ())
+    for i, layer in enumerate(layers):
+        for name, shape in parameter_shapes(layer).items():
+            if name in MOVING or i in fixed:
+                frozen += (len(params),)
+            scale = np.sqrt(shape[0]) if name == "kernel" else 1
+            params.append(drawn(*shape).astype(dtype) / np.array(scale, dtype))
+            if name == "moving_variance":
+                params[-1] = np.abs(params[-1])
     states = [
         None if i in frozen else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for i, p in enumerate(params)
     ]
     metrics = [name for name, metric in METRICS.items() if metric.goes_with(LOSSES[loss])]
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
+    x, order = more.pop("keep", lambda x: x)(x), np.arange(count, dtype=np.uint32)
     weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
     group = more.pop("accumulate", 1)
-    batches = Batches(x, y, np.arange(count), 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
+    batches = Batches(x, y, order, 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
     after, averages = more.pop("after", None), list[np.ndarray]()
     if after is not None:
@@ -370,6 +381,7 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     settings = [own] * len(params) if own else ()
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
+    steps = steps._replace(fixed=fixed)
     totals = net.train(batches, steps, 3)
     judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
@@ -394,6 +406,12 @@ LIMITS = {
     "constraints of rows": [Constraint("max_norm", (1,)), None, *[Constraint("unit_norm", (1,))] * 2, None],
     "constraints of whole arrays": [Constraint("unit_norm", (0, 1)), None, None, Constraint("max_norm", (0, 1)), None],
 }
+NORMALIZED = [
+    BatchNormSpec(7), GaussianNoiseSpec(0.2), DenseSpec(7, 65), BatchNormSpec(65, center=False), LayerNormSpec(65),
+    DropoutSpec(0.1), DenseSpec(65, 33), LayerNormSpec(33, scale=False), DenseSpec(33, 17),
+    BatchNormSpec(17, scale=False), GaussianNoiseSpec(0.2), LayerNormSpec(17, center=False),
+    DenseSpec(17, 3),
+]  # fmt: skip
 WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
 
 
@@ -439,7 +457,34 @@ def networks() -> Iterator[Case]:
                 f"network, {name}, {dtype}",
                 lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
             )
+        for name, more in {
+            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"weighted": True}, ", fixed": {"fixed": (9,)},
+        }.items():  # fmt: skip
+            yield (
+                f"network with normalization{name}, {dtype}",
+                lambda d=dtype, m=more: _network(NORMALIZED, "mean_squared_error", d, "momentum", **m),
+            )
         yield f"network of wider layers, {dtype}", lambda d=dtype: _network(WIDE, "mean_squared_error", d)
+    for name, keep in {"bytes": _bytes, "columns first": _columns_first, "sparse": _sparse}.items():
+        yield f"network, {name}", lambda k=keep: _network(DEEP, "mean_squared_error", "float32", keep=k)
+
+
+def _bytes(x: np.ndarray) -> Source:
+    """Bytes, which two stages prepare."""
+    inputs = x.shape[1]
+    stages = tuple(Stage(divides, np.full(inputs, 2.0), np.full(inputs, 0.5)) for divides in (False, True))
+    return Source((20 * x + 100).astype(np.uint8), stages)
+
+
+def _columns_first(x: np.ndarray) -> Source:
+    return Source(np.asfortranarray(x.astype(">i2")))
+
+
+def _sparse(x: np.ndarray) -> Source:
+    """The positive numbers."""
+    rows, columns = np.nonzero(x > 0)
+    starts = np.searchsorted(rows, np.arange(len(x) + 1)).astype(np.int32)
+    return Source(SparseRows(x[rows, columns], columns.astype(np.int32), starts, x.shape[1]))
 
 
 def networks_in_bfloat16() -> Iterator[Case]:
@@ -450,7 +495,7 @@ def networks_in_bfloat16() -> Iterator[Case]:
                 f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
                 lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
             )
-    for name, specs in {"deep": DEEP, "wide": WIDE}.items():
+    for name, specs in {"deep": DEEP, "wide": WIDE, "normalized": NORMALIZED}.items():
         yield (
             f"{name} network in bfloat16",
             lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
@@ -476,10 +521,13 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "networks": (
         networks,
         r"run_program|shuffle|total|penalty|finish|after_step|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
-        r"|(gather|scatter|dropout|metric|counts|apply)_.*(?<!bfloat16)"
+        r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
-    "networks in bfloat16": (networks_in_bfloat16, r"(activate|slope|gather|dropout|round)_(.*_)?bfloat16"),
+    "networks in bfloat16": (
+        networks_in_bfloat16,
+        r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
+    ),
     "profiles": (profiles, r"run_program_marked"),
 }
 

@@ -127,6 +127,21 @@ def _initializers(backend: str, dtype: str, a: Arrays) -> list[Any]:
     return _all_of(fo.Sequential([layer], backend=backend, dtype=dtype, inputs=IN))
 
 
+def _vectors(*names: str) -> Callable[[np.random.Generator, str, int], Arrays]:
+    def make(rng: np.random.Generator, dtype: str, rows: int) -> Arrays:
+        return {name: rng.random(IN).astype(dtype) for name in names}
+
+    return make
+
+
+def _normalizes(cls: Any) -> Callable[[str, str, Arrays], list[Any]]:
+    def call(backend: str, dtype: str, a: Arrays) -> list[Any]:
+        layer = cls(**{f"{name}_initializer": array for name, array in a.items()})
+        return _all_of(fo.Sequential([layer, fo.Dense(OUT)], backend=backend, dtype=dtype, inputs=IN))
+
+    return call
+
+
 def _set_weights(backend: str, dtype: str, a: Arrays) -> list[Any]:
     model = fo.Sequential([fo.Dense(OUT, "tanh")], backend=backend, dtype=dtype, inputs=IN)
     model.set_weights([a["w"], a["b"]])
@@ -323,6 +338,8 @@ def _load_states(backend: str, dtype: str, a: Arrays) -> list[Any]:
 KINDS = {(row.targets, row.by_row, row.signs): name for name, row in LOSSES.items()}.values()
 ENTRIES: dict[str, Entry] = {
     "Dense": Entry(_weights, _initializers),
+    "LayerNorm": Entry(_vectors("gamma", "beta"), _normalizes(fo.LayerNorm)),
+    "BatchNorm": Entry(_vectors("gamma", "beta", "moving_mean", "moving_variance"), _normalizes(fo.BatchNorm)),
     "Sequential.set_weights": Entry(_weights, _set_weights),
     "Sequential.adopt": Entry(_weights, _adopt),
     "Sequential.predict": Entry(_data("huber"), _predict),

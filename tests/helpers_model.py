@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import Dense, Dropout, Sequential
+from fastopt import Dense, Dropout, Rescaling, Sequential
 
 CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
@@ -32,6 +32,18 @@ def trained(backend: str = "numpy", **options: Any) -> Sequential:
     model = classifier(backend, **options)
     model.fit(*blobs())
     return model
+
+
+def prepared(layers: Any, statistics: Any, x: Any, dtype: Any) -> np.ndarray:
+    """Rows x after layers that prepare data, by their formulas: float64 (rows, inputs), then the dtype."""
+    rows = np.asarray(x, np.float64)
+    with np.errstate(over="ignore"):
+        for layer, known in zip(layers, statistics, strict=True):
+            if isinstance(layer, Rescaling):
+                rows = rows * layer.scale + layer.offset
+            else:
+                rows = (rows - known.mean) / np.maximum(np.sqrt(known.variance), 1e-7)
+        return rows.astype(dtype)
 
 
 def snapshot(model: Sequential) -> dict[str, Any]:

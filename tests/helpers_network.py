@@ -9,7 +9,17 @@ import pytest
 
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, OptimizerSteps, PassResult
+from fastopt.kernels.spec import (
+    MOVING,
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    PassResult,
+    parameter_shapes,
+)
 
 # Rounding grows from step to step; float64 shows that nothing else does. In bfloat16 layers
 # compute, and all else is float32: both round at the same steps, except the inputs of GELU's epilogue.
@@ -41,11 +51,21 @@ def data_for(
 def params_for(rng: np.random.Generator, layers: list[LayerSpec], dtype: str) -> list[np.ndarray]:
     params = []
     for layer in layers:
-        if isinstance(layer, DenseSpec):
-            params.append((rng.standard_normal((layer.inputs, layer.outputs)) / layer.inputs**0.5).astype(dtype))
-            if layer.bias:
-                params.append((0.1 * rng.standard_normal(layer.outputs)).astype(dtype))
+        for name, shape in parameter_shapes(layer).items():
+            drawn = 0.1 * rng.standard_normal(shape)
+            if name == "kernel":
+                drawn *= 10 / shape[0] ** 0.5
+            params.append((drawn + (name in ("gamma", "moving_variance"))).astype(dtype))
     return params
+
+
+def states_for(rule: str, layers: list[LayerSpec], params: list[np.ndarray]) -> list[tuple[np.ndarray, ...] | None]:
+    """States of zeros; None of parameters that no optimizer updates."""
+    names = [name for layer in layers for name in parameter_shapes(layer)]
+    return [
+        None if name in MOVING else tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states)
+        for name, p in zip(names, params, strict=True)
+    ]
 
 
 class Run:
@@ -58,19 +78,25 @@ class Run:
         more |= {"compute": dtype} if dtype == "bfloat16" else {}
         dtype = kept_in(dtype)
         self.params = params_for(np.random.default_rng(seed), layers, dtype)
-        self.states = [tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in self.params]
+        self.states = states_for(rule, layers, self.params)
         self.net = backend.Network(layers, self.params, dtype, LossSpec(loss), metrics, **more)
         self.rule, self.step = rule, 0
+        self.owners = [i for i, layer in enumerate(layers) for _ in parameter_shapes(layer)]
 
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
-        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None, **options: Any,
+        progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None,
+        fixed: tuple[int, ...] = (), **options: Any,
     ) -> PassResult:  # fmt: skip
+        """fixed: indices of layers whose parameters stay as they are."""
         batches = Batches(x, y, order, batch_size, accumulate, weights=weights)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
-            steps = OptimizerSteps(self.rule, self.states, options, rates, self.step, clip_norm)
+            states = [
+                None if owner in fixed else of_param for owner, of_param in zip(self.owners, self.states, strict=True)
+            ]
+            steps = OptimizerSteps(self.rule, states, options, rates, self.step, clip_norm, fixed=fixed)
             return self.net.train(batches, steps, seed, progress)
         finally:
             self.step += self.net.steps_done
@@ -102,6 +128,8 @@ def compare(
     rounding = {"rtol": 10 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
     for ours_all, theirs_all in ((ours.params, theirs.params), (ours.states, theirs.states)):
         for a, b in zip(ours_all, theirs_all, strict=True):
+            if a is None:
+                continue
             np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
     assert_agree(ours.net.evaluate(x, y, 6, weights), theirs.net.evaluate(x, y, 6, weights), dtype)
     np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)

@@ -20,12 +20,13 @@ HEAD = '"""Written by tests/helpers_stubs.py; do not edit."""\n\n'
 
 def optim_stub() -> str:
     """The text of fastopt/optim/__init__.pyi."""
-    names = ["Optimizer", "get_optimizer", *CLASSES]  # which `fastopt` has as well
+    names = ["Optimizer", "OptimizerRule", "get_optimizer", *CLASSES]  # which `fastopt` has as well
     lines = [
         HEAD + "from collections.abc import Callable",
         "from typing import Any",
         "",
         "from .base import Optimizer as Optimizer",
+        "from .rules import OptimizerRule as OptimizerRule",
         "",
         *_all(names),
         "",
@@ -55,6 +56,7 @@ def torch_stub() -> str:
         "",
         "import torch",
         "",
+        "from ._defined import class_of as class_of",
         "from ._explain import Explanation as Explanation",
         "from ._explain import Placement as Placement",
         "from ._explain import explain as explain",
@@ -71,7 +73,7 @@ def torch_stub() -> str:
     return "\n".join(lines) + "\n"
 
 
-_TORCH_NAMES = "Explanation", "Placement", "StepInBackward", "accelerate", "explain", "step_in_backward"
+_TORCH_NAMES = "Explanation", "Placement", "StepInBackward", "accelerate", "class_of", "explain", "step_in_backward"
 
 
 def _all(names: list[str]) -> list[str]:

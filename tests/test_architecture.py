@@ -22,26 +22,29 @@ KERNELS = {
     "settings": "",
     "interrupts": "",
     "denormals": "",
-    "spec": "",
+    "sources": "",
+    "spec": "sources",
     "epochs": "interrupts spec",
     "profile": "",
     "metrics": "formulas",
     "formulas": "",
+    "language": "formulas",
+    "definitions": "formulas language reference",
     "disk_cache": "settings",
     "scalars": "formulas spec",
     "costs": "formulas profile scalars",
     # The oracle is blind: it must not see the formulas and the loops that it is compared with.
-    "reference": "denormals epochs spec",
+    "reference": "denormals epochs sources spec",
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
-    "cpu/dense": "cpu/runtime formulas metrics spec settings",
-    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas spec scalars costs metrics profile interrupts",
+    "cpu/dense": "cpu/runtime formulas metrics sources spec settings",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas sources spec scalars costs metrics profile interrupts",
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
     "cuda/dense": "cuda/runtime formulas metrics spec costs profile",
     "cuda/fused": "cuda/runtime cuda/dense formulas metrics spec costs profile",
-    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec scalars costs metrics profile"
+    "cuda/training": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas sources spec scalars costs metrics profile"
     " epochs interrupts",
     "cuda/installation": "cuda/runtime cuda/optim",
     "cuda/kernels": "cuda/runtime cuda/optim cuda/dense cuda/fused formulas spec",
@@ -57,37 +60,44 @@ FASTOPT = {
     "_warnings": "",
     "_validation": "_dlpack kernels/formulas",
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
+    "_definitions": "_backends _validation kernels/formulas kernels/language kernels/spec",
     "_files": "_validation kernels/interrupts",
-    "_frames": "_dlpack _validation",
+    "_frames": "_dlpack _validation kernels/sources",
     "_metrics": "_validation kernels/formulas",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
-    "preprocessing": "_frames _frozen _validation",
-    "functional": "_backends _validation kernels/formulas",
-    "losses": "_backends _validation kernels/formulas kernels/spec",
+    "preprocessing": "_frames _frozen _validation kernels/sources",
+    "activations": "_definitions _validation kernels/definitions kernels/formulas",
+    "functional": "_backends _validation activations kernels/formulas",
+    "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
+    "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
     "regularizers": "_validation",
     "averaging": "_validation",
     "constraints": "_validation kernels/spec",
-    "layers": "_frozen _validation constraints preprocessing regularizers kernels/formulas kernels/spec",
+    "_layer_parts": "_validation",
+    "_normalization_layers": "_frozen _layer_parts _validation preprocessing kernels/spec",
+    "layers": "_definitions _frozen _layer_parts _normalization_layers _validation activations constraints"
+    " preprocessing regularizers kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
     "callbacks": "_exclusive _metrics _validation kernels/interrupts",
-    "optim": "_backends _dlpack _exclusive _validation conventions kernels/formulas kernels/spec",
+    "optim": "_backends _definitions _dlpack _exclusive _validation conventions kernels/definitions kernels/formulas"
+    " kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
-    "models": "_backends _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings averaging"
-    " callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
-    " kernels/metrics kernels/spec",
-    "__init__": "averaging callbacks constraints conventions datasets functional layers losses models optim"
-    " preprocessing profiling regularizers schedules"
-    " kernels/cpu/runtime",
-    "sklearn": "_backends _validation callbacks layers models optim regularizers kernels/formulas",
+    "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
+    " averaging callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
+    " kernels/metrics kernels/sources kernels/spec",
+    "__init__": "activations averaging callbacks constraints conventions datasets functional layers losses models optim"
+    " preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",
     "__main__": "cli",
+    "examples": "__init__ callbacks",
 }
 
 # Suites may import everything. `limits` measures the machine, on kernels alone, so that `profiling` can use it.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt.callbacks import Callback, LambdaCallback, ModelCheckpoint, TensorBoard
-from fastopt.models import training
+from fastopt.models import epoch_loop, training
 
 X, Y = blobs(77)
 TARGETS = np.eye(3)[Y % 3]
@@ -149,13 +149,25 @@ def test_an_error_leaves_a_consistent_model(backend):
     assert model.optimizer.steps == 14
 
 
-def test_the_training_ends_after_the_epoch(backend):
-    def stop(model, step, logs):
-        model.stop_training = True
+def test_the_training_ends_with_the_step_and_its_epoch_is_validated(backend):
+    """As in Keras: the epoch has the figures of the steps that were done, and `on_epoch_end` follows."""
+    ended = []
 
-    model = model_of(backend)
-    assert len(fit(model, LambdaCallback(on_step_end=stop, every_steps=3), epochs=5)) == 1
-    assert model.optimizer.steps == 11
+    def stop(model, step, logs):
+        model.stop_training = step == 14
+
+    def end(model, epoch, logs):
+        ended.append((epoch, dict(logs)))
+
+    model, whole = model_of(backend), model_of(backend)
+    callback = LambdaCallback(on_step_end=stop, on_epoch_end=end, every_steps=2)
+    history = fit(model, callback, epochs=5, validation_data=(X, TARGETS))
+    assert (model.optimizer.steps, model.epochs_done, history.epochs) == (14, 2, [1, 2])
+    losses = fit(whole, epochs=2).step_losses
+    assert_same(history.step_losses, losses[:14])
+    assert history["loss"][1] == pytest.approx(losses[11:14].mean(), rel=1e-12)
+    assert [epoch for epoch, _ in ended] == [1, 2]
+    assert ended[1][1]["val_loss"] == model.evaluate(X, TARGETS)["loss"] == history["val_loss"][1]
 
 
 def test_files_of_steps(backend, tmp_path):
@@ -204,7 +216,7 @@ def test_the_bar_counts_on(monkeypatch, capsys):
 
     train_epoch = training.train_epoch
     monkeypatch.setattr(training, "train_epoch", train)
-    monkeypatch.setattr(training.Bar, "advance", lambda self, steps, loss: seen.append(steps))
+    monkeypatch.setattr(epoch_loop.Bar, "advance", lambda self, steps, loss: seen.append(steps))
     model_of("numpy").fit(X, TARGETS, batch_size=7, callbacks=[listener(4)[0]], verbose=1)
     assert seen == [4, 8, 11]
     capsys.readouterr()

@@ -85,8 +85,8 @@ def test_text_that_is_no_description(good, path):
 
 
 def test_newer_format(good, path):
-    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": 3})})
-    refused(path, "it has format 3, and this version of fastopt reads up to 2")
+    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": 4})})
+    refused(path, "it has format 4, and this version of fastopt reads up to 3")
 
 
 def put(tree, keys, value):

@@ -208,6 +208,16 @@ def test_the_average_of_a_frozen_layer_is_its_weights(backend):
     assert np.abs(model.averages[0] - model.parameters[0]).max() > 1e-6
 
 
+@pytest.mark.parametrize("limit", [None, fo.constraints.UnitNorm()], ids=str)
+def test_a_step_whose_weights_are_0_changes_nothing(limit, backend):
+    """The second of two."""
+    model, twin = (model_of(fo.EMA(0.5), backend, kernel_constraint=limit) for _ in range(2))
+    weights = np.repeat([1.0, 0.0], 30)
+    model.fit(X, Y, batch_size=30, shuffle=False, sample_weight=weights)
+    twin.fit(X[:30], Y[:30], batch_size=30, shuffle=False, sample_weight=weights[:30])
+    assert_same((model.get_weights(), model.get_averages()), (twin.get_weights(), twin.get_averages()))
+
+
 # ---------------------------------------------------------------- going on
 
 

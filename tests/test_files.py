@@ -12,7 +12,7 @@ import pytest
 from helpers_interrupts import handled, press
 
 from fastopt import _files
-from fastopt.cli.arguments import check_writable
+from fastopt._files import check_writable
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links, modes and devices of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")

@@ -18,13 +18,16 @@ def with_value(array, index, value):
     return array
 
 
+KINDS = "Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm, Normalization"
+
+
 @pytest.mark.parametrize(
     ("layers", "options", "error", "message"),
     [
         ([], {}, ValueError, "layers must hold at least one Dense"),
-        (Dense(3), {}, TypeError, "layers must be a list of Dense, Dropout, Normalization and Rescaling; got a Dense"),
-        ("relu", {}, TypeError, "layers must be a list of Dense, Dropout, Normalization and Rescaling; got 'relu'"),
-        ([Dense(3), 4], {}, TypeError, r"layers\[1\] must be Dense, Dropout, Normalization or Rescaling; got 4"),
+        (Dense(3), {}, TypeError, f"layers must be a list of {KINDS} and Rescaling; got a Dense"),
+        ("relu", {}, TypeError, f"layers must be a list of {KINDS} and Rescaling; got 'relu'"),
+        ([Dense(3), 4], {}, TypeError, rf"layers\[1\] must be {KINDS} or Rescaling; got 4"),
         ([Dense(3), Dropout(0.5)], {}, ValueError, "the last layer must be Dense"),
         (
             [Dense(3, "softmax"), Dense(3)],
@@ -242,7 +245,8 @@ def test_targets(loss, y, message):
         ({"validation_data": X}, TypeError, r"validation_data must be a tuple \(x, y\); got a float32 array"),
         ({"validation_data": (X,)}, TypeError, r"validation_data must be a tuple \(x, y\)"),
         ({"validation_data": (X[:, :3], Y)}, ValueError, r"validation x must have shape .*; got shape \(40, 3\)"),
-        ({"shuffle": "batch"}, TypeError, "shuffle must be True or False; got 'batch'"),
+        ({"shuffle": "batch"}, ValueError, "shuffle must be True, False or \"blocks\"; got 'batch'"),
+        ({"shuffle": 1}, TypeError, 'shuffle must be True, False or "blocks"; got 1'),
         ({"callbacks": fo.EarlyStopping()}, TypeError, "callbacks must be a list of Callback; got a EarlyStopping"),
         ({"callbacks": [print]}, TypeError, "every callback must be a Callback; got a builtin_function"),
         ({"nan": "drop"}, ValueError, "unknown nan 'drop'; known: raise, skip"),

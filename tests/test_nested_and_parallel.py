@@ -17,7 +17,8 @@ from helpers_model import assert_same, blobs, classifier, snapshot, trained
 import fastopt as fo
 from fastopt import Callback, EarlyStopping
 from fastopt._exclusive import Exclusive
-from fastopt.models.training import FitOptions, run_epochs
+from fastopt.models.epoch_loop import run_epochs
+from fastopt.models.training import FitOptions
 
 X, Y = blobs(60)
 WAIT = 60  # seconds after which something hangs

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers_model import CROSS_ENTROPY, assert_same, blobs, snapshot
+from helpers_model import prepared as prepared_by
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 import fastopt as fo
 from fastopt import Dense, Dropout, Normalization, Rescaling, Sequential, load_model
 from fastopt import preprocessing as prep
+from fastopt.kernels import sources
 
 X, Y = blobs(60)
 F64 = np.dtype(np.float64)
@@ -30,7 +32,7 @@ def model_of(*front, backend="numpy", dtype="float32", loss=CROSS_ENTROPY, outpu
 
 def through(layers, x, inputs):
     known = prep.known_statistics(layers, [None] * len(layers), inputs)
-    return prep.apply(layers, known, np.asarray(x), F64)
+    return prepared_by(layers, known, np.asarray(x), F64)
 
 
 # ---------------------------------------------------------------- formulas
@@ -73,7 +75,7 @@ def test_layers_follow_each_other():
     statistics = prep.learn(layers, [None] * 3, data, None)
     assert statistics[0] is statistics[2] is None
     assert (statistics[1].mean, statistics[1].variance) == (2.0, 4.0)  # of 0 and 4
-    np.testing.assert_array_equal(prep.apply(layers, statistics, data, F64), [[-9], [11]])
+    np.testing.assert_array_equal(prepared_by(layers, statistics, data, F64), [[-9], [11]])
 
 
 FINITE = st.floats(-1e6, 1e6, width=32)
@@ -98,7 +100,7 @@ def test_large_offsets_and_constants(backend, dtype):
     x = np.stack([1.7e9 + rng.standard_normal(50), np.full(50, 0.1), np.full(50, 16777217.0)], axis=1)
     model = model_of(Normalization(), backend=backend, dtype=dtype)
     model.fit(x, np.arange(50) % 3)
-    prepared = prep.apply(model.preprocessing, model.learnt.statistics, x, model.dtype)
+    prepared = prepared_by(model.preprocessing, model.learnt.statistics, x, model.dtype)
     np.testing.assert_allclose(prepared[:, 0].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(prepared[:, 0].std(), 1, rtol=1e-5)
     assert (prepared[:, 1:] == 0).all()
@@ -109,11 +111,11 @@ def test_large_offsets_and_constants(backend, dtype):
 def test_blocks_give_what_the_whole_gives(dtype, monkeypatch):
     x = (np.random.default_rng(0).random((37, 3)) * 200 - (100 if dtype is bool else 0)).clip(0).astype(dtype)
     layers = (Normalization(),)
-    whole = prep.apply(layers, prep.learn(layers, [None], x, None), x, F64)
+    whole = prepared_by(layers, prep.learn(layers, [None], x, None), x, F64)
     expected = (x.astype(float) - x.astype(float).mean(0)) / x.astype(float).std(0)
     np.testing.assert_allclose(whole, expected, rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr(prep, "BLOCK", 15)
-    np.testing.assert_allclose(prep.apply(layers, prep.learn(layers, [None], x, None), x, F64), whole, atol=1e-12)
+    monkeypatch.setattr(sources, "BLOCK", 15)
+    np.testing.assert_allclose(prepared_by(layers, prep.learn(layers, [None], x, None), x, F64), whole, atol=1e-12)
 
 
 # ---------------------------------------------------------------- in a model
@@ -132,7 +134,7 @@ def test_fit_learns_from_the_rows_that_it_trains_on(backend, dtype):
     np.testing.assert_allclose(numbers.mean, x[:36].mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(numbers.variance, x[:36].var(axis=0), rtol=1e-12)
     by_hand = model_of(backend=backend, dtype=dtype)
-    prepared = prep.apply(model.preprocessing, model.learnt.statistics, x, model.dtype)
+    prepared = prepared_by(model.preprocessing, model.learnt.statistics, x, model.dtype)
     np.testing.assert_allclose(prepared, scaled(x, slice(36)), rtol=1e-4, atol=1e-5)
     expected = by_hand.fit(prepared, Y, epochs=3, validation_split=0.4, shuffle=False, verbose=0)
     assert_same(model.get_weights(), by_hand.get_weights())  # the same initial weights, batches and masks, too
@@ -147,7 +149,7 @@ def test_every_backend_is_given_the_same_bits():
     models = [model_of(Rescaling(0.1), Normalization(), backend=backend) for backend in ("numpy", "cpu")]
     for model in models:
         model.fit(X, Y, epochs=2, verbose=0)
-    a, b = (prep.apply(m.preprocessing, m.learnt.statistics, X, m.dtype) for m in models)
+    a, b = (prepared_by(m.preprocessing, m.learnt.statistics, X, m.dtype) for m in models)
     assert_same(a, b)
     np.testing.assert_allclose(models[0].predict(X), models[1].predict(X), rtol=1e-4, atol=1e-5)
 
@@ -340,11 +342,11 @@ def test_values_that_leave_the_range_of_the_dtype():
     [
         (
             [Dense(2), Normalization(), Dense(2)],
-            r"layers\[1\], a Normalization, must stand before every Dense and Dropout",
+            r"layers\[1\], a Normalization, must stand before all layers of other kinds",
         ),
         (
             [Dropout(0.5), Rescaling(2), Dense(2)],
-            r"layers\[1\], a Rescaling, must stand before every Dense and Dropout",
+            r"layers\[1\], a Rescaling, must stand before all layers of other kinds",
         ),
         ([Rescaling(2)], "the last layer must be Dense: the others only prepare data"),
         ([Dense(2), Rescaling(2)], "the last layer must be Dense: the others only prepare data"),

@@ -36,7 +36,7 @@ def test_split_shares_out_all_rows(rows, fraction, shuffle):
             split(rows, fraction, 0, shuffle)
         return
     train, validation = split(rows, fraction, 0, shuffle)
-    assert train.dtype == validation.dtype == np.int64
+    assert train.dtype == validation.dtype == np.uint32
     assert len(validation) == held_out
     assert sorted([*train, *validation]) == list(range(rows))
     if not shuffle:

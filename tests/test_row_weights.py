@@ -18,9 +18,14 @@ RNG = np.random.default_rng(3)
 X = RNG.standard_normal((60, 4))
 WEIGHTS = RNG.random(60) * (RNG.random(60) > 0.3)
 COUNTS = RNG.integers(0, 3, 60)
-# Cases that say something of each way to count; the others differ in outputs alone.
-USED = ("-3-many-random", "-1-many-random", "-many-ties", "-many-off", "constant output", "-exact", "-one row-")
-CASES = [case for case in helpers_metrics.cases() if any(part in str(case.id) for part in USED)]
+# Cases that say something of each way to count; the others differ in outputs alone. Without rows of weight 0, one has
+# an output with errors up to 2e-160: their squares are denormal, so that r2 on the CPU takes it to be exact.
+USED = ("-3-many-random", "-1-many-random", "-3-many-ties", "-constant output-near", "-one row-right")
+CASES = [
+    pytest.param(*case.values, id=case.id, marks=[pytest.mark.repeats] * all(part not in case.id for part in USED))
+    for case in helpers_metrics.cases()
+    if case.id != "categorical_crossentropy-softmax-8-one class-large"
+]
 
 
 def targets(loss: str, outputs: int, rows: int = 60) -> np.ndarray:
@@ -98,6 +103,21 @@ def test_the_loss_of_an_epoch_is_weighted_over_all_rows(backend):
     assert history.step_losses == pytest.approx(np.array(wanted), rel=1e-9)
     assert history["loss"] == pytest.approx([np.average(of_row, weights=weights)], rel=1e-9)
     assert history["mean_squared_error"] == pytest.approx(history["loss"], rel=1e-9)
+
+
+def test_an_epoch_without_weight(backend):
+    """It ends before the first row that has one: its loss is 0, and its metrics are NaN."""
+    y, weights = targets("mean_squared_error", 1), np.where(np.arange(60) < 24, 0.0, 1.0)
+    model = model_for(backend, "mean_squared_error", 1, ["r2", "mean_absolute_error"])
+    options = {"batch_size": 8, "shuffle": False, "sample_weight": weights}
+    history = model.fit(X, y, **options, max_steps=2)
+    assert history["loss"] == [0]
+    assert np.isnan([history["r2"], history["mean_absolute_error"]]).all()
+    assert same(model, model_for(backend, "mean_squared_error", 1, inputs=4))
+    model = model_for(backend, "mean_squared_error", 1, ["mean_absolute_error"])
+    history = model.fit(X, y, epochs=2, **options, steps_per_epoch=3)
+    assert history["loss"][0] == 0 < history["loss"][1]
+    assert np.isfinite(history["mean_absolute_error"][1])
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

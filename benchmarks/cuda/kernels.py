@@ -88,10 +88,10 @@ def gather(case: Case) -> Work:
     """The gather of all rows in another order."""
     host = np.arange(case.rows, dtype="float64")
     source = filled((case.rows, case.columns), 0.0, case.dtype)
-    order = np.random.default_rng(0).permutation(case.rows)
+    order = np.random.default_rng(0).permutation(case.rows).astype(np.uint32)
     values = np.repeat(host % 251, case.columns).reshape(case.rows, case.columns)
     source.write(values.astype(case.dtype), 0)
-    by, into, now = DeviceArray(source.gpu, (case.rows,), "int64"), empty(*source.shape, kind=case.dtype), clock()
+    by, into, now = DeviceArray(source.gpu, (case.rows,), "uint32"), empty(*source.shape, kind=case.dtype), clock()
     by.write(order, 0)
     copied = rows.Rows(source.address, into.address, case.columns, case.columns, case.dtype)
 

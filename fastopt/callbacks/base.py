@@ -32,7 +32,8 @@ class Callback:
 
     `model` is the `Sequential` in training; `epoch` counts from 1; `logs` are the epoch's figures, as in `History`.
     `on_epoch_end` may set `model.stop_training = True` to end the training after this epoch, or change
-    `model.optimizer.lr` for the next one. An exception from any method ends `fit`, with model and optimizer as they
+    `model.optimizer.lr` for the next one; `on_step_end`, with this step. Logs of an epoch have "val_..." only where it
+    was validated (`validation_freq`). An exception from any method ends `fit`, with model and optimizer as they
     were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
 
     Two attributes, of the class or of an object, say what a callback needs:
@@ -47,6 +48,19 @@ class Callback:
     ...     reads_weights = False
     ...     def on_epoch_end(self, model, epoch, logs):
     ...         model.optimizer.lr *= 0.9
+
+    A callback that remembers something from epoch to epoch gives it to checkpoints of `fit` by `state_dict`, and takes
+    it back by `load_state_dict`:
+
+    >>> class Counter(Callback):
+    ...     def on_train_begin(self, model):
+    ...         self.epochs = 0
+    ...     def on_epoch_end(self, model, epoch, logs):
+    ...         self.epochs += 1
+    ...     def state_dict(self):
+    ...         return {"epochs": self.epochs}
+    ...     def load_state_dict(self, state):
+    ...         self.epochs = state["epochs"]
     """
 
     reads_weights: bool = True
@@ -66,8 +80,8 @@ class Callback:
 
         step: the number of steps that the optimizer has done, `model.optimizer.steps`, those of earlier trainings
         included. logs: "loss", the mean over the rows since the call before or the epoch's begin, and "lr", the last
-        step's learning rate. A change of `model.optimizer.lr` holds from the next step on; `stop_training` is looked at
-        after the epoch.
+        step's learning rate. A change of `model.optimizer.lr` holds from the next step on; `stop_training` ends the
+        epoch, and with it the training, after this step: validation and `on_epoch_end` follow, as in Keras.
         """
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
@@ -80,6 +94,20 @@ class Callback:
         """Called once if Ctrl-C ends the training within an epoch, before `fit` raises KeyboardInterrupt.
 
         A further Ctrl-C waits until this returns.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the callback, if its class defines this; after a step or an epoch.
+
+        A mapping with strings for keys, of numbers, strings, bools, None, NumPy arrays, and lists and mappings of them.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state of `state_dict`, where tuples have become lists.
+
+        Called by a `fit` that goes on from a checkpoint: after `on_train_begin`, and within an epoch also after its
+        `on_epoch_begin`, so that it undoes what these have set.
         """
 
     def used(self) -> AbstractContextManager[None]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
@@ -41,8 +44,9 @@ class CSVLogger(_Logger):
     append     True: add lines to a file that is there, without a second line of names; ValueError, before anything is
                changed, where its columns are others. False: replace it
 
-    Names and defaults are Keras's. Numbers are written in full, so that they can be read back exactly. Each line is
-    flushed to the file when its epoch has ended.
+    Names and defaults are Keras's. Numbers are written in full, so that they can be read back exactly; figures of the
+    validation in an epoch without one (`validation_freq`) are nan. Each line is flushed to the file when its epoch has
+    ended. A training that goes on from a checkpoint takes out the lines of epochs after it, which come again.
 
     >>> CSVLogger("figures.csv").separator
     ','
@@ -58,7 +62,9 @@ class CSVLogger(_Logger):
             raise ValueError(f"separator must be one character, no quote and no end of line; got {separator!r}")
         self.filename, self.separator, self.append = filename, separator, check_flag("append", append)
         self._columns: list[str] = []
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._first = 0  # bytes of the file before the lines of this training
+        self._lines: list[str] | None = None  # of this training; None: it has not written anything yet
 
     def check(self, names: Sequence[str]) -> None:
         self._columns = ["epoch", *names]
@@ -78,21 +84,58 @@ class CSVLogger(_Logger):
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        begins = not self._header()
-        with open(self.filename, "a" if self.append else "w", newline="", encoding="utf-8") as self._file:
+        self._lines = None
+        with open(self.filename, "ab") as self._file:
             try:
-                if begins:
-                    self._write(self._columns)
                 yield
             finally:
                 self._file = None
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
-        self._write([epoch, *(repr(float(logs[name])) for name in self._columns[1:])])
+        self._begin()
+        self._write([epoch, *(repr(float(logs.get(name, math.nan))) for name in self._columns[1:])])
+
+    def on_train_end(self, model: Any) -> None:
+        self._begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._begin()
+        return {"first": self._first, "text": "".join(self._lines or ())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._first, self._lines = min(int(state["first"]), os.fstat(self._file.fileno()).st_size), [state["text"]]
+        self._truncate(self._first)  # lines of epochs after the checkpoint, which come again
+        self._add(state["text"])
+
+    def _begin(self) -> None:
+        """Write the names, unless the file has them; not before there is a line to write or the training has ended."""
+        if self._lines is not None:
+            return
+        assert self._file is not None
+        self._lines, begins = [], not self._header()
+        if not self.append:
+            self._truncate(0)
+        self._first = os.fstat(self._file.fileno()).st_size
+        if begins:
+            self._write(self._columns)
 
     def _write(self, row: Sequence[object]) -> None:
+        line = io.StringIO()
+        csv.writer(line, delimiter=self.separator, lineterminator="\n").writerow(row)
+        assert self._lines is not None
+        self._lines.append(line.getvalue())
+        self._add(line.getvalue())
+
+    def _truncate(self, length: int) -> None:
+        """Shorten the file, if it is one: a pipe or a device is not."""
         assert self._file is not None
-        csv.writer(self._file, delimiter=self.separator, lineterminator="\n").writerow(row)
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.truncate(length)
+
+    def _add(self, text: str) -> None:
+        assert self._file is not None
+        self._file.write(text.encode())
         self._file.flush()
 
 

@@ -28,12 +28,13 @@ class MonitorCallback(Callback):
     mode       "min", "max", or "auto": "max" for metrics that rise as predictions become better, "min" for the rest
     min_delta  a change must be larger than this to be an improvement
 
-    `best` is the best value so far, None before the first; NaN is never an improvement. `fit` raises ValueError, before
-    anything is changed, if `monitor` is not among the figures, and RuntimeError if the callback is in use already.
+    `best` is the best value so far, None before the first; NaN is never an improvement. Logs lack "val_..." in epochs
+    that are not validated (`validation_freq`): they do not count. `fit` raises ValueError, before anything is changed,
+    if `monitor` is not among the figures, and RuntimeError if the callback is in use already.
 
     >>> class Announce(MonitorCallback):
     ...     def on_epoch_end(self, model, epoch, logs):
-    ...         if self.improves(logs[self.monitor]):
+    ...         if self.monitor in logs and self.improves(logs[self.monitor]):
     ...             self.best = logs[self.monitor]
     >>> announce = Announce("val_accuracy")
     >>> announce.mode, announce.improves(0.5), announce.is_better(0.5, than=0.6)
@@ -57,6 +58,12 @@ class MonitorCallback(Callback):
             hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
             name = type(self).__name__
             raise ValueError(f"{name} cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = state["best"]
 
     def used(self) -> AbstractContextManager[None]:
         name = type(self).__name__
@@ -88,7 +95,8 @@ class EarlyStopping(MonitorCallback):
                           or smaller ("min")
 
     After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None if all epochs ran). NaN is never an
-    improvement. `fit` raises ValueError, before anything is changed, if `monitor` is not among the figures.
+    improvement; epochs without validation (`validation_freq`) do not count for "val_...". `fit` raises ValueError,
+    before anything is changed, if `monitor` is not among the figures.
 
     >>> EarlyStopping("val_accuracy", patience=3).mode
     'max'
@@ -128,7 +136,7 @@ class EarlyStopping(MonitorCallback):
         self._reset()
 
     def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
-        if epoch <= self.start_from_epoch:
+        if epoch <= self.start_from_epoch or self.monitor not in logs:
             return
         value = logs[self.monitor]
         improved = self.improves(value)
@@ -149,6 +157,16 @@ class EarlyStopping(MonitorCallback):
         if self.threshold is None:
             return False
         return value >= self.threshold if self.mode == "max" else value <= self.threshold
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best": self.best, "best_epoch": self.best_epoch, "stopped_epoch": self.stopped_epoch,
+            "waited": self._waited, "weights": self._weights,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.best_epoch, self.stopped_epoch = (state[k] for k in ("best", "best_epoch", "stopped_epoch"))
+        self._waited, self._weights = state["waited"], state["weights"]
 
     def on_train_end(self, model: Trainable) -> None:
         self._restore(model)
@@ -212,7 +230,9 @@ class ReduceLROnPlateau(MonitorCallback):
         self.best, self._waited, self._cooling = None, 0, 0
 
     def on_epoch_end(self, model: Trainable, epoch: int, logs: Mapping[str, float]) -> None:
-        value = logs[self.monitor]
+        value = logs.get(self.monitor)
+        if value is None:
+            return
         if self._cooling:
             self._cooling -= 1
             self._waited = 0
@@ -224,6 +244,12 @@ class ReduceLROnPlateau(MonitorCallback):
             if self._waited >= self.patience and rate > self.min_lr:
                 model.optimizer.lr = max(rate * self.factor, self.min_lr)
                 self._waited, self._cooling = 0, self.cooldown
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self._waited, "cooling": self._cooling}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self._waited, self._cooling = state["best"], state["waited"], state["cooling"]
 
 
 class _Figures(dict[str, float]):
@@ -248,6 +274,8 @@ class ModelCheckpoint(MonitorCallback):
     mode            "min", "max" or "auto", as of `EarlyStopping`
     save_freq       "epoch", after every epoch; "5 epochs", after every fifth; or n: after every n steps
     initial_value_threshold  the figure must be better than this for a first file of `save_best_only`
+    save_weights_only  True: files without the optimizer, a third of the size for Adam: `load_model` gives a model that
+                    predicts, and `load_weights` reads them
 
     Names and defaults are Keras's. After `fit`: `best` (the figure), and `path`, of the file last written (None: none).
     `fit` raises ValueError, before anything is changed, for fields and figures that are unknown.
@@ -264,6 +292,7 @@ class ModelCheckpoint(MonitorCallback):
         mode: str = "auto",
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
+        save_weights_only: bool = False,
     ) -> None:
         super().__init__(monitor, mode)
         if not isinstance(filepath, str | os.PathLike) or not isinstance(os.fspath(filepath), str):
@@ -276,12 +305,16 @@ class ModelCheckpoint(MonitorCallback):
         if initial_value_threshold is not None:
             check_number("initial_value_threshold", initial_value_threshold, -math.inf)
         self.initial_value_threshold = initial_value_threshold
+        self.save_weights_only = check_flag("save_weights_only", save_weights_only)
         self.path: str | None = None
+        self._names: list[str] = []
+        self._epoch = 0
 
     def check(self, names: Sequence[str]) -> None:
         if self.save_best_only:
             super().check(names)
         known = ["epoch", "step", "loss", "lr"] if self.every_steps else ["epoch", *names]
+        self._names = known
         try:
             self._name(dict.fromkeys(known, 1))
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
@@ -302,7 +335,7 @@ class ModelCheckpoint(MonitorCallback):
         if not self.every_epochs or epoch % self.every_epochs:
             return
         if self.save_best_only:
-            if not self.improves(logs[self.monitor]):
+            if self.monitor not in logs or not self.improves(logs[self.monitor]):
                 return
             self.best = logs[self.monitor]
         self._save(model, {**logs, "epoch": epoch})
@@ -311,11 +344,17 @@ class ModelCheckpoint(MonitorCallback):
         return self.filepath.format_map(_Figures(figures))
 
     def _save(self, model: Trainable, figures: Mapping[str, float]) -> None:
-        path = self._name(figures)
+        path = self._name({**dict.fromkeys(self._names, math.nan), **figures})  # some epochs have no val_...
         if folder := os.path.dirname(path):
             os.makedirs(folder, exist_ok=True)
-        model.save(path)
+        model.save(path, **{"weights_only": True} if self.save_weights_only else {})
         self.path = path
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "path": self.path, "epoch": self._epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.path, self._epoch = state["best"], state["path"], state["epoch"]
 
 
 def _frequency(save_freq: Any) -> tuple[int | None, int | None]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import _files
-from .arguments import check_writable, integer
+from .._files import check_writable
+from .arguments import integer
 
 # Numbers of threads of this library, OpenMP (torch), OpenBLAS and MKL (NumPy), and XLA (JAX).
 THREADS = ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")

@@ -22,8 +22,9 @@ from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches
 from ..layers import Dense, Dropout, Layer
+from ..models.epoch_loop import run_epochs
 from ..models.sequential import Sequential
-from ..models.training import DIVERGED, FitOptions, compiling, run_epochs
+from ..models.training import DIVERGED, LAST, FitOptions, compiling
 from ..optim import Optimizer, get_optimizer
 from ..preprocessing import Normalization
 from .lr_schedules import SCHEDULES
@@ -67,6 +68,11 @@ class Experiment(NamedTuple):
     dtype: str
     compute_dtype: str | None
     seed: int
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    checkpoint: str | None = None
+    checkpoint_every: int | str | None = None
+    resume: bool = False
 
     def model(self, backend: str) -> Sequential:
         """Return a new model, built and compiled."""
@@ -90,10 +96,11 @@ class Experiment(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of the whole training, if nothing ends it early."""
-        rows = np.arange(len(self.x))
+        rows = _random_rows.row_numbers(len(self.x))
         if check_number("validation_split", self.validation_split, 0.0, 1.0):
             rows, _ = _random_rows.split(len(rows), self.validation_split, self.seed, shuffle=True)
-        return self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
+        steps = self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def stopper(self) -> EarlyStopping | None:
         """Return a new callback for early stopping, or None without `patience`."""
@@ -120,11 +127,12 @@ class Contestant:
         self.stopper = self.experiment.stopper()
         self.test: dict[str, float] = {}
         self._epochs: Iterator[Mapping[str, float]] | None = None  # of the epochs to come
+        self._ended = False  # by a limit
 
     @property
     def done(self) -> bool:
-        """True once all epochs were run, or early stopping has ended the training."""
-        return self.epochs == self.experiment.epochs or self.model.stop_training
+        """True once all epochs were run, or early stopping or a limit has ended the training."""
+        return self.epochs == self.experiment.epochs or self.model.stop_training or self._ended
 
     @property
     def loss(self) -> float:
@@ -156,19 +164,20 @@ class Contestant:
                 standardize_targets=plan.standardize_targets,
             )
 
-    def train_epoch(self) -> dict[str, float]:
-        """Train for one more epoch and return its loss and metrics."""
+    def train_epoch(self) -> dict[str, float] | None:
+        """Train for one more epoch and return its loss and metrics; None if the training has ended before it."""
         if self._epochs is None:
             self._epochs = self._fit()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", DIVERGED)  # the table of results says so
-            logs = dict(next(self._epochs))
-        self.epochs += 1
-        self.seconds.append(logs.pop("seconds"))
-        self.rates.append(logs.pop("samples_per_second"))
-        self.losses.append(logs["loss"])
-        del logs["lr"]  # the line of an epoch is long enough
-        return logs
+            logs = next(self._epochs, None)
+        history = self.model.history
+        assert history is not None
+        # with the epochs of a training that goes on
+        self.epochs, self._ended, self.losses = len(history), logs is None, history["loss"]
+        self.seconds, self.rates = history["seconds"], history["samples_per_second"]
+        # the line of an epoch is long enough
+        return None if logs is None else {name: value for name, value in logs.items() if name not in LAST}
 
     def _fit(self) -> Iterator[Mapping[str, float]]:
         """`fit` as an iterator of epochs: its memory on a device stays allocated while other contestants train."""
@@ -181,6 +190,11 @@ class Contestant:
             accumulate=plan.accumulate,
             verbose=0,
             standardize_targets=plan.standardize_targets,
+            max_steps=plan.max_steps,
+            max_seconds=plan.max_seconds,
+            checkpoint=plan.checkpoint,
+            checkpoint_every=plan.checkpoint_every,
+            resume=plan.resume or None,
         )
         return run_epochs(self.model, self.model._plan_fit(plan.x, plan.y, options))
 
@@ -207,8 +221,8 @@ def compete(contestants: Sequence[Contestant], show: Callable[[Contestant, dict[
             _rest()
         for contestant in running:
             for _ in range(math.ceil(contestant.experiment.epochs / ROUNDS)):
-                if not contestant.done:
-                    show(contestant, contestant.train_epoch())
+                if not contestant.done and (figures := contestant.train_epoch()) is not None:
+                    show(contestant, figures)
     for contestant in contestants:
         contestant.finish()
 

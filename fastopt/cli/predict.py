@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _files
+from .._files import check_writable
 from . import new_data
-from .arguments import check_writable
 
 if TYPE_CHECKING:
     from ..models.sequential import Sequential

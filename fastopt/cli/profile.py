@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .._files import check_writable
 from . import train
-from .arguments import check_writable
 
 
 def add(commands: Any) -> None:

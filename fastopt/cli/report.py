@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _files
-from .arguments import check_writable
+from .._files import check_writable
 
 MISSING = "plots need matplotlib: pip install 'fastopt[plot]'"
 

@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from .. import _backends, datasets
+from .._files import check_writable
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
-from .arguments import check_writable, integer, widths
+from .arguments import integer, widths
 from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 
@@ -103,6 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop when the loss on the held-out rows (without --validation-split, the training loss) has not improved "
         "for N epochs in a row, and take the best weights",
     )
+    training.add_argument(
+        "--max-steps", type=integer(1), metavar="N", help="end after N steps of the optimizer, if not before"
+    )
+    training.add_argument("--max-seconds", type=float, metavar="X", help="end after X seconds, if not before")
     training.add_argument("--seed", type=integer(0), default=0, help="of weights, batches and dropout (default: 0)")
 
     running = parser.add_argument_group("running")
@@ -114,6 +119,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train the NumPy reference as well, on the same inputs (default: for digits only)",
     )
     running.add_argument("--save", metavar="FILE", help="write the model (the compiled one) to a safetensors file")
+    running.add_argument(
+        "--checkpoint", metavar="FILE", help="write the state of the training to a file, from which --resume goes on"
+    )
+    running.add_argument(
+        "--checkpoint-every",
+        metavar="WHEN",
+        help='number of steps between two checkpoints, or such as "5 min" or "2 epochs" (default: 1 epoch)',
+    )
+    running.add_argument(
+        "--resume", action="store_true", help="go on from the file of --checkpoint, to the same bits, if it is there"
+    )
     running.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
 
@@ -130,6 +146,8 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
     backends = _contestants(args)
     if args.save is not None:
         check_writable("--save", args.save)
+    if args.checkpoint is not None:
+        check_writable("--checkpoint", args.checkpoint)
     data = train_data.load(args)
     experiment = _experiment(args, data)
     if args.threads is not None:
@@ -165,9 +183,15 @@ def _contestants(args: argparse.Namespace) -> list[str]:
     """The backends to train on, the chosen one first."""
     if args.backend == "numpy" and args.compare:
         raise ValueError("--compare trains the compiled kernels and the reference: it needs --backend cpu or cuda")
+    if args.checkpoint is None and (args.resume or args.checkpoint_every is not None):
+        raise ValueError("--resume and --checkpoint-every need --checkpoint")
+    if args.checkpoint is not None and args.compare:
+        raise ValueError("a checkpoint is of one training: --checkpoint needs --no-compare")
     if args.backend != "cpu" and args.threads is not None:
         raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
-    compare = args.data == "digits" and args.backend != "numpy" if args.compare is None else args.compare
+    compare = args.compare
+    if compare is None:
+        compare = args.data == "digits" and args.backend != "numpy" and args.checkpoint is None
     return [args.backend, "numpy"] if compare else [args.backend]
 
 
@@ -208,7 +232,23 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         dtype=args.dtype,
         compute_dtype=args.compute_dtype,
         seed=args.seed,
+        max_steps=args.max_steps,
+        max_seconds=args.max_seconds,
+        checkpoint=args.checkpoint,
+        checkpoint_every=_every(args.checkpoint_every),
+        resume=args.resume,
     )
+
+
+def _every(text: str | None) -> int | str | None:
+    """The distance between two checkpoints, as `fit` takes it."""
+    if text is None:
+        return None
+    from ..models._limits import every
+
+    value = int(text) if text.isdigit() else text
+    every(value)  # ValueError before the work begins
+    return value
 
 
 def _hyper(args: argparse.Namespace) -> dict[str, Any]:

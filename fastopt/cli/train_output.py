@@ -40,7 +40,9 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
     together = f", {plan.accumulate} a step" if plan.accumulate > 1 else ""
     training = [f"{plan.optimizer} ({hyper})", plan.loss, f"batches of {plan.batch_size}{together}"]
     inside = f" computed in {plan.compute_dtype}" if plan.compute_dtype else ""
-    training += [f"{plan.epochs} epochs", plan.dtype + inside, f"seed {plan.seed}"]
+    limits = [f"at most {plan.max_steps} steps"] * (plan.max_steps is not None)
+    limits += [f"at most {plan.max_seconds or 0:g} s"] * (plan.max_seconds is not None)
+    training += [f"{plan.epochs} epochs", *limits, plan.dtype + inside, f"seed {plan.seed}"]
     held_out = f", {plan.validation_split:.0%} of them held out" if plan.validation_split else ""
     rows = [
         ("data", f"{data.name}: {len(data.x_train):,} rows to train on{held_out}, {len(data.x_test):,} to test on"),
@@ -111,7 +113,7 @@ class Progress:
         """Advance the bar of `contestant` by an epoch, with its loss and metrics."""
         if bar := self._bars.get(id(contestant)):
             bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
-            bar.update()
+            bar.update(contestant.epochs - bar.n)
 
     def close(self) -> None:
         """Leave the bars as they are."""

@@ -13,11 +13,20 @@ from ..kernels.spec import AfterStep, Constraint, OptimizerSteps
 
 
 class Averages:
-    """The averages of the weights of a model, arrays of its own; before the first step they are the weights."""
+    """The averages of the weights of a model, arrays of its own; before the first step they are the weights.
 
-    def __init__(self, ema: EMA, parameters: Sequence[np.ndarray]) -> None:
+    updated: for each of the parameters, False if no optimizer ever updates it, as the moving averages of a BatchNorm:
+    these are their own averages, the same arrays.
+    """
+
+    def __init__(self, ema: EMA, parameters: Sequence[np.ndarray], updated: Sequence[bool]) -> None:
         self.ema, self.steps = ema, 0
-        self.arrays = [own(p, p.dtype) for p in parameters]
+        self.arrays = [own(p, p.dtype) if on else p for p, on in zip(parameters, updated, strict=True)]
+
+    def share(self, parameters: Sequence[np.ndarray], updated: Sequence[bool]) -> None:
+        """Take the parameters that are their own averages from a model that has been copied."""
+        pairs = zip(self.arrays, parameters, updated, strict=True)
+        self.arrays = [average if on else p for average, p, on in pairs]
 
     def restart(self, parameters: Sequence[np.ndarray]) -> None:
         """Begin again, with these weights."""

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import _frames
 from .._validation import check_count, describe
 from ..layers import Layer
 from ..preprocessing import Normalization, Preprocessing, Statistics, known_statistics, learn
-from . import _intake, _labels, _targets
+from . import _features, _intake, _labels, _targets
 from ._intake import Learnt
 from ._layer_stack import LayerStack
 from ._targets import TargetScale
@@ -153,7 +152,7 @@ class DataMemory(LayerStack):
         features = _intake.read_x(self, "x", x)
         inputs = features.values.shape[1]
         self.specs(inputs)
-        _frames.check_cells("x", *features)
+        _features.check("x", features)
         own = [
             layer.statistics(inputs) if isinstance(layer, Normalization) and layer._given else None
             for layer in self.preprocessing

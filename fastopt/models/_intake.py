@@ -7,14 +7,15 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _frames
 from .._frames import Features
+from .._random_rows import row_numbers
 from .._validation import check_finite, check_labels, check_matrix, finite_rows
+from ..kernels.sources import Source
 from ..losses import Loss, prepare_targets
-from ..preprocessing import Normalization, Preprocessing, Statistics, apply, learn
-from . import _targets
+from ..preprocessing import Normalization, Preprocessing, Statistics, learn, stages_of
+from . import _features, _targets
 from ._labels import Labels
 from ._targets import TargetScale
 
@@ -28,23 +29,53 @@ Names = tuple[str, str]  # of x and y in messages
 class Data(NamedTuple):
     """Checked rows for the backends."""
 
-    x: np.ndarray  # (n, inputs) of the model's dtype
+    x: np.ndarray | Source  # (n, inputs) of the model's dtype, or a source of any
     y: np.ndarray  # (n,) int64 labels, or (n, outputs) of the model's dtype
     weights: np.ndarray | None = None  # (n,) of the model's dtype, finite, 0 or normal; None: all 1
+    rows: np.ndarray | None = None  # numbers of those that count; None: all
+
+    @property
+    def features(self) -> Any:
+        """The features as they are stored."""
+        return self.x.values if isinstance(self.x, Source) else self.x
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Those of the rows that count."""
+        return self.y if self.rows is None else self.y[self.rows]
+
+    @property
+    def row_weights(self) -> np.ndarray | None:
+        """Those of the rows that count; None: all 1."""
+        return self.weights if self.rows is None or self.weights is None else self.weights[self.rows]
 
 
 class Raw(NamedTuple):
     """Rows of a user: numbers and labels, neither prepared by layers nor checked for NaN and infinity."""
 
-    x: Features  # of the model's dtype already where no layer prepares them
-    y: Labels | np.ndarray  # labels, or real numbers (n,) or (n, outputs)
+    x: Features  # of all rows, in their own dtype
+    y: Labels | np.ndarray  # of the rows without gaps: labels, or real numbers (m,) or (m, outputs)
     labels: Labels | None = None  # of all rows, those with gaps included
-    kept: np.ndarray | None = None  # (rows given,) bool: those that are here; None: all
+    rows: np.ndarray | None = None  # (m,) numbers of the rows without gaps; None: there are none with gaps
 
     @property
     def given(self) -> int:
         """Number of rows that were given."""
-        return len(self.x.values) if self.kept is None else len(self.kept)
+        return len(self.x.values)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows without gaps."""
+        return len(self.x.values) if self.rows is None else len(self.rows)
+
+    def of_all(self, values: np.ndarray) -> np.ndarray:
+        """Values (m, ...) of the rows without gaps, as of all rows: those with gaps, never read, have the first's."""
+        if self.rows is None:
+            return values
+        spread = np.empty((self.given, *values.shape[1:]), values.dtype)
+        spread[...] = values[0]
+        spread[self.rows] = values
+        return spread
 
 
 class Learnt(NamedTuple):
@@ -95,7 +126,8 @@ def read_x(
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
-    return features if model.preprocessing else Features(_in_dtype(features.values, model.dtype), features.names)
+    dtype = np.dtype(np.float64) if model.preprocessing else model.dtype
+    return Features(_features.readable(features.values, dtype), features.names)
 
 
 def usable_as_is(model: DataModel, x: Any) -> bool:
@@ -121,14 +153,6 @@ def check_usable(name: str, x: np.ndarray) -> np.ndarray:
     return x if is_finite else check_finite(name, x)
 
 
-def _in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The array itself where kernels can read it; else a copy, in which a number that is too large is inf."""
-    if values.dtype == dtype and values.flags.c_contiguous and values.flags.aligned and type(values) is np.ndarray:
-        return values
-    with np.errstate(over="ignore"):
-        return np.require(values, dtype, ["C", "A"])
-
-
 def read(
     model: DataModel,
     names: Names,
@@ -150,11 +174,11 @@ def read(
     targets = _targets.read(names[1], y, loss.spec, model.outputs, gaps=nan == "skip")
     if nan == "raise":
         return Raw(features, targets, targets if isinstance(targets, Labels) else None)
-    return _without_gaps(names, features, targets)
+    return _without_gaps(names, features, targets, None if model.preprocessing else model.dtype)
 
 
-def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss: Loss, standardize: bool) -> Learnt:
-    """Return all that the model knows after learning from `rows` of its first data; None: from all rows.
+def learnt_from(model: DataModel, raw: Raw, rows: np.ndarray | None, loss: Loss, standardize: bool) -> Learnt:
+    """Return all that the model knows after learning from its first data, of those without gaps from `rows`, None: all.
 
     Nothing is changed. Classes are those of all rows. Raises ValueError for data that cannot be learnt from.
     """
@@ -164,8 +188,8 @@ def learnt_from(model: DataModel, raw: Raw, rows: NDArray[np.int64] | None, loss
         raise ValueError(f"x has {inputs} features, but model.feature_names are {len(known.feature_names)} names")
     statistics = list(known.statistics)
     if model.preprocessing:
-        _frames.check_cells("x", *raw.x)
-        statistics = learn(model.preprocessing, statistics, raw.x.values, rows)
+        _features.check("x", raw.x, raw.rows)
+        statistics = learn(model.preprocessing, statistics, raw.x.values, chosen(raw.rows, rows))
     classes, scale = known.classes, known.target_scale
     if raw.labels is not None and classes is None:
         classes = _targets.learn_classes("y", raw.labels, loss.spec, model.outputs)
@@ -194,53 +218,55 @@ def without_scale(learnt: Learnt, loss: Loss) -> None:
             ) from None
 
 
-def prepared(model: DataModel, name: str, x: Features, learnt: Learnt) -> np.ndarray:
-    """Return rows of features for the first Dense or Dropout: finite, of the model's dtype."""
-    if not model.preprocessing:
-        return _check_finite(name, x)
+def chosen(kept: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray | None:
+    """Return the numbers, among all rows, of `rows` of those that are kept; None: all."""
+    return rows if kept is None else kept if rows is None else kept[rows]
+
+
+def prepared(
+    model: DataModel, name: str, x: Features, learnt: Learnt, rows: np.ndarray | None = None
+) -> np.ndarray | Source:
+    """Return features for the first layer after these, which are finite in the model's dtype: of `rows`, None: all."""
     for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
         if isinstance(layer, Normalization) and statistics is None:
             raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")
-    _check_finite(name, x)
-    rows = apply(model.preprocessing, learnt.statistics, x.values, model.dtype)
-    return _check_finite(name, Features(rows, x.names))
-
-
-def _check_finite(name: str, x: Features) -> np.ndarray:
-    is_plain = x.names is None and x.values.dtype.kind == "f"
-    return check_finite(name, x.values) if is_plain else _frames.check_cells(name, *x)
+    stages = stages_of(model.preprocessing, learnt.statistics, x.values.shape[1])
+    return _features.source_of(name, x, stages, model.dtype, rows)
 
 
 def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Learnt) -> Data:
     """Return checked rows, with features and targets prepared as the model has learnt."""
     without_scale(learnt, loss)
-    x = prepared(model, names[0], raw.x, learnt)
+    x = prepared(model, names[0], raw.x, learnt, raw.rows)
     y: Any = raw.y
     if isinstance(y, Labels):
         y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)
-        if _targets.takes_numbers(loss.spec):
-            return Data(x, check_labels(names[1], y, model.outputs, rows=len(x)))
     elif learnt.target_scale is not None:
         y = _targets.scaled(_targets.as_dense(names[1], y, model.outputs), learnt.target_scale)
-    return Data(x, prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=len(x), name=names[1]))
+    if isinstance(raw.y, Labels) and _targets.takes_numbers(loss.spec):
+        y = check_labels(names[1], y, model.outputs, rows=raw.num_rows)
+    else:
+        y = prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=raw.num_rows, name=names[1])
+    return Data(x, raw.of_all(y), rows=raw.rows)
 
 
-def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray) -> Raw:
-    labels = None
+def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray, dtype: np.dtype | None) -> Raw:
+    """Rows whose values are finite; dtype: they must be so in it, too, as no layer prepares them."""
+    labels, is_finite = None, _features.finite_rows(x.values, dtype)
     if isinstance(y, Labels):
         present = finite_rows(y.values) if y.missing is None else finite_rows(y.values) & ~y.missing
         labels = Labels(y.values, None if present.all() else ~present)
-        good = finite_rows(x.values) & present
+        good = is_finite & present
     else:
-        good = finite_rows(x.values) & finite_rows(y)
+        good = is_finite & finite_rows(y)
     dropped = len(good) - np.count_nonzero(good)
     if dropped == len(good):
         raise ValueError(f"every one of the {dropped} rows of {names[0]} and {names[1]} has NaN or infinity")
     if not dropped:
         return Raw(x, y, labels)
     log.warning("skipping %d of %d rows with NaN or infinity", dropped, len(good))
-    kept = Labels(y.values[good], None, np.flatnonzero(good)) if isinstance(y, Labels) else y[good]
-    return Raw(x._replace(values=x.values[good]), kept, labels, good)
+    rows = row_numbers(len(good))[good]
+    return Raw(x, Labels(y.values[rows], None, rows) if isinstance(y, Labels) else y[rows], labels, rows)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

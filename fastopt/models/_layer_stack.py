@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,8 +18,8 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import Constraint, LayerSpec, ParamSettings
-from ..layers import Dense, Dropout, Layer, chain, kind, preprocessing_of
+from ..kernels.spec import Constraint, LayerSpec, ParamSettings, parameter_shapes
+from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
 from . import _trainable
@@ -31,6 +32,8 @@ Self = TypeVar("Self", bound="LayerStack")
 class LayerStack:
     """Base of `Sequential`: layers with their weights, and the settings that training needs; see there."""
 
+    # Settings of each of `parameters` beside the optimizer's: rates, decay, regularizers; () if there are none.
+    param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
     _ema: EMA | None = None
@@ -57,6 +60,7 @@ class LayerStack:
         self.metrics: tuple[str, ...] = ()
         self.metric_functions: dict[str, Function] = {}
         self.decay_biases = True
+        self._renew_settings()
         self.epochs_done = 0
         self.history: History | None = None
         self.stop_training = False
@@ -100,7 +104,10 @@ class LayerStack:
 
     @property
     def parameters(self) -> list[np.ndarray]:
-        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them."""
+        """The weights themselves, [w0, b0, w1, b1, ...]: w (inputs, outputs), b (outputs,). Training changes them.
+
+        In the place of a LayerNorm there are gamma and beta, of a BatchNorm also its moving mean and variance.
+        """
         self._bring_back()
         return list(self._parameters)
 
@@ -132,8 +139,9 @@ class LayerStack:
         drawn: list[np.ndarray] = []
         width = inputs
         for index, layer in enumerate(self.layers[len(self.preprocessing) :]):
-            if isinstance(layer, Dense):
+            if isinstance(layer, Trained):
                 drawn += layer.draw(width, self.seed, index)
+            if isinstance(layer, Dense):
                 width = layer.units
         self._adopt(inputs, [own(array, self.dtype) for array in drawn])
 
@@ -187,11 +195,13 @@ class LayerStack:
             if self.optimizer is not None and self.optimizer.bound:
                 self.optimizer._freeze(_trainable.frozen_params(layers))
             self.layers = layers
+            self._renew_settings()
 
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each of `parameters` beside the optimizer's: rates, decay, regularizers; () if there are none."""
-        return _trainable.settings_of(self.layers, self.decay_biases)
+    def _renew_settings(self) -> None:
+        """Work out what layers have for themselves, after a change of `layers` or `decay_biases`."""
+        self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
+        self._all_frozen = all(_trainable.frozen_params(self.layers))
+        self._fixed_layers = _trainable.fixed_layers(self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -279,11 +289,15 @@ class LayerStack:
         if ema is None or not self.built:
             self._averages = None
         elif self._averages is None or self._averages.ema != ema:
-            self._averages = Averages(ema, self._parameters)
+            self._averages = Averages(ema, self._parameters, updated_params(self.layers))
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter, as backends take it."""
-        return [limit for layer in self.layers if isinstance(layer, Dense) for limit in layer.constraints()]
+        limits: list[Constraint | None] = []
+        for layer in self.layers:
+            if isinstance(layer, Trained):
+                limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
+        return limits
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
@@ -299,16 +313,19 @@ class LayerStack:
         width, total, frozen = self.inputs, 0, 0
         rows = [("layer", "activation", "outputs", "parameters")]
         for layer, name in zip(self.layers, self.names, strict=True):
-            if not isinstance(layer, Dense):
-                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
-                rows.append((name, what, "?" if width is None else f"{width:,}", "0"))
-                continue
-            count = None if width is None else (width + layer.use_bias) * layer.units
+            count: int | None = 0
+            if isinstance(layer, Trained):
+                shapes = {} if width is None else parameter_shapes(layer.spec(width))
+                count = None if width is None else sum(map(math.prod, shapes.values()))
             total += count or 0
-            frozen += (count or 0) * (not layer.trainable)
-            name += " (frozen)" * (not layer.trainable)
-            rows.append((name, layer.activation, f"{layer.units:,}", "?" if count is None else f"{count:,}"))
-            width = layer.units
+            if isinstance(layer, Dense):
+                width, what = layer.units, layer.activation
+            else:
+                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
+            if isinstance(layer, Trained) and not layer.trainable:
+                frozen += count or 0
+                name += " (frozen)"
+            rows.append((name, what, "?" if width is None else f"{width:,}", "?" if count is None else f"{count:,}"))
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
@@ -368,25 +385,35 @@ class LayerStack:
         self.__dict__.update(state)
         for name, default in (("metric_functions", {}), ("decay_biases", True)):  # of models of before there were any
             self.__dict__.setdefault(name, default)
+        self._renew_settings()
         self._parameters = [np.require(p, None, ["C", "A", "W", "O", "E"]) for p in self._parameters]
+        if self._averages is not None:
+            self._averages.share(self._parameters, updated_params(self.layers))
         if self.optimizer is not None and self.optimizer.bound:
             arrays = [array for group in self.optimizer.param_groups for array in group["params"]]
             if any(a is not p for a, p in zip(arrays, self._parameters, strict=False)):
                 self.optimizer.move([*self._parameters, *arrays[len(self._parameters) :]])
 
 
+_WHY_NOT_LAST = {
+    "dropout": "Dropout would zero outputs at random",
+    "gaussian_noise": "GaussianNoise would make outputs random",
+    "layer_norm": "LayerNorm would fix the scale of the outputs",
+    "batch_norm": "BatchNorm would fix the scale of the outputs",
+}
+
+
 def _check_layers(layers: Any) -> tuple[Layer, ...]:
-    known = "Dense, Dropout, Normalization"
+    *known, last = (cls.__name__ for cls in LAYERS.values())
     if isinstance(layers, Layer | str) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers must be a list of {known} and Rescaling; got {describe(layers)}")
+        raise TypeError(f"layers must be a list of {', '.join(known)} and {last}; got {describe(layers)}")
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
-            raise TypeError(f"layers[{i}] must be {known} or Rescaling; got {describe(layer)}")
+            raise TypeError(f"layers[{i}] must be {', '.join(known)} or {last}; got {describe(layer)}")
     if not layers:
         raise ValueError("layers must hold at least one Dense")
     if not isinstance(layers[-1], Dense):
-        drops = isinstance(layers[-1], Dropout)
-        why = "Dropout would zero outputs at random" if drops else "the others only prepare data"
+        why = _WHY_NOT_LAST.get(kind(layers[-1]), "the others only prepare data")
         raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, Dense) and layer.activation == "softmax":

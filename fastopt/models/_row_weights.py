@@ -30,11 +30,11 @@ def check_class_weight(class_weight: Any) -> None:
             check_number(f"class_weight of {label!r}", weight, 0.0)
 
 
-def read(name: str, weights: Any, rows: int, kept: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+def read(name: str, weights: Any, rows: int, kept: np.ndarray | None) -> NDArray[np.float64]:
     """Return weights of rows, float64, finite and not negative.
 
     rows  number of rows that were given: weights are (rows,) or (rows, 1)
-    kept  (rows,) those that are used, of which the weights are returned; None: all
+    kept  numbers of those that are used, of which the weights are returned; None: all
     """
     values = _frames.numbers_of(name, weights).values
     if values.shape not in ((rows,), (rows, 1)):
@@ -56,7 +56,7 @@ def in_dtype(name: str, weights: NDArray[np.float64], dtype: np.dtype) -> np.nda
     return found
 
 
-def used(name: str, weights: np.ndarray, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def used(name: str, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return those of these rows whose weight is not 0; ValueError if there is none."""
     found = rows[weights[rows] > 0]
     if not len(found):
@@ -69,7 +69,7 @@ def of_classes(
     loss: Loss,
     y: np.ndarray,
     classes: np.ndarray | None,
-    rows: NDArray[np.int64],
+    rows: np.ndarray,
 ) -> NDArray[np.float64]:
     """Return the weight of every row's class, float64 (n,); a class that the mapping lacks has weight 1.
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from .._validation import describe
-from ..kernels.spec import ParamSettings
-from ..layers import Dense, Layer
+from ..kernels.spec import MOVING, ParamSettings
+from ..layers import BatchNorm, Layer, Trained
 from ..optim import Optimizer
+from ..preprocessing import Preprocessing
 
 
 def check_names(names: Any, layers: Sequence[Layer], known: Sequence[str]) -> set[str]:
@@ -17,7 +18,7 @@ def check_names(names: Any, layers: Sequence[Layer], known: Sequence[str]) -> se
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
         raise TypeError(f"names must be the name of a layer, or a list of names; got {describe(names)}")
-    with_weights = [name for layer, name in zip(layers, known, strict=True) if isinstance(layer, Dense)]
+    with_weights = [name for layer, name in zip(layers, known, strict=True) if isinstance(layer, Trained)]
     for name in listed:
         if name not in with_weights:
             why = "has no weights" if name in known else "is no layer of the model"
@@ -30,30 +31,36 @@ def with_trainable(
 ) -> tuple[Layer, ...]:
     """Return the layers, those of the names `changed` trainable or not."""
     return tuple(
-        replace(layer, trainable=trainable) if isinstance(layer, Dense) and name in changed else layer
+        replace(layer, trainable=trainable) if isinstance(layer, Trained) and name in changed else layer
         for layer, name in zip(layers, names, strict=True)
     )
 
 
 def frozen_params(layers: Sequence[Layer]) -> list[bool]:
-    """For each parameter of the layers, in their order: True if it is frozen."""
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
-    return [not layer.trainable for layer in dense for _ in range(1 + layer.use_bias)]
+    """For each parameter of the layers, in their order: True if it is frozen, or never an optimizer's."""
+    trained = [layer for layer in layers if isinstance(layer, Trained)]
+    return [not layer.trainable or name in MOVING for layer in trained for name in layer.arrays]
+
+
+def fixed_layers(layers: Sequence[Layer]) -> tuple[int, ...]:
+    """Numbers of the frozen BatchNorms, as `OptimizerSteps.fixed` has them: without layers that prepare data."""
+    own = [layer for layer in layers if not isinstance(layer, Preprocessing)]
+    return tuple(i for i, layer in enumerate(own) if isinstance(layer, BatchNorm) and not layer.trainable)
 
 
 def settings_of(layers: Sequence[Layer], decay_biases: bool) -> tuple[ParamSettings, ...]:
     """Settings of each parameter of the layers; () if none has any of its own."""
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
-    settings = tuple(own for layer in dense for own in layer.settings(decay_biases))
+    trained = [layer for layer in layers if isinstance(layer, Trained)]
+    settings = tuple(own for layer in trained for own in layer.settings(decay_biases))
     return settings if any(own != ParamSettings() for own in settings) else ()
 
 
-def check_trainable(layers: Sequence[Layer], settings: Sequence[ParamSettings], optimizer: Optimizer) -> None:
+def check_trainable(settings: Sequence[ParamSettings], all_frozen: bool, optimizer: Optimizer) -> None:
     """Raise ValueError for layers that the optimizer cannot train; settings: of their parameters."""
     if optimizer.options["maximize"] and any(own.has_penalty for own in settings):
         raise ValueError(
             "regularizers are for losses that are minimized; with maximize=True weights would grow without bound. Use"
             " the optimizer's weight_decay or l1, which shrink them either way"
         )
-    if all(frozen_params(layers)):
+    if all_frozen:
         raise ValueError("all layers are frozen, so there is nothing to train: call unfreeze with the names of some")

@@ -2,8 +2,10 @@
 
 Tensors: "layers.<i>.kernel", "layers.<i>.bias", "optimizer.<parameter>.<state>"; since format 2 also what the model
 remembers of its data (see `_data_memory`): "layers.<i>.mean", "layers.<i>.variance", "targets.mean",
-"targets.deviation"; since format 3 averages of the weights, "averages." before their names. Metadata: one entry,
-"fastopt", the JSON text of a description (see `_description`).
+"targets.deviation"; since format 3 also the parameters of normalization, "layers.<i>.gamma", "layers.<i>.beta",
+"layers.<i>.moving_mean", "layers.<i>.moving_variance", averages of the weights, "averages." before their names, and in
+checkpoints of `fit` those of a training that goes on, "training.<i>" (see `_checkpoints`), which make no difference to
+whoever loads the model. Metadata: one entry, "fastopt", the JSON text of a description (see `_description`).
 `fastopt._files` writes a file, whole or not at all.
 """
 
@@ -20,10 +22,12 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of models with averages, or layers that have constraints, regularizers, rates or a decay of their
-# own, or are frozen. Format 2 is that of models that remember something of their data; of others format 1 says all.
+# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
+# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
+# something of their data; of others format 1 says all.
 FORMAT = 3
 KEY = "fastopt"
+TRAINING = "training"  # entry of the description, and first part of the names of tensors
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.
 DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
@@ -31,16 +35,20 @@ Description = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 
 
-def write(path: Path | Writable, description: Mapping[str, Any], tensors: Tensors) -> None:
-    """Write a model file; OSError where it cannot be written."""
+def write(
+    path: Path | Writable, description: Mapping[str, Any], tensors: Tensors, keep: str | None = None
+) -> None:
+    """Write a model file; OSError where it cannot be written. keep: name of the file that it replaces, from then on."""
     from safetensors.numpy import save as to_bytes
 
-    _files.write(path, to_bytes(tensors, {KEY: json.dumps(description, allow_nan=False)}))
+    _files.write(path, to_bytes(tensors, {KEY: json.dumps(description, allow_nan=False)}), keep=keep)
 
 
 @contextlib.contextmanager
-def opened(path: Path | Readable) -> Iterator[tuple[Description, Tensors]]:
+def opened(path: Path | Readable, training: bool = False) -> Iterator[tuple[Description, Tensors]]:
     """Read a model file: its description, and its tensors, which are copies in memory of their own.
+
+    training: also what a checkpoint has of its training.
 
     Errors of reading it, also those raised while this is open, become a ValueError that names the file and the reason.
     """
@@ -48,12 +56,17 @@ def opened(path: Path | Readable) -> Iterator[tuple[Description, Tensors]]:
 
     content = _files.read(path)
     try:
-        yield _parse(content)
+        description, tensors = _parse(content)
+        if not training:
+            description.pop(TRAINING, None)
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{TRAINING}.")}
+        yield description, tensors
     except SafetensorError as error:
         raise ValueError(f"{_files.shown(path)} is not a whole safetensors file: {error}") from error
     except DAMAGE as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{_files.shown(path)} is not a usable model file: {reason}") from error
+        kind = "checkpoint" if training else "model file"
+        raise ValueError(f"{_files.shown(path)} is not a usable {kind}: {reason}") from error
 
 
 def _parse(content: bytes) -> tuple[Description, Tensors]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _backends
 from .._files import Path, Readable
-from . import _data_memory, _description, checkpoint
+from . import _description, checkpoint
 from .sequential import Sequential
 
 log = logging.getLogger("fastopt")
@@ -45,14 +45,4 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         if refusal:
             log.warning("%s: the model now computes in its dtype", refusal)
             description["compute_dtype"] = None
-        model = _description.build_model(Sequential, description, tensors, backend)
-        if description["compile"] is not None:
-            training = description["compile"], tensors, len(model.parameters)
-            optimizer, loss, metrics, state = _description.build_training(*training)
-            settings = _description.build_ema(description["compile"]), description["compile"].get("decay_biases", True)
-            model.compile(optimizer, loss, metrics, *settings)
-            optimizer.load_state_dict(state)
-            _description.restore_averages(model, description["compile"], tensors)
-            _data_memory.know_old_labels(model)
-        _description.check_left_over(tensors)
-    return model
+        return _description.build_whole(Sequential, description, tensors, backend)

@@ -47,10 +47,10 @@ def tqdm_class() -> tuple[Any, str]:
 class Bar:
     """A line for an epoch: a bar over its samples, the time, all figures, and the samples per second."""
 
-    def __init__(self, epoch: int, epochs: int, samples: int, batch_size: int) -> None:
+    def __init__(self, epoch: int, epochs: int | None, samples: int, batch_size: int) -> None:
         tqdm, bar = tqdm_class()
         self._samples, self._batch_size = samples, batch_size
-        self._title = f"Epoch {epoch}/{epochs}"
+        self._title = f"Epoch {epoch}" if epochs is None else f"Epoch {epoch}/{epochs}"
         self._bar = tqdm(
             total=samples,
             desc=self._title,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
-from .._random_rows import split
+from .._random_rows import row_numbers, split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..callbacks import Callback
@@ -20,8 +20,19 @@ from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
-from . import _description, _intake, _row_weights, _targets, _trainable, checkpoint, training
+from . import (
+    _checkpoints,
+    _description,
+    _intake,
+    _row_weights,
+    _targets,
+    _trainable,
+    checkpoint,
+    epoch_loop,
+    training,
+)
 from ._data_memory import DataMemory
+from ._row_stream import RowStream
 from .history import History
 from .training import NAN, FitOptions
 
@@ -29,8 +40,9 @@ from .training import NAN, FitOptions
 class Sequential(DataMemory):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense and Dropout; the last one is Dense, and only it may have the activation softmax. Normalization and
-             Rescaling may come first; they change neither the weights nor the dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
+             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
+             dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -153,6 +165,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()
 
@@ -160,11 +173,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self,
         x: ArrayLike,
         y: ArrayLike,
-        epochs: int = 1,
+        epochs: int | None = None,
         batch_size: int = 32,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         callbacks: Sequence[Callback] = (),
         verbose: int | str = "auto",
         initial_epoch: int = 0,
@@ -173,22 +186,37 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         standardize_targets: bool = False,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
+        steps_per_epoch: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int | str | None = None,
+        resume: Path | bool | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
-                          model's Normalization and Rescaling do, not scaled. Images (n, 28, 28) are flattened. Tables
+                          model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
+                          memory map of bytes: rows are converted and scaled as a batch is gathered. Only arrays columns
+                          first (Fortran order) are copied, in their dtype, unless they are memory-mapped; and less than
+                          2^20 numbers are converted once. Matrices of scipy.sparse (others than CSR become CSR) are
+                          gathered into dense batches. Images (n, 28, 28) are flattened. Tables
                           of pandas, polars and pyarrow may have bool, nullable and categorical columns of numbers;
                           `feature_names` keeps their names, and other columns are refused from then on
         y                 labels (n,) or (n, 1) for sparse_categorical_crossentropy, and for binary_crossentropy, hinge
                           and perceptron with one output: whole numbers, bools or strings. Those that are not 0, 1, ...
                           already are numbered in sorted order, and `classes` keeps them; there must be as many as the
                           outputs tell apart. Else numbers (n, outputs), or (n,) where there is one output
-        epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run
+        epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run. None: 1, or where
+                          max_steps or max_seconds are given as many as these allow
         batch_size        rows per batch; the last batch of an epoch may have fewer
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
-        shuffle           go through the rows in a new order every epoch: a function of the seed and `epochs_done` alone
+        shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
+                          "blocks" is for a memory map beyond memory: blocks of neighbouring rows, 1 MB of x each, come
+                          in random order, and within every 64 blocks rows are mixed, so that 64 MB of the file are
+                          read at a time, a block in one go (`fastopt.kernels.spec.Shuffle` has the formula)
         callbacks         a sequence of `Callback`
         verbose           1 for a progress bar on stderr, 0 for none, "auto" for one on a terminal and in a notebook
         initial_epoch     epochs that count as done: with a loaded model, `epochs=10,
@@ -206,13 +234,33 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
                           n / (classes x rows of the class), so that each class weighs as much. For targets that are
                           one class a row. They multiply sample_weight, and leave the validation alone
+        steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
+                          whole batches: the rows follow one another without end, each time through in a new order. By
+                          default an epoch goes once through the data
+        validation_freq   n: validate after every n-th epoch; or a list of numbers of epochs. "val_..." of the others
+                          are NaN in the history, and not in the logs of callbacks
+        max_steps         the training ends with this step of the optimizer, counted from its begin; the epoch that it
+                          is in is then short, but validated, and one of the history
+        max_seconds       it ends with the step in which so many seconds have passed, in the same way
+        checkpoint        path of a file that the training can be resumed from, also if it is killed: weights, states,
+                          position, history and the states of callbacks. It is written anew in one step, and the one
+                          before it goes by the name with ".previous" at its end. It is a model file, too
+        checkpoint_every  number of steps between two checkpoints, or such as "5 min" and "2 epochs"; by default "1
+                          epoch". There is always one when the training ends, too
+        resume            path of a checkpoint to go on from, or True for that of `checkpoint`. The model is made and
+                          compiled as before, and the call is the same, but paths, callbacks without a state, and limits
+                          may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
+                          bit, those of a training without interruption, for any number of threads. Where `checkpoint`
+                          is the same path and there is no file yet, the training begins
 
         With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
         metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out, also of what Normalization, standardize_targets and
-        "balanced" learn (other weights do not matter to these). Keras divides by the number of rows instead:
-        for its steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves
-        weights and states of the optimizer alone; it counts as a step, also for the schedule of the learning rate.
+        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
+        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
+        Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
+        is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
+        weights of the validation if they have an argument sample_weight; else they see its rows alike.
 
         Clipping is the optimizer's, and so are penalties of all parameters: `fastopt.Adam(clip_norm=1.0, l1=1e-5)`.
         Regularizers are those of single layers, and a part of the loss: `history["loss"]` has the penalty of the
@@ -231,10 +279,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets, sample_weight, class_weight,
+            accumulate, standardize_targets, sample_weight, class_weight, steps_per_epoch, validation_freq, max_steps,
+            max_seconds, checkpoint, checkpoint_every, resume,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            return training.run(self, self._plan_fit(x, y, options))
+            plan = self._plan_fit(x, y, options)
+            return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
 
     def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -244,60 +294,70 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
-        _trainable.check_trainable(self.layers, self.param_settings, self.optimizer)
+        if self.param_settings or self._all_frozen:
+            _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
-            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.kept)
+            weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.rows)
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        rows, held_out = np.arange(len(raw.x.values)), None
+        rows, held_out = row_numbers(raw.num_rows), None  # among those without gaps
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
-        learnt_rows = None if len(used) == len(raw.x.values) else used
+        learnt_rows = None if len(used) == raw.num_rows else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
-            names = ("validation x", "validation y")
+            called = ("validation x", "validation y")
             more_x, more_y, *rest = options.validation_data
-            more = _intake.read(self, names, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
-            validation = _intake.converted(self, names, more, loss, learnt)
+            more = _intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
+            validation = _intake.converted(self, called, more, loss, learnt)
             if rest and rest[0] is not None:
                 validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
-            validation = _intake.Data(data.x[held_out], data.y[held_out])
+            validation = data._replace(rows=_intake.chosen(data.rows, held_out))
             if weights is not None:
-                found = _row_weights.in_dtype("sample_weight", weights, self.dtype)[held_out]
-                _row_weights.used("sample_weight of the rows held out", found, np.arange(len(found)))
-                validation = validation._replace(weights=found)
+                found = _row_weights.in_dtype("sample_weight", weights, self.dtype)
+                _row_weights.used("sample_weight of the rows held out", found, held_out)
+                validation = validation._replace(weights=raw.of_all(found))
         if options.class_weight is not None:
-            of_classes = _row_weights.of_classes(options.class_weight, loss, data.y, learnt.classes, used)
+            of_classes = _row_weights.of_classes(options.class_weight, loss, data.targets, learnt.classes, used)
             weights = of_classes if weights is None else weights * of_classes
         if weights is not None:
             found = _row_weights.in_dtype("sample_weight times class_weight", weights, self.dtype)
             _row_weights.used("sample_weight times class_weight", found, rows)
-            data = data._replace(weights=found)
+            data = data._replace(weights=raw.of_all(found))
         for name, some in (("y", data), ("validation y", validation)):
             if some is not None and self.metrics:
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        rows = rows if data.rows is None else data.rows[rows]
+        plan = training.Plan(None, data, rows, validation, options)
+        if options.steps_per_epoch is not None:
+            plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
+        if options.checkpoint is not None or options.resume not in (None, False):
+            names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
+            told = {**data._asdict(), "x": data.features, "rows": len(rows)}
+            told["learnt"] = [learnt.statistics, learnt.target_scale]
+            plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
         if self.inputs is None:
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
         evaluator = self._evaluator(network)
         self.learnt = learnt
-        return training.Plan(network, data, rows, validation, options, evaluator)
+        return plan._replace(network=network, evaluator=evaluator)
 
     def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
         """The data with the weights of its rows."""
-        weights = _row_weights.read(name, sample_weight, raw.given, raw.kept)
+        weights = _row_weights.read(name, sample_weight, raw.given, raw.rows)
         found = _row_weights.in_dtype(name, weights, self.dtype)
-        _row_weights.used(name, found, np.arange(len(found)))
-        return data._replace(weights=found)
+        _row_weights.used(name, found, row_numbers(len(found)))
+        return data._replace(weights=raw.of_all(found))
 
     def _network_for(self, training: bool, averaged: bool = False) -> Any:
         """Return a network to train or predict with: that of the call before, with its programs, if it still fits.
@@ -412,7 +472,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         state.pop("_holder", None)
         return state
 
-    def save(self, path: Path | Writable) -> None:
+    def save(self, path: Path | Writable, weights_only: bool = False) -> None:
         """Write layers, weights, optimizer and counts to a safetensors file; see `fastopt.load_model`.
 
         `path` is a str, bytes or os.PathLike, or a file object open for writing in binary mode, such as an io.BytesIO.
@@ -420,6 +480,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         and whatever fails, the old one stays as it was. The user must be allowed to write to the file and to its
         folder. A link stays, and what it points to is replaced; hard links to the old file keep the old content. A pipe
         or a device is written to directly.
+
+        weights_only: leave out what `compile` was given, with the optimizer's states. The loaded model predicts, and is
+        to be compiled before it is trained.
 
         A schedule of the learning rate that is not one of `fastopt.schedules` cannot be in a file: its present value is
         saved, and a warning logged, now and when the file is loaded.
@@ -431,9 +494,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         >>> bool((fo.load_model(file).parameters[0] == model.parameters[0]).all())
         True
         """
+        check_flag("weights_only", weights_only)
         with self._use.shared("save"):
             self._bring_back()
-            checkpoint.write(path, *_description.describe(self))
+            checkpoint.write(path, *_description.describe(self, weights_only=bool(weights_only)))
 
     def load_weights(self, path: Path | Readable) -> None:
         """Load the weights of a file written by `save`, whose dense and preprocessing layers must be the model's.
@@ -447,6 +511,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         with self._use.exclusive("load_weights"):
             with checkpoint.opened(path) as (description, tensors):
                 whole = {**description, "compute_dtype": None}
+                _description.check_defined(description)
                 saved = _description.build_model(Sequential, whole, tensors, self.backend)
             self._bring_back()
             _description.take_weights(self, saved, shown(path))

@@ -1,38 +1,41 @@
-"""Training, epoch after epoch: the options of `Sequential.fit`, and the loop that it runs."""
+"""Training: the options of `Sequential.fit`, its passes over the data, and the loop where nobody looks at epochs."""
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _backends
 from .._exclusive import Exclusive
+from .._files import Path
 from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..callbacks import Callback, Trainable
-from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
 from ._averages import Averages, work_after
 from ._intake import Data
-from ._parts import train_in_parts
+from ._limits import check_checkpoints, check_limits
+from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._targets import TargetScale, unscaled
 from .history import History
-from .progress import Bar, wants_bar
+from .progress import wants_bar
 
 DIVERGED = "the training diverged in epoch"
 REMEDIES = "a smaller learning rate may help, clip_norm, or features scaled to about -1 .. 1"
 EVALUATION_BATCH = 1024
 # The most steps of a call of several epochs: each takes 100 bytes of scalars, rates and losses, and 1 us to write them.
 STEPS_OF_A_CALL = 1 << 15
+# Sizes of shuffle="blocks": blocks are read from a disk in one go, and windows are held in memory.
+BLOCK_BYTES, WINDOW_BLOCKS = 1 << 20, 64
 LAST = "lr", "seconds", "samples_per_second"  # figures that stand behind all others
 NAN = ("raise", "skip")
 
@@ -43,20 +46,19 @@ class Model(Trainable, Protocol):
     seed: int
     epochs_done: int
     history: History | None
+    metrics: tuple[str, ...]
     metric_functions: dict[str, Function]
     target_scale: TargetScale | None
+    param_settings: tuple[ParamSettings, ...]
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    @property
-    def param_settings(self) -> tuple[ParamSettings, ...]:
-        """Settings of each parameter beside the optimizer's."""
 
     def _constraints(self) -> list[Constraint | None]:
         """The constraint of each parameter."""
@@ -69,11 +71,11 @@ class Model(Trainable, Protocol):
 class FitOptions:
     """Options of `fit`, with its names and defaults; TypeError or ValueError for an impossible one."""
 
-    epochs: int = 1
+    epochs: int | None = None
     batch_size: int = 32
     validation_split: float = 0.0
     validation_data: Any = None
-    shuffle: bool = True
+    shuffle: bool | str = True
     callbacks: Sequence[Callback] = ()
     verbose: int | str = "auto"
     initial_epoch: int = 0
@@ -82,16 +84,24 @@ class FitOptions:
     standardize_targets: bool = False
     sample_weight: Any = None
     class_weight: Any = None
+    steps_per_epoch: int | None = None
+    validation_freq: int | Sequence[int] = 1
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    checkpoint: Path | None = None
+    checkpoint_every: int | str | None = None
+    resume: Path | bool | None = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
-        check_count("epochs", self.epochs)
-        if self.initial_epoch > self.epochs:
-            raise ValueError(f"initial_epoch must be at most epochs={self.epochs}; got {self.initial_epoch}")
+        if self.epochs is not None:
+            check_count("epochs", self.epochs)
+        if self.initial_epoch and self.last_epoch is not None and self.initial_epoch > self.last_epoch:
+            raise ValueError(f"initial_epoch must be at most epochs={self.last_epoch}; got {self.initial_epoch}")
         check_count("batch_size", self.batch_size)
         check_count("accumulate", self.accumulate)
         check_number("validation_split", self.validation_split, 0.0, 1.0)
-        check_flag("shuffle", self.shuffle)
+        check_shuffle(self.shuffle)
         check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
@@ -107,15 +117,49 @@ class FitOptions:
                     f" {describe(self.validation_data)}"
                 )
 
+        limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
+        if limits != (None, 1, None, None):
+            check_limits(self)
+        if (self.checkpoint, self.checkpoint_every, self.resume) != (None, None, None):
+            check_checkpoints(self)
+
+    @property
+    def last_epoch(self) -> int | None:
+        """Number of the last epoch; None: other limits end the training."""
+        if self.epochs is not None:
+            return int(self.epochs)
+        return 1 if self.max_steps is None and self.max_seconds is None else None
+
     @property
     def epoch_numbers(self) -> range:
         """Numbers of the epochs to run, from 1."""
-        return range(int(self.initial_epoch) + 1, int(self.epochs) + 1)
+        last = self.last_epoch if self.epochs is None else int(self.epochs)
+        return range(int(self.initial_epoch) + 1, (sys.maxsize if last is None else last + 1))
+
+    @property
+    def resume_path(self) -> Path | None:
+        """Path of the checkpoint to go on from."""
+        if self.resume is True:
+            return self.checkpoint
+        return None if self.resume is False else self.resume
+
+    def validates(self, epoch: int) -> bool:
+        """True if an epoch, counted from 1, ends with a validation, where there is one."""
+        freq: Any = self.validation_freq
+        return epoch in freq if isinstance(freq, list | tuple) else epoch % int(freq) == 0
 
     @property
     def shows_bar(self) -> bool:
         """True if there is to be a progress bar."""
         return bool(self.verbose) and wants_bar(self.verbose)
+
+
+def check_shuffle(shuffle: Any) -> None:
+    """Raise unless `shuffle` is True, False or "blocks"."""
+    if not isinstance(shuffle, bool | np.bool_ | str):
+        raise TypeError(f'shuffle must be True, False or "blocks"; got {describe(shuffle)}')
+    if isinstance(shuffle, str) and shuffle != "blocks":
+        raise ValueError(f'shuffle must be True, False or "blocks"; got {shuffle!r}')
 
 
 def check_callbacks(callbacks: Any) -> None:
@@ -140,10 +184,21 @@ class Plan(NamedTuple):
 
     network: Any  # of the backend, over the model's weights
     data: Data
-    rows: np.ndarray  # int64, the rows of `data` to train on
+    rows: np.ndarray  # numbers of the rows of `data` to train on, as of `row_numbers`
     validation: Data | None
     options: FitOptions
     evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
+    stream: RowStream | None = None  # of the rows, where epochs are of `steps_per_epoch`
+    call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
+    saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
+
+    @property
+    def at_once(self) -> bool:
+        """True if nobody looks at the training before all epochs are done."""
+        options = self.options
+        limited = options.max_steps is not None or options.max_seconds is not None
+        in_parts = limited or self.stream is not None or self.call is not None
+        return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -152,35 +207,20 @@ def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextM
     return nullcontext() if open_ is None else open_(listener)
 
 
-def run(model: Model, plan: Plan) -> History:
-    """Train by the plan, and return the figures.
+def run_at_once(model: Model, plan: Plan) -> History:
+    """Train by a plan that is `at_once`, and return the figures, with the bits of `epoch_loop.run`.
 
     State stays consistent after an error or an interrupt: parameters, states, and counts of steps and epochs fit each
     other. Only losing the GPU can break it.
     """
-    history, options = History(), plan.options
-    watched = any(callback.reads_weights for callback in options.callbacks)
-    with _training(model, options.callbacks, history):
-        if options.callbacks or options.shows_bar or plan.validation is not None:
-            for _ in _epochs(model, plan, history, watched):
-                pass
-        else:
-            _all_epochs(model, plan, history)
+    history = History()
+    with in_training(model, (), history):
+        _all_epochs(model, plan, history)
     return history
 
 
-def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
-    """Iterate over the epochs of a training: each is trained when its figures are requested. So models can alternate.
-
-    The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
-    """
-    history = History()
-    with model._use.exclusive("fit", trains=True), _training(model, plan.options.callbacks, history):
-        yield from _epochs(model, plan, history, watched=True)
-
-
 @contextmanager
-def _training(model: Model, callbacks: Sequence[Callback], history: History) -> Iterator[None]:
+def in_training(model: Model, callbacks: Sequence[Callback], history: History) -> Iterator[None]:
     """While open, `history` and `stop_training` are this training's; then again those of one that is around it."""
     with ExitStack() as stack:
         for callback in callbacks:
@@ -196,43 +236,8 @@ def _training(model: Model, callbacks: Sequence[Callback], history: History) -> 
                 model.history, model.stop_training = before
 
 
-def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterator[Mapping[str, float]]:
-    """Train epoch by epoch; watched: somebody may look at the weights between epochs, so they are brought back.
-
-    If not, methods of the model that read or change them bring them back.
-    """
-    callbacks, epochs, warned = plan.options.callbacks, plan.options.epoch_numbers, False
-    show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
-    try:
-        for callback in callbacks:
-            callback.on_train_begin(model)
-        with nullcontext() if watched else _holding(model, plan.network):
-            for epoch in epochs:
-                for callback in callbacks:
-                    callback.on_epoch_begin(model, epoch)
-                with show_epoch(epoch) as bar:
-                    logs, losses = _epoch(model, plan, bar)
-                with interrupts_held():  # all of an epoch or nothing
-                    history.append(epoch, logs, losses)
-                for callback in callbacks:
-                    callback.on_epoch_end(model, epoch, logs)
-                if not warned and not math.isfinite(logs["loss"]):
-                    warned = True
-                    _warn_diverged(epoch, logs["loss"])
-                yield logs
-                if model.stop_training:
-                    break
-        for callback in callbacks:
-            callback.on_train_end(model)
-    except KeyboardInterrupt:
-        with interrupts_held():
-            for callback in callbacks:
-                callback.on_interrupt(model)
-        raise
-
-
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
-    """Train all epochs in one call of the backend, with the bits of `_epochs`; nobody asks for figures between them.
+    """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them.
 
     There are further calls after so many steps, and after an epoch that diverged, which is told at once.
     """
@@ -240,25 +245,25 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
-        history.extend(numbers[len(history)], _figures(batches, results), results.losses)
+        history.extend(numbers[len(history)], epoch_figures(batches, results), results.losses)
 
     def stop() -> bool:
         return model.stop_training
 
-    with _holding(model, plan.network):
+    with holding(model, plan.network):
         while len(history) < len(numbers) and not model.stop_training:
-            batches = _batches(model, plan)
+            batches = next_batches(model, plan)
             most = max(1, STEPS_OF_A_CALL // batches.steps)
             batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
             train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
             loss = history.history["loss"][-1]
             if not warned and not math.isfinite(loss):
                 warned = True
-                _warn_diverged(history.epochs[-1], loss)
+                warn_diverged(history.epochs[-1], loss)
 
 
 @contextmanager
-def _holding(model: Model, network: Any) -> Iterator[None]:
+def holding(model: Model, network: Any) -> Iterator[None]:
     """While open, weights and states may be newer in the network's own memory, of which the model knows."""
     hold = getattr(network, "holding", None)
     if hold is None:
@@ -273,36 +278,37 @@ def _holding(model: Model, network: Any) -> Iterator[None]:
             model._holder = outer
 
 
-def _epoch(model: Model, plan: Plan, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
-    """Train and validate for an epoch; return its figures, and the losses of all steps."""
-    batches = _batches(model, plan)
-    callbacks, advance = plan.options.callbacks, bar.advance if bar else None
-    if any(callback.every_steps for callback in callbacks):
-        train = partial(train_epoch, model, plan.network)
-        result = train_in_parts(model, batches, callbacks, train, advance)
-    else:
-        result = train_epoch(model, plan.network, batches, advance)
-    model.epochs_done += 1
-    logs = {name: values[0] for name, values in _figures(batches, EpochResults.of(result)).items()}
-    if plan.validation is not None:
-        last = {name: logs.pop(name) for name in LAST}
-        evaluator = plan.evaluator or plan.network
-        if evaluator is not plan.network:
-            model._bring_back()  # the averages, which it reads
-        found = evaluated(model, evaluator, plan.validation, EVALUATION_BATCH)
-        logs |= {f"val_{name}": value for name, value in found.items()} | last
-    if bar:
-        bar.finish(logs)
-    return logs, result.losses
-
-
-def _batches(model: Model, plan: Plan) -> Batches:
+def next_batches(model: Model, plan: Plan) -> Batches:
     """The batches of the model's next epoch."""
-    options, rows = plan.options, plan.rows
-    shuffle = Shuffle(model.seed, model.epochs_done) if options.shuffle else None
-    size = min(int(options.batch_size), len(rows))
-    x, y, weights = plan.data
-    return Batches(x, y, rows, size, int(options.accumulate), shuffle=shuffle, weights=weights)
+    options, rows, shuffle = plan.options, plan.rows, None
+    size, accumulate = min(int(options.batch_size), len(rows)), int(options.accumulate)
+    if plan.stream is not None:
+        count = rows_per_epoch(plan)
+        rows = plan.stream.rows(model.epochs_done * count, count)
+    else:
+        shuffle = shuffle_of(model, plan)
+    data = plan.data
+    return Batches(data.x, data.y, rows, size, accumulate, shuffle=shuffle, weights=data.weights)
+
+
+def shuffle_of(model: Model, plan: Plan) -> Shuffle | None:
+    """The orders of epochs from the model's next one on; None: rows come as they are."""
+    if not plan.options.shuffle:
+        return None
+    shuffle = Shuffle(model.seed, model.epochs_done)
+    if plan.options.shuffle != "blocks":
+        return shuffle
+    x = plan.data.x
+    block_rows = max(1, BLOCK_BYTES * len(x) // x.nbytes)
+    return shuffle._replace(block_rows=block_rows, window_rows=WINDOW_BLOCKS * block_rows)
+
+
+def rows_per_epoch(plan: Plan) -> int:
+    """Rows that an epoch trains on: all, or those of `steps_per_epoch` whole steps."""
+    options, rows = plan.options, len(plan.rows)
+    if options.steps_per_epoch is None:
+        return rows
+    return int(options.steps_per_epoch) * min(int(options.batch_size), rows) * int(options.accumulate)
 
 
 def train_epoch(
@@ -322,6 +328,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
     assert optimizer is not None
     with optimizer._step_lock:
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
+        if model._fixed_layers:
+            steps = steps._replace(fixed=model._fixed_layers)
         steps = work_after(steps, model._constraints(), model._averages, model._parameters)
         network.steps_done = 0
         try:
@@ -334,10 +342,9 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
 
 
 def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:
-    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation."""
-    x, y, weights = data
-    result, settings = network.evaluate(x, y, batch_size, weights), model.param_settings
-    loss = float(result.losses[0])
+    """The mean loss, with the penalties of regularizers, and the metrics of an evaluation on the rows that count."""
+    result = network.evaluate(data.x, data.y, batch_size, data.weights, data.rows)
+    loss, settings = float(result.losses[0]), model.param_settings
     if any(own.has_penalty for own in settings):
         loss += network.penalty(settings)
     return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
@@ -350,10 +357,10 @@ def function_figures(model: Model, network: Any, data: Data, batch_size: int) ->
     """
     if not model.metric_functions:
         return {}
-    outputs, y = network.predict(data.x, batch_size), data.y
+    outputs, y = network.predict(data.x, batch_size, data.rows), data.targets
     if model.target_scale is not None:
         outputs, y = (unscaled(values, model.target_scale) for values in (outputs, y))
-    return function_values(model.metric_functions, y, outputs, data.weights)
+    return function_values(model.metric_functions, y, outputs, data.row_weights)
 
 
 def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[str] = ()) -> list[str]:
@@ -363,42 +370,17 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
     return [*names, *validated, *LAST]
 
 
-def _figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
+def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    sizes = results.weights
-    if sizes is None:
-        # the last step may have fewer rows than the others
-        sizes = np.full(batches.steps, batches.batch_size * batches.accumulate)
-        sizes[-1] = len(batches.order) - sizes[:-1].sum()
+    sizes = batches.step_rows
+    if results.weights is not None:
+        # a short epoch may have no weight: the losses of its steps are 0, but for penalties
+        sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
     losses = np.average(results.losses, axis=1, weights=sizes)
     speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
 
 
-def _warn_diverged(epoch: int, loss: float) -> None:
+def warn_diverged(epoch: int, loss: float) -> None:
     warn(f"{DIVERGED} {epoch}, where the loss is {loss:g}: {REMEDIES}")
-
-
-# ---------------------------------------------------------------- the progress bar
-ShowEpoch = Callable[[int], AbstractContextManager[Bar | None]]
-
-
-def _no_bar(epoch: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _bar_of(backend: str, plan: Plan) -> ShowEpoch:
-    """A function that shows the bar of an epoch; while that is open, it names the kernels that are compiled."""
-    options = plan.options
-
-    @contextmanager
-    def show(epoch: int) -> Iterator[Bar]:
-        bar = Bar(epoch, options.epochs, len(plan.rows), int(options.batch_size) * int(options.accumulate))
-        try:
-            with compiling(backend, bar.compiling):
-                yield bar
-        finally:
-            bar.close()
-
-    return show

@@ -5,4 +5,7 @@ checkers.
 """
 
 from .optimizers import *  # noqa: F403
-from .optimizers import __all__ as __all__
+from .optimizers import __all__ as _names
+from .rules import OptimizerRule
+
+__all__ = ["OptimizerRule", *_names]

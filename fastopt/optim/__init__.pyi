@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Optimizer as Optimizer
+from .rules import OptimizerRule as OptimizerRule
 
 __all__ = [
     "SGD",
@@ -14,6 +15,7 @@ __all__ = [
     "Lion",
     "NAdam",
     "Optimizer",
+    "OptimizerRule",
     "RMSprop",
     "get_optimizer",
 ]

@@ -7,9 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.formulas import OPTIMIZERS, defined
+from ..kernels.formulas.optimizers import AT_STEP
 from ..kernels.spec import ArrayUpdate
 from ._engine import Leaves, StepSettings, UpdateEngine
 from ._engine_cuda import CudaEngine, _kernels
+
+
+def check_counted(rule: str) -> None:
+    """ValueError for a rule whose scalars a device that counts its steps cannot compute: some of the user's."""
+    if OPTIMIZERS[rule].at_step not in AT_STEP:
+        raise ValueError(
+            f"capturable=True must be left out for {defined.name_of(rule)}: its update depends on the step or the"
+            " learning rate by a formula of yours, which only the host computes"
+        )
 
 
 class CapturableEngine(CudaEngine):

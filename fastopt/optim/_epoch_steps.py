@@ -29,10 +29,10 @@ class EpochSteps(Settings):
         settings: of each array, beside the group's; (): none has its own.
         """
         rates = self.rates(n)
-        group, done = self._groups[0], self._count
+        group, done, steps = self._groups[0], self._count, self._engine.steps_done.tolist()
         states = [None if state.frozen else state.user_views for state in group.param_states]
-        late = [0 if state.frozen else done - state.steps for state in group.param_states]
-        if any(late):
+        if steps.count(done) < len(steps):
+            late = [0 if state.frozen else done - n for state, n in zip(group.param_states, steps, strict=True)]
             own = settings or [ParamSettings()] * len(states)
             settings = [one._replace(late=behind) for one, behind in zip(own, late, strict=True)]
         return OptimizerSteps(group.rule, states, group.options, rates, done, self._clip_norm, settings)

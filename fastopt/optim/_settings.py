@@ -11,7 +11,7 @@ import numpy as np
 from .. import conventions
 from .._validation import check_count, check_flag, check_in_domain
 from ..conventions import Convention
-from ..kernels.formulas import BOUND, DOMAINS
+from ..kernels.formulas import BOUND, DOMAINS, Domain
 from ._aliases import hints_for, refuse_foreign
 from ._engine import StepSettings
 from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
@@ -24,6 +24,7 @@ class Settings:
     _hyper: ClassVar[tuple[str, ...]]  # the names of the hyper-parameters, in torch's order
     _optional_defaults: ClassVar[Mapping[str, Any]] = EXTRA
     _conventions: ClassVar[Mapping[str, Convention]]  # the libraries that have such an optimizer, by name
+    _domains: ClassVar[Mapping[str, Domain]] = DOMAINS
     _derived: ClassVar[Mapping[str, Callable[[int, Hyper], float]]] = {}  # numbers of torch's states, by steps done
     _sparse_refusal: ClassVar[str] = ""  # why gradients must not be of some rows only; "": they may
     _groups: list[ParamGroup]
@@ -82,7 +83,7 @@ class Settings:
         if name == "lr":
             return check_lr(value)
         if name != "betas":
-            return check_in_domain(name, value, DOMAINS[name])
+            return check_in_domain(name, value, cls._domains[name])
         if not isinstance(value, tuple | list) or len(value) != 2:
             raise TypeError(f"betas must be two numbers; got {value!r}")
         return tuple(check_in_domain(f"betas[{i}]", value[i], DOMAINS[f"beta{i + 1}"]) for i in (0, 1))

@@ -17,7 +17,7 @@ from ..kernels.spec import STOCHASTIC
 from ._engine import Leaves, UpdateEngine
 from ._engine_cpu import CpuEngine
 from ._engine_cuda import CudaEngine
-from ._engine_cuda_graphs import CapturableEngine
+from ._engine_cuda_graphs import CapturableEngine, check_counted
 from ._epoch_steps import EpochSteps
 from ._hyperparameters import COMMON, SCHEDULERS, TORCH_ONLY, as_plain, check_clipping, common
 from ._param_names import KEY, in_order, names_of
@@ -118,6 +118,9 @@ class Optimizer(EpochSteps):
         """
         check_clipping(self._clip_norm, [hyper for hyper, _ in groups], self.backend)
         rules = [self._rule(hyper) for hyper, _ in groups]
+        if self._capturable:
+            for rule in rules:
+                check_counted(rule)
         engine_class: type[UpdateEngine] = CpuEngine
         if self.backend == _backends.DEVICE:
             engine_class = CapturableEngine if self._capturable and any(leaves for _, leaves in groups) else CudaEngine

@@ -86,6 +86,7 @@ Below, g is made from the gradient in this order:
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -145,10 +146,11 @@ def _init_of(row: OptimizerClass) -> Any:
     return __init__
 
 
-def _make_class(row: OptimizerClass, base: type[Optimizer]) -> type[Optimizer]:
+def make_class(row: OptimizerClass, base: type[Optimizer], more: Mapping[str, Any] | None = None) -> type[Optimizer]:
+    """The class of a row of CLASSES, with `more` members or others; without a docstring if it is among them."""
     rules = [OPTIMIZERS[rule] for convention in row.conventions.values() for rule in convention.rows.values()]
     members = {
-        "__doc__": docstring(row),
+        **({} if more and "__doc__" in more else {"__doc__": docstring(row)}),
         "__module__": __name__,
         "__init__": _init_of(row),
         "_hyper": row.hyper,
@@ -160,12 +162,12 @@ def _make_class(row: OptimizerClass, base: type[Optimizer]) -> type[Optimizer]:
         "_sparse_refusal": row.no_rows,
         "_variant": staticmethod(row.variant),
     }
-    return type(row.name, (base,), members)
+    return type(row.name, (base,), {**members, **(more or {})})
 
 
 _classes: dict[str, type[Optimizer]] = {}
 for _row in CLASSES.values():
-    _classes[_row.name] = _make_class(_row, _classes.get(_row.base, Optimizer))
+    _classes[_row.name] = make_class(_row, _classes.get(_row.base, Optimizer))
 globals().update(_classes)  # type checkers see them in `__init__.pyi`
 
 OPTIMIZER_CLASSES: dict[str, Any] = {

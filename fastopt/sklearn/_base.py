@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -128,7 +128,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=X.dtype)
         weights = self._with_class_weights(y, weights)
         task = self._read_targets(y, first)
-        targets = self._coded(y)
+        task, targets, weights = self._weighted(task, self._coded(y), weights)
         params = self._begin(X, task) if first else self._model.get_weights()
         if self.solver == "lbfgs":
             self._fit_lbfgs(_dense(X), targets, weights, params)
@@ -147,6 +147,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _with_class_weights(self, y: Any, weights: Array | None) -> Array | None:
         return weights
+
+    def _weighted(self, task: Task, targets: Array, weights: Array | None) -> tuple[Task, Array, Array | None]:
+        """Return task, targets and weights as the network takes them."""
+        return task, targets, weights
 
     def _begin(self, X: Any, task: Task) -> list[Array]:
         """Forget earlier trainings; return weights drawn as scikit-learn draws them."""
@@ -232,16 +236,22 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         rows = len(targets)
         batch = self._batch(rows)
         model = self._compiled(params, batch if weights is None else float(weights.mean()) * batch, incremental)
-        rule = Iterations(self, task.value, self._schedule(), self.learning_rate == "adaptive", score, rows)
-        rule.patience = self.n_iter_no_change - self._impatience
-        self.n_iter_ = 0
-        epochs = 1 if incremental else int(self.max_iter)
-        model.fit(
-            _dense(X), targets, epochs=epochs, batch_size=batch, shuffle=bool(self.shuffle), verbose=0,
-            callbacks=[rule, *self.callbacks], sample_weight=weights,
+        rule = Iterations(
+            self, task.value, self._schedule(), self.learning_rate == "adaptive", score, rows,
+            self.n_iter_no_change - self._impatience,
         )  # fmt: skip
-        if rule.best_weights is not None:
-            model.set_weights(rule.best_weights)
+        self.n_iter_ = 0
+        call = {
+            "batch_size": batch, "shuffle": bool(self.shuffle), "verbose": 0, "sample_weight": weights,
+        }  # fmt: skip
+        try:
+            _iterate(model, _rows(X), targets, 1 if incremental else int(self.max_iter), rule, self.callbacks, call)
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+            return
+        finally:
+            if rule.best_weights is not None:
+                model.set_weights(rule.best_weights)
         if not (incremental or rule.converged or model.stop_training):
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
@@ -286,14 +296,14 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        held_x, held_y = _dense(X[held]), np.asarray(y)[held]
+        held_x, held_y = _rows(X)[held], np.asarray(y)[held]
         held_w = None if weights is None else weights[held]
 
         def score(model: Sequential) -> float:
             outputs = model.predict(held_x)
             return self._score_of(outputs, held_y, held_w) if np.isfinite(outputs).all() else np.nan
 
-        return X[train], targets[train], None if weights is None else weights[train], score
+        return _rows(X)[train], targets[train], None if weights is None else weights[train], score
 
     def _fit_lbfgs(self, X: Array, targets: Array, weights: Array | None, params: list[Array]) -> None:
         activations = [ACTIVATIONS.get(self.activation, self.activation)] * len(self._hidden()) + ["linear"]
@@ -317,7 +327,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """Return the outputs of the network (n, outputs)."""
         X = self._checked_rows(X)
-        found: Array = self._model.predict(_dense(X))
+        found: Array = self._model.predict(_rows(X))
         return found
 
     def _weights(self) -> tuple[list[Array], list[Array]]:
@@ -331,6 +341,24 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _iterate(
+    model: Sequential, X: Any, y: Array, iterations: int, rule: Iterations, callbacks: Sequence[Any], call: Any
+) -> None:
+    """Train for so many iterations, or until the rule ends it: those that are certain in one compiled call."""
+    if callbacks or rule.needs_every_epoch:
+        model.fit(X, y, epochs=iterations, callbacks=[rule, *callbacks], **call)
+        return
+    while iterations and not rule.converged:
+        count = rule.certain(iterations)
+        before = model.history
+        try:
+            model.fit(X, y, epochs=count, **call)
+        finally:
+            for loss in model.history["loss"] if model.history is not before and model.history else ():
+                rule.hear(model, loss)
+        iterations -= count
+
+
 def is_stochastic(estimator: Any) -> bool:
     """Return true if `partial_fit` is possible; AttributeError, as scikit-learn's, if it is not."""
     if estimator.solver not in STOCHASTIC:
@@ -342,6 +370,11 @@ def is_stochastic(estimator: Any) -> bool:
 
 def _dense(X: Any) -> Array:
     return np.ascontiguousarray(X.toarray() if scipy.sparse.issparse(X) else X)
+
+
+def _rows(X: Any) -> Any:
+    """Return features as a network takes them: a matrix, or compressed sparse rows."""
+    return X.tocsr() if scipy.sparse.issparse(X) else X
 
 
 def _sklearn_name(activation: str) -> str:

@@ -57,7 +57,7 @@ class Objective:
         for i in reversed(range(len(self.layers))):
             (w, _), k = self.layers[i], i * (1 + self.bias)
             s = self.outputs[i] if self.kernels_use_y(self.activations[i]) else self.pre[i]
-            dx = np.empty_like(inputs[i]) if i else None
+            dx: Any = np.empty_like(inputs[i]) if i else None
             db = self.gradients[k + 1] if self.bias else None
             self.kernels.dense_backward(dy, inputs[i], w, s, self.activations[i], dx, self.gradients[k], db)
             dy = dx

@@ -11,7 +11,7 @@ from ._base import NetworkEstimator
 from ._labels import NetworkClassifier, ProbabilisticClassifier
 from ._parameters import LINEAR, parameters
 from ._targets import NetworkRegressor
-from ._tasks import Task, perceptron
+from ._tasks import Task, perceptron, weighted_perceptron
 
 Array = NDArray[Any]
 
@@ -146,6 +146,13 @@ class Perceptron(NetworkClassifier, _Scores):
         signs = np.full((len(found), len(self.classes_)), -1.0)
         signs[np.arange(len(found)), found] = 1.0
         return signs
+
+    def _weighted(self, task: Task, targets: Array, weights: Array | None) -> tuple[Task, Array, Array | None]:
+        # a mean over a single row would not see its weight
+        if weights is None:
+            return task, targets, None
+        signs = np.where(targets > 0, 1.0, -1.0).reshape(len(targets), -1)
+        return weighted_perceptron(task), signs * weights[:, np.newaxis], None
 
     def _penalties(self) -> tuple[float, float]:
         share = {None: 0.0, "l2": 0.0, "l1": 1.0, "elasticnet": self.l1_ratio}

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, softmax, xlogy
 
+from ..losses import Loss
+
 
 class Task(NamedTuple):
     """One loss. scikit-learn adds up what fastopt averages over outputs, and takes half of squares.
@@ -73,3 +75,16 @@ def perceptron(classes: int) -> Task:
     """Rosenblatt's loss, max(0, -y z); of several classes, each against the rest."""
     outputs = classes if classes > 2 else 1
     return Task("perceptron", "linear", outputs, gradient=float(outputs), value=float(outputs))
+
+
+def weighted_perceptron(task: Task) -> Task:
+    """The same of targets that are signs times weights, so that each row's step is as large as its weight."""
+
+    def value(z: Any, t: Any) -> Any:
+        return -t * z if t * z <= 0 else 0.0
+
+    def gradient(z: Any, t: Any) -> Any:
+        return -t if t * z <= 0 else 0.0
+
+    Loss.define("weighted_perceptron", value, gradient, check=False)
+    return task._replace(loss="weighted_perceptron")

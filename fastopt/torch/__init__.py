@@ -37,6 +37,8 @@ code: only the update itself is ours.
   setting, that of torch.set_flush_denormal, is kept. With `centered`, RMSprop takes a variance that rounding has made
   negative as zero, where torch gets NaN.
 
+Rules of your own (`fo.OptimizerRule.define`) become optimizers of torch's kind by `class_of`.
+
 Needs PyTorch, which the extra `fastopt[torch]` installs.
 """
 
@@ -55,6 +57,7 @@ except ModuleNotFoundError as error:
 from ..kernels.formulas.optimizers import OptimizerClass
 from ..optim._docstrings import torch_docstring
 from ._accelerate import convert
+from ._defined import class_of
 from ._explain import Explanation, Placement, explain
 from ._in_backward import StepInBackward, make_handle
 from ._rules import ROWS, torch_class
@@ -69,7 +72,7 @@ def _make_class(row: OptimizerClass) -> type[Accelerated]:
 
 _CLASSES: dict[type, type[Accelerated]] = {peer: _make_class(row) for peer, row in ROWS.items()}
 globals().update({cls.__name__: cls for cls in _CLASSES.values()})  # type checkers see them in `__init__.pyi`
-__all__ = ["Explanation", "Placement", "StepInBackward", "accelerate", "explain", "step_in_backward"]
+__all__ = ["Explanation", "Placement", "StepInBackward", "accelerate", "class_of", "explain", "step_in_backward"]
 __all__ += [cls.__name__ for cls in _CLASSES.values()]
 
 

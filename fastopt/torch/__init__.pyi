@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ._defined import class_of as class_of
 from ._explain import Explanation as Explanation
 from ._explain import Placement as Placement
 from ._explain import explain as explain
@@ -22,6 +23,7 @@ __all__ = [
     "RMSprop",
     "StepInBackward",
     "accelerate",
+    "class_of",
     "explain",
     "step_in_backward",
 ]

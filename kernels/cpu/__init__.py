@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import products
+from .dense.gather import Layout, gather_kernel
 from .dense.layer import (
     DENSE_PHASES,
     activate_kernel,
@@ -17,6 +18,7 @@ from .dense.layer import (
 from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, loss_kernel
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
+from .dense.normalization import NORMALIZATIONS, normalization_kernel
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
@@ -35,7 +37,7 @@ from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
-from .training.shuffle import SHUFFLE_KERNEL
+from .training.shuffle import shuffle_kernel
 
 __all__ = [
     "ArrayPlan",
@@ -55,14 +57,15 @@ __all__ = [
     "update_rows",
 ]
 
+ROW_NUMBERS = "uint32"  # their dtype where all fit
 ON_TILES = activate_kernel, slope_kernel  # of an activation
 
 
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, SHUFFLE_KERNEL, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
-    kernels += [PENALTY_KERNEL, AFTER_STEP_KERNEL]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:
@@ -72,7 +75,9 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             kernels += [update_kernel(row.rule, len(row.states), dtype, form) for row in rows for form in FORMS]
             if dtype == "bfloat16" and not bfloat16_refusal():  # layers of float32 models may compute in it
                 kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
-                kernels += [rows_kernel(phase, dtype) for phase in ("gather", "dropout")]
+                kernels.append(gather_kernel(Layout("float32"), dtype, ROW_NUMBERS))
+                kernels += [rows_kernel(phase, dtype) for phase in ("dropout", "noise")]
+                kernels += [normalization_kernel(phase, dtype) for phase in NORMALIZATIONS]
                 kernels += [round_kernel(dtype), *products(dtype).kernels("float32")]
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
@@ -80,10 +85,12 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
+        kernels.append(gather_kernel(Layout(dtype), dtype, ROW_NUMBERS))
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
+        kernels += [normalization_kernel(phase, dtype) for phase in NORMALIZATIONS]
         kernels.append(activate_rows_kernel(dtype))
         kernels += [loss_kernel(name, dtype, weighted) for name in LOSSES for weighted in (False, True)]
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
-        kernels += weights_kernels(dtype)
+        kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
     return list(dict.fromkeys(kernels))

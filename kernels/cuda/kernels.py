@@ -11,11 +11,13 @@ from .dense.finish import FINISH
 from .dense.losses import loss_kernels
 from .dense.metrics import metric_kernels
 from .dense.mixed import mixed_kernels
+from .dense.normalization import normalization_kernels
 from .dense.rows import rows_kernels
+from .optim.constraints import constraint_kernels
 from .optim.counted import COUNT
 from .optim.norm import RESOLVE_STEP, squares_kernel
 from .optim.penalties import penalties_kernel
-from .optim.updates import accumulate_kernel, update_kernel
+from .optim.updates import accumulate_kernel, average_kernel, update_kernel
 from .runtime.compile import Kernel
 from .runtime.convert import widen_kernel
 from .runtime.float16 import DTYPES_16BIT
@@ -48,8 +50,11 @@ def network_kernels(dtypes: Iterable[str] = tuple(STORES), rules: Iterable[str] 
     kernels, rules = list[Kernel](), list(rules)
     for dtype in dtypes:
         kernels += dense_kernels(dtype)
+        if dtype != "float16":
+            kernels += normalization_kernels(dtype)
         if dtype not in DTYPES_16BIT:
             kernels += [*rows_kernels(dtype), FINISH, *loss_kernels(dtype), *metric_kernels(dtype)]
+            kernels += [average_kernel(dtype), *constraint_kernels(dtype)]
         elif dtype == "bfloat16":
             kernels += [*mixed_kernels(dtype), *(update_kernel(rule, dtype, COPY) for rule in rules)]
     return list(dict.fromkeys(kernels))

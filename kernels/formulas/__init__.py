@@ -8,17 +8,19 @@ Rules for a formula: arguments are scalars of one floating-point type T, and so 
 T(0.5), because a bare 0.5 is float64 and would silently promote float32 work.
 """
 
-from . import activations, after_step, dropout, losses, metrics, optimizers
+from . import activations, after_step, defined, dropout, losses, metrics, noise, optimizers
 from .activations import ACTIVATIONS, OUTPUTS, Activation
 from .after_step import CONSTRAINTS, averaged
 from .domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
 from .dropout import dropout_draw, dropout_key, dropout_stream
 from .losses import LOSS_DOMAINS, LOSSES, Loss
 from .metrics import METRICS, Metric
+from .noise import with_noise
 from .optimizers import DOMAINS, OPTIMIZERS, Optimizer
 from .optimizers.common import NUM_SCALARS, clip_each_factor, clip_factor
 
-MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, after_step)  # whose functions kernels may call
+# Their functions may be called by kernels.
+MODULES = (*optimizers.MODULES, activations, losses, metrics, dropout, after_step, noise)
 
 __all__ = [
     "ACTIVATIONS",
@@ -43,7 +45,9 @@ __all__ = [
     "averaged",
     "clip_each_factor",
     "clip_factor",
+    "defined",
     "dropout_draw",
     "dropout_key",
     "dropout_stream",
+    "with_noise",
 ]

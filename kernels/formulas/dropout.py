@@ -21,10 +21,15 @@ def dropout_key(stream, step):
     return mix((stream + step) & type(stream)(WORD))
 
 
+def random_word(key, element):
+    """64 random bits for an element of the batch."""
+    T = type(key)
+    return mix((key + (element + T(1)) * T(GOLDEN)) & T(WORD))
+
+
 def dropout_draw(key, element):
     """53 random bits for an element of the batch; it is kept where they reach rate * 2**53."""
-    T = type(key)
-    return mix((key + (element + T(1)) * T(GOLDEN)) & T(WORD)) >> T(11)
+    return random_word(key, element) >> type(key)(11)
 
 
 def dropout_stream(seed: int, layer: int) -> int:

@@ -281,3 +281,18 @@ def kept(seed: int, layer: int, step: int, shape: tuple[int, int], rate: float) 
     bits = mix(counters)
     bits >>= np.uint64(11)
     return (bits >= np.uint64(int(rate * 2**53))).reshape(shape)
+
+
+def normal_draws(seed: int, layer: int, step: int, shape: tuple[int, int]) -> Array:
+    """Standard normal numbers for a (rows, width) batch, of the noise layer at index `layer` at step `step` (from 1).
+
+    The two uniform numbers of an element are the halves of its 64 random bits (Box and Muller 1958).
+    """
+    key = mix(np.array([(seed + (layer + 1) * GOLDEN) % 2**64], dtype=np.uint64))
+    key = mix(key + np.uint64(step))
+    counters = np.arange(1, shape[0] * shape[1] + 1, dtype=np.uint64)
+    counters *= np.uint64(GOLDEN)
+    counters += key
+    bits = mix(counters)
+    radial, turn = ((bits >> np.uint64(32)) + np.uint64(1)) * 2.0**-32, (bits & np.uint64(2**32 - 1)) * 2.0**-32
+    return (np.sqrt(-2 * np.log(radial)) * np.cos(2 * np.pi * turn)).reshape(shape)

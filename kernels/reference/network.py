@@ -10,7 +10,7 @@ threads have settings of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,26 @@ import numpy as np
 
 from ..denormals import flushed
 from ..epochs import train_epochs
+from ..sources import Source, take
 from ..spec import (
     Batches,
     DenseSpec,
     DropoutSpec,
     EpochHooks,
+    GaussianNoiseSpec,
+    LayerNormSpec,
     LayerSpec,
     LossSpec,
     OptimizerSteps,
     ParamSettings,
     PassResult,
+    parameter_shapes,
 )
 from .after_step import work_after_step
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax, weighted_total
 from .metrics import METRICS, Metric, Rule
+from .normalization import BatchNorm, Cast, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
 from .updates import gradient_norm, penalty, update, updates_of_step
 
@@ -151,9 +156,6 @@ class Buffer:
         return self.array[:rows]
 
 
-Cast = Callable[[Array], Array]
-
-
 def _exact(x: Array) -> Array:
     return x
 
@@ -224,6 +226,9 @@ class Dropout:
         self.kept = kept(seed, self.index, step, (x.shape[0], x.shape[1]), self.rate)
         return self._masked(x)
 
+    def predict(self, x: Array) -> Array:
+        return x
+
     def backward(self, dy: Array) -> Array:
         return self._masked(dy)
 
@@ -232,12 +237,15 @@ class Dropout:
         return self.cast(np.where(self.kept, x * T(1 / (1 - self.rate)), T(0)))
 
 
-class Network:
-    """A stack of dense and dropout layers over the caller's parameters, which `train` changes in place.
+Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm
 
-    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias; all of type `dtype`. Where the
-    last layer's activation is the loss's link (softmax, sigmoid), the loss works on the logits, and the
-    activation is applied to what `predict` returns and the metrics see.
+
+class Network:
+    """A stack of layers over the caller's parameters, which `train` changes in place.
+
+    params is [w0, b0, w1, b1, ...], b left out where the layer has no bias, all of type `dtype`; of other layers they
+    are those of `spec.parameter_shapes`. Where the last layer's activation is the loss's link (softmax, sigmoid),
+    the loss works on the logits, and the activation is applied to what `predict` returns and the metrics see.
 
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what
     layers give to one another forward and backward, are rounded to it; parameters, their gradients, the
@@ -273,7 +281,7 @@ class Network:
         fused = isinstance(last, DenseSpec) and last.activation in ("softmax", link)
         self._link = last.activation if isinstance(last, DenseSpec) and fused else None
 
-        self._layers: list[Dense | Dropout] = []
+        self._layers: list[Layer] = []
         remaining = iter(self.params)
         final = max(i for i, spec in enumerate(layers) if isinstance(spec, DenseSpec))
         for index, spec in enumerate(layers):
@@ -282,8 +290,16 @@ class Network:
                 w, b = next(remaining), next(remaining) if spec.bias else None
                 self._layers.append(Dense(spec, activation, w, b, index == final, self._cast))
                 self._outputs = spec.outputs
+                continue
+            cast, own = self._cast if index < final else _exact, [next(remaining) for _ in parameter_shapes(spec)]
+            if isinstance(spec, DropoutSpec):
+                self._layers.append(Dropout(spec, index, cast))
+            elif isinstance(spec, GaussianNoiseSpec):
+                self._layers.append(GaussianNoise(spec, index, cast))
+            elif isinstance(spec, LayerNormSpec):
+                self._layers.append(LayerNorm(spec, own, cast))
             else:
-                self._layers.append(Dropout(spec, index, self._cast if index < final else _exact))
+                self._layers.append(BatchNorm(spec, own, cast))
         self._gradients: list[Array] = []  # of the parameters that are updated
         self._doutputs = Buffer(self._outputs, np.dtype(dtype))
         self._predictions = Buffer(self._outputs, np.dtype(dtype))
@@ -319,9 +335,11 @@ class Network:
         start = reported = time.perf_counter()
         losses, weights = np.empty(batches.steps), None if batches.weights is None else np.empty(batches.steps)
         parts = batches.parts
-        metrics = parts.carried if parts and parts.carried else self._new_metrics()
+        metrics = self._new_metrics()
+        for name, totals in (parts.carried or {}).items() if parts else ():
+            vars(metrics[name]).update(totals)
         step, clip_norm = optimizer.steps_done, optimizer.clip_norm
-        self._set_updated(optimizer.updated)
+        self._set_updated(optimizer.updated, optimizer.fixed)
         for i in range(batches.steps):
             losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
             losses[i] += penalty(self.params, optimizer.settings)
@@ -339,11 +357,17 @@ class Network:
                 progress(self.steps_done, float(losses[: i + 1].mean()))
                 reported = time.perf_counter()
         if parts:
-            parts.carry(metrics, len(batches.order))
+            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, len(batches.order))
         return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
-    def _set_updated(self, updated: Sequence[bool]) -> None:
-        """Compute the gradients of these parameters alone, and those by what leads down to them."""
+    def _set_updated(self, updated: Sequence[bool], fixed: Sequence[int]) -> None:
+        """Compute the gradients of these parameters alone, and those by what leads down to them.
+
+        fixed: indices of the BatchNorms that go by their averages.
+        """
+        for i, layer in enumerate(self._layers):
+            if isinstance(layer, BatchNorm):
+                layer.fixed = i in fixed
         of_params, below, self._gradients = iter(updated), False, []
         for layer in self._layers:
             if isinstance(layer, Dense):
@@ -352,19 +376,26 @@ class Network:
                 self._gradients += [layer.dw] * needs_dw
                 if needs_db and layer.db is not None:
                     self._gradients.append(layer.db)
+            elif isinstance(layer, LayerNorm | BatchNorm):
+                needed = [next(of_params) for _ in layer.gradients]
+                layer.needs_dx, below = below, below or any(needed)
+                self._gradients += [g for g, on in zip(layer.gradients, needed, strict=True) if on and g is not None]
 
     @np.errstate(all="ignore")
-    def evaluate(self, x: Array, y: Array, batch_size: int = 1024, weights: Array | None = None) -> PassResult:
-        """Return the mean loss over all rows (the one entry of `losses`) and the metrics, without dropout.
+    def evaluate(
+        self, x: Array | Source, y: Array, batch_size: int = 1024, weights: Array | None = None,
+        order: Array | None = None,
+    ) -> PassResult:  # fmt: skip
+        """Return the mean loss over the rows `order` (None: all) as the one entry of `losses`, and the metrics.
 
-        weights: (n,) of the rows, whose sum is not 0; None: all 1.
+        There is no dropout. weights: (n,) of all rows, whose sum over these is not 0; None: all 1.
         """
         start = time.perf_counter()
         metrics = self._new_metrics()
         total = sum_of_weights = 0.0
-        for i in range(0, len(x), batch_size):
-            targets, w = y[i : i + batch_size], None if weights is None else weights[i : i + batch_size]
-            outputs = self._forward(x[i : i + batch_size])
+        for rows in _parts(len(x) if order is None else len(order), batch_size, order):
+            targets, w = y[rows], None if weights is None else weights[rows]
+            outputs = self._forward(self._rows(x, rows))
             weight = len(targets) if w is None else float(w.sum(dtype=np.float64))
             total += weight * loss(self._known_loss(), outputs, targets, None, w)
             sum_of_weights += weight
@@ -377,14 +408,23 @@ class Network:
         return penalty(self.params, settings)
 
     @np.errstate(all="ignore")
-    def predict(self, x: Array, batch_size: int = 1024) -> Array:
-        """Return outputs (n, outputs) for x (n, inputs), the output activation applied, without dropout."""
-        result = np.empty((len(x), self._outputs), self._doutputs.array.dtype)
-        for i in range(0, len(x), batch_size):
-            result[i : i + batch_size] = self._forward(x[i : i + batch_size])
+    def predict(self, x: Array | Source, batch_size: int = 1024, order: Array | None = None) -> Array:
+        """Return outputs (m, outputs) for the rows `order` of x (n, inputs) (None: all), the output activation applied.
+
+        There is no dropout.
+        """
+        count = len(x) if order is None else len(order)
+        result = np.empty((count, self._outputs), self._doutputs.array.dtype)
+        for i, rows in enumerate(_parts(count, batch_size, order)):
+            result[i * batch_size : (i + 1) * batch_size] = self._forward(self._rows(x, rows))
         if self._link is not None:
             activate(self._link, result, result)
         return result
+
+    @flushed
+    def _rows(self, x: Array | Source, rows: Any) -> Array:
+        """Rows of x, by a slice or their numbers, in the network's dtype."""
+        return take(x, rows, self._doutputs.array.dtype)
 
     def _known_loss(self) -> LossSpec:
         if self._loss is None:
@@ -412,8 +452,7 @@ class Network:
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)
         for layer in self._layers:
-            if isinstance(layer, Dense):
-                x = layer.forward(x)
+            x = layer.forward(x) if isinstance(layer, Dense) else layer.predict(x)
         return x
 
     @np.errstate(all="ignore")
@@ -428,9 +467,13 @@ class Network:
         weights = None if batches.weights is None else batches.weights[group]
         weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
+        for layer in self._layers:
+            if isinstance(layer, BatchNorm):
+                layer.moves = weight > 0
         for j in range(-(-len(group) // size)):
             rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
-            value = self._gradient(batches.x[rows], batches.y[rows], metrics, seed, step * k + j + 1, w)
+            x = self._rows(batches.x, rows)
+            value = self._gradient(x, batches.y[rows], metrics, seed, step * k + j + 1, w)
             if k == 1:
                 return value, weight, self._gradients
             own = len(rows) if w is None else float(w.sum(dtype=np.float64))
@@ -455,6 +498,18 @@ class Network:
                 break
             dy = layer.backward(dy)
         return mean
+
+
+def _totals(metric: Metric) -> dict[str, Any]:
+    """All that a metric has counted, without the rule that it counts by."""
+    return {name: value for name, value in vars(metric).items() if name != "rule"}
+
+
+def _parts(count: int, size: int, order: Array | None) -> Iterator[Any]:
+    """Rows of all batches of a pass without updates: slices, or parts of an order."""
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        yield part if order is None else order[part]
 
 
 def _results(metrics: dict[str, Metric]) -> dict[str, float]:

@@ -10,7 +10,18 @@ import pytest
 from fastopt.kernels import reference
 from fastopt.kernels.reference import Network, maths
 from fastopt.kernels.reference.metrics import Rule
-from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, LossSpec, OptimizerSteps
+from fastopt.kernels.spec import (
+    MOVING,
+    Batches,
+    BatchNormSpec,
+    DenseSpec,
+    DropoutSpec,
+    GaussianNoiseSpec,
+    LayerNormSpec,
+    LossSpec,
+    OptimizerSteps,
+    parameter_shapes,
+)
 
 SGD = {"weight_decay": 0.0, "maximize": False, "l1": 0.0, "clip_value": None}
 ADAM = {**SGD, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -22,15 +33,14 @@ def parameters(layers, dtype=np.float64, seed=0):
     rng = np.random.default_rng(seed)
     params = []
     for layer in layers:
-        if isinstance(layer, DenseSpec):
-            params.append(rng.normal(size=(layer.inputs, layer.outputs)).astype(dtype))
-            if layer.bias:
-                params.append(rng.normal(size=layer.outputs).astype(dtype))
+        for name, shape in parameter_shapes(layer).items():
+            drawn = rng.normal(size=shape)
+            params.append((np.abs(drawn) if name == "moving_variance" else drawn).astype(dtype))
     return params
 
 
-def sgd(network, batches, lr, step=0, seed=0, clip_norm=None, **more):
-    states = [() for _ in network.params]
+def sgd(network, batches, lr, step=0, seed=0, clip_norm=None, states=None, **more):
+    states = states or [() for _ in network.params]
     steps = OptimizerSteps("sgd", states, SGD, np.full(batches.steps, lr), step, clip_norm)
     return network.train(batches, steps, seed, **more)
 
@@ -64,6 +74,16 @@ NETWORKS = {
     "dropout first": ([DropoutSpec(0.3), DenseSpec(3, 4, "tanh"), DenseSpec(4, 2)], MSE),
     "dropout between": ([DenseSpec(3, 4, "gelu"), DropoutSpec(0.5), DenseSpec(4, 2)], MSE),
     "dropout last": ([DenseSpec(3, 2, "tanh"), DropoutSpec(0.5)], MSE),
+    "batch norm": ([DenseSpec(3, 4, "tanh"), BatchNormSpec(4, 0.1), DenseSpec(4, 2)], MSE),
+    "layer norm": ([DenseSpec(3, 4, "tanh"), LayerNormSpec(4, 0.1), DenseSpec(4, 2)], MSE),
+    "normalization first": ([BatchNormSpec(3, scale=False), LayerNormSpec(3, center=False), DenseSpec(3, 2)], MSE),
+    "normalization with dropout and noise": (
+        [
+            GaussianNoiseSpec(0.1), DenseSpec(3, 4), BatchNormSpec(4), DropoutSpec(0.2), LayerNormSpec(4),
+            DenseSpec(4, 2),
+        ],
+        SPARSE,
+    ),
     "dropout twice": ([DropoutSpec(0.2), DropoutSpec(0.2), DenseSpec(3, 2)], MSE),
 }
 
@@ -75,18 +95,20 @@ def test_gradients_by_finite_differences(layers, loss):
     x, y = data(loss=loss)
     batches = Batches(x, y, np.array([4, 1, 7, 2, 0]), 5)
     network = Network(layers, params, np.float64, loss, [])
-    sgd(network, batches, lr=1.0, step=3, seed=5)
+    names = [name for layer in layers for name in parameter_shapes(layer)]
+    more = {"step": 3, "seed": 5, "states": [None if name in MOVING else () for name in names]}
+    sgd(network, batches, lr=1.0, **more)
     gradients = [a - b for a, b in zip(start, params, strict=True)]
     for p, a in zip(params, start, strict=True):
         p[...] = a
 
     h = 1e-3
-    for p, gradient in zip(params, gradients, strict=True):
-        for i in np.ndindex(p.shape):
+    for name, p, gradient in zip(names, params, gradients, strict=True):
+        for i in np.ndindex(p.shape) if name not in MOVING else ():
             values = []
             for k in (-2, -1, 1, 2):
                 was, p[i] = p[i], p[i] + k * h
-                values.append(sgd(network, batches, lr=0.0, step=3, seed=5).losses[0])
+                values.append(sgd(network, batches, lr=0.0, **more).losses[0])
                 p[i] = was
             expected = (8 * (values[2] - values[1]) - (values[3] - values[0])) / (12 * h)
             assert gradient[i] == pytest.approx(expected, rel=1e-8, abs=1e-10)

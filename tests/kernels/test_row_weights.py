@@ -62,8 +62,15 @@ def test_a_weight_is_a_row_given_so_many_times(loss, backend):
     assert_agree(found, by_rows.net.evaluate(x[repeated], y[repeated], 7), "float64")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
+OFTEN = MSE, "sparse_categorical_crossentropy"
+BOTH = [
+    pytest.param(loss, dtype, marks=() if dtype == "float64" or loss in OFTEN else pytest.mark.repeats)
+    for loss in LOSSES
+    for dtype in ("float32", "float64")
+]
+
+
+@pytest.mark.parametrize(("loss", "dtype"), BOTH)
 def test_cpu_and_reference(loss, dtype):
     weights = weights_for(np.random.default_rng(2), dtype)
     options = {"n": N, "batch_size": 8, "backend": cpu, "weights": weights}

@@ -8,7 +8,7 @@ depend on its shape alone, so results do not depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..runtime.records import DENSE, RUN, fill, read
 from ..runtime.storage import ARITHMETIC
 from .blas import products
 from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
+from .tile_sums import tile_sums
 
 TILE_ROWS = 128  # of a tile of y or dx
 TILE_COLS = 64
@@ -295,7 +296,7 @@ def _weights(gemm, T, itemsize):
 
     db as well, if the phase `inputs` of the layer above has left the column sums. Without splits it is db alone.
     """
-    bias_gradient = _bias_gradient(T, itemsize)
+    bias_gradient, sums_of_tile = _bias_gradient(T, itemsize), tile_sums(itemsize)
 
     def weights(work, step, rank, num_ranks):
         d = read(work, DENSE)
@@ -335,6 +336,8 @@ def _weights(gemm, T, itemsize):
                 T(beta), g, stride,
             )  # fmt: skip
             # the update of w, of whole rows at once where the tile has them
+            if d.lanes:
+                sums_of_tile(d, rank, piece, first, m, n)
             if d.update and n == d.outputs:
                 call_update(d.update, d.w, g, d.w_states, scalars, first, 1, m * n, 0)
             elif d.update:
@@ -368,6 +371,12 @@ def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
         return 1, inputs
     split_rows = min(inputs, _whole_units(num_pieces(inputs, SPLITS)))
     return num_pieces(inputs, split_rows), split_rows
+
+
+def num_weight_tiles(fields: Mapping[str, int]) -> int:
+    """Tiles of dw that a layer with these fields of its shape is cut into, those of all splits."""
+    tiles_down = num_pieces(fields["split_rows"], fields["dw_tile_rows"])
+    return fields["num_splits"] * tiles_down * num_pieces(fields["outputs"], fields["dw_tile_cols"])
 
 
 def shape_fields(

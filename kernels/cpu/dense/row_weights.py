@@ -19,7 +19,7 @@ from ..runtime.frontend import register_jitable
 from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces
 from ..runtime.primitives import call_phase, view
 from ..runtime.records import RUN, WEIGHED, WEIGHTS, read
-from .rows import ROWS
+from .rows import ROWS, by_order
 
 
 @register_jitable
@@ -28,12 +28,12 @@ def step_weight(weights, step):
     return view(read(weights, WEIGHTS).step_sums + step * 8, 1, np.float64)[0]
 
 
-def _sum_weights(T):
+def _sum_weights(T, Order):
     def sum_weights(work, step, rank, num_ranks):
         # a rank takes whole steps; `step` is the first batch of the epoch
         w = read(work, WEIGHTS)
         run = read(w.run, RUN)
-        order = view(run.order, run.num_rows if run.order else 0, np.int64)
+        order = view(run.order, run.num_rows if run.order else 0, Order)
         W = view(w.w, w.num_weights, T)
         batch_sums = view(w.batch_sums + step * 8, run.num_batches, np.float64)
         step_sums = view(w.step_sums + step * 8, run.num_batches, np.float64)
@@ -57,12 +57,12 @@ def _sum_weights(T):
     return sum_weights
 
 
-def _gather_weights(T):
+def _gather_weights(T, Order):
     def gather_weights(work, step, rank, num_ranks):
         w = read(work, WEIGHTS)
         run = read(w.run, RUN)
         rows, start = batch_rows(w.run, step), batch_of_epoch(run, step) * run.batch_size
-        order = view(run.order, run.num_rows if run.order else 0, np.int64)
+        order = view(run.order, run.num_rows if run.order else 0, Order)
         W, batch_weights = view(w.w, w.num_weights, T), view(w.batch_weights, rows, T)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             for i in range(piece * ROWS, min(rows, (piece + 1) * ROWS)):
@@ -82,15 +82,15 @@ WEIGHED_KERNEL = Kernel(_weighed, "weighed")
 
 
 @cache
-def sum_weights_kernel(dtype: str) -> Kernel:
-    return Kernel(_sum_weights(getattr(np, dtype)), f"sum_weights_{dtype}")
+def sum_weights_kernel(dtype: str, order: str) -> Kernel:
+    return Kernel(_sum_weights(getattr(np, dtype), getattr(np, order)), f"sum_weights_{dtype}{by_order(order)}")
 
 
 @cache
-def gather_weights_kernel(dtype: str) -> Kernel:
-    return Kernel(_gather_weights(getattr(np, dtype)), f"gather_weights_{dtype}")
+def gather_weights_kernel(dtype: str, order: str) -> Kernel:
+    return Kernel(_gather_weights(getattr(np, dtype), getattr(np, order)), f"gather_weights_{dtype}{by_order(order)}")
 
 
-def weights_kernels(dtype: str) -> list[Kernel]:
-    """Every kernel of a dtype."""
-    return [sum_weights_kernel(dtype), gather_weights_kernel(dtype), WEIGHED_KERNEL]
+def weights_kernels(dtype: str, order: str) -> list[Kernel]:
+    """Every kernel of a dtype; order: that of row numbers."""
+    return [sum_weights_kernel(dtype, order), gather_weights_kernel(dtype, order), WEIGHED_KERNEL]

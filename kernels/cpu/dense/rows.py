@@ -1,4 +1,4 @@
-"""Phases that copy the rows of a batch: gather, scatter and dropout.
+"""Phases on the rows of a batch: scatter, dropout and noise. `gather` fills the batch.
 
 Each goes through the batch in pieces of ROWS rows, whose results do not depend on the number of threads.
 """
@@ -9,61 +9,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from ...formulas import dropout_draw, dropout_key
+from ...formulas import dropout_draw, dropout_key, with_noise
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_of_rank
-from ..runtime.primitives import prefetch, view, word
-from ..runtime.records import DROPOUT, GATHER, RUN, read
+from ..runtime.partition import batch_rows, num_pieces
+from ..runtime.primitives import view, word
+from ..runtime.records import DROPOUT, GATHER, NOISE, RUN, read
 from ..runtime.storage import ARITHMETIC
 
 ROWS = 32
-AHEAD = 4  # rows prefetched ahead of the one that is copied
-LINE_BYTES = 64
-
-
-def _gather(T, itemsize, round_):
-    """Copy the batch's rows of x, rounded, and of y, drawn by `order`, into batch_x and batch_y.
-
-    batch_x has the columns of a piece together. They are read by the rank that copies them, and if those of two ranks
-    were neighbours in memory, each core would fetch ahead what the other one is about to write.
-    """
-
-    def gather(work, step, rank, num_ranks):
-        g = read(work, GATHER)
-        run = read(g.run, RUN)
-        rows, start = batch_rows(g.run, step), batch_of_epoch(run, step) * run.batch_size
-        order = view(run.order, run.num_rows if run.order else 0, np.int64)
-        pieces_down = num_pieces(rows, ROWS)
-        for piece in pieces_of_rank(num_pieces(g.inputs, g.piece_cols) * pieces_down, rank, num_ranks):
-            # one piece: ROWS rows, piece_cols columns of x
-            first_col, first_row = piece // pieces_down * g.piece_cols, piece % pieces_down * ROWS
-            cols = min(g.piece_cols, g.inputs - first_col)
-            for i in range(first_row, min(rows, first_row + ROWS)):
-                row = order[start + i] if run.order else start + i
-                # ask for a row that is copied later
-                if run.order and start + i + AHEAD < run.num_rows:
-                    ahead = g.x + (order[start + i + AHEAD] * g.inputs + first_col) * itemsize
-                    for line in range(0, cols * itemsize, LINE_BYTES):
-                        prefetch(ahead + line)
-                # the row of x
-                source = view(g.x + (row * g.inputs + first_col) * itemsize, cols, T)
-                target = view(g.batch_x + (first_col * g.capacity + i * g.piece_cols) * itemsize, cols, T)
-                for j in range(cols):
-                    target[j] = round_(source[j])
-                # the label or the row of y, with the first columns of x
-                if first_col:
-                    continue
-                if g.has_labels:
-                    view(g.batch_y + i * 8, 1, np.int64)[0] = view(g.y + row * 8, 1, np.int64)[0]
-                elif g.y:
-                    source = view(g.y + row * g.outputs * itemsize, g.outputs, T)
-                    target = view(g.batch_y + i * g.outputs * itemsize, g.outputs, T)
-                    for j in range(g.outputs):
-                        target[j] = source[j]
-
-    return gather
 
 
 def _scatter(T, itemsize, round_):
@@ -103,7 +56,31 @@ def _dropout(T, itemsize, round_):
     return dropout
 
 
-ROW_PHASES: dict[str, Callable[..., Any]] = {"gather": _gather, "scatter": _scatter, "dropout": _dropout}
+def _noise(T, itemsize, round_):
+    """x + stddev z -> y, rounded, with z of N(0, 1)."""
+
+    def noise(work, step, rank, num_ranks):
+        d = read(work, NOISE)
+        run = read(d.run, RUN)
+        # the key of the batch's draws
+        key, stddev = dropout_key(word(d.stream), word(run.first_batch + step + 1)), T(d.stddev)
+        rows = batch_rows(d.run, step)
+        for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
+            start = piece * ROWS * d.columns
+            size = min(rows - piece * ROWS, ROWS) * d.columns
+            X, Y = view(d.x + start * itemsize, size, T), view(d.y + start * itemsize, size, T)
+            for i in range(size):
+                Y[i] = round_(with_noise(X[i], stddev, key, word(start + i)))
+
+    return noise
+
+
+ROW_PHASES: dict[str, Callable[..., Any]] = {"scatter": _scatter, "dropout": _dropout, "noise": _noise}
+
+
+def by_order(order: str) -> str:
+    """End of the name of a kernel that reads row numbers of a dtype."""
+    return "" if order == "uint32" else f"_by_{order}"
 
 
 @cache

@@ -3,7 +3,7 @@
     piece(p, average, constrained, sums, rows, columns, stride)
 
 changes `rows` rows of p, each of `columns` elements, `stride` apart. average: of the same elements, 0 for none.
-constrained: address of the array's record CONSTRAINED. sums: memory of a rank for PIECE_SUMS numbers of float64.
+constrained: address of the array's record CONSTRAINED. sums: memory of a rank for 2 PIECE_SUMS numbers of float64.
 
 A norm goes over all rows of a piece, for each column; over all columns, for each row; or there is none.
 """
@@ -22,14 +22,14 @@ from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import register_jitable
 from ..runtime.primitives import view
 from ..runtime.records import CONSTRAINED, read
+from .norm import LANES, lane_adder
 
-PIECE_SUMS = 64  # columns of a piece by columns: 256 bytes of a row of float32
-LANES = 8  # sums of the squares of a row, which are added up in order
+PIECE_SUMS = LANES  # columns of a piece by columns: their sums are the lanes of the adder of squares
 BY_COLUMNS, BY_ROWS, ELEMENTWISE = "columns", "rows", "elements"
 
 
 @cache
-def _averager(T: Any, itemsize: int) -> Callable[..., Any]:
+def _averager(T: Any) -> Callable[..., Any]:
     @register_jitable
     def average_row(p, average, count, share):
         P, A = view(p, count, T), view(average, count, T)
@@ -39,54 +39,55 @@ def _averager(T: Any, itemsize: int) -> Callable[..., Any]:
     return average_row
 
 
-def _by_columns(factor: Callable[..., Any], T: Any, itemsize: int) -> Callable[..., None]:
-    average_row = _averager(T, itemsize)
+def _by_columns(factor: Callable[..., Any], T: Any, itemsize: int, add: Callable[..., Any]) -> Callable[..., None]:
+    average_row = _averager(T)
 
     def piece(p, average, constrained, sums, rows, columns, stride):
-        c, S = read(constrained, CONSTRAINED), view(sums, columns, np.float64)
-        for j in range(columns):
+        c, S = read(constrained, CONSTRAINED), view(sums, PIECE_SUMS, np.float64)
+        for j in range(PIECE_SUMS):
             S[j] = 0
         # the squares of each column, row by row
-        for i in range(rows):
-            P = view(p + i * stride * itemsize, columns, T)
-            for j in range(columns):
-                value = np.float64(P[j])
-                S[j] += value * value
+        if columns == PIECE_SUMS:
+            add(p, rows, stride * itemsize, sums)
+        else:
+            for i in range(rows):
+                P = view(p + i * stride * itemsize, columns, T)
+                for j in range(columns):
+                    value = np.float64(P[j])
+                    S[j] += value * value
         # its factor
+        F = view(sums + PIECE_SUMS * 8, columns, T)
         for j in range(columns):
-            S[j] = factor(sqrt(S[j]), c.most)
+            F[j] = T(factor(sqrt(S[j]), c.most))
         for i in range(rows):
             skip = i * stride * itemsize
             P = view(p + skip, columns, T)
             for j in range(columns):
-                P[j] *= T(S[j])
+                P[j] *= F[j]
             if average:
                 average_row(p + skip, average + skip, columns, view(c.share, 1, T)[0])
 
     return piece
 
 
-def _by_rows(factor: Callable[..., Any], T: Any, itemsize: int) -> Callable[..., None]:
-    average_row = _averager(T, itemsize)
+def _by_rows(factor: Callable[..., Any], T: Any, itemsize: int, add: Callable[..., Any]) -> Callable[..., None]:
+    average_row = _averager(T)
 
     def piece(p, average, constrained, sums, rows, columns, stride):
-        c, S = read(constrained, CONSTRAINED), view(sums, LANES, np.float64)
+        c, S = read(constrained, CONSTRAINED), view(sums, PIECE_SUMS, np.float64)
         for i in range(rows):
             skip = i * stride * itemsize
             P = view(p + skip, columns, T)
-            for lane in range(LANES):
+            for lane in range(PIECE_SUMS):
                 S[lane] = 0
-            # the squares of a row: LANES elements at a time, then the rest
-            whole = columns // LANES * LANES
-            for first in range(0, whole, LANES):
-                for lane in range(LANES):
-                    value = np.float64(P[first + lane])
-                    S[lane] += value * value
-            for j in range(whole, columns):
+            # the squares of a row: a lane's after one another, then the lanes in order
+            count = columns // PIECE_SUMS
+            add(p + skip, count, PIECE_SUMS * itemsize, sums)
+            for j in range(count * PIECE_SUMS, columns):
                 value = np.float64(P[j])
-                S[j - whole] += value * value
+                S[j - count * PIECE_SUMS] += value * value
             total = 0.0
-            for lane in range(LANES):
+            for lane in range(PIECE_SUMS):
                 total += S[lane]
             # its factor
             by = T(factor(sqrt(total), c.most))
@@ -99,7 +100,7 @@ def _by_rows(factor: Callable[..., Any], T: Any, itemsize: int) -> Callable[...,
 
 
 def _elementwise(element: Callable[..., Any], T: Any, itemsize: int) -> Callable[..., None]:
-    average_row = _averager(T, itemsize)
+    average_row = _averager(T)
 
     def piece(p, average, constrained, sums, rows, columns, stride):
         c = read(constrained, CONSTRAINED)
@@ -136,4 +137,4 @@ def _constraint_kernel(name: str, layout: str, dtype: str) -> Kernel:
     factor = CONSTRAINTS[name].factor
     assert factor is not None
     build = _by_columns if layout == BY_COLUMNS else _by_rows
-    return Kernel(build(factor, T, itemsize), f"constraint_{name}_{layout}_{dtype}")
+    return Kernel(build(factor, T, itemsize, lane_adder(dtype)), f"constraint_{name}_{layout}_{dtype}")

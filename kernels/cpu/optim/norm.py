@@ -6,7 +6,7 @@ The penalties of parameters are such sums, too, of squares or of magnitudes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -25,9 +25,10 @@ LANES = 64  # sums of a piece, each of every 64th element: vectors could not mak
 
 
 def _vector_adder(dtype, terms):
-    """add(x, count, lanes): add the terms of `count` times LANES elements to LANES sums, which stay in registers.
+    """add(x, count, stride, lanes): add the terms of `count` times LANES elements, `stride` bytes apart, to LANES sums.
 
-    A loop over single lanes would keep the sums in memory, and take 3 times as long as reading the elements does.
+    The sums stay in registers. A loop over single lanes would keep them in memory, and take 3 times as long as reading
+    the elements does.
     """
     double, single = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(ir.FloatType(), 8)
     bits, words = ir.VectorType(ir.IntType(16), 8), ir.VectorType(ir.IntType(32), 8)
@@ -50,16 +51,16 @@ def _vector_adder(dtype, terms):
     vector, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
 
     @intrinsic
-    def add(typingctx, x, count, lanes):
+    def add(typingctx, x, count, stride, lanes):
         def codegen(context, builder, signature, args):
-            x, count, lanes = args
+            x, count, stride, lanes = args
             i64 = ir.IntType(64)
             pointers = [
                 builder.inttoptr(builder.add(lanes, i64(64 * k)), double.as_pointer()) for k in range(LANES // 8)
             ]
             sums = [cgutils.alloca_once_value(builder, builder.load(pointer, align=8)) for pointer in pointers]
             with cgutils.for_range(builder, count) as loop:
-                start = builder.add(x, builder.mul(loop.index, i64(LANES * itemsize)))
+                start = builder.add(x, builder.mul(loop.index, stride))
                 for k, total in enumerate(sums):
                     pointer = builder.inttoptr(builder.add(start, i64(8 * k * itemsize)), vector.as_pointer())
                     value = widened(builder, builder.load(pointer, align=itemsize))
@@ -69,9 +70,9 @@ def _vector_adder(dtype, terms):
                 builder.store(builder.load(total), pointer, align=8)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 3), codegen
+        return types.void(*[types.int64] * 4), codegen
 
-    return register_jitable(lambda x, count, lanes: add(x, count, lanes))
+    return register_jitable(lambda x, count, stride, lanes: add(x, count, stride, lanes))
 
 
 def _term_of(terms):
@@ -88,17 +89,25 @@ def _term_of(terms):
 
 def _plain_adder(store, terms):
     """`_vector_adder` as a loop over lanes."""
-    dtype, itemsize, widen, term_of = store.dtype, store.itemsize, store.widen, _term_of(terms)
+    dtype, widen, term_of = store.dtype, store.widen, _term_of(terms)
 
     @register_jitable
-    def add(x, count, lanes):
+    def add(x, count, stride, lanes):
         S = view(lanes, LANES, np.float64)
         for i in range(count):
-            X = view(x + i * LANES * itemsize, LANES, dtype)
+            X = view(x + i * stride, LANES, dtype)
             for j in range(LANES):
                 S[j] += term_of(np.float64(widen(X[j])))
 
     return add
+
+
+@cache
+def lane_adder(dtype: str, terms: str = SQUARES_OF) -> Callable[..., None]:
+    """add(x, count, stride, lanes) for arrays of a dtype; to be called with the lock of kernels."""
+    plain = INTERPRETED or (dtype == "float16" and not converts_half())
+    made: Callable[..., None] = _plain_adder(STORES[dtype], terms) if plain else _vector_adder(dtype, terms)
+    return made
 
 
 def _sum_of_terms(store, add, terms):
@@ -113,7 +122,7 @@ def _sum_of_terms(store, add, terms):
         whole = columns // LANES
         for i in range(rows):
             start = x + i * stride * itemsize
-            add(start, whole, lanes)
+            add(start, whole, LANES * itemsize, lanes)
             X = view(start + whole * LANES * itemsize, columns - whole * LANES, dtype)
             for j in range(columns - whole * LANES):
                 S[j] += term_of(np.float64(widen(X[j])))
@@ -134,9 +143,7 @@ def squares_kernel(dtype: str, terms: str = SQUARES_OF) -> Kernel:
 
 @cache
 def _squares_kernel(dtype: str, terms: str) -> Kernel:
-    plain = INTERPRETED or (dtype == "float16" and not converts_half())
-    add = _plain_adder(STORES[dtype], terms) if plain else _vector_adder(dtype, terms)
-    return Kernel(_sum_of_terms(STORES[dtype], add, terms), f"{terms}_{dtype}")
+    return Kernel(_sum_of_terms(STORES[dtype], lane_adder(dtype, terms), terms), f"{terms}_{dtype}")
 
 
 def _squares_all(work, step, rank, num_ranks):

@@ -47,11 +47,24 @@ lock = threading.RLock()  # one compilation at a time
 if hasattr(os, "register_at_fork"):  # a child would inherit a compilation that none of its threads finishes
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
+_as_formula = register_jitable(error_model="numpy", forceinline=True)
+_num_defined = 0  # functions of formulas.defined that kernels can call
+
 if not INTERPRETED:
     for _module in formulas.MODULES:
         for _function in [f for f in vars(_module).values() if isinstance(f, pytypes.FunctionType)]:
             if _function.__module__ == _module.__name__:
-                register_jitable(error_model="numpy", forceinline=True)(_function)
+                _as_formula(_function)
+
+
+def _prepare() -> None:
+    """Prepare Numba, and let kernels call the formulas that users have defined since. Call it with `lock`."""
+    global _num_defined
+    new = formulas.defined.FUNCTIONS[_num_defined:]
+    for function in new:
+        _as_formula(function)
+    _num_defined += len(new)
+    frontend.prepare()
 
 
 # ---------------------------------------------------------------- cache
@@ -251,7 +264,7 @@ class Kernel:
         address = disk.read(objects.link)
         if address is None and not frontend.prepared():
             before = cache_folder()
-            frontend.prepare()
+            _prepare()
             if cache_folder() != before:  # Numba has settings that could not be told without importing it
                 address = disk.read(objects.link)
         self.loaded = address is not None
@@ -262,7 +275,7 @@ class Kernel:
         from numba.core.compiler_lock import global_compiler_lock
 
         start = time.perf_counter()
-        frontend.prepare()
+        _prepare()
         _CompileNotice.before(self.name)
         with global_compiler_lock:
             self._code = objects.lower(self.function, self.name, self.parameters, self.options)
@@ -279,7 +292,7 @@ class Kernel:
 
     def _by_numba(self, disk: _Disk) -> int:
         """Load or compile the kernel by Numba, whose thread layer or tools it needs."""
-        frontend.prepare()
+        _prepare()
         from numba.core.ccallback import CFunc
 
         start = time.perf_counter()

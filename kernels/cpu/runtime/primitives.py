@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,43 @@ def bitcast(source: str, result: str) -> Callable[[Any, Any], Any]:
         return getattr(types, result)(getattr(types, source)), codegen
 
     return of_bits
+
+
+def _unaligned_loader(kind: str, swapped: bool) -> Callable[[Any, Any], Any]:
+    """The typing function of an intrinsic that reads a number at any address; swapped: its bytes in the other order."""
+
+    def of_bytes(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            stored = context.get_value_type(signature.return_type)
+            bits = ir.IntType(8 * context.get_abi_sizeof(stored))
+            read = builder.load(builder.inttoptr(args[0], bits.as_pointer()), align=1)
+            if swapped and bits.width > 8:
+                read = builder.bswap(read)
+            return builder.bitcast(read, stored)
+
+        return getattr(types, kind)(types.int64), codegen
+
+    return of_bytes
+
+
+def _unaligned_loader_python(kind: str, swapped: bool) -> Callable[[int], Any]:
+    dtype = np.dtype(kind).newbyteorder("S" if swapped else "=")
+    native = np.dtype(kind).type
+
+    def load(address: int) -> Any:
+        return native(np.frombuffer(ctypes.string_at(int(address), dtype.itemsize), dtype)[0])
+
+    return load
+
+
+@cache
+def load_unaligned(kind: str, swapped: bool) -> Any:
+    """A function for kernels, address -> the number of dtype `kind` there, aligned or not."""
+    if INTERPRETED:
+        return _unaligned_loader_python(kind, swapped)
+    define = _unaligned_loader(kind, swapped)
+    define.__name__ = f"load_{kind}{'_swapped' * swapped}"
+    return intrinsic(define)
 
 
 # ---------------------------------------------------------------- compiled

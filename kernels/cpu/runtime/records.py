@@ -29,7 +29,7 @@ RUN = _record(
     "num_batches",  # of an epoch
     "batch_size",  # rows of a full batch
     "num_rows",  # of an epoch
-    "order",  # (num_rows,) their indices in x and y; 0: 0, 1, 2, ...
+    "order",  # (num_rows,) their indices in x and y, uint32 or int64; 0: 0, 1, 2, ...
     "first_batch",  # batches done before the pass: dropout draws by their number
     "arrivals",  # at barriers, of all ranks, never reset
     "yield_cpu",  # code of sched_yield
@@ -54,12 +54,20 @@ TEAM = _record(
 )
 
 # The order of the rows of an epoch, drawn from a seed.
-SHUFFLE = _record("run", "rows", "first_epoch", words=("seed",))  # rows: (num_rows,), which `order` of RUN rearranges
+SHUFFLE = _record(
+    "run",
+    "rows",  # (num_rows,), which `order` of RUN rearranges; both of one dtype
+    "first_epoch",
+    "block_rows",  # rows of a block, and of a window, of `Shuffle`
+    "window_rows",
+    "blocks",  # memory for the numbers of all blocks, of the dtype of rows
+    words=("seed",),
+)
 
 # A batch: its rows of x and y, and the memory that they are copied to.
 GATHER = _record(
     "run",
-    "x",  # (rows of the data, inputs)
+    "x",  # (rows of the data, inputs); of sparse rows the stored values
     "y",  # (rows of the data,) int64 labels or (rows of the data, outputs); 0: none
     "batch_x",
     "batch_y",
@@ -68,6 +76,12 @@ GATHER = _record(
     "capacity",  # rows of batch_x
     "outputs",  # columns of y
     "has_labels",
+    "row_bytes",  # from row to row of x
+    "element_bytes",  # from element to element of a row of x, where they need not be neighbours
+    "stages",  # (stages, 2, inputs) float64: factor and term of each
+    "sparse_columns",  # of the stored values of sparse rows
+    "starts",  # (rows of the data + 1,): the first stored value of each sparse row
+    "absent",  # (inputs,): values of x that are not stored, prepared
 )
 
 DENSE = _record(
@@ -111,9 +125,48 @@ DENSE = _record(
     "scratch",  # (num_ranks, scratch_bytes): a tile of dw, or column sums in float64 and db
     "scratch_bytes",
     "round_tile",  # code: rounds dx in place to the dtype that layers compute in; 0: it stays as it is
+    "squares",  # code: the sum of squares of a tile of w, before its update; 0: nobody asks
+    "square_sums",  # (tiles of w,) float64
+    "magnitudes",  # code: the sum of magnitudes; 0: nobody asks
+    "magnitude_sums",
+    "lanes",  # (num_ranks, lane_bytes) of these kernels
+    "lane_bytes",
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
+
+NOISE = _record("run", "x", "y", "columns", reals=("stddev",), words=("stream",))
+
+# Normalization of columns (batch) or rows (layer): see dense/normalization.py.
+NORMALIZATION = _record(
+    "run",
+    "x",  # (rows, columns)
+    "y",
+    "dy",  # (rows, columns) the gradient of y, then, in its place, that of x
+    "needs_dx",  # 0: the gradient of x is not wanted
+    "columns",
+    "gamma",  # (columns,); 0: there is none, as of the next
+    "beta",
+    "moving_mean",  # (columns,)
+    "moving_variance",
+    "means",  # float64, of each column or row, and 1 / sqrt(variance + epsilon)
+    "inverses",
+    "weights",  # record WEIGHTS: steps whose weights sum to 0 move no averages; 0: rows have none
+    "sums",  # (pieces of rows, 2, columns) float64: sums for the gradients of gamma and beta
+    "dgamma",  # gradients, if they are written and not handed to the update at once
+    "dbeta",
+    "update_gamma",  # code of the optimizer's rule; 0: gradients are written, or not wanted
+    "update_beta",
+    "gamma_states",  # (STATE_WORDS,) addresses and key
+    "beta_states",
+    "gamma_scalars",  # (NUM_SCALARS + 1,) of the first step
+    "beta_scalars",
+    "scalars_row_bytes",  # from the scalars of a step to those of the next
+    "alpha_beta",  # as in DENSE
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
+    reals=("epsilon", "momentum"),
+)
 
 LOSS = _record(
     "run", "z", "t", "dz", "columns",
@@ -240,11 +293,14 @@ SQUARES_ALL = _record(
 )
 
 # The penalty of a batch: see penalties.py.
+PENALTY_PART = _record(
+    "sums",  # (pieces,) float64
+    "pieces",
+    reals=("factor",),  # of their sum
+)
 PENALTY = _record(
     "count",
-    "first_pieces",  # (count + 1,): of each sum, and their number
-    "sums",  # (pieces,) float64
-    "factors",  # (count,) float64, of each sum
+    "parts",  # (count,) of PENALTY_PART
     "starts_step",  # (batches,): 0 for batches that have no penalty; 0: all have
     "into",  # (batches,) float64
 )
@@ -314,7 +370,7 @@ AFTER_STEP = _record(
     "count",
     "table",  # (count,) of CONSTRAINED
     "num_pieces",
-    "sums",  # (num_ranks, PIECE_SUMS) float64
+    "sums",  # (num_ranks, 2 PIECE_SUMS) float64
     "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 

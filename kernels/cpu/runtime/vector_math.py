@@ -19,6 +19,8 @@ from .primitives import INTERPRETED, bitcast
 
 _float32_of_bits = intrinsic(bitcast("int32", "float32"))
 _float64_of_bits = intrinsic(bitcast("int64", "float64"))
+_bits_of_float32 = intrinsic(bitcast("float32", "int32"))
+_bits_of_float64 = intrinsic(bitcast("float64", "int64"))
 
 
 @register_jitable(error_model="numpy", forceinline=True)
@@ -124,11 +126,9 @@ def _expm1_64(x):
 
 
 @register_jitable(error_model="numpy", forceinline=True)
-def _log1pexp32(x):
+def _log1p32(f):
+    """log(1 + f), for 1 + f between the square roots of 0.5 and 2."""
     T = np.float32
-    e = _exp32(x)
-    far = e > T(0.41421356237309503)  # then 1 + e = 2 (1 + f), and f is nearer to 0
-    f = T(0.5) * (e - T(1)) if far else e
     s = f * f
     p = T(7.0376836292e-2)
     p = p * f + T(-1.1514610310e-1)
@@ -139,15 +139,12 @@ def _log1pexp32(x):
     p = p * f + T(2.0000714765e-1)
     p = p * f + T(-2.4999993993e-1)
     p = p * f + T(3.3333331174e-1)
-    value = f + (p * s * f - T(0.5) * s)
-    return value + T(0.6931471805599453) if far else value
+    return f + (p * s * f - T(0.5) * s)
 
 
 @register_jitable(error_model="numpy", forceinline=True)
-def _log1pexp64(x):
-    e = _exp64(x)
-    far = e > 0.41421356237309503
-    f = 0.5 * (e - 1.0) if far else e
+def _log1p64(f):
+    """log(1 + f), for 1 + f between the square roots of 0.5 and 2."""
     s = f * f
     p = 1.01875663804580931796e-4
     p = p * f + 4.97494994976747001425e-1
@@ -160,7 +157,52 @@ def _log1pexp64(x):
     q = q * f + 8.29875266912776603211e1
     q = q * f + 7.11544750618563894466e1
     q = q * f + 2.31251620126765340583e1
-    value = f + (f * (s * p / q) - 0.5 * s)
+    return f + (f * (s * p / q) - 0.5 * s)
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _log32(x):
+    T = np.float32
+    bits = _bits_of_float32(x)
+    n = (bits >> np.int32(23)) - np.int32(126)
+    m = _float32_of_bits((bits & np.int32(0x7FFFFF)) | np.int32(0x3F000000))  # x = m 2^n with m in [0.5, 1)
+    low = m < T(0.7071067811865476)
+    n = n - np.int32(1) if low else n
+    m = m + m if low else m
+    e = T(n)
+    value = _log1p32(m - T(1)) + e * T(-2.12194440e-4) + e * T(0.693359375)
+    return value if x == x else x
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _log64(x):
+    bits = _bits_of_float64(x)
+    n = (bits >> np.int64(52)) - np.int64(1022)
+    m = _float64_of_bits((bits & np.int64(0xFFFFFFFFFFFFF)) | np.int64(0x3FE0000000000000))
+    low = m < 0.7071067811865476
+    n = n - np.int64(1) if low else n
+    m = m + m if low else m
+    e = np.float64(n)
+    value = _log1p64(m - 1.0) - e * 2.121944400546905827679e-4 + e * 0.693359375
+    return value if x == x else x
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _log1pexp32(x):
+    T = np.float32
+    e = _exp32(x)
+    far = e > T(0.41421356237309503)  # then 1 + e = 2 (1 + f), and f is nearer to 0
+    f = T(0.5) * (e - T(1)) if far else e
+    value = _log1p32(f)
+    return value + T(0.6931471805599453) if far else value
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _log1pexp64(x):
+    e = _exp64(x)
+    far = e > 0.41421356237309503
+    f = 0.5 * (e - 1.0) if far else e
+    value = _log1p64(f)
     return value + 0.6931471805599453 if far else value
 
 
@@ -244,6 +286,34 @@ def _erf64(x):
     return value if x == x else x
 
 
+@register_jitable(error_model="numpy", forceinline=True)
+def _sqrt(x):
+    return math.sqrt(x)
+
+
+# One number at a time, by the C library.
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _power(x, y):
+    return math.pow(x, y)
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _sin(x):
+    return math.sin(x)
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _cos(x):
+    return math.cos(x)
+
+
+@register_jitable(error_model="numpy", forceinline=True)
+def _arctan(x):
+    return math.atan(x)
+
+
 def _overload(function: Any, single: Any, double: Any) -> None:
     """Make kernels call `single` or `double`, by dtype, where a formula calls `function`."""
 
@@ -257,6 +327,15 @@ def _overload(function: Any, single: Any, double: Any) -> None:
 if not INTERPRETED:
     _overload(functions.exp, _exp32, _exp64)
     _overload(functions.expm1, _expm1_32, _expm1_64)
+    _overload(functions.log, _log32, _log64)
     _overload(functions.log1pexp, _log1pexp32, _log1pexp64)
     _overload(functions.tanh, _tanh32, _tanh64)
     _overload(functions.erf, _erf32, _erf64)
+    _overload(functions.sqrt, _sqrt, _sqrt)
+    _overload(functions.sin, _sin, _sin)
+    _overload(functions.cos, _cos, _cos)
+    _overload(functions.arctan, _arctan, _arctan)
+
+    @overload(functions.power, jit_options={"error_model": "numpy"})
+    def _choose_power(x, y):
+        return lambda x, y: _power(x, y)

@@ -48,7 +48,7 @@ def _after_step(work, step, rank, num_ranks):
     if a.step_after and view(a.step_after + step * 8, 1, np.int64)[0] == 0:
         return
     first, last = rank * a.num_pieces // num_ranks, (rank + 1) * a.num_pieces // num_ranks
-    sums = a.sums + rank * PIECE_SUMS * 8
+    sums = a.sums + rank * PIECE_SUMS * 16
     for i in range(a.count):
         record = a.table + i * RECORD_BYTES
         one = read(record, CONSTRAINED)
@@ -155,7 +155,7 @@ class AfterUpdates:
         if not self.constrains:
             return
         table = self._table()
-        sums = np.zeros((self.num_ranks, PIECE_SUMS))
+        sums = np.zeros((self.num_ranks, 2 * PIECE_SUMS))
         program.kept += [self, table, sums, step_after]
         size = sum(int(one["rows"] * one["columns"]) for one in table)
         averaged = sum(int(one["rows"] * one["columns"]) for one in table if one["average"])

@@ -17,6 +17,7 @@ from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...scalars import fill_settings
+from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
@@ -29,6 +30,7 @@ from ...spec import (
     ParamSettings,
     PassResult,
 )
+from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
@@ -43,6 +45,7 @@ CACHED_BYTES, ROW_FLOPS = 32 << 20, 32_000
 # results go from cache to cache: 32 rows of 784-256-128-10 (15 MFLOP) took 92 us on two threads and 81 on one, 64 rows
 # 126 and 145.
 PASS_FLOPS = 1.2e7
+ROW_NUMBERS = np.dtype(np.uint32)  # the dtype of an order of rows, unless it needs int64
 SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keeps, and programs of each, one a thread
 # Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
 # call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
@@ -76,7 +79,8 @@ class _Training(NamedTuple):
 class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
     to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
     and all that follows from them are not.
@@ -107,26 +111,30 @@ class Network:
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self.dtype = np.dtype(dtype)
-        self._predictors: dict[tuple[int, int], list[Program]] = {}
+        self._predictors: dict[tuple[Any, ...], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: _Training | None = None  # the last one
 
     def _training(
-        self, data: Batches, optimizer: OptimizerSteps, seed: int, variation: Variation | None
-    ) -> _Training:
+        self, data: Batches, optimizer: OptimizerSteps, num_settings: int, rows: tuple[int, ...], seed: int,
+        variation: Variation | None,
+    ) -> _Training:  # fmt: skip
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
+        num_settings: different settings of parameters; rows: index among them of each parameter's.
         It is for so many epochs or fewer.
         """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
         sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
-        shuffles, weighted = data.shuffle is not None, data.weights is not None
+        shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
+        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
         clips = optimizer.clip_norm is not None
-        rule, states, (settings, rows) = optimizer.rule, optimizer.states, optimizer.rows()
+        rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
-        terms, after_key = terms_of(optimizer.settings), key_of(optimizer.after)
-        key = sizes, shuffles, weighted, num_ranks, clips, rule, seed, rows, len(settings), terms, ids, after_key
+        terms = terms_of(optimizer.settings) if optimizer.settings else ()
+        of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
+        key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
             return self._trained
         net, epochs = self.net, data.epochs
@@ -135,27 +143,31 @@ class Network:
         program.num_ranks = num_ranks
         after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
         losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, len(settings), NUM_SCALARS + 1), net.dtype)
-        if shuffles:
-            program.shuffle()
+        scalars = np.zeros((epochs * data.steps, num_settings, NUM_SCALARS + 1), net.dtype)
+        if shuffles is not None:
+            program.shuffle(data.order.dtype.name, shuffles)
         if weighted:
-            program.weigh(data.accumulate)
+            program.weigh(data.order.dtype.name, data.accumulate)
         after.add_share(program)
         x, y = program.gather(data)
         assert y is not None
-        outputs, saved_for_backward = program.forward(x, seed)
+        outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        penalties = Penalties(net.params, terms, data, num_ranks) if terms else None
-        if penalties:
+        needs_step, penalties = clips or data.accumulate > 1, None
+        if terms:
+            tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
+            # a step without weight leaves out the updates, and what goes with them
+            tiled = [] if needs_step or weighted else tiled
+            penalties = Penalties(net.params, terms, data, num_ranks, tiled)
             penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
+        optimizer_step = None
+        if needs_step:
+            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after, penalties)
+        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         if penalties:
             penalties.add_penalty(program)
-        optimizer_step = None
-        if clips or data.accumulate > 1:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
-        program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after)
-        after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = np.full(data.batches, data.batch_size)
@@ -186,7 +198,8 @@ class Network:
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        training = self._training(batches, optimizer, seed, variation)
+        settings, indices = optimizer.rows()
+        training = self._training(batches, optimizer, len(settings), indices, seed, variation)
         program, losses = training.program, training.losses
         if training.optimizer_step:
             training.optimizer_step.clip(optimizer.clip_norm)
@@ -201,7 +214,7 @@ class Network:
         if parts and parts.carried:
             for name, carried in parts.carried.items():
                 training.sums[name][0] = carried
-        fill_settings(training.scalars, optimizer)
+        fill_settings(training.scalars, optimizer, settings)
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
@@ -275,29 +288,32 @@ class Network:
         return EpochResults(means, metrics, seconds, rates.copy(), weights)
 
     def evaluate(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None
-    ) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout.
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> PassResult:  # fmt: skip
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout.
 
-        weights: (n,) of the rows, of the network's dtype, whose sum is not 0; None: all 1.
+        weights: (n,) of all rows, of the network's dtype, whose sum over these is not 0; None: all 1.
         """
         start = time.perf_counter()
-        variation = variation_for(self.net.metrics, y, None, weights) if self.net.metrics else None
-        batch_size = min(batch_size, len(x))
-        num_ranks = self._threads_of_pass(batch_size, len(x))
-        key = batch_size, num_ranks, y.ndim, weights is None, *(variation.parts if variation else ())
+        variation = variation_for(self.net.metrics, y, order, weights) if self.net.metrics else None
+        num_rows = len(x) if order is None else len(order)
+        batch_size = min(batch_size, num_rows)
+        num_ranks = self._threads_of_pass(batch_size, num_rows)
+        layout = layout_of(x), ROW_NUMBERS if order is None else order.dtype
+        key = batch_size, num_ranks, layout, y.ndim, weights is None, *(variation.parts if variation else ())
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
-        data = Batches(x, y, np.arange(0), batch_size, weights=weights)
+        data = Batches(x, y, np.empty(0, layout[1]), batch_size, weights=weights)
         program, sums = self._evaluator(data, num_ranks, variation) if spare is None else spare
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
-        program.begin(len(x), None)
-        rows = float(len(x))
+        program.begin(num_rows, order)
+        rows = float(num_rows)
         if program.row_weights and weights is not None:
-            program.row_weights.begin(weights, 1, -(-len(x) // batch_size))
-        program.execute(self.flops * len(x))
+            program.row_weights.begin(weights, 1, -(-num_rows // batch_size))
+        program.execute(self.flops * num_rows)
         if program.row_weights:
             rows = sum_in_order(program.row_weights.batch_sums[0])
         losses = sums["losses"] / (rows * self.losses_of_row)
@@ -317,7 +333,7 @@ class Network:
         program = Program(self.net, "evaluate", data.batch_size)
         program.num_ranks = num_ranks
         if data.weights is not None:
-            program.weigh()
+            program.weigh(data.order.dtype.name)
         inputs, targets = program.gather(data)
         assert targets is not None
         outputs, _ = program.forward(inputs, None)
@@ -326,22 +342,28 @@ class Network:
         program.finish()
         return program, {**sums, "losses": losses}
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """The outputs for every row, after the output activation."""
-        rows = len(x)
+    def predict(
+        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The outputs for the rows `order` (None: all, as they come), after the output activation."""
+        rows = len(x) if order is None else len(order)
         out = np.empty((rows, self.outputs), self.dtype)
         if not rows:
             return out
-        key = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        row_numbers = ROW_NUMBERS if order is None else order.dtype
+        key: tuple[Any, ...] = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        if isinstance(x, Source) or order is not None:
+            key += layout_of(x), row_numbers
         # taken away while it runs, so that threads that predict at the same time have programs of their own
         spare = self._predictors.get(key)
         try:
             program = spare.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
-            program = self._predictor(x, out, *key)
+            data = Batches(x, None, np.empty(0, row_numbers), key[0])  # type: ignore[arg-type]
+            program = self._predictor(data, out, key[1])
         program.read_from(x, None)
         program.write_to(out)
-        program.begin(rows, None)
+        program.begin(rows, order)
         program.execute(self.flops * rows)
         if spare is not None and len(spare) < min(SPARE_PROGRAMS, SPARE_BYTES // max(1, program.num_bytes)):
             spare.append(program)
@@ -355,18 +377,18 @@ class Network:
             return 1
         return num_threads_for(self.flops * batch_size, STEP_FLOPS, 1 << 30)
 
-    def _keep(self, key: tuple[int, int], program: Program) -> None:
+    def _keep(self, key: tuple[Any, ...], program: Program) -> None:
         """Keep the first program for batches of a size, for the next call; the oldest sizes make room."""
         while len(self._predictors) >= SPARE_SIZES:
             with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was first
                 del self._predictors[next(iter(self._predictors))]
         self._predictors[key] = [program]
 
-    def _predictor(self, x: np.ndarray, out: np.ndarray, batch_size: int, num_ranks: int) -> Program:
-        """The program that writes the outputs for x to `out`."""
-        program = Program(self.net, "predict", batch_size)
+    def _predictor(self, data: Batches, out: np.ndarray, num_ranks: int) -> Program:
+        """The program that writes the outputs for data without targets to `out`."""
+        program = Program(self.net, "predict", data.batch_size)
         program.num_ranks = num_ranks
-        inputs, _ = program.gather(Batches(x, None, np.arange(0), batch_size))  # type: ignore[arg-type]
+        inputs, _ = program.gather(data)
         outputs, _ = program.forward(inputs, None)
         if self.net.link:
             program.link(outputs, outputs)

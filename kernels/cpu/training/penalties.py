@@ -1,43 +1,44 @@
 """Penalties of parameters in the loss: l1 sum |p| + l2 sum p^2, of the parameters before each step.
 
-Their gradients are a part of the update (`preprocess_gradient`), and cost nothing there. The penalty itself takes one
-more reading of the parameters that have one, while they are in a cache, and no barrier: a phase before the loss adds up
-pieces, and the pieces are added up, in order, behind the barrier of the loss.
+Their gradients are a part of the update (`preprocess_gradient`), and cost nothing there. The terms of a matrix are
+added up tile by tile, just before its update, where the update follows the gradient at once (`dense/tile_sums.py`).
+Else, and for vectors, a phase before the loss adds them up. Then one rank adds up all sums in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from ... import costs
 from ...spec import Batches, ParamSettings
-from ..optim.norm import MAGNITUDES_OF, SQUARES_KERNEL, SQUARES_OF, Squares
+from ..optim.norm import LANES, MAGNITUDES_OF, SQUARES_KERNEL, SQUARES_OF, Squares, squares_kernel
 from ..runtime.compile import Kernel
-from ..runtime.primitives import address_of, view
-from ..runtime.records import PENALTY, fill, read
+from ..runtime.primitives import address_of, aligned_zeros, view
+from ..runtime.records import PENALTY, PENALTY_PART, fill, read
 
 
 def _penalty(work, step, rank, num_ranks):
-    """The sum of all penalties of a batch: each sum over an array times its factor."""
+    """The sum of all penalties of a batch: each sum over an array, its pieces in order, times its factor."""
     if rank != 0:
         return
     a = read(work, PENALTY)
     if a.starts_step and view(a.starts_step + step * 8, 1, np.int64)[0] == 0:
         return
-    ends, factors = view(a.first_pieces, a.count + 1, np.int64), view(a.factors, a.count, np.float64)
-    sums, penalty = view(a.sums, ends[a.count], np.float64), 0.0
+    penalty = 0.0
     for i in range(a.count):
         # one array
-        total = 0.0
-        for j in range(ends[i], ends[i + 1]):
+        part = read(a.parts + i * PART_BYTES, PENALTY_PART)
+        sums, total = view(part.sums, part.pieces, np.float64), 0.0
+        for j in range(part.pieces):
             total += sums[j]
-        penalty += factors[i] * total
+        penalty += part.factor * total
     view(a.into + step * 8, 1, np.float64)[0] = penalty
 
 
+PART_BYTES = PENALTY_PART.itemsize
 PENALTY_KERNEL = Kernel(_penalty, "penalty")
 
 
@@ -66,39 +67,57 @@ def penalty(params: Sequence[np.ndarray], settings: Sequence[ParamSettings]) -> 
 class Penalties:
     """The penalties of a training program, and their phases.
 
+    tiled: indices of matrices that are updated tile by tile, by the phase `weights`, which adds up their terms.
     into: (epochs, batches of an epoch) float64; those of batches that start no step stay 0.
     """
 
     def __init__(
-        self, params: Sequence[np.ndarray], terms: Sequence[tuple[int, str]], data: Batches, num_ranks: int
-    ) -> None:
-        arrays = [params[i] for i, _ in terms]
-        self.terms, self.num_bytes = terms, sum(p.nbytes for p in arrays)
-        self.size = sum(p.size for p in arrays)
-        group = data.accumulate
-        self.into = np.zeros((data.epochs, data.steps * group))
-        starts = np.arange(self.into.size) % group == 0
-        self.starts = starts.astype(np.int64) if group > 1 else None
-        kinds = [kind for _, kind in terms]
-        self.squares = Squares([(p.dtype.name, p.size) for p in arrays], num_ranks, self.starts, kinds)
+        self, params: Sequence[np.ndarray], terms: Sequence[tuple[int, str]], data: Batches, num_ranks: int,
+        tiled: Collection[int],
+    ) -> None:  # fmt: skip
+        self.dtype = params[0].dtype.name
+        self.into = np.zeros((data.epochs, data.steps * data.accumulate))
+        starts = np.arange(self.into.size) % data.accumulate == 0
+        self.starts = starts.astype(np.int64) if data.accumulate > 1 else None
+        self.tiled = [term for term in terms if term[0] in tiled]
+        self.whole = [term for term in terms if term not in self.tiled]
+        arrays = [params[i] for i, _ in self.whole]
+        self.size, self.num_bytes = sum(p.size for p in arrays), sum(p.nbytes for p in arrays)
+        kinds = [kind for _, kind in self.whole]
+        self.squares = Squares([(self.dtype, p.size) for p in arrays], num_ranks, self.starts, kinds)
         self.squares.set_addresses([address_of(p) for p in arrays])
-        self.factors = np.zeros(len(terms))
-        self.first_pieces = np.append(self.squares.table["first_piece"], len(self.squares.sums)).astype(np.int64)
-        self.record = fill(
-            PENALTY, count=len(terms), first_pieces=self.first_pieces, sums=self.squares.sums, factors=self.factors,
-            starts_step=self.starts, into=self.into,
-        )  # fmt: skip
+        self.lanes = aligned_zeros(num_ranks * LANES, np.float64)
+        self.tile_sums: dict[tuple[int, str], np.ndarray] = {}
+        self.parts = np.zeros(len(terms), PENALTY_PART)
+        self.record = fill(PENALTY, count=len(terms), parts=self.parts, starts_step=self.starts, into=self.into)
+
+    def fields_of_tiles(self, i: int, num_tiles: int) -> dict[str, Any]:
+        """Fields of the record DENSE by which the terms of parameter i are added up, for so many tiles."""
+        fields: dict[str, Any] = {}
+        for term in self.tiled:
+            if term[0] == i:
+                name, sums = term[1], np.zeros(num_tiles)
+                self.tile_sums[term] = sums
+                code = squares_kernel(self.dtype, name).address
+                fields |= {name: code, f"{name.removesuffix('s')}_sums": sums}
+        return {**fields, "lanes": self.lanes, "lane_bytes": LANES * 8} if fields else {}
 
     def set_factors(self, settings: Sequence[ParamSettings]) -> None:
         """Take the factors of these settings, of parameters with the same terms, from now on."""
-        self.factors[:] = _factors(settings, self.terms)
+        self.parts["factor"] = _factors(settings, [*self.whole, *self.tiled])
 
     def add_sums(self, program: Any) -> None:
-        """Add the sums over pieces; a barrier must follow before `add_penalty`."""
+        """Add the sums over pieces of whole arrays; a barrier must follow before `add_penalty`."""
         program.kept.append(self)
-        cost = costs.penalties(self.size, self.num_bytes)
-        program.add(SQUARES_KERNEL, self.squares.record, barrier=False, cost=cost)
+        if self.whole:
+            cost = costs.penalties(self.size, self.num_bytes)
+            program.add(SQUARES_KERNEL, self.squares.record, barrier=False, cost=cost)
 
     def add_penalty(self, program: Any) -> None:
-        """Add the penalty of the batch, made of the sums."""
+        """Add the penalty of the batch, behind all phases that make its sums."""
+        pieces = np.split(self.squares.sums, self.squares.table["first_piece"][1:]) if self.whole else []
+        parts = [*pieces, *(self.tile_sums[term] for term in self.tiled)]
+        self.parts["sums"], self.parts["pieces"] = [address_of(part) for part in parts], [len(part) for part in parts]
+        if self.tiled:
+            program.end_with_barrier()
         program.add(PENALTY_KERNEL, self.record, barrier=False)

@@ -18,11 +18,23 @@ from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
-from ...spec import Batches, DenseSpec, DropoutSpec, LayerSpec, LossSpec, Shuffle
+from ...sources import Source
+from ...spec import (
+    Batches,
+    DenseSpec,
+    DropoutSpec,
+    GaussianNoiseSpec,
+    LayerSpec,
+    LossSpec,
+    Shuffle,
+    parameter_shapes,
+)
+from ..dense.gather import gather_kernel, layout_of
 from ..dense.layer import (
     TILE_ROWS,
     activate_kernel,
     dense_kernel,
+    num_weight_tiles,
     round_kernel,
     shape_fields,
     slope_kernel,
@@ -31,7 +43,7 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..runtime.compile import Kernel, ffi
+from ..runtime.compile import Kernel
 from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
@@ -42,6 +54,7 @@ from ..runtime.records import (
     GATHER,
     LOSS,
     METRIC,
+    NOISE,
     RUN,
     SHUFFLE,
     STOP_BATCH,
@@ -53,10 +66,13 @@ from ..runtime.records import (
 )
 from ..runtime.teams import run_team, yield_address
 from .after_step import AfterUpdates
+from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
+from .penalties import Penalties
 from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
-from .shuffle import SHUFFLE_KERNEL
+from .shuffle import shuffle_kernel
+from .source import SourceWords, quick_address
 
 WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
 BATCH_FLOPS = 2e4  # operations that take as long as a batch takes beside its own: some 1 us for its phases
@@ -72,7 +88,7 @@ NUM_ROWS, NUM_BATCHES, FIRST_BATCH, NUM_EPOCHS, EPOCH_STRIDE, ORDER, DONE, STOP,
     )
 )
 RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses")]
-SOURCE_X, SOURCE_Y = word_of(GATHER, "x"), word_of(GATHER, "y")
+OUTPUTS = word_of(GATHER, "x")  # of the scatter
 
 
 class Structure(NamedTuple):
@@ -125,12 +141,16 @@ class _Dropout(NamedTuple):
     fields: dict[str, Any]
 
 
+Saved = _Dense | _Dropout | Normalized
+
+
 class Program:
     """Phases in order, and the memory that they work on."""
 
-    source: memoryview  # words of the record of the gather
+    source: SourceWords  # of the record of the gather
     target: memoryview  # of the scatter
     rows: np.ndarray | None = None  # record of the shuffle
+    blocks: np.ndarray | None = None  # its memory for the order of blocks
     num_ranks = 1  # at most: there is scratch memory for so many
     row_weights: RowWeights | None = None  # None: rows have none
     needs_weight = False  # the phases that are added are left out in steps whose weights sum to 0
@@ -157,6 +177,10 @@ class Program:
         """Let all ranks meet after the last phase so far."""
         self.phases[-1] = (*self.phases[-1][:2], 1)
 
+    def end_with_barrier(self) -> None:
+        """Let all ranks meet after the last phase."""
+        self.phases[-1] = *self.phases[-1][:2], 1
+
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
         array = aligned_zeros(int(np.prod(shape)), self.net.dtype).reshape(shape)
@@ -165,15 +189,18 @@ class Program:
         return array
 
     # ------------------------------------------------------------ the batch
-    def shuffle(self) -> None:
-        """Add the order of an epoch's rows; the first phase, which runs before the first batch of an epoch only."""
+    def shuffle(self, order: str, in_blocks: bool) -> None:
+        """Add the order of an epoch's rows; the first phase, which runs before the first batch of an epoch only.
+
+        order: the dtype of row numbers.
+        """
         self.rows = fill(SHUFFLE, run=self.run)
-        self.add(SHUFFLE_KERNEL, self.rows, barrier=True, cost=costs.shuffle())
+        self.add(shuffle_kernel(order, in_blocks), self.rows, barrier=True, cost=costs.shuffle())
         self.run["epoch_phases"] = len(self.phases)
 
-    def weigh(self, accumulate: int = 1) -> None:
-        """Add the weights of rows, before `gather`; `accumulate` batches make a step."""
-        self.row_weights = RowWeights(self.run, self.zeros(self.batch_size), accumulate)
+    def weigh(self, order: str, accumulate: int = 1) -> None:
+        """Add the weights of rows, before `gather`; `accumulate` batches make a step. order: dtype of row numbers."""
+        self.row_weights = RowWeights(self.run, self.zeros(self.batch_size), accumulate, order)
         self.row_weights.add_sums_to(self)
         self.run["epoch_phases"] = len(self.phases)
         self.row_weights.add_gather_to(self)
@@ -190,7 +217,7 @@ class Program:
         splits = (num_splits,) if num_splits > 1 else ()
         x, y = self.zeros(*splits, self.batch_size, split_cols), None
         fields: dict[str, Any] = {
-            "run": self.run, "x": data.x, "batch_x": x, "inputs": net.inputs, "piece_cols": split_cols,
+            "run": self.run, "batch_x": x, "inputs": net.inputs, "piece_cols": split_cols,
             "capacity": self.batch_size,
         }  # fmt: skip
         if data.y is not None:
@@ -199,10 +226,12 @@ class Program:
             self.kept.append(y)
             fields |= {"y": data.y, "batch_y": y, "outputs": net.outputs, "has_labels": int(labels)}
         targets = 0 if y is None else net.outputs
-        cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels)
+        stored = data.x.nbytes / max(1, data.x.shape[0] * data.x.shape[1]) if isinstance(data.x, Source) else None
+        cost = costs.gather(net.inputs, targets, self.verb == "train", net.itemsize, labels, stored)
         record = fill(GATHER, **fields)
-        self.source = words_of(record)
-        self.add(rows_kernel("gather", net.compute), record, barrier=True, cost=cost)
+        self.source = SourceWords(record, net.compute)
+        kernel = gather_kernel(layout_of(data.x), net.compute, data.order.dtype.name)
+        self.add(kernel, record, barrier=True, cost=cost)
         return x, y
 
     def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
@@ -219,21 +248,24 @@ class Program:
         self.kept.append(table)
         self.run["phases"], self.run["num_phases"] = address_of(table), len(table)
 
-    def read_from(self, x: np.ndarray, y: np.ndarray | None) -> None:
-        """Read the rows of other data, of the same dtypes and columns, which the caller keeps alive for a pass."""
-        self.source[SOURCE_X], self.source[SOURCE_Y] = _address(x), 0 if y is None else _address(y)
+    def read_from(self, x: np.ndarray | Source, y: np.ndarray | None) -> None:
+        """Read the rows of other data, of the same layout and columns, which the caller keeps alive for a pass."""
+        self.source.read_from(x, y)
 
     def write_to(self, out: np.ndarray) -> None:
         """Write the outputs to another array, which the caller keeps alive for a pass."""
-        self.target[SOURCE_X] = _address(out)
+        self.target[OUTPUTS] = quick_address(out)
 
     # ------------------------------------------------------------ forward
-    def forward(self, x: np.ndarray, seed: int | None) -> tuple[np.ndarray, list[_Dense | _Dropout]]:
+    def forward(
+        self, x: np.ndarray, seed: int | None, fixed: Sequence[int] = ()
+    ) -> tuple[np.ndarray, list[Saved]]:
         """Add the layers; return the outputs (logits, where a link follows), and what is saved for backward.
 
-        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated.
+        seed: of the dropout masks; None: no dropout, and no layer is split, as nothing is updated. fixed: indices of
+        BatchNorms that go by their averages in training, too.
         """
-        saved_for_backward: list[_Dense | _Dropout] = []
+        saved_for_backward: list[Saved] = []
         net, params = self.net, iter(self.net.params)
         last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
         for i, layer in enumerate(net.layers):
@@ -243,10 +275,18 @@ class Program:
                 activation = "linear" if i == last and net.link else layer.activation
                 saved = self._dense_forward(layer, activation, compute, x, w, b, whole=seed is None)
                 saved_for_backward.append(saved)
-            elif seed is not None and layer.rate > 0:
-                saved_for_backward.append(self._dropout_forward(layer, x, dropout_stream(seed, i), compute))
+            elif isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+                if seed is None or not any(layer):
+                    continue
+                stream = dropout_stream(seed, i)
+                if isinstance(layer, GaussianNoiseSpec):  # whose slope is 1, so nothing is saved
+                    x = self._noise_forward(layer, x, stream, compute)
+                    continue
+                saved_for_backward.append(self._dropout_forward(layer, x, stream, compute))
             else:
-                continue
+                own = {name: next(params) for name in parameter_shapes(layer)}
+                by_batch = seed is not None and i not in fixed
+                saved_for_backward.append(add_forward(self, layer, x, own, compute, by_batch))
             x = saved_for_backward[-1].y
         return x, saved_for_backward
 
@@ -260,6 +300,12 @@ class Program:
         kernel = rows_kernel("dropout", compute)
         self.add(kernel, fill(DROPOUT, x=x, y=y, **fields), barrier=True, cost=cost)
         return _Dropout(x, y, compute, fields)
+
+    def _noise_forward(self, layer: GaussianNoiseSpec, x: np.ndarray, stream: int, compute: str) -> np.ndarray:
+        columns, y = x.shape[1], self.zeros(*x.shape)
+        record = fill(NOISE, run=self.run, x=x, y=y, columns=columns, stddev=layer.stddev, stream=stream)
+        self.add(rows_kernel("noise", compute), record, barrier=True, cost=costs.noise(columns, self.net.itemsize))
+        return y
 
     def _dense_forward(
         self, layer: DenseSpec, activation: str, compute: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
@@ -378,9 +424,9 @@ class Program:
 
     # ------------------------------------------------------------ backward
     def backward(
-        self, saved_for_backward: list[_Dense | _Dropout], output_gradient: np.ndarray, rule: str,
+        self, saved_for_backward: list[Saved], output_gradient: np.ndarray, rule: str,
         states: Sequence[tuple[np.ndarray, ...] | None], scalars: np.ndarray, rows: Sequence[int],
-        optimizer_step: OptimizerStep | None, after: AfterUpdates,
+        optimizer_step: OptimizerStep | None, after: AfterUpdates, penalties: Penalties | None = None,
     ) -> None:  # fmt: skip
         """Add the gradients, last layer first, and the updates: each with its gradient, or all in `optimizer_step`.
 
@@ -400,14 +446,30 @@ class Program:
         for i, saved in reversed(list(enumerate(saved_for_backward))):
             if i < lowest:
                 break
-            needs_dx = i > lowest
+            needs_dx, below = i > lowest, saved_for_backward[i - 1] if i else None
+            if isinstance(saved, Normalized):  # dx takes the place of dy
+                names = list(parameter_shapes(saved.spec))
+                end -= len(names)
+                own = {name: end + k for k, name in enumerate(names) if states[end + k] is not None}
+                into: dict[str, Any] = {}
+                if optimizer_step:
+                    into |= {f"d{name}": optimizer_step.gradients[k] for name, k in own.items()}
+                    into |= {"alpha_beta": optimizer_step.alpha_beta}
+                else:
+                    for name, k in own.items():
+                        into |= {f"update_{name}": update, f"{name}_states": tables[k]}
+                        into |= {f"{name}_scalars": row_scalars[k], "scalars_row_bytes": scalars.strides[0]}
+                add_backward(
+                    self, saved, dy, needs_dx, into, None if optimizer_step else rule, isinstance(below, _Dense), after
+                )
+                continue
             dx = self.zeros(*saved.x.shape) if needs_dx else None
             if isinstance(saved, _Dense):
                 # where the gradients of w and b go: into memory, or straight into the update
                 bias = saved.spec.bias
                 end -= 1 + bias
                 updates_w, updates_b = states[end] is not None, bias and states[end + 1] is not None
-                into: dict[str, Any] = {"num_splits": saved.fields["num_splits"] * updates_w}
+                into = {"num_splits": saved.fields["num_splits"] * updates_w}
                 into |= {"b": saved.fields["b"] if updates_b else None}
                 if optimizer_step:
                     db = optimizer_step.gradients[end + 1] if bias else None
@@ -416,8 +478,9 @@ class Program:
                     into |= {"update": update, "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
                     into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                     into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
+                if penalties:
+                    into |= penalties.fields_of_tiles(end, num_weight_tiles(saved.fields))
                 fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
-                below = saved_for_backward[i - 1] if i else None
                 below = below if isinstance(below, _Dense) else None
                 fields["col_sums"] = col_sums
                 col_sums = self._dense_backward(saved, dy, dx, below, fields, None if optimizer_step else rule, after)
@@ -433,13 +496,16 @@ class Program:
 
     @staticmethod
     def _lowest_updated(
-        saved_for_backward: list[_Dense | _Dropout], states: Sequence[tuple[np.ndarray, ...] | None]
+        saved_for_backward: list[Saved], states: Sequence[tuple[np.ndarray, ...] | None]
     ) -> int:
         """Index of the lowest layer with a parameter that is updated; behind the last one if there is none."""
-        of_params = iter(states)
+        first = 0
         for i, saved in enumerate(saved_for_backward):
-            if isinstance(saved, _Dense) and any(next(of_params) is not None for _ in range(1 + saved.spec.bias)):
-                return i
+            if not isinstance(saved, _Dropout):
+                end = first + len(parameter_shapes(saved.spec))
+                if any(of_param is not None for of_param in states[first:end]):
+                    return i
+                first = end
         return len(saved_for_backward)
 
     def _dense_backward(
@@ -495,7 +561,7 @@ class Program:
         words = self.words
         words[NUM_ROWS], words[NUM_BATCHES], words[FIRST_BATCH] = num_rows, -(-num_rows // self.batch_size), first_batch
         words[NUM_EPOCHS], words[EPOCH_STRIDE] = num_epochs, epoch_stride
-        words[ORDER] = 0 if order is None else _address(order)
+        words[ORDER] = 0 if order is None else quick_address(order)
         for word in RESET:
             words[word] = 0
 
@@ -504,6 +570,10 @@ class Program:
         assert self.rows is not None
         self.rows["rows"], self.rows["seed"] = rows.ctypes.data, shuffle.seed
         self.rows["first_epoch"] = shuffle.first_epoch
+        if shuffle.block_rows:
+            blocks = np.empty(-(-len(rows) // shuffle.block_rows), rows.dtype)
+            self.rows["block_rows"], self.rows["window_rows"] = shuffle.block_rows, shuffle.window_rows
+            self.rows["blocks"], self.blocks = address_of(blocks), blocks
 
     def time_epochs(self) -> Callable[[int, int], np.ndarray]:
         """Let a pass keep the times at which its epochs end; call it after `begin`.
@@ -515,12 +585,12 @@ class Program:
         if num_epochs == 1:  # it ends with the pass
             return lambda start, epochs: np.full(epochs, (time.perf_counter_ns() - start) / 1e9)
         now, ends = clock(), np.zeros((num_epochs, 2), np.int64)
-        self.words[EPOCH_ENDS], self.words[CLOCK] = _address(ends), now.address
+        self.words[EPOCH_ENDS], self.words[CLOCK] = quick_address(ends), now.address
         return lambda start, epochs: np.diff(now.nanoseconds(ends[:epochs]), prepend=start) / 1e9
 
     def end_if_diverged(self, losses: np.ndarray) -> None:
         """Let a pass end with an epoch whose losses are not finite; call it after `begin`."""
-        self.words[LOSSES_OF_EPOCHS] = _address(losses)
+        self.words[LOSSES_OF_EPOCHS] = quick_address(losses)
 
     @property
     def done(self) -> int:
@@ -554,11 +624,6 @@ class Program:
         )  # fmt: skip
         with marked as kernel:
             run_team(kernel, self.address, num_ranks, look if is_long else None, stop)
-
-
-def _address(array: np.ndarray) -> int:
-    """The address of a contiguous array that is not empty, in half the time of `address_of`."""
-    return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
 
 
 def _has_labels(y: np.ndarray) -> bool:

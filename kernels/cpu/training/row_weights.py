@@ -16,24 +16,25 @@ from ..runtime.records import WEIGHED, WEIGHTS, fill
 class RowWeights:
     """The weights of a program, whose record WEIGHTS losses and metrics read.
 
-    batch_weights: memory for the weights of a batch; accumulate: batches of a step.
+    batch_weights: memory for the weights of a batch; accumulate: batches of a step; order: the dtype of row numbers.
     """
 
-    def __init__(self, run: np.ndarray, batch_weights: np.ndarray, accumulate: int) -> None:
+    def __init__(self, run: np.ndarray, batch_weights: np.ndarray, accumulate: int, order: str) -> None:
         self.record = fill(WEIGHTS, run=run, batch_weights=batch_weights, accumulate=accumulate)
         self.dtype, self.itemsize, self.accumulate = batch_weights.dtype.name, batch_weights.itemsize, accumulate
+        self.order = order
         self.batch_sums = self._step_sums = np.zeros((0, 0))  # of a pass: (epochs, batches)
         self._phases: list[np.ndarray] = []  # records
 
     def add_sums_to(self, program: Any) -> None:
         """Add the sums of an epoch: a phase that runs before its first batch only."""
         cost = costs.sum_weights(self.itemsize)
-        program.add(sum_weights_kernel(self.dtype), self.record, barrier=True, cost=cost)
+        program.add(sum_weights_kernel(self.dtype, self.order), self.record, barrier=True, cost=cost)
 
     def add_gather_to(self, program: Any) -> None:
         """Add the copy of the weights of the batch; a phase with a barrier must follow before they are read."""
         cost = costs.gather_weights(self.itemsize)
-        program.add(gather_weights_kernel(self.dtype), self.record, barrier=False, cost=cost)
+        program.add(gather_weights_kernel(self.dtype, self.order), self.record, barrier=False, cost=cost)
 
     def weighed(self, kernel: Kernel, record: np.ndarray) -> tuple[Kernel, np.ndarray]:
         """Return a phase that does the given one unless the weights of the step sum to 0."""

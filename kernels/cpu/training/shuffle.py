@@ -10,12 +10,14 @@ hash of NumPy's SeedSequence makes its state and its increment of seed and key. 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from ...spec import SHUFFLE_STREAM
 from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
-from ..runtime.partition import epoch_of_batch
+from ..runtime.partition import epoch_of_batch, num_pieces
 from ..runtime.primitives import view, word
 from ..runtime.records import RUN, SHUFFLE, read
 
@@ -137,28 +139,16 @@ def _output(high, low):
     return ((folded >> turn) | (folded << ((word(64) - turn) & word(63)))) & WORD
 
 
-def _shuffle(work, step, rank, num_ranks):
-    """Write the rows of the epoch of batch `step`, in its order, to `order` of RUN."""
-    if rank > 0:
-        return
-    s = read(work, SHUFFLE)
-    run = read(s.run, RUN)
-    rows, order = view(s.rows, run.num_rows, np.int64), view(run.order, run.num_rows, np.int64)
-    for i in range(run.num_rows):
-        order[i] = rows[i]
-    # the generator of this epoch
-    epoch = word(s.first_epoch + epoch_of_batch(run, step))
-    a, b, c, d = _pool(word(s.seed), word(SHUFFLE_STREAM), epoch)
-    start_high, constant = _state_word(a, b, INIT_B)
-    start_low, constant = _state_word(c, d, constant)
-    stream_high, constant = _state_word(a, b, constant)
-    stream_low, constant = _state_word(c, d, constant)
-    inc_high, inc_low = ((stream_high << ONE) & WORD) | (stream_low >> word(63)), ((stream_low << ONE) & WORD) | ONE
-    high, low = _sum(inc_high, inc_low, start_high, start_low)
-    high, low = _advanced(high, low, inc_high, inc_low)
-    # from the last place down, each row changes places with one at or before it
-    mask, spare, has_spare = WORD, ZERO, False
-    for i in range(run.num_rows - 1, 0, -1):
+@register_jitable
+def _permute(order, first, count, state):
+    """Put `count` numbers of `order`, from place `first` on, in random order; return the state of the generator.
+
+    state: (high, low) and (high, low) of the increment, and the half of the last random bits that is not used yet.
+    """
+    high, low, inc_high, inc_low, spare, has_spare = state
+    # from the last place down, each changes places with one at or before it
+    mask = WORD
+    for i in range(count - 1, 0, -1):
         # as many random bits as the place has, drawn until they are no later place
         while (mask >> ONE) >= word(i):
             mask = mask >> ONE
@@ -173,7 +163,60 @@ def _shuffle(work, step, rank, num_ranks):
                 # the lower half of the bits comes first
                 spare, has_spare = j >> HALF_BITS, True
             j = j & mask
-        order[i], order[np.int64(j)] = order[np.int64(j)], order[i]
+        order[first + i], order[first + np.int64(j)] = order[first + np.int64(j)], order[first + i]
+    return high, low, inc_high, inc_low, spare, has_spare
 
 
-SHUFFLE_KERNEL = Kernel(_shuffle, "shuffle")
+@register_jitable
+def _generator(seed, epoch):
+    """The state of an epoch's generator."""
+    a, b, c, d = _pool(seed, word(SHUFFLE_STREAM), epoch)
+    start_high, constant = _state_word(a, b, INIT_B)
+    start_low, constant = _state_word(c, d, constant)
+    stream_high, constant = _state_word(a, b, constant)
+    stream_low, constant = _state_word(c, d, constant)
+    inc_high, inc_low = ((stream_high << ONE) & WORD) | (stream_low >> word(63)), ((stream_low << ONE) & WORD) | ONE
+    high, low = _sum(inc_high, inc_low, start_high, start_low)
+    high, low = _advanced(high, low, inc_high, inc_low)
+    return high, low, inc_high, inc_low, ZERO, False
+
+
+def _shuffle(Order, in_blocks):
+    """Write the rows of the epoch of batch `step`, in its order, to `order` of RUN."""
+
+    def shuffle(work, step, rank, num_ranks):
+        if rank > 0:
+            return
+        s = read(work, SHUFFLE)
+        run = read(s.run, RUN)
+        rows, order = view(s.rows, run.num_rows, Order), view(run.order, run.num_rows, Order)
+        state = _generator(word(s.seed), word(s.first_epoch + epoch_of_batch(run, step)))
+        if not in_blocks:
+            for i in range(run.num_rows):
+                order[i] = rows[i]
+            _permute(order, 0, run.num_rows, state)
+            return
+        # blocks of neighbours in random order
+        num_blocks = num_pieces(run.num_rows, s.block_rows)
+        blocks = view(s.blocks, num_blocks, Order)
+        for i in range(num_blocks):
+            blocks[i] = i
+        state = _permute(blocks, 0, num_blocks, state)
+        done = 0
+        for i in range(num_blocks):
+            start = np.int64(blocks[i]) * s.block_rows
+            for j in range(start, min(start + s.block_rows, run.num_rows)):
+                order[done] = rows[j]
+                done += 1
+        # rows in random order within each window
+        for start in range(0, run.num_rows, s.window_rows):
+            state = _permute(order, start, min(s.window_rows, run.num_rows - start), state)
+
+    return shuffle
+
+
+@cache
+def shuffle_kernel(order: str, in_blocks: bool) -> Kernel:
+    """order: the dtype of row numbers; in_blocks: as `Shuffle` with blocks."""
+    name = "shuffle" + "_blocks" * in_blocks + ("" if order == "uint32" else f"_{order}")
+    return Kernel(_shuffle(getattr(np, order), in_blocks), name)

@@ -191,6 +191,11 @@ SUMMED = LOSSES | {  # a loss, or a metric of values: what `run_loss` adds up
 }
 
 
+def summed(name: str) -> Loss:
+    """Row that `run_loss` adds up: a loss, also one that users have defined, or a metric of values."""
+    return LOSSES.get(name) or SUMMED[name]
+
+
 @cache
 def _loss_kernel(
     name: str, value: Callable[..., Any], slope: Callable[..., Any], dtype: str, kind: str, wide: bool, weighted: bool
@@ -203,7 +208,7 @@ def _loss_kernel(
 
 def loss_kernel(name: str, dtype: str, wide: bool = False, weighted: bool = False) -> Kernel:
     """Return the kernel of a row of SUMMED. wide: in vectors, where the loss goes by elements."""
-    row = SUMMED[name]
+    row = summed(name)
     kind = row.targets if row.by_row else "elements"
     return _loss_kernel(name, row.value, row.slope, dtype, kind, wide and not row.by_row, weighted)
 
@@ -224,7 +229,7 @@ def loss_kernels(dtype: str) -> list[Kernel]:
 # ---------------------------------------------------------------- launches
 def loss_tiles(name: str, rows: int, columns: int) -> int:
     """Return the number of sums that a row of SUMMED leaves."""
-    return -(-rows // TILE_ROWS) if SUMMED[name].by_row else -(-rows * columns // TILE_ELEMENTS)
+    return -(-rows // TILE_ROWS) if summed(name).by_row else -(-rows * columns // TILE_ELEMENTS)
 
 
 def run_loss(

@@ -22,13 +22,13 @@ from ..runtime.device import launch
 from ..runtime.memory import Block, Mirror
 from ..runtime.storage import STORES
 from .products import BYTES
-from .rows import dropout_kernels, gather_narrow_kernel
+from .rows import gather_narrow_kernel, random_kernels
 
 
 def mixed_kernels(dtype: str) -> list[Kernel]:
     """Kernels of such networks besides updates, dense layers of this dtype, and all else in float32."""
     gathers = [gather_narrow_kernel(dtype, width) for width in (1, STORES[dtype].width)]
-    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *dropout_kernels(dtype)]))
+    return list(dict.fromkeys([narrow_kernel(dtype), *gathers, *random_kernels(dtype)]))
 
 
 def narrow(gpu: Any, stream: int, dtype: str, source: int, into: int, elements: int) -> None:
@@ -41,16 +41,19 @@ class Weights(Mirror):
     """The parameters on the device, and copies of 16 bits where layers read those.
 
     copies: addresses of the copies, if there are any; read: addresses that layers read, in the order of the parameters.
-    The last bias is added to outputs of float32, so it is read without a copy.
+    whole: indices of parameters that are read without a copy: the last bias, which is added to outputs of float32, and
+    those of normalization.
     """
 
-    def __init__(self, gpu: Any, params: Sequence[np.ndarray], compute: str, last_bias: bool) -> None:
+    def __init__(self, gpu: Any, params: Sequence[np.ndarray], compute: str, whole: Sequence[int]) -> None:
         super().__init__(gpu, params)
         self.compute, self.copies, self.read = compute, list[int](), self.addresses
         if any(p.dtype.name != compute for p in params):
             self._block16 = Block(gpu, [p.size * BYTES[compute] for p in params])
             self.copies = self._block16.addresses
-            self.read = [*self.copies[:-1], self.addresses[-1]] if last_bias else self.copies
+            self.read = list(self.copies)
+            for i in whole:
+                self.read[i] = self.addresses[i]
 
     def upload(self, stream: int) -> None:
         super().upload(stream)

@@ -41,6 +41,17 @@ def _add_up_rows(cells, row_lane, column_lane):
     cuda.syncthreads()
 
 
+def _add_up_columns(cells, row_lane, column_lane):
+    """Add up each column of cells (ROW_LANES, COLUMN_LANES) into its first row."""
+    half = ROW_LANES // 2
+    while half > 0:
+        cuda.syncthreads()
+        if row_lane < half:
+            cells[row_lane, column_lane] += cells[row_lane + half, column_lane]
+        half //= 2
+    cuda.syncthreads()
+
+
 def _max_rows(cells, row_lane, column_lane):
     """Bring the largest of each row of cells (ROW_LANES, COLUMN_LANES) into its first."""
     half = COLUMN_LANES // 2
@@ -52,7 +63,8 @@ def _max_rows(cells, row_lane, column_lane):
     cuda.syncthreads()
 
 
-add_up, add_up_rows, max_rows = device(_add_up), device(_add_up_rows), device(_max_rows)
+add_up, add_up_rows, add_up_columns = device(_add_up), device(_add_up_rows), device(_add_up_columns)
+max_rows = device(_max_rows)
 
 
 @cache

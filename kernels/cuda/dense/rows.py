@@ -1,9 +1,10 @@
-"""Kernels that move the rows of a batch, and dropout.
+"""Kernels that move the rows of a batch, dropout and noise.
 
     gather    rows of x and y, in the order of the epoch, to the rows of the batch, in one launch
     narrow    the same for x alone, from float32 to 16 bits
     scatter   rows of the batch to those of the outputs of all batches
     dropout   forward x -> y, and backward dy -> dx: the mask is drawn again, not kept
+    noise     x + stddev z -> y, with z of N(0, 1)
 
 The number of the batch lies in device memory, in a record `CLOCK`, so that a list of launches is the same for every
 batch. An address of 0 stands for an array that is not there. Rows are copied in units of bytes: 16 where all rows begin
@@ -18,19 +19,20 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from ...formulas import dropout_draw, dropout_key
+from ...formulas import dropout_draw, dropout_key, with_noise
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.device import Device, launch
 from ..runtime.primitives import VECTOR, reader, word
-from ..runtime.records import CLOCK, DROPOUT, offset
+from ..runtime.records import CLOCK, DROPOUT, NOISE, offset
 from ..runtime.storage import STORES
 from ..runtime.vectors import array_loader, array_storer, loader, storer, vector_map
 from .epilogues import is_wide
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 SCALE, THRESHOLD, STREAM = (offset(DROPOUT, name) for name in ("scale", "threshold", "stream"))
+STDDEV, NOISE_STREAM = (offset(NOISE, name) for name in ("stddev", "stream"))
 
-read_word, read_double = reader("int64", 1), reader("float64", 1)
+read_word, read_double, read_row_number = reader("int64", 1), reader("float64", 1), reader("uint32", 1)
 LABEL = "int64"  # the dtype of class numbers, which are gathered as rows of one column
 SIZES = {dtype: store.size for dtype, store in STORES.items()} | {LABEL: 8}  # bytes of an element
 
@@ -39,7 +41,7 @@ UNITS = {16: ("uint32", 4), 8: ("int64", 1), 4: ("uint32", 1), 2: ("uint16", 1)}
 
 
 def _row_number(order, start, row):
-    return read_word(order + (start + row) * 8)[0] if order != 0 else start + row
+    return np.int64(read_row_number(order + (start + row) * 4)[0]) if order != 0 else start + row
 
 
 # Number in x and y of row `row` of the batch that begins with row `start` of the pass.
@@ -134,6 +136,29 @@ def _dropout(dtype, width):
     return dropout
 
 
+def _noise(dtype, width):
+    own = STORES[dtype]
+    load, store, real = array_loader((own,), width), array_storer((own,), width), getattr(np, own.real)
+    key_of, noisy = device(dropout_key), device(with_noise)
+
+    def one(x, stddev, key, i):
+        return (noisy(x[0], stddev, key, word(i)),)
+
+    each = vector_map(one, width, numbered=True)
+
+    def noise(x, y, rows, columns, stride, clock, settings):
+        key = key_of(word(read_word(settings + NOISE_STREAM)[0]), word(read_word(clock + EVER)[0] + 1))
+        stddev = real(read_double(settings + STDDEV)[0])
+        vectors = columns // width
+        first, step = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.gridDim.x * THREADS
+        for i in range(first, rows * vectors, step):
+            row, column = i // vectors, i % vectors * width
+            at = row * stride + column
+            store((y,), at, each(load((x,), at), stddev, key, row * columns + column))
+
+    return noise
+
+
 @cache
 def gather_kernel(x_unit: int, y_unit: int) -> Kernel:
     return Kernel(_gather(x_unit, y_unit), f"gather_{x_unit}_{y_unit}")
@@ -156,15 +181,22 @@ def dropout_kernel(dtype: str, wide: bool) -> Kernel:
     return Kernel(_dropout(dtype, width), f"dropout_{dtype}{'_wide' * wide}")
 
 
-def dropout_kernels(dtype: str) -> list[Kernel]:
-    return [dropout_kernel(dtype, wide) for wide in (False, True)]
+@cache
+def noise_kernel(dtype: str, wide: bool) -> Kernel:
+    width = STORES[dtype].width if wide else 1
+    return Kernel(_noise(dtype, width), f"noise_{dtype}{'_wide' * wide}")
+
+
+def random_kernels(dtype: str) -> list[Kernel]:
+    """Kernels of dropout and of noise."""
+    return [make(dtype, wide) for make in (dropout_kernel, noise_kernel) for wide in (False, True)]
 
 
 def rows_kernels(dtype: str) -> list[Kernel]:
     """Every kernel of a dtype: x of that dtype, beside y of the same or class numbers."""
     units = SIZES[dtype], VECTOR
     gathers = [gather_kernel(x, y) for x in units for y in (*units, SIZES[LABEL])]
-    return list(dict.fromkeys([*gathers, *map(scatter_kernel, units), *dropout_kernels(dtype)]))
+    return list(dict.fromkeys([*gathers, *map(scatter_kernel, units), *random_kernels(dtype)]))
 
 
 # ---------------------------------------------------------------- launches
@@ -202,7 +234,7 @@ def gather(
 ) -> None:
     """Copy rows `order[b * batch :][:rows]` of x, and of y if it is given, for batch b of the clock.
 
-    order: address of int64; 0: the rows as they come, from [b * batch % ring :][:rows].
+    order: address of uint32; 0: the rows as they come, from [b * batch % ring :][:rows].
     """
     y = y or NO_ROWS
     addresses = x.source, x.into, x.units, x.stride_bytes, y.source, y.into, y.units, y.stride_bytes
@@ -236,3 +268,14 @@ def dropout(
     vectors = rows * columns // (STORES[dtype].width if wide else 1)
     kernel = dropout_kernel(dtype, wide)
     launch(gpu, kernel, -(-vectors // THREADS), stream, x, y, rows, columns, x_stride, y_stride, clock, settings)
+
+
+def noise(
+    gpu: Device, stream: int, x: int, y: int, rows: int, columns: int, stride: int, dtype: str, clock: int,
+    settings: int,
+) -> None:  # fmt: skip
+    """y = x + stddev z, with the draws of the clock's batch; y may be x. settings: a record NOISE."""
+    wide = is_wide(dtype, columns, stride, x, y)
+    vectors = rows * columns // (STORES[dtype].width if wide else 1)
+    kernel = noise_kernel(dtype, wide)
+    launch(gpu, kernel, -(-vectors // THREADS), stream, x, y, rows, columns, stride, clock, settings)

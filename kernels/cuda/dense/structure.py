@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...formulas import LOSSES
 from ...metrics import Columns, Variation, has_counts, num_counts, sums_of
-from ...spec import DenseSpec, LayerSpec, LossSpec
+from ...spec import MOVING, DenseSpec, LayerSpec, LossSpec, parameter_shapes
 from .products import Needs
 
 
@@ -25,6 +25,8 @@ class Structure(NamedTuple):
     variation: Variation | None = None  # of the targets of a pass, where r2 is among the metrics
     updated: Sequence[bool] = ()  # for each parameter: True if training updates it; (): all are
 
+    fixed: Collection[int] = ()  # indices of BatchNorms that go by their averages in training, too
+
     @property
     def dense(self) -> list[DenseSpec]:
         return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
@@ -32,12 +34,19 @@ class Structure(NamedTuple):
     @property
     def needs(self) -> list[Needs]:
         """Gradients that training computes, of each dense layer."""
-        updated = iter(self.updated or [True] * sum(1 + spec.bias for spec in self.dense))
-        needs: list[Needs] = []
-        for spec in self.dense:
-            of_params = next(updated), spec.bias and next(updated)
-            needs.append(Needs(*of_params, any(any(below) for below in needs)))
+        needs, below = [], False
+        for layer, of_params in zip(self.layers, self.updated_by_layer, strict=True):
+            if isinstance(layer, DenseSpec):
+                needs.append(Needs(of_params[0], layer.bias and of_params[1], below))
+            below = below or any(of_params)
         return needs
+
+    @property
+    def updated_by_layer(self) -> list[list[bool]]:
+        """For each layer, True for each of its parameters that is updated."""
+        names = [list(parameter_shapes(layer)) for layer in self.layers]
+        updated = iter(self.updated or [name not in MOVING for some in names for name in some])
+        return [[next(updated) for _ in some] for some in names]
 
     @property
     def inputs(self) -> int:

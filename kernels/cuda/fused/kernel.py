@@ -34,6 +34,7 @@ from .tiles import DEPTH, product
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 
 read_global, write_global = reader("int64", 1), writer("int64")
+read_row_number = reader("uint32", 1)
 read_total, write_total = reader("float64", 1), writer("float64")
 
 
@@ -101,7 +102,9 @@ def _gather(kind):
     def source(table, start, row):
         # Number of the row of x and y: by the order of the pass, or by its position in the ring.
         order = field(table + H.order)
-        return read_global(order + (start + row) * 8)[0] if order != 0 else start % field(table + H.ring_rows) + row
+        if order != 0:
+            return np.int64(read_row_number(order + (start + row) * 4)[0])
+        return start % field(table + H.ring_rows) + row
 
     source = device(source)
 

@@ -124,12 +124,14 @@ class FusedLayers(NamedTuple):
 
 
 def fused_layers(net: Structure) -> FusedLayers | None:
-    """The layers of a network; None where two dropouts follow one another."""
+    """The layers of a network; None where two dropouts follow one another, or others are among them."""
     dropouts: list[tuple[int, float] | None] = [None]
     for i, layer in enumerate(net.layers):
         if isinstance(layer, DenseSpec):
             dropouts.append(None)
-        elif isinstance(layer, DropoutSpec) and layer.rate:
+        elif not isinstance(layer, DropoutSpec):
+            return None
+        elif layer.rate:
             if dropouts[-1]:
                 return None
             dropouts[-1] = i, layer.rate

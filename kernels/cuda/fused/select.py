@@ -126,7 +126,7 @@ def _cost(net: Structure, rule: str) -> Cost:
     return Cost(
         f"fused {'-'.join(map(str, [net.inputs, *(d.outputs for d in layers)]))}",
         flops=sum((d.inputs + d.bias) * d.outputs for d in layers) * costs.update_flops(rule),
-        row_bytes=gathered.row_bytes // 2 + costs.INDEX,  # read, and not written anywhere
+        row_bytes=gathered.row_bytes // 2 + costs.ORDER,  # read, and not written anywhere
         row_flops=sum(cost.row_flops for cost in products),
     )
 

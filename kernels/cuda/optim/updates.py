@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from ...formulas import NUM_SCALARS, OPTIMIZERS, dropout_key
+from ...formulas import NUM_SCALARS, OPTIMIZERS, averaged, dropout_key
 from ...spec import MASTER, SAME, STOCHASTIC
 from ..runtime.compile import THREADS, Kernel, device
 from ..runtime.float16 import AT_RANDOM, IS_ROUNDING
@@ -41,6 +41,9 @@ POINTERS_BYTES, RECORD_BYTES, STATES, STREAM = (
     offset(RECORDS, "stream"),
 )
 DIVISOR = offset(CONTROL, "divisor")
+SHARE = 5  # index of an average's share among the scalars of its step
+
+average_of = device(averaged)
 
 
 def _one(rule, dtype, form):
@@ -173,6 +176,16 @@ def accumulate(p, g, s, h, tiny):
 def accumulate_kernel(dtype: str) -> Kernel:
     """Return the kernel that adds gradients to arrays of sums; the share is the first of the scalars."""
     return _kernel(accumulate, 0, dtype, SAME)
+
+
+def average(p, g, s, h, tiny):
+    """Rule of an average p of the parameter g over steps. The share is no scalar that clipping changes."""
+    return average_of(p, g, h[SHARE]), ()
+
+
+def average_kernel(dtype: str) -> Kernel:
+    """Return the kernel that takes parameters into their averages."""
+    return _kernel(average, 0, dtype, SAME)
 
 
 def update_kernel(name: str, dtype: str, form: str = SAME, unscales: bool = False) -> Kernel:

@@ -49,9 +49,30 @@ def _exp(x):
     return math.exp(x)  # overflows to inf on a device, without the exception that the host's catches
 
 
+def _sqrt(x):
+    return math.sqrt(x)
+
+
+def _power(x, y):
+    return math.pow(x, y)
+
+
+def _sin(x):
+    return math.sin(x)
+
+
+def _cos(x):
+    return math.cos(x)
+
+
+# Functions to compile instead of those that no device can compile, or that test for what a device does by itself.
 STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {
-    functions.exp: _exp
-}  # in place of functions that no device can compile
+    functions.exp: _exp,
+    functions.sqrt: _sqrt,
+    functions.power: _power,
+    functions.sin: _sin,
+    functions.cos: _cos,
+}
 lock = threading.RLock()  # one compilation at a time
 _device_functions: dict[Callable[..., Any], Any] = {}
 # Under the simulator: one function of each module whose functions kernels of other modules call.

@@ -98,7 +98,7 @@ def view(address: int, count: int, kind: str) -> np.ndarray:
 
 
 def _simulated_reader(kind: str, count: int, space: int = GLOBAL) -> Any:
-    whole = kind.startswith("int")
+    whole = kind.startswith(("int", "uint32"))
 
     def read(address):
         values = view(address, count, kind)

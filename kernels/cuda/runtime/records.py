@@ -89,6 +89,13 @@ CLOCK = np.dtype([
 # further each batch.
 TOTALS = np.dtype([("sums", "i8"), ("tiles", "i8"), ("into", "i8"), ("stride", "i8")])
 
+NOISE = np.dtype([
+    ("stddev", "f8"),
+    ("stream", "u8"),  # `dropout_stream` of the layer
+])  # fmt: skip
+
+NORMALIZATION = np.dtype([("epsilon", "f8"), ("momentum", "f8")])
+
 DROPOUT = np.dtype([
     ("scale", "f8"),  # of what is kept: 1 / (1 - rate)
     ("threshold", "i8"),  # rate * 2**53: draws below it are dropped

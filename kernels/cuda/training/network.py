@@ -26,7 +26,18 @@ from ...interrupts import interrupts_held
 from ...metrics import Columns, Variation, metric_values, variation_for, variation_of_pass
 from ...profile import Cost
 from ...scalars import fill_settings
-from ...spec import Batches, DenseSpec, EpochHooks, LayerSpec, LossSpec, OptimizerSteps, ParamSettings, PassResult
+from ...sources import Source
+from ...spec import (
+    Batches,
+    DenseSpec,
+    EpochHooks,
+    LayerSpec,
+    LossSpec,
+    OptimizerSteps,
+    ParamSettings,
+    PassResult,
+    parameter_shapes,
+)
 from ..dense.mixed import Weights
 from ..dense.structure import Structure
 from ..fused.select import Fused, FusedPass, fused_training
@@ -34,6 +45,7 @@ from ..optim.penalties import Penalties
 from ..runtime.array_interface import gpu_of
 from ..runtime.memory import Block, Mirror
 from ..runtime.records import ROW
+from .after_step import AfterUpdates
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
@@ -58,7 +70,9 @@ class _Training:
         states = [of_param for of_param in optimizer.states if of_param is not None]
         sizes = [p.nbytes if on else 0 for p, on in zip(params, updated, strict=True)]
         self.gpu, self.stream, self.norm = gpu, stream, norm
-        self.states = Mirror(gpu, [state for of_param in states for state in of_param])
+        averages = [average for average in (optimizer.after.averages if optimizer.after else ()) if average is not None]
+        # with the averages behind them
+        self.states = Mirror(gpu, [*(state for of_param in states for state in of_param), *averages])
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         settings, rows = optimizer.rows()
@@ -70,9 +84,12 @@ class _Training:
         of_states = [[next(places) for _ in of_param] for of_param in states]
         arrays = ParamArrays(changed, of_states, gradients, totals, copies)
         elements = [p.size for p in compress(params, updated)]
-        net = network.net._replace(variation=variation, updated=updated)
+        net = network.net._replace(variation=variation, updated=updated, fixed=tuple(optimizer.fixed))
         copy = net.compute if arrays.copies else ""
-        alone = group == 1 and not norm  # each batch is a step, and no update waits for other gradients
+        mirrored = network.mirror.addresses, network.mirror.copies, net.compute
+        self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), data.steps)
+        # each batch is a step, and no update waits for other gradients
+        alone = group == 1 and not norm and not self.after
         layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
         scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
@@ -104,6 +121,7 @@ class _Training:
         rows[..., : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(optimizer.clip_norm)
+        self.after.begin(optimizer.after and optimizer.after.shares)
         if self.penalties:
             self.penalties.set_factors(optimizer.penalties)
             self.gpu.zero(self.penalty_of_batch.address, 8 * self.batches.batches, self.stream)
@@ -120,7 +138,7 @@ class _Training:
         """Add the launches for a kind of batch."""
         program, updates, rows = self.program, self.updates, kind.rows
         x, t, labels = self.batches.gather(rows)
-        z, saved = program.forward(x, rows)
+        z, saved = program.forward(x, rows, kind.updates)
         sums = self.batches.losses, 8, self.batches.results.address
         weights = self.batches.gather_weights(rows)
         more = self._add_penalties() if kind.starts_step else []
@@ -142,6 +160,7 @@ class _Training:
             program.add(costs.squares(size, width), updates.clip)
         if ends:
             program.add(costs.apply(size, rule, width), updates.join if by_layer else updates.update)
+            self.after.add_to(program, updates.control.address)
         program.finish(table, 1 + len(program.net.sums) + len(more), updates.control.address if kind.ends_step else 0)
 
     def _add_penalties(self) -> list[tuple[int, int, int, int]]:
@@ -156,7 +175,8 @@ class _Training:
 class Network:
     """A network on a GPU. `params` belong to the caller, and are those after the last step when a call ends.
 
-    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none.
+    params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
+    of other layers those of `spec.parameter_shapes`.
     compute: the dtype that layers compute in, of 16 bits with `dtype` float32; None: `dtype`; "tf32": the same, but
     products may round their operands to 10 bits of mantissa.
     fused: the activations that may be epilogues of products; None: those that are exact (`products.exact_activations`).
@@ -182,8 +202,12 @@ class Network:
         self.params, self.steps_done = list(params), 0
         self.gpu = gpu_of(())
         self.stream = self.gpu.stream()
-        self.mirror = Weights(self.gpu, self.params, self.net.compute, self.net.dense[-1].bias)
-        ends = np.cumsum([1 + spec.bias for spec in self.net.dense]).tolist()
+        owners = [layer for layer in layers for _ in parameter_shapes(layer)]
+        whole = [i for i, owner in enumerate(owners) if not isinstance(owner, DenseSpec)]
+        whole += [len(owners) - 1] * self.net.dense[-1].bias
+        self.mirror = Weights(self.gpu, self.params, self.net.compute, whole)
+        counts = [len(shapes) for shapes in map(parameter_shapes, layers) if shapes]
+        ends = np.cumsum(counts).tolist()
         self.layer_params = [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]  # indices
         self._kept: dict[str, tuple[Any, Any]] = {}  # key and pass of each verb
         self._holding = False
@@ -221,7 +245,7 @@ class Network:
             training.states.download(self.stream.handle)
 
     def _cached(
-        self, verb: str, arrays: Sequence[np.ndarray | None], key: tuple[Any, ...], make: Callable[[], Any]
+        self, verb: str, arrays: Sequence[np.ndarray | Source | None], key: tuple[Any, ...], make: Callable[[], Any]
     ) -> Any:
         """The pass of a verb: the last one, if it was made for the same arrays, which it keeps alive."""
         key = *map(id, arrays), *key
@@ -264,15 +288,18 @@ class Network:
         if not steps:
             return self._totals(np.zeros(0), [], 0, None, start)
         with self.gpu.active():
-            arrays = [batches.x, batches.y, *(state for of_param in states for state in of_param or ())]
-            clips = optimizer.clip_norm is not None
+            clips, after = optimizer.clip_norm is not None, optimizer.after
+            arrays: list[np.ndarray | Source | None] = [batches.x, batches.y]
+            arrays += [state for of_param in states for state in of_param or ()]
+            arrays += after.averages if after else ()
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
             weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
             sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
-            key = *sizes, *of_optimizer, penalised, seed, weights is None, _parts(variation)
+            limits, fixed = tuple(after.constraints) if after else (), tuple(optimizer.fixed)
+            key = *sizes, *of_optimizer, fixed, penalised, limits, seed, weights is None, _parts(variation)
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
@@ -292,7 +319,7 @@ class Network:
                     reported = time.perf_counter()
 
             scalars = np.zeros((steps, training.num_settings, NUM_SCALARS + 1), self.net.dtype)
-            fill_settings(scalars, optimizer)
+            fill_settings(scalars, optimizer, settings[0])
             self._upload()
             if self._ahead is None:
                 training.states.upload(self.stream.handle)
@@ -322,24 +349,27 @@ class Network:
         return result._replace(weights=None if weights is None else np.add.reduceat(weights.batches, firsts))
 
     def evaluate(
-        self, x: np.ndarray, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None
-    ) -> PassResult:
-        """The mean loss and the metrics over all rows, without dropout.
+        self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> PassResult:  # fmt: skip
+        """The mean loss and the metrics over the rows `order` (None: all), without dropout.
 
-        weights: (n,) of the rows, of the network's dtype, whose sum is not 0; None: all 1.
+        weights: (n,) of all rows, of the network's dtype, whose sum over these is not 0; None: all 1.
         """
-        start, size, terms = time.perf_counter(), min(batch_size, len(x)), self._terms
+        num_rows = len(x) if order is None else len(order)
+        start, size, terms = time.perf_counter(), min(batch_size, num_rows), self._terms
         if not size:
             return self._totals(np.full(1, np.nan), [], 0, None, start)
-        variation, weighted = variation_for(self.net.metrics, y, None, weights), weights is not None
+        variation, weighted = variation_for(self.net.metrics, y, order, weights), weights is not None
         with self.gpu.active():
-            key, make = (size, weighted, _parts(variation)), partial(self._pass, x, y, size, 0, variation, weighted)
-            running: Pass = self._cached("evaluate", [x, y], key, make)
+            key = size, weighted, _parts(variation)
+            make = partial(self._pass, x, y, size, 0, variation, weighted, order)
+            running: Pass = self._cached("evaluate", [x, y, order], key, make)
             self._upload()
-            of_rows = weights_in_order(weights, None, size)
+            of_rows = weights_in_order(weights, order, size)
             running.run(lambda kind: self._list_evaluation(running, kind.rows), weights=of_rows)
             sums, losses = running.sums()
-        rows = len(x) if of_rows is None else of_rows.total
+        rows = num_rows if of_rows is None else of_rows.total
         return self._totals(losses[:1] / (rows * terms), sums, rows, variation, start)
 
     def penalty(self, settings: Sequence[ParamSettings]) -> float:
@@ -351,13 +381,16 @@ class Network:
             sizes = self.mirror.addresses, [p.size for p in self.params]
             return Penalties(self.gpu, self.stream.handle, self.net.dtype, *sizes, settings).value()
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """The outputs for every row, after the output activation."""
-        out = np.empty((len(x), self.net.outputs), self.net.dtype)
-        if not len(x):
+    def predict(
+        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The outputs for the rows `order` (None: all, as they come), after the output activation."""
+        rows = len(x) if order is None else len(order)
+        out = np.empty((rows, self.net.outputs), self.net.dtype)
+        if not rows:
             return out
         with self.gpu.active():
-            running = self._pass(x, None, min(batch_size, len(x)), self.net.outputs)
+            running = self._pass(x, None, min(batch_size, rows), self.net.outputs, order=order)
             self._upload()
             collector = Collector(running, out)
             running.run(lambda kind: self._list_prediction(running, kind.rows), after=collector.launched)
@@ -365,12 +398,13 @@ class Network:
         return out
 
     def _pass(
-        self, x: np.ndarray, y: np.ndarray | None, batch: int, outputs: int = 0, variation: Variation | None = None,
-        weighted: bool = False,
+        self, x: np.ndarray | Source, y: np.ndarray | None, batch: int, outputs: int = 0,
+        variation: Variation | None = None, weighted: bool = False, order: np.ndarray | None = None,
     ) -> Pass:  # fmt: skip
         net = self.net._replace(variation=variation)
         program = Program(self.gpu, self.stream.handle, net, self.mirror.read, batch)
-        return Pass(program, x, y, len(x), False, outputs=outputs, weighted=weighted)
+        rows = len(x) if order is None else len(order)
+        return Pass(program, x, y, rows, False, outputs=outputs, weighted=weighted, chosen=order)
 
     def _list_evaluation(self, running: Pass, rows: int) -> None:
         x, t, labels = running.gather(rows)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...sources import Source
 from ..runtime.records import CLOCK
 from .data_feed import feed
 from .marks import marking
@@ -17,6 +18,7 @@ from .row_weights import RowWeights
 # Batches of a graph, where many of a kind follow one another: the host launches a graph in some 5 us, and a small batch
 # takes less. A pass must be LONG times as long, for making the graph takes milliseconds.
 MANY, LONG = 8, 8
+ROW_NUMBER = np.dtype(np.uint32)  # of rows on the device
 
 
 class BatchKind(NamedTuple):
@@ -46,27 +48,30 @@ class Pass:
     """One kind of pass over the same arrays, to be run any number of times.
 
     rows: of a pass; ordered: `run` is given their order; group: batches of a step; outputs: columns of the outputs that
-    are kept for every row, 0 for none; weighted: `run` is given weights.
+    are kept for every row, 0 for none; weighted: `run` is given weights. chosen: numbers of the rows of a pass that
+    goes through them as they are; None: all rows.
     """
 
     def __init__(
         self,
         program: Program,
-        x: np.ndarray,
+        x: np.ndarray | Source,
         y: np.ndarray | None,
         rows: int,
         ordered: bool,
         group: int = 1,
         outputs: int = 0,
         weighted: bool = False,
+        chosen: np.ndarray | None = None,
     ) -> None:
         gpu, stream = program.gpu, program.stream
         self.program, self.rows, self.group = program, rows, group
         self.batches = -(-rows // program.batch)
-        self.arrays = x, y  # kept alive, so that no other array can have the same id
+        self.arrays = x, y, chosen  # kept alive, so that no other array can have the same id
         width = outputs * program.size
-        self.feed = feed(gpu, stream, x, y, program.batch, rows * (width + 8 * ordered + 16 * weighted))
-        self._order = gpu.allocate(8 * rows) if ordered and not self.feed.streamed else None
+        other_bytes = rows * (width + ROW_NUMBER.itemsize * ordered + 16 * weighted)
+        self.feed = feed(gpu, stream, x, y, program.batch, other_bytes, np.dtype(program.net.dtype), chosen)
+        self._order = gpu.allocate(ROW_NUMBER.itemsize * rows) if ordered and not self.feed.streamed else None
         self._weights = gpu.allocate(16 * rows) if weighted else None
         self._row_weights: RowWeights | None = None  # of the pass that is running
         self.metrics = program.net.num_sums
@@ -133,7 +138,7 @@ class Pass:
         if len(carried):
             gpu.copy_in(self.results.address, np.array(carried, np.float64), stream)
         if self._order is not None:
-            gpu.copy_in(self._order.address, order, stream)
+            gpu.copy_in(self._order.address, np.asarray(order, ROW_NUMBER), stream)
         self._row_weights = weights
         if self._weights is not None and weights is not None:
             gpu.copy_in(self._weights.address, weights.rows, stream)

@@ -18,7 +18,7 @@ from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import scored_by
 from ...profile import Cost
-from ...spec import DropoutSpec
+from ...spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, parameter_shapes
 from ..dense.epilogues import Shape, activate, sums_bytes
 from ..dense.finish import finish
 from ..dense.gemm import gemm_of
@@ -26,9 +26,10 @@ from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_o
 from ..dense.losses import SUMS_OF_METRICS, loss_tiles, run_loss, run_softmax
 from ..dense.metrics import found_bytes, hits_tiles, run_classes, run_counts, run_hits
 from ..dense.products import BYTES, Plan, padded, plan_forward, plan_network
-from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, scatter
+from ..dense.rows import LABEL, Rows, dropout, gather, gather_narrow, noise, scatter
 from ..dense.structure import Structure
-from ..runtime.records import CLOCK, DROPOUT, TOTALS
+from ..runtime.records import CLOCK, DROPOUT, NOISE, TOTALS
+from .normalization import Normalized, add_backward, add_forward
 
 
 class _Dense(NamedTuple):
@@ -47,6 +48,9 @@ class _Dropout(NamedTuple):
     settings: int  # address of a record DROPOUT
     columns: int
     dtype: str
+
+
+Saved = _Dense | _Dropout | Normalized
 
 
 class Launch(NamedTuple):
@@ -143,9 +147,12 @@ class Program:
         self.add(costs.gather_weights(16), gather, self.gpu, self.stream, of_rows, None, *args)
         return into
 
-    def forward(self, x: int, rows: int) -> tuple[int, list[_Dense | _Dropout]]:
-        """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads."""
-        saved_for_backward: list[_Dense | _Dropout] = []
+    def forward(self, x: int, rows: int, moves: bool = True) -> tuple[int, list[Saved]]:
+        """Add the forward pass; return the outputs (logits, where a link follows) and what `backward` reads.
+
+        moves: the batch moves the averages of normalizations.
+        """
+        saved_for_backward: list[Saved] = []
         plans, number, parameter = iter(self._plans(rows)), 0, 0
         columns, dtype = self.net.inputs, self.net.compute
         for i, layer in enumerate(self.net.layers):
@@ -156,6 +163,15 @@ class Program:
                     self._add_dropout(step, x, y, rows, backward=False)
                     saved_for_backward.append(step)
                     x = y
+                continue
+            if isinstance(layer, GaussianNoiseSpec):  # whose slope is 1, so nothing is saved
+                if self.seed is not None and layer.stddev:
+                    x = self._add_noise(i, layer, x, columns, dtype, rows)
+                continue
+            if not isinstance(layer, DenseSpec):
+                normalized = add_forward(self, i, layer, x, rows, dtype, parameter, moves)
+                saved_for_backward.append(normalized)
+                x, parameter = normalized.y, parameter + len(parameter_shapes(layer))
                 continue
             plan = next(plans)
             dtype = plan.layer.output or plan.layer.dtype
@@ -193,6 +209,16 @@ class Program:
     def _dropout_settings(self, i: int, rate: float, seed: int) -> int:
         record = np.array([(1 / (1 - rate), int(rate * 2**53), dropout_stream(seed, i))], DROPOUT)
         return self.constant(("dropout", i), record)
+
+    def _add_noise(self, i: int, layer: GaussianNoiseSpec, x: int, columns: int, dtype: str, rows: int) -> int:
+        """Add the noise of layer i; return the address of what it makes of x."""
+        assert self.seed is not None
+        y = self.rows(("y", i), columns, dtype)
+        settings = self.constant(("noise", i), np.array([(layer.stddev, dropout_stream(self.seed, i))], NOISE))
+        sizes = rows, columns, padded(columns), dtype
+        cost = costs.noise(columns, BYTES[dtype])
+        self.add(cost, noise, self.gpu, self.stream, x, y, *sizes, self.clock.address, settings)
+        return y
 
     def _add_dropout(self, step: _Dropout, x: int, y: int, rows: int, backward: bool) -> None:
         stride = padded(step.columns)
@@ -270,7 +296,10 @@ class Program:
 
     def _gradient(self, number: int) -> int:
         """Memory 0 or 1 for the gradient of a layer's outputs: layers use them alternately."""
-        return self.rows(("gradient", number), max(layer.outputs for layer in self.net.dense), self.net.compute)
+        widths = [layer.outputs for layer in self.net.dense]
+        if self.net.needs[0].dx:  # for a normalization of what comes in
+            widths.append(self.net.inputs)
+        return self.rows(("gradient", number), max(widths), self.net.compute)
 
     @property
     def output_gradient(self) -> int:
@@ -281,7 +310,7 @@ class Program:
 
     def backward(
         self,
-        saved_for_backward: list[_Dense | _Dropout],
+        saved_for_backward: list[Saved],
         rows: int,
         gradients: Sequence[int],
         after: Callable[[int], None] | None = None,
@@ -298,6 +327,12 @@ class Program:
             below = next((below for below in reversed(saved_for_backward) if isinstance(below, _Dense)), None)
             if isinstance(step, _Dropout):
                 self._add_dropout(step, dy, dy, rows, backward=True)
+                continue
+            if isinstance(step, Normalized):
+                goes_on = step.needs_dx
+                add_backward(self, step, dy, gradients)
+                if after and step.updated:
+                    after(step.parameter)
                 continue
             plan, i = step.plan, step.parameter
             goes_on = plan.backward.inputs is not None  # to layers below with parameters that are updated

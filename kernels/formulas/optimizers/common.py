@@ -24,17 +24,20 @@ def preprocess_gradient(p, g, h):
     The gradient is scaled (negatively, to maximise), clipped by value, and then joined by the gradients of the L2 and
     the L1 penalty. NaN passes; the sign of 0 is 0.
 
-    One condition on scalars, which LLVM takes out of the loop, decides whether there is anything but the scaling to do:
-    with all of it in every loop, Adam in cache took a fifth longer; with a condition each there would be many loops.
+    Two conditions on scalars, which LLVM takes out of the loop, decide what there is to do beside the scaling: with all
+    of it in every loop, Adam in cache took a fifth longer. L2 alone, the most frequent, has a loop of its own: an epoch
+    of 784-256-128-10 at batch 64 takes 1 % longer with weight decay, and took 6. A condition each would be many loops.
     """
     scale, clip_value, l2, l1, decay_factor = h[:5]
     g = scale * g
-    if (clip_value < type(p)(inf)) | (l2 != 0) | (l1 != 0):
+    if (clip_value < type(p)(inf)) | (l1 != 0):
         g = clip_value if g > clip_value else (-clip_value if g < -clip_value else g)
         with_l2 = g + l2 * p
         g = with_l2 if l2 != 0 else g  # 0 times infinity would be NaN
         with_l1 = g + (l1 if p > 0 else (-l1 if p < 0 else type(p)(0)))
         g = with_l1 if l1 != 0 else g
+    elif l2 != 0:
+        g = g + l2 * p
     return p * decay_factor, g
 
 

@@ -12,7 +12,7 @@ from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED, address_of
 from fastopt.kernels.cpu.runtime.records import RUN, SHUFFLE, fill
 from fastopt.kernels.cpu.training import network, program
-from fastopt.kernels.cpu.training.shuffle import SHUFFLE_KERNEL
+from fastopt.kernels.cpu.training.shuffle import shuffle_kernel
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.profile import recorder
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, EpochHooks, LossSpec, OptimizerSteps, Shuffle
@@ -28,7 +28,7 @@ def drawn(rows, seed, epoch):
     run = fill(RUN, num_rows=len(rows), order=order)
     record = fill(SHUFFLE, run=run, rows=rows, first_epoch=epoch)
     record["seed"] = seed
-    SHUFFLE_KERNEL(address_of(record), 0, 0, 1)
+    shuffle_kernel(rows.dtype.name, False)(address_of(record), 0, 0, 1)
     return order
 
 

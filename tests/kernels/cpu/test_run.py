@@ -192,7 +192,9 @@ def test_the_clocks_of_all_systems(frequency, words, expected):
     ("cost", "name", "moved", "operations"),
     [
         # 16 rows of 7 floats and a label read and written, 16 row numbers read
-        (costs.gather(7, 0, True, 4, labels=True), "gather 7", 2 * 16 * (28 + 8) + 16 * 8, 0),
+        (costs.gather(7, 0, True, 4, labels=True), "gather 7", 2 * 16 * (28 + 8) + 16 * 4, 0),
+        # bytes read, floats written
+        (costs.gather(7, 3, False, 4, stored=1), "gather 7", 16 * (7 + 28 + 2 * 12), 0),
         (costs.gather(7, 3, False, 4), "gather 7", 2 * 16 * (28 + 12), 0),
         (costs.scatter(3, 4), "scatter 3", 2 * 16 * 12, 0),
         (costs.dropout(9, 4, backward=False), "dropout 9", 2 * 16 * 36, 0),

@@ -58,6 +58,7 @@ def test_a_pass(monkeypatch, case):
     params, wanted = (params_for(np.random.default_rng(0), layers, dtype) for _ in range(2))
     states, wanted_states = ([tuple(np.zeros_like(p) for _ in OPTIMIZERS[rule].states) for p in wanted] for _ in "12")
     order, steps, options = np.random.default_rng(1).permutation(n), -(-n // batch), OPTIMIZERS[rule].options
+    numbers = order.astype(np.uint32)
     rates = np.full(steps, RATE)
     network = reference.Network(layers, wanted, dtype, LossSpec(loss), metrics)
     totals = network.train(Batches(x, y, order, batch), OptimizerSteps(rule, wanted_states, options, rates), SEED)
@@ -70,7 +71,7 @@ def test_a_pass(monkeypatch, case):
     clock, results = np.zeros(1, CLOCK), np.zeros(len(metrics) + steps)
     data = select.FusedPass(
         list(map(at, params)), [list(map(at, of_param)) for of_param in states], SEED, y.dtype == np.int64, batch, n, n,
-        at(x), at(y), at(order), at(scalars), at(clock), at(results) + 8 * len(metrics), at(results),
+        at(x), at(y), at(numbers), at(scalars), at(clock), at(results) + 8 * len(metrics), at(results),
     )  # fmt: skip
     select._fill(choice, net, data)
     run = on_host(kernel._fused(choice.kind), 2)

@@ -8,8 +8,9 @@ import pytest
 from helpers_cuda import require_device
 
 require_device()
+from helpers_model import prepared
+
 import fastopt as fo
-from fastopt import preprocessing as prep
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +31,7 @@ def test_labels_and_prepared_images():
     for model in (ours, theirs):
         model.fit(X, Y, epochs=3, batch_size=4, validation_split=0.2, verbose=0)
         assert model.classes.tolist() == ["high", "low", "middle"]
-    a, b = (prep.apply(m.preprocessing, m.learnt.statistics, X.reshape(14, 4), m.dtype) for m in (ours, theirs))
+    a, b = (prepared(m.preprocessing, m.learnt.statistics, X.reshape(14, 4), m.dtype) for m in (ours, theirs))
     np.testing.assert_array_equal(a, b)
     for p, q in zip(ours.parameters, theirs.parameters, strict=True):
         np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-9)

@@ -142,7 +142,7 @@ def test_gather(case, batch):
     number = rng.integers(0, count // batch)
     x, order = Rows(rng.standard_normal((count, columns)), kind, 0, 0), rng.permutation(count)
     into = Rows(np.zeros((batch, columns)), kind, gap, 0)
-    by, clock = to_device(order), to_device(np.array([(number, 7)], CLOCK).view(np.int64))
+    by, clock = to_device(order.astype(np.uint32)), to_device(np.array([(number, 7)], CLOCK).view(np.int64))
     copied = rows.Rows(x.at, into.at, columns, into.stride, kind)
     rows.gather(gpu_of({x.at}), 0, copied, None, at(by), batch, at(clock), batch, count)
     np.testing.assert_array_equal(into.numbers(), x.values[order[number * batch :][:batch]])

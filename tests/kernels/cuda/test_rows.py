@@ -32,7 +32,7 @@ def test_gather_one_array(dtype, columns, stride, shift):
     rng = np.random.default_rng(0)
     host = rng.integers(0, 1000, (23, columns)).astype(dtype)
     stored = "uint16" if dtype == "float16" else dtype
-    x, order = to_device(host.view(stored), shift), rng.permutation(23)
+    x, order = to_device(host.view(stored), shift), rng.permutation(23).astype("uint32")
     on_device = to_device(order)
     gpu = gpu_of({at(x)})
     for number, count in ((0, 9), (1, 9), (2, 5)):
@@ -55,7 +55,7 @@ def test_gather_one_array(dtype, columns, stride, shift):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gather_features_and_targets(dtype, x_columns, y_columns, shift):
     rng = np.random.default_rng(0)
-    x, order = rng.standard_normal((23, x_columns)).astype(dtype), rng.permutation(23)
+    x, order = rng.standard_normal((23, x_columns)).astype(dtype), rng.permutation(23).astype("uint32")
     y = rng.standard_normal((23, y_columns)).astype(dtype) if y_columns else rng.integers(0, 9, (23, 1))
     on_device, by, gpu = [to_device(x), to_device(y, shift)], to_device(order), gpu_of(())
     for number, count in ((0, 9), (2, 5)):

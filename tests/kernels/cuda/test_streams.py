@@ -116,7 +116,7 @@ class Batch:
 
     def __init__(self):
         rng = np.random.default_rng(2)
-        x, order = rng.standard_normal((2 * BATCH, 10)).astype("float32"), rng.permutation(2 * BATCH)
+        x, order = rng.standard_normal((2 * BATCH, 10)).astype("float32"), rng.permutation(2 * BATCH).astype("uint32")
         self.given = on_device(
             x, order, rng.integers(0, 10, BATCH), np.array([(1, 1)], CLOCK).view(np.int64), np.zeros(1)
         )

@@ -1,0 +1,141 @@
+"""Features of users as kernels read them: in their own dtype and memory, prepared as a batch is gathered."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .. import _frames, _validation
+from .._frames import Features
+from ..kernels.sources import STORED, Source, SparseRows, Stage, is_direct, through
+
+# Values that are converted once and not in every epoch, as they fit in a cache: 4 MB of float32.
+SMALL = 1 << 20
+
+
+def readable(values: np.ndarray | SparseRows, dtype: np.dtype) -> np.ndarray | SparseRows:
+    """Return a matrix in a layout that kernels read: the same memory, or a copy if that is not memory-mapped.
+
+    Copied, in their own dtype, are arrays columns first, whose rows would be read from as many places as they have
+    columns, and those that are not aligned. Long double becomes `dtype`.
+    """
+    if isinstance(values, SparseRows):
+        return values
+    if type(values) is not np.ndarray:
+        values = np.asarray(values)
+    if values.dtype.newbyteorder("=").name not in STORED:
+        with np.errstate(over="ignore"):
+            return np.require(values, dtype, ["C", "A"])
+    flags = values.flags
+    if (flags.c_contiguous and flags.aligned) or is_mapped(values):
+        return values
+    by_columns = abs(values.strides[1]) > abs(values.strides[0]) and len(values) > 1
+    return np.array(values, order="C") if by_columns or not flags.aligned else values
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Return true for an array in a memory-mapped file."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap):
+            return True
+        owner = owner.base
+    while isinstance(owner, memoryview):
+        owner = owner.obj
+    return isinstance(owner, mmap.mmap)
+
+
+def source_of(
+    name: str, x: Features, stages: tuple[Stage, ...], dtype: np.dtype, rows: np.ndarray | None = None
+) -> np.ndarray | Source:
+    """Return features for kernels; ValueError unless they are finite, and stay so in the model's dtype.
+
+    rows  numbers of those that are used, None: all; others may hold NaN
+    """
+    values = x.values
+    if not stages and is_direct(values, dtype):
+        check(name, x, rows)
+        return values
+    source = Source(values, stages)
+    if values.shape[0] * values.shape[1] <= SMALL:
+        check(name, x, rows)
+        converted = source.take(slice(None), dtype)
+        check(name, Features(converted, x.names), rows)
+        return converted
+    may_overflow = not _stays_finite(source, _limits(values.dtype), dtype)
+    if may_overflow:
+        extremes = _extremes(source, rows)
+        if extremes is not None and _stays_finite(source, extremes, dtype):
+            return source
+    check(name, x, rows)
+    if may_overflow:
+        _check_prepared(name, source, x.names, dtype, rows)
+    return source
+
+
+def check(name: str, x: Features, rows: np.ndarray | None = None) -> None:
+    """Raise ValueError, naming the place, if features hold NaN or infinity; rows: those that are used, None: all."""
+    if x.values.dtype.kind != "f":
+        return
+    if rows is None or isinstance(x.values, SparseRows):
+        _frames.check_cells(name, *x)
+    elif not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
+        _frames.check_cells(name, x.values[rows], x.names)
+
+
+def finite_rows(values: np.ndarray | SparseRows, dtype: np.dtype | None) -> np.ndarray:
+    """Boolean vector: rows without NaN and infinity, also in `dtype`, if that is given."""
+    if isinstance(values, SparseRows):
+        good = np.ones(len(values), bool)
+        bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
+        good[np.searchsorted(values.starts, bad, side="right") - 1] = False
+        return good
+    if values.dtype.kind != "f" or dtype is None or values.dtype.itemsize <= dtype.itemsize:
+        return _validation.finite_rows(values)
+    blocks = (Source(block).take(slice(None), dtype) for _, block in Source(values).blocks())
+    return np.concatenate([_validation.finite_rows(block) for block in blocks])
+
+
+def _limits(dtype: np.dtype) -> tuple[float, float]:
+    """The least and the largest finite number of a dtype."""
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    info: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return float(info.min), float(info.max)
+
+
+def _extremes(source: Source, rows: np.ndarray | None) -> tuple[float, float] | None:
+    """The least and the largest value; None where there is NaN."""
+    if isinstance(source.values, SparseRows):
+        blocks: Iterable[np.ndarray] = [np.append(source.values.stored, source.dtype.type(0))]
+    else:
+        blocks = (block for _, block in source.blocks(rows))
+    ends = np.array([(block.min(), block.max()) for block in blocks], np.float64)
+    least, most = float(ends[:, 0].min()), float(ends[:, 1].max())
+    return None if np.isnan(least) or np.isnan(most) else (least, most)
+
+
+def _stays_finite(source: Source, ends: tuple[float, float], dtype: np.dtype) -> bool:
+    """Return true if all values between the ends become finite: every stage is monotonic, rounding included."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = through(source.stages, np.repeat(np.array(ends)[:, np.newaxis], source.shape[1], axis=1))
+        return bool(np.isfinite(rows.astype(dtype)).all())
+
+
+def _check_prepared(
+    name: str, source: Source, names: tuple[str, ...] | None, dtype: np.dtype, rows: np.ndarray | None
+) -> None:
+    """Raise ValueError for the first value that is too large for the dtype once it is prepared."""
+    for start, block in source.blocks(rows):
+        found = Source(block, source.stages).take(slice(None), dtype)
+        if np.isfinite(found).all():
+            continue
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(found))[0])
+        number = start + row if rows is None else int(rows[start + row])
+        value = found[row, column]
+        if names is not None:
+            raise ValueError(f"{name}: column {names[column]!r} has {value} in row {number}; {name} must be finite")
+        raise ValueError(f"{name} must be finite; got {value} at index {(number, column)}")
