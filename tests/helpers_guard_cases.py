@@ -495,10 +495,10 @@ def networks_in_bfloat16() -> Iterator[Case]:
                 f"network in bfloat16, {activation}{'' if bias else ', no bias'}",
                 lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
             )
-    for name, specs in {"deep": DEEP, "wide": WIDE, "normalized": NORMALIZED}.items():
+    for name, (specs, fixed) in {"deep": (DEEP, ()), "wide": (WIDE, ()), "normalized": (NORMALIZED, (9,))}.items():
         yield (
             f"{name} network in bfloat16",
-            lambda s=specs: _network(s, "mean_squared_error", "float32", compute="bfloat16"),
+            lambda s=specs, f=fixed: _network(s, "mean_squared_error", "float32", compute="bfloat16", fixed=f),
         )
 
 
