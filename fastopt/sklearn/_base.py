@@ -143,6 +143,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     _numeric: ClassVar[bool] = False  # targets are real numbers
+    _ftol: ClassVar[float] = 1e7 * float(np.finfo(float).eps)  # least relative change of the loss, for lbfgs: scipy's
     _impatience: ClassVar[int] = 0  # iterations without improvement by which a training ends before scikit-learn's MLPs
 
     def _with_class_weights(self, y: Any, weights: Array | None) -> Array | None:
@@ -315,7 +316,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         backend = self.backend if self.backend in _backends.HOST else "cpu"
         data = np.ascontiguousarray(X, params[0].dtype), targets
         objective = Objective(params, activations, self._task, data, weights, alpha, backend, bool(self.fit_intercept))
-        self.n_iter_, self.loss_ = minimise(objective, int(self.max_iter), int(self.max_fun), float(self.tol))
+        self.n_iter_, self.loss_ = minimise(
+            objective, int(self.max_iter), int(self.max_fun), float(self.tol), self._ftol
+        )
         self._model = self._network(params, self.n_features_in_, 0.0)
 
     # -- prediction

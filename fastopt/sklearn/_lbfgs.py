@@ -73,10 +73,10 @@ class Objective:
         return ACTIVATIONS[activation].uses == "y"
 
 
-def minimise(objective: Objective, max_iter: int, max_fun: int, tol: float) -> tuple[int, float]:
+def minimise(objective: Objective, max_iter: int, max_fun: int, tol: float, ftol: float) -> tuple[int, float]:
     """Minimise in place; return the number of iterations and the loss. Warns if it has not converged."""
     start = np.concatenate([p.ravel() for p in objective.params]).astype(np.float64)
-    options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tol}
+    options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tol, "ftol": ftol}
     found = scipy.optimize.minimize(objective, start, method="L-BFGS-B", jac=True, options=options)
     objective.unpack(found.x)
     if found.status != 0:

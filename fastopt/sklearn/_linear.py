@@ -83,6 +83,8 @@ class LogisticRegression(ProbabilisticClassifier, _Scores):
     ([0, 1], [[0.97]])
     """
 
+    _ftol = 64 * float(np.finfo(float).eps)
+
     def _penalties(self) -> tuple[float, float]:
         return (1 / self.C if self.C > 0 else -1.0), 0.0
 
