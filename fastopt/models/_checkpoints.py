@@ -20,7 +20,7 @@ from .. import _files
 from .._validation import check_count, check_flag, check_number, describe
 from ..callbacks import Callback
 from ..layers import to_config
-from . import _description, checkpoint
+from . import _description, _trainable, checkpoint
 from ._data_memory import DataMemory
 from ._parts import PartialEpoch
 from ._state_values import Tensors, packed, unpacked
@@ -105,8 +105,8 @@ def fingerprint(array: Any) -> str:
     >>> fingerprint(np.zeros((3, 2), np.float32))
     'float32 of shape (3, 2), a3c1ca20'
     """
-    rows = np.unique(np.linspace(0, len(array) - 1, SAMPLED_ROWS).astype(np.int64)) if len(array) else slice(0)
-    sample = array[rows]
+    count = array.shape[0] if array.ndim else 0
+    sample = array[np.unique(np.linspace(0, count - 1, SAMPLED_ROWS).astype(np.int64))] if count else array
     if hasattr(sample, "toarray"):
         sample = sample.toarray()
     return f"{array.dtype} of shape {tuple(array.shape)}, {zlib.crc32(np.ascontiguousarray(sample).tobytes()):08x}"
@@ -276,8 +276,14 @@ def _check_history(saved: Mapping[str, Any]) -> None:
 
 
 def take_model(model: Any, saved: Saved) -> None:
-    """Give a model the weights, the optimizer's states and the counts of a checkpoint."""
+    """Give a model the weights, the optimizer's states and the counts of a checkpoint.
+
+    Layers are frozen as they were, for callbacks may freeze and thaw them.
+    """
     theirs, ours = saved.model.optimizer, model.optimizer
+    for trainable in (True, False):
+        names = _trainable.named(saved.model.layers, model.names, trainable)
+        model._set_trainable("fit", names, trainable)
     lr = ours.param_groups[0]["lr"]
     model.set_weights(saved.model.parameters, saved.model.averages)
     if model._averages is not None:
