@@ -215,6 +215,21 @@ def test_a_model_trains_in_one_compiled_call(backend):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_losses_with_weights_of_rows(backend):
+    """A weight of 2 is a row given twice."""
+    define_all()
+    x, y = data(20)
+    weights = np.arange(20) % 3.0
+    twice = np.repeat(np.arange(20), weights.astype(int))
+    models = model_of(backend), model_of("numpy")
+    models[0].fit(x, y, epochs=3, batch_size=20, sample_weight=weights)
+    models[1].fit(x[twice], y[twice], epochs=3, batch_size=len(twice))
+    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    found, wanted = models[0].evaluate(x, y, sample_weight=weights), models[1].evaluate(x[twice], y[twice])
+    np.testing.assert_allclose(found["loss"], wanted["loss"], rtol=1e-5)
+
+
 @pytest.mark.skipif(bool(cpu.bfloat16_refusal()), reason="this processor does not compute in bfloat16")
 def test_layers_that_compute_in_bfloat16():
     define_all()
@@ -584,7 +599,7 @@ def test_kernels_are_named_by_the_formula():
     layer, spec, name = fo.Dense(1, activation), loss().spec, rule().rule
     kernels = [
         activate_kernel(layer.activation_key(), "float32"), slope_kernel(layer.activation_key(), "float32"),
-        loss_kernel(spec.name, "float32"), update_kernel(OPTIMIZERS[name].rule, 1, "float32"),
+        loss_kernel(spec.name, "float32", False), update_kernel(OPTIMIZERS[name].rule, 1, "float32"),
     ]  # fmt: skip
     for kernel, word in zip(kernels, ("softsign", "softsign", "log_cosh", "HeavyBall"), strict=True):
         assert re.search(rf"_{word}_[0-9a-f]{{12}}_float32$", kernel.name)

@@ -201,12 +201,12 @@ def test_what_is_no_data(x, error, message):
     assert_same(before, snapshot(model))
 
 
-def test_lazy_frames_and_sparse_matrices():
+def test_lazy_frames_and_sparse_targets():
     with pytest.raises(TypeError, match=r"x must be data; got a LazyFrame: call its method collect\(\) first"):
         features("x", polars().LazyFrame({"a": [1]}))
     sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(TypeError, match=r"x must not be a sparse matrix; .*toarray"):
-        features("x", sparse.csr_array(np.eye(3)))
+    with pytest.raises(TypeError, match=r"y must not be a sparse matrix; .*toarray"):
+        numbers_of("y", sparse.csr_array(np.eye(3)))
 
 
 # ---------------------------------------------------------------- models

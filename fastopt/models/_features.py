@@ -80,9 +80,10 @@ def check(name: str, x: Features, rows: np.ndarray | None = None) -> None:
     """Raise ValueError, naming the place, if features hold NaN or infinity; rows: those that are used, None: all."""
     if x.values.dtype.kind != "f":
         return
-    if rows is None or isinstance(x.values, SparseRows):
+    sparse = isinstance(x.values, SparseRows)
+    if rows is None or (sparse and not finite_rows(x.values, None)[rows].all()):
         _frames.check_cells(name, *x)
-    elif not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
+    elif not sparse and not all(np.isfinite(block).all() for _, block in Source(x.values).blocks(rows)):
         _frames.check_cells(name, x.values[rows], x.names)
 
 
@@ -90,7 +91,8 @@ def finite_rows(values: np.ndarray | SparseRows, dtype: np.dtype | None) -> np.n
     """Boolean vector: rows without NaN and infinity, also in `dtype`, if that is given."""
     if isinstance(values, SparseRows):
         good = np.ones(len(values), bool)
-        bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
+        with np.errstate(over="ignore"):
+            bad = np.flatnonzero(~_validation.finite_rows(values.stored.astype(dtype or values.dtype)))
         good[np.searchsorted(values.starts, bad, side="right") - 1] = False
         return good
     if values.dtype.kind != "f" or dtype is None or values.dtype.itemsize <= dtype.itemsize:

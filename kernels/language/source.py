@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import inspect
+import textwrap
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def source_of(what: str, function: Any) -> Source:
     code, name = function.__code__, function.__name__
     try:
         lines, _ = inspect.findsource(function)
-        module = ast.parse("".join(lines))
+        module = _parsed(lines, code.co_firstlineno)
     except (OSError, TypeError, SyntaxError):
         raise FormulaError(
             f"the source of {what}, {name}, must be readable; it is not found in {code.co_filename}: write the function"
@@ -64,6 +65,15 @@ def source_of(what: str, function: Any) -> Source:
             f" {code.co_filename} has another: the file has changed since it was imported"
         )
     return Source(function, found[-1], lines, code.co_filename)  # of lambdas in one another the inner one
+
+
+def _parsed(lines: list[str], first: int) -> ast.Module:
+    """The tree of a file, or, where that is no Python as a whole, of the block of lines that begins with `first`."""
+    try:
+        return ast.parse("".join(lines))
+    except SyntaxError:
+        block = textwrap.dedent("".join(inspect.getblock(lines[first - 1 :])))
+        return ast.increment_lineno(ast.parse(block), first - 1)
 
 
 def _functions(module: ast.Module, line: int) -> Iterator[ast.FunctionDef | ast.Lambda]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..denormals import SMALLEST
 from ._erf import erf
-from .maths import ACTIVATIONS, LOSSES, Activation, Array, Loss, total
+from .maths import ACTIVATIONS, LOSSES, Activation, Array, Loss, Total, total
 from .optimizers import UPDATES, Options, States, coupled, decayed
 
 __all__ = ["ACTIVATIONS", "LOSSES", "UPDATES", "activation", "erf", "loss", "update"]
@@ -37,7 +37,7 @@ def loss(
 ) -> Loss:
     """A row of LOSSES by the value and the slope of each element, which take the loss's only parameter."""
 
-    def mean(z: Array, t: Array, gradient: Array | None, **params: float) -> float:
+    def mean(z: Array, t: Array, gradient: Array | None, total: Total = total, **params: float) -> float:
         T = z.dtype.type
         a = T(next(iter(params.values()), default))
         if gradient is not None:

@@ -1,5 +1,6 @@
 """Formulas are read as Python means them, written alike for all backends, and refused by the line."""
 
+import linecache
 import math
 
 import numpy as np
@@ -247,6 +248,16 @@ def test_sources_that_cannot_be_read():
         source_of("value", scope["f"])
     with pytest.raises(TypeError, match="value must be a Python function; got <built-in function exp>"):
         source_of("value", math.exp)
+
+
+def test_a_block_within_other_text():
+    """As an example in a paper, which is no Python as a whole."""
+    text = "# A title\n\nWords, (and\n\n    def f(z):\n        return (z +\n                1) / 2\n\nothers.\n"
+    file = "<paper>"
+    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+    scope = {}
+    exec(compile("\n\n\n\ndef f(z):\n    return (z +\n            1) / 2\n", file, "exec"), scope)
+    assert written(scope["f"]).scalar_function("scalar")(3.0) == 2.0
 
 
 def test_lambdas_of_one_line_are_told_apart():
