@@ -9,6 +9,7 @@ from typing import Any as _Any
 
 if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as below
     from . import activations as activations
+    from . import batches as batches
     from . import callbacks as callbacks
     from . import constraints as constraints
     from . import conventions as conventions
@@ -62,9 +63,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "activations", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses", "optim",
-    "profiling", "regularizers",
-    "schedules",
+    "activations", "batches", "callbacks", "constraints", "conventions", "datasets", "functional", "layers", "losses",
+    "optim", "profiling", "regularizers", "schedules",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]

@@ -307,9 +307,14 @@ def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
 
 
+def column_norms(size: int, itemsize: int) -> Cost:
+    """Parameters read."""
+    return Cost("column_norms", bytes=size * itemsize, flops=2 * size)
+
+
 def after_step(size: int, averaged: int, itemsize: int) -> Cost:
     """Parameters read and written; `averaged` of them taken into averages, which are read and written, too.
 
-    The norm and the product take three operations.
+    A product, and where there are norms of rows two operations more.
     """
     return Cost("after_step", bytes=2 * (size + averaged) * itemsize, flops=3 * (size + averaged))

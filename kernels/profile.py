@@ -55,18 +55,23 @@ class Pass(NamedTuple):
     is_continuation: bool = False  # a further record of the same pass
     device: str = ""  # the GPU, whose marks are those of one rank; "": threads of the host
     epoch_rows: int = 0  # of an epoch, the last batch of which may be shorter; 0: of the pass, which is one
+    starts: Sequence[int] = ()  # the first row of each step of the only epoch, and one past the last; (): `batch` each
 
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return max(1, -(-(self.epoch_rows or self.rows) // self.batch))
+        return max(1, -(-(self.epoch_rows or self.rows) // self.batch), len(self.starts) - 1)
 
     def rows_of_step(self, step: int) -> int:
         """Rows of a step, counted from 0."""
+        if self.starts:
+            return self.starts[step + 1] - self.starts[step]
         return min(self.batch, (self.epoch_rows or self.rows) - step % self.epoch_steps * self.batch)
 
     def rows_of_first(self, steps: int) -> int:
         """Rows of the first steps together."""
+        if self.starts:
+            return self.starts[steps]
         epochs, rest = divmod(steps, self.epoch_steps)
         return epochs * (self.epoch_rows or self.rows) + min(self.epoch_rows or self.rows, rest * self.batch)
 

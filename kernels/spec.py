@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -175,7 +176,7 @@ class Shuffle(NamedTuple):
         >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
         True
         >>> Shuffle(seed=0, block_rows=2, window_rows=4).order(rows).tolist()
-        [13, 15, 14, 12, 11, 10]
+        [13, 15, 12, 14, 11, 10]
         """
         key = SHUFFLE_STREAM, self.first_epoch + epoch
         g = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))
@@ -219,6 +220,12 @@ class Batches(NamedTuple):
     epoch, the metrics. A row of weight 0 is as good as absent. A step whose weights sum to 0 leaves parameters and
     states as they are, constraints and averages included, and its loss is 0, but for penalties; it counts as a step,
     with the learning rate of its number.
+
+    >>> batches = Batches(np.zeros((7, 1)), np.zeros((7, 1)), np.arange(7), batch_size=3, accumulate=2)
+    >>> batches.rows_of_batches().tolist(), batches.rows_of_steps().tolist()
+    ([3, 3, 1], [6, 1])
+    >>> batches._replace(sizes=np.array([1, 3, 2])).rows_of_batches().tolist()  # the last row is left out
+    [1, 3, 2]
     """
 
     x: np.ndarray | Source  # (n, inputs), of the network's dtype, or a source of any
@@ -230,28 +237,73 @@ class Batches(NamedTuple):
     shuffle: Shuffle | None = None  # each epoch goes through `order` in a new order; None: as it is
     parts: EpochParts | None = None  # the epoch that these batches are a part of, whose metrics go on; None: of none
     weights: np.ndarray | None = None  # (n,) of x's dtype, of the rows of x and y: finite, 0 or normal; None: all 1
+    used: int | None = None  # an epoch's rows, the first of its order; None: all, or with `sizes` their sum
+    # (batches,) int64, 1 to batch_size rows of each batch of the only epoch; None: batch_size each, and what is left
+    sizes: np.ndarray | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        if self.sizes is not None:
+            return int(self.sizes.sum())
+        return len(self.order) if self.used is None else self.used
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if an epoch leaves out the last rows of its order."""
+        return self.num_rows < len(self.order)
 
     @property
     def batches(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        if self.sizes is not None:
+            return len(self.sizes)
+        return -(-(len(self.order) if self.used is None else self.used) // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return -(-len(self.order) // (self.batch_size * self.accumulate))
+        if self.sizes is not None:
+            return -(-len(self.sizes) // self.accumulate)
+        return -(-(len(self.order) if self.used is None else self.used) // (self.batch_size * self.accumulate))
 
     @property
-    def step_rows(self) -> np.ndarray:
-        """Rows of every optimizer step of an epoch, (steps,) int64: the last one may have fewer than the others."""
-        rows = np.full(self.steps, self.batch_size * self.accumulate)
-        rows[-1:] = len(self.order) - rows[:-1].sum()
-        return rows
+    def most_steps(self) -> int:
+        """Steps to make room for: if batches have random sizes, more than another epoch of the same rows may have.
+
+        The number of n such steps has a deviation of at most 0.6 sqrt(n).
+        """
+        return self.steps if self.sizes is None else self.steps + 8 * math.isqrt(self.steps) + 8
+
+    def rows_of_batches(self) -> np.ndarray:
+        """Return the rows of every batch of an epoch, (batches,) int64."""
+        return self._cut(self.batch_size) if self.sizes is None else self.sizes
+
+    def rows_of_steps(self) -> np.ndarray:
+        """Return the rows of every optimizer step of an epoch, (steps,) int64."""
+        if self.sizes is None:
+            return self._cut(self.batch_size * self.accumulate)
+        return np.add.reduceat(self.sizes, np.arange(0, len(self.sizes), self.accumulate))
+
+    def _cut(self, size: int) -> np.ndarray:
+        """The sizes of the pieces of an epoch: `size` rows, and what is left."""
+        rows = len(self.order) if self.used is None else self.used
+        sizes = np.full(-(-rows // size), size)
+        sizes[-1:] = rows - (len(sizes) - 1) * size
+        return sizes
 
     def epoch(self, i: int) -> Batches:
         """Return the batches of epoch i alone, in their order."""
         order = self.order if self.shuffle is None else self.shuffle.order(self.order, i)
-        return self._replace(order=order, epochs=1, shuffle=None)
+        return self._replace(order=order[: self.num_rows], epochs=1, shuffle=None, used=None)
+
+    def part(self, steps: range) -> Batches:
+        """Return some steps of an epoch whose order is its own: those of `epoch`."""
+        first, end = steps.start * self.accumulate, min(steps.stop * self.accumulate, self.batches)
+        if self.sizes is None:
+            return self._replace(order=self.order[first * self.batch_size : end * self.batch_size])
+        before, rows = int(self.sizes[:first].sum()), int(self.sizes[first:end].sum())
+        return self._replace(order=self.order[before : before + rows], sizes=self.sizes[first:end])
 
 
 class ParamSettings(NamedTuple):

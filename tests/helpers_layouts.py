@@ -231,6 +231,14 @@ def _predict_classes(backend: str, dtype: str, a: Arrays) -> list[Any]:
     return [model.predict_classes(a["x"]), *model.parameters]
 
 
+def _incremental(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    model = fo.Sequential([fo.Dense(OUT)], 0, backend, dtype)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.classes = np.arange(1, OUT + 1)
+    figures = model.train_on_batch(a["x"], a["y"])
+    return [figures["loss"], *model.partial_fit(a["x"], a["y"]).parameters, model.predict_proba(a["x"])]
+
+
 def _outputs(loss: str) -> Callable[[np.random.Generator, str, int], Arrays]:
     return lambda rng, dtype, rows: {
         "z": rng.standard_normal((rows, OUT)).astype(dtype), "t": _targets(loss, rng, dtype, rows),
@@ -263,6 +271,7 @@ def _backward(activation: str) -> Callable[[str, str, Arrays], list[Any]]:
     )
 
 
+INCREMENTAL = ("train_on_batch", "partial_fit", "predict_proba")
 OPTIMIZERS: dict[str, Callable[..., fo.Optimizer]] = {
     **{name: getattr(fo, name) for name in CLASSES},
     "SGD": lambda p, **more: fo.SGD(p, lr=0.1, momentum=0.9, **more),
@@ -344,6 +353,7 @@ ENTRIES: dict[str, Entry] = {
     "Sequential.adopt": Entry(_weights, _adopt),
     "Sequential.predict": Entry(_data("huber"), _predict),
     "Sequential.predict_classes": Entry(_preparation, _predict_classes),
+    **{f"Sequential.{name}": Entry(_preparation, _incremental) for name in INCREMENTAL},
     "Sequential.adapt": Entry(_preparation, _adapt),
     "Normalization": Entry(_preparation, _normalization),
     "Rescaling": Entry(_preparation, _rescaling),

@@ -86,10 +86,10 @@ class Run:
     def train(
         self, x: np.ndarray, y: np.ndarray, order: np.ndarray, batch_size: int, seed: int = 3, lr: Any = 1e-2,
         progress: Any = None, accumulate: int = 1, clip_norm: float | None = None, weights: Any = None,
-        fixed: tuple[int, ...] = (), **options: Any,
+        used: int | None = None, sizes: np.ndarray | None = None, fixed: tuple[int, ...] = (), **options: Any,
     ) -> PassResult:  # fmt: skip
         """fixed: indices of layers whose parameters stay as they are."""
-        batches = Batches(x, y, order, batch_size, accumulate, weights=weights)
+        batches = Batches(x, y, order, batch_size, accumulate, weights=weights, used=used, sizes=sizes)
         rates = np.broadcast_to(lr, batches.steps).astype(float)
         options = {**OPTIMIZERS[self.rule].options, **options}
         try:
@@ -133,6 +133,38 @@ def compare(
             np.testing.assert_allclose(np.array(a), np.array(b), **rounding)
     assert_agree(ours.net.evaluate(x, y, 6, weights), theirs.net.evaluate(x, y, 6, weights), dtype)
     np.testing.assert_allclose(ours.net.predict(x, 6), theirs.net.predict(x, 6), **rounding)
+
+
+def compare_sizes(backend: Any, epochs: list[list[int]], accumulate: int = 1, **options: Any) -> Run:
+    """Train on epochs of batches of these sizes, and on the reference by passes of one step of equal batches each.
+
+    The last row of each epoch's order is left out. weights: a function of the number of rows. The steps of the
+    reference are whole where dropout does not tell batches apart; return the network that was trained.
+    """
+    layers = [DenseSpec(3, 5, "tanh"), DropoutSpec(0.3 if accumulate == 1 else 0.0), DenseSpec(5, 3)]
+    loss, most = "sparse_categorical_crossentropy", max(max(sizes) for sizes in epochs)
+    rows = max(map(sum, epochs)) + 1
+    x, y = data_for(np.random.default_rng(0), loss, rows, 3, 3, "float64")
+    weights = options.pop("weights")(rows) if "weights" in options else None
+    ours, theirs = (Run(which, layers, loss, ["accuracy"], "float64") for which in (backend, reference))
+    for epoch, sizes in enumerate(epochs):
+        order = np.random.default_rng(epoch).permutation(rows)[: sum(sizes) + 1]
+        told = {"weights": weights, **options}
+        result = ours.train(x, y, order, most, accumulate=accumulate, sizes=np.array(sizes), **told)
+        steps = [sum(sizes[i : i + accumulate]) for i in range(0, len(sizes), accumulate)]
+        losses, right, total, start = [], 0.0, 0.0, 0
+        for size in steps:
+            of_step = theirs.train(x, y, order[start : start + size], size, **told)
+            share = size if of_step.weights is None else of_step.weights[0]
+            losses.append(of_step.losses[0])
+            right += share * of_step.metrics["accuracy"] if share else 0.0
+            total, start = total + share, start + size
+        np.testing.assert_allclose(result.losses, losses, rtol=1e-10, atol=1e-12)
+        assert result.metrics["accuracy"] == pytest.approx(right / total, rel=1e-12)
+    assert ours.step == theirs.step
+    for a, b in zip(ours.params, theirs.params, strict=True):
+        np.testing.assert_allclose(np.array(a), np.array(b), rtol=1e-9, atol=1e-11)
+    return ours
 
 
 class Bfloat16Options:

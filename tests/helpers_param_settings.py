@@ -51,7 +51,8 @@ class Trained:
     def __init__(
         self, backend: Any, dtype: str, rule: str, settings: list[ParamSettings] | None = None,
         frozen: tuple[int, ...] = (), layers: list[LayerSpec] = LAYERS, epochs: int = 2, batch_size: int = 4,
-        accumulate: int = 1, clip_norm: float | None = None, num_rows: int = 14, **options: Any,
+        accumulate: int = 1, clip_norm: float | None = None, num_rows: int = 14,
+        sizes: list[int] | None = None, **options: Any,
     ) -> None:  # fmt: skip
         more = {"compute": dtype} if dtype == "bfloat16" else {}
         kept = kept_in(dtype)
@@ -65,6 +66,8 @@ class Trained:
         x, y = data_for(np.random.default_rng(0), "mean_squared_error", num_rows, 7, 3, kept)
         options = {**OPTIMIZERS[rule].options, **options}
         batches = Batches(x, y, np.arange(num_rows), batch_size, accumulate)
+        if sizes:
+            batches = batches._replace(batch_size=max(sizes), sizes=np.array(sizes))
         self.losses: list[float] = []
         for epoch in range(epochs):
             rates = 0.01 * (1 + np.arange(epoch * batches.steps, (epoch + 1) * batches.steps))

@@ -64,6 +64,7 @@ FASTOPT = {
     "_files": "_validation kernels/interrupts",
     "_frames": "_dlpack _validation kernels/sources",
     "_metrics": "_validation kernels/formulas",
+    "batches": "_validation",
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation kernels/sources",
@@ -87,10 +88,11 @@ FASTOPT = {
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
-    " averaging callbacks layers losses optim preprocessing profiling schedules kernels/formulas kernels/interrupts"
-    " kernels/metrics kernels/sources kernels/spec",
-    "__init__": "activations averaging callbacks constraints conventions datasets functional layers losses models optim"
-    " preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
+    " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
+    "__init__": "activations averaging batches callbacks constraints conventions datasets functional layers losses"
+    " models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

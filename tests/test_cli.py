@@ -361,6 +361,16 @@ def test_epochs_and_batch_size(trained):
     assert (model.epochs_done, model.optimizer.steps) == (3, 12)
 
 
+def test_batch_sizes_in_words(run, trained, classes):
+    assert trained("--epochs", 2, "--batch-size", "full").optimizer.steps == 2
+    _, out, _ = run("train", classes, "--backend", "numpy", "--epochs", 1, "--batch-size", "auto")
+    assert "batches of 8" in out
+    assert "the only one for 32 rows" in out
+    code, _, err = run("train", classes, "--batch-size", "all")
+    assert code == 2
+    assert "must be a whole number of at least 1, full or auto; got 'all'" in err
+
+
 def test_validation_split(trained):
     assert trained("--batch-size", 4, "--validation-split", 0.5).optimizer.steps == 2 * 4
 

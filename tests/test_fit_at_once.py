@@ -100,7 +100,7 @@ class Recorder(list):
         self.append((done.verb, done.steps))
 
 
-def test_a_fit_is_one_compiled_call_unless_somebody_looks():
+def test_a_fit_is_one_compiled_call_unless_somebody_looks(tmp_path):
     x, y = blobs(40)
     model, passes = model_of("cpu"), Recorder()
     ways = {
@@ -108,8 +108,13 @@ def test_a_fit_is_one_compiled_call_unless_somebody_looks():
         ("callbacks",): [("train", 5)] * 7,
         ("validation_split",): [("train", 4), ("evaluate", 1)] * 7,
         ("verbose",): [("train", 5)] * 7,
+        ("steps_per_epoch",): [("train", 3)] * 7,
+        ("validation_split", "validation_freq"): [*[("train", 4)] * 3, ("evaluate", 1)] * 2 + [("train", 4)],
+        ("checkpoint",): [("train", 5)] * 7,
+        ("max_steps",): [("train", 5)] * 3 + [("train", 3)],
     }
-    values = {"callbacks": [Callback()], "validation_split": 0.25, "verbose": 1}
+    values = {"callbacks": [Callback()], "validation_split": 0.25, "verbose": 1, "steps_per_epoch": 3}
+    values |= {"validation_freq": 3, "checkpoint": tmp_path / "c", "max_steps": 18}
     for given_options, expected in ways.items():
         passes.clear()
         token = recorder.set(passes)

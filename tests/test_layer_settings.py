@@ -238,20 +238,28 @@ def test_frozen_layers_have_no_states_and_keep_their_weights(names, backend):
 
 
 class Heard:
-    """Names of the phases of a step, from the records of a profiler."""
+    """Passes, and the names of the phases of a step, from the records of a profiler."""
+
+    def __init__(self):
+        self.passes = []
 
     def record(self, done):
+        self.passes.append(done)
         self.names = [cost.name for cost in done.costs]
 
 
-def phases(model):
-    heard = Heard()
-    token = recorder.set(heard)
+def heard(model, epochs=1):
+    listener = Heard()
+    token = recorder.set(listener)
     try:
-        fitted(model, epochs=1)
+        fitted(model, epochs=epochs)
     finally:
         recorder.reset(token)
-    return heard.names
+    return listener
+
+
+def phases(model):
+    return heard(model).names
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
@@ -276,8 +284,11 @@ def test_frozen_layers_cost_no_phase(names, updated, passed, clip_norm):
     assert not [name for name in found if name.startswith("penalties")]
 
 
-def test_penalties_are_one_phase():
-    assert [name for name in phases(made(*EVERYTHING)) if name.startswith("penalt")] == ["penalties", "penalty"]
+def test_a_fit_with_everything_is_one_pass_and_penalties_are_two_phases():
+    """Those of weights are added up by the phases that update them, those of biases by one of their own."""
+    listener = heard(made(*EVERYTHING, decay_biases=False, optimizer=fo.Adam()), epochs=3)
+    assert len(listener.passes) == 1
+    assert [name for name in listener.names if name.startswith("penalt")] == ["penalties", "penalty"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -319,22 +330,35 @@ MIXES = {
     "l1": {"l1": 0.01},
     "schedule": {"lr": fo.schedules.Exponential(0.02, 0.9, steps=1)},
 }
+ROW_WEIGHTS = np.where(np.arange(len(X)) < 12, 0.0, RNG.random(len(X)))  # steps without weight among the first
 
 
+@pytest.mark.parametrize("weights", [None, ROW_WEIGHTS], ids=["rows alike", "rows with weights"])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("mix", MIXES)
-def test_mixes_on_cpu_and_numpy(mix, accumulate):
+def test_mixes_on_cpu_and_numpy(mix, accumulate, weights):
     found = []
     for backend in BACKENDS:
         optimizer = fo.AdamW(**{"lr": 0.02, "weight_decay": 0.05, **MIXES[mix]})
         model = made(*EVERYTHING, optimizer=optimizer, backend=backend, dropout=0.2, decay_biases=False)
-        history = fitted(model, accumulate=accumulate, validation_split=0.2)
+        history = fitted(model, accumulate=accumulate, validation_data=(X, Y), sample_weight=weights, shuffle=False)
         model.freeze("dense_1")
         history = [history["loss"], history["val_loss"], fitted(model, accumulate=accumulate)["loss"]]
         found.append((model.parameters, history))
     (ours, our_history), (theirs, their_history) = found
     for a, b in zip([*ours, *our_history], [*theirs, *their_history], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_average_of_the_weights_is_validated_with_its_own_penalty(backend):
+    model = made({"kernel_regularizer": "l2"}, backend=backend, ema=fo.EMA(0.5))
+    model.freeze("dense_2")
+    history = fitted(model, validation_data=(X, Y))
+    plain = made(backend=backend)
+    plain.set_weights(model.get_averages())
+    expected = plain.evaluate(X, Y)["loss"] + 0.01 * (plain.parameters[0] ** 2).sum()
+    np.testing.assert_allclose([history["val_loss"][-1], model.evaluate(X, Y)["loss"]], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -397,6 +421,42 @@ def test_files_and_copies_go_on_with_frozen_layers():
         other.unfreeze("dense_2")
         assert fitted(other, epochs=1)["loss"] == expected
         assert other.optimizer.settle() == [16, 16, 4, 4, 40, 40]
+
+
+class ThawSecond(fo.Callback):
+    """A callback that swaps the frozen layer before the second epoch."""
+
+    def on_epoch_begin(self, model, epoch):
+        if epoch == 2:
+            model.freeze("dense_2")
+            model.unfreeze("dense_1")
+
+
+class Stop(fo.Callback):
+    """A callback that interrupts the training within its third epoch."""
+
+    every_steps = 1
+
+    def on_step_end(self, model, step, logs):
+        if step == 10:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_resumed_training_has_the_layers_that_callbacks_have_thawed(tmp_path, backend):
+    path = tmp_path / "training"
+
+    def begun():
+        return made({"trainable": False}, EVERYTHING[1], optimizer=fo.Adam(), backend=backend)
+
+    whole, killed, resumed = begun(), begun(), begun()
+    losses = fitted(whole, epochs=4, callbacks=[ThawSecond()])["loss"]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(killed, epochs=4, callbacks=[ThawSecond(), Stop()], checkpoint=path, checkpoint_every=3)
+    assert fitted(resumed, epochs=4, callbacks=[ThawSecond()], resume=path)["loss"] == losses
+    assert same_bits(resumed, whole)
+    assert resumed.optimizer.settle() == whole.optimizer.settle() == [12, 12, 0, 0, 16, 16]
+    assert resumed.layers[0].trainable
 
 
 def test_files_say_only_what_they_use():

@@ -81,7 +81,10 @@ def test_epochs_of_steps_go_on_in_another_fit(backend):
 # ---------------------------------------------------------------- validation_freq
 
 
-@pytest.mark.parametrize(("freq", "validated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), ([1, 4], [1, 4]), (9, [])])
+@pytest.mark.parametrize(
+    ("freq", "validated"),
+    [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), ([1, 4], [1, 4]), (range(2, 9, 2), [2, 4]), (9, [])],
+)
 def test_some_epochs_are_validated(backend, freq, validated):
     heard = []
 

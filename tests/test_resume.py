@@ -55,7 +55,7 @@ def test_mixes_of_options(backend, data, tmp_path_factory):
 
 
 @pytest.mark.repeats
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(data=st.data())
 def test_many_mixes_of_options(backend, data, tmp_path_factory):
     check_mix(backend, data.draw, tmp_path_factory)
@@ -498,3 +498,26 @@ def test_labels_and_what_was_learnt_from_data(backend, tmp_path):
     other.adapt(X * 2)
     with pytest.raises(ValueError, match="it is of another training: .*learnt was"):
         other.fit(X, y, resume=True, **options)
+
+
+def test_data_that_are_not_in_the_models_dtype(backend, tmp_path):
+    """Bytes, sparse rows, and blocks of rows: what a batch is made of is found again."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 6), np.uint8)
+    sparse = pytest.importorskip("scipy.sparse").csr_matrix(np.where(pixels > 128, pixels, 0).astype(np.float32))
+    for x, first in ((pixels, [fo.Rescaling(1 / 255)]), (sparse, [])):
+
+        def model(first=first):
+            made = fo.Sequential([*first, fo.Dense(8, "tanh"), fo.Dense(1)], seed=3, backend=backend)
+            made.compile("adam", "mean_squared_error", ["r2"])
+            return made
+
+        path = tmp_path / f"c{len(first)}"
+        options = {"batch_size": 8, "epochs": 3, "verbose": 0, "shuffle": True if x is sparse else "blocks"}
+        whole, again = model(), model()
+        whole.fit(x, np.arange(60) % 4, callbacks=[Callback()], **options)
+        model().fit(x, np.arange(60) % 4, max_steps=13, checkpoint=path, **options)
+        again.fit(x, np.arange(60) % 4, resume=path, **options)
+        assert_the_same_training(again, whole)
+        with pytest.raises(ValueError, match="it is of another training: x was"):
+            model().fit(x[::-1], np.arange(60) % 4, resume=path, **options)

@@ -21,6 +21,20 @@ def integer(minimum: int) -> Callable[[str], int]:
     return parse
 
 
+def batch_size(text: str) -> int | str:
+    """Return a batch size of `fit`: a whole number, "full" or "auto".
+
+    >>> batch_size("full"), batch_size("64")
+    ('full', 64)
+    """
+    if text in ("full", "auto"):
+        return text
+    try:
+        return integer(1)(text)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"must be a whole number of at least 1, full or auto; got {text!r}") from None
+
+
 def widths(text: str) -> tuple[int, ...]:
     """Return the widths of hidden layers.
 

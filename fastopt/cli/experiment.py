@@ -73,6 +73,7 @@ class Experiment(NamedTuple):
     checkpoint: str | None = None
     checkpoint_every: int | str | None = None
     resume: bool = False
+    batch_size_reason: str = ""  # for a size that was measured
 
     def model(self, backend: str) -> Sequential:
         """Return a new model, built and compiled."""
@@ -86,6 +87,18 @@ class Experiment(NamedTuple):
         model.compile(self.new_optimizer(), self.loss, self.metrics)
         model.classes, model.preparation = self.labels, self.preparation
         return model
+
+    def with_batch_size(self, size: str, backend: str) -> Experiment:
+        """Return the same experiment with the number of rows that `fit` makes of "full" or "auto"."""
+        options = FitOptions(
+            batch_size=size,
+            validation_split=self.validation_split,
+            accumulate=self.accumulate,
+            standardize_targets=self.standardize_targets,
+        )
+        plan = self.model(backend)._plan_fit(self.x, self.y, options)
+        assert isinstance(plan.batch_size, int)
+        return self._replace(batch_size=plan.batch_size, batch_size_reason=plan.batch_size_reason)
 
     def new_optimizer(self) -> Optimizer:
         """Return a new optimizer with its schedule."""

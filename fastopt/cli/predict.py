@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _files
 from .._files import check_writable
+from ..models._probabilities import refusal
 from . import new_data
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ def predictions(
     found = model.predict_classes(x, batch_size) if new_data.classifies(model) else model.predict(x, batch_size)
     columns = _columns(found, [name] if found.ndim == 1 or found.shape[1] == 1 else None, name)
     if with_probabilities:
-        outputs = _probabilities(model, model.predict(x, batch_size))
+        reason = refusal(model.loss.spec if model.loss else None, model.last_activation)
+        if reason:
+            raise ValueError(
+                "--probabilities is for models that end in softmax or sigmoid, or that a cross-entropy has trained;"
+                f" {reason}"
+            )
+        outputs = model.predict_proba(x, batch_size)
         labels = range(outputs.shape[1]) if model.classes is None else model.classes.tolist()
         for label, column in _columns(outputs, [str(label) for label in labels], name).items():
             columns[label if label not in columns else f"probability of {label}"] = column
@@ -77,32 +84,6 @@ def _columns(found: np.ndarray, names: list[str] | None, name: str) -> dict[str,
     matrix = found.reshape(len(found), -1)
     names = [f"{name}_{i}" for i in range(matrix.shape[1])] if names is None else names
     return dict(zip(names, matrix.T, strict=True))
-
-
-def _probabilities(model: Sequential, outputs: np.ndarray) -> np.ndarray:
-    """Outputs (rows, outputs) as probabilities (rows, classes); one output stands for two classes."""
-    link = None if model.loss is None else _link(model)
-    if model.last_activation not in ("softmax", "sigmoid"):
-        if model.last_activation != "linear" or link not in ("softmax", "sigmoid"):
-            loss = "no loss" if model.loss is None else model.loss.spec.name
-            raise ValueError(
-                "--probabilities is for models that end in softmax or sigmoid, or that a cross-entropy has trained; "
-                f"this one ends in {model.last_activation} and has {loss}"
-            )
-        outputs = _softmax(outputs) if link == "softmax" else 1 / (1 + np.exp(-outputs))
-    return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1] == 1 else outputs
-
-
-def _link(model: Sequential) -> str | None:
-    from ..kernels.formulas import LOSSES
-
-    assert model.loss is not None
-    return LOSSES[model.loss.spec.name].link
-
-
-def _softmax(outputs: np.ndarray) -> np.ndarray:
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 # ---------------------------------------------------------------- files

@@ -14,7 +14,7 @@ from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
 from . import train_data
-from .arguments import integer, widths
+from .arguments import batch_size, integer, widths
 from .lr_schedules import SCHEDULES
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, REGRESSION_LOSSES, targets
 
@@ -93,7 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--clip-norm", type=float, metavar="X", help="largest norm of all gradients together")
     training.add_argument("--momentum", type=float, metavar="X", help="of sgd, momentum and rmsprop")
     training.add_argument("--epochs", type=integer(1), metavar="N", help="(default: depends on DATA)")
-    training.add_argument("--batch-size", type=integer(1), metavar="N", help="(default: depends on DATA)")
+    training.add_argument(
+        "--batch-size", type=batch_size, metavar="N", help="rows, or full for all of them, or auto for a number that is"
+        " chosen by the data and by a measurement (default: depends on DATA)",
+    )
     training.add_argument(
         "--accumulate", type=integer(1), default=1, metavar="N", help="batches per step of the optimizer (default: 1)"
     )
@@ -154,6 +157,8 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
         from ..kernels.cpu.runtime.launch import set_num_threads
 
         set_num_threads(args.threads)
+    if isinstance(args.batch_size, str):
+        experiment = experiment.with_batch_size(args.batch_size, backends[0])
     contestants = [Contestant(experiment, backend) for backend in backends]
     if not args.quiet:
         print(headline(data, contestants), flush=True)
@@ -205,6 +210,7 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
     loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
     target = targets(data, loss)
     features = "float64" if args.standardize else args.dtype  # scaled before they are rounded
+    rows = args.batch_size or defaults.batch_size
     return Experiment(
         x=data.x_train.astype(features, copy=False),
         y=target.y,
@@ -225,7 +231,7 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         schedule=args.schedule,
         warmup=args.warmup,
         epochs=args.epochs or defaults.epochs,
-        batch_size=min(args.batch_size or defaults.batch_size, len(data.x_train)),
+        batch_size=min(rows if isinstance(rows, int) else defaults.batch_size, len(data.x_train)),
         accumulate=args.accumulate,
         validation_split=args.validation_split,
         patience=args.patience,

@@ -49,6 +49,7 @@ def headline(data: Dataset, contestants: Sequence[Contestant]) -> str:
         *_data_rows(data, plan),
         ("network", f"{', '.join(network)}: {size:,} parameters"),
         ("training", ", ".join(training)),
+        *([("batch size", plan.batch_size_reason.partition(": ")[2])] if plan.batch_size_reason else []),
         *((contestant.title, _machinery(contestant.backend, plan.compute_dtype)) for contestant in contestants),
     ]
     width = max(len(title) for title, _ in rows)

@@ -20,7 +20,7 @@ from .. import _files
 from .._validation import check_count, check_flag, check_number, describe
 from ..callbacks import Callback
 from ..layers import to_config
-from . import _description, checkpoint
+from . import _description, _trainable, checkpoint
 from ._data_memory import DataMemory
 from ._parts import PartialEpoch
 from ._state_values import Tensors, packed, unpacked
@@ -44,6 +44,7 @@ class Saved(NamedTuple):
     """A checkpoint that was read and belongs to the call that goes on with it."""
 
     path: str
+    call: Mapping[str, Any]  # see `call_of`; with the batch size that was chosen for "auto"
     model: Any  # with weights and optimizer as they were, of the same structure
     keeps_lr: bool  # the learning rate is a schedule that the file cannot hold: that of the call goes on
     epoch: int  # number of the epoch to go on with
@@ -105,8 +106,8 @@ def fingerprint(array: Any) -> str:
     >>> fingerprint(np.zeros((3, 2), np.float32))
     'float32 of shape (3, 2), a3c1ca20'
     """
-    rows = np.unique(np.linspace(0, len(array) - 1, SAMPLED_ROWS).astype(np.int64)) if len(array) else slice(0)
-    sample = array[rows]
+    count = array.shape[0] if array.ndim else 0
+    sample = array[np.unique(np.linspace(0, count - 1, SAMPLED_ROWS).astype(np.int64))] if count else array
     if hasattr(sample, "toarray"):
         sample = sample.toarray()
     return f"{array.dtype} of shape {tuple(array.shape)}, {zlib.crc32(np.ascontiguousarray(sample).tobytes()):08x}"
@@ -202,7 +203,18 @@ def plan(model: Any, make: Any, begun: Plan, call: dict[str, Any]) -> Plan:
     if options.checkpoint is not None:
         _files.check_writable("checkpoint", target(options))
     path = source(options)
-    return begun._replace(call=call, saved=None if path is None else [read(path, make, model, begun, call)])
+    if path is None:
+        return begun._replace(call=call)
+    saved = read(path, make, model, begun, call)
+    return _with_size(begun, saved.call)._replace(call=dict(saved.call), saved=[saved])
+
+
+def _with_size(begun: Plan, call: Mapping[str, Any]) -> Plan:
+    """The plan with the batch size that the checkpoint's training had chosen, if it was to choose one."""
+    if begun.options.batch_size != "auto":
+        return begun
+    size = call["batch_size"]
+    return begun._replace(batch_size=size, batch_size_reason=f"{size} rows: the choice when the training began")
 
 
 def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any]) -> Saved:
@@ -214,7 +226,7 @@ def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any])
         with checkpoint.opened(path, training=True) as (description, tensors):
             saved = _parsed(path, make, model, begun.options, call, description, tensors)
             if saved.partial is not None:  # ValueError for one that does not fit the data
-                PartialEpoch(next_batches(saved.model, begun)).restore(saved.partial)
+                PartialEpoch(next_batches(saved.model, _with_size(begun, saved.call))).restore(saved.partial)
             return saved
     except ValueError as error:
         before = path.removesuffix(PREVIOUS) + PREVIOUS
@@ -234,6 +246,8 @@ def _parsed(
         )
     ours = {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{TRAINING}.")}
     entry = unpacked(entry, ours)
+    if options.batch_size == "auto":
+        call = {**call, "batch_size": check_count("batch_size", entry["call"]["batch_size"])}
     if different := _differences(entry["call"], call):
         raise ValueError(f"it is of another training: {'; '.join(different)}")
     partial, position = entry["partial"], entry["position"]
@@ -253,6 +267,7 @@ def _parsed(
     whole = {**description, "compute_dtype": None}
     return Saved(
         path=path,
+        call=call,
         model=_description.build_whole(make, whole, tensors, model.backend, warns=False),
         keeps_lr=bool(foreign),
         epoch=check_count("epoch", position["epoch"]),
@@ -276,8 +291,14 @@ def _check_history(saved: Mapping[str, Any]) -> None:
 
 
 def take_model(model: Any, saved: Saved) -> None:
-    """Give a model the weights, the optimizer's states and the counts of a checkpoint."""
+    """Give a model the weights, the optimizer's states and the counts of a checkpoint.
+
+    Layers are frozen as they were, for callbacks may freeze and thaw them.
+    """
     theirs, ours = saved.model.optimizer, model.optimizer
+    for trainable in (True, False):
+        names = _trainable.named(saved.model.layers, model.names, trainable)
+        model._set_trainable("fit", names, trainable)
     lr = ours.param_groups[0]["lr"]
     model.set_weights(saved.model.parameters, saved.model.averages)
     if model._averages is not None:

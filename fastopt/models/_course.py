@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..kernels.spec import Batches
 from . import _checkpoints
 from ._checkpoints import Saved
 from ._limits import Clock, Every, MaxSeconds, MaxSteps, every
@@ -67,9 +66,9 @@ class Course:
             self.epoch = epoch
             yield epoch
 
-    def begin_epoch(self, batches: Batches) -> PartialEpoch:
-        """Called after `on_epoch_begin` of the callbacks; return the epoch, of these batches, to be trained on."""
-        self._partial, self._listeners = PartialEpoch(batches), listeners(self._options.callbacks)
+    def begin_epoch(self, epoch: PartialEpoch) -> PartialEpoch:
+        """Called after `on_epoch_begin` of the callbacks; return the epoch, to be trained on from where it stands."""
+        self._partial, self._listeners = epoch, listeners(self._options.callbacks)
         if self._saved is not None and self._saved.partial is not None:
             self._partial.restore(self._saved.partial)
             if len(self._saved.heard) == len(self._listeners):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .._files import path_of
@@ -157,7 +158,7 @@ def check_limits(options: Any) -> None:
             check_count(name, value)
     if options.max_seconds is not None and not check_number("max_seconds", options.max_seconds, 0.0):
         raise ValueError("max_seconds must be above 0; got 0")
-    if isinstance(options.validation_freq, list | tuple):
+    if isinstance(options.validation_freq, Sequence) and not isinstance(options.validation_freq, str):
         for number in options.validation_freq:
             check_count("validation_freq, a list of numbers of epochs,", number)
     else:

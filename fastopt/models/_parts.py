@@ -36,7 +36,7 @@ class PartialEpoch:
     def __init__(self, batches: Batches) -> None:
         self._whole, self._batches = batches, batches.epoch(0)
         self._parts = EpochParts(batches)
-        self._sizes = batches.step_rows
+        self._sizes = batches.rows_of_steps()
         self.steps = 0
         self._losses: list[np.ndarray] = []
         self._weights: list[np.ndarray] = []  # sums of the rows' weights, of each step; none where rows have none
@@ -55,13 +55,11 @@ class PartialEpoch:
 
     def train(self, count: int, train: Train, advance: Advance | None) -> PassResult:
         """Do so many steps more, in one pass."""
-        sizes = self._sizes[self.steps : self.steps + count]
-        first = int(self._sizes[: self.steps].sum())
-        order, told = self._batches.order, advance
+        told = advance
         whole = count == len(self._sizes)
         if advance is not None and self.steps:
             told = _shifted(advance, self.steps)
-        part = self._whole if whole else self._batches._replace(order=order[first : first + sizes.sum()])
+        part = self._whole if whole else self._batches.part(range(self.steps, self.steps + count))
         result = train(part if whole else part._replace(parts=self._parts), told)
         self._losses.append(result.losses)
         if result.weights is not None:
@@ -84,7 +82,7 @@ class PartialEpoch:
         """The batches of the steps that are done."""
         if self.complete:
             return self._whole
-        return self._batches._replace(order=self._batches.order[: self._sizes[: self.steps].sum()])
+        return self._batches.part(range(self.steps))
 
     def to_state(self) -> dict[str, Any]:
         """Return numbers and arrays that are needed in order to go on with the epoch."""
@@ -172,8 +170,9 @@ def train_in_parts(
         before, left = model.optimizer.steps, epoch.steps_left
         count = min([left, *(party.steps_until(before, left) for party in parties)])
         result = epoch.train(count, train, advance)
+        count = len(result.losses)  # fewer where batches come one by one, and there are no more
         part = Part(result, epoch.last_sizes(count), before + count)
-        for party in parties:
+        for party in parties if count else ():
             party.hear(model, epoch, part)
         if model.stop_training:
             break

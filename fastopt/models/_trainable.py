@@ -26,6 +26,12 @@ def check_names(names: Any, layers: Sequence[Layer], known: Sequence[str]) -> se
     return set(listed)
 
 
+def named(layers: Sequence[Layer], names: Sequence[str], trainable: bool) -> list[str]:
+    """Names of the layers with weights that are trainable, or of those that are not."""
+    pairs = zip(layers, names, strict=True)
+    return [name for layer, name in pairs if isinstance(layer, Trained) and layer.trainable == trainable]
+
+
 def with_trainable(
     layers: Sequence[Layer], names: Sequence[str], changed: set[str], trainable: bool
 ) -> tuple[Layer, ...]:

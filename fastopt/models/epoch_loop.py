@@ -13,7 +13,8 @@ from ..kernels.interrupts import interrupts_held
 from ..kernels.spec import EpochResults
 from . import training
 from ._course import Course
-from ._parts import train_in_parts
+from ._parts import PartialEpoch, train_in_parts
+from ._streams import StreamedEpoch
 from .history import History
 from .progress import Bar
 from .training import EVALUATION_BATCH, LAST, Model, Plan
@@ -24,7 +25,7 @@ def run(model: Model, plan: Plan) -> History:
 
     State stays consistent after an error or an interrupt, as in `training.run_at_once`, whose bits these are.
     """
-    history = History()
+    history = History(plan.batch_size, plan.batch_size_reason)
     watched = any(callback.reads_weights for callback in plan.options.callbacks)
     with training.in_training(model, plan.options.callbacks, history):
         for _ in _epochs(model, plan, history, watched):
@@ -37,7 +38,7 @@ def run_epochs(model: Model, plan: Plan) -> Iterator[Mapping[str, float]]:
 
     The training ends when there are no more figures. It is that of `fit`, but weights may be looked at between epochs.
     """
-    history = History()
+    history = History(plan.batch_size, plan.batch_size_reason)
     with model._use.exclusive("fit", trains=True), training.in_training(model, plan.options.callbacks, history):
         yield from _epochs(model, plan, history, watched=True)
 
@@ -86,7 +87,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
 
 def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[dict[str, float], np.ndarray]:
     """Train and validate for an epoch; return its figures, and the losses of all steps."""
-    epoch = course.begin_epoch(training.next_batches(model, plan))
+    epoch = course.begin_epoch(_next_epoch(model, plan, course.epoch, bar))
     train = partial(training.train_epoch, model, plan.network)
     train_in_parts(model, epoch, course.parties, train, bar.advance if bar else None)
     model.epochs_done += 1
@@ -104,6 +105,20 @@ def _epoch(model: Model, plan: Plan, course: Course, bar: Bar | None) -> tuple[d
     return logs, result.losses
 
 
+def _next_epoch(model: Model, plan: Plan, number: int, bar: Bar | None) -> PartialEpoch:
+    """The model's next epoch, which the bar is to follow."""
+    if plan.source is not None:
+        streamed: StreamedEpoch = plan.source.epoch(model, plan, number)
+        if bar:
+            bar.follow(lambda steps: streamed.rows)
+        return streamed
+    batches = training.next_batches(model, plan)
+    if bar and (batches.leaves_out or type(plan.batch_size) is not int):
+        ends = np.cumsum(batches.rows_of_steps())
+        bar.follow(lambda steps: int(ends[steps - 1]), int(ends[-1]))
+    return PartialEpoch(batches)
+
+
 # ---------------------------------------------------------------- the progress bar
 ShowEpoch = Callable[[int], AbstractContextManager[Bar | None]]
 
@@ -118,8 +133,10 @@ def _bar_of(backend: str, plan: Plan) -> ShowEpoch:
 
     @contextmanager
     def show(epoch: int) -> Iterator[Bar]:
-        size = int(options.batch_size) * int(options.accumulate)
-        bar = Bar(epoch, options.last_epoch, training.rows_per_epoch(plan), size)
+        size = int(plan.batch_size) if isinstance(plan.batch_size, int) else 0  # else the bar follows the epoch's steps
+        size *= int(options.accumulate)
+        rows = training.rows_per_epoch(plan) if plan.batch_size is not None else None
+        bar = Bar(epoch, options.last_epoch, rows, size)
         try:
             with training.compiling(backend, bar.compiling):
                 yield bar

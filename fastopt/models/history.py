@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._metrics import canonical
+from ..batches import BatchSize
 
 
 class History:
@@ -19,6 +20,9 @@ class History:
                  "samples_per_second"
     epochs       numbers of the epochs, from 1
     step_losses  float64 array: the mean loss of every step's rows before its update, in order, over all epochs
+    batch_size   rows of a batch: the number that was given, or that "full" and "auto" came to, or the
+                 `fastopt.batches.Random` or `Growing`; `fit(batch_size=history.batch_size)` takes it. None before a fit
+    batch_size_reason  a sentence on the choice of "auto"; "" for others
 
     >>> history = History()
     >>> history.append(1, {"loss": 0.5, "seconds": 0.25}, np.array([0.6, 0.4]))
@@ -30,7 +34,11 @@ class History:
     {'epoch': [1], 'loss': [0.5], 'seconds': [0.25]}
     """
 
-    def __init__(self) -> None:
+    batch_size: BatchSize | None = None
+    batch_size_reason = ""  # also of an older pickle
+
+    def __init__(self, batch_size: BatchSize | None = None, batch_size_reason: str = "") -> None:
+        self.batch_size, self.batch_size_reason = batch_size, batch_size_reason
         self.history: dict[str, list[float]] = {}
         self.epochs: list[int] = []
         self._losses: list[NDArray[np.float64]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 TEXT_BAR = "{bar:20}"
@@ -47,9 +47,10 @@ def tqdm_class() -> tuple[Any, str]:
 class Bar:
     """A line for an epoch: a bar over its samples, the time, all figures, and the samples per second."""
 
-    def __init__(self, epoch: int, epochs: int | None, samples: int, batch_size: int) -> None:
+    def __init__(self, epoch: int, epochs: int | None, samples: int | None, batch_size: int) -> None:
         tqdm, bar = tqdm_class()
         self._samples, self._batch_size = samples, batch_size
+        self._rows_after: Callable[[int], int] | None = None
         self._title = f"Epoch {epoch}" if epochs is None else f"Epoch {epoch}/{epochs}"
         self._bar = tqdm(
             total=samples,
@@ -61,19 +62,30 @@ class Bar:
         )
         self._start = time.perf_counter()
 
+    def follow(self, rows_after: Callable[[int], int], samples: int | None = None) -> None:
+        """Ask for the rows that a number of steps comes to; samples: of the epoch, if they are not those known."""
+        self._rows_after = rows_after
+        if samples is not None:
+            self._samples = self._bar.total = samples
+
     def compiling(self, name: str) -> None:
         """Show that kernel `name` is being compiled, for which the first epoch may stand still."""
         self._bar.set_description_str(f"{self._title} (compiling {name})")
 
     def advance(self, steps: int, loss: float) -> None:
         """Show that `steps` batches are done, with mean loss `loss`."""
-        samples = min(steps * self._batch_size, self._samples)
+        if self._rows_after is not None:
+            samples = self._rows_after(steps)
+        else:
+            samples = min(steps * self._batch_size, self._samples or 0)
         self._show(samples, {"loss": loss}, samples / max(time.perf_counter() - self._start, 1e-9))
 
     def finish(self, logs: Mapping[str, float]) -> None:
         """Show the whole epoch with its figures and leave the line standing."""
         figures = {name: value for name, value in logs.items() if name not in HIDDEN}
-        self._show(self._samples, figures, logs["samples_per_second"])
+        if self._samples is None and self._rows_after is not None:
+            self._samples = self._bar.total = self._rows_after(0)
+        self._show(self._samples or 0, figures, logs["samples_per_second"])
         self.close()
 
     def close(self) -> None:

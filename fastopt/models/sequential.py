@@ -14,6 +14,7 @@ from .._metrics import Function, check_classes, check_metrics, check_outputs
 from .._random_rows import row_numbers, split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
+from ..batches import BatchSize, Growing, Random
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
 from ..layers import Layer
@@ -21,28 +22,33 @@ from ..losses import Loss
 from ..losses import get as get_loss
 from ..optim import Optimizer, get_optimizer
 from . import (
+    _auto_batch,
     _checkpoints,
     _description,
     _intake,
     _row_weights,
+    _sizes,
+    _stream_plan,
     _targets,
     _trainable,
     checkpoint,
     epoch_loop,
     training,
 )
-from ._data_memory import DataMemory
+from ._incremental import Incremental
+from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
+from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
 
-class Sequential(DataMemory):
+class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm and Activation; the last one is Dense, and only it may have
-             the activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
-             dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm and Activation; the last one is Dense, and only it may
+             have the activation softmax. Normalization and Rescaling may come first; they change neither the weights nor
+             the dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -80,6 +86,8 @@ class Sequential(DataMemory):
     >>> model.predict(x).shape
     (64, 1)
     """
+
+    _auto_batch: tuple[Any, _auto_batch.Choice] | None = None  # the last choice of a batch size, after its key
 
     def __init__(
         self,
@@ -171,10 +179,10 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def fit(
         self,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: ArrayLike | Iterable[Any],
+        y: ArrayLike | None = None,
         epochs: int | None = None,
-        batch_size: int = 32,
+        batch_size: BatchSize = 32,
         validation_split: float = 0.0,
         validation_data: tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None,
         shuffle: bool | str = True,
@@ -186,6 +194,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         standardize_targets: bool = False,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[Any, float] | str | None = None,
+        drop_last: bool = False,
         steps_per_epoch: int | None = None,
         validation_freq: int | Sequence[int] = 1,
         max_steps: int | None = None,
@@ -193,8 +202,11 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         checkpoint: Path | None = None,
         checkpoint_every: int | str | None = None,
         resume: Path | bool | None = None,
+        augment: Augment | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
+
+        Without y, x is an iterable of batches: see below.
 
         x                 (n, inputs), real numbers of any type, converted to the model's dtype and, but for what the
                           model's Normalization and Rescaling do, not scaled. It stays where and as it is, such as a
@@ -210,7 +222,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           outputs tell apart. Else numbers (n, outputs), or (n,) where there is one output
         epochs            number of the last epoch; with initial_epoch=0 the number of epochs to run. None: 1, or where
                           max_steps or max_seconds are given as many as these allow
-        batch_size        rows per batch; the last batch of an epoch may have fewer
+        batch_size        rows per batch; the last batch of an epoch may have fewer. "full": all rows, a step an epoch.
+                          `fastopt.batches.Random(low, high)` draws a size for every batch, and
+                          `fastopt.batches.Growing(first, factor, every, most)` grows over the epochs. "auto" is a power
+                          of two: the smallest with 80 % of the throughput of the fastest, measured within a second on
+                          copies of the weights, of those with 32 steps an epoch, with a row of every class and in a
+                          quarter of the free memory. Its choice is in `history.batch_size`, the reason in
+                          `history.batch_size_reason` and the log ("fastopt", INFO), and the next fit of this model to
+                          data of this size takes it, too, as does a training that goes on from a checkpoint
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
         shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
@@ -234,6 +253,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         class_weight      weights by label, such as {"no": 1.0, "yes": 5.0}, those left out being 1; or "balanced":
                           n / (classes x rows of the class), so that each class weighs as much. For targets that are
                           one class a row. They multiply sample_weight, and leave the validation alone
+        drop_last         leave out the last batch of an epoch where it has fewer rows than the others, unless it is the
+                          only one: with `shuffle` other rows in each epoch. Losses and metrics are of the rows used
         steps_per_epoch   optimizer steps of an epoch; the next one goes on in the data where it ends. All steps are of
                           whole batches: the rows follow one another without end, each time through in a new order. By
                           default an epoch goes once through the data
@@ -252,11 +273,23 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           may differ (epochs, max_steps and max_seconds are totals): weights and figures are, to the
                           bit, those of a training without interruption, for any number of threads. Where `checkpoint`
                           is the same path and there is no file yet, the training begins
+        augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
+                          the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
+                          function of the seed, the epoch in the model's life, and the number of the batch. It may
+                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
+                          kernels
+
+        Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
+        DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
+        that can be begun anew is gone through once an epoch, or for its first `steps_per_epoch` steps; an iterator
+        gives the steps of all epochs in turn. A ValueError names the step at which it ends too early. The first item
+        builds the model; classes that it lacks must be set by `model.classes`, and statistics by `adapt`.
 
         With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
         metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
-        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        weight of 2 is a row given twice, and 0 leaves a row out (it goes through the layers all the same, which its
+        features must not overflow). Keras divides by the number of rows instead: for its steps, give weights with a
+        mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
         model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
         Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
         is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
@@ -279,23 +312,24 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         """
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
-            accumulate, standardize_targets, sample_weight, class_weight, steps_per_epoch, validation_freq, max_steps,
-            max_seconds, checkpoint, checkpoint_every, resume,
+            accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            plan = self._plan_fit(x, y, options)
+            plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
             return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
 
-    def _plan_fit(self, x: ArrayLike, y: ArrayLike, options: FitOptions) -> training.Plan:
+    def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
+        """Check a `fit` to the items of an iterable, and build the model by the first of them."""
+        return _stream_plan.plan(self, x, self._trainable_loss(), options)
+
+    def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
-        loss = self._compiled()
-        assert self.optimizer is not None
-        if len(self.optimizer.param_groups) > 1:
-            raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
-        if self.optimizer.param_groups[0]["clip_each"] is not None:
-            raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
-        if self.param_settings or self._all_frozen:
-            _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
+        loss = self._trainable_loss()
+        if isinstance(options.batch_size, Random):
+            _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
+        if options.augment is not None:
+            _stream_plan.check_augment(self.metrics, options)
         raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
@@ -335,8 +369,12 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        size: Any = options.batch_size
+        if not isinstance(size, Random | Growing | str):
+            size = min(int(size), len(rows))
+        size = len(rows) if size == "full" else size
         rows = rows if data.rows is None else data.rows[rows]
-        plan = training.Plan(None, data, rows, validation, options)
+        plan = training.Plan(None, data, rows, validation, options, None, size)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
         if options.checkpoint is not None or options.resume not in (None, False):
@@ -348,9 +386,27 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
+        if plan.batch_size == "auto":
+            size, reason = _auto_batch.choose(self, network, data, rows, int(options.accumulate))
+            call = None if plan.call is None else {**plan.call, "batch_size": size}
+            plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)
+        if options.augment is not None:
+            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         evaluator = self._evaluator(network)
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
+
+    def _trainable_loss(self) -> Loss:
+        """The loss of a model that `fit` can train; ValueError for another."""
+        loss = self._compiled()
+        assert self.optimizer is not None
+        if len(self.optimizer.param_groups) > 1:
+            raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
+        if self.optimizer.param_groups[0]["clip_each"] is not None:
+            raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        if self.param_settings or self._all_frozen:
+            _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
+        return loss
 
     def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
         """The data with the weights of its rows."""
@@ -458,6 +514,31 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             why = "it has no loss yet" if self.loss is None else f"its loss is {self.loss.spec.name}"
             raise ValueError(f"predict_classes is for models that are trained on classes, and {why}: call predict")
         return _targets.classes_of(self.predict(x, batch_size), rule, self.classes)
+
+    def predict_proba(self, x: ArrayLike, batch_size: int = 1024) -> np.ndarray:
+        """Return the probability of every class (n, classes), in the order of `classes`, in the model's dtype.
+
+        One output tells two classes apart: their columns are 1 - p and p. Linear outputs of a model that a
+        cross-entropy trains are logits: softmax or the sigmoid is applied here. Several outputs under
+        binary_crossentropy are the probabilities of as many answers of yes: (n, outputs). `x` and `batch_size` are as
+        in `predict`.
+
+        Raises ValueError for a model whose outputs are no probabilities: one of real-valued targets, or of scores.
+
+        >>> import fastopt as fo
+        >>> model = fo.Sequential([fo.Dense(1)], inputs=2)
+        >>> model.compile("adam", "binary_crossentropy")
+        >>> model.predict_proba([[0.0, 0.0]]).tolist()
+        [[0.5, 0.5]]
+        """
+        loss = None if self.loss is None else self.loss.spec
+        reason = refusal(loss, self.last_activation)
+        if reason:
+            raise ValueError(
+                "predict_proba is for models that end in softmax or sigmoid, or that a cross-entropy trains;"
+                f" {reason}: call predict"
+            )
+        return probabilities(self.predict(x, batch_size), loss, self.last_activation)
 
     def _compiled(self) -> Loss:
         if self.loss is None:

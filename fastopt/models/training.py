@@ -18,6 +18,7 @@ from .._files import Path
 from .._metrics import Function, function_values
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
+from ..batches import BatchSize, check_batch_size, check_steps
 from ..callbacks import Callback, Trainable
 from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
 from ._averages import Averages, work_after
@@ -25,6 +26,7 @@ from ._intake import Data
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
+from ._sizes import sized, varies
 from ._targets import TargetScale, unscaled
 from .history import History
 from .progress import wants_bar
@@ -72,7 +74,7 @@ class FitOptions:
     """Options of `fit`, with its names and defaults; TypeError or ValueError for an impossible one."""
 
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     validation_split: float = 0.0
     validation_data: Any = None
     shuffle: bool | str = True
@@ -84,6 +86,7 @@ class FitOptions:
     standardize_targets: bool = False
     sample_weight: Any = None
     class_weight: Any = None
+    drop_last: bool = False
     steps_per_epoch: int | None = None
     validation_freq: int | Sequence[int] = 1
     max_steps: int | None = None
@@ -91,6 +94,7 @@ class FitOptions:
     checkpoint: Path | None = None
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
+    augment: Any = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -98,13 +102,17 @@ class FitOptions:
             check_count("epochs", self.epochs)
         if self.initial_epoch and self.last_epoch is not None and self.initial_epoch > self.last_epoch:
             raise ValueError(f"initial_epoch must be at most epochs={self.last_epoch}; got {self.initial_epoch}")
-        check_count("batch_size", self.batch_size)
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            check_batch_size(self.batch_size)
+            check_steps(self.batch_size, self.steps_per_epoch)
         check_count("accumulate", self.accumulate)
         check_number("validation_split", self.validation_split, 0.0, 1.0)
         check_shuffle(self.shuffle)
         check_verbose(self.verbose)
         check_callbacks(self.callbacks)
         check_flag("standardize_targets", self.standardize_targets)
+        if self.drop_last is not False:
+            check_flag("drop_last", self.drop_last)
         check_name("nan", self.nan, NAN)
         if self.class_weight is not None:
             check_class_weight(self.class_weight)
@@ -117,6 +125,8 @@ class FitOptions:
                     f" {describe(self.validation_data)}"
                 )
 
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
@@ -146,7 +156,7 @@ class FitOptions:
     def validates(self, epoch: int) -> bool:
         """True if an epoch, counted from 1, ends with a validation, where there is one."""
         freq: Any = self.validation_freq
-        return epoch in freq if isinstance(freq, list | tuple) else epoch % int(freq) == 0
+        return epoch in freq if isinstance(freq, Sequence) else epoch % int(freq) == 0
 
     @property
     def shows_bar(self) -> bool:
@@ -188,16 +198,19 @@ class Plan(NamedTuple):
     validation: Data | None
     options: FitOptions
     evaluator: Any = None  # the network to validate with: over the averages of the weights, where there are any
+    batch_size: BatchSize | None = None  # a number of rows, or one of `fastopt.batches`; None: batches come as they are
+    batch_size_reason: str = ""
     stream: RowStream | None = None  # of the rows, where epochs are of `steps_per_epoch`
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
+    source: Any = None  # of epochs whose batches come one by one: an `ItemSource` or `AugmentedSource`
 
     @property
     def at_once(self) -> bool:
         """True if nobody looks at the training before all epochs are done."""
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
-        in_parts = limited or self.stream is not None or self.call is not None
+        in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
         return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
 
 
@@ -213,7 +226,7 @@ def run_at_once(model: Model, plan: Plan) -> History:
     State stays consistent after an error or an interrupt: parameters, states, and counts of steps and epochs fit each
     other. Only losing the GPU can break it.
     """
-    history = History()
+    history = History(plan.batch_size, plan.batch_size_reason)
     with in_training(model, (), history):
         _all_epochs(model, plan, history)
     return history
@@ -242,19 +255,20 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     There are further calls after so many steps, and after an epoch that diverged, which is told at once.
     """
     numbers, warned = plan.options.epoch_numbers, False
+    is_alone = type(plan.batch_size) is not int or (plan.options.drop_last and varies(model.metrics))
 
     def finished(results: EpochResults) -> None:
         model.epochs_done += len(results.losses)
-        history.extend(numbers[len(history)], epoch_figures(batches, results), results.losses)
+        history.extend(numbers[len(history.epochs)], epoch_figures(batches, results), results.losses)
 
     def stop() -> bool:
         return model.stop_training
 
     with holding(model, plan.network):
-        while len(history) < len(numbers) and not model.stop_training:
+        while len(history.epochs) < len(numbers) and not model.stop_training:
             batches = next_batches(model, plan)
-            most = max(1, STEPS_OF_A_CALL // batches.steps)
-            batches = batches._replace(epochs=min(most, len(numbers) - len(history)))
+            most = 1 if is_alone else max(1, STEPS_OF_A_CALL // batches.steps)
+            batches = batches._replace(epochs=min(most, len(numbers) - len(history.epochs)))
             train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
             loss = history.history["loss"][-1]
             if not warned and not math.isfinite(loss):
@@ -280,15 +294,21 @@ def holding(model: Model, network: Any) -> Iterator[None]:
 
 def next_batches(model: Model, plan: Plan) -> Batches:
     """The batches of the model's next epoch."""
-    options, rows, shuffle = plan.options, plan.rows, None
-    size, accumulate = min(int(options.batch_size), len(rows)), int(options.accumulate)
+    options, rows, shuffle, epoch = plan.options, plan.rows, None, model.epochs_done
     if plan.stream is not None:
         count = rows_per_epoch(plan)
-        rows = plan.stream.rows(model.epochs_done * count, count)
+        rows = plan.stream.rows(epoch * count, count)
     else:
         shuffle = shuffle_of(model, plan)
-    data = plan.data
-    return Batches(data.x, data.y, rows, size, accumulate, shuffle=shuffle, weights=data.weights)
+    data, is_number = plan.data, type(plan.batch_size) is int
+    size = plan.batch_size if type(plan.batch_size) is int else 1
+    batches = Batches(data.x, data.y, rows, size, int(options.accumulate), shuffle=shuffle, weights=data.weights)
+    if is_number and not options.drop_last:
+        return batches
+    assert plan.batch_size is not None
+    batches = sized(batches, plan.batch_size, bool(options.drop_last), model.seed, epoch)
+    # the targets of an epoch that leaves out rows are known with its order
+    return batches.epoch(0) if batches.leaves_out and varies(model.metrics) else batches
 
 
 def shuffle_of(model: Model, plan: Plan) -> Shuffle | None:
@@ -305,10 +325,11 @@ def shuffle_of(model: Model, plan: Plan) -> Shuffle | None:
 
 def rows_per_epoch(plan: Plan) -> int:
     """Rows that an epoch trains on: all, or those of `steps_per_epoch` whole steps."""
-    options, rows = plan.options, len(plan.rows)
+    options = plan.options
     if options.steps_per_epoch is None:
-        return rows
-    return int(options.steps_per_epoch) * min(int(options.batch_size), rows) * int(options.accumulate)
+        return len(plan.rows)
+    assert isinstance(plan.batch_size, int)
+    return int(options.steps_per_epoch) * plan.batch_size * int(options.accumulate)
 
 
 def train_epoch(
@@ -372,12 +393,12 @@ def figure_names(metrics: Sequence[str], validation: bool, functions: Iterable[s
 
 def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[float]]:
     """The figures of each epoch by name: mean loss over the rows, metrics, last rate, time of the training pass."""
-    sizes = batches.step_rows
+    rows = sizes = batches.rows_of_steps()
     if results.weights is not None:
         # a short epoch may have no weight: the losses of its steps are 0, but for penalties
         sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
     losses = np.average(results.losses, axis=1, weights=sizes)
-    speeds = len(batches.order) / np.maximum(results.seconds, 1e-9)
+    speeds = rows.sum() / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}
 

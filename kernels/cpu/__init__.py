@@ -33,7 +33,7 @@ from .runtime.compile import ENTER, Kernel, compiling
 from .runtime.launch import LAUNCH, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
-from .training.after_step import AFTER_STEP_KERNEL, after_step_kernels
+from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
@@ -66,7 +66,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
     kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
-    kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL]
+    kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
     for dtype in dtypes:

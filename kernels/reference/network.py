@@ -341,10 +341,13 @@ class Network:
         metrics = self._new_metrics()
         for name, totals in (parts.carried or {}).items() if parts else ():
             vars(metrics[name]).update(totals)
-        step, clip_norm = optimizer.steps_done, optimizer.clip_norm
+        step, clip_norm, k = optimizer.steps_done, optimizer.clip_norm, batches.accumulate
         self._set_updated(optimizer.updated, optimizer.fixed)
+        step_rows, ends = batches.rows_of_steps(), np.cumsum(batches.rows_of_batches())
+        rows_of = np.split(batches.order[: batches.num_rows], ends[:-1])
         for i in range(batches.steps):
-            losses[i], weight, gradients = self._group(batches, i, metrics, seed, step + i)
+            of_step = rows_of[i * k : (i + 1) * k]
+            losses[i], weight, gradients = self._group(batches, of_step, metrics, seed, (step + i) * k)
             losses[i] += penalty(self.params, optimizer.settings)
             if weights is not None:
                 weights[i] = weight
@@ -357,10 +360,10 @@ class Network:
             if i + 1 < batches.steps:  # the end of an epoch is interrupted when its results are handed over
                 check()
             if progress is not None and time.perf_counter() - reported >= PROGRESS_SECONDS:
-                progress(self.steps_done, float(losses[: i + 1].mean()))
+                progress(self.steps_done, float(np.average(losses[: i + 1], weights=step_rows[: i + 1])))
                 reported = time.perf_counter()
         if parts:
-            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, len(batches.order))
+            parts.carry({name: _totals(metric) for name, metric in metrics.items()}, batches.num_rows)
         return PassResult(losses, _results(metrics), time.perf_counter() - start, weights=weights)
 
     def _set_updated(self, updated: Sequence[bool], fixed: Sequence[int]) -> None:
@@ -460,24 +463,25 @@ class Network:
 
     @np.errstate(all="ignore")
     def _group(
-        self, batches: Batches, i: int, metrics: dict[str, Metric], seed: int, step: int
+        self, batches: Batches, group: Sequence[Array], metrics: dict[str, Metric], seed: int, done: int
     ) -> tuple[float, float, list[Array]]:
-        """The mean loss of the batches of step i, the weight of their rows (their number, where they have none), and
+        """The mean loss of the batches of a step, the weight of their rows (their number, where they have none), and
         the gradients, to which each batch adds by its share of that weight.
+
+        group: rows of each batch. done: number of batches before.
         """
-        size, k = batches.batch_size, batches.accumulate
-        group = batches.order[i * k * size : (i + 1) * k * size]
-        weights = None if batches.weights is None else batches.weights[group]
-        weight = len(group) if weights is None else float(weights.sum(dtype=np.float64))
+        weights = None if batches.weights is None else [batches.weights[rows] for rows in group]
+        step_rows = sum(map(len, group))
+        weight = step_rows if weights is None else float(np.concatenate(weights).sum(dtype=np.float64))
         mean, sums = 0.0, self._gradients
         for layer in self._layers:
             if isinstance(layer, BatchNorm):
                 layer.moves = weight > 0
-        for j in range(-(-len(group) // size)):
-            rows, w = group[j * size : (j + 1) * size], None if weights is None else weights[j * size : (j + 1) * size]
+        for j, rows in enumerate(group):
+            w = None if weights is None else weights[j]
             x = self._rows(batches.x, rows)
-            value = self._gradient(x, batches.y[rows], metrics, seed, step * k + j + 1, w)
-            if k == 1:
+            value = self._gradient(x, batches.y[rows], metrics, seed, done + j + 1, w)
+            if batches.accumulate == 1:
                 return value, weight, self._gradients
             own = len(rows) if w is None else float(w.sum(dtype=np.float64))
             share = own / weight if weight else 0.0

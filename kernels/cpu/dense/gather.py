@@ -14,7 +14,7 @@ import numpy as np
 from ...sources import Source, SparseRows
 from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
-from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces, pieces_of_rank
+from ..runtime.partition import batch_rows, batch_start, num_pieces, pieces_of_rank
 from ..runtime.primitives import load_unaligned, prefetch, view
 from ..runtime.records import GATHER, RUN, read
 from ..runtime.storage import ARITHMETIC, as_it_is, widen_float16
@@ -176,7 +176,7 @@ def _gather(T, itemsize, copy_row, line_bytes, Order):
     def gather(work, step, rank, num_ranks):
         g = read(work, GATHER)
         run = read(g.run, RUN)
-        rows, start = batch_rows(g.run, step), batch_of_epoch(run, step) * run.batch_size
+        rows, start = batch_rows(g.run, step), batch_start(run, step)
         order = view(run.order, run.num_rows if run.order else 0, Order)
         pieces_down = num_pieces(rows, ROWS)
         for piece in pieces_of_rank(num_pieces(g.inputs, g.piece_cols) * pieces_down, rank, num_ranks):

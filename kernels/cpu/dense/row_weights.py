@@ -16,7 +16,7 @@ import numpy as np
 
 from ..runtime.compile import Kernel
 from ..runtime.frontend import register_jitable
-from ..runtime.partition import batch_of_epoch, batch_rows, num_pieces
+from ..runtime.partition import batch_rows, batch_start, num_pieces
 from ..runtime.primitives import call_phase, view
 from ..runtime.records import RUN, WEIGHED, WEIGHTS, read
 from .rows import ROWS, by_order
@@ -42,7 +42,7 @@ def _sum_weights(T, Order):
             end_batch, of_step = min(run.num_batches, first_batch + w.accumulate), 0.0
             for batch in range(first_batch, end_batch):
                 # the batch, piece by piece
-                start, rows = batch_of_epoch(run, step + batch) * run.batch_size, batch_rows(w.run, step + batch)
+                start, rows = batch_start(run, step + batch), batch_rows(w.run, step + batch)
                 of_batch = 0.0
                 for first in range(0, rows, ROWS):
                     total = 0.0
@@ -61,7 +61,7 @@ def _gather_weights(T, Order):
     def gather_weights(work, step, rank, num_ranks):
         w = read(work, WEIGHTS)
         run = read(w.run, RUN)
-        rows, start = batch_rows(w.run, step), batch_of_epoch(run, step) * run.batch_size
+        rows, start = batch_rows(w.run, step), batch_start(run, step)
         order = view(run.order, run.num_rows if run.order else 0, Order)
         W, batch_weights = view(w.w, w.num_weights, T), view(w.batch_weights, rows, T)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...formulas import dropout_draw, dropout_key, with_noise
 from ..runtime.compile import Kernel
-from ..runtime.partition import batch_rows, num_pieces
+from ..runtime.partition import batch_rows, batch_start, num_pieces
 from ..runtime.primitives import view, word
 from ..runtime.records import DROPOUT, GATHER, NOISE, RUN, read
 from ..runtime.storage import ARITHMETIC
@@ -24,7 +24,7 @@ def _scatter(T, itemsize, round_):
 
     def scatter(work, step, rank, num_ranks):
         g = read(work, GATHER)
-        rows, start = batch_rows(g.run, step), step * read(g.run, RUN).batch_size
+        rows, start = batch_rows(g.run, step), batch_start(read(g.run, RUN), step)
         for piece in range(rank, num_pieces(rows, ROWS), num_ranks):
             size = min(rows - piece * ROWS, ROWS) * g.inputs
             source = view(g.batch_x + piece * ROWS * g.inputs * itemsize, size, T)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .frontend import register_jitable
+from .primitives import view
 from .records import RUN, read
 
 
@@ -38,7 +41,18 @@ def epoch_of_batch(r, step):
 
 
 @register_jitable
+def batch_start(r, step):
+    """The first row of batch `step` in the order of its epoch; r: the record RUN."""
+    batch = batch_of_epoch(r, step)
+    return view(r.starts, batch + 1, np.int64)[batch] if r.starts else batch * r.batch_size
+
+
+@register_jitable
 def batch_rows(run, step):
-    """The rows of batch `step`: the last one of an epoch may be shorter."""
+    """The rows of batch `step`: the last one of an epoch may be shorter, or each may have a size of its own."""
     r = read(run, RUN)
-    return min(r.batch_size, r.num_rows - batch_of_epoch(r, step) * r.batch_size)
+    batch = batch_of_epoch(r, step)
+    if r.starts:
+        starts = view(r.starts, batch + 2, np.int64)
+        return starts[batch + 1] - starts[batch]
+    return min(r.batch_size, r.num_rows - batch * r.batch_size)

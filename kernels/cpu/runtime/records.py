@@ -42,6 +42,7 @@ RUN = _record(
     "epoch_ends",  # (num_epochs, 2): times at which epochs ended; 0: nobody asks
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
+    "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
 
@@ -56,7 +57,8 @@ TEAM = _record(
 # The order of the rows of an epoch, drawn from a seed.
 SHUFFLE = _record(
     "run",
-    "rows",  # (num_rows,), which `order` of RUN rearranges; both of one dtype
+    "rows",  # (count,), which `order` of RUN rearranges, both of one dtype; an epoch takes the first num_rows of them
+    "count",
     "first_epoch",
     "block_rows",  # rows of a block, and of a window, of `Shuffle`
     "window_rows",
@@ -362,18 +364,18 @@ CONSTRAINED = _record(
     "share",  # one number of p's dtype
     "rows",
     "columns",
-    "piece",  # columns of a piece of work, or rows
-    "by_columns",  # 1: columns
-    "first_piece",
+    "piece",  # rows of a piece
     "pieces",
     "element_bytes",
+    "measure",  # code: sums of the squares of a piece's columns; 0: there are no norms of columns
+    "squares",  # (pieces, columns) float64: what it leaves
     reals=("most",),  # the largest norm
 )
 AFTER_STEP = _record(
     "count",
     "table",  # (count,) of CONSTRAINED
-    "num_pieces",
-    "sums",  # (num_ranks, 2 PIECE_SUMS) float64
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
     "step_after",  # (batches,): 0 after batches that end no step; 0: all do
 )
 

@@ -18,14 +18,16 @@ from ...formulas import CONSTRAINTS, OPTIMIZERS
 from ...profile import Cost
 from ...spec import AfterStep, Constraint
 from ..optim.averaging_loops import averaging_kernel
-from ..optim.constraints import BY_COLUMNS, BY_ROWS, ELEMENTWISE, PIECE_SUMS, constraint_kernel
+from ..optim.constraints import BY_COLUMNS, BY_ROWS, ELEMENTWISE, constraint_kernel, measure_kernel, scratch_bytes
 from ..optim.loops import MAX_STATES
 from ..optim.updates import update_code
 from ..runtime.compile import Kernel
+from ..runtime.frontend import register_jitable
+from ..runtime.partition import pieces_of_rank
 from ..runtime.primitives import address_of, aligned_zeros, call_tile, view
 from ..runtime.records import AFTER_STEP, CONSTRAINED, SHARE, fill, read
 
-TILE = 4_096  # elements of a piece without a norm, and of rows with one
+PIECE = 16_384  # elements of a piece of rows
 
 
 def _share(T):
@@ -42,25 +44,42 @@ def share_kernel(dtype: str) -> Kernel:
     return Kernel(_share(getattr(np, dtype)), f"share_{dtype}")
 
 
-def _after_step(work, step, rank, num_ranks):
-    """Constrain and average all parameters of the table: a rank does its share of the pieces, laid end to end."""
+@register_jitable
+def ends_step(a, step):
+    """True if a step ends with batch `step`; a: the record AFTER_STEP."""
+    return a.step_after == 0 or view(a.step_after + step * 8, 1, np.int64)[0] != 0
+
+
+def _measure_all(work, step, rank, num_ranks):
+    """The squares of the columns of all parameters with such norms: of each piece of a rank's own."""
     a = read(work, AFTER_STEP)
-    if a.step_after and view(a.step_after + step * 8, 1, np.int64)[0] == 0:
+    if not ends_step(a, step):
         return
-    first, last = rank * a.num_pieces // num_ranks, (rank + 1) * a.num_pieces // num_ranks
-    sums = a.sums + rank * PIECE_SUMS * 16
+    for i in range(a.count):
+        one = read(a.table + i * RECORD_BYTES, CONSTRAINED)
+        if one.measure:
+            for piece in pieces_of_rank(one.pieces, rank, num_ranks):
+                first = piece * one.piece
+                p, squares = one.p + first * one.columns * one.element_bytes, one.squares + piece * one.columns * 8
+                call_tile(one.measure, p, squares, 0, 0, min(one.piece, one.rows - first), one.columns, one.columns)
+
+
+def _after_step(work, step, rank, num_ranks):
+    """Constrain and average all parameters of the table: a rank has its share of the rows of each."""
+    a = read(work, AFTER_STEP)
+    if not ends_step(a, step):
+        return
+    scratch = a.scratch + rank * a.scratch_bytes
     for i in range(a.count):
         record = a.table + i * RECORD_BYTES
         one = read(record, CONSTRAINED)
-        for piece in range(max(first, one.first_piece), min(last, one.first_piece + one.pieces)):
-            # a piece of the columns, or of the rows
-            done = (piece - one.first_piece) * one.piece
-            rows, columns, skip = one.rows, min(one.piece, one.columns - done), done
-            if not one.by_columns:
-                rows, columns, skip = min(one.piece, one.rows - done), one.columns, done * one.columns
-            skip *= one.element_bytes
+        # the rank's rows
+        pieces = pieces_of_rank(one.pieces, rank, num_ranks)
+        first, last = pieces.start * one.piece, min(pieces.stop * one.piece, one.rows)
+        if first < last:
+            skip = first * one.columns * one.element_bytes
             average = one.average + skip if one.average else 0
-            call_tile(one.constrain, one.p + skip, average, record, sums, rows, columns, one.columns)
+            call_tile(one.constrain, one.p + skip, average, record, scratch, last - first, one.columns, one.columns)
 
 
 def after_step_kernels(dtype: str) -> list[Kernel]:
@@ -71,36 +90,39 @@ def after_step_kernels(dtype: str) -> list[Kernel]:
         for layout in ((BY_COLUMNS, BY_ROWS) if row.factor else (ELEMENTWISE,))
     ]
     kernels = [constraint_kernel(name, layout, dtype) for name, layout in [*layouts, ("", ELEMENTWISE)]]
-    return [share_kernel(dtype), *kernels, *(averaging_kernel(rule, dtype) for rule in OPTIMIZERS)]
+    kernels += [averaging_kernel(rule, dtype) for rule in OPTIMIZERS]
+    return [share_kernel(dtype), measure_kernel(dtype), *kernels]
 
 
 RECORD_BYTES = CONSTRAINED.itemsize
-AFTER_STEP_KERNEL = Kernel(_after_step, "after_step")
+MEASURE_KERNEL, AFTER_STEP_KERNEL = Kernel(_measure_all, "measure_columns"), Kernel(_after_step, "after_step")
 
 
-class _Pieces(NamedTuple):
-    """An array as a matrix, and the pieces that its constraint works on."""
+class _Matrix(NamedTuple):
+    """An array as the matrix that its constraint works on."""
 
     layout: str
     rows: int
     columns: int
-    piece: int  # columns of a piece, or rows if the norm is that of a row
+
+    @property
+    def piece(self) -> int:
+        """Rows of a piece."""
+        return max(1, PIECE // self.columns)
 
     @property
     def pieces(self) -> int:
-        return -(-(self.rows if self.layout == BY_ROWS else self.columns) // self.piece)
+        return -(-self.rows // self.piece)
 
 
-def _pieces_of(shape: tuple[int, ...], constraint: Constraint | None) -> _Pieces:
-    """The matrix whose columns, or rows, have the norms; one row for a constraint without norms."""
-    size = int(np.prod(shape))
+def _matrix_of(shape: tuple[int, ...], constraint: Constraint | None) -> _Matrix:
+    """The matrix whose columns, or rows, have the norms; a vector, or an array with one norm, is one row."""
+    rows, columns = shape if len(shape) == 2 else (1, shape[0])
     if constraint is None or CONSTRAINTS[constraint.name].factor is None:
-        return _Pieces(ELEMENTWISE, 1, size, TILE)
-    if constraint.axes == (0,) and len(shape) == 2:
-        return _Pieces(BY_COLUMNS, shape[0], shape[1], PIECE_SUMS)
-    if constraint.axes == (1,):
-        return _Pieces(BY_ROWS, shape[0], shape[1], max(1, TILE // shape[1]))
-    return _Pieces(BY_ROWS, 1, size, 1)
+        return _Matrix(ELEMENTWISE, rows, columns)
+    if len(shape) == 2 and len(constraint.axes) == 1:
+        return _Matrix(BY_COLUMNS if constraint.axes == (0,) else BY_ROWS, rows, columns)
+    return _Matrix(BY_ROWS, 1, rows * columns)
 
 
 class AfterUpdates:
@@ -121,6 +143,7 @@ class AfterUpdates:
         self.fused = self.averages_any and not self.constrains  # averages are the updates' work
         self.cell, self.shares = aligned_zeros(1, self.dtype), np.zeros(steps if self.averages_any else 0)
         self.num_ranks, self.accumulate = num_ranks, accumulate
+        self.kept: list[np.ndarray] = []  # memory that records point to
 
     # ------------------------------------------------------------ updates
     def update_code(self, rule: str) -> int:
@@ -155,34 +178,44 @@ class AfterUpdates:
         if not self.constrains:
             return
         table = self._table()
-        sums = np.zeros((self.num_ranks, 2 * PIECE_SUMS))
-        program.kept += [self, table, sums, step_after]
-        size = sum(int(one["rows"] * one["columns"]) for one in table)
-        averaged = sum(int(one["rows"] * one["columns"]) for one in table if one["average"])
+        measured = table[table["measure"] != 0]
+        bytes_of_rank = -(-max(scratch_bytes(int(columns)) for columns in table["columns"]) // 64) * 64
+        scratch = aligned_zeros(self.num_ranks * bytes_of_rank, np.uint8)
+        program.kept += [self, table, scratch, step_after]
         record = fill(
-            AFTER_STEP, count=len(table), table=table, num_pieces=int(table["pieces"].sum()), sums=sums,
+            AFTER_STEP, count=len(table), table=table, scratch=scratch, scratch_bytes=bytes_of_rank,
             step_after=step_after,
         )  # fmt: skip
+        size, columns, averaged = (_elements(some) for some in (table, measured, table[table["average"] != 0]))
         program.meet()
         program.needs_weight = True
+        if columns:
+            program.add(MEASURE_KERNEL, record, barrier=True, cost=costs.column_norms(columns, self.itemsize))
         program.add(AFTER_STEP_KERNEL, record, barrier=False, cost=costs.after_step(size, averaged, self.itemsize))
         program.needs_weight = False
 
     def _table(self) -> np.ndarray:
         """A record for each array that is constrained or averaged."""
-        found, first = [], 0
+        found = []
         for p, constraint, average in zip(self.params, self.constraints, self.averages, strict=True):
             if constraint is None and average is None:
                 continue
-            pieces = _pieces_of(p.shape, constraint)
-            code = constraint_kernel(constraint.name if constraint else "", pieces.layout, self.dtype).address
+            matrix, measure, squares = _matrix_of(p.shape, constraint), 0, None
+            if matrix.layout == BY_COLUMNS:
+                measure, squares = measure_kernel(self.dtype).address, np.zeros((matrix.pieces, matrix.columns))
+                self.kept.append(squares)
+            code = constraint_kernel(constraint.name if constraint else "", matrix.layout, self.dtype).address
             found.append((
-                code, address_of(p), address_of(average), address_of(self.cell), pieces.rows, pieces.columns,
-                pieces.piece, int(pieces.layout != BY_ROWS), first, pieces.pieces, p.itemsize,
+                code, address_of(p), address_of(average), address_of(self.cell), matrix.rows, matrix.columns,
+                matrix.piece, matrix.pieces, p.itemsize, measure, address_of(squares),
                 constraint.most if constraint else 0.0,
             ))  # fmt: skip
-            first += pieces.pieces
         return np.array(found, CONSTRAINED)
+
+
+def _elements(table: np.ndarray) -> int:
+    """Elements of the arrays of a table."""
+    return int((table["rows"] * table["columns"]).sum())
 
 
 def key_of(after: AfterStep | None) -> tuple[Any, ...]:

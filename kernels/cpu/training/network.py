@@ -50,6 +50,7 @@ SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keep
 # Most memory of the programs of `evaluate`, of a batch size of `predict`, or of many epochs that is kept for the next
 # call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
 SPARE_BYTES = 8 << 20
+STEP_PROGRAMS = 4  # programs of a single step that `train` keeps: batches of a stream may differ in their rows
 
 
 class _Training(NamedTuple):
@@ -57,6 +58,7 @@ class _Training(NamedTuple):
 
     key: Any  # of all that it depends on
     epochs: int  # the most of a pass
+    steps: int  # of an epoch; the most of one whose batches have sizes of their own
     program: Program
     optimizer_step: OptimizerStep | None
     losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
@@ -114,6 +116,7 @@ class Network:
         self._predictors: dict[tuple[Any, ...], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: _Training | None = None  # the last one
+        self._steps: list[_Training] = []  # those of a single step, the oldest first
 
     def _training(
         self, data: Batches, optimizer: OptimizerSteps, num_settings: int, rows: tuple[int, ...], seed: int,
@@ -126,7 +129,8 @@ class Network:
         """
         flops_of_row = 3 * self.flops + (ROW_FLOPS if data.x.nbytes > CACHED_BYTES else 0)
         num_ranks = num_threads_for(flops_of_row * data.batch_size, STEP_FLOPS, 1 << 30)
-        sizes = data.batch_size, data.accumulate, len(data.order), data.y.ndim, variation and variation.parts
+        rows_of_epoch = (len(data.order), data.used) if data.sizes is None else None  # the program is for any number
+        sizes = data.batch_size, data.accumulate, rows_of_epoch, data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
         layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
         clips = optimizer.clip_norm is not None
@@ -135,15 +139,19 @@ class Network:
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
-        if self._trained and self._trained.key == key and self._trained.epochs >= data.epochs:
-            return self._trained
-        net, epochs = self.net, data.epochs
+        trained = self._trained
+        if self._steps and data.steps == 1:
+            trained = next((kept for kept in self._steps if kept.key == key), trained)
+        has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
+        if trained and has_room and trained.key == key and trained.epochs >= data.epochs:
+            return trained
+        net, epochs, steps = self.net, data.epochs, data.most_steps
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * data.steps, data.accumulate)
-        losses = np.zeros((epochs, data.steps * data.accumulate))
-        scalars = np.zeros((epochs * data.steps, num_settings, NUM_SCALARS + 1), net.dtype)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate)
+        losses = np.zeros((epochs, steps * data.accumulate))
+        scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
             program.shuffle(data.order.dtype.name, shuffles)
         if weighted:
@@ -163,17 +171,22 @@ class Network:
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
         if needs_step:
-            optimizer_step = OptimizerStep(net.params, rule, states, scalars, rows, data, clips, num_ranks, after)
+            most = 0 if data.sizes is None else losses.shape[1]
+            optimizer_step = OptimizerStep(
+                net.params, rule, states, scalars, rows, data, clips, num_ranks, after, most
+            )  # fmt: skip
         program.backward(saved_for_backward, gradient, rule, states, scalars, rows, optimizer_step, after, penalties)
         after.add_to(program, optimizer_step.step_after if optimizer_step else None)
         if penalties:
             penalties.add_penalty(program)
         program.finish()
         # by what the sum of losses of each batch is divided
-        counts = np.full(data.batches, data.batch_size)
-        counts[-1:] = len(data.order) - (data.batches - 1) * data.batch_size
-        counts *= self.losses_of_row
-        self._trained = _Training(key, epochs, program, optimizer_step, losses, counts, sums, penalties, scalars, after)
+        counts = data.rows_of_batches() * self.losses_of_row
+        self._trained = _Training(
+            key, epochs, steps, program, optimizer_step, losses, counts, sums, penalties, scalars, after
+        )  # fmt: skip
+        if epochs * data.steps == 1 and program.num_bytes <= SPARE_BYTES // STEP_PROGRAMS:
+            self._steps = [*self._steps[1 - STEP_PROGRAMS :], self._trained]
         return self._trained
 
     # ------------------------------------------------------------ verbs
@@ -187,20 +200,24 @@ class Network:
     ) -> PassResult:
         """Train on every batch once in each epoch, parameters and states in place; seed: of the dropout masks.
 
-        All epochs are one compiled call. Returns the result of the last epoch that was done; the hooks get those of
-        all.
+        All epochs are one compiled call; there is only one where batches have sizes of their own. Returns the result of
+        the last epoch that was done; the hooks get those of all.
         progress(steps_done, mean_loss_so_far) is called some twenty times a second if the pass takes more than some 10
         ms. An interrupt (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
         """
         start = time.perf_counter_ns()
         self.steps_done = 0
-        steps, rows, group, epochs = batches.steps, len(batches.order), batches.accumulate, batches.epochs
+        steps, rows, group, epochs = batches.steps, batches.num_rows, batches.accumulate, batches.epochs
         if not rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         settings, indices = optimizer.rows()
         training = self._training(batches, optimizer, len(settings), indices, seed, variation)
         program, losses = training.program, training.losses
+        if batches.sizes is not None:
+            training = training._replace(counts=batches.sizes * self.losses_of_row)
+            if training.optimizer_step:
+                training.optimizer_step.plan(batches)
         if training.optimizer_step:
             training.optimizer_step.clip(optimizer.clip_norm)
         penalties = training.penalties
@@ -218,6 +235,8 @@ class Network:
         stride = steps * group  # a last step of fewer batches takes as many numbers as the others
         order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
         program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
+        if batches.sizes is not None:
+            program.cut_at(np.cumsum([0, *batches.sizes]))
         if batches.shuffle is not None:
             program.shuffle_from(batches.order, batches.shuffle)
         if program.row_weights and batches.weights is not None:
@@ -284,7 +303,7 @@ class Network:
             counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
         means = losses / counts
         if training.penalties:
-            means += training.penalties.into[:epochs, ::group]
+            means += training.penalties.into[:epochs, ::group][:, : means.shape[1]]
         return EpochResults(means, metrics, seconds, rates.copy(), weights)
 
     def evaluate(

@@ -68,12 +68,14 @@ class OptimizerStep:
     """The gradients of a training program, and the phases that use them once all layers have written theirs.
 
     scalars: (steps, settings, NUM_SCALARS + 1); rows: index among the settings of each parameter.
-    clips: gradients are clipped by their common norm.
+    clips: gradients are clipped by their common norm. most_batches: of an epoch whose batches have sizes of their own;
+    0: as many as `data` have.
     """
 
     def __init__(
         self, params: Sequence[np.ndarray], rule: str, states: Sequence[tuple[np.ndarray, ...] | None],
         scalars: np.ndarray, rows: Sequence[int], data: Batches, clips: bool, num_ranks: int, after: AfterUpdates,
+        most_batches: int = 0,
     ) -> None:  # fmt: skip
         self.after = after
         self.dtype, self.params, self.states, self.rule = params[0].dtype.name, params, states, rule
@@ -86,6 +88,9 @@ class OptimizerStep:
         given = [g for g in self.gradients if g is not None]
         self.size = sum(g.size for g in given)
         self.step_after, self.alpha_beta = _plan_batches(data)
+        if most_batches:
+            self.step_after = np.zeros(most_batches, np.int64)
+            self.alpha_beta = None if self.alpha_beta is None else np.zeros((most_batches, 2))
         self.scalars = scalars
         self.table, tiles = self._update_table(rows)
         self.updates = np.repeat(fill(UPDATES, count=len(self.table), table=self.table, tiles=tiles), num_ranks)
@@ -117,6 +122,13 @@ class OptimizerStep:
         """Clip to this norm from now on."""
         self.record["max_norm"] = max_norm or 0.0
 
+    def plan(self, data: Batches) -> None:
+        """Prepare for the batches of another epoch, each with a size of its own."""
+        step_after, alpha_beta = _plan_batches(data)
+        self.step_after[: len(step_after)] = step_after
+        if self.alpha_beta is not None:
+            self.alpha_beta[: len(step_after)] = alpha_beta
+
     def add_to(self, program: Any) -> None:
         """Add the phases, behind a barrier: they read all gradients of a batch."""
         program.kept.append(self)
@@ -134,17 +146,17 @@ def _plan_batches(data: Batches) -> tuple[np.ndarray, np.ndarray | None]:
     add it to. None: 1 and 0.
     Each epoch has as many entries as its steps would have batches if all had `accumulate`.
     """
-    size, group = data.batch_size, data.accumulate
+    group = data.accumulate
     batches = np.arange(data.steps * group)
-    rows = np.clip(len(data.order) - batches * size, 0, size)
     step_after = np.where((batches + 1) % group == 0, (batches + 1) // group, 0)
     step_after[data.batches - 1 :] = data.steps
     epochs = np.arange(data.epochs)[:, np.newaxis]
     step_after = np.where(step_after, step_after + epochs * data.steps, 0).ravel()
     if group == 1:
         return step_after, None
-    rows_of_step = np.minimum(len(data.order) - batches // group * group * size, group * size)
+    rows = np.zeros(len(batches), np.int64)
+    rows[: data.batches] = data.rows_of_batches()
     # with weights the loss divides by those of the whole step, whose order is not known before it is drawn
-    share = rows / rows_of_step if data.weights is None else np.ones(len(rows))
+    share = rows / np.repeat(data.rows_of_steps(), group) if data.weights is None else np.ones(len(rows))
     alpha_beta = np.stack([share, batches % group != 0], axis=1).astype(np.float64)
     return step_after, np.tile(alpha_beta, (data.epochs, 1))

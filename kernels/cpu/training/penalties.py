@@ -76,7 +76,7 @@ class Penalties:
         tiled: Collection[int],
     ) -> None:  # fmt: skip
         self.dtype = params[0].dtype.name
-        self.into = np.zeros((data.epochs, data.steps * data.accumulate))
+        self.into = np.zeros((data.epochs, data.most_steps * data.accumulate))
         starts = np.arange(self.into.size) % data.accumulate == 0
         self.starts = starts.astype(np.int64) if data.accumulate > 1 else None
         self.tiled = [term for term in terms if term[0] in tiled]

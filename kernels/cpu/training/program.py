@@ -89,7 +89,8 @@ NUM_ROWS, NUM_BATCHES, FIRST_BATCH, NUM_EPOCHS, EPOCH_STRIDE, ORDER, DONE, STOP,
         "clock", "losses",
     )
 )
-RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses")]
+STARTS = word_of(RUN, "starts")
+RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses", "starts")]
 OUTPUTS = word_of(GATHER, "x")  # of the scatter
 
 
@@ -152,7 +153,8 @@ class Program:
     source: SourceWords  # of the record of the gather
     target: memoryview  # of the scatter
     rows: np.ndarray | None = None  # record of the shuffle
-    blocks: np.ndarray | None = None  # its memory for the order of blocks
+    starts = np.zeros(0, np.int64)  # of the batches of this pass, where each has a size of its own
+    blocks: np.ndarray | None = None  # memory of the shuffle for the order of blocks
     num_ranks = 1  # at most: there is scratch memory for so many
     row_weights: RowWeights | None = None  # None: rows have none
     needs_weight = False  # the phases that are added are left out in steps whose weights sum to 0
@@ -574,10 +576,18 @@ class Program:
         for word in RESET:
             words[word] = 0
 
+    def cut_at(self, starts: np.ndarray) -> None:
+        """Let the batches of the only epoch begin at these rows; the last one is past the end. Call it after `begin`.
+
+        starts: (batches + 1,) int64.
+        """
+        self.words[STARTS], self.words[NUM_BATCHES] = address_of(starts), len(starts) - 1
+        self.starts = starts
+
     def shuffle_from(self, rows: np.ndarray, shuffle: Shuffle) -> None:
         """Let every epoch begin by drawing the order of these rows, which the caller keeps alive."""
         assert self.rows is not None
-        self.rows["rows"], self.rows["seed"] = rows.ctypes.data, shuffle.seed
+        self.rows["rows"], self.rows["count"], self.rows["seed"] = rows.ctypes.data, len(rows), shuffle.seed
         self.rows["first_epoch"] = shuffle.first_epoch
         if shuffle.block_rows:
             blocks = np.empty(-(-len(rows) // shuffle.block_rows), rows.dtype)
@@ -629,7 +639,7 @@ class Program:
         if num_ranks > 1:
             num_ranks = min(num_ranks, get_num_threads())
         marked = nullcontext(RUN_PROGRAM) if listener is None else marking(
-            listener, self.verb, self.net.compute, self.run[0], self.costs, num_ranks
+            listener, self.verb, self.net.compute, self.run[0], self.costs, num_ranks, self.starts.tolist()
         )  # fmt: skip
         with marked as kernel:
             run_team(kernel, self.address, num_ranks, look if is_long else None, stop)

@@ -151,9 +151,12 @@ def clock() -> _Clock:
 
 @contextmanager
 def marking(
-    listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int
+    listener: Recorder, verb: str, dtype: str, run: Any, costs: Sequence[Cost], num_ranks: int, starts: Sequence[int]
 ) -> Iterator[Kernel]:
-    """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener."""
+    """Context whose value is the kernel that runs a filled record RUN and marks each phase, for the listener.
+
+    starts: those of RUN, (): none.
+    """
     slots, now = 1 + 2 * len(costs), clock()
     steps = int(min(run["num_epochs"] * run["num_batches"], max(1, MARKS // (num_ranks * slots * MARK))))
     words = np.zeros((num_ranks, steps, slots, 2), np.int64)
@@ -169,5 +172,7 @@ def marking(
         done = epochs * batches + rest
         worked = words[:, :1].any(axis=(1, 2, 3))  # a team may be smaller than asked for
         marks = now.nanoseconds(words[worked, :done])
-        total = epochs * rows + min(rows, rest * size)
-        listener.record(Pass(verb, dtype, tuple(costs), size, total, done, start, end, marks, epoch_rows=rows))
+        total = epochs * rows + (starts[rest] if starts else min(rows, rest * size))
+        listener.record(
+            Pass(verb, dtype, tuple(costs), size, total, done, start, end, marks, epoch_rows=rows, starts=starts)
+        )

@@ -189,15 +189,15 @@ def _shuffle(Order, in_blocks):
             return
         s = read(work, SHUFFLE)
         run = read(s.run, RUN)
-        rows, order = view(s.rows, run.num_rows, Order), view(run.order, run.num_rows, Order)
+        rows, order = view(s.rows, s.count, Order), view(run.order, s.count, Order)
         state = _generator(word(s.seed), word(s.first_epoch + epoch_of_batch(run, step)))
         if not in_blocks:
-            for i in range(run.num_rows):
+            for i in range(s.count):
                 order[i] = rows[i]
-            _permute(order, 0, run.num_rows, state)
+            _permute(order, 0, s.count, state)
             return
         # blocks of neighbours in random order
-        num_blocks = num_pieces(run.num_rows, s.block_rows)
+        num_blocks = num_pieces(s.count, s.block_rows)
         blocks = view(s.blocks, num_blocks, Order)
         for i in range(num_blocks):
             blocks[i] = i
@@ -205,12 +205,12 @@ def _shuffle(Order, in_blocks):
         done = 0
         for i in range(num_blocks):
             start = np.int64(blocks[i]) * s.block_rows
-            for j in range(start, min(start + s.block_rows, run.num_rows)):
+            for j in range(start, min(start + s.block_rows, s.count)):
                 order[done] = rows[j]
                 done += 1
         # rows in random order within each window
-        for start in range(0, run.num_rows, s.window_rows):
-            state = _permute(order, start, min(s.window_rows, run.num_rows - start), state)
+        for start in range(0, s.count, s.window_rows):
+            state = _permute(order, start, min(s.window_rows, s.count - start), state)
 
     return shuffle
 

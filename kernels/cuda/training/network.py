@@ -49,7 +49,7 @@ from .after_step import AfterUpdates
 from .optimizer_step import BY_LAYER, ParamArrays, Updates
 from .passes import BatchKind, Collector, Pass
 from .program import Program
-from .row_weights import weights_in_order
+from .row_weights import apart, weights_in_order
 
 REPORT = 0.1  # seconds between two calls of `progress`, each of which waits for the device
 
@@ -76,8 +76,9 @@ class _Training:
         self.gradients = Block(gpu, sizes)
         self.totals = Block(gpu, sizes) if group > 1 else self.gradients
         settings, rows = optimizer.rows()
-        self.steps, self.num_settings = data.steps, len(settings)
-        self.scalars = gpu.allocate(self.num_settings * data.steps * ROW)
+        self.steps, self.num_settings = data.most_steps, len(settings)
+        self.sized = data.sizes is not None
+        self.scalars = gpu.allocate(self.num_settings * self.steps * ROW)
         places = iter(self.states.addresses)
         of_all = network.mirror.addresses, self.gradients.addresses, self.totals.addresses, network.mirror.copies
         changed, gradients, totals, copies = (list(compress(some, updated)) for some in of_all)
@@ -87,22 +88,24 @@ class _Training:
         net = network.net._replace(variation=variation, updated=updated, fixed=tuple(optimizer.fixed))
         copy = net.compute if arrays.copies else ""
         mirrored = network.mirror.addresses, network.mirror.copies, net.compute
-        self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), data.steps)
+        self.after = AfterUpdates(gpu, stream, optimizer.after, params, *mirrored, list(places), self.steps)
         # each batch is a step, and no update waits for other gradients
         alone = group == 1 and not norm and not self.after
         layers = network.layer_params if all(updated) and len(network.layer_params) > 1 else ()
         layers = layers if alone and sum(elements) >= BY_LAYER else ()
-        scalars = [self.scalars.address + row * data.steps * ROW for row in compress(rows, updated)]
+        scalars = [self.scalars.address + row * self.steps * ROW for row in compress(rows, updated)]
         self.updates = Updates(gpu, stream, rule, net.dtype, elements, arrays, scalars, copy, layers)
         self.penalties: Penalties | None = None
         if optimizer.penalties:
             of_params = network.mirror.addresses, [p.size for p in params]
             self.penalties = Penalties(gpu, stream, net.dtype, *of_params, optimizer.penalties)
-            self.penalty_of_batch = gpu.allocate(8 * data.batches)
+            self.penalty_of_batch = gpu.allocate(8 * self.steps * group)
         self.program = Program(gpu, stream, net, network.mirror.read, data.batch_size, seed)
+        num_rows = self.steps * group * data.batch_size if self.sized else data.num_rows
         weighted = data.weights is not None
-        self.batches = Pass(self.program, data.x, data.y, len(data.order), True, group, weighted=weighted)
-        plain = all(updated) and self.num_settings == 1 and not (weighted or self.penalties)  # as the kernel has it
+        self.batches = Pass(self.program, data.x, data.y, num_rows, True, group, weighted=weighted)
+        # as the kernel has it
+        plain = all(updated) and self.num_settings == 1 and not (weighted or self.penalties or self.sized)
         self.together = self._fused(rule, arrays.states) if alone and plain else None
 
     def _fused(self, rule: str, states: Sequence[Sequence[int]]) -> Fused | None:
@@ -118,7 +121,7 @@ class _Training:
     def begin(self, table: np.ndarray, optimizer: OptimizerSteps) -> None:
         """Copy the scalars of all steps, (steps, settings, scalars), and what the updates are told to the device."""
         rows = np.zeros((self.num_settings, self.steps, ROW // table.itemsize), table.dtype)
-        rows[..., : table.shape[2]] = table.swapaxes(0, 1)
+        rows[:, : len(table), : table.shape[2]] = table.swapaxes(0, 1)
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(optimizer.clip_norm)
         self.after.begin(optimizer.after and optimizer.after.shares)
@@ -256,6 +259,12 @@ class Network:
             self._kept[verb] = key, make()
         return self._kept[verb][1]
 
+    def _room_for(self, batches: Batches) -> tuple[str, int]:
+        """Part of the key of a pass for any sizes of batches: that of the last one, if it has room for these."""
+        _, kept = self._kept.get("train", (None, None))
+        has_room = kept is not None and kept.sized and kept.steps >= batches.steps
+        return "steps", kept.steps if has_room else batches.most_steps
+
     def train(
         self,
         batches: Batches,
@@ -294,8 +303,10 @@ class Network:
             arrays += after.averages if after else ()
             parts, variation = batches.parts, variation_of_pass(self.net.metrics, batches, in_order=True)
             carried = parts.carried if parts and parts.carried else ()
-            weights = weights_in_order(batches.weights, batches.order, batches.batch_size, group)
-            sizes, settings = (batches.batch_size, group, len(batches.order)), optimizer.rows()
+            length = batches.num_rows if batches.sizes is None else self._room_for(batches)
+            order = batches.order[: batches.num_rows]
+            weights = weights_in_order(batches.weights, order, batches.batch_size, group, batches.sizes)
+            sizes, settings = (batches.batch_size, group, length), optimizer.rows()
             of_optimizer = optimizer.rule, optimizer.updated, settings[1], len(settings[0]), clips
             penalised = tuple(own.has_penalty for own in optimizer.penalties)
             limits, fixed = tuple(after.constraints) if after else (), tuple(optimizer.fixed)
@@ -303,9 +314,9 @@ class Network:
             make = partial(_Training, self, batches, optimizer, seed, variation)
             training: _Training = self._cached("train", arrays, key, make)
             running = training.batches
-            counts = np.full(count, float(batches.batch_size))
-            counts[-1] = len(batches.order) - (count - 1) * batches.batch_size
-            counts = (counts if weights is None else weights.batches) * self._terms
+            counts = (batches.rows_of_batches() if weights is None else weights.batches) * float(self._terms)
+            if batches.sizes is not None:
+                order = apart(order, batches.sizes, batches.batch_size)
 
             def whole_steps() -> int:
                 return before + (steps if running.done == count else running.done // group)
@@ -327,23 +338,23 @@ class Network:
             self._ahead = training
             try:
                 running.run(
-                    training.list_batch, batches.order, step * group, check, report, training.together, carried,
-                    weights,
+                    training.list_batch, order, step * group, check, report, training.together, carried, weights,
+                    batches.sizes,
                 )  # fmt: skip
             finally:
                 if not self._holding:
                     self._download()
                 self.steps_done = whole_steps()
             sums, losses = running.sums()
-            penalties = training.penalties_of_steps(count)
+            losses, penalties = losses[:count], training.penalties_of_steps(count)
         if progress:
             progress(before + steps, _mean(losses.sum(), counts.sum()) + float(penalties.mean()))
         firsts = np.arange(0, count, group)
         counts = np.add.reduceat(counts, firsts)
         losses = np.add.reduceat(losses, firsts) / np.where(counts == 0, 1, counts) + penalties
-        rows, weight = float(len(batches.order)), weights.total if weights else 0.0
+        rows, weight = float(batches.num_rows), weights.total if weights else 0.0
         if parts:
-            parts.carry(sums, len(batches.order), parts.weight + weight)
+            parts.carry(sums, batches.num_rows, parts.weight + weight)
             rows, weight = float(parts.rows), parts.weight
         result = self._totals(losses, sums, rows if weights is None else weight, variation, start)
         return result._replace(weights=None if weights is None else np.add.reduceat(weights.batches, firsts))

@@ -31,6 +31,12 @@ class BatchKind(NamedTuple):
     updates: bool = True  # False: the weights of the step sum to 0
 
 
+class OnlyOnce(NamedTuple):
+    """Launches that are done one by one, with the interface of a graph."""
+
+    launch: Launches
+
+
 def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
     """The kind of batch `number` of a pass over so many rows, in batches of `batch` rows, `group` of them a step.
 
@@ -44,12 +50,25 @@ def batch_kind(number: int, rows: int, batch: int, group: int) -> BatchKind:
     return BatchKind(min(batch, rows - done), step_rows, position == 0, position == group - 1 or done + batch >= rows)
 
 
+def kinds_of(sizes: np.ndarray, group: int) -> list[BatchKind]:
+    """The kinds of batches of these rows, (batches,), `group` of them a step.
+
+    >>> [(kind.rows, kind.step_rows, kind.ends_step) for kind in kinds_of(np.array([3, 1, 2]), 2)]
+    [(3, 4, False), (1, 4, True), (2, 2, True)]
+    """
+    last, steps = len(sizes) - 1, np.add.reduceat(sizes, np.arange(0, len(sizes), group)).tolist()
+    return [
+        BatchKind(rows, steps[i // group], i % group == 0, i % group == group - 1 or i == last)
+        for i, rows in enumerate(sizes.tolist())
+    ]
+
+
 class Pass:
     """One kind of pass over the same arrays, to be run any number of times.
 
-    rows: of a pass; ordered: `run` is given their order; group: batches of a step; outputs: columns of the outputs that
-    are kept for every row, 0 for none; weighted: `run` is given weights. chosen: numbers of the rows of a pass that
-    goes through them as they are; None: all rows.
+    rows: of a pass, or of the longest if `run` is given sizes of batches; ordered: `run` is given their order; group:
+    batches of a step; outputs: columns of the outputs that are kept for every row, 0 for none; weighted: `run` is given
+    weights. chosen: numbers of the rows of a pass that goes through them as they are; None: all rows.
     """
 
     def __init__(
@@ -120,6 +139,7 @@ class Pass:
         together: Callable[[range], None] | None = None,
         carried: Sequence[float] = (),
         weights: RowWeights | None = None,
+        sizes: np.ndarray | None = None,
     ) -> None:
         """Launch all batches; `ever` batches were trained on before.
 
@@ -129,8 +149,12 @@ class Pass:
         together: launches several batches as one kernel, each a step; called instead of `list_batch`.
         carried: sums for metrics that these batches are added to; by default 0.
         weights: of the rows, in the order of the pass.
+        sizes: rows of every batch, of which `order` and `weights` have the rows `apart`; None: full batches, and what
+        is left.
         """
         program = self.program
+        kinds = None if sizes is None else kinds_of(sizes, self.group)
+        batches = self.batches if kinds is None else len(kinds)
         gpu, stream = program.gpu, program.stream
         self.done = 0
         gpu.copy_in(program.clock.address, np.array([(0, ever)], CLOCK), stream)
@@ -142,7 +166,7 @@ class Pass:
         self._row_weights = weights
         if self._weights is not None and weights is not None:
             gpu.copy_in(self._weights.address, weights.rows, stream)
-        with marking(program, self._verb) as marks, closing(self.feed.chunks(order, self.batches)) as chunks:
+        with marking(program, self._verb) as marks, closing(self.feed.chunks(order, batches)) as chunks:
             self.marked = marks is not None
             for chunk in chunks:
                 if together:
@@ -154,11 +178,18 @@ class Pass:
                     check()
                 while not together and self.done < chunk.stop:
                     number = self.done
-                    kind = batch_kind(number, self.rows, program.batch, self.group)
+                    if kinds is None:
+                        kind = batch_kind(number, self.rows, program.batch, self.group)
+                        count = 1 if marks else self._num_alike(number, chunk)
+                    else:
+                        kind, count = kinds[number], 1
                     if weights is not None:
                         kind = kind._replace(updates=bool(weights.updates[number]))
-                    count = 1 if marks else self._num_alike(number, chunk)
-                    replay = self._replay(kind, count, list_batch)
+                    if kinds is not None and number == batches - 1:
+                        # what is left for it is of another size in each epoch: a graph would not be used again
+                        replay = OnlyOnce(self._listed(kind, list_batch))
+                    else:
+                        replay = self._replay(kind, count, list_batch)
                     if marks:
                         marks.launch(number, kind.rows, self._lists[kind, True], replay)
                     else:
@@ -176,16 +207,21 @@ class Pass:
             long = long and bool(self._row_weights.updates[number : number + MANY].all())
         return MANY if long and number + MANY <= min(full, chunk.stop) else 1
 
-    def _replay(self, kind: BatchKind, count: int, list_batch: Callable[[BatchKind], None]) -> Any:
-        """The launches for so many batches of a kind."""
+    def _listed(self, kind: BatchKind, list_batch: Callable[[BatchKind], None]) -> Launches:
+        """The launches for a batch of a kind, one by one."""
         key = kind, self.marked
         if key not in self._lists:
             list_batch(kind)
             self._lists[key] = self.program.launches()
-        if (key, count) not in self._replays:
-            program, launches = self.program, Launches(self._lists[key] * count)
-            self._replays[key, count] = program.gpu.replay(program.stream, launches)
-        return self._replays[key, count]
+        return self._lists[key]
+
+    def _replay(self, kind: BatchKind, count: int, list_batch: Callable[[BatchKind], None]) -> Any:
+        """The launches for so many batches of a kind."""
+        launches, key = self._listed(kind, list_batch), ((kind, self.marked), count)
+        if key not in self._replays:
+            program = self.program
+            self._replays[key] = program.gpu.replay(program.stream, Launches(launches * count))
+        return self._replays[key]
 
     def sums(self) -> tuple[list[float], np.ndarray]:
         """Sums for metrics, and of the loss of every batch or of the pass. Waits for all launches."""

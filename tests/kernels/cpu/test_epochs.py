@@ -26,7 +26,7 @@ def drawn(rows, seed, epoch):
     """The order that the compiled phase draws."""
     order = np.empty_like(rows)
     run = fill(RUN, num_rows=len(rows), order=order)
-    record = fill(SHUFFLE, run=run, rows=rows, first_epoch=epoch)
+    record = fill(SHUFFLE, run=run, rows=rows, count=len(rows), first_epoch=epoch)
     record["seed"] = seed
     shuffle_kernel(rows.dtype.name, False)(address_of(record), 0, 0, 1)
     return order

@@ -9,6 +9,7 @@ from helpers_cuda import require_device
 require_device()
 from helpers_param_settings import FROZEN, NUM_PARAMS, SETTINGS, Trained, assert_like_reference
 
+import fastopt as fo
 from fastopt.kernels import cuda, reference
 from fastopt.kernels.spec import ParamSettings
 
@@ -52,3 +53,38 @@ def test_penalty_of_parameters_as_they_are():
     found, expected = (run.net.penalty(SETTINGS["all"]) for run in (ours, theirs))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert ours.net.penalty([ParamSettings()] * NUM_PARAMS) == 0
+
+
+class Thaw(fo.Callback):
+    """A callback that thaws the first layer after the first epoch."""
+
+    def on_epoch_begin(self, model, epoch):
+        if epoch == 2:
+            model.unfreeze("dense_1")
+
+
+def fitted(backend, weights=None, accumulate=1, **options):
+    first, second = {"kernel_regularizer": "l1_l2", "trainable": False}, {"bias_regularizer": "l2", "lr_scale": 0.5}
+    layers = [fo.Dense(4, "tanh", **first), fo.Dropout(0.2), fo.Dense(2, weight_decay=0.1, **second)]
+    model = fo.Sequential(layers, seed=3, backend=backend, dtype="float64")
+    model.compile(fo.AdamW(lr=0.02, **options), "mse", decay_biases=False)
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((11, 3)), rng.standard_normal((11, 2))
+    history = model.fit(
+        x, y, epochs=2, batch_size=4, accumulate=accumulate, validation_data=(x, y), sample_weight=weights,
+        callbacks=[Thaw()],
+    )  # fmt: skip
+    steps = [int(entry["step"]) for entry in model.optimizer.state_dict()["state"].values()]
+    return model, [*history["loss"], *history["val_loss"], model.evaluate(x, y)["loss"], *steps]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"clip_norm": 0.2}, {"accumulate": 2}, {"weights": np.where(np.arange(11) < 5, 0.0, 1.5)}],
+    ids=["alone", "clipped", "accumulated", "weighted"],
+)
+def test_fit_thaws_layers_and_has_penalties_in_its_losses(how):
+    (ours, figures), (theirs, expected) = (fitted(backend, **how) for backend in ("cuda", "numpy"))
+    np.testing.assert_allclose(figures, expected, rtol=1e-9)
+    for a, b in zip(ours.parameters, theirs.parameters, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)

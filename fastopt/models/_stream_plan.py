@@ -1,0 +1,102 @@
+"""The checks of a `fit` whose batches come one by one, before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _backends
+from ..kernels.formulas import METRICS
+from ..losses import Loss
+from . import _intake, _targets, training
+from ._intake import Learnt
+from ._labels import Labels
+from ._streams import AugmentedSource, Items, ItemSource, Reader
+from .training import FitOptions
+
+# Options of `fit` that have no meaning where x gives the batches, with the values that say nothing, and what to do.
+MEANINGLESS = {
+    "batch_size": (32, "each item of x is a batch: let x give items of another size"),
+    "validation_split": (0.0, "rows of an iterable cannot be held out: give validation_data"),
+    "drop_last": (False, "each item of x is a batch: let x leave it out"),
+    "standardize_targets": (False, "the mean of all targets is not known before they have come: scale them in x"),
+    "sample_weight": (None, "give items (x, y, weights)"),
+    "class_weight": (None, "give items (x, y, weights)"),
+    "checkpoint": (None, "the position of an iterable cannot be kept: give arrays, or call model.save"),
+    "resume": (None, "the position of an iterable cannot be kept: give arrays"),
+    "augment": (None, "let x give items that are changed already"),
+}
+
+
+def check_metrics(metrics: tuple[str, ...], what: str) -> None:
+    """Raise ValueError for a metric that needs the targets of an epoch before its first batch."""
+    for name in metrics:
+        if METRICS[name].of_variation:
+            raise ValueError(
+                f"{name} needs the mean of all targets before the first batch, which {what} does not tell: take"
+                " mean_squared_error while training, and call evaluate"
+            )
+
+
+def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
+    """Return the plan of a training on the items (x, y) of an iterable; the model is built by the first of them."""
+    for name, (value, advice) in MEANINGLESS.items():
+        given = getattr(options, name)
+        if given != value if value is not None else given is not None and given is not False:
+            raise ValueError(f"{name} is for arrays x and y, and y is left out; {advice}")
+    check_metrics(model.metrics, "an iterable")
+    items = Items(x)
+    first = items.first()
+    names = ("x of batch 1", "y of batch 1")
+    raw = _intake.read(model, names, first[0], first[1], loss, options.nan)
+    inputs = raw.x.values.shape[1]
+    if model.inputs is None:
+        model.specs(inputs)  # raises, before anything is made, where layers clash
+    known: Learnt = model.learnt_for(inputs)
+    classes = known.classes
+    if raw.labels is not None and classes is None:
+        classes = _targets.learn_classes(names[1], raw.labels, loss.spec, model.outputs)
+    learnt = known._replace(feature_names=known.feature_names or raw.x.names, classes=classes)
+    reader = Reader(model, loss, options.nan, inputs, learnt)
+    reader.read(1, *first)  # raises for a layer that has not learnt its statistics
+    validation = None
+    if options.validation_data is not None:
+        called = ("validation x", "validation y")
+        more_x, more_y, *rest = options.validation_data
+        more = _intake.read(model, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
+        validation = _intake.converted(model, called, more, loss, learnt)
+        if rest and rest[0] is not None:
+            validation = model._weighted(validation, more, "validation sample_weight", rest[0])
+    for callback in options.callbacks:
+        callback.check(training.figure_names(model.metrics, validation is not None, model.metric_functions))
+    if model.inputs is None:
+        _backends.network(model.backend)  # raises, before anything is made, where it cannot run
+        model.build(inputs)
+    network = model._network_for(training=True)
+    model.learnt = learnt
+    empty = _intake.Data(np.empty((0, inputs)), np.empty(0))
+    source = ItemSource(items, reader)
+    evaluator = model._evaluator(network)
+    return training.Plan(network, empty, np.arange(0), validation, options, evaluator, source=source)
+
+
+def check_augment(metrics: tuple[str, ...], options: FitOptions) -> None:
+    """Raise ValueError for options that do not go with a function that changes batches."""
+    check_metrics(metrics, "a function that changes batches")
+    for name in ("checkpoint", "resume"):
+        if getattr(options, name) not in (None, False):
+            raise ValueError(f"{name} goes with data that stay as they are, and augment changes them: call model.save")
+
+
+def augmented(
+    model: Any, x: Any, raw: _intake.Raw, weights: np.ndarray | None, loss: Loss, learnt: Learnt, options: FitOptions
+) -> AugmentedSource:
+    """Return the source of a training whose batches `options.augment` changes; x: as the user gave it.
+
+    weights: of the rows, in the model's dtype.
+    """
+    values, y = raw.x.values, raw.y.values if isinstance(raw.y, Labels) else raw.y
+    shape = x.shape[1:] if isinstance(x, np.ndarray) and x.ndim > 2 else values.shape[1:]
+    reader = Reader(model, loss, options.nan, values.shape[1], learnt._replace(feature_names=None))
+    return AugmentedSource(options.augment, values, raw.of_all(y), weights, shape, reader, training.next_batches)

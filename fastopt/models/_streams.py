@@ -1,0 +1,275 @@
+"""Epochs whose batches come one by one: items of an iterable, or rows that a function of the user's has changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._metrics import check_classes
+from .._random_rows import row_numbers
+from .._validation import describe
+from ..kernels.sources import SparseRows, take
+from ..kernels.spec import Batches, EpochParts, PassResult
+from ..losses import Loss
+from . import _intake, _row_weights
+from ._intake import Data, Learnt
+from ._parts import NEVER, Advance, PartialEpoch, Train
+
+REPORT = 0.1  # seconds between two figures for the progress bar
+AUGMENT = 4  # random stream of a model's seed, beside those of `_random_rows` and `fastopt.batches`
+_END = object()
+
+
+class Reader(NamedTuple):
+    """Reads batches as a model knows its data."""
+
+    model: Any
+    loss: Loss
+    nan: str
+    inputs: int
+    learnt: Learnt
+
+    def read(self, number: int, x: Any, y: Any, weights: Any = None) -> Data:
+        """Return the checked rows of batch `number` of an epoch, counted from 1, with their weights if it has any."""
+        model, names = self.model, (f"x of batch {number}", f"y of batch {number}")
+        raw = _intake.read(model, names, x, y, self.loss, self.nan, self.inputs, self.learnt.feature_names)
+        data = _intake.converted(model, names, raw, self.loss, self.learnt)
+        if model.metrics:
+            check_classes(model.metrics, self.loss.spec.name, data.y, names[1])
+        if weights is None:
+            return data
+        name = f"the weights of batch {number}"
+        numbers = _row_weights.read(name, weights, raw.given, raw.rows)
+        assert numbers is not None
+        return data._replace(weights=raw.of_all(_row_weights.in_dtype(name, numbers, model.dtype)))
+
+
+class Items:
+    """The items (x, y) or (x, y, weights) of an iterable, each a batch.
+
+    Those of an iterator come once, those of other iterables anew in every epoch.
+    """
+
+    def __init__(self, given: Any) -> None:
+        if isinstance(shape := getattr(given, "shape", None), tuple):
+            raise ValueError(
+                f"x and y must have as many rows; got shapes {shape} and (): without y, x must be an iterable of items"
+                " (x, y)"
+            )
+        if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
+            raise TypeError(f"without y, x must be an iterable of items (x, y); got {describe(given)}")
+        self._given, self._begun = given, iter(given)
+        self.once = self._begun is given  # an iterator
+        self._fresh = True  # nobody has asked for an epoch
+
+    def first(self) -> tuple[Any, ...]:
+        """Return the first item, which stays to be trained on."""
+        item = next(self._begun, _END)
+        if item is _END:
+            raise ValueError("x must have items (x, y); got an iterable without any")
+        self._begun = chain([item], self._begun)
+        return split(item, 1)
+
+    def epoch(self) -> Iterator[tuple[Any, ...]]:
+        """Iterate over the items of the next epoch."""
+        if not self._fresh and not self.once:
+            self._begun = iter(self._given)
+        self._fresh = False
+        return (split(item, number) for number, item in enumerate(self._begun, 1))
+
+
+def split(item: Any, number: int) -> tuple[Any, ...]:
+    """Return x, y and perhaps the weights of an item, the number-th of an epoch."""
+    if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+        parts = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        raise TypeError(
+            f"every item of x must be a tuple (x, y) or (x, y, weights); got {describe(item)}{parts} as item {number}"
+        )
+    return tuple(item)
+
+
+class StreamedEpoch(PartialEpoch):
+    """An epoch of batches that are made while it is trained on.
+
+    batches: checked rows of one batch after the other. accumulate: so many of them make a step. limit: steps of the
+    epoch; None: as many as there are batches for. number: of the epoch, for errors. dtype: of the network.
+    """
+
+    def __init__(
+        self, batches: Iterator[Data], accumulate: int, limit: int | None, number: int, dtype: np.dtype
+    ) -> None:
+        self._dtype = dtype
+        self._items, self._accumulate, self._limit, self._number = batches, accumulate, limit, number
+        self._parts = EpochParts(Batches(np.empty((0, 1)), np.empty(0), np.arange(0), 1))
+        self._rows: list[int] = []  # of each step
+        self._ended = False
+        self._weighted: bool | None = None  # not known before the first batch
+        self.steps = 0
+        self._losses, self._weights, self._metrics = [], [], {}
+        self._seconds, self._lr = 0.0, float("nan")
+
+    @property
+    def complete(self) -> bool:
+        """True if all steps are done."""
+        return self._ended or self.steps == self._limit
+
+    @property
+    def steps_left(self) -> int:
+        """Most steps that are not done."""
+        return NEVER if self._limit is None else self._limit - self.steps
+
+    @property
+    def rows(self) -> int:
+        """Rows of all steps that are done."""
+        return sum(self._rows)
+
+    def train(self, count: int, train: Train, advance: Advance | None) -> PassResult:
+        """Do so many steps more, or all there are batches for."""
+        results: list[PassResult] = []
+        total, rows, reported = 0.0, 0, time.perf_counter()
+        while len(results) < count:
+            group = list(islice(self._items, self._accumulate))
+            if not group:
+                self._end()
+                break
+            self._check_weights(group)
+            batches = together(group, self._accumulate, self._dtype)
+            results.append(train(batches._replace(parts=self._parts), None))
+            self._rows.append(batches.num_rows)
+            self.steps += 1
+            total, rows = total + float(results[-1].losses[0]) * batches.num_rows, rows + batches.num_rows
+            if advance is not None and time.perf_counter() - reported >= REPORT:
+                advance(self.steps, total / rows)
+                reported = time.perf_counter()
+        if not results:
+            return PassResult(np.empty(0), dict(self._metrics), 0.0, self._lr)
+        losses, seconds = np.concatenate([result.losses for result in results]), sum(r.seconds for r in results)
+        self._losses.append(losses)
+        found = [result.weights for result in results if result.weights is not None]
+        weights = np.concatenate(found) if found else None
+        if weights is not None:
+            self._weights.append(weights)
+        self._metrics, self._lr, self._seconds = results[-1].metrics, results[-1].lr, self._seconds + seconds
+        return PassResult(losses, results[-1].metrics, seconds, self._lr, weights)
+
+    def _check_weights(self, group: list[Data]) -> None:
+        """Raise ValueError unless all batches of the epoch have weights, or none has."""
+        for data in group:
+            has = data.weights is not None
+            if self._weighted is not None and has != self._weighted:
+                raise ValueError(
+                    f"the items of x must all have weights or none; got one {'with' if has else 'without'} for step"
+                    f" {self.steps + 1} of epoch {self._number}"
+                )
+            self._weighted = has
+
+    def _end(self) -> None:
+        """Take note that there is no further batch; ValueError where there should be."""
+        self._ended = True
+        if self._limit is not None:
+            raise ValueError(
+                f"x ended at step {self.steps + 1} of epoch {self._number}, of {self._limit}: it must have items for"
+                " steps_per_epoch in every epoch"
+            )
+        if not self.steps:
+            raise ValueError(
+                f"x ended at step 1 of epoch {self._number}: an iterator is gone through once, so take epochs=1, give"
+                " steps_per_epoch, or an iterable that can be begun anew, such as a list or a DataLoader"
+            )
+
+    def last_sizes(self, count: int) -> np.ndarray:
+        """Rows of each of the last steps that are done, (count,) int64."""
+        return np.array(self._rows[len(self._rows) - count :], np.int64)
+
+    def batches(self) -> Batches:
+        """The steps that are done, as batches of so many rows each, without the rows."""
+        sizes = np.array(self._rows, np.int64)
+        return Batches(np.empty((0, 1)), np.empty(0), np.arange(0), int(sizes.max()), sizes=sizes)
+
+
+def together(group: list[Data], accumulate: int, dtype: np.dtype) -> Batches:
+    """The batches of one step, for a network of this dtype."""
+    if len(group) == 1:
+        (data,) = group
+        order = row_numbers(len(data.x)) if data.rows is None else data.rows
+        return Batches(data.x, data.y, order, len(order), accumulate, weights=data.weights)
+    x = np.concatenate([take(data.x, slice(None) if data.rows is None else data.rows, dtype) for data in group])
+    y, sizes = np.concatenate([data.targets for data in group]), np.array([len(data.targets) for data in group])
+    weights, most = None, int(sizes.max())
+    if group[0].weights is not None:
+        weights = np.concatenate([data.row_weights for data in group if data.row_weights is not None])
+    # the last one may be shorter in any case
+    differ = (sizes[:-1] != most).any()
+    return Batches(x, y, row_numbers(len(x)), most, accumulate, weights=weights, sizes=sizes if differ else None)
+
+
+class ItemSource(NamedTuple):
+    """Epochs of the items of an iterable."""
+
+    items: Items
+    reader: Reader
+
+    def epoch(self, model: Any, plan: Any, number: int) -> StreamedEpoch:
+        """Return the next epoch, whose number is for errors."""
+        options = plan.options
+        limit = None if options.steps_per_epoch is None else int(options.steps_per_epoch)
+        read = (self.reader.read(i, *item) for i, item in enumerate(self.items.epoch(), 1))
+        return StreamedEpoch(read, int(options.accumulate), limit, number, model.dtype)
+
+
+Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Any, Any]]
+
+
+class AugmentedSource(NamedTuple):
+    """Epochs of rows that a function changes, batch after batch, in a thread that is a batch ahead.
+
+    x, y: all rows of the user's, before anything is prepared; weights: of the rows, if they have any; shape: of a row
+    of x. make(model, plan): the batches of the next epoch.
+    """
+
+    augment: Augment
+    x: np.ndarray | SparseRows
+    y: np.ndarray
+    weights: np.ndarray | None
+    shape: tuple[int, ...]
+    reader: Reader
+    make: Callable[[Any, Any], Batches]
+
+    def epoch(self, model: Any, plan: Any, number: int) -> StreamedEpoch:
+        """Return the next epoch."""
+        batches = self.make(model, plan).epoch(0)
+        ends = np.cumsum(batches.rows_of_batches())
+        rows = np.split(batches.order[: batches.num_rows], ends[:-1])
+        made = (self._batch(of_batch, model.seed, model.epochs_done, i) for i, of_batch in enumerate(rows))
+        return StreamedEpoch(ahead(made), batches.accumulate, batches.steps, number, model.dtype)
+
+    def _batch(self, rows: np.ndarray, seed: int, epoch: int, number: int) -> Data:
+        """Batch `number` of an epoch, counted from 0: a function of the rows, the seed and both numbers."""
+        bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(AUGMENT, epoch, number)))
+        x = self.x[rows].reshape(len(rows), *self.shape)
+        found = self.augment(x, self.y[rows], np.random.Generator(bits))
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"augment must return a tuple (x, y); got {describe(found)} for batch {number + 1}")
+        data = self.reader.read(number + 1, *found)
+        if self.weights is None:
+            return data
+        if len(data.x) != len(rows) or data.rows is not None:
+            raise ValueError(
+                f"augment must return as many rows as it is given where rows have weights; got {len(data.x)} for"
+                f" {len(rows)} in batch {number + 1}"
+            )
+        return data._replace(weights=self.weights[rows])
+
+
+def ahead(made: Iterator[Data]) -> Iterator[Data]:
+    """Iterate over what a thread makes, which is one further than whoever takes it; its errors are raised here."""
+    with ThreadPoolExecutor(1, "fastopt-augment") as pool:
+        following = pool.submit(next, made, None)
+        while (data := following.result()) is not None:
+            following = pool.submit(next, made, None)
+            yield data

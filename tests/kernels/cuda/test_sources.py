@@ -1,0 +1,80 @@
+"""Sources on the device: rows are converted on their way there, and give the bits of rows prepared beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers_cuda import require_device
+
+require_device()
+from helpers_network import Run
+
+from fastopt.kernels import cuda
+from fastopt.kernels.cuda.training import data_feed
+from fastopt.kernels.sources import Source, SparseRows, Stage
+from fastopt.kernels.spec import DenseSpec, DropoutSpec
+
+pytestmark = pytest.mark.gpu
+
+ROWS, INPUTS = 11, 3
+LAYERS = [DropoutSpec(0.3), DenseSpec(INPUTS, 3, "tanh"), DenseSpec(3, 2)]
+RNG = np.random.default_rng(0)
+VALUES = RNG.integers(0, 256, (ROWS, INPUTS)).astype(np.uint8)
+FACTOR, TERM, DIVISOR = np.full(INPUTS, 1 / 255), np.array([0.0, 0.5, -0.5]), RNG.random(INPUTS)
+STAGES = Stage(False, FACTOR, TERM), Stage(True, DIVISOR, np.ones(INPUTS))
+PREPARED = ((VALUES * FACTOR + TERM) - 1) / DIVISOR
+
+
+def sparse():
+    rows, columns = np.nonzero(VALUES > 100)
+    starts = np.searchsorted(rows, np.arange(ROWS + 1))
+    return SparseRows(VALUES[rows, columns], columns, starts, INPUTS), np.where(VALUES > 100, VALUES, 0)
+
+
+SOURCES = {
+    "bytes": (Source(VALUES, STAGES), PREPARED),
+    "doubles columns first": (Source(np.asfortranarray(VALUES.astype(float))), VALUES),
+    "sparse": (Source(sparse()[0]), sparse()[1]),
+}
+
+
+def outcome(x, dtype, compute=None):
+    y = np.random.default_rng(1).standard_normal((ROWS, 2)).astype(dtype)
+    weights, order = np.random.default_rng(2).random(ROWS).astype(dtype), np.array([9, 3, 3, 0, 7], np.uint32)
+    run = Run(cuda, LAYERS, "mean_squared_error", ["r2"], dtype, compute=compute)
+    losses = [run.train(x, y, np.random.default_rng(i).permutation(ROWS)[1:], 4).losses for i in range(2)]
+    evaluated = [run.net.evaluate(x, y, 4, *more) for more in ((), (None, order), (weights, order))]
+    predicted = run.net.predict(x, 4), run.net.predict(x, 4, order)
+    return [*losses, *run.params, *predicted, *(part for found in evaluated for part in (found.losses, found.metrics))]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("kind", "dtype", "compute"), [
+    ("bytes", "float32", None), ("bytes", "float64", None), ("bytes", "float32", "bfloat16"),
+    ("doubles columns first", "float32", None), ("sparse", "float32", None),
+])  # fmt: skip
+def test_the_bits_are_those_of_prepared_rows(kind, dtype, compute, streamed, monkeypatch):
+    if streamed:
+        monkeypatch.setattr(data_feed, "MEMORY_SHARE", 0)
+        monkeypatch.setattr(data_feed, "PART_BYTES", 100)
+    monkeypatch.setattr("fastopt.kernels.sources.BLOCK", 2 * INPUTS)  # two rows at a time
+    source, by_hand = SOURCES[kind]
+    expected = outcome(np.ascontiguousarray(by_hand, dtype), dtype, compute)
+    for a, b in zip(outcome(source, dtype, compute), expected, strict=True):
+        np.testing.assert_equal(a, b)
+
+
+def test_chosen_rows_are_those_rows_alone():
+    x, y = VALUES.astype("float32"), RNG.standard_normal((ROWS, 2)).astype("float32")
+    net, order = Run(cuda, LAYERS, "mean_squared_error", [], "float32").net, np.array([9, 3, 0, 7], np.uint32)
+    assert net.evaluate(x, y, 3, None, order).losses == net.evaluate(x[order], y[order], 3).losses
+    np.testing.assert_array_equal(net.predict(x, 3, order), net.predict(x, 3)[order])
+
+
+def test_rows_beyond_32_bits_are_streamed(monkeypatch):
+    monkeypatch.setattr(data_feed, "NUMBERED_ROWS", ROWS - 1)
+    run = Run(cuda, LAYERS, "mean_squared_error", [], "float32")
+    x, y = VALUES.astype("float32"), np.ones((ROWS, 2), "float32")
+    assert data_feed.feed(run.net.gpu, run.net.stream.handle, x, y, 4, 0).streamed
+    monkeypatch.setattr(data_feed, "NUMBERED_ROWS", ROWS)
+    assert not data_feed.feed(run.net.gpu, run.net.stream.handle, x, y, 4, 0).streamed
