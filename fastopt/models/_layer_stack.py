@@ -19,7 +19,7 @@ from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
 from ..kernels.spec import LayerSpec, ParamSettings, parameter_shapes
-from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
+from ..layers import LAYERS, Activation, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
 from . import _trainable
@@ -393,6 +393,7 @@ _WHY_NOT_LAST = {
     "gaussian_noise": "GaussianNoise would make outputs random",
     "layer_norm": "LayerNorm would fix the scale of the outputs",
     "batch_norm": "BatchNorm would fix the scale of the outputs",
+    "activation": "give it the activation",
 }
 
 
@@ -409,7 +410,7 @@ def _check_layers(layers: Any) -> tuple[Layer, ...]:
         why = _WHY_NOT_LAST.get(kind(layers[-1]), "the others only prepare data")
         raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
-        if isinstance(layer, Dense) and layer.activation == "softmax":
+        if isinstance(layer, Dense | Activation) and layer.activation_key() == "softmax":
             raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
     return tuple(layers)
 
@@ -420,7 +421,8 @@ def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     names: list[str] = []
     for layer in layers:
         counts[kind(layer)] = counts.get(kind(layer), 0) + 1
-        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
+        own = layer.label if isinstance(layer, Activation) else layer.name
+        names.append(own or f"{kind(layer)}_{counts[kind(layer)]}")
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ValueError(f"two layers have the name {twice[0]!r}")
