@@ -169,7 +169,7 @@ class Shuffle(NamedTuple):
         >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
         True
         >>> Shuffle(seed=0, block_rows=2, window_rows=4).order(rows).tolist()
-        [13, 15, 14, 12, 11, 10]
+        [13, 15, 12, 14, 11, 10]
         """
         key = SHUFFLE_STREAM, self.first_epoch + epoch
         g = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))

@@ -18,7 +18,7 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import Constraint, LayerSpec, ParamSettings, parameter_shapes
+from ..kernels.spec import LayerSpec, ParamSettings, parameter_shapes
 from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
@@ -202,6 +202,7 @@ class LayerStack:
         self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
         self._all_frozen = all(_trainable.frozen_params(self.layers))
         self._fixed_layers = _trainable.fixed_layers(self.layers)
+        self._constraints = _trainable.constraints_of(self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -290,14 +291,6 @@ class LayerStack:
             self._averages = None
         elif self._averages is None or self._averages.ema != ema:
             self._averages = Averages(ema, self._parameters, updated_params(self.layers))
-
-    def _constraints(self) -> list[Constraint | None]:
-        """The constraint of each parameter, as backends take it."""
-        limits: list[Constraint | None] = []
-        for layer in self.layers:
-            if isinstance(layer, Trained):
-                limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
-        return limits
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.

@@ -287,8 +287,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
         metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
-        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        weight of 2 is a row given twice, and 0 leaves a row out (it goes through the layers all the same, which its
+        features must not overflow). Keras divides by the number of rows instead: for its steps, give weights with a
+        mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
         model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
         Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
         is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
