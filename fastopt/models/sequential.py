@@ -46,9 +46,9 @@ from .training import NAN, FitOptions
 class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
-             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
-             dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm and Activation; the last one is Dense, and only it may
+             have the activation softmax. Normalization and Rescaling may come first; they change neither the weights
+             nor the dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
