@@ -62,7 +62,14 @@ class BatchNormSpec(NamedTuple):
     momentum: float = 0.99
 
 
-LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec
+class ActivationSpec(NamedTuple):
+    """An activation by itself: y = f(x), for one behind a normalization."""
+
+    columns: int
+    activation: str  # a row of ACTIVATIONS
+
+
+LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec | ActivationSpec
 MOVING = ("moving_mean", "moving_variance")  # parameters that no optimizer updates
 
 
@@ -77,7 +84,7 @@ def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     if isinstance(layer, DenseSpec):
         kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
         return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
-    if isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+    if isinstance(layer, DropoutSpec | GaussianNoiseSpec | ActivationSpec):
         return {}
     names = ["gamma"] * layer.scale + ["beta"] * layer.center
     return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))

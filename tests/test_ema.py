@@ -343,3 +343,50 @@ def test_averages_without_an_ema_are_refused():
     with pytest.raises(ValueError, match=r"averages must be 4 arrays; got 1"):
         model.set_weights(before, before[:1])
     assert_same(model.get_weights(), before)
+
+
+# ---------------------------------------------------------------- other ways through the data
+
+
+@pytest.mark.parametrize("size", ["full", fo.batches.Random(4, 16), fo.batches.Growing(8, 2, 1, 32)], ids=str)
+def test_batches_of_other_sizes_are_averaged_by_steps(size, backend):
+    ema, model = fo.EMA(0.9), model_of(fo.EMA(0.9), backend)
+    weights = []
+    look = LambdaCallback(on_step_end=lambda model, step, logs: weights.append(model.get_weights()))
+    model.fit(X, Y, epochs=2, batch_size=size, callbacks=[look])
+    whole = model_of(ema, backend)
+    whole.fit(X, Y, epochs=2, batch_size=size)
+    for ours, other, theirs in zip(whole.averages, model.averages, average_of(ema, weights), strict=True):
+        np.testing.assert_array_equal(ours, other)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_single_batches_and_streams_are_steps(backend):
+    fitted, single, streamed = (model_of(fo.EMA(0.9), backend) for _ in range(3))
+    fitted.fit(X, Y, batch_size=20, shuffle=False)
+    pieces = [(X[i : i + 20], Y[i : i + 20]) for i in range(0, 60, 20)]
+    for x, y in pieces:
+        single.train_on_batch(x, y)
+    streamed.fit(iter(pieces), steps_per_epoch=3)
+    for other in (single, streamed):
+        assert_same(other.get_weights(), fitted.get_weights())
+        assert_same(other.get_averages(), fitted.get_averages())
+
+
+def test_a_resumed_training_has_the_averages_of_an_uninterrupted_one(tmp_path, backend):
+    how = {"epochs": 3, "batch_size": 8, "checkpoint_every": 5}
+    limit = {"kernel_constraint": fo.constraints.MaxNorm(1.0)}
+    whole, killed, resumed = (model_of(fo.EMA(0.9), backend, "float32", fo.Adam(), **limit) for _ in range(3))
+    whole.fit(X, Y, **how, checkpoint=tmp_path / "whole")
+
+    def stop(model, step, logs):
+        if step == 13:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.fit(X, Y, **how, checkpoint=tmp_path / "part", callbacks=[LambdaCallback(on_step_end=stop)])
+    part = {"checkpoint": tmp_path / "part", "resume": tmp_path / "part"}
+    resumed.fit(X, Y, **how, **part, callbacks=[LambdaCallback(on_step_end=lambda *_: None)])
+    assert_same(resumed.get_weights(), whole.get_weights())
+    assert_same(resumed.get_averages(), whole.get_averages())
+    assert_same(resumed.predict(X), whole.predict(X))
