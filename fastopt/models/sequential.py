@@ -341,7 +341,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
-        learnt_rows = None if len(used) == raw.num_rows else used
+        learnt_rows = None if held_out is None and weights is None else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:

@@ -44,7 +44,7 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..runtime.compile import Kernel
+from ..runtime.compile import Kernel, ffi
 from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
@@ -258,7 +258,7 @@ class Program:
 
     def write_to(self, out: np.ndarray) -> None:
         """Write the outputs to another array, which the caller keeps alive for a pass."""
-        self.target[OUTPUTS] = quick_address(out)
+        self.target[OUTPUTS] = int(ffi.cast("intptr_t", ffi.from_buffer(out)))  # as of `quick_address`
 
     # ------------------------------------------------------------ forward
     def forward(
