@@ -61,12 +61,12 @@ def work_after(
     averages: Averages | None,
     parameters: Sequence[np.ndarray],
 ) -> OptimizerSteps:
-    """Return the steps with the constraints and averages that follow each; those that are given if there are none.
+    """Return the steps with the constraints and averages that follow each. constraints: of each parameter; (): none.
 
     Parameters that are not updated have no constraint, and their averages become their values.
     """
     updated = [states is not None for states in steps.states]
-    limits = [constraint if on else None for constraint, on in zip(constraints, updated, strict=True)]
+    limits = [limit if on else None for limit, on in zip(constraints, updated, strict=bool(constraints))]
     after = AfterStep(limits if any(limits) else ())
     if averages is not None:
         for p, average, on in zip(parameters, averages.arrays, updated, strict=True):

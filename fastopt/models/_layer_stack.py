@@ -36,6 +36,7 @@ class LayerStack:
     param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
+    _limits: tuple[Constraint | None, ...] = ()  # the constraint of each parameter; (): there are none
     _ema: EMA | None = None
     _averages: Averages | None = None  # of a built model with `_ema`
 
@@ -43,7 +44,7 @@ class LayerStack:
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
     ) -> None:
         self.layers = _check_layers(layers)
-        self.names = _names_of(self.layers)
+        self.names, self._limits = _names_of(self.layers), _constraints_of(self.layers)
         self.preprocessing = preprocessing_of(self.layers)
         last = self.layers[-1]
         assert isinstance(last, Dense)
@@ -291,14 +292,6 @@ class LayerStack:
         elif self._averages is None or self._averages.ema != ema:
             self._averages = Averages(ema, self._parameters, updated_params(self.layers))
 
-    def _constraints(self) -> list[Constraint | None]:
-        """The constraint of each parameter, as backends take it."""
-        limits: list[Constraint | None] = []
-        for layer in self.layers:
-            if isinstance(layer, Trained):
-                limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
-        return limits
-
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
 
@@ -419,6 +412,15 @@ def _check_layers(layers: Any) -> tuple[Layer, ...]:
         if isinstance(layer, Dense) and layer.activation == "softmax":
             raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
     return tuple(layers)
+
+
+def _constraints_of(layers: Sequence[Layer]) -> tuple[Constraint | None, ...]:
+    """The constraint of each parameter of the layers, as backends take it; () if there are none."""
+    limits: list[Constraint | None] = []
+    for layer in layers:
+        if isinstance(layer, Trained):
+            limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
+    return tuple(limits) if any(limits) else ()
 
 
 def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:

@@ -391,7 +391,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)
         if options.augment is not None:
             plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
-        evaluator = self._evaluator(network)
+        evaluator = network if self._averages is None else self._evaluator(network)
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
 

@@ -137,7 +137,8 @@ class Network:
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
-        of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
+        after_key = optimizer.after and key_of(optimizer.after)
+        of_optimizer = clips, rule, rows, num_settings, terms, ids, after_key, tuple(optimizer.fixed)
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
         if self._steps and data.steps == 1:
@@ -223,7 +224,8 @@ class Network:
         penalties = training.penalties
         if penalties:
             penalties.set_factors(optimizer.settings)
-        training.after.begin(optimizer.after and optimizer.after.shares)
+        if optimizer.after:
+            training.after.begin(optimizer.after.shares)
         program.read_from(batches.x, batches.y)
         for sums in (losses, *training.sums.values()):
             sums[:epochs] = 0
