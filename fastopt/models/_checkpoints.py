@@ -44,6 +44,7 @@ class Saved(NamedTuple):
     """A checkpoint that was read and belongs to the call that goes on with it."""
 
     path: str
+    call: Mapping[str, Any]  # see `call_of`; with the batch size that was chosen for "auto"
     model: Any  # with weights and optimizer as they were, of the same structure
     keeps_lr: bool  # the learning rate is a schedule that the file cannot hold: that of the call goes on
     epoch: int  # number of the epoch to go on with
@@ -202,7 +203,18 @@ def plan(model: Any, make: Any, begun: Plan, call: dict[str, Any]) -> Plan:
     if options.checkpoint is not None:
         _files.check_writable("checkpoint", target(options))
     path = source(options)
-    return begun._replace(call=call, saved=None if path is None else [read(path, make, model, begun, call)])
+    if path is None:
+        return begun._replace(call=call)
+    saved = read(path, make, model, begun, call)
+    return _with_size(begun, saved.call)._replace(call=dict(saved.call), saved=[saved])
+
+
+def _with_size(begun: Plan, call: Mapping[str, Any]) -> Plan:
+    """The plan with the batch size that the checkpoint's training had chosen, if it was to choose one."""
+    if begun.options.batch_size != "auto":
+        return begun
+    size = call["batch_size"]
+    return begun._replace(batch_size=size, batch_size_reason=f"{size} rows: the choice when the training began")
 
 
 def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any]) -> Saved:
@@ -214,7 +226,7 @@ def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any])
         with checkpoint.opened(path, training=True) as (description, tensors):
             saved = _parsed(path, make, model, begun.options, call, description, tensors)
             if saved.partial is not None:  # ValueError for one that does not fit the data
-                PartialEpoch(next_batches(saved.model, begun)).restore(saved.partial)
+                PartialEpoch(next_batches(saved.model, _with_size(begun, saved.call))).restore(saved.partial)
             return saved
     except ValueError as error:
         before = path.removesuffix(PREVIOUS) + PREVIOUS
@@ -234,6 +246,8 @@ def _parsed(
         )
     ours = {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{TRAINING}.")}
     entry = unpacked(entry, ours)
+    if options.batch_size == "auto":
+        call = {**call, "batch_size": check_count("batch_size", entry["call"]["batch_size"])}
     if different := _differences(entry["call"], call):
         raise ValueError(f"it is of another training: {'; '.join(different)}")
     partial, position = entry["partial"], entry["position"]
@@ -253,6 +267,7 @@ def _parsed(
     whole = {**description, "compute_dtype": None}
     return Saved(
         path=path,
+        call=call,
         model=_description.build_whole(make, whole, tensors, model.backend, warns=False),
         keeps_lr=bool(foreign),
         epoch=check_count("epoch", position["epoch"]),

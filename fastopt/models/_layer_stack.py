@@ -18,8 +18,8 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import Constraint, LayerSpec, ParamSettings, parameter_shapes
-from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
+from ..kernels.spec import LayerSpec, ParamSettings, parameter_shapes
+from ..layers import LAYERS, Activation, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
 from . import _trainable
@@ -36,7 +36,6 @@ class LayerStack:
     param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
-    _limits: tuple[Constraint | None, ...] = ()  # the constraint of each parameter; (): there are none
     _ema: EMA | None = None
     _averages: Averages | None = None  # of a built model with `_ema`
 
@@ -44,7 +43,7 @@ class LayerStack:
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
     ) -> None:
         self.layers = _check_layers(layers)
-        self.names, self._limits = _names_of(self.layers), _constraints_of(self.layers)
+        self.names = _names_of(self.layers)
         self.preprocessing = preprocessing_of(self.layers)
         last = self.layers[-1]
         assert isinstance(last, Dense)
@@ -203,6 +202,7 @@ class LayerStack:
         self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
         self._all_frozen = all(_trainable.frozen_params(self.layers))
         self._fixed_layers = _trainable.fixed_layers(self.layers)
+        self._constraints = _trainable.constraints_of(self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -393,6 +393,7 @@ _WHY_NOT_LAST = {
     "gaussian_noise": "GaussianNoise would make outputs random",
     "layer_norm": "LayerNorm would fix the scale of the outputs",
     "batch_norm": "BatchNorm would fix the scale of the outputs",
+    "activation": "give it the activation",
 }
 
 
@@ -409,18 +410,9 @@ def _check_layers(layers: Any) -> tuple[Layer, ...]:
         why = _WHY_NOT_LAST.get(kind(layers[-1]), "the others only prepare data")
         raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
-        if isinstance(layer, Dense) and layer.activation == "softmax":
+        if isinstance(layer, Dense | Activation) and layer.activation_key() == "softmax":
             raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
     return tuple(layers)
-
-
-def _constraints_of(layers: Sequence[Layer]) -> tuple[Constraint | None, ...]:
-    """The constraint of each parameter of the layers, as backends take it; () if there are none."""
-    limits: list[Constraint | None] = []
-    for layer in layers:
-        if isinstance(layer, Trained):
-            limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
-    return tuple(limits) if any(limits) else ()
 
 
 def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
@@ -429,7 +421,8 @@ def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     names: list[str] = []
     for layer in layers:
         counts[kind(layer)] = counts.get(kind(layer), 0) + 1
-        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
+        own = layer.label if isinstance(layer, Activation) else layer.name
+        names.append(own or f"{kind(layer)}_{counts[kind(layer)]}")
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ValueError(f"two layers have the name {twice[0]!r}")

@@ -46,9 +46,9 @@ from .training import NAN, FitOptions
 class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
-             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
-             dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm and Activation; the last one is Dense, and only it may
+             have the activation softmax. Normalization and Rescaling may come first; they change neither the weights
+             nor the dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -229,7 +229,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           copies of the weights, of those with 32 steps an epoch, with a row of every class and in a
                           quarter of the free memory. Its choice is in `history.batch_size`, the reason in
                           `history.batch_size_reason` and the log ("fastopt", INFO), and the next fit of this model to
-                          data of this size takes it, too. A checkpoint is resumed with the number
+                          data of this size takes it, too, as does a training that goes on from a checkpoint
         validation_split  share in [0, 1) of the rows to hold out: drawn by the seed, or the last ones if not `shuffle`
         validation_data   (x, y) to validate on instead, or (x, y, sample_weight)
         shuffle           go through the rows in a new order every epoch: it follows from seed and `epochs_done` alone.
@@ -287,8 +287,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         With weights w a mean over rows is sum(w l) / sum(w): the gradient of a step, over its rows; the loss and the
         metrics, over all rows of the epoch or the data. So the scale of weights does not matter, in full batches a
-        weight of 2 is a row given twice, and 0 leaves a row out. Keras divides by the number of rows instead: for its
-        steps, give weights with a mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
+        weight of 2 is a row given twice, and 0 leaves a row out (it goes through the layers all the same, which its
+        features must not overflow). Keras divides by the number of rows instead: for its steps, give weights with a
+        mean of 1 in every batch. A step whose weights sum to 0 has loss 0 and leaves the
         model and the states of its optimizer alone; it counts as a step, also for the schedule of the learning rate.
         Normalization, standardize_targets and "balanced" learn from the rows that have a weight above 0, whatever it
         is; BatchNorm takes the mean and variance of all rows of a batch. Metrics that are functions are given the
@@ -385,7 +386,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             _backends.network(self.backend)  # raises, before anything is made, where it cannot run
             self.build(inputs)
         network = self._network_for(training=True)  # raises before anything is learnt
-        if options.batch_size == "auto":
+        if plan.batch_size == "auto":
             size, reason = _auto_batch.choose(self, network, data, rows, int(options.accumulate))
             call = None if plan.call is None else {**plan.call, "batch_size": size}
             plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)

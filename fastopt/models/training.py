@@ -55,9 +55,9 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
-    _limits: tuple[Constraint | None, ...]
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
+    _constraints: tuple[Constraint | None, ...]
 
     @property
     def backend(self) -> str:
@@ -349,8 +349,8 @@ def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> Pas
         steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
         if model._fixed_layers:
             steps = steps._replace(fixed=model._fixed_layers)
-        if model._limits or model._averages is not None:
-            steps = work_after(steps, model._limits, model._averages, model._parameters)
+        if model._constraints or model._averages is not None:
+            steps = work_after(steps, model._constraints, model._averages, model._parameters)
         network.steps_done = 0
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)

@@ -80,7 +80,8 @@ Below, g is made from the gradient in this order:
    stays NaN;
 3. plus `weight_decay` times the parameter p (but see AdamW), and plus `l1` times the sign of p, which is 0 at 0. The
    gradient of an L1 penalty goes through the rule's states like any other, in AdamW too; it makes weights small, but
-   seldom exactly zero.
+   seldom exactly zero. Neither is in a loss that `Sequential` reports; the penalties of `fastopt.regularizers`, of
+   single layers, are.
 """
 
 from __future__ import annotations

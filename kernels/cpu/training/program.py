@@ -20,6 +20,7 @@ from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...sources import Source
 from ...spec import (
+    ActivationSpec,
     Batches,
     DenseSpec,
     DropoutSpec,
@@ -65,6 +66,7 @@ from ..runtime.records import (
     words_of,
 )
 from ..runtime.teams import run_team, yield_address
+from .activation import Activated, add_activation, add_slopes
 from .after_step import AfterUpdates
 from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
@@ -142,7 +144,7 @@ class _Dropout(NamedTuple):
     fields: dict[str, Any]
 
 
-Saved = _Dense | _Dropout | Normalized
+Saved = _Dense | _Dropout | Normalized | Activated
 
 
 class Program:
@@ -285,6 +287,10 @@ class Program:
                     x = self._noise_forward(layer, x, stream, compute)
                     continue
                 saved_for_backward.append(self._dropout_forward(layer, x, stream, compute))
+            elif isinstance(layer, ActivationSpec):
+                if layer.activation == "linear":
+                    continue
+                saved_for_backward.append(add_activation(self, layer, x, compute))
             else:
                 own = {name: next(params) for name in parameter_shapes(layer)}
                 by_batch = seed is not None and i not in fixed
@@ -449,6 +455,9 @@ class Program:
             if i < lowest:
                 break
             needs_dx, below = i > lowest, saved_for_backward[i - 1] if i else None
+            if isinstance(saved, Activated):  # dx takes the place of dy
+                add_slopes(self, saved, dy)
+                continue
             if isinstance(saved, Normalized):  # dx takes the place of dy
                 names = list(parameter_shapes(saved.spec))
                 end -= len(names)

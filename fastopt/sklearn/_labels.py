@@ -1,0 +1,98 @@
+"""Classifiers: classes of targets, and what they make of a network's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import column_or_1d
+
+from ._base import NetworkEstimator
+from ._tasks import Task, log_loss, multilabel
+
+Array = NDArray[Any]
+
+
+class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # type: ignore[misc]
+    """Base of the classifiers. `classes_`: sorted labels, or numbers of columns if y is (n, labels) of 0 and 1."""
+
+    def _read_targets(self, y: Any, first: bool) -> Task:
+        check_classification_targets(y)
+        found = unique_labels(y)
+        if first and not getattr(self, "_classes_given", False):
+            self.classes_ = found
+            self._multilabel = type_of_target(y).startswith("multilabel")
+        unknown = np.setdiff1d(found, self.classes_)
+        if len(unknown) or (self.warm_start and not first and len(found) != len(self.classes_)):
+            raise ValueError(f"y must have the classes of the fit before, {self.classes_}; got {found}")
+        return multilabel(len(self.classes_)) if self._multilabel else self._task_of(len(self.classes_))
+
+    def _task_of(self, classes: int) -> Task:
+        return log_loss(classes)
+
+    def _coded(self, y: Any) -> Array:
+        if self._multilabel:
+            return np.asarray(y, np.float64)
+        return np.searchsorted(self.classes_, column_or_1d(y, warn=True)).astype(np.int64)
+
+    def _with_class_weights(self, y: Any, weights: Array | None) -> Array | None:
+        if self.class_weight is None:
+            return weights
+        labels = column_or_1d(y)
+        classes = np.unique(labels)
+        of_class = compute_class_weight(self.class_weight, classes=classes, y=labels)
+        found: Array = of_class[np.searchsorted(classes, labels)]
+        return found if weights is None else found * weights
+
+    def _decide(self, outputs: Array, boundary: float) -> Array:
+        """Return the labels that outputs stand for: the largest, or those above a boundary."""
+        if self._multilabel:
+            return (outputs > boundary).astype(np.int64)
+        if outputs.shape[1] > 1:
+            found: Array = self.classes_[outputs.argmax(axis=1)]
+            return found
+        return self.classes_[np.minimum(outputs[:, 0] > boundary, len(self.classes_) - 1).astype(np.intp)]
+
+    def _score_of(self, outputs: Array, y: Any, weights: Array | None) -> float:
+        return float(accuracy_score(y, self._decide(outputs, self._boundary), sample_weight=weights))
+
+    _boundary = 0.5
+
+    def predict(self, X: Any) -> Array:
+        """Return the label of every row, (n,), or (n, labels) of 0 and 1; X: (n, features), also sparse."""
+        outputs = self._outputs(X)
+        return self._decide(outputs, self._boundary)
+
+    def _first_classes(self, y: Any, classes: Any) -> None:
+        """Learn the classes at the first call of partial_fit; ValueError if they are missing, or others than before."""
+        if hasattr(self, "classes_"):
+            if classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
+                raise ValueError(f"`classes={classes!r}` is not the same as on the last call, {self.classes_!r}")
+            return
+        if classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        self._multilabel = type_of_target(y).startswith("multilabel")
+        self.classes_ = unique_labels(y) if self._multilabel else unique_labels(classes)
+
+
+class ProbabilisticClassifier(NetworkClassifier):
+    """Base of the classifiers whose outputs are probabilities."""
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of every class, (n, classes), in the order of `classes_`; X: (n, features)."""
+        outputs = self._outputs(X)
+        if self._multilabel or outputs.shape[1] > 1:
+            return outputs
+        if len(self.classes_) == 1:
+            return np.ones_like(outputs)
+        return np.hstack([1 - outputs, outputs])
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithms of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))

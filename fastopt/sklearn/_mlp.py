@@ -1,0 +1,83 @@
+"""Multi-layer perceptrons with the interface of scikit-learn's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.utils.metaestimators import available_if
+
+from ._base import NetworkEstimator, is_stochastic
+from ._labels import ProbabilisticClassifier
+from ._parameters import MLP, parameters
+from ._targets import NetworkRegressor
+
+
+class _MLP(NetworkEstimator):
+    """The part that multi-layer perceptrons share."""
+
+    def _publish(self) -> None:
+        self.coefs_, self.intercepts_ = self._weights()
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Train on X (n, features), dense or sparse, and y, and return the estimator itself.
+
+        sample_weight: of the rows, (n,); a weight of 2 counts as two rows. None: all are 1.
+        """
+        return self._fit(X, y, sample_weight)
+
+
+@parameters({**MLP, "class_weight": None}, hidden_layer_sizes=(100,), activation="relu")
+class MLPClassifier(ProbabilisticClassifier, _MLP):
+    """Multi-layer perceptron for classes: `sklearn.neural_network.MLPClassifier` on fastopt's kernels.
+
+    Parameters, attributes and methods are scikit-learn's, with its defaults: cross-entropy with alpha / 2 times the sum
+    of the squares of the weights, batches of min(200, n) rows, Adam. Beside them:
+
+    activation     also any of `fastopt.Dense`
+    solver         also "gd" (each step is of all rows, without momentum), "momentum" and "adagrad"
+    learning_rate_init  also a schedule of `fastopt.schedules`
+    dropout        share of the values of each hidden layer that are zeroed in training
+    class_weight   a mapping from label to weight, or "balanced"
+    callbacks      of `fastopt.callbacks`
+    backend, dtype, compute_dtype  as of `fastopt.Sequential`; dtype None: float32 or float64, as X is
+
+    y: labels (n,), or (n, labels) of 0 and 1. `fit` raises ValueError for other data, and for impossible parameters.
+
+    >>> import numpy as np
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> model = MLPClassifier((8,), learning_rate_init=0.1, random_state=0).fit(X, ["a", "a", "b", "b"])
+    >>> model.predict([[0.2], [2.8]]).tolist(), model.coefs_[0].shape
+    (['a', 'b'], (1, 8))
+    """
+
+    @available_if(is_stochastic)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+        """Train for one iteration over these rows, from where the last call ended.
+
+        classes: all labels that there will be, (classes,); needed in the first call.
+        """
+        self._first_classes(y, classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+
+@parameters(MLP, hidden_layer_sizes=(100,), activation="relu")
+class MLPRegressor(NetworkRegressor, _MLP):
+    """Multi-layer perceptron for real numbers: `sklearn.neural_network.MLPRegressor` on fastopt's kernels.
+
+    Parameters, attributes and methods are scikit-learn's, with its defaults: half of the mean squared error with
+    alpha / 2 times the sum of the squares of the weights, batches of min(200, n) rows, Adam. Those that it has more are
+    those of `MLPClassifier`, without class_weight.
+
+    y: (n,) or (n, outputs). `fit` raises ValueError for other data, and for impossible parameters.
+
+    >>> import numpy as np
+    >>> X = np.linspace(0, 1, 50)[:, np.newaxis]
+    >>> model = MLPRegressor((16,), solver="lbfgs", random_state=0).fit(X, X[:, 0] ** 2)
+    >>> model.score(X, X[:, 0] ** 2) > 0.99
+    True
+    """
+
+    @available_if(is_stochastic)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Train for one iteration over these rows, from where the last call ended."""
+        return self._fit(X, y, sample_weight, incremental=True)
