@@ -141,7 +141,7 @@ class Network:
         of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
-        if self._steps and data.steps == 1:
+        if self._steps and data.epochs * data.steps == 1:
             trained = next((kept for kept in self._steps if kept.key == key), trained)
         has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
         if trained and has_room and trained.key == key and trained.epochs >= data.epochs:
