@@ -81,10 +81,6 @@ class PhaseList:
         """Let all ranks meet after the last phase so far."""
         self.phases[-1] = (*self.phases[-1][:2], 1)
 
-    def end_with_barrier(self) -> None:
-        """Let all ranks meet after the last phase."""
-        self.phases[-1] = *self.phases[-1][:2], 1
-
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
         array = aligned_zeros(int(np.prod(shape)), self.net.dtype).reshape(shape)
