@@ -27,32 +27,58 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _definitions
-from ._validation import check_flag, check_name
-from .kernels.formulas import OUTPUTS, defined
+from ._validation import check_flag, check_name, describe
+from .kernels.formulas import ACTIVATIONS, OUTPUTS, defined
+from .kernels.spec import ActivationSpec
 
 __all__ = ["Activation"]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation by its name; `define` makes new ones.
+    """An activation by its name: an argument of `Dense`, or a layer of its own; `define` makes new ones.
+
+    As a layer it is y = f(x), for behind a BatchNorm or LayerNorm; softmax is for the last Dense alone.
 
     name   one of those of `Dense`, or of one that was defined
+    label  the layer's name in `summary` and error messages; by default activation_1, activation_2, ... in a model
 
     Raises TypeError for what is no str, ValueError for an unknown name.
 
     >>> import fastopt as fo
     >>> fo.Activation("relu")
     Activation('relu')
+    >>> layers = [fo.Dense(2, use_bias=False), fo.BatchNorm(), fo.Activation("relu"), fo.Dense(1)]
+    >>> fo.Sequential(layers, inputs=3).names
+    ('dense_1', 'batch_norm_1', 'activation_1', 'dense_2')
     """
 
     name: str
+    label: str | None = None
 
     def __post_init__(self) -> None:
         check_name("activation", self.name, known())
+        if self.label is not None and not isinstance(self.label, str):
+            raise TypeError(f"label must be a string; got {describe(self.label)}")
+        if self.label == "":
+            raise ValueError("label must not be empty")
+        object.__setattr__(self, "_key", defined.key_of("activation", self.name))  # of the formula that it has now
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
+        return f"{type(self).__name__}({self.name!r}{'' if self.label is None else f', label={self.label!r}'})"
+
+    def activation_key(self) -> str:
+        """Row of ACTIVATIONS, or softmax; ValueError for a user's formula that this process does not know."""
+        key = getattr(self, "_key", self.name)
+        return key if key == "softmax" else _definitions.check_known("activation", self.name, key, ACTIVATIONS)
+
+    def spec(self, inputs: int) -> ActivationSpec:
+        """Return the layer as backends take it, for `inputs` features."""
+        return ActivationSpec(inputs, self.activation_key())
+
+    def formula(self) -> str:
+        """Return what `summary` says of it."""
+        return self.name
 
     @classmethod
     def define(cls, name: str, value: Any, slope: Any, slope_of: str = "z", check: bool = True) -> Activation:

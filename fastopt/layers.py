@@ -19,6 +19,7 @@ from ._layer_parts import BIAS_INITIALIZERS, INITIALIZERS, check_initializer, dr
 from ._normalization_layers import BatchNorm as BatchNorm
 from ._normalization_layers import LayerNorm as LayerNorm
 from ._validation import check_count, check_flag, check_name, check_number
+from .activations import Activation as Activation
 from .activations import known, name_of
 from .constraints import Constraint
 from .constraints import get as get_constraint
@@ -245,7 +246,7 @@ class GaussianNoise:
         return f"stddev {self.stddev:g}"
 
 
-Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm | Normalization | Rescaling
+Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm | Activation | Normalization | Rescaling
 Trained = Dense | LayerNorm | BatchNorm  # layers that have parameters
 LAYERS: dict[str, type[Layer]] = {
     "dense": Dense,
@@ -253,6 +254,7 @@ LAYERS: dict[str, type[Layer]] = {
     "gaussian_noise": GaussianNoise,
     "layer_norm": LayerNorm,
     "batch_norm": BatchNorm,
+    "activation": Activation,
     "normalization": Normalization,
     "rescaling": Rescaling,
 }
@@ -270,7 +272,7 @@ def kind(layer: Layer) -> str:
     return next(name for name, cls in LAYERS.items() if isinstance(layer, cls))
 
 
-NEW_KINDS = ("gaussian_noise", "layer_norm", "batch_norm")  # which older versions do not know
+NEW_KINDS = ("gaussian_noise", "layer_norm", "batch_norm", "activation")  # which older versions do not know
 
 
 def to_config(layer: Layer) -> dict[str, Any]:

@@ -62,7 +62,14 @@ class BatchNormSpec(NamedTuple):
     momentum: float = 0.99
 
 
-LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec
+class ActivationSpec(NamedTuple):
+    """An activation by itself: y = f(x), for one behind a normalization."""
+
+    columns: int
+    activation: str  # a row of ACTIVATIONS
+
+
+LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchNormSpec | ActivationSpec
 MOVING = ("moving_mean", "moving_variance")  # parameters that no optimizer updates
 
 
@@ -77,7 +84,7 @@ def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     if isinstance(layer, DenseSpec):
         kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
         return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
-    if isinstance(layer, DropoutSpec | GaussianNoiseSpec):
+    if isinstance(layer, DropoutSpec | GaussianNoiseSpec | ActivationSpec):
         return {}
     names = ["gamma"] * layer.scale + ["beta"] * layer.center
     return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))
@@ -180,6 +187,15 @@ class Shuffle(NamedTuple):
         for start in range(0, len(rows), self.window_rows):
             g.shuffle(order[start : start + self.window_rows])
         return order
+
+
+def row_numbers(rows: int) -> np.ndarray:
+    """Return the numbers of all rows, 0 ... rows - 1, for an order: uint32 where they fit.
+
+    >>> row_numbers(3)
+    array([0, 1, 2], dtype=uint32)
+    """
+    return np.arange(rows, dtype=np.uint32 if rows <= 1 << 32 else np.int64)
 
 
 SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others

@@ -42,6 +42,7 @@ from fastopt.kernels.spec import (
     MASTER,
     MOVING,
     SAME,
+    ActivationSpec,
     AfterStep,
     Batches,
     BatchNormSpec,
@@ -410,7 +411,7 @@ NORMALIZED = [
     BatchNormSpec(7), GaussianNoiseSpec(0.2), DenseSpec(7, 65), BatchNormSpec(65, center=False), LayerNormSpec(65),
     DropoutSpec(0.1), DenseSpec(65, 33), LayerNormSpec(33, scale=False), DenseSpec(33, 17),
     BatchNormSpec(17, scale=False), GaussianNoiseSpec(0.2), LayerNormSpec(17, center=False),
-    DenseSpec(17, 3),
+    ActivationSpec(17, "tanh"), ActivationSpec(17, "silu"), DenseSpec(17, 3),
 ]  # fmt: skip
 WIDE = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu"), DenseSpec(31, 2)]
 
@@ -528,14 +529,15 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
-    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_).*(?<!bfloat16)"),
+    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_(?!rows)).*(?<!bfloat16)"),
     "losses": (losses, r"loss_(?!.*_weighted).*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*|(share|constraint)_.*|update_.*_averaging_.*"
-        r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|metric|counts|apply)_.*(?<!bfloat16)"
+        r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*"
+        r"|(share|constraint)_.*|update_.*_averaging_.*"
+        r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|slope_rows|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
     "networks in bfloat16": (

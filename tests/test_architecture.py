@@ -68,7 +68,7 @@ FASTOPT = {
     "schedules": "_validation",
     "conventions": "_validation kernels/formulas",
     "preprocessing": "_frames _frozen _validation kernels/sources",
-    "activations": "_definitions _validation kernels/definitions kernels/formulas",
+    "activations": "_definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "functional": "_backends _validation activations kernels/formulas",
     "_loss_definition": "_backends _definitions _validation kernels/definitions kernels/formulas kernels/spec",
     "losses": "_backends _definitions _loss_definition _validation kernels/formulas kernels/spec",

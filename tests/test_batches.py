@@ -164,6 +164,28 @@ def test_random_sizes_are_the_same_on_the_backends():
     np.testing.assert_allclose(histories[0].step_losses, histories[1].step_losses, rtol=1e-9)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_random_sizes_with_all_layers_and_options(accumulate):
+    """Everything that a step has is told of the rows of its own batch, on the CPU as on the reference."""
+    found = []
+    for backend in ("cpu", "numpy"):
+        hidden = fo.Dense(
+            7, "relu", kernel_regularizer=fo.regularizers.L2(0.01), kernel_constraint=fo.constraints.MaxNorm(1.0)
+        )
+        layers = [fo.GaussianNoise(0.1), hidden, fo.BatchNorm(), fo.LayerNorm(), Dropout(0.2), Dense(3, "softmax")]
+        model = Sequential(layers, seed=4, backend=backend, dtype="float64")
+        model.compile(fo.Adam(lr=0.01, clip_norm=1.0), CROSS_ENTROPY, ["accuracy"], ema=fo.EMA(0.9))
+        weights = 1.0 + np.arange(77) % 4
+        options = {"sample_weight": weights, "accumulate": accumulate, "validation_split": 0.2, "drop_last": True}
+        found.append((model, fit(model, Random(3, 20), **options)))
+    (ours, history), (theirs, other) = found
+    np.testing.assert_allclose(history.step_losses, other.step_losses, rtol=1e-8)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(history[name], other[name], rtol=1e-8)
+    for a, b in zip([*ours.get_weights(), *ours.averages], [*theirs.get_weights(), *theirs.averages], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_rows_that_are_dropped_count_nowhere(backend, shuffle, accumulate):

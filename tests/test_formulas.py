@@ -155,11 +155,18 @@ RULES = {  # update, states, options, learning rate: the built-in class, and oth
     "lion": ((lion, ["exp_avg"], {"beta1": FRACTION, "beta2": 0.99}), fo.Lion, {"decoupled": True, "lr": 1e-4}),
     "momentum": ((heavy_ball, ["momentum_buffer"], {"beta": FRACTION}), fo.SGD, {"lr": 1e-3}),
 }
+FEW = "adam", "float16"  # of all others a quick run has float32
 OPTIONS = {"weight_decay": 0.1, "l1": 0.01, "clip_value": 0.7, "maximize": True}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("float64", marks=pytest.mark.repeats)])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[] if dtype == "float32" or (name, dtype) == FEW else pytest.mark.repeats)
+        for name in RULES
+        for dtype in ("float32", "float16", "float64")
+    ],
+)
 def test_a_rule_has_the_bits_of_the_built_in_one(name, dtype, backend):
     (update, states, options), cls, more = RULES[name]
     mine = fo.OptimizerRule.define(f"My{cls.__name__}", update, states, options, **more)

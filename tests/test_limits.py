@@ -24,7 +24,7 @@ def rows_of(backend, **options):
 
     def watched(model, network, batches, advance=None):
         own = batches.epoch(0)
-        seen.extend(np.split(own.order, np.cumsum(batches.step_rows)[:-1]))
+        seen.extend(np.split(own.order, np.cumsum(batches.rows_of_steps())[:-1]))
         return find(model, network, batches, advance)
 
     with pytest.MonkeyPatch.context() as patch:

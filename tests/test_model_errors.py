@@ -18,7 +18,7 @@ def with_value(array, index, value):
     return array
 
 
-KINDS = "Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm, Normalization"
+KINDS = "Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm, Activation, Normalization"
 
 
 @pytest.mark.parametrize(

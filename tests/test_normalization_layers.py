@@ -27,6 +27,8 @@ HIDDEN = {
     "noise": [GaussianNoise(0.3), Dense(5, "relu"), GaussianNoise(0.1)],
     "layer norm": [Dense(5, "relu"), LayerNorm()],
     "batch norm": [Dense(5, use_bias=False), BatchNorm(0.8), Dense(4, "tanh")],
+    "activations": [Dense(6, use_bias=False), BatchNorm(), fo.Activation("relu"), Dense(5), LayerNorm(),
+                    fo.Activation("gelu")],
     "all": [BatchNorm(), Dense(6), BatchNorm(center=False), GaussianNoise(0.2), Dense(5, "tanh"), Dropout(0.2),
             LayerNorm(scale=False)],
 }  # fmt: skip
@@ -46,6 +48,9 @@ HIDDEN = {
         (lambda: BatchNorm(1.0), ValueError, r"momentum must be in \[0, 1\); got 1.0"),
         (lambda: BatchNorm(moving_mean_initializer=[np.nan]), ValueError, "moving_mean_initializer"),
         (lambda: Sequential([Dense(1), GaussianNoise(1.0)]), ValueError, "the last layer must be Dense: GaussianNoise"),
+        (lambda: Sequential([Dense(1), fo.Activation("relu")]), ValueError, "the last layer must be Dense: give it"),
+        (lambda: Sequential([fo.Activation("softmax"), Dense(1)]), ValueError, "only the last layer may have the act"),
+        (lambda: fo.Activation("relu", label=3), TypeError, "label must be a string; got"),
         (lambda: Sequential([Dense(1), LayerNorm()]), ValueError, "the last layer must be Dense: LayerNorm would fix"),
         (lambda: Sequential([Dense(1), BatchNorm()]), ValueError, "the last layer must be Dense: BatchNorm would fix"),
         (
@@ -327,3 +332,26 @@ def test_weight_decay_spares_gamma_and_beta_with_the_biases():
         models.append(model)
     for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_an_activation_by_itself_is_that_of_a_dense_layer():
+    x, y = blobs(32)
+    models = [model_of(Dense(5), fo.Activation("silu", label="f"), inputs=4), model_of(Dense(5, "silu"), inputs=4)]
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        model.fit(x, y, epochs=2, batch_size=8)
+    for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert models[0].names == ("dense_1", "f", "dense_2")
+    assert "f        silu " in models[0].summary()
+
+
+def test_a_defined_activation_by_itself_is_in_files():
+    layer = fo.Activation.define("bent", lambda z: (z * z + 1) ** 0.5 + z, lambda z: z / (z * z + 1) ** 0.5 + 1)
+    model, file, x = Sequential([Dense(3), layer, Dense(1)], inputs=2, dtype="float64"), io.BytesIO(), np.ones((1, 2))
+    w, b, v, c = model.get_weights()
+    z = x @ w + b
+    np.testing.assert_allclose(model.predict(x), (np.sqrt(z * z + 1) + z) @ v + c, rtol=1e-12)
+    model.save(file)
+    file.seek(0)
+    np.testing.assert_array_equal(fo.load_model(file).predict(x), model.predict(x))

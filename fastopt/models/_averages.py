@@ -63,10 +63,11 @@ def work_after(
 ) -> OptimizerSteps:
     """Return the steps with the constraints and averages that follow each; those that are given if there are none.
 
-    Parameters that are not updated have no constraint, and their averages become their values.
+    constraints: of each parameter, or () for none. Parameters that are not updated have no constraint, and their
+    averages become their values.
     """
     updated = [states is not None for states in steps.states]
-    limits = [constraint if on else None for constraint, on in zip(constraints, updated, strict=True)]
+    limits = [constraint if on else None for constraint, on in zip(constraints, updated, strict=False)]
     after = AfterStep(limits if any(limits) else ())
     if averages is not None:
         for p, average, on in zip(parameters, averages.arrays, updated, strict=True):

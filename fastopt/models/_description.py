@@ -14,7 +14,7 @@ from .._validation import check_count, check_name, check_number
 from ..averaging import EMA
 from ..kernels.formulas import defined
 from ..kernels.spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec, parameter_shapes
-from ..layers import LATER, LAYERS, NEW_KINDS, Dense, Layer, Trained, to_config
+from ..layers import LATER, LAYERS, NEW_KINDS, Activation, Dense, Layer, Trained, to_config
 from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
@@ -75,7 +75,7 @@ def describe(
 
 def _defined(model: DataMemory) -> list[dict[str, str]]:
     """The user's formulas that a model has."""
-    keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense)]
+    keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense | Activation)]
     if model.optimizer is not None and model.loss is not None:
         keys += [("loss", model.loss.spec.name), ("optimizer", model.optimizer.rule)]
     used = {key: kind for kind, key in keys if defined.name_of(key) != key}

@@ -14,6 +14,7 @@ from ..kernels.sources import STORED, Source, SparseRows, Stage, is_direct, thro
 
 # Values that are converted once and not in every epoch, as they fit in a cache: 4 MB of float32.
 SMALL = 1 << 20
+NATIVE = frozenset(map(np.dtype, STORED))
 
 
 def readable(values: np.ndarray | SparseRows, dtype: np.dtype) -> np.ndarray | SparseRows:
@@ -26,7 +27,7 @@ def readable(values: np.ndarray | SparseRows, dtype: np.dtype) -> np.ndarray | S
         return values
     if type(values) is not np.ndarray:
         values = np.asarray(values)
-    if values.dtype.newbyteorder("=").name not in STORED:
+    if values.dtype not in NATIVE and values.dtype.newbyteorder("=") not in NATIVE:
         with np.errstate(over="ignore"):
             return np.require(values, dtype, ["C", "A"])
     flags = values.flags
@@ -61,7 +62,8 @@ def source_of(
         return values
     source = Source(values, stages)
     if values.shape[0] * values.shape[1] <= SMALL:
-        check(name, x, rows)
+        if stages:  # without any, NaN and infinity stay what they are
+            check(name, x, rows)
         converted = source.take(slice(None), dtype)
         check(name, Features(converted, x.names), rows)
         return converted

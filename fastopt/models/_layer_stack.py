@@ -18,8 +18,8 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import Constraint, LayerSpec, ParamSettings, parameter_shapes
-from ..layers import LAYERS, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
+from ..kernels.spec import LayerSpec, ParamSettings, parameter_shapes
+from ..layers import LAYERS, Activation, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
 from . import _trainable
@@ -202,6 +202,7 @@ class LayerStack:
         self.param_settings = _trainable.settings_of(self.layers, self.decay_biases)
         self._all_frozen = all(_trainable.frozen_params(self.layers))
         self._fixed_layers = _trainable.fixed_layers(self.layers)
+        self._constraints = _trainable.constraints_of(self.layers)
 
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of `parameters`."""
@@ -290,14 +291,6 @@ class LayerStack:
             self._averages = None
         elif self._averages is None or self._averages.ema != ema:
             self._averages = Averages(ema, self._parameters, updated_params(self.layers))
-
-    def _constraints(self) -> list[Constraint | None]:
-        """The constraint of each parameter, as backends take it."""
-        limits: list[Constraint | None] = []
-        for layer in self.layers:
-            if isinstance(layer, Trained):
-                limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
-        return limits
 
     def summary(self) -> str:
         """Return a table of the layers: what they give and how many parameters they have.
@@ -400,6 +393,7 @@ _WHY_NOT_LAST = {
     "gaussian_noise": "GaussianNoise would make outputs random",
     "layer_norm": "LayerNorm would fix the scale of the outputs",
     "batch_norm": "BatchNorm would fix the scale of the outputs",
+    "activation": "give it the activation",
 }
 
 
@@ -416,7 +410,7 @@ def _check_layers(layers: Any) -> tuple[Layer, ...]:
         why = _WHY_NOT_LAST.get(kind(layers[-1]), "the others only prepare data")
         raise ValueError(f"the last layer must be Dense: {why}")
     for i, layer in enumerate(layers[:-1]):
-        if isinstance(layer, Dense) and layer.activation == "softmax":
+        if isinstance(layer, Dense | Activation) and layer.activation_key() == "softmax":
             raise ValueError(f"only the last layer may have the activation softmax; got it in layers[{i}]")
     return tuple(layers)
 
@@ -427,7 +421,8 @@ def _names_of(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     names: list[str] = []
     for layer in layers:
         counts[kind(layer)] = counts.get(kind(layer), 0) + 1
-        names.append(layer.name or f"{kind(layer)}_{counts[kind(layer)]}")
+        own = layer.label if isinstance(layer, Activation) else layer.name
+        names.append(own or f"{kind(layer)}_{counts[kind(layer)]}")
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ValueError(f"two layers have the name {twice[0]!r}")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from .._validation import describe
-from ..kernels.spec import MOVING, ParamSettings
-from ..layers import BatchNorm, Layer, Trained
+from ..kernels.spec import MOVING, Constraint, ParamSettings
+from ..layers import BatchNorm, Dense, Layer, Trained
 from ..optim import Optimizer
 from ..preprocessing import Preprocessing
 
@@ -59,6 +59,15 @@ def settings_of(layers: Sequence[Layer], decay_biases: bool) -> tuple[ParamSetti
     trained = [layer for layer in layers if isinstance(layer, Trained)]
     settings = tuple(own for layer in trained for own in layer.settings(decay_biases))
     return settings if any(own != ParamSettings() for own in settings) else ()
+
+
+def constraints_of(layers: Sequence[Layer]) -> tuple[Constraint | None, ...]:
+    """The constraint of each parameter of the layers, as backends take it; () if none has any."""
+    limits: list[Constraint | None] = []
+    for layer in layers:
+        if isinstance(layer, Trained):
+            limits += layer.constraints() if isinstance(layer, Dense) else [None] * len(layer.arrays)
+    return tuple(limits) if any(limit is not None for limit in limits) else ()
 
 
 def check_trainable(settings: Sequence[ParamSettings], all_frozen: bool, optimizer: Optimizer) -> None:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._random_rows import row_numbers
 from .._validation import describe
 from ..batches import BatchSize
 from ..callbacks import Callback
+from ..kernels.spec import row_numbers
 from . import _queue, training
 from ._shared_intake import SharedIntake
 from .history import History

@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
-from .._random_rows import row_numbers, split
+from .._random_rows import split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..batches import BatchSize, Growing, Random
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
+from ..kernels.spec import row_numbers
 from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
@@ -47,9 +48,9 @@ from .training import NAN, FitOptions
 class Sequential(Incremental):
     """A network of dense layers; each is applied to the outputs of the one before.
 
-    layers   Dense, Dropout, GaussianNoise, LayerNorm and BatchNorm; the last one is Dense, and only it may have the
-             activation softmax. Normalization and Rescaling may come first; they change neither the weights nor the
-             dropout masks of a seed
+    layers   Dense, Dropout, GaussianNoise, LayerNorm, BatchNorm and Activation; the last one is Dense, and only it may
+             have the activation softmax. Normalization and Rescaling may come first; they change neither the weights
+             nor the dropout masks of a seed
     seed     whole number in [0, 2^64), which alone determines the initial weights, the order of the rows and the
              dropout masks: every backend starts from the same weights and sees the same batches
     backend  "cpu" (compiled kernels), "cuda" (the same on a GPU) or "numpy" (the reference); `model.backend` may be
@@ -347,14 +348,14 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        rows, held_out = row_numbers(raw.num_rows), None  # among those without gaps
+        rows, held_out = row_numbers(len(raw.x.values if raw.rows is None else raw.rows)), None  # of those without gaps
         if among is not None:
             rows = raw.numbers_of(among)
         if options.validation_split:
             parts = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
             rows, held_out = parts if among is None else (rows[part] for part in parts)
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
-        learnt_rows = None if len(used) == raw.num_rows and among is None else used
+        learnt_rows = None if held_out is None and weights is None and among is None else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:

@@ -66,13 +66,11 @@ class Model(Trainable, Protocol):
     _averages: Averages | None
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
+    _constraints: tuple[Constraint | None, ...]
 
     @property
     def backend(self) -> str:
         """The name of the backend."""
-
-    def _constraints(self) -> list[Constraint | None]:
-        """The constraint of each parameter."""
 
     def _bring_back(self) -> None:
         """Update weights, states and averages from the device that holds them."""
@@ -377,8 +375,10 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
     steps: OptimizerSteps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
     if model._fixed_layers:
         steps = steps._replace(fixed=model._fixed_layers)
+    if model._constraints or model._averages is not None:
+        steps = work_after(steps, model._constraints, model._averages, model._parameters)
     network.steps_done = 0
-    return work_after(steps, model._constraints(), model._averages, model._parameters)
+    return steps
 
 
 def count_steps(model: Model, network: Any) -> None:

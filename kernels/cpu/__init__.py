@@ -21,6 +21,7 @@ from .dense.metrics import metric_kernels
 from .dense.normalization import NORMALIZATIONS, normalization_kernel
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
+from .dense.slopes import slope_rows_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
 from .optim.dlpack import READ_FOREIGN, ForeignReader
@@ -92,7 +93,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels.append(gather_kernel(Layout(dtype), dtype, ROW_NUMBERS))
         kernels += [rows_kernel(phase, dtype) for phase in ROW_PHASES]
         kernels += [normalization_kernel(phase, dtype) for phase in NORMALIZATIONS]
-        kernels.append(activate_rows_kernel(dtype))
+        kernels += [activate_rows_kernel(dtype), slope_rows_kernel(dtype)]
         kernels += [loss_kernel(name, dtype, weighted) for name in LOSSES for weighted in (False, True)]
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
         kernels += weights_kernels(dtype, ROW_NUMBERS)

@@ -20,6 +20,7 @@ from ..denormals import flushed
 from ..epochs import train_epochs
 from ..sources import Source, take
 from ..spec import (
+    ActivationSpec,
     Batches,
     DenseSpec,
     DropoutSpec,
@@ -37,7 +38,7 @@ from .after_step import work_after_step
 from .bits16 import store, widened
 from .maths import ACTIVATIONS, LOSSES, kept, softmax, weighted_total
 from .metrics import METRICS, Metric, Rule
-from .normalization import BatchNorm, Cast, GaussianNoise, LayerNorm
+from .normalization import Activation, BatchNorm, Cast, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
 from .updates import gradient_norm, penalty, update, updates_of_step
 
@@ -237,7 +238,7 @@ class Dropout:
         return self.cast(np.where(self.kept, x * T(1 / (1 - self.rate)), T(0)))
 
 
-Layer = Dense | Dropout | GaussianNoise | LayerNorm | BatchNorm
+Layer = Dense | Dropout | Activation | GaussianNoise | LayerNorm | BatchNorm
 
 
 class Network:
@@ -296,6 +297,8 @@ class Network:
                 self._layers.append(Dropout(spec, index, cast))
             elif isinstance(spec, GaussianNoiseSpec):
                 self._layers.append(GaussianNoise(spec, index, cast))
+            elif isinstance(spec, ActivationSpec):
+                self._layers.append(Activation(spec, cast))
             elif isinstance(spec, LayerNormSpec):
                 self._layers.append(LayerNorm(spec, own, cast))
             else:

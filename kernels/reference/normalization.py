@@ -1,4 +1,4 @@
-"""Layers beside dense ones: normalization of rows and of columns, and Gaussian noise, in vectorised NumPy.
+"""Layers beside dense ones: normalization of rows and of columns, noise and activations, in vectorised NumPy.
 
 Means, variances and the sums of gradients over a batch are taken in float64; what is done element by element is done in
 the network's dtype. A layer's `gradients` stand in the order of its parameters, None for those that are not trained.
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..denormals import flushed
-from ..spec import BatchNormSpec, GaussianNoiseSpec, LayerNormSpec
-from .maths import normal_draws
+from ..spec import ActivationSpec, BatchNormSpec, GaussianNoiseSpec, LayerNormSpec
+from .maths import ACTIVATIONS, normal_draws
 
 Array = np.ndarray
 Cast = Callable[[Array], Array]
@@ -37,6 +37,30 @@ class GaussianNoise:
 
     def backward(self, dy: Array) -> Array:
         return dy
+
+
+class Activation:
+    """y = f(x)."""
+
+    gradients: Sequence[Array | None] = ()
+
+    def __init__(self, spec: ActivationSpec, cast: Cast) -> None:
+        self.activation, self.cast = spec.activation, cast
+
+    def forward(self, x: Array, seed: int, step: int) -> Array:
+        y = self.predict(x)
+        self.s = y if ACTIVATIONS[self.activation].uses == "y" else x
+        return y
+
+    @flushed
+    def predict(self, x: Array) -> Array:
+        y = np.empty_like(x)
+        ACTIVATIONS[self.activation].value(x, y)
+        return self.cast(y)
+
+    @flushed
+    def backward(self, dy: Array) -> Array:
+        return dy if self.activation == "linear" else self.cast(dy * ACTIVATIONS[self.activation].slope(self.s))
 
 
 class _Normalization:

@@ -12,6 +12,7 @@ from fastopt.kernels.reference import Network, maths
 from fastopt.kernels.reference.metrics import Rule
 from fastopt.kernels.spec import (
     MOVING,
+    ActivationSpec,
     Batches,
     BatchNormSpec,
     DenseSpec,
@@ -74,6 +75,10 @@ NETWORKS = {
     "dropout first": ([DropoutSpec(0.3), DenseSpec(3, 4, "tanh"), DenseSpec(4, 2)], MSE),
     "dropout between": ([DenseSpec(3, 4, "gelu"), DropoutSpec(0.5), DenseSpec(4, 2)], MSE),
     "dropout last": ([DenseSpec(3, 2, "tanh"), DropoutSpec(0.5)], MSE),
+    "activations": (
+        [DenseSpec(3, 4), BatchNormSpec(4, 0.1), ActivationSpec(4, "tanh"), ActivationSpec(4, "gelu"), DenseSpec(4, 2)],
+        MSE,
+    ),
     "batch norm": ([DenseSpec(3, 4, "tanh"), BatchNormSpec(4, 0.1), DenseSpec(4, 2)], MSE),
     "layer norm": ([DenseSpec(3, 4, "tanh"), LayerNormSpec(4, 0.1), DenseSpec(4, 2)], MSE),
     "normalization first": ([BatchNormSpec(3, scale=False), LayerNormSpec(3, center=False), DenseSpec(3, 2)], MSE),

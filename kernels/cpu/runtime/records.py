@@ -200,6 +200,9 @@ METRIC = _record(
 
 ACTIVATE = _record("run", "z", "y", "columns", "activate")  # activate: code; 0: softmax
 
+# slope: code: dz, s -> dz, column sums; scratch: (num_ranks, columns) float64
+SLOPES = _record("run", "dz", "s", "columns", "slope", "scratch")
+
 # columns of sums (pieces of rows, columns): into[step * stride + epoch * epoch_stride][column] += sum(sums[:, column])
 TOTAL = _record("run", "sums", "columns", "into", "stride", "epoch_stride")  # strides in bytes
 

@@ -19,6 +19,7 @@ from ...metrics import Variation, has_counts, num_counts, scored_by, sums_of
 from ...profile import Cost, recorder
 from ...sources import Source
 from ...spec import (
+    ActivationSpec,
     Batches,
     DenseSpec,
     DropoutSpec,
@@ -42,7 +43,7 @@ from ..dense.layer import (
 from ..dense.losses import TOTAL_KERNEL, activate_rows_kernel, loss_kernel, loss_param
 from ..dense.metrics import counts_kernel, metric_kernel
 from ..dense.rows import ROWS, rows_kernel
-from ..runtime.compile import Kernel
+from ..runtime.compile import Kernel, ffi
 from ..runtime.launch import get_num_threads
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import address_of, aligned_zeros
@@ -64,6 +65,7 @@ from ..runtime.records import (
     words_of,
 )
 from ..runtime.teams import run_team, yield_address
+from .activation import Activated, add_activation, add_slopes
 from .after_step import AfterUpdates
 from .normalization import Normalized, add_backward, add_forward
 from .optimizer_step import OptimizerStep
@@ -71,7 +73,7 @@ from .penalties import Penalties
 from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import shuffle_kernel
-from .source import SourceWords, quick_address
+from .source import SourceWords
 
 WATCHED_FLOPS = 2e8  # operations after which a pass is worth watching, some 10 ms
 BATCH_FLOPS = 2e4  # operations that take as long as a batch takes beside its own: some 1 us for its phases
@@ -88,7 +90,7 @@ NUM_ROWS, NUM_BATCHES, FIRST_BATCH, NUM_EPOCHS, EPOCH_STRIDE, ORDER, DONE, STOP,
 )
 STARTS = word_of(RUN, "starts")
 RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses", "starts")]
-OUTPUTS = word_of(GATHER, "x")  # of the scatter
+X, Y, ROW_BYTES = word_of(GATHER, "x"), word_of(GATHER, "y"), word_of(GATHER, "row_bytes")
 
 
 class Structure(NamedTuple):
@@ -141,7 +143,7 @@ class _Dropout(NamedTuple):
     fields: dict[str, Any]
 
 
-Saved = _Dense | _Dropout | Normalized
+Saved = _Dense | _Dropout | Normalized | Activated
 
 
 class Program:
@@ -251,11 +253,16 @@ class Program:
 
     def read_from(self, x: np.ndarray | Source, y: np.ndarray | None) -> None:
         """Read the rows of other data, of the same layout and columns, which the caller keeps alive for a pass."""
-        self.source.read_from(x, y)
+        words = self.source.words
+        if isinstance(x, Source):
+            self.source.describe(x)
+        else:
+            words[X], words[ROW_BYTES] = _address(x), x.strides[0]
+        words[Y] = 0 if y is None else _address(y)
 
     def write_to(self, out: np.ndarray) -> None:
         """Write the outputs to another array, which the caller keeps alive for a pass."""
-        self.target[OUTPUTS] = quick_address(out)
+        self.target[X] = _address(out)
 
     # ------------------------------------------------------------ forward
     def forward(
@@ -284,6 +291,10 @@ class Program:
                     x = self._noise_forward(layer, x, stream, compute)
                     continue
                 saved_for_backward.append(self._dropout_forward(layer, x, stream, compute))
+            elif isinstance(layer, ActivationSpec):
+                if layer.activation == "linear":
+                    continue
+                saved_for_backward.append(add_activation(self, layer, x, compute))
             else:
                 own = {name: next(params) for name in parameter_shapes(layer)}
                 by_batch = seed is not None and i not in fixed
@@ -448,6 +459,9 @@ class Program:
             if i < lowest:
                 break
             needs_dx, below = i > lowest, saved_for_backward[i - 1] if i else None
+            if isinstance(saved, Activated):  # dx takes the place of dy
+                add_slopes(self, saved, dy)
+                continue
             if isinstance(saved, Normalized):  # dx takes the place of dy
                 names = list(parameter_shapes(saved.spec))
                 end -= len(names)
@@ -562,7 +576,7 @@ class Program:
         words = self.words
         words[NUM_ROWS], words[NUM_BATCHES], words[FIRST_BATCH] = num_rows, -(-num_rows // self.batch_size), first_batch
         words[NUM_EPOCHS], words[EPOCH_STRIDE] = num_epochs, epoch_stride
-        words[ORDER] = 0 if order is None else quick_address(order)
+        words[ORDER] = 0 if order is None else _address(order)
         for word in RESET:
             words[word] = 0
 
@@ -594,12 +608,12 @@ class Program:
         if num_epochs == 1:  # it ends with the pass
             return lambda start, end, epochs: np.full(epochs, (end - start) / 1e9)
         now, ends = clock(), np.zeros((num_epochs, 2), np.int64)
-        self.words[EPOCH_ENDS], self.words[CLOCK] = quick_address(ends), now.address
+        self.words[EPOCH_ENDS], self.words[CLOCK] = _address(ends), now.address
         return lambda start, end, epochs: np.diff(now.nanoseconds(ends[:epochs]), prepend=start) / 1e9
 
     def end_if_diverged(self, losses: np.ndarray) -> None:
         """Let a pass end with an epoch whose losses are not finite; call it after `begin`."""
-        self.words[LOSSES_OF_EPOCHS] = quick_address(losses)
+        self.words[LOSSES_OF_EPOCHS] = _address(losses)
 
     @property
     def done(self) -> int:
@@ -633,6 +647,11 @@ class Program:
         )  # fmt: skip
         with marked as kernel:
             run_team(kernel, self.address, num_ranks, look if is_long else None, stop)
+
+
+def _address(array: np.ndarray) -> int:
+    """The address of a contiguous array that is not empty, in half the time of `address_of`."""
+    return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
 
 
 def _has_labels(y: np.ndarray) -> bool:

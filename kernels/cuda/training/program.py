@@ -18,8 +18,8 @@ from ... import costs
 from ...formulas import ACTIVATIONS, LOSSES, METRICS, dropout_stream
 from ...metrics import scored_by
 from ...profile import Cost
-from ...spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, parameter_shapes
-from ..dense.epilogues import Shape, activate, sums_bytes
+from ...spec import ActivationSpec, DenseSpec, DropoutSpec, GaussianNoiseSpec, parameter_shapes
+from ..dense.epilogues import Shape, activate, sums_bytes, tile_slopes
 from ..dense.finish import finish
 from ..dense.gemm import gemm_of
 from ..dense.layer import Gradients, Outputs, run_backward, run_forward, shape_of
@@ -50,7 +50,13 @@ class _Dropout(NamedTuple):
     dtype: str
 
 
-Saved = _Dense | _Dropout | Normalized
+class _Activated(NamedTuple):
+    activation: str
+    s: int  # y or x, as the activation's row says
+    shape: Shape
+
+
+Saved = _Dense | _Dropout | Normalized | _Activated
 
 
 class Launch(NamedTuple):
@@ -167,6 +173,14 @@ class Program:
             if isinstance(layer, GaussianNoiseSpec):  # whose slope is 1, so nothing is saved
                 if self.seed is not None and layer.stddev:
                     x = self._add_noise(i, layer, x, columns, dtype, rows)
+                continue
+            if isinstance(layer, ActivationSpec):
+                y, shape = self.rows(("y", i), columns, dtype), Shape(rows, columns, padded(columns), dtype)
+                cost = costs.activate(columns, layer.activation, False, BYTES[dtype])
+                self.add(cost, activate, self.gpu, self.stream, layer.activation, x, 0, y, shape)
+                s = y if ACTIVATIONS[layer.activation].uses == "y" else x
+                saved_for_backward.append(_Activated(layer.activation, s, shape))
+                x = y
                 continue
             if not isinstance(layer, DenseSpec):
                 normalized = add_forward(self, i, layer, x, rows, dtype, parameter, moves)
@@ -327,6 +341,11 @@ class Program:
             below = next((below for below in reversed(saved_for_backward) if isinstance(below, _Dense)), None)
             if isinstance(step, _Dropout):
                 self._add_dropout(step, dy, dy, rows, backward=True)
+                continue
+            if isinstance(step, _Activated):
+                cost = costs.slopes(step.shape.columns, step.activation, False, None, BYTES[step.shape.dtype])
+                args = step.activation, dy, step.s, dy, 0, 0, step.shape
+                self.add(cost, tile_slopes, self.gpu, self.stream, *args)
                 continue
             if isinstance(step, Normalized):
                 goes_on = step.needs_dx

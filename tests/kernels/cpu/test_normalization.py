@@ -11,6 +11,7 @@ from fastopt.kernels.cpu.dense import layer as dense
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 from fastopt.kernels.spec import (
     MOVING,
+    ActivationSpec,
     BatchNormSpec,
     DenseSpec,
     DropoutSpec,
@@ -31,6 +32,9 @@ NETWORKS = {
     "with dropout and noise": [GaussianNoiseSpec(0.2), DenseSpec(5, 33, "tanh"), BatchNormSpec(33), DropoutSpec(0.3),
                                DenseSpec(33, 8, "sigmoid"), DropoutSpec(0.2), LayerNormSpec(8), GaussianNoiseSpec(0.3),
                                DenseSpec(8, 3)],
+    "activations": [BatchNormSpec(5), ActivationSpec(5, "tanh"), DenseSpec(5, 70), BatchNormSpec(70),
+                    ActivationSpec(70, "silu"), ActivationSpec(70, "linear"), DenseSpec(70, 40), LayerNormSpec(40),
+                    ActivationSpec(40, "sigmoid"), DropoutSpec(0.2), DenseSpec(40, 3)],
     "noise": [GaussianNoiseSpec(0.0), DenseSpec(5, 6, "relu"), GaussianNoiseSpec(0.5), GaussianNoiseSpec(0.1),
               DenseSpec(6, 3)],
 }  # fmt: skip

@@ -20,7 +20,7 @@ from fastopt.kernels.cuda.training import network
 from fastopt.kernels.formulas import dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.reference.maths import normal_draws
-from fastopt.kernels.spec import BatchNormSpec, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerNormSpec
+from fastopt.kernels.spec import ActivationSpec, BatchNormSpec, DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerNormSpec
 
 pytestmark = pytest.mark.gpu
 
@@ -147,6 +147,8 @@ NETWORKS = {
     "batch norm": [DenseSpec(3, 5), BatchNormSpec(5), DenseSpec(5, 2)],
     "layer norm": [DenseSpec(3, 5, "tanh"), LayerNormSpec(5), DenseSpec(5, 2)],
     "first": [BatchNormSpec(3), LayerNormSpec(3, scale=False), DenseSpec(3, 2)],
+    "activations": [ActivationSpec(3, "tanh"), DenseSpec(3, 5), BatchNormSpec(5), ActivationSpec(5, "silu"),
+                    DenseSpec(5, 2)],
     "first, without gamma and beta": [BatchNormSpec(3, center=False, scale=False), DenseSpec(3, 2)],
     "all": [GaussianNoiseSpec(0.2), DenseSpec(3, 5, "tanh"), BatchNormSpec(5, center=False), DropoutSpec(0.3),
             LayerNormSpec(5), GaussianNoiseSpec(0.3), DenseSpec(5, 4, "silu"), GaussianNoiseSpec(0.1), DenseSpec(4, 2)],

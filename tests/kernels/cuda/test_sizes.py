@@ -10,6 +10,7 @@ require_device()
 from helpers_model import blobs, classifier
 from helpers_network import compare_sizes
 
+import fastopt as fo
 from fastopt.batches import Growing, Random
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.training import data_feed
@@ -73,3 +74,22 @@ def test_items_and_augmented_rows():
         )
         np.testing.assert_allclose(ours.step_losses, theirs.step_losses, rtol=1e-9)
         assert ours["accuracy"] == pytest.approx(theirs["accuracy"], rel=1e-12)
+
+
+def test_sizes_with_all_layers_and_options():
+    """Penalties, constraints, averages and normalization are told of the rows of their own batch."""
+    (x, y), found = blobs(15), []
+    for backend in ("cuda", "numpy"):
+        hidden = fo.Dense(
+            5, "tanh", kernel_regularizer=fo.regularizers.L2(0.01), kernel_constraint=fo.constraints.MaxNorm(1.0)
+        )
+        layers = [hidden, fo.BatchNorm(), fo.Dense(3, "softmax")]
+        model = fo.Sequential(layers, seed=4, backend=backend, dtype="float64")
+        model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], ema=fo.EMA(0.9))
+        options = {"sample_weight": 1.0 + np.arange(15) % 4, "epochs": 2, "verbose": 0}
+        found.append((model, model.fit(x, y, batch_size=Random(3, 5), **options)))
+    (ours, history), (theirs, other) = found
+    np.testing.assert_allclose(history.step_losses, other.step_losses, rtol=1e-8)
+    np.testing.assert_allclose(history["loss"], other["loss"], rtol=1e-8)
+    for a, b in zip([*ours.get_weights(), *ours.averages], [*theirs.get_weights(), *theirs.averages], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
