@@ -143,9 +143,7 @@ def _checked_models(models: Any) -> list[Sequential]:
             raise TypeError(f"models[{i}] must be a Sequential; got {describe(model)}")
         first = next(j for j, other in enumerate(models) if other is model)
         if first != i:
-            raise ValueError(
-                f"models must be different; models[{i}] is models[{first}]: give a copy.deepcopy of it"
-            )
+            raise ValueError(f"models must be different; models[{i}] is models[{first}]: give a copy.deepcopy of it")
     return list(models)
 
 

@@ -212,13 +212,16 @@ class Network:
                 results = self.finish(this)
         if progress and this.program.done:
             this.report(progress)
-        this.carry()
+        if batches.parts:
+            this.carry()
         return results.last()
 
     def finish(self, this: TrainingPass) -> EpochResults:
         """The results of a pass that has ended, which its hooks get; `steps_done` is the number of its steps."""
-        self.steps_done = this.steps_done
-        results = this.finish()
+        try:
+            results = this.finish()
+        finally:
+            self.steps_done = this.steps_done
         if this.batches.epochs > 1 and this.training.scalars.nbytes > SPARE_BYTES:
             self._trained = None
         return results

@@ -64,9 +64,10 @@ class TrainingPass:
     ) -> None:  # fmt: skip
         self.training, self.batches, self.values, self.hooks = training, batches, values, hooks
         self.program, self.start, self.end = training.program, start, 0
-        self._rates, self.flops = optimizer.learning_rates, flops_of_row * batches.num_rows * batches.epochs
+        self._rows, self._steps, self._rates = batches.num_rows, batches.steps, optimizer.learning_rates
+        self.flops, self.steps_done = flops_of_row * self._rows * batches.epochs, 0
         # numbers of an epoch: a last step of fewer batches takes as many as the others
-        self.stride = batches.steps * batches.accumulate
+        self.stride = self._steps * batches.accumulate
         if batches.sizes is not None:
             self.training = training._replace(counts=batches.sizes * values.losses_of_row)
             if training.optimizer_step:
@@ -76,18 +77,13 @@ class TrainingPass:
         if training.penalties:
             training.penalties.set_factors(optimizer.settings)
         training.after.begin(optimizer.after and optimizer.after.shares)
-        self._clear_sums()
+        for sums in (training.losses, *training.sums.values()):
+            sums[: batches.epochs] = 0
+        if batches.parts and batches.parts.carried:
+            for name, carried in batches.parts.carried.items():
+                training.sums[name][0] = carried
         fill_settings(training.scalars, optimizer, settings)
         self._begin(optimizer.steps_done * batches.accumulate)
-
-    def _clear_sums(self) -> None:
-        """Let all sums begin at 0, or where the part of the epoch before has ended."""
-        training, parts = self.training, self.batches.parts
-        for sums in (training.losses, *training.sums.values()):
-            sums[: self.batches.epochs] = 0
-        if parts and parts.carried:
-            for name, carried in parts.carried.items():
-                training.sums[name][0] = carried
 
     def _begin(self, first_batch: int) -> None:
         """Give the program its rows, and what it is to do with them."""
@@ -95,7 +91,7 @@ class TrainingPass:
         program.read_from(batches.x, batches.y)
         # kept, as the program has their address
         self._order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
-        program.begin(batches.num_rows, self._order, first_batch, epochs, self.stride)
+        program.begin(self._rows, self._order, first_batch, epochs, self.stride)
         if batches.sizes is not None:
             program.cut_at(np.cumsum([0, *batches.sizes]))
         if batches.shuffle is not None:
@@ -112,11 +108,6 @@ class TrainingPass:
         return self.training.scalars.nbytes + self.training.losses.nbytes + int(self._order.nbytes)
 
     @property
-    def steps_done(self) -> int:
-        """Number of optimizer steps that have been taken."""
-        return self.program.done // self.batches.accumulate
-
-    @property
     def is_whole(self) -> bool:
         """True if all batches of all epochs are done."""
         return self.program.done >= self.batches.epochs * self.stride
@@ -130,8 +121,9 @@ class TrainingPass:
         progress(done // group, so_far)
 
     def finish(self) -> EpochResults:
-        """The results of the epochs that are done; hand them to the hooks."""
-        ended, steps = self.program.done // self.stride, self.batches.steps
+        """The results of the epochs that are done, for the hooks, too; `steps_done` is the number of steps taken."""
+        done, steps = self.program.done, self._steps
+        self.steps_done, ended = done // self.batches.accumulate, done // self.stride
         rates = self._rates[steps - 1 : ended * steps : steps]
         seconds = self._seconds(self.start, self.end or time.perf_counter_ns(), ended)
         results = self._results(rates, seconds)
@@ -140,13 +132,11 @@ class TrainingPass:
         return results
 
     def carry(self) -> None:
-        """Keep the sums for the next part of the epoch, where it is trained on in parts."""
-        parts, weights, weight = self.batches.parts, self.program.row_weights, 0.0
-        if parts:
-            if weights:
-                weight = sum_in_order(weights.batch_sums[0], parts.weight)
-            sums = {name: sums[0].copy() for name, sums in self.training.sums.items()}
-            parts.carry(sums, self.batches.num_rows, weight)
+        """Keep the sums for the next part of an epoch that is trained on in parts."""
+        parts, weights = self.batches.parts, self.program.row_weights
+        assert parts is not None
+        weight = sum_in_order(weights.batch_sums[0], parts.weight) if weights else 0.0
+        parts.carry({name: sums[0].copy() for name, sums in self.training.sums.items()}, self._rows, weight)
 
     def _results(self, rates: np.ndarray, seconds: np.ndarray) -> EpochResults:
         """The results of the first epochs; rates, seconds: of these."""
@@ -154,7 +144,7 @@ class TrainingPass:
         epochs = len(rates)
         metrics: dict[str, list[float]] = {name: [] for name in values.metrics}
         counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
-        weights, totals = None, [float(self.batches.num_rows + (parts.rows if parts else 0))] * epochs
+        weights, totals = None, [float(self._rows + (parts.rows if parts else 0))] * epochs
         if self.program.row_weights:
             weights = self.program.row_weights.batch_sums[:epochs, : len(counts)]
             totals = [sum_in_order(of_epoch, parts.weight if parts else 0.0) for of_epoch in weights]
