@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .losses import Loss as Loss
     from .models.history import History as History
     from .models.loading import load_model as load_model
+    from .models.many import fit_many as fit_many
     from .models.sequential import Sequential as Sequential
     from .optim import *  # noqa: F403
     from .preprocessing import Normalization as Normalization
@@ -55,6 +56,7 @@ _NAMES = {
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),
     "layers": ("BatchNorm", "Dense", "Dropout", "GaussianNoise", "LayerNorm"),
     "losses": ("Loss",),
+    "models.many": ("fit_many",),
     "models.sequential": ("Sequential",),
     "optim": ("SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSprop", "get_optimizer"),
     "optim.rules": ("OptimizerRule",),

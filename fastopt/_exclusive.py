@@ -57,6 +57,17 @@ class Exclusive:
                     self._owner = None
                     self._changed.notify_all()
 
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """While open, this thread holds the lock in place of its owner, which waits until it is closed."""
+        with self._changed:
+            owner, self._owner = self._owner, threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._owner = owner
+
     def shared(self, call: str) -> _Shared:
         """Hold the lock together with other threads, while none holds it exclusively."""
         return _Shared(self, call)

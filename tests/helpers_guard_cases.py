@@ -503,6 +503,20 @@ def networks_in_bfloat16() -> Iterator[Case]:
         )
 
 
+def _together(dtype: str) -> list[Any]:
+    x, y = np.random.default_rng(0).standard_normal((37, 7)).astype(dtype), np.arange(37) % 3
+    models = [fo.Sequential([fo.Dense(w, "relu"), fo.Dense(3, "softmax")], w, dtype=dtype) for w in (5, 9, 17)]
+    for model in models:
+        model.compile("adam", "sparse_categorical_crossentropy")
+    histories = fo.fit_many(models, x, y, epochs=2, batch_size=8, verbose=0)
+    return [*(p for model in models for p in model.parameters), *(history["loss"] for history in histories)]
+
+
+def together() -> Iterator[Case]:
+    for dtype in REAL:
+        yield f"many networks, {dtype}", lambda d=dtype: _together(d)
+
+
 def profiles() -> Iterator[Case]:
     for dtype in REAL:
         yield f"profiled network, {dtype}", lambda d=dtype: _profiled(d)
@@ -530,6 +544,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         networks_in_bfloat16,
         r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
     ),
+    "many networks": (together, r"run_queue"),
     "profiles": (profiles, r"run_program_marked"),
 }
 

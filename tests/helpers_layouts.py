@@ -191,6 +191,13 @@ def _fit(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
     return call
 
 
+def _fit_many(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    models = [_model("huber", backend, dtype) for _ in range(2)]
+    rows, weights = [None, np.arange(len(a["x"]))[::2]], a["w"]
+    found = fo.fit_many(models, a["x"], a["y"], rows, 2, 4, verbose=0, sample_weight=weights)
+    return [*(p for model in models for p in model.parameters), *(history["loss"] for history in found)]
+
+
 def _evaluate(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
     def call(backend: str, dtype: str, a: Arrays) -> list[Any]:
         return [_model(loss, backend, dtype).evaluate(a["x"], a["y"], sample_weight=a["w"])["loss"]]
@@ -358,6 +365,7 @@ ENTRIES: dict[str, Entry] = {
     "Normalization": Entry(_preparation, _normalization),
     "Rescaling": Entry(_preparation, _rescaling),
     **{f"Sequential.fit {loss}": Entry(_data(loss), _fit(loss)) for loss in KINDS},
+    "fit_many": Entry(_data("huber"), _fit_many),
     **{f"Sequential.evaluate {loss}": Entry(_data(loss), _evaluate(loss)) for loss in KINDS},
     **{f"losses {loss}": Entry(_outputs(loss), _loss(loss)) for loss in LOSSES},
     **{f"dense_forward {name}": Entry(_layer, _forward(name)) for name in ("linear", "tanh", "gelu")},

@@ -68,6 +68,22 @@ class Raw(NamedTuple):
         """Number of rows without gaps."""
         return len(self.x.values) if self.rows is None else len(self.rows)
 
+    def numbers_of(self, rows: np.ndarray) -> np.ndarray:
+        """Numbers, among the rows without gaps, of those of `rows` (m,) that have none.
+
+        Raises ValueError where there are none, and for a number past all rows.
+        """
+        if len(rows) and int(rows.max()) >= self.given:
+            raise ValueError(f"rows must be numbers below {self.given}, of the rows of x; got {rows.max()}")
+        if self.rows is None:
+            return rows
+        numbers = np.full(self.given, -1, np.int64)
+        numbers[self.rows] = np.arange(len(self.rows))
+        found = numbers[rows]
+        if (found < 0).all():
+            raise ValueError(f"every one of these {len(rows)} rows has NaN or infinity")
+        return found[found >= 0].astype(rows.dtype)
+
     def of_all(self, values: np.ndarray) -> np.ndarray:
         """Values (m, ...) of the rows without gaps, as of all rows: those with gaps, never read, have the first's."""
         if self.rows is None:

@@ -98,3 +98,33 @@ class Bar:
         self._bar.set_postfix_str(", ".join([*parts, f"{self._bar.format_sizeof(rate)} samples/s"]), refresh=False)
         self._bar.n = samples
         self._bar.refresh()
+
+
+class ModelBar:
+    """A line for many models: a bar over those that are trained, and the time; a context that closes it."""
+
+    def __init__(self, models: int) -> None:
+        tqdm, bar = tqdm_class()
+        self._bar = tqdm(
+            total=models,
+            desc="Models",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            bar_format="{desc}: {percentage:3.0f}%|" + bar + "| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]",
+        )
+
+    def __enter__(self) -> ModelBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def compiling(self, name: str) -> None:
+        """Show that kernel `name` is being compiled."""
+        self._bar.set_description_str(f"Models (compiling {name})")
+
+    def show(self, models: int) -> None:
+        """Show that so many models are trained."""
+        self._bar.set_description_str("Models", refresh=False)
+        self._bar.n = models
+        self._bar.refresh()

@@ -37,6 +37,7 @@ from . import (
     training,
 )
 from ._incremental import Incremental
+from ._intake import Learnt
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
 from ._streams import Augment
@@ -326,12 +327,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
+        return self._settled(*self._checked_fit(x, y, options))
+
+    def _checked_fit(
+        self, x: Any, y: ArrayLike, options: FitOptions, among: np.ndarray | None = None, intake: Any = _intake
+    ) -> tuple[training.Plan, Learnt]:
+        """Check the data of `fit`, which changes nothing; return its plan, without a network, and all that is learnt.
+
+        among: (m,) numbers of the rows to fit to, as of `row_numbers`; None: all. intake: who reads the data.
+        """
         loss = self._trainable_loss()
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
         if options.augment is not None:
             _stream_plan.check_augment(self.metrics, options)
-        raw = _intake.read(self, ("x", "y"), x, y, loss, options.nan)
+        raw = intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
             weights = _row_weights.read("sample_weight", options.sample_weight, raw.given, raw.rows)
@@ -339,17 +349,20 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
         rows, held_out = row_numbers(len(raw.x.values if raw.rows is None else raw.rows)), None  # of those without gaps
+        if among is not None:
+            rows = raw.numbers_of(among)
         if options.validation_split:
-            rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
+            parts = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
+            rows, held_out = parts if among is None else (rows[part] for part in parts)
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)
-        learnt_rows = None if held_out is None and weights is None else used
+        learnt_rows = None if held_out is None and weights is None and among is None else used
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
-        data, validation = _intake.converted(self, ("x", "y"), raw, loss, learnt), None
+        data, validation = intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
             called = ("validation x", "validation y")
             more_x, more_y, *rest = options.validation_data
-            more = _intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
-            validation = _intake.converted(self, called, more, loss, learnt)
+            more = intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
+            validation = intake.converted(self, called, more, loss, learnt)
             if rest and rest[0] is not None:
                 validation = self._weighted(validation, more, "validation sample_weight", rest[0])
         elif held_out is not None:
@@ -383,16 +396,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
-        if self.inputs is None:
-            _backends.network(self.backend)  # raises, before anything is made, where it cannot run
-            self.build(inputs)
-        network = self._network_for(training=True)  # raises before anything is learnt
-        if plan.batch_size == "auto":
-            size, reason = _auto_batch.choose(self, network, data, rows, int(options.accumulate))
-            call = None if plan.call is None else {**plan.call, "batch_size": size}
-            plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)
         if options.augment is not None:
             plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
+        return plan, learnt
+
+    def _settled(self, plan: training.Plan, learnt: Learnt) -> training.Plan:
+        """Build the model, if it is not yet, for a checked plan; return it with its networks."""
+        options, data = plan.options, plan.data
+        if self.inputs is None:
+            _backends.network(self.backend)  # raises, before anything is made, where it cannot run
+            self.build(data.x.shape[1])
+        network = self._network_for(training=True)  # raises before anything is learnt
+        if plan.batch_size == "auto":
+            size, reason = _auto_batch.choose(self, network, data, plan.rows, int(options.accumulate))
+            call = None if plan.call is None else {**plan.call, "batch_size": size}
+            plan = plan._replace(batch_size=size, batch_size_reason=reason, call=call)
         evaluator = self._evaluator(network)
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)

@@ -20,7 +20,16 @@ from .._validation import check_count, check_flag, check_name, check_number, des
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
 from ..callbacks import Callback, Trainable
-from ..kernels.spec import Batches, Constraint, EpochHooks, EpochResults, ParamSettings, PassResult, Shuffle
+from ..kernels.spec import (
+    Batches,
+    Constraint,
+    EpochHooks,
+    EpochResults,
+    OptimizerSteps,
+    ParamSettings,
+    PassResult,
+    Shuffle,
+)
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
@@ -248,7 +257,14 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
 
 
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
-    """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them.
+    """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them."""
+    with holding(model, plan.network):
+        for batches, hooks in calls_at_once(model, plan, history):
+            train_epochs(model, plan.network, batches, hooks)
+
+
+def calls_at_once(model: Model, plan: Plan, history: History) -> Iterator[tuple[Batches, EpochHooks]]:
+    """The calls of the backend that a plan `at_once` comes to; each is to be made before the next is asked for.
 
     There are further calls after so many steps, and after an epoch that diverged, which is told at once.
     """
@@ -262,16 +278,15 @@ def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     def stop() -> bool:
         return model.stop_training
 
-    with holding(model, plan.network):
-        while len(history.epochs) < len(numbers) and not model.stop_training:
-            batches = next_batches(model, plan)
-            most = 1 if is_alone else max(1, STEPS_OF_A_CALL // batches.steps)
-            batches = batches._replace(epochs=min(most, len(numbers) - len(history.epochs)))
-            train_epochs(model, plan.network, batches, EpochHooks(finished, stop, until_diverged=not warned))
-            loss = history.history["loss"][-1]
-            if not warned and not math.isfinite(loss):
-                warned = True
-                warn_diverged(history.epochs[-1], loss)
+    while len(history.epochs) < len(numbers) and not model.stop_training:
+        batches = next_batches(model, plan)
+        most = 1 if is_alone else max(1, STEPS_OF_A_CALL // batches.steps)
+        batches = batches._replace(epochs=min(most, len(numbers) - len(history.epochs)))
+        yield batches, EpochHooks(finished, stop, until_diverged=not warned)
+        loss = history.history["loss"][-1]
+        if not warned and not math.isfinite(loss):
+            warned = True
+            warn_diverged(history.epochs[-1], loss)
 
 
 @contextmanager
@@ -343,22 +358,35 @@ def train_epochs(model: Model, network: Any, batches: Batches, hooks: EpochHooks
 
 
 def _train(model: Model, network: Any, batches: Batches, *reporting: Any) -> PassResult:
-    optimizer = model.optimizer
-    assert optimizer is not None
-    with optimizer._step_lock:
-        steps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
-        if model._fixed_layers:
-            steps = steps._replace(fixed=model._fixed_layers)
-        if model._constraints or model._averages is not None:
-            steps = work_after(steps, model._constraints, model._averages, model._parameters)
-        network.steps_done = 0
+    assert model.optimizer is not None
+    with model.optimizer._step_lock:
+        steps = next_steps(model, network, batches)
         try:
             result: PassResult = network.train(batches, steps, model.seed, *reporting)
         finally:
-            optimizer.advance(network.steps_done)
-            if model._averages is not None:
-                model._averages.steps += network.steps_done
+            count_steps(model, network)
     return result
+
+
+def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
+    """The steps of the optimizer for these batches; call it with `_step_lock`, and `count_steps` when they are done."""
+    optimizer = model.optimizer
+    assert optimizer is not None
+    steps: OptimizerSteps = optimizer.next_steps(batches.epochs * batches.steps, model.param_settings)
+    if model._fixed_layers:
+        steps = steps._replace(fixed=model._fixed_layers)
+    if model._constraints or model._averages is not None:
+        steps = work_after(steps, model._constraints, model._averages, model._parameters)
+    network.steps_done = 0
+    return steps
+
+
+def count_steps(model: Model, network: Any) -> None:
+    """Count the steps that the network has taken, also if it was interrupted."""
+    assert model.optimizer is not None
+    model.optimizer.advance(network.steps_done)
+    if model._averages is not None:
+        model._averages.steps += network.steps_done
 
 
 def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:

@@ -30,13 +30,14 @@ from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
+from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
 
@@ -51,8 +52,11 @@ __all__ = [
     "compiling",
     "dense_backward",
     "dense_forward",
+    "get_num_threads",
     "gradient_norm",
     "loss",
+    "on_one_thread",
+    "run_passes",
     "sum_rows",
     "update",
     "update_rows",
@@ -65,7 +69,7 @@ ON_TILES = activate_kernel, slope_kernel  # of an activation
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
     kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)

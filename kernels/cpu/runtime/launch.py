@@ -14,8 +14,10 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ CALL_FLOPS = 1_000_000
 STEP_FLOPS = 4_000_000
 
 _threads: int | None = None
+_own = threading.local()  # `alone`: true for a thread whose kernels use no other
 Limit = Callable[[], int] | None  # the most threads by the setting of another library, such as torch's
 
 
@@ -43,6 +46,8 @@ def _available() -> int:
 
 def get_num_threads() -> int:
     """Threads that a kernel may use: `set_num_threads`, else FASTOPT_NUM_THREADS, else the processors available."""
+    if getattr(_own, "alone", False):
+        return 1
     if _threads is not None:
         return _threads
     chosen = os.environ.get("FASTOPT_NUM_THREADS")
@@ -61,6 +66,17 @@ def set_num_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1; got {n}")
     _threads = n
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """While open, kernels that this thread calls use no other thread: others train models of their own meanwhile."""
+    before = getattr(_own, "alone", False)
+    _own.alone = True
+    try:
+        yield
+    finally:
+        _own.alone = before
 
 
 def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit: Limit = None) -> int:

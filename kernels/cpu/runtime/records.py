@@ -54,6 +54,18 @@ TEAM = _record(
     "yield_cpu",  # code
 )
 
+# Programs that wait to be run, each by one rank: see queue.py.
+QUEUE = _record(
+    "programs",  # (count,) addresses of their records RUN
+    "count",
+    "run_program",  # code
+    "taken",  # number of programs that a rank has begun, or count and more
+    "ended",  # number of programs that have ended, for the thread that watches
+    "stop",  # set by the thread that watches: none is begun
+    "clock",  # code
+    "times",  # (count, 2, 2): times at which each began and ended
+)
+
 # The order of the rows of an epoch, drawn from a seed.
 SHUFFLE = _record(
     "run",

@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...formulas import LOSSES, NUM_SCALARS
 from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
-from ...scalars import fill_settings
 from ...sources import Source
 from ...spec import (
     Batches,
     DenseSpec,
     EpochHooks,
-    EpochParts,
     EpochResults,
     LayerSpec,
     LossSpec,
@@ -34,6 +32,7 @@ from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
+from .passes import Training, TrainingPass, Values
 from .penalties import Penalties, penalty, terms_of
 from .phases import Structure
 from .program import Program
@@ -52,31 +51,6 @@ SPARE_SIZES, SPARE_PROGRAMS = 4, 16  # batch sizes whose programs `predict` keep
 # call. Without those of its program, `predict` of 256 rows of 784 features took 880 us for 520.
 SPARE_BYTES = 8 << 20
 STEP_PROGRAMS = 4  # programs of a single step that `train` keeps: batches of a stream may differ in their rows
-
-
-class _Training(NamedTuple):
-    """A program that trains, and the memory by which it is told of its steps and tells of its results."""
-
-    key: Any  # of all that it depends on
-    epochs: int  # the most of a pass
-    steps: int  # of an epoch; the most of one whose batches have sizes of their own
-    program: Program
-    optimizer_step: OptimizerStep | None
-    losses: np.ndarray  # (epochs, numbers of batches) sums over the rows of each batch
-    counts: np.ndarray  # (batches,): by what these are divided
-    sums: dict[str, np.ndarray]  # of each metric, (epochs, sums)
-    penalties: Penalties | None  # that the losses have more
-    scalars: np.ndarray  # (steps of all epochs, settings, NUM_SCALARS + 1)
-    after: AfterUpdates
-
-    def mean_loss(self, done: int, stride: int, losses_of_row: int) -> float:
-        """The mean loss of the first `done` batches; stride: numbers of an epoch."""
-        if self.program.row_weights is None:
-            whole, rest = divmod(done, stride)
-            count = whole * self.counts.sum() + self.counts[:rest].sum()
-        else:
-            count = self.program.row_weights.batch_sums.ravel()[:done].sum() * losses_of_row
-        return float(self.losses.ravel()[:done].sum() / count) if count else 0.0
 
 
 class Network:
@@ -116,13 +90,13 @@ class Network:
         self.dtype = np.dtype(dtype)
         self._predictors: dict[tuple[Any, ...], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
-        self._trained: _Training | None = None  # the last one
-        self._steps: list[_Training] = []  # those of a single step, the oldest first
+        self._trained: Training | None = None  # the last one
+        self._steps: list[Training] = []  # those of a single step, the oldest first
 
     def _training(
         self, data: Batches, optimizer: OptimizerSteps, num_settings: int, rows: tuple[int, ...], seed: int,
         variation: Variation | None,
-    ) -> _Training:  # fmt: skip
+    ) -> Training:  # fmt: skip
         """The program of a training pass; the next pass, or `fit`, on data of the same shape finds it made.
 
         num_settings: different settings of parameters; rows: index among them of each parameter's.
@@ -184,7 +158,7 @@ class Network:
         program.finish()
         # by what the sum of losses of each batch is divided
         counts = data.rows_of_batches() * self.losses_of_row
-        self._trained = _Training(
+        self._trained = Training(
             key, epochs, steps, program, optimizer_step, losses, counts, sums, penalties, scalars, after
         )  # fmt: skip
         if epochs * data.steps == 1 and program.num_bytes <= SPARE_BYTES // STEP_PROGRAMS:
@@ -192,6 +166,20 @@ class Network:
         return self._trained
 
     # ------------------------------------------------------------ verbs
+    def prepare(
+        self, batches: Batches, optimizer: OptimizerSteps, seed: int, hooks: EpochHooks | None = None
+    ) -> TrainingPass:
+        """A training pass on every batch in each epoch, ready to run; seed: of the dropout masks.
+
+        `finish` of the pass is to be called before another one is prepared.
+        """
+        start = time.perf_counter_ns()
+        variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
+        settings, indices = optimizer.rows()
+        training = self._training(batches, optimizer, len(settings), indices, seed, variation)
+        values = Values(self.net.metrics, self.losses_of_row, self._metrics, variation)
+        return TrainingPass(training, batches, optimizer, settings, values, hooks, 3 * self.flops, start)
+
     def train(
         self,
         batches: Batches,
@@ -207,106 +195,37 @@ class Network:
         progress(steps_done, mean_loss_so_far) is called some twenty times a second if the pass takes more than some 10
         ms. An interrupt (SIGINT) waits for the end of the batch; `steps_done` then holds the number of steps taken.
         """
-        start = time.perf_counter_ns()
         self.steps_done = 0
-        steps, rows, group, epochs = batches.steps, batches.num_rows, batches.accumulate, batches.epochs
-        if not rows:
+        if not batches.num_rows:
             return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
-        variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
-        settings, indices = optimizer.rows()
-        training = self._training(batches, optimizer, len(settings), indices, seed, variation)
-        program, losses = training.program, training.losses
-        if batches.sizes is not None:
-            training = training._replace(counts=batches.sizes * self.losses_of_row)
-            if training.optimizer_step:
-                training.optimizer_step.plan(batches)
-        if training.optimizer_step:
-            training.optimizer_step.clip(optimizer.clip_norm)
-        penalties = training.penalties
-        if penalties:
-            penalties.set_factors(optimizer.settings)
-        training.after.begin(optimizer.after and optimizer.after.shares)
-        program.read_from(batches.x, batches.y)
-        for sums in (losses, *training.sums.values()):
-            sums[:epochs] = 0
-        parts = batches.parts
-        if parts and parts.carried:
-            for name, carried in parts.carried.items():
-                training.sums[name][0] = carried
-        fill_settings(training.scalars, optimizer, settings)
-        stride = steps * group  # a last step of fewer batches takes as many numbers as the others
-        order = batches.order if batches.shuffle is None else np.empty_like(batches.order)
-        program.begin(rows, order, optimizer.steps_done * group, epochs, stride)
-        if batches.sizes is not None:
-            program.cut_at(np.cumsum([0, *batches.sizes]))
-        if batches.shuffle is not None:
-            program.shuffle_from(batches.order, batches.shuffle)
-        if program.row_weights and batches.weights is not None:
-            program.row_weights.begin(batches.weights, epochs, stride)
-        seconds_of = program.time_epochs()
-        if hooks and hooks.until_diverged:
-            program.end_if_diverged(losses)
-
-        def report(done: int) -> None:
-            if progress and done:
-                so_far = training.mean_loss(done, stride, self.losses_of_row)
-                if penalties:
-                    so_far += float(penalties.into.ravel()[:done:group].mean())
-                progress(done // group, so_far)
+        this = self.prepare(batches, optimizer, seed, hooks)
 
         def watch(done: int) -> bool:
             check()
-            report(done)
+            if progress and done:
+                this.report(progress)
             return hooks is not None and hooks.stop()
 
         with interrupts_held() as check:
             try:
-                program.execute(3 * self.flops * rows * epochs, watch)
+                this.program.execute(this.flops, watch)
             finally:
-                done = program.done
-                self.steps_done = done // group
-                ended = done // stride
-                rates = optimizer.learning_rates[steps - 1 : ended * steps : steps]
-                results = self._epochs(training, rates, parts, rows, group, variation, seconds_of(start, ended))
-                if hooks and len(results.losses):
-                    hooks.finished(results)
-        report(done)
-        if parts:
-            weights, weight = program.row_weights, 0.0
-            if weights:
-                weight = sum_in_order(weights.batch_sums[0], parts.weight)
-            parts.carry({name: sums[0].copy() for name, sums in training.sums.items()}, rows, weight)
-        if epochs > 1 and training.scalars.nbytes > SPARE_BYTES:
-            self._trained = None
+                results = self.finish(this)
+        if progress and this.program.done:
+            this.report(progress)
+        if batches.parts:
+            this.carry()
         return results.last()
 
-    def _epochs(
-        self, training: _Training, rates: np.ndarray, parts: EpochParts | None, rows: int, group: int,
-        variation: Variation | None, seconds: np.ndarray,
-    ) -> EpochResults:  # fmt: skip
-        """The results of the first epochs of a pass; rates, seconds: of these."""
-        epochs = len(rates)
-        metrics: dict[str, list[float]] = {name: [] for name in self.net.metrics}
-        counts, losses = training.counts, training.losses[:epochs, : len(training.counts)]
-        weights, totals = None, [float(rows + (parts.rows if parts else 0))] * epochs
-        if training.program.row_weights:
-            weights = training.program.row_weights.batch_sums[:epochs, : len(counts)]
-            totals = [sum_in_order(of_epoch, parts.weight if parts else 0.0) for of_epoch in weights]
-            counts = weights * self.losses_of_row
-        if group > 1:
-            firsts = np.arange(0, losses.shape[1], group)
-            losses, counts = np.add.reduceat(losses, firsts, axis=1), np.add.reduceat(counts, firsts, axis=-1)
-            weights = None if weights is None else np.add.reduceat(weights, firsts, axis=1)
-        for i in range(epochs if metrics else 0):
-            sums = {name: of_metric[i] for name, of_metric in training.sums.items()}
-            for name, value in self._metrics(sums, totals[i], variation).items():
-                metrics[name].append(value)
-        if weights is not None:
-            counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
-        means = losses / counts
-        if training.penalties:
-            means += training.penalties.into[:epochs, ::group][:, : means.shape[1]]
-        return EpochResults(means, metrics, seconds, rates.copy(), weights)
+    def finish(self, this: TrainingPass) -> EpochResults:
+        """The results of a pass that has ended, which its hooks get; `steps_done` is the number of its steps."""
+        try:
+            results = this.finish()
+        finally:
+            self.steps_done = this.steps_done
+        if this.batches.epochs > 1 and this.training.scalars.nbytes > SPARE_BYTES:
+            self._trained = None
+        return results
 
     def evaluate(
         self, x: np.ndarray | Source, y: np.ndarray, batch_size: int = 1024, weights: np.ndarray | None = None,
@@ -363,9 +282,7 @@ class Network:
         program.finish()
         return program, {**sums, "losses": losses}
 
-    def predict(
-        self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None
-    ) -> np.ndarray:
+    def predict(self, x: np.ndarray | Source, batch_size: int = 1024, order: np.ndarray | None = None) -> np.ndarray:
         """The outputs for the rows `order` (None: all, as they come), after the output activation."""
         rows = len(x) if order is None else len(order)
         out = np.empty((rows, self.outputs), self.dtype)

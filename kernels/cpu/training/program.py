@@ -10,7 +10,6 @@ those that begin and end a batch or an epoch are here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -178,18 +177,18 @@ class Program(PhaseList):
             self.rows["block_rows"], self.rows["window_rows"] = shuffle.block_rows, shuffle.window_rows
             self.rows["blocks"], self.blocks = address_of(blocks), blocks
 
-    def time_epochs(self) -> Callable[[int, int], np.ndarray]:
+    def time_epochs(self) -> Callable[[int, int, int], np.ndarray]:
         """Let a pass keep the times at which its epochs end; call it after `begin`.
 
-        Returns a function (start, n) -> seconds of each of the first n epochs, (n,) float64. start: that of the first
-        epoch, in nanoseconds of time.perf_counter_ns. The function is to live as long as the pass.
+        Returns a function (start, end, n) -> seconds of each of the first n epochs, (n,) float64. start, end: those of
+        the pass, in nanoseconds of time.perf_counter_ns. The function is to live as long as the pass.
         """
         num_epochs = self.words[NUM_EPOCHS]
         if num_epochs == 1:  # it ends with the pass
-            return lambda start, epochs: np.full(epochs, (time.perf_counter_ns() - start) / 1e9)
+            return lambda start, end, epochs: np.full(epochs, (end - start) / 1e9)
         now, ends = clock(), np.zeros((num_epochs, 2), np.int64)
         self.words[EPOCH_ENDS], self.words[CLOCK] = _address(ends), now.address
-        return lambda start, epochs: np.diff(now.nanoseconds(ends[:epochs]), prepend=start) / 1e9
+        return lambda start, end, epochs: np.diff(now.nanoseconds(ends[:epochs]), prepend=start) / 1e9
 
     def end_if_diverged(self, losses: np.ndarray) -> None:
         """Let a pass end with an epoch whose losses are not finite; call it after `begin`."""
