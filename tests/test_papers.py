@@ -35,6 +35,8 @@ def test_examples(path, tmp_path, monkeypatch, capsys):
     """The python blocks run one after the other in one namespace, as a reader types them; "..." matches anything."""
     if path.parent.name == "torch":
         pytest.importorskip("torch")
+    if path.parent.name == "search":
+        pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     namespace = {"__name__": "__main__"}
