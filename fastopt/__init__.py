@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from .losses import Loss as Loss
     from .models.history import History as History
     from .models.loading import load_model as load_model
+    from .models.lr_finder import lr_finder as lr_finder
     from .models.many import fit_many as fit_many
     from .models.sequential import Sequential as Sequential
     from .optim import *  # noqa: F403
@@ -51,6 +52,7 @@ _NAMES = {
     "averaging": ("EMA",),
     "callbacks": ("Callback", "EarlyStopping"),
     "models.loading": ("load_model",),
+    "models.lr_finder": ("lr_finder",),
     "functional": ("dense_backward", "dense_forward"),
     "models.history": ("History",),
     "kernels.cpu.runtime.launch": ("get_num_threads", "set_num_threads"),

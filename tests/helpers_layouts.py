@@ -198,6 +198,12 @@ def _fit_many(backend: str, dtype: str, a: Arrays) -> list[Any]:
     return [*(p for model in models for p in model.parameters), *(history["loss"] for history in found)]
 
 
+def _lr_finder(backend: str, dtype: str, a: Arrays) -> list[Any]:
+    model = _model("huber", backend, dtype)
+    test = fo.lr_finder(model, a["x"], a["y"], 1e-4, 0.1, steps=4, batch_size=4, sample_weight=a["w"])
+    return [test.losses, test.smoothed, *model.parameters]
+
+
 def _evaluate(loss: str) -> Callable[[str, str, Arrays], list[Any]]:
     def call(backend: str, dtype: str, a: Arrays) -> list[Any]:
         return [_model(loss, backend, dtype).evaluate(a["x"], a["y"], sample_weight=a["w"])["loss"]]
@@ -356,6 +362,7 @@ ENTRIES: dict[str, Entry] = {
     "Dense": Entry(_weights, _initializers),
     "LayerNorm": Entry(_vectors("gamma", "beta"), _normalizes(fo.LayerNorm)),
     "BatchNorm": Entry(_vectors("gamma", "beta", "moving_mean", "moving_variance"), _normalizes(fo.BatchNorm)),
+    "lr_finder": Entry(_data("huber"), _lr_finder),
     "Sequential.set_weights": Entry(_weights, _set_weights),
     "Sequential.adopt": Entry(_weights, _adopt),
     "Sequential.predict": Entry(_data("huber"), _predict),
