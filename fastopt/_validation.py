@@ -125,8 +125,8 @@ def check_vector(name: str, array: np.ndarray, length: int, shape: str) -> np.nd
 
 def check_finite(name: str, array: np.ndarray) -> np.ndarray:
     """Checks for NaN and infinity; the error has the index of the first one."""
-    blocks = (array,) if array.size <= BLOCK else blocks_of(array)
-    if not all(np.isfinite(block).all() for block in blocks):
+    is_small = array.size <= BLOCK
+    if not (np.isfinite(array).all() if is_small else all(np.isfinite(block).all() for block in blocks_of(array))):
         bad = ~np.isfinite(array)
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(

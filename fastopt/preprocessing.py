@@ -39,7 +39,8 @@ class Normalization(Frozen):
     Without `mean` and `variance` the model learns them at its first `fit`, from the rows that it trains on and not from
     those held out, or by `model.adapt(x)`, and keeps them. `layer.adapt(x)` does so beforehand, for every model that
     is built with the layer afterwards; a model that has numbers already keeps them. A model's numbers are in
-    `model.statistics`, beside `parameters`, and in its file.
+    `model.statistics`, beside `parameters`, and in its file. Sparse rows are prepared as dense ones: their batches are
+    dense, so that the mean is taken off zeros, too (scikit-learn's with_mean=True, which it refuses for them).
 
     Must come before all layers of other kinds. Raises TypeError or ValueError for other arguments.
 
@@ -82,7 +83,7 @@ class Normalization(Frozen):
     def adapt(self, data: Any) -> Normalization:
         """Learn mean and variance from rows of features, instead of earlier ones, and return the layer itself.
 
-        data  (n, inputs), a table or an array as `fit` takes them; finite
+        data  (n, inputs), a table, an array or a sparse matrix as `fit` takes them; finite
 
         Raises ValueError for a layer that was made with mean and variance, and for NaN or infinity.
         """

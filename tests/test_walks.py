@@ -6,7 +6,7 @@ from helpers_walk import Walk, numpy_step, predict_row, second_fit, torch_step, 
 from fastopt.kernels.cpu.runtime.primitives import INTERPRETED
 
 # calls, files entered, changes of file
-BOUNDS = {numpy_step: (20, 8, 12), torch_step: (25, 7, 12), second_fit: (116, 20, 58), predict_row: (22, 7, 10)}
+BOUNDS = {numpy_step: (20, 8, 12), torch_step: (25, 7, 12), second_fit: (130, 28, 66), predict_row: (22, 7, 11)}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are calls of Python, too")

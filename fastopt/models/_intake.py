@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import _frames
 from .._frames import Features
-from .._random_rows import row_numbers
 from .._validation import check_finite, check_labels, check_matrix, finite_rows
 from ..kernels.sources import Source
+from ..kernels.spec import row_numbers
 from ..losses import Loss, prepare_targets
 from ..preprocessing import Normalization, Preprocessing, Statistics, learn, stages_of
 from . import _features, _targets
@@ -126,6 +126,8 @@ def read_x(
         if len(shape) < 3:
             raise
         raise ValueError(f"{error}, flattened from {shape}") from None
+    if is_plain and x.dtype == model.dtype and x.flags.c_contiguous and x.flags.aligned:
+        return features
     dtype = np.dtype(np.float64) if model.preprocessing else model.dtype
     return Features(_features.readable(features.values, dtype), features.names)
 
@@ -227,10 +229,13 @@ def prepared(
     model: DataModel, name: str, x: Features, learnt: Learnt, rows: np.ndarray | None = None
 ) -> np.ndarray | Source:
     """Return features for the first layer after these, which are finite in the model's dtype: of `rows`, None: all."""
+    values, is_plain = x.values, rows is None and x.names is None and not model.preprocessing
+    if is_plain and type(values) is np.ndarray and values.dtype == model.dtype and values.flags.carray:
+        return check_finite(name, values)
     for i, (layer, statistics) in enumerate(zip(model.preprocessing, learnt.statistics, strict=True)):
         if isinstance(layer, Normalization) and statistics is None:
             raise ValueError(f"layer {model.names[i]} has no mean and variance yet: call fit, or adapt(x), first")
-    stages = stages_of(model.preprocessing, learnt.statistics, x.values.shape[1])
+    stages = stages_of(model.preprocessing, learnt.statistics, values.shape[1])
     return _features.source_of(name, x, stages, model.dtype, rows)
 
 
@@ -243,11 +248,12 @@ def converted(model: DataModel, names: Names, raw: Raw, loss: Loss, learnt: Lear
         y = _targets.prepare_labels(names[1], y, loss.spec, model.outputs, learnt.classes)
     elif learnt.target_scale is not None:
         y = _targets.scaled(_targets.as_dense(names[1], y, model.outputs), learnt.target_scale)
+    num_rows = len(x) if raw.rows is None else len(raw.rows)
     if isinstance(raw.y, Labels) and _targets.takes_numbers(loss.spec):
-        y = check_labels(names[1], y, model.outputs, rows=raw.num_rows)
+        y = check_labels(names[1], y, model.outputs, rows=num_rows)
     else:
-        y = prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=raw.num_rows, name=names[1])
-    return Data(x, raw.of_all(y), rows=raw.rows)
+        y = prepare_targets(loss.spec, y, model.outputs, model.dtype, rows=num_rows, name=names[1])
+    return Data(x, y if raw.rows is None else raw.of_all(y), rows=raw.rows)
 
 
 def _without_gaps(names: Names, x: Features, y: Labels | np.ndarray, dtype: np.dtype | None) -> Raw:

@@ -132,7 +132,8 @@ class Network:
         rows_of_epoch = (len(data.order), data.used) if data.sizes is None else None  # the program is for any number
         sizes = data.batch_size, data.accumulate, rows_of_epoch, data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
+        layout = data.x.dtype if isinstance(data.x, np.ndarray) else layout_of(data.x), data.order.dtype
+        weighted = data.weights is not None
         clips = optimizer.clip_norm is not None
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
@@ -140,7 +141,7 @@ class Network:
         of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
-        if self._steps and data.steps == 1:
+        if self._steps and data.epochs * data.steps == 1:
             trained = next((kept for kept in self._steps if kept.key == key), trained)
         has_room = trained is not None and (data.sizes is None or trained.steps >= data.steps)
         if trained and has_room and trained.key == key and trained.epochs >= data.epochs:
