@@ -1,6 +1,7 @@
 """Models for tests of exports, each with something that an export must not lose, and rows for them."""
 
 import numpy as np
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt.kernels.formulas import ACTIVATIONS
@@ -107,3 +108,32 @@ def assert_close(found, wanted):
     assert found.dtype == wanted.dtype
     eps = np.finfo(wanted.dtype).eps
     np.testing.assert_allclose(found, wanted, rtol=64 * eps, atol=64 * eps * np.abs(wanted).max())
+
+
+@st.composite
+def mixes(draw):
+    """Models in float64 of any layers in any order."""
+    names, flags = st.sampled_from(sorted(ACTIVATIONS)), st.booleans()
+    classes = st.sampled_from([fo.LayerNorm, fo.BatchNorm])
+    norms = st.builds(lambda cls, center, scale: cls(center=center, scale=scale), classes, flags, flags)
+    inner = st.one_of(
+        st.builds(fo.Dense, st.integers(1, 9), names, flags),
+        st.builds(fo.Activation, names),
+        st.builds(fo.Dropout, st.just(0.5)),
+        st.builds(fo.GaussianNoise, st.just(0.5)),
+        norms,
+    )
+    front = [fo.Normalization(mean=100.0, variance=9.0), fo.Rescaling(0.5, offset=np.arange(INPUTS))]
+    outputs = draw(st.integers(2, 4))
+    last = fo.Dense(outputs, draw(st.sampled_from([*sorted(ACTIVATIONS), "softmax"])), draw(flags))
+    layers = front[: draw(st.integers(1, 2))] + draw(st.lists(inner, max_size=4)) + [last]
+    model = plain(*layers, dtype="float64")
+    if draw(flags):
+        model.target_scale = (np.arange(outputs), np.arange(outputs) + 0.5)
+    return model
+
+
+def assert_same_meaning(found, model, x):
+    """Outputs agree by far better than float32 would, in float64, however layers enlarge roundings."""
+    wanted = model.predict(x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=1e-7 * np.abs(wanted).max())

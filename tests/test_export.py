@@ -6,7 +6,20 @@ import sys
 
 import numpy as np
 import pytest
-from helpers_export import CLASSIFIERS, INPUTS, MODELS, assert_close, classifier, plain, regression, rows
+from helpers_export import (
+    CLASSIFIERS,
+    INPUTS,
+    MODELS,
+    assert_close,
+    assert_same_meaning,
+    classifier,
+    mixes,
+    plain,
+    regression,
+    rows,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt.cli.main import main
@@ -34,6 +47,11 @@ def predictor(model):
 def test_the_file_for_numpy_predicts_the_same(name, dtype):
     model = MODELS[name](dtype)
     assert_close(predictor(model)["predict"](rows()), model.predict(rows()))
+
+
+@given(model=mixes(), count=st.integers(1, 4))
+def test_mixes_of_layers_in_the_file_for_numpy(model, count):
+    assert_same_meaning(predictor(model)["predict"](rows(count)), model, rows(count))
 
 
 def test_a_file_for_numpy_by_hand():

@@ -4,7 +4,9 @@ import io
 
 import numpy as np
 import pytest
-from helpers_export import INPUTS, MODELS, assert_close, drawn, plain, regression, rows
+from helpers_export import INPUTS, MODELS, assert_close, assert_same_meaning, drawn, mixes, plain, regression, rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt.export import from_torch, load_state_dict, to_state_dict, to_torch
@@ -32,6 +34,15 @@ def test_the_way_there_and_back(name, dtype):
     assert [type(layer) for layer in again.layers if not isinstance(layer, fo.Activation)] == [
         kind for kind in kinds if kind is not fo.Activation
     ]
+
+
+@given(model=mixes(), count=st.integers(1, 4))
+def test_mixes_of_layers(model, count):
+    module = to_torch(model)
+    assert_same_meaning(forward(module, rows(count)), model, rows(count))
+    again = from_torch(module)
+    again.backend = "numpy"
+    assert_same_meaning(again.predict(rows(count)), model, rows(count))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -119,7 +130,9 @@ def test_training_goes_on_in_torch():
     model.fit(x, y, batch_size="full", epochs=1)
     loss = (module.train()(torch.tensor(x)) - torch.tensor(y)).square().mean()
     loss.backward()
-    torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.01).step()
+    with torch.no_grad():  # a step of SGD
+        for p in module.parameters():
+            p -= 0.01 * (0 if p.grad is None else p.grad)
     assert_close(forward(module, x), model.predict(x))
 
 
@@ -183,6 +196,10 @@ def test_modules_without_counterpart_are_named(part, message):
 
 
 def test_orders_without_counterpart():
+    whole = nn.Sequential(nn.Linear(2, 2))
+    whole.register_forward_hook(lambda module, args, output: output + 1)
+    with pytest.raises(ValueError, match=r"module 0 \(Sequential\): it has hooks"):
+        from_torch(nn.Sequential(whole))
     with pytest.raises(ValueError, match=r"module 1 \(Dropout\): the last layer must be dense"):
         from_torch(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
     with pytest.raises(ValueError, match="must have a dense layer; got 1 layers"):

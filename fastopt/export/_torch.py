@@ -135,8 +135,7 @@ def from_torch(module: nn.Module) -> Sequential:
     scale: tuple[np.ndarray, np.ndarray] | None = None
     for name, part in _leaves("", module, torch):
         what = f"module {name} ({type(part).__name__})"
-        if part._forward_hooks or part._forward_pre_hooks:
-            raise refusal("from_torch", what, "it has hooks, which may change what it computes")
+        _check_hooks(part, what)
         if scale is not None:
             raise refusal("from_torch", what, "outputs are scaled before it")
         try:
@@ -158,8 +157,14 @@ def _leaves(prefix: str, module: Any, torch: Any) -> Iterator[tuple[str, Any]]:
     if type(module) is not torch.nn.Sequential:
         yield prefix.removesuffix(".") or "itself", module
         return
+    _check_hooks(module, f"module {prefix.removesuffix('.') or 'itself'} (Sequential)")
     for name, part in module.named_children():
         yield from _leaves(f"{prefix}{name}.", part, torch)
+
+
+def _check_hooks(part: Any, what: str) -> None:
+    if part._forward_hooks or part._forward_pre_hooks:
+        raise refusal("from_torch", what, "it has hooks, which may change what it computes")
 
 
 def _layer_of(part: Any, what: str, modules: Any, torch: Any, first: bool) -> Found | None:
