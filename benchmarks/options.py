@@ -110,7 +110,7 @@ OPTIONS = {
     "normalized": Option("uint8, Normalization", _normalized_bytes, same_loss=False),
     "doubles": Option("float64, prepared beforehand", _doubles),
     "l2": Option("L2 of all kernels", _option(layer=L2), same_loss=False),
-    "max norm": Option("MaxNorm of all kernels", _option(layer=MAX_NORM)),
+    "max norm": Option("MaxNorm of all kernels", _option(layer=MAX_NORM), same_loss=False),  # factors of 1 - 1e-8
     "average": Option("average of the weights", _option(ema=fo.EMA(0.999))),
     "weights": Option("sample_weight and class_weight", _option(_weights), same_loss=False),
     "metrics": Option(", ".join(METRICS), _option(metrics=METRICS)),

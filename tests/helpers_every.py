@@ -16,7 +16,7 @@ import numpy as np
 from helpers_cuda import SIMULATED, Bits, to_device
 
 from fastopt.kernels import cuda
-from fastopt.kernels.cuda.dense import epilogues, losses, metrics, rows
+from fastopt.kernels.cuda.dense import epilogues, losses, metrics, normalization, rows
 from fastopt.kernels.cuda.dense.blaslt_simulator import decode, encode
 from fastopt.kernels.cuda.dense.epilogues import TILE_ROWS, Shape
 from fastopt.kernels.cuda.kernels import all_kernels, forms_of
@@ -24,7 +24,7 @@ from fastopt.kernels.cuda.optim.updates import update_kernel
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.compile import Kernel
 from fastopt.kernels.cuda.runtime.float16 import DTYPES_16BIT
-from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, TILE
+from fastopt.kernels.cuda.runtime.records import CLOCK, DROPOUT, NOISE, NORMALIZATION, TILE
 from fastopt.kernels.cuda.runtime.storage import COPY
 from fastopt.kernels.cuda.training import data_feed
 from fastopt.kernels.formulas import ACTIVATIONS, CONSTRAINTS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
@@ -41,6 +41,7 @@ from fastopt.kernels.spec import (
     DropoutSpec,
     LossSpec,
     OptimizerSteps,
+    ParamSettings,
     Update,
 )
 
@@ -118,6 +119,7 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
                     lambda scored=scored, dtype=dtype, w=weighted: _counts(scored, dtype, w),
                 )
         yield f"network {dtype}", lambda dtype=dtype: _network(dtype)
+        yield f"penalties {dtype}", lambda dtype=dtype: _penalties(dtype)
         for axes in ((0,), (1,)):
             for name in CONSTRAINTS:
                 yield (
@@ -128,7 +130,10 @@ def every() -> Iterator[tuple[str, Callable[[], Outputs]]]:
             yield f"fused {loss} {dtype}", lambda loss=loss, dtype=dtype: _fused(loss, dtype)
     for dtype in (*REAL, "bfloat16"):
         for shape in (SHAPE, WIDE):
-            yield f"dropout {shape} {dtype}", lambda dtype=dtype, shape=shape: _dropout(shape, dtype)
+            for name in ("dropout", "noise"):
+                yield f"{name} {shape} {dtype}", lambda n=name, dtype=dtype, shape=shape: _random(n, shape, dtype)
+        for axis in (0, 1):
+            yield f"normalization {axis} {dtype}", lambda dtype=dtype, axis=axis: _normalization(axis, dtype)
     for shape in SHAPES:
         yield f"gather {shape} float32 to bfloat16", lambda shape=shape: _narrowing(shape)
     yield "network bfloat16", lambda: _network("float32", "bfloat16")
@@ -213,14 +218,39 @@ def _scatter(shape: tuple[int, int], dtype: str) -> Outputs:
     return [out]
 
 
-def _dropout(shape: tuple[int, int], dtype: str) -> Outputs:
-    count, columns = shape
-    x = there(drawn(count, columns), dtype)
-    record = np.array([(1.25, int(0.2 * 2**53), dropout_stream(3, 1))], DROPOUT)
-    settings, now = to_device(record.view(np.int64)), _clock()
-    sizes = count, columns, columns, columns
-    rows.dropout(gpu_of({at(x)}), 0, at(x), at(x), *sizes, dtype, at(now), at(settings))
+def _random(name: str, shape: tuple[int, int], dtype: str) -> Outputs:
+    """Run dropout or noise."""
+    (count, columns), now, stream = shape, _clock(), dropout_stream(3, 1)
+    x, strides = there(drawn(*shape), dtype), [columns]
+    if name == "dropout":
+        record, strides = np.array([(1.25, int(0.2 * 2**53), stream)], DROPOUT), [columns, columns]
+    else:
+        record = np.array([(0.5, stream)], NOISE)
+    settings, run = to_device(record.view(np.int64)), getattr(rows, name)
+    run(gpu_of({at(x)}), 0, at(x), at(x), count, columns, *strides, dtype, at(now), at(settings))
     return [x]
+
+
+def _normalization(axis: int, dtype: str) -> Outputs:
+    """Normalize columns (axis 0) or rows, forward and backward; columns also by the moving averages."""
+    (count, columns), own = SHAPES[0], "float64" if dtype == "float64" else "float32"
+    x, y, dy = (there(drawn(count, columns), dtype) for _ in range(3))
+    gamma, beta, mean, variance, dgamma, dbeta = kept = [there(drawn(columns) + 0.5, own) for _ in range(6)]
+    statistics = [there(np.zeros((columns, count)[axis]), "float64") for _ in range(2)]
+    settings = to_device(np.array([(0.01, 0.9)], NORMALIZATION).view(np.float64))
+    arrays = normalization.Arrays(*map(at, (gamma, beta, *statistics, settings, mean, variance)))
+    gpu, sizes = gpu_of({at(x)}), normalization.Sizes(count, columns, columns, dtype)
+    gradients = at(dgamma), at(dbeta)
+    if axis == 0:
+        normalization.batch_norm(gpu, 0, at(x), at(y), arrays, sizes)
+        normalization.batch_norm_backward(gpu, 0, at(x), at(dy), arrays, *gradients, True, sizes)
+        normalization.batch_norm_moving(gpu, 0, at(x), at(x), arrays, sizes)
+        normalization.batch_norm_fixed_backward(gpu, 0, at(dy), arrays, sizes)
+    else:
+        normalization.layer_norm(gpu, 0, at(x), at(y), arrays, sizes)
+        normalization.layer_norm_gradients(gpu, 0, at(x), at(dy), arrays, *gradients, sizes)
+        normalization.layer_norm_backward(gpu, 0, at(x), at(dy), arrays, sizes)
+    return [x, y, dy, *statistics, *kept]
 
 
 def _targets(name: str, shape: tuple[int, int], dtype: str) -> Any:
@@ -312,6 +342,19 @@ def _after_steps(name: str, axes: tuple[int, ...], dtype: str) -> Outputs:
     steps = OptimizerSteps("sgd", [(), ()], OPTIMIZERS["sgd"].options, np.full(2, 0.1), after=after)
     network.train(Batches(x, y, np.arange(4), 2), steps, 0)
     return [to_device(array) for array in (*params, *averages)]
+
+
+def _penalties(dtype: str) -> Outputs:
+    """Run a pass with L1 and L2 in its losses, of a parameter of several tiles and of a single value."""
+    inputs = TILE // 4 + 1
+    params = [drawn(*shape).astype(dtype) for shape in ((inputs, 8), (8,), (8, 1), (1,))]
+    layers = [DenseSpec(inputs, 8, "tanh"), DenseSpec(8, 1)]
+    network = cuda.Network(layers, params, dtype, LossSpec("mean_squared_error"), [])
+    settings = [ParamSettings(l1=0.1, l2=0.2), ParamSettings(), ParamSettings(), ParamSettings(l2=0.1)]
+    steps = OptimizerSteps("sgd", [()] * 4, OPTIMIZERS["sgd"].options, np.full(2, 0.01), settings=settings)
+    x, y = drawn(4, inputs).astype(dtype), drawn(4, 1).astype(dtype)
+    totals = network.train(Batches(x, y, np.arange(4), 2), steps, 0)
+    return [to_device(array) for array in (*params, totals.losses, np.array([network.penalty(settings)]))]
 
 
 def _fused(loss: str, dtype: str) -> Outputs:

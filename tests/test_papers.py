@@ -33,8 +33,8 @@ def first_words(text):
 @pytest.mark.parametrize("path", [README, *PAPERS], ids=names)
 def test_examples(path, tmp_path, monkeypatch, capsys):
     """The python blocks run one after the other in one namespace, as a reader types them; "..." matches anything."""
-    if path.parent.name == "torch":
-        pytest.importorskip("torch")
+    if path.parent.name in ("torch", "sklearn"):
+        pytest.importorskip(path.parent.name)
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     namespace = {"__name__": "__main__"}

@@ -1,12 +1,13 @@
 """The "numpy" backend: the vectorised NumPy specification of what every other backend computes.
 
 It is the oracle of the tests, the baseline of the benchmarks and a backend of its own: optimizers in `optimizers`,
-functions and losses in `maths`, metrics in `metrics`, networks in `network`.
+functions and losses in `maths`, metrics in `metrics`, layers in `dense` and `normalization`, networks in `network`.
 """
 
+from .dense import activate, dense_backward, dense_forward
 from .maths import ACTIVATIONS, LOSSES
 from .metrics import METRICS
-from .network import Network, activate, dense_backward, dense_forward, loss
+from .network import Network, loss
 from .optimizers import UPDATES
 from .updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
 

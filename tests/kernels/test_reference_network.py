@@ -313,7 +313,7 @@ def test_mask_statistics():
 
 
 def test_dropout_is_inverted_and_zero_where_dropped():
-    layer = reference.network.Dropout(DropoutSpec(0.75), 0)
+    layer = reference.dense.Dropout(DropoutSpec(0.75), 0)
     x = np.full((50, 40), -2, np.float32)
     x[0] = np.inf
     y = layer.forward(x, seed=0, step=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..dense.layer import activate_kernel, slope_kernel
 from ..dense.losses import activate_rows_kernel
 from ..dense.slopes import slope_rows_kernel
 from ..runtime.records import ACTIVATE, SLOPES, fill
+from .phases import PhaseList
 
 
 class Activated(NamedTuple):
@@ -24,7 +25,7 @@ class Activated(NamedTuple):
     compute: str
 
 
-def add_activation(program: Any, spec: ActivationSpec, x: np.ndarray, compute: str) -> Activated:
+def add_activation(program: PhaseList, spec: ActivationSpec, x: np.ndarray, compute: str) -> Activated:
     """Add y = f(x)."""
     y, name, net = program.zeros(*x.shape), spec.activation, program.net
     code = activate_kernel(name, compute).address
@@ -34,7 +35,7 @@ def add_activation(program: Any, spec: ActivationSpec, x: np.ndarray, compute: s
     return Activated(x, y, spec, compute)
 
 
-def add_slopes(program: Any, saved: Activated, dy: np.ndarray) -> None:
+def add_slopes(program: PhaseList, saved: Activated, dy: np.ndarray) -> None:
     """Add dx = dy f'(s), in the place of dy."""
     columns, name, net = saved.spec.columns, saved.spec.activation, program.net
     scratch = np.zeros((program.num_ranks, columns))

@@ -26,6 +26,7 @@ from ..runtime.frontend import register_jitable
 from ..runtime.partition import pieces_of_rank
 from ..runtime.primitives import address_of, aligned_zeros, call_tile, view
 from ..runtime.records import AFTER_STEP, CONSTRAINED, SHARE, fill, read
+from .phases import PhaseList
 
 PIECE = 16_384  # elements of a piece of rows
 
@@ -166,14 +167,14 @@ class AfterUpdates:
         if shares is not None and len(self.shares):
             self.shares[: len(shares)] = shares
 
-    def add_share(self, program: Any) -> None:
+    def add_share(self, program: PhaseList) -> None:
         """Add the phase that writes the step's share; one with a barrier must follow before the updates."""
         if self.averages_any:
             record = fill(SHARE, shares=self.shares, cell=self.cell, accumulate=self.accumulate)
             program.kept.append(self)
             program.add(share_kernel(self.dtype), record, barrier=False, cost=Cost("share"))
 
-    def add_to(self, program: Any, step_after: np.ndarray | None) -> None:
+    def add_to(self, program: PhaseList, step_after: np.ndarray | None) -> None:
         """Add the phase after the updates; step_after: 0 for batches that end no step, None: each ends one."""
         if not self.constrains:
             return

@@ -35,7 +35,8 @@ from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
 from .optimizer_step import OptimizerStep
 from .penalties import Penalties, penalty, terms_of
-from .program import Program, Structure
+from .phases import Structure
+from .program import Program
 from .row_weights import sum_in_order
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as

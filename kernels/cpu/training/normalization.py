@@ -14,6 +14,7 @@ from ..runtime.partition import num_pieces
 from ..runtime.primitives import aligned_zeros
 from ..runtime.records import NORMALIZATION, fill
 from .after_step import AfterUpdates
+from .phases import PhaseList
 
 
 class Normalized(NamedTuple):
@@ -28,8 +29,8 @@ class Normalized(NamedTuple):
 
 
 def add_forward(
-    program: Any, spec: LayerNormSpec | BatchNormSpec, x: np.ndarray, params: Mapping[str, np.ndarray], compute: str,
-    by_batch: bool,
+    program: PhaseList, spec: LayerNormSpec | BatchNormSpec, x: np.ndarray, params: Mapping[str, np.ndarray],
+    compute: str, by_batch: bool,
 ) -> Normalized:  # fmt: skip
     """Add y = gamma (x - mean) / sqrt(variance + epsilon) + beta; params: by name. Barrier: y is read by all ranks.
 
@@ -54,8 +55,8 @@ def add_forward(
 
 
 def add_backward(
-    program: Any, saved: Normalized, dy: np.ndarray, needs_dx: bool, gradients: Mapping[str, Any], rule: str | None,
-    same_columns: bool, after: AfterUpdates,
+    program: PhaseList, saved: Normalized, dy: np.ndarray, needs_dx: bool, gradients: Mapping[str, Any],
+    rule: str | None, same_columns: bool, after: AfterUpdates,
 ) -> None:  # fmt: skip
     """Add dx, in the place of dy, and the gradients of gamma and beta, with their updates if there is a `rule`.
 

@@ -23,6 +23,7 @@ from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, call_phase, view
 from ..runtime.records import APPLY, UPDATE, UPDATES, fill, read
 from .after_step import AfterUpdates
+from .phases import PhaseList
 
 RECORD_BYTES = UPDATES.itemsize
 
@@ -129,7 +130,7 @@ class OptimizerStep:
         if self.alpha_beta is not None:
             self.alpha_beta[: len(step_after)] = alpha_beta
 
-    def add_to(self, program: Any) -> None:
+    def add_to(self, program: PhaseList) -> None:
         """Add the phases, behind a barrier: they read all gradients of a batch."""
         program.kept.append(self)
         if self.squares is not None:

@@ -18,6 +18,7 @@ from ..optim.norm import LANES, MAGNITUDES_OF, SQUARES_KERNEL, SQUARES_OF, Squar
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros, view
 from ..runtime.records import PENALTY, PENALTY_PART, fill, read
+from .phases import PhaseList
 
 
 def _penalty(work, step, rank, num_ranks):
@@ -106,18 +107,18 @@ class Penalties:
         """Take the factors of these settings, of parameters with the same terms, from now on."""
         self.parts["factor"] = _factors(settings, [*self.whole, *self.tiled])
 
-    def add_sums(self, program: Any) -> None:
+    def add_sums(self, program: PhaseList) -> None:
         """Add the sums over pieces of whole arrays; a barrier must follow before `add_penalty`."""
         program.kept.append(self)
         if self.whole:
             cost = costs.penalties(self.size, self.num_bytes)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=False, cost=cost)
 
-    def add_penalty(self, program: Any) -> None:
+    def add_penalty(self, program: PhaseList) -> None:
         """Add the penalty of the batch, behind all phases that make its sums."""
         pieces = np.split(self.squares.sums, self.squares.table["first_piece"][1:]) if self.whole else []
         parts = [*pieces, *(self.tile_sums[term] for term in self.tiled)]
         self.parts["sums"], self.parts["pieces"] = [address_of(part) for part in parts], [len(part) for part in parts]
         if self.tiled:
-            program.end_with_barrier()
+            program.meet()
         program.add(PENALTY_KERNEL, self.record, barrier=False)

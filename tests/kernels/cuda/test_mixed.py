@@ -51,7 +51,7 @@ def test_narrow(size, shift):
 def test_gather(columns, stride, shift):
     rng = np.random.default_rng(0)
     host = rng.standard_normal((23, columns)).astype("float32")
-    x, order = to_device(host, shift), rng.permutation(23)
+    x, order = to_device(host, shift), rng.permutation(23).astype("uint32")
     on_device, gpu = to_device(order), gpu_of({at(x)})
     for number, count in ((0, 9), (2, 5)):
         for by in (on_device, None):

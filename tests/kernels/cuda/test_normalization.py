@@ -16,7 +16,7 @@ from helpers_normalization import gradients, normalized
 from fastopt.kernels.cuda.dense import normalization, rows
 from fastopt.kernels.cuda.runtime.array_interface import gpu_of, see
 from fastopt.kernels.cuda.runtime.records import CLOCK, NOISE, NORMALIZATION
-from fastopt.kernels.cuda.training import network
+from fastopt.kernels.cuda.training import training_pass
 from fastopt.kernels.formulas import dropout_stream
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.reference.maths import normal_draws
@@ -181,7 +181,7 @@ def test_fixed_layers():
 
 def test_updates_of_single_layers(monkeypatch):
     """Layers are updated one by one where all of their parameters are."""
-    monkeypatch.setattr(network, "BY_LAYER", 0)
+    monkeypatch.setattr(training_pass, "BY_LAYER", 0)
     compare(NETWORKS["layer norm"], MSE, [], "float64", "momentum", n=7)
     compare(NETWORKS["batch norm"], MSE, [], "float64", "momentum", n=7)
 

@@ -14,7 +14,7 @@ from helpers_network import Run, compare, data_for
 
 from fastopt.kernels import cuda
 from fastopt.kernels.cuda.runtime import memory
-from fastopt.kernels.cuda.training import data_feed, network, passes
+from fastopt.kernels.cuda.training import data_feed, network, passes, training_pass
 from fastopt.kernels.cuda.training.passes import BatchKind, batch_kind
 from fastopt.kernels.formulas import OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, EpochHooks, OptimizerSteps, Shuffle
@@ -151,7 +151,7 @@ def test_layers_are_updated_during_the_layers_below(monkeypatch, compute):
         return run, [*(t.losses for t in totals), *run.params, *(s for of in run.states for s in of)]
 
     _, alone = trained()
-    monkeypatch.setattr(network, "BY_LAYER", 1)
+    monkeypatch.setattr(training_pass, "BY_LAYER", 1)
     order = Order(monkeypatch)
     run, beside = trained()
     for a, b in zip(alone, beside, strict=True):
@@ -178,7 +178,7 @@ def test_layers_are_updated_during_the_layers_below(monkeypatch, compute):
 
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"clip_norm": 0.5}], ids=str)
 def test_all_are_updated_together_where_more_must_be_known(monkeypatch, options):
-    monkeypatch.setattr(network, "BY_LAYER", 1)
+    monkeypatch.setattr(training_pass, "BY_LAYER", 1)
     order = Order(monkeypatch)
     x, y = data_for(np.random.default_rng(0), LABELS, 11, 3, 3, "float32")
     run = Run(cuda, DEEP, LABELS, [], "float32", "adam")
