@@ -90,13 +90,15 @@ FASTOPT = {
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
     " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
-    "__init__": "activations averaging batches callbacks constraints conventions datasets functional layers losses"
-    " models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
+    "__init__": "activations averaging batches callbacks constraints conventions datasets export functional layers"
+    " losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
     " kernels/cpu/runtime kernels/formulas",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets layers losses"
-    " models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu kernels/cpu/dense"
+    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets export layers"
+    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
+    " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",
     "__main__": "cli",
