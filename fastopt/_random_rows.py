@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernels.spec import Shuffle
+from .kernels.spec import Shuffle, row_numbers
 
 SPLIT = 2  # random stream of a model's seed; 0 draws the weights, spec.SHUFFLE_STREAM the order of rows
-
-
-def row_numbers(rows: int) -> np.ndarray:
-    """Return 0 ... rows - 1, uint32 where the numbers fit.
-
-    >>> row_numbers(3)
-    array([0, 1, 2], dtype=uint32)
-    """
-    return np.arange(rows, dtype=np.uint32 if rows <= 1 << 32 else np.int64)
 
 
 def split(rows: int, fraction: float, seed: int, shuffle: bool) -> tuple[np.ndarray, np.ndarray]:

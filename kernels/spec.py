@@ -189,6 +189,15 @@ class Shuffle(NamedTuple):
         return order
 
 
+def row_numbers(rows: int) -> np.ndarray:
+    """Return the numbers of all rows, 0 ... rows - 1, for an order: uint32 where they fit.
+
+    >>> row_numbers(3)
+    array([0, 1, 2], dtype=uint32)
+    """
+    return np.arange(rows, dtype=np.uint32 if rows <= 1 << 32 else np.int64)
+
+
 SHUFFLE_STREAM = 1  # random stream of a seed for orders of rows; fastopt._random_rows has the others
 
 

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 import fastopt as fo  # noqa: E402
+from fastopt.kernels.cpu.runtime.primitives import INTERPRETED  # noqa: E402
 from fastopt.sklearn import (  # noqa: E402
     LinearRegression,
     LogisticRegression,
@@ -31,7 +32,10 @@ from fastopt.sklearn import (  # noqa: E402
     Perceptron,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.skipif(INTERPRETED, reason="thousands of epochs of interpreted kernels"),
+]
 
 # Checks that scikit-learn's own class fails, too: batches of a row do not know how many rows weigh as much.
 FAILED_BY_BOTH = {

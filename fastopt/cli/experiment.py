@@ -20,7 +20,7 @@ from .. import _random_rows
 from .._validation import check_number
 from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
-from ..kernels.spec import Batches
+from ..kernels.spec import Batches, row_numbers
 from ..layers import Dense, Dropout, Layer
 from ..models.epoch_loop import run_epochs
 from ..models.sequential import Sequential
@@ -109,7 +109,7 @@ class Experiment(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of the whole training, if nothing ends it early."""
-        rows = _random_rows.row_numbers(len(self.x))
+        rows = row_numbers(len(self.x))
         if check_number("validation_split", self.validation_split, 0.0, 1.0):
             rows, _ = _random_rows.split(len(rows), self.validation_split, self.seed, shuffle=True)
         steps = self.epochs * Batches(self.x, self.y, rows, min(self.batch_size, len(rows)), self.accumulate).steps

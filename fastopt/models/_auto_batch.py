@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _backends
-from .._random_rows import row_numbers
 from ..kernels.sources import take
-from ..kernels.spec import Batches, DenseSpec, OptimizerSteps
+from ..kernels.spec import Batches, DenseSpec, OptimizerSteps, row_numbers
 from ._intake import Data
 
 log = logging.getLogger("fastopt")

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import _frames
 from .._frames import Features
-from .._random_rows import row_numbers
 from .._validation import check_finite, check_labels, check_matrix, finite_rows
 from ..kernels.sources import Source
+from ..kernels.spec import row_numbers
 from ..losses import Loss, prepare_targets
 from ..preprocessing import Normalization, Preprocessing, Statistics, learn, stages_of
 from . import _features, _targets

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._metrics import check_classes
-from .._random_rows import row_numbers
 from .._validation import describe
 from ..kernels.sources import SparseRows, take
-from ..kernels.spec import Batches, EpochParts, PassResult
+from ..kernels.spec import Batches, EpochParts, PassResult, row_numbers
 from ..losses import Loss
 from . import _intake, _row_weights
 from ._intake import Data, Learnt

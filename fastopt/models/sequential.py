@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
-from .._random_rows import row_numbers, split
+from .._random_rows import split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
 from ..batches import BatchSize, Growing, Random
 from ..callbacks import Callback
 from ..kernels.formulas import LOSSES
+from ..kernels.spec import row_numbers
 from ..layers import Layer
 from ..losses import Loss
 from ..losses import get as get_loss
@@ -337,7 +338,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         inputs = raw.x.values.shape[1]
         if self.inputs is None:
             self.specs(inputs)  # raises, before anything is made, where layers clash
-        rows, held_out = row_numbers(raw.num_rows), None  # among those without gaps
+        rows, held_out = row_numbers(len(raw.x.values if raw.rows is None else raw.rows)), None  # of those without gaps
         if options.validation_split:
             rows, held_out = split(len(rows), float(options.validation_split), self.seed, bool(options.shuffle))
         used = rows if weights is None else _row_weights.used("sample_weight", weights, rows)

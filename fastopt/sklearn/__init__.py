@@ -6,7 +6,7 @@ pipelines, searches, ensembles and cross-validation. They need scikit-learn: `pi
 
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)
->>> model = MLPClassifier((16,), max_iter=300, learning_rate_init=0.01, random_state=0).fit(X, y)
+>>> model = MLPClassifier((16,), solver="lbfgs", alpha=0.01, random_state=0).fit(X, y)
 >>> model.score(X, y) > 0.95, model.predict(X[:2]).tolist()
 (True, [0, 0])
 """

@@ -80,7 +80,7 @@ class LogisticRegression(ProbabilisticClassifier, _Scores):
     >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
     >>> model = LogisticRegression().fit(X, y)
     >>> model.predict([[0.0], [3.0]]).tolist(), model.coef_.round(2).tolist()
-    ([0, 1], [[0.97]])
+    ([0, 1], [[0.96]])
     """
 
     _ftol = 64 * float(np.finfo(float).eps)

@@ -45,7 +45,7 @@ class MLPClassifier(ProbabilisticClassifier, _MLP):
 
     >>> import numpy as np
     >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> model = MLPClassifier((8,), learning_rate_init=0.1, random_state=0).fit(X, ["a", "a", "b", "b"])
+    >>> model = MLPClassifier((8,), solver="lbfgs", random_state=0).fit(X, ["a", "a", "b", "b"])
     >>> model.predict([[0.2], [2.8]]).tolist(), model.coefs_[0].shape
     (['a', 'b'], (1, 8))
     """

@@ -133,7 +133,8 @@ class Network:
         rows_of_epoch = (len(data.order), data.used) if data.sizes is None else None  # the program is for any number
         sizes = data.batch_size, data.accumulate, rows_of_epoch, data.y.ndim, variation and variation.parts
         shuffles = data.shuffle and bool(data.shuffle.block_rows)  # None: not at all
-        layout, weighted = (layout_of(data.x), data.order.dtype), data.weights is not None
+        layout = data.x.dtype if isinstance(data.x, np.ndarray) else layout_of(data.x), data.order.dtype
+        weighted = data.weights is not None
         clips = optimizer.clip_norm is not None
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]

@@ -6,12 +6,9 @@ import numpy as np
 
 from ...sources import Source, SparseRows, through
 from ..dense.gather import stages_table
-from ..runtime.compile import ffi
 from ..runtime.primitives import address_of
-from ..runtime.records import GATHER, word_of, words_of
+from ..runtime.records import words_of
 from ..runtime.storage import ARITHMETIC
-
-X, Y, ROW_BYTES = word_of(GATHER, "x"), word_of(GATHER, "y"), word_of(GATHER, "row_bytes")
 
 
 class SourceWords:
@@ -21,16 +18,8 @@ class SourceWords:
         self.record, self.words = record, words_of(record)
         self.dtype = np.dtype(ARITHMETIC[compute].T)  # of the batch
 
-    def read_from(self, x: np.ndarray | Source, y: np.ndarray | None) -> None:
-        """Point to x and y of a pass, which the caller keeps alive; an assignment to a word takes 0.02 us."""
-        words = self.words
-        if isinstance(x, Source):
-            self._describe(x)
-        else:
-            words[X], words[ROW_BYTES] = quick_address(x), x.strides[0]
-        words[Y] = 0 if y is None else quick_address(y)
-
-    def _describe(self, source: Source) -> None:
+    def describe(self, source: Source) -> None:
+        """Point to the features of a pass, which the caller keeps alive."""
         values, fields, table = source.values, self.record[0], stages_table(source)
         fields["stages"], self._table = address_of(table), table
         if isinstance(values, SparseRows):
@@ -45,8 +34,3 @@ class SourceWords:
         """The numbers of a batch where nothing is stored, (inputs,)."""
         zeros = through(source.stages, np.zeros((1, source.shape[1])))
         return np.ascontiguousarray(zeros, self.dtype)[0]
-
-
-def quick_address(array: np.ndarray) -> int:
-    """The address of a contiguous array that is not empty, in half the time of `address_of`."""
-    return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
