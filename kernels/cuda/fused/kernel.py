@@ -29,13 +29,14 @@ from ..runtime.vectors import loader, storer
 from .access import SECTOR, field, prefetch, read_double, read_word, resolve, write_double, write_word
 from .layout import COLUMN_LANES, FIRST, RECORD, H, Kind, L
 from .loss import elementwise_loss, row_loss
+from .sums import add_metrics, block_sums
 from .tiles import DEPTH, product
 
 BATCH, EVER = offset(CLOCK, "batch"), offset(CLOCK, "ever")
 
 read_global, write_global = reader("int64", 1), writer("int64")
 read_row_number = reader("uint32", 1)
-read_total, write_total = reader("float64", 1), writer("float64")
+write_total = writer("float64")
 
 
 def _barrier():
@@ -292,71 +293,6 @@ def _transfer(kind):
     return device(transfer)
 
 
-def _sums(kind):
-    """Sum of a float64 of every thread in two steps, in a fixed order: COLUMN_LANES partial sums, then their sum."""
-    threads = kind.threads
-
-    def partial_sums(thread_sums, tid):
-        if tid < COLUMN_LANES:
-            total = 0.0
-            for i in range(tid, threads, COLUMN_LANES):
-                total += read_double(thread_sums + i * 8)[0]
-            write_double(thread_sums + tid * 8, total)
-
-    def total_sum(thread_sums):
-        total = 0.0
-        for i in range(COLUMN_LANES):
-            total += read_double(thread_sums + i * 8)[0]
-        return total
-
-    return device(partial_sums), device(total_sum)
-
-
-def _add_metric(kind):
-    """Add the sum of all threads' values to the sums of each metric with this index in `kind.metrics`."""
-    partial_sums, total_sum = _sums(kind)
-
-    def add_metric(table, index, value, tid):
-        thread_sums = resolve(table, table + H.thread_sums)
-        write_double(thread_sums + tid * 8, np.float64(value))
-        cuda.syncthreads()
-        partial_sums(thread_sums, tid)
-        cuda.syncthreads()
-        if tid == 0:
-            total = total_sum(thread_sums)
-            for i in range(field(table + H.num_metrics)):
-                if field(table + H.metric_kinds + i * 8) == index:
-                    at = field(table + H.metric_sums) + i * 8
-                    write_total(at, read_total(at)[0] + total)
-        cuda.syncthreads()
-
-    return device(add_metric)
-
-
-def _add_metrics(kind, names):
-    """`_add_metric` for a tuple of values: one for each of the metrics with these names."""
-
-    def add_none(table, values, tid):
-        pass
-
-    if not names:
-        return device(add_none)
-    add_metric, index = _add_metric(kind), kind.metrics.index(names[-1])
-
-    def add_one(table, values, tid):
-        add_metric(table, index, values[0], tid)
-
-    if len(names) == 1:
-        return device(add_one)
-    others = _add_metrics(kind, names[:-1])
-
-    def add_each(table, values, tid):
-        others(table, values[:-1], tid)
-        add_metric(table, index, values[-1], tid)
-
-    return device(add_each)
-
-
 # ---------------------------------------------------------------- the kernel
 def _backward(kind):
     """Gradients of all parameters, from the last layer to the first."""
@@ -391,11 +327,11 @@ def _fused(kind):
         make(kind) for make in (_gather, _forward, _backward, _update, _transfer)
     )
     loss_and_metrics = row_loss(kind, device(_barrier)) if LOSSES[kind.loss].by_row else elementwise_loss(kind)
-    threads, (partial_sums, total_sum) = kind.threads, _sums(kind)
+    threads, (partial_sums, total_sum) = kind.threads, block_sums(kind)
     shared_address, generic_address = address_in(SHARED), address_in(ANY)
     load_scalar, store_scalar = loader(kind.dtype, 1), storer(kind.dtype, 1, SHARED)
     of_classes, of_values = ([name for name in kind.metrics if METRICS[name].of_classes is so] for so in (True, False))
-    add_hits, add_values = _add_metrics(kind, of_classes), _add_metrics(kind, of_values)
+    add_hits, add_values = add_metrics(kind, of_classes), add_metrics(kind, of_values)
     no_hits, no_values = (0,) * max(1, len(of_classes)), (0.0,) * max(1, len(of_values))
 
     def train(plan, count):
