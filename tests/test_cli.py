@@ -585,7 +585,7 @@ ERRORS = [
     (["--accumulate", "0"], "argument --accumulate: must be a whole number of at least 1; got '0'"),
     (["--momentum", "0.5"], "--momentum is for sgd, momentum, rmsprop, not for adam"),
     (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1; got '0'"),
-    (["--batch-size", "1.5"], "argument --batch-size: must be a whole number of at least 1; got '1.5'"),
+    (["--batch-size", "1.5"], "argument --batch-size: must be a whole number of at least 1, full or auto; got '1.5'"),
     (["--patience", "-1"], "argument --patience: must be a whole number of at least 0; got '-1'"),
     (["--threads", "0"], "argument --threads: must be a whole number of at least 1; got '0'"),
     (["--seed", "-1"], "argument --seed: must be a whole number of at least 0; got '-1'"),

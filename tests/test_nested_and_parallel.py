@@ -247,7 +247,7 @@ def test_a_training_waits_for_those_who_read(monkeypatch):
             return network.predict(rows, batch_size)
 
     real = model.network
-    monkeypatch.setattr(model, "network", lambda training=True: real(training) if training else Slow())
+    monkeypatch.setattr(model, "network", lambda training=True, *rest: real(training) if training else Slow())
     with ThreadPoolExecutor(2) as pool:
         predicted = pool.submit(model.predict, X)
         assert reading.wait(WAIT)
