@@ -55,7 +55,7 @@ def test_mixes_of_options(backend, data, tmp_path_factory):
 
 
 @pytest.mark.repeats
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 @given(data=st.data())
 def test_many_mixes_of_options(backend, data, tmp_path_factory):
     check_mix(backend, data.draw, tmp_path_factory)

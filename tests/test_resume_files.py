@@ -279,7 +279,7 @@ def test_processes_that_are_killed(backend, tmp_path):
 
 @posix
 @pytest.mark.repeats
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(waits=st.lists(st.floats(0, 0.7), min_size=1, max_size=6))
 def test_processes_that_are_killed_at_any_moment(backend, tmp_path_factory, waits):
     folder = tmp_path_factory.mktemp("killed")
@@ -313,7 +313,7 @@ def test_a_process_killed_within_the_writing_of_a_file(tmp_path, call):
     """Whichever call of the system is the last one, a checkpoint is there, and the training goes on from it."""
     whole = model_of("numpy")
     fit(whole)
-    for number in range(1, 40) if call is None else [call]:
+    for number in range(1, 40, 4) if call is None else [call]:
         folder = tmp_path / str(number)
         folder.mkdir()
         command = [sys.executable, "-c", KILLED_IN.format(tests=str(Path(__file__).parent)), str(number)]

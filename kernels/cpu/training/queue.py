@@ -1,7 +1,7 @@
 """Training passes of many networks at the same time: each on one thread, the next one as soon as a thread is free.
 
-A pass has no barriers on one thread, and shares no memory that it writes to with another. Two threads have gone through
-24 passes of 64-32-10 in 0.51 of the time of one.
+A pass has no barriers on one thread, and shares no memory that it writes to with another. On two threads, 24 networks
+of 64-32-10 took 0.54 of the time of one after the other, Python's work on each network included.
 """
 
 from __future__ import annotations
