@@ -305,6 +305,25 @@ def test_a_grid_goes_on_after_an_interrupt(flowers):
 
 
 # ---------------------------------------------------------------- output and refusals
+def test_a_database_that_cannot_be_opened(flowers, monkeypatch):
+    x, y = flowers
+    for url in ("nowhere", "sqlite:////no/such/folder/trials.db"):
+        with pytest.raises(ValueError, match=f"the storage '{url}' cannot be opened: "):
+            search(x, y, {"lr": [0.01, 0.1]}, storage=url, **QUICK)
+    memory, calls = optuna.storages.InMemoryStorage(), []
+
+    def get_storage(url):
+        calls.append(url)
+        if len(calls) == 1:
+            raise RuntimeError("table studies already exists")  # another process makes it
+        return memory if isinstance(url, str) else url
+
+    monkeypatch.setattr(optuna.storages, "get_storage", get_storage)
+    result = search(x, y, {"lr": [0.01], "layers": (4,)}, sampler="grid", storage="sqlite:///trials.db", **QUICK)
+    assert len(result.outcomes) == 1
+    assert calls[:2] == ["sqlite:///trials.db"] * 2
+
+
 def test_the_table(flowers):
     x, y = flowers
     space = {"lr": [0.001, 0.03], "optimizer": ["adam"], "layers": [(4,), ()]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ._optuna import optuna
 from ._space import Space
 from ._task import Task
 
+ATTEMPTS = 3  # to open a database
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 BEGUN = (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
 
@@ -76,11 +78,31 @@ class GridTrials(Trials):
             self._study.enqueue_trial(dict(zip(self._names, point, strict=True)))
 
 
+def _opened(storage: Any) -> Any:
+    """The storage of a URL; ValueError for one that cannot be opened.
+
+    Two processes that make a new database at the same time get into each other's way: the later one opens it again.
+    """
+    if not isinstance(storage, str):
+        return storage
+    for attempt in range(ATTEMPTS):
+        try:
+            return optuna.storages.get_storage(storage)
+        except ImportError:  # of the database's driver
+            raise
+        except Exception as error:  # SQLAlchemy's, of which there are many
+            if "already exists" not in str(error) or attempt == ATTEMPTS - 1:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"the storage {storage!r} cannot be opened: {reason}") from error
+            time.sleep(1.0)
+    return None
+
+
 def open_study(task: Task, space: Space, options: Options, monitor: str, grid: Any, folds: list[Any]) -> Any:
     """A new study, or the one of this name that the storage has, if it is of the same search."""
     direction: Any = "maximize" if rises(monitor.removeprefix("val_")) else "minimize"
     pruner = optuna.pruners.MedianPruner() if options.prune else optuna.pruners.NopPruner()
-    made: dict[str, Any] = {"storage": options.storage, "study_name": options.name, "pruner": pruner}
+    made: dict[str, Any] = {"storage": _opened(options.storage), "study_name": options.name, "pruner": pruner}
     try:
         study = optuna.create_study(direction=direction, sampler=_sampler(options, grid, task.seed), **made)
     except optuna.exceptions.DuplicatedStudyError:
