@@ -320,10 +320,9 @@ print(anonymous() - before)
 
 @pytest.mark.repeats
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(INTERPRETED, reason="too many rows for interpreted kernels")
 @pytest.mark.parametrize("backend", ["cpu", "numpy"])
 def test_a_memory_map_takes_no_memory(backend, tmp_path):
-    if INTERPRETED and backend == "cpu":
-        pytest.skip("too many rows for interpreted kernels")
     """A file of 300 MB, of holes; in float32 it would be 1.2 GB. What is left is the order of rows, and some blocks."""
     rows = 400_000
     with open(tmp_path / "x", "wb") as file:
