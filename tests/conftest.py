@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Number of examples of a test that gives none itself; no database in a folder that cannot be written to.
     place = {} if os.access(".", os.W_OK) else {"database": None}
     hypothesis.settings.register_profile("thorough", max_examples=100, **place)
-    hypothesis.settings.register_profile("quick", max_examples=30, **place)
+    hypothesis.settings.register_profile("quick", max_examples=20, **place)
     hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     if CHILD in os.environ:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores

@@ -19,7 +19,10 @@ from fastopt.benchmarks.cuda.goals import FIGURES
 from fastopt.benchmarks.cuda.records import Folder
 from fastopt.cli import bench
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "waitid"), reason="a survey runs where there are GPUs: on Linux")
+pytestmark = [
+    pytest.mark.repeats,  # processes that hang take seconds each
+    pytest.mark.skipif(not hasattr(os, "waitid"), reason="a survey runs where there are GPUs: on Linux"),
+]
 
 CRASH = "import ctypes; print('about to', flush=True); ctypes.string_at(0)"
 HANG = "import time; print('waiting', flush=True); time.sleep(1000)"

@@ -15,6 +15,8 @@ from fastopt.benchmarks.cuda import records, stages
 from fastopt.benchmarks.cuda.child import RECORDS, RESULT
 from fastopt.benchmarks.cuda.processes import run
 
+pytestmark = pytest.mark.repeats  # processes that hang take seconds each
+
 PLUGIN = ["-p", "fastopt.benchmarks.cuda.outcomes"]
 with_xdist = pytest.mark.skipif(not find_spec("xdist"), reason="needs pytest-xdist")
 MIXED = """

@@ -31,7 +31,12 @@ def verdict(group, *thorough):
     return f"{last}: {how}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("group", GROUPS)
+LONG = ("networks in bfloat16", "products", "updates")  # some 10 s each
+
+
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.repeats) if group in LONG else group for group in GROUPS]
+)
 def test_kernels_stay_within_their_arrays(group):
     assert verdict(group) == "done"
 
