@@ -11,7 +11,7 @@ require_device()
 from helpers_network import Run, assert_agree, compare, data_for
 
 from fastopt.kernels import cuda, reference
-from fastopt.kernels.cuda.training import data_feed, network, passes
+from fastopt.kernels.cuda.training import data_feed, passes, training_pass
 from fastopt.kernels.formulas import LOSSES, METRICS, OPTIMIZERS
 from fastopt.kernels.spec import Batches, DenseSpec, DropoutSpec, EpochHooks, OptimizerSteps, Shuffle
 
@@ -52,7 +52,7 @@ def test_steps_of_several_batches_and_clipping(options):
 def test_a_step_without_weight_changes_nothing(options, how, monkeypatch):
     """Nor does weight decay; however batches are launched. Later steps have the scalars of their numbers."""
     if how == "layer by layer":
-        monkeypatch.setattr(network, "BY_LAYER", 1)
+        monkeypatch.setattr(training_pass, "BY_LAYER", 1)
     elif how == "several batches a graph":
         monkeypatch.setattr(passes, "MANY", 2)
         monkeypatch.setattr(passes, "LONG", 1)
