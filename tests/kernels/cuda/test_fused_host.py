@@ -16,6 +16,7 @@ from fastopt.kernels import reference
 from fastopt.kernels.cuda.dense.structure import Structure
 from fastopt.kernels.cuda.fused import kernel, layout, select
 from fastopt.kernels.cuda.fused import loss as fused_loss
+from fastopt.kernels.cuda.fused import sums as fused_sums
 from fastopt.kernels.cuda.runtime.records import CLOCK, ROW
 from fastopt.kernels.formulas import LOSSES, NUM_SCALARS, OPTIMIZERS
 from fastopt.kernels.metrics import metric_values, variation_of
@@ -49,7 +50,7 @@ def at(array):
 @pytest.mark.parametrize("case", CASES, ids=["classes", "numbers"])
 def test_a_pass(monkeypatch, case):
     layers, loss, metrics, dtype, rule, n, batch = case
-    for module in (layout, kernel, fused_loss):
+    for module in (layout, kernel, fused_loss, fused_sums):
         monkeypatch.setattr(module, "COLUMN_LANES", 1)
     monkeypatch.setattr(layout.Kind, "threads", property(lambda self: 1))
     monkeypatch.setenv("FASTOPT_CUDA_FUSED", "1")
