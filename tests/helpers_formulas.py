@@ -1,4 +1,4 @@
-"""What tests of users' formulas share."""
+"""Parts that tests of users' formulas share."""
 
 from __future__ import annotations
 

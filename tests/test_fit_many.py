@@ -258,7 +258,7 @@ def with_rows(*rows):
 
 
 SHARED, OTHER = Callback(), Callback()
-# What is given in place of (models, x, y), with which options, and the error.
+# Arguments in place of (models, x, y), the options with them, and the error.
 WRONG = {
     "twice": (lambda m, x, y: ([*m[:2], m[0]], x, y), {}, ValueError, r"models\[2\] is models\[0\]"),
     "no model": (lambda m, x, y: ([*m, 3], x, y), {}, TypeError, r"models\[3\] must be a Sequential"),

@@ -152,7 +152,7 @@ def test_evaluation_goes_by_the_averages_and_changes_nothing(backend):
 
 
 def test_averages_are_those_of_the_batches_and_no_optimizer_touches_them():
-    """Of data that go through unchanged, and with a weight decay that would shrink them."""
+    """Data go through unchanged, and a weight decay would shrink the parameters."""
     x, y = blobs(40)
     model = Sequential([BatchNorm(0.75), Dense(3)], dtype="float64")
     model.compile(fo.SGD(lr=0.01, weight_decay=0.5), "sparse_categorical_crossentropy")
@@ -254,7 +254,7 @@ def test_noise_is_drawn_anew_in_every_step_and_not_in_evaluation():
 
 @pytest.mark.parametrize("which", ["as it is", "pickle"])
 def test_averages_of_weights_go_with_the_moving_averages_of_now(which):
-    """What `predict` uses of a BatchNorm are averaged gamma and beta, and the moving averages themselves."""
+    """`predict` uses averaged gamma and beta of a BatchNorm, and the moving averages themselves."""
     x, y = blobs()
     model = Sequential([Dense(5), BatchNorm(0.8), Dense(3)], dtype="float64", seed=1)
     model.compile(fo.SGD(lr=0.05), "sparse_categorical_crossentropy", ema=fo.EMA(0.5))

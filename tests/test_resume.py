@@ -41,7 +41,7 @@ def resumed(path, backend="numpy", of_model=None, make_callbacks=tuple, kills=(1
 
 @pytest.mark.parametrize("after", [1, 2, 4, 6])
 def test_after_any_checkpoint(backend, after, tmp_path):
-    """Of steps 3, 6, 9, of the end of an epoch at step 11, and of 12, 15 and so on."""
+    """Checkpoints are those of steps 3, 6, 9, of the end of an epoch at step 11, and of 12, 15 and so on."""
     whole = model_of(backend)
     fit(whole)
     model = resumed(tmp_path / "c", backend, kills=[after], checkpoint_every=3)
@@ -279,7 +279,7 @@ class Remember(Callback):
 
 
 def test_callbacks_of_users(backend, tmp_path):
-    """What `on_epoch_begin` sets is not set twice, and losses since the last call go on, too."""
+    """Settings of `on_epoch_begin` are not made twice, and losses since the last call go on, too."""
     whole, theirs = model_of(backend, lr=0.05), Remember()
     fit(whole, callbacks=[theirs])
     assert killed(

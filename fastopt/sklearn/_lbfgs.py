@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from .. import _backends
+from ..kernels.formulas import ACTIVATIONS
 from ._tasks import Task
 
 Array = NDArray[Any]
@@ -56,7 +57,7 @@ class Objective:
         dy = np.ascontiguousarray(dy, self.x.dtype)
         for i in reversed(range(len(self.layers))):
             (w, _), k = self.layers[i], i * (1 + self.bias)
-            s = self.outputs[i] if self.kernels_use_y(self.activations[i]) else self.pre[i]
+            s = self.outputs[i] if ACTIVATIONS[self.activations[i]].uses == "y" else self.pre[i]
             dx: Any = np.empty_like(inputs[i]) if i else None
             db = self.gradients[k + 1] if self.bias else None
             self.kernels.dense_backward(dy, inputs[i], w, s, self.activations[i], dx, self.gradients[k], db)
@@ -64,13 +65,6 @@ class Objective:
             value += 0.5 * self.penalty * float(np.vdot(w, w))
             self.gradients[k] += w.dtype.type(self.penalty) * w
         return value, np.concatenate([g.ravel() for g in self.gradients]).astype(np.float64)
-
-    @staticmethod
-    def kernels_use_y(activation: str) -> bool:
-        """Return true if the derivative of an activation is a function of its value."""
-        from ..kernels.formulas import ACTIVATIONS
-
-        return ACTIVATIONS[activation].uses == "y"
 
 
 def minimise(objective: Objective, max_iter: int, max_fun: int, tol: float, ftol: float) -> tuple[int, float]:

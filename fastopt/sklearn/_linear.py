@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.extmath import safe_sparse_dot
 
 from ._base import NetworkEstimator
 from ._labels import NetworkClassifier, ProbabilisticClassifier
@@ -52,8 +53,6 @@ class _Scores(_Linear):
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def _scores(self, X: Any) -> Array:
-        from sklearn.utils.extmath import safe_sparse_dot
-
         X = self._checked_rows(X)
         found: Array = safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_
         return found

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, log_softmax, softmax, xlogy
+from scipy.special import expit, log_softmax, softmax
 
 from ..losses import Loss
 
@@ -46,7 +46,7 @@ class Task(NamedTuple):
             dz[rows, y] -= 1
         elif self.activation == "sigmoid":
             y = y.reshape(z.shape)
-            losses = np.logaddexp(0, z) - xlogy(y, np.e) * z
+            losses = np.logaddexp(0, z) - y * z
             dz = dz - y
         else:
             dz = dz - y.reshape(z.shape)

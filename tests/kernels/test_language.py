@@ -58,7 +58,7 @@ CALLS = {
     "logical_or": ("1 if np.logical_or(z < 0, z > 1) else 2", lambda z: np.where((z < 0) | (z > 1), 1, 2)),
     "logical_not": ("1 if np.logical_not(z > 0) else 2", lambda z: np.where(z > 0, 2, 1)),
 }
-# What Python has besides calls.
+# Syntax of Python besides calls.
 SYNTAX = {
     "literals": ("1 + z * 2 - 0.5", lambda z: 1 + z * 2 - 0.5),
     "powers": ("z ** 2 + z ** 5 - z ** 0", lambda z: z**2 + z**5 - 1),
