@@ -60,14 +60,8 @@ def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
     learnt = known._replace(feature_names=known.feature_names or raw.x.names, classes=classes)
     reader = Reader(model, loss, options.nan, inputs, learnt)
     reader.read(1, *first)  # raises for a layer that has not learnt its statistics
-    validation = None
-    if options.validation_data is not None:
-        called = ("validation x", "validation y")
-        more_x, more_y, *rest = options.validation_data
-        more = _intake.read(model, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
-        validation = _intake.converted(model, called, more, loss, learnt)
-        if rest and rest[0] is not None:
-            validation = model._weighted(validation, more, "validation sample_weight", rest[0])
+    has_validation = options.validation_data is not None
+    validation = model._validation_of(options, loss, inputs, learnt) if has_validation else None
     for callback in options.callbacks:
         callback.check(training.figure_names(model.metrics, validation is not None, model.metric_functions))
     if model.inputs is None:

@@ -359,12 +359,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         learnt = _intake.learnt_from(self, raw, learnt_rows, loss, bool(options.standardize_targets))
         data, validation = intake.converted(self, ("x", "y"), raw, loss, learnt), None
         if options.validation_data is not None:
-            called = ("validation x", "validation y")
-            more_x, more_y, *rest = options.validation_data
-            more = intake.read(self, called, more_x, more_y, loss, options.nan, inputs, learnt.feature_names)
-            validation = intake.converted(self, called, more, loss, learnt)
-            if rest and rest[0] is not None:
-                validation = self._weighted(validation, more, "validation sample_weight", rest[0])
+            validation = self._validation_of(options, loss, inputs, learnt, intake)
         elif held_out is not None:
             validation = data._replace(rows=_intake.chosen(data.rows, held_out))
             if weights is not None:
@@ -426,6 +421,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss
+
+    def _validation_of(
+        self, options: FitOptions, loss: Loss, inputs: int, learnt: Learnt, intake: Any = _intake
+    ) -> _intake.Data:
+        """The checked rows of `validation_data`; intake: who reads the data."""
+        called = ("validation x", "validation y")
+        x, y, *rest = options.validation_data
+        raw = intake.read(self, called, x, y, loss, options.nan, inputs, learnt.feature_names)
+        data: _intake.Data = intake.converted(self, called, raw, loss, learnt)
+        if rest and rest[0] is not None:
+            data = self._weighted(data, raw, "validation sample_weight", rest[0])
+        return data
 
     def _weighted(self, data: _intake.Data, raw: _intake.Raw, name: str, sample_weight: ArrayLike) -> _intake.Data:
         """The data with the weights of its rows."""
