@@ -223,3 +223,13 @@ def _nadam_in_float64(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def _number_of_threads() -> Iterator[None]:
+    """Put back the number of threads that a test has set, which the next one would find."""
+    name = "fastopt.kernels.cpu.runtime.launch"
+    before = getattr(sys.modules.get(name), "_threads", None)
+    yield
+    if name in sys.modules:
+        sys.modules[name]._threads = before  # type: ignore[attr-defined]
