@@ -67,6 +67,7 @@ class Model(Trainable, Protocol):
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
     _constraints: tuple[Constraint | None, ...]
+    _penalties_by_rows: bool
 
     @property
     def backend(self) -> str:
@@ -377,6 +378,9 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
         steps = steps._replace(fixed=model._fixed_layers)
     if model._constraints or model._averages is not None:
         steps = work_after(steps, model._constraints, model._averages, model._parameters)
+    if model._penalties_by_rows and steps.penalties:
+        weights = batches.weight_of_steps()
+        steps = steps._replace(penalty_divisors=np.where(weights == 0, 1.0, weights))
     network.steps_done = 0
     return steps
 
@@ -394,8 +398,16 @@ def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[s
     result = network.evaluate(data.x, data.y, batch_size, data.weights, data.rows)
     loss, settings = float(result.losses[0]), model.param_settings
     if any(own.has_penalty for own in settings):
-        loss += network.penalty(settings)
+        loss += network.penalty(settings) / (_weight_of(data) if model._penalties_by_rows else 1.0)
     return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
+
+
+def _weight_of(data: Data) -> float:
+    """The number of the rows that count, or the sum of their weights."""
+    if data.weights is None:
+        return float(len(data.x) if data.rows is None else len(data.rows))
+    weights = data.weights if data.rows is None else data.weights[data.rows]
+    return float(weights.sum(dtype=np.float64))
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:

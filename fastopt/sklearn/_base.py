@@ -64,7 +64,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     alpha: float = 0.0
 
     _model: Sequential  # that was trained last
-    _penalty: float  # its factor of L2
+    _penalty: tuple[float, float]  # its factors of L1 and L2
     _task: Task
     _seed: int
 
@@ -87,8 +87,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _penalties(self) -> tuple[float, float]:
-        """Return alpha of L2 and of L1: of alpha / 2 times squares, and alpha times values, over the sum of weights."""
+        """Return alpha of L2 and of L1: of alpha / 2 times squares, and alpha times values, over `_penalty_over`."""
         return float(self.alpha), 0.0
+
+    _penalty_over: ClassVar[str] = "step"  # the sum of weights of a "step", of all "data", or of a "row", which is 1
 
     def _rate(self) -> Any:
         return self.learning_rate_init
@@ -180,10 +182,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         shapes: list[Any] = [(inputs, outputs)] + [outputs] * bool(self.fit_intercept)
         return [self._random.uniform(-bound, bound, shape) for shape in shapes]
 
-    def _network(self, params: list[Array], inputs: int, penalty: float) -> Sequential:
-        """Return a model with copies of these weights; penalty: factor of L2 in fastopt's loss."""
-        l1 = self._penalties()[1]
-        regularizer = regularizers.L1L2(l1, penalty) if l1 or penalty else None
+    def _network(self, params: list[Array], inputs: int, penalty: tuple[float, float] = (0.0, 0.0)) -> Sequential:
+        """Return a model with copies of these weights; penalty: factors of L1 and L2 in fastopt's loss."""
+        regularizer = regularizers.L1L2(*penalty) if any(penalty) else None
         options: dict[str, Any] = {"use_bias": bool(self.fit_intercept), "kernel_regularizer": regularizer}
         layers: list[Any] = []
         activation = ACTIVATIONS.get(self.activation, self.activation)
@@ -196,6 +197,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             layers, seed=self._seed, backend=self.backend, dtype=params[0].dtype, compute_dtype=self.compute_dtype
         )
         model.adopt(inputs, params)
+        model._penalties_by_rows = self._penalty_over == "step"
         return model
 
     def _optimizer(self) -> Optimizer:
@@ -236,7 +238,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             X, targets, weights, score = self._held_out(X, y, targets, weights)
         rows = len(targets)
         batch = self._batch(rows)
-        model = self._compiled(params, batch if weights is None else float(weights.mean()) * batch, incremental)
+        model = self._compiled(params, rows if weights is None else float(weights.sum()), incremental)
         rule = Iterations(
             self, task.value, self._schedule(), self.learning_rate == "adaptive", score, rows,
             self.n_iter_no_change - self._impatience,
@@ -259,10 +261,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
                 " converged yet.", ConvergenceWarning, stacklevel=4,
             )  # fmt: skip
 
-    def _compiled(self, params: list[Array], rows_of_batch: float, incremental: bool) -> Sequential:
-        """Return the model with its optimizer: a new one, unless a fit goes on."""
-        # scikit-learn adds alpha / 2 |w|^2 over the sum of a batch's weights
-        penalty = self._penalties()[0] / (2 * rows_of_batch * self._task.gradient)
+    def _compiled(self, params: list[Array], weight: float, incremental: bool) -> Sequential:
+        """Return the model with its optimizer: a new one, unless a fit goes on. weight: of all rows together."""
+        (l2, l1), over = self._penalties(), weight if self._penalty_over == "data" else 1.0
+        over *= self._task.gradient
+        penalty = l1 / over, l2 / (2 * over)
         before: Sequential | None = getattr(self, "_model", None)
         former = before.optimizer if incremental and before is not None else None
         if before is not None and former is not None and penalty == self._penalty:
@@ -319,7 +322,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.loss_ = minimise(
             objective, int(self.max_iter), int(self.max_fun), float(self.tol), self._ftol
         )
-        self._model = self._network(params, self.n_features_in_, 0.0)
+        self._model = self._network(params, self.n_features_in_)
 
     # -- prediction
 

@@ -76,6 +76,7 @@ class TrainingPass:
             training.optimizer_step.clip(optimizer.clip_norm)
         if training.penalties:
             training.penalties.set_factors(optimizer.settings)
+        self._divisors = optimizer.penalty_divisors
         training.after.begin(optimizer.after and optimizer.after.shares)
         for sums in (training.losses, *training.sums.values()):
             sums[: batches.epochs] = 0
@@ -117,7 +118,9 @@ class TrainingPass:
         done, group, penalties = self.program.done, self.batches.accumulate, self.training.penalties
         so_far = self.training.mean_loss(done, self.stride, self.values.losses_of_row)
         if penalties:
-            so_far += float(penalties.into.ravel()[:done:group].mean())
+            # of steps that have begun
+            of_steps = penalties.into[: self.batches.epochs, ::group][:, : self._steps].ravel()
+            so_far += float(self._divided(of_steps)[: -(-done // group)].mean())
         progress(done // group, so_far)
 
     def finish(self) -> EpochResults:
@@ -161,5 +164,10 @@ class TrainingPass:
             counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
         means = losses / counts
         if training.penalties:
-            means += training.penalties.into[:epochs, ::group][:, : means.shape[1]]
+            of_steps = training.penalties.into[:epochs, ::group][:, : means.shape[1]]
+            means += self._divided(of_steps.ravel()).reshape(means.shape)
         return EpochResults(means, metrics, seconds, rates.copy(), weights)
+
+    def _divided(self, penalties: np.ndarray) -> np.ndarray:
+        """The penalties of the first steps, over their divisors."""
+        return penalties if self._divisors is None else penalties / self._divisors[: len(penalties)]
