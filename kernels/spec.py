@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .loss_rule import LossRule
 from .sources import Source
 
 NO_PARAMS: Mapping[str, float] = MappingProxyType({})
@@ -475,6 +476,7 @@ class EpochHooks(NamedTuple):
     finished: Callable[[EpochResults], None]  # given the results of whole epochs, also if the pass is interrupted
     stop: Callable[[], bool]  # asked now and then, at most at every end of an epoch; true: the pass ends with its epoch
     until_diverged: bool = False  # the pass ends with the first epoch whose losses are not finite
+    rule: LossRule | None = None  # by which the pass ends; None: by none
 
     def after(self, result: PassResult) -> bool:
         """Hand over the result of an epoch; return true if the pass ends with it."""

@@ -74,7 +74,7 @@ class Trained:
             steps = OptimizerSteps(
                 rule, self.states, options, rates, 3 + epoch * batches.steps, clip_norm, tuple(settings or ()),
                 penalty_divisors=batches.weight_of_steps() if divisors else None,
-            )
+            )  # fmt: skip
             self.losses += self.net.train(batches, steps, 5).losses.tolist()
 
 

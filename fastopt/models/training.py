@@ -32,6 +32,7 @@ from ..kernels.spec import (
 )
 from ._averages import Averages, work_after
 from ._intake import Data
+from ._late_callbacks import rule_of, telling
 from ._limits import check_checkpoints, check_limits
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
@@ -219,7 +220,8 @@ class Plan(NamedTuple):
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
         in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
-        return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
+        looks = options.shows_bar or self.validation is not None or in_parts
+        return not looks and (not options.callbacks or rule_of(options.callbacks) is not None)
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -235,7 +237,7 @@ def run_at_once(model: Model, plan: Plan) -> History:
     other. Only losing the GPU can break it.
     """
     history = History(plan.batch_size, plan.batch_size_reason)
-    with in_training(model, (), history):
+    with in_training(model, plan.options.callbacks, history):
         _all_epochs(model, plan, history)
     return history
 
@@ -259,9 +261,13 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
 
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them."""
-    with holding(model, plan.network):
+    callbacks = plan.options.callbacks
+    with telling(callbacks, model, history) as tell, holding(model, plan.network):
         for batches, hooks in calls_at_once(model, plan, history):
-            train_epochs(model, plan.network, batches, hooks)
+            try:
+                train_epochs(model, plan.network, batches, hooks._replace(rule=rule_of(callbacks)))
+            finally:
+                tell()
 
 
 def calls_at_once(model: Model, plan: Plan, history: History) -> Iterator[tuple[Batches, EpochHooks]]:

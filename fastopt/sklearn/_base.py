@@ -22,7 +22,7 @@ from .._validation import check_count, check_flag, check_name, check_number
 from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
 from ..optim import SGD, Adagrad, Adam, Optimizer
-from ._iterations import Iterations
+from ._iterations import Iterations, Losses
 from ._lbfgs import Objective, minimise
 from ._tasks import Task
 
@@ -238,17 +238,22 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             X, targets, weights, score = self._held_out(X, y, targets, weights)
         rows = len(targets)
         batch = self._batch(rows)
-        model = self._compiled(params, rows if weights is None else float(weights.sum()), incremental)
+        losses = Losses(
+            task.value, task.gradient if any(self._penalties()) else task.value,
+            None if weights is None else np.array([min(batch, rows - start) for start in range(0, rows, batch)]),
+        )  # fmt: skip
+        total = rows if weights is None else float(weights.sum())
+        model = self._compiled(params, total, incremental, losses.metrics)
         rule = Iterations(
-            self, task.value, self._schedule(), self.learning_rate == "adaptive", score, rows,
+            self, losses, self._schedule(), self.learning_rate == "adaptive", score, rows,
             self.n_iter_no_change - self._impatience,
         )  # fmt: skip
         self.n_iter_ = 0
-        call = {
-            "batch_size": batch, "shuffle": bool(self.shuffle), "verbose": 0, "sample_weight": weights,
-        }  # fmt: skip
         try:
-            _iterate(model, _rows(X), targets, 1 if incremental else int(self.max_iter), rule, self.callbacks, call)
+            model.fit(
+                _rows(X), targets, 1 if incremental else int(self.max_iter), batch, shuffle=bool(self.shuffle),
+                callbacks=[rule, *self.callbacks], verbose=0, sample_weight=weights,
+            )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
             return
@@ -261,7 +266,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
                 " converged yet.", ConvergenceWarning, stacklevel=4,
             )  # fmt: skip
 
-    def _compiled(self, params: list[Array], weight: float, incremental: bool) -> Sequential:
+    def _compiled(
+        self, params: list[Array], weight: float, incremental: bool, metrics: Sequence[str] = ()
+    ) -> Sequential:
         """Return the model with its optimizer: a new one, unless a fit goes on. weight: of all rows together."""
         (l2, l1), over = self._penalties(), weight if self._penalty_over == "data" else 1.0
         over *= self._task.gradient
@@ -272,7 +279,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             return before
         self._penalty, optimizer = penalty, self._optimizer()
         model = self._network(params, self.n_features_in_, penalty)
-        model.compile(optimizer, self._task.loss)
+        model.compile(optimizer, self._task.loss, metrics)
         if before is not None:
             model.epochs_done = before.epochs_done
         if former is not None:
@@ -345,24 +352,6 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _iterate(
-    model: Sequential, X: Any, y: Array, iterations: int, rule: Iterations, callbacks: Sequence[Any], call: Any
-) -> None:
-    """Train for so many iterations, or until the rule ends it: those that are certain in one compiled call."""
-    if callbacks or rule.needs_every_epoch:
-        model.fit(X, y, epochs=iterations, callbacks=[rule, *callbacks], **call)
-        return
-    while iterations and not rule.converged:
-        count = rule.certain(iterations)
-        before = model.history
-        try:
-            model.fit(X, y, epochs=count, **call)
-        finally:
-            for loss in model.history["loss"] if model.history is not before and model.history else ():
-                rule.hear(model, loss)
-        iterations -= count
 
 
 def is_stochastic(estimator: Any) -> bool:

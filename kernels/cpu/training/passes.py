@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...loss_rule import LossRule
 from ...metrics import Variation
 from ...scalars import fill_settings
 from ...spec import Batches, EpochHooks, EpochResults, OptimizerSteps
 from .after_step import AfterUpdates
+from .judge import Judge
 from .optimizer_step import OptimizerStep
 from .penalties import Penalties
 from .program import Program
@@ -102,6 +104,16 @@ class TrainingPass:
         self._seconds = program.time_epochs()
         if self.hooks and self.hooks.until_diverged:
             program.end_if_diverged(self.training.losses)
+        if self.hooks and self.hooks.rule is not None and epochs > 1:
+            program.judge_by(self._judge(self.hooks.rule))
+
+    def _judge(self, rule: LossRule) -> Judge:
+        training, weights = self.training, self.program.row_weights
+        return Judge(
+            self.program.run, rule, self.batches, training.losses, self.values.losses_of_row,
+            weights.batch_sums if weights else None, training.penalties.into if training.penalties else None,
+            self._divisors,
+        )  # fmt: skip
 
     @property
     def num_bytes(self) -> int:
