@@ -60,6 +60,7 @@ def multiply(dtype, unit, sizes, kinds, a, b, c, size, alpha, beta):
     )  # fmt: skip
 
 
+@pytest.mark.repeats  # compiles twelve products, more than a second each
 @settings(max_examples=150, deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
