@@ -369,7 +369,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     x, order = more.pop("keep", lambda x: x)(x), np.arange(count, dtype=np.uint32)
-    weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
+    has_weight = more.pop("has_weight", None)
+    weights = None if has_weight is None else drawn(count).astype(dtype) ** 2 * has_weight(np.arange(count))
     group = more.pop("accumulate", 1)
     batches = Batches(x, y, order, 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
@@ -453,13 +454,16 @@ def networks() -> Iterator[Case]:
             "batches added up and clipped": {"accumulate": 3, "clip_norm": 0.1},
             "with penalties": {"own": ParamSettings(l1=0.1, l2=0.1)},
             "with penalties, and frozen layers": {"own": ParamSettings(l1=0.1), "frozen": (0, 1, 3), "accumulate": 2},
+            "with penalties, steps without weight": {"own": ParamSettings(l2=0.1), "has_weight": lambda i: i == 0},
+            "columns that are measured with their updates": {"after": LIMITS["constraints of columns"]},
         }.items():  # fmt: skip
             yield (
                 f"network, {name}, {dtype}",
                 lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
             )
         for name, more in {
-            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"weighted": True}, ", fixed": {"fixed": (9,)},
+            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"has_weight": lambda i: i % 5 > 0},
+            ", fixed": {"fixed": (9,)},
         }.items():  # fmt: skip
             yield (
                 f"network with normalization{name}, {dtype}",
@@ -529,7 +533,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
-    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_(?!rows)).*(?<!bfloat16)"),
+    "layers": (layers, r"dense_(?!combine|penalties).*|(activate_(?!rows)|slope_(?!rows)).*(?<!bfloat16)"),
     "losses": (losses, r"loss_(?!.*_weighted).*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
@@ -538,7 +542,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*"
         r"|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|slope_rows|metric|counts|apply)_.*(?<!bfloat16)"
-        r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
+        r"|dense_(combine|penalties)_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
     "networks in bfloat16": (
         networks_in_bfloat16,

@@ -145,6 +145,8 @@ DENSE = _record(
     "magnitude_sums",
     "lanes",  # (num_ranks, lane_bytes) of these kernels
     "lane_bytes",
+    "measure",  # code: the squares of the columns of a tile of w, after its update; 0: nobody asks
+    "column_squares",  # (rows of tiles of w, outputs) float64
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -216,7 +218,12 @@ WEIGHTS = _record(
     "step_sums",  # (batches of all epochs,) float64: of the step that the batch is in
     "accumulate",  # batches of a step
 )
-WEIGHED = _record("weights", "phase", "phase_work")  # record WEIGHTS; code and record of another phase
+WEIGHED = _record(
+    "weights",  # record WEIGHTS
+    "phase",  # code and record of another phase
+    "phase_work",
+    "otherwise",  # code of what takes its place, with its record, in steps whose weights sum to 0; 0: nothing
+)
 
 UPDATE = _record(
     "update",  # code
@@ -380,7 +387,8 @@ CONSTRAINED = _record(
     "pieces",
     "element_bytes",
     "measure",  # code: sums of the squares of a piece's columns; 0: there are no norms of columns
-    "squares",  # (pieces, columns) float64: what it leaves
+    "squares",  # (measured, columns) float64: what it leaves, or the phases `weights`
+    "measured",
     reals=("most",),  # the largest norm
 )
 AFTER_STEP = _record(

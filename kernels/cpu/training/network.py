@@ -140,9 +140,7 @@ class Network:
         needs_step, penalties = clips or data.accumulate > 1, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
-            # a step without weight leaves out the updates, and what goes with them
-            tiled = [] if needs_step or weighted else tiled
-            penalties = Penalties(net.params, terms, data, num_ranks, tiled)
+            penalties = Penalties(net.params, terms, data, num_ranks, [] if needs_step else tiled)
             penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
