@@ -400,6 +400,11 @@ def _profiled(dtype: str) -> list[Any]:
 
 
 DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
+def with_weight(i: np.ndarray) -> np.ndarray:
+    """The rows that have a weight above 0."""
+    return i % 5 > 0
+
+
 # Constraints of the parameters of DEEP, in turn.
 LIMITS = {
     "constraints of columns": [
@@ -423,7 +428,7 @@ def networks() -> Iterator[Case]:
             yield f"network, {loss}, {dtype}", lambda n=loss, d=dtype: _network(DEEP, n, d)
             yield (
                 f"network, {loss} of weighted rows, {dtype}",
-                lambda n=loss, d=dtype: _network(DEEP, n, d, weighted=True, accumulate=2),
+                lambda n=loss, d=dtype: _network(DEEP, n, d, has_weight=with_weight, accumulate=2),
             )
             if link := LOSSES[loss].link:
                 linked = [*DEEP[:-1], DenseSpec(17, 3, link)]
@@ -462,7 +467,7 @@ def networks() -> Iterator[Case]:
                 lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
             )
         for name, more in {
-            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"has_weight": lambda i: i % 5 > 0},
+            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"has_weight": with_weight},
             ", fixed": {"fixed": (9,)},
         }.items():  # fmt: skip
             yield (
