@@ -90,6 +90,7 @@ class Sequential(Incremental):
     """
 
     _auto_batch: tuple[Any, _auto_batch.Choice] | None = None  # the last choice of a batch size, after its key
+    _penalties_by_rows = False  # penalties of regularizers are divided by the rows of a step, as scikit-learn's
 
     def __init__(
         self,

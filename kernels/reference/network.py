@@ -189,7 +189,8 @@ class Network:
         for i in range(batches.steps):
             of_step = rows_of[i * k : (i + 1) * k]
             losses[i], weight, gradients = self._group(batches, of_step, metrics, seed, (step + i) * k)
-            losses[i] += penalty(self.params, optimizer.settings)
+            added, over = penalty(self.params, optimizer.settings), optimizer.penalty_divisors
+            losses[i] += added if over is None else added / over[i]
             if weights is not None:
                 weights[i] = weight
             if weight > 0:

@@ -43,8 +43,27 @@ RUN = _record(
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
     "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
+    "judge",  # record JUDGE, 0: none; and the code that is called with it after each epoch
+    "judge_code",
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The rule by which losses end a pass: see training/judge.py.
+JUDGE = _record(
+    "run",
+    "losses",  # (epochs, batches) float64
+    "losses_of_row",
+    "weights",  # (epochs, batches) float64 if `weighted`, else (batches,) of every epoch
+    "weighted",
+    "penalties",  # (epochs, batches) float64, of the batches that begin a step; 0: none
+    "divisors",  # (steps of all epochs,) float64, of the penalties; 0: none
+    "accumulate",  # batches of a step
+    "steps",  # of an epoch
+    "patience",  # and the other fields of LossRule, which change from epoch to epoch
+    "waited",
+    "of_all",
+    reals=("best", "least", "margin"),  # margin: by which losses may differ by rounding
+)
 
 # A team of threads: see teams.py.
 TEAM = _record(
