@@ -370,6 +370,9 @@ class OptimizerSteps(NamedTuple):
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
     after: AfterStep | None = None  # work that follows each update
     fixed: Sequence[int] = ()  # indices of BatchNorms among the layers that go by their averages, and do not move them
+    # uint8 of the shape of each parameter, 0 where it is pruned, else 1; None: nothing of it is. Empty: nothing of any.
+    # A pruned element has gradient 0, also in a norm, and is 0 after every step, as its states are.
+    masks: Sequence[np.ndarray | None] = ()
 
     @property
     def updated(self) -> tuple[bool, ...]:
