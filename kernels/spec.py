@@ -73,6 +73,11 @@ LayerSpec = DenseSpec | DropoutSpec | GaussianNoiseSpec | LayerNormSpec | BatchN
 MOVING = ("moving_mean", "moving_variance")  # parameters that no optimizer updates
 
 
+def dense_layers(layers: Sequence[LayerSpec]) -> list[DenseSpec]:
+    """Return the dense ones of some layers."""
+    return [layer for layer in layers if isinstance(layer, DenseSpec)]
+
+
 def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     """Return the names of a layer's parameters with their shapes, in the order in which networks have them.
 

@@ -19,7 +19,6 @@ from ...metrics import Variation, metric_values, variation_for, variation_of_pas
 from ...sources import Source
 from ...spec import (
     Batches,
-    DenseSpec,
     EpochHooks,
     EpochResults,
     LayerSpec,
@@ -27,6 +26,7 @@ from ...spec import (
     OptimizerSteps,
     ParamSettings,
     PassResult,
+    dense_layers,
 )
 from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
@@ -75,7 +75,7 @@ class Network:
         metrics: Sequence[str] = (),
         compute: str | None = None,
     ) -> None:
-        dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
+        dense = dense_layers(layers)
         last = dense[-1].activation
         is_link = last == "softmax" or (loss is not None and last == LOSSES[loss.name].link)
         self.params = list(params)

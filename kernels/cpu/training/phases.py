@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...profile import Cost
-from ...spec import DenseSpec, LayerSpec, LossSpec
+from ...spec import DenseSpec, LayerSpec, LossSpec, dense_layers
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import RUN, fill, words_of
@@ -32,7 +32,7 @@ class Structure(NamedTuple):
 
     @property
     def dense(self) -> list[DenseSpec]:
-        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+        return dense_layers(self.layers)
 
     @property
     def inputs(self) -> int:
