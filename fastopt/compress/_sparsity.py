@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._validation import describe
-from ..layers import Dense, Trained
+from ..models._magnitudes import kernel_indices
 from ..models.sequential import Sequential
 
 TOTAL = "total"  # key of all weights together
@@ -22,22 +22,6 @@ def check_model(model: Any) -> Sequential:
     return model
 
 
-def kernels_of(model: Sequential) -> dict[str, int]:
-    """Return for each dense layer, by its name, the index of its kernel among the parameters.
-
-    >>> import fastopt as fo
-    >>> kernels_of(fo.Sequential([fo.Dense(2), fo.LayerNorm(), fo.Dense(1, use_bias=False)], inputs=3))
-    {'dense_1': 0, 'dense_2': 4}
-    """
-    found, first = {}, 0
-    for layer, name in zip(model.layers, model.names, strict=True):
-        if isinstance(layer, Dense):
-            found[name] = first
-        if isinstance(layer, Trained):
-            first += len(layer.arrays)
-    return found
-
-
 def sparsity(model: Sequential) -> dict[str, float]:
     """Return the share of zero weights of each dense layer's kernel, by the layer's name, and of all as "total".
 
@@ -50,7 +34,7 @@ def sparsity(model: Sequential) -> dict[str, float]:
     {'dense_1': 0.5, 'dense_2': 0.0, 'total': 0.333}
     """
     parameters = check_model(model).get_weights()
-    kernels = {name: parameters[i] for name, i in kernels_of(model).items()}
+    kernels = {name: parameters[i] for name, i in kernel_indices(model.layers, model.names).items()}
     zeros = {name: w.size - int(np.count_nonzero(w)) for name, w in kernels.items()}
     shares = {name: zeros[name] / w.size for name, w in kernels.items()}
     return {**shares, TOTAL: sum(zeros.values()) / sum(w.size for w in kernels.values())}

@@ -16,6 +16,7 @@ from .. import _backends
 from .._exclusive import Exclusive
 from .._files import Path
 from .._metrics import Function, function_values
+from .._pruning import check_pruning
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
@@ -33,6 +34,7 @@ from ..kernels.spec import (
 from ._averages import Averages, work_after
 from ._intake import Data
 from ._limits import check_checkpoints, check_limits
+from ._masks import Masks
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._sizes import sized, varies
@@ -64,6 +66,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _masks: Masks | None
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
     _constraints: tuple[Constraint | None, ...]
@@ -102,6 +105,7 @@ class FitOptions:
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
     augment: Any = None
+    pruning: Any = None  # a `Pruning`, once they are made
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -134,6 +138,8 @@ class FitOptions:
 
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
+        if self.pruning is not None:
+            object.__setattr__(self, "pruning", check_pruning(self.pruning))
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
@@ -218,6 +224,7 @@ class Plan(NamedTuple):
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
         in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
+        in_parts = in_parts or options.pruning is not None
         return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
 
 
@@ -377,6 +384,8 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
         steps = steps._replace(fixed=model._fixed_layers)
     if model._constraints or model._averages is not None:
         steps = work_after(steps, model._constraints, model._averages, model._parameters)
+    if model._masks is not None:
+        steps = steps._replace(masks=model._masks.arrays)
     network.steps_done = 0
     return steps
 
