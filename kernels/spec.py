@@ -396,6 +396,9 @@ class OptimizerSteps(NamedTuple):
     fixed: Sequence[int] = ()  # indices of BatchNorms among the layers that go by their averages, and do not move them
     # (steps of all epochs,) float64: by these the penalties of settings are divided in each step; None: by 1
     penalty_divisors: np.ndarray | None = None
+    # uint8 of the shape of each parameter, 0 where it is pruned, else 1; None: nothing of it is. Empty: nothing of any.
+    # A pruned element has gradient 0, also in a norm, and is 0 after every step, as its states are.
+    masks: Sequence[np.ndarray | None] = ()
 
     @property
     def updated(self) -> tuple[bool, ...]:

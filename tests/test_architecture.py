@@ -64,6 +64,7 @@ FASTOPT = {
     "_backends": "_validation kernels/interrupts kernels/reference kernels/cpu kernels/cuda",  # the last three by name
     "_definitions": "_backends _validation kernels/formulas kernels/language kernels/spec",
     "_files": "_validation kernels/interrupts",
+    "_pruning": "_validation",
     "_frames": "_dlpack _validation kernels/sources",
     "_metrics": "_validation kernels/formulas",
     "batches": "_validation",
@@ -89,12 +90,14 @@ FASTOPT = {
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
-    "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
+    "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _pruning _random_rows _validation"
+    " _warnings"
     " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/loss_rule kernels/metrics kernels/sources kernels/spec",
+    "compress": "_pruning _validation models",
     "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
-    "__init__": "activations averaging batches callbacks constraints conventions datasets export functional layers"
-    " losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "__init__": "activations averaging batches callbacks compress constraints conventions datasets export functional"
+    " layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas"
     " kernels/loss_rule",
     "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"

@@ -16,6 +16,7 @@ from .. import _backends
 from .._exclusive import Exclusive
 from .._files import Path
 from .._metrics import Function, function_values
+from .._pruning import check_pruning
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
@@ -34,6 +35,7 @@ from ._averages import Averages, work_after
 from ._intake import Data
 from ._late_callbacks import rule_of, telling
 from ._limits import check_checkpoints, check_limits
+from ._masks import Masks
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._sizes import sized, varies
@@ -65,6 +67,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _masks: Masks | None
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
     _constraints: tuple[Constraint | None, ...]
@@ -104,6 +107,7 @@ class FitOptions:
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
     augment: Any = None
+    pruning: Any = None  # a `Pruning`, once they are made
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -136,6 +140,8 @@ class FitOptions:
 
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
+        if self.pruning is not None:
+            object.__setattr__(self, "pruning", check_pruning(self.pruning))
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
@@ -220,6 +226,7 @@ class Plan(NamedTuple):
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
         in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
+        in_parts = in_parts or options.pruning is not None
         looks = options.shows_bar or self.validation is not None or in_parts
         return not looks and (not options.callbacks or rule_of(options.callbacks) is not None)
 
@@ -387,6 +394,8 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
     if model._penalties_by_rows and steps.penalties:
         weights = batches.weight_of_steps()
         steps = steps._replace(penalty_divisors=np.where(weights == 0, 1.0, weights))
+    if model._masks is not None:
+        steps = steps._replace(masks=model._masks.arrays)
     network.steps_done = 0
     return steps
 

@@ -40,6 +40,7 @@ from .maths import LOSSES, weighted_total
 from .metrics import METRICS, Metric, Rule
 from .normalization import Activation, BatchNorm, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
+from .pruning import zero_gradients, zero_pruned
 from .updates import gradient_norm, penalty, update, updates_of_step
 
 Array = np.ndarray
@@ -194,8 +195,10 @@ class Network:
             if weights is not None:
                 weights[i] = weight
             if weight > 0:
+                zero_gradients(optimizer, self.params, gradients)
                 scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
                 update(updates_of_step(optimizer, self.params, gradients, i), scale)
+                zero_pruned(optimizer, self.params, gradients)
                 if optimizer.after:
                     work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1

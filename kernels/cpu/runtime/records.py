@@ -166,6 +166,8 @@ DENSE = _record(
     "lane_bytes",
     "measure",  # code: the squares of the columns of a tile of w, after its update; 0: nobody asks
     "column_squares",  # (rows of tiles of w, outputs) float64
+    "mask_tile",  # code: gradients of pruned weights in a tile become 0; 0: they stay, for nobody adds them up
+    "mask",  # (inputs, outputs) uint8: 0 where w is pruned
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -260,6 +262,12 @@ UPDATES = _record(
     "table",  # (count,) of UPDATE
     "tiles",  # of all arrays
     "scalars",  # address that those of the arrays count from, in bytes
+)
+
+# A parameter that is partly pruned: see masked_loops.py.
+MASKED = _record(
+    "mask",  # (elements,) uint8: 0 where it is pruned
+    "share",  # one number of the parameter's dtype, its share in its average; 0: there is no average
 )
 
 # The arguments of a step of a plan: see plan.py.
