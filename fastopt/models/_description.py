@@ -19,7 +19,7 @@ from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import CODED, LAYERED, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -95,9 +95,11 @@ def check_defined(description: Description) -> None:
 
 def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
+    if compiled.get("group", {}).get("state_bits") == 8:
+        return CODED
     is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)
     if is_new or {"ema", "decay_biases"}.intersection(compiled):
-        return FORMAT
+        return LAYERED
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from ... import costs
 from ...formulas import CONSTRAINTS, OPTIMIZERS
 from ...profile import Cost
-from ...spec import AfterStep, Constraint
+from ...spec import SAME, WHOLE, AfterStep, Constraint
+from ..optim import blockwise_loops
 from ..optim.averaging_loops import averaging_kernel
 from ..optim.constraints import BY_COLUMNS, BY_ROWS, ELEMENTWISE, constraint_kernel, measure_kernel, scratch_bytes
 from ..optim.loops import MAX_STATES
@@ -129,13 +130,15 @@ def _matrix_of(shape: tuple[int, ...], constraint: Constraint | None) -> _Matrix
 class AfterUpdates:
     """The phases of a training program after its updates; with none to add where `after` is None.
 
-    params: those of the network; updated: whether the optimizer changes each of them. accumulate: batches of a step.
+    params: those of the network. accumulate: batches of a step. storages: of the states of each; (): all are WHOLE.
     """
 
     def __init__(
-        self, after: AfterStep | None, params: Sequence[np.ndarray], num_ranks: int, steps: int, accumulate: int
-    ) -> None:
+        self, after: AfterStep | None, params: Sequence[np.ndarray], num_ranks: int, steps: int, accumulate: int,
+        storages: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         after = after or AfterStep()
+        self.storages = list(storages) or [WHOLE] * len(params)
         self.params, self.dtype, self.itemsize = params, params[0].dtype.name, params[0].itemsize
         self.constraints = list(after.constraints) or [None] * len(params)
         self.averages = list(after.averages) or [None] * len(params)
@@ -147,15 +150,23 @@ class AfterUpdates:
         self.kept: list[np.ndarray] = []  # memory that records point to
 
     # ------------------------------------------------------------ updates
-    def update_code(self, rule: str) -> int:
-        """The address of the loop of the updates."""
+    def update_code(self, rule: str, i: int | None = None) -> int:
+        """The address of the loop of the updates; of parameter i, where not all have the same."""
+        storage = WHOLE if i is None else self.storages[i]
+        if storage != WHOLE and OPTIMIZERS[rule].states:
+            return blockwise_loops.blockwise_kernel(rule, self.dtype, SAME, storage, self.fused).address
         return averaging_kernel(rule, self.dtype).address if self.fused else update_code(rule, self.dtype)
 
     def state_words(self, i: int, states: Sequence[np.ndarray]) -> list[int]:
         """Return the STATE_WORDS words of a parameter: addresses of what its update changes, and the key."""
+        if self.storages[i] != WHOLE and states:
+            more = (address_of(self.averages[i]), address_of(self.cell)) if self.fused else ()
+            words = np.array(blockwise_loops.state_words([address_of(state) for state in states], *more), np.int64)
+            self.kept.append(words)
+            return [address_of(words), *[0] * MAX_STATES]
         arrays = [*states, *([self.averages[i]] if self.fused else [])]
-        words = [address_of(array) for array in arrays]
-        return [*words, *[0] * (MAX_STATES - len(words)), address_of(self.cell) if self.fused else 0]
+        addresses = [address_of(array) for array in arrays]
+        return [*addresses, *[0] * (MAX_STATES - len(addresses)), address_of(self.cell) if self.fused else 0]
 
     def cost_of_update(self, cost: Cost, elements: int) -> Cost:
         """The cost of a phase that updates so many elements, averages included."""

@@ -18,6 +18,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...sources import Source
 from ...spec import (
+    BLOCKWISE,
     Batches,
     EpochHooks,
     EpochResults,
@@ -114,7 +115,8 @@ class Network:
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
-        key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
+        storages = tuple(optimizer.storages)
+        key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer, storages
         trained = self._trained
         if self._steps and data.epochs * data.steps == 1:
             trained = next((kept for kept in self._steps if kept.key == key), trained)
@@ -125,7 +127,7 @@ class Network:
         program = Program(net, "train", data.batch_size)
         program.kept.append(states)  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, storages)
         losses = np.zeros((epochs, steps * data.accumulate))
         scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
@@ -137,7 +139,7 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        needs_step, penalties = clips or data.accumulate > 1, None
+        needs_step, penalties = clips or data.accumulate > 1 or BLOCKWISE in storages, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
             # a step without weight leaves out the updates, and what goes with them

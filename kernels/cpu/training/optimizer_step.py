@@ -1,4 +1,5 @@
-"""The end of an optimizer step that needs whole gradients: for the norm of all, or for sums over several batches.
+"""The end of an optimizer step that needs whole gradients: for the norm of all, for sums over several batches, or for
+states whose codes are of blocks of neighbouring elements, which are no tiles of a gradient.
 
 The phases `weights` and `slopes` write dw and db to memory. Then `squares` adds up the squares if a norm is needed, and
 `apply` updates all parameters. The batches of a step add up in the product itself: dw = alpha x^T dz + beta dw, with
@@ -110,11 +111,12 @@ class OptimizerStep:
 
     def _update_table(self, rows: Sequence[int]) -> tuple[np.ndarray, int]:
         """A record UPDATE for each parameter that is updated, and the tiles of all."""
-        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        table, tiles = [], 0
         for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
             if of_param is None:
                 continue
             skip, words = rows[i] * self.scalars.strides[1], self.after.state_words(i, of_param)
+            code = self.after.update_code(self.rule, i)
             table.append((code, address_of(p), address_of(g), *words, skip, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
