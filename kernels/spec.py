@@ -110,6 +110,13 @@ MASTER = "master"  # the states are float32, and the last of them is the master 
 STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
 FORMS = (SAME, MASTER, STOCHASTIC)
 
+# Storage of the states of an array, of any form. With codes each state of the rule's row is two arrays, uint8 codes of
+# the array's shape and float32 largest magnitudes of its blocks (`formulas.blockwise`); a master copy is as it was.
+WHOLE = "whole"  # numbers
+BLOCKWISE = "blockwise"  # codes of the nearest entries
+BLOCKWISE_RANDOM = "blockwise_random"  # of one of the two neighbours, at random, right on average
+STORAGES = (WHOLE, BLOCKWISE, BLOCKWISE_RANDOM)
+
 
 class Update(NamedTuple):
     """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1.
@@ -124,7 +131,8 @@ class Update(NamedTuple):
     options: Mapping[str, Any]
     step: int
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class ArrayUpdate(NamedTuple):
@@ -142,7 +150,8 @@ class ArrayUpdate(NamedTuple):
     shape: tuple[int, ...] | None
     group: int  # index of its options among those given to `update`
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class BufferUpdate(NamedTuple):
@@ -155,7 +164,8 @@ class BufferUpdate(NamedTuple):
     states: Sequence[int]  # addresses, in the order of the rule's row; the master copy is the last
     group: int = 0  # index of its options among those given to `update`
     form: str = SAME  # of 16-bit arrays: one of spec.FORMS
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class Shuffle(NamedTuple):
@@ -399,6 +409,7 @@ class OptimizerSteps(NamedTuple):
     # uint8 of the shape of each parameter, 0 where it is pruned, else 1; None: nothing of it is. Empty: nothing of any.
     # A pruned element has gradient 0, also in a norm, and is 0 after every step, as its states are.
     masks: Sequence[np.ndarray | None] = ()
+    storages: Sequence[str] = ()  # of each parameter's states: WHOLE or BLOCKWISE; (): all are WHOLE
 
     @property
     def updated(self) -> tuple[bool, ...]:

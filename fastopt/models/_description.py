@@ -20,7 +20,7 @@ from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
 from ._masks import from_tensors, take_masks
-from .checkpoint import LAYERED, PRUNED, Description, Tensors
+from .checkpoint import CODED, LAYERED, PRUNED, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -98,6 +98,8 @@ def check_defined(description: Description) -> None:
 
 def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
+    if compiled.get("group", {}).get("state_bits") == 8:
+        return CODED
     if model._masks is not None:
         return PRUNED
     is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)

@@ -427,6 +427,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         if self._masks is not None or (options is not None and options.pruning is not None):
             _gradual.check(self, None if options is None else options.pruning)
+        self.optimizer.check_epochs(self.backend)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss

@@ -18,6 +18,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...sources import Source
 from ...spec import (
+    BLOCKWISE,
     Batches,
     EpochHooks,
     EpochResults,
@@ -116,7 +117,7 @@ class Network:
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         of_optimizer = (
             clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed),
-            [*map(id, optimizer.masks)],
+            [*map(id, optimizer.masks)], tuple(optimizer.storages),
         )  # fmt: skip
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
@@ -129,8 +130,8 @@ class Network:
         program = Program(net, "train", data.batch_size)
         program.kept += [states, optimizer.masks]  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        masks = complete(optimizer.masks, net.layers, net.params)
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks)
+        masks, storages = complete(optimizer.masks, net.layers, net.params), tuple(optimizer.storages)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks, storages)
         losses = np.zeros((epochs, steps * data.accumulate))
         scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
@@ -142,7 +143,7 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        needs_step, penalties = clips or data.accumulate > 1, None
+        needs_step, penalties = clips or data.accumulate > 1 or BLOCKWISE in storages, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
             penalties = Penalties(net.params, terms, data, num_ranks, [] if needs_step else tiled)
