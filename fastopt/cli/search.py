@@ -21,7 +21,7 @@ from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, targets
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..search._task import Task
+    from .._task import Task
 
 # Searched where the command line names no range and no list.
 DEFAULT_SPACE = {"lr": (1e-4, 1e-1), "batch_size": [16, 32, 64], "layers": [(32,), (64, 32), (128, 64)]}
@@ -146,7 +146,7 @@ def _space(args: argparse.Namespace) -> dict[str, Any]:
 
 def _task(args: argparse.Namespace, data: Dataset) -> Task:
     """The training rows, in the form that the loss takes."""
-    from ..search._task import Task
+    from .._task import Task
 
     loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
     target = targets(data, loss)

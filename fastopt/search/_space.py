@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from .._task import FIT, NETWORK, OPTIMIZER
 from .._validation import check_number, describe
 from ..optim import OPTIMIZER_CLASSES
 
 # Settings whose ranges are drawn on a logarithmic scale.
 LOGARITHMIC = ("lr", "weight_decay", "l1", "clip_norm", "clip_value", "batch_size")
-NETWORK, FIT = ("layers", "activation", "dropout", "optimizer"), ("batch_size", "epochs", "accumulate")
-# Optimizer for a space that names none.
-OPTIMIZER = "adam"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The data of a search, their folds, and the network of given settings."""
+"""Tasks of searches and studies: data, and the dense network of given settings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._validation import check_count
-from ..kernels.formulas import LOSSES
-from ..layers import Dense, Dropout, Layer
-from ..losses import canonical
-from ..models.sequential import Sequential
-from ..optim import get_optimizer
-from ..preprocessing import Normalization
-from ._space import FIT, NETWORK, OPTIMIZER
+from ._validation import check_count
+from .kernels.formulas import LOSSES
+from .layers import Dense, Dropout, Layer
+from .losses import canonical
+from .models.sequential import Sequential
+from .optim import get_optimizer
+from .preprocessing import Normalization
 
-HELD_OUT = 0.2  # share of the rows that validates, where there are no folds
+# Settings of a network, and those of `fit`; others are arguments of the optimizer.
+NETWORK, FIT = ("layers", "activation", "dropout", "optimizer"), ("batch_size", "epochs", "accumulate")
+# Optimizer of settings that name none.
+OPTIMIZER = "adam"
 
 
 class Task(NamedTuple):
@@ -102,22 +104,3 @@ def _widths(layers: Any) -> tuple[int, ...]:
     """Widths of hidden layers: one number is one layer."""
     listed = layers if isinstance(layers, tuple | list) else (layers,)
     return tuple(check_count("the width of a layer", width) for width in listed)
-
-
-def folds_of(task: Task, cv: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, validation rows) of each fold, by a number of folds, 1, or a splitter of scikit-learn's.
-
-    Rows are drawn by the seed; those of classes so that each fold has its share of every class.
-    """
-    from sklearn import model_selection as splitters
-
-    stratified = task.classes is not None
-    if hasattr(cv, "split"):
-        splitter = cv
-    elif check_count("cv", cv) == 1:
-        single = splitters.StratifiedShuffleSplit if stratified else splitters.ShuffleSplit
-        splitter = single(1, test_size=HELD_OUT, random_state=task.seed)
-    else:
-        several = splitters.StratifiedKFold if stratified else splitters.KFold
-        splitter = several(int(cv), shuffle=True, random_state=task.seed)
-    return [(np.asarray(train), np.asarray(test)) for train, test in splitter.split(np.empty((task.rows, 0)), task.y)]
