@@ -20,8 +20,8 @@ from .search_space import FORMS, layers, names, numbers
 from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, targets
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
     from .._task import Task
+    from ..datasets import Dataset
 
 # Searched where the command line names no range and no list.
 DEFAULT_SPACE = {"lr": (1e-4, 1e-1), "batch_size": [16, 32, 64], "layers": [(32,), (64, 32), (128, 64)]}
