@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from .kernels.formulas import LOSSES
 from .layers import Dense, Dropout, Layer
 from .losses import canonical
 from .models.sequential import Sequential
-from .optim import get_optimizer
+from .optim import OPTIMIZER_CLASSES, get_optimizer
 from .preprocessing import Normalization
 
 # Settings of a network, and those of `fit`; others are arguments of the optimizer.
@@ -104,3 +105,12 @@ def _widths(layers: Any) -> tuple[int, ...]:
     """Widths of hidden layers: one number is one layer."""
     listed = layers if isinstance(layers, tuple | list) else (layers,)
     return tuple(check_count("the width of a layer", width) for width in listed)
+
+
+def takes(optimizer: str, name: str) -> bool:
+    """True if a setting is an argument of an optimizer.
+
+    >>> takes("sgd", "momentum"), takes("adam", "momentum")
+    (True, False)
+    """
+    return name in inspect.signature(OPTIMIZER_CLASSES[optimizer]).parameters

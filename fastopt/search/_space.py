@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .._task import FIT, NETWORK, OPTIMIZER
+from .._task import FIT, NETWORK, OPTIMIZER, takes
 from .._validation import check_number, describe
 from ..optim import OPTIMIZER_CLASSES
 
@@ -185,12 +184,3 @@ def _dimension(name: str, value: Any) -> Any:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} must be a range (low, high), a list of choices or one value: {error}") from None
     return value
-
-
-def takes(optimizer: str, name: str) -> bool:
-    """True if a setting is an argument of an optimizer.
-
-    >>> takes("sgd", "momentum"), takes("adam", "momentum")
-    (True, False)
-    """
-    return name in inspect.signature(OPTIMIZER_CLASSES[optimizer]).parameters
