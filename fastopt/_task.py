@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._validation import check_count
+from ._validation import check_count, check_name
 from .kernels.formulas import LOSSES
 from .layers import Dense, Dropout, Layer
 from .losses import canonical
@@ -88,7 +88,7 @@ def task_of(x: Any, y: Any, loss: str | None, **options: Any) -> Task:
     if loss is None:
         classes = targets.ndim == 1 and targets.dtype.kind in "OUSTbiu"
         loss = "sparse_categorical_crossentropy" if classes else "mean_squared_error"
-    loss = canonical(loss)
+    loss = check_name("loss", canonical(loss), LOSSES)
     if is_regression(loss):
         outputs = 1 if targets.ndim == 1 else targets.shape[1]
         return Task(rows, targets, outputs, loss, ("mean_squared_error", "r2"), None, **options)

@@ -96,7 +96,7 @@ FASTOPT = {
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "_task": "_validation layers losses models optim preprocessing kernels/formulas",
     "search": "_backends _metrics _task _text _validation callbacks models optim kernels/cpu/runtime",
-    "study": "_backends _files _task _text _validation models reports kernels/cpu/runtime",
+    "study": "_backends _files _task _text _validation models optim reports kernels/cpu/runtime",
     "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks conventions datasets export layers"
     " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search study kernels/cpu"
     " kernels/cpu/dense"

@@ -77,20 +77,22 @@ class Findings:
 
     @cached_property
     def points(self) -> list[Point]:
-        """Means over the seeds of every size, share, batch size and number of epochs."""
-        return points(self._own_runs())
+        """Means over the seeds of every size, share, batch size and number of epochs, smaller sizes first."""
+        return sorted(points(self._own_runs()), key=lambda point: (self.shape.parameters(point.layers), *point[:4]))
 
     def _own_runs(self) -> list[Run]:
+        """The runs of the grid: a model that was trained twice, since its file lacked some epochs, counts once."""
         grid, rows = self.grid, self.grid.rows(self.rows)
-        return [
-            run
+        own = {
+            (run.layers, run.rows, run.batch_size, run.seed, run.epochs): run
             for run in self.runs
             if run.layers in grid.layers
             and run.rows in rows
             and run.batch_size in grid.batch_sizes
             and run.seed in grid.seeds
             and run.epochs in grid.epochs
-        ]
+        }
+        return list(own.values())
 
     @property
     def diverged(self) -> int:
@@ -114,8 +116,7 @@ class Findings:
     def verdicts(self) -> list[tuple[Point, Verdict]]:
         """A judgement of every size and share: underfits, overfits, unfinished (more epochs would help), or fits."""
         counts = {layers: self.shape.parameters(layers) for layers in self.grid.layers}
-        ordered = sorted(self.best_points, key=lambda point: (counts[point.layers], point.rows))
-        return [(point, verdict(point, self.points, counts, self.is_classification)) for point in ordered]
+        return [(point, verdict(point, self.points, counts, self.is_classification)) for point in self.best_points]
 
     @cached_property
     def law_of_parameters(self) -> PowerLaw | None:

@@ -10,7 +10,7 @@ import numpy as np
 from ._estimate import LEVEL, Estimate
 from ._scipy import least_squares
 
-DRAWS = 200  # of the bootstrap
+DRAWS, QUICKLY = 200, 40  # of the bootstrap, each fitted in so many evaluations at most
 STARTS = [(share, exponent) for share in (0.0, 0.5, 0.9) for exponent in (0.2, 0.5, 1.0)]
 STEEPEST = 4.0  # exponent
 LEAST_POINTS = 3  # different values of a variable
@@ -51,7 +51,7 @@ class PowerLaw:
         inflated = logs * np.sqrt(len(y) / max(1, len(y) - len(self._best)))
         rng = np.random.default_rng(seed)
         drawn = [values * np.exp(rng.choice(inflated, len(y))) for _ in range(DRAWS)]
-        self._draws = np.array([_fitted(scaled, sample, self._best).x for sample in drawn])
+        self._draws = np.array([_fitted(scaled, sample, self._best, QUICKLY).x for sample in drawn])
         floor = self._estimate(self._best[0], self._draws[:, 0])
         self.floor = Estimate(*(value if value > NONE * y.min() else 0.0 for value in floor))
         own, draws = self._best[1:].reshape(-1, 2), self._draws[:, 1:].reshape(DRAWS, -1, 2)
@@ -116,11 +116,11 @@ def _start(y: np.ndarray, variables: int, share: float, exponent: float) -> np.n
     return np.array([floor, *[np.log(rest), exponent] * variables])
 
 
-def _fitted(x: np.ndarray, y: np.ndarray, start: np.ndarray) -> Any:
+def _fitted(x: np.ndarray, y: np.ndarray, start: np.ndarray, most: int = 200) -> Any:
     variables, middle = x.shape[1], np.log(y.mean())
     low = np.array([0.0, *[middle - 14, 0.0] * variables])
     high = np.array([y.max(), *[middle + 14, STEEPEST] * variables])
     return least_squares(
         lambda params: _values(params, x) / y - 1, np.clip(start, low, high),
-        lambda params: _derivatives(params, x) / y[:, None], bounds=(low, high), max_nfev=200,
+        lambda params: _derivatives(params, x) / y[:, None], bounds=(low, high), max_nfev=most,
     )  # fmt: skip

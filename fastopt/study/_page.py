@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 
 from ..reports.page import document
 from ..reports.sections import Section
@@ -15,7 +15,7 @@ TITLE = "fastopt: study of size, data and time"
 def page(result: Findings) -> str:
     """The page; without matplotlib it has tables only."""
     plots: dict[str, bytes] = {}
-    if importlib.util.find_spec("matplotlib") is not None:
+    if find_spec("matplotlib") is not None:
         from ._plots import plot
 
         plots = plot(result)

@@ -13,9 +13,10 @@ import numpy as np
 from .. import _files
 from .._backends import known as known_backend
 from .._task import FIT, NETWORK, OPTIMIZER, Task, takes, task_of
-from .._validation import check_count, check_number, describe
+from .._validation import check_count, check_name, check_number, describe
 from ..models.progress import tqdm_class, wants_bar
 from ..models.training import check_verbose
+from ..optim import OPTIMIZER_CLASSES
 from ._grid import EPOCHS, LAYERS, SHARES, Grid
 from ._journal import Journal
 from ._result import StudyResult
@@ -40,7 +41,7 @@ class Options(NamedTuple):
         check_verbose(self.verbose)
         if not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of settings by name; got {describe(self.settings)}")
-        optimizer = self.settings.get("optimizer", OPTIMIZER)
+        optimizer = check_name("optimizer", self.settings.get("optimizer", OPTIMIZER), OPTIMIZER_CLASSES)
         for name in self.settings:
             if name in ("layers", *FIT):
                 raise ValueError(f"{name} must be an argument of study, not among settings")

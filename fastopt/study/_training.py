@@ -20,7 +20,7 @@ from ._journal import Journal
 from ._records import Run, Shape
 
 # Models that are trained together, for each thread: a kill loses these, and threads wait for the last of them.
-MODELS_A_THREAD = 4
+MODELS_A_THREAD = 2
 
 
 class Data(NamedTuple):
