@@ -100,10 +100,11 @@ FASTOPT = {
     " layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas"
     " kernels/loss_rule",
-    "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
-    " kernels/cpu/runtime kernels/formulas",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets export layers"
-    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
+    "_task": "_validation layers losses models optim preprocessing kernels/formulas",
+    "search": "_backends _metrics _task _text _validation callbacks models optim kernels/cpu/runtime",
+    "study": "_backends _files _task _text _validation models optim reports kernels/cpu/runtime",
+    "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks conventions datasets export layers"
+    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search study kernels/cpu"
     " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",
