@@ -172,6 +172,7 @@ def test_many_processes_at_once(tmp_path):
 
 
 @compiled
+@pytest.mark.repeats  # an object shows no function but its own: see below
 def test_kernels_of_different_processes_do_not_share_functions(tmp_path):
     code = """
         import numpy as np
