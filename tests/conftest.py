@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import faulthandler
 import gc
+import inspect
 import os
 import re
 import signal
@@ -30,6 +32,7 @@ LAST_RESORT = 60  # seconds after a test's timeout
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--guard", choices=("end", "start"), help="lay all arrays flush against inaccessible pages")
+    parser.addoption("--about", metavar="WORD", help="only tests that speak of it, as of a library that is optional")
     parser.addoption("--thorough", action="store_true", help="also run what repeats other tests, with more examples")
 
 
@@ -71,17 +74,46 @@ def _repeats(item: pytest.Item) -> bool:
     return "rule" in params and "form" in params and repeats(params["rule"], kind, params["form"])
 
 
+@cache
+def _source(thing: Any) -> str:
+    return inspect.getsource(thing)
+
+
+@cache
+def _is_about(module: Any, word: str) -> bool:
+    """True if a module's name, imports or marks speak of a word."""
+    outermost = [ast.unparse(node) for node in ast.parse(_source(module)).body if not isinstance(node, _INNER)]
+    telling = [text for text in outermost if text.startswith(("import ", "from ")) or "pytest." in text]
+    return word in module.__name__.split("_") or any(re.search(rf"\b{word}\b", text) for text in telling)
+
+
+_INNER = (ast.FunctionDef, ast.ClassDef)
+
+
+def _speaks_of(item: pytest.Item, word: str) -> bool:
+    """True if a test, its parameters, its fixtures or its module as a whole speak of a word."""
+    if not isinstance(item, pytest.Function) or _is_about(item.module, word):
+        return True
+    fixtures = [fixture.func for known in item._fixtureinfo.name2fixturedefs.values() for fixture in known]
+    functions = [item.function, *(f for f in fixtures if getattr(f, "__module__", "") == item.module.__name__)]
+    texts = [item.name, *(_source(function) for function in functions if inspect.isfunction(function))]
+    return any(re.search(rf"\b{word}\b", text) for text in texts)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that repeat others, unless they are asked for by the option or by name."""
+    """Deselect tests that repeat others, unless asked for by the option or by name, and those about something else."""
     for item in items:
         if _repeats(item):
             item.add_marker("repeats")
-    if config.getoption("--thorough") or any("::" in argument for argument in config.args):
-        return
-    left_out = [item for item in items if item.get_closest_marker("repeats")]
+    left_out = []
+    if not config.getoption("--thorough") and not any("::" in argument for argument in config.args):
+        left_out += [item for item in items if item.get_closest_marker("repeats")]
+    if word := config.getoption("--about"):
+        left_out += [item for item in items if not _speaks_of(item, word)]
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("repeats")]
+        config.hook.pytest_deselected(items=list(dict.fromkeys(left_out)))
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(tryfirst=True)
