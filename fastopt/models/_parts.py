@@ -173,6 +173,9 @@ def train_in_parts(
     that are done, and of the part's mean loss.
     """
     while not epoch.complete and not any(party.ends_training for party in parties):
+        if not parties:
+            epoch.train(epoch.steps_left, train, advance)
+            continue
         before, left = model.optimizer.steps, epoch.steps_left
         count = min([left, *(party.steps_until(before, left) for party in parties)])
         result = epoch.train(count, train, advance)
