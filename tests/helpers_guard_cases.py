@@ -35,6 +35,7 @@ from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
@@ -49,6 +50,7 @@ from fastopt.kernels.spec import (
     Constraint,
     DenseSpec,
     DropoutSpec,
+    EpochHooks,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
@@ -384,7 +386,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     steps = steps._replace(fixed=fixed)
-    totals = net.train(batches, steps, 3)
+    rule = LossRule(0.0, patience=2, of_all=True) if more.pop("judged", False) else None
+    totals = net.train(batches, steps, 3, None, EpochHooks(lambda results: None, lambda: False, rule=rule))
     judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
     of_params = [*averages, *(s for of_param in states for s in of_param or ())]
@@ -461,6 +464,9 @@ def networks() -> Iterator[Case]:
             "with penalties, and frozen layers": {"own": ParamSettings(l1=0.1), "frozen": (0, 1, 3), "accumulate": 2},
             "with penalties, steps without weight": {"own": ParamSettings(l2=0.1), "has_weight": lambda i: i == 0},
             "columns that are measured with their updates": {"after": LIMITS["constraints of columns"]},
+            "judged": {"judged": True}, "judged, with penalties and weights": {
+                "judged": True, "weighted": True, "own": ParamSettings(l2=0.1), "accumulate": 2,
+            },
         }.items():  # fmt: skip
             yield (
                 f"network, {name}, {dtype}",
@@ -544,7 +550,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*"
+        r"run_program|shuffle|total|penalty|finish|judge|after_step|measure_columns|column_squares_.*|magnitudes_.*"
         r"|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|slope_rows|metric|counts|apply)_.*(?<!bfloat16)"
         r"|dense_(combine|penalties)_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",

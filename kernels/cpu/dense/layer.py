@@ -330,6 +330,8 @@ def _weights(gemm, T, itemsize):
                 d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, T(alpha), x, d.x_stride, dz, d.outputs,
                 T(beta), g, stride,
             )  # fmt: skip
+            if d.mask_tile:
+                call_tile(d.mask_tile, g, d.mask + first, 0, 0, m, n, d.outputs)
             # the update of w, of whole rows at once where the tile has them
             if d.lanes:
                 sums_of_tile(d, rank, piece, first, m, n)
