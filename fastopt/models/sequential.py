@@ -38,11 +38,11 @@ from . import (
     epoch_loop,
     training,
 )
+from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
-from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
@@ -281,9 +281,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           is the same path and there is no file yet, the training begins
         augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
                           the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
-                          function of the seed, the epoch in the model's life, and the number of the batch. It may
-                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
-                          kernels
+                          function of the seed, the epoch in the model's life, and the number of the batch, so that
+                          checkpoints go on to the bit if f depends on its arguments alone. It may return other rows,
+                          and more or fewer of them. It runs in a thread, a batch ahead of the kernels
         pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
                           while the model is trained, more and more of them. On "cpu" and "numpy"
 
@@ -345,8 +345,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
-        if options.augment is not None:
-            _stream_plan.check_augment(self.metrics, options)
         raw = intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
@@ -393,13 +391,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         plan = training.Plan(None, data, rows, validation, options, None, size)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
+        if options.augment is not None:
+            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
-        if options.augment is not None:
-            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         return plan, learnt
 
     def _settled(self, plan: training.Plan, learnt: Learnt) -> training.Plan:
