@@ -114,10 +114,14 @@ class Callback:
     def _loss_rule(self) -> LossRule | None:
         """Rule by which the callback, as it is now, ends a training or changes something; None: by none.
 
-        With a rule, `on_epoch_end` alone is called, and some epochs late: when the compiled call has ended, by the rule
-        or for another reason.
+        With a rule, `_on_epochs_end` is called after the compiled call that the rule may end.
         """
         return None
+
+    def _on_epochs_end(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> None:
+        """Called instead of `on_epoch_end`, with the numbers of several epochs and the figures of each."""
+        for i, epoch in enumerate(epochs):
+            self.on_epoch_end(model, epoch, {name: values[i] for name, values in logs.items()})
 
     def used(self) -> AbstractContextManager[None]:
         """Called by `fit`, and open until its end, also by an error; raise RuntimeError to refuse a second training."""

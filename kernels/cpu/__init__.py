@@ -30,7 +30,7 @@ from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
@@ -57,6 +57,7 @@ __all__ = [
     "gradient_norm",
     "loss",
     "on_one_thread",
+    "on_threads",
     "run_passes",
     "sum_rows",
     "update",
