@@ -99,7 +99,8 @@ def _in_memory_codes(p: torch.Tensor, codes: torch.Tensor) -> np.ndarray:
 def why_not_coded(p: torch.Tensor, state: Mapping[str, Any], rule: str) -> str:
     """Reason that kernels cannot use present codes; "": they can."""
     for k in range(1, len(OPTIMIZERS[rule].states) + 1):
-        codes, largest = state.get(f"state{k}"), state.get(f"absmax{k}")
+        codes: Any = state.get(f"state{k}")
+        largest: Any = state.get(f"absmax{k}")
         fits = type(codes) is torch.Tensor and type(largest) is torch.Tensor and codes.is_cpu and largest.is_cpu
         fits = fits and codes.dtype == torch.uint8 and largest.dtype == torch.float32
         fits = fits and codes.shape == p.shape and codes.stride() == p.stride()
@@ -163,7 +164,8 @@ def _is_ours(name: str) -> bool:
 
 def _order(p: torch.Tensor) -> list[int]:
     """The axes of a dense tensor in the order of memory."""
-    return sorted(range(p.dim()), key=lambda axis: (-p.stride(axis), axis))
+    strides = p.stride()
+    return sorted(range(p.dim()), key=lambda axis: (-strides[axis], axis))
 
 
 def split(optimizer: Any, state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[torch.Tensor, Any]]]:
@@ -182,9 +184,9 @@ def split(optimizer: Any, state_dict: Mapping[str, Any]) -> tuple[dict[str, Any]
         rule = _rule(optimizer, group)
         for p, number in zip(present["params"], saved["params"], strict=False):
             entry = states.get(number)
-            if not isinstance(entry, Mapping) or not is_coded(entry := unwrapped(entry)):
+            if not is_coded_entry(entry):
                 continue
-            states[number], coded = _imported(p, entry, rule, f"the state of parameter {number}")
+            states[number], coded = _imported(p, unwrapped(entry), rule, f"the state of parameter {number}")
             codes.append((p, coded))
     return {**state_dict, "state": states, "param_groups": groups}, codes
 
