@@ -39,6 +39,8 @@ from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
+    BLOCKWISE,
+    BLOCKWISE_RANDOM,
     FORMS,
     MASTER,
     MOVING,
@@ -108,6 +110,27 @@ def _streamed(rule: str, dtype: str) -> list[Any]:
         return _updates(rule, dtype, SAME)
 
 
+def _coded(rule: str, dtype: str, storage: str) -> list[Any]:
+    """Updates of arrays whose states are codes of 8 bits."""
+    jobs = []
+    for length in (*LENGTHS, 255, 256, 2 * TILE + 257):
+        one = job(rule, dtype, SAME, (length,))
+        states: list[Any] = []
+        for seed, _ in enumerate(OPTIMIZERS[rule].states):
+            codes = np.random.default_rng(seed).integers(0, 256, length).astype(np.uint8)
+            states += [codes, np.abs(drawn(-(-length // 256), seed=seed)).astype("float32")]
+        jobs.append(one._replace(states=tuple(states), storage=storage))
+    cpu.update(jobs)
+    return [array for one in jobs for array in (one.p, *one.states)]
+
+
+def coded() -> Iterator[Case]:
+    for rule in ("adam", "momentum", "amsgrad") if THOROUGH else ("adam",):
+        for dtype in REAL if THOROUGH else ("float32",):
+            for storage in (BLOCKWISE, BLOCKWISE_RANDOM) if THOROUGH else (BLOCKWISE,):
+                yield f"{rule}, {dtype}, {storage}", lambda r=rule, d=dtype, s=storage: _coded(r, d, s)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -118,6 +141,7 @@ def updates() -> Iterator[Case]:
         if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
             for dtype in REAL:
                 yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
+    yield from coded()
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
