@@ -1,0 +1,103 @@
+"""`fit` on several ranks: all check that they begin alike, train on shares of every step, and end together."""
+
+from __future__ import annotations
+
+import zlib
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from .. import _backends, distributed
+from ..kernels.spec import BatchNormSpec
+from . import _checkpoints, epoch_loop, training
+from .history import History
+from .training import FitOptions, Plan
+
+BACKENDS = ("cpu",)
+WHOLE_BYTES = 64 << 20  # of an array of which ranks compare all elements, in some 40 ms
+
+
+def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
+    """Train as `fit` does, with all ranks; an error on one of them is told on all.
+
+    Nothing is changed where the plan fails, or where ranks differ in data, settings, weights or versions.
+    """
+    world = distributed.world()
+    with world.ending_together():
+        plan, error = None, None
+        try:
+            check_model(model)
+            plan = model._plan(x, y, options)
+        except Exception as failure:
+            error = failure
+        world.check_alike(error)
+        assert plan is not None
+        world.check_alike(_too_many(world, plan) or _differing(model, world, plan))
+        settings = distributed.Settings(options.reduction)
+        network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
+        evaluator = network if plan.evaluator is plan.network else plan.evaluator
+        plan = plan._replace(network=network, evaluator=evaluator, world=world)
+        history = training.run_at_once(model, plan) if plan.at_once else epoch_loop.run(model, plan)
+        history.traffic = network.traffic
+        world.agree(None)  # nobody goes on before all are done
+        return history
+
+
+def check_model(model: Any) -> None:
+    """Raise ValueError for a model that ranks cannot train together."""
+    if model.backend not in BACKENDS:
+        raise ValueError(
+            f'distributed="mpi" trains on the backend "cpu"; got {model.backend!r}. On GPUs use fastopt.torch in'
+            " torch.nn.parallel.DistributedDataParallel"
+        )
+    fixed = model._fixed_layers
+    for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
+        if isinstance(spec, BatchNormSpec) and i not in fixed:
+            raise ValueError(
+                'distributed="mpi" has no BatchNorm that is trained, as its statistics are those of all rows of a batch'
+                " together: use LayerNorm, or freeze the layer"
+            )
+
+
+def _too_many(world: Any, plan: Plan) -> Exception | None:
+    """The error of more ranks than a step has pieces."""
+    batches = None if plan.batch_size is None else int(getattr(plan.batch_size, "high", 0) or 0)
+    rows = (batches or (plan.batch_size if isinstance(plan.batch_size, int) else 1)) * int(plan.options.accumulate)
+    most = distributed.num_pieces(rows)
+    if world.ranks <= most:
+        return None
+    return ValueError(
+        f"{world.ranks} ranks need steps of more rows: those of {rows} have {most} pieces, and a rank one at least;"
+        f" got batch_size={plan.batch_size}"
+    )
+
+
+def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
+    """The error of ranks that do not begin alike."""
+    names = training.figure_names(model.metrics, plan.validation is not None, model.metric_functions)
+    rows, validation, optimizer = plan.data, plan.validation, model.optimizer
+    data = {
+        "x": rows.features, "y": rows.y, "weights of the rows": rows.weights, "rows": plan.rows,
+        "validation data": None if validation is None else [validation.features, validation.y, validation.weights],
+    }  # fmt: skip
+    told = _checkpoints.call_of(model, plan.options, {}, names)
+    told |= {name: _summary(value) for name, value in data.items()}
+    told |= {name: getattr(plan.options, name) for name in ("epochs", "max_steps", "max_seconds")}
+    told |= {"version of fastopt": version("fastopt"), "version of NumPy": np.__version__}
+    described = optimizer.state_dict()
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in described["param_groups"]]
+    told |= {"weights of the model": _summary(model.parameters), "options of the optimizer": repr(groups)}
+    told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
+    found = distributed.differences(world.gather(told))
+    return ValueError(f"all ranks must begin alike: {'; '.join(found)}") if found else None
+
+
+def _summary(value: Any) -> Any:
+    """A text that differs where arrays do: shape, dtype and a sum over all elements, or some of very many."""
+    if isinstance(value, list | tuple):
+        return [_summary(part) for part in value]
+    if isinstance(value, np.ndarray) and value.nbytes <= WHOLE_BYTES:
+        digest = zlib.crc32(np.ascontiguousarray(value).tobytes()) if value.size else 0
+        return f"{value.dtype} of shape {value.shape}, {digest:08x}"
+    return _checkpoints.fingerprint(value) if hasattr(value, "shape") else value
