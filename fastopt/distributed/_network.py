@@ -83,7 +83,7 @@ class DistributedNetwork:
 
         An interrupt of one rank ends the pass of all with KeyboardInterrupt, after the same step.
         """
-        self.steps_done = 0
+        self.steps_done, rule = 0, hooks.rule if hooks else None
         with interrupts_held() as check:
             prepared = self._prepare(batches, optimizer, seed)
             try:
@@ -91,7 +91,8 @@ class DistributedNetwork:
                     steps = optimizer.epoch(epoch, batches.steps)
                     this = _Epoch(self, prepared, batches.epoch(epoch), steps, progress)
                     result = this.run(check)._replace(lr=steps.last_rate)
-                    ends = hooks is not None and hooks.after(result)
+                    rule = rule and rule.after(this.mean_loss(result))
+                    ends = (hooks is not None and hooks.after(result)) or (rule is not None and rule.is_over)
                     if self._agree(ENDS if ends else GOES_ON, check) == ENDS:
                         break
             except _Interrupted as interrupted:  # on all ranks; after other errors these do not call MPI alike
@@ -194,7 +195,8 @@ class _Epoch:
     def _step(self, step: int) -> None:
         optimizer, exchange, updates = self._optimizer, self._exchange, self._updates
         if optimizer.penalties:
-            self._penalties[step] = self._owner.penalty(optimizer.settings)
+            penalty, divisors = self._owner.penalty(optimizer.settings), optimizer.penalty_divisors
+            self._penalties[step] = penalty / (1 if divisors is None else divisors[step])
         weight = float(self._rows[step] if self._weights is None else self._weights[step])
         if weight == 0:
             return
@@ -221,6 +223,11 @@ class _Epoch:
         for of_metric in self._distinct_sums:
             sums[:, at : at + of_metric.shape[1]] = of_metric
             at += of_metric.shape[1]
+
+    def mean_loss(self, result: PassResult) -> float:
+        """The mean loss of the epoch over its rows; NaN if their weights are all 0."""
+        weights = self._rows if result.weights is None else result.weights
+        return float(np.average(result.losses, weights=weights)) if weights.any() else np.nan
 
     def _loss_so_far(self, steps: int) -> float:
         """The mean loss of the own rows, for the progress bar."""

@@ -27,7 +27,7 @@ def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
     with world.ending_together():
         plan, error = None, None
         try:
-            check_model(model)
+            check_model(model, options)
             plan = model._plan(x, y, options)
         except Exception as failure:
             error = failure
@@ -44,13 +44,15 @@ def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
         return history
 
 
-def check_model(model: Any) -> None:
-    """Raise ValueError for a model that ranks cannot train together."""
+def check_model(model: Any, options: FitOptions) -> None:
+    """Raise ValueError for a model, or a `fit` of it, that ranks cannot train together."""
     if model.backend not in BACKENDS:
         raise ValueError(
             f'distributed="mpi" trains on the backend "cpu"; got {model.backend!r}. On GPUs use fastopt.torch in'
             " torch.nn.parallel.DistributedDataParallel"
         )
+    if options.pruning is not None or model._masks is not None:
+        raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
     fixed = model._fixed_layers
     for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
         if isinstance(spec, BatchNormSpec) and i not in fixed:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
+from .._pruning import Pruning, Share
 from .._random_rows import split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
@@ -27,6 +28,7 @@ from . import (
     _checkpoints,
     _description,
     _distributed,
+    _gradual,
     _intake,
     _row_weights,
     _sizes,
@@ -91,6 +93,7 @@ class Sequential(Incremental):
     """
 
     _auto_batch: tuple[Any, _auto_batch.Choice] | None = None  # the last choice of a batch size, after its key
+    _penalties_by_rows = False  # penalties of regularizers are divided by the rows of a step, as scikit-learn's
 
     def __init__(
         self,
@@ -206,6 +209,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         checkpoint_every: int | str | None = None,
         resume: Path | bool | None = None,
         augment: Augment | None = None,
+        pruning: Pruning | Share | None = None,
         distributed: str | None = None,
         reduction: str = "fixed",
     ) -> History:
@@ -283,6 +287,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           function of the seed, the epoch in the model's life, and the number of the batch. It may
                           return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
                           kernels
+        pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
+                          while the model is trained, more and more of them. On "cpu" and "numpy"
         distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
                           the rows of every step (extra `mpi`, backend "cpu"). They make the same model and give the
                           same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
@@ -325,7 +331,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, distributed, reduction,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             if options.distributed is not None:
@@ -339,7 +345,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
-        return _stream_plan.plan(self, x, self._trainable_loss(), options)
+        return _stream_plan.plan(self, x, self._trainable_loss(options), _gradual.resolved(options, None))
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -352,7 +358,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         among: (m,) numbers of the rows to fit to, as of `row_numbers`; None: all. intake: who reads the data.
         """
-        loss = self._trainable_loss()
+        loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
         if options.augment is not None:
@@ -394,6 +400,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        options = _gradual.resolved(options, len(rows))
         size: Any = options.batch_size
         if not isinstance(size, Random | Growing | str):
             size = min(int(size), len(rows))
@@ -426,14 +433,16 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
 
-    def _trainable_loss(self) -> Loss:
-        """The loss of a model that `fit` can train; ValueError for another."""
+    def _trainable_loss(self, options: FitOptions | None = None) -> Loss:
+        """The loss of a model that `fit` can train, with these options; ValueError for another."""
         loss = self._compiled()
         assert self.optimizer is not None
         if len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        if self._masks is not None or (options is not None and options.pruning is not None):
+            _gradual.check(self, None if options is None else options.pruning)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss

@@ -106,9 +106,10 @@ def updates_of_step(
             continue
         own = optimizer.settings[k] if optimizer.settings else ParamSettings()
         decay = optimizer.options["weight_decay"] if own.weight_decay is None else own.weight_decay
+        over = 1.0 if optimizer.penalty_divisors is None else float(optimizer.penalty_divisors[i])
         now = {
             **optimizer.options, "lr": float(optimizer.learning_rates[i]) * own.lr_scale, "weight_decay": decay,
-            "l1": optimizer.options["l1"] + own.l1, "l2": 2 * own.l2,
+            "l1": optimizer.options["l1"] + own.l1 / over, "l2": 2 * own.l2 / over,
         }  # fmt: skip
         step = optimizer.steps_done - own.late + i + 1
         updates.append(Update(optimizer.rule, p, next(given), states, now, step))

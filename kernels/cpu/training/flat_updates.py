@@ -67,12 +67,13 @@ class FlatUpdates:
         self._own = np.empty_like(self._scalars[:1])
         self._after = AfterUpdates(optimizer.after, params, 1, 1, 1)
         self.parts = list(parts_of(flat, first, first + gradient.size))
-        code, table, tiles = self._after.update_code(optimizer.rule), [], 0
+        table, tiles = [], 0
         for i, start, count, at in self.parts:
             states, skip = optimizer.states[i], start * gradient.itemsize
             assert states is not None
             words = self._after.state_words(i, states)
             words = [word + skip if word else 0 for word in words[:MAX_STATES]] + words[MAX_STATES:]
+            code = self._after.update_code(optimizer.rule, i)
             p, g = address_of(params[i]) + skip, address_of(gradient) + (at - first) * gradient.itemsize
             table.append((code, p, g, *words, rows[i] * self._scalars.strides[1], count, tiles, gradient.itemsize))
             tiles += -(-count // TILE)

@@ -60,6 +60,10 @@ class _Gradients:
         self.alpha_beta = np.zeros((pieces, 2))
         self.tree = TreeSum(self.array, pieces)
 
+    def mask_fields(self, i: int) -> dict[str, Any]:
+        """Fields of the record DENSE for pruned weights of parameter i: these gradients are whole."""
+        return {}
+
     def add_to(self, program: Program) -> None:
         """Add the sum over the pieces."""
         program.kept.append(self)
