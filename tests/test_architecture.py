@@ -103,8 +103,8 @@ FASTOPT = {
     " kernels/loss_rule",
     "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
     " kernels/cpu/runtime kernels/formulas",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets export layers"
-    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
+    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets distributed export"
+    " layers losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
     " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",

@@ -13,14 +13,18 @@ True
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ._exchange import Traffic
 from ._network import DistributedNetwork, Settings
-from ._options import check_options
+from ._options import ENGINES, REDUCTIONS, check_options
 from ._tree import num_pieces
 from ._world import World, differences, world
 
 __all__ = [
+    "ENGINES",
+    "REDUCTIONS",
     "DistributedNetwork",
     "Settings",
     "Traffic",
@@ -30,6 +34,7 @@ __all__ = [
     "num_pieces",
     "rank",
     "ranks",
+    "together",
     "world",
 ]
 
@@ -50,3 +55,11 @@ def rank() -> int:
 def ranks() -> int:
     """Number of processes of the job; 1 if no launcher of MPI has started this one."""
     return world().ranks if is_launched() else 1
+
+
+@contextmanager
+def together() -> Iterator[bool]:
+    """Context of a program that ends on all ranks where one of them fails; its value is true on the first of them."""
+    with world().ending_together():
+        yield world().is_first
+        world().agree(None)  # nobody ends before all are done

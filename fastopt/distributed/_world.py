@@ -64,14 +64,17 @@ class World:
         self.comm.Allreduce(mpi().IN_PLACE, self._word, mpi().MAX)
         return int(self._word[0])
 
-    def check_alike(self, error: Exception | None) -> None:
-        """Raise, on every rank, if one of them has an error: its own, or a RuntimeError that names the first rank."""
+    def error_of_all(self, error: Exception | None) -> Exception | None:
+        """Return the error to raise where a rank has one: its own, or one that names the first rank that has.
+
+        All must call it, with their own errors.
+        """
         found = self.gather(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
-            raise error
-        for rank, other in enumerate(found):
-            if other is not None:
-                raise RuntimeError(f"rank {rank} of {self.ranks} cannot begin: {other}")
+            return error
+        named = (f"rank {rank} of {self.ranks} cannot begin: {other}" for rank, other in enumerate(found) if other)
+        words = next(named, None)
+        return None if words is None else RuntimeError(words)
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from .. import _backends, distributed
+from ..callbacks import Callback
 from ..kernels.spec import BatchNormSpec
 from . import _checkpoints, epoch_loop, training
 from .history import History
@@ -19,29 +21,65 @@ WHOLE_BYTES = 64 << 20  # of an array of which ranks compare all elements, in so
 
 
 def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
-    """Train as `fit` does, with all ranks; an error on one of them is told on all.
+    """Train as `fit` does, with all ranks; an error on one of them is told on all."""
+    plan = joined(model, x, y, options)
+    with plan.world.ending_together():
+        at_once = not plan.world.largest(int(not plan.at_once))  # a bar of one rank is a reason for all
+        history = training.run_at_once(model, plan) if at_once else epoch_loop.run(model, plan)
+        history.traffic = plan.network.traffic
+        plan.world.agree(None)  # nobody goes on before all are done
+        return history
 
-    Nothing is changed where the plan fails, or where ranks differ in data, settings, weights or versions.
+
+def joined(model: Any, x: Any, y: Any, options: FitOptions) -> Plan:
+    """The plan of a `fit` that all ranks train by, each calling this.
+
+    Nothing is changed where the plan fails on one of them, or where they differ in data, settings, weights or versions.
     """
     world = distributed.world()
     with world.ending_together():
-        plan, error = None, None
-        try:
-            check_model(model, options)
-            plan = model._plan(x, y, options)
-        except Exception as failure:
-            error = failure
-        world.check_alike(error)
+        plan, error = _begun(model, x, y, options, world)
+    if error is not None:  # every rank has one
+        raise error
+    assert plan is not None
+    settings = distributed.Settings(options.reduction)
+    network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
+    evaluator = network if plan.evaluator is plan.network else plan.evaluator
+    options = _options_of(world, plan.options)
+    return plan._replace(network=network, evaluator=evaluator, world=world, options=options)
+
+
+def _begun(model: Any, x: Any, y: Any, options: FitOptions, world: Any) -> tuple[Plan | None, Exception | None]:
+    """The plan of a `fit`, or the error that this rank is to raise as there is one on a rank."""
+    plan, error = None, None
+    try:
+        check_model(model, options)
+        plan = model._plan(x, y, options)
+        error = _too_many(world, plan)
+    except Exception as failure:
+        error = failure
+    error = world.error_of_all(error)
+    if error is None:
         assert plan is not None
-        world.check_alike(_too_many(world, plan) or _differing(model, world, plan))
-        settings = distributed.Settings(options.reduction)
-        network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
-        evaluator = network if plan.evaluator is plan.network else plan.evaluator
-        plan = plan._replace(network=network, evaluator=evaluator, world=world)
-        history = training.run_at_once(model, plan) if plan.at_once else epoch_loop.run(model, plan)
-        history.traffic = network.traffic
-        world.agree(None)  # nobody goes on before all are done
-        return history
+        error = _differing(model, world, plan)
+    return plan, error
+
+
+def _options_of(world: Any, options: FitOptions) -> FitOptions:
+    """The options of a rank: the first shows the progress and has the callbacks that write files."""
+    if world.is_first:
+        return options
+    callbacks = [_silent(callback) if callback.writes_files else callback for callback in options.callbacks]
+    return replace(options, callbacks=callbacks, verbose=0)
+
+
+def _silent(callback: Callback) -> Callback:
+    """A callback that does nothing, in the place of one of the first rank: an epoch has the same parts on all."""
+    names: dict[str, Any] = {name: getattr(callback, name) for name in ("every_steps", "reads_weights")}
+    if _checkpoints.stateful([callback]):
+        names |= {"state_dict": lambda self: {}, "load_state_dict": lambda self, state: None}
+    made: Callback = type(type(callback).__name__, (Callback,), names)()
+    return made
 
 
 def check_model(model: Any, options: FitOptions) -> None:
