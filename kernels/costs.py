@@ -302,6 +302,11 @@ def apply(size: int, rule: str, itemsize: int) -> Cost:
     return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))
 
 
+def tree_sum(size: int, itemsize: int) -> Cost:
+    """The gradient of a piece read and written once more, and on average a sum that waits read."""
+    return Cost("tree_sum", bytes=3 * size * itemsize, flops=size)
+
+
 def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     """The cost of updates that take so many parameters into their averages, too: these read and written."""
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)

@@ -37,13 +37,15 @@ class Callback:
     was validated (`validation_freq`). An exception from any method ends `fit`, with model and optimizer as they
     were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
 
-    Two attributes, of the class or of an object, say what a callback needs:
+    Three attributes, of the class or of an object, say what a callback needs:
 
     reads_weights  False: weights and the optimizer's states are read and changed by methods of the model alone, such as
                    `get_weights`, `predict` and `save`, or not at all. Where no callback needs more, a training on a GPU
                    leaves them there, and such a method brings them back
     every_steps    `on_step_end` is called after every so many steps of the optimizer; None: never. The compiled call of
                    an epoch ends at each of these steps, which changes no bit of weights and figures
+    writes_files   True: of processes that train one model together (`fit(distributed=...)`) the first alone calls it;
+                   others are called in each of them
 
     >>> class Decay(Callback):
     ...     reads_weights = False
@@ -66,6 +68,7 @@ class Callback:
 
     reads_weights: bool = True
     every_steps: int | None = None
+    writes_files: bool = False
 
     def check(self, names: Sequence[str]) -> None:
         """Called before anything else, with the names of the figures in the logs; raise ValueError to refuse."""

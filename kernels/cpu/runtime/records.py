@@ -397,6 +397,19 @@ APPLY = _record(
     reals=("max_norm",),  # the norm to clip to; 0: none
 )
 
+# Sums over the pieces of a step, and over arrays, in the order of a tree: see training/tree_sums.py.
+TREE_SUM = _record(
+    "gradient",  # (elements,) of a piece; the last piece leaves the sum here
+    "levels",  # (num_levels,) addresses of arrays of as many elements: sums over 1, 2, 4 ... pieces that wait
+    "num_levels",
+    "elements",
+)
+ADDITIONS = _record(
+    "pairs",  # (count, 2) addresses of arrays of as many elements: the first of each becomes the sum of both
+    "count",
+    "elements",
+)
+
 # The share of the parameters in their averages, and constraints: see training/after_step.py.
 SHARE = _record(
     "shares",  # (steps,) float64

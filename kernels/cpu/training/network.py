@@ -181,7 +181,7 @@ class Network:
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         settings, indices = optimizer.rows()
         training = self._training(batches, optimizer, len(settings), indices, seed, variation)
-        values = Values(self.net.metrics, self.losses_of_row, self._metrics, variation)
+        values = Values(self.net.metrics, self.losses_of_row, self.metrics_of, variation)
         return TrainingPass(training, batches, optimizer, settings, values, hooks, 3 * self.flops, start)
 
     def train(
@@ -201,7 +201,7 @@ class Network:
         """
         self.steps_done = 0
         if not batches.num_rows:
-            return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
+            return PassResult(np.zeros(0), self.metrics_of({}, 0, None), 0.0)
         this = self.prepare(batches, optimizer, seed, hooks)
 
         def watch(done: int) -> bool:
@@ -261,7 +261,7 @@ class Network:
         if program.row_weights:
             rows = sum_in_order(program.row_weights.batch_sums[0])
         losses = sums["losses"] / (rows * self.losses_of_row)
-        result = PassResult(losses, self._metrics(sums, rows, variation), time.perf_counter() - start)
+        result = PassResult(losses, self.metrics_of(sums, rows, variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
@@ -338,7 +338,7 @@ class Network:
         program.finish()
         return program
 
-    def _metrics(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
+    def metrics_of(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
         """The metrics from their sums over so many rows, or rows of this weight together."""
         if not self.net.metrics:
             return {}

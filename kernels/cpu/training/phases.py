@@ -81,8 +81,9 @@ class PhaseList:
         self.costs.append(cost)
 
     def meet(self) -> None:
-        """Let all ranks meet after the last phase so far."""
-        self.phases[-1] = (*self.phases[-1][:2], 1)
+        """Let all ranks meet after the last phase so far, if there is one."""
+        if self.phases:
+            self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""
