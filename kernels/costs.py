@@ -317,6 +317,24 @@ def measuring(cost: Cost, size: int) -> Cost:
     return cost._replace(flops=cost.flops + 2 * size)
 
 
+def sparse_build(inputs: int, outputs: int, left: int, itemsize: int) -> Cost:
+    """w read, the weights that are left written, each with a number."""
+    return Cost(f"sparse weights {inputs}-{outputs}", (inputs * outputs + 2 * left) * itemsize, once_an_epoch=True)
+
+
+def sparse_forward(inputs: int, outputs: int, left: int, activation: str, bias: bool, itemsize: int) -> Cost:
+    """x and the weights that are left read, y written; a product and a sum for each of these and each row."""
+    return Cost(
+        f"sparse {inputs}-{outputs} {activation}", bytes=2 * left * itemsize + bias * outputs * itemsize,
+        row_bytes=(inputs + outputs) * itemsize, row_flops=2 * left + bias * outputs,
+    )  # fmt: skip
+
+
+def repack(name: str, columns: int, itemsize: int) -> Cost:
+    """A batch read and written in another layout."""
+    return Cost(f"{name} {columns}", row_bytes=2 * columns * itemsize)
+
+
 def masking(cost: Cost, size: int) -> Cost:
     """The cost of updates that read a byte more of so many parameters: their mask."""
     return cost._replace(bytes=cost.bytes + size)

@@ -475,6 +475,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
+        if self._masks is not None:
+            parts += (self._masks.left,)  # other masks may leave other layers to multiply sparsely
         key = training, averages is not None
         ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:

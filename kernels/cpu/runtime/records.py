@@ -170,6 +170,30 @@ DENSE = _record(
     "mask",  # (inputs, outputs) uint8: 0 where w is pruned
 )
 
+# A dense layer whose weights are mostly zero: see dense/sparse.py.
+SPARSE = _record(
+    "run",
+    "w",  # (inputs, outputs)
+    "b",  # (outputs,); 0: none
+    "inputs",
+    "outputs",
+    "block",  # rows of w in a block, whose products are summed from zero
+    "rows_x",  # (rows, inputs), to be packed
+    "x",  # (strips, inputs, rows of a strip)
+    "y",  # (strips, outputs, rows of a strip)
+    "rows_y",  # (rows, outputs), to be unpacked
+    "room",  # (chunks + 1,) int64: the first entry of each chunk of columns
+    "entries",  # offsets of rows of x, and weights
+    "starts",  # (chunks, blocks, pairs of a chunk + 1) int32: the first entries of each pair, from those of its chunk
+    "places",  # (chunks * blocks + 1,) int64: in the next two, the first weight of each chunk and block
+    "source",  # (weights left,) uint32: their elements of w
+    "target",  # (weights left,) uint32: their entries, from those of their chunk
+    "fits",  # (chunks,): 0 where weights are not zero that are not among them
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
+    "activate",  # code: y -> y, without a bias
+)
+
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
 NOISE = _record("run", "x", "y", "columns", reals=("stddev",), words=("stream",))

@@ -67,6 +67,7 @@ class PhaseList:
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
         self.num_bytes = 0  # of the arrays between phases
+        self.sparse: dict[int, Any] = {}  # the layers, by index, that are multiplied sparsely
 
     def add(
         self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None,
