@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import activations as activations
     from . import batches as batches
     from . import callbacks as callbacks
+    from . import compress as compress
     from . import constraints as constraints
     from . import conventions as conventions
     from . import datasets as datasets
@@ -68,8 +69,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "activations", "batches", "callbacks", "constraints", "conventions", "datasets", "export", "functional", "layers",
-    "losses", "optim", "profiling", "regularizers", "schedules",
+    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "export", "functional",
+    "layers", "losses", "optim", "profiling", "regularizers", "schedules",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]

@@ -90,9 +90,10 @@ FASTOPT = {
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _random_rows _validation _warnings"
     " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
+    "compress": "_backends _validation models kernels/spec",
     "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
-    "__init__": "activations averaging batches callbacks constraints conventions datasets export functional layers"
-    " losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "__init__": "activations averaging batches callbacks compress constraints conventions datasets export functional"
+    " layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
     "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
     " kernels/cpu/runtime kernels/formulas",

@@ -163,7 +163,7 @@ def write(path: str, model: DataMemory, state: Mapping[str, Any], callbacks: Ite
     description, tensors = _description.describe(model, warns=False)
     ours: Tensors = {}
     entry = {"version": VERSION, **packed(state, ours, TRAINING), "callbacks": states_of(callbacks, ours)}
-    description |= {"format": checkpoint.FORMAT, TRAINING: entry}
+    description |= {"format": checkpoint.FORMAT_OF_SETTINGS, TRAINING: entry}
     checkpoint.write(path, description, tensors | ours, path + PREVIOUS if keeps else None)
 
 

@@ -19,7 +19,7 @@ from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import FORMAT_OF_SETTINGS, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -47,7 +47,7 @@ def describe(
     tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
     compiled = None
     if model.optimizer is not None and model.loss is not None and not weights_only:
-        metrics = _metrics_of(model, warns)
+        metrics = metrics_of(model, warns)
         compiled, states = _describe_training(model.optimizer, model.loss, metrics, len(model.parameters), warns)
         tensors |= states
         if not model.decay_biases:
@@ -68,12 +68,12 @@ def describe(
         "epochs_done": model.epochs_done,
         "compile": compiled,
     }
-    if formulas := _defined(model):
+    if formulas := defined_in(model):
         description["formulas"] = formulas
     return description, tensors
 
 
-def _defined(model: DataMemory) -> list[dict[str, str]]:
+def defined_in(model: DataMemory) -> list[dict[str, str]]:
     """The user's formulas that a model has."""
     keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense | Activation)]
     if model.optimizer is not None and model.loss is not None:
@@ -97,11 +97,11 @@ def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], c
     """The oldest format that can say all of a model, of which these are parts of the description."""
     is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)
     if is_new or {"ema", "decay_biases"}.intersection(compiled):
-        return FORMAT
+        return FORMAT_OF_SETTINGS
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
-def _metrics_of(model: DataMemory, warns: bool) -> list[str]:
+def metrics_of(model: DataMemory, warns: bool) -> list[str]:
     """Names of the metrics that a file can hold."""
     names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
     foreign = [name for name in model.metric_functions if name not in names]

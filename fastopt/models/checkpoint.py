@@ -22,10 +22,10 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
-# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
-# something of their data; of others format 1 says all.
-FORMAT = 3
+# The newest format: of quantized models. Format 3 is that of checkpoints, of models with averages, with layers other
+# than Dense and Dropout, or layers that have constraints, regularizers, rates or a decay of their own, or are frozen.
+# Format 2 is that of models that remember something of their data; of others format 1 says all.
+FORMAT, FORMAT_OF_SETTINGS = 4, 3
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.
