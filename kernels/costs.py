@@ -337,6 +337,16 @@ def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
 
 
+def measuring(cost: Cost, size: int) -> Cost:
+    """The cost of updates that add up the squares of so many parameters, too."""
+    return cost._replace(flops=cost.flops + 2 * size)
+
+
+def masking(cost: Cost, size: int) -> Cost:
+    """The cost of updates that read a byte more of so many parameters: their mask."""
+    return cost._replace(bytes=cost.bytes + size)
+
+
 def column_norms(size: int, itemsize: int) -> Cost:
     """Parameters read."""
     return Cost("column_norms", bytes=size * itemsize, flops=2 * size)

@@ -35,6 +35,7 @@ from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import network
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
+from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
@@ -49,6 +50,7 @@ from fastopt.kernels.spec import (
     Constraint,
     DenseSpec,
     DropoutSpec,
+    EpochHooks,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
@@ -370,7 +372,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     count = 37
     x, y = drawn(count, ends[0].inputs).astype(dtype), targets_for(loss, count, ends[-1].outputs, dtype)
     x, order = more.pop("keep", lambda x: x)(x), np.arange(count, dtype=np.uint32)
-    weights = drawn(count).astype(dtype) ** 2 * (np.arange(count) % 5 > 0) if more.pop("weighted", False) else None
+    has_weight = more.pop("has_weight", None)
+    weights = None if has_weight is None else drawn(count).astype(dtype) ** 2 * has_weight(np.arange(count))
     group = more.pop("accumulate", 1)
     batches = Batches(x, y, order, 8, group, epochs=2, shuffle=Shuffle(5), weights=weights)
     rates, options = np.full(2 * batches.steps, 1e-2), {**OPTIMIZERS[rule].options}
@@ -384,7 +387,8 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
     steps = steps._replace(fixed=fixed)
-    totals = net.train(batches, steps, 3)
+    rule = LossRule(0.0, patience=2, of_all=True) if more.pop("judged", False) else None
+    totals = net.train(batches, steps, 3, None, EpochHooks(lambda results: None, lambda: False, rule=rule))
     judged = net.evaluate(x, y, 24, weights)
     figures = [*totals.metrics.values(), *judged.metrics.values()]
     of_params = [*averages, *(s for of_param in states for s in of_param or ())]
@@ -400,6 +404,11 @@ def _profiled(dtype: str) -> list[Any]:
 
 
 DEEP = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 17, "gelu", False), DropoutSpec(0.1), DenseSpec(17, 3)]
+def with_weight(i: np.ndarray) -> np.ndarray:
+    """The rows that have a weight above 0."""
+    return i % 5 > 0
+
+
 # Constraints of the parameters of DEEP, in turn.
 LIMITS = {
     "constraints of columns": [
@@ -423,7 +432,7 @@ def networks() -> Iterator[Case]:
             yield f"network, {loss}, {dtype}", lambda n=loss, d=dtype: _network(DEEP, n, d)
             yield (
                 f"network, {loss} of weighted rows, {dtype}",
-                lambda n=loss, d=dtype: _network(DEEP, n, d, weighted=True, accumulate=2),
+                lambda n=loss, d=dtype: _network(DEEP, n, d, has_weight=with_weight, accumulate=2),
             )
             if link := LOSSES[loss].link:
                 linked = [*DEEP[:-1], DenseSpec(17, 3, link)]
@@ -454,13 +463,19 @@ def networks() -> Iterator[Case]:
             "batches added up and clipped": {"accumulate": 3, "clip_norm": 0.1},
             "with penalties": {"own": ParamSettings(l1=0.1, l2=0.1)},
             "with penalties, and frozen layers": {"own": ParamSettings(l1=0.1), "frozen": (0, 1, 3), "accumulate": 2},
+            "with penalties, steps without weight": {"own": ParamSettings(l2=0.1), "has_weight": lambda i: i == 0},
+            "columns that are measured with their updates": {"after": LIMITS["constraints of columns"]},
+            "judged": {"judged": True}, "judged, with penalties and weights": {
+                "judged": True, "weighted": True, "own": ParamSettings(l2=0.1), "accumulate": 2,
+            },
         }.items():  # fmt: skip
             yield (
                 f"network, {name}, {dtype}",
                 lambda d=dtype, m=more: _network(DEEP, "sparse_categorical_crossentropy", d, **m),
             )
         for name, more in {
-            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"weighted": True}, ", fixed": {"fixed": (9,)},
+            "": {}, ", clipped": {"clip_norm": 0.1}, ", with weights": {"has_weight": with_weight},
+            ", fixed": {"fixed": (9,)},
         }.items():  # fmt: skip
             yield (
                 f"network with normalization{name}, {dtype}",
@@ -556,16 +571,16 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     "norms": (norms, r"squares.*"),
     "optimizers": (optimizers, r"read_arrays|read_foreign|count_steps"),
     "teams": (teams, r"openmp_body"),
-    "layers": (layers, r"dense_(?!combine).*|(activate_(?!rows)|slope_(?!rows)).*(?<!bfloat16)"),
+    "layers": (layers, r"dense_(?!combine|penalties).*|(activate_(?!rows)|slope_(?!rows)).*(?<!bfloat16)"),
     "losses": (losses, r"loss_(?!.*_weighted).*|activate_rows_.*"),
     "products": (products, r"matmul_.*"),
     "library": (library, r"(?!)"),
     "networks": (
         networks,
-        r"run_program|shuffle|total|penalty|finish|after_step|measure_columns|column_squares_.*|magnitudes_.*"
+        r"run_program|shuffle|total|penalty|finish|judge|after_step|measure_columns|column_squares_.*|magnitudes_.*"
         r"|(share|constraint)_.*|update_.*_averaging_.*"
         r"|(gather|scatter|dropout|noise|batch_norm|layer_norm|slope_rows|metric|counts|apply)_.*(?<!bfloat16)"
-        r"|dense_combine_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
+        r"|dense_(combine|penalties)_.*|loss_.*_weighted_.*|sum_weights_.*|weighed",
     ),
     "networks in bfloat16": (
         networks_in_bfloat16,

@@ -85,8 +85,8 @@ def test_text_that_is_no_description(good, path):
 
 
 def test_newer_format(good, path):
-    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": 4})})
-    refused(path, "it has format 4, and this version of fastopt reads up to 3")
+    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": 7})})
+    refused(path, "it has format 7, and this version of fastopt reads up to 6")
 
 
 def put(tree, keys, value):

@@ -199,8 +199,8 @@ def test_files(digits, name):
     assert again.summary() == small.summary()
     np.testing.assert_array_equal(again.predict(x_test), small.predict(x_test))
     assert again.evaluate(x_test, y_test) == small.evaluate(x_test, y_test)
-    assert description_of(small)["format"] == 4
-    assert description_of(model)["format"] < 4
+    assert description_of(small)["format"] == 6
+    assert description_of(model)["format"] < 6
 
 
 def test_files_are_small():
@@ -237,7 +237,7 @@ def test_copies(digits):
         (lambda d, t: t["layers.1.codes"].fill(-128), "-127 to 127"),
         (lambda d, t: t.pop("layers.3.scales"), "it lacks 'layers.3.scales'"),
         (lambda d, t: t.update(other=np.zeros(1)), "belong to nothing: other"),
-        (lambda d, t: d.update(format=5), "format 5"),
+        (lambda d, t: d.update(format=99), "format 99"),
     ],
 )
 def test_damaged_files(digits, change, message):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import ArrayLike, NDArray
 
 from .._validation import check_count, check_flag, describe
+from ..kernels.loss_rule import LossRule
 
 
 class Trainable(Protocol):
@@ -109,6 +110,14 @@ class Callback:
         Called by a `fit` that goes on from a checkpoint: after `on_train_begin`, and within an epoch also after its
         `on_epoch_begin`, so that it undoes what these have set.
         """
+
+    def _loss_rule(self) -> LossRule | None:
+        """Rule by which the callback, as it is now, ends a training or changes something; None: by none.
+
+        With a rule, `on_epoch_end` alone is called, and some epochs late: when the compiled call has ended, by the rule
+        or for another reason.
+        """
+        return None
 
     def used(self) -> AbstractContextManager[None]:
         """Called by `fit`, and open until its end, also by an error; raise RuntimeError to refuse a second training."""

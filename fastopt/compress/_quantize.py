@@ -63,7 +63,7 @@ def quantize(
     >>> model.compile(fo.Adam(lr=0.03), "mean_squared_error", ["r2"])
     >>> history = model.fit(x, x**2, epochs=60, batch_size=16, verbose=0)
     >>> small = fo.compress.quantize(model, x)
-    >>> small.evaluate(x, x**2)["r2"] > 0.9
+    >>> small.evaluate(x, x**2)["r2"] > 0.98
     True
     >>> small.parameters[0].dtype
     dtype('int8')

@@ -22,6 +22,7 @@ from ..callbacks import Callback
 from ..layers import to_config
 from . import _description, _trainable, checkpoint
 from ._data_memory import DataMemory
+from ._masks import take_masks
 from ._parts import PartialEpoch
 from ._state_values import Tensors, packed, unpacked
 from .checkpoint import TRAINING
@@ -163,7 +164,7 @@ def write(path: str, model: DataMemory, state: Mapping[str, Any], callbacks: Ite
     description, tensors = _description.describe(model, warns=False)
     ours: Tensors = {}
     entry = {"version": VERSION, **packed(state, ours, TRAINING), "callbacks": states_of(callbacks, ours)}
-    description |= {"format": checkpoint.FORMAT_OF_SETTINGS, TRAINING: entry}
+    description |= {"format": max(checkpoint.LAYERED, description["format"]), TRAINING: entry}
     checkpoint.write(path, description, tensors | ours, path + PREVIOUS if keeps else None)
 
 
@@ -300,6 +301,7 @@ def take_model(model: Any, saved: Saved) -> None:
         names = _trainable.named(saved.model.layers, model.names, trainable)
         model._set_trainable("fit", names, trainable)
     lr = ours.param_groups[0]["lr"]
+    take_masks(model, saved.model._masks)
     model.set_weights(saved.model.parameters, saved.model.averages)
     if model._averages is not None:
         model._averages.steps = saved.model._averages.steps

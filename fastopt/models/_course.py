@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _checkpoints
 from ._checkpoints import Saved
+from ._gradual import Pruner
 from ._limits import Clock, Every, MaxSeconds, MaxSteps, every
 from ._parts import NEVER, Listener, Part, PartialEpoch, Party, listeners
 from .history import History
@@ -34,6 +35,7 @@ class Course:
             self._limits.append(MaxSteps(self._first_step + int(options.max_steps)))
         if options.max_seconds is not None:
             self._limits.append(MaxSeconds(float(options.max_seconds), before))
+        self._pruner = None if options.pruning is None else Pruner(options.pruning, self._first_step)
         self._writer = None if options.checkpoint is None else _Writer(self)
         self._partial: PartialEpoch | None = None  # the epoch that runs
         self._listeners: list[Listener] = []
@@ -48,6 +50,8 @@ class Course:
     def begin(self) -> None:
         """Called after `on_train_begin` of the callbacks."""
         if self._saved is None:
+            if self._pruner:
+                self._pruner.begin(self._model)
             if self._writer:
                 _checkpoints.states_of(self._options.callbacks, {})  # TypeError for what files cannot hold
             return
@@ -79,8 +83,9 @@ class Course:
 
     @property
     def parties(self) -> list[Party]:
-        """All that are heard within the epoch: callbacks first, then limits, then who writes checkpoints."""
-        return [*self._listeners, *self._limits, *([self._writer] if self._writer else [])]
+        """All that are heard within the epoch: who prunes first, then callbacks, limits, and who writes checkpoints."""
+        first: list[Party] = [self._pruner] if self._pruner else []
+        return [*first, *self._listeners, *self._limits, *([self._writer] if self._writer else [])]
 
     def end_epoch(self) -> None:
         """Called after `on_epoch_end` of the callbacks."""

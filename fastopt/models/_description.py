@@ -19,7 +19,8 @@ from ..losses import LOSS_CLASSES, Loss
 from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT_OF_SETTINGS, Description, Tensors
+from ._masks import from_tensors, take_masks
+from .checkpoint import CODED, LAYERED, PRUNED, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -45,6 +46,8 @@ def describe(
         raise ValueError("the model has no weights yet: call build, or fit, before save")
     names = _names(model.layers)
     tensors = dict(zip(names, model.parameters, strict=True)) | _data_memory.to_tensors(model)
+    if model._masks is not None:
+        tensors |= model._masks.to_tensors(names)
     compiled = None
     if model.optimizer is not None and model.loss is not None and not weights_only:
         metrics = metrics_of(model, warns)
@@ -95,9 +98,13 @@ def check_defined(description: Description) -> None:
 
 def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
+    if compiled.get("group", {}).get("state_bits") == 8:
+        return CODED
+    if model._masks is not None:
+        return PRUNED
     is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)
     if is_new or {"ema", "decay_biases"}.intersection(compiled):
-        return FORMAT_OF_SETTINGS
+        return LAYERED
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
@@ -222,9 +229,11 @@ def build_model(make: Callable[..., Model], description: Description, tensors: T
                 f"{name} must be {model.dtype} of shape {shape}; got {tensor.dtype} of shape {tensor.shape}"
             )
         parameters.append(tensor)
+    masks = from_tensors(tensors, _names(layers), parameters)
     _data_memory.restore(model, inputs, description, tensors)
     check_left_over(name for name in tensors if not name.startswith(("optimizer.", "averages.")))
     model._adopt(inputs, parameters)
+    model._masks = masks
     model.epochs_done = check_count("epochs_done", description["epochs_done"], least=0)
     return model
 
@@ -294,6 +303,7 @@ def take_weights(model: DataMemory, saved: DataMemory, source: str) -> None:
     if different:
         raise ValueError(f"{source} has another architecture than the model: {'; '.join(different)}")
     model.build(inputs)
+    take_masks(model, saved._masks)
     model.set_weights(saved.parameters)
     _data_memory.take_over(model, saved)
 

@@ -20,7 +20,7 @@ from ..layers import LAYERS, Dense, Layer, Trained, to_config
 from ..losses import LOSS_CLASSES
 from . import _data_memory, _description
 from ._data_memory import DataMemory
-from .checkpoint import FORMAT, Description, Tensors
+from .checkpoint import QUANTIZED, Description, Tensors
 
 BITS = {8: np.int8, 4: np.uint8, 16: np.uint16}  # dtypes of codes
 
@@ -50,7 +50,7 @@ def describe(model: DataMemory, quantized: Sequence[Quantized], weights_only: bo
         metrics = _description.metrics_of(model, warns=True)
         entry |= {"loss": model.loss.name, "loss_params": dict(model.loss.spec.params), "metrics": metrics}
     description = {
-        "format": FORMAT,
+        "format": QUANTIZED,
         **_data_memory.to_config(model),
         "layers": [to_config(layer) for layer in model.layers],
         "inputs": model.inputs,

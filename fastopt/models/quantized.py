@@ -16,6 +16,7 @@ from ..kernels.spec import DenseSpec, LayerSpec, Quantized, parameter_shapes
 from ..layers import Dense, Layer, Trained
 from . import _quantized_file, checkpoint
 from .sequential import Sequential
+from .training import FitOptions
 
 BACKENDS = ("cpu", "numpy")
 REASON = (
@@ -98,7 +99,7 @@ class QuantizedModel(Sequential):
         """Specs of the layers for `inputs` features, as backends take them; ValueError where layers clash."""
         return quantized_specs(super().specs(inputs), self._quantized)
 
-    def _trainable_loss(self) -> NoReturn:
+    def _trainable_loss(self, options: FitOptions | None = None) -> NoReturn:
         raise ValueError(f"fit: {REASON}")
 
     def dequantize(self) -> Sequential:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
+from .._pruning import Pruning, Share
 from .._random_rows import split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
@@ -26,6 +27,7 @@ from . import (
     _auto_batch,
     _checkpoints,
     _description,
+    _gradual,
     _intake,
     _row_weights,
     _sizes,
@@ -90,6 +92,7 @@ class Sequential(Incremental):
     """
 
     _auto_batch: tuple[Any, _auto_batch.Choice] | None = None  # the last choice of a batch size, after its key
+    _penalties_by_rows = False  # penalties of regularizers are divided by the rows of a step, as scikit-learn's
 
     def __init__(
         self,
@@ -205,6 +208,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         checkpoint_every: int | str | None = None,
         resume: Path | bool | None = None,
         augment: Augment | None = None,
+        pruning: Pruning | Share | None = None,
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -280,6 +284,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           function of the seed, the epoch in the model's life, and the number of the batch. It may
                           return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
                           kernels
+        pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
+                          while the model is trained, more and more of them. On "cpu" and "numpy"
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -315,7 +321,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
@@ -323,7 +329,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
-        return _stream_plan.plan(self, x, self._trainable_loss(), options)
+        return _stream_plan.plan(self, x, self._trainable_loss(options), _gradual.resolved(options, None))
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -336,7 +342,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         among: (m,) numbers of the rows to fit to, as of `row_numbers`; None: all. intake: who reads the data.
         """
-        loss = self._trainable_loss()
+        loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
         if options.augment is not None:
@@ -378,6 +384,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        options = _gradual.resolved(options, len(rows))
         size: Any = options.batch_size
         if not isinstance(size, Random | Growing | str):
             size = min(int(size), len(rows))
@@ -410,14 +417,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
 
-    def _trainable_loss(self) -> Loss:
-        """The loss of a model that `fit` can train; ValueError for another."""
+    def _trainable_loss(self, options: FitOptions | None = None) -> Loss:
+        """The loss of a model that `fit` can train, with these options; ValueError for another."""
         loss = self._compiled()
         assert self.optimizer is not None
         if len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        if self._masks is not None or (options is not None and options.pruning is not None):
+            _gradual.check(self, None if options is None else options.pruning)
+        self.optimizer.check_epochs(self.backend)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss

@@ -16,6 +16,7 @@ from .. import _backends
 from .._exclusive import Exclusive
 from .._files import Path
 from .._metrics import Function, function_values
+from .._pruning import check_pruning
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
@@ -32,7 +33,9 @@ from ..kernels.spec import (
 )
 from ._averages import Averages, work_after
 from ._intake import Data
+from ._late_callbacks import rule_of, telling
 from ._limits import check_checkpoints, check_limits
+from ._masks import Masks
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._sizes import sized, varies
@@ -64,9 +67,11 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _masks: Masks | None
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
     _constraints: tuple[Constraint | None, ...]
+    _penalties_by_rows: bool
 
     @property
     def backend(self) -> str:
@@ -102,6 +107,7 @@ class FitOptions:
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
     augment: Any = None
+    pruning: Any = None  # a `Pruning`, once they are made
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -134,6 +140,8 @@ class FitOptions:
 
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
+        if self.pruning is not None:
+            object.__setattr__(self, "pruning", check_pruning(self.pruning))
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
@@ -218,7 +226,9 @@ class Plan(NamedTuple):
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
         in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
-        return not (options.callbacks or options.shows_bar or self.validation is not None or in_parts)
+        in_parts = in_parts or options.pruning is not None
+        looks = options.shows_bar or self.validation is not None or in_parts
+        return not looks and (not options.callbacks or rule_of(options.callbacks) is not None)
 
 
 def compiling(backend: str, listener: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -234,7 +244,7 @@ def run_at_once(model: Model, plan: Plan) -> History:
     other. Only losing the GPU can break it.
     """
     history = History(plan.batch_size, plan.batch_size_reason)
-    with in_training(model, (), history):
+    with in_training(model, plan.options.callbacks, history):
         _all_epochs(model, plan, history)
     return history
 
@@ -258,9 +268,13 @@ def in_training(model: Model, callbacks: Sequence[Callback], history: History) -
 
 def _all_epochs(model: Model, plan: Plan, history: History) -> None:
     """Train all epochs in one call of the backend, with the bits of one each; nobody asks for figures between them."""
-    with holding(model, plan.network):
+    callbacks = plan.options.callbacks
+    with telling(callbacks, model, history) as tell, holding(model, plan.network):
         for batches, hooks in calls_at_once(model, plan, history):
-            train_epochs(model, plan.network, batches, hooks)
+            try:
+                train_epochs(model, plan.network, batches, hooks._replace(rule=rule_of(callbacks)))
+            finally:
+                tell()
 
 
 def calls_at_once(model: Model, plan: Plan, history: History) -> Iterator[tuple[Batches, EpochHooks]]:
@@ -377,6 +391,11 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
         steps = steps._replace(fixed=model._fixed_layers)
     if model._constraints or model._averages is not None:
         steps = work_after(steps, model._constraints, model._averages, model._parameters)
+    if model._penalties_by_rows and steps.penalties:
+        weights = batches.weight_of_steps()
+        steps = steps._replace(penalty_divisors=np.where(weights == 0, 1.0, weights))
+    if model._masks is not None:
+        steps = steps._replace(masks=model._masks.arrays)
     network.steps_done = 0
     return steps
 
@@ -394,8 +413,16 @@ def evaluated(model: Model, network: Any, data: Data, batch_size: int) -> dict[s
     result = network.evaluate(data.x, data.y, batch_size, data.weights, data.rows)
     loss, settings = float(result.losses[0]), model.param_settings
     if any(own.has_penalty for own in settings):
-        loss += network.penalty(settings)
+        loss += network.penalty(settings) / (_weight_of(data) if model._penalties_by_rows else 1.0)
     return {"loss": loss, **result.metrics} | function_figures(model, network, data, batch_size)
+
+
+def _weight_of(data: Data) -> float:
+    """The number of the rows that count, or the sum of their weights."""
+    if data.weights is None:
+        return float(len(data.x) if data.rows is None else len(data.rows))
+    weights = data.weights if data.rows is None else data.weights[data.rows]
+    return float(weights.sum(dtype=np.float64))
 
 
 def function_figures(model: Model, network: Any, data: Data, batch_size: int) -> dict[str, float]:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from .._metrics import rises
+from .._task import FIT, Task
 from .._validation import check_count, describe
 from ..callbacks import Callback, EarlyStopping
 from ..models.sequential import Sequential
 from ..models.training import FitOptions
 from ._options import Options
 from ._pruning import PruningCallback
-from ._space import FIT, Space
-from ._task import Task
+from ._space import Space
 
 
 class Objective:

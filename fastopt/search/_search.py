@@ -12,17 +12,18 @@ from typing import Any
 
 from .._backends import known as known_backend
 from .._metrics import canonical
+from .._task import Task, task_of
 from ..kernels.cpu.runtime.launch import get_num_threads, set_num_threads
 from ..models.progress import tqdm_class, wants_bar
 from ..models.sequential import Sequential
 from ..models.training import DIVERGED
+from ._folds import folds_of
 from ._objective import Objective
 from ._options import TRIALS, Options
 from ._optuna import optuna
 from ._result import SearchResult
 from ._space import Space
 from ._study import FINISHED, GridTrials, Trials, open_study
-from ._task import Task, folds_of, task_of
 
 
 def search(

@@ -35,6 +35,7 @@ from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_la
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
+from .training.judge import JUDGE_KERNEL
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
@@ -70,7 +71,7 @@ ON_TILES = activate_kernel, slope_kernel  # of an activation
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, JUDGE_KERNEL, SORT_ROWS, UPDATE_ROWS]
     kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)

@@ -40,6 +40,7 @@ from .maths import LOSSES, weighted_total
 from .metrics import METRICS, Metric, Rule
 from .normalization import Activation, BatchNorm, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
+from .pruning import zero_gradients, zero_pruned
 from .quantized import QuantizedDense
 from .updates import gradient_norm, penalty, update, updates_of_step
 
@@ -195,12 +196,15 @@ class Network:
         for i in range(batches.steps):
             of_step = rows_of[i * k : (i + 1) * k]
             losses[i], weight, gradients = self._group(batches, of_step, metrics, seed, (step + i) * k)
-            losses[i] += penalty(self.params, optimizer.settings)
+            added, over = penalty(self.params, optimizer.settings), optimizer.penalty_divisors
+            losses[i] += added if over is None else added / over[i]
             if weights is not None:
                 weights[i] = weight
             if weight > 0:
+                zero_gradients(optimizer, self.params, gradients)
                 scale = 1.0 if clip_norm is None else shrinkage(clip_norm, gradient_norm(gradients))
                 update(updates_of_step(optimizer, self.params, gradients, i), scale)
+                zero_pruned(optimizer, self.params, gradients)
                 if optimizer.after:
                     work_after_step(self.params, optimizer.after, i)
             self.steps_done += 1

@@ -43,8 +43,27 @@ RUN = _record(
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
     "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
+    "judge",  # record JUDGE, 0: none; and the code that is called with it after each epoch
+    "judge_code",
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The rule by which losses end a pass: see training/judge.py.
+JUDGE = _record(
+    "run",
+    "losses",  # (epochs, batches) float64
+    "losses_of_row",
+    "weights",  # (epochs, batches) float64 if `weighted`, else (batches,) of every epoch
+    "weighted",
+    "penalties",  # (epochs, batches) float64, of the batches that begin a step; 0: none
+    "divisors",  # (steps of all epochs,) float64, of the penalties; 0: none
+    "accumulate",  # batches of a step
+    "steps",  # of an epoch
+    "patience",  # and the other fields of LossRule, which change from epoch to epoch
+    "waited",
+    "of_all",
+    reals=("best", "least", "margin"),  # margin: by which losses may differ by rounding
+)
 
 # A team of threads: see teams.py.
 TEAM = _record(
@@ -147,6 +166,10 @@ DENSE = _record(
     "magnitude_sums",
     "lanes",  # (num_ranks, lane_bytes) of these kernels
     "lane_bytes",
+    "measure",  # code: the squares of the columns of a tile of w, after its update; 0: nobody asks
+    "column_squares",  # (rows of tiles of w, outputs) float64
+    "mask_tile",  # code: gradients of pruned weights in a tile become 0; 0: they stay, for nobody adds them up
+    "mask",  # (inputs, outputs) uint8: 0 where w is pruned
 )
 
 # Rows of a batch as codes, and dense layers of codes: see dense/quantized.py.
@@ -261,7 +284,12 @@ WEIGHTS = _record(
     "step_sums",  # (batches of all epochs,) float64: of the step that the batch is in
     "accumulate",  # batches of a step
 )
-WEIGHED = _record("weights", "phase", "phase_work")  # record WEIGHTS; code and record of another phase
+WEIGHED = _record(
+    "weights",  # record WEIGHTS
+    "phase",  # code and record of another phase
+    "phase_work",
+    "otherwise",  # code of what takes its place, with its record, in steps whose weights sum to 0; 0: nothing
+)
 
 UPDATE = _record(
     "update",  # code
@@ -279,6 +307,12 @@ UPDATES = _record(
     "table",  # (count,) of UPDATE
     "tiles",  # of all arrays
     "scalars",  # address that those of the arrays count from, in bytes
+)
+
+# A parameter that is partly pruned: see masked_loops.py.
+MASKED = _record(
+    "mask",  # (elements,) uint8: 0 where it is pruned
+    "share",  # one number of the parameter's dtype, its share in its average; 0: there is no average
 )
 
 # The arguments of a step of a plan: see plan.py.
@@ -425,7 +459,8 @@ CONSTRAINED = _record(
     "pieces",
     "element_bytes",
     "measure",  # code: sums of the squares of a piece's columns; 0: there are no norms of columns
-    "squares",  # (pieces, columns) float64: what it leaves
+    "squares",  # (measured, columns) float64: what it leaves, or the phases `weights`
+    "measured",
     reals=("most",),  # the largest norm
 )
 AFTER_STEP = _record(

@@ -18,8 +18,8 @@ from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...sources import Source
 from ...spec import (
+    BLOCKWISE,
     Batches,
-    DenseSpec,
     EpochHooks,
     EpochResults,
     LayerSpec,
@@ -27,10 +27,12 @@ from ...spec import (
     OptimizerSteps,
     ParamSettings,
     PassResult,
+    dense_layers,
 )
 from ..dense.gather import layout_of
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
+from .masks import complete
 from .optimizer_step import OptimizerStep
 from .passes import Training, TrainingPass, Values
 from .penalties import Penalties, penalty, terms_of
@@ -74,7 +76,7 @@ class Network:
         metrics: Sequence[str] = (),
         compute: str | None = None,
     ) -> None:
-        dense = [layer for layer in layers if isinstance(layer, DenseSpec)]
+        dense = dense_layers(layers)
         last = dense[-1].activation
         is_link = last == "softmax" or (loss is not None and last == LOSSES[loss.name].link)
         self.params = list(params)
@@ -113,7 +115,10 @@ class Network:
         rule, states = optimizer.rule, optimizer.states
         ids = [None if of_param is None else [*map(id, of_param)] for of_param in states]
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
-        of_optimizer = clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed)
+        of_optimizer = (
+            clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed),
+            [*map(id, optimizer.masks)], tuple(optimizer.storages),
+        )  # fmt: skip
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
         if self._steps and data.epochs * data.steps == 1:
@@ -123,9 +128,10 @@ class Network:
             return trained
         net, epochs, steps = self.net, data.epochs, data.most_steps
         program = Program(net, "train", data.batch_size)
-        program.kept.append(states)  # so that no other array can have the same id
+        program.kept += [states, optimizer.masks]  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate)
+        masks, storages = complete(optimizer.masks, net.layers, net.params), tuple(optimizer.storages)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks, storages)
         losses = np.zeros((epochs, steps * data.accumulate))
         scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
@@ -137,12 +143,10 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        needs_step, penalties = clips or data.accumulate > 1, None
+        needs_step, penalties = clips or data.accumulate > 1 or BLOCKWISE in storages, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
-            # a step without weight leaves out the updates, and what goes with them
-            tiled = [] if needs_step or weighted else tiled
-            penalties = Penalties(net.params, terms, data, num_ranks, tiled)
+            penalties = Penalties(net.params, terms, data, num_ranks, [] if needs_step else tiled)
             penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None

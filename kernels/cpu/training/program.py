@@ -31,6 +31,7 @@ from ..runtime.records import GATHER, RUN, SHUFFLE, STOP_BATCH, STOP_EPOCH, fill
 from ..runtime.teams import run_team
 from .backward import add_gradients
 from .forward import add_layers, add_link
+from .judge import JUDGE_KERNEL, Judge
 from .loss_and_metrics import add_loss_and_metrics, has_labels
 from .phases import PhaseList
 from .quantized import codes_of_data, takes_codes
@@ -52,8 +53,8 @@ NUM_ROWS, NUM_BATCHES, FIRST_BATCH, NUM_EPOCHS, EPOCH_STRIDE, ORDER, DONE, STOP,
         "clock", "losses",
     )
 )
-STARTS = word_of(RUN, "starts")
-RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses", "starts")]
+STARTS, JUDGED, JUDGE_CODE = (word_of(RUN, name) for name in ("starts", "judge", "judge_code"))
+RESET = [word_of(RUN, name) for name in ("arrivals", "done", "stop", "halt", "epoch_ends", "losses", "starts", "judge")]
 X, Y, ROW_BYTES = word_of(GATHER, "x"), word_of(GATHER, "y"), word_of(GATHER, "row_bytes")
 
 
@@ -65,6 +66,7 @@ class Program(PhaseList):
     rows: np.ndarray | None = None  # record of the shuffle
     starts = np.zeros(0, np.int64)  # of the batches of this pass, where each has a size of its own
     blocks: np.ndarray | None = None  # memory of the shuffle for the order of blocks
+    judge: Judge | None = None  # of the last pass that had one
 
     # ------------------------------------------------------------ the network
     forward = add_layers
@@ -205,6 +207,11 @@ class Program(PhaseList):
     def end_if_diverged(self, losses: np.ndarray) -> None:
         """Let a pass end with an epoch whose losses are not finite; call it after `begin`."""
         self.words[LOSSES_OF_EPOCHS] = _address(losses)
+
+    def judge_by(self, judge: Judge) -> None:
+        """Let a pass end by the losses of its epochs; call it after `begin`."""
+        self.words[JUDGED], self.words[JUDGE_CODE] = _address(judge.record), JUDGE_KERNEL.address
+        self.judge = judge
 
     @property
     def done(self) -> int:

@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 from numba import prange, types
 from numba.core.bytecode import FunctionIdentity
+from numba.core.compiler import Compiler
 
 from fastopt.kernels import cpu, disk_cache, formulas
+from fastopt.kernels.cpu.optim.counters import COUNT_STEPS
 from fastopt.kernels.cpu.runtime import compile as compile_
 from fastopt.kernels.cpu.runtime import frontend, launch, objects
 from fastopt.kernels.cpu.runtime.compile import Kernel, cache_folder, compiling
@@ -392,6 +394,18 @@ def test_an_object_has_one_function_and_calls_nothing_of_numba(fresh):
     assert [name.strip('"') for internal, name in defined if not internal] == [objects.ENTRY]
     declared = re.findall(r"^declare .*@([^(]+)\(", kernel.llvm(), re.MULTILINE)
     assert [name.strip('"') for name in declared if not name.startswith("llvm.")] == [objects.REPORT]
+
+
+@compiled
+def test_the_passes_that_are_left_out_change_no_code(monkeypatch):
+    def code(compiler):
+        monkeypatch.setattr(objects, "pipeline", lambda: compiler)
+        library = objects.lower(COUNT_STEPS.function, COUNT_STEPS.name, COUNT_STEPS.parameters, COUNT_STEPS.options)
+        objects.emit(library)
+        return re.sub(r"_\d+|v\d+|B\d+", "", library.get_llvm_str())  # Numba numbers functions
+
+    compile_._prepare()
+    assert code(frontend.pipeline()) == code(Compiler)
 
 
 @frontend.register_jitable
