@@ -190,6 +190,36 @@ def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: boo
     )
 
 
+def codes(columns: int, itemsize: int) -> Cost:
+    """x read, a byte of each element written."""
+    return Cost(f"codes {columns}", row_bytes=columns * (itemsize + 1))
+
+
+def gather_codes(inputs: int, ordered: bool) -> Cost:
+    """Rows of float32 data read, by row numbers that are read if `ordered`, and a byte of each element written."""
+    return Cost(f"gather codes {inputs}", row_bytes=inputs * 5 + ordered * ORDER)
+
+
+def int8_product(inputs: int, outputs: int, activation: str, out_bytes: int) -> Cost:
+    """Codes of x and w read, with start, scale and b of each column; y written, in so many bytes an element."""
+    return Cost(
+        f"int8 {inputs}x{outputs} {activation}",
+        bytes=(inputs + 12) * outputs,
+        row_bytes=inputs + outputs * out_bytes,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def coded_weights(inputs: int, outputs: int, activation: str, bits: int, num_bytes: int) -> Cost:
+    """x read, and so many bytes of codes, scales and b; y written."""
+    return Cost(
+        f"w{bits} {inputs}x{outputs} {activation}",
+        bytes=num_bytes,
+        row_bytes=(inputs + outputs) * 4,
+        row_flops=2 * inputs * outputs,
+    )
+
+
 def products(inputs: int, outputs: int, num_splits: int, itemsize: int) -> Cost:
     """x and w read, the products of the splits of w written, for `combine` to add up."""
     return Cost(

@@ -58,6 +58,7 @@ from fastopt.kernels.spec import (
     LossSpec,
     OptimizerSteps,
     ParamSettings,
+    Quantized,
     Shuffle,
     Update,
     parameter_shapes,
@@ -542,6 +543,32 @@ def networks_in_bfloat16() -> Iterator[Case]:
         )
 
 
+def _predicted(layers: list[Any], x: np.ndarray | Source, order: np.ndarray | None = None) -> list[Any]:
+    """Outputs of layers of codes, whose arrays are drawn."""
+    params: list[np.ndarray] = []
+    for layer in layers:
+        for name, shape in parameter_shapes(layer).items():
+            dtype = {8: "i1", 4: "u1", 16: "u2"}[layer.quantized.bits] if name == "codes" else "f4"
+            params.append((20 * np.abs(drawn(*shape))).astype(dtype))
+    return [cpu.Network(layers, params, "float32").predict(x, 24, order)]
+
+
+def integers() -> Iterator[Case]:
+    for inputs, hidden, outputs in ((1, 1, 1), (3, 17, 5), (16, 15, 33), (31, 64, 2), (33, 65, 16)):
+        for quantized in (
+            Quantized(8, 0, 0.5, 3), Quantized(8), Quantized(8, 5), Quantized(4, 3), Quantized(4), Quantized(16),
+        ):  # fmt: skip
+            specs = [
+                DenseSpec(inputs, hidden, "relu", True, quantized), DenseSpec(hidden, outputs, "tanh", False, quantized)
+            ]  # fmt: skip
+            for count in (1, 25, 61):
+                x = drawn(count, inputs).astype("f4")
+                yield f"layers of {quantized}, {inputs}, {hidden}, {outputs}", lambda s=specs, x=x: _predicted(s, x)
+            order = np.arange(20, dtype=np.uint32)[::-1].copy()
+            yield f"rows by number, {quantized}", lambda s=specs, x=x, o=order: _predicted(s, x, o)
+            yield f"bytes, {quantized}", lambda s=specs, x=x: _predicted(s, _bytes(x))
+
+
 def _together(dtype: str) -> list[Any]:
     x, y = np.random.default_rng(0).standard_normal((37, 7)).astype(dtype), np.arange(37) % 3
     models = [fo.Sequential([fo.Dense(w, "relu"), fo.Dense(3, "softmax")], w, dtype=dtype) for w in (5, 9, 17)]
@@ -605,6 +632,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         networks_in_bfloat16,
         r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
     ),
+    "integers": (integers, r"codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
     "pieces": (in_pieces, r"(tree_sum|additions)_.*"),
     "profiles": (profiles, r"run_program_marked"),

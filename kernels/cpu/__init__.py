@@ -19,6 +19,7 @@ from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, lo
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.normalization import NORMALIZATIONS, normalization_kernel
+from .dense.quantized import quantized_kernels
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .dense.slopes import slope_rows_kernel
@@ -107,4 +108,6 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
         kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
+        if dtype == "float32":
+            kernels += quantized_kernels(ROW_NUMBERS)
     return list(dict.fromkeys(kernels))

@@ -115,6 +115,8 @@ GATHER = _record(
     "sparse_columns",  # of the stored values of sparse rows
     "starts",  # (rows of the data + 1,): the first stored value of each sparse row
     "absent",  # (inputs,): values of x that are not stored, prepared
+    "zero",  # of codes: batch_x is uint8, in rows of piece_cols bytes
+    reals=("inverse",),  # of the scale of codes
 )
 
 DENSE = _record(
@@ -192,6 +194,49 @@ SPARSE = _record(
     "scratch",  # (num_ranks, scratch_bytes)
     "scratch_bytes",
     "activate",  # code: y -> y, without a bias
+)
+
+# Rows of a batch as codes, and dense layers of codes: see dense/quantized.py.
+CODES = _record(
+    "run",
+    "x",  # (rows, columns) float32
+    "y",  # (rows, row_bytes) uint8
+    "columns",
+    "row_bytes",
+    "zero",  # the code of 0
+    reals=("inverse",),  # of the scale
+)
+INT8_DENSE = _record(
+    "run",
+    "x",  # (rows, x_row) uint8, with room for whole tiles
+    "x_row",  # bytes of a row
+    "w",  # packed codes
+    "steps",  # words of a column of w
+    "start",  # (groups GROUP,) int32, that the sums of columns start from
+    "scale",  # (groups GROUP,) of sums
+    "b",  # (outputs,)
+    "y",  # (rows, outputs) float32, or uint8
+    "y_row",  # bytes of a row
+    "outputs",
+    "activate",  # code: scaled sums, b -> y
+    "coded",  # 1: y is codes
+    "zero",  # of these
+    "scratch",  # (num_ranks, SUMS_BYTES)
+    reals=("inverse",),  # of the scale of the codes of y
+)
+CODED_WEIGHTS = _record(
+    "run",
+    "x",  # (rows, inputs)
+    "codes",  # of w
+    "scales",  # (groups, outputs)
+    "group",  # rows of w of a scale
+    "b",  # (outputs,)
+    "y",  # (rows, outputs)
+    "inputs",
+    "outputs",
+    "gemm",  # code
+    "activate",  # code
+    "scratch",  # (num_ranks, STRIP_BYTES)
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))

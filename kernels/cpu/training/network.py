@@ -87,7 +87,7 @@ class Network:
         self.params = list(params)
         self.net = Structure(
             list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
-            compute or np.dtype(dtype).name,
+            compute or np.dtype(dtype).name, {},
         )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)

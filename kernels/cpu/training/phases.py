@@ -29,6 +29,8 @@ class Structure(NamedTuple):
     metrics: Sequence[str]
     link: str | None
     compute: str  # the dtype that layers compute in
+    # of codes, by their ids: these packed, and what sums start from (see `quantized`)
+    packed: dict[int, tuple[np.ndarray, np.ndarray]]
 
     @property
     def dense(self) -> list[DenseSpec]:
