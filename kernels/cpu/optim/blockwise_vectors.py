@@ -6,7 +6,8 @@ bytes, whose results are interleaved: 21 instructions for 64 elements. Tables of
 map are one or two registers. 16 elements take 6 instructions to dequantize, and 17 to quantize; those of Adam take 25.
 
     dequantize(codes, largest, numbers)   a whole block; all are addresses, numbers aligned to 64 bytes
-    quantize(numbers, codes, largest)
+    factor = measure(numbers, largest)
+    quantize(numbers, codes, factor)
 """
 
 from __future__ import annotations
@@ -165,13 +166,13 @@ def _store_bytes(builder: Any, codes: list[Any], added: int, address: Any, skip:
 
 
 @cache
-def quantizer(book: Codebook) -> Callable[..., Any]:
-    """quantize(numbers, codes, largest) for a codebook."""
+def measurer(book: Codebook) -> Callable[..., Any]:
+    """measure(numbers, largest) for a codebook: writes the largest magnitude, and returns the factor of `quantize`."""
 
     @intrinsic
-    def quantize(typingctx, numbers, codes, largest):
+    def measure(typingctx, numbers, largest):
         def codegen(context, builder, signature, args):
-            # the largest magnitude, in four chains
+            # four chains, since each maximum waits for the one before
             found = [_same(0.0)] * 4
             for i in range(BLOCK // LANES):
                 x = _load(builder, args[0], 64 * i, FLOATS, 64)
@@ -181,18 +182,31 @@ def quantizer(book: Codebook) -> Callable[..., Any]:
             kind = ir.FunctionType(WORD, [WORDS])
             reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umax.v16i32")
             top = builder.bitcast(builder.call(reduce, [builder.bitcast(most, WORDS)]), FLOAT)
-            _store(builder, top, args[2], 0, 4)
+            _store(builder, top, args[1], 0, 4)
             inverse = builder.fdiv(ir.Constant(FLOAT, 1.0), top)
             some = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, 0.0))
-            factor = _broadcast(builder, builder.select(some, inverse, ir.Constant(FLOAT, 0.0)))
-            # the codes
+            return builder.select(some, inverse, ir.Constant(FLOAT, 0.0))
+
+        return types.float32(types.int64, types.int64), codegen
+
+    return measure
+
+
+@cache
+def quantizer(book: Codebook) -> Callable[..., Any]:
+    """quantize(numbers, codes, factor) for a codebook."""
+
+    @intrinsic
+    def quantize(typingctx, numbers, codes, factor):
+        def codegen(context, builder, signature, args):
+            factor = _broadcast(builder, args[2])
             for first in range(0, BLOCK, 64):
                 parts = [_load(builder, args[0], 4 * first + 64 * k, FLOATS, 64) for k in range(4)]
                 codes_of = [_code(builder, book, x, factor) for x in parts]
                 _store_bytes(builder, codes_of, ZERO if book.signed else 0, args[1], first)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64), codegen
+        return types.void(types.int64, types.int64, types.float32), codegen
 
     return quantize
 
