@@ -92,7 +92,7 @@ FASTOPT = {
     " _warnings"
     " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
-    "compress": "_pruning _validation models",
+    "compress": "_pruning _validation layers models",
     "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
     "__init__": "activations averaging batches callbacks compress constraints conventions datasets export functional"
     " layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
