@@ -254,6 +254,8 @@ def check_in_domain(name: str, value: Any, domain: Domain) -> float | bool | Non
         raise TypeError(f"{name} must be {domain}; got {describe(value)}")
     if value not in domain:
         raise ValueError(f"{name} must be {domain}; got {value}")
+    if domain.choices:
+        return int(value)
     return bool(value) if domain.flag else float(value)
 
 

@@ -190,6 +190,36 @@ def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: boo
     )
 
 
+def codes(columns: int, itemsize: int) -> Cost:
+    """x read, a byte of each element written."""
+    return Cost(f"codes {columns}", row_bytes=columns * (itemsize + 1))
+
+
+def gather_codes(inputs: int, ordered: bool) -> Cost:
+    """Rows of float32 data read, by row numbers that are read if `ordered`, and a byte of each element written."""
+    return Cost(f"gather codes {inputs}", row_bytes=inputs * 5 + ordered * ORDER)
+
+
+def int8_product(inputs: int, outputs: int, activation: str, out_bytes: int) -> Cost:
+    """Codes of x and w read, with start, scale and b of each column; y written, in so many bytes an element."""
+    return Cost(
+        f"int8 {inputs}x{outputs} {activation}",
+        bytes=(inputs + 12) * outputs,
+        row_bytes=inputs + outputs * out_bytes,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def coded_weights(inputs: int, outputs: int, activation: str, bits: int, num_bytes: int) -> Cost:
+    """x read, and so many bytes of codes, scales and b; y written."""
+    return Cost(
+        f"w{bits} {inputs}x{outputs} {activation}",
+        bytes=num_bytes,
+        row_bytes=(inputs + outputs) * 4,
+        row_flops=2 * inputs * outputs,
+    )
+
+
 def products(inputs: int, outputs: int, num_splits: int, itemsize: int) -> Cost:
     """x and w read, the products of the splits of w written, for `combine` to add up."""
     return Cost(
@@ -302,9 +332,19 @@ def apply(size: int, rule: str, itemsize: int) -> Cost:
     return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))
 
 
+def tree_sum(size: int, itemsize: int) -> Cost:
+    """The gradient of a piece read and written once more, and on average a sum that waits read."""
+    return Cost("tree_sum", bytes=3 * size * itemsize, flops=size)
+
+
 def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     """The cost of updates that take so many parameters into their averages, too: these read and written."""
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
+
+
+def measuring(cost: Cost, size: int) -> Cost:
+    """The cost of updates that add up the squares of so many parameters, too."""
+    return cost._replace(flops=cost.flops + 2 * size)
 
 
 def sparse_build(inputs: int, outputs: int, left: int, itemsize: int) -> Cost:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .formulas import NUM_SCALARS, OPTIMIZERS
-from .formulas.optimizers.common import L2, Column
+from .formulas.optimizers.common import L1, L2, Column
 from .spec import NEUTRAL, OptimizerSteps, ParamSettings
 
 TINY = {np.dtype(name): float(np.finfo(name).tiny) for name in ("float32", "float64")}
@@ -31,13 +31,15 @@ def fill_scalars(
 def fill_settings(table: np.ndarray, steps: OptimizerSteps, settings: Sequence[ParamSettings]) -> None:
     """Write the scalars of an optimizer's next steps, (steps, settings, NUM_SCALARS + 1); settings: those of `rows`."""
     count = len(steps.learning_rates)
+    divisors: Any = 1.0 if steps.penalty_divisors is None else steps.penalty_divisors
     for i, own in enumerate(settings):
         first, rows = steps.steps_done - own.late + 1, table[:count, i]
         rates = steps.learning_rates * own.lr_scale
         options = steps.options if own is NEUTRAL else steps.options_of(own)
         columns = _columns(steps.rule, range(first, first + count), rates.tolist(), options)
         for j, column in enumerate(columns):
-            rows[:, j] = np.add(column, 2 * own.l2) if j == L2 and own.l2 else column
+            penalty = 2 * own.l2 if j == L2 else own.l1 if j == L1 else 0.0
+            rows[:, j] = np.add(column, penalty / divisors) if penalty else column
         rows[:, NUM_SCALARS] = TINY[table.dtype]
 
 

@@ -9,9 +9,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .loss_rule import LossRule
 from .sources import Source
 
 NO_PARAMS: Mapping[str, float] = MappingProxyType({})
+
+
+class Quantized(NamedTuple):
+    """Integers in the place of a dense layer's weights, w = scale code, which are then no longer trained.
+
+    bits: 8, codes int8 (inputs, outputs) of -127 to 127; 4, two codes of -8 to 7 in a byte, uint8 (inputs / 2,
+    outputs), rounded up, 8 more than the code, that of the even row in the lower half; 16, no codes but the bits of
+    bfloat16 numbers, uint16 (inputs, outputs), without scales. Scales are float32 (groups, outputs).
+
+    With an input_scale the rows that come in are uint8 codes, too, x = input_scale (code - input_zero), for 8 bits and
+    one group. Sums of the codes' products are exact.
+    """
+
+    bits: int = 8
+    group: int = 0  # rows of w that share the scale of a column; 0: all
+    input_scale: float = 0.0  # a float32; 0: rows are float32
+    input_zero: int = 0  # the code of 0, from 0 to 255
+
+    def num_groups(self, inputs: int) -> int:
+        """Return how many scales a column has."""
+        return -(-inputs // self.group) if self.group else 1
+
+
+LARGEST_INPUTS = (2**31 - 1) // (255 * 127)  # of a layer of codes: more products might not fit in an int32
 
 
 class DenseSpec(NamedTuple):
@@ -21,6 +46,7 @@ class DenseSpec(NamedTuple):
     outputs: int
     activation: str = "linear"
     bias: bool = True
+    quantized: Quantized | None = None  # for prediction alone
 
 
 class DropoutSpec(NamedTuple):
@@ -85,14 +111,24 @@ def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     {'kernel': (4, 3), 'bias': (3,)}
     >>> list(parameter_shapes(BatchNormSpec(3, center=False)))
     ['gamma', 'moving_mean', 'moving_variance']
+    >>> parameter_shapes(DenseSpec(5, 3, bias=False, quantized=Quantized(4, group=2)))
+    {'codes': (3, 3), 'scales': (3, 3)}
     """
     if isinstance(layer, DenseSpec):
         kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
+        if layer.quantized is not None:
+            kernel = _quantized_shapes(layer, layer.quantized)
         return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
     if isinstance(layer, DropoutSpec | GaussianNoiseSpec | ActivationSpec):
         return {}
     names = ["gamma"] * layer.scale + ["beta"] * layer.center
     return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))
+
+
+def _quantized_shapes(layer: DenseSpec, quantized: Quantized) -> dict[str, tuple[int, ...]]:
+    rows = -(-layer.inputs // 2) if quantized.bits == 4 else layer.inputs
+    scales = {"scales": (quantized.num_groups(layer.inputs), layer.outputs)} if quantized.bits != 16 else {}
+    return {"codes": (rows, layer.outputs), **scales}
 
 
 class LossSpec(NamedTuple):
@@ -109,6 +145,13 @@ MASTER = "master"  # the states are float32, and the last of them is the master 
 STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
 FORMS = (SAME, MASTER, STOCHASTIC)
 
+# Storage of the states of an array, of any form. With codes each state of the rule's row is two arrays, uint8 codes of
+# the array's shape and float32 largest magnitudes of its blocks (`formulas.blockwise`); a master copy is as it was.
+WHOLE = "whole"  # numbers
+BLOCKWISE = "blockwise"  # codes of the nearest entries
+BLOCKWISE_RANDOM = "blockwise_random"  # of one of the two neighbours, at random, right on average
+STORAGES = (WHOLE, BLOCKWISE, BLOCKWISE_RANDOM)
+
 
 class Update(NamedTuple):
     """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1.
@@ -123,7 +166,8 @@ class Update(NamedTuple):
     options: Mapping[str, Any]
     step: int
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class ArrayUpdate(NamedTuple):
@@ -141,7 +185,8 @@ class ArrayUpdate(NamedTuple):
     shape: tuple[int, ...] | None
     group: int  # index of its options among those given to `update`
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class BufferUpdate(NamedTuple):
@@ -154,7 +199,8 @@ class BufferUpdate(NamedTuple):
     states: Sequence[int]  # addresses, in the order of the rule's row; the master copy is the last
     group: int = 0  # index of its options among those given to `update`
     form: str = SAME  # of 16-bit arrays: one of spec.FORMS
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class Shuffle(NamedTuple):
@@ -299,6 +345,24 @@ class Batches(NamedTuple):
             return self._cut(self.batch_size * self.accumulate)
         return np.add.reduceat(self.sizes, np.arange(0, len(self.sizes), self.accumulate))
 
+    def weight_of_steps(self) -> np.ndarray:
+        """Return the weight of every step of all epochs, (steps of all epochs,) float64: rows, or the sum of theirs.
+
+        Where rows have weights, the order of every epoch is drawn for this.
+
+        >>> batches = Batches(np.zeros((5, 1)), np.zeros((5, 1)), np.arange(5), batch_size=2, epochs=2)
+        >>> batches.weight_of_steps().tolist()
+        [2.0, 2.0, 1.0, 2.0, 2.0, 1.0]
+        >>> batches._replace(weights=np.arange(5.0), epochs=1).weight_of_steps().tolist()
+        [1.0, 5.0, 4.0]
+        """
+        rows = self.rows_of_steps()
+        if self.weights is None or not len(rows):
+            return np.tile(rows.astype(np.float64), self.epochs)
+        starts = np.cumsum(rows) - rows
+        of_rows = (self.weights[self.epoch(i).order].astype(np.float64) for i in range(self.epochs))
+        return np.concatenate([np.add.reduceat(weights, starts) for weights in of_rows])
+
     def _cut(self, size: int) -> np.ndarray:
         """The sizes of the pieces of an epoch: `size` rows, and what is left."""
         rows = len(self.order) if self.used is None else self.used
@@ -375,9 +439,12 @@ class OptimizerSteps(NamedTuple):
     settings: Sequence[ParamSettings] = ()  # of each parameter; (): none has settings of its own
     after: AfterStep | None = None  # work that follows each update
     fixed: Sequence[int] = ()  # indices of BatchNorms among the layers that go by their averages, and do not move them
+    # (steps of all epochs,) float64: by these the penalties of settings are divided in each step; None: by 1
+    penalty_divisors: np.ndarray | None = None
     # uint8 of the shape of each parameter, 0 where it is pruned, else 1; None: nothing of it is. Empty: nothing of any.
     # A pruned element has gradient 0, also in a norm, and is 0 after every step, as its states are.
     masks: Sequence[np.ndarray | None] = ()
+    storages: Sequence[str] = ()  # of each parameter's states: WHOLE or BLOCKWISE; (): all are WHOLE
 
     @property
     def updated(self) -> tuple[bool, ...]:
@@ -406,9 +473,9 @@ class OptimizerSteps(NamedTuple):
         return different, tuple(indices)
 
     def options_of(self, own: ParamSettings) -> dict[str, Any]:
-        """Return the options of parameters with these settings. L2 is not among them: it is no option of rules."""
+        """Return the options of parameters with these settings. Penalties are not among them."""
         decay = self.options["weight_decay"] if own.weight_decay is None else own.weight_decay
-        return {**self.options, "weight_decay": decay, "l1": self.options["l1"] + own.l1}
+        return {**self.options, "weight_decay": decay}
 
     @property
     def last_rate(self) -> float:
@@ -418,8 +485,10 @@ class OptimizerSteps(NamedTuple):
     def epoch(self, i: int, steps: int) -> OptimizerSteps:
         """Return the steps of epoch i alone, each epoch having so many."""
         rates = self.learning_rates[i * steps : (i + 1) * steps]
-        after = self.after and self.after.epoch(i, steps)
-        return self._replace(learning_rates=rates, steps_done=self.steps_done + i * steps, after=after)
+        after, divisors = self.after and self.after.epoch(i, steps), self.penalty_divisors
+        divisors = None if divisors is None else divisors[i * steps : (i + 1) * steps]
+        done = self.steps_done + i * steps
+        return self._replace(learning_rates=rates, steps_done=done, after=after, penalty_divisors=divisors)
 
 
 class PassResult(NamedTuple):
@@ -461,6 +530,7 @@ class EpochHooks(NamedTuple):
     finished: Callable[[EpochResults], None]  # given the results of whole epochs, also if the pass is interrupted
     stop: Callable[[], bool]  # asked now and then, at most at every end of an epoch; true: the pass ends with its epoch
     until_diverged: bool = False  # the pass ends with the first epoch whose losses are not finite
+    rule: LossRule | None = None  # by which the pass ends; None: by none
 
     def after(self, result: PassResult) -> bool:
         """Hand over the result of an epoch; return true if the pass ends with it."""

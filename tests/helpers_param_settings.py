@@ -52,7 +52,7 @@ class Trained:
         self, backend: Any, dtype: str, rule: str, settings: list[ParamSettings] | None = None,
         frozen: tuple[int, ...] = (), layers: list[LayerSpec] = LAYERS, epochs: int = 2, batch_size: int = 4,
         accumulate: int = 1, clip_norm: float | None = None, num_rows: int = 14,
-        sizes: list[int] | None = None, **options: Any,
+        sizes: list[int] | None = None, divisors: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         more = {"compute": dtype} if dtype == "bfloat16" else {}
         kept = kept_in(dtype)
@@ -72,8 +72,9 @@ class Trained:
         for epoch in range(epochs):
             rates = 0.01 * (1 + np.arange(epoch * batches.steps, (epoch + 1) * batches.steps))
             steps = OptimizerSteps(
-                rule, self.states, options, rates, 3 + epoch * batches.steps, clip_norm, tuple(settings or ())
-            )
+                rule, self.states, options, rates, 3 + epoch * batches.steps, clip_norm, tuple(settings or ()),
+                penalty_divisors=batches.weight_of_steps() if divisors else None,
+            )  # fmt: skip
             self.losses += self.net.train(batches, steps, 5).losses.tolist()
 
 

@@ -23,7 +23,8 @@ KERNELS = {
     "interrupts": "",
     "denormals": "",
     "sources": "",
-    "spec": "sources",
+    "loss_rule": "",
+    "spec": "loss_rule sources",
     "epochs": "interrupts spec",
     "profile": "",
     "metrics": "formulas",
@@ -38,7 +39,8 @@ KERNELS = {
     "cpu/runtime": "formulas spec denormals disk_cache interrupts settings",
     "cpu/optim": "cpu/runtime formulas spec scalars",
     "cpu/dense": "cpu/runtime formulas metrics sources spec settings",
-    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas sources spec scalars costs metrics profile interrupts",
+    "cpu/training": "cpu/runtime cpu/optim cpu/dense formulas sources spec scalars costs metrics profile interrupts"
+    " loss_rule",
     "cpu": "cpu/runtime cpu/optim cpu/dense cpu/training formulas spec",
     "cuda/runtime": "formulas spec disk_cache interrupts settings",
     "cuda/optim": "cuda/runtime formulas spec scalars",
@@ -81,26 +83,30 @@ FASTOPT = {
     "layers": "_definitions _frozen _layer_parts _normalization_layers _validation activations constraints"
     " preprocessing regularizers kernels/formulas kernels/spec",
     "profiling": "_files _text _validation benchmarks/limits kernels/profile kernels/cpu/runtime kernels/cuda/runtime",
-    "callbacks": "_exclusive _metrics _validation kernels/interrupts",
+    "callbacks": "_exclusive _metrics _validation kernels/interrupts kernels/loss_rule",
     "optim": "_backends _definitions _dlpack _exclusive _validation conventions kernels/definitions kernels/formulas"
     " kernels/spec",
     "torch": "_backends _validation optim kernels/formulas kernels/spec kernels/cpu/optim kernels/cuda/runtime"
     " kernels/cuda/installation",
     "datasets": "_random_rows _validation kernels/settings",
     "reports": "_text",
+    "distributed": "_validation kernels/interrupts kernels/metrics kernels/spec",
     "models": "_backends _definitions _exclusive _files _frames _frozen _metrics _pruning _random_rows _validation"
     " _warnings"
-    " averaging batches callbacks layers losses optim preprocessing profiling schedules kernels/formulas"
-    " kernels/interrupts kernels/metrics kernels/sources kernels/spec",
-    "compress": "_pruning _validation layers models",
-    "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
-    "__init__": "activations averaging batches callbacks compress constraints conventions datasets export functional"
-    " layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
-    "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas",
-    "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
-    " kernels/cpu/runtime kernels/formulas",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets export layers"
-    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
+    " averaging batches callbacks distributed layers losses optim preprocessing profiling schedules kernels/formulas"
+    " kernels/interrupts kernels/loss_rule kernels/metrics kernels/sources kernels/spec",
+    "compress": "_backends _pruning _validation layers models kernels/spec",
+    "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources kernels/spec",
+    "__init__": "activations averaging batches callbacks compress constraints conventions datasets distributed export"
+    " functional layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
+    "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas"
+    " kernels/loss_rule",
+    "_task": "_validation layers losses models optim preprocessing kernels/formulas",
+    "search": "_backends _metrics _task _text _validation callbacks models optim kernels/cpu/runtime",
+    "study": "_backends _files _task _text _validation models optim reports kernels/cpu/runtime",
+    "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks conventions datasets distributed"
+    " export layers"
+    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search study kernels/cpu"
     " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",

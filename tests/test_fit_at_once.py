@@ -95,6 +95,50 @@ def test_r2_is_the_same_as_epoch_by_epoch(backend):
     assert_same(*found)
 
 
+class Watching(fo.EarlyStopping):
+    """An early stopping that hears of each epoch at once, as it is no plain one."""
+
+
+STOPPING = [
+    {"patience": 1}, {"patience": 2, "min_delta": 0.02}, {"patience": 4}, {"min_delta": 1e9, "patience": 3},
+    {"patience": 0, "min_delta": 0.001},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"sample_weight": np.linspace(0, 1, 40)}, {"accumulate": 2}, {"rate": 30.0}])
+def test_early_stopping_by_the_loss_is_judged_within_the_call(backend, more):
+    x, y = blobs(40)
+    rate, of_fit = more.get("rate", 0.05), {name: value for name, value in more.items() if name != "rate"}
+    for stopping in STOPPING:
+        found, passes = [], []
+        for cls in (fo.EarlyStopping, Watching):
+            model, callback = model_of(backend, rate), cls("loss", **stopping)
+            calls = calls_of(model)
+            model.fit(x, y, epochs=12, batch_size=8, callbacks=[callback], verbose=0, **of_fit)
+            state = callback.best, callback.best_epoch, callback.stopped_epoch, model.stop_training
+            found.append([*everything(model, model.history), state])
+            passes.append(calls)
+        assert_same(*found)
+        assert all(count == 1 for count in passes[1])
+        assert sum(passes[0]) > 1
+        assert len(passes[0]) <= 1 if rate < 1 else len(passes[0]) < len(passes[1])
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"monitor": "accuracy"}, {"restore_best_weights": True}, {"threshold": 0.1, "patience": 2}, {"baseline": 0.5},
+        {"start_from_epoch": 3}, {"mode": "max"},
+    ],
+)  # fmt: skip
+def test_other_early_stopping_hears_of_each_epoch(own):
+    x, y = blobs(40)
+    model, callback = model_of("cpu"), fo.EarlyStopping(**{"monitor": "loss", "patience": 2, **own})
+    calls = calls_of(model)
+    model.fit(x, y, epochs=3, batch_size=8, callbacks=[callback], verbose=0)
+    assert calls == [1] * len(model.history)
+
+
 class Recorder(list):
     def record(self, done):
         self.append((done.verb, done.steps))

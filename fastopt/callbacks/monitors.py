@@ -16,6 +16,7 @@ from .._exclusive import Single
 from .._metrics import canonical, rises
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from ..kernels.interrupts import interrupts_held
+from ..kernels.loss_rule import LossRule
 from .base import Callback, Trainable
 
 MODES = ("auto", "min", "max")
@@ -153,6 +154,18 @@ class EarlyStopping(MonitorCallback):
             self.stopped_epoch = epoch
             model.stop_training = True
 
+    def _loss_rule(self) -> LossRule | None:
+        waits_alone = (
+            self.patience is not None and self.threshold is None and self.baseline is None
+            and not self.restore_best_weights and not self.start_from_epoch
+        )  # fmt: skip
+        is_plain = type(self) is EarlyStopping and "on_epoch_end" not in vars(self)
+        if not (is_plain and waits_alone and self.monitor == "loss" and self.mode == "min"):
+            return None
+        assert self.patience is not None
+        best = math.inf if self.best is None else self.best
+        return LossRule(self.min_delta, max(1, self.patience), best, self._waited)
+
     def _reached(self, value: float) -> bool:
         if self.threshold is None:
             return False
@@ -283,6 +296,8 @@ class ModelCheckpoint(MonitorCallback):
     >>> ModelCheckpoint("best.safetensors", "val_accuracy", save_best_only=True).mode
     'max'
     """
+
+    writes_files = True
 
     def __init__(
         self,

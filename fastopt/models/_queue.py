@@ -44,7 +44,8 @@ def run(trainings: Sequence[Training], show: Show | None) -> None:
     ways: dict[str, list[Training]] = {"together": [], "threads": [], "alone": []}
     for this in trainings:
         has_threads = hasattr(_backends.get(this.model.backend), "run_passes")
-        ways["alone" if not has_threads else "together" if this.plan.at_once else "threads"].append(this)
+        together = this.plan.at_once and not this.plan.options.callbacks
+        ways["alone" if not has_threads else "together" if together else "threads"].append(this)
     done = 0
 
     def shown(more: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -22,9 +21,10 @@ from .._validation import check_count, check_flag, check_name, check_number
 from ..layers import Dense, Dropout
 from ..models.sequential import Sequential
 from ..optim import SGD, Adagrad, Adam, Optimizer
-from ._iterations import Iterations
+from ._iterations import Iterations, Losses
 from ._lbfgs import Objective, minimise
 from ._tasks import Task
+from ._threads import on_threads
 
 Array = NDArray[Any]
 FLOATS = (np.float64, np.float32)
@@ -64,7 +64,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     alpha: float = 0.0
 
     _model: Sequential  # that was trained last
-    _penalty: float  # its factor of L2
+    _penalty: tuple[float, float]  # its factors of L1 and L2
     _task: Task
     _seed: int
 
@@ -87,8 +87,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _penalties(self) -> tuple[float, float]:
-        """Return alpha of L2 and of L1: of alpha / 2 times squares, and alpha times values, over the sum of weights."""
+        """Return alpha of L2 and of L1: of alpha / 2 times squares, and alpha times values, over `_penalty_over`."""
         return float(self.alpha), 0.0
+
+    _penalty_over: ClassVar[str] = "step"  # the sum of weights of a "step", of all "data", or of a "row", which is 1
 
     def _rate(self) -> Any:
         return self.learning_rate_init
@@ -110,6 +112,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             check_count("batch_size", self.batch_size)
         if self.n_iter_no_change != np.inf:
             check_count("n_iter_no_change", self.n_iter_no_change)
+        if self.threads is not None:
+            check_count("threads", self.threads)
         if min(self._penalties()) < 0:
             raise ValueError(f"alpha must be at least 0; got {self.alpha}")
 
@@ -130,10 +134,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         task = self._read_targets(y, first)
         task, targets, weights = self._weighted(task, self._coded(y), weights)
         params = self._begin(X, task) if first else self._model.get_weights()
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(_dense(X), targets, weights, params)
-        else:
-            self._fit_stochastic(X, y, targets, weights, params, incremental)
+        with on_threads(self.threads):
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(_dense(X), targets, weights, params)
+            else:
+                self._fit_stochastic(X, y, targets, weights, params, incremental)
         if not all(np.isfinite(p).all() for p in self._model.parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be"
@@ -169,8 +174,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         drawn: list[Array] = []
         for inputs, outputs in pairwise(widths):
             drawn += self._draw(inputs, outputs)
-        # a copy, so that scikit-learn's own draws follow those of the weights
-        self._task, self._seed = task, int(copy.deepcopy(self._random).randint(np.iinfo(np.int32).max))
+        # put back, so that scikit-learn's own draws follow those of the weights
+        state = self._random.get_state(legacy=False)
+        self._task, self._seed = task, int(self._random.randint(np.iinfo(np.int32).max))
+        self._random.set_state(state)
         return [array.astype(dtype) for array in drawn]
 
     def _draw(self, inputs: int, outputs: int) -> list[Array]:
@@ -180,10 +187,9 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         shapes: list[Any] = [(inputs, outputs)] + [outputs] * bool(self.fit_intercept)
         return [self._random.uniform(-bound, bound, shape) for shape in shapes]
 
-    def _network(self, params: list[Array], inputs: int, penalty: float) -> Sequential:
-        """Return a model with copies of these weights; penalty: factor of L2 in fastopt's loss."""
-        l1 = self._penalties()[1]
-        regularizer = regularizers.L1L2(l1, penalty) if l1 or penalty else None
+    def _network(self, params: list[Array], inputs: int, penalty: tuple[float, float] = (0.0, 0.0)) -> Sequential:
+        """Return a model with copies of these weights; penalty: factors of L1 and L2 in fastopt's loss."""
+        regularizer = regularizers.L1L2(*penalty) if any(penalty) else None
         options: dict[str, Any] = {"use_bias": bool(self.fit_intercept), "kernel_regularizer": regularizer}
         layers: list[Any] = []
         activation = ACTIVATIONS.get(self.activation, self.activation)
@@ -196,6 +202,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             layers, seed=self._seed, backend=self.backend, dtype=params[0].dtype, compute_dtype=self.compute_dtype
         )
         model.adopt(inputs, params)
+        model._penalties_by_rows = self._penalty_over == "step"
         return model
 
     def _optimizer(self) -> Optimizer:
@@ -236,17 +243,22 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             X, targets, weights, score = self._held_out(X, y, targets, weights)
         rows = len(targets)
         batch = self._batch(rows)
-        model = self._compiled(params, batch if weights is None else float(weights.mean()) * batch, incremental)
+        losses = Losses(
+            task.value, task.gradient if any(self._penalties()) else task.value,
+            None if weights is None else np.array([min(batch, rows - start) for start in range(0, rows, batch)]),
+        )  # fmt: skip
+        total = rows if weights is None else float(weights.sum())
+        model = self._compiled(params, total, incremental, losses.metrics)
         rule = Iterations(
-            self, task.value, self._schedule(), self.learning_rate == "adaptive", score, rows,
+            self, losses, self._schedule(), self.learning_rate == "adaptive", score, rows,
             self.n_iter_no_change - self._impatience,
         )  # fmt: skip
         self.n_iter_ = 0
-        call = {
-            "batch_size": batch, "shuffle": bool(self.shuffle), "verbose": 0, "sample_weight": weights,
-        }  # fmt: skip
         try:
-            _iterate(model, _rows(X), targets, 1 if incremental else int(self.max_iter), rule, self.callbacks, call)
+            model.fit(
+                _rows(X), targets, 1 if incremental else int(self.max_iter), batch, shuffle=bool(self.shuffle),
+                callbacks=[rule, *self.callbacks], verbose=0, sample_weight=weights,
+            )  # fmt: skip
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
             return
@@ -259,17 +271,20 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
                 " converged yet.", ConvergenceWarning, stacklevel=4,
             )  # fmt: skip
 
-    def _compiled(self, params: list[Array], rows_of_batch: float, incremental: bool) -> Sequential:
-        """Return the model with its optimizer: a new one, unless a fit goes on."""
-        # scikit-learn adds alpha / 2 |w|^2 over the sum of a batch's weights
-        penalty = self._penalties()[0] / (2 * rows_of_batch * self._task.gradient)
+    def _compiled(
+        self, params: list[Array], weight: float, incremental: bool, metrics: Sequence[str] = ()
+    ) -> Sequential:
+        """Return the model with its optimizer: a new one, unless a fit goes on. weight: of all rows together."""
+        (l2, l1), over = self._penalties(), weight if self._penalty_over == "data" else 1.0
+        over *= self._task.gradient
+        penalty = l1 / over, l2 / (2 * over)
         before: Sequential | None = getattr(self, "_model", None)
         former = before.optimizer if incremental and before is not None else None
         if before is not None and former is not None and penalty == self._penalty:
             return before
         self._penalty, optimizer = penalty, self._optimizer()
         model = self._network(params, self.n_features_in_, penalty)
-        model.compile(optimizer, self._task.loss)
+        model.compile(optimizer, self._task.loss, metrics)
         if before is not None:
             model.epochs_done = before.epochs_done
         if former is not None:
@@ -319,7 +334,7 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.loss_ = minimise(
             objective, int(self.max_iter), int(self.max_fun), float(self.tol), self._ftol
         )
-        self._model = self._network(params, self.n_features_in_, 0.0)
+        self._model = self._network(params, self.n_features_in_)
 
     # -- prediction
 
@@ -330,7 +345,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """Return the outputs of the network (n, outputs)."""
         X = self._checked_rows(X)
-        found: Array = self._model.predict(_rows(X))
+        with on_threads(self.threads):
+            found: Array = self._model.predict(_rows(X))
         return found
 
     def _weights(self) -> tuple[list[Array], list[Array]]:
@@ -342,24 +358,6 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _iterate(
-    model: Sequential, X: Any, y: Array, iterations: int, rule: Iterations, callbacks: Sequence[Any], call: Any
-) -> None:
-    """Train for so many iterations, or until the rule ends it: those that are certain in one compiled call."""
-    if callbacks or rule.needs_every_epoch:
-        model.fit(X, y, epochs=iterations, callbacks=[rule, *callbacks], **call)
-        return
-    while iterations and not rule.converged:
-        count = rule.certain(iterations)
-        before = model.history
-        try:
-            model.fit(X, y, epochs=count, **call)
-        finally:
-            for loss in model.history["loss"] if model.history is not before and model.history else ():
-                rule.hear(model, loss)
-        iterations -= count
 
 
 def is_stochastic(estimator: Any) -> bool:

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 class _Linear(NetworkEstimator):
     """The part that linear models share: `coef_` and `intercept_`, whose initial values are 0."""
 
+    _penalty_over = "data"
+
     def _draw(self, inputs: int, outputs: int) -> list[Array]:
         shapes: list[Any] = [(inputs, outputs)] + [outputs] * bool(self.fit_intercept)
         return [np.zeros(shape) for shape in shapes]
@@ -135,7 +137,7 @@ class Perceptron(NetworkClassifier, _Scores):
     """
 
     solver: ClassVar[str] = "sgd"
-    _boundary, _impatience = 0.0, 1
+    _boundary, _impatience, _penalty_over = 0.0, 1, "row"
 
     def _task_of(self, classes: int) -> Task:
         return perceptron(classes)

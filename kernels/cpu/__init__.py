@@ -19,6 +19,7 @@ from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, lo
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.normalization import NORMALIZATIONS, normalization_kernel
+from .dense.quantized import quantized_kernels
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .dense.slopes import slope_rows_kernel
@@ -32,21 +33,28 @@ from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
+from .training.flat_updates import FlatUpdates
+from .training.judge import JUDGE_KERNEL
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
+from .training.pieces import Pieces
 from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
+from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel
 
 __all__ = [
+    "Additions",
     "ArrayPlan",
+    "FlatUpdates",
     "ForeignReader",
     "Network",
+    "Pieces",
     "Plan",
     "activate",
     "all_kernels",
@@ -58,6 +66,7 @@ __all__ = [
     "gradient_norm",
     "loss",
     "on_one_thread",
+    "on_threads",
     "run_passes",
     "sum_rows",
     "update",
@@ -71,7 +80,7 @@ ON_TILES = activate_kernel, slope_kernel  # of an activation
 def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
     """Every kernel of the tables; asking for the `address` of one loads or compiles it."""
     kernels = [ENTER, BODY, ASSIGN_SCALAR_ROWS, READ_ARRAYS, READ_FOREIGN, COUNT_STEPS, UPDATE_ALL, SQUARES_KERNEL]
-    kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, SORT_ROWS, UPDATE_ROWS]
+    kernels += [RUN_PROGRAM, MARKED_PROGRAM, RUN_QUEUE, TOTAL_KERNEL, FINISH, JUDGE_KERNEL, SORT_ROWS, UPDATE_ROWS]
     kernels += [shuffle_kernel(ROW_NUMBERS, False), PENALTY_KERNEL, AFTER_STEP_KERNEL, MEASURE_KERNEL]
     if threading_layer() != "none":  # without one nothing can be launched, nor compiled for it
         kernels.append(LAUNCH)
@@ -89,6 +98,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
+        kernels += [tree_sum_kernel(dtype), additions_kernel(dtype)]
         kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
@@ -101,4 +111,6 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
         kernels += [mask_tile_kernel(dtype), *(sparse_kernel(phase, dtype) for phase in SPARSE_PHASES)]
+        if dtype == "float32":
+            kernels += quantized_kernels(ROW_NUMBERS)
     return list(dict.fromkeys(kernels))

@@ -43,8 +43,27 @@ RUN = _record(
     "losses",  # (num_epochs, epoch_stride) float64: the pass ends with an epoch for which they are not finite; 0: it
     #   goes on
     "starts",  # (num_batches + 1,) the first row of each batch of the only epoch, and their sum; 0: batch_size each
+    "judge",  # record JUDGE, 0: none; and the code that is called with it after each epoch
+    "judge_code",
 )
 STOP_BATCH, STOP_EPOCH = 1, 2  # values of `stop`: end the pass with this batch, or with this epoch
+
+# The rule by which losses end a pass: see training/judge.py.
+JUDGE = _record(
+    "run",
+    "losses",  # (epochs, batches) float64
+    "losses_of_row",
+    "weights",  # (epochs, batches) float64 if `weighted`, else (batches,) of every epoch
+    "weighted",
+    "penalties",  # (epochs, batches) float64, of the batches that begin a step; 0: none
+    "divisors",  # (steps of all epochs,) float64, of the penalties; 0: none
+    "accumulate",  # batches of a step
+    "steps",  # of an epoch
+    "patience",  # and the other fields of LossRule, which change from epoch to epoch
+    "waited",
+    "of_all",
+    reals=("best", "least", "margin"),  # margin: by which losses may differ by rounding
+)
 
 # A team of threads: see teams.py.
 TEAM = _record(
@@ -96,6 +115,8 @@ GATHER = _record(
     "sparse_columns",  # of the stored values of sparse rows
     "starts",  # (rows of the data + 1,): the first stored value of each sparse row
     "absent",  # (inputs,): values of x that are not stored, prepared
+    "zero",  # of codes: batch_x is uint8, in rows of piece_cols bytes
+    reals=("inverse",),  # of the scale of codes
 )
 
 DENSE = _record(
@@ -145,6 +166,8 @@ DENSE = _record(
     "magnitude_sums",
     "lanes",  # (num_ranks, lane_bytes) of these kernels
     "lane_bytes",
+    "measure",  # code: the squares of the columns of a tile of w, after its update; 0: nobody asks
+    "column_squares",  # (rows of tiles of w, outputs) float64
     "mask_tile",  # code: gradients of pruned weights in a tile become 0; 0: they stay, for nobody adds them up
     "mask",  # (inputs, outputs) uint8: 0 where w is pruned
 )
@@ -171,6 +194,49 @@ SPARSE = _record(
     "scratch",  # (num_ranks, scratch_bytes)
     "scratch_bytes",
     "activate",  # code: y -> y, without a bias
+)
+
+# Rows of a batch as codes, and dense layers of codes: see dense/quantized.py.
+CODES = _record(
+    "run",
+    "x",  # (rows, columns) float32
+    "y",  # (rows, row_bytes) uint8
+    "columns",
+    "row_bytes",
+    "zero",  # the code of 0
+    reals=("inverse",),  # of the scale
+)
+INT8_DENSE = _record(
+    "run",
+    "x",  # (rows, x_row) uint8, with room for whole tiles
+    "x_row",  # bytes of a row
+    "w",  # packed codes
+    "steps",  # words of a column of w
+    "start",  # (groups GROUP,) int32, that the sums of columns start from
+    "scale",  # (groups GROUP,) of sums
+    "b",  # (outputs,)
+    "y",  # (rows, outputs) float32, or uint8
+    "y_row",  # bytes of a row
+    "outputs",
+    "activate",  # code: scaled sums, b -> y
+    "coded",  # 1: y is codes
+    "zero",  # of these
+    "scratch",  # (num_ranks, SUMS_BYTES)
+    reals=("inverse",),  # of the scale of the codes of y
+)
+CODED_WEIGHTS = _record(
+    "run",
+    "x",  # (rows, inputs)
+    "codes",  # of w
+    "scales",  # (groups, outputs)
+    "group",  # rows of w of a scale
+    "b",  # (outputs,)
+    "y",  # (rows, outputs)
+    "inputs",
+    "outputs",
+    "gemm",  # code
+    "activate",  # code
+    "scratch",  # (num_ranks, STRIP_BYTES)
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
@@ -242,7 +308,12 @@ WEIGHTS = _record(
     "step_sums",  # (batches of all epochs,) float64: of the step that the batch is in
     "accumulate",  # batches of a step
 )
-WEIGHED = _record("weights", "phase", "phase_work")  # record WEIGHTS; code and record of another phase
+WEIGHED = _record(
+    "weights",  # record WEIGHTS
+    "phase",  # code and record of another phase
+    "phase_work",
+    "otherwise",  # code of what takes its place, with its record, in steps whose weights sum to 0; 0: nothing
+)
 
 UPDATE = _record(
     "update",  # code
@@ -395,6 +466,19 @@ APPLY = _record(
     reals=("max_norm",),  # the norm to clip to; 0: none
 )
 
+# Sums over the pieces of a step, and over arrays, in the order of a tree: see training/tree_sums.py.
+TREE_SUM = _record(
+    "gradient",  # (elements,) of a piece; the last piece leaves the sum here
+    "levels",  # (num_levels,) addresses of arrays of as many elements: sums over 1, 2, 4 ... pieces that wait
+    "num_levels",
+    "elements",
+)
+ADDITIONS = _record(
+    "pairs",  # (count, 2) addresses of arrays of as many elements: the first of each becomes the sum of both
+    "count",
+    "elements",
+)
+
 # The share of the parameters in their averages, and constraints: see training/after_step.py.
 SHARE = _record(
     "shares",  # (steps,) float64
@@ -412,7 +496,8 @@ CONSTRAINED = _record(
     "pieces",
     "element_bytes",
     "measure",  # code: sums of the squares of a piece's columns; 0: there are no norms of columns
-    "squares",  # (pieces, columns) float64: what it leaves
+    "squares",  # (measured, columns) float64: what it leaves, or the phases `weights`
+    "measured",
     reals=("most",),  # the largest norm
 )
 AFTER_STEP = _record(

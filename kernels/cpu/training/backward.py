@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import costs
 from ...spec import parameter_shapes
-from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel
+from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel, weight_tiles_down
 from ..dense.rows import rows_kernel
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import aligned_zeros
@@ -83,6 +83,7 @@ def add_gradients(
                 into |= {"update": updates[end], "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
                 into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                 into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
+                into |= after.fields_of_tiles(end, weight_tiles_down(saved.fields)) if updates_w else {}
             if penalties:
                 into |= penalties.fields_of_tiles(end, num_weight_tiles(saved.fields))
             fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
@@ -150,7 +151,10 @@ def _add_dense(
     cost = costs.weights(*sizes, rule, itemsize, makes_db)
     if rule:
         cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1], masked)
+    if "measure" in fields:
+        cost = costs.measuring(cost, sizes[0] * sizes[1])
     if not updates_w:
         cost = costs.bias_gradient(sizes[1], itemsize)
-    program.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+    sums = dense_kernel("penalties", dtype) if "lanes" in fields else None
+    program.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost, otherwise=sums)
     return sums_below

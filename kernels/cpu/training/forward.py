@@ -17,6 +17,7 @@ from ..runtime.records import ACTIVATE, DENSE, DROPOUT, NOISE, fill
 from .activation import Activated, add_activation
 from .normalization import Normalized, add_forward
 from .phases import PhaseList
+from .quantized import add_quantized
 from .sparse import add_sparse, precedes_sparse
 
 
@@ -53,6 +54,9 @@ def add_layers(
     last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
     for i, layer in enumerate(net.layers):
         compute = net.compute if i < last else net.dtype  # of outputs: the network's are not rounded
+        if isinstance(layer, DenseSpec) and layer.quantized is not None:
+            x = add_quantized(program, i, x, [next(params) for _ in parameter_shapes(layer)])
+            continue
         if isinstance(layer, DenseSpec):
             w, b = next(params), next(params) if layer.bias else None
             activation = "linear" if i == last and net.link else layer.activation

@@ -18,6 +18,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...sources import Source
 from ...spec import (
+    BLOCKWISE,
     Batches,
     EpochHooks,
     EpochResults,
@@ -86,7 +87,7 @@ class Network:
         self.params = list(params)
         self.net = Structure(
             list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
-            compute or np.dtype(dtype).name,
+            compute or np.dtype(dtype).name, {},
         )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)
@@ -122,7 +123,7 @@ class Network:
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         of_optimizer = (
             clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed),
-            [*map(id, optimizer.masks)],
+            [*map(id, optimizer.masks)], tuple(optimizer.storages),
         )  # fmt: skip
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
@@ -135,8 +136,8 @@ class Network:
         program = Program(net, "train", data.batch_size)
         program.kept += [states, optimizer.masks]  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        masks = complete(optimizer.masks, net.layers, net.params)
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks)
+        masks, storages = complete(optimizer.masks, net.layers, net.params), tuple(optimizer.storages)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks, storages)
         losses = np.zeros((epochs, steps * data.accumulate))
         scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
@@ -148,12 +149,10 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        needs_step, penalties = clips or data.accumulate > 1, None
+        needs_step, penalties = clips or data.accumulate > 1 or BLOCKWISE in storages, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
-            # a step without weight leaves out the updates, and what goes with them
-            tiled = [] if needs_step or weighted else tiled
-            penalties = Penalties(net.params, terms, data, num_ranks, tiled)
+            penalties = Penalties(net.params, terms, data, num_ranks, [] if needs_step else tiled)
             penalties.add_sums(program)
         sums = program.loss_and_metrics(outputs, y, losses, losses.itemsize, gradient, variation, epochs)
         optimizer_step = None
@@ -188,7 +187,7 @@ class Network:
         variation = variation_of_pass(self.net.metrics, batches, in_order=False) if self.net.metrics else None
         settings, indices = optimizer.rows()
         training = self._training(batches, optimizer, len(settings), indices, seed, variation)
-        values = Values(self.net.metrics, self.losses_of_row, self._metrics, variation)
+        values = Values(self.net.metrics, self.losses_of_row, self.metrics_of, variation)
         return TrainingPass(training, batches, optimizer, settings, values, hooks, 3 * self.flops, start)
 
     def train(
@@ -208,7 +207,7 @@ class Network:
         """
         self.steps_done = 0
         if not batches.num_rows:
-            return PassResult(np.zeros(0), self._metrics({}, 0, None), 0.0)
+            return PassResult(np.zeros(0), self.metrics_of({}, 0, None), 0.0)
         this = self.prepare(batches, optimizer, seed, hooks)
 
         def watch(done: int) -> bool:
@@ -271,7 +270,7 @@ class Network:
         if program.row_weights:
             rows = sum_in_order(program.row_weights.batch_sums[0])
         losses = sums["losses"] / (rows * self.losses_of_row)
-        result = PassResult(losses, self._metrics(sums, rows, variation), time.perf_counter() - start)
+        result = PassResult(losses, self.metrics_of(sums, rows, variation), time.perf_counter() - start)
         if program.num_bytes <= SPARE_BYTES:
             self._evaluators = {key: (program, sums)}
         return result
@@ -355,7 +354,7 @@ class Network:
         program.finish()
         return program
 
-    def _metrics(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
+    def metrics_of(self, sums: Mapping[str, np.ndarray], rows: float, variation: Variation | None) -> dict[str, float]:
         """The metrics from their sums over so many rows, or rows of this weight together."""
         if not self.net.metrics:
             return {}

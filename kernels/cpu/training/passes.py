@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...loss_rule import LossRule
 from ...metrics import Variation
 from ...scalars import fill_settings
 from ...spec import Batches, EpochHooks, EpochResults, OptimizerSteps
 from .after_step import AfterUpdates
+from .judge import Judge
 from .optimizer_step import OptimizerStep
 from .penalties import Penalties
 from .program import Program
@@ -76,6 +78,7 @@ class TrainingPass:
             training.optimizer_step.clip(optimizer.clip_norm)
         if training.penalties:
             training.penalties.set_factors(optimizer.settings)
+        self._divisors = optimizer.penalty_divisors
         training.after.begin(optimizer.after and optimizer.after.shares)
         for sums in (training.losses, *training.sums.values()):
             sums[: batches.epochs] = 0
@@ -101,6 +104,16 @@ class TrainingPass:
         self._seconds = program.time_epochs()
         if self.hooks and self.hooks.until_diverged:
             program.end_if_diverged(self.training.losses)
+        if self.hooks and self.hooks.rule is not None and epochs > 1:
+            program.judge_by(self._judge(self.hooks.rule))
+
+    def _judge(self, rule: LossRule) -> Judge:
+        training, weights = self.training, self.program.row_weights
+        return Judge(
+            self.program.run, rule, self.batches, training.losses, self.values.losses_of_row,
+            weights.batch_sums if weights else None, training.penalties.into if training.penalties else None,
+            self._divisors,
+        )  # fmt: skip
 
     @property
     def num_bytes(self) -> int:
@@ -117,7 +130,9 @@ class TrainingPass:
         done, group, penalties = self.program.done, self.batches.accumulate, self.training.penalties
         so_far = self.training.mean_loss(done, self.stride, self.values.losses_of_row)
         if penalties:
-            so_far += float(penalties.into.ravel()[:done:group].mean())
+            # of steps that have begun
+            of_steps = penalties.into[: self.batches.epochs, ::group][:, : self._steps].ravel()
+            so_far += float(self._divided(of_steps)[: -(-done // group)].mean())
         progress(done // group, so_far)
 
     def finish(self) -> EpochResults:
@@ -161,5 +176,10 @@ class TrainingPass:
             counts = np.where(counts == 0, 1, counts)  # the loss of a step without weight is 0
         means = losses / counts
         if training.penalties:
-            means += training.penalties.into[:epochs, ::group][:, : means.shape[1]]
+            of_steps = training.penalties.into[:epochs, ::group][:, : means.shape[1]]
+            means += self._divided(of_steps.ravel()).reshape(means.shape)
         return EpochResults(means, metrics, seconds, rates.copy(), weights)
+
+    def _divided(self, penalties: np.ndarray) -> np.ndarray:
+        """The penalties of the first steps, over their divisors."""
+        return penalties if self._divisors is None else penalties / self._divisors[: len(penalties)]

@@ -94,8 +94,7 @@ def _finish(work, step, rank, num_ranks):
     """The end of a batch: publish it, and read whether to stop, for all ranks alike."""
     if rank == 0:
         run = read(work, RUN)
-        stop = run.stop
-        halt = stop == STOP_BATCH
+        halt = run.stop == STOP_BATCH
         run.done = step + 1
         if run.epoch_stride and batch_of_epoch(run, step) == run.num_batches - 1:
             # the end of an epoch: the next batch is the first of the next one
@@ -105,7 +104,9 @@ def _finish(work, step, rank, num_ranks):
             if run.epoch_ends:
                 end = run.epoch_ends + epoch * MARK
                 call_clock(run.clock, end if WINDOWS else CLOCK, end)
-            halt = halt or stop == STOP_EPOCH
+            if run.judge:
+                call_phase(run.judge_code, run.judge, epoch, 0, 1)
+            halt = halt or run.stop == STOP_EPOCH
             if run.losses:
                 losses, total = view(run.losses + first * 8, run.num_batches, np.float64), 0.0
                 for i in range(run.num_batches):

@@ -103,6 +103,7 @@ class TrainingPass:
         self.gpu.copy_in(self.scalars.address, rows, self.stream)
         self.updates.begin(optimizer.clip_norm)
         self.after.begin(optimizer.after and optimizer.after.shares)
+        self._divisors = optimizer.penalty_divisors
         if self.penalties:
             self.penalties.set_factors(optimizer.penalties)
             self.gpu.zero(self.penalty_of_batch.address, 8 * self.batches.batches, self.stream)
@@ -113,7 +114,8 @@ class TrainingPass:
         if self.penalties:
             self.gpu.copy_out(found, self.penalty_of_batch.address, self.stream)
             self.gpu.wait(self.stream)
-        return found[: batches : self.batches.group]
+        of_steps = found[: batches : self.batches.group]
+        return of_steps if self._divisors is None else of_steps / self._divisors[: len(of_steps)]
 
     def list_batch(self, kind: BatchKind) -> None:
         """Add the launches for a kind of batch."""

@@ -11,7 +11,7 @@ from math import inf, sqrt
 
 COMMON = 5  # scalars of a step that all rules have in common: h[:COMMON]
 NUM_SCALARS = COMMON + 8  # with the rule's own
-L2 = 2  # index of the factor of the L2 penalty's gradient
+L2, L1 = 2, 3  # indices of the factors of the penalties' gradients
 
 # The scalars of some steps, in float64 on the host: a column for each element of h. A column is a list with a number
 # for each step, or one number for all of them.

@@ -24,6 +24,19 @@ def test_settings(name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_penalties_over_the_rows_of_each_step(way):
+    ours = assert_like_reference(cpu, "float64", "adam", settings=SETTINGS["all"], divisors=True, **WAYS[way])
+    undivided = Trained(cpu, "float64", "adam", settings=SETTINGS["all"], **WAYS[way])
+    assert not np.allclose(ours.losses, undivided.losses)
+    # of equal steps they are those of smaller factors
+    rows = 4 * WAYS[way].get("accumulate", 1)
+    smaller = [own._replace(l1=own.l1 / rows, l2=own.l2 / rows) for own in SETTINGS["all"]]
+    divided = Trained(cpu, "float64", "adam", settings=SETTINGS["all"], divisors=True, num_rows=16, **WAYS[way])
+    equal = Trained(cpu, "float64", "adam", settings=smaller, num_rows=16, **WAYS[way])
+    np.testing.assert_allclose(divided.losses, equal.losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FROZEN)
 def test_frozen_parameters(name, way):
     assert_like_reference(cpu, "float64", "adam", frozen=FROZEN[name], settings=SETTINGS["all"], **WAYS[way])

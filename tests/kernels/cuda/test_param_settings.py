@@ -23,6 +23,10 @@ def test_settings(name):
     assert_like_reference(cuda, "float64", "adam", settings=SETTINGS[name], weight_decay=0.05, **QUICK)
 
 
+def test_penalties_over_the_rows_of_each_step():
+    assert_like_reference(cuda, "float64", "adam", settings=SETTINGS["all"], divisors=True, **QUICK)
+
+
 @pytest.mark.parametrize("name", [name for name in FROZEN if name != "all"])  # `fit` refuses to train nothing
 def test_frozen_parameters(name):
     assert_like_reference(cuda, "float64", "adam", frozen=FROZEN[name], **QUICK)
