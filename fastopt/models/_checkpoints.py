@@ -77,6 +77,8 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
         "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
+    if model._quantize is not None:  # older checkpoints say nothing of it
+        call["quantize"] = model._quantize
     call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
     return call | {name: _told(value) for name, value in data.items()}
 
