@@ -347,6 +347,11 @@ def apply(size: int, rule: str, itemsize: int) -> Cost:
     return Cost(f"apply {rule}", bytes=size * bytes_of_one, flops=size * update_flops(rule))
 
 
+def tree_sum(size: int, itemsize: int) -> Cost:
+    """The gradient of a piece read and written once more, and on average a sum that waits read."""
+    return Cost("tree_sum", bytes=3 * size * itemsize, flops=size)
+
+
 def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
     """The cost of updates that take so many parameters into their averages, too: these read and written."""
     return cost._replace(bytes=cost.bytes + 2 * size * itemsize, flops=cost.flops + 3 * size)
@@ -355,6 +360,24 @@ def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
 def measuring(cost: Cost, size: int) -> Cost:
     """The cost of updates that add up the squares of so many parameters, too."""
     return cost._replace(flops=cost.flops + 2 * size)
+
+
+def sparse_build(inputs: int, outputs: int, left: int, itemsize: int) -> Cost:
+    """w read, the weights that are left written, each with a number."""
+    return Cost(f"sparse weights {inputs}-{outputs}", (inputs * outputs + 2 * left) * itemsize, once_an_epoch=True)
+
+
+def sparse_forward(inputs: int, outputs: int, left: int, activation: str, bias: bool, itemsize: int) -> Cost:
+    """x and the weights that are left read, y written; a product and a sum for each of these and each row."""
+    return Cost(
+        f"sparse {inputs}-{outputs} {activation}", bytes=2 * left * itemsize + bias * outputs * itemsize,
+        row_bytes=(inputs + outputs) * itemsize, row_flops=2 * left + bias * outputs,
+    )  # fmt: skip
+
+
+def repack(name: str, columns: int, itemsize: int) -> Cost:
+    """A batch read and written in another layout."""
+    return Cost(f"{name} {columns}", row_bytes=2 * columns * itemsize)
 
 
 def masking(cost: Cost, size: int) -> Cost:

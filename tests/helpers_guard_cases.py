@@ -33,12 +33,14 @@ from fastopt.kernels.cpu.optim.updates import TILE, update_kernel
 from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
-from fastopt.kernels.cpu.training import network
+from fastopt.kernels.cpu.training import flat_updates, network, pieces, tree_sums
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
+    BLOCKWISE,
+    BLOCKWISE_RANDOM,
     FORMS,
     MASTER,
     MOVING,
@@ -50,8 +52,8 @@ from fastopt.kernels.spec import (
     Constraint,
     DenseSpec,
     DropoutSpec,
-    FakeQuantized,
     EpochHooks,
+    FakeQuantized,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
@@ -110,6 +112,27 @@ def _streamed(rule: str, dtype: str) -> list[Any]:
         return _updates(rule, dtype, SAME)
 
 
+def _coded(rule: str, dtype: str, storage: str) -> list[Any]:
+    """Updates of arrays whose states are codes of 8 bits."""
+    jobs = []
+    for length in (*LENGTHS, 255, 256, 2 * TILE + 257):
+        one = job(rule, dtype, SAME, (length,))
+        states: list[Any] = []
+        for seed, _ in enumerate(OPTIMIZERS[rule].states):
+            codes = np.random.default_rng(seed).integers(0, 256, length).astype(np.uint8)
+            states += [codes, np.abs(drawn(-(-length // 256), seed=seed)).astype("float32")]
+        jobs.append(one._replace(states=tuple(states), storage=storage))
+    cpu.update(jobs)
+    return [array for one in jobs for array in (one.p, *one.states)]
+
+
+def coded() -> Iterator[Case]:
+    for rule in ("adam", "momentum", "amsgrad") if THOROUGH else ("adam",):
+        for dtype in REAL if THOROUGH else ("float32",):
+            for storage in (BLOCKWISE, BLOCKWISE_RANDOM) if THOROUGH else (BLOCKWISE,):
+                yield f"{rule}, {dtype}, {storage}", lambda r=rule, d=dtype, s=storage: _coded(r, d, s)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -120,6 +143,7 @@ def updates() -> Iterator[Case]:
         if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
             for dtype in REAL:
                 yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
+    yield from coded()
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
@@ -564,6 +588,28 @@ def together() -> Iterator[Case]:
         yield f"many networks, {dtype}", lambda d=dtype: _together(d)
 
 
+def _in_pieces(dtype: str) -> list[Any]:
+    """The gradient of a step in four pieces, the last one shorter, its sum with another, and an update of a part."""
+    layers = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 3)]
+    params = [drawn(*shape).astype(dtype) for layer in layers for shape in parameter_shapes(layer).values()]
+    x, y = drawn(37, 7).astype(dtype), drawn(37, 3).astype(dtype)
+    data, options = Batches(x, y, np.arange(37, dtype=np.uint32), 10), {**OPTIMIZERS["sgd"].options}
+    steps = OptimizerSteps("sgd", [()] * len(params), options, np.full(1, 1e-2), clip_norm=0.5)
+    net = cpu.Network(layers, params, dtype, LossSpec("mean_squared_error"))
+    program = cpu.Pieces(net, data, 4, steps, 3, None)
+    program.run(data.order, np.array([0, 10, 20, 30, 37]), 0, 37.0)
+    other = program.gradient.copy()
+    cpu.Additions([(other, program.gradient)]).run()
+    part = cpu.FlatUpdates(net, steps, program.flat, other[16:64].copy(), 16, 16)
+    part.update(0, float(np.sqrt(part.squares().sum())))
+    return [program.gradient, other, program.losses, *params]
+
+
+def in_pieces() -> Iterator[Case]:
+    for dtype in REAL:
+        yield f"pieces of a step, {dtype}", lambda d=dtype: _in_pieces(d)
+
+
 def profiles() -> Iterator[Case]:
     for dtype in REAL:
         yield f"profiled network, {dtype}", lambda d=dtype: _profiled(d)
@@ -593,6 +639,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     ),
     "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
+    "pieces": (in_pieces, r"(tree_sum|additions)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
 
@@ -614,7 +661,8 @@ def many_ranks() -> Iterator[None]:
     """Two threads for any work, however small."""
     small = [(plan, "UPDATE_ELEMENTS"), (norm, "UPDATE_ELEMENTS"), (sparse_rows, "UPDATE_ELEMENTS")]
     small += [(dense_losses, "ELEMENTS_PER_THREAD"), (dense, "CALL_FLOPS")]
-    small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS")]
+    small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS"), (pieces, "STEP_FLOPS")]
+    small += [(module, "UPDATE_ELEMENTS") for module in (flat_updates, tree_sums)]
     with contextlib.ExitStack() as stack:
         for module, name in small:
             stack.enter_context(mock.patch.object(module, name, 1))

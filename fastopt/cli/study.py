@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 from .. import _backends, _files
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     features, target = task.x.dtype, train_data.targets(data, task.loss)
     result = _study.run(Data(task, data.x_test.astype(features, copy=False), target.y_test), grid, options)
     if args.html is not None:
-        if importlib.util.find_spec("matplotlib") is None:
+        if find_spec("matplotlib") is None:
             print(f"fastopt: the page has tables only: {MISSING}", file=sys.stderr)
         result.html(args.html)
     if args.json is not None:

@@ -341,12 +341,14 @@ class LayerStack:
         network = _backends.network(self.backend)
         # unpickled, the model may have come from another processor
         _backends.check_compute(self._compute, self.dtype.name, self._backend)
-        compute = {"compute": self._compute} if self._mixed else {}
+        options: dict[str, Any] = {"compute": self._compute} if self._mixed else {}
+        if self._masks is not None and getattr(network, "multiplies_sparse", False):
+            options["masks"] = self._masks.arrays
         parameters = self._averages.arrays if averaged and self._averages is not None else self._parameters
         specs = self._specs
         if training and self._quantize:
             specs = _quantized_training.rounded_specs(specs, self._quantize)
-        return network(specs, parameters, self.dtype, spec, metrics, **compute)
+        return network(specs, parameters, self.dtype, spec, metrics, **options)
 
     def _bring_back(self) -> None:
         """Update weights and states from the device of a training that holds them there, for a callback's call."""

@@ -27,6 +27,7 @@ from . import (
     _auto_batch,
     _checkpoints,
     _description,
+    _distributed,
     _gradual,
     _intake,
     _quantized_training,
@@ -39,11 +40,11 @@ from . import (
     epoch_loop,
     training,
 )
+from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
-from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
@@ -218,6 +219,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         resume: Path | bool | None = None,
         augment: Augment | None = None,
         pruning: Pruning | Share | None = None,
+        distributed: str | None = None,
+        reduction: str = "fixed",
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -290,11 +293,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           is the same path and there is no file yet, the training begins
         augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
                           the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
-                          function of the seed, the epoch in the model's life, and the number of the batch. It may
-                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
-                          kernels
+                          function of the seed, the epoch in the model's life, and the number of the batch, so that
+                          checkpoints go on to the bit if f depends on its arguments alone. It may return other rows,
+                          and more or fewer of them. It runs in a thread, a batch ahead of the kernels
         pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
                           while the model is trained, more and more of them. On "cpu" and "numpy"
+        distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
+                          the rows of every step (extra `mpi`, backend "cpu"). They make the same model and give the
+                          same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
+                          files. At most four ranks, from 1,024 rows a step on eight, and so on
+        reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
+                          weights, states and figures have the same bits for any number of ranks. "fast": by MPI's own
+                          sum, whose bits depend on the ranks
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -330,11 +340,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
+            if options.distributed is not None:
+                return _distributed.run(self, x, y, options)
+            plan = self._plan(x, y, options)
             return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
+
+    def _plan(self, x: Any, y: ArrayLike | None, options: FitOptions) -> training.Plan:
+        """Check the arguments of `fit`, and build the model."""
+        return self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
@@ -354,8 +370,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
-        if options.augment is not None:
-            _stream_plan.check_augment(self.metrics, options)
         raw = intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
@@ -402,13 +416,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         plan = training.Plan(None, data, rows, validation, options, None, size)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
+        if options.augment is not None:
+            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
-        if options.augment is not None:
-            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         return plan, learnt
 
     def _settled(self, plan: training.Plan, learnt: Learnt) -> training.Plan:
@@ -470,6 +484,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
+        if self._masks is not None:
+            parts += (self._masks.left,)  # other masks may leave other layers to multiply sparsely
         key = training, averages is not None
         ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:

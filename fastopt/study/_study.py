@@ -113,6 +113,7 @@ def study(
 def run(data: Data, grid: Grid, options: Options) -> StudyResult:
     """Study on checked data; see `study`."""
     options.check()
+    grid.check(data.task.rows)
     for layers in grid.layers:
         data.task.model({**options.settings, "layers": layers})  # raises for settings that no network has
     header = _header(data, options.settings)

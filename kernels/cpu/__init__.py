@@ -32,22 +32,28 @@ from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
+from .training.flat_updates import FlatUpdates
 from .training.judge import JUDGE_KERNEL
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
+from .training.pieces import Pieces
 from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
+from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel
 
 __all__ = [
+    "Additions",
     "ArrayPlan",
+    "FlatUpdates",
     "ForeignReader",
     "Network",
+    "Pieces",
     "Plan",
     "activate",
     "all_kernels",
@@ -59,6 +65,7 @@ __all__ = [
     "gradient_norm",
     "loss",
     "on_one_thread",
+    "on_threads",
     "run_passes",
     "sum_rows",
     "update",
@@ -90,6 +97,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
+        kernels += [tree_sum_kernel(dtype), additions_kernel(dtype)]
         kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]

@@ -172,6 +172,30 @@ DENSE = _record(
     "mask",  # (inputs, outputs) uint8: 0 where w is pruned
 )
 
+# A dense layer whose weights are mostly zero: see dense/sparse.py.
+SPARSE = _record(
+    "run",
+    "w",  # (inputs, outputs)
+    "b",  # (outputs,); 0: none
+    "inputs",
+    "outputs",
+    "block",  # rows of w in a block, whose products are summed from zero
+    "rows_x",  # (rows, inputs), to be packed
+    "x",  # (strips, inputs, rows of a strip)
+    "y",  # (strips, outputs, rows of a strip)
+    "rows_y",  # (rows, outputs), to be unpacked
+    "room",  # (chunks + 1,) int64: the first entry of each chunk of columns
+    "entries",  # offsets of rows of x, and weights
+    "starts",  # (chunks, blocks, pairs of a chunk + 1) int32: the first entries of each pair, from those of its chunk
+    "places",  # (chunks * blocks + 1,) int64: in the next two, the first weight of each chunk and block
+    "source",  # (weights left,) uint32: their elements of w
+    "target",  # (weights left,) uint32: their entries, from those of their chunk
+    "fits",  # (chunks,): 0 where weights are not zero that are not among them
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
+    "activate",  # code: y -> y, without a bias
+)
+
 # Rows of a batch as codes, and dense layers of codes: see dense/quantized.py.
 CODES = _record(
     "run",
@@ -462,6 +486,19 @@ APPLY = _record(
     "sums",  # (num_pieces,) float64: squares of the gradients
     "num_pieces",
     reals=("max_norm",),  # the norm to clip to; 0: none
+)
+
+# Sums over the pieces of a step, and over arrays, in the order of a tree: see training/tree_sums.py.
+TREE_SUM = _record(
+    "gradient",  # (elements,) of a piece; the last piece leaves the sum here
+    "levels",  # (num_levels,) addresses of arrays of as many elements: sums over 1, 2, 4 ... pieces that wait
+    "num_levels",
+    "elements",
+)
+ADDITIONS = _record(
+    "pairs",  # (count, 2) addresses of arrays of as many elements: the first of each becomes the sum of both
+    "count",
+    "elements",
 )
 
 # The share of the parameters in their averages, and constraints: see training/after_step.py.

@@ -170,9 +170,9 @@ class AfterUpdates:
         """Return the STATE_WORDS words of a parameter: addresses of what its update changes, and the key."""
         if self.storages[i] != WHOLE and states:
             more = (address_of(self.averages[i]), address_of(self.cell)) if self.fused else ()
-            words = np.array(blockwise_loops.state_words([address_of(state) for state in states], *more), np.int64)
-            self.kept.append(words)
-            return [address_of(words), *[0] * MAX_STATES]
+            own = np.array(blockwise_loops.state_words([address_of(state) for state in states], *more), np.int64)
+            self.kept.append(own)
+            return [address_of(own), *[0] * MAX_STATES]
         arrays = [*states, *([self.averages[i]] if self.fused else [])]
         words = [address_of(array) for array in arrays]
         key = address_of(self.cell) if self.fused else 0

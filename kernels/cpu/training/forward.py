@@ -18,6 +18,7 @@ from .activation import Activated, add_activation
 from .normalization import Normalized, add_forward
 from .phases import PhaseList
 from .quantized import add_fake, add_quantized
+from .sparse import add_sparse, precedes_sparse
 
 
 class SavedDense(NamedTuple):
@@ -60,6 +61,9 @@ def add_layers(
         if isinstance(layer, DenseSpec):
             w, b = next(params), next(params) if layer.bias else None
             activation = "linear" if i == last and net.link else layer.activation
+            if i in program.sparse:  # nothing is trained, so nothing is saved
+                x = add_sparse(program, program.sparse[i], activation, x, precedes_sparse(program, i))
+                continue
             saved = _add_dense(program, layer, activation, compute, x, w, b, whole=seed is None)
             saved_for_backward.append(saved)
         elif isinstance(layer, DropoutSpec | GaussianNoiseSpec):
