@@ -54,6 +54,7 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     EpochHooks,
+    FakeQuantized,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
@@ -571,6 +572,10 @@ def integers() -> Iterator[Case]:
             order = np.arange(20, dtype=np.uint32)[::-1].copy()
             yield f"rows by number, {quantized}", lambda s=specs, x=x, o=order: _predicted(s, x, o)
             yield f"bytes, {quantized}", lambda s=specs, x=x: _predicted(s, _bytes(x))
+    for fake in (FakeQuantized(8), FakeQuantized(4, 5)):
+        for name, layers in {"deep": DEEP, "wide": WIDE}.items():
+            specs = [spec._replace(fake=fake) if isinstance(spec, DenseSpec) else spec for spec in layers]
+            yield f"{name} network, {fake}", lambda s=specs: _network(s, "mean_squared_error", "float32")
 
 
 def _together(dtype: str) -> list[Any]:
@@ -645,7 +650,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         networks_in_bfloat16,
         r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
     ),
-    "integers": (integers, r"codes_of_.*|int8_product_.*|coded_weights_.*"),
+    "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
     "pruned": (pruned, r"(mask_tile|sparse)_.*"),
     "pieces": (in_pieces, r"(tree_sum|additions)_.*"),

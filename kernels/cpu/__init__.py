@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import products
+from .dense.fake_quantized import FAKE_INPUTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_WEIGHTS_KERNEL
 from .dense.gather import Layout, gather_kernel
 from .dense.layer import (
     DENSE_PHASES,
@@ -113,4 +114,5 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [mask_tile_kernel(dtype), *(sparse_kernel(phase, dtype) for phase in SPARSE_PHASES)]
         if dtype == "float32":
             kernels += quantized_kernels(ROW_NUMBERS)
+            kernels += [FAKE_WEIGHTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_INPUTS_KERNEL]
     return list(dict.fromkeys(kernels))
