@@ -11,9 +11,11 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import activations as activations
     from . import batches as batches
     from . import callbacks as callbacks
+    from . import compress as compress
     from . import constraints as constraints
     from . import conventions as conventions
     from . import datasets as datasets
+    from . import distributed as distributed
     from . import export as export
     from . import functional as functional
     from . import layers as layers
@@ -68,9 +70,11 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "activations", "batches", "callbacks", "constraints", "conventions", "datasets", "export", "functional", "layers",
-    "losses", "optim", "profiling", "regularizers", "schedules",
+    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "distributed",
+    "export", "functional", "layers", "losses", "optim", "profiling", "regularizers", "schedules",
 )  # fmt: skip
+
+_KERAS = {"BatchNormalization": "BatchNorm", "LayerNormalization": "LayerNorm"}
 
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]
 
@@ -83,7 +87,8 @@ def __getattr__(name: str) -> _Any:
     elif name == "__version__":
         value = _import_module("importlib.metadata").version("fastopt")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f": it is {__name__}.{_KERAS[name]}" if name in _KERAS else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     globals()[name] = value
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -37,13 +38,15 @@ class Callback:
     was validated (`validation_freq`). An exception from any method ends `fit`, with model and optimizer as they
     were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
 
-    Two attributes, of the class or of an object, say what a callback needs:
+    Three attributes, of the class or of an object, say what a callback needs:
 
     reads_weights  False: weights and the optimizer's states are read and changed by methods of the model alone, such as
                    `get_weights`, `predict` and `save`, or not at all. Where no callback needs more, a training on a GPU
                    leaves them there, and such a method brings them back
     every_steps    `on_step_end` is called after every so many steps of the optimizer; None: never. The compiled call of
                    an epoch ends at each of these steps, which changes no bit of weights and figures
+    writes_files   True: of processes that train one model together (`fit(distributed=...)`) the first alone calls it;
+                   others are called in each of them
 
     >>> class Decay(Callback):
     ...     reads_weights = False
@@ -66,6 +69,7 @@ class Callback:
 
     reads_weights: bool = True
     every_steps: int | None = None
+    writes_files: bool = False
 
     def check(self, names: Sequence[str]) -> None:
         """Called before anything else, with the names of the figures in the logs; raise ValueError to refuse."""
@@ -161,6 +165,7 @@ class LambdaCallback(Callback):
                 continue
             if not callable(function):
                 raise TypeError(f"{name} must be a function; got {describe(function)}")
+            _check_arguments(name, function)
             setattr(self, name, function)
         if every_steps is not None:
             check_count("every_steps", every_steps)
@@ -168,3 +173,19 @@ class LambdaCallback(Callback):
                 raise ValueError(f"every_steps is for on_step_end, which must be given; got every_steps={every_steps}")
         self.every_steps = 1 if every_steps is None and on_step_end is not None else every_steps
         self.reads_weights = check_flag("reads_weights", reads_weights)
+
+
+ARGUMENTS = {"on_epoch_begin": ("epoch",), "on_epoch_end": ("epoch", "logs"), "on_step_end": ("step", "logs")}
+
+
+def _check_arguments(name: str, function: Callable[..., object]) -> None:
+    """TypeError, before anything is trained, for a function that takes other arguments, such as Keras's."""
+    expected = ("model", *ARGUMENTS.get(name, ()))
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of C do not tell
+        return
+    try:
+        signature.bind(*expected)
+    except TypeError:
+        raise TypeError(f"{name} must take ({', '.join(expected)}); got a function of {signature}") from None

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import _backends
 from ..kernels.sources import take
-from ..kernels.spec import Batches, DenseSpec, OptimizerSteps, row_numbers
+from ..kernels.spec import Batches, OptimizerSteps, dense_layers, row_numbers
 from ._intake import Data
 
 log = logging.getLogger("fastopt")
@@ -87,7 +87,7 @@ def choose(model: Any, network: Any, data: Data, rows: np.ndarray, accumulate: i
         kept: Choice = model._auto_batch[1]
         return kept
     classes = model.outputs if data.y.ndim == 1 or model.last_activation == "softmax" else 1
-    row_bytes = model.dtype.itemsize * (data.x.shape[1] + 4 * sum(spec.outputs for spec in _dense(model)))
+    row_bytes = model.dtype.itemsize * (data.x.shape[1] + 4 * sum(spec.outputs for spec in dense_layers(model._specs)))
     allowed = limits(len(rows), max(classes, 2), row_bytes, accumulate, free_memory(network))
     speeds = {}
     if allowed.least < allowed.most:
@@ -193,10 +193,6 @@ def free_memory(network: Any) -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     return None
-
-
-def _dense(model: Any) -> list[DenseSpec]:
-    return [spec for spec in model._specs if isinstance(spec, DenseSpec)]
 
 
 def _key(model: Any, data: Data, rows: int, accumulate: int) -> tuple[Any, ...]:

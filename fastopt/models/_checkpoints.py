@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -22,6 +23,7 @@ from ..callbacks import Callback
 from ..layers import to_config
 from . import _description, _trainable, checkpoint
 from ._data_memory import DataMemory
+from ._masks import take_masks
 from ._parts import PartialEpoch
 from ._state_values import Tensors, packed, unpacked
 from .checkpoint import TRAINING
@@ -37,6 +39,8 @@ FREE = {
     "epochs", "callbacks", "verbose", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "resume",
     "validation_data", "validation_freq",
 }  # fmt: skip
+# Options that older files do not have: those that are as by default are left out.
+LATER = {"distributed", "reduction"}
 SAMPLED_ROWS = 256  # rows of the data, evenly spread, that its fingerprint is taken from
 
 
@@ -76,7 +80,12 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
         "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
-    call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
+    if model._quantize is not None:  # older checkpoints say nothing of it
+        call["quantize"] = model._quantize
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in FREE and not (field.name in LATER and value == field.default):
+            call[field.name] = _told(value)
     return call | {name: _told(value) for name, value in data.items()}
 
 
@@ -97,7 +106,7 @@ def _told(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # a function or a class
         return value.__qualname__
     has_words = getattr(type(value), "__repr__", None) is not getattr(object, "__repr__", None)
-    return repr(value) if has_words else type(value).__name__
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)) if has_words else type(value).__name__  # addresses change
 
 
 def fingerprint(array: Any) -> str:
@@ -163,7 +172,7 @@ def write(path: str, model: DataMemory, state: Mapping[str, Any], callbacks: Ite
     description, tensors = _description.describe(model, warns=False)
     ours: Tensors = {}
     entry = {"version": VERSION, **packed(state, ours, TRAINING), "callbacks": states_of(callbacks, ours)}
-    description |= {"format": checkpoint.FORMAT, TRAINING: entry}
+    description |= {"format": max(checkpoint.LAYERED, description["format"]), TRAINING: entry}
     checkpoint.write(path, description, tensors | ours, path + PREVIOUS if keeps else None)
 
 
@@ -226,12 +235,20 @@ def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any])
         with checkpoint.opened(path, training=True) as (description, tensors):
             saved = _parsed(path, make, model, begun.options, call, description, tensors)
             if saved.partial is not None:  # ValueError for one that does not fit the data
-                PartialEpoch(next_batches(saved.model, _with_size(begun, saved.call))).restore(saved.partial)
+                _epoch_of(saved.model, _with_size(begun, saved.call)).restore(saved.partial)
             return saved
     except ValueError as error:
         before = path.removesuffix(PREVIOUS) + PREVIOUS
         hint = f"; the checkpoint before it is {before}" if before != path and os.path.exists(before) else ""
         raise ValueError(f"{error}{hint}") from None
+
+
+def _epoch_of(model: Any, plan: Plan) -> PartialEpoch:
+    """The model's next epoch by a plan."""
+    if plan.source is None:
+        return PartialEpoch(next_batches(model, plan))
+    epoch: PartialEpoch = plan.source.epoch(model, plan, 1)
+    return epoch
 
 
 def _parsed(
@@ -300,6 +317,7 @@ def take_model(model: Any, saved: Saved) -> None:
         names = _trainable.named(saved.model.layers, model.names, trainable)
         model._set_trainable("fit", names, trainable)
     lr = ours.param_groups[0]["lr"]
+    take_masks(model, saved.model._masks)
     model.set_weights(saved.model.parameters, saved.model.averages)
     if model._averages is not None:
         model._averages.steps = saved.model._averages.steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,12 +17,13 @@ from .._exclusive import Exclusive
 from .._metrics import Function
 from .._validation import FLOATS, as_numbers, check_count, describe, own
 from ..averaging import EMA
-from ..kernels.spec import LayerSpec, ParamSettings, parameter_shapes
-from ..layers import LAYERS, Activation, Dense, Dropout, Layer, Trained, chain, kind, preprocessing_of, updated_params
+from ..kernels.spec import LayerSpec, ParamSettings
+from ..layers import LAYERS, Activation, Dense, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
-from . import _trainable
+from . import _quantized_training, _summary, _trainable
 from ._averages import Averages
+from ._masks import Masks
 from .history import History
 
 Self = TypeVar("Self", bound="LayerStack")
@@ -36,8 +36,10 @@ class LayerStack:
     param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
+    _quantize: str | None = None  # how training rounds weights, one of `_quantized_training.WAYS`
     _ema: EMA | None = None
     _averages: Averages | None = None  # of a built model with `_ema`
+    _masks: Masks | None = None  # of a built model whose weights are pruned
 
     def __init__(
         self, layers: Sequence[Layer], seed: int, backend: str, dtype: DTypeLike, compute_dtype: str | None
@@ -77,6 +79,7 @@ class LayerStack:
     def backend(self, name: str) -> None:
         name = _backends.known(name)
         _backends.check_compute(self._compute, self.dtype.name, name)
+        _quantized_training.check(self._quantize, self.dtype.name, self._compute, name)
         self._backend = name
 
     @property
@@ -95,7 +98,9 @@ class LayerStack:
 
     @compute_dtype.setter
     def compute_dtype(self, name: str | None) -> None:
-        self._compute = _backends.check_compute(name, self.dtype.name, self._backend)
+        compute = _backends.check_compute(name, self.dtype.name, self._backend)
+        _quantized_training.check(self._quantize, self.dtype.name, compute, self._backend)
+        self._compute = compute
 
     @property
     def built(self) -> bool:
@@ -155,6 +160,7 @@ class LayerStack:
             # fails, before anything has changed, where another model has bound it
             self.optimizer.bind(parameters, _trainable.frozen_params(self.layers))
         self.inputs, self._specs, self._parameters = inputs, self.specs(inputs), parameters
+        self._masks = None
         self._average_by(self._ema)
 
     def freeze(self, names: str | Sequence[str]) -> None:
@@ -215,6 +221,8 @@ class LayerStack:
 
         averages: those that belong to the weights, of a model with an EMA, as `get_averages` gave them. None: an
         average over steps begins again, with these weights.
+
+        Weights that are pruned stay zero, whatever is given for them; `fastopt.compress.unprune` ends that.
         """
         if not self.built:
             raise ValueError("the model has no weights yet: call build, or fit")
@@ -230,6 +238,10 @@ class LayerStack:
                 self._averages.restart(self._parameters)
             elif self._averages is not None and averaged is not None:
                 self._averages.copy(averaged)
+            if self._masks is not None:
+                self._masks.zero(self._parameters)
+                if self._averages is not None:
+                    self._masks.zero(self._averages.arrays)
 
     def _weights(self, what: str, arrays: Any) -> list[np.ndarray]:
         """Arrays of the parameters' shapes and dtype, checked."""
@@ -293,7 +305,7 @@ class LayerStack:
             self._averages = Averages(ema, self._parameters, updated_params(self.layers))
 
     def summary(self) -> str:
-        """Return a table of the layers: what they give and how many parameters they have.
+        """Return a table of the layers: what they give, how many parameters they have, and how many are pruned.
 
         >>> from fastopt import Dense, Dropout, Sequential
         >>> print(Sequential([Dense(16, "relu"), Dropout(0.2), Dense(3)], inputs=4).summary())
@@ -303,31 +315,7 @@ class LayerStack:
         dense_2    linear            3          51
         total: 131 parameters, 4 inputs, float32
         """
-        width, total, frozen = self.inputs, 0, 0
-        rows = [("layer", "activation", "outputs", "parameters")]
-        for layer, name in zip(self.layers, self.names, strict=True):
-            count: int | None = 0
-            if isinstance(layer, Trained):
-                shapes = {} if width is None else parameter_shapes(layer.spec(width))
-                count = None if width is None else sum(map(math.prod, shapes.values()))
-            total += count or 0
-            if isinstance(layer, Dense):
-                width, what = layer.units, layer.activation
-            else:
-                what = f"rate {layer.rate:g}" if isinstance(layer, Dropout) else layer.formula()
-            if isinstance(layer, Trained) and not layer.trainable:
-                frozen += count or 0
-                name += " (frozen)"
-            rows.append((name, what, "?" if width is None else f"{width:,}", "?" if count is None else f"{count:,}"))
-        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {outputs:>{sizes[2]}}  {count:>{sizes[3]}}"
-            for name, what, outputs, count in rows
-        ]
-        of_which = f" ({frozen:,} frozen)" if frozen else ""
-        built = f"total: {total:,} parameters{of_which}, {self.inputs or 0:,} inputs"
-        end = built if self.inputs else "not built: inputs unknown"
-        return "\n".join([*lines, f"{end}, {self.dtype.name}{f', computed in {self._compute}' * self._mixed}"])
+        return _summary.of(self)
 
     def __repr__(self) -> str:
         layers = ", ".join(map(repr, self.layers))
@@ -353,9 +341,14 @@ class LayerStack:
         network = _backends.network(self.backend)
         # unpickled, the model may have come from another processor
         _backends.check_compute(self._compute, self.dtype.name, self._backend)
-        compute = {"compute": self._compute} if self._mixed else {}
+        options: dict[str, Any] = {"compute": self._compute} if self._mixed else {}
+        if self._masks is not None and getattr(network, "multiplies_sparse", False):
+            options["masks"] = self._masks.arrays
         parameters = self._averages.arrays if averaged and self._averages is not None else self._parameters
-        return network(self._specs, parameters, self.dtype, spec, metrics, **compute)
+        specs = self._specs
+        if training and self._quantize:
+            specs = _quantized_training.rounded_specs(specs, self._quantize)
+        return network(specs, parameters, self.dtype, spec, metrics, **options)
 
     def _bring_back(self) -> None:
         """Update weights and states from the device of a training that holds them there, for a callback's call."""

@@ -5,7 +5,8 @@ remembers of its data (see `_data_memory`): "layers.<i>.mean", "layers.<i>.varia
 "targets.deviation"; since format 3 also the parameters of normalization, "layers.<i>.gamma", "layers.<i>.beta",
 "layers.<i>.moving_mean", "layers.<i>.moving_variance", averages of the weights, "averages." before their names, and in
 checkpoints of `fit` those of a training that goes on, "training.<i>" (see `_checkpoints`), which make no difference to
-whoever loads the model. Metadata: one entry, "fastopt", the JSON text of a description (see `_description`).
+whoever loads the model; since format 4 also masks of pruned weights, a bit each, "masks." before their names. Metadata:
+one entry, "fastopt", the JSON text of a description (see `_description`).
 `fastopt._files` writes a file, whole or not at all.
 """
 
@@ -22,10 +23,13 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# The newest format: of checkpoints, of models with averages, with layers other than Dense and Dropout, or layers that
-# have constraints, regularizers, rates or a decay of their own, or are frozen. Format 2 is that of models that remember
-# something of their data; of others format 1 says all.
-FORMAT = 3
+# Formats. QUANTIZED is the newest one, that of models of integers, and of those trained for it. CODED is that of
+# optimizers with states of 8 bits. PRUNED is that of models with pruned weights. LAYERED is that of checkpoints, of
+# models with averages, with layers other than Dense and Dropout, or layers that have constraints, regularizers, rates
+# or a decay of their own, or are frozen. Format 2 is that of models that remember something of their data; of others
+# format 1 says all.
+LAYERED, PRUNED, CODED, QUANTIZED = 3, 4, 5, 6
+FORMAT = QUANTIZED
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.

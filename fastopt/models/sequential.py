@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .. import _backends
 from .._files import Path, Readable, Writable, shown
 from .._metrics import Function, check_classes, check_metrics, check_outputs
+from .._pruning import Pruning, Share
 from .._random_rows import split
 from .._validation import check_count, check_flag, check_name, describe
 from ..averaging import EMA
@@ -26,7 +27,10 @@ from . import (
     _auto_batch,
     _checkpoints,
     _description,
+    _distributed,
+    _gradual,
     _intake,
+    _quantized_training,
     _row_weights,
     _sizes,
     _stream_plan,
@@ -36,11 +40,11 @@ from . import (
     epoch_loop,
     training,
 )
+from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
-from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
@@ -115,6 +119,7 @@ class Sequential(Incremental):
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
         decay_biases: bool = True,
+        quantize: str | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -125,11 +130,17 @@ class Sequential(Incremental):
         metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy and its like for
                    any number (of the softmax losses), precision, recall and f1 (of two classes), precision_macro,
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
-                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
-                   f(y_true, y_pred) of yours, which go by their names
+                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc", and
+                   "binary_accuracy" and its like of Keras. Or functions f(y_true, y_pred) of yours, which go by their
+                   names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
         decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
+        quantize   train for `fastopt.compress.quantize` (quantization-aware training): dense layers multiply rounded
+                   weights in training, and gradients pass straight through the rounding. "int8": weights and inputs,
+                   these to 256 codes of the range of each batch; "int8_weights", "int4": weights alone, for
+                   weights_only=True of 8 and 4 bits. `predict`, `evaluate` and the validation use the weights as they
+                   are. Models of float32, on "cpu" and "numpy". None: nothing is rounded
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -164,6 +175,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
         decay_biases = check_flag("decay_biases", decay_biases)
+        quantize = _quantized_training.check(quantize, self.dtype.name, self._compute, self._backend)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -176,6 +188,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._quantize = quantize
             self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()
@@ -206,6 +219,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         checkpoint_every: int | str | None = None,
         resume: Path | bool | None = None,
         augment: Augment | None = None,
+        pruning: Pruning | Share | None = None,
+        distributed: str | None = None,
+        reduction: str = "fixed",
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -278,9 +294,18 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           is the same path and there is no file yet, the training begins
         augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
                           the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
-                          function of the seed, the epoch in the model's life, and the number of the batch. It may
-                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
-                          kernels
+                          function of the seed, the epoch in the model's life, and the number of the batch, so that
+                          checkpoints go on to the bit if f depends on its arguments alone. It may return other rows,
+                          and more or fewer of them. It runs in a thread, a batch ahead of the kernels
+        pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
+                          while the model is trained, more and more of them. On "cpu" and "numpy"
+        distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
+                          the rows of every step (extra `mpi`, backend "cpu"). They make the same model and give the
+                          same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
+                          files. At most four ranks, from 1,024 rows a step on eight, and so on
+        reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
+                          weights, states and figures have the same bits for any number of ranks. "fast": by MPI's own
+                          sum, whose bits depend on the ranks
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -316,15 +341,21 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
+            if options.distributed is not None:
+                return _distributed.run(self, x, y, options)
+            plan = self._plan(x, y, options)
             return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
+
+    def _plan(self, x: Any, y: ArrayLike | None, options: FitOptions) -> training.Plan:
+        """Check the arguments of `fit`, and build the model."""
+        return self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
-        return _stream_plan.plan(self, x, self._trainable_loss(), options)
+        return _stream_plan.plan(self, x, self._trainable_loss(options), _gradual.resolved(options, None))
 
     def _plan_fit(self, x: Any, y: ArrayLike, options: FitOptions) -> training.Plan:
         """Check the data of `fit`, build the model, and let it learn what its data mean."""
@@ -337,11 +368,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
 
         among: (m,) numbers of the rows to fit to, as of `row_numbers`; None: all. intake: who reads the data.
         """
-        loss = self._trainable_loss()
+        loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
-        if options.augment is not None:
-            _stream_plan.check_augment(self.metrics, options)
         raw = intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
@@ -379,6 +408,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
+        options = _gradual.resolved(options, len(rows))
         size: Any = options.batch_size
         if not isinstance(size, Random | Growing | str):
             size = min(int(size), len(rows))
@@ -387,13 +417,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         plan = training.Plan(None, data, rows, validation, options, None, size)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
+        if options.augment is not None:
+            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
-        if options.augment is not None:
-            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         return plan, learnt
 
     def _settled(self, plan: training.Plan, learnt: Learnt) -> training.Plan:
@@ -411,14 +441,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         self.learnt = learnt
         return plan._replace(network=network, evaluator=evaluator)
 
-    def _trainable_loss(self) -> Loss:
-        """The loss of a model that `fit` can train; ValueError for another."""
+    def _trainable_loss(self, options: FitOptions | None = None) -> Loss:
+        """The loss of a model that `fit` can train, with these options; ValueError for another."""
         loss = self._compiled()
         assert self.optimizer is not None
         if len(self.optimizer.param_groups) > 1:
             raise ValueError("fit trains the model's own arrays, but its optimizer was given more by add_param_group")
         if self.optimizer.param_groups[0]["clip_each"] is not None:
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
+        if self._masks is not None or (options is not None and options.pruning is not None):
+            _gradual.check(self, None if options is None else options.pruning)
+        self.optimizer.check_epochs(self.backend)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss
@@ -452,6 +485,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
+        if self._masks is not None:
+            parts += (self._masks.left,)  # other masks may leave other layers to multiply sparsely
         key = training, averages is not None
         ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:

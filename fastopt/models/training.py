@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .. import _backends
+from .. import _backends, distributed
 from .._exclusive import Exclusive
 from .._files import Path
 from .._metrics import Function, function_values
+from .._pruning import check_pruning
 from .._validation import check_count, check_flag, check_name, check_number, describe
 from .._warnings import warn
 from ..batches import BatchSize, check_batch_size, check_steps
@@ -34,6 +35,7 @@ from ._averages import Averages, work_after
 from ._intake import Data
 from ._late_callbacks import rule_of, telling
 from ._limits import check_checkpoints, check_limits
+from ._masks import Masks
 from ._row_stream import RowStream
 from ._row_weights import check_class_weight
 from ._sizes import sized, varies
@@ -65,6 +67,7 @@ class Model(Trainable, Protocol):
     _use: Exclusive
     _holder: tuple[Any, int] | None
     _averages: Averages | None
+    _masks: Masks | None
     _fixed_layers: tuple[int, ...]
     _parameters: list[np.ndarray]
     _constraints: tuple[Constraint | None, ...]
@@ -104,6 +107,9 @@ class FitOptions:
     checkpoint_every: int | str | None = None
     resume: Path | bool | None = None
     augment: Any = None
+    pruning: Any = None  # a `Pruning`, once they are made
+    distributed: str | None = None
+    reduction: str = "fixed"
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -136,11 +142,15 @@ class FitOptions:
 
         if self.augment is not None and not callable(self.augment):
             raise TypeError(f"augment must be a function f(x, y, rng); got {describe(self.augment)}")
+        if self.pruning is not None:
+            object.__setattr__(self, "pruning", check_pruning(self.pruning))
         limits = self.steps_per_epoch, self.validation_freq, self.max_steps, self.max_seconds
         if limits != (None, 1, None, None):
             check_limits(self)
         if (self.checkpoint, self.checkpoint_every, self.resume) != (None, None, None):
             check_checkpoints(self)
+        if (self.distributed, self.reduction) != (None, "fixed"):
+            distributed.check_options(self)
 
     @property
     def last_epoch(self) -> int | None:
@@ -213,6 +223,7 @@ class Plan(NamedTuple):
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
     source: Any = None  # of epochs whose batches come one by one: an `ItemSource` or `AugmentedSource`
+    world: Any = None  # the ranks that train together, of `fastopt.distributed`; None: there is one
 
     @property
     def at_once(self) -> bool:
@@ -220,6 +231,7 @@ class Plan(NamedTuple):
         options = self.options
         limited = options.max_steps is not None or options.max_seconds is not None
         in_parts = limited or self.stream is not None or self.call is not None or self.source is not None
+        in_parts = in_parts or options.pruning is not None
         looks = options.shows_bar or self.validation is not None or in_parts
         return not looks and (not options.callbacks or rule_of(options.callbacks) is not None)
 
@@ -387,6 +399,8 @@ def next_steps(model: Model, network: Any, batches: Batches) -> OptimizerSteps:
     if model._penalties_by_rows and steps.penalties:
         weights = batches.weight_of_steps()
         steps = steps._replace(penalty_divisors=np.where(weights == 0, 1.0, weights))
+    if model._masks is not None:
+        steps = steps._replace(masks=model._masks.arrays)
     network.steps_done = 0
     return steps
 
@@ -442,7 +456,7 @@ def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[flo
     if results.weights is not None:
         # a short epoch may have no weight: the losses of its steps are 0, but for penalties
         sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
-    losses = np.average(results.losses, axis=1, weights=sizes)
+    losses = (results.losses * sizes).sum(axis=1) / sizes.sum(axis=-1)  # np.average takes 4 times as long
     speeds = rows.sum() / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}

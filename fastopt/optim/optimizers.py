@@ -105,6 +105,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "master_weights": ("bool", True),
     "seed": ("int", 0),
     "capturable": ("bool", False),
+    "state_rounding": ("str", "nearest"),
     "backend": ("str", _backends.DEFAULT),
 }
 

@@ -25,7 +25,7 @@ from ..runtime.records import DENSE, RUN, fill, read
 from ..runtime.storage import ARITHMETIC
 from .blas import products
 from .matmul import AS_IS, ROW_MAJOR, TRANSPOSED
-from .tile_sums import tile_sums
+from .tile_sums import tile_penalties, tile_sums, weight_piece, weight_pieces
 
 TILE_ROWS = 128  # of a tile of y or dx
 TILE_COLS = 64
@@ -300,7 +300,6 @@ def _weights(gemm, T, itemsize):
     def weights(work, step, rank, num_ranks):
         d = read(work, DENSE)
         rows = batch_rows(d.run, step)
-        tiles_across = num_pieces(d.outputs, d.dw_tile_cols)
         scratch = d.scratch + rank * d.scratch_bytes
         scalars = d.w_scalars + step * d.scalars_row_bytes
         if d.col_sums:
@@ -317,13 +316,9 @@ def _weights(gemm, T, itemsize):
                         sums[j] += of_tile[j]
                 bias_gradient(d, step, scratch, c, n)
         alpha, beta = alpha_beta(d, step)
-        num_tiles = num_pieces(d.split_rows, d.dw_tile_rows) * tiles_across
-        for piece in pieces_of_rank(d.num_splits * num_tiles, rank, num_ranks):
+        for piece in pieces_of_rank(weight_pieces(d), rank, num_ranks):
             # one tile of one split of w: m x n from (r, c) on
-            split, tile = piece // num_tiles, piece % num_tiles
-            r, c = split * d.split_rows + tile // tiles_across * d.dw_tile_rows, tile % tiles_across * d.dw_tile_cols
-            m = min(d.dw_tile_rows, min((split + 1) * d.split_rows, d.inputs) - r)
-            n = min(d.dw_tile_cols, d.outputs - c)
+            split, r, c, m, n = weight_piece(d, piece)
             if m <= 0:  # the last split is the shortest, and may need fewer tiles
                 continue
             # the tile of dw
@@ -334,6 +329,8 @@ def _weights(gemm, T, itemsize):
                 d.gemm, ROW_MAJOR, TRANSPOSED, AS_IS, m, n, rows, T(alpha), x, d.x_stride, dz, d.outputs,
                 T(beta), g, stride,
             )  # fmt: skip
+            if d.mask_tile:
+                call_tile(d.mask_tile, g, d.mask + first, 0, 0, m, n, d.outputs)
             # the update of w, of whole rows at once where the tile has them
             if d.lanes:
                 sums_of_tile(d, rank, piece, first, m, n)
@@ -341,6 +338,9 @@ def _weights(gemm, T, itemsize):
                 call_update(d.update, d.w, g, d.w_states, scalars, first, 1, m * n, 0)
             elif d.update:
                 call_update(d.update, d.w, g, d.w_states, scalars, first, m, n, d.outputs)
+            if d.measure:
+                squares = d.column_squares + (piece // num_pieces(d.outputs, d.dw_tile_cols) * d.outputs + c) * 8
+                call_tile(d.measure, d.w + first * itemsize, squares, 0, 0, m, n, d.outputs)
 
     return weights
 
@@ -351,6 +351,7 @@ DENSE_PHASES: dict[str, Callable[..., Any]] = {
     "slopes": _slopes,
     "inputs": _inputs,
     "weights": _weights,
+    "penalties": tile_penalties,
 }
 
 
@@ -372,10 +373,14 @@ def splits_of(rows: int, inputs: int, outputs: int) -> tuple[int, int]:
     return num_pieces(inputs, split_rows), split_rows
 
 
+def weight_tiles_down(fields: Mapping[str, int]) -> int:
+    """Rows of tiles of dw that a layer with these fields of its shape is cut into, those of all splits."""
+    return fields["num_splits"] * num_pieces(fields["split_rows"], fields["dw_tile_rows"])
+
+
 def num_weight_tiles(fields: Mapping[str, int]) -> int:
-    """Tiles of dw that a layer with these fields of its shape is cut into, those of all splits."""
-    tiles_down = num_pieces(fields["split_rows"], fields["dw_tile_rows"])
-    return fields["num_splits"] * tiles_down * num_pieces(fields["outputs"], fields["dw_tile_cols"])
+    """Tiles of dw that such a layer is cut into."""
+    return weight_tiles_down(fields) * num_pieces(fields["outputs"], fields["dw_tile_cols"])
 
 
 def shape_fields(

@@ -2,7 +2,7 @@
 
     sum_weights      sums of weights of all batches of an epoch, and of all steps, before the first batch
     gather_weights   the weights of the batch's rows, in its order
-    weighed          another phase, done only if the weights of the step do not sum to 0
+    weighed          another phase, done only if the weights of the step do not sum to 0; else a third, if there is one
 
 Sums are taken in float64, over pieces of ROWS rows, then over the pieces and over the batches in order, as those of
 losses and metrics are: where every row is right, the weights of right rows and of all rows are the same number.
@@ -76,6 +76,8 @@ def _weighed(work, step, rank, num_ranks):
     w = read(work, WEIGHED)
     if step_weight(w.weights, step) != 0:
         call_phase(w.phase, w.phase_work, step, rank, num_ranks)
+    elif w.otherwise:
+        call_phase(w.otherwise, w.phase_work, step, rank, num_ranks)
 
 
 WEIGHED_KERNEL = Kernel(_weighed, "weighed")

@@ -10,7 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 from ..runtime.frontend import register_jitable
+from ..runtime.partition import num_pieces, pieces_of_rank
 from ..runtime.primitives import call_tile
+from ..runtime.records import DENSE, read
+
+
+@register_jitable
+def weight_pieces(d):
+    """The tiles of w, those of all splits; d: a record DENSE."""
+    return d.num_splits * num_pieces(d.split_rows, d.dw_tile_rows) * num_pieces(d.outputs, d.dw_tile_cols)
+
+
+@register_jitable
+def weight_piece(d, piece):
+    """The split of a tile of w, and the tile: m x n from (r, c) on, or m <= 0 where the last split needs fewer."""
+    tiles_across = num_pieces(d.outputs, d.dw_tile_cols)
+    num_tiles = num_pieces(d.split_rows, d.dw_tile_rows) * tiles_across
+    split, tile = piece // num_tiles, piece % num_tiles
+    r, c = split * d.split_rows + tile // tiles_across * d.dw_tile_rows, tile % tiles_across * d.dw_tile_cols
+    m = min(d.dw_tile_rows, min((split + 1) * d.split_rows, d.inputs) - r)
+    return split, r, c, m, min(d.dw_tile_cols, d.outputs - c)
 
 
 def tile_sums(itemsize: int) -> Callable[..., Any]:
@@ -26,3 +45,17 @@ def tile_sums(itemsize: int) -> Callable[..., Any]:
             call_tile(d.magnitudes, w, lanes, d.magnitude_sums + piece * 8, 0, rows, columns, d.outputs)
 
     return register_jitable(tile_sums)
+
+
+def tile_penalties(gemm: Any, T: Any, itemsize: int) -> Callable[..., None]:
+    """The phase of these sums alone, of a step that has no update; arguments as of DENSE_PHASES."""
+    sums_of_tile = tile_sums(itemsize)
+
+    def penalties(work, step, rank, num_ranks):
+        d = read(work, DENSE)
+        for piece in pieces_of_rank(weight_pieces(d), rank, num_ranks):
+            _, r, c, m, n = weight_piece(d, piece)
+            if m > 0:
+                sums_of_tile(d, rank, piece, r * d.outputs + c, m, n)
+
+    return penalties

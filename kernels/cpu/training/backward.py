@@ -9,10 +9,10 @@ import numpy as np
 
 from ... import costs
 from ...spec import parameter_shapes
-from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel
+from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel, weight_tiles_down
 from ..dense.rows import rows_kernel
 from ..runtime.partition import num_pieces
-from ..runtime.primitives import aligned_zeros
+from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import DENSE, DROPOUT, fill
 from .activation import Activated, add_slopes
 from .after_step import AfterUpdates
@@ -39,7 +39,7 @@ def add_gradients(
     tables = [np.array(after.state_words(i, arrays or ()), np.int64) for i, arrays in enumerate(states)]
     row_scalars = [scalars[0, row] for row in rows]
     program.kept += [scratch, tables, scalars, states]
-    update = after.update_code(rule)
+    updates = [after.update_code(rule, i) for i in range(len(states))]
     program.needs_weight = True
     col_sums: np.ndarray | None = None  # of the layer's dz, if the layer above makes it
     lowest = _lowest_updated(saved_for_backward, states)
@@ -60,7 +60,7 @@ def add_gradients(
                 into |= {"alpha_beta": optimizer_step.alpha_beta}
             else:
                 for name, k in own.items():
-                    into |= {f"update_{name}": update, f"{name}_states": tables[k]}
+                    into |= {f"update_{name}": updates[k], f"{name}_states": tables[k]}
                     into |= {f"{name}_scalars": row_scalars[k], "scalars_row_bytes": scalars.strides[0]}
             add_backward(
                 program, saved, dy, needs_dx, into, None if optimizer_step else rule,
@@ -78,16 +78,19 @@ def add_gradients(
             if optimizer_step:
                 db = optimizer_step.gradients[end + 1] if bias else None
                 into |= {"dw": optimizer_step.gradients[end], "db": db, "alpha_beta": optimizer_step.alpha_beta}
+                into |= optimizer_step.mask_fields(end)
             else:
-                into |= {"update": update, "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
+                into |= {"update": updates[end], "scalars_row_bytes": scalars.strides[0], "w_scalars": row_scalars[end]}
                 into |= {"b_scalars": row_scalars[end + 1] if bias else None}
                 into |= {"w_states": tables[end], "b_states": tables[end + 1] if bias else None}
+                into |= after.fields_of_tiles(end, weight_tiles_down(saved.fields)) if updates_w else {}
             if penalties:
                 into |= penalties.fields_of_tiles(end, num_weight_tiles(saved.fields))
             fields = {**saved.fields, **into, "scratch": scratch, "scratch_bytes": scratch_bytes}
             below = below if isinstance(below, SavedDense) else None
             fields["col_sums"] = col_sums
-            col_sums = _add_dense(program, saved, dy, dx, below, fields, None if optimizer_step else rule, after)
+            own_rule, masked = None if optimizer_step else rule, after.masks[end] is not None
+            col_sums = _add_dense(program, saved, dy, dx, below, fields, own_rule, after, masked)
         elif dx is not None:
             cost = costs.dropout(saved.x.shape[1], net.itemsize, backward=True)
             record = fill(DROPOUT, x=dy, y=dx, **saved.fields)
@@ -113,11 +116,12 @@ def _lowest_updated(saved_for_backward: list[Saved], states: Sequence[tuple[np.n
 
 def _add_dense(
     program: PhaseList, saved: SavedDense, dy: np.ndarray, dx: np.ndarray | None, below: SavedDense | None,
-    fields: dict[str, Any], rule: str | None, after: AfterUpdates,
+    fields: dict[str, Any], rule: str | None, after: AfterUpdates, masked: bool,
 ) -> np.ndarray | None:  # fmt: skip
     """Add the phases of a layer; return the column sums of dx if it is made dz of the dense layer `below`.
 
-    rule: of the updates that these phases do; None: they write gradients, which others read.
+    rule: of the updates that these phases do; None: they write gradients, which others read. masked: w and b have
+    masks.
     """
     dtype, itemsize, sizes = program.net.dtype, program.net.itemsize, (saved.spec.inputs, saved.spec.outputs)
     compute, bias_sums, sums_below = program.net.compute, fields["col_sums"] is not None, None
@@ -135,19 +139,26 @@ def _add_dense(
         makes_db = fields["b"] is not None
         cost = costs.slopes(saved.spec.outputs, saved.activation, makes_db, rule, itemsize)
         if rule and makes_db:
-            cost = after.cost_of_update(cost, sizes[1])
+            cost = after.cost_of_update(cost, sizes[1], masked)
         program.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
     if dx is not None:  # before the weights, which it reads, are updated
         cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
-        program.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
+        read = record
+        if saved.multiplied is not saved.fields["w"]:
+            read = record.copy()
+            read["w"] = address_of(saved.multiplied)
+        program.add(dense_kernel("inputs", dtype), read, barrier=True, cost=cost)
     ends_backward = rule is None and dx is None
     updates_w, makes_db = fields["num_splits"] > 0, bias_sums and fields["b"] is not None
     if not updates_w and not makes_db:
         return sums_below
     cost = costs.weights(*sizes, rule, itemsize, makes_db)
     if rule:
-        cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1])
+        cost = after.cost_of_update(cost, (sizes[0] + makes_db) * sizes[1], masked)
+    if "measure" in fields:
+        cost = costs.measuring(cost, sizes[0] * sizes[1])
     if not updates_w:
         cost = costs.bias_gradient(sizes[1], itemsize)
-    program.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost)
+    sums = dense_kernel("penalties", dtype) if "lanes" in fields else None
+    program.add(dense_kernel("weights", dtype), record, barrier=ends_backward, cost=cost, otherwise=sums)
     return sums_below

@@ -1,4 +1,5 @@
-"""The end of an optimizer step that needs whole gradients: for the norm of all, or for sums over several batches.
+"""The end of an optimizer step that needs whole gradients: for the norm of all, for sums over several batches, or for
+states whose codes are of blocks of neighbouring elements, which are no tiles of a gradient.
 
 The phases `weights` and `slopes` write dw and db to memory. Then `squares` adds up the squares if a norm is needed, and
 `apply` updates all parameters. The batches of a step add up in the product itself: dw = alpha x^T dz + beta dw, with
@@ -17,6 +18,7 @@ import numpy as np
 from ... import costs
 from ...formulas import NUM_SCALARS, clip_factor
 from ...spec import Batches
+from ..optim.masked_loops import mask_tile_kernel
 from ..optim.norm import SQUARES_KERNEL, Squares
 from ..optim.updates import TILE, UPDATE_ALL
 from ..runtime.compile import Kernel
@@ -110,14 +112,22 @@ class OptimizerStep:
 
     def _update_table(self, rows: Sequence[int]) -> tuple[np.ndarray, int]:
         """A record UPDATE for each parameter that is updated, and the tiles of all."""
-        table, tiles, code = [], 0, self.after.update_code(self.rule)
+        table, tiles = [], 0
         for i, (p, g, of_param) in enumerate(zip(self.params, self.gradients, self.states, strict=True)):
             if of_param is None:
                 continue
             skip, words = rows[i] * self.scalars.strides[1], self.after.state_words(i, of_param)
+            code = self.after.update_code(self.rule, i)
             table.append((code, address_of(p), address_of(g), *words, skip, p.size, tiles, p.itemsize))
             tiles += -(-p.size // TILE)
         return np.array(table, UPDATE), tiles
+
+    def mask_fields(self, i: int) -> dict[str, Any]:
+        """Fields of the record DENSE by which pruned weights of parameter i have no part in the norm of gradients."""
+        mask = self.after.masks[i]
+        if mask is None or self.squares is None:
+            return {}
+        return {"mask_tile": mask_tile_kernel(self.dtype).address, "mask": mask}
 
     def clip(self, max_norm: float | None) -> None:
         """Clip to this norm from now on."""
@@ -137,6 +147,7 @@ class OptimizerStep:
             cost = costs.squares(self.size, self.itemsize)
             program.add(SQUARES_KERNEL, self.squares.record, barrier=True, cost=cost)
         cost = self.after.cost_of_update(costs.apply(self.size, self.rule, self.itemsize), self.size)
+        cost = costs.masking(cost, sum(mask.size for mask in self.after.masks if mask is not None))
         program.add(apply_kernel(self.dtype), self.record, barrier=False, cost=cost)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...profile import Cost
-from ...spec import DenseSpec, LayerSpec, LossSpec
+from ...spec import DenseSpec, LayerSpec, LossSpec, dense_layers
 from ..runtime.compile import Kernel
 from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import RUN, fill, words_of
@@ -29,10 +29,12 @@ class Structure(NamedTuple):
     metrics: Sequence[str]
     link: str | None
     compute: str  # the dtype that layers compute in
+    # of codes, by their ids: these packed, and what sums start from (see `quantized`)
+    packed: dict[int, tuple[np.ndarray, np.ndarray]]
 
     @property
     def dense(self) -> list[DenseSpec]:
-        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+        return dense_layers(self.layers)
 
     @property
     def inputs(self) -> int:
@@ -67,19 +69,24 @@ class PhaseList:
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
         self.num_bytes = 0  # of the arrays between phases
+        self.sparse: dict[int, Any] = {}  # the layers, by index, that are multiplied sparsely
 
-    def add(self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None) -> None:
-        """Add a phase; barrier: all ranks meet after it."""
+    def add(
+        self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None,
+        otherwise: Kernel | None = None,
+    ) -> None:  # fmt: skip
+        """Add a phase; barrier: all ranks meet after it. otherwise: its part that steps without weight do, too."""
         cost = cost or Cost(kernel.name)
         if self.row_weights and self.needs_weight:
-            kernel, record = self.row_weights.weighed(kernel, record)
+            kernel, record = self.row_weights.weighed(kernel, record, otherwise)
         self.kept.append(record)
         self.phases.append((kernel.address, address_of(record), int(barrier)))
         self.costs.append(cost)
 
     def meet(self) -> None:
-        """Let all ranks meet after the last phase so far."""
-        self.phases[-1] = (*self.phases[-1][:2], 1)
+        """Let all ranks meet after the last phase so far, if there is one."""
+        if self.phases:
+            self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""

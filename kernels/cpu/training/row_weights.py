@@ -36,9 +36,12 @@ class RowWeights:
         cost = costs.gather_weights(self.itemsize)
         program.add(gather_weights_kernel(self.dtype, self.order), self.record, barrier=False, cost=cost)
 
-    def weighed(self, kernel: Kernel, record: np.ndarray) -> tuple[Kernel, np.ndarray]:
-        """Return a phase that does the given one unless the weights of the step sum to 0."""
-        work = fill(WEIGHED, weights=self.record, phase=kernel.address, phase_work=address_of(record))
+    def weighed(self, kernel: Kernel, record: np.ndarray, otherwise: Kernel | None) -> tuple[Kernel, np.ndarray]:
+        """Return a phase that does the given one, or `otherwise` if the weights of the step sum to 0."""
+        code = otherwise.address if otherwise else 0
+        work = fill(
+            WEIGHED, weights=self.record, phase=kernel.address, phase_work=address_of(record), otherwise=code
+        )  # fmt: skip
         self._phases += [record, work]
         return WEIGHED_KERNEL, work
 

@@ -29,7 +29,7 @@ from ..runtime.records import NORMALIZATION, offset
 from ..runtime.storage import STORES
 from ..runtime.vectors import array_loader, array_storer, plain
 from .epilogues import TILE_ROWS
-from .reductions import COLUMN_LANES, ROW_LANES, add_up_columns, add_up_rows
+from .reductions import COLUMN_LANES, ROW_LANES, total_of_column, total_of_row
 
 EPSILON, MOMENTUM = offset(NORMALIZATION, "epsilon"), offset(NORMALIZATION, "momentum")
 read_double, write_double = reader("float64", 1), writer("float64")
@@ -48,12 +48,71 @@ def _gamma_and_beta(dtype):
     return device(gamma_and_beta)
 
 
+def _statistics(dtype, total_of, lanes):
+    """f: the mean and the biased variance of `count` elements of x, from `origin` on every `step`-th.
+
+    A thread has every `lanes`-th of them from `lane` on and before `last`, which is 0 where there are none.
+    """
+    load = array_loader((STORES[dtype],), 1)
+
+    def statistics(x, origin, step, lane, last, count, cells, row_lane, column_lane):
+        part = 0.0
+        for i in range(lane, last, lanes):
+            part += np.float64(load((x,), origin + i * step)[0][0])
+        mean = total_of(cells, part, row_lane, column_lane) / count
+        part = 0.0
+        for i in range(lane, last, lanes):
+            deviation = np.float64(load((x,), origin + i * step)[0][0]) - mean
+            part += deviation * deviation
+        return mean, total_of(cells, part, row_lane, column_lane) / count
+
+    return device(statistics)
+
+
+def _column_gradients(dtype, of_rows):
+    """f: the sums of dy n and of dy over a column, n = (x - mean) inverse; they are written to dgamma and dbeta.
+
+    of_rows: True if means and inverses are those of the rows, else of the columns.
+    """
+    own, real = STORES[dtype], getattr(np, STORES[dtype].real)
+    load, store_parameter = array_loader((own,), 1), array_storer((plain(own.real),), 1)
+
+    def column_gradients(
+        x, dy, means, inverses, dgamma, dbeta, column, rows, columns, stride, cells, row_lane, column_lane
+    ):
+        last_row, mean, inverse = 0, 0.0, 0.0  # a column that is not there has no rows
+        if column < columns:
+            last_row = rows
+            if not of_rows:
+                mean, inverse = read_double(means + column * 8)[0], read_double(inverses + column * 8)[0]
+        # the sums
+        part_n, part_1 = 0.0, 0.0
+        for row in range(row_lane, last_row, ROW_LANES):
+            if of_rows:
+                mean, inverse = read_double(means + row * 8)[0], read_double(inverses + row * 8)[0]
+            at = row * stride + column
+            d = np.float64(load((dy,), at)[0][0])
+            part_n += d * ((np.float64(load((x,), at)[0][0]) - mean) * inverse)
+            part_1 += d
+        sum_n = total_of_column(cells, part_n, row_lane, column_lane)
+        sum_1 = total_of_column(cells, part_1, row_lane, column_lane)
+        # the gradients
+        if row_lane == 0 and column < columns:
+            if dgamma != 0:
+                store_parameter((dgamma,), column, ((real(sum_n),),))
+            if dbeta != 0:
+                store_parameter((dbeta,), column, ((real(sum_1),),))
+        return sum_n, sum_1
+
+    return device(column_gradients)
+
+
 # ---------------------------------------------------------------- columns
 def _batch_norm(dtype):
     own, real = STORES[dtype], getattr(np, STORES[dtype].real)
     load, store = array_loader((own,), 1), array_storer((own,), 1)
     load_parameter, store_parameter = array_loader((plain(own.real),), 1), array_storer((plain(own.real),), 1)
-    gamma_and_beta = _gamma_and_beta(dtype)
+    gamma_and_beta, statistics = _gamma_and_beta(dtype), _statistics(dtype, total_of_column, ROW_LANES)
 
     def batch_norm(
         x, y, gamma, beta, moving_mean, moving_variance, means, inverses, settings, rows, columns, stride
@@ -64,23 +123,7 @@ def _batch_norm(dtype):
         for first in range(cuda.blockIdx.x * COLUMN_LANES, columns, cuda.gridDim.x * COLUMN_LANES):
             column = first + column_lane
             last_row = rows if column < columns else 0  # a column that is not there has no rows
-            # the mean
-            total = 0.0
-            for row in range(row_lane, last_row, ROW_LANES):
-                total += np.float64(load((x,), row * stride + column)[0][0])
-            cells[row_lane, column_lane] = total
-            add_up_columns(cells, row_lane, column_lane)
-            mean = cells[0, column_lane] / rows
-            cuda.syncthreads()  # the next sum begins with cells
-            # the biased variance
-            total = 0.0
-            for row in range(row_lane, last_row, ROW_LANES):
-                deviation = np.float64(load((x,), row * stride + column)[0][0]) - mean
-                total += deviation * deviation
-            cells[row_lane, column_lane] = total
-            add_up_columns(cells, row_lane, column_lane)
-            variance = cells[0, column_lane] / rows
-            cuda.syncthreads()
+            mean, variance = statistics(x, column, stride, row_lane, last_row, rows, cells, row_lane, column_lane)
             inverse = 1.0 / math.sqrt(variance + epsilon)
             # for the backward pass, and the moving averages
             if row_lane == 0 and column < columns:
@@ -150,40 +193,21 @@ def _batch_norm_fixed_backward(dtype):
 
 def _batch_norm_backward(dtype):
     own, real = STORES[dtype], getattr(np, STORES[dtype].real)
-    load, store, store_parameter = array_loader((own,), 1), array_storer((own,), 1), array_storer((plain(own.real),), 1)
-    gamma_and_beta = _gamma_and_beta(dtype)
+    load, store = array_loader((own,), 1), array_storer((own,), 1)
+    gamma_and_beta, column_gradients = _gamma_and_beta(dtype), _column_gradients(dtype, of_rows=False)
 
     def batch_norm_backward(x, dy, gamma, means, inverses, dgamma, dbeta, needs_dx, rows, columns, stride):
-        of_gamma = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
-        of_beta = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
+        cells = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
         column_lane, row_lane = cuda.threadIdx.x % COLUMN_LANES, cuda.threadIdx.x // COLUMN_LANES
         for first in range(cuda.blockIdx.x * COLUMN_LANES, columns, cuda.gridDim.x * COLUMN_LANES):
             column = first + column_lane
-            last_row, mean, inverse = 0, 0.0, 0.0
-            if column < columns:
-                last_row, mean = rows, read_double(means + column * 8)[0]
-                inverse = read_double(inverses + column * 8)[0]
-            # sums of dy n and of dy, n = (x - mean) inverse
-            sum_n, sum_1 = 0.0, 0.0
-            for row in range(row_lane, last_row, ROW_LANES):
-                at = row * stride + column
-                d = np.float64(load((dy,), at)[0][0])
-                sum_n += d * ((np.float64(load((x,), at)[0][0]) - mean) * inverse)
-                sum_1 += d
-            of_gamma[row_lane, column_lane], of_beta[row_lane, column_lane] = sum_n, sum_1
-            add_up_columns(of_gamma, row_lane, column_lane)
-            add_up_columns(of_beta, row_lane, column_lane)
-            sum_n, sum_1 = of_gamma[0, column_lane], of_beta[0, column_lane]
-            cuda.syncthreads()  # the next columns begin with both
-            # the gradients
-            if row_lane == 0 and column < columns:
-                if dgamma != 0:
-                    store_parameter((dgamma,), column, ((real(sum_n),),))
-                if dbeta != 0:
-                    store_parameter((dbeta,), column, ((real(sum_1),),))
+            sum_n, sum_1 = column_gradients(
+                x, dy, means, inverses, dgamma, dbeta, column, rows, columns, stride, cells, row_lane, column_lane
+            )
             # dx = gamma inverse (dy - mean(dy) - n mean(dy n))
             if needs_dx != 0 and column < columns:
                 scale = gamma_and_beta(gamma, 0, column)[0]
+                mean, inverse = read_double(means + column * 8)[0], read_double(inverses + column * 8)[0]
                 center, factor = real(mean), real(inverse * np.float64(scale))
                 of_mean, of_deviation = real(sum_1 / rows), real(inverse * (sum_n / rows))
                 for row in range(row_lane, rows, ROW_LANES):
@@ -198,6 +222,7 @@ def _batch_norm_backward(dtype):
 def _layer_norm(dtype):
     own, real = STORES[dtype], getattr(np, STORES[dtype].real)
     load, store, gamma_and_beta = array_loader((own,), 1), array_storer((own,), 1), _gamma_and_beta(dtype)
+    statistics = _statistics(dtype, total_of_row, COLUMN_LANES)
 
     def layer_norm(x, y, gamma, beta, means, inverses, settings, rows, columns, stride):
         # means and inverses: 0, if no backward pass follows
@@ -207,23 +232,10 @@ def _layer_norm(dtype):
         for first in range(cuda.blockIdx.x * ROW_LANES, rows, cuda.gridDim.x * ROW_LANES):
             row = first + row_lane
             last_column = columns if row < rows else 0  # a row that is not there has no columns
-            # the mean
-            total = 0.0
-            for column in range(column_lane, last_column, COLUMN_LANES):
-                total += np.float64(load((x,), row * stride + column)[0][0])
-            cells[row_lane, column_lane] = total
-            add_up_rows(cells, row_lane, column_lane)
-            mean = cells[row_lane, 0] / columns
-            cuda.syncthreads()  # the next sum begins with cells
-            # the biased variance
-            total = 0.0
-            for column in range(column_lane, last_column, COLUMN_LANES):
-                deviation = np.float64(load((x,), row * stride + column)[0][0]) - mean
-                total += deviation * deviation
-            cells[row_lane, column_lane] = total
-            add_up_rows(cells, row_lane, column_lane)
-            inverse = 1.0 / math.sqrt(cells[row_lane, 0] / columns + epsilon)
-            cuda.syncthreads()
+            mean, variance = statistics(
+                x, row * stride, 1, column_lane, last_column, columns, cells, row_lane, column_lane
+            )
+            inverse = 1.0 / math.sqrt(variance + epsilon)
             if means != 0 and column_lane == 0 and row < rows:
                 write_double(means + row * 8, mean)
                 write_double(inverses + row * 8, inverse)
@@ -238,34 +250,16 @@ def _layer_norm(dtype):
 
 
 def _layer_norm_gradients(dtype):
-    own, real = STORES[dtype], getattr(np, STORES[dtype].real)
-    load, store_parameter = array_loader((own,), 1), array_storer((plain(own.real),), 1)
+    column_gradients = _column_gradients(dtype, of_rows=True)
 
     def layer_norm_gradients(x, dy, means, inverses, dgamma, dbeta, rows, columns, stride):
-        of_gamma = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
-        of_beta = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
+        cells = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
         column_lane, row_lane = cuda.threadIdx.x % COLUMN_LANES, cuda.threadIdx.x // COLUMN_LANES
         for first in range(cuda.blockIdx.x * COLUMN_LANES, columns, cuda.gridDim.x * COLUMN_LANES):
             column = first + column_lane
-            last_row = rows if column < columns else 0
-            # sums of dy n and of dy, n = (x - mean) inverse
-            sum_n, sum_1 = 0.0, 0.0
-            for row in range(row_lane, last_row, ROW_LANES):
-                mean, inverse = read_double(means + row * 8)[0], read_double(inverses + row * 8)[0]
-                at = row * stride + column
-                d = np.float64(load((dy,), at)[0][0])
-                sum_n += d * ((np.float64(load((x,), at)[0][0]) - mean) * inverse)
-                sum_1 += d
-            of_gamma[row_lane, column_lane], of_beta[row_lane, column_lane] = sum_n, sum_1
-            add_up_columns(of_gamma, row_lane, column_lane)
-            add_up_columns(of_beta, row_lane, column_lane)
-            # the gradients
-            if row_lane == 0 and column < columns:
-                if dgamma != 0:
-                    store_parameter((dgamma,), column, ((real(of_gamma[0, column_lane]),),))
-                if dbeta != 0:
-                    store_parameter((dbeta,), column, ((real(of_beta[0, column_lane]),),))
-            cuda.syncthreads()  # the next columns begin with both
+            column_gradients(
+                x, dy, means, inverses, dgamma, dbeta, column, rows, columns, stride, cells, row_lane, column_lane
+            )
 
     return layer_norm_gradients
 
@@ -275,8 +269,7 @@ def _layer_norm_backward(dtype):
     load, store, gamma_and_beta = array_loader((own,), 1), array_storer((own,), 1), _gamma_and_beta(dtype)
 
     def layer_norm_backward(x, dy, gamma, means, inverses, rows, columns, stride):
-        of_g = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
-        of_gn = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
+        cells = cuda.shared.array((ROW_LANES, COLUMN_LANES), np.float64)
         column_lane, row_lane = cuda.threadIdx.x % COLUMN_LANES, cuda.threadIdx.x // COLUMN_LANES
         for first in range(cuda.blockIdx.x * ROW_LANES, rows, cuda.gridDim.x * ROW_LANES):
             row = first + row_lane
@@ -285,17 +278,14 @@ def _layer_norm_backward(dtype):
                 last_column, mean = columns, read_double(means + row * 8)[0]
                 inverse = read_double(inverses + row * 8)[0]
             # sums of g = gamma dy and of g n, n = (x - mean) inverse
-            sum_1, sum_n = 0.0, 0.0
+            part_1, part_n = 0.0, 0.0
             for column in range(column_lane, last_column, COLUMN_LANES):
                 at = row * stride + column
                 g = np.float64(load((dy,), at)[0][0] * gamma_and_beta(gamma, 0, column)[0])
-                sum_1 += g
-                sum_n += g * ((np.float64(load((x,), at)[0][0]) - mean) * inverse)
-            of_g[row_lane, column_lane], of_gn[row_lane, column_lane] = sum_1, sum_n
-            add_up_rows(of_g, row_lane, column_lane)
-            add_up_rows(of_gn, row_lane, column_lane)
-            sum_1, sum_n = of_g[row_lane, 0], of_gn[row_lane, 0]
-            cuda.syncthreads()  # the next rows begin with both
+                part_1 += g
+                part_n += g * ((np.float64(load((x,), at)[0][0]) - mean) * inverse)
+            sum_1 = total_of_row(cells, part_1, row_lane, column_lane)
+            sum_n = total_of_row(cells, part_n, row_lane, column_lane)
             # dx = inverse (g - mean(g) - n mean(g n))
             center, factor = real(mean), real(inverse)
             of_mean, of_deviation = real(sum_1 / columns), real(inverse * (sum_n / columns))

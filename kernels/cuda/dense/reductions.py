@@ -67,6 +67,27 @@ add_up, add_up_rows, add_up_columns = device(_add_up), device(_add_up_rows), dev
 max_rows = device(_max_rows)
 
 
+def _total_of_row(cells, part, row_lane, column_lane):
+    """Return the sum of the parts that the threads of a row of cells have; cells may be used again at once."""
+    cells[row_lane, column_lane] = part
+    add_up_rows(cells, row_lane, column_lane)
+    total = cells[row_lane, 0]
+    cuda.syncthreads()
+    return total
+
+
+def _total_of_column(cells, part, row_lane, column_lane):
+    """Return the sum of the parts that the threads of a column of cells have; cells may be used again at once."""
+    cells[row_lane, column_lane] = part
+    add_up_columns(cells, row_lane, column_lane)
+    total = cells[0, column_lane]
+    cuda.syncthreads()
+    return total
+
+
+total_of_row, total_of_column = device(_total_of_row), device(_total_of_column)
+
+
 @cache
 def softmax_sums(dtype):
     """Return f: the largest z of a row, with the sum of exp(z - it) in masses[row_lane, 0]; of no columns -inf and 0.
@@ -148,10 +169,6 @@ def rank_of_class(dtype):
                     rank += NOT_RANKED
                 elif x > score or (x == score and j < right):
                     rank += 1
-        ranks[row_lane, column_lane] = rank
-        add_up_rows(ranks, row_lane, column_lane)
-        rank = ranks[row_lane, 0]
-        cuda.syncthreads()  # the next row begins with ranks
-        return rank
+        return total_of_row(ranks, rank, row_lane, column_lane)
 
     return device(rank_of_class)

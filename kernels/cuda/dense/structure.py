@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...formulas import LOSSES
 from ...metrics import Columns, Variation, has_counts, num_counts, sums_of
-from ...spec import MOVING, DenseSpec, LayerSpec, LossSpec, parameter_shapes
+from ...spec import MOVING, DenseSpec, LayerSpec, LossSpec, dense_layers, parameter_shapes
 from .products import Needs
 
 
@@ -29,7 +29,7 @@ class Structure(NamedTuple):
 
     @property
     def dense(self) -> list[DenseSpec]:
-        return [layer for layer in self.layers if isinstance(layer, DenseSpec)]
+        return dense_layers(self.layers)
 
     @property
     def needs(self) -> list[Needs]:

@@ -76,6 +76,7 @@ def test_against_the_reference(limits, how, dtype):
         assert np.isfinite(average).all()
 
 
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_rule_averages_what_it_updates(rule, dtype):
@@ -161,12 +162,15 @@ def test_averages_are_no_pass_of_their_own_and_constraints_are_one_or_two():
     names = {}
     for limits in ("none", "columns"):
         for shares in (None, falling):
-            with profiling.profile() as profile:
-                trained(cpu, LIMITS[limits], shares, dtype="float32", rule="adam")
-            names[limits, shares] = {name for _, name in profile._rows}
-    assert names["none", falling] - names["none", None] == {"share"}
-    assert names["columns", None] - names["none", None] == {"column_norms", "after_step"}
-    assert names["columns", falling] - names["none", None] == {"share", "column_norms", "after_step"}
+            for clip_norm in (None, 1.0):
+                with profiling.profile() as profile:
+                    trained(cpu, LIMITS[limits], shares, dtype="float32", rule="adam", clip_norm=clip_norm)
+                names[limits, shares, clip_norm] = {name for _, name in profile._rows}
+    bare, clipped = names["none", None, None], names["none", None, 1.0]
+    assert names["none", falling, None] - bare == {"share"}
+    assert names["columns", None, None] - bare == {"after_step"}  # norms are of sums of the updates
+    assert names["columns", falling, None] - bare == {"share", "after_step"}
+    assert names["columns", falling, 1.0] - clipped == {"share", "column_norms", "after_step"}
 
 
 @settings(max_examples=15, deadline=None)
