@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # "x as x" exports x to type checkers; the same names as belo
     from . import constraints as constraints
     from . import conventions as conventions
     from . import datasets as datasets
+    from . import distributed as distributed
     from . import export as export
     from . import functional as functional
     from . import layers as layers
@@ -69,8 +70,8 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
-    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "export", "functional",
-    "layers", "losses", "optim", "profiling", "regularizers", "schedules",
+    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "distributed",
+    "export", "functional", "layers", "losses", "optim", "profiling", "regularizers", "schedules",
 )  # fmt: skip
 
 _KERAS = {"BatchNormalization": "BatchNorm", "LayerNormalization": "LayerNorm"}

@@ -98,8 +98,8 @@ NO_ARRAYS = {
     "get_num_threads", "get_optimizer", "profile",
     "set_num_threads", "load_model", "Loss", "Optimizer", "OptimizerRule", "Sequential",
     # modules, whose contents are named one by one
-    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "export", "functional",
-    "layers", "losses", "optim", "profiling", "regularizers", "schedules",
+    "activations", "batches", "callbacks", "compress", "constraints", "conventions", "datasets", "distributed",
+    "export", "functional", "layers", "losses", "optim", "profiling", "regularizers", "schedules",
 }  # fmt: skip
 SEQUENTIAL = {  # take none
     "build", "compile", "freeze", "get_averages", "get_weights", "learnt_for", "load_weights", "network", "save",

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("scipy")
 
 import fastopt as fo
-from fastopt.study import StudyResult, _page, _training, study
+from fastopt.study import StudyResult, _law, _page, _training, study
 from fastopt.study._grid import Grid
 from fastopt.study._records import Run, Shape, Timing
 
@@ -37,6 +37,12 @@ def result():
     return study(x, y, **GRID, **QUICK, test_data=clouds(100, 1))
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch):
+    """Intervals of laws, which take most of the time, are drawn from few samples."""
+    monkeypatch.setattr(_law, "DRAWS", 10)
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """A list that gets the number of models of every call of `fit_many`."""
@@ -55,10 +61,11 @@ def trained(monkeypatch):
 def test_models_are_those_of_one_training_of_all_epochs(backend):
     """Weights after the most epochs are, to the bit, those of a single `fit`; errors are counted from predictions."""
     (x, y), (x_test, y_test) = clouds(), clouds(100, 1)
-    grid = {**GRID, "layers": [(8, 4)], "shares": [0.5], "seeds": [3]}
+    grid = {**GRID, "layers": [(8, 4)], "shares": [0.5, 0.75], "seeds": [3]}
     found = study(x, y, **grid, repeats=1, verbose=0, backend=backend, test_data=(x_test, y_test))
     rows = np.random.default_rng([0, 3]).permutation(240)[:120]
-    for run in found.runs:
+    runs = [run for run in found.runs if run.rows == 120]
+    for run in runs:
         model = fo.Sequential([fo.Dense(8, "relu"), fo.Dense(4, "relu"), fo.Dense(3, "softmax")], 3, backend)
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(x[rows], y[rows], run.epochs, 16, verbose=0)
@@ -67,7 +74,7 @@ def test_models_are_those_of_one_training_of_all_epochs(backend):
         assert run.test_error == pytest.approx(wrong, abs=1e-9)
         assert run.train_error == pytest.approx(wrong_in_training, abs=1e-9)
         assert run.test_loss == model.evaluate(x_test, y_test)["loss"]
-    assert [run.epochs for run in found.runs] == [1, 3]
+    assert [run.epochs for run in runs] == [1, 3]
 
 
 def test_every_combination_is_trained_and_timed(result):
@@ -86,13 +93,34 @@ def test_every_combination_is_trained_and_timed(result):
     assert all(timing.seconds > 0 for timing in result.timings)
 
 
+def test_batch_sizes_are_part_of_the_grid():
+    """And errors count at the best of them."""
+    x, y = clouds()
+    found = study(x, y, layers=[2, 16], shares=1, epochs=2, batch_size=[64, 4], seeds=1, **QUICK)
+    assert {run.batch_size for run in found.runs} == {4, 64} == {timing.batch_size for timing in found.timings}
+    for point in found.best_points:
+        both = [run.test_error for run in found.runs if run.layers == point.layers]
+        assert (len(both), point.test_error) == (2, min(both))
+
+
 def test_settings_reach_the_models(monkeypatch):
     x, y = clouds(60)
     made = []
     inner = _training.fit_many
     monkeypatch.setattr(_training, "fit_many", lambda models, *a, **o: made.extend(models) or inner(models, *a, **o))
     settings = {"optimizer": "sgd", "lr": 0.3, "momentum": 0.5, "activation": "tanh", "dropout": 0.25}
-    study(x, y, layers=3, shares=1, epochs=1, seeds=1, standardize=True, settings=settings, dtype="float64", **QUICK)
+    study(
+        x,
+        y,
+        layers=[3],
+        shares=[0.5, 1],
+        epochs=1,
+        seeds=1,
+        standardize=True,
+        settings=settings,
+        dtype="float64",
+        **QUICK,
+    )
     assert [type(layer).__name__ for layer in made[0].layers] == ["Normalization", "Dense", "Dropout", "Dense"]
     assert made[0].layers[1].activation == "tanh"
     assert repr(made[0].optimizer) == repr(fo.SGD(lr=0.3, momentum=0.5))
@@ -178,7 +206,16 @@ def test_a_smaller_grid_counts_its_own_models_alone(tmp_path):
 )
 def test_files_of_other_studies_are_refused(tmp_path, change, message):
     x, y = clouds(60)
-    options = {"layers": 2, "shares": 1, "epochs": 1, "seeds": 1, **QUICK, "storage": tmp_path / "a", "x": x, "y": y}
+    options = {
+        "layers": [2, 3],
+        "shares": 1,
+        "epochs": 1,
+        "seeds": 1,
+        **QUICK,
+        "storage": tmp_path / "a",
+        "x": x,
+        "y": y,
+    }
     study(**options)
     before = (tmp_path / "a").read_bytes()
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -191,7 +228,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, content):
     path = tmp_path / "a"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="must be the file of a study"):
-        study(*clouds(60), layers=2, shares=1, epochs=1, seeds=1, **QUICK, storage=path, resume=True)
+        study(*clouds(60), layers=[2, 3], shares=1, epochs=1, seeds=1, **QUICK, storage=path, resume=True)
     assert path.read_bytes() == content
 
 
@@ -220,9 +257,11 @@ def test_a_killed_study_goes_on(tmp_path):
 
 
 # ---------------------------------------------------------------- answers
-def made_up(runs, timings=(), layers=((1,), (4,), (16,)), shares=(0.25, 0.5, 1.0), epochs=(5, 10), rows=1000):
+def made_up(
+    runs, timings=(), layers=((1,), (4,), (16,)), shares=(0.25, 0.5, 1.0), epochs=(5, 10), rows=1000, batch_size=50
+):
     """A result of figures that were made up."""
-    grid = Grid.of(list(layers), list(shares), list(epochs), 50, 2)
+    grid = Grid.of(list(layers), list(shares), list(epochs), batch_size, 2)
     header = {
         "rows": rows,
         "test_rows": 500,
@@ -262,6 +301,21 @@ def test_laws_answer_what_was_not_trained():
     before, after = (0.05 + 98**-0.7 + 10 * rows**-0.8 for rows in (1000, 2000))
     assert double.ratio.value == pytest.approx(after / before, rel=1e-3)
     assert double.seconds_after.value == pytest.approx(0.002 + 1e-7 * 98 * 2000 * 10, rel=1e-6)
+
+
+def test_predicted_times_depend_on_the_batch_size():
+    """Where times were measured at two of them: here a step takes 10 us, whatever its rows."""
+    shape, timings = Shape(3, 2, 4), []
+    for layers in ((1,), (4,), (16,), (64,)):
+        for rows in (250, 1000):
+            for size in (50, 10):
+                seconds = 1e-3 + 1e-9 * shape.parameters(layers) * rows * 10 + 1e-5 * 10 * rows / size
+                timings.append(Timing(layers, rows, size, 10, seconds, "here"))
+    found = made_up(lawful()[0], timings, layers=((1,), (4,), (16,), (64,)), batch_size=[50, 10])
+    for size in (10, 25, 50):
+        expected = 1e-3 + 1e-9 * 26 * 5000 * 10 + 1e-5 * 10 * 5000 / size
+        assert found.seconds(4, 5000, 10, size).value == pytest.approx(expected, rel=1e-6)
+    assert found.seconds(4, 5000, 10) == found.seconds(4, 5000, 10, 10)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +451,7 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"layers": 8, "shares": 0.5}, ValueError, "a study needs two sizes, shares or batch sizes at least"),
         ({"layers": []}, ValueError, "layers must have a value at least"),
         ({"layers": "16,32"}, TypeError, "layers must be a list"),
         ({"layers": [0]}, ValueError, "the width of a layer must be at least 1"),
@@ -411,6 +466,7 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"repeats": 0}, ValueError, "repeats must be at least 1"),
         ({"test_split": 0.0}, ValueError, "test_split must leave rows"),
         ({"test_split": 1.0}, ValueError, "test_split must be in [0, 1)"),
+        ({"test_data": (np.zeros((4, 5)), np.full(4, 7))}, ValueError, "labels of test_data must be among those of y"),
         ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, ValueError, "test_data must be x (n, 5)"),
         ({"settings": {"layers": [3]}}, ValueError, "layers must be an argument of study"),
         ({"settings": {"epochs": 3}}, ValueError, "epochs must be an argument of study"),
@@ -446,7 +502,7 @@ def test_without_scipy_the_error_says_what_to_install():
 
 
 def test_the_bar_is_drawn_where_it_is_asked_for(capsys):
-    study(*clouds(60), layers=2, shares=1, epochs=1, seeds=1, **{**QUICK, "verbose": 1})
+    study(*clouds(60), layers=[2, 3], shares=1, epochs=1, seeds=1, **{**QUICK, "verbose": 1})
     err = capsys.readouterr().err
     assert "times: 100%" in err
     assert "models: 100%" in err

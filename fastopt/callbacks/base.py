@@ -38,13 +38,15 @@ class Callback:
     was validated (`validation_freq`). An exception from any method ends `fit`, with model and optimizer as they
     were at that moment; only after Ctrl-C (a KeyboardInterrupt) `on_interrupt` is called.
 
-    Two attributes, of the class or of an object, say what a callback needs:
+    Three attributes, of the class or of an object, say what a callback needs:
 
     reads_weights  False: weights and the optimizer's states are read and changed by methods of the model alone, such as
                    `get_weights`, `predict` and `save`, or not at all. Where no callback needs more, a training on a GPU
                    leaves them there, and such a method brings them back
     every_steps    `on_step_end` is called after every so many steps of the optimizer; None: never. The compiled call of
                    an epoch ends at each of these steps, which changes no bit of weights and figures
+    writes_files   True: of processes that train one model together (`fit(distributed=...)`) the first alone calls it;
+                   others are called in each of them
 
     >>> class Decay(Callback):
     ...     reads_weights = False
@@ -67,6 +69,7 @@ class Callback:
 
     reads_weights: bool = True
     every_steps: int | None = None
+    writes_files: bool = False
 
     def check(self, names: Sequence[str]) -> None:
         """Called before anything else, with the names of the figures in the logs; raise ValueError to refuse."""
@@ -115,10 +118,14 @@ class Callback:
     def _loss_rule(self) -> LossRule | None:
         """Rule by which the callback, as it is now, ends a training or changes something; None: by none.
 
-        With a rule, `on_epoch_end` alone is called, and some epochs late: when the compiled call has ended, by the rule
-        or for another reason.
+        With a rule, `_on_epochs_end` is called after the compiled call that the rule may end.
         """
         return None
+
+    def _on_epochs_end(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> None:
+        """Called instead of `on_epoch_end`, with the numbers of several epochs and the figures of each."""
+        for i, epoch in enumerate(epochs):
+            self.on_epoch_end(model, epoch, {name: values[i] for name, values in logs.items()})
 
     def used(self) -> AbstractContextManager[None]:
         """Called by `fit`, and open until its end, also by an error; raise RuntimeError to refuse a second training."""

@@ -19,7 +19,7 @@ from .base import Callback
 class _Logger(Callback):
     """Base of callbacks that write to something that is open during a training."""
 
-    reads_weights = False
+    reads_weights, writes_files = False, True
 
     def __init__(self) -> None:
         self._user = Single()

@@ -321,6 +321,8 @@ class ModelCheckpoint(MonitorCallback):
     'max'
     """
 
+    writes_files = True
+
     def __init__(
         self,
         filepath: str | os.PathLike[str],

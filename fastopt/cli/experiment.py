@@ -22,6 +22,7 @@ from ..callbacks import EarlyStopping
 from ..kernels.formulas import LOSSES
 from ..kernels.spec import Batches, row_numbers
 from ..layers import Dense, Dropout, Layer
+from ..models._distributed import joined
 from ..models.epoch_loop import run_epochs
 from ..models.sequential import Sequential
 from ..models.training import DIVERGED, LAST, FitOptions, compiling
@@ -73,6 +74,8 @@ class Experiment(NamedTuple):
     checkpoint: str | None = None
     checkpoint_every: int | str | None = None
     resume: bool = False
+    distributed: str | None = None
+    reduction: str = "fixed"
     batch_size_reason: str = ""  # for a size that was measured
 
     def model(self, backend: str) -> Sequential:
@@ -208,7 +211,11 @@ class Contestant:
             checkpoint=plan.checkpoint,
             checkpoint_every=plan.checkpoint_every,
             resume=plan.resume or None,
+            distributed=plan.distributed,
+            reduction=plan.reduction,
         )
+        if plan.distributed is not None:
+            return run_epochs(self.model, joined(self.model, plan.x, plan.y, options))
         return run_epochs(self.model, self.model._plan_fit(plan.x, plan.y, options))
 
     def restore_best(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .. import _backends, datasets
 from .._files import check_writable
 from ..conventions import NAMES as CONVENTIONS
+from ..distributed import ENGINES, REDUCTIONS, together
 from ..kernels.formulas import ACTIVATIONS, LOSSES
 from ..losses import ALIASES, canonical
 from ..optim import OPTIMIZER_CLASSES
@@ -133,6 +134,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--resume", action="store_true", help="go on from the file of --checkpoint, to the same bits, if it is there"
     )
+    running.add_argument(
+        "--distributed",
+        choices=ENGINES,
+        help="train with all processes that mpirun has started (mpirun -n 4 fastopt train DATA --distributed mpi); the "
+        "first one prints and writes files",
+    )
+    running.add_argument(
+        "--reduction",
+        choices=REDUCTIONS,
+        default="fixed",
+        help="sums over these processes: fixed (the default), the same bits for any number of them, or fast",
+    )
     running.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
 
@@ -142,6 +155,15 @@ def _names(table: Any) -> str:
 
 def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = None) -> int:
     """Train as `args` say and print the results; the context `during` is open while the epochs run."""
+    if args.distributed is None:
+        return _run(args, during)
+    with together() as is_first:
+        if not is_first:
+            args.save, args.quiet = None, True
+        return _run(args, during, prints=is_first)
+
+
+def _run(args: argparse.Namespace, during: AbstractContextManager[Any] | None, prints: bool = True) -> int:
     from .experiment import Contestant, compete
     from .model_saver import ModelSaver
     from .train_output import Progress, headline, result
@@ -178,7 +200,8 @@ def run(args: argparse.Namespace, during: AbstractContextManager[Any] | None = N
             if contestants[-1].test:
                 print(result(contestants))
             raise
-    print(result(contestants))
+    if prints:
+        print(result(contestants))
     if args.save is not None and not args.quiet:
         print(f"The model is saved in {args.save}; fastopt.load_model reads it.")
     return 0
@@ -194,7 +217,11 @@ def _contestants(args: argparse.Namespace) -> list[str]:
         raise ValueError("a checkpoint is of one training: --checkpoint needs --no-compare")
     if args.backend != "cpu" and args.threads is not None:
         raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
-    compare = args.compare
+    if args.distributed is not None and args.compare:
+        raise ValueError("--distributed trains one model: it needs --no-compare")
+    if args.distributed is not None and args.batch_size == "auto":
+        raise ValueError("--distributed needs a --batch-size that all ranks share, not auto, which is measured")
+    compare = False if args.distributed is not None else args.compare
     if compare is None:
         compare = args.data == "digits" and args.backend != "numpy" and args.checkpoint is None
     return [args.backend, "numpy"] if compare else [args.backend]
@@ -243,6 +270,8 @@ def _experiment(args: argparse.Namespace, data: datasets.Dataset) -> Any:
         checkpoint=args.checkpoint,
         checkpoint_every=_every(args.checkpoint_every),
         resume=args.resume,
+        distributed=args.distributed,
+        reduction=args.reduction,
     )
 
 

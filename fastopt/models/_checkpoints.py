@@ -39,6 +39,8 @@ FREE = {
     "epochs", "callbacks", "verbose", "max_steps", "max_seconds", "checkpoint", "checkpoint_every", "resume",
     "validation_data", "validation_freq",
 }  # fmt: skip
+# Options that older files do not have: those that are as by default are left out.
+LATER = {"distributed", "reduction"}
 SAMPLED_ROWS = 256  # rows of the data, evenly spread, that its fingerprint is taken from
 
 
@@ -78,7 +80,12 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
         "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
-    call |= {field.name: _told(getattr(options, field.name)) for field in fields(options) if field.name not in FREE}
+    if model._quantize is not None:  # older checkpoints say nothing of it
+        call["quantize"] = model._quantize
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in FREE and not (field.name in LATER and value == field.default):
+            call[field.name] = _told(value)
     return call | {name: _told(value) for name, value in data.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import _checkpoints
 from ._checkpoints import Saved
 from ._gradual import Pruner
-from ._limits import Clock, Every, MaxSeconds, MaxSteps, every
+from ._limits import Agree, Clock, Every, MaxSeconds, MaxSteps, every
 from ._parts import NEVER, Listener, Part, PartialEpoch, Party, listeners
 from .history import History
 from .training import FitOptions
@@ -19,12 +19,16 @@ class Course:
     """Epochs of a `fit` whose steps somebody may look at: what each begins and ends with.
 
     model, options, callbacks: those of the `fit`; history: its figures; call: all that must be the same where a
-    checkpoint of it goes on (None without checkpoints); saved: the checkpoint that it goes on from.
+    checkpoint of it goes on (None without checkpoints); saved: the checkpoint that it goes on from. world: processes
+    that train together, of which one writes files; None: there is one.
     """
 
     def __init__(
-        self, model: Any, options: FitOptions, history: History, call: dict[str, Any] | None, saved: Saved | None
-    ) -> None:
+        self, model: Any, options: FitOptions, history: History, call: dict[str, Any] | None, saved: Saved | None,
+        world: Any = None,
+    ) -> None:  # fmt: skip
+        self._world, self.writes = world, world is None or world.is_first
+        self.agree: Agree = (lambda value: value) if world is None else world.agree
         self._model, self._options, self._history, self._call, self._saved = model, options, history, call, saved
         self._first_step = model.optimizer.steps if saved is None else saved.first_step
         before = 0.0 if saved is None else saved.seconds
@@ -34,7 +38,7 @@ class Course:
         if options.max_steps is not None:
             self._limits.append(MaxSteps(self._first_step + int(options.max_steps)))
         if options.max_seconds is not None:
-            self._limits.append(MaxSeconds(float(options.max_seconds), before))
+            self._limits.append(MaxSeconds(float(options.max_seconds), before, self.agree))
         self._pruner = None if options.pruning is None else Pruner(options.pruning, self._first_step)
         self._writer = None if options.checkpoint is None else _Writer(self)
         self._partial: PartialEpoch | None = None  # the epoch that runs
@@ -85,7 +89,13 @@ class Course:
     def parties(self) -> list[Party]:
         """All that are heard within the epoch: who prunes first, then callbacks, limits, and who writes checkpoints."""
         first: list[Party] = [self._pruner] if self._pruner else []
-        return [*first, *self._listeners, *self._limits, *([self._writer] if self._writer else [])]
+        stop = [_StopTogether(self)] if self._world and self._listeners else []
+        return [*first, *self._listeners, *stop, *self._limits, *([self._writer] if self._writer else [])]
+
+    def stop_together(self) -> None:
+        """Let all processes that train together end where a callback has stopped one of them."""
+        if self._world is not None:
+            self._model.stop_training = bool(self._world.largest(int(self._model.stop_training)))
 
     def end_epoch(self) -> None:
         """Called after `on_epoch_end` of the callbacks."""
@@ -117,7 +127,12 @@ class Course:
             callback.load_state_dict(state)
 
     def write(self, path: str, keeps: bool) -> None:
-        """Write a checkpoint of where the training is now; keeps: the one before it stays, under another name."""
+        """Write a checkpoint of where the training is now; keeps: the one before it stays, under another name.
+
+        Of processes that train together one writes.
+        """
+        if not self.writes:
+            return
         partial = self._partial
         state = {
             "call": self._call,
@@ -132,11 +147,21 @@ class Course:
         _checkpoints.write(path, self._model, state, self._options.callbacks, keeps)
 
 
+class _StopTogether(Party):
+    """Heard after the callbacks, one of which may have stopped the training of its process."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
+        self._course.stop_together()
+
+
 class _Writer(Clock):
     """Writes checkpoints of a course: within epochs, and at their ends."""
 
     def __init__(self, course: Course) -> None:
-        super().__init__()
+        super().__init__(agree=course.agree)
         self._course, options = course, course._options
         self._path = _checkpoints.target(options)
         self._every = Every(epochs=1) if options.checkpoint_every is None else every(options.checkpoint_every)
@@ -158,7 +183,7 @@ class _Writer(Clock):
 
     def _is_due(self, step: int) -> bool:
         if self._every.seconds is not None:
-            return self.seconds_left <= 0
+            return self.has_come
         return self._every.steps is not None and (step - self._course._first_step) % self._every.steps == 0
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
@@ -171,11 +196,11 @@ class _Writer(Clock):
     def end_epoch(self, epoch: int, last: bool) -> None:
         """Called after an epoch; last: the training ends with it."""
         of_epochs = self._every.epochs is not None and epoch % self._every.epochs == 0
-        if last or of_epochs or self._missed or (self._every.seconds is not None and self.seconds_left <= 0):
+        if last or of_epochs or self._missed or (self._every.seconds is not None and self.has_come):
             self._write()
 
     def _write(self) -> None:
         # a damaged file, which another training may have left, must not take the place of a good one
-        self._keeps = self._keeps or _checkpoints.is_whole(self._path)
+        self._keeps = self._keeps or (self._course.writes and _checkpoints.is_whole(self._path))
         self._course.write(self._path, self._keeps)
         self._written_at, self._missed, self._keeps = self.seconds, False, True

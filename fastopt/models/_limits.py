@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .._files import path_of
@@ -15,6 +15,7 @@ from ._parts import Part, PartialEpoch, Party
 # Longest part that is begun where the time is looked at: some ms of preparing a part are then a thousandth of it, and
 # a machine that becomes ten times as slow is noticed after ten seconds.
 MOST_SECONDS = 1.0
+Agree = Callable[[Any], Any]
 GROWTH = 8  # most that a part is longer than the one before it: the first steps of all may be far from the usual pace
 
 
@@ -69,12 +70,13 @@ class Pace:
 class Clock(Party):
     """A time within a training: base class of those who are heard when it has come.
 
-    before: seconds that the training has taken in earlier processes.
+    before: seconds that the training has taken in earlier processes. agree: of processes that train together each has
+    a clock, and must decide what the others do: it returns the value of one of them.
     """
 
-    def __init__(self, before: float = 0.0) -> None:
+    def __init__(self, before: float = 0.0, agree: Agree = lambda value: value) -> None:
         self._start = time.monotonic() - before
-        self._pace = Pace()
+        self._pace, self._agree = Pace(), agree
 
     @property
     def seconds(self) -> float:
@@ -86,8 +88,13 @@ class Clock(Party):
         """Seconds until the time has come; 0 or less: it has."""
         raise NotImplementedError
 
+    @property
+    def has_come(self) -> bool:
+        """True if the time has come, for all processes that train together."""
+        return bool(self._agree(self.seconds_left <= 0))
+
     def steps_until(self, step: int, left: int) -> int:
-        return self._pace.steps_within(max(self.seconds_left, 0.0), left)
+        return int(self._agree(self._pace.steps_within(max(self.seconds_left, 0.0), left)))
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
         self._pace.note(len(part.sizes), part.result.seconds)
@@ -96,8 +103,8 @@ class Clock(Party):
 class MaxSeconds(Clock):
     """End of the training with the step in which so many seconds have passed."""
 
-    def __init__(self, most: float, before: float = 0.0) -> None:
-        super().__init__(before)
+    def __init__(self, most: float, before: float = 0.0, agree: Agree = lambda value: value) -> None:
+        super().__init__(before, agree)
         self._most = most
         self._over = before >= most  # a training of an earlier process, which has done a step at least
 
@@ -106,7 +113,7 @@ class MaxSeconds(Clock):
         return self._most - self.seconds
 
     def look(self, step: int) -> None:
-        self._over = self.seconds_left <= 0
+        self._over = self.has_come
 
     def hear(self, model: Any, epoch: PartialEpoch, part: Part) -> None:
         super().hear(model, epoch, part)

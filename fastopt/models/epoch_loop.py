@@ -52,7 +52,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
     names = training.figure_names(model.metrics, plan.validation is not None, model.metric_functions)
     show_epoch = _bar_of(model.backend, plan) if plan.options.shows_bar else _no_bar
     saved = plan.saved.pop() if plan.saved else None  # so that its memory is free once it is taken over
-    course = Course(model, plan.options, history, plan.call, saved)
+    course = Course(model, plan.options, history, plan.call, saved, plan.world)
     del saved
     try:
         course.prepare()
@@ -69,6 +69,7 @@ def _epochs(model: Model, plan: Plan, history: History, watched: bool) -> Iterat
                     history.append(epoch, {name: logs.get(name, math.nan) for name in names}, losses)
                 for callback in callbacks:
                     callback.on_epoch_end(model, epoch, logs)
+                course.stop_together()
                 if not warned and not math.isfinite(logs["loss"]):
                     warned = True
                     training.warn_diverged(epoch, logs["loss"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ class History:
     batch_size   rows of a batch: the number that was given, or that "full" and "auto" came to, or the
                  `fastopt.batches.Random` or `Growing`; `fit(batch_size=history.batch_size)` takes it. None before a fit
     batch_size_reason  a sentence on the choice of "auto"; "" for others
+    traffic      of a `fit` with distributed="mpi": (steps, sent_bytes, messages, seconds) of this rank; else None
 
     >>> history = History()
     >>> history.append(1, {"loss": 0.5, "seconds": 0.25}, np.array([0.6, 0.4]))
@@ -36,6 +38,7 @@ class History:
 
     batch_size: BatchSize | None = None
     batch_size_reason = ""  # also of an older pickle
+    traffic: Any = None
 
     def __init__(self, batch_size: BatchSize | None = None, batch_size_reason: str = "") -> None:
         self.batch_size, self.batch_size_reason = batch_size, batch_size_reason

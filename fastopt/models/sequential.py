@@ -27,8 +27,10 @@ from . import (
     _auto_batch,
     _checkpoints,
     _description,
+    _distributed,
     _gradual,
     _intake,
+    _quantized_training,
     _row_weights,
     _sizes,
     _stream_plan,
@@ -117,6 +119,7 @@ class Sequential(Incremental):
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
         decay_biases: bool = True,
+        quantize: str | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -133,6 +136,11 @@ class Sequential(Incremental):
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
         decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
+        quantize   train for `fastopt.compress.quantize` (quantization-aware training): dense layers multiply rounded
+                   weights in training, and gradients pass straight through the rounding. "int8": weights and inputs,
+                   these to 256 codes of the range of each batch; "int8_weights", "int4": weights alone, for
+                   weights_only=True of 8 and 4 bits. `predict`, `evaluate` and the validation use the weights as they
+                   are. Models of float32, on "cpu" and "numpy". None: nothing is rounded
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -167,6 +175,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
         decay_biases = check_flag("decay_biases", decay_biases)
+        quantize = _quantized_training.check(quantize, self.dtype.name, self._compute, self._backend)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -179,6 +188,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._quantize = quantize
             self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()
@@ -210,6 +220,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         resume: Path | bool | None = None,
         augment: Augment | None = None,
         pruning: Pruning | Share | None = None,
+        distributed: str | None = None,
+        reduction: str = "fixed",
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -287,6 +299,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           and more or fewer of them. It runs in a thread, a batch ahead of the kernels
         pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
                           while the model is trained, more and more of them. On "cpu" and "numpy"
+        distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
+                          the rows of every step (extra `mpi`, backend "cpu"). They make the same model and give the
+                          same data; if not, a ValueError names the difference. Rank 0 shows the progress and writes
+                          files. At most four ranks, from 1,024 rows a step on eight, and so on
+        reduction         "fixed": gradients are added up in the order of a tree over pieces of a step's rows, so that
+                          weights, states and figures have the same bits for any number of ranks. "fast": by MPI's own
+                          sum, whose bits depend on the ranks
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -322,11 +341,17 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         options = FitOptions(
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
-            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning,
+            max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
-            plan = self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
+            if options.distributed is not None:
+                return _distributed.run(self, x, y, options)
+            plan = self._plan(x, y, options)
             return training.run_at_once(self, plan) if plan.at_once else epoch_loop.run(self, plan)
+
+    def _plan(self, x: Any, y: ArrayLike | None, options: FitOptions) -> training.Plan:
+        """Check the arguments of `fit`, and build the model."""
+        return self._plan_stream(x, options) if y is None else self._plan_fit(x, y, options)
 
     def _plan_stream(self, x: Any, options: FitOptions) -> training.Plan:
         """Check a `fit` to the items of an iterable, and build the model by the first of them."""
@@ -460,6 +485,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
+        if self._masks is not None:
+            parts += (self._masks.left,)  # other masks may leave other layers to multiply sparsely
         key = training, averages is not None
         ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .. import _backends
+from .. import _backends, distributed
 from .._exclusive import Exclusive
 from .._files import Path
 from .._metrics import Function, function_values
@@ -108,6 +108,8 @@ class FitOptions:
     resume: Path | bool | None = None
     augment: Any = None
     pruning: Any = None  # a `Pruning`, once they are made
+    distributed: str | None = None
+    reduction: str = "fixed"
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -147,6 +149,8 @@ class FitOptions:
             check_limits(self)
         if (self.checkpoint, self.checkpoint_every, self.resume) != (None, None, None):
             check_checkpoints(self)
+        if (self.distributed, self.reduction) != (None, "fixed"):
+            distributed.check_options(self)
 
     @property
     def last_epoch(self) -> int | None:
@@ -219,6 +223,7 @@ class Plan(NamedTuple):
     call: dict[str, Any] | None = None  # all that must be the same where a checkpoint goes on; None: there is none
     saved: list[Any] | None = None  # the `_checkpoints.Saved` to go on from, if there is one, until it is used
     source: Any = None  # of epochs whose batches come one by one: an `ItemSource` or `AugmentedSource`
+    world: Any = None  # the ranks that train together, of `fastopt.distributed`; None: there is one
 
     @property
     def at_once(self) -> bool:

@@ -68,7 +68,8 @@ def search(
                 score of a trial is the mean over the folds, of the last epoch
     patience    stop a training after so many epochs without improvement; its figure is then the best one
     prune       give up trials whose figure is, in some epoch, worse than the median of those before (Optuna's
-                MedianPruner, after 5 trials). Trials that diverge are given up in any case
+                MedianPruner, after 5 trials). Trials that diverge are given up in any case. Where False, and without
+                patience, all folds are trained in one call of `fit_many`, if they are as many as threads
     standardize scale features, and targets that are numbers, by the training rows of each fold
     build       function of the settings that returns a compiled model, instead of dense networks: names of settings
                 are then yours, but for batch_size, epochs and accumulate, which are those of `fit`

@@ -55,6 +55,14 @@ class Grid:
         """Numbers of training rows of the shares, the most last."""
         return tuple(dict.fromkeys(max(1, round(share * total)) for share in self.shares))
 
+    def check(self, total: int) -> None:
+        """Raise ValueError for a grid of one model, whose times say nothing of others."""
+        if len(self.layers) * len(self.rows(total)) * len(self.batch_sizes) < 2:
+            raise ValueError(
+                f"a study needs two sizes, shares or batch sizes at least; got layers {self.layers[0]} and"
+                f" {self.rows(total)[0]} rows alone"
+            )
+
     def units(self, total: int) -> list[Unit]:
         """All models."""
         return [

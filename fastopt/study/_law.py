@@ -29,10 +29,12 @@ class PowerLaw:
     r2         share of the variance of the logarithms of the errors that is explained
 
     Relative errors are minimized, by `scipy.optimize.least_squares` from several starts. Intervals of 95 % are
-    percentiles of laws that were fitted to the law's own values times residuals drawn from all, as often as DRAWS.
+    percentiles of laws that were fitted to the law's own values times residuals drawn from all of them, `draws` times
+    (200).
     """
 
-    def __init__(self, names: Sequence[str], x: np.ndarray, errors: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, names: Sequence[str], x: np.ndarray, errors: np.ndarray, draws: int | None = None) -> None:
+        draws = DRAWS if draws is None else draws
         x, y = np.asarray(x, np.float64).reshape(len(errors), -1), np.asarray(errors, np.float64)
         for name, column in zip(names, x.T, strict=True):
             if len(np.unique(column)) < LEAST_POINTS:
@@ -49,14 +51,14 @@ class PowerLaw:
         self.r2 = 1 - float(logs @ logs) / total if total else 1.0
         # residuals are smaller than the deviations, by the numbers that were fitted to them
         inflated = logs * np.sqrt(len(y) / max(1, len(y) - len(self._best)))
-        rng = np.random.default_rng(seed)
-        drawn = [values * np.exp(rng.choice(inflated, len(y))) for _ in range(DRAWS)]
+        rng = np.random.default_rng(0)
+        drawn = [values * np.exp(rng.choice(inflated, len(y))) for _ in range(draws)]
         self._draws = np.array([_fitted(scaled, sample, self._best, QUICKLY).x for sample in drawn])
         floor = self._estimate(self._best[0], self._draws[:, 0])
         self.floor = Estimate(*(value if value > NONE * y.min() else 0.0 for value in floor))
-        own, draws = self._best[1:].reshape(-1, 2), self._draws[:, 1:].reshape(DRAWS, -1, 2)
+        own, drawn_pairs = self._best[1:].reshape(-1, 2), self._draws[:, 1:].reshape(draws, -1, 2)
         self.scales = [float(np.exp(log) * unit**b) for (log, b), unit in zip(own, self._unit, strict=True)]
-        self.exponents = [self._estimate(own[i, 1], draws[:, i, 1]) for i in range(len(names))]
+        self.exponents = [self._estimate(own[i, 1], drawn_pairs[:, i, 1]) for i in range(len(names))]
 
     @staticmethod
     def _estimate(value: float, draws: np.ndarray) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -104,7 +104,7 @@ def draw_rows(result: Findings, axis: Any) -> None:
         axis.plot(curve, [scale * law.error(x).value for x in curve], "k--", linewidth=1, label="law of the best size")
     _logarithmic(axis.xaxis, "{x:,.0f}")
     axis.set(xlabel="training rows", ylabel=_title(result))
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(bottom=_bottom(axis.get_ylim()))
     axis.legend(fontsize=8)
 
 
@@ -119,14 +119,16 @@ def draw_frontier(result: Findings, axis: Any) -> None:
     axis.step(times, least, color="#d62728", where="post", linewidth=1)
     _logarithmic(axis.xaxis, "{x:g}")
     axis.set(xlabel="seconds of training alone, predicted", ylabel=_title(result))
-    axis.set_ylim(0, 1.12 * max(errors))
-    axis.margins(x=0.14)
+    axis.set_ylim(_bottom([0.9 * min(errors), *errors]), 1.05 * max(errors))
+    axis.margins(x=0.2)
     axis.legend(fontsize=8)
     x = np.log(times) / max(np.ptp(np.log(seconds)), 1e-9)
     for i in _apart(x, np.array(least) / max(errors)):
         choice = frontier[i]
         name = f"{result.shape.name(choice.layers)}\n{choice.rows:,} rows, {choice.epochs} epochs"
-        axis.annotate(name, (times[i], least[i]), xytext=(4, 4), textcoords="offset points", fontsize=6.5)
+        axis.annotate(
+            name, (times[i], least[i]), xytext=(-4, -3), textcoords="offset points", fontsize=6.5, ha="right", va="top"
+        )
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> list[int]:
@@ -142,6 +144,11 @@ def _errors(axis: Any, x: list[int], own: list[Point], scale: float, colour: Any
     """Mean test errors with their standard errors."""
     means, spreads = [scale * p.test_error for p in own], [scale * p.deviation for p in own]
     axis.errorbar(x, means, spreads, fmt=f"o{line}", color=colour, label=label, markersize=5, capsize=2, linewidth=1)
+
+
+def _bottom(values: Sequence[float]) -> float:
+    """End of an axis: 0, unless that would leave a third of it empty."""
+    return min(values) if min(values) > max(values) / 3 else 0.0
 
 
 def _scale(result: Findings) -> float:

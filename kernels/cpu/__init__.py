@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import products
+from .dense.fake_quantized import FAKE_INPUTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_WEIGHTS_KERNEL
 from .dense.gather import Layout, gather_kernel
 from .dense.layer import (
     DENSE_PHASES,
@@ -19,33 +20,42 @@ from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, lo
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.normalization import NORMALIZATIONS, normalization_kernel
+from .dense.quantized import quantized_kernels
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .dense.slopes import slope_rows_kernel
+from .dense.sparse import SPARSE_PHASES, sparse_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
 from .optim.dlpack import READ_FOREIGN, ForeignReader
+from .optim.masked_loops import mask_tile_kernel
 from .optim.norm import MAGNITUDES_OF, SQUARES_KERNEL, gradient_norm, squares_kernel
 from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
+from .training.flat_updates import FlatUpdates
 from .training.judge import JUDGE_KERNEL
 from .training.network import Network
 from .training.optimizer_step import apply_kernel
 from .training.penalties import PENALTY_KERNEL
+from .training.pieces import Pieces
 from .training.queue import RUN_QUEUE, run_passes
 from .training.run import FINISH, MARKED_PROGRAM, RUN_PROGRAM
 from .training.shuffle import shuffle_kernel
+from .training.tree_sums import Additions, additions_kernel, tree_sum_kernel
 
 __all__ = [
+    "Additions",
     "ArrayPlan",
+    "FlatUpdates",
     "ForeignReader",
     "Network",
+    "Pieces",
     "Plan",
     "activate",
     "all_kernels",
@@ -57,6 +67,7 @@ __all__ = [
     "gradient_norm",
     "loss",
     "on_one_thread",
+    "on_threads",
     "run_passes",
     "sum_rows",
     "update",
@@ -88,6 +99,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
             continue
         rows, sizes = OPTIMIZERS.values(), (False, True)
         kernels += [update_kernel(row.rule, len(row.states), dtype, streamed=s) for row in rows for s in sizes]
+        kernels += [tree_sum_kernel(dtype), additions_kernel(dtype)]
         kernels += [apply_kernel(dtype), squares_kernel(dtype, MAGNITUDES_OF), *after_step_kernels(dtype)]
         kernels += [make(name, dtype) for name in ACTIVATIONS for make in ON_TILES]
         kernels += [dense_kernel(phase, dtype) for phase in DENSE_PHASES]
@@ -99,4 +111,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
         kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
+        kernels += [mask_tile_kernel(dtype), *(sparse_kernel(phase, dtype) for phase in SPARSE_PHASES)]
+        if dtype == "float32":
+            kernels += quantized_kernels(ROW_NUMBERS)
+            kernels += [FAKE_WEIGHTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_INPUTS_KERNEL]
     return list(dict.fromkeys(kernels))

@@ -24,7 +24,7 @@ def has_labels(y: np.ndarray) -> bool:
 
 def add_loss_and_metrics(
     program: PhaseList, outputs: np.ndarray, targets: np.ndarray, losses: np.ndarray, stride: int,
-    gradient: np.ndarray, variation: Variation | None, epochs: int = 1,
+    gradient: np.ndarray, variation: Variation | None, epochs: int = 1, apart: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Add the loss with its gradient, and the metrics; return the sums that the metrics are made from.
 
@@ -32,7 +32,7 @@ def add_loss_and_metrics(
 
     losses: the loss of a batch is added to the word that lies `stride` bytes behind that of the batch before.
     variation: of the targets, where r2 is among the metrics. epochs: (epochs, sums) is the shape of the sums of a
-    metric.
+    metric. apart: these are of so many batches of one epoch instead, each by itself.
     """
     net, columns, labels = program.net, program.net.outputs, has_labels(targets)
     shown = outputs  # to metrics that see the network's outputs, not its logits
@@ -52,7 +52,7 @@ def add_loss_and_metrics(
     accumulators = {name: np.zeros((epochs, sum(of == name for of, _ in parts))) for name in net.metrics}
     free = {name: iter(accumulator.T) for name, accumulator in accumulators.items()}
     for i, (name, (first, end)) in enumerate(parts):
-        totals.append(_batch_sums(program, next(free[name]), 0, accumulators[name].strides[0]))
+        totals.append(_batch_sums(program, next(free[name]), *_strides(accumulators[name], apart)))
         z = outputs if METRICS[name].of_classes else shown
         last = i == len(parts) - 1 and not counts
         _add_metric(program, name, z, targets, (first, end), totals[-1][0], barrier=last)
@@ -61,7 +61,7 @@ def add_loss_and_metrics(
         by_output = scored_by(of_counts[0], net.loss_spec.name, labels, columns) == "outputs"
         shared = np.zeros((epochs, num_counts(columns, by_output)))
         accumulators |= dict.fromkeys(of_counts, shared)
-        totals.append(_batch_sums(program, shared, 0, shared.strides[0], shared.shape[1]))
+        totals.append(_batch_sums(program, shared, *_strides(shared, apart), shared.shape[1]))
         _add_metric(program, of_counts[0], outputs, targets, (0, columns), totals[-1][0], barrier=True)
     for _, record in totals:
         program.add(TOTAL_KERNEL, record, barrier=False)
@@ -89,6 +89,11 @@ def _add_metric(
 
 def _weights_record(program: PhaseList) -> np.ndarray | None:
     return None if program.row_weights is None else program.row_weights.record
+
+
+def _strides(accumulator: np.ndarray, apart: bool) -> tuple[int, int]:
+    """Bytes from batch to batch and from epoch to epoch."""
+    return (accumulator.strides[0], 0) if apart else (0, accumulator.strides[0])
 
 
 def _batch_sums(

@@ -29,6 +29,8 @@ class Structure(NamedTuple):
     metrics: Sequence[str]
     link: str | None
     compute: str  # the dtype that layers compute in
+    # of codes, by their ids: these packed, and what sums start from (see `quantized`)
+    packed: dict[int, tuple[np.ndarray, np.ndarray]]
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -67,6 +69,7 @@ class PhaseList:
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
         self.num_bytes = 0  # of the arrays between phases
+        self.sparse: dict[int, Any] = {}  # the layers, by index, that are multiplied sparsely
 
     def add(
         self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None,
@@ -81,8 +84,9 @@ class PhaseList:
         self.costs.append(cost)
 
     def meet(self) -> None:
-        """Let all ranks meet after the last phase so far."""
-        self.phases[-1] = (*self.phases[-1][:2], 1)
+        """Let all ranks meet after the last phase so far, if there is one."""
+        if self.phases:
+            self.phases[-1] = (*self.phases[-1][:2], 1)
 
     def zeros(self, *shape: int) -> np.ndarray:
         """An array of the network's dtype that lives as long as the program."""

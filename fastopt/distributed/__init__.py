@@ -1,0 +1,65 @@
+"""Training on several processes, on one machine or many, by MPI (extra `mpi`).
+
+    mpirun -n 4 python program.py
+
+runs a program four times. Where it calls `model.fit(..., distributed="mpi")`, the four processes, the ranks, train one
+model together: each takes its share of the rows of every step. All ranks make the same model and give the same data.
+
+>>> from fastopt import distributed
+>>> distributed.rank() < distributed.ranks()  # of a program that mpirun did not start there is one rank: 0
+True
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ._exchange import Traffic
+from ._network import DistributedNetwork, Settings
+from ._options import ENGINES, REDUCTIONS, check_options
+from ._tree import num_pieces
+from ._world import World, differences, world
+
+__all__ = [
+    "ENGINES",
+    "REDUCTIONS",
+    "DistributedNetwork",
+    "Settings",
+    "Traffic",
+    "World",
+    "check_options",
+    "differences",
+    "num_pieces",
+    "rank",
+    "ranks",
+    "together",
+    "world",
+]
+
+# Variables by which the launchers of Open MPI, MPICH and Slurm tell a process that it is one of several.
+LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")
+
+
+def is_launched() -> bool:
+    """True if a launcher of MPI has started this process."""
+    return any(name in os.environ for name in LAUNCHED)
+
+
+def rank() -> int:
+    """Number of this process among those of its job, from 0; 0 if no launcher of MPI has started it."""
+    return world().rank if is_launched() else 0
+
+
+def ranks() -> int:
+    """Number of processes of the job; 1 if no launcher of MPI has started this one."""
+    return world().ranks if is_launched() else 1
+
+
+@contextmanager
+def together() -> Iterator[bool]:
+    """Context of a program that ends on all ranks where one of them fails; its value is true on the first of them."""
+    with world().ending_together():
+        yield world().is_first
+        world().agree(None)  # nobody ends before all are done

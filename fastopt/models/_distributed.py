@@ -1,0 +1,148 @@
+"""`fit` on several ranks: all check that they begin alike, train on shares of every step, and end together."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from .. import _backends, distributed
+from ..callbacks import Callback
+from ..kernels.spec import BatchNormSpec
+from . import _checkpoints, epoch_loop, training
+from .history import History
+from .training import FitOptions, Plan
+
+BACKENDS = ("cpu",)
+WHOLE_BYTES = 64 << 20  # of an array of which ranks compare all elements, in some 40 ms
+
+
+def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
+    """Train as `fit` does, with all ranks; an error on one of them is told on all."""
+    plan = joined(model, x, y, options)
+    with plan.world.ending_together():
+        at_once = not plan.world.largest(int(not plan.at_once))  # a bar of one rank is a reason for all
+        history = training.run_at_once(model, plan) if at_once else epoch_loop.run(model, plan)
+        history.traffic = plan.network.traffic
+        plan.world.agree(None)  # nobody goes on before all are done
+        return history
+
+
+def joined(model: Any, x: Any, y: Any, options: FitOptions) -> Plan:
+    """The plan of a `fit` that all ranks train by, each calling this.
+
+    Nothing is changed where the plan fails on one of them, or where they differ in data, settings, weights or versions.
+    """
+    world = distributed.world()
+    with world.ending_together():
+        plan, error = _begun(model, x, y, options, world)
+    if error is not None:  # every rank has one
+        raise error
+    assert plan is not None
+    settings = distributed.Settings(options.reduction)
+    network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
+    evaluator = network if plan.evaluator is plan.network else plan.evaluator
+    options = _options_of(world, plan.options)
+    return plan._replace(network=network, evaluator=evaluator, world=world, options=options)
+
+
+def _begun(model: Any, x: Any, y: Any, options: FitOptions, world: Any) -> tuple[Plan | None, Exception | None]:
+    """The plan of a `fit`, or the error that this rank is to raise as there is one on a rank."""
+    plan, error = None, None
+    try:
+        check_model(model, options)
+        plan = model._plan(x, y, options)
+        error = _too_many(world, plan)
+    except Exception as failure:
+        error = failure
+    error = world.error_of_all(error)
+    if error is None:
+        assert plan is not None
+        error = _differing(model, world, plan)
+    return plan, error
+
+
+def _options_of(world: Any, options: FitOptions) -> FitOptions:
+    """The options of a rank: the first shows the progress and has the callbacks that write files."""
+    if world.is_first:
+        return options
+    callbacks = [_silent(callback) if callback.writes_files else callback for callback in options.callbacks]
+    return replace(options, callbacks=callbacks, verbose=0)
+
+
+def _silent(callback: Callback) -> Callback:
+    """A callback that does nothing, in the place of one of the first rank: an epoch has the same parts on all."""
+    names: dict[str, Any] = {name: getattr(callback, name) for name in ("every_steps", "reads_weights")}
+    if _checkpoints.stateful([callback]):
+        names |= {"state_dict": lambda self: {}, "load_state_dict": lambda self, state: None}
+    made: Callback = type(type(callback).__name__, (Callback,), names)()
+    return made
+
+
+def check_model(model: Any, options: FitOptions) -> None:
+    """Raise ValueError for a model, or a `fit` of it, that ranks cannot train together."""
+    if model.backend not in BACKENDS:
+        raise ValueError(
+            f'distributed="mpi" trains on the backend "cpu"; got {model.backend!r}. On GPUs use fastopt.torch in'
+            " torch.nn.parallel.DistributedDataParallel"
+        )
+    if options.pruning is not None or model._masks is not None:
+        raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
+    if model._quantize is not None:
+        raise ValueError(
+            f'distributed="mpi" does not round weights in training, as quantize={model._quantize!r} asks for: compile'
+            " without it, or train in one process"
+        )
+    fixed = model._fixed_layers
+    for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
+        if isinstance(spec, BatchNormSpec) and i not in fixed:
+            raise ValueError(
+                'distributed="mpi" has no BatchNorm that is trained, as its statistics are those of all rows of a batch'
+                " together: use LayerNorm, or freeze the layer"
+            )
+
+
+def _too_many(world: Any, plan: Plan) -> Exception | None:
+    """The error of more ranks than a step has pieces."""
+    batches = None if plan.batch_size is None else int(getattr(plan.batch_size, "high", 0) or 0)
+    rows = (batches or (plan.batch_size if isinstance(plan.batch_size, int) else 1)) * int(plan.options.accumulate)
+    most = distributed.num_pieces(rows)
+    if world.ranks <= most:
+        return None
+    return ValueError(
+        f"{world.ranks} ranks need steps of more rows: those of {rows} have {most} pieces, and a rank one at least;"
+        f" got batch_size={plan.batch_size}"
+    )
+
+
+def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
+    """The error of ranks that do not begin alike."""
+    names = training.figure_names(model.metrics, plan.validation is not None, model.metric_functions)
+    rows, validation, optimizer = plan.data, plan.validation, model.optimizer
+    data = {
+        "x": rows.features, "y": rows.y, "weights of the rows": rows.weights, "rows": plan.rows,
+        "validation data": None if validation is None else [validation.features, validation.y, validation.weights],
+    }  # fmt: skip
+    told = _checkpoints.call_of(model, plan.options, {}, names)
+    told |= {name: _summary(value) for name, value in data.items()}
+    told |= {name: getattr(plan.options, name) for name in ("epochs", "max_steps", "max_seconds")}
+    told |= {"version of fastopt": version("fastopt"), "version of NumPy": np.__version__}
+    described = optimizer.state_dict()
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in described["param_groups"]]
+    told |= {"weights of the model": _summary(model.parameters), "options of the optimizer": repr(groups)}
+    told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
+    found = distributed.differences(world.gather(told))
+    return ValueError(f"all ranks must begin alike: {'; '.join(found)}") if found else None
+
+
+def _summary(value: Any) -> Any:
+    """A text that differs where arrays do: shape, dtype and a sum over all elements, or some of very many."""
+    if isinstance(value, list | tuple):
+        return [_summary(part) for part in value]
+    if isinstance(value, np.ndarray) and value.nbytes <= WHOLE_BYTES:
+        digest = zlib.crc32(np.ascontiguousarray(value).tobytes()) if value.size else 0
+        return f"{value.dtype} of shape {value.shape}, {digest:08x}"
+    return _checkpoints.fingerprint(value) if hasattr(value, "shape") else value

@@ -1,0 +1,180 @@
+"""Gradients of the pieces of a step, for those who sum them with others before anything is updated.
+
+The rows of a step are cut into pieces. A program goes through pieces as through batches, forward and backward, and adds
+their gradients up in the order of a tree (`tree_sums`). All gradients are views of one array, so that whoever sends
+them sends that. `flat_updates` has the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...formulas import NUM_SCALARS
+from ...metrics import Variation
+from ...spec import Batches, OptimizerSteps
+from ..runtime.launch import STEP_FLOPS, num_threads_for
+from ..runtime.primitives import aligned_zeros
+from .after_step import AfterUpdates
+from .network import Network
+from .program import Program
+from .row_weights import RowWeights
+from .tree_sums import Additions, TreeSum
+
+ALIGNED = 4_096  # elements of a parameter whose gradient begins at a cache line
+LINE_ELEMENTS = 16
+
+
+class Flat:
+    """Places of the parameters that are updated in one array: `starts` of each, None of others, and its `elements`.
+
+    >>> flat = Flat([np.zeros((2, 3)), np.zeros(3), np.zeros(3)], [True, False, True])
+    >>> flat.starts, flat.elements
+    ([0, None, 6], 9)
+    """
+
+    def __init__(self, params: Sequence[np.ndarray], updated: Sequence[bool]) -> None:
+        self.shapes, self.starts, self.elements = [p.shape for p in params], list[int | None](), 0
+        for p, on in zip(params, updated, strict=True):
+            if on and p.size >= ALIGNED:
+                self.elements = -(-self.elements // LINE_ELEMENTS) * LINE_ELEMENTS
+            self.starts.append(self.elements if on else None)
+            self.elements += p.size * on
+
+    def views(self, array: np.ndarray) -> list[np.ndarray | None]:
+        """Views of an array (elements,) in the shapes of the parameters."""
+        return [
+            None if start is None else array[start : start + int(np.prod(shape))].reshape(shape)
+            for start, shape in zip(self.starts, self.shapes, strict=True)
+        ]
+
+
+class _Gradients:
+    """The gradients of a program in one array, as `add_gradients` asks for them."""
+
+    def __init__(self, flat: Flat, dtype: str, pieces: int) -> None:
+        self.array = aligned_zeros(flat.elements, dtype)
+        self.gradients = flat.views(self.array)
+        self.alpha_beta = np.zeros((pieces, 2))
+        self.tree = TreeSum(self.array, pieces)
+
+    def mask_fields(self, i: int) -> dict[str, Any]:
+        """Fields of the record DENSE for pruned weights of parameter i: these gradients are whole."""
+        return {}
+
+    def add_to(self, program: Program) -> None:
+        """Add the sum over the pieces."""
+        program.kept.append(self)
+        self.tree.add_to(program)
+
+
+class Pieces:
+    """A program for the gradients of some pieces of every step; `run` leaves their sum in `gradient`.
+
+    data: x, y and weights of all rows; its batch_size is the most rows of a piece, and its order has the dtype of row
+    numbers. pieces: of a step, a power of two. optimizer: says which parameters are updated. seed: of dropout masks.
+
+    gradient: (elements,), of the mean loss over the step's rows, as far as these pieces go; `flat` has the places.
+    losses: (pieces,) sums over the rows of each piece. sums: (pieces, k) of each metric.
+    """
+
+    def __init__(
+        self, network: Network, data: Batches, pieces: int, optimizer: OptimizerSteps, seed: int,
+        variation: Variation | None,
+    ) -> None:  # fmt: skip
+        net = network.net
+        self.pieces, self.flat = pieces, Flat(net.params, optimizer.updated)
+        self._gradients = _Gradients(self.flat, net.dtype, pieces)
+        self.gradient = self._gradients.array
+        self.losses = np.zeros(pieces)
+        self._program = program = Program(net, "train", data.batch_size)
+        program.num_ranks = num_threads_for(3 * network.flops * data.batch_size, STEP_FLOPS, 1 << 30)
+        self._step_weight = np.ones(pieces)
+        if data.weights is not None:
+            self._weigh(data.weights, data.order.dtype.name)
+        x, y = program.gather(data)
+        assert y is not None
+        outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
+        dz = program.zeros(program.batch_size, net.outputs)
+        self.sums = program.loss_and_metrics(
+            outputs, y, self.losses, self.losses.itemsize, dz, variation, epochs=pieces, apart=True
+        )
+        none = AfterUpdates(None, net.params, program.num_ranks, 1, 1)
+        scalars, rows = np.zeros((1, 1, NUM_SCALARS + 1), net.dtype), (0,) * len(net.params)
+        given: Any = self._gradients
+        program.backward(saved_for_backward, dz, optimizer.rule, optimizer.states, scalars, rows, given, none)
+        program.finish()
+        program.read_from(data.x, data.y)
+        self._data = data  # the program has addresses of its arrays
+        self._network, self._variation = network, variation
+
+    def _weigh(self, weights: np.ndarray, order: str) -> None:
+        """Let the loss divide by the weight of the whole step, which `run` is told."""
+        program = self._program
+        program.row_weights = RowWeights(program.run, program.zeros(program.batch_size), 1, order)
+        program.row_weights.add_gather_to(program)
+        program.row_weights.begin(weights, 1, self.pieces)
+        self._step_weight = program.row_weights.batch_sums[0]
+
+    def sums_by_memory(self) -> list[tuple[list[str], np.ndarray]]:
+        """Names of metrics with their sums, (pieces, k); those of counts of classes share theirs."""
+        found: dict[int, tuple[list[str], np.ndarray]] = {}
+        for name, sums in self.sums.items():
+            found.setdefault(id(sums), ([], sums))[0].append(name)
+        return list(found.values())
+
+    def metrics(self, sums: Mapping[str, np.ndarray], rows: float) -> dict[str, float]:
+        """The metrics from their sums over so many rows, or rows of this weight together."""
+        return self._network.metrics_of(sums, rows, self._variation)
+
+    def run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+        """Compute `gradient`, `losses` and `sums` for the pieces of a step; the gradient of an empty piece is 0.
+
+        order: (m,) numbers of the rows of all these pieces, whose rows are order[starts[i] : starts[i + 1]]. first:
+        pieces before the first of these, over the life of the optimizer, by which dropout draws. weight: number of the
+        rows of the whole step, or the sum of their weights.
+        """
+        if (np.diff(starts) > 0).all():
+            self._run(order, starts, first, weight)
+        else:
+            self._run_with_gaps(order, starts, first, weight)
+
+    def _run(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+        """Run the program for pieces none of which is empty."""
+        program, count = self._program, len(starts) - 1
+        for totals in (self.losses, *self.sums.values()):
+            totals.fill(0)
+        if program.row_weights is None:
+            # the loss of a piece is the mean over its rows: its share of the step's
+            self._gradients.alpha_beta[:count, 0] = np.diff(starts) / weight
+        else:
+            self._gradients.alpha_beta[:count, 0], self._step_weight[:] = 1, weight
+        program.begin(len(order), order, first)
+        program.cut_at(starts)
+        self._order = order  # the program has its address
+        program.execute(0.0)
+
+    def _run_with_gaps(self, order: np.ndarray, starts: np.ndarray, first: int, weight: float) -> None:
+        """The same for a step of few rows, piece by piece."""
+        tables = [self.losses, *(sums for _, sums in self.sums_by_memory())]
+        kept = [np.zeros_like(table) for table in tables]
+
+        def summed(piece: int, count: int) -> np.ndarray:
+            """The sum of the gradients of pieces, in an array of its own."""
+            if count > 1:
+                left, right = summed(piece, count // 2), summed(piece + count // 2, count // 2)
+                Additions([(left, right)]).run()
+                return left
+            begin, end = int(starts[piece]), int(starts[piece + 1])
+            if begin == end:
+                return np.zeros_like(self.gradient)
+            self._run(order[begin:end], np.array([0, end - begin]), first + piece, weight)
+            for own, table in zip(kept, tables, strict=True):
+                own[piece] = table[0]
+            return self.gradient.copy()
+
+        self.gradient[:] = summed(0, self.pieces)
+        for own, table in zip(kept, tables, strict=True):
+            table[:] = own

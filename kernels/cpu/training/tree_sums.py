@@ -1,0 +1,127 @@
+"""Sums in the order of a binary tree: over the pieces of a step one after the other, and over arrays that are there.
+
+Floating-point sums depend on their order. In that of a tree over the pieces, a subtree can be added up anywhere, and
+the total has the same bits: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from ... import costs
+from ..runtime.compile import Kernel
+from ..runtime.launch import UPDATE_ELEMENTS, num_threads_for
+from ..runtime.partition import num_pieces, pieces_of_rank
+from ..runtime.primitives import address_of, aligned_zeros, view
+from ..runtime.records import ADDITIONS, TREE_SUM, fill, read
+from ..runtime.teams import run_team
+from .phases import PhaseList
+
+TILE = 2_048  # elements that are added up while they are in the first-level cache
+
+
+def _tree_sum(T, itemsize):
+    """Add the gradient of piece `step` to the sums that wait for it.
+
+    The ones at the end of the piece's binary number are the levels that it completes: piece 3, 11 in binary, is added
+    to piece 2, and their sum to that of 0 and 1.
+    """
+
+    def tree_sum(work, step, rank, num_ranks):
+        t = read(work, TREE_SUM)
+        levels = view(t.levels, t.num_levels, np.int64)
+        # the levels that this piece completes
+        completed = 0
+        while (step >> completed) & 1:
+            completed += 1
+        for tile in pieces_of_rank(num_pieces(t.elements, TILE), rank, num_ranks):
+            skip, count = tile * TILE * itemsize, min(TILE, t.elements - tile * TILE)
+            G = view(t.gradient + skip, count, T)
+            # the sums that wait, the smallest subtree first
+            for level in range(completed):
+                S = view(levels[level] + skip, count, T)
+                for i in range(count):
+                    G[i] = S[i] + G[i]
+            # the last piece leaves the total where it is
+            if completed < t.num_levels:
+                S = view(levels[completed] + skip, count, T)
+                for i in range(count):
+                    S[i] = G[i]
+
+    return tree_sum
+
+
+def _additions(T, itemsize):
+    """Add arrays to others, pair after pair."""
+
+    def additions(work, step, rank, num_ranks):
+        a = read(work, ADDITIONS)
+        pairs = view(a.pairs, 2 * a.count, np.int64)
+        for tile in pieces_of_rank(num_pieces(a.elements, TILE), rank, num_ranks):
+            skip, count = tile * TILE * itemsize, min(TILE, a.elements - tile * TILE)
+            for k in range(a.count):
+                # one pair
+                A, B = view(pairs[2 * k] + skip, count, T), view(pairs[2 * k + 1] + skip, count, T)
+                for i in range(count):
+                    A[i] = A[i] + B[i]
+
+    return additions
+
+
+@cache
+def tree_sum_kernel(dtype: str) -> Kernel:
+    return Kernel(_tree_sum(getattr(np, dtype), np.dtype(dtype).itemsize), f"tree_sum_{dtype}")
+
+
+@cache
+def additions_kernel(dtype: str) -> Kernel:
+    return Kernel(_additions(getattr(np, dtype), np.dtype(dtype).itemsize), f"additions_{dtype}")
+
+
+class TreeSum:
+    """The sum of a gradient over the pieces of a step, which one program goes through in order.
+
+    gradient: (elements,), of a piece; after the last one the sum. pieces: a power of two.
+    """
+
+    def __init__(self, gradient: np.ndarray, pieces: int) -> None:
+        self.gradient, num_levels = gradient, pieces.bit_length() - 1
+        self.levels = [aligned_zeros(gradient.size, gradient.dtype.name) for _ in range(num_levels)]
+        self._table = np.array([address_of(level) for level in self.levels], np.int64)
+        self.record = fill(
+            TREE_SUM, gradient=gradient, levels=self._table, num_levels=num_levels, elements=gradient.size
+        )
+
+    def add_to(self, program: PhaseList) -> None:
+        """Add the phase, behind a barrier; there is none for a single piece."""
+        program.kept.append(self)
+        if self.levels:
+            dtype = self.gradient.dtype
+            cost = costs.tree_sum(self.gradient.size, dtype.itemsize)
+            program.add(tree_sum_kernel(dtype.name), self.record, barrier=False, cost=cost)
+
+
+class Additions:
+    """Additions of arrays of one size, in a fixed order.
+
+    >>> a, b, c = np.array([1.0, 2.0]), np.array([10.0, 20.0]), np.array([100.0, 200.0])
+    >>> Additions([(b, c), (a, b)]).run()
+    >>> a.tolist()
+    [111.0, 222.0]
+    """
+
+    def __init__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        self._pairs, self.elements = list(pairs), pairs[0][0].size if pairs else 0
+        self._table = np.array([[address_of(a), address_of(b)] for a, b in pairs], np.int64)
+        self._record = fill(ADDITIONS, pairs=self._table, count=len(pairs), elements=self.elements)
+        self._address = address_of(self._record)
+
+    def run(self) -> None:
+        """Add the second array of each pair to the first, in place."""
+        if self.elements:
+            kernel = additions_kernel(self._pairs[0][0].dtype.name)
+            work = self.elements * len(self._pairs)
+            run_team(kernel, self._address, num_threads_for(work, UPDATE_ELEMENTS, num_pieces(self.elements, TILE)))
