@@ -195,6 +195,21 @@ def codes(columns: int, itemsize: int) -> Cost:
     return Cost(f"codes {columns}", row_bytes=columns * (itemsize + 1))
 
 
+def fake_weights(inputs: int, outputs: int) -> Cost:
+    """w read, and written rounded; a row of it takes two operations an element."""
+    return Cost(f"rounded w {inputs}x{outputs}", bytes=8 * inputs * outputs, flops=2 * inputs * outputs)
+
+
+def limits(columns: int) -> Cost:
+    """x read."""
+    return Cost(f"limits {columns}", row_bytes=4 * columns)
+
+
+def fake_inputs(columns: int) -> Cost:
+    """x read, and written rounded."""
+    return Cost(f"rounded x {columns}", row_bytes=8 * columns, row_flops=2 * columns)
+
+
 def gather_codes(inputs: int, ordered: bool) -> Cost:
     """Rows of float32 data read, by row numbers that are read if `ordered`, and a byte of each element written."""
     return Cost(f"gather codes {inputs}", row_bytes=inputs * 5 + ordered * ORDER)

@@ -36,6 +36,19 @@ class Quantized(NamedTuple):
         return -(-inputs // self.group) if self.group else 1
 
 
+class FakeQuantized(NamedTuple):
+    """Training with the numbers that `Quantized` would leave (quantization-aware): products read them rounded.
+
+    Weights are rounded to codes of so many bits, 8 or 4, as if they were quantized as they are in this step; with
+    `inputs` rows that come in are rounded to the 256 codes of the range of the batch. Gradients are those by the
+    rounded numbers, and pass straight through to the others (Bengio et al. 2013): updates are of exact weights.
+    """
+
+    bits: int = 8
+    group: int = 0  # rows of w that share the scale of a column; 0: all
+    inputs: bool = True
+
+
 LARGEST_INPUTS = (2**31 - 1) // (255 * 127)  # of a layer of codes: more products might not fit in an int32
 
 
@@ -47,6 +60,7 @@ class DenseSpec(NamedTuple):
     activation: str = "linear"
     bias: bool = True
     quantized: Quantized | None = None  # for prediction alone
+    fake: FakeQuantized | None = None  # in training, of float32
 
 
 class DropoutSpec(NamedTuple):

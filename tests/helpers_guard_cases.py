@@ -34,6 +34,7 @@ from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import flat_updates, network, pieces, tree_sums
+from fastopt.kernels.cpu.training import sparse as sparse_layers
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
@@ -53,6 +54,7 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     EpochHooks,
+    FakeQuantized,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
@@ -406,11 +408,14 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         averages = [p.copy() for p in params]
         limits = (after * len(params))[: len(params)]
         after = AfterStep(limits, averages, np.full(len(rates), 0.25))
-    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
+    masks: Any = ()
+    if more.pop("pruned", False):
+        masks = [(drawn(*p.shape) > 0.8).astype(np.uint8) if p.ndim == 2 else None for p in params]
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None), masks)
     settings = [own] * len(params) if own else ()
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
-    steps = steps._replace(fixed=fixed)
+    steps = steps._replace(fixed=fixed, masks=masks)
     rule = LossRule(0.0, patience=2, of_all=True) if more.pop("judged", False) else None
     totals = net.train(batches, steps, 3, None, EpochHooks(lambda results: None, lambda: False, rule=rule))
     judged = net.evaluate(x, y, 24, weights)
@@ -567,6 +572,10 @@ def integers() -> Iterator[Case]:
             order = np.arange(20, dtype=np.uint32)[::-1].copy()
             yield f"rows by number, {quantized}", lambda s=specs, x=x, o=order: _predicted(s, x, o)
             yield f"bytes, {quantized}", lambda s=specs, x=x: _predicted(s, _bytes(x))
+    for fake in (FakeQuantized(8), FakeQuantized(4, 5)):
+        for name, layers in {"deep": DEEP, "wide": WIDE}.items():
+            specs = [spec._replace(fake=fake) if isinstance(spec, DenseSpec) else spec for spec in layers]
+            yield f"{name} network, {fake}", lambda s=specs: _network(s, "mean_squared_error", "float32")
 
 
 def _together(dtype: str) -> list[Any]:
@@ -583,6 +592,15 @@ def together() -> Iterator[Case]:
         yield f"many networks, {dtype}", lambda d=dtype: _together(d)
 
 
+def pruned() -> Iterator[Case]:
+    """Pruned layers, which are multiplied sparsely in passes that update nothing."""
+    specs = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu", False), LayerNormSpec(31), DenseSpec(31, 17)]
+    for dtype in REAL:
+        for name, more in {"": {}, ", clipped": {"clip_norm": 0.1}, ", with averages": {"after": []}}.items():
+            yield (
+                f"pruned network{name}, {dtype}",
+                lambda d=dtype, m=more: _network(specs, "mean_squared_error", d, pruned=True, **m),
+            )
 def _in_pieces(dtype: str) -> list[Any]:
     """The gradient of a step in four pieces, the last one shorter, its sum with another, and an update of a part."""
     layers = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 3)]
@@ -632,8 +650,9 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         networks_in_bfloat16,
         r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
     ),
-    "integers": (integers, r"codes_of_.*|int8_product_.*|coded_weights_.*"),
+    "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
+    "pruned": (pruned, r"(mask_tile|sparse)_.*"),
     "pieces": (in_pieces, r"(tree_sum|additions)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
@@ -659,8 +678,9 @@ def many_ranks() -> Iterator[None]:
     small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS"), (pieces, "STEP_FLOPS")]
     small += [(module, "UPDATE_ELEMENTS") for module in (flat_updates, tree_sums)]
     with contextlib.ExitStack() as stack:
-        for module, name in small:
+        for module, name in [*small, (sparse_layers, "WEIGHTS")]:
             stack.enter_context(mock.patch.object(module, name, 1))
+        stack.enter_context(mock.patch.object(sparse_layers, "MOST_LEFT", {1: 1.0}))
         stack.enter_context(mock.patch.object(launch, "_threads", 2))
         yield
 

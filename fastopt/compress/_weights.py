@@ -11,7 +11,8 @@ MOST = {8: 127, 4: 7}  # the largest code, whose negative is the least
 def codes_of_weights(w: Array, bits: int, group: int) -> tuple[Array, Array]:
     """Return codes (inputs, outputs) int8 of a matrix, and scales (groups, outputs) float32: w is about scales codes.
 
-    scale = max |w| / most of every group of rows of a column, code = round(w / scale), ties to even.
+    scale = max |w| / most of every group of rows of a column, code = round(w / scale), ties to even,
+    by a product with the float32 nearest to 1 / scale, as in quantization-aware training.
 
     >>> codes, scales = codes_of_weights(np.array([[1.0, 0.5], [-2.0, 0.0]], np.float32), 8, 0)
     >>> codes.tolist(), (scales * 127).tolist()
@@ -21,7 +22,7 @@ def codes_of_weights(w: Array, bits: int, group: int) -> tuple[Array, Array]:
     starts = np.arange(0, len(w), rows)
     scales = (np.maximum.reduceat(np.abs(w), starts, axis=0).astype(np.float64) / most).astype(np.float32)
     scales = np.where(scales > np.finfo(np.float32).tiny, scales, np.float32(1))  # of columns of zeros, or as good as 0
-    quotients = w.astype(np.float64) / np.repeat(scales, rows, axis=0)[: len(w)]
+    quotients = w.astype(np.float32) * np.repeat(np.float32(1) / scales, rows, axis=0)[: len(w)]
     return np.clip(np.rint(quotients), -most, most).astype(np.int8), scales
 
 

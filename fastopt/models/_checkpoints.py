@@ -80,6 +80,8 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
         "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
+    if model._quantize is not None:  # older checkpoints say nothing of it
+        call["quantize"] = model._quantize
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name not in FREE and not (field.name in LATER and value == field.default):

@@ -20,7 +20,7 @@ from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
 from ._masks import from_tensors, take_masks
-from .checkpoint import CODED, LAYERED, PRUNED, Description, Tensors
+from .checkpoint import CODED, LAYERED, PRUNED, QUANTIZED, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -55,6 +55,8 @@ def describe(
         tensors |= states
         if not model.decay_biases:
             compiled["decay_biases"] = False
+        if model._quantize is not None:
+            compiled["quantize"] = model._quantize
         if model._averages is not None:
             compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
             tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
@@ -80,7 +82,7 @@ def defined_in(model: DataMemory) -> list[dict[str, str]]:
     """The user's formulas that a model has."""
     keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense | Activation)]
     if model.optimizer is not None and model.loss is not None:
-        keys += [("loss", model.loss.spec.name), ("optimizer", model.optimizer.rule)]
+        keys += [("loss", model.loss._key or model.loss.name), ("optimizer", model.optimizer.rule)]
     used = {key: kind for kind, key in keys if defined.name_of(key) != key}
     return [{"kind": kind, "name": defined.name_of(key), "key": key} for key, kind in used.items()]
 
@@ -98,6 +100,8 @@ def check_defined(description: Description) -> None:
 
 def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
+    if "quantize" in compiled:
+        return QUANTIZED
     if compiled.get("group", {}).get("state_bits") == 8:
         return CODED
     if model._masks is not None:
@@ -200,7 +204,8 @@ def build_whole(
         optimizer, loss, metrics, state = build_training(
             description["compile"], tensors, len(model.parameters), warns
         )
-        settings = build_ema(description["compile"]), description["compile"].get("decay_biases", True)
+        compiled = description["compile"]
+        settings = build_ema(compiled), compiled.get("decay_biases", True), compiled.get("quantize")
         model.compile(optimizer, loss, metrics, *settings)  # type: ignore[attr-defined]
         optimizer.load_state_dict(state)
         restore_averages(model, description["compile"], tensors)

@@ -91,6 +91,11 @@ def check_model(model: Any, options: FitOptions) -> None:
         )
     if options.pruning is not None or model._masks is not None:
         raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
+    if model._quantize is not None:
+        raise ValueError(
+            f'distributed="mpi" does not round weights in training, as quantize={model._quantize!r} asks for: compile'
+            " without it, or train in one process"
+        )
     fixed = model._fixed_layers
     for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
         if isinstance(spec, BatchNormSpec) and i not in fixed:

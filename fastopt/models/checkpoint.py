@@ -23,10 +23,11 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# Formats. QUANTIZED is the newest one, that of models of integers. CODED is that of optimizers with states of 8 bits.
-# PRUNED is that of models with pruned weights. LAYERED is that of checkpoints, of models with averages, with
-# layers other than Dense and Dropout, or layers that have constraints, regularizers, rates or a decay of their own, or
-# are frozen. Format 2 is that of models that remember something of their data; of others format 1 says all.
+# Formats. QUANTIZED is the newest one, that of models of integers, and of those trained for it. CODED is that of
+# optimizers with states of 8 bits. PRUNED is that of models with pruned weights. LAYERED is that of checkpoints, of
+# models with averages, with layers other than Dense and Dropout, or layers that have constraints, regularizers, rates
+# or a decay of their own, or are frozen. Format 2 is that of models that remember something of their data; of others
+# format 1 says all.
 LAYERED, PRUNED, CODED, QUANTIZED = 3, 4, 5, 6
 FORMAT = QUANTIZED
 KEY = "fastopt"

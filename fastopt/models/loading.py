@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _backends
 from .._files import Path, Readable
-from . import _description, checkpoint, quantized
+from . import _description, _quantized_training, checkpoint, quantized
 from .sequential import Sequential
 
 log = logging.getLogger("fastopt")
@@ -49,4 +49,8 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
             description["compute_dtype"] = None
         if "quantized" in description:
             return quantized.build(description, tensors, backend)
+        compiled = description["compile"] or {}
+        if compiled.get("quantize") and runs_on not in _quantized_training.BACKENDS:
+            log.warning("the backend %r does not round weights in training: training goes on without", runs_on)
+            del compiled["quantize"]
         return _description.build_whole(Sequential, description, tensors, backend)

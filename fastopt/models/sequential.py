@@ -30,6 +30,7 @@ from . import (
     _distributed,
     _gradual,
     _intake,
+    _quantized_training,
     _row_weights,
     _sizes,
     _stream_plan,
@@ -118,6 +119,7 @@ class Sequential(Incremental):
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
         decay_biases: bool = True,
+        quantize: str | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -128,11 +130,17 @@ class Sequential(Incremental):
         metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy and its like for
                    any number (of the softmax losses), precision, recall and f1 (of two classes), precision_macro,
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
-                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
-                   f(y_true, y_pred) of yours, which go by their names
+                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc", and
+                   "binary_accuracy" and its like of Keras. Or functions f(y_true, y_pred) of yours, which go by their
+                   names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
         decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
+        quantize   train for `fastopt.compress.quantize` (quantization-aware training): dense layers multiply rounded
+                   weights in training, and gradients pass straight through the rounding. "int8": weights and inputs,
+                   these to 256 codes of the range of each batch; "int8_weights", "int4": weights alone, for
+                   weights_only=True of 8 and 4 bits. `predict`, `evaluate` and the validation use the weights as they
+                   are. Models of float32, on "cpu" and "numpy". None: nothing is rounded
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -167,6 +175,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
         decay_biases = check_flag("decay_biases", decay_biases)
+        quantize = _quantized_training.check(quantize, self.dtype.name, self._compute, self._backend)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -179,6 +188,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._quantize = quantize
             self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()

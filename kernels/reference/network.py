@@ -363,7 +363,10 @@ class Network:
         """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
         x = self._cast(x)
         for layer in self._layers:
-            x = layer.forward(x) if isinstance(layer, DENSE) else layer.forward(x, seed, step)
+            if isinstance(layer, Dense):
+                x = layer.forward(x, training=True)
+            else:
+                x = layer.forward(x) if isinstance(layer, QuantizedDense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))
         mean = loss(self._known_loss(), x, y, dy, weights)
         self._measure(metrics, x, y, weights)

@@ -239,6 +239,28 @@ CODED_WEIGHTS = _record(
     "scratch",  # (num_ranks, STRIP_BYTES)
 )
 
+# Numbers rounded to codes in training: see dense/fake_quantized.py.
+FAKE_WEIGHTS = _record(
+    "run",
+    "w",  # (inputs, outputs)
+    "y",  # the same, rounded
+    "inputs",
+    "outputs",
+    "group",  # rows of a scale
+    "most",  # the largest code
+    "scratch",  # (num_ranks, FAKE_SCRATCH)
+)
+FAKE_INPUTS = _record(
+    "run",
+    "x",  # (splits, capacity, columns)
+    "y",  # the same, rounded
+    "splits",
+    "capacity",
+    "columns",
+    "limits",  # (pieces of rows, 2): least and largest
+    "scratch",  # (num_ranks, 2, columns)
+)
+
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))
 
 NOISE = _record("run", "x", "y", "columns", reals=("stddev",), words=("stream",))

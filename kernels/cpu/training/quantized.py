@@ -1,4 +1,4 @@
-"""Phases of dense layers of codes (`spec.Quantized`), for prediction and evaluation.
+"""Phases of dense layers of codes (`spec.Quantized`), for predictions, and of numbers rounded to codes in training.
 
 A layer that takes codes finds them made by the layer below, if that is one of codes, too, or by the gather; else a
 phase makes them.
@@ -14,6 +14,7 @@ from ... import costs
 from ...profile import Cost
 from ...spec import DenseSpec, DropoutSpec, GaussianNoiseSpec, LayerSpec, Quantized
 from ..dense.blas import products
+from ..dense.fake_quantized import FAKE_INPUTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_SCRATCH, FAKE_WEIGHTS_KERNEL
 from ..dense.int8 import ROW_UNIT, pack, row_bytes, starts
 from ..dense.int8_tiles import WORD
 from ..dense.layer import activate_kernel
@@ -24,12 +25,14 @@ from ..dense.quantized import (
     coded_weights_kernel,
     int8_kernel,
 )
+from ..dense.rows import ROWS
 from ..runtime.partition import num_pieces
 from ..runtime.primitives import aligned_zeros
-from ..runtime.records import CODED_WEIGHTS, CODES, GATHER, INT8_DENSE, fill
+from ..runtime.records import CODED_WEIGHTS, CODES, FAKE_INPUTS, FAKE_WEIGHTS, GATHER, INT8_DENSE, fill
 from .phases import PhaseList
 
 Array = np.ndarray
+MOST = {8: 127, 4: 7}  # the largest code of weights
 
 
 def takes_codes(layer: LayerSpec) -> bool:
@@ -150,3 +153,36 @@ def _add_coded_weights(
     cost = costs.coded_weights(layer.inputs, layer.outputs, activation, quantized.bits, num_bytes)
     program.add(coded_weights_kernel(quantized.bits), record, barrier=True, cost=cost)
     return y
+
+
+# ---------------------------------------------------------------- training
+def add_fake(program: PhaseList, layer: DenseSpec, x: Array, w: Array) -> tuple[Array, Array]:
+    """Add the rounding of what a layer multiplies in training; return the rounded x and w.
+
+    x: (rows, columns), or (splits, rows, columns of a split).
+    """
+    assert layer.fake is not None
+    rounded = program.zeros(*w.shape)
+    scratch = aligned_zeros(program.num_ranks * FAKE_SCRATCH, np.uint8)
+    program.kept.append(scratch)
+    record = fill(
+        FAKE_WEIGHTS, run=program.run, w=w, y=rounded, inputs=layer.inputs, outputs=layer.outputs,
+        group=layer.fake.group or layer.inputs, most=MOST[layer.fake.bits], scratch=scratch,
+    )  # fmt: skip
+    cost = costs.fake_weights(layer.inputs, layer.outputs)
+    program.add(FAKE_WEIGHTS_KERNEL, record, barrier=True, cost=cost)
+    return (_add_fake_inputs(program, x) if layer.fake.inputs else x), rounded
+
+
+def _add_fake_inputs(program: PhaseList, x: Array) -> Array:
+    splits, (capacity, columns), rounded = x.shape[0] if x.ndim == 3 else 1, x.shape[-2:], program.zeros(*x.shape)
+    limits = np.zeros((num_pieces(capacity, ROWS), 2), np.float32)
+    scratch = aligned_zeros(program.num_ranks * 2 * columns, np.float32)
+    program.kept += [limits, scratch]
+    record = fill(
+        FAKE_INPUTS, run=program.run, x=x, y=rounded, splits=splits, capacity=capacity, columns=columns,
+        limits=limits, scratch=scratch,
+    )  # fmt: skip
+    program.add(FAKE_LIMITS_KERNEL, record, barrier=True, cost=costs.limits(splits * columns))
+    program.add(FAKE_INPUTS_KERNEL, record, barrier=True, cost=costs.fake_inputs(splits * columns))
+    return rounded

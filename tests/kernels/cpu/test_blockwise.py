@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-
 from fastopt.kernels import cpu, reference
 from fastopt.kernels.cpu.optim import blockwise_vectors
 from fastopt.kernels.cpu.optim.blockwise_loops import blockwise_kernel
@@ -131,7 +130,7 @@ def compare(rule, size, dtype, form, storage, seed, steps=3, special=False, scal
         np.testing.assert_array_equal(g.view("u1"), kept.view("u1"), err_msg="the gradient was changed")
         for a, b in zip((job.p, *job.states), (twin.p, *twin.states), strict=True):
             if a.dtype == np.uint16:
-                a, b = widened(a), widened(b)  # noqa: PLW2901
+                a, b = widened(a), widened(b)
             numbers = np.ones(a.shape, bool) if a.dtype == np.uint8 else ~np.isnan(b)
             if a.dtype != np.uint8:
                 np.testing.assert_array_equal(np.isnan(a), ~numbers)
