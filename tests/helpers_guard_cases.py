@@ -34,6 +34,7 @@ from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import flat_updates, network, pieces, tree_sums
+from fastopt.kernels.cpu.training import sparse as sparse_layers
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
@@ -407,11 +408,14 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         averages = [p.copy() for p in params]
         limits = (after * len(params))[: len(params)]
         after = AfterStep(limits, averages, np.full(len(rates), 0.25))
-    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
+    masks: Any = ()
+    if more.pop("pruned", False):
+        masks = [(drawn(*p.shape) > 0.8).astype(np.uint8) if p.ndim == 2 else None for p in params]
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None), masks)
     settings = [own] * len(params) if own else ()
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
-    steps = steps._replace(fixed=fixed)
+    steps = steps._replace(fixed=fixed, masks=masks)
     rule = LossRule(0.0, patience=2, of_all=True) if more.pop("judged", False) else None
     totals = net.train(batches, steps, 3, None, EpochHooks(lambda results: None, lambda: False, rule=rule))
     judged = net.evaluate(x, y, 24, weights)
@@ -588,6 +592,15 @@ def together() -> Iterator[Case]:
         yield f"many networks, {dtype}", lambda d=dtype: _together(d)
 
 
+def pruned() -> Iterator[Case]:
+    """Pruned layers, which are multiplied sparsely in passes that update nothing."""
+    specs = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu", False), LayerNormSpec(31), DenseSpec(31, 17)]
+    for dtype in REAL:
+        for name, more in {"": {}, ", clipped": {"clip_norm": 0.1}, ", with averages": {"after": []}}.items():
+            yield (
+                f"pruned network{name}, {dtype}",
+                lambda d=dtype, m=more: _network(specs, "mean_squared_error", d, pruned=True, **m),
+            )
 def _in_pieces(dtype: str) -> list[Any]:
     """The gradient of a step in four pieces, the last one shorter, its sum with another, and an update of a part."""
     layers = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 3)]
@@ -639,6 +652,7 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
     ),
     "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
+    "pruned": (pruned, r"(mask_tile|sparse)_.*"),
     "pieces": (in_pieces, r"(tree_sum|additions)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
@@ -664,8 +678,9 @@ def many_ranks() -> Iterator[None]:
     small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS"), (pieces, "STEP_FLOPS")]
     small += [(module, "UPDATE_ELEMENTS") for module in (flat_updates, tree_sums)]
     with contextlib.ExitStack() as stack:
-        for module, name in small:
+        for module, name in [*small, (sparse_layers, "WEIGHTS")]:
             stack.enter_context(mock.patch.object(module, name, 1))
+        stack.enter_context(mock.patch.object(sparse_layers, "MOST_LEFT", {1: 1.0}))
         stack.enter_context(mock.patch.object(launch, "_threads", 2))
         yield
 

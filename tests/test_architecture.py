@@ -95,7 +95,7 @@ FASTOPT = {
     " _warnings"
     " averaging batches callbacks distributed layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/loss_rule kernels/metrics kernels/sources kernels/spec",
-    "compress": "_backends _pruning _validation models kernels/spec",
+    "compress": "_backends _pruning _validation layers models kernels/spec",
     "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources kernels/spec",
     "__init__": "activations averaging batches callbacks compress constraints conventions datasets distributed export"
     " functional layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",

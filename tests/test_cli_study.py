@@ -102,9 +102,19 @@ def test_a_budget_of_nothing(studied):
 
 def test_json_to_stdout_and_to_a_file(studied, tmp_path):
     *_, result, out = studied(*GRID, "--json")
-    assert json.loads(out) == json.loads(json.dumps(result.to_dict()))
-    *_, result, out = studied(*GRID, "--json", tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    found = json.loads(out)
+    assert found.pop("asked") == {"best": None, "predictions": []}
+    assert found == json.loads(json.dumps(result.to_dict()))
+    *_, result, out = studied(*GRID, "--json", tmp_path / "a.json", "--best-parameters", 60, "--predict", "none")
+    found = json.loads((tmp_path / "a.json").read_text())
+    asked = found.pop("asked")
+    best = result.best(parameters=60)
+    assert (asked["best"]["layers"], asked["best"]["error"]) == (list(best.layers), best.error)
+    (linear,) = asked["predictions"]
+    assert (linear["layers"], linear["parameters"]) == ([], result.shape.parameters(()))
+    assert linear["seconds"]["value"] == result.seconds(()).value
+    assert linear["error"]["high"] >= linear["error"]["value"]
+    assert found == json.loads(json.dumps(result.to_dict()))
     assert out.startswith("fruit: ")
 
 

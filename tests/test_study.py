@@ -93,6 +93,16 @@ def test_every_combination_is_trained_and_timed(result):
     assert all(timing.seconds > 0 for timing in result.timings)
 
 
+def test_batch_sizes_are_part_of_the_grid():
+    """And errors count at the best of them."""
+    x, y = clouds()
+    found = study(x, y, layers=[2, 16], shares=1, epochs=2, batch_size=[64, 4], seeds=1, **QUICK)
+    assert {run.batch_size for run in found.runs} == {4, 64} == {timing.batch_size for timing in found.timings}
+    for point in found.best_points:
+        both = [run.test_error for run in found.runs if run.layers == point.layers]
+        assert (len(both), point.test_error) == (2, min(both))
+
+
 def test_settings_reach_the_models(monkeypatch):
     x, y = clouds(60)
     made = []
@@ -145,7 +155,7 @@ def test_trainings_that_diverge_are_left_out():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = study(x, 1e3 * y.astype(float) + 0.5, **options, settings={"optimizer": "sgd", "lr": 1e9})
-    assert found.diverged == len(found.runs) == 6  # not trained on
+    assert found.diverged == found.models == len(found.runs) == 6  # not trained on
     assert not found.points
     with pytest.raises(ValueError, match="all trainings diverged"):
         str(found)
@@ -247,9 +257,11 @@ def test_a_killed_study_goes_on(tmp_path):
 
 
 # ---------------------------------------------------------------- answers
-def made_up(runs, timings=(), layers=((1,), (4,), (16,)), shares=(0.25, 0.5, 1.0), epochs=(5, 10), rows=1000):
+def made_up(
+    runs, timings=(), layers=((1,), (4,), (16,)), shares=(0.25, 0.5, 1.0), epochs=(5, 10), rows=1000, batch_size=50
+):
     """A result of figures that were made up."""
-    grid = Grid.of(list(layers), list(shares), list(epochs), 50, 2)
+    grid = Grid.of(list(layers), list(shares), list(epochs), batch_size, 2)
     header = {
         "rows": rows,
         "test_rows": 500,
@@ -289,6 +301,21 @@ def test_laws_answer_what_was_not_trained():
     before, after = (0.05 + 98**-0.7 + 10 * rows**-0.8 for rows in (1000, 2000))
     assert double.ratio.value == pytest.approx(after / before, rel=1e-3)
     assert double.seconds_after.value == pytest.approx(0.002 + 1e-7 * 98 * 2000 * 10, rel=1e-6)
+
+
+def test_predicted_times_depend_on_the_batch_size():
+    """Where times were measured at two of them: here a step takes 10 us, whatever its rows."""
+    shape, timings = Shape(3, 2, 4), []
+    for layers in ((1,), (4,), (16,), (64,)):
+        for rows in (250, 1000):
+            for size in (50, 10):
+                seconds = 1e-3 + 1e-9 * shape.parameters(layers) * rows * 10 + 1e-5 * 10 * rows / size
+                timings.append(Timing(layers, rows, size, 10, seconds, "here"))
+    found = made_up(lawful()[0], timings, layers=((1,), (4,), (16,), (64,)), batch_size=[50, 10])
+    for size in (10, 25, 50):
+        expected = 1e-3 + 1e-9 * 26 * 5000 * 10 + 1e-5 * 10 * 5000 / size
+        assert found.seconds(4, 5000, 10, size).value == pytest.approx(expected, rel=1e-6)
+    assert found.seconds(4, 5000, 10) == found.seconds(4, 5000, 10, 10)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +417,7 @@ def test_the_page_is_one_file_with_plots_and_tables(result, tmp_path):
         "All models",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<tr>") == 1 + len(result.time.terms) + 1 + len(result.frontier) + 1 + 9
+    assert page.count("<tr>") == 1 + len(result.time.terms) + 1 + len(result.frontier) + 1 + 9 + 1 + 3
     assert "5-8-4-3" in page
 
 
@@ -439,6 +466,7 @@ def test_the_table_has_a_line_for_every_size_and_share(result):
         ({"repeats": 0}, ValueError, "repeats must be at least 1"),
         ({"test_split": 0.0}, ValueError, "test_split must leave rows"),
         ({"test_split": 1.0}, ValueError, "test_split must be in [0, 1)"),
+        ({"test_data": (np.zeros((4, 5)), np.full(4, 7))}, ValueError, "labels of test_data must be among those of y"),
         ({"test_data": (np.zeros((4, 2)), np.zeros(4))}, ValueError, "test_data must be x (n, 5)"),
         ({"settings": {"layers": [3]}}, ValueError, "layers must be an argument of study"),
         ({"settings": {"epochs": 3}}, ValueError, "epochs must be an argument of study"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -164,6 +165,7 @@ class LambdaCallback(Callback):
                 continue
             if not callable(function):
                 raise TypeError(f"{name} must be a function; got {describe(function)}")
+            _check_arguments(name, function)
             setattr(self, name, function)
         if every_steps is not None:
             check_count("every_steps", every_steps)
@@ -171,3 +173,19 @@ class LambdaCallback(Callback):
                 raise ValueError(f"every_steps is for on_step_end, which must be given; got every_steps={every_steps}")
         self.every_steps = 1 if every_steps is None and on_step_end is not None else every_steps
         self.reads_weights = check_flag("reads_weights", reads_weights)
+
+
+ARGUMENTS = {"on_epoch_begin": ("epoch",), "on_epoch_end": ("epoch", "logs"), "on_step_end": ("step", "logs")}
+
+
+def _check_arguments(name: str, function: Callable[..., object]) -> None:
+    """TypeError, before anything is trained, for a function that takes other arguments, such as Keras's."""
+    expected = ("model", *ARGUMENTS.get(name, ()))
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of C do not tell
+        return
+    try:
+        signature.bind(*expected)
+    except TypeError:
+        raise TypeError(f"{name} must take ({', '.join(expected)}); got a function of {signature}") from None

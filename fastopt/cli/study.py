@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"fastopt: the page has tables only: {MISSING}", file=sys.stderr)
         result.html(args.html)
     if args.json is not None:
-        text = json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n"
+        found = {**result.to_dict(), "asked": _asked_as_json(args, result)}
+        text = json.dumps(found, indent=1, allow_nan=False) + "\n"
         if args.json == PRINTED:
             print(text, end="")
             return 0
@@ -150,15 +151,36 @@ def _sizes(found: Any) -> list[tuple[int, ...]]:
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
+def _budget(args: argparse.Namespace) -> dict[str, float]:
+    """The budgets that the command line gives."""
+    budgets = {name: getattr(args, f"best_{name}") for name in BUDGETS}
+    return {name: value for name, value in budgets.items() if value is not None}
+
+
 def _asked(args: argparse.Namespace, result: Any) -> list[str]:
     """The answers to budgets, and the predictions, that the command line asks for."""
     from ..study._words import choice_words, prediction_words
 
-    budgets = {name: getattr(args, f"best_{name}") for name in BUDGETS}
-    given = {name: value for name, value in budgets.items() if value is not None}
-    sentences = []
+    given, sentences = _budget(args), []
     if given:
         words = " and ".join(f"{value:,g} {name}" for name, value in given.items())
         sentences.append(choice_words(result, result.best(**given), words))
     sentences += [prediction_words(result, widths) for widths in _sizes(args.predict)]
     return sentences
+
+
+def _asked_as_json(args: argparse.Namespace, result: Any) -> dict[str, Any]:
+    """The same answers in values of JSON."""
+    best = result.best(**_budget(args)) if _budget(args) else None
+    return {
+        "best": None if best is None else {**best._asdict(), "seconds": best.seconds._asdict()},
+        "predictions": [
+            {
+                "layers": widths,
+                "parameters": result.shape.parameters(widths),
+                "seconds": result.seconds(widths)._asdict(),
+                "error": None if result.law is None else result.error(widths)._asdict(),
+            }
+            for widths in _sizes(args.predict)
+        ],
+    }

@@ -130,8 +130,9 @@ class Sequential(Incremental):
         metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy and its like for
                    any number (of the softmax losses), precision, recall and f1 (of two classes), precision_macro,
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
-                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
-                   f(y_true, y_pred) of yours, which go by their names
+                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc", and
+                   "binary_accuracy" and its like of Keras. Or functions f(y_true, y_pred) of yours, which go by their
+                   names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
         decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
@@ -407,7 +408,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                 check_classes(self.metrics, loss.spec.name, some.y, name)
         for callback in options.callbacks:
             callback.check(training.figure_names(self.metrics, validation is not None, self.metric_functions))
-        options = _gradual.resolved(options, len(rows))
+        if options.pruning is not None:
+            options = _gradual.resolved(options, len(rows))
         size: Any = options.batch_size
         if not isinstance(size, Random | Growing | str):
             size = min(int(size), len(rows))

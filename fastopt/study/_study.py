@@ -143,6 +143,10 @@ def _split(task: Task, test_data: Any, test_split: float) -> Data:
                 f"test_data must be x (n, {task.x.shape[1]}) and y of as many rows; got {rows.shape} and"
                 f" {targets.shape}"
             )
+        if task.classes is not None:
+            unknown = np.setdiff1d(targets, task.classes)
+            if len(unknown):
+                raise ValueError(f"labels of test_data must be among those of y; got {unknown[0]!r}")
         return Data(task, rows, targets)
     held_out = round(check_number("test_split", test_split, 0.0, 1.0) * task.rows)
     if not 0 < held_out < task.rows:

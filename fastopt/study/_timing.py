@@ -21,7 +21,7 @@ from ._training import Data
 # 38,000 parameters took up to four times as long for an epoch as in 20 of them, until threads were awake.
 LEAST_EPOCHS, READ_ROWS = 3, 20_000
 LONG = 2.0  # seconds of a training after which it is timed once, and one of three times the epochs is not
-SHORT, AGAIN = 0.05, 7  # seconds together up to which a training is repeated within a round, and how often
+SHORT, AGAIN = 0.15, 7  # seconds together up to which a training is repeated within a round, and how often
 
 Cell = tuple[tuple[int, ...], int, int, int]  # layers, rows, batch_size, epochs
 

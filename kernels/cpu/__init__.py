@@ -24,9 +24,11 @@ from .dense.quantized import quantized_kernels
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .dense.slopes import slope_rows_kernel
+from .dense.sparse import SPARSE_PHASES, sparse_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
 from .optim.dlpack import READ_FOREIGN, ForeignReader
+from .optim.masked_loops import mask_tile_kernel
 from .optim.norm import MAGNITUDES_OF, SQUARES_KERNEL, gradient_norm, squares_kernel
 from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
@@ -109,6 +111,7 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
         kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
+        kernels += [mask_tile_kernel(dtype), *(sparse_kernel(phase, dtype) for phase in SPARSE_PHASES)]
         if dtype == "float32":
             kernels += quantized_kernels(ROW_NUMBERS)
             kernels += [FAKE_WEIGHTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_INPUTS_KERNEL]

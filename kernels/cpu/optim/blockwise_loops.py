@@ -23,14 +23,14 @@ import numpy as np
 from llvmlite import ir
 
 from ...formulas import OPTIMIZERS, averaged
-from ...formulas.blockwise import BLOCK, codebook_of
+from ...formulas.blockwise import BLOCK, Codebook, codebook_of
 from ...formulas.dropout import WORD
 from ...spec import BLOCKWISE_RANDOM, MASTER, SAME, STOCHASTIC
 from ..runtime.compile import Kernel, lock
 from ..runtime.frontend import cgutils, intrinsic, register_jitable, types
 from ..runtime.primitives import INTERPRETED, address_of, view, word
 from ..runtime.storage import IS_ROUNDING, STOCHASTIC_STORES, STORES, Store
-from . import blockwise_vectors
+from . import blockwise_vectors as vectors
 from .blockwise_codes import dequantizer, mix_word, quantizer
 from .loops import MAX_STATES, on_master, read_key, read_scalars, state_loader, state_storer
 
@@ -38,16 +38,17 @@ CODED = MAX_STATES - 1  # states that a rule may have
 FLOAT_STATE, SHARE = 2 * CODED, 2 * CODED + 1  # words of the master copy or average, and of its share
 STATE_TABLE_WORDS = 2 * CODED + 2
 BLOCK_BYTES = 4 * BLOCK
+SET_BYTES = CODED * BLOCK_BYTES  # of the states of a block; there are two sets
 
 _inlined = register_jitable(error_model="numpy", forceinline=True)
 
 
 @intrinsic
 def _stack(typingctx):
-    """The address of memory for the states of a block as float32."""
+    """The address of memory for the states of two blocks as float32."""
 
     def codegen(context, builder, signature, args):
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), CODED * BLOCK))
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 2 * CODED * BLOCK))
         memory.align = 64
         return builder.ptrtoint(memory, ir.IntType(64))
 
@@ -86,52 +87,58 @@ def _views(coded: int) -> Callable[..., Any]:
     return _inlined((views1, views2, views3)[coded - 1])
 
 
-def _codecs(states: Sequence[str], at_random: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """dequantize(addresses, first, numbers, size), and quantize(addresses, first, numbers, size, key): all states."""
-    books = [codebook_of(state) for state in states]
-    in_vectors = blockwise_vectors.AVAILABLE
-    read = [dequantizer(book) for book in books]
-    write = [quantizer(book, at_random) for book in books]
-    read_whole: list[Any] = [blockwise_vectors.dequantizer(book) for book in books] if in_vectors else read
-    write_whole: list[Any] = [blockwise_vectors.quantizer(book) for book in books] if in_vectors else write
-    quick_write = in_vectors and not at_random
+def _nothing(A, first, numbers, size):
+    pass
 
-    def one(k: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Both for state k, if there is one."""
-        if k >= len(states):
-            return _inlined(lambda A, first, numbers, size: None), _inlined(lambda A, first, numbers, size, key: None)
-        part, whole, keep, keep_whole = read[k], read_whole[k], write[k], write_whole[k]
 
-        def dequantize(A, first, numbers, size):
-            codes, largest = A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4
-            if in_vectors and size == BLOCK:
-                whole(codes, largest, numbers + k * BLOCK_BYTES)
-            else:
-                part(codes, largest, numbers + k * BLOCK_BYTES, size)
+def _nothing_with_key(A, first, numbers, size, key):
+    pass
 
-        def quantize(A, first, numbers, size, key):
-            codes, largest = A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4
-            if quick_write and size == BLOCK:
-                keep_whole(numbers + k * BLOCK_BYTES, codes, largest)
-            else:
-                own = mix_word((key + word(k + 1)) & word(WORD)) if at_random else key
-                keep(numbers + k * BLOCK_BYTES, codes, largest, size, own, first)
 
-        return _inlined(dequantize), _inlined(quantize)
+def _no_factor(A, first, numbers):
+    return np.float32(0)
 
-    (read0, write0), (read1, write1), (read2, write2) = one(0), one(1), one(2)
 
-    def dequantize_all(A, first, numbers, size):
-        read0(A, first, numbers, size)
-        read1(A, first, numbers, size)
-        read2(A, first, numbers, size)
+def _nothing_with_factor(A, first, numbers, factor):
+    pass
 
-    def quantize_all(A, first, numbers, size, key):
-        write0(A, first, numbers, size, key)
-        write1(A, first, numbers, size, key)
-        write2(A, first, numbers, size, key)
 
-    return _inlined(dequantize_all), _inlined(quantize_all)
+def _codec(book: Codebook, k: int, at_random: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """dequantize(A, first, numbers, size) and quantize(A, first, numbers, size, key) of state k; A: its addresses."""
+    read, write = dequantizer(book), quantizer(book, at_random)
+
+    def dequantize(A, first, numbers, size):
+        read(A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4, numbers + k * BLOCK_BYTES, size)
+
+    def quantize(A, first, numbers, size, key):
+        codes, largest = A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4
+        own = mix_word((key + word(k + 1)) & word(WORD)) if at_random else key
+        write(numbers + k * BLOCK_BYTES, codes, largest, size, own, first)
+
+    return dequantize, quantize
+
+
+def _codec_of_vectors(book: Codebook, k: int) -> tuple[Callable[..., Any], ...]:
+    """dequantize, measure and quantize of a whole block of state k."""
+    read, find, write = (make(book) for make in (vectors.dequantizer, vectors.measurer, vectors.quantizer))
+
+    def dequantize(A, first, numbers, size):
+        read(A[2 * k] + first, A[2 * k + 1] + first // BLOCK * 4, numbers + k * BLOCK_BYTES)
+
+    def measure(A, first, numbers):
+        return find(numbers + k * BLOCK_BYTES, A[2 * k + 1] + first // BLOCK * 4)
+
+    def quantize(A, first, numbers, factor):
+        write(numbers + k * BLOCK_BYTES, A[2 * k] + first, factor)
+
+    return dequantize, measure, quantize
+
+
+def _of_all(parts: Sequence[Callable[..., Any]], nothing: Callable[..., Any]) -> tuple[Any, Any, Any]:
+    """A function of each of CODED states, for kernels."""
+    of_states = [_inlined(part) for part in parts]
+    of_states += [_inlined(nothing)] * (CODED - len(of_states))
+    return of_states[0], of_states[1], of_states[2]
 
 
 def blockwise_loop(
@@ -142,7 +149,7 @@ def blockwise_loop(
     has_copy: the rule has one state more, the master copy. averages: p is taken into its average.
     """
     T, dtype, itemsize, widen, narrow, coded = own.T, own.dtype, own.itemsize, own.widen, own.narrow, len(states)
-    dequantize, quantize = _codecs(states, at_random)
+    books = [codebook_of(state) for state in states]
     views, widened = _views(coded), register_jitable(forceinline=True)(lambda x: T(x))
     narrowed = register_jitable(forceinline=True)(lambda x, key, element: np.float32(x))
     load, store = state_loader(coded + has_copy, widened), state_storer(coded + has_copy, narrowed)
@@ -159,6 +166,9 @@ def blockwise_loop(
             store(S, i, s)
 
     update_block = _inlined(update_block)
+    codecs = [_codec(book, k, at_random) for k, book in enumerate(books)]
+    read0, read1, read2 = _of_all([read for read, _ in codecs], _nothing)
+    write0, write1, write2 = _of_all([write for _, write in codecs], _nothing_with_key)
 
     def update(p, g, states, scalars, start, rows, columns, stride):
         A, key, numbers = view(view(states, 1, np.int64)[0], STATE_TABLE_WORDS, np.int64), read_key(states), stack()
@@ -167,14 +177,52 @@ def blockwise_loop(
         end = start + columns
         for first in range(start, end, BLOCK):
             of_g, size = g + (first - start) * itemsize, min(BLOCK, end - first)
-            dequantize(A, first, numbers, size)
-            if size == BLOCK:  # a constant number, which LLVM unrolls
-                update_block(p, of_g, A, first, BLOCK, h, tiny, share, key, numbers)
-            else:
-                update_block(p, of_g, A, first, size, h, tiny, share, key, numbers)
-            quantize(A, first, numbers, size, key)
+            read0(A, first, numbers, size)
+            read1(A, first, numbers, size)
+            read2(A, first, numbers, size)
+            update_block(p, of_g, A, first, size, h, tiny, share, key, numbers)
+            write0(A, first, numbers, size, key)
+            write1(A, first, numbers, size, key)
+            write2(A, first, numbers, size, key)
 
-    return update
+    if at_random or not vectors.AVAILABLE:
+        return update
+    rest_update = register_jitable(error_model="numpy")(update)
+    of_vectors = [_codec_of_vectors(book, k) for k, book in enumerate(books)]
+    load0, load1, load2 = _of_all([parts[0] for parts in of_vectors], _nothing)
+    measure0, measure1, measure2 = _of_all([parts[1] for parts in of_vectors], _no_factor)
+    store0, store1, store2 = _of_all([parts[2] for parts in of_vectors], _nothing_with_factor)
+
+    def update_in_vectors(p, g, states, scalars, start, rows, columns, stride):
+        A, key, numbers = view(view(states, 1, np.int64)[0], STATE_TABLE_WORDS, np.int64), read_key(states), stack()
+        h, tiny = read_scalars(scalars, T)
+        share = view(A[SHARE], 1, T)[0] if averages else T(0)
+        whole = start + columns // BLOCK * BLOCK
+        ahead = numbers + SET_BYTES
+        if start < whole:
+            load0(A, start, numbers, BLOCK)
+            load1(A, start, numbers, BLOCK)
+            load2(A, start, numbers, BLOCK)
+        for first in range(start, whole, BLOCK):
+            of_g = g + (first - start) * itemsize
+            update_block(p, of_g, A, first, BLOCK, h, tiny, share, key, numbers)
+            factor0, factor1 = measure0(A, first, numbers), measure1(A, first, numbers)
+            factor2 = measure2(A, first, numbers)
+            # the next block, while the factors are on their way
+            after = first + BLOCK
+            if after < whole:
+                load0(A, after, ahead, BLOCK)
+                load1(A, after, ahead, BLOCK)
+                load2(A, after, ahead, BLOCK)
+            store0(A, first, numbers, factor0)
+            store1(A, first, numbers, factor1)
+            store2(A, first, numbers, factor2)
+            numbers, ahead = ahead, numbers
+        if whole < start + columns:
+            left = start + columns - whole
+            rest_update(p, g + (whole - start) * itemsize, states, scalars, whole, 1, left, 0)
+
+    return update_in_vectors
 
 
 def state_words(states: Sequence[int], last: int = 0, share: int = 0) -> list[int]:

@@ -6,7 +6,8 @@ bytes, whose results are interleaved: 21 instructions for 64 elements. Tables of
 map are one or two registers. 16 elements take 6 instructions to dequantize, and 17 to quantize; those of Adam take 25.
 
     dequantize(codes, largest, numbers)   a whole block; all are addresses, numbers aligned to 64 bytes
-    quantize(numbers, codes, largest)
+    factor = measure(numbers, largest)
+    quantize(numbers, codes, factor)
 """
 
 from __future__ import annotations
@@ -142,36 +143,44 @@ def _entry(builder: Any, book: Codebook, u: Any) -> Any:
 
 
 def _code(builder: Any, book: Codebook, x: Any, factor: Any) -> Any:
-    """Codes of 16 numbers, as 32 bits of which the lower 8 count; of the signed map less ZERO."""
+    """Codes of 16 numbers, of 32 bits; of the signed map ZERO less the code, before it is brought to 8 bits."""
     if not book.signed:
         entry = builder.fptosi(_entry(builder, book, builder.fmul(x, factor)), WORDS)
         return builder.select(builder.fcmp_ordered(">", x, _same(0.0)), entry, _same(0, WORD))
-    entry = _entry(builder, book, builder.fmul(_magnitude(builder, x), factor))
-    sign = builder.and_(builder.bitcast(x, WORDS), _same(-(1 << 31), WORD))
-    with_sign = builder.bitcast(builder.or_(builder.bitcast(entry, WORDS), sign), FLOATS)
-    return builder.fptosi(_larger(builder, with_sign, _same(-float(ZERO))), WORDS)
+    entry = _entry(builder, book, _magnitude(builder, builder.fmul(x, factor)))
+    # the entry with the other sign than x has
+    rest = builder.and_(builder.not_(builder.bitcast(x, WORDS)), _same(-(1 << 31), WORD))
+    return builder.fptosi(builder.bitcast(builder.or_(builder.bitcast(entry, WORDS), rest), FLOATS), WORDS)
 
 
-def _store_bytes(builder: Any, codes: list[Any], added: int, address: Any, skip: int) -> None:
-    """Store the lower bytes of four registers of 32 bits, with a number added."""
-    a, b, c, d = (builder.bitcast(part, BYTES) for part in codes)
-    lower = np.arange(64, dtype=np.int32) % 32 * 4
-    ab, cd = _shuffle(builder, a, b, lower), _shuffle(builder, c, d, lower)
-    halves = np.concatenate([np.arange(32), np.arange(32) + 64]).astype(np.int32)
-    found = _shuffle(builder, ab, cd, halves)
-    if added:
-        found = builder.add(found, ir.Constant(BYTES, [added] * 64))
+def _store_codes(builder: Any, book: Codebook, codes: list[Any], address: Any, skip: int) -> None:
+    """Store four registers of 32 bits as bytes.
+
+    Bytes are packed with saturation. So the signed map's 128, of the largest negative number, becomes 127, for which
+    there is a code, and -128, of the largest number, stays.
+    """
+    halves, packed = ir.VectorType(ir.IntType(16), 32), "packsswb.512" if book.signed else "packuswb.512"
+    ab = _call(builder, "packssdw.512", halves, codes[0], codes[1])
+    cd = _call(builder, "packssdw.512", halves, codes[2], codes[3])
+    # in each quarter of the result there are four codes of each register
+    mixed = builder.bitcast(_call(builder, packed, BYTES, ab, cd), WORDS)
+    found = builder.bitcast(_shuffle(builder, mixed, mixed, _QUARTERS), BYTES)
+    if book.signed:
+        found = builder.sub(ir.Constant(BYTES, [ZERO] * 64), found)
     _store(builder, found, address, skip, 1)
 
 
+_QUARTERS = np.arange(LANES, dtype=np.int32).reshape(4, 4).T.ravel()
+
+
 @cache
-def quantizer(book: Codebook) -> Callable[..., Any]:
-    """quantize(numbers, codes, largest) for a codebook."""
+def measurer(book: Codebook) -> Callable[..., Any]:
+    """measure(numbers, largest) for a codebook: writes the largest magnitude, and returns the factor of `quantize`."""
 
     @intrinsic
-    def quantize(typingctx, numbers, codes, largest):
+    def measure(typingctx, numbers, largest):
         def codegen(context, builder, signature, args):
-            # the largest magnitude, in four chains
+            # four chains, since each maximum waits for the one before
             found = [_same(0.0)] * 4
             for i in range(BLOCK // LANES):
                 x = _load(builder, args[0], 64 * i, FLOATS, 64)
@@ -181,18 +190,31 @@ def quantizer(book: Codebook) -> Callable[..., Any]:
             kind = ir.FunctionType(WORD, [WORDS])
             reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umax.v16i32")
             top = builder.bitcast(builder.call(reduce, [builder.bitcast(most, WORDS)]), FLOAT)
-            _store(builder, top, args[2], 0, 4)
+            _store(builder, top, args[1], 0, 4)
             inverse = builder.fdiv(ir.Constant(FLOAT, 1.0), top)
             some = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, 0.0))
-            factor = _broadcast(builder, builder.select(some, inverse, ir.Constant(FLOAT, 0.0)))
-            # the codes
+            return builder.select(some, inverse, ir.Constant(FLOAT, 0.0))
+
+        return types.float32(types.int64, types.int64), codegen
+
+    return measure
+
+
+@cache
+def quantizer(book: Codebook) -> Callable[..., Any]:
+    """quantize(numbers, codes, factor) for a codebook."""
+
+    @intrinsic
+    def quantize(typingctx, numbers, codes, factor):
+        def codegen(context, builder, signature, args):
+            factor = _broadcast(builder, args[2])
             for first in range(0, BLOCK, 64):
                 parts = [_load(builder, args[0], 4 * first + 64 * k, FLOATS, 64) for k in range(4)]
                 codes_of = [_code(builder, book, x, factor) for x in parts]
-                _store_bytes(builder, codes_of, ZERO if book.signed else 0, args[1], first)
+                _store_codes(builder, book, codes_of, args[1], first)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64), codegen
+        return types.void(types.int64, types.int64, types.float32), codegen
 
     return quantize
 
