@@ -27,6 +27,7 @@ def run(model: Any, x: Any, y: Any, options: FitOptions) -> History:
         at_once = not plan.world.largest(int(not plan.at_once))  # a bar of one rank is a reason for all
         history = training.run_at_once(model, plan) if at_once else epoch_loop.run(model, plan)
         history.traffic = plan.network.traffic
+        model.optimizer._divided = options.shard_states and not plan.world.is_first
         plan.world.agree(None)  # nobody goes on before all are done
         return history
 
@@ -42,7 +43,7 @@ def joined(model: Any, x: Any, y: Any, options: FitOptions) -> Plan:
     if error is not None:  # every rank has one
         raise error
     assert plan is not None
-    settings = distributed.Settings(options.reduction)
+    settings = distributed.Settings(options.reduction, bool(options.shard_states), options.wire_dtype)
     network = distributed.DistributedNetwork(plan.network, _backends.get(model.backend), world, settings)
     evaluator = network if plan.evaluator is plan.network else plan.evaluator
     options = _options_of(world, plan.options)
@@ -89,6 +90,8 @@ def check_model(model: Any, options: FitOptions) -> None:
             f'distributed="mpi" trains on the backend "cpu"; got {model.backend!r}. On GPUs use fastopt.torch in'
             " torch.nn.parallel.DistributedDataParallel"
         )
+    if options.wire_dtype is not None and model.dtype.name != "float32":
+        raise ValueError(f"wire_dtype={options.wire_dtype!r} is for models of float32; got {model.dtype}")
     if options.pruning is not None or model._masks is not None:
         raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
     fixed = model._fixed_layers
@@ -105,11 +108,11 @@ def _too_many(world: Any, plan: Plan) -> Exception | None:
     batches = None if plan.batch_size is None else int(getattr(plan.batch_size, "high", 0) or 0)
     rows = (batches or (plan.batch_size if isinstance(plan.batch_size, int) else 1)) * int(plan.options.accumulate)
     most = distributed.num_pieces(rows)
-    if world.ranks <= most:
+    if world.ranks <= most or plan.options.reduction == "fast":
         return None
     return ValueError(
         f"{world.ranks} ranks need steps of more rows: those of {rows} have {most} pieces, and a rank one at least;"
-        f" got batch_size={plan.batch_size}"
+        f' got batch_size={plan.batch_size}. reduction="fast" has no such limit'
     )
 
 
@@ -128,7 +131,8 @@ def _differing(model: Any, world: Any, plan: Plan) -> Exception | None:
     described = optimizer.state_dict()
     groups = [{k: v for k, v in group.items() if k != "params"} for group in described["param_groups"]]
     told |= {"weights of the model": _summary(model.parameters), "options of the optimizer": repr(groups)}
-    told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
+    if not plan.options.shard_states:  # else each rank has those of its part
+        told["states of the optimizer"] = _summary([list(state.values()) for state in described["state"].values()])
     found = distributed.differences(world.gather(told))
     return ValueError(f"all ranks must begin alike: {'; '.join(found)}") if found else None
 

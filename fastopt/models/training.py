@@ -110,6 +110,8 @@ class FitOptions:
     pruning: Any = None  # a `Pruning`, once they are made
     distributed: str | None = None
     reduction: str = "fixed"
+    shard_states: bool = False
+    wire_dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_count("initial_epoch", self.initial_epoch, least=0)
@@ -149,7 +151,7 @@ class FitOptions:
             check_limits(self)
         if (self.checkpoint, self.checkpoint_every, self.resume) != (None, None, None):
             check_checkpoints(self)
-        if (self.distributed, self.reduction) != (None, "fixed"):
+        if (self.distributed, self.reduction, self.shard_states, self.wire_dtype) != (None, "fixed", False, None):
             distributed.check_options(self)
 
     @property
