@@ -74,6 +74,8 @@ _MODULES = (
     "export", "functional", "layers", "losses", "optim", "profiling", "regularizers", "schedules",
 )  # fmt: skip
 
+_KERAS = {"BatchNormalization": "BatchNorm", "LayerNormalization": "LayerNorm"}
+
 __all__ = ["__version__", *_MODULE_OF, *_MODULES]
 
 
@@ -85,7 +87,8 @@ def __getattr__(name: str) -> _Any:
     elif name == "__version__":
         value = _import_module("importlib.metadata").version("fastopt")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f": it is {__name__}.{_KERAS[name]}" if name in _KERAS else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     globals()[name] = value
     return value
 

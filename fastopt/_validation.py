@@ -7,7 +7,7 @@ changes an array.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,22 @@ def check_name(what: str, name: Any, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
     return name
+
+
+def check_class(what: str, name: Any, classes: Mapping[str, Any], *others: tuple[str, str]) -> Any:
+    """Return the class of a name, however it is written: "max_norm", "MaxNorm" or "maxnorm".
+
+    others: names of another library and ours.
+
+    >>> check_class("a constraint", "NonNeg", {"non_negative": bool}, ("non_neg", "non_negative"))
+    <class 'bool'>
+    """
+    known = {_bare(ours): ours for ours in classes} | {_bare(theirs): ours for theirs, ours in others}
+    return classes[check_name(what, known.get(_bare(name), name) if isinstance(name, str) else name, classes)]
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "").lower()
 
 
 def plain(name: str, value: Any) -> np.ndarray:
@@ -254,6 +270,8 @@ def check_in_domain(name: str, value: Any, domain: Domain) -> float | bool | Non
         raise TypeError(f"{name} must be {domain}; got {describe(value)}")
     if value not in domain:
         raise ValueError(f"{name} must be {domain}; got {value}")
+    if domain.choices:
+        return int(value)
     return bool(value) if domain.flag else float(value)
 
 

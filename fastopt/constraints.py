@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._validation import check_name, check_number, describe
+from ._validation import check_class, check_name, check_number, describe
 from .kernels import spec
 
 __all__ = ["CONSTRAINTS", "Constraint", "MaxNorm", "NonNegative", "UnitNorm", "get"]
@@ -106,13 +106,14 @@ def get(constraint: Any, what: str = "constraint") -> Constraint | None:
 
     what: the name of the argument, for errors: TypeError and ValueError.
 
-    >>> get("max_norm"), get(NonNegative), get({"name": "unit_norm", "axis": 1})
-    (MaxNorm(max_value=2.0, axis=0), NonNegative(), UnitNorm(axis=1))
+    >>> get("max_norm"), get("NonNeg"), get(NonNegative), get({"name": "unit_norm", "axis": 1})
+    (MaxNorm(max_value=2.0, axis=0), NonNegative(), NonNegative(), UnitNorm(axis=1))
     """
     if constraint is None or isinstance(constraint, Constraint):
         return constraint
     if isinstance(constraint, str):
-        return CONSTRAINTS[check_name(what, constraint, CONSTRAINTS)]()
+        named: Constraint = check_class(what, constraint, CONSTRAINTS, ("non_neg", "non_negative"))()
+        return named
     if isinstance(constraint, Mapping) and "name" in constraint:
         settings = {name: value for name, value in constraint.items() if name != "name"}
         return CONSTRAINTS[check_name(what, constraint["name"], CONSTRAINTS)](**settings)

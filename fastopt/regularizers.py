@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from ._validation import check_name, check_number, describe
+from ._validation import check_class, check_name, check_number, describe
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
@@ -127,8 +127,9 @@ def get(what: str, value: Any) -> Regularizer | None:
     if isinstance(value, type) and issubclass(value, Regularizer):
         return value()
     if isinstance(value, str):
-        cls = CLASSES[check_name(what, value, CLASSES)]
-        return cls(*[0.01] * len(fields(cls)))  # type: ignore[arg-type]
+        cls = check_class(what, value, CLASSES)
+        named: Regularizer = cls(*[0.01] * len(fields(cls)))
+        return named
     if isinstance(value, Mapping) and "name" in value:
         factors = {name: factor for name, factor in value.items() if name != "name"}
         return CLASSES[check_name(what, value["name"], CLASSES)](**factors)

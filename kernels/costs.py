@@ -190,6 +190,51 @@ def forward(inputs: int, outputs: int, activation: str, bias: bool, keeps_z: boo
     )
 
 
+def codes(columns: int, itemsize: int) -> Cost:
+    """x read, a byte of each element written."""
+    return Cost(f"codes {columns}", row_bytes=columns * (itemsize + 1))
+
+
+def fake_weights(inputs: int, outputs: int) -> Cost:
+    """w read, and written rounded; a row of it takes two operations an element."""
+    return Cost(f"rounded w {inputs}x{outputs}", bytes=8 * inputs * outputs, flops=2 * inputs * outputs)
+
+
+def limits(columns: int) -> Cost:
+    """x read."""
+    return Cost(f"limits {columns}", row_bytes=4 * columns)
+
+
+def fake_inputs(columns: int) -> Cost:
+    """x read, and written rounded."""
+    return Cost(f"rounded x {columns}", row_bytes=8 * columns, row_flops=2 * columns)
+
+
+def gather_codes(inputs: int, ordered: bool) -> Cost:
+    """Rows of float32 data read, by row numbers that are read if `ordered`, and a byte of each element written."""
+    return Cost(f"gather codes {inputs}", row_bytes=inputs * 5 + ordered * ORDER)
+
+
+def int8_product(inputs: int, outputs: int, activation: str, out_bytes: int) -> Cost:
+    """Codes of x and w read, with start, scale and b of each column; y written, in so many bytes an element."""
+    return Cost(
+        f"int8 {inputs}x{outputs} {activation}",
+        bytes=(inputs + 12) * outputs,
+        row_bytes=inputs + outputs * out_bytes,
+        row_flops=2 * inputs * outputs,
+    )
+
+
+def coded_weights(inputs: int, outputs: int, activation: str, bits: int, num_bytes: int) -> Cost:
+    """x read, and so many bytes of codes, scales and b; y written."""
+    return Cost(
+        f"w{bits} {inputs}x{outputs} {activation}",
+        bytes=num_bytes,
+        row_bytes=(inputs + outputs) * 4,
+        row_flops=2 * inputs * outputs,
+    )
+
+
 def products(inputs: int, outputs: int, num_splits: int, itemsize: int) -> Cost:
     """x and w read, the products of the splits of w written, for `combine` to add up."""
     return Cost(
@@ -315,6 +360,24 @@ def averaging(cost: Cost, size: int, itemsize: int) -> Cost:
 def measuring(cost: Cost, size: int) -> Cost:
     """The cost of updates that add up the squares of so many parameters, too."""
     return cost._replace(flops=cost.flops + 2 * size)
+
+
+def sparse_build(inputs: int, outputs: int, left: int, itemsize: int) -> Cost:
+    """w read, the weights that are left written, each with a number."""
+    return Cost(f"sparse weights {inputs}-{outputs}", (inputs * outputs + 2 * left) * itemsize, once_an_epoch=True)
+
+
+def sparse_forward(inputs: int, outputs: int, left: int, activation: str, bias: bool, itemsize: int) -> Cost:
+    """x and the weights that are left read, y written; a product and a sum for each of these and each row."""
+    return Cost(
+        f"sparse {inputs}-{outputs} {activation}", bytes=2 * left * itemsize + bias * outputs * itemsize,
+        row_bytes=(inputs + outputs) * itemsize, row_flops=2 * left + bias * outputs,
+    )  # fmt: skip
+
+
+def repack(name: str, columns: int, itemsize: int) -> Cost:
+    """A batch read and written in another layout."""
+    return Cost(f"{name} {columns}", row_bytes=2 * columns * itemsize)
 
 
 def masking(cost: Cost, size: int) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found]  # of signal, whose enumerations take 9 us a context
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
     None is lost, whatever is raised inside. Outside Python's main thread, or if the handler is not a Python function,
     it does nothing. Of nested contexts the outermost decides.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    handler = _signal.getsignal(_signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield lambda: None
         return
@@ -26,9 +26,9 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
         while pending:
             handler(*pending.pop(0))
 
-    signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
+    _signal.signal(_signal.SIGINT, lambda number, frame: pending.append((number, frame)))
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, handler)
+        _signal.signal(_signal.SIGINT, handler)
         check()

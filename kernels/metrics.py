@@ -71,6 +71,59 @@ class Variation(NamedTuple):
         return sum(error == 0 for error in errors) / len(errors)
 
 
+class ColumnVariation(Variation):
+    """Variation of targets so far, which come batch by batch: squared errors of each column are added up apart.
+
+    For a column that has been constant may vary with the next batch.
+
+    >>> ColumnVariation((2.0, 0.0)).parts, ColumnVariation((2.0, 0.0)).r2([1.0, 5.0])
+    ([(0, 1), (1, 2)], 0.5)
+    """
+
+    @property
+    def parts(self) -> list[Columns]:
+        return [(column, column + 1) for column in range(len(self.of_columns))]
+
+    def r2(self, errors: Sequence[float]) -> float:
+        varies = any(self.of_columns)
+        return super().r2([error for error, own in zip(errors, self.of_columns, strict=True) if own or not varies])
+
+
+class RunningVariation:
+    """Variation of targets that come batch by batch; exactly 0 for constant ones.
+
+    Means and squares of batches are put together as by Chan, Golub & LeVeque 1979, relative to the first row.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}  # weight of all rows, and for each column its first target, mean and squares
+
+    def add(self, y: np.ndarray, weights: np.ndarray | None = None) -> ColumnVariation:
+        """Return the variation of all targets so far, with those of another batch, (n, outputs).
+
+        weights: (n,) of the rows; None: all 1.
+
+        >>> running = RunningVariation()
+        >>> running.add(np.array([[0.1, 1.0], [0.1, 3.0]])), running.add(np.array([[0.1, 2.0]]))
+        (ColumnVariation(of_columns=(0.0, 2.0)), ColumnVariation(of_columns=(0.0, 2.0)))
+        """
+        w = np.ones(len(y)) if weights is None else weights.astype(np.float64)
+        y, w = y[w > 0], w[w > 0]  # the others are absent, also as the first
+        if not self.state and not len(y):
+            return ColumnVariation((0.0,) * y.shape[1])
+        if not self.state:
+            zeros = np.zeros(y.shape[1])
+            self.state = {"weight": 0.0, "first": y[0].astype(np.float64), "mean": zeros, "squares": zeros}
+        if len(y):
+            weight, mean, squares = self.state["weight"], self.state["mean"], self.state["squares"]
+            away, own = np.subtract(y, self.state["first"], dtype=np.float64), float(w.sum())
+            of_batch = w @ away / own
+            step, total = of_batch - mean, weight + own
+            squares = squares + w @ (away - of_batch) ** 2 + step**2 * (weight * own / total)
+            self.state |= {"weight": total, "mean": mean + step * (own / total), "squares": squares}
+        return ColumnVariation(tuple(self.state["squares"].tolist()))
+
+
 def variation_for(
     metrics: Sequence[str], y: np.ndarray, order: np.ndarray | None, weights: np.ndarray | None = None
 ) -> Variation | None:

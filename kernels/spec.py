@@ -15,6 +15,43 @@ from .sources import Source
 NO_PARAMS: Mapping[str, float] = MappingProxyType({})
 
 
+class Quantized(NamedTuple):
+    """Integers in the place of a dense layer's weights, w = scale code, which are then no longer trained.
+
+    bits: 8, codes int8 (inputs, outputs) of -127 to 127; 4, two codes of -8 to 7 in a byte, uint8 (inputs / 2,
+    outputs), rounded up, 8 more than the code, that of the even row in the lower half; 16, no codes but the bits of
+    bfloat16 numbers, uint16 (inputs, outputs), without scales. Scales are float32 (groups, outputs).
+
+    With an input_scale the rows that come in are uint8 codes, too, x = input_scale (code - input_zero), for 8 bits and
+    one group. Sums of the codes' products are exact.
+    """
+
+    bits: int = 8
+    group: int = 0  # rows of w that share the scale of a column; 0: all
+    input_scale: float = 0.0  # a float32; 0: rows are float32
+    input_zero: int = 0  # the code of 0, from 0 to 255
+
+    def num_groups(self, inputs: int) -> int:
+        """Return how many scales a column has."""
+        return -(-inputs // self.group) if self.group else 1
+
+
+class FakeQuantized(NamedTuple):
+    """Training with the numbers that `Quantized` would leave (quantization-aware): products read them rounded.
+
+    Weights are rounded to codes of so many bits, 8 or 4, as if they were quantized as they are in this step; with
+    `inputs` rows that come in are rounded to the 256 codes of the range of the batch. Gradients are those by the
+    rounded numbers, and pass straight through to the others (Bengio et al. 2013): updates are of exact weights.
+    """
+
+    bits: int = 8
+    group: int = 0  # rows of w that share the scale of a column; 0: all
+    inputs: bool = True
+
+
+LARGEST_INPUTS = (2**31 - 1) // (255 * 127)  # of a layer of codes: more products might not fit in an int32
+
+
 class DenseSpec(NamedTuple):
     """A dense layer: y = activation(x w + b), with w of shape (inputs, outputs)."""
 
@@ -22,6 +59,8 @@ class DenseSpec(NamedTuple):
     outputs: int
     activation: str = "linear"
     bias: bool = True
+    quantized: Quantized | None = None  # for prediction alone
+    fake: FakeQuantized | None = None  # in training, of float32
 
 
 class DropoutSpec(NamedTuple):
@@ -86,14 +125,24 @@ def parameter_shapes(layer: LayerSpec) -> dict[str, tuple[int, ...]]:
     {'kernel': (4, 3), 'bias': (3,)}
     >>> list(parameter_shapes(BatchNormSpec(3, center=False)))
     ['gamma', 'moving_mean', 'moving_variance']
+    >>> parameter_shapes(DenseSpec(5, 3, bias=False, quantized=Quantized(4, group=2)))
+    {'codes': (3, 3), 'scales': (3, 3)}
     """
     if isinstance(layer, DenseSpec):
         kernel: dict[str, tuple[int, ...]] = {"kernel": (layer.inputs, layer.outputs)}
+        if layer.quantized is not None:
+            kernel = _quantized_shapes(layer, layer.quantized)
         return kernel | ({"bias": (layer.outputs,)} if layer.bias else {})
     if isinstance(layer, DropoutSpec | GaussianNoiseSpec | ActivationSpec):
         return {}
     names = ["gamma"] * layer.scale + ["beta"] * layer.center
     return dict.fromkeys([*names, *(MOVING if isinstance(layer, BatchNormSpec) else ())], (layer.columns,))
+
+
+def _quantized_shapes(layer: DenseSpec, quantized: Quantized) -> dict[str, tuple[int, ...]]:
+    rows = -(-layer.inputs // 2) if quantized.bits == 4 else layer.inputs
+    scales = {"scales": (quantized.num_groups(layer.inputs), layer.outputs)} if quantized.bits != 16 else {}
+    return {"codes": (rows, layer.outputs), **scales}
 
 
 class LossSpec(NamedTuple):
@@ -110,6 +159,13 @@ MASTER = "master"  # the states are float32, and the last of them is the master 
 STOCHASTIC = "stochastic"  # the states are float32, and the array is rounded up or down at random
 FORMS = (SAME, MASTER, STOCHASTIC)
 
+# Storage of the states of an array, of any form. With codes each state of the rule's row is two arrays, uint8 codes of
+# the array's shape and float32 largest magnitudes of its blocks (`formulas.blockwise`); a master copy is as it was.
+WHOLE = "whole"  # numbers
+BLOCKWISE = "blockwise"  # codes of the nearest entries
+BLOCKWISE_RANDOM = "blockwise_random"  # of one of the two neighbours, at random, right on average
+STORAGES = (WHOLE, BLOCKWISE, BLOCKWISE_RANDOM)
+
 
 class Update(NamedTuple):
     """One optimizer update of one array: `rule` is a row of OPTIMIZERS, `step` counts from 1.
@@ -124,7 +180,8 @@ class Update(NamedTuple):
     options: Mapping[str, Any]
     step: int
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class ArrayUpdate(NamedTuple):
@@ -142,7 +199,8 @@ class ArrayUpdate(NamedTuple):
     shape: tuple[int, ...] | None
     group: int  # index of its options among those given to `update`
     form: str = SAME
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class BufferUpdate(NamedTuple):
@@ -155,7 +213,8 @@ class BufferUpdate(NamedTuple):
     states: Sequence[int]  # addresses, in the order of the rule's row; the master copy is the last
     group: int = 0  # index of its options among those given to `update`
     form: str = SAME  # of 16-bit arrays: one of spec.FORMS
-    stream: int = 0  # of the random numbers of the form STOCHASTIC: a `dropout_stream` of this array alone
+    stream: int = 0  # of the random numbers of STOCHASTIC and BLOCKWISE_RANDOM: a `dropout_stream` of this array alone
+    storage: str = WHOLE  # of the states: one of STORAGES
 
 
 class Shuffle(NamedTuple):
@@ -399,6 +458,7 @@ class OptimizerSteps(NamedTuple):
     # uint8 of the shape of each parameter, 0 where it is pruned, else 1; None: nothing of it is. Empty: nothing of any.
     # A pruned element has gradient 0, also in a norm, and is 0 after every step, as its states are.
     masks: Sequence[np.ndarray | None] = ()
+    storages: Sequence[str] = ()  # of each parameter's states: WHOLE or BLOCKWISE; (): all are WHOLE
 
     @property
     def updated(self) -> tuple[bool, ...]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import faulthandler
+import gc
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import hypothesis
 import numpy as np
 import pytest
 from helpers_formulas import forget_formulas
-from optimizers import repeats
+from optimizers import first_of_its_kind, repeats
 
 from fastopt import _backends
 from fastopt.cli import main
@@ -28,10 +32,12 @@ LAST_RESORT = 60  # seconds after a test's timeout
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--guard", choices=("end", "start"), help="lay all arrays flush against inaccessible pages")
+    parser.addoption("--about", metavar="WORD", help="only tests that speak of it, as of a library that is optional")
     parser.addoption("--thorough", action="store_true", help="also run what repeats other tests, with more examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is collected, which has little garbage: 3 of 11 s
     # Number of examples of a test that gives none itself; no database in a folder that cannot be written to.
     place = {} if os.access(".", os.W_OK) else {"database": None}
     hypothesis.settings.register_profile("thorough", max_examples=100, **place)
@@ -57,26 +63,64 @@ STDERR: pytest.StashKey[int] = pytest.StashKey()
 
 # ---------------------------------------------------------------- which tests
 def _repeats(item: pytest.Item) -> bool:
-    """True for a test that repeats others: it is marked so, or it tests a 16-bit update that does."""
+    """True for a test that repeats others: it is marked so, or another rule's or 16-bit update's shows the same."""
     if item.get_closest_marker("repeats"):
         return True
     params = item.callspec.params if hasattr(item, "callspec") else {}
+    if item.get_closest_marker("around_formulas") and not first_of_its_kind(params["rule"]):
+        return True
     kind = params.get("kind", params.get("dtype"))
     kind = {"float16": "float16", "uint16": "bfloat16"}.get(kind.name) if isinstance(kind, np.dtype) else kind
     return "rule" in params and "form" in params and repeats(params["rule"], kind, params["form"])
 
 
+@cache
+def _source(thing: Any) -> str:
+    return inspect.getsource(thing)
+
+
+@cache
+def _is_about(module: Any, word: str) -> bool:
+    """True if a module's name, imports or marks speak of a word."""
+    outermost = [ast.unparse(node) for node in ast.parse(_source(module)).body if not isinstance(node, _INNER)]
+    telling = [text for text in outermost if text.startswith(("import ", "from ")) or "pytest." in text]
+    return word in module.__name__.split("_") or any(re.search(rf"\b{word}\b", text) for text in telling)
+
+
+_INNER = (ast.FunctionDef, ast.ClassDef)
+
+
+def _speaks_of(item: pytest.Item, word: str) -> bool:
+    """True if a test, its parameters, its fixtures or its module as a whole speak of a word."""
+    if not isinstance(item, pytest.Function) or _is_about(item.module, word):
+        return True
+    fixtures = [fixture.func for known in item._fixtureinfo.name2fixturedefs.values() for fixture in known]
+    functions = [item.function, *(f for f in fixtures if getattr(f, "__module__", "") == item.module.__name__)]
+    texts = [item.name, *(_source(function) for function in functions if inspect.isfunction(function))]
+    return any(re.search(rf"\b{word}\b", text) for text in texts)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that repeat others, unless they are asked for by the option or by name."""
+    """Deselect tests that repeat others, unless asked for by the option or by name, and those about something else."""
     for item in items:
         if _repeats(item):
             item.add_marker("repeats")
-    if config.getoption("--thorough") or any("::" in argument for argument in config.args):
-        return
-    left_out = [item for item in items if item.get_closest_marker("repeats")]
+    left_out = []
+    if not config.getoption("--thorough") and not any("::" in argument for argument in config.args):
+        left_out += [item for item in items if item.get_closest_marker("repeats")]
+    if word := config.getoption("--about"):
+        left_out += [item for item in items if not _speaks_of(item, word)]
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("repeats")]
+        config.hook.pytest_deselected(items=list(dict.fromkeys(left_out)))
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Let the collector pass over what lives as long as this process."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -127,18 +171,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test marked `own_process` in one: it may send itself signals, and is ended if it hangs."""
     if CHILD in os.environ or not pyfuncitem.get_closest_marker("own_process"):
         return None
-    config = pyfuncitem.config
+    done = _own_process(pyfuncitem.config, pyfuncitem.nodeid.partition("[")[0])
+    assert done.returncode == 0, f"in a process of its own:\n{done.stdout}\n{done.stderr}"
+    if skipped := re.search(r"^SKIPPED \[\d+\] (.*)", done.stdout, re.MULTILINE):
+        pytest.skip(skipped[1])
+    assert f"PASSED {pyfuncitem.nodeid}" in done.stdout.splitlines()
+    return True
+
+
+@cache
+def _own_process(config: pytest.Config, function: str) -> subprocess.CompletedProcess[str]:
+    """Run a function's tests, with all of their parameters, in a process, whose start takes longer than they do."""
     command = [sys.executable, "-m", "pytest", "-c", str(config.inipath), "--rootdir", str(config.rootpath)]
-    command += ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:randomly", pyfuncitem.nodeid]
-    done = subprocess.run(
-        command, cwd=config.rootpath, env=os.environ | {CHILD: pyfuncitem.nodeid}, stdin=subprocess.DEVNULL,
+    command += ["-q", "-rps", "-p", "no:cacheprovider", "-p", "no:randomly", function]
+    return subprocess.run(
+        command, cwd=config.rootpath, env=os.environ | {CHILD: function}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
-    if skipped := re.search(r"^SKIPPED \[1\] (.*)", done.stdout, re.MULTILINE):
-        pytest.skip(skipped[1])
-    assert done.returncode == 0, f"in a process of its own:\n{done.stdout}\n{done.stderr}"
-    assert re.search(r"^1 passed", done.stdout, re.MULTILINE)
-    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

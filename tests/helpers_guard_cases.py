@@ -34,11 +34,14 @@ from fastopt.kernels.cpu.runtime import launch, openmp
 from fastopt.kernels.cpu.runtime.compile import Kernel, ffi
 from fastopt.kernels.cpu.runtime.primitives import address_of
 from fastopt.kernels.cpu.training import flat_updates, network, pieces, tree_sums
+from fastopt.kernels.cpu.training import sparse as sparse_layers
 from fastopt.kernels.formulas import ACTIVATIONS, LOSSES, METRICS, OPTIMIZERS, dropout_stream
 from fastopt.kernels.loss_rule import LossRule
 from fastopt.kernels.reference.bits16 import store, widened
 from fastopt.kernels.sources import Source, SparseRows, Stage
 from fastopt.kernels.spec import (
+    BLOCKWISE,
+    BLOCKWISE_RANDOM,
     FORMS,
     MASTER,
     MOVING,
@@ -51,11 +54,13 @@ from fastopt.kernels.spec import (
     DenseSpec,
     DropoutSpec,
     EpochHooks,
+    FakeQuantized,
     GaussianNoiseSpec,
     LayerNormSpec,
     LossSpec,
     OptimizerSteps,
     ParamSettings,
+    Quantized,
     Shuffle,
     Update,
     parameter_shapes,
@@ -108,6 +113,27 @@ def _streamed(rule: str, dtype: str) -> list[Any]:
         return _updates(rule, dtype, SAME)
 
 
+def _coded(rule: str, dtype: str, storage: str) -> list[Any]:
+    """Updates of arrays whose states are codes of 8 bits."""
+    jobs = []
+    for length in (*LENGTHS, 255, 256, 2 * TILE + 257):
+        one = job(rule, dtype, SAME, (length,))
+        states: list[Any] = []
+        for seed, _ in enumerate(OPTIMIZERS[rule].states):
+            codes = np.random.default_rng(seed).integers(0, 256, length).astype(np.uint8)
+            states += [codes, np.abs(drawn(-(-length // 256), seed=seed)).astype("float32")]
+        jobs.append(one._replace(states=tuple(states), storage=storage))
+    cpu.update(jobs)
+    return [array for one in jobs for array in (one.p, *one.states)]
+
+
+def coded() -> Iterator[Case]:
+    for rule in ("adam", "momentum", "amsgrad") if THOROUGH else ("adam",):
+        for dtype in REAL if THOROUGH else ("float32",):
+            for storage in (BLOCKWISE, BLOCKWISE_RANDOM) if THOROUGH else (BLOCKWISE,):
+                yield f"{rule}, {dtype}, {storage}", lambda r=rule, d=dtype, s=storage: _coded(r, d, s)
+
+
 def updates() -> Iterator[Case]:
     for rule in OPTIMIZERS:
         for dtype, forms in FORMS_OF.items():
@@ -118,6 +144,7 @@ def updates() -> Iterator[Case]:
         if streaming_loops.ahead_bytes(len(OPTIMIZERS[rule].states)):
             for dtype in REAL:
                 yield f"{rule}, {dtype}, streamed", lambda r=rule, d=dtype: _streamed(r, d)
+    yield from coded()
 
 
 def _rows(rule: str, dtype: str, form: str, columns: int) -> list[Any]:
@@ -381,11 +408,14 @@ def _network(layers: list[Any], loss: str, dtype: str, rule: str = "adam", **mor
         averages = [p.copy() for p in params]
         limits = (after * len(params))[: len(params)]
         after = AfterStep(limits, averages, np.full(len(rates), 0.25))
-    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None))
+    masks: Any = ()
+    if more.pop("pruned", False):
+        masks = [(drawn(*p.shape) > 0.8).astype(np.uint8) if p.ndim == 2 else None for p in params]
+    net = cpu.Network(layers, params, dtype, LossSpec(loss), metrics, more.pop("compute", None), masks)
     settings = [own] * len(params) if own else ()
     clip_norm = more.pop("clip_norm", None)
     steps = OptimizerSteps(rule, states, options, rates, clip_norm=clip_norm, settings=settings, after=after)
-    steps = steps._replace(fixed=fixed)
+    steps = steps._replace(fixed=fixed, masks=masks)
     rule = LossRule(0.0, patience=2, of_all=True) if more.pop("judged", False) else None
     totals = net.train(batches, steps, 3, None, EpochHooks(lambda results: None, lambda: False, rule=rule))
     judged = net.evaluate(x, y, 24, weights)
@@ -518,6 +548,36 @@ def networks_in_bfloat16() -> Iterator[Case]:
         )
 
 
+def _predicted(layers: list[Any], x: np.ndarray | Source, order: np.ndarray | None = None) -> list[Any]:
+    """Outputs of layers of codes, whose arrays are drawn."""
+    params: list[np.ndarray] = []
+    for layer in layers:
+        for name, shape in parameter_shapes(layer).items():
+            dtype = {8: "i1", 4: "u1", 16: "u2"}[layer.quantized.bits] if name == "codes" else "f4"
+            params.append((20 * np.abs(drawn(*shape))).astype(dtype))
+    return [cpu.Network(layers, params, "float32").predict(x, 24, order)]
+
+
+def integers() -> Iterator[Case]:
+    for inputs, hidden, outputs in ((1, 1, 1), (3, 17, 5), (16, 15, 33), (31, 64, 2), (33, 65, 16)):
+        for quantized in (
+            Quantized(8, 0, 0.5, 3), Quantized(8), Quantized(8, 5), Quantized(4, 3), Quantized(4), Quantized(16),
+        ):  # fmt: skip
+            specs = [
+                DenseSpec(inputs, hidden, "relu", True, quantized), DenseSpec(hidden, outputs, "tanh", False, quantized)
+            ]  # fmt: skip
+            for count in (1, 25, 61):
+                x = drawn(count, inputs).astype("f4")
+                yield f"layers of {quantized}, {inputs}, {hidden}, {outputs}", lambda s=specs, x=x: _predicted(s, x)
+            order = np.arange(20, dtype=np.uint32)[::-1].copy()
+            yield f"rows by number, {quantized}", lambda s=specs, x=x, o=order: _predicted(s, x, o)
+            yield f"bytes, {quantized}", lambda s=specs, x=x: _predicted(s, _bytes(x))
+    for fake in (FakeQuantized(8), FakeQuantized(4, 5)):
+        for name, layers in {"deep": DEEP, "wide": WIDE}.items():
+            specs = [spec._replace(fake=fake) if isinstance(spec, DenseSpec) else spec for spec in layers]
+            yield f"{name} network, {fake}", lambda s=specs: _network(s, "mean_squared_error", "float32")
+
+
 def _together(dtype: str) -> list[Any]:
     x, y = np.random.default_rng(0).standard_normal((37, 7)).astype(dtype), np.arange(37) % 3
     models = [fo.Sequential([fo.Dense(w, "relu"), fo.Dense(3, "softmax")], w, dtype=dtype) for w in (5, 9, 17)]
@@ -532,6 +592,15 @@ def together() -> Iterator[Case]:
         yield f"many networks, {dtype}", lambda d=dtype: _together(d)
 
 
+def pruned() -> Iterator[Case]:
+    """Pruned layers, which are multiplied sparsely in passes that update nothing."""
+    specs = [DenseSpec(65, 33, "silu"), DenseSpec(33, 31, "relu", False), LayerNormSpec(31), DenseSpec(31, 17)]
+    for dtype in REAL:
+        for name, more in {"": {}, ", clipped": {"clip_norm": 0.1}, ", with averages": {"after": []}}.items():
+            yield (
+                f"pruned network{name}, {dtype}",
+                lambda d=dtype, m=more: _network(specs, "mean_squared_error", d, pruned=True, **m),
+            )
 def _in_pieces(dtype: str) -> list[Any]:
     """The gradient of a step in four pieces, the last one shorter, its sum with another, and an update of a part."""
     layers = [DenseSpec(7, 9, "relu"), DropoutSpec(0.25), DenseSpec(9, 3)]
@@ -584,7 +653,9 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Case]], str]] = {
         networks_in_bfloat16,
         r"(activate|slope|gather|dropout|noise|batch_norm|layer_norm|round)_(.*_)?bfloat16",
     ),
+    "integers": (integers, r"fake_.*|codes_of_.*|int8_product_.*|coded_weights_.*"),
     "many networks": (together, r"run_queue"),
+    "pruned": (pruned, r"(mask_tile|sparse)_.*"),
     "pieces": (in_pieces, r"(tree_sum|additions|narrow|widen)_.*"),
     "profiles": (profiles, r"run_program_marked"),
 }
@@ -610,8 +681,9 @@ def many_ranks() -> Iterator[None]:
     small += [(network, "STEP_FLOPS"), (network, "PASS_FLOPS"), (pieces, "STEP_FLOPS")]
     small += [(module, "UPDATE_ELEMENTS") for module in (flat_updates, tree_sums)]
     with contextlib.ExitStack() as stack:
-        for module, name in small:
+        for module, name in [*small, (sparse_layers, "WEIGHTS")]:
             stack.enter_context(mock.patch.object(module, name, 1))
+        stack.enter_context(mock.patch.object(sparse_layers, "MOST_LEFT", {1: 1.0}))
         stack.enter_context(mock.patch.object(launch, "_threads", 2))
         yield
 

@@ -90,6 +90,11 @@ _FIRST = {len(row.states): rule for rule, row in reversed(OPTIMIZERS.items())}
 _WAYS = [(kind, form) for kind in ("float16", "bfloat16") for form in FORMS]
 
 
+def first_of_its_kind(rule: str) -> bool:
+    """True of the first rule with so many states: what surrounds a formula differs in their number alone."""
+    return rule in _FIRST.values()
+
+
 def repeats(rule: str, kind: str, form: str) -> bool:
     """True of a loop for 16 bits that only --thorough runs."""
     turn = list(OPTIMIZERS).index(rule) % len(_WAYS)

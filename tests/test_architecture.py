@@ -95,16 +95,18 @@ FASTOPT = {
     " _warnings"
     " averaging batches callbacks distributed layers losses optim preprocessing profiling schedules kernels/formulas"
     " kernels/interrupts kernels/loss_rule kernels/metrics kernels/sources kernels/spec",
-    "compress": "_pruning _validation models",
-    "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources",
+    "compress": "_backends _pruning _validation layers models kernels/spec",
+    "export": "_files _validation layers models preprocessing kernels/formulas kernels/sources kernels/spec",
     "__init__": "activations averaging batches callbacks compress constraints conventions datasets distributed export"
     " functional layers losses models optim preprocessing profiling regularizers schedules kernels/cpu/runtime",
     "sklearn": "_backends _validation callbacks layers losses models optim regularizers kernels/formulas"
     " kernels/loss_rule",
-    "search": "_backends _metrics _text _validation callbacks layers losses models optim preprocessing"
-    " kernels/cpu/runtime kernels/formulas",
-    "cli": "__init__ _backends _files _random_rows _text _validation callbacks conventions datasets distributed export"
-    " layers losses models optim benchmarks/__init__ preprocessing profiling reports schedules search kernels/cpu"
+    "_task": "_validation layers losses models optim preprocessing kernels/formulas",
+    "search": "_backends _metrics _task _text _validation callbacks models optim kernels/cpu/runtime",
+    "study": "_backends _files _task _text _validation models optim reports kernels/cpu/runtime",
+    "cli": "__init__ _backends _files _random_rows _task _text _validation callbacks conventions datasets distributed"
+    " export layers"
+    " losses models optim benchmarks/__init__ preprocessing profiling reports schedules search study kernels/cpu"
     " kernels/cpu/dense"
     " kernels/cpu/runtime kernels/cuda kernels/cuda/installation kernels/cuda/kernels kernels/cuda/runtime"
     " kernels/disk_cache kernels/formulas kernels/interrupts kernels/metrics kernels/settings kernels/spec",

@@ -50,6 +50,20 @@ def driven(callback, values, lr=1.0, name="val_loss"):
     return model, rates
 
 
+def test_verbose_callbacks_say_what_they_do(capsys, tmp_path):
+    driven(EarlyStopping(patience=2, restore_best_weights=True, verbose=1), [0.5, 0.6, 0.75, 1])
+    driven(EarlyStopping(patience=2, restore_best_weights=True), [0.5, 0.6, 0.75, 1])
+    driven(ReduceLROnPlateau(patience=1, verbose=True), [0.5, 0.6], lr=0.5)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 3: the training stops, val_loss is 0.75, the best was 0.5 of epoch 1",
+        "epoch 1: its weights are put back",
+        "epoch 2: the learning rate is 0.05 from now on",
+    ]
+    path = str(tmp_path / "m")
+    classifier().fit(*blobs(60), callbacks=[ModelCheckpoint(path, "loss", verbose=1)], epochs=2, verbose=0)
+    assert capsys.readouterr().out.splitlines() == [f"epoch {epoch}: the model is in {path}" for epoch in (1, 2)]
+
+
 # ---------------------------------------------------------------- EarlyStopping
 
 
@@ -312,6 +326,12 @@ WRONG = [
     (lambda: ModelCheckpoint("m", save_freq=5, save_best_only=True), ValueError, "save_freq must be epochs; got 5"),
     (lambda: ModelCheckpoint("m", initial_value_threshold="x"), TypeError, "initial_value_threshold must be a number"),
     (lambda: MonitorCallback(3), TypeError, "monitor must be a string; got 3"),
+    (
+        lambda: LambdaCallback(on_epoch_end=lambda epoch, logs: 0),
+        TypeError,
+        r"on_epoch_end must take \(model, epoch, logs\); got a function of \(epoch, logs\)",
+    ),
+    (lambda: EarlyStopping(verbose=2), ValueError, "verbose must be 0 or 1; got 2"),
     (lambda: LambdaCallback(3), TypeError, "on_epoch_begin must be a function; got 3"),
     (lambda: LambdaCallback(every_steps=3), ValueError, "every_steps is for on_step_end, which must be given"),
     (lambda: LambdaCallback(on_step_end=print, every_steps=0), ValueError, "every_steps must be at least 1"),

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fastopt import load_model
+from fastopt.models.checkpoint import FORMAT
 
 X, _ = blobs()
 
@@ -85,8 +86,8 @@ def test_text_that_is_no_description(good, path):
 
 
 def test_newer_format(good, path):
-    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": 4})})
-    refused(path, "it has format 4, and this version of fastopt reads up to 3")
+    save_file(good[2], path, {"fastopt": json.dumps({**good[1], "format": FORMAT + 1})})
+    refused(path, f"it has format {FORMAT + 1}, and this version of fastopt reads up to {FORMAT}")
 
 
 def put(tree, keys, value):

@@ -204,3 +204,21 @@ def test_negative_axes_are_those_from_the_end():
 def test_refusals(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("MaxNorm", fo.constraints.MaxNorm()), ("non_neg", fo.constraints.NonNegative()),
+        ("NonNeg", fo.constraints.NonNegative()), ("unitnorm", fo.constraints.UnitNorm()),
+    ],
+)  # fmt: skip
+def test_names_are_those_of_keras_however_they_are_written(name, made):
+    assert fo.Dense(3, kernel_constraint=name).kernel_constraint == made
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("L2", fo.regularizers.L2()), ("L1L2", fo.regularizers.L1L2(0.01, 0.01))]
+)
+def test_so_are_those_of_regularizers(name, made):
+    assert fo.Dense(3, kernel_regularizer=name).kernel_regularizer == made

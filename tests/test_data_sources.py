@@ -57,6 +57,15 @@ def check(x, *front, backend="numpy", dtype="float32", by_hand=None, **options):
     return model
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_large_arrays_columns_first_are_not_copied(dtype, backend, monkeypatch):
+    x = np.asfortranarray(POSITIVE.astype(dtype))
+    assert not np.shares_memory(_features.readable(x, np.dtype("float32")), x)
+    monkeypatch.setattr(_features, "COPIED", x.nbytes - 1)
+    assert _features.readable(x, np.dtype("float32")) is x
+    check(x, Rescaling(1 / 255), backend=backend)
+
+
 def mapped(array, path):
     """The array in a memory map."""
     memory = np.memmap(path, array.dtype, "w+", shape=array.shape, order="F" if array.flags.f_contiguous else "C")

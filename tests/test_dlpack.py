@@ -66,6 +66,7 @@ def test_a_view_is_the_array(old):
                 assert (address(view), view.strides) == (address(array), array.strides)
 
 
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("layout", EXPORTED)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -120,6 +120,9 @@ def test_softmax_of_one_output_is_refused_with_the_way_out(loss, activation, bac
     [
         ("accuracy", "scce", ("accuracy",)),
         ("acc", "bce", ("accuracy",)),
+        ("binary_accuracy", "bce", ("accuracy",)),
+        ("sparse_categorical_accuracy", "scce", ("accuracy",)),
+        ("Categorical_Accuracy", "cce", ("accuracy",)),
         (["mae"], "mse", ("mean_absolute_error",)),
         (("MSE", "R2", "mae"), "MAE", ("mean_squared_error", "r2", "mean_absolute_error")),
         (["r2_score"], "huber", ("r2",)),

@@ -46,6 +46,7 @@ def test_bits_are_the_same_in_every_layout_and_backend(rule, kind, form):
             assert all((state.dtype, state.shape) == (np.float32, p.shape) for state in states)
 
 
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_a_master_copy_is_float32s_parameter_and_is_rounded_once(rule, kind, backend):

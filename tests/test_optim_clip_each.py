@@ -25,6 +25,7 @@ def arrays(dtype, seed=0, scale=1.0):
     )]  # fmt: skip
 
 
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_array_is_clipped_as_if_it_were_alone(rule, dtype, backend):

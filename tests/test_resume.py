@@ -48,6 +48,36 @@ def test_after_any_checkpoint(backend, after, tmp_path):
     assert_the_same_training(model, whole)
 
 
+def noisy(x, y, rng):
+    return x + 0.1 * rng.standard_normal(x.shape), y
+
+
+def more_or_fewer(x, y, rng):
+    rows = rng.integers(0, len(x), int(rng.integers(1, 12)))
+    return x[rows], y[rows]
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3, "batch_size": 3}, {"steps_per_epoch": 4}], ids=str)
+def test_augmented_batches(backend, options, tmp_path):
+    """Only the batches that were not done are made anew, from the generators that they would have had."""
+    whole, calls = model_of(backend), []
+    fit(whole, augment=more_or_fewer, **options)
+
+    def counted(x, y, rng):
+        calls.append(len(x))
+        return more_or_fewer(x, y, rng)
+
+    counted.__qualname__ = more_or_fewer.__qualname__
+    path = {"checkpoint": tmp_path / "c", "checkpoint_every": 3, "resume": True}
+    assert killed(model_of(backend), 2, augment=more_or_fewer, **path, **options)
+    model = model_of(backend)
+    fit(model, augment=counted, **path, **options)
+    assert_the_same_training(model, whole)
+    assert 0 < len(calls) <= (len(whole.history.step_losses) - 6) * options.get("accumulate", 1)
+    with pytest.raises(ValueError, match="augment was more_or_fewer and is noisy"):
+        fit(model_of(backend), augment=noisy, **path, **options)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=6)
 @given(data=st.data())
 def test_mixes_of_options(backend, data, tmp_path_factory):
@@ -77,6 +107,7 @@ def check_mix(backend, draw, tmp_path_factory):
         "steps_per_epoch": draw(st.sampled_from([None, 1, 5])), "epochs": 3,
         "max_steps": draw(st.sampled_from([None, None, 4, 13])),
         "sample_weight": draw(st.sampled_from([None, np.arange(77) % 5])),
+        "augment": draw(st.sampled_from([None, noisy])),
     }  # fmt: skip
     whole = model_of(backend, **of_model)
     fit(whole, callbacks=[Callback()], **options)

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 import fastopt as fo
 from fastopt import _files
+from fastopt.models.checkpoint import FORMAT
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="processes and signals of POSIX")
 
@@ -89,8 +90,8 @@ def test_foreign_older_and_newer_files(good, tmp_path):
     model.save(path)
     refused(path, "it has no training to go on with: it is a model file, not a checkpoint of fit")
     _, description, tensors = good
-    save_file(tensors, path, {"fastopt": json.dumps({**description, "format": 4})})
-    refused(path, "it has format 4, and this version of fastopt reads up to 3")
+    save_file(tensors, path, {"fastopt": json.dumps({**description, "format": FORMAT + 1})})
+    refused(path, f"it has format {FORMAT + 1}, and this version of fastopt reads up to {FORMAT}")
     for version in (0, 2):
         changed = {**description, "training": {**description["training"], "version": version}}
         save_file(tensors, path, {"fastopt": json.dumps(changed)})

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit  # noqa: E402
 
 import fastopt as fo  # noqa: E402
-from fastopt.search import PruningCallback, Range, search  # noqa: E402
+from fastopt.search import PruningCallback, Range, _objective, search  # noqa: E402
 
 QUICK = {"backend": "numpy", "epochs": 2, "verbose": 0}
 
@@ -68,6 +68,26 @@ def test_a_grid_has_every_point_with_the_scores_of_trainings_by_hand(flowers):
     scores = [outcome.score for outcome in result.outcomes]
     assert scores == sorted(scores, reverse=True)
     assert (result.best_score, result.best_settings) == (scores[0], result.outcomes[0].settings)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cpu"])
+@pytest.mark.parametrize(
+    ("options", "together"),
+    [({"prune": False}, 2), ({}, 0), ({"prune": False, "patience": 5}, 0), ({"prune": False, "cv": 1}, 0)],
+)
+def test_folds_are_trained_in_one_call_where_nobody_looks_at_epochs(flowers, monkeypatch, backend, options, together):
+    """And the scores are, to the bit, those of trainings with a validation of each epoch."""
+    calls, inner = [], _objective.fit_many
+    monkeypatch.setattr(
+        _objective, "fit_many", lambda models, *a, **o: calls.append(len(models)) or inner(models, *a, **o)
+    )
+    monkeypatch.setattr(_objective, "get_num_threads", lambda: 2)
+    (x, y), space = flowers, {"lr": [0.001, 0.03], "layers": (8,), "batch_size": 10}
+    options = {**QUICK, "backend": backend, "monitor": "val_loss", "sampler": "grid", **options}
+    result = search(x, y, space, **options)
+    assert calls == [3] * together
+    apart = search(x, y, space, **{**options, "prune": True})
+    assert [outcome.scores for outcome in result.outcomes] == [outcome.scores for outcome in apart.outcomes]
 
 
 def test_numbers_are_searched_by_their_loss(numbers):

@@ -208,9 +208,34 @@ def test_what_a_stream_cannot_tell():
         model.fit([(X, Y.astype(float))], verbose=0)
     model.adapt(X)
     model.fit([(X, Y.astype(float))], verbose=0)
-    model.compile("adam", "mse", ["r2"])
-    with pytest.raises(ValueError, match="r2 needs the mean of all targets before the first batch"):
-        model.fit([(X, Y.astype(float))], verbose=0)
+
+
+def same(x, y, rng):
+    return x, y
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("constant", [(), (1,), (0, 1, 2)])
+def test_r2_of_targets_that_come_batch_by_batch(backend, constant, weighted):
+    """Equals that of the rows together, from outputs that a rate of 0 leaves alone; some targets are constant."""
+    rng = np.random.default_rng(0)
+    targets, weights = rng.normal(100, 1, (61, 3)), rng.integers(0, 3, 61).astype(float)
+    targets[:, constant] = 0.1
+    model = Sequential([Dense(7, "relu"), Dense(3)], seed=4, backend=backend, dtype="float64")
+    model.compile(fo.SGD(lr=0.0), "mse", ["r2", "mse"])
+    items = [(*item, w) for item, (_, w) in zip(items_of(y=targets), items_of(y=weights), strict=True)]
+    items = items if weighted else [item[:2] for item in items]
+    options = {"batch_size": 16, "sample_weight": weights if weighted else None, "verbose": 0}
+    found = [model.fit(items, accumulate=2, verbose=0), model.fit(X, targets, augment=same, **options)]
+    rows = weights if weighted else np.ones(61)
+    outputs, used = model.predict(X), [i for i in range(3) if i not in constant]
+    away = targets - (rows @ targets / rows.sum())
+    expected = 0.0
+    if used:
+        expected = 1 - (rows @ (targets - outputs)[:, used] ** 2).sum() / (rows @ away[:, used] ** 2).sum()
+    for history in found:
+        assert history["r2"] == pytest.approx([expected], rel=1e-9)
+        assert history["mse"] == pytest.approx([rows @ ((targets - outputs) ** 2).mean(axis=1) / rows.sum()], rel=1e-9)
 
 
 def test_a_wrong_item_is_named_and_the_model_stays_whole(backend):
@@ -339,10 +364,6 @@ def test_threads_end_with_the_training():
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "resume"])
-def test_augmented_training_has_no_checkpoints(name):
-    with pytest.raises(ValueError, match=f"{name} goes with data that stay as they are"):
-        model_of("numpy").fit(X, Y, augment=noisy, verbose=0, **{name: "c.safetensors"})
 
 
 def test_bar_of_an_unknown_number_of_rows(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -117,10 +118,14 @@ class Callback:
     def _loss_rule(self) -> LossRule | None:
         """Rule by which the callback, as it is now, ends a training or changes something; None: by none.
 
-        With a rule, `on_epoch_end` alone is called, and some epochs late: when the compiled call has ended, by the rule
-        or for another reason.
+        With a rule, `_on_epochs_end` is called after the compiled call that the rule may end.
         """
         return None
+
+    def _on_epochs_end(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> None:
+        """Called instead of `on_epoch_end`, with the numbers of several epochs and the figures of each."""
+        for i, epoch in enumerate(epochs):
+            self.on_epoch_end(model, epoch, {name: values[i] for name, values in logs.items()})
 
     def used(self) -> AbstractContextManager[None]:
         """Called by `fit`, and open until its end, also by an error; raise RuntimeError to refuse a second training."""
@@ -160,6 +165,7 @@ class LambdaCallback(Callback):
                 continue
             if not callable(function):
                 raise TypeError(f"{name} must be a function; got {describe(function)}")
+            _check_arguments(name, function)
             setattr(self, name, function)
         if every_steps is not None:
             check_count("every_steps", every_steps)
@@ -167,3 +173,19 @@ class LambdaCallback(Callback):
                 raise ValueError(f"every_steps is for on_step_end, which must be given; got every_steps={every_steps}")
         self.every_steps = 1 if every_steps is None and on_step_end is not None else every_steps
         self.reads_weights = check_flag("reads_weights", reads_weights)
+
+
+ARGUMENTS = {"on_epoch_begin": ("epoch",), "on_epoch_end": ("epoch", "logs"), "on_step_end": ("step", "logs")}
+
+
+def _check_arguments(name: str, function: Callable[..., object]) -> None:
+    """TypeError, before anything is trained, for a function that takes other arguments, such as Keras's."""
+    expected = ("model", *ARGUMENTS.get(name, ()))
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of C do not tell
+        return
+    try:
+        signature.bind(*expected)
+    except TypeError:
+        raise TypeError(f"{name} must take ({', '.join(expected)}); got a function of {signature}") from None

@@ -29,6 +29,8 @@ class MonitorCallback(Callback):
     mode       "min", "max", or "auto": "max" for metrics that rise as predictions become better, "min" for the rest
     min_delta  a change must be larger than this to be an improvement
 
+    verbose    1: say what the callback does, on the standard output
+
     `best` is the best value so far, None before the first; NaN is never an improvement. Logs lack "val_..." in epochs
     that are not validated (`validation_freq`): they do not count. `fit` raises ValueError, before anything is changed,
     if `monitor` is not among the figures, and RuntimeError if the callback is in use already.
@@ -43,14 +45,18 @@ class MonitorCallback(Callback):
     """
 
     reads_weights = False
+    verbose = 0  # also of an older pickle
 
-    def __init__(self, monitor: str = "val_loss", mode: str = "auto", min_delta: float = 0.0) -> None:
+    def __init__(self, monitor: str = "val_loss", mode: str = "auto", min_delta: float = 0.0, verbose: int = 0) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a string; got {describe(monitor)}")
         check_name("mode", mode, MODES)
         self.monitor = canonical(monitor)
         self.mode = mode if mode != "auto" else "max" if rises(self.monitor.removeprefix("val_")) else "min"
         self.min_delta = check_number("min_delta", min_delta, 0.0)
+        if verbose not in (0, 1):
+            raise ValueError(f"verbose must be 0 or 1; got {verbose!r}")
+        self.verbose = int(verbose)
         self.best: float | None = None
         self._user = Single()
 
@@ -59,6 +65,11 @@ class MonitorCallback(Callback):
             hint = "; val_... needs validation_split or validation_data" if self.monitor.startswith("val_") else ""
             name = type(self).__name__
             raise ValueError(f"{name} cannot monitor {self.monitor!r}; known: {', '.join(names)}{hint}")
+
+    def say(self, epoch: int, text: str) -> None:
+        """Print what has happened in an epoch, if the callback is verbose."""
+        if self.verbose:
+            print(f"epoch {epoch}: {text}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -94,6 +105,7 @@ class EarlyStopping(MonitorCallback):
     start_from_epoch      epochs up to this number are not looked at
     threshold             stop as soon as the figure has reached this: is as large or larger (mode "max"), or as small
                           or smaller ("min")
+    verbose               1: say so when the training is stopped, and of which epoch weights are put back
 
     After `fit`: `best` (the figure), `best_epoch` and `stopped_epoch` (None if all epochs ran). NaN is never an
     improvement; epochs without validation (`validation_freq`) do not count for "val_...". `fit` raises ValueError,
@@ -115,8 +127,9 @@ class EarlyStopping(MonitorCallback):
         baseline: float | None = None,
         start_from_epoch: int = 0,
         threshold: float | None = None,
+        verbose: int = 0,
     ) -> None:
-        super().__init__(monitor, mode, min_delta)
+        super().__init__(monitor, mode, min_delta, verbose)
         self.baseline = None if baseline is None else check_number("baseline", baseline, -math.inf)
         self.threshold = None if threshold is None else check_number("threshold", threshold, -math.inf)
         if patience is None and self.threshold is None:
@@ -153,6 +166,11 @@ class EarlyStopping(MonitorCallback):
         if waits_no_longer or self._reached(value):
             self.stopped_epoch = epoch
             model.stop_training = True
+            self.say(epoch, f"the training stops, {self.monitor} is {value:.6g}, the best was {self._best_words}")
+
+    @property
+    def _best_words(self) -> str:
+        return "none" if self.best is None else f"{self.best:.6g} of epoch {self.best_epoch}"
 
     def _loss_rule(self) -> LossRule | None:
         waits_alone = (
@@ -191,6 +209,8 @@ class EarlyStopping(MonitorCallback):
         if self._weights is not None:
             model.set_weights(*self._weights)
             self._weights = None
+            assert self.best_epoch is not None
+            self.say(self.best_epoch, "its weights are put back")
 
 
 def _weights_of(model: Trainable) -> tuple[list[NDArray[Any]], ...]:
@@ -210,6 +230,7 @@ class ReduceLROnPlateau(MonitorCallback):
     min_delta  a change must be larger than this to be an improvement
     cooldown   epochs after a reduction in which none is counted
     min_lr     the rate never falls below this
+    verbose    1: say so when the rate is reduced
 
     Names and defaults are Keras's. `history["lr"]` has the rates. `fit` raises ValueError, before it trains, where the
     optimizer's lr is a schedule: that sets the rate of every step itself.
@@ -228,8 +249,9 @@ class ReduceLROnPlateau(MonitorCallback):
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
+        verbose: int = 0,
     ) -> None:
-        super().__init__(monitor, mode, min_delta)
+        super().__init__(monitor, mode, min_delta, verbose)
         self.factor = check_number("factor", factor, 0.0, 1.0)
         self.patience = check_count("patience", patience, least=0)
         self.cooldown = check_count("cooldown", cooldown, least=0)
@@ -257,6 +279,7 @@ class ReduceLROnPlateau(MonitorCallback):
             if self._waited >= self.patience and rate > self.min_lr:
                 model.optimizer.lr = max(rate * self.factor, self.min_lr)
                 self._waited, self._cooling = 0, self.cooldown
+                self.say(epoch, f"the learning rate is {model.optimizer.lr:.6g} from now on")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self._waited, "cooling": self._cooling}
@@ -289,6 +312,7 @@ class ModelCheckpoint(MonitorCallback):
     initial_value_threshold  the figure must be better than this for a first file of `save_best_only`
     save_weights_only  True: files without the optimizer, a third of the size for Adam: `load_model` gives a model that
                     predicts, and `load_weights` reads them
+    verbose         1: name each file that is written
 
     Names and defaults are Keras's. After `fit`: `best` (the figure), and `path`, of the file last written (None: none).
     `fit` raises ValueError, before anything is changed, for fields and figures that are unknown.
@@ -308,8 +332,9 @@ class ModelCheckpoint(MonitorCallback):
         save_freq: str | int = "epoch",
         initial_value_threshold: float | None = None,
         save_weights_only: bool = False,
+        verbose: int = 0,
     ) -> None:
-        super().__init__(monitor, mode)
+        super().__init__(monitor, mode, verbose=verbose)
         if not isinstance(filepath, str | os.PathLike) or not isinstance(os.fspath(filepath), str):
             raise TypeError(f"filepath must be a str or a path; got {describe(filepath)}")
         self.filepath = os.fspath(filepath)
@@ -364,6 +389,7 @@ class ModelCheckpoint(MonitorCallback):
             os.makedirs(folder, exist_ok=True)
         model.save(path, **{"weights_only": True} if self.save_weights_only else {})
         self.path = path
+        self.say(self._epoch, f"the model is in {path}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "path": self.path, "epoch": self._epoch}

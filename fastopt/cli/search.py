@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .. import _backends
 from ..conventions import NAMES as CONVENTIONS
 from ..kernels.formulas import ACTIVATIONS, LOSSES
@@ -17,11 +15,9 @@ from ..optim import OPTIMIZER_CLASSES
 from . import train_data
 from .arguments import integer
 from .search_space import FORMS, layers, names, numbers
-from .train_data import CLASSIFICATION_LOSS, REGRESSION_LOSS, targets
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
-    from ..search._task import Task
+    pass
 
 # Searched where the command line names no range and no list.
 DEFAULT_SPACE = {"lr": (1e-4, 1e-1), "batch_size": [16, 32, 64], "layers": [(32,), (64, 32), (128, 64)]}
@@ -108,12 +104,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give --grid or --random, not both")
     if args.validation_split:
         raise ValueError("--validation-split is for train: search validates by --cv")
-    if args.threads is not None:
-        if args.backend != "cpu":
-            raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
-        from ..kernels.cpu.runtime.launch import set_num_threads
-
-        set_num_threads(args.threads)
+    train_data.use_threads(args)
     options = Options(
         trials=args.trials, sampler="grid" if args.grid else "random" if args.random else "tpe", cv=args.cv,
         monitor=args.monitor, patience=args.patience, prune=args.prune, jobs=args.jobs, storage=args.storage,
@@ -122,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     options.check()
     space = _space(args)
     data = train_data.load(args)
-    task = _task(args, data)
+    task = train_data.task(args, data)
     result = _search.run(task, {"epochs": options.epochs, **space}, options)
     command = _command(args, result.best_settings, {"epochs": options.epochs, "layers": (64, 32), "batch_size": 32})
     if args.quiet:
@@ -142,23 +133,6 @@ def _space(args: argparse.Namespace) -> dict[str, Any]:
     if args.grid:
         raise ValueError("--grid needs lists of settings, such as --lr 1e-4:1e-1:4 --layers 32/64,32")
     return {**DEFAULT_SPACE, **space}
-
-
-def _task(args: argparse.Namespace, data: Dataset) -> Task:
-    """The training rows, in the form that the loss takes."""
-    from ..search._task import Task
-
-    loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
-    target = targets(data, loss)
-    is_labelled = target.metrics == ("accuracy",) and target.y.ndim == 1
-    features = data.x_train.astype("float64" if args.standardize else args.dtype, copy=False)
-    labels = None
-    if is_labelled:
-        labels = data.labels if data.labels is not None else np.arange(data.classes)
-    return Task(
-        features, target.y, target.outputs, loss, target.metrics, labels, args.standardize, args.dtype, args.backend,
-        args.seed,
-    )  # fmt: skip
 
 
 def _command(args: argparse.Namespace, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .table_arguments import (
     refuse_table_arguments,
     text_options,
 )
+
+if TYPE_CHECKING:
+    from .._task import Task
 
 CLASSIFICATION_LOSS, REGRESSION_LOSS = "sparse_categorical_crossentropy", "mean_squared_error"
 # Losses of real-valued targets.
@@ -107,3 +110,31 @@ def targets(data: datasets.Dataset, loss: str) -> Targets:
         return Targets(outputs, labels[data.y_train], labels[data.y_test], ("accuracy",))
     codes = np.eye(data.classes, dtype=np.float32)
     return Targets(data.classes, codes[data.y_train], codes[data.y_test], ("accuracy",))
+
+
+def task(args: argparse.Namespace, data: datasets.Dataset) -> Task:
+    """Return the training rows, in the form that the loss takes, as searches and studies have them."""
+    from .._task import Task
+
+    loss = args.loss or (CLASSIFICATION_LOSS if data.classes else REGRESSION_LOSS)
+    target = targets(data, loss)
+    is_labelled = target.metrics == ("accuracy",) and target.y.ndim == 1
+    features = data.x_train.astype("float64" if args.standardize else args.dtype, copy=False)
+    labels = None
+    if is_labelled:
+        labels = data.labels if data.labels is not None else np.arange(data.classes)
+    return Task(
+        features, target.y, target.outputs, loss, target.metrics, labels, args.standardize, args.dtype, args.backend,
+        args.seed,
+    )  # fmt: skip
+
+
+def use_threads(args: argparse.Namespace) -> None:
+    """Set the number of threads of the compiled kernels, if there is one."""
+    if args.threads is None:
+        return
+    if args.backend != "cpu":
+        raise ValueError("--threads is for the compiled kernels: it needs --backend cpu")
+    from ..kernels.cpu.runtime.launch import set_num_threads
+
+    set_num_threads(args.threads)

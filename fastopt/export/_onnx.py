@@ -13,7 +13,7 @@ from .._files import Path, Writable
 from ..kernels.sources import Stage
 from ..layers import BatchNorm, Dense, LayerNorm
 from ..models.sequential import Sequential
-from ._reading import NamedLayer, Prediction, read, refusal
+from ._reading import Integers, NamedLayer, Prediction, read, refusal
 
 INSTALL = "ONNX files need the package onnx: pip install 'fastopt[onnx]'"
 OPSET, IR_VERSION = 17, 8  # LayerNormalization came with 17; onnxruntime 1.13 and newer read them
@@ -28,12 +28,17 @@ def to_onnx(model: Sequential, path: Path | Writable) -> None:
     `feature_names`, lists in JSON, where the model has them, and `rule`, the way from outputs to classes: "largest",
     "above 0.5" or "above 0".
 
+    A quantized model becomes one of QuantizeLinear and DequantizeLinear, with int8 weights and uint8 inputs of dense
+    layers, which onnxruntime makes products of integers; now and then a code differs by 1, as it divides by a scale
+    where kernels multiply by the inverse. Weights of int8 alone stay int8 in the file, of which onnxruntime makes
+    products of integers, too, unless its graph_optimization_level is basic; others are written as float32.
+
     path: of the file, or a file object open for writing in binary mode.
 
     Raises ImportError without the package onnx (extra `onnx`); TypeError, OSError; ValueError for a float64 model, and
     as all exports do. Nothing is written then.
     """
-    found = read("to_onnx", model)
+    found = read("to_onnx", model, integers=True)
     if found.dtype != np.float32:
         raise refusal(
             "to_onnx", f"dtype {found.dtype}", "save the model, and load_weights of its file in a float32 Sequential"
@@ -126,6 +131,8 @@ def _stage(graph: Graph, stage: Stage, x: str, name: str) -> str:
 
 def _layer(graph: Graph, entry: NamedLayer, x: str) -> str:
     layer, prefix = entry.layer, f"l{len(graph.nodes)}_"
+    if entry.integers is not None:
+        return ACTIVATIONS[entry.activation](graph, _integer_layer(graph, entry, entry.integers, x, prefix))
     names = {which: graph.array(prefix + which, array) for which, array in entry.arrays.items()}
     if isinstance(layer, Dense):
         x = graph.add("Gemm", [x, *names.values()])
@@ -137,6 +144,19 @@ def _layer(graph: Graph, entry: NamedLayer, x: str) -> str:
         moving = [names["moving_mean"], names["moving_variance"]]
         return graph.add("BatchNormalization", [x, gamma, beta, *moving], epsilon=layer.epsilon)
     return ACTIVATIONS[entry.activation](graph, x)
+
+
+def _integer_layer(graph: Graph, entry: NamedLayer, integers: Integers, x: str, prefix: str) -> str:
+    """Return x w + b of codes: a pair of quantization and its reverse for x, the reverse alone for w."""
+    if integers.input_scale:
+        scale = graph.array(f"{prefix}input_scale", np.array(integers.input_scale, np.float32))
+        zero = graph.array(f"{prefix}input_zero", np.array(integers.input_zero, np.uint8))
+        x = graph.add("DequantizeLinear", [graph.add("QuantizeLinear", [x, scale, zero]), scale, zero])
+    codes, scales = graph.array(f"{prefix}codes", integers.codes), graph.array(f"{prefix}scales", integers.scales)
+    zeros = graph.array(f"{prefix}zeros", np.zeros(len(integers.scales), np.int8))
+    x = graph.add("MatMul", [x, graph.add("DequantizeLinear", [codes, scales, zeros], axis=1)])
+    bias = entry.arrays.get("bias")
+    return x if bias is None else graph.add("Add", [x, graph.array(f"{prefix}bias", bias)])
 
 
 def _op(name: str, **attributes: Any) -> Callable[[Graph, str], str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -79,6 +80,8 @@ def call_of(model: Any, options: FitOptions, data: Mapping[str, Any], names: Seq
         "optimizer": f"{type(model.optimizer).__name__} (convention {model.optimizer.convention})",
         "ema": repr(model.ema), "decay_biases": model.decay_biases, "figures": list(names),
     }  # fmt: skip
+    if model._quantize is not None:  # older checkpoints say nothing of it
+        call["quantize"] = model._quantize
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name not in FREE and not (field.name in LATER and value == field.default):
@@ -103,7 +106,7 @@ def _told(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # a function or a class
         return value.__qualname__
     has_words = getattr(type(value), "__repr__", None) is not getattr(object, "__repr__", None)
-    return repr(value) if has_words else type(value).__name__
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)) if has_words else type(value).__name__  # addresses change
 
 
 def fingerprint(array: Any) -> str:
@@ -232,12 +235,20 @@ def read(path: str, make: Any, model: Any, begun: Plan, call: Mapping[str, Any])
         with checkpoint.opened(path, training=True) as (description, tensors):
             saved = _parsed(path, make, model, begun.options, call, description, tensors)
             if saved.partial is not None:  # ValueError for one that does not fit the data
-                PartialEpoch(next_batches(saved.model, _with_size(begun, saved.call))).restore(saved.partial)
+                _epoch_of(saved.model, _with_size(begun, saved.call)).restore(saved.partial)
             return saved
     except ValueError as error:
         before = path.removesuffix(PREVIOUS) + PREVIOUS
         hint = f"; the checkpoint before it is {before}" if before != path and os.path.exists(before) else ""
         raise ValueError(f"{error}{hint}") from None
+
+
+def _epoch_of(model: Any, plan: Plan) -> PartialEpoch:
+    """The model's next epoch by a plan."""
+    if plan.source is None:
+        return PartialEpoch(next_batches(model, plan))
+    epoch: PartialEpoch = plan.source.epoch(model, plan, 1)
+    return epoch
 
 
 def _parsed(

@@ -20,7 +20,7 @@ from ..optim import OPTIMIZER_CLASSES, Optimizer, get_optimizer
 from . import _data_memory
 from ._data_memory import DataMemory
 from ._masks import from_tensors, take_masks
-from .checkpoint import LAYERED, PRUNED, Description, Tensors
+from .checkpoint import CODED, LAYERED, PRUNED, QUANTIZED, Description, Tensors
 
 log = logging.getLogger("fastopt")
 
@@ -50,11 +50,13 @@ def describe(
         tensors |= model._masks.to_tensors(names)
     compiled = None
     if model.optimizer is not None and model.loss is not None and not weights_only:
-        metrics = _metrics_of(model, warns)
+        metrics = metrics_of(model, warns)
         compiled, states = _describe_training(model.optimizer, model.loss, metrics, len(model.parameters), warns)
         tensors |= states
         if not model.decay_biases:
             compiled["decay_biases"] = False
+        if model._quantize is not None:
+            compiled["quantize"] = model._quantize
         if model._averages is not None:
             compiled["ema"] = {**model._averages.ema.config(), "steps": model._averages.steps}
             tensors |= {f"averages.{name}": array for name, array in zip(names, model._averages.arrays, strict=True)}
@@ -71,12 +73,12 @@ def describe(
         "epochs_done": model.epochs_done,
         "compile": compiled,
     }
-    if formulas := _defined(model):
+    if formulas := defined_in(model):
         description["formulas"] = formulas
     return description, tensors
 
 
-def _defined(model: DataMemory) -> list[dict[str, str]]:
+def defined_in(model: DataMemory) -> list[dict[str, str]]:
     """The user's formulas that a model has."""
     keys = [("activation", layer.activation_key()) for layer in model.layers if isinstance(layer, Dense | Activation)]
     if model.optimizer is not None and model.loss is not None:
@@ -98,6 +100,10 @@ def check_defined(description: Description) -> None:
 
 def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], compiled: Description) -> int:
     """The oldest format that can say all of a model, of which these are parts of the description."""
+    if "quantize" in compiled:
+        return QUANTIZED
+    if compiled.get("group", {}).get("state_bits") == 8:
+        return CODED
     if model._masks is not None:
         return PRUNED
     is_new = any(layer["kind"] in NEW_KINDS or set(LATER).intersection(layer) for layer in layers)
@@ -106,7 +112,7 @@ def _format(model: DataMemory, remembers: bool, layers: Sequence[Description], c
     return 2 if remembers or model.preprocessing or model.target_scale else 1
 
 
-def _metrics_of(model: DataMemory, warns: bool) -> list[str]:
+def metrics_of(model: DataMemory, warns: bool) -> list[str]:
     """Names of the metrics that a file can hold."""
     names = {name for name, function in model.metric_functions.items() if FUNCTIONS.get(name) is function}
     foreign = [name for name in model.metric_functions if name not in names]
@@ -198,7 +204,8 @@ def build_whole(
         optimizer, loss, metrics, state = build_training(
             description["compile"], tensors, len(model.parameters), warns
         )
-        settings = build_ema(description["compile"]), description["compile"].get("decay_biases", True)
+        compiled = description["compile"]
+        settings = build_ema(compiled), compiled.get("decay_biases", True), compiled.get("quantize")
         model.compile(optimizer, loss, metrics, *settings)  # type: ignore[attr-defined]
         optimizer.load_state_dict(state)
         restore_averages(model, description["compile"], tensors)

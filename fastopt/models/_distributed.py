@@ -55,6 +55,8 @@ def _begun(model: Any, x: Any, y: Any, options: FitOptions, world: Any) -> tuple
     plan, error = None, None
     try:
         check_model(model, options)
+        if y is None:
+            raise ValueError('distributed="mpi" needs x and y, whose rows all ranks know; got an iterable of batches')
         plan = model._plan(x, y, options)
         error = _too_many(world, plan)
     except Exception as failure:
@@ -92,10 +94,17 @@ def check_model(model: Any, options: FitOptions) -> None:
         )
     if options.wire_dtype is not None and model.dtype.name != "float32":
         raise ValueError(f"wire_dtype={options.wire_dtype!r} is for models of float32; got {model.dtype}")
+    if model.optimizer is not None and model.optimizer.param_groups[0]["state_bits"] == 8:
+        raise ValueError('distributed="mpi" keeps states as numbers: state_bits must be 32; got 8')
     if options.pruning is not None or model._masks is not None:
         raise ValueError('distributed="mpi" trains no pruned models: train first, and prune in a fit of one process')
+    if model._quantize is not None:
+        raise ValueError(
+            f'distributed="mpi" does not round weights in training, as quantize={model._quantize!r} asks for: compile'
+            " without it, or train in one process"
+        )
     fixed = model._fixed_layers
-    for i, spec in enumerate(model.specs(model.inputs or 1) if model.inputs else ()):
+    for i, spec in enumerate(model.specs(model.inputs or 1)):
         if isinstance(spec, BatchNormSpec) and i not in fixed:
             raise ValueError(
                 'distributed="mpi" has no BatchNorm that is trained, as its statistics are those of all rows of a batch'

@@ -58,6 +58,8 @@ def check(model: Any, schedule: Pruning | None) -> None:
             f"pruned models are trained on the backends {' and '.join(BACKENDS)}; got {model.backend!r}, which predicts"
             " with them. Set model.backend = 'cpu', or call fastopt.compress.unprune"
         )
+    if model.optimizer.param_groups[0]["state_bits"] == 8:
+        raise ValueError("the optimizer of a pruned model must have state_bits=32, for masks set states to 0; got 8")
 
 
 def resolved(options: Any, rows: int | None) -> Any:

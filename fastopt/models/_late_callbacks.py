@@ -26,11 +26,10 @@ def telling(callbacks: Sequence[Callback], model: Trainable, history: History) -
 
     def tell() -> None:
         nonlocal told
-        for i in range(told, len(history.epochs) if callbacks else 0):
-            told = i + 1
-            logs = {name: values[i] for name, values in history.history.items()}
-            for callback in callbacks:
-                callback.on_epoch_end(model, history.epochs[i], logs)
+        first, told = told, len(history.epochs)
+        for callback in callbacks if first < told else ():
+            logs = {name: values[first:] for name, values in history.history.items()}
+            callback._on_epochs_end(model, history.epochs[first:], logs)
 
     try:
         for callback in callbacks:

@@ -21,7 +21,7 @@ from ..kernels.spec import LayerSpec, ParamSettings
 from ..layers import LAYERS, Activation, Dense, Layer, Trained, chain, kind, preprocessing_of, updated_params
 from ..losses import Loss
 from ..optim import Optimizer
-from . import _summary, _trainable
+from . import _quantized_training, _summary, _trainable
 from ._averages import Averages
 from ._masks import Masks
 from .history import History
@@ -36,6 +36,7 @@ class LayerStack:
     param_settings: tuple[ParamSettings, ...]
     # The network of a training whose weights and states may be newer on a device than here, and the training's thread.
     _holder: tuple[Any, int] | None = None
+    _quantize: str | None = None  # how training rounds weights, one of `_quantized_training.WAYS`
     _ema: EMA | None = None
     _averages: Averages | None = None  # of a built model with `_ema`
     _masks: Masks | None = None  # of a built model whose weights are pruned
@@ -78,6 +79,7 @@ class LayerStack:
     def backend(self, name: str) -> None:
         name = _backends.known(name)
         _backends.check_compute(self._compute, self.dtype.name, name)
+        _quantized_training.check(self._quantize, self.dtype.name, self._compute, name)
         self._backend = name
 
     @property
@@ -96,7 +98,9 @@ class LayerStack:
 
     @compute_dtype.setter
     def compute_dtype(self, name: str | None) -> None:
-        self._compute = _backends.check_compute(name, self.dtype.name, self._backend)
+        compute = _backends.check_compute(name, self.dtype.name, self._backend)
+        _quantized_training.check(self._quantize, self.dtype.name, compute, self._backend)
+        self._compute = compute
 
     @property
     def built(self) -> bool:
@@ -337,9 +341,14 @@ class LayerStack:
         network = _backends.network(self.backend)
         # unpickled, the model may have come from another processor
         _backends.check_compute(self._compute, self.dtype.name, self._backend)
-        compute = {"compute": self._compute} if self._mixed else {}
+        options: dict[str, Any] = {"compute": self._compute} if self._mixed else {}
+        if self._masks is not None and getattr(network, "multiplies_sparse", False):
+            options["masks"] = self._masks.arrays
         parameters = self._averages.arrays if averaged and self._averages is not None else self._parameters
-        return network(self._specs, parameters, self.dtype, spec, metrics, **compute)
+        specs = self._specs
+        if training and self._quantize:
+            specs = _quantized_training.rounded_specs(specs, self._quantize)
+        return network(specs, parameters, self.dtype, spec, metrics, **options)
 
     def _bring_back(self) -> None:
         """Update weights and states from the device of a training that holds them there, for a callback's call."""

@@ -101,14 +101,18 @@ class PartialEpoch:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the steps that `to_state` was called after; ValueError for a state of another epoch."""
+        self._take(state, self._sizes, len(self._sizes), self._whole.weights is not None)
+
+    def _take(self, state: Mapping[str, Any], sizes: np.ndarray, whole: int, weighted: bool) -> None:
+        """Restore a state of an epoch of `whole` steps; sizes: rows of its first ones; weighted: rows have weights."""
         steps, rows = check_count("steps of its epoch", state["steps"]), state["rows"]
         losses, weights, carried = state["losses"], state["weights"], state["carried"]
         metrics, fits = dict(state["metrics"]), all(a.shape == (steps,) for a in (losses, weights) if a is not None)
-        if steps >= len(self._sizes) or not fits or rows != self._sizes[:steps].sum():
-            raise ValueError(f"its epoch must have {len(self._sizes)} steps; it has done {steps} on {rows} rows")
+        if steps >= whole or len(sizes) < steps or not fits or rows != sizes[:steps].sum():
+            raise ValueError(f"its epoch must have {whole} steps; it has done {steps} on {rows} rows")
         if not isinstance(carried, dict | list) or (isinstance(carried, dict) and set(carried) != set(metrics)):
             raise ValueError("sums of its epoch must be those of its metrics")
-        if (weights is None) != (self._whole.weights is None):
+        if (weights is None) != (not weighted):
             raise ValueError("its epoch must have weights of rows if the data have them")
         self.steps, self._losses, self._metrics = steps, [losses], metrics
         self._weights = [] if weights is None else [weights]
@@ -173,6 +177,9 @@ def train_in_parts(
     that are done, and of the part's mean loss.
     """
     while not epoch.complete and not any(party.ends_training for party in parties):
+        if not parties:
+            epoch.train(epoch.steps_left, train, advance)
+            continue
         before, left = model.optimizer.steps, epoch.steps_left
         count = min([left, *(party.steps_until(before, left) for party in parties)])
         result = epoch.train(count, train, advance)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import _backends
-from ..kernels.formulas import METRICS
 from ..losses import Loss
 from . import _intake, _targets, training
+from ._augment import AugmentedSource
 from ._intake import Learnt
 from ._labels import Labels
-from ._streams import AugmentedSource, Items, ItemSource, Reader
+from ._streams import Items, ItemSource, Reader
 from .training import FitOptions
 
 # Options of `fit` that have no meaning where x gives the batches, with the values that say nothing, and what to do.
@@ -29,23 +29,12 @@ MEANINGLESS = {
 }
 
 
-def check_metrics(metrics: tuple[str, ...], what: str) -> None:
-    """Raise ValueError for a metric that needs the targets of an epoch before its first batch."""
-    for name in metrics:
-        if METRICS[name].of_variation:
-            raise ValueError(
-                f"{name} needs the mean of all targets before the first batch, which {what} does not tell: take"
-                " mean_squared_error while training, and call evaluate"
-            )
-
-
 def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
     """Return the plan of a training on the items (x, y) of an iterable; the model is built by the first of them."""
     for name, (value, advice) in MEANINGLESS.items():
         given = getattr(options, name)
         if given != value if value is not None else given is not None and given is not False:
             raise ValueError(f"{name} is for arrays x and y, and y is left out; {advice}")
-    check_metrics(model.metrics, "an iterable")
     items = Items(x)
     first = items.first()
     names = ("x of batch 1", "y of batch 1")
@@ -73,14 +62,6 @@ def plan(model: Any, x: Any, loss: Loss, options: FitOptions) -> training.Plan:
     source = ItemSource(items, reader)
     evaluator = model._evaluator(network)
     return training.Plan(network, empty, np.arange(0), validation, options, evaluator, source=source)
-
-
-def check_augment(metrics: tuple[str, ...], options: FitOptions) -> None:
-    """Raise ValueError for options that do not go with a function that changes batches."""
-    check_metrics(metrics, "a function that changes batches")
-    for name in ("checkpoint", "resume"):
-        if getattr(options, name) not in (None, False):
-            raise ValueError(f"{name} goes with data that stay as they are, and augment changes them: call model.save")
 
 
 def augmented(

@@ -1,10 +1,9 @@
-"""Epochs whose batches come one by one: items of an iterable, or rows that a function of the user's has changed."""
+"""Epochs whose batches come one by one, such as the items of an iterable."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -12,7 +11,9 @@ import numpy as np
 
 from .._metrics import check_classes
 from .._validation import describe
-from ..kernels.sources import SparseRows, take
+from ..kernels.formulas import METRICS
+from ..kernels.metrics import RunningVariation
+from ..kernels.sources import take
 from ..kernels.spec import Batches, EpochParts, PassResult, row_numbers
 from ..losses import Loss
 from . import _intake, _row_weights
@@ -20,7 +21,6 @@ from ._intake import Data, Learnt
 from ._parts import NEVER, Advance, PartialEpoch, Train
 
 REPORT = 0.1  # seconds between two figures for the progress bar
-AUGMENT = 4  # random stream of a model's seed, beside those of `_random_rows` and `fastopt.batches`
 _END = object()
 
 
@@ -96,13 +96,15 @@ class StreamedEpoch(PartialEpoch):
     """An epoch of batches that are made while it is trained on.
 
     batches: checked rows of one batch after the other. accumulate: so many of them make a step. limit: steps of the
-    epoch; None: as many as there are batches for. number: of the epoch, for errors. dtype: of the network.
+    epoch; None: as many as there are batches for. number: of the epoch, for errors.
     """
 
     def __init__(
-        self, batches: Iterator[Data], accumulate: int, limit: int | None, number: int, dtype: np.dtype
-    ) -> None:
-        self._dtype = dtype
+        self, batches: Iterator[Data], accumulate: int, limit: int | None, number: int, model: Any
+    ) -> None:  # fmt: skip
+        self._dtype = model.dtype
+        # of the targets so far, where r2 is among the metrics
+        self._running = RunningVariation() if any(METRICS[name].of_variation for name in model.metrics) else None
         self._items, self._accumulate, self._limit, self._number = batches, accumulate, limit, number
         self._parts = EpochParts(Batches(np.empty((0, 1)), np.empty(0), np.arange(0), 1))
         self._rows: list[int] = []  # of each step
@@ -138,6 +140,10 @@ class StreamedEpoch(PartialEpoch):
                 break
             self._check_weights(group)
             batches = together(group, self._accumulate, self._dtype)
+            if self._running:
+                order, weights = batches.order, batches.weights
+                own = None if weights is None else weights[order]
+                self._parts.variation = self._running.add(batches.y[order], own)
             results.append(train(batches._replace(parts=self._parts), None))
             self._rows.append(batches.num_rows)
             self.steps += 1
@@ -218,57 +224,4 @@ class ItemSource(NamedTuple):
         options = plan.options
         limit = None if options.steps_per_epoch is None else int(options.steps_per_epoch)
         read = (self.reader.read(i, *item) for i, item in enumerate(self.items.epoch(), 1))
-        return StreamedEpoch(read, int(options.accumulate), limit, number, model.dtype)
-
-
-Augment = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[Any, Any]]
-
-
-class AugmentedSource(NamedTuple):
-    """Epochs of rows that a function changes, batch after batch, in a thread that is a batch ahead.
-
-    x, y: all rows of the user's, before anything is prepared; weights: of the rows, if they have any; shape: of a row
-    of x. make(model, plan): the batches of the next epoch.
-    """
-
-    augment: Augment
-    x: np.ndarray | SparseRows
-    y: np.ndarray
-    weights: np.ndarray | None
-    shape: tuple[int, ...]
-    reader: Reader
-    make: Callable[[Any, Any], Batches]
-
-    def epoch(self, model: Any, plan: Any, number: int) -> StreamedEpoch:
-        """Return the next epoch."""
-        batches = self.make(model, plan).epoch(0)
-        ends = np.cumsum(batches.rows_of_batches())
-        rows = np.split(batches.order[: batches.num_rows], ends[:-1])
-        made = (self._batch(of_batch, model.seed, model.epochs_done, i) for i, of_batch in enumerate(rows))
-        return StreamedEpoch(ahead(made), batches.accumulate, batches.steps, number, model.dtype)
-
-    def _batch(self, rows: np.ndarray, seed: int, epoch: int, number: int) -> Data:
-        """Batch `number` of an epoch, counted from 0: a function of the rows, the seed and both numbers."""
-        bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(AUGMENT, epoch, number)))
-        x = self.x[rows].reshape(len(rows), *self.shape)
-        found = self.augment(x, self.y[rows], np.random.Generator(bits))
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise TypeError(f"augment must return a tuple (x, y); got {describe(found)} for batch {number + 1}")
-        data = self.reader.read(number + 1, *found)
-        if self.weights is None:
-            return data
-        if len(data.x) != len(rows) or data.rows is not None:
-            raise ValueError(
-                f"augment must return as many rows as it is given where rows have weights; got {len(data.x)} for"
-                f" {len(rows)} in batch {number + 1}"
-            )
-        return data._replace(weights=self.weights[rows])
-
-
-def ahead(made: Iterator[Data]) -> Iterator[Data]:
-    """Iterate over what a thread makes, which is one further than whoever takes it; its errors are raised here."""
-    with ThreadPoolExecutor(1, "fastopt-augment") as pool:
-        following = pool.submit(next, made, None)
-        while (data := following.result()) is not None:
-            following = pool.submit(next, made, None)
-            yield data
+        return StreamedEpoch(read, int(options.accumulate), limit, number, model)

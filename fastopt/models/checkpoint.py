@@ -23,12 +23,13 @@ from .. import _files
 from .._files import Path, Readable, Writable
 from .._validation import check_count, own
 
-# Formats. PRUNED is the newest one, that of models with pruned weights. LAYERED is that of checkpoints, of models with
-# averages, with layers other than Dense and Dropout, or layers that have constraints, regularizers, rates or a decay of
-# their own, or are frozen. Format 2 is that of models that remember something of their data; of others format 1 says
-# all.
-LAYERED, PRUNED = 3, 4
-FORMAT = PRUNED
+# Formats. QUANTIZED is the newest one, that of models of integers, and of those trained for it. CODED is that of
+# optimizers with states of 8 bits. PRUNED is that of models with pruned weights. LAYERED is that of checkpoints, of
+# models with averages, with layers other than Dense and Dropout, or layers that have constraints, regularizers, rates
+# or a decay of their own, or are frozen. Format 2 is that of models that remember something of their data; of others
+# format 1 says all.
+LAYERED, PRUNED, CODED, QUANTIZED = 3, 4, 5, 6
+FORMAT = QUANTIZED
 KEY = "fastopt"
 TRAINING = "training"  # entry of the description, and first part of the names of tensors
 # Errors, besides ValueError, of reading a file with wrong contents; they become ValueErrors.

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _backends
 from .._files import Path, Readable
-from . import _description, checkpoint
+from . import _description, _quantized_training, checkpoint, quantized
 from .sequential import Sequential
 
 log = logging.getLogger("fastopt")
@@ -20,8 +20,10 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
     read from its present position to its end.
 
     Weights, optimizer with its states and steps, seed and `epochs_done` are those of the saved model, so that further
-    training gives the same bits as training without the interruption. `backend` replaces the saved one; where the
-    backend does not compute in the model's `compute_dtype`, a warning is logged, and the model computes in its dtype.
+    training gives the same bits as training without the interruption. A file of a quantized model gives a
+    `QuantizedModel` (see `fastopt.compress`), which is a `Sequential` that only predicts. `backend` replaces the saved
+    one; where the backend does not compute in the model's `compute_dtype`, a warning is logged, and the model computes
+    in its dtype.
 
     Raises ValueError for a file that is foreign, damaged or cut short, and for one of a newer format; OSError where it
     cannot be read. Nothing in a file is executed, and no more memory is used than twice the file's size.
@@ -45,4 +47,10 @@ def load_model(path: Path | Readable, backend: str | None = None) -> Sequential:
         if refusal:
             log.warning("%s: the model now computes in its dtype", refusal)
             description["compute_dtype"] = None
+        if "quantized" in description:
+            return quantized.build(description, tensors, backend)
+        compiled = description["compile"] or {}
+        if compiled.get("quantize") and runs_on not in _quantized_training.BACKENDS:
+            log.warning("the backend %r does not round weights in training: training goes on without", runs_on)
+            del compiled["quantize"]
         return _description.build_whole(Sequential, description, tensors, backend)

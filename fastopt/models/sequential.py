@@ -30,6 +30,7 @@ from . import (
     _distributed,
     _gradual,
     _intake,
+    _quantized_training,
     _row_weights,
     _sizes,
     _stream_plan,
@@ -39,11 +40,11 @@ from . import (
     epoch_loop,
     training,
 )
+from ._augment import Augment
 from ._incremental import Incremental
 from ._intake import Learnt
 from ._probabilities import probabilities, refusal
 from ._row_stream import RowStream
-from ._streams import Augment
 from .history import History
 from .training import NAN, FitOptions
 
@@ -120,6 +121,7 @@ class Sequential(Incremental):
         metrics: str | Function | Iterable[str | Function] | None = (),
         ema: EMA | None = None,
         decay_biases: bool = True,
+        quantize: str | None = None,
     ) -> None:
         """Set optimizer, loss and metrics. Weights stay; an optimizer that is new to the model starts afresh.
 
@@ -130,11 +132,17 @@ class Sequential(Incremental):
         metrics    names, or a single name, of those that go with the loss: accuracy, top_5_accuracy and its like for
                    any number (of the softmax losses), precision, recall and f1 (of two classes), precision_macro,
                    recall_macro and f1_macro, roc_auc, mean_squared_error, mean_absolute_error, r2; also as "acc",
-                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc". Or functions
-                   f(y_true, y_pred) of yours, which go by their names
+                   "top_k_accuracy", "top_k_categorical_accuracy", "mse", "mae", "r2_score", "auc", and
+                   "binary_accuracy" and its like of Keras. Or functions f(y_true, y_pred) of yours, which go by their
+                   names
         ema        an average of the weights over steps, `fastopt.EMA(decay=0.999)`, which `predict`, `evaluate` and the
                    validation use; None: there is none. The average of a model that had the same one goes on
         decay_biases  False: weight decay, that of the optimizer and of layers, leaves biases alone, as is usual
+        quantize   train for `fastopt.compress.quantize` (quantization-aware training): dense layers multiply rounded
+                   weights in training, and gradients pass straight through the rounding. "int8": weights and inputs,
+                   these to 256 codes of the range of each batch; "int8_weights", "int4": weights alone, for
+                   weights_only=True of 8 and 4 bits. `predict`, `evaluate` and the validation use the weights as they
+                   are. Models of float32, on "cpu" and "numpy". None: nothing is rounded
 
         Accuracy is, for the categorical losses, the share of rows whose largest output is that of their class. For
         binary_crossentropy, hinge and perceptron it is the share of right labels over rows and outputs: probabilities
@@ -169,6 +177,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         check_outputs(new_loss.spec.name, self.last_activation, self.outputs)
         names, functions = check_metrics(metrics, new_loss.spec.name, self.outputs)
         decay_biases = check_flag("decay_biases", decay_biases)
+        quantize = _quantized_training.check(quantize, self.dtype.name, self._compute, self._backend)
         if ema is not None and not isinstance(ema, EMA):
             raise TypeError(f"ema must be a fastopt.EMA, or None; got {describe(ema)}")
         with self._use.exclusive("compile"):
@@ -181,6 +190,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                     new_optimizer.bind(self._parameters, _trainable.frozen_params(self.layers))
             self.optimizer, self.loss, self.metrics = new_optimizer, new_loss, names
             self.metric_functions, self.decay_biases = functions, decay_biases
+            self._quantize = quantize
             self._renew_settings()
             self._average_by(ema)
             self._kept_networks.clear()
@@ -288,9 +298,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           is the same path and there is no file yet, the training begins
         augment           f(x, y, rng) -> (x, y) on every batch: rows as they were given, in an array of their own, of
                           the shape (rows, ...) of x, before Normalization and Rescaling; and a NumPy Generator, a
-                          function of the seed, the epoch in the model's life, and the number of the batch. It may
-                          return other rows, and more or fewer of them. It runs in a thread, a batch ahead of the
-                          kernels
+                          function of the seed, the epoch in the model's life, and the number of the batch, so that
+                          checkpoints go on to the bit if f depends on its arguments alone. It may return other rows,
+                          and more or fewer of them. It runs in a thread, a batch ahead of the kernels
         pruning           `fastopt.compress.Pruning`, or a share that stands for one: the smallest weights become zero
                           while the model is trained, more and more of them. On "cpu" and "numpy"
         distributed       "mpi": all processes that mpirun has started train this model together, each on its share of
@@ -370,8 +380,6 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         loss = self._trainable_loss(options)
         if isinstance(options.batch_size, Random):
             _sizes.check_backend(options.batch_size, int(options.accumulate), self.backend)
-        if options.augment is not None:
-            _stream_plan.check_augment(self.metrics, options)
         raw = intake.read(self, ("x", "y"), x, y, loss, options.nan)
         weights = None
         if options.sample_weight is not None:
@@ -418,13 +426,13 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         plan = training.Plan(None, data, rows, validation, options, None, size)
         if options.steps_per_epoch is not None:
             plan = plan._replace(stream=RowStream(rows, training.shuffle_of(self, plan)))
+        if options.augment is not None:
+            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         if options.checkpoint is not None or options.resume not in (None, False):
             names = training.figure_names(self.metrics, validation is not None, self.metric_functions)
             told = {**data._asdict(), "x": data.features, "rows": len(rows)}
             told["learnt"] = [learnt.statistics, learnt.target_scale]
             plan = _checkpoints.plan(self, Sequential, plan, _checkpoints.call_of(self, options, told, names))
-        if options.augment is not None:
-            plan = plan._replace(source=_stream_plan.augmented(self, x, raw, data.weights, loss, learnt, options))
         return plan, learnt
 
     def _settled(self, plan: training.Plan, learnt: Learnt) -> training.Plan:
@@ -454,6 +462,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             raise ValueError("fit clips by clip_value or clip_norm; the optimizer's clip_each is for its method `step`")
         if self._masks is not None or (options is not None and options.pruning is not None):
             _gradual.check(self, None if options is None else options.pruning)
+        self.optimizer.check_epochs(self.backend)
         if self.param_settings or self._all_frozen:
             _trainable.check_trainable(self.param_settings, self._all_frozen, self.optimizer)
         return loss
@@ -487,6 +496,8 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         parts: tuple[Any, ...] = self._backend, self._compute, weights
         if training:
             parts += self.loss, self.metrics
+        if self._masks is not None:
+            parts += (self._masks.left,)  # other masks may leave other layers to multiply sparsely
         key = training, averages is not None
         ids, kept = [*map(id, parts)], self._kept_networks.get(key)
         if kept is not None and kept[0] == ids:

@@ -458,7 +458,7 @@ def epoch_figures(batches: Batches, results: EpochResults) -> dict[str, list[flo
     if results.weights is not None:
         # a short epoch may have no weight: the losses of its steps are 0, but for penalties
         sizes = np.where(results.weights.any(axis=1, keepdims=True), results.weights, 1.0)
-    losses = np.average(results.losses, axis=1, weights=sizes)
+    losses = (results.losses * sizes).sum(axis=1) / sizes.sum(axis=-1)  # np.average takes 4 times as long
     speeds = rows.sum() / np.maximum(results.seconds, 1e-9)
     last = results.rates.tolist(), results.seconds.tolist(), speeds.tolist()
     return {"loss": losses.tolist(), **results.metrics, **dict(zip(LAST, last, strict=True))}

@@ -79,11 +79,13 @@ class SGD(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -133,11 +135,13 @@ class Lion(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "paper",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -191,11 +195,13 @@ class Adagrad(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -247,11 +253,13 @@ class Adadelta(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -309,11 +317,13 @@ class RMSprop(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -376,11 +386,13 @@ class Adam(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -442,11 +454,13 @@ class AdamW(Adam):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...
 
@@ -503,10 +517,12 @@ class NAdam(Optimizer):
         l1: float = 0.0,
         clip_value: float | None = None,
         clip_each: float | None = None,
+        state_bits: int = 32,
         clip_norm: float | None = None,
         convention: str = "torch",
         master_weights: bool = True,
         seed: int = 0,
         capturable: bool = False,
+        state_rounding: str = "nearest",
         backend: str = "cpu",
     ) -> None: ...

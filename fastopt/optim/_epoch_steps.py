@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels.spec import OptimizerSteps, ParamSettings
+from .. import _backends
+from ..kernels.spec import WHOLE, OptimizerSteps, ParamSettings
 from ._engine import UpdateEngine
 from ._param_state import ParamState
 from ._settings import Settings
@@ -17,12 +18,27 @@ class EpochSteps(Settings):
     _engine: UpdateEngine
     _param_states: list[ParamState]
     _step_lock: Any
+    state_rounding: Any
     _divided = False  # states are those of a part of the parameters: others have been updated by other processes
 
     @property
     def steps(self) -> int:
         """Steps done; of arrays that have done different numbers of steps, the most."""
         return max((state.steps for state in self._param_states), default=0)
+
+    def check_epochs(self, backend: str) -> None:
+        """Raise ValueError where the epochs of a backend cannot do the steps of these states."""
+        if self.param_groups[0]["state_bits"] != 8:
+            return
+        if backend == _backends.DEVICE:
+            raise ValueError(
+                f"fit on the backend {backend!r} keeps states as numbers: state_bits must be 32, or the backend 'cpu'"
+            )
+        if self.state_rounding != "nearest":
+            raise ValueError(
+                "fit rounds states of 8 bits to the nearest code: state_rounding must be 'nearest';"
+                f" got {self.state_rounding!r}, which the method `step` has"
+            )
 
     def next_steps(self, n: int, settings: Sequence[ParamSettings] = ()) -> OptimizerSteps:
         """Record of all that a compiled epoch of `n` steps needs of the optimizer; for one with a single group.
@@ -36,7 +52,9 @@ class EpochSteps(Settings):
             late = [0 if state.frozen else done - n for state, n in zip(group.param_states, steps, strict=True)]
             own = settings or [ParamSettings()] * len(states)
             settings = [one._replace(late=behind) for one, behind in zip(own, late, strict=True)]
-        return OptimizerSteps(group.rule, states, group.options, rates, done, self._clip_norm, settings)
+        storages = [state.storage for state in group.param_states]
+        given = OptimizerSteps(group.rule, states, group.options, rates, done, self._clip_norm, settings)
+        return given if storages.count(WHOLE) == len(storages) else given._replace(storages=storages)
 
     def advance(self, n: int) -> None:
         """Counts `n` steps that a compiled epoch did on the arrays and states."""

@@ -18,10 +18,10 @@ TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "decoupled_wei
 SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 
 # Options that groups of a state_dict may lack, as torch's and our first version's do, with their defaults.
-EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None}
+EXTRA: dict[str, Any] = {"l1": 0.0, "clip_value": None, "clip_each": None, "clip_norm": None, "state_bits": 32}
 
 # Entries that are the optimizer's, and so the same in all groups of a state_dict.
-COMMON = ("clip_norm", "convention", "lr_step", "seed")
+COMMON = ("clip_norm", "convention", "lr_step", "seed", "state_rounding")
 
 _SCALE = Domain(open_low=True)
 
@@ -74,6 +74,10 @@ def check_clipping(clip_norm: float | None, groups: Sequence[Mapping[str, Any]],
         given = [f"{name}={value}" for name, value in ways.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"gradients are clipped in one way, not in several; got {', '.join(given)}")
+        if group["state_bits"] == 8 and backend == _backends.DEVICE:
+            raise ValueError(
+                f"on the backend {backend!r} states are whole numbers of the array's dtype: state_bits must be 32; got 8"
+            )
         if ways["clip_each"] is not None and backend == _backends.DEVICE:
             raise ValueError(
                 f"on the backend {backend!r} gradients are clipped by value (clip_value) or by the norm of all of them"

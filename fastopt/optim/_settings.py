@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import conventions
-from .._validation import check_count, check_flag, check_in_domain
+from .._validation import check_count, check_flag, check_in_domain, check_name
 from ..conventions import Convention
 from ..kernels.formulas import BOUND, DOMAINS, Domain
 from ._aliases import hints_for, refuse_foreign
+from ._coded_state import ROUNDINGS
 from ._engine import StepSettings
 from ._hyperparameters import EXTRA, check_clipping, check_lr, rate
 from ._param_state import Hyper, ParamGroup
@@ -43,6 +44,7 @@ class Settings:
         master_weights: bool,
         seed: int,
         capturable: bool = False,
+        state_rounding: str = "nearest",
     ) -> None:
         self._convention = conventions.find(type(self).__name__, self._conventions, convention)
         self.defaults = self._checked(self._convention.complete(hyper))
@@ -53,6 +55,7 @@ class Settings:
         self._master_weights = check_flag("master_weights", master_weights)
         self._seed = check_count("seed", seed, least=0)
         self._capturable = check_flag("capturable", capturable)
+        self._state_rounding = check_name("state_rounding", state_rounding, ROUNDINGS)
 
     def _drop_plan(self) -> None:
         """Before states change: the next step makes another plan."""
@@ -100,7 +103,7 @@ class Settings:
                 for group, hyper in zip(stale, checked, strict=True):
                     self._check_derived(group, hyper)
             for group, rule, hyper in zip(stale, rules, checked, strict=True):
-                if rule != group.rule:
+                if (rule, hyper["state_bits"]) != (group.rule, group.state_bits):
                     self._drop_plan()
                 group.apply(rule, hyper)
             self._step_record = None
@@ -148,6 +151,8 @@ class Settings:
         """Reason that gradients of a group's arrays must not be of some rows only; "": they may."""
         if self._convention.decoupled and group.user_options["weight_decay"]:
             return f"weight decay of {self._convention.peer} is for all rows in every step, so it must be 0"
+        if group.user_options["state_bits"] == 8:
+            return "the codes of states are of blocks of elements, and not of rows: give the group state_bits=32"
         return self._sparse_refusal
 
     @property
@@ -168,6 +173,11 @@ class Settings:
     def capturable(self) -> bool:
         """True if steps may be captured into a CUDA graph."""
         return self._capturable
+
+    @property
+    def state_rounding(self) -> str:
+        """Rounding of states of 8 bits: "nearest" or "stochastic"."""
+        return self._state_rounding
 
     @property
     def seed(self) -> int:
@@ -225,6 +235,8 @@ class Settings:
             shown.append(f"convention={self.convention!r}")
         if not self.master_weights:
             shown.append(f"master_weights=False, seed={self.seed}")
+        if self.state_rounding != "nearest":
+            shown.append(f"state_rounding={self.state_rounding!r}, seed={self.seed}")
         if self.capturable:
             shown.append("capturable=True")
         return f"{type(self).__name__}({', '.join(shown)}, backend={self.backend!r})"

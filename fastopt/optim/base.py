@@ -11,9 +11,10 @@ import numpy as np
 
 from .. import _backends
 from .._exclusive import add_step_lock
-from .._validation import check_count, check_flag, check_in_domain, describe
+from .._validation import check_count, check_flag, check_in_domain, check_name, describe
 from ..kernels.formulas import BOUND
 from ..kernels.spec import STOCHASTIC
+from ._coded_state import FOREIGN_HYPER, ROUNDINGS
 from ._engine import Leaves, UpdateEngine
 from ._engine_cpu import CpuEngine
 from ._engine_cuda import CudaEngine
@@ -137,7 +138,8 @@ class Optimizer(EpochSteps):
                 for state, old in zip(engine.groups[i], before[i].param_states, strict=True):
                     state.inherit(old)
                     engine.has_frozen |= old.frozen
-            made.append(ParamGroup(user_options, engine.groups[i], self._convention.decoupled))
+            group = ParamGroup(user_options, engine.groups[i], self._convention.decoupled, self._state_rounding)
+            made.append(group)
             made[-1].apply(rule, hyper)
         self._groups, self._engine, self._param_states = made, engine, engine.param_states
         self._template, self._grouped, self._step_record = template, grouped, None
@@ -286,17 +288,27 @@ class Optimizer(EpochSteps):
         self.settle()
         groups, numbers = [], iter(range(len(self._param_states)))
         shared = {"clip_norm": self._clip_norm, "convention": self.convention, "lr_step": self._count}
-        if any(state.form == STOCHASTIC for state in self._param_states):
+        stochastic = self._state_rounding != "nearest"
+        if stochastic or any(state.form == STOCHASTIC for state in self._param_states):
             shared["seed"] = self._seed
-        for group, names in zip(self._refreshed_groups(), self._names, strict=True):
-            hyper = {name: group.user_options[name] for name in self._hyper} | shared
+        if stochastic:
+            shared["state_rounding"] = self._state_rounding
+        refreshed = self._refreshed_groups()
+        # our older versions, and torch's optimizers, know no bits
+        coded = any(options["state_bits"] == 8 for options in (self.defaults, *self.param_groups))
+        for group, names in zip(refreshed, self._names, strict=True):
+            hyper = {name: group.user_options[name] for name in self._hyper if coded or name != "state_bits"} | shared
             if self._decoupled is not None:
                 hyper["decoupled_weight_decay"] = self._decoupled
             if names is not None:
                 hyper[KEY] = list(names)
             groups.append({**hyper, "params": [next(numbers) for _ in group.param_states]})
         states = [(state, group) for group in self._groups for state in group.param_states]
-        of_groups = {i: (state.to_entry(), group) for i, (state, group) in enumerate(states) if not state.frozen}
+        of_groups = {
+            i: (state.to_coded_entry() if group.state_bits == 8 else state.to_entry(), group)
+            for i, (state, group) in enumerate(states)
+            if not state.frozen
+        }
         for entry, group in of_groups.values():
             derived = {name: value(entry["step"], group.user_options) for name, value in self._derived.items()}
             entry |= {name: np.array(number) for name, number in derived.items()}
@@ -349,7 +361,8 @@ class Optimizer(EpochSteps):
                 f"the state_dict is one of the convention {convention!r}, this {type(self).__name__} is of"
                 f" {self.convention!r}: states and hyper-parameters do not mean the same in both"
             )
-        hypers = [self._loaded_hyper(group) for group in groups]
+        present = [group.user_options for group in self._groups]
+        hypers = [self._loaded_hyper(group, own) for group, own in zip(groups, present, strict=True)]
         clip_norm = check_in_domain("clip_norm", common(groups, "clip_norm", None), BOUND)
         check_clipping(clip_norm, hypers, self.backend)
         rules = [self._rule(hyper) for hyper in hypers]
@@ -364,14 +377,17 @@ class Optimizer(EpochSteps):
             for param_state, number, (rule, hyper) in zip(self._param_states, numbers, required, strict=True)
         ]
         seed = check_count("seed", common(groups, "seed", self._seed), least=0)
+        rounding = check_name("state_rounding", common(groups, "state_rounding", self._state_rounding), ROUNDINGS)
         latest = max((steps for steps, _ in loaded), default=0)
         count = check_count("lr_step", common(groups, "lr_step", latest), least=0)
         with self._step_lock:
             self._count, self._clip_norm, self._seed, self._step_record = count, clip_norm, seed, None
+            self._state_rounding = rounding
             self._drop_plan()
             for param_state, (steps, states) in zip(self._param_states, loaded, strict=True):
                 param_state.restore(steps, states)
             for group, rule, hyper in zip(self._groups, rules, hypers, strict=True):
+                group.rounding = rounding
                 group.apply(rule, hyper)
 
     def _without_derived(self, entry: Any, hyper: Hyper) -> Any:
@@ -387,11 +403,19 @@ class Optimizer(EpochSteps):
                 )
         return {k: v for k, v in entry.items() if k not in self._derived}
 
-    def _loaded_hyper(self, group: Mapping[str, Any]) -> Hyper:
+    def _loaded_hyper(self, group: Mapping[str, Any], present: Hyper) -> Hyper:
+        """The hyper-parameters of a group of a state_dict; bits of states that it does not name are the present ones.
+
+        A group of bitsandbytes has those that its optimizers have; the others are the present ones, too.
+        """
+        if "t_alpha" in group:
+            own = {name: value for name, value in present.items() if name != "params"}
+            group = {**own, **{name: value for name, value in group.items() if name not in FOREIGN_HYPER}}
         decoupled = group.get("decoupled_weight_decay", self._decoupled)
         if "decoupled_weight_decay" not in self._hyper and decoupled != self._decoupled:
             raise ValueError(f"the state_dict has decoupled_weight_decay={decoupled}, unlike {type(self).__name__}")
         optional = {name: value for name, value in self._optional_defaults.items() if name in self._hyper}
+        optional["state_bits"] = present["state_bits"]
         others = {"params", *COMMON, *TORCH_ONLY, *SCHEDULERS}.difference(self._hyper)
         return self._checked({k: as_plain(v) for k, v in {**optional, **group}.items() if k not in others})
 
@@ -402,6 +426,7 @@ class Optimizer(EpochSteps):
             "backend": self.backend,
             "convention": self.convention,
             "sixteen": (self._master_weights, self._seed),
+            "state_rounding": self._state_rounding,
             "capturable": self._capturable,
             "template": self._template,
             "grouped": self._grouped,
@@ -417,10 +442,12 @@ class Optimizer(EpochSteps):
 
         Out-of-band buffers of a pickle, and joblib's memory maps, may be read-only.
         """
-        self.defaults, self.backend = state["defaults"], state["backend"]
+        self.defaults, self.backend = {**state["defaults"]}, state["backend"]
+        self.defaults.setdefault("state_bits", 32)  # pickles of older versions
         add_step_lock(self)
         self._convention = self._conventions[state["convention"]]
         self._master_weights, self._seed = state["sixteen"]
+        self._state_rounding = state.get("state_rounding", "nearest")
         self._capturable = state.get("capturable", False)
         self._clip_norm = None
         self._values = itemgetter(*self._hyper)

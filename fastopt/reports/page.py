@@ -43,9 +43,14 @@ def _plain(text: str) -> str:
 
 def html(runs: Sequence[Run], parts: Sequence[Section], plots: Mapping[str, bytes]) -> str:
     """Return the report as a page that needs no other file; `plots` are SVG pictures by name."""
-    lines = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{TITLE}</title>"]
-    lines += [f"<style>{STYLE}</style></head><body>", f"<h1>{TITLE}</h1>", "<ul>"]
-    lines += [f"<li>{escape(f'{run.path}, {run.when}: {run.machine}')}</li>" for run in runs]
+    return document(TITLE, [f"{run.path}, {run.when}: {run.machine}" for run in runs], parts, plots)
+
+
+def document(title: str, facts: Sequence[str], parts: Sequence[Section], plots: Mapping[str, bytes]) -> str:
+    """Return a page that needs no other file: a list of facts, tables with their pictures, then all other pictures."""
+    lines = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">', f"<title>{escape(title)}</title>"]
+    lines += [f"<style>{STYLE}</style></head><body>", f"<h1>{escape(title)}</h1>", "<ul>"]
+    lines += [f"<li>{escape(fact)}</li>" for fact in facts]
     lines.append("</ul>")
     shown = set()
     for part in parts:
@@ -53,10 +58,11 @@ def html(runs: Sequence[Run], parts: Sequence[Section], plots: Mapping[str, byte
         if part.plot in plots:
             lines.append(_image(part.title, plots[part.plot]))
             shown.add(part.plot)
-        heading, *rows = part.rows
-        lines.append(f"<table><thead>{_row(heading, 'th')}</thead><tbody>")
-        lines += [_row(row, "td") for row in rows]
-        lines.append("</tbody></table>")
+        if part.rows:
+            heading, *rows = part.rows
+            lines.append(f"<table><thead>{_row(heading, 'th')}</thead><tbody>")
+            lines += [_row(row, "td") for row in rows]
+            lines.append("</tbody></table>")
     lines += [_image(name, picture) for name, picture in plots.items() if name not in shown]
     return "\n".join([*lines, "</body></html>", ""])
 

@@ -1,8 +1,7 @@
-"""Plots of a report as SVG pictures. No other module needs matplotlib."""
+"""Plots of a report as SVG pictures."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from textwrap import fill
@@ -10,19 +9,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
+from .drawing import SETTINGS, logarithmic, svg
 from .read import Result, Run
 from .sections import OURS, changes, suffix
 
-# Dollar signs in texts start no formula; the fixed salt makes the same file of the same data.
-SETTINGS: Any = {
-    "text.parse_math": False,
-    "svg.hashsalt": "fastopt",
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 COLOURS = {OURS: "#d62728", "numpy": "#7f7f7f", "torch-fused": "#ff7f0e", "torch-default": "#ffbb78"}
 COLOURS |= {"torch-foreach": "#ffbb78", "torch-graph": "#e377c2", "stream": "#000000", "cublaslt": "#2ca02c"}
 COLOURS |= {"torch-compile": "#8c564b", "jax-step": "#9ecae1", "jax-scan": "#1f77b4", "sklearn": "#2ca02c"}
@@ -40,7 +31,7 @@ def plot(runs: Sequence[Run]) -> dict[str, bytes]:
         for i, run in enumerate(runs):
             drawn = {"epochs": _epochs(run), "updates": _updates(run), "roofline": _roofline(run)}
             drawn["change"] = _change(runs[i - 1], run) if i else None
-            pictures |= {name + suffix(i, runs): _svg(figure) for name, figure in drawn.items() if figure}
+            pictures |= {name + suffix(i, runs): svg(figure) for name, figure in drawn.items() if figure}
     return pictures
 
 
@@ -52,7 +43,7 @@ def side_by_side(runs: Sequence[Run]) -> dict[str, bytes]:
         for _, result in results:
             groups.setdefault(result.titled_work, []).append(result)
         figure = _panels(groups, 0.6 + 1.8 * len(runs), lambda axis, found: _draw_machines(axis, found, runs))
-        return {"epochs": _svg(figure)} if figure else {}
+        return {"epochs": svg(figure)} if figure else {}
 
 
 def _draw_machines(axis: Any, results: list[Result], runs: Sequence[Run]) -> None:
@@ -78,12 +69,6 @@ def _draw_machines(axis: Any, results: list[Result], runs: Sequence[Run]) -> Non
     axis.set_xlabel("seconds per epoch")
 
 
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return buffer.getvalue()
-
-
 def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any, list[Result]], None]) -> Figure | None:
     """A figure with a panel for each group."""
     if not groups:
@@ -98,14 +83,6 @@ def _panels(groups: dict[str, list[Result]], height: float, draw: Callable[[Any,
         axis.set_title(fill(title, TITLE_CHARACTERS), fontsize=9)
         draw(axis, results)
     return figure
-
-
-def _logarithmic(axis: Any) -> None:
-    """Make both axes logarithmic, with plain numbers as labels."""
-    axis.set(xscale="log", yscale="log")
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter("{x:g}")
-        side.set_minor_formatter(NullFormatter())
 
 
 def _grouped(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -132,7 +109,7 @@ def _draw_updates(axis: Any, results: list[Result]) -> None:
             limits[result.size] = min(result.limit_seconds, limits.get(result.size, math.inf))
     if limits:
         axis.plot(*zip(*sorted(limits.items()), strict=True), "k--", linewidth=1, label="streaming limit")
-    _logarithmic(axis)
+    logarithmic(axis)
     axis.set(xlabel="parameters", ylabel="seconds")
     axis.legend(fontsize=7)
 
@@ -182,7 +159,7 @@ def _roofline(run: Run) -> Figure | None:
     for r in fastest.values():
         point = (r.flops / r.bytes, r.flops / r.seconds / 1e9)
         axis.annotate(r.name, point, xytext=(4, 2), textcoords="offset points", fontsize=6)
-    _logarithmic(axis)
+    logarithmic(axis)
     axis.set(xlabel="operations per byte", ylabel="GFLOP/s")
     axis.legend(title=f"{run.stream / 1e9:.0f} GB/s, {run.roof / 1e9:.0f} GFLOP/s")
     return figure

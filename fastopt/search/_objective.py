@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .._metrics import rises
+from .._task import FIT, Task
 from .._validation import check_count, describe
 from ..callbacks import Callback, EarlyStopping
+from ..kernels.cpu.runtime.launch import get_num_threads
+from ..models.many import fit_many
 from ..models.sequential import Sequential
 from ..models.training import FitOptions
 from ._options import Options
+from ._optuna import optuna
 from ._pruning import PruningCallback
-from ._space import FIT, Space
-from ._task import Task
+from ._space import Space
 
 
 class Objective:
@@ -47,11 +51,43 @@ class Objective:
         return model
 
     def __call__(self, trial: Any) -> float:
-        settings, scores = self._space.suggest(trial), []
-        for number, (train, test) in enumerate(self._folds):
-            scores.append(self._score(trial, settings, number, train, test))
+        settings = self._space.suggest(trial)
+        if self._trains_together:
+            scores = self._scores(settings)
+        else:
+            scores = [self._score(trial, settings, number, *rows) for number, rows in enumerate(self._folds)]
         trial.set_user_attr("scores", scores)
         return float(np.mean(scores))
+
+    @property
+    def _trains_together(self) -> bool:
+        """True if nobody looks at epochs, and folds are enough to keep all threads busy: each model has one.
+
+        3 folds of 64 features and layers of 64 and 32 took 0.90 of the time of one after the other on 2 cores, those of
+        784 features and a layer of 16 took 0.60, and those of layers of 512 and 256 took 1.17.
+        """
+        looks = self._options.prune or self._options.patience is not None
+        return not looks and len(self._folds) >= get_num_threads()
+
+    def _scores(self, settings: dict[str, Any]) -> list[float]:
+        """The figures of the last epoch on all folds, whose networks are trained in one call; TrialPruned for NaN."""
+        models = [self.build(settings) for _ in self._folds]
+        histories = fit_many(
+            models, self._task.x, self._task.y, rows=[train for train, _ in self._folds], verbose=0,
+            standardize_targets=self._task.standardizes_targets, **self._fit_options(settings),
+        )  # fmt: skip
+        scores = []
+        for model, history, (_, test) in zip(models, histories, self._folds, strict=True):
+            name = self._monitor.removeprefix("val_")
+            has_diverged = not math.isfinite(history["loss"][-1])
+            score = math.nan if has_diverged else model.evaluate(*self._task.of(test))[name]
+            if not math.isfinite(score):
+                raise optuna.TrialPruned(f"{self._monitor} is {score:g} in epoch {len(history.epochs)}")
+            scores.append(score)
+        return scores
+
+    def _fit_options(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"epochs": self._options.epochs, **{name: settings[name] for name in FIT if name in settings}}
 
     def _score(self, trial: Any, settings: dict[str, Any], fold: int, train: np.ndarray, test: np.ndarray) -> float:
         """The figure of the last epoch, or the best one where patience ends the training."""
@@ -61,10 +97,9 @@ class Objective:
         if self._options.patience is not None:
             callbacks.append(EarlyStopping(self._monitor, self._options.patience))
         (x, y), validation = self._task.of(train), self._task.of(test)
-        options = {"epochs": self._options.epochs, **{name: settings[name] for name in FIT if name in settings}}
         history = self.build(settings).fit(
             x, y, validation_data=validation, callbacks=callbacks, verbose=0,
-            standardize_targets=self._task.standardizes_targets, **options,
+            standardize_targets=self._task.standardizes_targets, **self._fit_options(settings),
         )  # fmt: skip
         figures = history[self._monitor]
         if self._options.patience is None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .._task import FIT
 from .._text import aligned
 from ..models.sequential import Sequential
 from ._optuna import optuna
-from ._space import FIT, Space, label
+from ._space import Space, label
 
 SHOWN = 10  # trials of a table
 

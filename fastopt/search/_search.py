@@ -12,17 +12,18 @@ from typing import Any
 
 from .._backends import known as known_backend
 from .._metrics import canonical
+from .._task import Task, task_of
 from ..kernels.cpu.runtime.launch import get_num_threads, set_num_threads
 from ..models.progress import tqdm_class, wants_bar
 from ..models.sequential import Sequential
 from ..models.training import DIVERGED
+from ._folds import folds_of
 from ._objective import Objective
 from ._options import TRIALS, Options
 from ._optuna import optuna
 from ._result import SearchResult
 from ._space import Space
 from ._study import FINISHED, GridTrials, Trials, open_study
-from ._task import Task, folds_of, task_of
 
 
 def search(
@@ -67,7 +68,8 @@ def search(
                 score of a trial is the mean over the folds, of the last epoch
     patience    stop a training after so many epochs without improvement; its figure is then the best one
     prune       give up trials whose figure is, in some epoch, worse than the median of those before (Optuna's
-                MedianPruner, after 5 trials). Trials that diverge are given up in any case
+                MedianPruner, after 5 trials). Trials that diverge are given up in any case. Where False, and without
+                patience, all folds are trained in one call of `fit_many`, if they are as many as threads
     standardize scale features, and targets that are numbers, by the training rows of each fold
     build       function of the settings that returns a compiled model, instead of dense networks: names of settings
                 are then yours, but for batch_size, epochs and accumulate, which are those of `fit`

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .._task import FIT, NETWORK, OPTIMIZER, takes
 from .._validation import check_number, describe
 from ..optim import OPTIMIZER_CLASSES
 
 # Settings whose ranges are drawn on a logarithmic scale.
 LOGARITHMIC = ("lr", "weight_decay", "l1", "clip_norm", "clip_value", "batch_size")
-NETWORK, FIT = ("layers", "activation", "dropout", "optimizer"), ("batch_size", "epochs", "accumulate")
-# Optimizer for a space that names none.
-OPTIMIZER = "adam"
 
 
 @dataclass(frozen=True)
@@ -187,12 +184,3 @@ def _dimension(name: str, value: Any) -> Any:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} must be a range (low, high), a list of choices or one value: {error}") from None
     return value
-
-
-def takes(optimizer: str, name: str) -> bool:
-    """True if a setting is an argument of an optimizer.
-
-    >>> takes("sgd", "momentum"), takes("adam", "momentum")
-    (True, False)
-    """
-    return name in inspect.signature(OPTIMIZER_CLASSES[optimizer]).parameters

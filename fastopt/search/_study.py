@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._metrics import rises
+from .._task import Task
 from ._options import Options
 from ._optuna import optuna
 from ._space import Space
-from ._task import Task
 
 ATTEMPTS = 3  # to open a database
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -25,6 +24,7 @@ from ..optim import SGD, Adagrad, Adam, Optimizer
 from ._iterations import Iterations, Losses
 from ._lbfgs import Objective, minimise
 from ._tasks import Task
+from ._threads import on_threads
 
 Array = NDArray[Any]
 FLOATS = (np.float64, np.float32)
@@ -112,6 +112,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
             check_count("batch_size", self.batch_size)
         if self.n_iter_no_change != np.inf:
             check_count("n_iter_no_change", self.n_iter_no_change)
+        if self.threads is not None:
+            check_count("threads", self.threads)
         if min(self._penalties()) < 0:
             raise ValueError(f"alpha must be at least 0; got {self.alpha}")
 
@@ -132,10 +134,11 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         task = self._read_targets(y, first)
         task, targets, weights = self._weighted(task, self._coded(y), weights)
         params = self._begin(X, task) if first else self._model.get_weights()
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(_dense(X), targets, weights, params)
-        else:
-            self._fit_stochastic(X, y, targets, weights, params, incremental)
+        with on_threads(self.threads):
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(_dense(X), targets, weights, params)
+            else:
+                self._fit_stochastic(X, y, targets, weights, params, incremental)
         if not all(np.isfinite(p).all() for p in self._model.parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be"
@@ -171,8 +174,10 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
         drawn: list[Array] = []
         for inputs, outputs in pairwise(widths):
             drawn += self._draw(inputs, outputs)
-        # a copy, so that scikit-learn's own draws follow those of the weights
-        self._task, self._seed = task, int(copy.deepcopy(self._random).randint(np.iinfo(np.int32).max))
+        # put back, so that scikit-learn's own draws follow those of the weights
+        state = self._random.get_state(legacy=False)
+        self._task, self._seed = task, int(self._random.randint(np.iinfo(np.int32).max))
+        self._random.set_state(state)
         return [array.astype(dtype) for array in drawn]
 
     def _draw(self, inputs: int, outputs: int) -> list[Array]:
@@ -340,7 +345,8 @@ class NetworkEstimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """Return the outputs of the network (n, outputs)."""
         X = self._checked_rows(X)
-        found: Array = self._model.predict(_rows(X))
+        with on_threads(self.threads):
+            found: Array = self._model.predict(_rows(X))
         return found
 
     def _weights(self) -> tuple[list[Array], list[Array]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +36,21 @@ class Losses:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Metrics that `of_epoch` needs: of several outputs, the part of the loss without penalties."""
+        """Metrics that `of_epochs` needs: of several outputs, the part of the loss without penalties."""
         return () if self.penalty_scale == self.scale else ("mean_squared_error",)
 
-    def of_epoch(self, model: Any, epoch: int, logs: Mapping[str, float]) -> float:
-        """Return the loss; epoch: its number in `model.history`; logs: its figures."""
+    def of_epochs(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> list[float]:
+        """Return the losses; epochs: their numbers in `model.history`; logs: their figures."""
+        found = np.array(logs["loss"])
         if self.metrics:
-            of_rows = logs[self.metrics[0]]
-            return self.scale * of_rows + self.penalty_scale * (logs["loss"] - of_rows)
-        if self.steps is None:
-            return logs["loss"] * self.scale
-        first = (epoch - model.history.epochs[0]) * len(self.steps)
-        losses = model.history.step_losses[first : first + len(self.steps)]
-        return float(np.average(losses, weights=self.steps)) * self.scale
+            of_rows = np.array(logs[self.metrics[0]])
+            found = of_rows + self.penalty_scale / self.scale * (found - of_rows)
+        elif self.steps is not None:
+            first, count = epochs[0] - model.history.epochs[0], len(self.steps)
+            losses = model.history.step_losses[first * count : (first + len(epochs)) * count]
+            found = np.average(losses.reshape(-1, count), axis=1, weights=self.steps)
+        scaled: list[float] = (found * self.scale).tolist()
+        return scaled
 
 
 class Iterations(Callback):
@@ -82,37 +84,45 @@ class Iterations(Callback):
         return LossRule(float(owner.tol) / scale, patience, float(owner.best_loss_) / scale, count, of_all=True)
 
     def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
-        self._take(model, self._loss.of_epoch(model, epoch, logs))
+        self._on_epochs_end(model, [epoch], {name: [value] for name, value in logs.items()})
+
+    def _on_epochs_end(self, model: Any, epochs: Sequence[int], logs: Mapping[str, Sequence[float]]) -> None:
+        losses, owner = self._loss.of_epochs(model, epochs, logs), self._owner
+        improve = self._by_loss if self._score is None else self._by_score
+        owner.loss_curve_ += losses
+        for loss in losses:
+            owner.n_iter_ += 1
+            owner.t_ += self._rows
+            owner.loss_ = loss
+            if owner.verbose:
+                print(f"Iteration {owner.n_iter_}, loss = {loss:.8f}")
+            owner._no_improvement_count = 0 if improve(model, loss) else owner._no_improvement_count + 1
+            if self._rate is not None:
+                model.optimizer.lr = self._rate(owner.t_)
+            if owner._no_improvement_count > self._patience:
+                self._lose_patience(model)
         model.stop_training = model.stop_training or self.converged
 
-    def _take(self, model: Any, loss: float) -> None:
-        """Take note of the loss of an iteration."""
-        owner = self._owner
-        owner.n_iter_ += 1
-        owner.t_ += self._rows
-        owner.loss_ = loss
-        owner.loss_curve_.append(owner.loss_)
-        if owner.verbose:
-            print(f"Iteration {owner.n_iter_}, loss = {owner.loss_:.8f}")
-        owner._no_improvement_count = 0 if self._improves(model) else owner._no_improvement_count + 1
-        if self._rate is not None:
-            model.optimizer.lr = self._rate(owner.t_)
-        if owner._no_improvement_count <= self._patience:
-            return
-        owner._no_improvement_count = 0
+    def _lose_patience(self, model: Any) -> None:
+        """End the training, or go on with a lower rate."""
+        self._owner._no_improvement_count = 0
         if self._adaptive and model.optimizer.lr / ADAPTIVE > LEAST_RATE:
             model.optimizer.lr /= ADAPTIVE
         else:
             self.converged = True
 
-    def _improves(self, model: Any) -> bool:
-        """Return true if the iteration is better by `tol` than the best one before."""
+    def _by_loss(self, model: Any, loss: float) -> bool:
+        """Return true if the loss is better by `tol` than the best one before."""
         owner = self._owner
-        if self._score is None:
-            improves = owner.loss_ <= owner.best_loss_ - owner.tol
-            owner.best_loss_ = min(owner.best_loss_, owner.loss_)
-            return bool(improves)
-        score = self._score(model)
+        improves = loss <= owner.best_loss_ - owner.tol
+        if loss < owner.best_loss_:
+            owner.best_loss_ = loss
+        return bool(improves)
+
+    def _by_score(self, model: Any, loss: float) -> bool:
+        """Return true if the score of the rows held out is better by `tol` than the best one before."""
+        assert self._score is not None
+        owner, score = self._owner, self._score(model)
         owner.validation_scores_.append(score)
         if owner.verbose:
             print(f"Validation score: {score:f}")

@@ -40,6 +40,7 @@ class MLPClassifier(ProbabilisticClassifier, _MLP):
     class_weight   a mapping from label to weight, or "balanced"
     callbacks      of `fastopt.callbacks`
     backend, dtype, compute_dtype  as of `fastopt.Sequential`; dtype None: float32 or float64, as X is
+    threads        that kernels may use, at most; None: all, or one in each of joblib's threads. Results are the same
 
     y: labels (n,), or (n, labels) of 0 and 1. `fit` raises ValueError for other data, and for impossible parameters.
 

@@ -25,7 +25,7 @@ from ..kernels.cpu.optim.plan import Plan
 from ..kernels.formulas import clip_factor
 from ._devices import HOST
 from ._param_states import ParamState
-from ._rules import Group, names_of, peer_of, read_group
+from ._rules import Group, peer_of, read_group
 
 _strided = torch.strided
 _is_neg = torch.Tensor.is_neg
@@ -52,6 +52,7 @@ class _KnownGroup:
         self.peer, self.params = peer, [known.p for known in members]
         self.rules = {known.rule for known in members}
         self.values_of, self.values = itemgetter(*names), None
+        self.bits = {known.bits for known in members}
         self.last: tuple[str, dict[str, Any], str] = "", {}, ""
 
     def _read(self, group: Group) -> tuple[str, dict[str, Any], str]:
@@ -66,12 +67,14 @@ class _KnownGroup:
         params = group["params"]
         if len(params) != len(self.params) or not all(map(is_, params, self.params)):
             return None
+        if not self.bits <= {group.get("state_bits", 32)}:
+            return None
         rule, options, reason = self.last if self.values_of(group) == self.values else self._read(group)
         return None if reason or not self.rules <= {rule} else options
 
 
 class HostStep:
-    """Steps by a plan of all of an optimizer's parameters, which are on the CPU and have states of the same names."""
+    """Steps by a plan of all of an optimizer's parameters, which are on the CPU and all count their steps, or none."""
 
     def __init__(self, optimizer: Any, plan: Plan, members: list[ParamState], num_groups: int) -> None:
         self.plan, peer = plan, peer_of(type(optimizer))
@@ -82,14 +85,17 @@ class HostStep:
             by_group[known.group].append(known)
         self.groups = [_KnownGroup(peer, some, list(optimizer.defaults)) for some in by_group]
         # the optimizer's records of the states, in its order and in the plan's, and the tensors in a record
-        names = names_of(members[0].rule)
-        self.own_records = [known.state for known in members] if names else []
+        names = [tuple(name for name, _ in known.tensors) for known in members]
+        self.own_records = [known.state for known in members] if names[0] else []
         # by the plan's knowledge: the optimizer may have got other records since, as by load_state_dict
         known_records = {id(known.p): known.state for known in members}
         self.keys = list(optimizer.state)
         self.records = [known_records.get(id(key)) for key in self.keys]
-        self.states_of = itemgetter(*names) if names else None
-        self.num_states = len(names)
+        # states that are codes have other names, and are more: then each record is asked for its own
+        self.has_states, self.names = bool(names[0]), names
+        self.states_of = itemgetter(*names[0]) if names[0] and len(set(names)) == 1 else None
+        self.num_states = len(names[0])
+        self.first_states = np.cumsum([0, *map(len, names)])
         # expectations of the kernel: gradients anywhere, parameters and states where they were
         gradients = [(_dtype_name(known.dtype), known.shape, known.stride, 0) for known in members]
         params = [(*row[:3], known.address) for row, known in zip(gradients, members, strict=True)]
@@ -104,7 +110,7 @@ class HostStep:
         self.all_gradients = _Addresses(self.reader.into[: len(members)], self.reader.into.ctypes.data)
         some = np.zeros(len(members), np.int64)
         self.some_gradients = _Addresses(some, some.ctypes.data)
-        counted = bool(names) and names[-1] == "step"
+        counted = bool(names[0]) and names[0][-1] == "step"
         counters = [
             (known.addresses[-1], known.tensors[-1][1].element_size()) if counted else (0, 0) for known in members
         ]
@@ -117,7 +123,7 @@ class HostStep:
         """True if a plan of these parameters, of as many as the optimizer has, can be used."""
         if len(members) != count or any(known.unpublished for known in members):
             return False
-        return len({names_of(known.rule) for known in members}) == 1
+        return len({bool(known.tensors) and known.tensors[-1][0] == "step" for known in members}) == 1
 
     def run(self, optimizer: Any, indices: list[int] | None = None) -> bool:
         """Update the parameters that have gradients; return False, with nothing changed, if it must be done otherwise.
@@ -172,7 +178,7 @@ class HostStep:
         if any(map(_is_neg, gradients)):  # the exchange API describes its memory nevertheless
             return None
         flat: Any = ()
-        if self.states_of is not None:
+        if self.has_states:
             if indices is not None:
                 records: Any = map(states.get, params)
             elif len(states) == len(self.keys) and all(map(is_, states, self.keys)):
@@ -181,8 +187,12 @@ class HostStep:
                 records = self.own_records
             else:
                 return None
-            flat = map(self.states_of, records)
-            flat = flat if self.num_states == 1 else chain.from_iterable(flat)
+            if self.states_of is None:
+                names = self.names if indices is None else [self.names[i] for i in indices]
+                flat = [record[name] for record, some in zip(records, names, strict=True) for name in some]
+            else:
+                flat = map(self.states_of, records)
+                flat = flat if self.num_states == 1 else chain.from_iterable(flat)
         rows = None if indices is None else self._rows(np.array(indices, np.int64))
         if not self.reader.locate((*gradients, *params, *flat), rows):
             return None
@@ -196,8 +206,12 @@ class HostStep:
     def _rows(self, indices: np.ndarray) -> np.ndarray:
         """Numbers of the expectations of some parameters: of their gradients, themselves, and their states."""
         count, k = len(self.params), self.num_states
-        states = 2 * count + k * indices[:, None] + np.arange(k)
-        return np.concatenate([indices, count + indices, states.ravel()])
+        if self.states_of is None:
+            first = self.first_states
+            states = np.concatenate([np.arange(first[i], first[i + 1]) for i in indices.tolist()]) + 2 * count
+        else:
+            states = (2 * count + k * indices[:, None] + np.arange(k)).ravel()
+        return np.concatenate([indices, count + indices, states])
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -230,13 +244,15 @@ def reusable_step(
     try:
         for number, group in enumerate(groups):
             rule, options, reason = read_group(peer, group, scaled, device_kind)
-            params = group["params"]
+            params, bits = group["params"], group.get("state_bits", 32)
             end = first + len(params)
             if reason or end > len(param_states):
                 return None
             all_options.append(options)
             for p, known in zip(params, param_states[first:end], strict=True):
                 if p is not known.p or known.group != number or known.rule != rule or known.unpublished:
+                    return None
+                if known.bits != bits:
                     return None
                 g = p.grad
                 if g is None:

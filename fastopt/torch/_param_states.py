@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ..kernels.formulas import OPTIMIZERS
-from ..kernels.spec import BufferUpdate
+from ..kernels.formulas import OPTIMIZERS, dropout_stream
+from ..kernels.spec import BLOCKWISE_RANDOM, WHOLE, BufferUpdate
 from . import _devices
+from ._coded_states import bits_of, coded_names, convert, storage_of, why_not_coded
 from ._devices import DEVICE, HOST, why_no_cuda
 from ._rules import Group, counts_steps, names_of, new_states
 
@@ -25,8 +26,8 @@ class ParamState:
     """One parameter with its states: where it lies, and why torch's code must update it ("": it need not)."""
 
     __slots__ = (
-        "address", "addresses", "device_counter", "device_kind", "dtype", "group", "host_counter", "index", "is_cpu",
-        "p", "reason", "rule", "shape", "state", "stride", "tensors", "unpublished",
+        "address", "addresses", "bits", "device_counter", "device_kind", "dtype", "group", "host_counter", "index",
+        "is_cpu", "number", "p", "reason", "rule", "shape", "state", "storage", "stride", "tensors", "unpublished",
     )  # fmt: skip
 
     unpublished: dict[str, torch.Tensor]  # new states, which the optimizer gets when a step has used them
@@ -36,8 +37,8 @@ class ParamState:
     host_counter: Any  # torch's number of steps so far, in place; None: there is none on the host
     device_counter: torch.Tensor | None  # the number of steps so far, on a GPU
 
-    def __init__(self, p: torch.Tensor, group: int) -> None:
-        self.p, self.group = p, group
+    def __init__(self, p: torch.Tensor, group: int, number: int = 0) -> None:
+        self.p, self.group, self.number = p, group, number  # number: among all of the optimizer's parameters
         self.reason = why_not_parameter(p)
         self.device_kind = _devices.device_kind(p)
         self.is_cpu = p.is_cpu
@@ -45,6 +46,7 @@ class ParamState:
         self.shape, self.dtype = p.shape, p.dtype
         self.stride = p.stride() if p.layout == torch.strided else ()
         self.rule = ""  # of the states; "": none are known yet
+        self.storage, self.bits = WHOLE, 32  # of the states, and of the group's when they became known
         self.index = NEW  # in the plan of the step; less than 0: the plan does not know these states
         self.unpublished = {}
         self.state = None
@@ -71,22 +73,31 @@ class ParamState:
         return self.address, self.address + (last + 1) * p.element_size()
 
     def ensure_states(
-        self, state: Mapping[str, Any] | None, rule: str, group: Group, defaults: Mapping[str, Any]
+        self, state: Any, rule: str, group: Group, defaults: Mapping[str, Any], rounding: str = "nearest"
     ) -> str:
         """Adopt the states that the optimizer has for this parameter now; else return why torch's code is needed.
 
-        If there are none they are made, and `end_step` hands them to the optimizer once a step has used them.
+        If there are none they are made, and `end_step` hands them to the optimizer once a step has used them. States
+        that are codes, and should be numbers, or the other way round, are converted.
         """
-        if self.rule == rule and self._is_current(state):
+        storage = storage_of(self.p, rule, group, rounding)
+        if (self.rule, self.storage) == (rule, storage) and self._is_current(state):
+            self.bits = bits_of(group)
             return ""
         self.rule, self.index = "", NEW
-        reason = why_not_states(self.p, state, rule)
+        if state:
+            convert(self.p, state, rule, storage)
+        coded, present = storage != WHOLE, _has_states(state, rule, storage)
+        if present and coded:
+            reason = why_not_coded(self.p, state, rule) or _why_not_step(self.p, state, rule)
+        else:
+            reason = why_not_states(self.p, state, rule)
         if reason:
             return reason
-        self.unpublished = {} if _has_states(state, rule) else new_states(self.p, rule, group, defaults)
+        self.unpublished = {} if present else new_states(self.p, rule, group, defaults, coded)
         found: Mapping[str, Any] = self.unpublished or state or {}
-        self.state = state
-        self.tensors = tuple((name, found[name]) for name in names_of(rule))
+        self.state, self.storage, self.bits = state, storage, bits_of(group)
+        self.tensors = tuple((name, found[name]) for name in (coded_names(rule) if coded else names_of(rule)))
         self.addresses = tuple(tensor.data_ptr() for _, tensor in self.tensors)
         self.host_counter = self.device_counter = None
         if counts_steps(rule):
@@ -108,6 +119,11 @@ class ParamState:
                 return False
         return True
 
+    @property
+    def num_states(self) -> int:
+        """Tensors of the states that kernels take: two of each that is codes."""
+        return len(OPTIMIZERS[self.rule].states) * (1 if self.storage == WHOLE else 2)
+
     def next_step(self) -> int:
         """The number of the next step. With momentum and no count: 1 for the first, then 2."""
         if self.host_counter is not None:
@@ -126,7 +142,8 @@ class ParamState:
 
 def make_param_states(groups: Sequence[Group]) -> list[ParamState]:
     """A record of every parameter of an optimizer; those that share memory are left to torch's code."""
-    made = [ParamState(p, number) for number, group in enumerate(groups) for p in group["params"]]
+    params = [(p, number) for number, group in enumerate(groups) for p in group["params"]]
+    made = [ParamState(p, group, number) for number, (p, group) in enumerate(params)]
     spans = [(extent, known) for known in made if (extent := known.extent())]
     spans.sort(key=lambda item: item[0])
     for i, ((_, end), known) in enumerate(spans):
@@ -137,14 +154,16 @@ def make_param_states(groups: Sequence[Group]) -> list[ParamState]:
     return made
 
 
-def buffer_updates(members: Sequence[ParamState]) -> list[BufferUpdate]:
-    """Rows of the plan of these parameters, each of which notes its index there."""
+def buffer_updates(members: Sequence[ParamState], seed: int = 0) -> list[BufferUpdate]:
+    """Rows of the plan of these parameters, each of which notes its index there; seed: of random rounding of states."""
     for index, known in enumerate(members):
         known.index = index
     return [
         BufferUpdate(
             known.rule, str(known.dtype).removeprefix("torch."), known.p.numel(), known.address,
-            known.addresses[: len(OPTIMIZERS[known.rule].states)], known.group,
+            known.addresses[: known.num_states], known.group,
+            stream=dropout_stream(seed, known.number) if known.storage == BLOCKWISE_RANDOM else 0,
+            storage=known.storage,
         )
         for known in members
     ]  # fmt: skip
@@ -192,8 +211,8 @@ def why_not_states(p: torch.Tensor, state: Mapping[str, Any] | None, rule: str) 
             where = "the CPU" if p.is_cpu else p.device
             return f"state {name} is {'missing' if value is None else f'not a plain tensor on {where}'}"
         if name == "step":
-            if value.dtype not in _COUNTERS or value.numel() != 1:
-                return "state step is not one number of float32 or float64"
+            if reason := _why_not_step(p, state, rule):
+                return reason
         elif value.dtype != p.dtype or value.shape != p.shape:
             return f"state {name} differs from the parameter in dtype or shape"
         elif not (_same_layout(p, value) and _is_aligned(value)):
@@ -218,9 +237,21 @@ def match_layout(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(p, requires_grad=False).copy_(g)
 
 
-def _has_states(state: Mapping[str, Any] | None, rule: str) -> bool:
+def _why_not_step(p: torch.Tensor, state: Mapping[str, Any], rule: str) -> str:
+    """Reason that kernels cannot use torch's number of steps; "": they can."""
+    value: Any = state.get("step")
+    if not counts_steps(rule):
+        return ""
+    if type(value) not in PLAIN or not _plain(value) or not _is_reachable(p, "step", value):
+        return "state step is not a plain tensor"
+    is_number = value.dtype in _COUNTERS and value.numel() == 1
+    return "" if is_number else "state step is not one number of float32 or float64"
+
+
+def _has_states(state: Mapping[str, Any] | None, rule: str, storage: str = WHOLE) -> bool:
     if rule == "momentum":
-        return bool(state) and state.get("momentum_buffer") is not None  # type: ignore[union-attr]
+        name = "momentum_buffer" if storage == WHOLE else "state1"
+        return bool(state) and state.get(name) is not None  # type: ignore[union-attr]
     return bool(state)
 
 

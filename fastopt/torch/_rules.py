@@ -156,8 +156,13 @@ def derived_numbers(
                 yield state[name], value(int(state["step"]), group)
 
 
-def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The states of a parameter before its first step: names, dtypes and layouts as torch makes them."""
+def new_states(
+    p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, Any], coded: bool = False
+) -> dict[str, torch.Tensor]:
+    """The states of a parameter before its first step: names, dtypes and layouts as torch makes them.
+
+    coded: they are codes of 8 bits, see `_coded_states`.
+    """
     states = {}
     if counts_steps(rule):
         is_float64 = torch.get_default_dtype() == torch.float64 and not group.get("fused")
@@ -166,6 +171,10 @@ def new_states(p: torch.Tensor, rule: str, group: Group, defaults: Mapping[str, 
         states["step"] = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
     states |= {name: torch.ones_like(states["step"]) for name in DERIVED.get(rule, ())}
     fill = defaults["initial_accumulator_value"] if rule == "adagrad" else 0.0
+    if coded:
+        from ._coded_states import new_coded_states
+
+        return {**new_coded_states(p, rule, fill), **states}
     for name in OPTIMIZERS[rule].states:
         states[name] = torch.full_like(p, fill, requires_grad=False, memory_format=torch.preserve_format)
     return states

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -12,10 +12,13 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks as _all_post_hooks
 from torch.optim.optimizer import _global_optimizer_pre_hooks as _all_pre_hooks
 
-from .._validation import check_in_domain
+from .._validation import check_count, check_in_domain, check_name
 from ..kernels.cpu.optim.dlpack import tensor_exchange
 from ..kernels.cpu.optim.plan import Plan
 from ..kernels.formulas import BOUND
+from ..kernels.formulas.optimizers import OPTIONS
+from ..optim._coded_state import MIN_ELEMENTS, ROUNDINGS
+from ._coded_states import BITS, bits_of, has_codes, is_coded_entry, refuse_torch_step, split, with_qmaps
 from ._cuda import DeviceJob, DevicePlan, Job, PlanKey, plan_key, repeat_on_device, step_on_device, why_not_step
 from ._devices import DEVICE, HOST
 from ._fast_path import HostStep, clipped_scale, reusable_step
@@ -35,19 +38,43 @@ def is_watched(optimizer: Any) -> bool:
 
 
 def _with_clip_norm(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of a class of torch's, with one more keyword."""
+    """The constructor of a class of torch's, with more keywords."""
 
     @functools.wraps(init)
-    def __init__(self: Any, *args: Any, clip_norm: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self: Any, *args: Any, clip_norm: float | None = None, state_bits: int = 32, state_rounding: str = "nearest",
+        seed: int = 0, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        bits = check_in_domain(BITS, state_bits, OPTIONS[BITS].domain)
+        rounding = check_name("state_rounding", state_rounding, ROUNDINGS)
+        chosen = check_count("seed", seed, least=0)
         init(self, *args, **kwargs)
         self.clip_norm = clip_norm
+        if bits != 32 or any(BITS in group for group in self.param_groups):
+            self.defaults[BITS] = bits
+            for group in self.param_groups:
+                group[BITS] = check_in_domain(BITS, group.get(BITS, bits), OPTIONS[BITS].domain)
+        if rounding != "nearest":
+            self._state_rounding, self._seed = rounding, chosen
 
     signature = inspect.signature(init)
-    keyword = inspect.Parameter("clip_norm", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="float | None")
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation, default in KEYWORDS
+    ]
     __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), keyword]
+        parameters=[*signature.parameters.values(), *keywords]
     )
     return __init__
+
+
+# Arguments that torch's constructors lack.
+KEYWORDS = (
+    ("clip_norm", "float | None", None),
+    ("state_bits", "int", 32),
+    ("state_rounding", "str", "nearest"),
+    ("seed", "int", 0),
+)
 
 
 class Accelerated(torch.optim.Optimizer):
@@ -57,6 +84,8 @@ class Accelerated(torch.optim.Optimizer):
     grad_norm: float | torch.Tensor | None = None
     _clip_norm: float | None = None  # of the class, for optimizers that `accelerate` has converted
     _in_backward: Any = None  # the StepInBackward that updates parameters, if one does
+    _state_rounding = "nearest"  # of states of 8 bits: a key of ROUNDINGS
+    _seed = 0  # of random rounding
     _has_derived = False  # True: torch keeps numbers in the states that follow from the steps done
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -77,13 +106,31 @@ class Accelerated(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own, as torch's does."""
+        if isinstance(param_group, dict) and BITS in param_group:
+            check_in_domain(BITS, param_group[BITS], OPTIONS[BITS].domain)
         super().add_param_group(param_group)
         if self._in_backward is not None:
             self._in_backward.attach()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {} if self._clip_norm is None else {"_clip_norm": self._clip_norm}
-        return {**super().__getstate__(), **own}
+        names = ("_clip_norm", "_state_rounding", "_seed")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in names if name in self.__dict__}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state_dict; states of 8 bits are in it as in that of bitsandbytes' Adam8bit."""
+        found = super().state_dict()
+        return with_qmaps(self, found) if has_codes(self) else found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state_dict of torch's optimizer of this name, of ours, or of bitsandbytes'."""
+        is_plain = isinstance(state_dict, Mapping) and "state" in state_dict and "param_groups" in state_dict
+        if not is_plain or not (has_codes(self) or any(map(is_coded_entry, state_dict["state"].values()))):
+            super().load_state_dict(state_dict)
+            return
+        plain, codes = split(self, state_dict)
+        super().load_state_dict(plain)
+        for p, tensors in codes:
+            self.state[p].update(tensors)
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,6 +179,7 @@ def update_some(optimizer: Any, params: Sequence[torch.Tensor], ids: set[int]) -
     ids: of the parameters.
     """
     if optimizer._has_derived and not _numbers_follow(derived_numbers(optimizer, params)):
+        refuse_torch_step(optimizer, "numbers that NAdam keeps have changed with its betas")
         plans = _current_plans(optimizer, params)
         with torch.no_grad():
             _step_torch_params(optimizer, _by_group(optimizer, plans.of_params(params)))
@@ -225,11 +273,11 @@ class _Plans:
         self._host_step: HostStep | None = None
         self.devices: dict[PlanKey, DevicePlan] = {}
 
-    def plan_host(self) -> Plan:
+    def plan_host(self, seed: int) -> Plan:
         """Make the host's plan, of all parameters there whose states are known."""
         members = [known for known in self.param_states if known.rule and known.device_kind == HOST]
         self.num_planned, self._host_step = len(members), None
-        self.host = Plan(buffer_updates(members), limit=torch.get_num_threads)
+        self.host = Plan(buffer_updates(members, seed), limit=torch.get_num_threads)
         return self.host
 
     def host_step(self, optimizer: Any) -> HostStep | None:
@@ -299,6 +347,10 @@ def _divide(optimizer: Any, param_states: Iterable[ParamState]) -> _Division:
         if (number, kind) not in read:
             read[number, kind] = read_group(peer, group, scaled, kind)
         group_options = rule, options, reason = read[number, kind]
+        coded = bits_of(group) == 8 and p.numel() >= MIN_ELEMENTS
+        if coded and (kind == DEVICE or reason or known.reason or why_not_gradient(p, g)):
+            reason = reason or known.reason or why_not_gradient(p, g) or f"on {p.device}"
+            raise ValueError(f"state_bits must be 32 for a parameter that torch's code or a GPU updates: {reason}")
         if kind == DEVICE:
             if why_not_step(known, g, group_options, states.get(p), group, defaults, scaled):
                 torch_params[number].append(p)
@@ -306,7 +358,7 @@ def _divide(optimizer: Any, param_states: Iterable[ParamState]) -> _Division:
                 device_jobs.setdefault(plan_key(known), []).append(((known, g), options))
             continue
         reason = reason or known.reason or why_not_gradient(p, g)
-        if reason or known.ensure_states(states.get(p), rule, group, defaults):
+        if reason or known.ensure_states(states.get(p), rule, group, defaults, optimizer._state_rounding):
             torch_params[number].append(p)
         else:
             jobs.append((known, g))
@@ -337,9 +389,10 @@ def _step_on_host(
     # Parameters of a first step inside a backward pass come one by one: each time, a plan of all would take long.
     is_first = len(jobs) < len(plans.param_states) and all(known.index == NEW for known in members)
     if is_first:
-        plan, count = Plan(buffer_updates(members), limit=torch.get_num_threads), len(members)
+        updates = buffer_updates(members, optimizer._seed)
+        plan, count = Plan(updates, limit=torch.get_num_threads), len(members)
     elif plans.host is None or any(known.index < 0 for known in members):
-        plan, count = plans.plan_host(), plans.num_planned
+        plan, count = plans.plan_host(optimizer._seed), plans.num_planned
     else:
         plan, count = plans.host, plans.num_planned
     gradients, numbers = [0] * count, [0] * count
@@ -379,6 +432,7 @@ def _has_found_inf(optimizer: Any) -> bool:
 
 def step_as_torch(optimizer: Any) -> None:
     """The whole step by torch's own code."""
+    refuse_torch_step(optimizer, "torch.compile traces it, or numbers that NAdam keeps have changed with its betas")
     if optimizer._clip_norm is not None:
         _clip_all(optimizer, optimizer._clip_norm)
     torch_step(optimizer)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ..formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..spec import FORMS
 from .dense.blas import products
+from .dense.fake_quantized import FAKE_INPUTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_WEIGHTS_KERNEL
 from .dense.gather import Layout, gather_kernel
 from .dense.layer import (
     DENSE_PHASES,
@@ -19,18 +20,21 @@ from .dense.losses import TOTAL_KERNEL, activate, activate_rows_kernel, loss, lo
 from .dense.matmul_bfloat16 import bfloat16_refusal
 from .dense.metrics import metric_kernels
 from .dense.normalization import NORMALIZATIONS, normalization_kernel
+from .dense.quantized import quantized_kernels
 from .dense.row_weights import weights_kernels
 from .dense.rows import ROW_PHASES, rows_kernel
 from .dense.slopes import slope_rows_kernel
+from .dense.sparse import SPARSE_PHASES, sparse_kernel
 from .optim.arrays import READ_ARRAYS, ArrayPlan
 from .optim.counters import COUNT_STEPS
 from .optim.dlpack import READ_FOREIGN, ForeignReader
+from .optim.masked_loops import mask_tile_kernel
 from .optim.norm import MAGNITUDES_OF, SQUARES_KERNEL, gradient_norm, squares_kernel
 from .optim.plan import ASSIGN_SCALAR_ROWS, Plan, update
 from .optim.sparse_rows import SORT_ROWS, UPDATE_ROWS, sum_rows, sum_rows_kernel, update_rows
 from .optim.updates import UPDATE_ALL, update_kernel
 from .runtime.compile import ENTER, Kernel, compiling
-from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, threading_layer
+from .runtime.launch import LAUNCH, get_num_threads, on_one_thread, on_threads, threading_layer
 from .runtime.openmp import BODY
 from .runtime.storage import STORES
 from .training.after_step import AFTER_STEP_KERNEL, MEASURE_KERNEL, after_step_kernels
@@ -65,6 +69,7 @@ __all__ = [
     "loss",
     "narrow",
     "on_one_thread",
+    "on_threads",
     "run_passes",
     "sum_rows",
     "update",
@@ -110,4 +115,8 @@ def all_kernels(dtypes: Iterable[str] = tuple(STORES)) -> list[Kernel]:
         kernels += [kernel for weighted in (False, True) for kernel in metric_kernels(dtype, weighted)]
         kernels += weights_kernels(dtype, ROW_NUMBERS)
         kernels += products(dtype).kernels(dtype)
+        kernels += [mask_tile_kernel(dtype), *(sparse_kernel(phase, dtype) for phase in SPARSE_PHASES)]
+        if dtype == "float32":
+            kernels += quantized_kernels(ROW_NUMBERS)
+            kernels += [FAKE_WEIGHTS_KERNEL, FAKE_LIMITS_KERNEL, FAKE_INPUTS_KERNEL]
     return list(dict.fromkeys(kernels))

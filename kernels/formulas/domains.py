@@ -15,10 +15,13 @@ class Domain:
     open_high: bool = False
     flag: bool = False
     optional: bool = False
+    choices: tuple[int, ...] = ()  # whole numbers; (): any in between
 
     def __str__(self) -> str:
         if self.flag:
             return "True or False"
+        if self.choices:
+            return " or ".join(map(str, self.choices))
         none = "None or " if self.optional else ""
         if self.high < float("inf"):
             left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
@@ -32,6 +35,8 @@ class Domain:
             return self.optional
         if self.flag:
             return value in (True, False)
+        if self.choices:
+            return value in self.choices
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below and abs(value) < float("inf")
@@ -39,3 +44,4 @@ class Domain:
 
 FLAG, POSITIVE, FRACTION = Domain(flag=True), Domain(), Domain(high=1.0, open_high=True)
 BOUND = Domain(open_low=True, optional=True)
+STATE_BITS = Domain(choices=(8, 32))

@@ -102,7 +102,13 @@ def _of_counts(score: Callable[..., Any], average: str, *aliases: str) -> Metric
 
 
 METRICS: dict[str, Metric] = _Metrics({
-    "accuracy": Metric(is_first, of_classes=True, losses="all", rises=True, aliases=("acc",)),
+    "accuracy": Metric(
+        is_first,
+        of_classes=True,
+        losses="all",
+        rises=True,
+        aliases=("acc", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"),
+    ),
     "top_5_accuracy": Metric(
         is_among_first(5),
         of_classes=True,

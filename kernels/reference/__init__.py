@@ -9,6 +9,7 @@ from .maths import ACTIVATIONS, LOSSES
 from .metrics import METRICS
 from .network import Network, loss
 from .optimizers import UPDATES
+from .quantized import weights_of
 from .updates import ArrayPlan, gradient_norm, sum_rows, update, update_rows
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "sum_rows",
     "update",
     "update_rows",
+    "weights_of",
 ]

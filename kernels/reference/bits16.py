@@ -68,7 +68,11 @@ def is_rounding(p: Array, x: Array) -> Array:
 
 def draws(stream: int, step: int, elements: Array) -> Array:
     """53 random bits for each of some elements of an array at a step, given their numbers; int64."""
-    key = mix(np.array([(stream + step) % 2**64], np.uint64))
+    return draws_of(mix(np.array([(stream + step) % 2**64], np.uint64)), elements)
+
+
+def draws_of(key: Array, elements: Array) -> Array:
+    """53 random bits for each of some elements, given their numbers and a key, (1,) uint64; int64."""
     counters = (elements.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
     return (mix(counters + key) // np.uint64(2**11)).astype(np.int64)
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..denormals import flushed
 from ..spec import DenseSpec, DropoutSpec
 from .bits16 import store, widened
+from .fake_quantized import fake_inputs, fake_weights
 from .maths import ACTIVATIONS, kept, softmax
 from .normalization import Cast
 
@@ -121,6 +122,7 @@ class Dense:
         self, spec: DenseSpec, activation: str, w: Array, b: Array | None, last: bool, cast: Cast
     ) -> None:
         self.activation, self.w, self.b, self.cast = activation, w, b, cast
+        self.fake = spec.fake
         self.cast_outputs = exact if last else cast
         self.dw = np.empty_like(w)
         self.db = None if b is None else np.empty_like(b)
@@ -129,14 +131,18 @@ class Dense:
         self._dx = Buffer(spec.inputs, w.dtype)
         self.needs = True, b is not None, True
 
-    def forward(self, x: Array) -> Array:
-        self.x, self.y = x, self._y(len(x))
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Return y; in training `spec.fake` is honoured."""
+        w = self.w
+        if training and self.fake is not None:
+            x, w = fake_inputs(x) if self.fake.inputs else x, fake_weights(w, self.fake)
+        self.x, self.y, self.multiplied = x, self._y(len(x)), w
         self.z = None if self._z is None else self._z(len(x))
         if self.cast is exact:
-            dense_forward(x, self.w, self.b, self.activation, self.y, self.z)
+            dense_forward(x, w, self.b, self.activation, self.y, self.z)
             return self.y
         linear, b = self.y if self.z is None else self.z, self.b
-        dense_forward(x, self.cast(self.w), b if b is None else self.cast_outputs(b), "linear", linear)
+        dense_forward(x, self.cast(w), b if b is None else self.cast_outputs(b), "linear", linear)
         linear[...] = self.cast_outputs(linear)
         activate(self.activation, linear, self.y)
         self.y[...] = self.cast_outputs(self.y)
@@ -148,7 +154,7 @@ class Dense:
         db = db if needs_db else None
         s = self.y if self.z is None else self.z
         if self.cast is exact:
-            dense_backward(dy, self.x, self.w, s, self.activation, dx, dw, db)
+            dense_backward(dy, self.x, self.multiplied, s, self.activation, dx, dw, db)
             return dx
         dz = slopes(dy, s, self.activation)
         dense_backward(self.cast(dz), self.x, self.cast(self.w), s, "linear", dx, dw, db)

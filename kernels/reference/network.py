@@ -41,6 +41,7 @@ from .metrics import METRICS, Metric, Rule
 from .normalization import Activation, BatchNorm, GaussianNoise, LayerNorm
 from .optimizers import shrinkage
 from .pruning import zero_gradients, zero_pruned
+from .quantized import QuantizedDense
 from .updates import gradient_norm, penalty, update, updates_of_step
 
 Array = np.ndarray
@@ -80,7 +81,8 @@ def loss(
     return mean
 
 
-Layer = Dense | Dropout | Activation | GaussianNoise | LayerNorm | BatchNorm
+Layer = Dense | QuantizedDense | Dropout | Activation | GaussianNoise | LayerNorm | BatchNorm
+DENSE = (Dense, QuantizedDense)
 
 
 class Network:
@@ -130,9 +132,13 @@ class Network:
         for index, spec in enumerate(layers):
             if isinstance(spec, DenseSpec):
                 activation = "linear" if fused and index == len(layers) - 1 else spec.activation
+                self._outputs = spec.outputs
+                if spec.quantized is not None:
+                    arrays = [next(remaining) for _ in parameter_shapes(spec)]
+                    self._layers.append(QuantizedDense(spec, activation, arrays))
+                    continue
                 w, b = next(remaining), next(remaining) if spec.bias else None
                 self._layers.append(Dense(spec, activation, w, b, index == final, self._cast))
-                self._outputs = spec.outputs
                 continue
             cast, own = self._cast if index < final else exact, [next(remaining) for _ in parameter_shapes(spec)]
             if isinstance(spec, DropoutSpec):
@@ -272,6 +278,22 @@ class Network:
             activate(self._link, result, result)
         return result
 
+    @np.errstate(all="ignore")
+    def dense_inputs(self, x: Array | Source, batch_size: int = 1024) -> Iterator[list[Array]]:
+        """Yield for every batch of the rows of x what comes into each dense layer: valid until the next is asked for.
+
+        There is no dropout.
+        """
+        for rows in _parts(len(x), batch_size, None):
+            found, y = [], self._cast(self._rows(x, rows))
+            for layer in self._layers:
+                if isinstance(layer, DENSE):
+                    found.append(y)
+                    y = layer.forward(y)
+                else:
+                    y = layer.predict(y)
+            yield found
+
     @flushed
     def _rows(self, x: Array | Source, rows: Any) -> Array:
         """Rows of x, by a slice or their numbers, in the network's dtype."""
@@ -303,7 +325,7 @@ class Network:
     def _forward(self, x: Array) -> Array:
         x = self._cast(x)
         for layer in self._layers:
-            x = layer.forward(x) if isinstance(layer, Dense) else layer.predict(x)
+            x = layer.forward(x) if isinstance(layer, DENSE) else layer.predict(x)
         return x
 
     @np.errstate(all="ignore")
@@ -341,13 +363,17 @@ class Network:
         """Fill the gradients for one training batch, the step-th (from 1) ever, and return its mean loss."""
         x = self._cast(x)
         for layer in self._layers:
-            x = layer.forward(x) if isinstance(layer, Dense) else layer.forward(x, seed, step)
+            if isinstance(layer, Dense):
+                x = layer.forward(x, training=True)
+            else:
+                x = layer.forward(x) if isinstance(layer, QuantizedDense) else layer.forward(x, seed, step)
         dy: Array | None = self._doutputs(len(x))
         mean = loss(self._known_loss(), x, y, dy, weights)
         self._measure(metrics, x, y, weights)
         for layer in reversed(self._layers):
             if dy is None:  # only dropouts of the network's input are left
                 break
+            assert not isinstance(layer, QuantizedDense), "layers of integers are not trained"
             dy = layer.backward(dy)
         return mean
 

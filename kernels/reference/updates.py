@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..denormals import flushed
-from ..spec import MASTER, STOCHASTIC, ArrayUpdate, OptimizerSteps, ParamSettings, Update
+from ..spec import MASTER, SAME, STOCHASTIC, WHOLE, ArrayUpdate, OptimizerSteps, ParamSettings, Update
 from .bits16 import is_16bit, is_rounding, store, store_stochastically, widened
+from .blockwise import Coded
 from .maths import total
 from .optimizers import UPDATES, prepared
 
@@ -49,6 +50,9 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
 
 def _run_any(job: Update, scale: float, elements: Array | None = None) -> None:
     """elements: their numbers, where they are not 0, 1, 2, ..."""
+    if job.storage != WHOLE and job.states:
+        _run_coded(job, scale)
+        return
     if is_16bit(job.p.dtype):
         _run_wide(job, scale, elements)
     else:
@@ -57,6 +61,21 @@ def _run_any(job: Update, scale: float, elements: Array | None = None) -> None:
 
 def _run(job: Update, scale: float) -> None:
     UPDATES[job.rule](job.p, prepared(job.g, job.options, scale), job.states, job.options, job.step)
+
+
+def _run_coded(job: Update, scale: float) -> None:
+    """Update an array whose states are codes: as one whose states are their numbers, rounded to codes afterwards."""
+    coded = Coded(job.rule, job.states)
+    real = np.float32 if is_16bit(job.p.dtype) else job.p.dtype
+    numbers = [state.astype(real) for state in coded.numbers]
+    whole = job._replace(states=(*numbers, *coded.rest), storage=WHOLE)
+    if job.form != SAME or not is_16bit(job.p.dtype):
+        _run_any(whole, scale)
+    else:  # states are float32, whatever the array is, and p is rounded to nearest
+        p = widened(job.p)
+        _run(whole._replace(p=p, g=widened(job.g)), scale)
+        store(p, job.p)
+    coded.keep(numbers, job.storage, job.stream, job.step)
 
 
 def _run_wide(job: Update, scale: float, elements: Array | None) -> None:
@@ -112,7 +131,8 @@ def updates_of_step(
             "l1": optimizer.options["l1"] + own.l1 / over, "l2": 2 * own.l2 / over,
         }  # fmt: skip
         step = optimizer.steps_done - own.late + i + 1
-        updates.append(Update(optimizer.rule, p, next(given), states, now, step))
+        storage = optimizer.storages[k] if optimizer.storages else WHOLE
+        updates.append(Update(optimizer.rule, p, next(given), states, now, step, storage=storage))
     return updates
 
 
@@ -195,6 +215,7 @@ class ArrayPlan:
                     int(step),
                     t.form,
                     t.stream,
+                    t.storage,
                 )
                 for i, (t, g, step) in enumerate(zip(self.planned, gradients, steps, strict=True))
                 if g is not None

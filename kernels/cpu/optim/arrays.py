@@ -112,7 +112,7 @@ class ArrayPlan:
         self.plan = Plan([
             BufferUpdate(
                 t.rule, name_of(t.dtype), t.elements, address_of(t.p), [address_of(s) for s in t.states], t.group,
-                t.form, t.stream,
+                t.form, t.stream, t.storage,
             )
             for t in planned
         ])  # fmt: skip

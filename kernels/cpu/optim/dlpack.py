@@ -35,7 +35,7 @@ from ..runtime.primitives import INTERPRETED, address_of, call_exchange, python_
 from ..runtime.records import FOREIGN, fill, read
 from .arrays import HEADER_BYTES, ITEMS_OFFSET, LOW_32_BITS, layout_known, lower_bound
 
-CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16)}
+CODES = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16), "uint8": (1, 8)}
 OLD, NEW = (np.frombuffer(name + b"\0", np.uint8) for name in (b"dltensor", b"dltensor_versioned"))
 BEFORE_TENSOR = 32  # bytes in front of the DLTensor of a versioned capsule
 EXPECTED = 7  # words of a row of `expected`

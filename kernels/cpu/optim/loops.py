@@ -107,3 +107,14 @@ def update_loop(rule: Callable[..., Any], num_states: int, own: Store, others: S
                 store(S, i, s)
 
     return update
+
+
+def on_master(rule: Callable[..., Any], is_rounding: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule applied to the last of the states instead of p, if p is its rounding."""
+
+    def with_master(p, g, s, h, tiny):
+        last = s[-1]
+        new, others = rule(last if is_rounding(p, last) else p, g, s[:-1], h, tiny)
+        return new, (*others, new)
+
+    return register_jitable(error_model="numpy", forceinline=True)(with_master)

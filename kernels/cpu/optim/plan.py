@@ -9,12 +9,13 @@ import numpy as np
 
 from ...formulas import NUM_SCALARS, dropout_key
 from ...scalars import TINY, Scalars
-from ...spec import BufferUpdate, Update
+from ...spec import WHOLE, BufferUpdate, Update
 from ..runtime.compile import Kernel
 from ..runtime.launch import UPDATE_ELEMENTS, Limit, num_threads_for, parallel
 from ..runtime.primitives import address_of, aligned_zeros, view, word
 from ..runtime.records import PLAN, UPDATE, UPDATES, fill, read
 from ..runtime.storage import STORES, name_of
+from .blockwise_loops import STATE_TABLE_WORDS, state_words
 from .loops import MAX_STATES
 from .norm import Squares
 from .updates import STATES_OFFSET, TILE, UPDATE_ALL, are_streamed, update_code
@@ -113,9 +114,16 @@ class Plan:
         self.sizes = np.array([t.elements for t in targets], np.int64)
         self.dtypes_and_sizes = [(t.dtype, t.elements) for t in targets]
         self.table, streamed = np.zeros(len(targets), UPDATE), are_streamed(targets)
-        for i, t in enumerate(targets):
-            states = (*t.states, *[0] * (MAX_STATES - len(t.states)))
-            code = update_code(t.rule, t.dtype, t.form, streamed)
+        coded = [t.storage != WHOLE and len(t.states) > 0 for t in targets]
+        self.state_table = np.zeros((sum(coded), STATE_TABLE_WORDS), np.int64)  # of those with codes of 8 bits
+        rest = iter(self.state_table)
+        for i, (t, is_coded) in enumerate(zip(targets, coded, strict=True)):
+            of_target = t.states
+            if is_coded:
+                words = next(rest)
+                words[:], of_target = state_words(t.states), [address_of(words)]
+            states = (*of_target, *[0] * (MAX_STATES - len(of_target)))
+            code = update_code(t.rule, t.dtype, t.form, streamed, t.storage)
             self.table[i] = (code, t.p, 0, *states, 0, 0, 0, 0, STORES[t.dtype].itemsize)
         self._idle = Pool(lambda: _Workspace(self))
 
@@ -215,7 +223,7 @@ def update(jobs: Sequence[Update], scale: float = 1.0) -> None:
     plan = Plan([
         BufferUpdate(
             job.rule, name_of(job.p.dtype), job.p.size, address_of(job.p), [address_of(s) for s in job.states],
-            numbers[id(job.options)], job.form, job.stream,
+            numbers[id(job.options)], job.form, job.stream, job.storage,
         )
         for job in jobs
     ])  # fmt: skip

@@ -12,6 +12,8 @@ Arrays that are larger than the caches have loops that prefetch, where the proce
   that test is free in memory, and takes a tenth of Adam's time in cache.
 - stochastic: the states are float32, and p is rounded up or down at random. Adam moves 22 bytes.
 
+States of any form may be codes of 8 bits (`blockwise_loops.py`), with which Adam of float32 moves 16 bytes.
+
 All forms keep states above the smallest normal number of float32, which is bfloat16's as well. float16's is larger:
 smaller states become denormal or zero, as in torch; converting those takes no longer.
 """
@@ -23,27 +25,16 @@ from functools import cache
 from typing import Any
 
 from ...formulas import OPTIMIZERS
-from ...spec import MASTER, SAME, BufferUpdate
+from ...spec import MASTER, SAME, WHOLE, BufferUpdate
 from ..runtime.compile import Kernel, lock
-from ..runtime.frontend import register_jitable
 from ..runtime.primitives import call_update
 from ..runtime.records import UPDATE, UPDATES, offset, read
 from ..runtime.storage import IS_ROUNDING, STOCHASTIC_STORES, STORES
 from . import bfloat16_loops, streaming_loops
-from .loops import update_loop
+from .blockwise_loops import blockwise_kernel
+from .loops import on_master, update_loop
 
 TILE = 1_024  # elements of a piece of work; neighbouring pieces of an array are one call
-
-
-def on_master(rule: Callable[..., Any], is_rounding: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule applied to the last of the states instead of p, if p is its rounding."""
-
-    def with_master(p, g, s, h, tiny):
-        last = s[-1]
-        new, others = rule(last if is_rounding(p, last) else p, g, s[:-1], h, tiny)
-        return new, (*others, new)
-
-    return register_jitable(error_model="numpy", forceinline=True)(with_master)
 
 
 def update_kernel(
@@ -74,9 +65,11 @@ def _update_kernel(rule: Callable[..., Any], num_states: int, dtype: str, form: 
     return Kernel(update_loop(rule, num_states, STOCHASTIC_STORES[dtype], float32), name)
 
 
-def update_code(name: str, dtype: str, form: str = SAME, streamed: bool = False) -> int:
+def update_code(name: str, dtype: str, form: str = SAME, streamed: bool = False, storage: str = WHOLE) -> int:
     """The address of the loop of an optimizer."""
     row = OPTIMIZERS[name]
+    if storage != WHOLE and row.states:
+        return blockwise_kernel(name, dtype, form, storage).address
     return update_kernel(row.rule, len(row.states), dtype, form, streamed).address
 
 
@@ -85,7 +78,8 @@ def are_streamed(targets: Sequence[BufferUpdate]) -> bool:
     total = 0
     for t in targets:
         own = STORES[t.dtype].itemsize
-        total += t.elements * (2 * own + len(t.states) * (own if t.form == SAME else 4))
+        state = 1 if t.storage != WHOLE else own if t.form == SAME else 4
+        total += t.elements * (2 * own + len(t.states) * state)
     return total > streaming_loops.STREAMED_BYTES
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ CALL_FLOPS = 1_000_000
 STEP_FLOPS = 4_000_000
 
 _threads: int | None = None
-_own = threading.local()  # `alone`: true for a thread whose kernels use no other
+_own = threading.local()  # `most`: threads that the kernels of a thread may use, where it has a limit of its own
 Limit = Callable[[], int] | None  # the most threads by the setting of another library, such as torch's
 
 
@@ -46,13 +46,17 @@ def _available() -> int:
 
 def get_num_threads() -> int:
     """Threads that a kernel may use: `set_num_threads`, else FASTOPT_NUM_THREADS, else the processors available."""
-    if getattr(_own, "alone", False):
+    most = getattr(_own, "most", None)
+    if most == 1:
         return 1
-    if _threads is not None:
-        return _threads
+    found = _threads or _chosen() or _available()
+    return found if most is None else min(found, most)
+
+
+def _chosen() -> int | None:
     chosen = os.environ.get("FASTOPT_NUM_THREADS")
     if not chosen:
-        return _available()
+        return None
     if not chosen.isdecimal() or int(chosen) < 1:
         raise ValueError(f"FASTOPT_NUM_THREADS must be an integer of at least 1; got {chosen!r}")
     return int(chosen)
@@ -69,14 +73,19 @@ def set_num_threads(n: int) -> None:
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
-    """While open, kernels that this thread calls use no other thread: others train models of their own meanwhile."""
-    before = getattr(_own, "alone", False)
-    _own.alone = True
+def on_threads(most: int) -> Iterator[None]:
+    """While open, kernels that this thread calls use at most so many threads."""
+    before = getattr(_own, "most", None)
+    _own.most = most if before is None else min(before, most)
     try:
         yield
     finally:
-        _own.alone = before
+        _own.most = before
+
+
+def on_one_thread() -> AbstractContextManager[None]:
+    """While open, kernels that this thread calls use no other thread: others train models of their own meanwhile."""
+    return on_threads(1)
 
 
 def num_threads_for(work: float, work_per_thread: float, num_pieces: int, limit: Limit = None) -> int:

@@ -54,6 +54,7 @@ def vector_unit() -> VectorUnit | None:
     return NEON if target()[0].startswith(("aarch64", "arm64")) else None
 
 
+@cache
 def microarchitecture() -> str:
     """LLVM's name of the processor that kernels are compiled for: "znver4", "emeraldrapids", "haswell", ..."""
     return target()[1]

@@ -115,6 +115,8 @@ GATHER = _record(
     "sparse_columns",  # of the stored values of sparse rows
     "starts",  # (rows of the data + 1,): the first stored value of each sparse row
     "absent",  # (inputs,): values of x that are not stored, prepared
+    "zero",  # of codes: batch_x is uint8, in rows of piece_cols bytes
+    reals=("inverse",),  # of the scale of codes
 )
 
 DENSE = _record(
@@ -168,6 +170,95 @@ DENSE = _record(
     "column_squares",  # (rows of tiles of w, outputs) float64
     "mask_tile",  # code: gradients of pruned weights in a tile become 0; 0: they stay, for nobody adds them up
     "mask",  # (inputs, outputs) uint8: 0 where w is pruned
+)
+
+# A dense layer whose weights are mostly zero: see dense/sparse.py.
+SPARSE = _record(
+    "run",
+    "w",  # (inputs, outputs)
+    "b",  # (outputs,); 0: none
+    "inputs",
+    "outputs",
+    "block",  # rows of w in a block, whose products are summed from zero
+    "rows_x",  # (rows, inputs), to be packed
+    "x",  # (strips, inputs, rows of a strip)
+    "y",  # (strips, outputs, rows of a strip)
+    "rows_y",  # (rows, outputs), to be unpacked
+    "room",  # (chunks + 1,) int64: the first entry of each chunk of columns
+    "entries",  # offsets of rows of x, and weights
+    "starts",  # (chunks, blocks, pairs of a chunk + 1) int32: the first entries of each pair, from those of its chunk
+    "places",  # (chunks * blocks + 1,) int64: in the next two, the first weight of each chunk and block
+    "source",  # (weights left,) uint32: their elements of w
+    "target",  # (weights left,) uint32: their entries, from those of their chunk
+    "fits",  # (chunks,): 0 where weights are not zero that are not among them
+    "scratch",  # (num_ranks, scratch_bytes)
+    "scratch_bytes",
+    "activate",  # code: y -> y, without a bias
+)
+
+# Rows of a batch as codes, and dense layers of codes: see dense/quantized.py.
+CODES = _record(
+    "run",
+    "x",  # (rows, columns) float32
+    "y",  # (rows, row_bytes) uint8
+    "columns",
+    "row_bytes",
+    "zero",  # the code of 0
+    reals=("inverse",),  # of the scale
+)
+INT8_DENSE = _record(
+    "run",
+    "x",  # (rows, x_row) uint8, with room for whole tiles
+    "x_row",  # bytes of a row
+    "w",  # packed codes
+    "steps",  # words of a column of w
+    "start",  # (groups GROUP,) int32, that the sums of columns start from
+    "scale",  # (groups GROUP,) of sums
+    "b",  # (outputs,)
+    "y",  # (rows, outputs) float32, or uint8
+    "y_row",  # bytes of a row
+    "outputs",
+    "activate",  # code: scaled sums, b -> y
+    "coded",  # 1: y is codes
+    "zero",  # of these
+    "scratch",  # (num_ranks, SUMS_BYTES)
+    reals=("inverse",),  # of the scale of the codes of y
+)
+CODED_WEIGHTS = _record(
+    "run",
+    "x",  # (rows, inputs)
+    "codes",  # of w
+    "scales",  # (groups, outputs)
+    "group",  # rows of w of a scale
+    "b",  # (outputs,)
+    "y",  # (rows, outputs)
+    "inputs",
+    "outputs",
+    "gemm",  # code
+    "activate",  # code
+    "scratch",  # (num_ranks, STRIP_BYTES)
+)
+
+# Numbers rounded to codes in training: see dense/fake_quantized.py.
+FAKE_WEIGHTS = _record(
+    "run",
+    "w",  # (inputs, outputs)
+    "y",  # the same, rounded
+    "inputs",
+    "outputs",
+    "group",  # rows of a scale
+    "most",  # the largest code
+    "scratch",  # (num_ranks, FAKE_SCRATCH)
+)
+FAKE_INPUTS = _record(
+    "run",
+    "x",  # (splits, capacity, columns)
+    "y",  # the same, rounded
+    "splits",
+    "capacity",
+    "columns",
+    "limits",  # (pieces of rows, 2): least and largest
+    "scratch",  # (num_ranks, 2, columns)
 )
 
 DROPOUT = _record("run", "x", "y", "columns", "threshold", reals=("scale",), words=("stream",))

@@ -19,7 +19,8 @@ import numpy as np
 from ... import costs
 from ...formulas import CONSTRAINTS, OPTIMIZERS
 from ...profile import Cost
-from ...spec import AfterStep, Constraint
+from ...spec import SAME, WHOLE, AfterStep, Constraint
+from ..optim import blockwise_loops
 from ..optim.averaging_loops import averaging_kernel
 from ..optim.constraints import BY_COLUMNS, BY_ROWS, ELEMENTWISE, constraint_kernel, measure_kernel, scratch_bytes
 from ..optim.loops import MAX_STATES
@@ -134,14 +135,16 @@ class AfterUpdates:
     """The phases of a training program after its updates; with none to add where `after` is None.
 
     params: those of the network; updated: whether the optimizer changes each of them. accumulate: batches of a step.
-    masks: of each parameter, see `masks.complete`; (): nothing is pruned.
+    masks: of each parameter, see `masks.complete`; (): nothing is pruned. storages: of the states of each parameter;
+    (): all are WHOLE.
     """
 
     def __init__(
         self, after: AfterStep | None, params: Sequence[np.ndarray], num_ranks: int, steps: int, accumulate: int,
-        masks: Sequence[np.ndarray | None] = (),
+        masks: Sequence[np.ndarray | None] = (), storages: Sequence[str] = (),
     ) -> None:  # fmt: skip
         after = after or AfterStep()
+        self.storages = list(storages) or [WHOLE] * len(params)
         self.params, self.dtype, self.itemsize = params, params[0].dtype.name, params[0].itemsize
         self.constraints = list(after.constraints) or [None] * len(params)
         self.averages = list(after.averages) or [None] * len(params)
@@ -159,10 +162,17 @@ class AfterUpdates:
         """The address of the loop of the update of parameter i."""
         if self.masks[i] is not None:
             return masked_kernel(rule, self.dtype, self.fused).address
+        if self.storages[i] != WHOLE and OPTIMIZERS[rule].states:
+            return blockwise_loops.blockwise_kernel(rule, self.dtype, SAME, self.storages[i], self.fused).address
         return averaging_kernel(rule, self.dtype).address if self.fused else update_code(rule, self.dtype)
 
     def state_words(self, i: int, states: Sequence[np.ndarray]) -> list[int]:
         """Return the STATE_WORDS words of a parameter: addresses of what its update changes, and the key."""
+        if self.storages[i] != WHOLE and states:
+            more = (address_of(self.averages[i]), address_of(self.cell)) if self.fused else ()
+            own = np.array(blockwise_loops.state_words([address_of(state) for state in states], *more), np.int64)
+            self.kept.append(own)
+            return [address_of(own), *[0] * MAX_STATES]
         arrays = [*states, *([self.averages[i]] if self.fused else [])]
         words = [address_of(array) for array in arrays]
         key = address_of(self.cell) if self.fused else 0

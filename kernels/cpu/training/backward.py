@@ -12,7 +12,7 @@ from ...spec import parameter_shapes
 from ..dense.layer import TILE_ROWS, dense_kernel, num_weight_tiles, round_kernel, slope_kernel, weight_tiles_down
 from ..dense.rows import rows_kernel
 from ..runtime.partition import num_pieces
-from ..runtime.primitives import aligned_zeros
+from ..runtime.primitives import address_of, aligned_zeros
 from ..runtime.records import DENSE, DROPOUT, fill
 from .activation import Activated, add_slopes
 from .after_step import AfterUpdates
@@ -147,7 +147,11 @@ def _add_dense(
         program.add(dense_kernel("slopes", dtype), record, barrier=True, cost=cost)
     if dx is not None:  # before the weights, which it reads, are updated
         cost = costs.inputs_gradient(*sizes, itemsize, below.activation if below else None)
-        program.add(dense_kernel("inputs", dtype), record, barrier=True, cost=cost)
+        read = record
+        if saved.multiplied is not saved.fields["w"]:
+            read = record.copy()
+            read["w"] = address_of(saved.multiplied)
+        program.add(dense_kernel("inputs", dtype), read, barrier=True, cost=cost)
     ends_backward = rule is None and dx is None
     updates_w, makes_db = fields["num_splits"] > 0, bias_sums and fields["b"] is not None
     if not updates_w and not makes_db:

@@ -17,6 +17,8 @@ from ..runtime.records import ACTIVATE, DENSE, DROPOUT, NOISE, fill
 from .activation import Activated, add_activation
 from .normalization import Normalized, add_forward
 from .phases import PhaseList
+from .quantized import add_fake, add_quantized
+from .sparse import add_sparse, precedes_sparse
 
 
 class SavedDense(NamedTuple):
@@ -27,6 +29,7 @@ class SavedDense(NamedTuple):
     spec: DenseSpec
     activation: str  # linear where the network's link follows
     fields: dict[str, Any]  # of its record
+    multiplied: np.ndarray  # w, or what products read in its place
 
 
 class SavedDropout(NamedTuple):
@@ -52,9 +55,15 @@ def add_layers(
     last = max(i for i, layer in enumerate(net.layers) if isinstance(layer, DenseSpec))
     for i, layer in enumerate(net.layers):
         compute = net.compute if i < last else net.dtype  # of outputs: the network's are not rounded
+        if isinstance(layer, DenseSpec) and layer.quantized is not None:
+            x = add_quantized(program, i, x, [next(params) for _ in parameter_shapes(layer)])
+            continue
         if isinstance(layer, DenseSpec):
             w, b = next(params), next(params) if layer.bias else None
             activation = "linear" if i == last and net.link else layer.activation
+            if i in program.sparse:  # nothing is trained, so nothing is saved
+                x = add_sparse(program, program.sparse[i], activation, x, precedes_sparse(program, i))
+                continue
             saved = _add_dense(program, layer, activation, compute, x, w, b, whole=seed is None)
             saved_for_backward.append(saved)
         elif isinstance(layer, DropoutSpec | GaussianNoiseSpec):
@@ -101,6 +110,7 @@ def _add_dense(
     b: np.ndarray | None, whole: bool,
 ) -> SavedDense:  # fmt: skip
     dtype, itemsize, sizes = program.net.dtype, program.net.itemsize, (layer.inputs, layer.outputs)
+    x, multiplied = (x, w) if whole or layer.fake is None else add_fake(program, layer, x, w)
     y = program.zeros(program.batch_size, layer.outputs)
     z = y if ACTIVATIONS[activation].uses == "y" else program.zeros(program.batch_size, layer.outputs)
     fields: dict[str, Any] = {
@@ -112,7 +122,7 @@ def _add_dense(
     num_splits, keeps_z = fields["num_splits"], z is not y
     split_products = program.zeros(num_splits, program.batch_size, layer.outputs) if num_splits > 1 else None
     activate = activate_kernel(activation, compute).address
-    record = fill(DENSE, activate=activate, split_products=split_products, **fields)
+    record = fill(DENSE, activate=activate, split_products=split_products, **{**fields, "w": multiplied})
     if split_products is None:
         cost = costs.forward(*sizes, activation, layer.bias, keeps_z, itemsize)
         program.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
@@ -121,7 +131,7 @@ def _add_dense(
         program.add(dense_kernel("forward", dtype), record, barrier=True, cost=cost)
         cost = costs.combine(layer.outputs, activation, layer.bias, keeps_z, num_splits, itemsize)
         program.add(dense_kernel("combine", dtype), record, barrier=True, cost=cost)
-    return SavedDense(x, y, layer, activation, fields)
+    return SavedDense(x, y, layer, activation, fields, multiplied)
 
 
 def add_link(program: PhaseList, z: np.ndarray, y: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from ...interrupts import interrupts_held
 from ...metrics import Variation, metric_values, variation_for, variation_of_pass
 from ...sources import Source
 from ...spec import (
+    BLOCKWISE,
     Batches,
     EpochHooks,
     EpochResults,
@@ -29,6 +30,7 @@ from ...spec import (
     dense_layers,
 )
 from ..dense.gather import layout_of
+from ..dense.sparse_entries import Entries
 from ..runtime.launch import STEP_FLOPS, num_threads_for
 from .after_step import AfterUpdates, key_of
 from .masks import complete
@@ -38,6 +40,7 @@ from .penalties import Penalties, penalty, terms_of
 from .phases import Structure
 from .program import Program
 from .row_weights import sum_in_order
+from .sparse import BATCH, SparseChoice, add_builds
 
 # Data of more bytes do not stay in a cache, and a core waits 50 ns for each of their rows, drawn at random. Counted as
 # operations: 256 rows a batch, as of a linear regression, are worth two threads (0.7 of one's time), 32 are not.
@@ -58,13 +61,15 @@ class Network:
     """The layers of a network compiled into programs; `params` belong to the caller and are updated in place.
 
     params: [w0, b0, w1, b1, ...], C-contiguous, w (inputs, outputs), b (outputs,), without b where a layer has none;
-    of other layers those of `spec.parameter_shapes`.
+    of other layers those of `spec.parameter_shapes`. masks: of each of them, as `OptimizerSteps` has them, by which
+    `evaluate` and `predict` choose how to multiply; other weights need not be zero.
     compute: "bfloat16" for layers that compute in it, with `dtype` float32: operands of products, and what layers give
     to one another forward and backward, are rounded to it; parameters, their gradients, the outputs of the last layer
     and all that follows from them are not.
     """
 
     reusable = True  # for passes over other data: it keeps programs, and no data
+    multiplies_sparse = True  # where masks leave few weights
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Network:
         loss: LossSpec | None = None,
         metrics: Sequence[str] = (),
         compute: str | None = None,
+        masks: Sequence[np.ndarray | None] = (),
     ) -> None:
         dense = dense_layers(layers)
         last = dense[-1].activation
@@ -81,7 +87,7 @@ class Network:
         self.params = list(params)
         self.net = Structure(
             list(layers), self.params, np.dtype(dtype).name, loss, tuple(metrics), last if is_link else None,
-            compute or np.dtype(dtype).name,
+            compute or np.dtype(dtype).name, {},
         )  # fmt: skip
         self.outputs, row = dense[-1].outputs, LOSSES[loss.name] if loss else None
         self.by_output = row is not None and row.hits_by_output(self.outputs)
@@ -89,6 +95,7 @@ class Network:
         self.flops = sum(2.0 * layer.inputs * layer.outputs for layer in dense)  # of one row, forward
         self.steps_done = 0
         self.dtype = np.dtype(dtype)
+        self._sparse = SparseChoice(self.net, masks) if masks else None
         self._predictors: dict[tuple[Any, ...], list[Program]] = {}
         self._evaluators: dict[tuple[Any, ...], tuple[Program, dict[str, np.ndarray]]] = {}
         self._trained: Training | None = None  # the last one
@@ -116,7 +123,7 @@ class Network:
         terms = terms_of(optimizer.settings) if optimizer.settings else ()
         of_optimizer = (
             clips, rule, rows, num_settings, terms, ids, key_of(optimizer.after), tuple(optimizer.fixed),
-            [*map(id, optimizer.masks)],
+            [*map(id, optimizer.masks)], tuple(optimizer.storages),
         )  # fmt: skip
         key = sizes, layout, shuffles, weighted, num_ranks, seed, of_optimizer
         trained = self._trained
@@ -129,8 +136,8 @@ class Network:
         program = Program(net, "train", data.batch_size)
         program.kept += [states, optimizer.masks]  # so that no other array can have the same id
         program.num_ranks = num_ranks
-        masks = complete(optimizer.masks, net.layers, net.params)
-        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks)
+        masks, storages = complete(optimizer.masks, net.layers, net.params), tuple(optimizer.storages)
+        after = AfterUpdates(optimizer.after, net.params, num_ranks, epochs * steps, data.accumulate, masks, storages)
         losses = np.zeros((epochs, steps * data.accumulate))
         scalars = np.zeros((epochs * steps, num_settings, NUM_SCALARS + 1), net.dtype)
         if shuffles is not None:
@@ -142,7 +149,7 @@ class Network:
         assert y is not None
         outputs, saved_for_backward = program.forward(x, seed, optimizer.fixed)
         gradient = program.zeros(program.batch_size, net.outputs)
-        needs_step, penalties = clips or data.accumulate > 1, None
+        needs_step, penalties = clips or data.accumulate > 1 or BLOCKWISE in storages, None
         if terms:
             tiled = [i for i, p in enumerate(net.params) if p.ndim == 2 and states[i] is not None]
             penalties = Penalties(net.params, terms, data, num_ranks, [] if needs_step else tiled)
@@ -244,11 +251,14 @@ class Network:
         batch_size = min(batch_size, num_rows)
         num_ranks = self._threads_of_pass(batch_size, num_rows)
         layout = layout_of(x), ROW_NUMBERS if order is None else order.dtype
-        key = batch_size, num_ranks, layout, y.ndim, weights is None, *(variation.parts if variation else ())
+        sparse = self._sparse.layers(num_rows) if self._sparse else {}
+        key = (
+            batch_size, num_ranks, layout, y.ndim, weights is None, *(variation.parts if variation else ()), *sparse
+        )  # fmt: skip
         # removed while it runs, as in `predict`
         spare = self._evaluators.pop(key, None)
         data = Batches(x, y, np.empty(0, layout[1]), batch_size, weights=weights)
-        program, sums = self._evaluator(data, num_ranks, variation) if spare is None else spare
+        program, sums = self._evaluator(data, num_ranks, variation, sparse) if spare is None else spare
         for total in sums.values():
             total.fill(0)
         program.read_from(x, y)
@@ -270,11 +280,12 @@ class Network:
         return penalty(self.params, settings)
 
     def _evaluator(
-        self, data: Batches, num_ranks: int, variation: Variation | None
+        self, data: Batches, num_ranks: int, variation: Variation | None, sparse: Mapping[int, Entries]
     ) -> tuple[Program, dict[str, np.ndarray]]:
         """A program that adds up losses and metrics, and its sums by name."""
         program = Program(self.net, "evaluate", data.batch_size)
         program.num_ranks = num_ranks
+        add_builds(program, sparse)
         if data.weights is not None:
             program.weigh(data.order.dtype.name)
         inputs, targets = program.gather(data)
@@ -292,7 +303,10 @@ class Network:
         if not rows:
             return out
         row_numbers = ROW_NUMBERS if order is None else order.dtype
-        key: tuple[Any, ...] = min(batch_size, rows), self._threads_of_pass(batch_size, rows)
+        sparse = self._sparse.layers(rows) if self._sparse else {}
+        if sparse:
+            batch_size = min(batch_size, BATCH)
+        key: tuple[Any, ...] = min(batch_size, rows), self._threads_of_pass(batch_size, rows), *sparse
         if isinstance(x, Source) or order is not None:
             key += layout_of(x), row_numbers
         # taken away while it runs, so that threads that predict at the same time have programs of their own
@@ -301,7 +315,7 @@ class Network:
             program = spare.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
             data = Batches(x, None, np.empty(0, row_numbers), key[0])  # type: ignore[arg-type]
-            program = self._predictor(data, out, key[1])
+            program = self._predictor(data, out, key[1], sparse)
         program.read_from(x, None)
         program.write_to(out)
         program.begin(rows, order)
@@ -325,10 +339,13 @@ class Network:
                 del self._predictors[next(iter(self._predictors))]
         self._predictors[key] = [program]
 
-    def _predictor(self, data: Batches, out: np.ndarray, num_ranks: int) -> Program:
+    def _predictor(
+        self, data: Batches, out: np.ndarray, num_ranks: int, sparse: Mapping[int, Entries]
+    ) -> Program:
         """The program that writes the outputs for data without targets to `out`."""
         program = Program(self.net, "predict", data.batch_size)
         program.num_ranks = num_ranks
+        add_builds(program, sparse)
         inputs, _ = program.gather(data)
         outputs, _ = program.forward(inputs, None)
         if self.net.link:

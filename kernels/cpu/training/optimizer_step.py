@@ -1,4 +1,5 @@
-"""The end of an optimizer step that needs whole gradients: for the norm of all, or for sums over several batches.
+"""The end of an optimizer step that needs whole gradients: for the norm of all, for sums over several batches, or for
+states whose codes are of blocks of neighbouring elements, which are no tiles of a gradient.
 
 The phases `weights` and `slopes` write dw and db to memory. Then `squares` adds up the squares if a norm is needed, and
 `apply` updates all parameters. The batches of a step add up in the product itself: dw = alpha x^T dz + beta dw, with

@@ -29,6 +29,8 @@ class Structure(NamedTuple):
     metrics: Sequence[str]
     link: str | None
     compute: str  # the dtype that layers compute in
+    # of codes, by their ids: these packed, and what sums start from (see `quantized`)
+    packed: dict[int, tuple[np.ndarray, np.ndarray]]
 
     @property
     def dense(self) -> list[DenseSpec]:
@@ -67,6 +69,7 @@ class PhaseList:
         self.costs: list[Cost] = []  # of the phases
         self.kept: list[Any] = []  # memory that records point to
         self.num_bytes = 0  # of the arrays between phases
+        self.sparse: dict[int, Any] = {}  # the layers, by index, that are multiplied sparsely
 
     def add(
         self, kernel: Kernel, record: np.ndarray, barrier: bool, cost: Cost | None = None,

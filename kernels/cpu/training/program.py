@@ -22,6 +22,7 @@ from ...sources import Source
 from ...spec import Batches, DenseSpec, Shuffle
 from ..dense.gather import gather_kernel, layout_of
 from ..dense.layer import splits_of
+from ..dense.quantized import gather_codes_kernel
 from ..dense.rows import rows_kernel
 from ..runtime.compile import ffi
 from ..runtime.launch import get_num_threads
@@ -33,6 +34,7 @@ from .forward import add_layers, add_link
 from .judge import JUDGE_KERNEL, Judge
 from .loss_and_metrics import add_loss_and_metrics, has_labels
 from .phases import PhaseList
+from .quantized import codes_of_data, takes_codes
 from .row_weights import RowWeights
 from .run import FINISH, RUN_PROGRAM, clock, marking
 from .shuffle import shuffle_kernel
@@ -95,6 +97,8 @@ class Program(PhaseList):
         x is (splits, rows, columns of a split) if the first layer of a training is split, else (rows, inputs).
         """
         net, labels, first = self.net, False, self.net.layers[0]
+        if data.y is None and not isinstance(data.x, Source) and takes_codes(first):
+            return self._gather_codes(data), None
         num_splits, split_cols = 1, net.inputs
         if self.verb == "train" and isinstance(first, DenseSpec):
             num_splits, split_cols = splits_of(self.batch_size, first.inputs, first.outputs)
@@ -117,6 +121,14 @@ class Program(PhaseList):
         kernel = gather_kernel(layout_of(data.x), net.compute, data.order.dtype.name)
         self.add(kernel, record, barrier=True, cost=cost)
         return x, y
+
+    def _gather_codes(self, data: Batches) -> np.ndarray:
+        """Add the codes of the batch's rows for the first layer; return where they lie."""
+        order = data.order.dtype.name
+        x, record, cost = codes_of_data(self)
+        self.source = SourceWords(record, self.net.compute)
+        self.add(gather_codes_kernel(order), record, barrier=True, cost=cost)
+        return x
 
     def scatter(self, outputs: np.ndarray, out: np.ndarray) -> None:
         """Add the copy of the batch's outputs to their rows of `out`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..domains import BOUND, FLAG, FRACTION, POSITIVE, Domain
+from ..domains import BOUND, FLAG, FRACTION, POSITIVE, STATE_BITS, Domain
 from .common import Column
 
 Hyper = Mapping[str, Any]
@@ -31,9 +31,10 @@ OPTIONS: dict[str, Option] = {
     "l1": Option(POSITIVE, "L1 penalty, at least 0; see the module."),
     "clip_value": Option(BOUND, "bound of every element of a gradient, above 0, or None; see the module."),
     "clip_each": Option(BOUND, "bound of the norm of each gradient, above 0, or None; see the module."),
+    "state_bits": Option(STATE_BITS, "32, or 8 for states as codes of 8 bits; see the module.", "int"),
 }
 # The hyper-parameters that every class takes by keyword, with their defaults.
-COMMON_OPTIONS = {"maximize": False, "l1": 0.0, "clip_value": None, "clip_each": None}
+COMMON_OPTIONS = {"maximize": False, "l1": 0.0, "clip_value": None, "clip_each": None, "state_bits": 32}
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def test_against_the_reference(limits, how, dtype):
         assert np.isfinite(average).all()
 
 
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_every_rule_averages_what_it_updates(rule, dtype):

@@ -162,8 +162,9 @@ assert (y == 3).all()
 
 @compiled
 def test_many_processes_at_once(tmp_path):
-    code = UPDATE + 'assert update(8, "adagrad")[0] == 0.5\n' + REPORT
-    found = [finish(process) for process in [start(code, FASTOPT_CACHE_DIR=str(tmp_path)) for _ in range(4)]]
+    code = UPDATE + REPORT
+    found = [finish(process) for process in [start(code, FASTOPT_CACHE_DIR=str(tmp_path)) for _ in range(3)]]
+    assert len(found[0]) > 1
     assert all(set(report) == set(found[0]) for report in found)
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {f"{name}.bin" for name in found[0]}
@@ -171,6 +172,7 @@ def test_many_processes_at_once(tmp_path):
 
 
 @compiled
+@pytest.mark.repeats  # an object shows no function but its own: see below
 def test_kernels_of_different_processes_do_not_share_functions(tmp_path):
     code = """
         import numpy as np
@@ -313,22 +315,18 @@ HEAVY = "HEAVY = 'numba', 'scipy', 'pandas', 'pyarrow', 'torch', 'tqdm', 'safete
 
 
 @compiled
-def test_a_fit_with_kept_kernels_imports_no_compiler(tmp_path):
+def test_a_fit_compiles_what_it_runs_and_the_next_one_imports_no_compiler(tmp_path):
+    """The first compiles no kernel of others: each takes 0.1 to 0.9 s."""
     first, second = (run(HEAVY + FIT, FASTOPT_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert set(first[1].values()) == {"compiled"}
     assert second == [first[0], dict.fromkeys(first[1], "loaded"), []]
-
-
-@compiled
-def test_a_first_training_compiles_what_it_runs(tmp_path):
-    """No kernel of others: each takes 0.1 to 0.9 s."""
     metric, loss = "metric_accuracy_labels_float32", "loss_sparse_categorical_crossentropy_float32"
     common = {"enter", "total", "finish", "run_program", "shuffle", "gather_float32", loss, metric}
     common |= {"update_adam_float32"}
     layers = {f"{name}_float32" for name in ("activate_relu", "slope_relu", "activate_linear", "slope_linear")}
     phases = {f"dense_{name}_float32" for name in ("forward", "slopes", "weights", "inputs")}
     rows = {"dropout_float32", "scatter_float32"}
-    kernels = set(run(HEAVY + FIT, FASTOPT_CACHE_DIR=str(tmp_path))[1])
+    kernels = set(first[1])
     products = {name for name in kernels if name.startswith(("matmul", "plain_gemm"))}
     assert kernels - products == common | layers | phases | rows
 
@@ -349,10 +347,7 @@ def test_the_folder_is_the_same_with_and_without_numba():
 
 
 @compiled
-@pytest.mark.parametrize(
-    "setting", ["NUMBA_OPT=1", "NUMBA_CPU_NAME=haswell", "NUMBA_ENABLE_AVX=0", "NUMBA_SLP_VECTORIZE=1"]
-)
-def test_settings_of_numba_have_folders_of_their_own(setting):
+def test_settings_of_numba_have_folders_of_their_own():
     code = """
         import json, sys
         from fastopt.kernels.cpu.runtime import frontend
@@ -363,7 +358,9 @@ def test_settings_of_numba_have_folders_of_their_own(setting):
         assert frontend.target() == cpu_target.target_context.codegen().magic_tuple()
         print(json.dumps(str(before)))
     """
-    assert run(code, **dict([setting.split("=")])) != run(code)
+    settings = "NUMBA_OPT=1", "NUMBA_CPU_NAME=haswell", "NUMBA_ENABLE_AVX=0", "NUMBA_SLP_VECTORIZE=1"
+    folders = [run(code), *(run(code, **dict([setting.split("=")])) for setting in settings)]
+    assert len(set(folders)) == len(folders)
 
 
 @compiled

@@ -412,7 +412,7 @@ assert np.finfo(np.float16).smallest_subnormal > 0
 
 
 @compiled
-@pytest.mark.parametrize("layer", ["tbb", "omp", "default"])
+@pytest.mark.parametrize("layer", ["tbb", "omp", pytest.param("default", marks=pytest.mark.repeats)])
 def test_threads_of_the_layer_keep_denormals_for_others(layer):
     if layer == "omp":
         pytest.importorskip("numba.np.ufunc.omppool", exc_type=ImportError)

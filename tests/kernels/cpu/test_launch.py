@@ -21,7 +21,8 @@ from fastopt.kernels.spec import Batches, DenseSpec, LossSpec, OptimizerSteps, U
 compiled = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels know no threading layer")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
-LAYERS = ["tbb", "omp", "workqueue", pytest.param("default", marks=pytest.mark.repeats)]  # which is one of them
+NAMES = ["tbb", "omp", "workqueue"]
+LAYERS = [*NAMES, pytest.param("default", marks=pytest.mark.repeats)]  # which is one of them
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
@@ -299,7 +300,16 @@ with cpu.compiling(lambda name: heard.set()):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("layer", "method"),
+    [
+        *((name, "fork") for name in NAMES),
+        ("tbb", "spawn"),  # a spawned process is as new as any other, whatever the layer
+        *(pytest.param(name, "spawn", marks=pytest.mark.repeats) for name in (*NAMES[1:], "default")),
+        pytest.param("default", "fork", marks=pytest.mark.repeats),
+    ],
+    indirect=["layer"],
+)
 def test_pools(python, layer, method):
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")

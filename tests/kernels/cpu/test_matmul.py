@@ -60,6 +60,7 @@ def multiply(dtype, unit, sizes, kinds, a, b, c, size, alpha, beta):
     )  # fmt: skip
 
 
+@pytest.mark.repeats  # compiles twelve products, more than a second each
 @settings(max_examples=150, deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
@@ -97,7 +98,11 @@ def test_every_unit_and_blocking_has_the_same_bits(dtype, kinds, m, n, k, paddin
 
 
 @pytest.mark.parametrize("kinds", KINDS)
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize(
+    "unit",
+    [UNITS[0], *(pytest.param(unit, marks=pytest.mark.repeats) for unit in UNITS[1:])],
+    ids=lambda unit: unit.name,
+)
 def test_products_of_more_than_a_block(unit, kinds):
     """Several blocks of rows, of products and of packed A, and last strips of every width."""
     rng = np.random.default_rng(0)

@@ -33,6 +33,7 @@ def test_every_rule_against_the_reference(rule, how, dtype):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels run on one thread")
+@pytest.mark.around_formulas
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 def test_bits_do_not_depend_on_the_number_of_threads(rule, dtype, threads):

@@ -76,6 +76,17 @@ def test_items_and_augmented_rows():
         assert ours["accuracy"] == pytest.approx(theirs["accuracy"], rel=1e-12)
 
 
+def test_r2_of_items():
+    """Squared errors of each output are added up apart, as the next item decides on whether its targets vary."""
+    x, _ = blobs(9)
+    targets, found = np.stack([np.arange(9.0), np.full(9, 0.1)], axis=1), []
+    for backend in ("cuda", "numpy"):
+        model = fo.Sequential([fo.Dense(2)], seed=4, backend=backend, dtype="float64")
+        model.compile("sgd", "mse", ["r2"])
+        found += model.fit([(x[:4], targets[:4]), (x[4:], targets[4:])], verbose=0)["r2"]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
 def test_sizes_with_all_layers_and_options():
     """Penalties, constraints, averages and normalization are told of the rows of their own batch."""
     (x, y), found = blobs(15), []

@@ -1,22 +1,25 @@
-"""The data of a search, their folds, and the network of given settings."""
+"""Tasks of searches and studies: data, and the dense network of given settings."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._validation import check_count
-from ..kernels.formulas import LOSSES
-from ..layers import Dense, Dropout, Layer
-from ..losses import canonical
-from ..models.sequential import Sequential
-from ..optim import get_optimizer
-from ..preprocessing import Normalization
-from ._space import FIT, NETWORK, OPTIMIZER
+from ._validation import check_count, check_name
+from .kernels.formulas import LOSSES
+from .layers import Dense, Dropout, Layer
+from .losses import canonical
+from .models.sequential import Sequential
+from .optim import OPTIMIZER_CLASSES, get_optimizer
+from .preprocessing import Normalization
 
-HELD_OUT = 0.2  # share of the rows that validates, where there are no folds
+# Settings of a network, and those of `fit`; others are arguments of the optimizer.
+NETWORK, FIT = ("layers", "activation", "dropout", "optimizer"), ("batch_size", "epochs", "accumulate")
+# Optimizer of settings that name none.
+OPTIMIZER = "adam"
 
 
 class Task(NamedTuple):
@@ -85,7 +88,7 @@ def task_of(x: Any, y: Any, loss: str | None, **options: Any) -> Task:
     if loss is None:
         classes = targets.ndim == 1 and targets.dtype.kind in "OUSTbiu"
         loss = "sparse_categorical_crossentropy" if classes else "mean_squared_error"
-    loss = canonical(loss)
+    loss = check_name("loss", canonical(loss), LOSSES)
     if is_regression(loss):
         outputs = 1 if targets.ndim == 1 else targets.shape[1]
         return Task(rows, targets, outputs, loss, ("mean_squared_error", "r2"), None, **options)
@@ -104,20 +107,10 @@ def _widths(layers: Any) -> tuple[int, ...]:
     return tuple(check_count("the width of a layer", width) for width in listed)
 
 
-def folds_of(task: Task, cv: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training rows, validation rows) of each fold, by a number of folds, 1, or a splitter of scikit-learn's.
+def takes(optimizer: str, name: str) -> bool:
+    """True if a setting is an argument of an optimizer.
 
-    Rows are drawn by the seed; those of classes so that each fold has its share of every class.
+    >>> takes("sgd", "momentum"), takes("adam", "momentum")
+    (True, False)
     """
-    from sklearn import model_selection as splitters
-
-    stratified = task.classes is not None
-    if hasattr(cv, "split"):
-        splitter = cv
-    elif check_count("cv", cv) == 1:
-        single = splitters.StratifiedShuffleSplit if stratified else splitters.ShuffleSplit
-        splitter = single(1, test_size=HELD_OUT, random_state=task.seed)
-    else:
-        several = splitters.StratifiedKFold if stratified else splitters.KFold
-        splitter = several(int(cv), shuffle=True, random_state=task.seed)
-    return [(np.asarray(train), np.asarray(test)) for train, test in splitter.split(np.empty((task.rows, 0)), task.y)]
+    return name in inspect.signature(OPTIMIZER_CLASSES[optimizer]).parameters

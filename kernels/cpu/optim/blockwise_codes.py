@@ -1,0 +1,128 @@
+"""Codes of 8 bits for the states of a block, and back: see `formulas.blockwise`.
+
+    dequantize(codes, largest, numbers, size)              numbers = values[code] times the largest magnitude
+    quantize(numbers, codes, largest, size, key, element)  codes of the numbers, and their largest magnitude
+
+All arguments but the last three are addresses; a block has BLOCK elements, or fewer at the end of an array. Tables are
+in the code. Compiled for any processor, an element takes a load from a table for each number that depends on it, which
+LLVM does one by one or by gathers: five of these for a state. Processors with AVX-512 VBMI hold tables in registers and
+permute them (`blockwise_vectors.py`), with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ...formulas import dropout_draw
+from ...formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, Codebook
+from ...formulas.dropout import mix
+from ..runtime.frontend import register_jitable
+from ..runtime.primitives import view, word
+from ..runtime.storage import bits_of
+
+_inlined = register_jitable(error_model="numpy", forceinline=True)
+INFINITE = 0x7F800000  # bits of infinity; those of NaN are more
+RANDOM_BITS, RANDOM_UNIT = 24, 2.0**-24
+
+mix_word = register_jitable(mix)
+
+
+@cache
+def dequantizer(book: Codebook) -> Callable[..., None]:
+    """dequantize(codes, largest, numbers, size) for a codebook."""
+    values = book.values
+
+    def dequantize(codes, largest, numbers, size):
+        C, N, scale = view(codes, size, np.uint8), view(numbers, size, np.float32), view(largest, 1, np.float32)[0]
+        for i in range(size):
+            N[i] = values[C[i]] * scale
+
+    return register_jitable(error_model="numpy")(dequantize)
+
+
+@_inlined
+def _largest(numbers, size):
+    """The largest magnitude, NaN left out. Magnitudes compare as their bits do, which LLVM reduces in vectors."""
+    B, found = view(numbers, size, np.int32), np.int32(0)
+    for i in range(size):
+        magnitude = np.int32(B[i] & np.int32(0x7FFFFFFF))
+        found = max(found, magnitude if magnitude <= np.int32(INFINITE) else np.int32(0))
+    return found
+
+
+@_inlined
+def _inverse(largest):
+    """The factor that brings magnitudes to [0, 1]; 0 for a block of zeros."""
+    return np.float32(1) / largest if largest > np.float32(0) else np.float32(0)
+
+
+@cache
+def _entry_finder(book: Codebook) -> Callable[..., Any]:
+    """find(u): the nearest entry of a magnitude in [0, 1], as float32."""
+    shifts, scales, offsets, last = book.shifts, book.scales, book.offsets, book.last
+    least, exponents = np.float32(LEAST), np.int32(EXPONENTS - 1)
+
+    def find(u):
+        y = u if u > least else least  # NaN, too, counts as the smallest
+        bits = np.int32(bits_of(y))
+        piece = np.int32(np.int32(bits + shifts[(bits >> np.int32(23)) & exponents]) >> np.int32(23))
+        entry = np.float32(np.floor(y * scales[piece] + offsets[piece]))
+        return entry if entry < last[piece] else last[piece]
+
+    return _inlined(find)
+
+
+def _nearest(book: Codebook) -> Callable[..., None]:
+    find, signed = _entry_finder(book), book.signed
+
+    def quantize(numbers, codes, largest, size, key, element):
+        N, C, L = view(numbers, size, np.float32), view(codes, size, np.uint8), view(largest, 1, np.float32)
+        view(largest, 1, np.int32)[0] = _largest(numbers, size)
+        factor = _inverse(L[0])
+        for i in range(size):
+            entry = np.int32(find(abs(N[i]) * factor))
+            if signed:
+                below = np.int32(ZERO) - entry
+                code = (below if below > 0 else np.int32(0)) if N[i] < 0 else np.int32(ZERO) + entry
+            else:
+                code = entry if N[i] > 0 else np.int32(0)
+            C[i] = np.uint8(code)
+
+    return quantize
+
+
+def _at_random(book: Codebook) -> Callable[..., None]:
+    """Codes of one of the two neighbours: the larger with the probability of the number's part of the way to it."""
+    find, signed, entries = _entry_finder(book), book.signed, book.entries
+    top, least = len(entries) - 1, 0 if book.signed else 1
+
+    def quantize(numbers, codes, largest, size, key, element):
+        N, C, L = view(numbers, size, np.float32), view(codes, size, np.uint8), view(largest, 1, np.float32)
+        view(largest, 1, np.int32)[0] = _largest(numbers, size)
+        factor = _inverse(L[0])
+        for i in range(size):
+            u = abs(N[i]) * factor
+            # the entry below, or the number itself
+            entry = np.int32(find(u))
+            entry = max(entry - np.int32(1), np.int32(least)) if entries[entry] > u else entry
+            above = min(entry + np.int32(1), np.int32(top))
+            draw = np.float32(dropout_draw(key, word(element + i)) >> word(53 - RANDOM_BITS)) * np.float32(RANDOM_UNIT)
+            entry = above if draw * (entries[above] - entries[entry]) < u - entries[entry] else entry
+            if signed:
+                below = np.int32(ZERO) - entry
+                code = (below if below > 0 else np.int32(0)) if N[i] < 0 else np.int32(ZERO) + entry
+            else:
+                code = entry if N[i] > 0 else np.int32(0)
+            C[i] = np.uint8(code)
+
+    return quantize
+
+
+@cache
+def quantizer(book: Codebook, at_random: bool) -> Callable[..., None]:
+    """quantize(numbers, codes, largest, size, key, element) for a codebook; element: number of the first."""
+    return register_jitable(error_model="numpy")(_at_random(book) if at_random else _nearest(book))

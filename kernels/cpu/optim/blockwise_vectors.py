@@ -1,0 +1,222 @@
+"""Codes of a whole block in the vectors of AVX-512, with the bits of `blockwise_codes`.
+
+LLVM's vectoriser makes sixteen loads of a look-up in a table. A table of 256 bytes is four registers, though, which two
+instructions of AVX-512 VBMI look up 64 elements in: so the map's float32 numbers are four tables, one for each of their
+bytes, whose results are interleaved: 21 instructions for 64 elements. Tables of the 32 exponents and of the pieces of a
+map are one or two registers. 16 elements take 6 instructions to dequantize, and 17 to quantize; those of Adam take 25.
+
+    dequantize(codes, largest, numbers)   a whole block; all are addresses, numbers aligned to 64 bytes
+    factor = measure(numbers, largest)
+    quantize(numbers, codes, factor)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from ...formulas.blockwise import BLOCK, EXPONENTS, LEAST, ZERO, Codebook
+from ..runtime.frontend import cgutils, intrinsic, types
+from ..runtime.primitives import target_has
+
+AVAILABLE = target_has("+avx512vbmi") and target_has("+avx512bw") and target_has("+avx512dq")
+LANES = 16  # float32 numbers of a register
+BYTE, WORD, FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
+BYTES, WORDS, FLOATS = ir.VectorType(BYTE, 64), ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, LANES)
+
+
+def _constant(values: Any, kind: Any = WORD) -> Any:
+    return ir.Constant(ir.VectorType(kind, len(values)), [value.item() for value in values])
+
+
+def _same(number: float, kind: Any = FLOAT) -> Any:
+    return ir.Constant(ir.VectorType(kind, LANES), [number] * LANES)
+
+
+def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """Call an instruction of the processor by LLVM's name for it."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.{name}"), args)
+
+
+def _shuffle(builder: Any, a: Any, b: Any, indices: Any) -> Any:
+    return builder.shuffle_vector(a, b, _constant(np.asarray(indices)))
+
+
+def _load(builder: Any, address: Any, skip: int, kind: Any, align: int) -> Any:
+    at = builder.add(address, ir.Constant(ir.IntType(64), skip))
+    return builder.load(builder.inttoptr(at, kind.as_pointer()), align=align)
+
+
+def _store(builder: Any, value: Any, address: Any, skip: int, align: int) -> None:
+    at = builder.add(address, ir.Constant(ir.IntType(64), skip))
+    builder.store(value, builder.inttoptr(at, value.type.as_pointer()), align=align)
+
+
+def _broadcast(builder: Any, number: Any) -> Any:
+    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, WORD(0))
+    return _shuffle(builder, one, one, np.zeros(LANES, np.int32))
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    """The larger one; b where a is NaN."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _magnitude(builder: Any, x: Any) -> Any:
+    bits = builder.and_(builder.bitcast(x, WORDS), _same(0x7FFFFFFF, WORD))
+    return builder.bitcast(bits, FLOATS)
+
+
+# ---------------------------------------------------------------- dequantize
+def _unpack_indices(width: int, half: int) -> np.ndarray:
+    """Shuffle of two registers of 64 bytes in pieces of `width`: in each of their four parts, half of the pieces."""
+    pieces = 16 // width
+    own = np.arange(pieces // 2) + half * (pieces // 2)
+    pairs = np.stack([own, own + 64 // width], 1).ravel()
+    return np.concatenate([pairs + part * pieces for part in range(4)])
+
+
+def _unpack(builder: Any, a: Any, b: Any, kind: Any, half: int) -> Any:
+    """Interleave two registers of bytes in pieces of a kind of integers."""
+    vector = ir.VectorType(kind, 512 // kind.width)
+    mixed = _shuffle(
+        builder, builder.bitcast(a, vector), builder.bitcast(b, vector), _unpack_indices(kind.width // 8, half)
+    )
+    return builder.bitcast(mixed, BYTES)
+
+
+@cache
+def dequantizer(book: Codebook) -> Callable[..., Any]:
+    """dequantize(codes, largest, numbers) for a codebook."""
+    planes = np.ascontiguousarray(book.values.view(np.uint8).reshape(256, 4).T.reshape(4, 4, 64))
+
+    @intrinsic
+    def dequantize(typingctx, codes, largest, numbers):
+        def codegen(context, builder, signature, args):
+            scale = _broadcast(builder, _load(builder, args[1], 0, FLOAT, 4))
+            for first in range(0, BLOCK, 64):
+                # codes in the order that the interleaving will undo: groups of four, transposed as a 4 x 4 matrix
+                stored = builder.bitcast(_load(builder, args[0], first, BYTES, 1), WORDS)
+                turned = _shuffle(builder, stored, stored, np.arange(LANES, dtype=np.int32).reshape(4, 4).T.ravel())
+                code = builder.bitcast(turned, BYTES)
+                upper = builder.icmp_signed("<", code, ir.Constant(BYTES, [0] * 64))
+                # each byte of the numbers
+                found = []
+                for plane in planes:
+                    tables = [_constant(part, BYTE) for part in plane]
+                    low = _call(builder, "vpermi2var.qi.512", BYTES, tables[0], code, tables[1])
+                    high = _call(builder, "vpermi2var.qi.512", BYTES, tables[2], code, tables[3])
+                    found.append(builder.select(upper, high, low))
+                # the bytes of each number together
+                for i in range(2):
+                    low = _unpack(builder, found[0], found[1], BYTE, i)
+                    high = _unpack(builder, found[2], found[3], BYTE, i)
+                    for j in range(2):
+                        numbers = builder.bitcast(_unpack(builder, low, high, ir.IntType(16), j), FLOATS)
+                        _store(builder, builder.fmul(numbers, scale), args[2], 4 * first + 64 * (2 * i + j), 64)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    return dequantize
+
+
+# ---------------------------------------------------------------- quantize
+def _entry(builder: Any, book: Codebook, u: Any) -> Any:
+    """The nearest entries of magnitudes in [0, 1], as float32 that truncation makes the number of; see `blockwise`."""
+    tables = [_constant(part) for part in book.shifts.reshape(2, LANES)]
+    y = _larger(builder, u, _same(LEAST))
+    bits, by_23 = builder.bitcast(y, WORDS), _same(23, WORD)
+    shift = _call(builder, "vpermi2var.d.512", WORDS, tables[0], builder.lshr(bits, by_23), tables[1])
+    piece = builder.lshr(builder.add(bits, shift), by_23)
+    scale, offset, last = (
+        _call(builder, "permvar.sf.512", FLOATS, _constant(table, FLOAT), piece)
+        for table in (book.scales, book.offsets, book.last)
+    )
+    entry = builder.fadd(builder.fmul(y, scale), offset)
+    return builder.select(builder.fcmp_ordered("<", entry, last), entry, last)
+
+
+def _code(builder: Any, book: Codebook, x: Any, factor: Any) -> Any:
+    """Codes of 16 numbers, of 32 bits; of the signed map ZERO less the code, before it is brought to 8 bits."""
+    if not book.signed:
+        entry = builder.fptosi(_entry(builder, book, builder.fmul(x, factor)), WORDS)
+        return builder.select(builder.fcmp_ordered(">", x, _same(0.0)), entry, _same(0, WORD))
+    entry = _entry(builder, book, _magnitude(builder, builder.fmul(x, factor)))
+    # the entry with the other sign than x has
+    rest = builder.and_(builder.not_(builder.bitcast(x, WORDS)), _same(-(1 << 31), WORD))
+    return builder.fptosi(builder.bitcast(builder.or_(builder.bitcast(entry, WORDS), rest), FLOATS), WORDS)
+
+
+def _store_codes(builder: Any, book: Codebook, codes: list[Any], address: Any, skip: int) -> None:
+    """Store four registers of 32 bits as bytes.
+
+    Bytes are packed with saturation. So the signed map's 128, of the largest negative number, becomes 127, for which
+    there is a code, and -128, of the largest number, stays.
+    """
+    halves, packed = ir.VectorType(ir.IntType(16), 32), "packsswb.512" if book.signed else "packuswb.512"
+    ab = _call(builder, "packssdw.512", halves, codes[0], codes[1])
+    cd = _call(builder, "packssdw.512", halves, codes[2], codes[3])
+    # in each quarter of the result there are four codes of each register
+    mixed = builder.bitcast(_call(builder, packed, BYTES, ab, cd), WORDS)
+    found = builder.bitcast(_shuffle(builder, mixed, mixed, _QUARTERS), BYTES)
+    if book.signed:
+        found = builder.sub(ir.Constant(BYTES, [ZERO] * 64), found)
+    _store(builder, found, address, skip, 1)
+
+
+_QUARTERS = np.arange(LANES, dtype=np.int32).reshape(4, 4).T.ravel()
+
+
+@cache
+def measurer(book: Codebook) -> Callable[..., Any]:
+    """measure(numbers, largest) for a codebook: writes the largest magnitude, and returns the factor of `quantize`."""
+
+    @intrinsic
+    def measure(typingctx, numbers, largest):
+        def codegen(context, builder, signature, args):
+            # four chains, since each maximum waits for the one before
+            found = [_same(0.0)] * 4
+            for i in range(BLOCK // LANES):
+                x = _load(builder, args[0], 64 * i, FLOATS, 64)
+                x = _magnitude(builder, x) if book.signed else x
+                found[i % 4] = _larger(builder, x, found[i % 4])
+            most = _larger(builder, _larger(builder, found[0], found[1]), _larger(builder, found[2], found[3]))
+            kind = ir.FunctionType(WORD, [WORDS])
+            reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umax.v16i32")
+            top = builder.bitcast(builder.call(reduce, [builder.bitcast(most, WORDS)]), FLOAT)
+            _store(builder, top, args[1], 0, 4)
+            inverse = builder.fdiv(ir.Constant(FLOAT, 1.0), top)
+            some = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, 0.0))
+            return builder.select(some, inverse, ir.Constant(FLOAT, 0.0))
+
+        return types.float32(types.int64, types.int64), codegen
+
+    return measure
+
+
+@cache
+def quantizer(book: Codebook) -> Callable[..., Any]:
+    """quantize(numbers, codes, factor) for a codebook."""
+
+    @intrinsic
+    def quantize(typingctx, numbers, codes, factor):
+        def codegen(context, builder, signature, args):
+            factor = _broadcast(builder, args[2])
+            for first in range(0, BLOCK, 64):
+                parts = [_load(builder, args[0], 4 * first + 64 * k, FLOATS, 64) for k in range(4)]
+                codes_of = [_code(builder, book, x, factor) for x in parts]
+                _store_codes(builder, book, codes_of, args[1], first)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.float32), codegen
+
+    return quantize
+
+
+assert EXPONENTS == 2 * LANES  # one table of two registers

@@ -1,0 +1,102 @@
+"""Block-wise dynamic quantisation of optimizer states: 8 bits a number (Dettmers et al. 2022, as in bitsandbytes).
+
+A state is kept as a code of 8 bits an element, and a float32 a BLOCK: the largest magnitude there. A number is MAP[code]
+times that. The map of 256 numbers in [-1, 1], or in [0, 1] for states that are sums or means of squares, is finer in
+seven decades of magnitudes, from 1e-7 to 1, the larger the number is: decade e of the signed map has 2^e entries, which
+are the middles of as many equal parts of it, and the unsigned map has twice as many. 0 and 1 are entries, -1 is not.
+
+A magnitude u in [0, 1] gets the nearest entry, of two equally near ones the larger: it is found in float32 arithmetic,
+so that one within 1e-5 of the distance of two entries from their middle may get either. The pieces of the map are the
+decades, and before and after them a piece that has 0 and one that has 1:
+
+    entry = min(floor(u SCALES[piece] + OFFSETS[piece]), LAST[piece])
+
+SHIFTS finds the piece of u by its exponent, as no two pieces begin between the same two powers of 2:
+piece = (bits of u + SHIFTS[exponent of u]) >> 23.
+
+Squares above 0 never get the entry 0: Adam would divide the first moment by eps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 256  # elements that share a largest magnitude
+DECADES = 7
+LEAST = 2.0**-30  # smaller magnitudes count as this, so that 5 bits tell the exponent
+EXPONENTS = 32  # of magnitudes from 2^-31 to 2: bits of float32 >> 23, of which the lower 5 count
+ZERO = 127  # the signed map's code of 0: positive numbers have larger codes
+
+# States that are sums or means of squares, which are never negative; all others may be.
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "sum", "square_avg", "acc_delta"})
+
+
+def blocks_of(elements: int) -> int:
+    """Blocks of an array.
+
+    >>> blocks_of(256), blocks_of(257)
+    (1, 2)
+    """
+    return -(-elements // BLOCK)
+
+
+def _middles(count: int) -> np.ndarray:
+    """The middles of `count` equal parts of [0.1, 1], as torch.linspace makes them."""
+    step = np.float64((np.float32(1) - np.float32(0.1)) / np.float32(count))
+    i = np.arange(count + 1)
+    # a product and a sum rounded once, from the nearer end
+    ends = np.where(i < (count + 1) // 2, np.float32(0.1) + step * i, 1 - step * (count - i)).astype(np.float32)
+    return (ends[:-1] + ends[1:]) / np.float32(2)
+
+
+@dataclass(frozen=True, eq=False)  # each is itself alone, for caches
+class Codebook:
+    """A map of 8 bits, and the pieces that find an entry for a number."""
+
+    signed: bool
+    entries: np.ndarray  # float32, 0 to 1, ascending: 129 of the signed map, 256 of the unsigned one
+    values: np.ndarray  # (256,) float32, ascending: the numbers of the codes
+    shifts: np.ndarray  # (EXPONENTS,) int32
+    scales: np.ndarray  # (16,) float32; those of the pieces, and of more that are never used
+    offsets: np.ndarray  # (16,) float32
+    last: np.ndarray  # (16,) float32: the last entry of each piece
+
+
+def _codebook(signed: bool) -> Codebook:
+    counts = [2 ** (e if signed else e + 1) for e in range(DECADES)]
+    decades = [np.float32(10.0 ** (e - DECADES + 1)) * _middles(count) for e, count in enumerate(counts)]
+    entries = np.concatenate([np.zeros(1), *decades, np.ones(1)]).astype(np.float32)
+    values = np.concatenate([-entries[-2:0:-1], entries]) if signed else entries
+    # the entries that pieces begin with, and where they begin: in the middle of two entries
+    first = np.cumsum([0, 1, *counts])
+    begins = (entries[first[1:] - 1] + entries[first[1:]]) / np.float32(2)
+    scales, offsets, last = (np.zeros(16, np.float32) for _ in range(3))
+    for e, count in enumerate(counts):
+        scales[e + 1] = 10.0 ** (DECADES - 1 - e) * count / 0.9
+        offsets[e + 1] = first[e + 1] - count / 9
+        last[e + 1] = first[e + 1] + count - 1
+    offsets[DECADES + 1] = last[DECADES + 1] = len(entries) - 1
+    if not signed:  # squares above 0
+        offsets[0] = last[0] = 1
+    # by exponent: the piece of its smallest number, and how far the next piece is
+    bits, unit = begins.view(np.int32).astype(np.int64), 1 << 23
+    shifts = np.zeros(EXPONENTS, np.int32)
+    for exponent in range(128 - EXPONENTS, 128):
+        piece, begun = np.count_nonzero(bits < exponent * unit), bits // unit == exponent
+        rest = unit - int(bits[begun][0]) % unit if begun.any() else 0
+        shifts[exponent % EXPONENTS] = (piece - exponent) * unit + rest
+    return Codebook(signed, entries, values, shifts, scales, offsets, last)
+
+
+SIGNED, UNSIGNED = _codebook(True), _codebook(False)
+
+
+def codebook_of(state: str) -> Codebook:
+    """The codebook of a state, by its name.
+
+    >>> codebook_of("exp_avg").signed, codebook_of("exp_avg_sq").signed
+    (True, False)
+    """
+    return UNSIGNED if state in SQUARES else SIGNED
