@@ -30,10 +30,11 @@ class Settings(NamedTuple):
     reduction: str = "fixed"
     shard_states: bool = False
     wire_dtype: str | None = None
+    rows: str = "global"  # "local": each rank has rows of its own
 
     def division(self, world: World, rows: int) -> tuple[int, int, int]:
         """Pieces of a step of at most so many rows, the first one of a rank, and the number of its pieces."""
-        if self.reduction == "fast":
+        if self.reduction == "fast" or self.rows == "local":
             return world.ranks, world.rank, 1
         pieces = num_pieces(rows)
         return (pieces, *share_of(world.rank, world.ranks, pieces))
@@ -120,7 +121,8 @@ class DistributedNetwork:
         if self._prepared is not None and self._prepared.key == key:
             return self._prepared
         self._traffic = self.traffic
-        largest = batches._replace(batch_size=-(-rows // count))
+        is_local = self._settings.rows == "local"
+        largest = batches._replace(batch_size=rows if is_local else -(-rows // count))
         pieces = kernels.Pieces(self._network, largest, own, optimizer, seed, variation)
         exchange = Exchange(world, pieces.gradient, pieces.buckets, kernels, self._settings.wire_dtype)
         self._prepared = _Prepared(key, pieces, exchange)
@@ -178,6 +180,10 @@ class _Epoch:
         self._rows = batches.rows_of_steps()
         self._starts = np.concatenate([[0], np.cumsum(self._rows)])
         self._weights = None if batches.weights is None else self._step_weights()
+        self._is_local = owner._settings.rows == "local"
+        if self._is_local:  # a step's weight is that of the rows of all ranks
+            own: Any = self._rows if self._weights is None else self._weights
+            self._weights = np.add.accumulate(np.array(world.gather(own.astype(np.float64))))[-1]
         self._penalties = np.zeros(batches.steps)
         self._distinct_sums = [sums for _, sums in self._pieces.sums_by_memory()]
         columns = 1 + sum(sums.shape[1] for sums in self._distinct_sums)
@@ -188,7 +194,7 @@ class _Epoch:
         assert self._batches.weights is not None
         weights = self._batches.weights[self._batches.order].astype(np.float64)
         ends = self._starts[1:]
-        return np.array([np.add.accumulate(w)[-1] for w in np.split(weights, ends[:-1])])
+        return np.array([np.add.accumulate(np.append(0.0, w))[-1] for w in np.split(weights, ends[:-1])])
 
     def run(self, check: Callable[[], None]) -> PassResult:
         """Do all steps; an interrupt ends the epoch after one, with those before it done on all ranks."""
@@ -233,7 +239,10 @@ class _Epoch:
 
     def _run_pieces(self, step: int, weight: float) -> None:
         """Compute the gradient of the own pieces, and keep their sums."""
-        cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
+        if self._is_local:
+            cuts = np.array([0, self._rows[step]])
+        else:
+            cuts = cut(int(self._rows[step]), self._count)[self._first : self._first + self._own + 1]
         begin = int(self._starts[step])
         order = self._batches.order[begin + int(cuts[0]) : begin + int(cuts[-1])]
         number = (self._optimizer.steps_done + step) * self._count + self._first

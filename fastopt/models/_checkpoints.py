@@ -40,7 +40,7 @@ FREE = {
     "validation_data", "validation_freq", "shard_states",
 }  # fmt: skip
 # Options that older files do not have: those that are as by default are left out.
-LATER = {"distributed", "reduction", "wire_dtype"}
+LATER = {"distributed", "reduction", "wire_dtype", "rows"}
 SAMPLED_ROWS = 256  # rows of the data, evenly spread, that its fingerprint is taken from
 
 

@@ -226,6 +226,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
         reduction: str = "fixed",
         shard_states: bool = False,
         wire_dtype: str | None = None,
+        rows: str = "global",
     ) -> History:
         """Train the model and return its History: loss and metrics of every epoch.
 
@@ -314,6 +315,9 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
                           memory is divided by the ranks. At the end of a pass rank 0 gets those of all, for files
         wire_dtype        "bfloat16": gradients are rounded to it to be sent, in half as many bytes; weights are not.
                           Bits depend on the number of ranks then
+        rows              "local": x and y are rows of this rank alone, more or fewer than those of others. A step takes
+                          from each rank its share of batch_size, which is that of all together. `classes`, and the
+                          statistics of Normalization, must be set before. "global": all ranks have the same data
 
         Without y, x is an iterable of items (x, y) or (x, y, weights), such as a list, a generator or torch's
         DataLoader: each item is a batch, and a step (`accumulate` of them are), and may be of another size. An iterable
@@ -350,7 +354,7 @@ sparse_categorical_crossentropy, categorical_crossentropy; got mean_squared_erro
             epochs, batch_size, validation_split, validation_data, shuffle, callbacks, verbose, initial_epoch, nan,
             accumulate, standardize_targets, sample_weight, class_weight, drop_last, steps_per_epoch, validation_freq,
             max_steps, max_seconds, checkpoint, checkpoint_every, resume, augment, pruning, distributed, reduction,
-            shard_states, wire_dtype,
+            shard_states, wire_dtype, rows,
         )  # fmt: skip
         with self._use.exclusive("fit", trains=True):
             if options.distributed is not None:

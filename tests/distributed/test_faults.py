@@ -195,6 +195,16 @@ def test_what_is_missing_is_named(monkeypatch):
         ({"distributed": "mpi", "reduction": "exact"}, "reduction"),
         ({"reduction": "fast"}, "reduction='fast' is for distributed=\"mpi\""),
         ({"distributed": "mpi", "batch_size": "auto"}, "needs a batch_size that all ranks share"),
+        ({"rows": "local"}, 'rows=\'local\' is for distributed="mpi"'),
+        ({"shard_states": True}, 'shard_states=True is for distributed="mpi"'),
+        ({"wire_dtype": "bfloat16"}, 'wire_dtype=\'bfloat16\' is for distributed="mpi"'),
+        ({"distributed": "mpi", "wire_dtype": "float16"}, "wire_dtype"),
+        ({"distributed": "mpi", "rows": "mine"}, "rows"),
+        ({"distributed": "mpi", "rows": "local", "checkpoint": "x"}, "use a callback such as ModelCheckpoint"),
+        ({"distributed": "mpi", "rows": "local", "validation_split": 0.5}, "use validation_data"),
+        ({"distributed": "mpi", "rows": "local", "accumulate": 2}, "use a larger batch_size"),
+        ({"distributed": "mpi", "rows": "local", "batch_size": "full"}, "needs a batch_size in rows"),
+        ({"distributed": "mpi", "rows": "local", "class_weight": "balanced"}, "give weights by label"),
         ({"distributed": "mpi", "augment": lambda x, y, rng: (x, y)}, "transform them beforehand"),
     ],
 )
@@ -211,6 +221,7 @@ def test_options_that_do_not_go_together(options, words):
     [
         (lambda: fo.Sequential([fo.Dense(1)], inputs=2, backend="numpy"), "trains on the backend"),
         (lambda: fo.Sequential([fo.Dense(3), fo.BatchNorm(), fo.Dense(1)], inputs=2), "use LayerNorm"),
+        (lambda: fo.Sequential([fo.Dense(3), fo.BatchNorm(), fo.Dense(1)]), "use LayerNorm"),
     ],
 )
 def test_models_that_ranks_cannot_train_together(make, words):
@@ -220,3 +231,14 @@ def test_models_that_ranks_cannot_train_together(make, words):
     with pytest.raises(ValueError, match=words):
         model.fit(np.ones((4, 2)), np.ones(4), distributed="mpi", verbose=0)
     assert model.optimizer.steps == 0
+
+
+def test_batches_from_an_iterable_are_refused():
+    pytest.importorskip("mpi4py")
+    model = fo.Sequential([fo.Dense(1)], inputs=2)
+    model.compile("sgd", "mean_squared_error")
+    with pytest.raises(ValueError, match="needs x and y, whose rows all ranks know; got an iterable"):
+        model.fit([(np.ones((4, 2)), np.ones(4))], distributed="mpi", verbose=0)
+    model.compile(fo.SGD(lr=0.1), "mean_squared_error", metrics=["r2"])
+    with pytest.raises(ValueError, match="the metric r2 goes by rows that all ranks know"):
+        model.fit(np.ones((4, 2)), np.ones(4), distributed="mpi", rows="local", verbose=0)

@@ -150,3 +150,43 @@ def test_one_rank_agrees_with_a_plain_fit(name):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-4 if name != "averaged" else 7e-3)
     np.testing.assert_allclose(losses, plain_losses, rtol=2e-3)
     assert figures.keys() == plain_figures.keys()
+
+
+LOCAL = """
+def local(own_rows, weights=None, **more):
+    model = fo.Sequential([fo.Dense(9, "tanh"), fo.Dense(3)], seed=2)
+    model.compile(fo.SGD(lr=0.1), "sparse_categorical_crossentropy", ["accuracy"])
+    model.classes = [0, 1, 2]
+    own = None if weights is None else weights[own_rows]
+    more |= dict(epochs=2, batch_size=60, shuffle=False, verbose=0, sample_weight=own)
+    history = model.fit(x[own_rows], labels[own_rows], **more)
+    return [[p.tolist() for p in model.parameters], history["loss"], history["accuracy"], history.step_losses.tolist()]
+
+ends = [0, 150, 153, 203]
+rows = np.arange(*ends[distributed.rank() : distributed.rank() + 2])
+tell([local(rows, w, distributed="mpi", rows="local") for w in (None, np.arange(203) % 3)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.repeats
+def test_rows_of_each_rank():
+    """150, 3 and 50 rows in four steps: those of one process whose steps have the rows of all ranks."""
+    told = results(3, PROGRAM + LOCAL)
+    assert told[0] == told[1] == told[2]
+    space = {}
+    exec(PROGRAM, space)
+    fo, x, labels = space["fo"], space["x"], space["labels"]
+    shares = [np.arange(0, 150), np.arange(150, 153), np.arange(153, 203)]
+    cut = [[share[i * len(share) // 4 : (i + 1) * len(share) // 4] for share in shares] for i in range(4)]
+    steps = [np.concatenate(parts) for parts in cut]
+    for weights, (found, losses, accuracies, step_losses) in zip((None, np.arange(203) % 3), told[0], strict=True):
+        model = fo.Sequential([fo.Dense(9, "tanh"), fo.Dense(3)], seed=2)
+        model.compile(fo.SGD(lr=0.1), "sparse_categorical_crossentropy", ["accuracy"])
+        items = [(x[s], labels[s]) if weights is None else (x[s], labels[s], weights[s]) for s in steps]
+        history = model.fit(items, epochs=2, verbose=0)
+        for ours, theirs in zip(found, model.parameters, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(step_losses, history.step_losses, rtol=1e-5)
+        np.testing.assert_allclose(losses, history["loss"], rtol=1e-6)
+        np.testing.assert_allclose(accuracies, history["accuracy"], rtol=1e-9)
