@@ -89,6 +89,18 @@ def _option(fit: Callable[[np.ndarray], dict[str, Any]] = lambda y: {}, **model:
     return make
 
 
+def _pruned(x: np.ndarray, y: np.ndarray) -> Callable[[], float]:
+    model = model_of()
+    model.build(x.shape[1])
+    fo.compress.prune(model, 0.8)
+    return epochs_of(model, (x * (1 / 255)).astype(np.float32), y)
+
+
+def _gradual(y: np.ndarray) -> dict[str, Any]:
+    steps = -(-len(y) // BATCH)
+    return {"pruning": fo.compress.Pruning(0.8, every=max(1, steps // 9), end=steps)}
+
+
 def _weights(y: np.ndarray) -> dict[str, Any]:
     return {"sample_weight": np.random.default_rng(0).uniform(0.5, 1.5, len(y)), "class_weight": {0: 2.0}}
 
@@ -116,6 +128,8 @@ OPTIONS = {
     "metrics": Option(", ".join(METRICS), _option(metrics=METRICS)),
     "clipping": Option("clip_norm", _option(optimizer=lambda: fo.Adam(clip_norm=1e6))),
     "schedule": Option("cosine schedule", _option(optimizer=_schedule), same_loss=False),
+    "pruned": Option("masks of all kernels", _pruned, same_loss=False),
+    "pruning": Option("weights pruned 9 times an epoch", _option(_gradual), same_loss=False),
     "callbacks": Option("EarlyStopping, ReduceLROnPlateau", _option(_callbacks)),
     "all": Option(
         "L2, MaxNorm, average, weights, metrics, schedule, callback at once",

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 import fastopt as fo
 from fastopt.callbacks import LambdaCallback
-from fastopt.compress import Pruning, prune, sparsity, unprune
+from fastopt.compress import Pruning, prune, prune_neurons, sparsity, unprune
 
 X, Y = blobs(60)
 KERNELS = {"dense_1": 0, "dense_2": 4}
@@ -361,6 +361,12 @@ def test_models_without_weights_and_frozen_ones_are_refused():
         prune(fo.Sequential([fo.Dense(2)]), 0.5)
     with pytest.raises(ValueError, match="all dense layers are frozen"):
         prune(fo.Sequential([fo.Dense(2, trainable=False)], inputs=3), 0.5)
+
+
+@pytest.mark.parametrize("call", [lambda m: prune(m, 0.5), sparsity, unprune, lambda m: prune_neurons(m, 0.5)])
+def test_models_of_integers_are_refused(call):
+    with pytest.raises(ValueError, match="the weights of a quantized model are integers: prune the model that it was"):
+        call(fo.compress.quantize(model_of(dtype="float32"), bits=4))
 
 
 @pytest.mark.parametrize("how", ["pruned", "gradual"])

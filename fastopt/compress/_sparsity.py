@@ -8,15 +8,18 @@ import numpy as np
 
 from .._validation import describe
 from ..models._magnitudes import kernel_indices
+from ..models.quantized import QuantizedModel
 from ..models.sequential import Sequential
 
 TOTAL = "total"  # key of all weights together
 
 
 def check_model(model: Any) -> Sequential:
-    """Return the model; TypeError for anything but a Sequential, ValueError for one without weights."""
+    """Return the model; TypeError for anything but a Sequential, ValueError for one without weights of its own."""
     if not isinstance(model, Sequential):
         raise TypeError(f"model must be a Sequential; got {describe(model)}")
+    if isinstance(model, QuantizedModel):
+        raise ValueError("the weights of a quantized model are integers: prune the model that it was made of first")
     if not model.built:
         raise ValueError("the model has no weights yet: call build, or fit")
     return model

@@ -64,13 +64,19 @@ def _mask_of(model: Any, i: int) -> np.ndarray | None:
 
 
 def _smallest(magnitudes: np.ndarray, count: int) -> np.ndarray:
-    """A mask (elements,), 0 for so many of the smallest magnitudes; of equal ones those that come first."""
-    mask = np.ones(len(magnitudes), np.uint8)
-    if count:
-        limit = np.partition(magnitudes, count - 1)[count - 1]
-        below = magnitudes < limit
+    """A mask (elements,), 0 for so many of the smallest magnitudes; of equal ones those that come first.
+
+    Those that are pruned are among them: left out of the search, which takes ten times as long with many equal numbers.
+    """
+    left = magnitudes >= 0
+    left |= np.isnan(magnitudes)
+    mask = left.astype(np.uint8)
+    more = count - (len(mask) - int(np.count_nonzero(left)))
+    if more > 0:
+        limit = np.partition(magnitudes[left], more - 1)[more - 1]
+        below = left & (magnitudes < limit)
         mask[below] = 0
-        mask[np.flatnonzero(magnitudes == limit)[: count - np.count_nonzero(below)]] = 0
+        mask[np.flatnonzero(magnitudes == limit)[: more - np.count_nonzero(below)]] = 0
     return mask
 
 

@@ -51,7 +51,7 @@ class Masks:
         """Set the pruned elements of arrays of all parameters to zero, in place."""
         for array, mask in zip(arrays, self.arrays, strict=True):
             if mask is not None:
-                array[mask == 0] = 0
+                np.copyto(array, 0, where=mask == 0)
 
     def to_tensors(self, names: Sequence[str]) -> Tensors:
         """Return the masks for a file, a bit an element; names: of all parameters."""
@@ -83,16 +83,14 @@ def from_tensors(tensors: Tensors, names: Sequence[str], parameters: Sequence[np
 
 def zero_pruned(model: Any) -> None:
     """Set the pruned weights of a model to zero, with their states and averages."""
-    masks = model._masks
-    if masks is None:
-        return
-    masks.zero(model._parameters)
-    if model._averages is not None:
-        masks.zero(model._averages.arrays)
-    if model.optimizer is not None and model.optimizer.bound:
-        for states, mask in zip(model.optimizer.states, masks.arrays, strict=False):
-            for state in states if mask is not None else ():
-                state[mask == 0] = 0
+    optimizer, averages = model.optimizer, model._averages
+    has_states = optimizer is not None and optimizer.bound
+    for i, mask in enumerate(model._masks.arrays if model._masks is not None else ()):
+        if mask is not None:
+            gone = mask == 0
+            arrays = [model._parameters[i], *(optimizer.states[i] if has_states else ())]
+            for array in [*arrays, *([] if averages is None else [averages.arrays[i]])]:
+                np.copyto(array, 0, where=gone)
 
 
 def take_masks(model: Any, masks: Masks | None) -> None:
